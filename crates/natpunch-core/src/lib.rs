@@ -1,0 +1,1 @@
+//! The pure core of natpunch: everything that decides, and nothing that touches the world.

@@ -1,0 +1,1 @@
+//! Raw sockets, packet filters and link watching for natpunch.

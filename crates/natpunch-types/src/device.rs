@@ -1,0 +1,50 @@
+//! What a WireGuard device says of its peers: the truth that the core reads and never argues with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::PeerKey;
+
+/// One peer, as the device has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePeer {
+    /// Its public key.
+    pub key: PeerKey,
+    /// Where WireGuard sends to, canonical. WireGuard may have roamed there by itself.
+    pub endpoint: Option<SocketAddr>,
+    /// When the last handshake ended, as the device's clock has it (since the Unix epoch). Only a change of this value
+    /// means anything: the wall clock may step, so ages are counted from when the change was seen.
+    pub last_handshake: Option<Duration>,
+    /// Bytes received from the peer, authenticated.
+    pub rx_bytes: u64,
+    /// Bytes sent to the peer.
+    pub tx_bytes: u64,
+    /// Interval of WireGuard's persistent keepalive; `None` is off.
+    pub persistent_keepalive: Option<Duration>,
+    /// Networks that the peer may use, sorted.
+    pub allowed_ips: Vec<IpNet>,
+    /// Whether a preshared key is set.
+    pub has_preshared_key: bool,
+}
+
+/// A device at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceSnapshot {
+    /// The UDP port that it listens on.
+    pub listen_port: u16,
+    /// Its firewall mark; 0 is none.
+    pub fwmark: u32,
+    /// Its public key, if it has a private one.
+    pub public_key: Option<PeerKey>,
+    /// Its peers, sorted by key, each once.
+    pub peers: Vec<DevicePeer>,
+}
+
+impl DeviceSnapshot {
+    /// The peer with this key.
+    pub fn peer(&self, key: &PeerKey) -> Option<&DevicePeer> {
+        self.peers.iter().find(|peer| peer.key == *key)
+    }
+}

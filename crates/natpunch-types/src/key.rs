@@ -1,0 +1,172 @@
+//! WireGuard keys: 32 bytes, written in base64 as `wg` writes them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// Why a text is not a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyError {
+    /// The text is not base64.
+    NotBase64,
+    /// The text decodes to another number of bytes than 32.
+    WrongLength(usize),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBase64 => f.write_str("not base64"),
+            Self::WrongLength(n) => write!(f, "decodes to {n} bytes, a key has 32"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| KeyError::NotBase64)?);
+    <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError::WrongLength(bytes.len()))
+}
+
+/// A WireGuard public key: the identity of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey([u8; 32]);
+
+impl PeerKey {
+    /// The key with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the key.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first eight characters of the key in base64: enough for a log line, not for an identity.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(8);
+        text
+    }
+}
+
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", self.short())
+    }
+}
+
+impl FromStr for PeerKey {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+impl serde::Serialize for PeerKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PeerKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Wiped on drop, compared in constant time, never printed: `Debug` shows a placeholder and there is no
+        /// `Display` and no `Serialize`.
+        #[derive(Clone, Zeroize, ZeroizeOnDrop)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// The key with these bytes.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes of the key. Whoever calls this keeps them out of logs and wipes copies.
+            pub const fn expose(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// The key in base64, for a key file or for WireGuard; wiped on drop.
+            pub fn expose_base64(&self) -> Zeroizing<String> {
+                Zeroizing::new(STANDARD.encode(self.0))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = KeyError;
+            fn from_str(text: &str) -> Result<Self, KeyError> {
+                decode(text).map(Self)
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.ct_eq(&other.0).into()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(redacted)"))
+            }
+        }
+    };
+}
+
+secret!(
+    /// A WireGuard private key.
+    SecretKey
+);
+secret!(
+    /// A WireGuard preshared key, shared by one pair of peers.
+    PresharedKey
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_written_as_wg_writes_it() {
+        let text = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let key: PeerKey = text.parse().unwrap();
+        assert_eq!(key.as_bytes()[31], 31);
+        assert_eq!(key.to_string(), text);
+    }
+
+    #[test]
+    fn a_bad_key_says_why() {
+        assert_eq!("?".parse::<PeerKey>(), Err(KeyError::NotBase64));
+        assert_eq!("AAEC".parse::<PeerKey>(), Err(KeyError::WrongLength(3)));
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let key = SecretKey::from_bytes([7; 32]);
+        assert_eq!(format!("{key:?}"), "SecretKey(redacted)");
+    }
+}

@@ -1,0 +1,1 @@
+//! WireGuard devices for natpunch: kernel, external, embedded, in memory.

@@ -1,0 +1,1 @@
+//! Discovery through sealed records on any web server.

@@ -1,0 +1,1 @@
+//! Discovery through WireGuard's nat-hole-punching example, client and server.

@@ -1,0 +1,1 @@
+//! Discovery through natpunch-go's rendezvous, client and server.

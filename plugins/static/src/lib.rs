@@ -1,0 +1,1 @@
+//! Discovery from endpoints that the mesh file names.

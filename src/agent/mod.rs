@@ -1,0 +1,1 @@
+//! The agent: one task owns the mesh; events in, commands out.

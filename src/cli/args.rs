@@ -1,0 +1,190 @@
+//! The command line as typed. What it means is decided by the command's own file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
+#[derive(Debug, Parser)]
+#[command(name = "natpunch", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// Log format.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Log filter, such as `info` or `natpunch=debug`; default: the NATPUNCH_LOG variable, else `info`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Join the mesh: apply the mesh file, discover, punch, keep paths alive, reload on change.
+    Apply(ApplyArgs),
+    /// Show what `apply` would change on this host (exit code 0: nothing, 2: changes, 1: error).
+    Plan(PlanArgs),
+    /// Validate a mesh for every node in it, without network or privileges.
+    Check(CheckArgs),
+    /// Show peers, paths, endpoints, round-trip times, handshakes and traffic.
+    Status(StatusArgs),
+    /// Take the mesh off this host.
+    Down(DownArgs),
+    /// Run a rendezvous and STUN server.
+    Serve(ServeArgs),
+    /// Watch the main job in a small internet of network namespaces.
+    Demo(DemoArgs),
+    /// Print a new private key, as `wg genkey`.
+    Keygen,
+    /// Read a private key from standard input and print its public key, as `wg pubkey`.
+    Pubkey,
+    /// Print the JSON schema of the mesh file.
+    Schema,
+    /// Print shell completions.
+    Completions(CompletionsArgs),
+    /// The embedded WireGuard device (started by `apply`).
+    #[command(hide = true)]
+    Device(DeviceArgs),
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The mesh file, or a directory of `*.toml` files.
+    pub path: PathBuf,
+    /// This node's private key file, if not the one the mesh file names.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: Option<PathBuf>,
+    /// Exit when every reachable peer is connected (0) or the deadline has passed (3).
+    #[arg(long)]
+    pub once: bool,
+    /// Deadline of `--once`, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub deadline: u64,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The mesh file, or a directory of `*.toml` files.
+    pub path: PathBuf,
+    /// This node's private key file, if not the one the mesh file names.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The mesh file, or a directory of `*.toml` files.
+    pub path: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Only this peer, by name.
+    pub peer: Option<String>,
+    /// The interface, if several meshes run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print again every second until Ctrl-C.
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The interface, if several meshes run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Listen for UDP here; repeat for several addresses (IPv4 and IPv6).
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// The server's private key; made on first start.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Old protocols to speak, by comma: natpunch-go, nat-hole-punching.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub compat: Vec<String>,
+    /// Offer the HTTP record store here.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
+    /// Read the same settings from a TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The NAT in front of node a.
+    #[arg(long, value_enum, default_value_t = NatKind::PortPreserving)]
+    pub nat_a: NatKind,
+    /// The NAT in front of node b.
+    #[arg(long, value_enum, default_value_t = NatKind::PortPreserving)]
+    pub nat_b: NatKind,
+    /// The mesh file to demonstrate; default: the built-in copy of examples/configs/demo.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Kinds of NAT that the demo knows, by how RFC 4787 would describe them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NatKind {
+    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering (Linux masquerade).
+    PortPreserving,
+    /// Endpoint-independent mapping and filtering.
+    FullCone,
+    /// Endpoint-independent mapping, address-dependent filtering.
+    Restricted,
+    /// Address-and-port-dependent mapping with random ports.
+    Symmetric,
+    /// No NAT: a public address.
+    None,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of the hidden `device`.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Interface name.
+    pub name: String,
+    /// The control socket to listen on.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+}

@@ -1,0 +1,1 @@
+//! The mesh file: raw (as written, with spans), merged, resolved, validated, diffed.

@@ -1,0 +1,1 @@
+//! `natpunch demo`: a whole internet on one machine.

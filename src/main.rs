@@ -1,0 +1,7 @@
+//! The `natpunch` binary: parse, run, print the error with its hint, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    natpunch::cli::main()
+}

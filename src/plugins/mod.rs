@@ -1,0 +1,1 @@
+//! The plugin registry and host.

@@ -1,0 +1,1 @@
+//! `natpunch serve`: the UDP and HTTP shell around the pure protocol servers.
