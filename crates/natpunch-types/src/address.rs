@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn special_ranges_are_known_in_every_encoding() {
-        for never in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:127.0.0.1"] {
+        for never in
+            ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:127.0.0.1"]
+        {
             assert_eq!(classify(never.parse().unwrap()), AddressClass::Never, "{never}");
         }
         for private in ["10.0.0.1", "100.64.0.1", "192.168.1.1", "fd00::1", "::ffff:10.0.0.1"] {
