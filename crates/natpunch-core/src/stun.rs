@@ -1,0 +1,265 @@
+//! STUN Binding (RFC 8489), as much of it as a mesh needs: ask "which address do you see me from?", answer that
+//! question, and tell STUN from anything else on the same port.
+//!
+//! Every function is pure and total: any bytes may be passed in. An answer is never longer than the request it answers,
+//! so that a server is of no use as an amplifier; [`request`] is therefore long enough for the longest answer. A
+//! standard 20-byte request is left unanswered.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use natpunch_types::canonical;
+
+/// The magic cookie at offset 4 of every STUN message (RFC 8489, 5).
+pub const MAGIC_COOKIE: u32 = 0x2112_a442;
+
+const HEADER: usize = 20;
+/// The attributes of the longest answer: one IPv6 XOR-MAPPED-ADDRESS.
+const LONGEST_ANSWER: usize = HEADER + 4 + 20;
+
+const BINDING_REQUEST: u16 = 0x0001;
+const BINDING_SUCCESS: u16 = 0x0101;
+const BINDING_ERROR: u16 = 0x0111;
+
+const MAPPED_ADDRESS: u16 = 0x0001;
+const MESSAGE_INTEGRITY: u16 = 0x0008;
+const ERROR_CODE: u16 = 0x0009;
+const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
+const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
+const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const SOFTWARE: u16 = 0x8022;
+const FINGERPRINT: u16 = 0x8028;
+
+/// Attributes of 0x0000-0x7fff that may be there without changing the meaning of a Binding: those of RFC 8489 (an agent
+/// that does not authenticate ignores the credentials) and PADDING (RFC 5780), which only lengthens a request.
+const UNDERSTOOD: [u16; 12] = [
+    MAPPED_ADDRESS,
+    0x0006, // USERNAME
+    MESSAGE_INTEGRITY,
+    ERROR_CODE,
+    UNKNOWN_ATTRIBUTES,
+    0x0014, // REALM
+    0x0015, // NONCE
+    MESSAGE_INTEGRITY_SHA256,
+    0x001d, // PASSWORD-ALGORITHM
+    0x001e, // USERHASH
+    XOR_MAPPED_ADDRESS,
+    0x0026, // PADDING
+];
+
+const FAMILY_IPV4: u8 = 1;
+const FAMILY_IPV6: u8 = 2;
+const UNKNOWN_ATTRIBUTE: u16 = 420;
+
+/// Ties an answer to its request. It must be unguessable, since nothing else proves that an answer is genuine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId(pub [u8; 12]);
+
+/// What a server answered to a Binding request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The canonical address from which the server saw the request.
+    Mapped(SocketAddr),
+    /// The server refused, with an error code of 300-699 (RFC 8489, 14.8).
+    Refused(u16),
+}
+
+/// True if a datagram has the form of a STUN message: the two zero bits, the cookie, and a length that is a multiple of
+/// four and that of the datagram. WireGuard's messages and natpunch's own probes never have it.
+pub fn is_stun(payload: &[u8]) -> bool {
+    Message::parse(payload).is_some()
+}
+
+/// A Binding request, as long as the longest answer to it.
+pub fn request(id: TransactionId) -> Vec<u8> {
+    let mut message = Builder::new(BINDING_REQUEST, id);
+    // SOFTWARE is the one attribute that every server ignores and that may hold anything. PADDING is made for this, but
+    // a server without RFC 5780 must refuse it.
+    message.attribute(SOFTWARE, &format!("{:<1$}", "natpunch", LONGEST_ANSWER - HEADER - 4).into_bytes());
+    message.finish()
+}
+
+/// The answer to a Binding request that came from `source`; `None` for anything else, and for a request that is shorter
+/// than its answer.
+pub fn respond(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
+    let message = Message::parse(request)?;
+    if message.kind != BINDING_REQUEST || !message.is_intact() {
+        return None;
+    }
+    let unknown: Vec<u8> = message.unknown_attributes().flat_map(u16::to_be_bytes).collect();
+    let answer = if unknown.is_empty() {
+        let mut answer = Builder::new(BINDING_SUCCESS, message.id);
+        answer.attribute(XOR_MAPPED_ADDRESS, &encode_xor_address(canonical(source), message.id));
+        answer.finish()
+    } else {
+        let mut answer = Builder::new(BINDING_ERROR, message.id);
+        answer.attribute(ERROR_CODE, &[0, 0, (UNKNOWN_ATTRIBUTE / 100) as u8, (UNKNOWN_ATTRIBUTE % 100) as u8]);
+        answer.attribute(UNKNOWN_ATTRIBUTES, &unknown);
+        answer.finish()
+    };
+    (answer.len() <= request.len()).then_some(answer)
+}
+
+/// Reads the answer to a Binding request; `None` if these bytes are not one. The caller compares the transaction id and
+/// the source address with those of its request.
+pub fn parse_answer(payload: &[u8]) -> Option<(TransactionId, Answer)> {
+    let message = Message::parse(payload)?;
+    if !message.is_intact() {
+        return None;
+    }
+    let answer = match message.kind {
+        BINDING_SUCCESS if message.unknown_attributes().next().is_none() => {
+            let mapped = match message.find(XOR_MAPPED_ADDRESS) {
+                Some(value) => xor_address(decode_address(value)?, message.id),
+                None => decode_address(message.find(MAPPED_ADDRESS)?)?,
+            };
+            Answer::Mapped(canonical(mapped))
+        }
+        BINDING_ERROR => match message.find(ERROR_CODE)? {
+            [_, _, class, number, ..] if (3..=6).contains(&(class & 7)) && *number < 100 => {
+                Answer::Refused(u16::from(class & 7) * 100 + u16::from(*number))
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some((message.id, answer))
+}
+
+/// A message whose attributes were all found to lie within it.
+struct Message<'a> {
+    kind: u16,
+    id: TransactionId,
+    whole: &'a [u8],
+    attributes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn parse(whole: &'a [u8]) -> Option<Self> {
+        let (kind, rest) = whole.split_first_chunk::<2>()?;
+        let (length, rest) = rest.split_first_chunk::<2>()?;
+        let (cookie, rest) = rest.split_first_chunk::<4>()?;
+        let (id, attributes) = rest.split_first_chunk::<12>()?;
+        let kind = u16::from_be_bytes(*kind);
+        let length = usize::from(u16::from_be_bytes(*length));
+        let is_stun = kind & 0xc000 == 0
+            && u32::from_be_bytes(*cookie) == MAGIC_COOKIE
+            && length % 4 == 0
+            && length == attributes.len();
+        if !is_stun {
+            return None;
+        }
+        let message = Self { kind, id: TransactionId(*id), whole, attributes };
+        let walked: usize = message.all().map(|(_, value)| 4 + value.len().next_multiple_of(4)).sum();
+        (walked == attributes.len()).then_some(message)
+    }
+
+    /// Every attribute up to the first that does not fit.
+    fn all(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        let mut rest = self.attributes;
+        std::iter::from_fn(move || {
+            let (kind, tail) = rest.split_first_chunk::<2>()?;
+            let (length, tail) = tail.split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_be_bytes(*length));
+            let value = tail.get(..length)?;
+            rest = tail.get(length.next_multiple_of(4)..)?;
+            Some((u16::from_be_bytes(*kind), value))
+        })
+    }
+
+    /// The attributes that count: what follows a message integrity is not covered by it (RFC 8489, 14.5).
+    fn counted(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        self.all().take_while(|(kind, _)| !matches!(*kind, MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256))
+    }
+
+    /// The first attribute of a kind; later ones are ignored (RFC 8489, 14).
+    fn find(&self, kind: u16) -> Option<&'a [u8]> {
+        self.counted().find(|(found, _)| *found == kind).map(|(_, value)| value)
+    }
+
+    /// Attributes that must be understood and are not.
+    fn unknown_attributes(&self) -> impl Iterator<Item = u16> + use<'a> {
+        self.counted().map(|(kind, _)| kind).filter(|kind| *kind < 0x8000 && !UNDERSTOOD.contains(kind))
+    }
+
+    /// False if there is a FINGERPRINT that is not the last attribute or does not match (RFC 8489, 14.7).
+    fn is_intact(&self) -> bool {
+        let Some(position) = self.all().position(|(kind, _)| kind == FINGERPRINT) else { return true };
+        let Some((covered, [0x80, 0x28, 0, 4, crc @ ..])) = self.whole.split_last_chunk::<8>() else { return false };
+        let is_last = self.all().count() == position + 1;
+        is_last && *crc == (crc32(covered) ^ 0x5354_554e).to_be_bytes()
+    }
+}
+
+struct Builder(Vec<u8>);
+
+impl Builder {
+    fn new(kind: u16, id: TransactionId) -> Self {
+        let mut message = Vec::with_capacity(LONGEST_ANSWER);
+        message.extend(kind.to_be_bytes());
+        message.extend([0; 2]);
+        message.extend(MAGIC_COOKIE.to_be_bytes());
+        message.extend(id.0);
+        Self(message)
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.0.extend(kind.to_be_bytes());
+        self.0.extend((value.len() as u16).to_be_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let length = (self.0.len().saturating_sub(HEADER) as u16).to_be_bytes();
+        if let Some(field) = self.0.get_mut(2..4) {
+            field.copy_from_slice(&length);
+        }
+        self.0
+    }
+}
+
+fn encode_xor_address(address: SocketAddr, id: TransactionId) -> Vec<u8> {
+    let address = xor_address(address, id);
+    let family = if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
+    let mut value = vec![0, family];
+    value.extend(address.port().to_be_bytes());
+    match address.ip() {
+        IpAddr::V4(ip) => value.extend(ip.octets()),
+        IpAddr::V6(ip) => value.extend(ip.octets()),
+    }
+    value
+}
+
+fn decode_address(value: &[u8]) -> Option<SocketAddr> {
+    let [_, family, port_high, port_low, ip @ ..] = value else { return None };
+    let ip = match *family {
+        FAMILY_IPV4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?)),
+        FAMILY_IPV6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?)),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes([*port_high, *port_low])))
+}
+
+/// To the XORed form and back (RFC 8489, 14.2): it keeps middleboxes from rewriting addresses that they find in packets.
+fn xor_address(address: SocketAddr, id: TransactionId) -> SocketAddr {
+    let port = address.port() ^ (MAGIC_COOKIE >> 16) as u16;
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ MAGIC_COOKIE)),
+        IpAddr::V6(ip) => {
+            let id = id.0.iter().fold(0_u128, |mask, byte| mask << 8 | u128::from(*byte));
+            IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ (u128::from(MAGIC_COOKIE) << 96 | id)))
+        }
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// CRC-32 of ITU V.42, bit by bit: it runs over a hundred bytes now and then.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
+
+#[cfg(test)]
+#[path = "stun_tests.rs"]
+mod tests;
