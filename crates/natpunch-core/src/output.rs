@@ -1,0 +1,205 @@
+//! What the core wants done. Effects are data: the shell executes them and feeds back what came of it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, Origin, PeerKey};
+
+/// A datagram to send raw from WireGuard's own port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to. `255.255.255.255` is a LAN beacon: the link of `source` only.
+    pub destination: SocketAddr,
+    /// From which local address; `None` leaves it to routing, as WireGuard does.
+    pub source: Option<IpAddr>,
+    /// Time to live (hop limit); `None` is the system's default.
+    pub ttl: Option<u8>,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// Something for the shell to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Tell WireGuard where the peer is, and report the result to `Mesh::handle_endpoint_set`.
+    SetEndpoint {
+        /// Whose endpoint.
+        peer: PeerKey,
+        /// Where the peer is.
+        endpoint: SocketAddr,
+        /// Make WireGuard send something to it at once: there is no session yet, or it moved.
+        kick: bool,
+        /// Why, for the log.
+        reason: EndpointReason,
+    },
+    /// The complete set of records that discovery should publish in place of all earlier ones.
+    PublishRecords(Vec<Record>),
+    /// Which peers discovery should look up eagerly: complete, sent when it changes.
+    Interest(Vec<Interest>),
+}
+
+/// Why an endpoint is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointReason {
+    /// The first path on which both sides saw an answer.
+    FirstPath,
+    /// A proven path that is better than the one in use.
+    BetterPath,
+    /// The path in use stopped answering; this one is proven.
+    PathLost,
+    /// The other side, which decides for this pair, chose this proven path.
+    Nominated,
+    /// The device has lost the endpoint that was set before.
+    Restored,
+    /// The peer's WireGuard has not answered yet: the same endpoint again, with a push.
+    Retry,
+    /// A plain WireGuard peer: the address is taken as offered.
+    Plain,
+}
+
+impl fmt::Display for EndpointReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstPath => "first proven path",
+            Self::BetterPath => "better proven path",
+            Self::PathLost => "path in use stopped answering",
+            Self::Nominated => "chosen by the peer and proven",
+            Self::Restored => "device has lost it",
+            Self::Retry => "WireGuard has not answered yet",
+            Self::Plain => "plain WireGuard peer",
+        })
+    }
+}
+
+/// A sealed list of this node's candidates, for one peer only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where the peer looks for it: known to the pair only, one per direction.
+    pub tag: [u8; 16],
+    /// The sealed record.
+    pub blob: Vec<u8>,
+}
+
+/// How much discovery should care for a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// The peer.
+    pub peer: PeerKey,
+    /// True while the peer is not connected: look it up eagerly.
+    pub wanted: bool,
+    /// The tag of the records that this peer publishes for us.
+    pub inbound_tag: [u8; 16],
+}
+
+/// Something that happened, for logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A new place where the peer may answer.
+    CandidateLearned {
+        /// The peer.
+        peer: PeerKey,
+        /// Where.
+        address: SocketAddr,
+        /// How it was found.
+        kind: CandidateKind,
+        /// Who says so.
+        origin: Origin,
+    },
+    /// A path on which both sides saw an answer.
+    PathProven {
+        /// The peer.
+        peer: PeerKey,
+        /// Where the peer answers.
+        address: SocketAddr,
+        /// Round-trip time.
+        rtt: Duration,
+    },
+    /// The path that WireGuard is told to use has changed.
+    PathSelected {
+        /// The peer.
+        peer: PeerKey,
+        /// Where the peer is now.
+        address: SocketAddr,
+        /// Why.
+        reason: EndpointReason,
+    },
+    /// WireGuard itself works over the path.
+    Connected {
+        /// The peer.
+        peer: PeerKey,
+        /// Where the peer is.
+        address: SocketAddr,
+    },
+    /// WireGuard moved to another endpoint by itself, with authentic traffic from there.
+    Roamed {
+        /// The peer.
+        peer: PeerKey,
+        /// Where it moved to.
+        address: SocketAddr,
+    },
+    /// A device that ran before we started has a session with the peer, which is kept as it is.
+    Adopted {
+        /// The peer.
+        peer: PeerKey,
+        /// Where the peer is.
+        address: SocketAddr,
+    },
+    /// The path in use no longer answers; the endpoint stays until another one is proven.
+    PathLost {
+        /// The peer.
+        peer: PeerKey,
+        /// Where it was.
+        address: SocketAddr,
+    },
+    /// Probes are answered there but WireGuard's handshake is not.
+    WireGuardBlocked {
+        /// The peer.
+        peer: PeerKey,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// No path was found; the next try comes later or when something changes.
+    Unreachable {
+        /// The peer.
+        peer: PeerKey,
+        /// What is known of the cause.
+        reason: String,
+        /// When the next try comes.
+        retry_in: Duration,
+    },
+    /// A STUN server told under which address the world sees us.
+    ReflexiveLearned {
+        /// The server.
+        server: SocketAddr,
+        /// Our address as it sees it.
+        address: SocketAddr,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CandidateLearned { peer, address, kind, origin } => {
+                write!(f, "{}: {kind} candidate {address} from {origin}", peer.short())
+            }
+            Self::PathProven { peer, address, rtt } => {
+                write!(f, "{}: answers at {address} in {:.1} ms", peer.short(), rtt.as_secs_f64() * 1e3)
+            }
+            Self::PathSelected { peer, address, reason } => {
+                write!(f, "{}: endpoint {address}: {reason}", peer.short())
+            }
+            Self::Connected { peer, address } => write!(f, "{}: connected at {address}", peer.short()),
+            Self::Roamed { peer, address } => write!(f, "{}: WireGuard roamed to {address}", peer.short()),
+            Self::Adopted { peer, address } => write!(f, "{}: running session at {address} kept", peer.short()),
+            Self::PathLost { peer, address } => write!(f, "{}: {address} stopped answering", peer.short()),
+            Self::WireGuardBlocked { peer, address } => {
+                write!(f, "{}: probes are answered at {address} but WireGuard's handshake is not", peer.short())
+            }
+            Self::Unreachable { peer, reason, retry_in } => {
+                write!(f, "{}: not reachable: {reason}; next try in {} s", peer.short(), retry_in.as_secs())
+            }
+            Self::ReflexiveLearned { server, address } => write!(f, "this node is {address} as {server} sees it"),
+        }
+    }
+}

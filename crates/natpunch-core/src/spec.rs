@@ -1,0 +1,64 @@
+//! What the resolved mesh file says, as far as the core is concerned.
+
+use std::time::Duration;
+
+use blake2::{Blake2s256, Digest as _};
+use ipnet::IpNet;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+
+/// This node and its peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshSpec {
+    /// The WireGuard private key of this node.
+    pub private_key: SecretKey,
+    /// The UDP port that WireGuard listens on, and from which every probe leaves.
+    pub listen_port: u16,
+    /// All networks of the mesh (overlay addresses and routes): never valid as an outer address, which would send the
+    /// tunnel through itself.
+    pub overlay: Vec<IpNet>,
+    /// The peers, each key once. This node itself is dropped if it is among them.
+    pub peers: Vec<PeerSpec>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// Its public key.
+    pub key: PeerKey,
+    /// What people call it, for logs and status only.
+    pub name: String,
+    /// `false` for a plain WireGuard peer, which answers no probes.
+    pub managed: bool,
+    /// Shared by this pair only; it also separates the keys of probes and records.
+    pub preshared_key: Option<PresharedKey>,
+    /// WireGuard's own keepalive interval towards the peer.
+    pub persistent_keepalive: Option<Duration>,
+    /// The port that the peer listens on as far as the file tells ([`derive_listen_port`] unless set): where a LAN
+    /// beacon finds it.
+    pub listen_port: u16,
+}
+
+/// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.
+///
+/// Below the ephemeral range of common systems (32768 and up), and different per node, because two nodes behind one
+/// NAT with the same port cost one of them its port-preserving mapping.
+pub fn derive_listen_port(key: &PeerKey) -> u16 {
+    let digest = Blake2s256::new().chain_update(b"natpunch listen port v1").chain_update(key.as_bytes()).finalize();
+    let number = digest.iter().take(4).fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
+    20_000 + (number % 12_000) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_port_is_stable_and_outside_the_ephemeral_range() {
+        for byte in 0..=255 {
+            let port = derive_listen_port(&PeerKey::from_bytes([byte; 32]));
+            assert!((20_000..32_000).contains(&port), "{port}");
+        }
+        let [first, second] = [1, 2].map(|b| derive_listen_port(&PeerKey::from_bytes([b; 32])));
+        assert_ne!(first, second);
+    }
+}

@@ -1,0 +1,160 @@
+//! One snapshot of everything, which `status`, metrics and the simulator's assertions all read.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, PeerKey};
+use serde::{Serialize, Serializer};
+
+/// The mesh at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MeshStatus {
+    /// This node's public key.
+    pub public_key: PeerKey,
+    /// The port that WireGuard listens on.
+    pub listen_port: u16,
+    /// Where this node may be reached, as published to its peers.
+    pub local: Vec<LocalStatus>,
+    /// The peers, sorted by name, then key.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A candidate of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocalStatus {
+    /// The address.
+    pub address: SocketAddr,
+    /// How it was found.
+    pub kind: CandidateKind,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// Its public key.
+    pub key: PeerKey,
+    /// Its name in the mesh file.
+    pub name: String,
+    /// `false` for a plain WireGuard peer.
+    pub managed: bool,
+    /// What kind of path is in use.
+    pub path: PathKind,
+    /// WireGuard's endpoint.
+    pub endpoint: Option<SocketAddr>,
+    /// Smoothed round-trip time of the path in use.
+    #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
+    pub rtt: Option<Duration>,
+    /// How long ago a new handshake was last seen, at most the truth: a handshake from before our start counts from
+    /// then.
+    #[serde(rename = "handshake_age_s", serialize_with = "option_seconds")]
+    pub handshake_age: Option<Duration>,
+    /// Bytes received from the peer.
+    pub rx_bytes: u64,
+    /// Bytes sent to the peer.
+    pub tx_bytes: u64,
+    /// Where the peer sees this node.
+    pub seen_as: Option<SocketAddr>,
+    /// How things stand.
+    #[serde(flatten)]
+    pub state: PeerState,
+    /// Where the peer may be.
+    pub candidates: Vec<CandidateStatus>,
+}
+
+/// One place where a peer may be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CandidateStatus {
+    /// The address.
+    pub address: SocketAddr,
+    /// How it was found.
+    pub kind: CandidateKind,
+    /// Who offered it: names of discovery instances, `peer` (itself, authenticated), `wireguard` (roaming).
+    pub origins: Vec<String>,
+    /// For how long it has been known.
+    #[serde(rename = "age_s", serialize_with = "seconds")]
+    pub age: Duration,
+    /// How long ago it was last probed.
+    #[serde(rename = "last_probe_s", serialize_with = "option_seconds")]
+    pub last_probe: Option<Duration>,
+    /// Smoothed round-trip time.
+    #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
+    pub rtt: Option<Duration>,
+    /// Whether both sides saw an answer on it lately.
+    pub proven: bool,
+    /// Whether it answers probes while WireGuard's handshake does not pass.
+    pub wireguard_blocked: bool,
+}
+
+/// The kind of path in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// Within one LAN.
+    Lan,
+    /// From node to node through the internet.
+    Direct,
+    /// Through a relay.
+    Relay,
+    /// No path.
+    None,
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lan => "lan",
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::None => "none",
+        })
+    }
+}
+
+/// How things stand with a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum PeerState {
+    /// WireGuard has a live session, or the path in use answers.
+    Connected,
+    /// Candidates are being probed or WireGuard's handshake is awaited.
+    Punching,
+    /// There is nothing to do before something is learned.
+    Waiting {
+        /// What is missing.
+        reason: String,
+    },
+    /// Every candidate was tried in vain.
+    Unreachable {
+        /// What is known of the cause.
+        reason: String,
+        /// When the next try comes, unless something changes before.
+        #[serde(rename = "retry_in_s", serialize_with = "seconds")]
+        retry_in: Duration,
+    },
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected => f.write_str("connected"),
+            Self::Punching => f.write_str("punching"),
+            Self::Waiting { reason } => write!(f, "waiting: {reason}"),
+            Self::Unreachable { reason, retry_in } => {
+                write!(f, "unreachable: {reason}; next try in {} s", retry_in.as_secs())
+            }
+        }
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_millis() as f64 / 1e3)
+}
+
+fn option_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|d| d.as_millis() as f64 / 1e3).serialize(serializer)
+}
+
+fn option_millis<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|d| d.as_micros() as f64 / 1e3).serialize(serializer)
+}
