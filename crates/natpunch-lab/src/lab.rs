@@ -1,0 +1,215 @@
+//! The internet in the middle, and what hangs on it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use crate::host::{Host, Network};
+use crate::namespace::Namespace;
+use crate::nat::{Nat, WanInput};
+use crate::router::Router;
+use crate::{Error, Result};
+
+/// Networks of four addresses in 203.0.113.0/24.
+const MAX_UPLINKS: u8 = 63;
+/// Host numbers in 192.168.1.0/24 start here, and are used once in the whole lab.
+const FIRST_HOST: u8 = 10;
+const MAX_HOSTS: u8 = 200;
+
+/// A link into the internet: a network of its own, so that traffic between two of them is routed.
+#[derive(Debug, Clone)]
+pub(crate) struct Uplink {
+    number: u8,
+    pub(crate) ipv4: Ipv4Addr,
+    pub(crate) ipv6: Ipv6Addr,
+}
+
+impl Uplink {
+    fn new(number: u8) -> Self {
+        Uplink {
+            number,
+            ipv4: Ipv4Addr::new(203, 0, 113, number * 4 + 2),
+            ipv6: Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 2),
+        }
+    }
+
+    /// The internet's end.
+    fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let number = self.number;
+        (Ipv4Addr::new(203, 0, 113, number * 4 + 1), Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 1))
+    }
+
+    /// The network behind it, if a router is there (64 bits).
+    pub(crate) fn lan_prefix(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, self.number.into(), 1, 0, 0, 0, 0)
+    }
+
+    /// The link's name in the internet's namespace.
+    fn link(&self) -> String {
+        format!("to{}", self.number)
+    }
+}
+
+/// A lab. One sandbox holds one; it must be made in a [`sandbox`](crate::sandbox).
+#[derive(Debug)]
+pub struct Lab {
+    internet: Namespace,
+    directory: PathBuf,
+    uplinks: u8,
+    hosts: u8,
+}
+
+impl Lab {
+    /// An internet with nothing on it.
+    pub fn new() -> Result<Self> {
+        let directory = PathBuf::from(crate::sandbox::SHARED_DIRECTORY);
+        Ok(Lab { internet: Namespace::new("internet", true)?, directory, uplinks: 0, hosts: 0 })
+    }
+
+    /// A directory that all hosts of the lab see, for configuration files. It vanishes with the lab.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A host with addresses of its own on the internet, IPv4 and IPv6, and no firewall.
+    pub fn public_host(&mut self, name: &str) -> Result<Host> {
+        let namespace = Namespace::new(name, false)?;
+        let host = Host::new(name, namespace);
+        self.attach_public(host)
+    }
+
+    /// A router with a NAT. It has no IPv6: [`Lab::dual_router`] has.
+    pub fn router(&mut self, name: &str, nat: Nat) -> Result<Router> {
+        self.build_router(name, nat, WanInput::default(), false)
+    }
+
+    /// A router that lets unexpected packets reach itself.
+    pub fn accepting_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
+        self.build_router(name, nat, WanInput::Accept, false)
+    }
+
+    /// A router with a NAT for IPv4, and global IPv6 addresses for its hosts behind a stateful firewall.
+    pub fn dual_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
+        self.build_router(name, nat, WanInput::default(), true)
+    }
+
+    /// A host behind a router.
+    pub fn host_behind(&mut self, router: &Router, name: &str) -> Result<Host> {
+        let host = Host::new(name, Namespace::new(name, false)?);
+        self.attach_behind(host, router)
+    }
+
+    /// Moves a host to the network of another router: its link goes away, and a new one with new addresses comes.
+    pub fn move_behind(&mut self, host: Host, router: &Router) -> Result<Host> {
+        host.detach()?;
+        self.attach_behind(host, router)
+    }
+
+    /// Reboots a router: all its mappings are gone, and the provider gives it another address.
+    pub fn reboot(&mut self, router: &mut Router) -> Result<()> {
+        let old = router.uplink.clone();
+        let new = self.next_uplink()?;
+        // Connection tracking forgets what was masqueraded to an address when the address goes.
+        router.namespace.ip("address flush dev wan\n")?;
+        router.load_rules()?;
+        // The link keeps its name in the internet's namespace under the new number.
+        self.internet.ip(format!(
+            "link set {} down\nlink set {} name {}\naddress flush dev {}\n",
+            old.link(),
+            old.link(),
+            new.link(),
+            new.link()
+        ))?;
+        router.uplink = new;
+        self.configure_router(router)
+    }
+
+    fn build_router(&mut self, name: &str, nat: Nat, input: WanInput, has_ipv6: bool) -> Result<Router> {
+        let namespace = Namespace::new(name, true)?;
+        let uplink = self.next_uplink()?;
+        self.connect(&uplink, &namespace, "wan")?;
+        namespace.ip("link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n")?;
+        let router = Router { namespace, uplink, has_ipv6, nat, input };
+        router.load_rules()?;
+        self.configure_router(&router)?;
+        Ok(router)
+    }
+
+    fn configure_router(&self, router: &Router) -> Result<()> {
+        let uplink = &router.uplink;
+        self.configure_uplink(uplink, &router.namespace, "wan", router.has_ipv6)?;
+        if router.has_ipv6 {
+            let prefix = router.lan_prefix();
+            self.internet.ip(format!("route replace {prefix}/64 via {}\n", uplink.ipv6))?;
+            let mut segments = prefix.segments();
+            segments[7] = 1;
+            let gateway = Ipv6Addr::from(segments);
+            router.namespace.ip(format!("address replace {gateway}/64 dev lan nodad\n"))?;
+        }
+        Ok(())
+    }
+
+    fn attach_public(&mut self, mut host: Host) -> Result<Host> {
+        let uplink = self.next_uplink()?;
+        self.connect(&uplink, &host.namespace, "eth0")?;
+        self.configure_uplink(&uplink, &host.namespace, "eth0", true)?;
+        host.network = Network { addresses: vec![IpAddr::V4(uplink.ipv4), IpAddr::V6(uplink.ipv6)] };
+        Ok(host)
+    }
+
+    fn attach_behind(&mut self, mut host: Host, router: &Router) -> Result<Host> {
+        if self.hosts == MAX_HOSTS {
+            return Err(Error::Full(MAX_HOSTS));
+        }
+        let number = FIRST_HOST + self.hosts;
+        self.hosts += 1;
+        let ipv4 = Ipv4Addr::new(192, 168, 1, number);
+        let port = format!("port{number}");
+        router.namespace.ip(format!(
+            "link add name {port} type veth peer name eth0 netns {}\nlink set {port} master lan up\n",
+            host.namespace.thread_id()
+        ))?;
+        host.namespace
+            .ip(format!("link set eth0 up\naddress add {ipv4}/24 dev eth0\nroute add default via 192.168.1.1\n"))?;
+        let mut addresses = vec![IpAddr::V4(ipv4)];
+        if router.has_ipv6 {
+            let mut segments = router.lan_prefix().segments();
+            segments[7] = 1;
+            let gateway = Ipv6Addr::from(segments);
+            segments[7] = number.into();
+            let ipv6 = Ipv6Addr::from(segments);
+            host.namespace.ip(format!("address add {ipv6}/64 dev eth0 nodad\nroute add default via {gateway}\n"))?;
+            addresses.push(IpAddr::V6(ipv6));
+        }
+        host.network = Network { addresses };
+        Ok(host)
+    }
+
+    fn next_uplink(&mut self) -> Result<Uplink> {
+        if self.uplinks == MAX_UPLINKS {
+            return Err(Error::Full(MAX_UPLINKS));
+        }
+        self.uplinks += 1;
+        Ok(Uplink::new(self.uplinks))
+    }
+
+    /// Makes the link of an uplink: `name` in `namespace`, and its other end in the internet.
+    fn connect(&self, uplink: &Uplink, namespace: &Namespace, name: &str) -> Result<()> {
+        let link = uplink.link();
+        self.internet.ip(format!("link add name {link} type veth peer name {name} netns {}\n", namespace.thread_id()))
+    }
+
+    fn configure_uplink(&self, uplink: &Uplink, namespace: &Namespace, name: &str, has_ipv6: bool) -> Result<()> {
+        let link = uplink.link();
+        let (gateway4, gateway6) = uplink.gateways();
+        let Uplink { ipv4, ipv6, .. } = uplink;
+        self.internet.ip(format!(
+            "link set {link} up\naddress add {gateway4}/30 dev {link}\naddress add {gateway6}/64 dev {link} nodad\n"
+        ))?;
+        namespace
+            .ip(format!("link set {name} up\naddress add {ipv4}/30 dev {name}\nroute add default via {gateway4}\n"))?;
+        if has_ipv6 {
+            namespace.ip(format!("address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! NAT kinds as nftables rules.
+
+/// What a router does to UDP, in the words of RFC 4787.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering: Linux `masquerade`.
+    PortPreserving,
+    /// Endpoint-independent mapping that keeps the port, endpoint-independent filtering.
+    FullCone,
+    /// Endpoint-independent mapping that keeps the port, address-dependent filtering.
+    Restricted,
+    /// Address-and-port-dependent mapping to random ports, address-and-port-dependent filtering.
+    Symmetric,
+}
+
+/// What a router does with a packet that it neither expects nor has a mapping for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WanInput {
+    /// Drops it, as home routers do.
+    #[default]
+    Drop,
+    /// Lets it reach the router itself, as a bare Linux gateway does. Connection tracking then knows the packet's
+    /// addresses, and a later packet of a host behind the router to the same place is given another port: the
+    /// poisoned tuple.
+    Accept,
+}
+
+/// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and forgets its mappings.
+pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
+    let masquerade = match nat {
+        Nat::Symmetric => "masquerade fully-random",
+        Nat::PortPreserving | Nat::FullCone | Nat::Restricted => "masquerade",
+    };
+    let remember = match nat {
+        Nat::PortPreserving | Nat::Symmetric => "",
+        Nat::FullCone => "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }",
+        Nat::Restricted => {
+            "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }
+            oifname wan meta l4proto udp update @contacted { udp sport . ip daddr }"
+        }
+    };
+    let remember = if remember.is_empty() { String::new() } else { format!("oifname wan {remember}") };
+    let admit = match nat {
+        Nat::PortPreserving | Nat::Symmetric => "",
+        Nat::FullCone => "iifname wan dnat ip to udp dport map @cone",
+        Nat::Restricted => "iifname wan udp dport . ip saddr @contacted dnat ip to udp dport map @cone",
+    };
+    let unexpected = match input {
+        WanInput::Drop => "iifname wan ct state new drop",
+        WanInput::Accept => "",
+    };
+    // The maps are filled when a flow starts, before masquerade: right as long as it can keep the port.
+    format!(
+        "table ip natpunch_lab
+        delete table ip natpunch_lab
+        table ip natpunch_lab {{
+            map cone {{ type inet_service : ipv4_addr . inet_service; flags dynamic; size 4096; }}
+            set contacted {{ type inet_service . ipv4_addr; flags dynamic; size 4096; }}
+            chain prerouting {{ type nat hook prerouting priority dstnat; policy accept;
+                {admit}
+            }}
+            chain input {{ type filter hook input priority filter; policy accept;
+                {unexpected}
+            }}
+            chain forward {{ type filter hook forward priority filter; policy accept;
+                iifname wan ct status dnat accept
+                iifname wan ct state new drop
+            }}
+            chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
+                {remember}
+                oifname wan {masquerade}
+            }}
+        }}
+        table ip6 natpunch_lab
+        delete table ip6 natpunch_lab
+        table ip6 natpunch_lab {{
+            chain forward {{ type filter hook forward priority filter; policy accept;
+                iifname wan ct state new drop
+            }}
+        }}\n"
+    )
+}

@@ -1,0 +1,53 @@
+//! A home router: one link to the internet, one network of hosts behind it, a NAT between them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::Result;
+use crate::lab::Uplink;
+use crate::namespace::Namespace;
+use crate::nat::{self, Nat, WanInput};
+
+/// A router. It translates IPv4, and filters IPv6 (if it has any) by state, as home routers do.
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) namespace: Namespace,
+    pub(crate) uplink: Uplink,
+    pub(crate) has_ipv6: bool,
+    pub(crate) nat: Nat,
+    pub(crate) input: WanInput,
+}
+
+impl Router {
+    /// Its address on the internet.
+    pub fn address(&self) -> Ipv4Addr {
+        self.uplink.ipv4
+    }
+
+    /// The first 64 bits of its hosts' IPv6 addresses.
+    pub(crate) fn lan_prefix(&self) -> Ipv6Addr {
+        self.uplink.lan_prefix()
+    }
+
+    /// Changes its NAT and forgets all mappings of the rules (not yet those of connections that exist).
+    pub fn set_nat(&mut self, nat: Nat, input: WanInput) -> Result<()> {
+        (self.nat, self.input) = (nat, input);
+        self.load_rules()
+    }
+
+    pub(crate) fn load_rules(&self) -> Result<()> {
+        self.namespace.nft(nat::rules(self.nat, self.input))
+    }
+
+    /// Takes the cable of the internet out, or puts it back in. Out, packets vanish without an error.
+    pub fn set_connected(&self, connected: bool) -> Result<()> {
+        let rules = if connected {
+            ""
+        } else {
+            "chain in { type filter hook prerouting priority -300; iifname wan drop\n }
+            chain out { type filter hook postrouting priority -300; oifname wan drop\n }"
+        };
+        self.namespace.nft(format!(
+            "table inet natpunch_cut\ndelete table inet natpunch_cut\ntable inet natpunch_cut {{\n{rules}\n}}\n"
+        ))
+    }
+}
