@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed its deadline.
 
 pub mod args;
+pub mod serve;
 
 use std::process::ExitCode;
 

@@ -1,1 +1,207 @@
 //! `natpunch serve`: the UDP and HTTP shell around the pure protocol servers.
+//!
+//! The server introduces nodes and tells them their address; it never decides anything about a mesh. It needs no
+//! privileges, keeps nothing on disk but its key, and holds bounded memory whatever is sent to it. Every datagram is
+//! parsed by a pure server ([`protocols`]) and answered in place or dropped in silence; what is dropped is counted,
+//! and the counts are logged at most every ten seconds.
+
+mod counters;
+mod handshakes;
+mod http;
+pub mod key;
+mod protocols;
+mod rate;
+pub mod settings;
+mod store;
+mod udp;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use counters::{Counters, Reporter};
+use protocols::Protocols;
+use settings::Settings;
+
+/// Counters are logged at most this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    /// There is no key to start with.
+    #[error(transparent)]
+    Key(#[from] key::KeyFileError),
+    /// An address can't be listened on.
+    #[error("can't listen on {protocol} {address}: {source}{}", hint(source))]
+    Listen {
+        /// UDP or TCP.
+        protocol: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The runtime or its signal handlers can't be set up.
+    #[error("can't start: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "\n  hint: another process listens there; `ss -lunp` and `ss -ltnp` show which",
+        io::ErrorKind::AddrNotAvailable => "\n  hint: this host has no such address; 0.0.0.0 and [::] mean all",
+        io::ErrorKind::PermissionDenied => "\n  hint: ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// Runs the server until SIGTERM or SIGINT. `out` gets the public key, then a line for each address listened on.
+///
+/// # Errors
+/// If the server can't start. Once it runs, it goes on.
+pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
+    let key = key::load_or_create(&settings.key_file)?;
+    let public_key = key::public_key(&key);
+    let protocols = Arc::new(Protocols::new(&settings.compat, &key));
+    drop(key);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
+        let mut sockets = Vec::new();
+        for address in &settings.listen {
+            let listen = |source| ServeError::Listen { protocol: "UDP", address: *address, source };
+            sockets.push(udp::bind(*address).map_err(listen)?);
+        }
+        let http = match settings.http {
+            Some(http) => {
+                let listen = |source| ServeError::Listen { protocol: "TCP", address: http.listen, source };
+                Some((bind_http(http.listen).map_err(listen)?, http))
+            }
+            None => None,
+        };
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+
+        // Whoever started us may not listen any more; that is no reason not to serve.
+        let _ = writeln!(out, "public key: {public_key}");
+        for socket in &sockets {
+            let _ = writeln!(out, "listening on udp {}", socket.local_addr()?);
+        }
+        if let Some((listener, _)) = &http {
+            let _ = writeln!(out, "listening on http {}", listener.local_addr()?);
+        }
+        let _ = out.flush();
+
+        let (stop, stopped) = watch::channel(false);
+        let counters = Arc::new(Counters::default());
+        let start = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for socket in sockets {
+            tasks.spawn(udp::serve(socket, protocols.clone(), counters.clone(), start, stopped.clone()));
+        }
+        if let Some((listener, http)) = http {
+            tasks.spawn(http::serve(listener, http, counters.clone(), stopped.clone()));
+        }
+        let report = tokio::spawn(report(counters));
+        let watchdog = tokio::spawn(feed_watchdog());
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        tracing::info!(%public_key, "serving");
+
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        let _ = stop.send(true);
+        while tasks.join_next().await.is_some() {}
+        report.abort();
+        watchdog.abort();
+        Ok(())
+    })
+}
+
+/// Opens the HTTP listener; an IPv6 one takes IPv6 only, as for UDP.
+fn bind_http(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn report(counters: Arc<Counters>) {
+    let mut reporter = Reporter::default();
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
+    loop {
+        tick.tick().await;
+        if let Some(changes) = reporter.changes(&counters) {
+            tracing::info!("in the last {} s: {changes}", REPORT_INTERVAL.as_secs());
+        }
+    }
+}
+
+/// Tells systemd that the runtime still turns, if it asked to be told.
+async fn feed_watchdog() {
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval(timeout / 3);
+    loop {
+        tick.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Waits until the server is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// How long to wait after an error that may last: 10 ms, doubling up to 1 s.
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(10);
+    const LAST: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    fn reset(&mut self) {
+        self.0 = Self::FIRST;
+    }
+
+    fn next(&mut self) -> Duration {
+        let next = self.0;
+        self.0 = (next * 2).min(Self::LAST);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_last_are_met_ever_more_slowly() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<_> = (0..9).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        backoff.reset();
+        assert_eq!(backoff.next().as_millis(), 10);
+    }
+}

@@ -1,0 +1,92 @@
+//! Handshakes that wait for their turn: bounded, and fair between sources.
+//!
+//! A handshake costs four X25519 operations, a lookup none. So handshakes queue, and lookups pass them. A source that
+//! floods fills its own share only; a flood from spoofed sources can fill the queue, for the old protocol has nothing
+//! by which to tell such a packet from another before the first X25519 operation.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use super::store::Source;
+
+/// Handshakes waiting in all: some 0.2 s of work.
+const MAX: usize = 1_024;
+/// Handshakes waiting of one source, which may be many nodes behind one carrier NAT.
+const MAX_PER_SOURCE: usize = 64;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct HandshakeQueue {
+    by_source: HashMap<Source, VecDeque<(SocketAddr, Vec<u8>)>>,
+    /// The sources with something waiting, next first.
+    turns: VecDeque<Source>,
+    waiting: usize,
+}
+
+impl HandshakeQueue {
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Adds a handshake; false if there is no room for it.
+    pub(super) fn push(&mut self, from: SocketAddr, payload: &[u8]) -> bool {
+        if self.waiting >= MAX {
+            return false;
+        }
+        let source = Source::of(from.ip());
+        let queue = self.by_source.entry(source).or_default();
+        if queue.len() >= MAX_PER_SOURCE {
+            return false;
+        }
+        if queue.is_empty() {
+            self.turns.push_back(source);
+        }
+        queue.push_back((from, payload.to_vec()));
+        self.waiting += 1;
+        true
+    }
+
+    /// The next handshake: of each source in turn, in the order of arrival.
+    pub(super) fn pop(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        let source = self.turns.pop_front()?;
+        let queue = self.by_source.get_mut(&source)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.by_source.remove(&source);
+        } else {
+            self.turns.push_back(source);
+        }
+        self.waiting -= usize::from(next.is_some());
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(host: u16) -> SocketAddr {
+        let [high, low] = host.to_be_bytes();
+        SocketAddr::from(([198, 51, high, low], 1))
+    }
+
+    #[test]
+    fn a_flooding_source_delays_another_by_one_handshake() {
+        let mut queue = HandshakeQueue::default();
+        let kept = (0..1_000).filter(|_| queue.push(from(1), b"flood")).count();
+        assert_eq!(kept, MAX_PER_SOURCE);
+        assert!(queue.push(from(2), b"honest"));
+        assert_eq!(queue.pop().unwrap().0, from(1));
+        assert_eq!(queue.pop().unwrap(), (from(2), b"honest".to_vec()));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let mut queue = HandshakeQueue::default();
+        let kept = (0..5_000).filter(|n| queue.push(from(*n), b"x")).count();
+        assert_eq!(kept, MAX);
+        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), MAX);
+        assert!(queue.is_empty() && queue.by_source.is_empty() && queue.turns.is_empty());
+    }
+}

@@ -1,0 +1,245 @@
+//! What `natpunch serve` was asked to do: a TOML file, and flags over it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::cli::args::ServeArgs;
+
+/// An old protocol that the server can speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Compat {
+    /// The rendezvous of natpunch-go; also natpunch's own over UDP.
+    NatpunchGo,
+    /// WireGuard's example: no authentication of any kind.
+    NatHolePunching,
+}
+
+impl Compat {
+    const ALL: [(&'static str, Self); 2] =
+        [("natpunch-go", Self::NatpunchGo), ("nat-hole-punching", Self::NatHolePunching)];
+}
+
+impl FromStr for Compat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((_, found)) = Self::ALL.into_iter().find(|(name, _)| *name == text) {
+            return Ok(found);
+        }
+        let near = Self::ALL.into_iter().find(|(name, _)| strsim::damerau_levenshtein(name, text) <= 4);
+        Err(match near {
+            Some((name, _)) => format!("unknown protocol `{text}`; did you mean `{name}`?"),
+            None => format!("unknown protocol `{text}`; known are natpunch-go and nat-hole-punching"),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Compat {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What to serve, where, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where to listen for UDP: STUN and the rendezvous protocols. May be empty if `http` is not.
+    pub listen: Vec<SocketAddr>,
+    /// The private key; made on first start.
+    pub key_file: PathBuf,
+    /// The rendezvous protocols spoken on every UDP socket.
+    pub compat: Vec<Compat>,
+    /// The HTTP record store, if offered.
+    pub http: Option<HttpSettings>,
+}
+
+/// The HTTP record store's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where to listen for TCP.
+    pub listen: SocketAddr,
+    /// Reverse proxies whose last `X-Forwarded-For` element is believed to be the client, for quotas.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Connections at a time, from all clients together.
+    pub max_connections: usize,
+}
+
+/// Below the usual limit of 1,024 open files, with room for everything else.
+const DEFAULT_HTTP_CONNECTIONS: usize = 768;
+
+/// The file, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    listen: Vec<SocketAddr>,
+    key_file: Option<PathBuf>,
+    compat: Option<Vec<Compat>>,
+    http: Option<SocketAddr>,
+    #[serde(default)]
+    http_trusted_proxies: Vec<IpAddr>,
+    http_max_connections: Option<usize>,
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("{}: can't read the server's settings: {source}", path.display())]
+    Unreadable {
+        /// The file of `--config`.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// The file has an error; the text has line, column and the line itself.
+    #[error("{}: {text}", path.display())]
+    File {
+        /// The file of `--config`.
+        path: PathBuf,
+        /// What is wrong and where.
+        text: String,
+    },
+    /// A flag has a bad value.
+    #[error("--compat: {0}")]
+    Compat(String),
+    /// No key file named.
+    #[error("no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start")]
+    NoKeyFile,
+    /// Nothing to listen on.
+    #[error(
+        "nothing to serve\n  hint: --listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records"
+    )]
+    NothingToServe,
+    /// The same address twice.
+    #[error("{0} is given twice\n  hint: repeat --listen for different addresses only")]
+    Twice(SocketAddr),
+}
+
+impl Settings {
+    /// The settings of a command line: those of its `--config` file, each overridden by its flag.
+    ///
+    /// # Errors
+    /// If the file is unreadable or wrong, a flag has a bad value, or there is nothing to serve.
+    pub fn from_args(args: &ServeArgs) -> Result<Self, SettingsError> {
+        let file = match &args.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
+                File::parse(path, &text)?
+            }
+            None => File::default(),
+        };
+        let listen = if args.listen.is_empty() { file.listen } else { args.listen.clone() };
+        let compat = if args.compat.is_empty() {
+            file.compat.unwrap_or_else(|| vec![Compat::NatpunchGo])
+        } else {
+            let names = args.compat.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+            names.map(str::parse).collect::<Result<_, _>>().map_err(SettingsError::Compat)?
+        };
+        let http = args.http.or(file.http).map(|listen| HttpSettings {
+            listen,
+            trusted_proxies: file.http_trusted_proxies.iter().copied().map(natpunch_types::canonical_ip).collect(),
+            max_connections: file.http_max_connections.unwrap_or(DEFAULT_HTTP_CONNECTIONS).max(1),
+        });
+        if listen.is_empty() && http.is_none() {
+            return Err(SettingsError::NothingToServe);
+        }
+        // Port 0 asks for a free port each time.
+        let mut seen = std::collections::BTreeSet::new();
+        if let Some(twice) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+            return Err(SettingsError::Twice(*twice));
+        }
+        let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
+        Ok(Self { listen, key_file, compat, http })
+    }
+}
+
+impl File {
+    fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        toml::from_str(text).map_err(|error| SettingsError::File {
+            path: path.to_owned(),
+            text: error.to_string().trim_end().to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> ServeArgs {
+        ServeArgs { listen: vec![], key_file: None, compat: vec![], http: None, config: None }
+    }
+
+    fn with_file(text: &str, mut args: ServeArgs) -> Result<Settings, SettingsError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        args.config = Some(file.path().to_owned());
+        Settings::from_args(&args)
+    }
+
+    const FILE: &str = r#"
+        listen = ["0.0.0.0:51900", "[::]:51900"]
+        key_file = "/var/lib/natpunch/server.key"
+        compat = ["natpunch-go", "nat-hole-punching"]
+        http = "127.0.0.1:8080"
+    "#;
+
+    #[test]
+    fn a_file_says_the_same_as_flags() {
+        let flags = ServeArgs {
+            listen: vec!["0.0.0.0:51900".parse().unwrap(), "[::]:51900".parse().unwrap()],
+            key_file: Some("/var/lib/natpunch/server.key".into()),
+            compat: vec!["natpunch-go".into(), "nat-hole-punching".into()],
+            http: Some("127.0.0.1:8080".parse().unwrap()),
+            config: None,
+        };
+        assert_eq!(with_file(FILE, args()).unwrap(), Settings::from_args(&flags).unwrap());
+    }
+
+    #[test]
+    fn a_flag_overrides_its_key_and_no_other() {
+        let settings = with_file(FILE, ServeArgs { compat: vec!["natpunch-go".into()], ..args() }).unwrap();
+        assert_eq!(settings.compat, [Compat::NatpunchGo]);
+        assert_eq!(settings.listen.len(), 2);
+        let settings = with_file(FILE, ServeArgs { listen: vec!["127.0.0.1:1".parse().unwrap()], ..args() }).unwrap();
+        assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn only_natpunch_go_is_spoken_unless_said_otherwise() {
+        let base = ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
+        assert_eq!(Settings::from_args(&base).unwrap().compat, [Compat::NatpunchGo]);
+        let none = ServeArgs { compat: vec![String::new()], ..base };
+        assert_eq!(Settings::from_args(&none).unwrap().compat, []);
+    }
+
+    #[test]
+    fn an_error_in_the_file_names_its_line() {
+        for (text, line, words) in [
+            ("listen = [\"0.0.0.0:1\"]\nkey_fil = \"k\"\n", "line 2", "key_file"),
+            ("listen = [\"0.0.0.0\"]\n", "line 1", "socket address"),
+            ("\ncompat = [\"natpunchgo\"]\n", "line 2", "did you mean `natpunch-go`"),
+            ("key_file = 7\n", "line 1", "expected"),
+            ("http = \"[::]:1\"\nhttp = \"[::]:2\"\n", "line 2", "duplicate"),
+        ] {
+            let error = with_file(text, args()).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains(words), "{text:?} gave: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_a_hint() {
+        assert!(matches!(Settings::from_args(&args()), Err(SettingsError::NothingToServe)));
+        let listen = vec!["0.0.0.0:1".parse().unwrap()];
+        let no_key = ServeArgs { listen: listen.clone(), ..args() };
+        assert!(matches!(Settings::from_args(&no_key), Err(SettingsError::NoKeyFile)));
+        let twice = ServeArgs { listen: [listen.clone(), listen].concat(), key_file: Some("k".into()), ..args() };
+        assert!(matches!(Settings::from_args(&twice), Err(SettingsError::Twice(_))));
+        let typo = ServeArgs { http: Some("0.0.0.0:1".parse().unwrap()), compat: vec!["natpunch".into()], ..args() };
+        assert!(Settings::from_args(&typo).unwrap_err().to_string().contains("did you mean"));
+    }
+}

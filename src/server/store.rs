@@ -1,0 +1,332 @@
+//! The record store: sealed records by tag, in memory, bounded, expiring. Pure: the time is an argument.
+//!
+//! The store can't tell a rightful writer from another: records are sealed end to end, tags are secrets of the two
+//! peers concerned, and whoever learns a tag can at worst withhold the record behind it. What the store has to defend
+//! is itself: it holds a bounded number of records and bytes in all and of each source, refuses new ones when full,
+//! and never drops a live record to make room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names a record: 16 bytes, written as 32 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Tag(pub [u8; 16]);
+
+impl Tag {
+    /// The tag of exactly 32 hexadecimal digits.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 32] = text.as_bytes().try_into().ok()?;
+        let mut tag = [0; 16];
+        for (byte, pair) in tag.iter_mut().zip(digits.chunks_exact(2)) {
+            let &[high, low] = pair else { return None };
+            let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Some(Self(tag))
+    }
+}
+
+/// Who is charged for a record: an IPv4 address, or an IPv6 /64, which one subscriber has at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Source(IpAddr);
+
+impl Source {
+    /// The source that an address belongs to.
+    pub(super) fn of(ip: IpAddr) -> Self {
+        Self(match natpunch_types::canonical_ip(ip) {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+            v4 => v4,
+        })
+    }
+}
+
+/// What the store holds at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Records.
+    pub records: usize,
+    /// Bytes of all records together, without their bookkeeping (some 200 bytes each).
+    pub bytes: usize,
+    /// Records of one source.
+    pub records_per_source: usize,
+    /// Bytes of one record.
+    pub record_bytes: usize,
+    /// How long a record lives after it was last put.
+    pub lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            records: 100_000,
+            bytes: 64 << 20,
+            records_per_source: 4_096,
+            record_bytes: 2_048,
+            lifetime: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// A version of a record: rises with every change of any record, so no two contents ever share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(pub u64);
+
+#[derive(Debug)]
+struct Entry {
+    version: Version,
+    blob: Arc<[u8]>,
+    expires: Duration,
+    source: Source,
+}
+
+/// What a [`Store::put`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Put {
+    /// The record's version now.
+    pub version: Version,
+    /// The content is another one than before.
+    pub changed: bool,
+}
+
+/// Why a record was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    /// No content.
+    #[error("the record is empty")]
+    Empty,
+    /// Too much content.
+    #[error("the record is longer than {0} bytes")]
+    TooLong(usize),
+    /// The source has as many records as it may.
+    #[error("this address holds as many records as one may")]
+    SourceFull,
+    /// The store is full.
+    #[error("the store is full")]
+    Full,
+}
+
+/// The records.
+#[derive(Debug)]
+pub(super) struct Store {
+    limits: Limits,
+    entries: HashMap<Tag, Entry>,
+    expiries: BTreeSet<(Duration, Tag)>,
+    sources: HashMap<Source, usize>,
+    bytes: usize,
+    version: u64,
+}
+
+impl Store {
+    /// An empty store.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: HashMap::new(),
+            expiries: BTreeSet::new(),
+            sources: HashMap::new(),
+            bytes: 0,
+            version: 0,
+        }
+    }
+
+    /// Stores a record, or refreshes it if the content is the same.
+    ///
+    /// # Errors
+    /// If a bound would be passed; nothing changes then.
+    pub(super) fn put(&mut self, tag: Tag, blob: &[u8], source: Source, now: Duration) -> Result<Put, Refused> {
+        self.expire(now);
+        if blob.is_empty() {
+            return Err(Refused::Empty);
+        }
+        if blob.len() > self.limits.record_bytes {
+            return Err(Refused::TooLong(self.limits.record_bytes));
+        }
+        let old = self.entries.get(&tag);
+        let old_bytes = old.map_or(0, |old| old.blob.len());
+        if old.is_none_or(|old| old.source != source)
+            && self.sources.get(&source).is_some_and(|held| *held >= self.limits.records_per_source)
+        {
+            return Err(Refused::SourceFull);
+        }
+        if (old.is_none() && self.entries.len() >= self.limits.records)
+            || self.bytes - old_bytes + blob.len() > self.limits.bytes
+        {
+            return Err(Refused::Full);
+        }
+        let same = old.filter(|old| *old.blob == *blob).map(|old| (old.version, old.blob.clone()));
+        let changed = same.is_none();
+        let (version, blob) = same.unwrap_or_else(|| {
+            self.version += 1;
+            (Version(self.version), blob.into())
+        });
+        self.remove(tag);
+        let expires = now.saturating_add(self.limits.lifetime);
+        self.bytes += blob.len();
+        *self.sources.entry(source).or_default() += 1;
+        self.expiries.insert((expires, tag));
+        self.entries.insert(tag, Entry { version, blob, expires, source });
+        Ok(Put { version, changed })
+    }
+
+    /// The record of a tag.
+    pub(super) fn get(&self, tag: Tag, now: Duration) -> Option<(Version, Arc<[u8]>)> {
+        let entry = self.entries.get(&tag).filter(|entry| now < entry.expires)?;
+        Some((entry.version, entry.blob.clone()))
+    }
+
+    /// Forgets the records whose lifetime is over.
+    pub(super) fn expire(&mut self, now: Duration) {
+        while let Some((_, tag)) = self.expiries.first().copied().filter(|(expires, _)| *expires <= now) {
+            self.remove(tag);
+        }
+    }
+
+    fn remove(&mut self, tag: Tag) {
+        let Some(entry) = self.entries.remove(&tag) else { return };
+        self.expiries.remove(&(entry.expires, tag));
+        self.bytes -= entry.blob.len();
+        if let Some(held) = self.sources.get_mut(&entry.source) {
+            *held -= 1;
+            if *held == 0 {
+                self.sources.remove(&entry.source);
+            }
+        }
+    }
+}
+
+/// Who waits for which tags. A waiter is woken at most once for each put, by a number of its own.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    next: u64,
+    tags: BTreeSet<(Tag, u64)>,
+    notifies: BTreeMap<u64, Arc<tokio::sync::Notify>>,
+}
+
+impl Waiters {
+    /// Adds a waiter; [`Waiters::leave`] takes it away again.
+    pub(super) fn join(&mut self, tags: impl Iterator<Item = Tag>) -> (u64, Arc<tokio::sync::Notify>) {
+        self.next += 1;
+        let id = self.next;
+        self.tags.extend(tags.map(|tag| (tag, id)));
+        let notify = Arc::new(tokio::sync::Notify::new());
+        self.notifies.insert(id, notify.clone());
+        (id, notify)
+    }
+
+    /// Takes a waiter for these tags away.
+    pub(super) fn leave(&mut self, id: u64, tags: impl Iterator<Item = Tag>) {
+        for tag in tags {
+            self.tags.remove(&(tag, id));
+        }
+        self.notifies.remove(&id);
+    }
+
+    /// Wakes all who wait for this tag.
+    pub(super) fn wake(&self, tag: Tag) {
+        for (_, id) in self.tags.range((tag, 0)..=(tag, u64::MAX)) {
+            if let Some(notify) = self.notifies.get(id) {
+                notify.notify_one();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Limits =
+        Limits { records: 4, bytes: 40, records_per_source: 3, record_bytes: 16, lifetime: Duration::from_secs(100) };
+
+    fn tag(n: u8) -> Tag {
+        Tag([n; 16])
+    }
+
+    fn source(n: u8) -> Source {
+        Source::of(IpAddr::from([192, 0, 2, n]))
+    }
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_tag_is_32_hexadecimal_digits() {
+        assert_eq!(Tag::parse("000102030405060708090a0b0c0d0eFf").unwrap().0[14..], [14, 255]);
+        for bad in [
+            "",
+            "00",
+            "000102030405060708090a0b0c0d0e0",
+            "000102030405060708090a0b0c0d0e0g",
+            "+0010203040506070809a0b0c0d0e0ff",
+        ] {
+            assert_eq!(Tag::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_same_content_refreshes_and_keeps_its_version() {
+        let mut store = Store::new(SMALL);
+        let first = store.put(tag(1), b"a", source(1), at(0)).unwrap();
+        let again = store.put(tag(1), b"a", source(1), at(90)).unwrap();
+        assert_eq!(again, Put { version: first.version, changed: false });
+        assert!(store.get(tag(1), at(150)).is_some(), "not refreshed");
+        let other = store.put(tag(1), b"b", source(1), at(150)).unwrap();
+        assert!(other.changed && other.version > first.version);
+    }
+
+    #[test]
+    fn a_record_that_is_not_refreshed_expires() {
+        let mut store = Store::new(SMALL);
+        store.put(tag(1), b"a", source(1), at(0)).unwrap();
+        assert!(store.get(tag(1), at(99)).is_some());
+        assert!(store.get(tag(1), at(100)).is_none());
+        store.expire(at(100));
+        assert!(store.entries.is_empty() && store.sources.is_empty() && store.expiries.is_empty() && store.bytes == 0);
+    }
+
+    #[test]
+    fn at_a_bound_new_records_are_refused_and_old_ones_kept() {
+        let mut store = Store::new(SMALL);
+        for n in 1..=3 {
+            store.put(tag(n), b"0123456789", source(1), at(0)).unwrap();
+        }
+        assert_eq!(store.put(tag(4), b"x", source(1), at(1)), Err(Refused::SourceFull));
+        assert_eq!(store.put(tag(4), b"0123456789abc", source(2), at(1)), Err(Refused::Full), "bytes");
+        store.put(tag(4), b"0123456789", source(2), at(1)).unwrap();
+        assert_eq!(store.put(tag(5), b"x", source(2), at(1)), Err(Refused::Full), "records");
+        store.put(tag(1), b"abcdefghij", source(1), at(1)).expect("an old record can still change");
+        assert_eq!(store.put(tag(1), b"", source(1), at(1)), Err(Refused::Empty));
+        assert_eq!(store.put(tag(1), &[0; 17], source(1), at(1)), Err(Refused::TooLong(16)));
+        assert_eq!(store.entries.len(), 4);
+        store.put(tag(5), b"x", source(1), at(101)).expect("room again when the others have expired");
+    }
+
+    #[test]
+    fn an_ipv6_subscriber_is_one_source() {
+        let of = |text: &str| Source::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.2"), of("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_put_wakes_those_who_wait_for_its_tag_only() {
+        let mut waiters = Waiters::default();
+        let (a, wants_both) = waiters.join([tag(1), tag(2)].into_iter());
+        let (_, wants_two) = waiters.join([tag(2)].into_iter());
+        waiters.wake(tag(1));
+        let woken = |notify: &tokio::sync::Notify| {
+            let mut notified = std::pin::pin!(notify.notified());
+            notified.as_mut().enable()
+        };
+        assert!(woken(&wants_both) && !woken(&wants_two));
+        waiters.leave(a, [tag(1), tag(2)].into_iter());
+        waiters.wake(tag(2));
+        assert!(!woken(&wants_both) && woken(&wants_two));
+        assert_eq!(waiters.tags.len(), 1);
+    }
+}
