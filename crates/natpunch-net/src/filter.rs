@@ -1,0 +1,204 @@
+//! The classic BPF program of the raw sockets, as data: what the kernel hands over is decided here, and nothing else of
+//! the port's traffic is ever copied to natpunch.
+//!
+//! A raw IPv4 socket sees a packet from its IP header on, a raw IPv6 socket from its UDP header on; there the source
+//! address is reached through the network header (`SKF_NET_OFF`).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use natpunch_types::{PROBE_MAGIC, canonical};
+
+/// STUN's magic cookie (RFC 8489, 5).
+const STUN_COOKIE: u32 = 0x2112_a442;
+const STUN_HEADER: usize = 20;
+const UDP_HEADER: u32 = 8;
+const PROTOCOL_UDP: u32 = 17;
+/// Verdict: keep the whole packet.
+const WHOLE: u32 = u32::MAX;
+/// Where a load from the network header begins (`SKF_NET_OFF` of linux/filter.h).
+const NETWORK_HEADER: u32 = 0xfff0_0000;
+
+/// One instruction of classic BPF, as the kernel's `struct sock_filter` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    pub(crate) code: u16,
+    pub(crate) jt: u8,
+    pub(crate) jf: u8,
+    pub(crate) k: u32,
+}
+
+/// The opcodes in use (linux/bpf_common.h).
+pub(crate) mod op {
+    pub(crate) const LOAD_WORD: u16 = 0x20;
+    pub(crate) const LOAD_HALF: u16 = 0x28;
+    pub(crate) const LOAD_BYTE: u16 = 0x30;
+    pub(crate) const LOAD_WORD_FROM_X: u16 = 0x40;
+    pub(crate) const LOAD_HALF_FROM_X: u16 = 0x48;
+    pub(crate) const LOAD_LENGTH: u16 = 0x80;
+    pub(crate) const LOAD_SCRATCH: u16 = 0x60;
+    pub(crate) const STORE_SCRATCH: u16 = 0x02;
+    pub(crate) const X_HEADER_LENGTH: u16 = 0xb1;
+    pub(crate) const X_CONSTANT: u16 = 0x01;
+    pub(crate) const SUBTRACT_X: u16 = 0x1c;
+    pub(crate) const IF_EQUAL: u16 = 0x15;
+    pub(crate) const IF_AT_LEAST: u16 = 0x35;
+    pub(crate) const IF_ANY_BIT: u16 = 0x45;
+    pub(crate) const RETURN: u16 = 0x06;
+}
+
+/// The family of a raw socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// What may pass: UDP to `port` that is not a fragment and is a probe, or STUN, or comes from one of `sources`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) port: u16,
+    /// [Unscoped](unscoped) addresses whose datagrams pass whatever their shape.
+    pub(crate) sources: BTreeSet<SocketAddr>,
+}
+
+/// The canonical form of an address, without the scope, which a program can't see.
+pub(crate) fn unscoped(address: SocketAddr) -> SocketAddr {
+    let address = canonical(address);
+    SocketAddr::new(address.ip(), address.port())
+}
+
+/// The program that drops everything.
+pub(crate) fn drop_all() -> Vec<Instruction> {
+    vec![Instruction { code: op::RETURN, jt: 0, jf: 0, k: 0 }]
+}
+
+impl Rules {
+    /// The rules in Rust: a packet that was queued under an older program is judged again when it is read.
+    pub(crate) fn accept(&self, source: SocketAddr, destination_port: u16, payload: &[u8]) -> bool {
+        let starts_with = |at: usize, bytes: [u8; 4]| payload.get(at..at + 4) == Some(&bytes);
+        let is_probe = starts_with(0, PROBE_MAGIC);
+        let is_stun = payload.len() >= STUN_HEADER
+            && payload.first().is_some_and(|byte| byte & 0xc0 == 0)
+            && starts_with(4, STUN_COOKIE.to_be_bytes());
+        destination_port == self.port && (is_probe || is_stun || self.sources.contains(&unscoped(source)))
+    }
+
+    /// The rules as a program for the raw sockets of one family.
+    pub(crate) fn program(&self, family: Family) -> Vec<Instruction> {
+        use Target::{Accept, Drop, Next, Sources};
+        let mut code = Assembler::default();
+        match family {
+            Family::V4 => {
+                // Version 4 and a header of at least five words.
+                code.run(op::LOAD_BYTE, 0);
+                code.branch(op::IF_AT_LEAST, 0x45, Next, Drop);
+                code.branch(op::IF_AT_LEAST, 0x50, Drop, Next);
+                code.run(op::LOAD_BYTE, 9);
+                code.branch(op::IF_EQUAL, PROTOCOL_UDP, Next, Drop);
+                // More fragments, or an offset.
+                code.run(op::LOAD_HALF, 6);
+                code.branch(op::IF_ANY_BIT, 0x3fff, Drop, Next);
+                code.run(op::X_HEADER_LENGTH, 0);
+            }
+            // The kernel has walked the extension headers, reassembled, and matched the protocol.
+            Family::V6 => code.run(op::X_CONSTANT, 0),
+        }
+        // X is now the start of the UDP header.
+        code.run(op::LOAD_HALF_FROM_X, 2);
+        code.branch(op::IF_EQUAL, u32::from(self.port), Next, Drop);
+
+        // A load beyond the end ends the program with "drop", which a short packet from a known source must not suffer.
+        code.run(op::LOAD_LENGTH, 0);
+        code.run(op::SUBTRACT_X, 0);
+        code.branch(op::IF_AT_LEAST, UDP_HEADER, Next, Drop);
+        code.branch(op::IF_AT_LEAST, UDP_HEADER + 4, Next, Sources);
+        code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
+        code.branch(op::IF_EQUAL, u32::from_be_bytes(PROBE_MAGIC), Accept, Next);
+        code.branch(op::IF_ANY_BIT, 0xc000_0000, Sources, Next);
+        code.run(op::LOAD_LENGTH, 0);
+        code.run(op::SUBTRACT_X, 0);
+        code.branch(op::IF_AT_LEAST, UDP_HEADER + STUN_HEADER as u32, Next, Sources);
+        code.run(op::LOAD_WORD_FROM_X, UDP_HEADER + 4);
+        code.branch(op::IF_EQUAL, STUN_COOKIE, Accept, Sources);
+
+        code.verdicts();
+        code.run(op::LOAD_HALF_FROM_X, 0);
+        code.run(op::STORE_SCRATCH, 0);
+        for source in &self.sources {
+            let (start, words) = match (family, source.ip()) {
+                (Family::V4, IpAddr::V4(ip)) => (12, vec![u32::from(ip)]),
+                (Family::V6, IpAddr::V6(ip)) => {
+                    let whole = u128::from(ip);
+                    (NETWORK_HEADER + 8, [96, 64, 32, 0].map(|shift| (whole >> shift) as u32).to_vec())
+                }
+                _ => continue,
+            };
+            // Two instructions a word, two for the port, one verdict; a mismatch jumps over what is left of them.
+            let mut left = words.len() as u8 * 2 + 3;
+            for (offset, word) in (start..).step_by(4).zip(words) {
+                left -= 2;
+                code.run(op::LOAD_WORD, offset);
+                code.branch(op::IF_EQUAL, word, Next, Target::Skip(left));
+            }
+            code.run(op::LOAD_SCRATCH, 0);
+            code.branch(op::IF_EQUAL, u32::from(source.port()), Next, Target::Skip(1));
+            code.run(op::RETURN, WHOLE);
+        }
+        code.run(op::RETURN, 0);
+        code.finish()
+    }
+}
+
+/// Where a branch goes.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Next,
+    /// Over this many instructions.
+    Skip(u8),
+    Accept,
+    Drop,
+    Sources,
+}
+
+#[derive(Default)]
+struct Assembler {
+    lines: Vec<(u16, u32, Target, Target)>,
+    /// Index of the two verdicts: accept, then drop; the check of the sources follows.
+    verdicts: usize,
+}
+
+impl Assembler {
+    fn run(&mut self, code: u16, k: u32) {
+        self.branch(code, k, Target::Next, Target::Next);
+    }
+
+    fn branch(&mut self, code: u16, k: u32, yes: Target, no: Target) {
+        self.lines.push((code, k, yes, no));
+    }
+
+    fn verdicts(&mut self) {
+        self.verdicts = self.lines.len();
+        self.run(op::RETURN, WHOLE);
+        self.run(op::RETURN, 0);
+    }
+
+    fn finish(self) -> Vec<Instruction> {
+        let verdicts = self.verdicts;
+        // Branches to the verdicts are all before them and near: the part before the sources has a fixed length.
+        let offset = |at: usize, target: Target| match target {
+            Target::Next => 0,
+            Target::Skip(count) => count,
+            Target::Accept => (verdicts - at - 1) as u8,
+            Target::Drop => (verdicts - at) as u8,
+            Target::Sources => (verdicts - at + 1) as u8,
+        };
+        let assemble = |(at, (code, k, yes, no)): (usize, (u16, u32, Target, Target))| Instruction {
+            code,
+            jt: offset(at, yes),
+            jf: offset(at, no),
+            k,
+        };
+        self.lines.into_iter().enumerate().map(assemble).collect()
+    }
+}
