@@ -233,7 +233,8 @@ fn filtered(socket: Socket, family: Family, rules: &Rules, fwmark: u32) -> Resul
     drain(&socket)?;
     configure(&socket, family, fwmark).map_err(NetError::socket("configure a raw socket"))?;
     attach(&socket, &rules.program(family))?;
-    AsyncFd::register_with_interest(socket, Interest::READABLE).map_err(NetError::socket("watch a raw socket"))
+    AsyncFd::register_with_interest(socket, Interest::READABLE)
+        .map_err(|error| NetError::socket("watch a raw socket")(error.into()))
 }
 
 fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), NetError> {
