@@ -4,6 +4,7 @@ mod error;
 mod filter;
 mod packet;
 mod raw;
+mod readable;
 mod source;
 
 pub use error::NetError;

@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use crate::NetError;
 use crate::filter::{Family, Instruction, Rules, drop_all, unscoped};
 use crate::packet::{build_udp, parse_ipv4, parse_udp};
+use crate::readable::readable;
 use crate::source::{SourceCache, interface_of};
 
 /// Most sources whose datagrams pass the filter whatever their shape.
@@ -233,8 +234,7 @@ fn filtered(socket: Socket, family: Family, rules: &Rules, fwmark: u32) -> Resul
     drain(&socket)?;
     configure(&socket, family, fwmark).map_err(NetError::socket("configure a raw socket"))?;
     attach(&socket, &rules.program(family))?;
-    AsyncFd::register_with_interest(socket, Interest::READABLE)
-        .map_err(|error| NetError::socket("watch a raw socket")(error.into()))
+    readable(socket).map_err(NetError::socket("watch a raw socket"))
 }
 
 fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), NetError> {
