@@ -2,9 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::timerfd::TimerFd;
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -12,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 /// Types that own one file descriptor, which stays open and the same for as long as they live.
 pub(crate) trait OwnsDescriptor: AsRawFd {}
 impl OwnsDescriptor for Socket {}
-impl OwnsDescriptor for TimerFd {}
+impl OwnsDescriptor for OwnedFd {}
 
 /// Lets tokio wait until there is something to read. Must be called within a runtime.
 pub(crate) fn readable<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
