@@ -1,1 +1,28 @@
 //! A seeded internet in virtual time: hosts, links, RFC 4787 NATs, faults, an oracle.
+//!
+//! The hosts run the real [`natpunch_core::Mesh`]; everything around it is a model without sockets, threads or a clock.
+//! One seed gives one run, bit by bit, so that a failure is repeated by its seed and read in its [`Trace`].
+//!
+//! This crate is a tool of tests: a scenario that names a host which it did not add is a bug of the scenario, and panics.
+#![allow(clippy::indexing_slicing)]
+
+mod link;
+mod nat;
+mod network;
+mod packet;
+mod random;
+mod rendezvous;
+mod trace;
+mod wireguard;
+
+pub use link::LinkConfig;
+pub use nat::{Allocation, Filtering, Mapping, Nat, NatConfig, Refusal, Timers, Unsolicited};
+pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
+pub use packet::{DEFAULT_TTL, Packet, Payload};
+pub use random::Random;
+pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
+pub use trace::{Entry, Trace, What};
+pub use wireguard::{
+    Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage, Outgoing as WireGuardOutgoing,
+    REKEY_TIMEOUT,
+};

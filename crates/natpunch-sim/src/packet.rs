@@ -1,0 +1,85 @@
+//! What travels: UDP datagrams, with their payload either as bytes (whatever the core made) or as a model's message.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::{rendezvous, wireguard};
+
+/// The TTL with which a host sends unless told otherwise.
+pub const DEFAULT_TTL: u8 = 64;
+
+/// The STUN magic cookie (RFC 8489, 5), at offset 4 of each message.
+const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+
+/// What a datagram carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// Bytes that the core made or will parse: probes and STUN.
+    Raw(Vec<u8>),
+    /// A message of the WireGuard model.
+    WireGuard(wireguard::Message),
+    /// A message of the rendezvous model.
+    Rendezvous(rendezvous::Message),
+}
+
+impl Payload {
+    /// The bytes, for a hash over everything that happened.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Raw(bytes) => bytes,
+            Self::WireGuard(_) | Self::Rendezvous(_) => &[],
+        }
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw(bytes) if bytes.get(4..8) == Some(&STUN_COOKIE) => write!(f, "stun {} B", bytes.len()),
+            Self::Raw(bytes) => write!(f, "probe {} B", bytes.len()),
+            Self::WireGuard(message) => write!(f, "wg {message}"),
+            Self::Rendezvous(message) => write!(f, "rendezvous {message}"),
+        }
+    }
+}
+
+/// A UDP datagram in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it says that it comes from: rewritten by NATs.
+    pub source: SocketAddr,
+    /// Where it goes: rewritten by NATs.
+    pub destination: SocketAddr,
+    /// Routers that it may still cross.
+    pub ttl: u8,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+impl Packet {
+    /// A datagram with the default TTL.
+    pub fn new(source: SocketAddr, destination: SocketAddr, payload: Payload) -> Self {
+        Self { source, destination, ttl: DEFAULT_TTL, payload }
+    }
+
+    /// Takes `hops` off the TTL. False if the packet dies on the way.
+    pub(crate) fn cross(&mut self, hops: u8) -> bool {
+        let alive = self.ttl > hops;
+        self.ttl = self.ttl.saturating_sub(hops);
+        alive
+    }
+}
+
+/// True for an address that means all hosts of one link.
+pub(crate) fn is_multicast(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+/// Virtual time as text: seconds with microseconds.
+pub(crate) fn clock(at: Duration) -> String {
+    format!("{}.{:06}", at.as_secs(), at.subsec_micros())
+}
