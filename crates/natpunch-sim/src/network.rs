@@ -209,7 +209,8 @@ impl Network {
     }
 
     /// A host sends. A packet from an address that is not the host's is dropped.
-    pub fn send(&mut self, host: HostId, packet: Packet, now: Duration) {
+    pub fn send(&mut self, host: HostId, mut packet: Packet, now: Duration) {
+        packet.origin = Some(host);
         let Attachment { name, segment, addresses, link } = &mut self.hosts[host.0];
         self.trace.record(now, name, What::Sent, Some(&packet));
         if !addresses.contains(&packet.source.ip()) {
@@ -268,11 +269,11 @@ impl Network {
             receivers.dedup();
             if id != Self::INTERNET {
                 for host in receivers {
-                    self.to_host(host, packet.clone(), now);
+                    self.over_access(host, packet.clone(), now);
                 }
             }
         } else if let Some(host) = segment.hosts.get(&destination) {
-            self.to_host(*host, packet, now);
+            self.over_access(*host, packet, now);
         } else if let Some(gateway) = segment.gateways.get(&destination).copied().or(self.route_down(id, destination)) {
             self.over_uplink(gateway, Way::Down, packet, now);
         } else if let Some(gateway) = segment.uplink {
@@ -352,7 +353,7 @@ impl Network {
         }
     }
 
-    fn to_host(&mut self, host: HostId, packet: Packet, now: Duration) {
+    fn over_access(&mut self, host: HostId, packet: Packet, now: Duration) {
         let Attachment { name, link, .. } = &mut self.hosts[host.0];
         let (times, hops) = (link.carry(Way::Down, now, &mut self.random), link.config.hops);
         let place = name.clone();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::network::HostId;
 use crate::{rendezvous, wireguard};
 
 /// The TTL with which a host sends unless told otherwise.
@@ -55,12 +56,14 @@ pub struct Packet {
     pub ttl: u8,
     /// What it carries.
     pub payload: Payload,
+    /// Which host really sent it: not on the wire, for assertions only.
+    pub origin: Option<HostId>,
 }
 
 impl Packet {
     /// A datagram with the default TTL.
     pub fn new(source: SocketAddr, destination: SocketAddr, payload: Payload) -> Self {
-        Self { source, destination, ttl: DEFAULT_TTL, payload }
+        Self { source, destination, ttl: DEFAULT_TTL, payload, origin: None }
     }
 
     /// Takes `hops` off the TTL. False if the packet dies on the way.

@@ -223,14 +223,14 @@ impl Device {
         self.listen_port
     }
 
-    /// Sets where to send. With `kick`, handshakes at once, even if an attempt was made a moment ago. False if there
-    /// is no such peer.
+    /// Sets where to send. With `kick`, sends something at once: a keepalive, or without a session an initiation, even
+    /// if another was made a moment ago. False if there is no such peer.
     pub fn set_endpoint(&mut self, key: PeerKey, endpoint: SocketAddr, kick: bool, now: Duration) -> bool {
         let Some(peer) = self.peers.get_mut(&key) else { return false };
         peer.endpoint = Some(endpoint);
         if kick {
             peer.last_initiation = None;
-            self.initiate(key, true, now);
+            self.keepalive(key, now);
         }
         true
     }
@@ -302,6 +302,10 @@ impl Device {
                 peer.endpoint = Some(source);
                 peer.rx_bytes += size;
                 peer.next = Some(Session::new(session, now, false));
+                peer.previous = None;
+                // A peer has one handshake state in every implementation: the initiation of the other side overwrites
+                // one's own, so that two which cross on the wire both come to nothing.
+                peer.proposed = None;
                 peer.any_packet_authenticated(now);
                 self.transmit(key, Content::Response { session }, now);
             }
@@ -312,8 +316,8 @@ impl Device {
                 peer.proposed = None;
                 peer.endpoint = Some(source);
                 peer.rx_bytes += size;
-                peer.previous = peer.current.replace(Session::new(session, now, true));
-                peer.next = None;
+                let current = peer.current.replace(Session::new(session, now, true));
+                peer.previous = peer.next.take().or(current);
                 peer.any_packet_authenticated(now);
                 handshake_complete(peer, now);
                 if peer.staged.is_empty() {

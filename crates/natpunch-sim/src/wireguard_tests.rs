@@ -141,3 +141,17 @@ fn an_attempt_without_an_endpoint_delays_the_next_unless_kicked() {
         assert!(pair.a.has_session(&pair.b.key, at(7)));
     }
 }
+
+#[test]
+fn initiations_that_cross_come_to_nothing_and_are_repeated() {
+    let mut pair = Pair::new(None);
+    pair.a.set_endpoint(pair.b.key, pair.b_at, true, at(1));
+    pair.b.set_endpoint(pair.a.key, pair.a_at, true, at(1));
+    let (from_a, from_b) = (pair.a.poll_transmit().unwrap(), pair.b.poll_transmit().unwrap());
+    pair.b.handle_message(pair.a_at, from_a.message, at(1));
+    pair.a.handle_message(pair.b_at, from_b.message, at(1));
+    pair.exchange(at(1));
+    assert!(!pair.a.has_session(&pair.b.key, at(1)) && !pair.b.has_session(&pair.a.key, at(1)));
+    pair.run_until(at(7));
+    assert!(pair.a.has_session(&pair.b.key, at(7)) && pair.b.has_session(&pair.a.key, at(7)));
+}
