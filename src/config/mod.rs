@@ -1,1 +1,24 @@
-//! The mesh file: raw (as written, with spans), merged, resolved, validated, diffed.
+//! The mesh file: raw (as written, with spans), merged, resolved, validated.
+//!
+//! [`load`] reads one TOML file, or a directory's `*.toml` files in lexical order, and gives the whole mesh or every
+//! error of every file at once. [`resolve_node`] then finds this host in it by its private key. Neither writes
+//! anything anywhere.
+
+mod error;
+mod keyfile;
+mod load;
+mod model;
+mod plugins;
+mod raw;
+mod read;
+mod resolve;
+mod validate;
+mod value;
+
+pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
+pub use load::load;
+pub use model::{
+    Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
+};
+pub use plugins::{HttpSettings, NatHolePunchingSettings, NatpunchGoSettings, StaticSettings};
+pub use resolve::{public_key, resolve_node};

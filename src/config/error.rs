@@ -1,0 +1,255 @@
+//! Errors of a mesh file: what, where, and what to do.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One file as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// Offset of the start of each line.
+    lines: Vec<usize>,
+}
+
+impl Source {
+    pub(super) fn new(path: PathBuf, text: String) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { path, text, lines }
+    }
+
+    /// The line around a byte offset: its number, from 1, and its bytes without the line break.
+    fn line(&self, offset: usize) -> (usize, Range<usize>) {
+        let number = self.lines.partition_point(|start| *start <= offset).max(1);
+        let start = self.lines.get(number - 1).copied().unwrap_or(0);
+        let end = self.lines.get(number).map_or(self.text.len(), |next| next - 1);
+        (number, start..end.max(start))
+    }
+}
+
+/// The files of a mesh.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sources(pub(super) Vec<Source>);
+
+/// A span of bytes in one of the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Place {
+    pub(super) file: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+/// Where something is in a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The file.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// A stretch of a file that takes part in an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Label {
+    place: Place,
+    text: String,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    message: String,
+    /// The file, if the error is about a file as a whole.
+    file: Option<PathBuf>,
+    /// Where: the first is the error itself, the others are places that it refers to.
+    labels: Vec<Label>,
+    help: Vec<String>,
+}
+
+impl ConfigError {
+    /// An error at a place.
+    pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
+        let label = Label { place, text: String::new() };
+        Self { message: message.into(), file: None, labels: vec![label], help: Vec::new() }
+    }
+
+    /// An error of a file or directory as a whole.
+    pub(super) fn of(file: &Path, message: impl Into<String>) -> Self {
+        Self { message: message.into(), file: Some(file.to_owned()), labels: Vec::new(), help: Vec::new() }
+    }
+
+    /// Says something next to the place.
+    pub(super) fn label(mut self, text: impl Into<String>) -> Self {
+        if let Some(label) = self.labels.first_mut() {
+            label.text = text.into();
+        }
+        self
+    }
+
+    /// Names another place.
+    pub(super) fn also(mut self, place: Place, text: impl Into<String>) -> Self {
+        self.labels.push(Label { place, text: text.into() });
+        self
+    }
+
+    /// Says what to do.
+    pub(super) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help.push(text.into());
+        self
+    }
+
+    /// The file that it is in, by its index among the sources.
+    pub(super) fn file_index(&self) -> Option<usize> {
+        self.labels.first().map(|label| label.place.file)
+    }
+
+    /// What is wrong, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn hints(&self) -> impl Iterator<Item = &str> {
+        self.help.iter().map(String::as_str)
+    }
+}
+
+/// A line of a file with a part of it marked, ready to be shown. Values of secrets in it are masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Where the marked part begins.
+    pub location: Location,
+    /// The line.
+    pub line: String,
+    /// The marked bytes of it.
+    pub marked: Range<usize>,
+    /// What to say about them; may be empty.
+    pub label: String,
+}
+
+/// Everything that is wrong with a mesh, in the order of files and lines. Never empty.
+#[derive(Debug, Clone)]
+pub struct ConfigErrors {
+    errors: Vec<ConfigError>,
+    sources: Arc<Sources>,
+}
+
+impl ConfigErrors {
+    pub(super) fn new(mut errors: Vec<ConfigError>, sources: Arc<Sources>) -> Self {
+        errors.sort_by_key(|error| error.labels.first().map(|label| label.place));
+        errors.dedup();
+        Self { errors, sources }
+    }
+
+    /// The errors.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
+        self.errors.iter()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Where an error is: the file alone if the error is about a file as a whole.
+    pub fn location(&self, error: &ConfigError) -> Option<Location> {
+        match error.labels.first() {
+            Some(label) => self.excerpt(label).map(|excerpt| excerpt.location),
+            None => error.file.as_ref().map(|file| Location { file: file.clone(), line: 1, column: 1 }),
+        }
+    }
+
+    /// The lines that an error is about, the error's own first.
+    pub fn excerpts(&self, error: &ConfigError) -> Vec<Excerpt> {
+        error.labels.iter().filter_map(|label| self.excerpt(label)).collect()
+    }
+
+    /// The file, if an error is about a file as a whole.
+    pub fn whole_file<'a>(&self, error: &'a ConfigError) -> Option<&'a Path> {
+        error.file.as_deref()
+    }
+
+    fn excerpt(&self, label: &Label) -> Option<Excerpt> {
+        let source = self.sources.0.get(label.place.file)?;
+        let (number, range) = source.line(label.place.start);
+        let line = source.text.get(range.clone())?.trim_end_matches('\r');
+        let start = label.place.start.saturating_sub(range.start).min(line.len());
+        let end = label.place.end.saturating_sub(range.start).clamp(start, line.len());
+        let column = line.get(..start).map_or(0, |before| before.chars().count()) + 1;
+        Some(Excerpt {
+            location: Location { file: source.path.clone(), line: number, column },
+            line: mask_secret(line),
+            marked: start..end,
+            label: label.text.clone(),
+        })
+    }
+}
+
+/// One line an error, for logs: `file:line:column: message (hint)`.
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.errors.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            match (self.location(error), &error.file) {
+                (_, Some(file)) => write!(f, "{}: ", file.display())?,
+                (Some(location), None) => write!(f, "{location}: ")?,
+                (None, None) => {}
+            }
+            f.write_str(&error.message)?;
+            if let Some(hint) = error.help.first() {
+                write!(f, " ({hint})")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Masks the value in a line that seems to hold a secret in plain, keeping its length so that columns stay right.
+fn mask_secret(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let secret = ["private", "preshared", "secret", "psk", "password"]
+        .iter()
+        .filter_map(|word| lower.find(word))
+        .filter_map(|at| lower.get(at..).and_then(|rest| rest.find('=')).map(|equals| (at, at + equals)))
+        .filter(|(at, equals)| lower.get(*at..*equals).is_some_and(|key| !key.contains("_file")))
+        .map(|(_, equals)| equals)
+        .min();
+    match secret {
+        Some(equals) => line
+            .char_indices()
+            .flat_map(|(at, c)| {
+                let masked = at > equals && (c.is_ascii_alphanumeric() || "+/=".contains(c) || !c.is_ascii());
+                std::iter::repeat_n(if masked { '*' } else { c }, if masked { c.len_utf8() } else { 1 })
+            })
+            .collect(),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mask_secret;
+
+    #[test]
+    fn a_secret_in_plain_is_masked_and_columns_stay() {
+        assert_eq!(mask_secret("private_key = \"aGk=\""), "private_key = \"****\"");
+        assert_eq!(mask_secret("x = { PresharedKey = 'é' }"), "x = { PresharedKey = '**' }");
+        for plain in ["private_key_file = \"/etc/k\"", "public_key = \"aGk=\"", "# private"] {
+            assert_eq!(mask_secret(plain), plain);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Files that hold a secret: one key in base64, readable by its owner only.
+
+use std::fs::{self, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::str::FromStr;
+
+use natpunch_types::KeyError;
+use zeroize::Zeroizing;
+
+use super::load::reason;
+
+/// Why a key file can't be used, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyFileError {
+    /// The file is not there.
+    pub(super) absent: bool,
+    pub(super) problem: String,
+    pub(super) help: String,
+}
+
+/// Reads a key file after looking at its owner and mode.
+///
+/// # Errors
+/// If it can't be read, if others than its owner may read it, if its owner is neither root nor this process' user, or if
+/// it does not hold one key.
+pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Result<K, KeyFileError> {
+    let shown = file.display();
+    let fail = |problem: String, help: String| KeyFileError { absent: false, problem, help };
+    // O_NONBLOCK: opening a FIFO would wait for a writer.
+    let mut open =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(file).map_err(|error| {
+            let absent = error.kind() == std::io::ErrorKind::NotFound;
+            let help = if absent {
+                format!("make it: (umask 077; natpunch {what} > {shown})")
+            } else {
+                "run natpunch as the owner of the file, or as root".to_owned()
+            };
+            KeyFileError { absent, problem: format!("can't read {shown}: {}", reason(&error)), help }
+        })?;
+    let meta =
+        open.metadata().map_err(|error| fail(format!("can't read {shown}: {}", reason(&error)), String::new()))?;
+    if !meta.is_file() {
+        return Err(fail(format!("{shown} is not a file"), "name a file that holds the key".to_owned()));
+    }
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        let problem = format!("{shown} can be read by others than its owner (mode {mode:04o})");
+        return Err(fail(problem, format!("chmod 600 {shown}; if others may have read it, make a new key")));
+    }
+    let user = nix::unistd::geteuid().as_raw();
+    if meta.uid() != 0 && meta.uid() != user {
+        let problem = format!("{shown} belongs to another user (uid {})", meta.uid());
+        return Err(fail(problem, format!("chown root {shown}")));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(LONGEST));
+    open.by_ref().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| {
+        fail(format!("can't read {shown}: {}", reason(&error)), "it holds one key in base64, on one line".to_owned())
+    })?;
+    let line = text.trim();
+    let help = format!("it holds one line of 44 characters, as `natpunch {what}` prints it");
+    if line.is_empty() {
+        return Err(fail(format!("{shown} is empty"), help));
+    }
+    line.parse().map_err(|error: KeyError| fail(format!("{shown} does not hold a key: {error}"), help))
+}
+
+/// Longest file that is read, in bytes; a key has 44.
+const LONGEST: usize = 4096;
+
+/// Whether something of that name is there.
+pub(super) fn exists(file: &Path) -> bool {
+    fs::symlink_metadata(file).is_ok()
+}

@@ -1,0 +1,231 @@
+//! From a path to a valid mesh: read, parse, merge, validate.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use blake2::{Blake2s256, Digest as _};
+
+use super::error::{ConfigError, ConfigErrors, Place, Source, Sources};
+use super::model::MeshConfig;
+use super::raw::{self, RawFile};
+use super::read::{Field, Reader, Section};
+
+/// The longest file that is read, in bytes: about twenty times a mesh of 10,000 peers.
+const LONGEST_FILE: u64 = 8 << 20;
+
+/// Most files that a directory may hold.
+const MOST_FILES: usize = 4096;
+
+/// Loads the mesh of one TOML file, or of a directory's `*.toml` files in lexical order, and validates it for every node
+/// in it. Needs no privileges and no private key.
+///
+/// # Errors
+/// Every error of every file.
+pub fn load(path: &Path) -> Result<MeshConfig, ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut files = Vec::new();
+    for file in list(path).map_err(|error| ConfigErrors::new(vec![error], Arc::default()))? {
+        match read(&file) {
+            Ok(bytes) => files.push((file, bytes)),
+            Err(error) => errors.push(error),
+        }
+    }
+    let content_hash = hash(files.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())));
+    let mut sources = Sources::default();
+    for (file, bytes) in files {
+        match String::from_utf8(bytes) {
+            Ok(text) => sources.0.push(Source::new(file, text)),
+            Err(error) => {
+                let bad = error.utf8_error().valid_up_to();
+                // What comes before the first bad byte is text and shows where it is.
+                let mut bytes = error.into_bytes();
+                bytes.truncate(bad);
+                let text = String::from_utf8(bytes).unwrap_or_default();
+                let place = Place { file: sources.0.len(), start: text.len(), end: text.len() };
+                sources.0.push(Source::new(file, text));
+                let error =
+                    ConfigError::at(place, "the file is not UTF-8 text").label("the first byte that is not UTF-8");
+                errors.push(error.help("save it as UTF-8, or remove the file if it is not a mesh file"));
+            }
+        }
+    }
+    let sources = Arc::new(sources);
+    let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
+    let mut merged = RawFile::default();
+    for (index, source) in sources.0.iter().enumerate() {
+        if broken.contains(&index) {
+            continue;
+        }
+        let mut reader = Reader { file: index, errors: Vec::new() };
+        if let Some(raw) = parse(source, &mut reader) {
+            merge(&mut merged, raw, &mut reader.errors);
+        }
+        errors.append(&mut reader.errors);
+    }
+    let complete = errors.is_empty();
+    let mesh = super::validate::validate(merged, complete, &sources, content_hash, &mut errors);
+    match mesh {
+        Some(mesh) if errors.is_empty() => Ok(mesh),
+        _ => Err(ConfigErrors::new(errors, sources)),
+    }
+}
+
+/// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the hash only tells
+/// versions apart.
+pub(super) fn fingerprint(path: &Path) -> [u8; 32] {
+    let files = list(path).unwrap_or_default();
+    let contents: Vec<(PathBuf, Vec<u8>)> = files
+        .into_iter()
+        .map(|file| {
+            let bytes = read(&file).unwrap_or_default();
+            (file, bytes)
+        })
+        .collect();
+    hash(contents.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())))
+}
+
+fn hash<'a>(files: impl Iterator<Item = (&'a Path, &'a [u8])>) -> [u8; 32] {
+    let mut hash = Blake2s256::new();
+    for (file, bytes) in files {
+        // Names take part, lengths keep the parts apart.
+        let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().into()
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let failed = |error: std::io::Error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => "check the path; the mesh file may also be a directory of *.toml files",
+            std::io::ErrorKind::PermissionDenied => "make it readable for the user that runs natpunch",
+            _ => "name a TOML file, or a directory of *.toml files",
+        };
+        ConfigError::of(path, format!("can't read it: {}", reason(&error))).help(help)
+    };
+    let meta = fs::metadata(path).map_err(failed)?;
+    if !meta.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        // Hidden files are editors' and Kubernetes' own.
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let file = path.join(&name);
+        if !hidden && file.extension().is_some_and(|extension| extension == "toml") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(ConfigError::of(path, "the directory holds no *.toml files").help("put the mesh file into it"));
+    }
+    if files.len() > MOST_FILES {
+        return Err(ConfigError::of(path, format!("the directory holds more than {MOST_FILES} *.toml files"))
+            .help("is this the directory that you meant?"));
+    }
+    Ok(files)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
+    let failed = |error: std::io::Error| {
+        ConfigError::of(file, format!("can't read it: {}", reason(&error))).help("make it a readable TOML file")
+    };
+    // Opening a FIFO would wait for a writer.
+    if !fs::metadata(file).map_err(failed)?.is_file() {
+        return Err(
+            ConfigError::of(file, "this is not a file").help("name a TOML file, or a directory of *.toml files")
+        );
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file).and_then(|open| open.take(LONGEST_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(ConfigError::of(file, format!("the file is longer than {} MiB", LONGEST_FILE >> 20))
+            .help("is this a mesh file? a large mesh can be split into several files of one directory"));
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(ConfigError::of(file, "the file is empty").help(
+            "a mesh file begins with [mesh]; see docs/config.md, or examples/configs/two-nodes.toml for a first one",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// What the system says of an error, without its number.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
+    match toml_edit::Document::parse(source.text.as_str()) {
+        Ok(document) => Some(raw::read_file(&document, reader)),
+        Err(error) => {
+            let span = error.span().unwrap_or(source.text.len()..source.text.len());
+            let place = reader.place(Some(span));
+            let (message, help) = syntax(error.message());
+            reader.report(ConfigError::at(place, message).help(help));
+            None
+        }
+    }
+}
+
+/// Words for what the parser says.
+fn syntax(message: &str) -> (String, &'static str) {
+    let first = message.lines().next().unwrap_or_default();
+    if first.contains("duplicate key") {
+        ("the same key is defined twice".to_owned(), "remove one of the two")
+    } else {
+        (
+            format!("this is not TOML: {first}"),
+            "texts stand in quotes, lists in [ ], one `key = value` a line: see https://toml.io",
+        )
+    }
+}
+
+/// Takes the sections of one more file. What two files both define is an error.
+fn merge(into: &mut RawFile, from: RawFile, errors: &mut Vec<ConfigError>) {
+    merge_section("mesh", &mut into.mesh, from.mesh, errors);
+    merge_section("stun", &mut into.stun, from.stun, errors);
+    merge_section("interface", &mut into.interface, from.interface, errors);
+    merge_named(&mut into.discovery, from.discovery);
+    merge_named(&mut into.peers, from.peers);
+    match (&mut into.preshared, from.preshared) {
+        (Some(into), Some(from)) => into.value.extend(from.value),
+        (into @ None, from) => *into = from,
+        (Some(_), None) => {}
+    }
+}
+
+fn merge_named<T>(into: &mut Field<raw::Named<T>>, from: Field<raw::Named<T>>) {
+    match (into, from) {
+        // Names that are there twice are found by the validation, which sees all of them.
+        (Some(into), Some(from)) => into.value.0.extend(from.value.0),
+        (into @ None, from) => *into = from,
+        (Some(_), None) => {}
+    }
+}
+
+fn merge_section<T: Section>(name: &str, into: &mut Field<T>, from: Field<T>, errors: &mut Vec<ConfigError>) {
+    match (into, from) {
+        (Some(into), Some(from)) => into.value.merge(from.value, &mut |key, second, first| {
+            errors.push(twice(&format!("{name}.{key}"), second, first));
+        }),
+        (into @ None, from) => *into = from,
+        (Some(_), None) => {}
+    }
+}
+
+/// The error of a key that is defined twice.
+pub(super) fn twice(what: &str, second: Place, first: Place) -> ConfigError {
+    ConfigError::at(second, format!("`{what}` is defined twice"))
+        .label("defined again here")
+        .also(first, "first defined here")
+        .help("remove one of the two: files of a directory are merged, none overrides another")
+}

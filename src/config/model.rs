@@ -1,0 +1,182 @@
+//! What a mesh file means, after parsing, merging and validation.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::Sources;
+use super::validate::Places;
+
+/// Which WireGuard device to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The kernel's where there is one, else the embedded one.
+    #[default]
+    Auto,
+    /// The kernel's, or fail.
+    Kernel,
+    /// The embedded one.
+    Userspace,
+    /// A device of this name that something else made and that listens on a UAPI socket, such as wireguard-go.
+    External,
+}
+
+/// Interface settings as far as the file states them: the defaults of `[interface]`, or what one peer overrides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    /// Interface name.
+    pub name: Option<String>,
+    /// Private key file; relative paths of the file are resolved against the directory of the file that names it.
+    pub private_key_file: Option<PathBuf>,
+    /// MTU, in bytes.
+    pub mtu: Option<u32>,
+    /// WireGuard's UDP port.
+    pub listen_port: Option<u16>,
+    /// Firewall mark of WireGuard's packets; 0 is none.
+    pub fwmark: Option<u32>,
+    /// Which WireGuard device.
+    pub backend: Option<Backend>,
+    /// Interval of persistent keepalives that the node sends; zero is off.
+    pub persistent_keepalive: Option<Duration>,
+}
+
+/// A discovery instance: `[discovery.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Discovery {
+    /// NAME.
+    pub name: String,
+    /// Its plugin and settings.
+    pub settings: DiscoverySettings,
+}
+
+/// The settings of a discovery instance, by plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DiscoverySettings {
+    /// `plugin = "static"`
+    Static(super::plugins::StaticSettings),
+    /// `plugin = "natpunch-go"`
+    NatpunchGo(super::plugins::NatpunchGoSettings),
+    /// `plugin = "nat-hole-punching"`
+    NatHolePunching(super::plugins::NatHolePunchingSettings),
+    /// `plugin = "http"`
+    Http(super::plugins::HttpSettings),
+}
+
+/// A peer: `[peers.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its public key.
+    pub public_key: PeerKey,
+    /// Its addresses in the mesh, at least one.
+    pub addresses: Vec<IpAddr>,
+    /// Networks behind it.
+    pub routes: Vec<IpNet>,
+    /// `HOST:PORT` at which it can be reached, checked for form.
+    pub endpoint: Option<String>,
+    /// False for a plain WireGuard peer that does not run natpunch.
+    pub managed: bool,
+    /// Free words for people and tools.
+    pub tags: Vec<String>,
+    /// Interval of persistent keepalives that every node sends to it; `None`: what the node's interface says.
+    pub persistent_keepalive: Option<Duration>,
+    /// What it overrides of `[interface]`.
+    pub interface: InterfaceConfig,
+}
+
+/// A whole mesh, valid for every node in it.
+#[derive(Debug, Clone)]
+pub struct MeshConfig {
+    /// Name of the mesh.
+    pub name: String,
+    /// The mesh's own networks; every peer's addresses are inside.
+    pub networks: Vec<IpNet>,
+    /// Defaults for every node's interface.
+    pub interface: InterfaceConfig,
+    /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint.
+    pub discovery: Vec<Discovery>,
+    /// STUN servers, `HOST:PORT`.
+    pub stun_servers: Vec<String>,
+    /// The peers by name.
+    pub peers: BTreeMap<String, PeerConfig>,
+    /// Preshared key files by pair of peer names, the lesser name first.
+    pub preshared_key_files: BTreeMap<(String, String), PathBuf>,
+    /// The files read, in the order of merging.
+    pub files: Vec<PathBuf>,
+    /// BLAKE2s of what the files contain (never of key files): equal hashes, equal meshes.
+    pub content_hash: [u8; 32],
+    /// Places and source text, to point at the file in later errors.
+    pub(super) places: Places,
+    pub(super) sources: Arc<Sources>,
+}
+
+/// Another peer of the mesh, as a node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemotePeer {
+    /// Its name: a DNS label.
+    pub name: String,
+    /// Its public key.
+    pub key: PeerKey,
+    /// Whether natpunch runs on it.
+    pub managed: bool,
+    /// Its addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
+    /// Networks behind it.
+    pub routes: Vec<IpNet>,
+    /// WireGuard's allowed IPs: addresses as host networks, and routes; sorted.
+    pub allowed_ips: Vec<IpNet>,
+    /// `HOST:PORT` of the file.
+    pub endpoint: Option<String>,
+    /// The key that this node and the peer share beside their key pairs.
+    pub preshared_key: Option<PresharedKey>,
+    /// Interval of persistent keepalives to it; `None` is off.
+    pub persistent_keepalive: Option<Duration>,
+    /// The port that it listens on, by its file or by its key.
+    pub listen_port: u16,
+}
+
+/// This node's part of a mesh, fully resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeConfig {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// The mesh's own networks.
+    pub networks: Vec<IpNet>,
+    /// This node's name in the mesh.
+    pub name: String,
+    /// Interface name.
+    pub interface: String,
+    /// This node's private key.
+    pub private_key: SecretKey,
+    /// This node's public key.
+    pub public_key: PeerKey,
+    /// WireGuard's UDP port.
+    pub listen_port: u16,
+    /// Firewall mark of WireGuard's packets; 0 is none.
+    pub fwmark: u32,
+    /// MTU, in bytes.
+    pub mtu: u32,
+    /// Which WireGuard device.
+    pub backend: Backend,
+    /// Interval of persistent keepalives that this node sends where its peer says nothing else; `None` is off.
+    pub persistent_keepalive: Option<Duration>,
+    /// This node's addresses, each with the prefix length of the mesh network around it.
+    pub addresses: Vec<IpNet>,
+    /// The other peers, sorted by name.
+    pub peers: Vec<RemotePeer>,
+    /// Discovery instances.
+    pub discovery: Vec<Discovery>,
+    /// STUN servers, `HOST:PORT`.
+    pub stun_servers: Vec<String>,
+    /// The files read: mesh files, then key files.
+    pub files: Vec<PathBuf>,
+    /// [`MeshConfig::content_hash`].
+    pub content_hash: [u8; 32],
+}

@@ -1,0 +1,189 @@
+//! The mesh file as written. These structs, with their doc comments, are also the JSON schema and the reference manual.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use toml_edit::Item;
+
+use super::error::{ConfigError, Place};
+use super::model::{Backend, DiscoverySettings};
+use super::read::{KeyPath, Located, Reader, Text, Value, section};
+use super::value::{
+    DnsLabel, FilePath, FirewallMark, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port, PublicKey,
+    Word,
+};
+
+section! {
+    /// A natpunch mesh: the same file on every node.
+    struct RawFile {
+        /// The mesh as a whole.
+        #[schemars(required)]
+        mesh: RawMesh,
+        /// Defaults for the WireGuard interface of every node. A peer overrides any of them in `[peers.NAME.interface]`.
+        interface: RawInterface,
+        /// Discovery instances, `[discovery.NAME]`: where candidates for the peers' endpoints come from. Any number, all
+        /// used at once. The endpoints of the file itself need none.
+        discovery: Named<RawDiscovery>,
+        /// STUN servers (RFC 8489), which tell a node the address and port that its NAT gives to WireGuard's port.
+        stun: RawStun,
+        /// The members of the mesh, `[peers.NAME]`; NAME is a DNS label.
+        #[schemars(required)]
+        peers: Named<RawPeer>,
+        /// Preshared keys, `[[preshared]]`: one for a pair of peers.
+        preshared: Vec<Located<RawPreshared>>,
+    }
+}
+
+section! {
+    /// The mesh as a whole.
+    struct RawMesh {
+        /// Name of the mesh, a DNS label. The interface is named `wg-NAME` if nothing else is said.
+        #[schemars(required)]
+        name: DnsLabel,
+        /// The networks that the mesh's own addresses are taken from.
+        #[schemars(required)]
+        networks: Vec<Located<Network>>,
+    }
+}
+
+section! {
+    /// WireGuard interface settings.
+    struct RawInterface {
+        /// Name of the interface. Default: `wg-` and the name of the mesh.
+        name: InterfaceName,
+        /// File that holds the node's private key in base64, as `natpunch keygen` prints it. It must be readable by its
+        /// owner only. A relative path counts from the directory of the mesh file.
+        private_key_file: FilePath,
+        /// MTU of the interface, in bytes. Default: 1420, WireGuard's own.
+        mtu: Mtu,
+        /// UDP port of WireGuard. By default it is derived from the node's public key, so that two nodes behind one NAT
+        /// never collide.
+        listen_port: Port,
+        /// Firewall mark of WireGuard's own packets; 0 is none. Default: 0.
+        fwmark: FirewallMark,
+        /// Which WireGuard device: `auto` is the kernel's where there is one, else the embedded `userspace` one;
+        /// `external` is one that something else made. Default: `auto`.
+        backend: Backend,
+        /// Seconds between keepalives that the node sends to every peer; 0 is off. Default: 25.
+        persistent_keepalive: Keepalive,
+    }
+}
+
+section! {
+    /// STUN servers.
+    struct RawStun {
+        /// The servers, each `HOST:PORT`.
+        servers: Vec<Located<HostPort>>,
+    }
+}
+
+section! {
+    /// A member of the mesh.
+    struct RawPeer requires {
+        public_key: "add a line: public_key = \"…\", as `natpunch pubkey < KEYFILE` prints it on that peer",
+        addresses: "add a line with an address of one of `mesh.networks`: addresses = [\"10.77.0.2\"]",
+    } {
+        /// Its WireGuard public key, in base64.
+        #[schemars(required)]
+        public_key: PublicKey,
+        /// Its addresses in the mesh, each inside one of `mesh.networks`.
+        #[schemars(required)]
+        addresses: Vec<Located<MeshAddress>>,
+        /// Networks behind it that the other nodes reach through it.
+        routes: Vec<Located<Network>>,
+        /// Where it can be reached without discovery, `HOST:PORT`. A host name is resolved again and again.
+        endpoint: HostPort,
+        /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a router. Default: true.
+        managed: bool,
+        /// Words of your own, for people and tools.
+        tags: Vec<Located<Word>>,
+        /// Seconds between keepalives that other nodes send to this peer; 0 is off. Default: what the sending node's
+        /// interface says.
+        persistent_keepalive: Keepalive,
+        /// What this peer overrides of `[interface]`.
+        interface: RawInterface,
+    }
+}
+
+section! {
+    /// A preshared key of two peers, on top of their key pairs.
+    struct RawPreshared requires {
+        peers: "add a line: peers = [\"laptop\", \"nas\"]",
+        preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\"",
+    } {
+        /// The names of the two peers.
+        #[schemars(required)]
+        peers: Vec<Located<Word>>,
+        /// File that holds the key in base64, on both peers; readable by its owner only. A relative path counts from the
+        /// directory of the mesh file.
+        #[schemars(required)]
+        preshared_key_file: FilePath,
+    }
+}
+
+/// Entries by name, in the order of the file.
+#[derive(Debug, Clone)]
+pub(super) struct Named<T>(pub(super) Vec<(String, Located<T>)>);
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<T>(),
+            "propertyNames": generator.subschema_for::<DnsLabel>(),
+        })
+    }
+}
+
+impl<T: Value> Value for Named<T> {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        let Some(table) = item.as_table_like() else {
+            reader.wrong_type(item, place, path, "a table of sections with a name each");
+            return None;
+        };
+        let mut entries = Vec::with_capacity(table.len());
+        for (name, _) in table.iter() {
+            if let Err(flaw) = DnsLabel::parse(name) {
+                let error =
+                    ConfigError::at(reader.key_place(table, name), format!("bad name in [{path}]: {}", flaw.problem));
+                reader.report(error.label("expected a DNS label").help(flaw.help));
+            }
+            if let Some(entry) = reader.field::<T>(table, path, name) {
+                entries.push((name.to_owned(), entry));
+            }
+        }
+        Some(Self(entries))
+    }
+}
+
+/// `[discovery.NAME]`: `plugin`, and the settings of that plugin.
+#[derive(Debug, Clone)]
+pub(super) struct RawDiscovery(pub(super) DiscoverySettings);
+
+impl JsonSchema for RawDiscovery {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Discovery".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        super::plugins::schema(generator)
+    }
+}
+
+impl Value for RawDiscovery {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        let Some(table) = item.as_table_like() else {
+            reader.wrong_type(item, place, path, "a table");
+            return None;
+        };
+        super::plugins::read(table, place, path, reader).map(Self)
+    }
+}
+
+/// The document as a section of its own.
+pub(super) fn read_file(document: &toml_edit::Document<&str>, reader: &mut Reader) -> RawFile {
+    RawFile::read_table(document.as_table(), &KeyPath::root(""), reader)
+}

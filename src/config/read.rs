@@ -1,0 +1,353 @@
+//! Reading a parsed TOML document section by section: every error is kept, with its place, and reading goes on.
+
+use std::fmt;
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use toml_edit::{Item, TableLike};
+
+use super::error::{ConfigError, Place};
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+    /// Where its key stands.
+    pub(super) key: Place,
+}
+
+impl<T: JsonSchema> JsonSchema for Located<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+    fn schema_id() -> std::borrow::Cow<'static, str> {
+        T::schema_id()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A key as the file states it, if it does.
+pub(super) type Field<T> = Option<Located<T>>;
+
+/// The dotted way to a key, printed lazily.
+#[derive(Clone, Copy)]
+pub(super) struct KeyPath<'a> {
+    parent: Option<&'a KeyPath<'a>>,
+    name: &'a str,
+}
+
+impl<'a> KeyPath<'a> {
+    pub(super) const fn root(name: &'a str) -> Self {
+        Self { parent: None, name }
+    }
+
+    pub(super) const fn join(&'a self, name: &'a str) -> Self {
+        Self { parent: Some(self), name }
+    }
+}
+
+impl fmt::Display for KeyPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parent {
+            Some(parent) if !parent.name.is_empty() => write!(f, "{parent}.{}", Quoted(self.name)),
+            _ => write!(f, "{}", Quoted(self.name)),
+        }
+    }
+}
+
+/// Text of the file inside a message: shortened, and without control characters.
+pub(super) struct Quoted<'a>(pub(super) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 64;
+        let mut characters = self.0.chars();
+        for c in characters.by_ref().take(LONGEST) {
+            if c.is_control() || is_invisible(c) { write!(f, "{}", c.escape_unicode())? } else { write!(f, "{c}")? }
+        }
+        if characters.next().is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+/// Characters that change how the text around them looks, such as the bidirectional controls.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Collects the errors of one file.
+pub(super) struct Reader {
+    pub(super) file: usize,
+    pub(super) errors: Vec<ConfigError>,
+}
+
+impl Reader {
+    pub(super) fn place(&self, span: Option<Range<usize>>) -> Place {
+        let span = span.unwrap_or_default();
+        Place { file: self.file, start: span.start, end: span.end }
+    }
+
+    pub(super) fn report(&mut self, error: ConfigError) {
+        self.errors.push(error);
+    }
+
+    /// The place of a key; that of its item where the parser keeps none.
+    pub(super) fn key_place(&self, table: &dyn TableLike, key: &str) -> Place {
+        let span = table.key(key).and_then(toml_edit::Key::span);
+        self.place(span.or_else(|| table.get(key).and_then(Item::span)))
+    }
+
+    /// Reads one key of a table.
+    pub(super) fn field<T: Value>(&mut self, table: &dyn TableLike, path: &KeyPath<'_>, key: &str) -> Field<T> {
+        let item = table.get(key)?;
+        let key_place = self.key_place(table, key);
+        let place = item.span().map_or(key_place, |span| self.place(Some(span)));
+        let value = T::read(item, place, &path.join(key), self)?;
+        Some(Located { value, place, key: key_place })
+    }
+
+    /// Reports every key of a table that is not one of `known`.
+    pub(super) fn unknown_keys(&mut self, table: &dyn TableLike, path: &KeyPath<'_>, known: &[&str]) {
+        for (key, _) in table.iter() {
+            if known.contains(&key) {
+                continue;
+            }
+            let place = self.key_place(table, key);
+            self.report(unknown_key(place, path, key, known));
+        }
+    }
+
+    /// Reports a key that has to be in a section and is not.
+    pub(super) fn required(&mut self, table: &dyn TableLike, place: Place, path: &KeyPath<'_>, key: &str, help: &str) {
+        if !table.contains_key(key) {
+            let error = ConfigError::at(place, format!("`{key}` is missing in [{path}]"));
+            self.report(error.label("this section is not complete").help(help));
+        }
+    }
+
+    /// Reports a value of another type than `expected`.
+    pub(super) fn wrong_type(&mut self, item: &Item, place: Place, path: &KeyPath<'_>, expected: &str) {
+        let found = match item.type_name() {
+            "string" => "a string",
+            "integer" => "an integer",
+            "float" => "a float",
+            "boolean" => "a boolean",
+            "datetime" => "a date",
+            "array" => "an array",
+            "array of tables" => "an array of tables",
+            "inline table" | "table" => "a table",
+            _ => "something else",
+        };
+        self.report(
+            ConfigError::at(place, format!("wrong type: `{path}` is {found}"))
+                .label(format!("expected {expected}"))
+                .help(format!("write it as {expected}")),
+        );
+    }
+}
+
+fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> ConfigError {
+    let section = if path.name.is_empty() { "the mesh file".to_owned() } else { format!("[{path}]") };
+    if is_secret(key) {
+        return ConfigError::at(place, format!("`{}` in plain: secrets are never written in the mesh file", Quoted(key)))
+            .label("a secret does not belong here")
+            .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section")
+            .help("whoever can read this file may have seen the key: make a new one with `natpunch keygen`");
+    }
+    let error =
+        ConfigError::at(place, format!("unknown key `{}` in {section}", Quoted(key))).label("not a key of natpunch");
+    let in_peer = path.parent.is_some_and(|parent| parent.name == "peers");
+    match did_you_mean(key, known) {
+        _ if in_peer && super::raw::RawInterface::KEYS.contains(&key) => {
+            error.help(format!("it belongs in [{path}.interface]"))
+        }
+        Some(best) => error.help(format!("did you mean `{best}`?")),
+        None => error.help(format!("known keys: {}", known.join(", "))),
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let plain = squashed(key);
+    ["privatekey", "presharedkey", "psk", "secretkey", "secret", "privkey"].contains(&plain.as_str())
+}
+
+fn squashed(key: &str) -> String {
+    key.chars().filter(|c| c.is_alphanumeric()).take(64).flat_map(char::to_lowercase).collect()
+}
+
+/// The known word that a misspelt one most likely stands for.
+pub(super) fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = squashed(word);
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&word, &squashed(candidate)), *candidate))
+        .filter(|(similarity, _)| *similarity >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Something that a key's value can be read as.
+pub(super) trait Value: Sized {
+    /// Reads it, or reports why not.
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self>;
+}
+
+/// A value written as a string with a form of its own.
+pub(super) trait Text: Sized {
+    /// What to write, for messages.
+    const EXPECTED: &'static str;
+    /// Reads it; the error says what is wrong and what to do.
+    fn parse(text: &str) -> Result<Self, Flaw>;
+}
+
+/// What is wrong with a text, and what to do.
+pub(super) struct Flaw {
+    pub(super) problem: String,
+    pub(super) help: String,
+}
+
+impl Flaw {
+    pub(super) fn new(problem: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { problem: problem.into(), help: help.into() }
+    }
+}
+
+impl<T: Text> Value for T {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        let Some(text) = item.as_str() else {
+            reader.wrong_type(item, place, path, T::EXPECTED);
+            return None;
+        };
+        match T::parse(text) {
+            Ok(value) => Some(value),
+            Err(flaw) => {
+                let message = format!("bad value of `{path}`: {}", flaw.problem);
+                reader
+                    .report(ConfigError::at(place, message).label(format!("expected {}", T::EXPECTED)).help(flaw.help));
+                None
+            }
+        }
+    }
+}
+
+impl<T: Value> Value for Vec<Located<T>> {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        let elements: Vec<Item> = match (item.as_array(), item.as_array_of_tables()) {
+            (Some(array), _) => array.iter().map(|value| Item::Value(value.clone())).collect(),
+            (_, Some(tables)) => tables.iter().map(|table| Item::Table(table.clone())).collect(),
+            _ => {
+                let error = ConfigError::at(place, format!("wrong type: `{path}` is not an array"));
+                let help = "write it as an array, in square brackets, even with one element: [ … ]";
+                reader.report(error.label("expected an array").help(help));
+                return None;
+            }
+        };
+        let mut read = Vec::with_capacity(elements.len());
+        for element in &elements {
+            let place = reader.place(element.span());
+            // An element that is wrong is reported and left out.
+            if let Some(value) = T::read(element, place, path, reader) {
+                read.push(Located { value, place, key: place });
+            }
+        }
+        Some(read)
+    }
+}
+
+impl Value for bool {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        item.as_bool().or_else(|| {
+            reader.wrong_type(item, place, path, "true or false");
+            None
+        })
+    }
+}
+
+/// Reads an integer within bounds.
+pub(super) fn integer<T: TryFrom<i64>>(
+    item: &Item,
+    place: Place,
+    path: &KeyPath<'_>,
+    reader: &mut Reader,
+    (least, most): (i64, i64),
+    unit: &str,
+) -> Option<T> {
+    let expected = format!("an integer from {least} to {most}{unit}");
+    let Some(value) = item.as_integer() else {
+        reader.wrong_type(item, place, path, &expected);
+        return None;
+    };
+    let inside = Some(value).filter(|value| (least..=most).contains(value)).and_then(|value| T::try_from(value).ok());
+    if inside.is_none() {
+        let message = format!("bad value of `{path}`: {value} is out of range");
+        reader.report(
+            ConfigError::at(place, message).label(format!("expected {expected}")).help(format!("write {expected}")),
+        );
+    }
+    inside
+}
+
+/// A section whose keys may come from several files.
+pub(super) trait Section {
+    /// Takes the keys of another file; tells of each key that both have, its second place and its first.
+    fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, Place, Place));
+}
+
+/// Defines a section of the mesh file: a struct with one [`Field`] a key, its list of keys and its reader, all from one
+/// list. Its JSON schema and the reference manual come from the same doc comments.
+macro_rules! section {
+    ($(#[$meta:meta])* struct $name:ident $(requires { $($required:ident: $help:literal,)* })? { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, schemars::JsonSchema)]
+        #[schemars(deny_unknown_fields)]
+        pub(super) struct $name {
+            $($(#[$field_meta])* pub(super) $field: $crate::config::read::Field<$type>,)*
+        }
+
+        impl $name {
+            pub(super) const KEYS: &[&str] = &[$(stringify!($field)),*];
+
+            /// Reads the section from its table.
+            pub(super) fn read_table(
+                table: &dyn toml_edit::TableLike,
+                path: &$crate::config::read::KeyPath<'_>,
+                reader: &mut $crate::config::read::Reader,
+            ) -> Self {
+                reader.unknown_keys(table, path, Self::KEYS);
+                Self { $($field: reader.field(table, path, stringify!($field)),)* }
+            }
+        }
+
+        impl $crate::config::read::Section for $name {
+            fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, $crate::config::error::Place, $crate::config::error::Place)) {
+                $(match (&self.$field, from.$field) {
+                    (Some(first), Some(second)) => twice(stringify!($field), second.key, first.key),
+                    (None, second) => self.$field = second,
+                    (Some(_), None) => {}
+                })*
+            }
+        }
+
+        impl $crate::config::read::Value for $name {
+            fn read(
+                item: &toml_edit::Item,
+                place: $crate::config::error::Place,
+                path: &$crate::config::read::KeyPath<'_>,
+                reader: &mut $crate::config::read::Reader,
+            ) -> Option<Self> {
+                let Some(table) = item.as_table_like() else {
+                    reader.wrong_type(item, place, path, "a table");
+                    return None;
+                };
+                $($(reader.required(table, place, path, stringify!($required), $help);)*)?
+                Some(Self::read_table(table, path, reader))
+            }
+        }
+    };
+}
+pub(super) use section;

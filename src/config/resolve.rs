@@ -1,0 +1,254 @@
+//! From the mesh to this node's part of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+
+use super::error::{ConfigError, ConfigErrors, Place};
+use super::keyfile::{self, KeyFileError};
+use super::model::{MeshConfig, NodeConfig, PeerConfig, RemotePeer};
+
+/// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
+const DEFAULT_MTU: u32 = 1420;
+
+/// Shorter than the UDP mapping lifetime of nearly every NAT (RFC 4787, REQ-5 asks for 2 minutes; 30 s are seen).
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// The public key of a private key.
+pub fn public_key(key: &SecretKey) -> PeerKey {
+    let secret = x25519_dalek::StaticSecret::from(*key.expose());
+    PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
+}
+
+/// Finds this host in a mesh by its private key and gives its part of it. Reads key files: the private key's, and those
+/// of the preshared keys that it shares.
+///
+/// The private key is that of `private_key_file` if given. Otherwise it is that of the file that a peer's own section or
+/// `[interface]` names, if that file is on this host.
+///
+/// # Errors
+/// If a key file can't be used, or if no peer, or more than one, is this host.
+pub fn resolve_node(mesh: &MeshConfig, private_key_file: Option<&Path>) -> Result<NodeConfig, ConfigErrors> {
+    let resolve = Resolve { mesh };
+    let found = match private_key_file {
+        Some(file) => resolve.by_file(file),
+        None => resolve.by_mesh(),
+    };
+    found
+        .and_then(|(name, key, file)| resolve.node(name, key, file))
+        .map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
+}
+
+struct Resolve<'a> {
+    mesh: &'a MeshConfig,
+}
+
+type Found<'a> = (&'a str, SecretKey, PathBuf);
+
+impl<'a> Resolve<'a> {
+    fn place(&self, file: &Path) -> Option<Place> {
+        let places = &self.mesh.places;
+        places.private_key_files.get(file).or_else(|| places.preshared_key_files.get(file)).copied()
+    }
+
+    fn error(&self, file: &Path, message: String) -> ConfigError {
+        match self.place(file) {
+            Some(place) => ConfigError::at(place, message).label("named here"),
+            None => ConfigError::of(file, message),
+        }
+    }
+
+    fn key_file_error(&self, file: &Path, error: KeyFileError) -> ConfigError {
+        let shown = self.error(file, error.problem);
+        if error.help.is_empty() { shown } else { shown.help(error.help) }
+    }
+
+    fn key_file_of(&self, peer: &'a PeerConfig) -> Option<&'a Path> {
+        peer.interface.private_key_file.as_deref().or(self.mesh.interface.private_key_file.as_deref())
+    }
+
+    fn by_file(&self, file: &Path) -> Result<Found<'a>, Vec<ConfigError>> {
+        let key: SecretKey = keyfile::read(file, "keygen").map_err(|error| vec![self.key_file_error(file, error)])?;
+        let public = public_key(&key);
+        match self.mesh.peers.iter().find(|(_, peer)| peer.public_key == public) {
+            Some((name, _)) => Ok((name, key, file.to_owned())),
+            None => Err(vec![self.nobody(file, &key)]),
+        }
+    }
+
+    fn by_mesh(&self) -> Result<Found<'a>, Vec<ConfigError>> {
+        // Peers by the file that would hold their key on their host.
+        let mut files: BTreeMap<&Path, BTreeMap<PeerKey, &'a str>> = BTreeMap::new();
+        for (name, peer) in &self.mesh.peers {
+            if let Some(file) = self.key_file_of(peer) {
+                files.entry(file).or_default().insert(peer.public_key, name);
+            }
+        }
+        let present: Vec<&Path> = files.keys().copied().filter(|file| keyfile::exists(file)).collect();
+        let mut found: Vec<Found<'a>> = Vec::new();
+        let mut errors = Vec::new();
+        for file in &present {
+            match keyfile::read::<SecretKey>(file, "keygen") {
+                Ok(key) => match files.get(file).and_then(|peers| peers.get(&public_key(&key))) {
+                    Some(name) => found.push((name, key, file.to_path_buf())),
+                    None => errors.push(self.nobody(file, &key)),
+                },
+                Err(error) => errors.push(self.key_file_error(file, error)),
+            }
+        }
+        match found.len() {
+            1 => found.pop().ok_or_else(Vec::new),
+            0 if !errors.is_empty() => Err(errors),
+            0 => Err(vec![self.no_key_file(files.keys().next().copied())]),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|(name, ..)| *name).collect();
+                let message = format!("this host holds the keys of several peers: {}", names.join(", "));
+                let file = found.first().map(|(.., file)| file.clone()).unwrap_or_default();
+                Err(vec![self.error(&file, message).help("say which one it is: --private-key-file FILE")])
+            }
+        }
+    }
+
+    fn no_key_file(&self, file: Option<&Path>) -> ConfigError {
+        match file {
+            Some(file) => match keyfile::read::<SecretKey>(file, "keygen") {
+                Err(error) => self.key_file_error(file, error),
+                Ok(key) => self.nobody(file, &key),
+            },
+            None => {
+                let file = self.mesh.files.first().cloned().unwrap_or_default();
+                ConfigError::of(&file, "the mesh names no private key file")
+                    .help("add [interface] with private_key_file = \"/etc/natpunch/mesh.key\", or say --private-key-file FILE")
+            }
+        }
+    }
+
+    /// No peer has this key.
+    fn nobody(&self, file: &Path, key: &SecretKey) -> ConfigError {
+        let public = public_key(key);
+        let message = format!("no peer of the mesh has the key of {}", file.display());
+        let error = self.error(file, message);
+        match self.mesh.peers.iter().find(|(_, peer)| peer.public_key == public) {
+            Some((name, _)) => {
+                error.help(format!("it is the key of `{name}`, whose section names another private_key_file"))
+            }
+            None => error
+                .help(format!("its public key is {public}: add it as [peers.NAME] with public_key = \"{public}\""))
+                .help("or name the right key: --private-key-file FILE"),
+        }
+    }
+
+    fn node(&self, name: &str, private_key: SecretKey, key_file: PathBuf) -> Result<NodeConfig, Vec<ConfigError>> {
+        let mesh = self.mesh;
+        let Some(own) = mesh.peers.get(name) else { return Err(Vec::new()) };
+        if !own.managed {
+            let place = mesh.places.peers.get(name).copied().unwrap_or_default();
+            let error =
+                ConfigError::at(place, format!("this host is `{name}`, which the file calls a plain WireGuard peer"));
+            return Err(vec![error.label("this host").help("remove managed = false, or don't run natpunch here")]);
+        }
+        let keepalive =
+            own.interface.persistent_keepalive.or(mesh.interface.persistent_keepalive).unwrap_or(DEFAULT_KEEPALIVE);
+        let mut errors = Vec::new();
+        let mut files = mesh.files.clone();
+        files.push(key_file);
+        let mut peers = Vec::with_capacity(mesh.peers.len());
+        for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
+            let pair =
+                if name < other.as_str() { (name.to_owned(), other.clone()) } else { (other.clone(), name.to_owned()) };
+            let preshared_key = match mesh.preshared_key_files.get(&pair) {
+                None => None,
+                Some(file) => {
+                    files.push(file.clone());
+                    match keyfile::read::<PresharedKey>(file, "keygen") {
+                        Ok(key) => Some(key),
+                        Err(error) => {
+                            errors.push(self.key_file_error(file, error));
+                            None
+                        }
+                    }
+                }
+            };
+            peers.push(remote(mesh, other, peer, preshared_key, keepalive));
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let (own_interface, all) = (&own.interface, &mesh.interface);
+        let public_key = own.public_key;
+        Ok(NodeConfig {
+            mesh: mesh.name.clone(),
+            networks: mesh.networks.clone(),
+            name: name.to_owned(),
+            interface: own_interface
+                .name
+                .clone()
+                .or_else(|| all.name.clone())
+                .unwrap_or_else(|| format!("wg-{}", mesh.name)),
+            private_key,
+            public_key,
+            listen_port: listen_port(mesh, own),
+            fwmark: own_interface.fwmark.or(all.fwmark).unwrap_or(0),
+            mtu: own_interface.mtu.or(all.mtu).unwrap_or(DEFAULT_MTU),
+            backend: own_interface.backend.or(all.backend).unwrap_or_default(),
+            persistent_keepalive: Some(keepalive).filter(|keepalive| !keepalive.is_zero()),
+            addresses: own.addresses.iter().map(|address| with_prefix(mesh, *address)).collect(),
+            peers,
+            discovery: mesh.discovery.clone(),
+            stun_servers: mesh.stun_servers.clone(),
+            files,
+            content_hash: mesh.content_hash,
+        })
+    }
+}
+
+fn remote(
+    mesh: &MeshConfig,
+    name: &str,
+    peer: &PeerConfig,
+    preshared_key: Option<PresharedKey>,
+    keepalive: Duration,
+) -> RemotePeer {
+    let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
+    let mut allowed_ips: Vec<IpNet> = hosts.chain(peer.routes.iter().copied()).collect();
+    allowed_ips.sort();
+    RemotePeer {
+        name: name.to_owned(),
+        key: peer.public_key,
+        managed: peer.managed,
+        addresses: peer.addresses.clone(),
+        routes: peer.routes.clone(),
+        allowed_ips,
+        endpoint: peer.endpoint.clone(),
+        preshared_key,
+        persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
+            .filter(|keepalive| !keepalive.is_zero()),
+        listen_port: listen_port(mesh, peer),
+    }
+}
+
+fn listen_port(mesh: &MeshConfig, peer: &PeerConfig) -> u16 {
+    let stated = peer.interface.listen_port.or(mesh.interface.listen_port);
+    stated.unwrap_or_else(|| derive_listen_port(&peer.public_key))
+}
+
+/// The listen port that a node has if the file states none: 20000 + hash(public key) mod 12000, outside of the default
+/// ephemeral range of Linux (32768 to 60999).
+fn derive_listen_port(key: &PeerKey) -> u16 {
+    use blake2::Digest as _;
+    let digest: [u8; 32] = blake2::Blake2s256::digest(key.as_bytes()).into();
+    let [a, b, c, d, ..] = digest;
+    20_000 + (u32::from_le_bytes([a, b, c, d]) % 12_000) as u16
+}
+
+/// An own address with the prefix length of the mesh network around it, so that the interface's connected route is the
+/// mesh.
+fn with_prefix(mesh: &MeshConfig, address: IpAddr) -> IpNet {
+    let around = mesh.networks.iter().find(|network| network.contains(&address));
+    around.and_then(|network| IpNet::new(address, network.prefix_len()).ok()).unwrap_or_else(|| IpNet::from(address))
+}

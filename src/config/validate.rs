@@ -1,0 +1,378 @@
+//! What must be true of a mesh as a whole.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use natpunch_types::PeerKey;
+
+use super::error::{ConfigError, Place, Sources};
+use super::load::twice;
+use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::plugins::StaticSettings;
+use super::raw::{Named, RawDiscovery, RawFile, RawInterface, RawMesh, RawPeer, RawPreshared};
+use super::read::{Field, Located, Quoted, did_you_mean};
+use super::value::{DnsLabel, InterfaceName, Network};
+
+/// Checks the merged file and gives its meaning. `complete` is false if parts of it could not be read: then nothing is
+/// said to be missing.
+pub(super) fn validate(
+    raw: RawFile,
+    complete: bool,
+    sources: &Arc<Sources>,
+    content_hash: [u8; 32],
+    errors: &mut Vec<ConfigError>,
+) -> Option<MeshConfig> {
+    let mut check = Check { sources, complete, errors, places: Places::default() };
+    let mesh = check.mesh(raw.mesh);
+    let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
+    let peers = check.peers(raw.peers, mesh.as_ref().map(|(_, networks)| networks.as_slice()));
+    let discovery = check.discovery(raw.discovery, &peers);
+    let preshared_key_files = check.preshared(raw.preshared);
+    let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
+    let (name, networks) = mesh?;
+    if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
+        let message = format!("`wg-{}` is too long for the name of an interface", name.value.0);
+        let error = ConfigError::at(name.place, message).label("the interface is named after the mesh");
+        check.errors.push(error.help("name it yourself: [interface] with name = \"…\", at most 15 characters"));
+    }
+    Some(MeshConfig {
+        name: name.value.0,
+        networks: networks.iter().map(|network| network.value.0).collect(),
+        interface,
+        discovery,
+        stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
+        peers,
+        preshared_key_files,
+        files: sources.0.iter().map(|source| source.path.clone()).collect(),
+        content_hash,
+        places: check.places,
+        sources: Arc::clone(sources),
+    })
+}
+
+/// Where things of a mesh stand, for errors that are found later.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    /// The names of the peers.
+    pub(super) peers: BTreeMap<String, Place>,
+    /// `private_key_file`, in `[interface]` and in peers.
+    pub(super) private_key_files: BTreeMap<PathBuf, Place>,
+    /// `preshared_key_file`.
+    pub(super) preshared_key_files: BTreeMap<PathBuf, Place>,
+}
+
+struct Check<'a> {
+    sources: &'a Sources,
+    complete: bool,
+    errors: &'a mut Vec<ConfigError>,
+    places: Places,
+}
+
+/// An address or route of a peer, for the search for overlaps.
+struct Claim {
+    net: IpNet,
+    peer: usize,
+    place: Place,
+}
+
+impl Check<'_> {
+    fn missing(&mut self, place: Place, what: &str, label: &str, help: &str) {
+        self.errors.push(ConfigError::at(place, format!("{what} is missing")).label(label).help(help));
+    }
+
+    /// A whole section is missing: said only if every file could be read.
+    fn missing_section(&mut self, section: &str, help: &str) {
+        if let (true, Some(source)) = (self.complete, self.sources.0.first()) {
+            let message = format!("the section [{section}] is missing");
+            self.errors.push(ConfigError::of(&source.path, message).help(help));
+        }
+    }
+
+    fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<(Located<DnsLabel>, Vec<Located<Network>>)> {
+        let Some(mesh) = mesh else {
+            self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
+            return None;
+        };
+        let RawMesh { name, networks } = mesh.value;
+        if name.is_none() && self.complete {
+            self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
+        }
+        if self.complete && networks.as_ref().is_none_or(|networks| networks.value.is_empty()) {
+            let place = networks.as_ref().map_or(mesh.key, |networks| networks.place);
+            let help = "add the networks of the mesh's own addresses: networks = [\"10.77.0.0/16\"]";
+            self.missing(place, "`mesh.networks`", "a mesh needs at least one network", help);
+        }
+        let networks = networks?.value;
+        for (n, network) in networks.iter().enumerate() {
+            let earlier = networks.iter().take(n).find(|other| overlap(other.value.0, network.value.0));
+            if let Some(earlier) = earlier {
+                let message = format!("the networks {} and {} overlap", network.value.0, earlier.value.0);
+                let error =
+                    ConfigError::at(network.place, message).label("overlaps").also(earlier.place, "with this one");
+                self.errors.push(error.help("remove one of the two"));
+            }
+        }
+        Some((name?, networks))
+    }
+
+    fn interface(&mut self, raw: RawInterface) -> InterfaceConfig {
+        let private_key_file = raw.private_key_file.map(|file| {
+            let path = self.resolve(file.place, &file.value.0);
+            self.places.private_key_files.entry(path.clone()).or_insert(file.place);
+            path
+        });
+        InterfaceConfig {
+            name: raw.name.map(|name| name.value.0),
+            private_key_file,
+            mtu: raw.mtu.map(|mtu| mtu.value.0),
+            listen_port: raw.listen_port.map(|port| port.value.0),
+            fwmark: raw.fwmark.map(|mark| mark.value.0),
+            backend: raw.backend.map(|backend| backend.value),
+            persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
+        }
+    }
+
+    /// A path counts from the directory of the file that names it.
+    fn resolve(&self, place: Place, path: &Path) -> PathBuf {
+        let directory = self.sources.0.get(place.file).and_then(|source| source.path.parent());
+        directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
+    }
+
+    fn peers(
+        &mut self,
+        peers: Field<Named<RawPeer>>,
+        networks: Option<&[Located<Network>]>,
+    ) -> BTreeMap<String, PeerConfig> {
+        let mut result = BTreeMap::new();
+        let mut keys: BTreeMap<PeerKey, Place> = BTreeMap::new();
+        let mut claims = Vec::new();
+        let mut names = Vec::new();
+        let entries = peers.map(|peers| peers.value.0).unwrap_or_default();
+        if entries.is_empty() {
+            self.missing_section("peers", "add a section [peers.NAME] with public_key and addresses for each member");
+        }
+        for (name, peer) in entries {
+            match self.places.peers.entry(name.clone()) {
+                Entry::Occupied(first) => {
+                    self.errors.push(twice(&format!("peers.{}", Quoted(&name)), peer.key, *first.get()));
+                    continue;
+                }
+                Entry::Vacant(entry) => entry.insert(peer.key),
+            };
+            self.claims(&peer.value, names.len(), networks, &mut claims);
+            if let Some(peer) = self.peer(peer.value, &mut keys) {
+                result.insert(name.clone(), peer);
+            }
+            names.push(name);
+        }
+        self.overlaps(claims, &names);
+        result
+    }
+
+    fn peer(&mut self, raw: RawPeer, keys: &mut BTreeMap<PeerKey, Place>) -> Option<PeerConfig> {
+        if let Some(key) = &raw.public_key {
+            match keys.entry(key.value.0) {
+                Entry::Occupied(first) => {
+                    let message = format!("two peers have the public key {}", key.value.0);
+                    let error = ConfigError::at(key.place, message).label("used again here");
+                    self.errors.push(error.also(*first.get(), "first used here").help(
+                        "every peer has a key pair of its own: make one with `natpunch keygen`, or remove one of the two",
+                    ));
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(key.place);
+                }
+            }
+        }
+        let interface = raw.interface.map(|interface| self.interface(interface.value)).unwrap_or_default();
+        Some(PeerConfig {
+            public_key: raw.public_key?.value.0,
+            addresses: raw.addresses?.value.into_iter().map(|address| address.value.0).collect(),
+            routes: values(raw.routes).map(|route| route.0).collect(),
+            endpoint: raw.endpoint.map(|endpoint| endpoint.value.0),
+            managed: raw.managed.is_none_or(|managed| managed.value),
+            tags: values(raw.tags).map(|tag| tag.0).collect(),
+            persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
+            interface,
+        })
+    }
+
+    /// Notes what a peer claims, and checks that its addresses are the mesh's.
+    fn claims(&mut self, raw: &RawPeer, peer: usize, networks: Option<&[Located<Network>]>, claims: &mut Vec<Claim>) {
+        if let Some(addresses) = &raw.addresses
+            && addresses.value.is_empty()
+            && self.complete
+        {
+            let help = "write an address of one of `mesh.networks`, such as [\"10.77.0.2\"]";
+            self.missing(addresses.place, "the peer's address", "a peer has at least one", help);
+        }
+        for address in raw.addresses.iter().flat_map(|addresses| &addresses.value) {
+            let ip = address.value.0;
+            claims.push(Claim { net: IpNet::from(ip), peer, place: address.place });
+            let Some(networks) = networks else { continue };
+            match networks.iter().find(|network| network.value.0.contains(&ip)) {
+                None => {
+                    let message = format!("{ip} is outside of the mesh's networks");
+                    let all: Vec<String> = networks.iter().map(|network| network.value.0.to_string()).collect();
+                    let mut error = ConfigError::at(address.place, message).label("in none of `mesh.networks`");
+                    if let Some(first) = networks.first() {
+                        error = error.also(first.place, "the mesh's networks");
+                    }
+                    let help = format!("write an address of {}, or add a network to `mesh.networks`", all.join(" or "));
+                    self.errors.push(error.help(help));
+                }
+                Some(network) => self.not_special(ip, network.value.0, address.place),
+            }
+        }
+        for route in raw.routes.iter().flat_map(|routes| &routes.value) {
+            claims.push(Claim { net: route.value.0, peer, place: route.place });
+        }
+    }
+
+    /// An address must not be the network's own or its broadcast address.
+    fn not_special(&mut self, ip: IpAddr, network: IpNet, place: Place) {
+        let single = network.max_prefix_len() - network.prefix_len() < 2;
+        let what = match network {
+            _ if single => return,
+            _ if ip == network.network() => "the network's own address",
+            IpNet::V4(_) if ip == network.broadcast() => "the network's broadcast address",
+            _ => return,
+        };
+        let error = ConfigError::at(place, format!("{ip} is {what}")).label(format!("in {network}"));
+        self.errors.push(error.help("give the peer another address"));
+    }
+
+    /// Finds networks of different peers that overlap. Networks nest or are apart, so that in sorted order everything
+    /// around a network is on the stack.
+    fn overlaps(&mut self, mut claims: Vec<Claim>, names: &[String]) {
+        claims.sort_by_key(|claim| (claim.net.network(), claim.net.prefix_len(), claim.place));
+        let mut around: Vec<&Claim> = Vec::new();
+        let name = |peer: usize| names.get(peer).map(String::as_str).unwrap_or_default();
+        for claim in &claims {
+            while around.last().is_some_and(|outer| !overlap(outer.net, claim.net)) {
+                around.pop();
+            }
+            let rival = around.iter().rev().find(|outer| outer.peer != claim.peer || outer.net == claim.net);
+            if let Some(rival) = rival {
+                let (first, second) = if rival.place < claim.place { (*rival, claim) } else { (claim, *rival) };
+                let message = if first.peer == second.peer {
+                    format!("{} is there twice", shown(second.net))
+                } else if first.net == second.net {
+                    format!(
+                        "`{}` and `{}` both have {}",
+                        Quoted(name(first.peer)),
+                        Quoted(name(second.peer)),
+                        shown(second.net)
+                    )
+                } else {
+                    let (a, b) = (Quoted(name(second.peer)), Quoted(name(first.peer)));
+                    format!("{} of `{a}` overlaps {} of `{b}`", shown(second.net), shown(first.net))
+                };
+                let help = if first.peer == second.peer {
+                    "remove one of the two"
+                } else {
+                    "WireGuard sends a packet to one peer: every address belongs to exactly one"
+                };
+                let error = ConfigError::at(second.place, message).label("claimed again here");
+                self.errors.push(error.also(first.place, "first claimed here").help(help));
+            }
+            around.push(claim);
+        }
+    }
+
+    fn discovery(&mut self, raw: Field<Named<RawDiscovery>>, peers: &BTreeMap<String, PeerConfig>) -> Vec<Discovery> {
+        let mut seen: BTreeMap<String, Place> = BTreeMap::new();
+        let mut instances = Vec::new();
+        for (name, instance) in raw.map(|raw| raw.value.0).unwrap_or_default() {
+            match seen.entry(name.clone()) {
+                Entry::Occupied(first) => {
+                    self.errors.push(twice(&format!("discovery.{}", Quoted(&name)), instance.key, *first.get()));
+                    continue;
+                }
+                Entry::Vacant(entry) => entry.insert(instance.key),
+            };
+            let settings = instance.value.0;
+            if name == STATIC && !matches!(settings, DiscoverySettings::Static(_)) {
+                let message = format!("the name `{STATIC}` is kept for the plugin of this name");
+                let error = ConfigError::at(instance.key, message).label("another plugin can't have this name");
+                self.errors.push(error.help("name the instance otherwise, such as [discovery.web]"));
+            }
+            instances.push(Discovery { name, settings });
+        }
+        let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
+        if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
+            let settings = DiscoverySettings::Static(StaticSettings::default());
+            instances.push(Discovery { name: STATIC.to_owned(), settings });
+        }
+        instances
+    }
+
+    fn preshared(&mut self, raw: Field<Vec<Located<RawPreshared>>>) -> BTreeMap<(String, String), PathBuf> {
+        let mut seen: BTreeMap<(String, String), Place> = BTreeMap::new();
+        let mut files = BTreeMap::new();
+        for section in raw.map(|raw| raw.value).unwrap_or_default() {
+            let RawPreshared { peers: Some(pair), preshared_key_file } = section.value else { continue };
+            let mut names: Vec<String> = pair.value.iter().map(|name| name.value.0.clone()).collect();
+            names.sort();
+            let [first, second] = names.as_slice() else {
+                let error =
+                    ConfigError::at(pair.place, "a preshared key belongs to two peers").label("expected two names");
+                self.errors.push(error.help("write: peers = [\"laptop\", \"nas\"]"));
+                continue;
+            };
+            if first == second {
+                let error =
+                    ConfigError::at(pair.place, "a peer has no preshared key with itself").label("twice the same");
+                self.errors.push(error.help("name two peers"));
+                continue;
+            }
+            for name in &pair.value {
+                if !self.places.peers.contains_key(&name.value.0) && self.complete {
+                    let known: Vec<&str> = self.places.peers.keys().map(String::as_str).collect();
+                    let message = format!("there is no peer `{}`", Quoted(&name.value.0));
+                    let error = ConfigError::at(name.place, message).label("not a peer of this mesh");
+                    self.errors.push(match did_you_mean(&name.value.0, &known) {
+                        Some(best) => error.help(format!("did you mean \"{best}\"?")),
+                        None => error.help("name a peer as in its section [peers.NAME]"),
+                    });
+                }
+            }
+            let names = (first.clone(), second.clone());
+            match seen.entry(names.clone()) {
+                Entry::Occupied(earlier) => {
+                    let message = format!("the preshared key of `{}` and `{}`", Quoted(first), Quoted(second));
+                    self.errors.push(twice(&message, pair.place, *earlier.get()));
+                }
+                Entry::Vacant(entry) => {
+                    entry.insert(pair.place);
+                }
+            }
+            if let Some(file) = preshared_key_file {
+                let path = self.resolve(file.place, &file.value.0);
+                self.places.preshared_key_files.entry(path.clone()).or_insert(file.place);
+                files.insert(names, path);
+            }
+        }
+        files
+    }
+}
+
+/// The name of the discovery instance that is there without being written.
+const STATIC: &str = "static";
+
+fn values<T>(field: Field<Vec<Located<T>>>) -> impl Iterator<Item = T> {
+    field.map(|field| field.value).unwrap_or_default().into_iter().map(|element| element.value)
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// A host network as the address that it is.
+fn shown(net: IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+}

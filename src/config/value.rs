@@ -1,0 +1,329 @@
+//! The forms of single values in the mesh file.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::{AddressClass, KeyError, PeerKey, classify};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use toml_edit::Item;
+
+use super::error::Place;
+use super::model::Backend;
+use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
+
+/// Gives a value type a JSON schema, in place.
+macro_rules! schema {
+    ($type:ident, $($schema:tt)*) => {
+        impl JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($($schema)*)
+            }
+        }
+    };
+}
+
+/// Any text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word(pub(super) String);
+schema!(Word, { "type": "string", "minLength": 1 });
+
+impl Text for Word {
+    const EXPECTED: &'static str = "a string";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        if text.is_empty() {
+            return Err(Flaw::new("it is empty", "write something, or leave the key out"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A DNS label (RFC 1123, 2.1): what names of meshes, peers and discovery instances are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DnsLabel(pub(super) String);
+schema!(DnsLabel, { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+
+impl Text for DnsLabel {
+    const EXPECTED: &'static str = "a DNS label";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if text.is_empty()
+            || text.len() > 63
+            || !text.chars().all(allowed)
+            || text.starts_with('-')
+            || text.ends_with('-')
+        {
+            let problem = format!("`{}` is not a DNS label", Quoted(text));
+            let suggestion: String =
+                text.to_lowercase().chars().map(|c| if allowed(c) { c } else { '-' }).take(63).collect();
+            let suggestion = suggestion.trim_matches('-');
+            let rule = "1 to 63 lower-case letters, digits and inner hyphens";
+            return Err(Flaw::new(
+                problem,
+                if suggestion.is_empty() {
+                    format!("write {rule}")
+                } else {
+                    format!("write {rule}, such as `{suggestion}`")
+                },
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A name of a network interface, as Linux and wg-quick allow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InterfaceName(pub(super) String);
+schema!(InterfaceName, { "type": "string", "pattern": "^[A-Za-z0-9_=+.-]{1,15}$" });
+
+impl InterfaceName {
+    pub(super) fn valid(text: &str) -> bool {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_=+.-".contains(c);
+        !text.is_empty() && text.len() <= 15 && text != "." && text != ".." && text.chars().all(allowed)
+    }
+}
+
+impl Text for InterfaceName {
+    const EXPECTED: &'static str = "an interface name";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        if !Self::valid(text) {
+            let problem = format!("`{}` can't name an interface", Quoted(text));
+            return Err(Flaw::new(problem, "write 1 to 15 letters, digits or any of _ = + . -, such as \"wg-home\""));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A path of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FilePath(pub(super) PathBuf);
+schema!(FilePath, { "type": "string", "minLength": 1 });
+
+impl Text for FilePath {
+    const EXPECTED: &'static str = "the path of a file";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        if text.parse::<PeerKey>().is_ok() {
+            return Err(Flaw::new(
+                "this is a key, not the path of a file with the key",
+                "put the key in a file with mode 0600 and write the file's path here; this key was exposed, make a new one",
+            ));
+        }
+        if text.is_empty() || text.contains('\0') {
+            return Err(Flaw::new("this can't be a path", "write a path, such as \"/etc/natpunch/home.key\""));
+        }
+        Ok(Self(PathBuf::from(text)))
+    }
+}
+
+/// A public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PublicKey(pub(super) PeerKey);
+schema!(PublicKey, { "type": "string", "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$" });
+
+impl Text for PublicKey {
+    const EXPECTED: &'static str = "44 characters of base64, as `natpunch pubkey` prints them";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        let help = "print it on that peer: natpunch pubkey < KEYFILE (or: wg show INTERFACE public-key)";
+        let key: PeerKey = text.parse().map_err(|error| {
+            Flaw::new(
+                match error {
+                    KeyError::NotBase64 => "this is not base64".to_owned(),
+                    KeyError::WrongLength(bytes) => format!("this is {bytes} bytes long, a key has 32"),
+                },
+                help,
+            )
+        })?;
+        if key.as_bytes() == &[0; 32] {
+            return Err(Flaw::new("this key is all zeros", help));
+        }
+        Ok(Self(key))
+    }
+}
+
+/// An address inside the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MeshAddress(pub(super) IpAddr);
+schema!(MeshAddress, { "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }, { "pattern": "^[0-9.]+/32$|^[0-9a-fA-F:]+/128$" }] });
+
+impl Text for MeshAddress {
+    const EXPECTED: &'static str = "an IPv4 or IPv6 address";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        let address = match text.parse::<IpNet>() {
+            Ok(net) if net.prefix_len() == net.max_prefix_len() => net.addr(),
+            Ok(net) => {
+                let problem = format!("an address here has no prefix length, this has /{}", net.prefix_len());
+                let help = format!("write \"{}\"; the prefix length comes from `mesh.networks`", net.addr());
+                return Err(Flaw::new(problem, help));
+            }
+            Err(_) => text.parse().map_err(|_| {
+                let problem = format!("`{}` is not an IP address", Quoted(text));
+                Flaw::new(problem, "write an address of one of `mesh.networks`, such as \"10.77.0.2\" or \"fd77:1::2\"")
+            })?,
+        };
+        if matches!(classify(address), AddressClass::Never) {
+            return Err(Flaw::new(format!("no peer can have the address {address}"), "write a unicast address"));
+        }
+        Ok(Self(address))
+    }
+}
+
+/// A network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Network(pub(super) IpNet);
+schema!(Network, { "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$|^[0-9a-fA-F:.]+/[0-9]{1,3}$" });
+
+impl Text for Network {
+    const EXPECTED: &'static str = "a network in CIDR form";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        let Ok(net) = text.parse::<IpNet>() else {
+            let problem = format!("`{}` is not a network", Quoted(text));
+            let help = match text.parse::<IpAddr>() {
+                Ok(ip) => {
+                    format!("add the prefix length; for this one address: \"{ip}/{}\"", IpNet::from(ip).prefix_len())
+                }
+                Err(_) => "write address and prefix length, such as \"192.168.1.0/24\" or \"fd77:1::/64\"".to_owned(),
+            };
+            return Err(Flaw::new(problem, help));
+        };
+        if net.trunc() != net {
+            let problem = format!("{net} has bits set beyond its prefix length");
+            return Err(Flaw::new(problem, format!("did you mean \"{}\"?", net.trunc())));
+        }
+        if matches!(net, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
+            return Err(Flaw::new("this is an IPv4 network written as IPv6", "write it as IPv4"));
+        }
+        if net.prefix_len() == 0 {
+            let problem = format!("{net} is everything: a mesh network or route can't be the default route");
+            return Err(Flaw::new(problem, "name the networks that are behind the peer"));
+        }
+        Ok(Self(net))
+    }
+}
+
+/// Where a peer or a server answers: a host name or address and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HostPort(pub(super) String);
+schema!(HostPort, { "type": "string", "pattern": "^(\\[[0-9a-fA-F:.%]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}$" });
+
+impl Text for HostPort {
+    const EXPECTED: &'static str = "HOST:PORT";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        check_host_port(text).map(|()| Self(text.to_owned()))
+    }
+}
+
+/// Checks the form `HOST:PORT`, in which HOST is a name, an IPv4 address or an IPv6 address in brackets.
+pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
+    let example = "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"";
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        return Err(Flaw::new("the port is missing", format!("write \"{host}:51820\", if 51820 is its port")));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(Flaw::new(
+            "the port is missing",
+            format!("write \"{}:51820\", if 51820 is its port", Quoted(text)),
+        ));
+    };
+    if !port.bytes().all(|b| b.is_ascii_digit())
+        || port.parse::<u16>().is_ok_and(|port| port == 0)
+        || port.parse::<u16>().is_err()
+    {
+        return Err(Flaw::new(
+            format!("`{}` is not a port", Quoted(port)),
+            "write a port from 1 to 65535 behind the last colon",
+        ));
+    }
+    let host_ok = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
+    };
+    if host_ok { Ok(()) } else { Err(Flaw::new(format!("`{}` is not a host", Quoted(host)), example)) }
+}
+
+/// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address would be a name).
+fn is_host_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let label_ok = |label: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last_is_number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    host.len() <= 253 && !last_is_number && host.split('.').all(label_ok)
+}
+
+/// An MTU, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mtu(pub(super) u32);
+schema!(Mtu, { "type": "integer", "minimum": 576, "maximum": 65455 });
+
+impl Value for Mtu {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        integer(item, place, path, reader, (576, 65455), " bytes").map(Self)
+    }
+}
+
+/// A UDP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Port(pub(super) u16);
+schema!(Port, { "type": "integer", "minimum": 1, "maximum": 65535 });
+
+impl Value for Port {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        integer(item, place, path, reader, (1, 65535), "").map(Self)
+    }
+}
+
+/// A firewall mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FirewallMark(pub(super) u32);
+schema!(FirewallMark, { "type": "integer", "minimum": 0, "maximum": 4294967295u32 });
+
+impl Value for FirewallMark {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        integer(item, place, path, reader, (0, i64::from(u32::MAX)), "").map(Self)
+    }
+}
+
+/// An interval of keepalives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keepalive(pub(super) Duration);
+schema!(Keepalive, { "type": "integer", "minimum": 0, "maximum": 65535 });
+
+impl Value for Keepalive {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        let seconds: u16 = integer(item, place, path, reader, (0, 65535), " seconds; 0 is off")?;
+        Some(Self(Duration::from_secs(seconds.into())))
+    }
+}
+
+impl Text for Backend {
+    const EXPECTED: &'static str = "\"auto\", \"kernel\", \"userspace\" or \"external\"";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "kernel" => Self::Kernel,
+            "userspace" => Self::Userspace,
+            "external" => Self::External,
+            other => {
+                let problem = format!("`{}` is not a backend", Quoted(other));
+                let help = match did_you_mean(other, &["auto", "kernel", "userspace", "external"]) {
+                    Some(best) => format!("did you mean \"{best}\"?"),
+                    None => format!("write {}", Self::EXPECTED),
+                };
+                return Err(Flaw::new(problem, help));
+            }
+        })
+    }
+}
