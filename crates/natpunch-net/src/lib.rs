@@ -1,11 +1,19 @@
 //! Raw sockets, packet filters and link watching for natpunch.
+//!
+//! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out of this host changes;
+//! [`boot_time`] is the clock that both the core and the shell live by.
 
+mod clock;
 mod error;
 mod filter;
+mod link;
+mod netlink;
 mod packet;
 mod raw;
 mod readable;
 mod source;
 
+pub use clock::boot_time;
 pub use error::NetError;
+pub use link::{Change, LinkWatch, local_addresses};
 pub use raw::{MAX_SOURCES, RawPort, Received};

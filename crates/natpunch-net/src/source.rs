@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,8 +62,8 @@ pub(crate) fn interface_of(address: IpAddr) -> u32 {
     interfaces
         .filter(|interface| {
             let Some(found) = &interface.address else { return false };
-            let v4 = found.as_sockaddr_in().map(|v4| IpAddr::V4(Ipv4Addr::from(v4.ip())));
-            let v6 = found.as_sockaddr_in6().map(|v6| IpAddr::V6(Ipv6Addr::from(v6.ip())));
+            let v4 = found.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            let v6 = found.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
             v4.or(v6) == Some(address)
         })
         .find_map(|interface| if_nametoindex(interface.interface_name.as_str()).ok())
