@@ -1,0 +1,37 @@
+# The two commands to know: `make demo` and `make test`.
+
+# ip and nft live in sbin, which is not on every user's path.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help demo test test-vm sim measure bench lint
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: ## two nodes behind two NATs on this machine: watch them connect (ARGS="--nat-a full-cone" and so on)
+	@scripts/deps.sh demo
+	cargo run --locked --quiet -- demo $(ARGS)
+
+test: ## all tests
+	@scripts/deps.sh test
+	cargo test --workspace --locked --no-fail-fast
+
+test-vm: ## the main job on kernel WireGuard, in a virtual machine
+	tests/vm/run
+
+sim: ## the simulator's scenarios over many more seeds
+	cargo test --locked --package natpunch-sim --no-fail-fast -- --include-ignored
+
+measure: ## time from start to the first ping, many times over, in the lab
+	@scripts/deps.sh test
+	cargo test --locked --release --test lab -- --ignored --nocapture --test-threads=1 measure
+
+bench: ## benchmarks, each against its baseline in the same run
+	@scripts/deps.sh bench
+	cargo bench --workspace --locked
+
+lint: ## formatting, clippy, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# deps.sh demo|test|vm|bench: makes sure that the programs this needs are there. As root on a Debian-like machine it
+# installs what is missing; elsewhere it says what is missing and how to get it, and fails.
+set -euo pipefail
+
+# program:Debian package
+demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
+test="$demo git:git wg:wireguard-tools wireguard-go:wireguard-go"
+bench="$test iperf3:iperf3"
+vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
+
+what=${1:-}
+case $what in
+  demo | test | bench | vm) needed=${!what} ;;
+  *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
+esac
+
+# sbin is where ip and nft live, and not on every user's path.
+export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+missing='' packages=''
+for entry in $needed; do
+  if ! command -v "${entry%%:*}" >/dev/null; then
+    missing+=" ${entry%%:*}" packages+=" ${entry#*:}"
+  fi
+done
+[ -n "$missing" ] || exit 0
+
+case $missing in
+  *' cargo'*) echo "missing: cargo. Install Rust: https://rustup.rs (the version is in Cargo.toml)" >&2; exit 1 ;;
+esac
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing:$packages (for$missing)"
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086 # a list of words
+  apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null ||
+    { apt-get update -qq && apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null; }
+else
+  echo "missing programs:$missing" >&2
+  echo "On Debian or Ubuntu: sudo apt-get install$packages" >&2
+  exit 1
+fi
