@@ -15,6 +15,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod endpoint;
+
+pub use endpoint::{Endpoint, EndpointError};
 pub use natpunch_types::{CandidateKind, PeerKey, SecretKey};
 
 /// A boxed future, as the object-safe methods of this API return them.

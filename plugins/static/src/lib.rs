@@ -1,1 +1,5 @@
 //! Discovery from endpoints that the mesh file names.
+
+mod settings;
+
+pub use settings::Settings;
