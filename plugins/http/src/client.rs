@@ -1,0 +1,232 @@
+//! The requests: bounded in size and time, to one server only.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use natpunch_plugin::{RecordTag, SealedRecord};
+use reqwest::header::{ETAG, HeaderMap, IF_NONE_MATCH};
+use reqwest::{Response, StatusCode, redirect};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// How long a server may hold a long poll back.
+pub(crate) const LONG_POLL: Duration = Duration::from_secs(25);
+/// Tags in one poll.
+pub(crate) const MAX_TAGS: usize = 256;
+/// Room for an answer with [`MAX_TAGS`] records of [`SealedRecord::MAX`] bytes.
+const MAX_POLL_ANSWER: usize = 1 << 20;
+const MAX_ETAG: usize = 128;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A request's time, beyond what it asks the server to wait.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_REDIRECTS: usize = 3;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The server does not offer this; asking again soon is no use.
+    #[error("the server answered {0}")]
+    Unsupported(StatusCode),
+    /// The server refuses for now.
+    #[error("the server answered {0}")]
+    Refused(StatusCode),
+    /// The answer is too long or makes no sense.
+    #[error("the server's answer {0}")]
+    Answer(&'static str),
+    /// No answer. The text has no URL: tags are secrets.
+    #[error("{0}")]
+    Network(String),
+}
+
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self::Network(text)
+    }
+}
+
+/// The version of a record, as the server names it. Opaque.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Etag(String);
+
+impl Etag {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(ETAG)?.to_str().ok()?;
+        (text.len() <= MAX_ETAG).then(|| Self(text.to_owned()))
+    }
+
+    /// The form in a poll, without the quotes of the header.
+    fn bare(&self) -> Self {
+        Self(self.0.trim_matches('"').to_owned())
+    }
+}
+
+/// What a fetch of one plain file found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    /// No such file.
+    Nothing,
+    /// The file that is known already.
+    Unchanged,
+    /// Another content than known.
+    Changed(Option<Etag>, Vec<u8>),
+}
+
+/// How a polled record differs from what was known.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// It is no longer there.
+    Gone,
+    /// It has another content.
+    Changed(Etag, Vec<u8>),
+}
+
+#[derive(Serialize)]
+struct PollRequest {
+    tags: BTreeMap<String, Option<Etag>>,
+    wait: u64,
+}
+
+#[derive(Deserialize)]
+struct PollAnswer {
+    records: BTreeMap<String, Option<PollRecord>>,
+}
+
+#[derive(Deserialize)]
+struct PollRecord {
+    etag: String,
+    blob: String,
+}
+
+/// A client of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    base: Url,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// A client without connections.
+    pub(crate) fn new(base: Url) -> Result<Self, Error> {
+        let origin = base.origin();
+        let same_origin = redirect::Policy::custom(move |attempt| {
+            if attempt.url().origin() == origin && attempt.previous().len() <= MAX_REDIRECTS {
+                attempt.follow()
+            } else {
+                attempt.stop()
+            }
+        });
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("natpunch/", env!("CARGO_PKG_VERSION")))
+            .redirect(same_origin)
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .build()?;
+        Ok(Self { base, http })
+    }
+
+    fn url(&self, name: &str) -> Result<Url, Error> {
+        self.base.join(name).map_err(|_| Error::Network("the URL can't be extended".to_owned()))
+    }
+
+    /// Stores a record. Returns its version, if the server names one.
+    pub(crate) async fn put(&self, record: &SealedRecord) -> Result<Option<Etag>, Error> {
+        let url = self.url(&record.tag.to_string())?;
+        let response = self.http.put(url).body(record.blob.to_vec()).send().await?;
+        if response.status().is_success() {
+            return Ok(Etag::of(response.headers()).map(|etag| etag.bare()));
+        }
+        Err(failure(response.status()))
+    }
+
+    /// Fetches a plain file.
+    pub(crate) async fn get(&self, tag: RecordTag, known: Option<&Etag>) -> Result<Fetched, Error> {
+        let mut request = self.http.get(self.url(&tag.to_string())?);
+        if let Some(known) = known {
+            request = request.header(IF_NONE_MATCH, &known.0);
+        }
+        let response = request.send().await?;
+        match response.status() {
+            StatusCode::OK => {
+                let etag = Etag::of(response.headers());
+                Ok(Fetched::Changed(etag, body(response, SealedRecord::MAX).await?))
+            }
+            StatusCode::NOT_MODIFIED => Ok(Fetched::Unchanged),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Fetched::Nothing),
+            other => Err(failure(other)),
+        }
+    }
+
+    /// Asks for what differs from `known`, waiting up to `wait` for something to.
+    pub(crate) async fn poll(
+        &self,
+        known: BTreeMap<RecordTag, Option<Etag>>,
+        wait: Duration,
+    ) -> Result<Vec<(RecordTag, Polled)>, Error> {
+        let tags: BTreeMap<String, _> = known.iter().map(|(tag, etag)| (tag.to_string(), etag.clone())).collect();
+        let request = PollRequest { tags, wait: wait.as_secs() };
+        let json = serde_json::to_vec(&request).map_err(|_| Error::Answer("can't be asked for"))?;
+        let response = self
+            .http
+            .post(self.url("poll")?)
+            .timeout(wait + TIMEOUT)
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(json)
+            .send()
+            .await?;
+        if response.status() != StatusCode::OK {
+            return Err(failure(response.status()));
+        }
+        let bytes = body(response, MAX_POLL_ANSWER).await?;
+        // Some web servers answer everything with a page: no long poll there either.
+        let mut answer: PollAnswer = serde_json::from_slice(&bytes).map_err(|_| Error::Unsupported(StatusCode::OK))?;
+        let mut differing = Vec::new();
+        for tag in known.into_keys() {
+            match answer.records.remove(&tag.to_string()) {
+                None => {}
+                Some(None) => differing.push((tag, Polled::Gone)),
+                Some(Some(record)) => {
+                    if let Some(blob) = STANDARD.decode(record.blob).ok().filter(|blob| blob.len() <= SealedRecord::MAX)
+                        && record.etag.len() <= MAX_ETAG
+                    {
+                        differing.push((tag, Polled::Changed(Etag(record.etag), blob)));
+                    }
+                }
+            }
+        }
+        Ok(differing)
+    }
+}
+
+fn failure(status: StatusCode) -> Error {
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => {
+            Error::Refused(status)
+        }
+        StatusCode::NOT_IMPLEMENTED => Error::Unsupported(status),
+        status if status.is_server_error() => Error::Refused(status),
+        _ => Error::Unsupported(status),
+    }
+}
+
+async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(Error::Answer("is too long"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
