@@ -2,18 +2,67 @@
 //!
 //! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed its deadline.
 
+mod apply;
 pub mod args;
+mod check;
+mod completions;
+mod demo;
+mod device;
+mod down;
+mod keygen;
+mod plan;
+mod pubkey;
+pub mod report;
+pub mod schema;
 pub mod serve;
+mod status;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
 
-use args::Cli;
+use args::{Cli, Command, LogFormat};
+pub use report::CliError;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let _ = cli;
-    ExitCode::SUCCESS
+    let done = start_log(&cli).and_then(|()| match cli.command {
+        Command::Apply(args) => apply::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(args),
+        Command::Down(args) => down::run(args),
+        Command::Serve(args) => Ok(serve::run(args)),
+        Command::Demo(args) => demo::run(args),
+        Command::Keygen => keygen::run(),
+        Command::Pubkey => pubkey::run(),
+        Command::Schema => schema::run(),
+        Command::Completions(args) => completions::run(&args),
+        Command::Device(args) => device::run(args),
+    });
+    done.unwrap_or_else(|error| error.report())
+}
+
+/// Log lines go to standard error: standard output is for results.
+fn start_log(cli: &Cli) -> Result<(), CliError> {
+    const VARIABLE: &str = "NATPUNCH_LOG";
+    let (filter, from) = match (&cli.log, std::env::var(VARIABLE)) {
+        (Some(filter), _) => (filter.clone(), "--log"),
+        (None, Ok(filter)) => (filter, VARIABLE),
+        (None, Err(_)) => ("info".to_owned(), "default"),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        CliError::new(format!("{from}: `{filter}` is not a log filter: {error}"))
+            .help("write a level (error, warn, info, debug, trace) or parts with levels: natpunch=debug,info")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process (tests) changes nothing.
+    let _ = match cli.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
 }

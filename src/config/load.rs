@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blake2::{Blake2s256, Digest as _};
+
+use toml_edit::TableLike;
 
 use super::error::{ConfigError, ConfigErrors, Place, Source, Sources};
 use super::model::MeshConfig;
@@ -106,7 +109,7 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
             std::io::ErrorKind::PermissionDenied => "make it readable for the user that runs natpunch",
             _ => "name a TOML file, or a directory of *.toml files",
         };
-        ConfigError::of(path, format!("can't read it: {}", reason(&error))).help(help)
+        ConfigError::of(path, format!("can't read this path: {}", reason(&error))).help(help)
     };
     let meta = fs::metadata(path).map_err(failed)?;
     if !meta.is_dir() {
@@ -135,7 +138,7 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |error: std::io::Error| {
-        ConfigError::of(file, format!("can't read it: {}", reason(&error))).help("make it a readable TOML file")
+        ConfigError::of(file, format!("can't read this file: {}", reason(&error))).help("make it a readable TOML file")
     };
     // Opening a FIFO would wait for a writer.
     if !fs::metadata(file).map_err(failed)?.is_file() {
@@ -163,30 +166,63 @@ pub(super) fn reason(error: &std::io::Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
+/// Parses one file and reads its sections.
 fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
     match toml_edit::Document::parse(source.text.as_str()) {
         Ok(document) => Some(raw::read_file(&document, reader)),
         Err(error) => {
             let span = error.span().unwrap_or(source.text.len()..source.text.len());
-            let place = reader.place(Some(span));
-            let (message, help) = syntax(error.message());
-            reader.report(ConfigError::at(place, message).help(help));
+            let place = reader.place(Some(span.clone()));
+            reader.report(if error.message().contains("duplicate key") {
+                let error = ConfigError::at(place, "the same key is defined twice").help("remove one of the two");
+                match first_definition(&source.text, span.start) {
+                    Some(first) => {
+                        error.label("defined again here").also(reader.place(Some(first)), "first defined here")
+                    }
+                    None => error,
+                }
+            } else {
+                let first_line = error.message().lines().next().unwrap_or_default();
+                ConfigError::at(place, format!("this is not TOML: {first_line}"))
+                    .help("texts stand in quotes, lists in [ ], one `key = value` a line: see https://toml.io")
+            });
             None
         }
     }
 }
 
-/// Words for what the parser says.
-fn syntax(message: &str) -> (String, &'static str) {
-    let first = message.lines().next().unwrap_or_default();
-    if first.contains("duplicate key") {
-        ("the same key is defined twice".to_owned(), "remove one of the two")
-    } else {
-        (
-            format!("this is not TOML: {first}"),
-            "texts stand in quotes, lists in [ ], one `key = value` a line: see https://toml.io",
-        )
+/// Where the key was defined first that is defined again at `at`: by reading what is before that line, and the line by
+/// itself.
+fn first_definition(text: &str, at: usize) -> Option<Range<usize>> {
+    let line_start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let before = text.get(..line_start)?;
+    let line = text.get(line_start..)?.lines().next()?;
+    let document = toml_edit::Document::parse(before).ok()?;
+    let path_in = |line: &str| -> Option<Vec<String>> {
+        let alone = toml_edit::Document::parse(line.to_owned()).ok()?;
+        let mut path = Vec::new();
+        let mut table: &dyn TableLike = alone.as_table();
+        while let Some((key, item)) = table.iter().next() {
+            path.push(key.to_owned());
+            match item.as_table() {
+                Some(inner) => table = inner,
+                None => break,
+            }
+        }
+        Some(path)
+    };
+    let mut path = Vec::new();
+    if !line.trim_start().starts_with('[') {
+        let header = before.lines().rev().find(|line| line.trim_start().starts_with('['));
+        path = header.and_then(path_in).unwrap_or_default();
     }
+    path.extend(path_in(line)?);
+    let (last, parents) = path.split_last()?;
+    let mut table: &dyn TableLike = document.as_table();
+    for key in parents {
+        table = table.get(key)?.as_table_like()?;
+    }
+    table.key(last)?.span()
 }
 
 /// Takes the sections of one more file. What two files both define is an error.

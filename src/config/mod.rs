@@ -6,19 +6,25 @@
 
 mod error;
 mod keyfile;
+mod lint;
 mod load;
 mod model;
 mod plugins;
 mod raw;
 mod read;
 mod resolve;
+mod schema;
 mod validate;
 mod value;
+mod watch;
 
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
+pub use lint::lint;
 pub use load::load;
 pub use model::{
     Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
 };
 pub use plugins::{HttpSettings, NatHolePunchingSettings, NatpunchGoSettings, StaticSettings};
 pub use resolve::{public_key, resolve_node};
+pub use schema::schema;
+pub use watch::Watcher;

@@ -155,7 +155,7 @@ fn settings<T: DeserializeOwned + JsonSchema>(
     let errors_before = reader.errors.len();
     reader.unknown_keys(table, path, &known);
     for key in &required {
-        reader.required(table, place, path, key, &format!("add a line: {key} = …"));
+        reader.required(table, place, path, &known, (key, &format!("add a line: {key} = …")));
     }
 
     let mut values = InlineTable::new();

@@ -123,8 +123,17 @@ impl Reader {
     }
 
     /// Reports a key that has to be in a section and is not.
-    pub(super) fn required(&mut self, table: &dyn TableLike, place: Place, path: &KeyPath<'_>, key: &str, help: &str) {
-        if !table.contains_key(key) {
+    pub(super) fn required(
+        &mut self,
+        table: &dyn TableLike,
+        place: Place,
+        path: &KeyPath<'_>,
+        known: &[&str],
+        (key, help): (&str, &str),
+    ) {
+        // A misspelt key is there, and is reported as such.
+        let misspelt = |(word, _): (&str, &Item)| !known.contains(&word) && did_you_mean(word, known) == Some(key);
+        if !table.contains_key(key) && !table.iter().any(misspelt) {
             let error = ConfigError::at(place, format!("`{key}` is missing in [{path}]"));
             self.report(error.label("this section is not complete").help(help));
         }
@@ -143,11 +152,14 @@ impl Reader {
             "inline table" | "table" => "a table",
             _ => "something else",
         };
-        self.report(
-            ConfigError::at(place, format!("wrong type: `{path}` is {found}"))
-                .label(format!("expected {expected}"))
-                .help(format!("write it as {expected}")),
-        );
+        let help = match item.as_str() {
+            Some(text) if text.parse::<i64>().is_ok() || text.parse::<bool>().is_ok() => {
+                format!("remove the quotes: {} = {text}", path.name)
+            }
+            _ => format!("write it as {expected}"),
+        };
+        let error = ConfigError::at(place, format!("wrong type: `{path}` is {found}"));
+        self.report(error.label(format!("expected {expected}")).help(help));
     }
 }
 
@@ -344,7 +356,7 @@ macro_rules! section {
                     reader.wrong_type(item, place, path, "a table");
                     return None;
                 };
-                $($(reader.required(table, place, path, stringify!($required), $help);)*)?
+                $($(reader.required(table, place, path, Self::KEYS, (stringify!($required), $help));)*)?
                 Some(Self::read_table(table, path, reader))
             }
         }

@@ -28,6 +28,10 @@ pub(super) fn validate(
 ) -> Option<MeshConfig> {
     let mut check = Check { sources, complete, errors, places: Places::default() };
     let mesh = check.mesh(raw.mesh);
+    check.places.listen_port =
+        raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
+    check.places.listen_port =
+        raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
     let peers = check.peers(raw.peers, mesh.as_ref().map(|(_, networks)| networks.as_slice()));
     let discovery = check.discovery(raw.discovery, &peers);
@@ -61,6 +65,8 @@ pub(super) struct Places {
     pub(super) peers: BTreeMap<String, Place>,
     /// `private_key_file`, in `[interface]` and in peers.
     pub(super) private_key_files: BTreeMap<PathBuf, Place>,
+    /// `listen_port` in `[interface]`.
+    pub(super) listen_port: Option<Place>,
     /// `preshared_key_file`.
     pub(super) preshared_key_files: BTreeMap<PathBuf, Place>,
 }

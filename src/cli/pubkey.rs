@@ -1,0 +1,25 @@
+//! `natpunch pubkey`: the public key of the private key on standard input, as `wg pubkey`.
+
+use std::io::{Read as _, Write as _};
+use std::process::ExitCode;
+
+use natpunch_types::SecretKey;
+use zeroize::Zeroizing;
+
+use super::CliError;
+use crate::config;
+
+/// Longest input, in bytes; a key has 44.
+const LONGEST: usize = 4096;
+
+pub(super) fn run() -> Result<ExitCode, CliError> {
+    let mut text = Zeroizing::new(String::with_capacity(LONGEST));
+    let bad = |problem: String| {
+        CliError::new(format!("standard input: {problem}"))
+            .help("natpunch pubkey < KEYFILE, with a file made by `natpunch keygen`")
+    };
+    std::io::stdin().lock().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
+    let key: SecretKey = text.trim().parse().map_err(|error| bad(format!("this is not a private key: {error}")))?;
+    writeln!(std::io::stdout().lock(), "{}", config::public_key(&key))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,46 @@
+//! The JSON schema of the mesh file, from the structs that read it.
+
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use serde_json::Value;
+
+use super::raw::RawFile;
+
+/// The JSON schema (draft 2020-12) of the mesh file.
+pub fn schema() -> Value {
+    let generator = SchemaSettings::draft2020_12().with_transform(WithoutNull).into_generator();
+    let mut schema = generator.into_root_schema_for::<RawFile>();
+    schema.insert("title".to_owned(), "natpunch mesh".into());
+    schema.to_value()
+}
+
+/// TOML has no null: a key is there or it is not.
+#[derive(Clone)]
+struct WithoutNull;
+
+impl Transform for WithoutNull {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::Array(types)) = schema.get_mut("type") {
+            types.retain(|kind| kind != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                schema.insert("type".to_owned(), only);
+            }
+        }
+        if let Some(Value::Array(forms)) = schema.get_mut("anyOf") {
+            forms.retain(|form| form != &serde_json::json!({ "type": "null" }));
+            if let [Value::Object(only)] = forms.as_mut_slice() {
+                let only = std::mem::take(only);
+                schema.remove("anyOf");
+                for (key, value) in only {
+                    schema.insert(key, value);
+                }
+            }
+        }
+        if schema.get("default").is_some_and(Value::is_null) {
+            schema.remove("default");
+        }
+        transform_subschemas(self, schema);
+    }
+}
