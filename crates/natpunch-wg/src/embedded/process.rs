@@ -1,0 +1,82 @@
+//! The device process.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, umask};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::driver::Driver;
+use super::server::{Service, listen};
+use super::tun::Tun;
+use crate::error::WgError;
+use crate::spec::check_name;
+use crate::uapi;
+
+/// More threads than this do not help: gotatun has one task per direction for the ciphers.
+const MAX_THREADS: usize = 4;
+
+/// The body of `natpunch device NAME --socket PATH`: runs the device `name` until it is told to stop, gets SIGTERM, or
+/// its interface is removed. The control socket appears when the device is ready.
+pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
+    check_name(name)?;
+    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it already is one.
+    let _ = nix::unistd::setsid();
+    umask(Mode::from_bits_truncate(0o077));
+    let _lock = lock(name, control_socket)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|e| WgError::io("start the runtime of the device", e))?;
+    runtime.block_on(serve(name, control_socket))
+}
+
+/// At most one process per control socket. The lock ends with the process, whatever ends it.
+fn lock(name: &str, control_socket: &Path) -> Result<Flock<File>, WgError> {
+    let path = control_socket.with_extension("lock");
+    let what = || format!("lock {}", path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    Flock::lock(file.map_err(|e| WgError::io(what(), e))?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        match errno {
+            nix::errno::Errno::EWOULDBLOCK => {
+                WgError::DeviceStart { name: name.into(), reason: "another process already runs this device".into() }
+            }
+            errno => WgError::io(what(), errno.into()),
+        }
+    })
+}
+
+async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {
+    let (tun, mtu) = Tun::create(name).map_err(|e| tun_error(name, e))?;
+    let driver = Driver::start(tun.clone(), mtu)
+        .await
+        .map_err(|e| WgError::DeviceStart { name: name.into(), reason: e.to_string() })?;
+    let service = Service::new(driver);
+    let listen_at = |path: &Path| listen(path).map_err(|e| WgError::io(format!("listen at {}", path.display()), e));
+    let (public, _public_file) = listen_at(&uapi::socket_path(name))?;
+    let (control, _control_file) = listen_at(control_socket)?;
+    tokio::spawn(service.clone().serve(public, false));
+    tokio::spawn(service.clone().serve(control, true));
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| WgError::io("wait for SIGTERM", e))?;
+    tracing::info!(interface = name, "device is up");
+    let reason = tokio::select! {
+        () = service.stopped() => "asked to stop",
+        () = tun.gone() => "the interface was removed",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    tracing::info!(interface = name, reason, "device ends");
+    Ok(())
+}
+
+fn tun_error(name: &str, error: io::Error) -> WgError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => WgError::NoTun(error),
+        Some(libc::EBUSY | libc::EINVAL) => WgError::Foreign { name: name.into(), found: "in use".into() },
+        _ => WgError::io(format!("create the TUN interface {name}"), error),
+    }
+}

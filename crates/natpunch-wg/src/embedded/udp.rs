@@ -1,0 +1,223 @@
+//! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in both directions.
+
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gotatun::packet::{Packet, PacketBufPool};
+use gotatun::udp::socket::{SockOpt, UdpSocket};
+use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use tokio::io::Interest;
+
+/// Room for bursts while the device is scheduled out; the same on both sides.
+const SOCKET_BUFFER: usize = 7 << 20;
+/// The kernel refuses more segments per call (UDP_MAX_SEGMENTS).
+const MAX_SEGMENTS: usize = 64;
+/// The largest UDP payload, with a margin for headers.
+const MAX_BATCH_BYTES: usize = 65_000;
+
+/// Makes the sockets, and hands out the one that is there when gotatun reconfigures: binding the same port again while
+/// the old socket is still being dropped would fail and leave the device without any.
+#[derive(Clone, Default)]
+pub(super) struct Sockets(Arc<Mutex<Option<Socket>>>);
+
+impl Sockets {
+    /// Binds `port` before gotatun is told of it, so that a failure changes nothing.
+    pub(super) fn prepare(&self, port: u16, fwmark: u32) -> io::Result<()> {
+        let mut cached = self.lock();
+        if !cached.as_ref().is_some_and(|socket| socket.has_port(port)) {
+            *cached = Some(Socket::bind(port, fwmark)?);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Socket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UdpTransportFactory for Sockets {
+    type Send = Socket;
+    type Recv = Socket;
+
+    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(Socket, Socket)> {
+        let mark = params.fwmark.unwrap_or(0);
+        let mut cached = self.lock();
+        let socket = match cached.as_ref() {
+            Some(socket) if params.port == 0 || socket.has_port(params.port) => socket.clone(),
+            _ => cached.insert(Socket::bind(params.port, mark)?).clone(),
+        };
+        socket.set_fwmark(mark)?;
+        Ok((socket.clone(), socket))
+    }
+}
+
+/// One UDP socket, for both address families.
+#[derive(Clone)]
+pub(super) struct Socket {
+    inner: UdpSocket,
+    /// Cleared when an interface turns out not to do segmentation offload.
+    segmentation: Arc<AtomicBool>,
+}
+
+impl Socket {
+    fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
+        let options = SockOpt { fwmark: None, recv_buffer_size: None, send_buffer_size: None, only_v6: Some(false) };
+        let inner = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
+            // A kernel without IPv6.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into(), options)?
+            }
+            other => other?,
+        };
+        let fd = inner.as_fd();
+        // Each of these makes it faster; none is needed.
+        let _ = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER);
+        let _ = setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER);
+        let _ = inner.enable_udp_gro();
+        if fwmark != 0 {
+            setsockopt(&fd, sockopt::Mark, &fwmark)?;
+        }
+        Ok(Self { inner, segmentation: Arc::new(AtomicBool::new(true)) })
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.inner.local_addr().is_ok_and(|address| address.port() == port)
+    }
+
+    /// Sends packets of one size (the last may be shorter) to one destination in one call.
+    async fn send_segments(&self, packets: &[(Packet, SocketAddr)]) -> io::Result<()> {
+        let Some((first, destination)) = packets.first() else { return Ok(()) };
+        let size = u16::try_from(first.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let address = SockaddrStorage::from(*destination);
+        let slices: Vec<IoSlice<'_>> = packets.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
+        let control = [ControlMessage::UdpGsoSegments(&size)];
+        let control = if packets.len() > 1 { control.as_slice() } else { &[] };
+        let fd = self.inner.socket().as_raw_fd();
+        let send = || sendmsg(fd, &slices, control, MsgFlags::MSG_DONTWAIT, Some(&address)).map_err(io::Error::from);
+        self.inner.socket().async_io(Interest::WRITABLE, send).await.map(|_| ())
+    }
+}
+
+/// The length of the run at the start of `packets` that one call can send.
+fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
+    let Some((first, destination)) = packets.first() else { return 0 };
+    let size = first.len();
+    let mut bytes = size;
+    let mut count = 1;
+    for (packet, to) in packets.iter().skip(1).take(MAX_SEGMENTS - 1) {
+        bytes += packet.len();
+        if to != destination || packet.len() > size || packet.is_empty() || bytes > MAX_BATCH_BYTES {
+            break;
+        }
+        count += 1;
+        if packet.len() < size {
+            break;
+        }
+    }
+    count
+}
+
+impl UdpSend for Socket {
+    type SendManyBuf = ();
+
+    async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
+        self.inner.send_to(packet, destination).await
+    }
+
+    fn max_number_of_packets_to_send(&self) -> usize {
+        2 * MAX_SEGMENTS
+    }
+
+    async fn send_many_to(&self, _: &mut (), packets: &mut Vec<(Packet, SocketAddr)>) -> io::Result<()> {
+        let mut rest = packets.as_slice();
+        while !rest.is_empty() {
+            let count = if self.segmentation.load(Ordering::Relaxed) { run_length(rest) } else { 1 };
+            let (run, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            rest = after;
+            let Err(error) = self.send_segments(run).await else { continue };
+            if run.len() > 1 {
+                // EIO: the way out does no checksum offload, so never segments. Others are about this run.
+                if error.raw_os_error() == Some(libc::EIO) {
+                    self.segmentation.store(false, Ordering::Relaxed);
+                }
+                for one in run {
+                    let _ = self.send_segments(std::slice::from_ref(one)).await;
+                }
+            }
+        }
+        packets.clear();
+        Ok(())
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.inner.local_addr().map(Some)
+    }
+
+    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
+        UdpSend::set_fwmark(&self.inner, mark)
+    }
+}
+
+/// Pause after a failed receive, so that a lasting error does not spin.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
+
+impl UdpRecv for Socket {
+    type RecvManyBuf = <UdpSocket as UdpRecv>::RecvManyBuf;
+
+    async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
+        self.inner.recv_from(pool).await
+    }
+
+    /// gotatun takes any error for the end of the device; on an unconnected socket there is no such error.
+    async fn recv_many_from(
+        &mut self,
+        buffers: &mut Self::RecvManyBuf,
+        pool: &mut PacketBufPool,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        while let Err(error) = self.inner.recv_many_from(buffers, pool, packets).await {
+            tracing::debug!(%error, "receive");
+            tokio::time::sleep(RECEIVE_PAUSE).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    fn packets(sizes: &[usize]) -> Vec<(Packet, SocketAddr)> {
+        let to = "127.0.0.1:9".parse().unwrap();
+        sizes.iter().map(|size| (Packet::from_bytes(BytesMut::zeroed(*size)), to)).collect()
+    }
+
+    #[test]
+    fn a_run_is_of_one_size_and_its_last_packet_may_be_shorter() {
+        assert_eq!(run_length(&packets(&[100, 100, 60, 100])), 3);
+        assert_eq!(run_length(&packets(&[100, 101])), 1);
+        assert_eq!(run_length(&packets(&[100; 200])), MAX_SEGMENTS);
+        assert_eq!(run_length(&packets(&[1_400; 64])), MAX_BATCH_BYTES / 1_400);
+        let mut two = packets(&[100, 100]);
+        two[1].1 = "127.0.0.1:10".parse().unwrap();
+        assert_eq!(run_length(&two), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reconfiguration_never_loses_the_socket() {
+        let mut sockets = Sockets::default();
+        let params = |port| UdpTransportFactoryParams { addr: None, port, fwmark: None };
+        let (send, _receive) = sockets.bind(&params(0)).await.unwrap();
+        let port = send.local_addr().unwrap().unwrap().port();
+        for _ in 0..20 {
+            sockets.bind(&params(port)).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What can go wrong with an interface, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::plan::Plan;
+use crate::spec::BackendKind;
+
+/// Why an operation on a WireGuard interface failed. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WgError {
+    /// The specification itself cannot work.
+    #[error("interface {name}: {problem}")]
+    Invalid {
+        /// The interface.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The process lacks the privilege.
+    #[error("{what}: not permitted; run as root or give the program CAP_NET_ADMIN")]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+    },
+    /// An interface of this name exists and is not ours.
+    #[error(
+        "interface {name} exists and is not ours ({found}); choose another name in [interface], or remove it with `ip link del {name}`"
+    )]
+    Foreign {
+        /// The interface.
+        name: String,
+        /// What it is.
+        found: String,
+    },
+    /// The interface is ours but runs on another backend than the one asked for.
+    #[error("interface {name} runs on the {present} backend, the file asks for {wanted}; run `natpunch down` first")]
+    BackendDiffers {
+        /// The interface.
+        name: String,
+        /// What it runs on.
+        present: BackendKind,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The kernel has no WireGuard.
+    #[error("this kernel has no WireGuard; load the module `wireguard`, or use backend = \"userspace\"")]
+    NoKernelWireguard,
+    /// There is no TUN driver.
+    #[error("/dev/net/tun cannot be opened ({0}); load the module `tun`, or give the container that device")]
+    NoTun(io::Error),
+    /// backend = "external", but nobody runs such a device.
+    #[error("no device answers at {socket}; start it first (such as `wireguard-go {name}`), or use backend = \"auto\"")]
+    NoExternalDevice {
+        /// The interface.
+        name: String,
+        /// Where it was looked for.
+        socket: PathBuf,
+    },
+    /// The UDP port is taken.
+    #[error("UDP port {0} is in use by another program; choose another `listen_port`")]
+    PortInUse(u16),
+    /// A route that we need exists and belongs to someone else.
+    #[error("a route to {0} exists that is not ours; remove it or change the peer's addresses")]
+    RouteInUse(ipnet::IpNet),
+    /// The embedded device did not start.
+    #[error("the embedded device of {name} did not start: {reason}")]
+    DeviceStart {
+        /// The interface.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A running device speaks another protocol version.
+    #[error(
+        "the embedded device of {name} speaks version {found} of the control protocol, this program {ours}; run `natpunch down` and start again"
+    )]
+    DeviceVersion {
+        /// The interface.
+        name: String,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The device is gone.
+    #[error("interface {name} is gone: {reason}")]
+    Gone {
+        /// The interface.
+        name: String,
+        /// How that was seen.
+        reason: String,
+    },
+    /// A device answered something that is not its protocol.
+    #[error("unexpected answer from the device at {place}: {problem}")]
+    Protocol {
+        /// Which device.
+        place: String,
+        /// What was wrong.
+        problem: String,
+    },
+    /// What was read back differs from what was written.
+    #[error("interface {name} did not take the configuration; still to be done after the change:\n{remaining}")]
+    ReadBack {
+        /// The interface.
+        name: String,
+        /// The difference.
+        remaining: Plan,
+    },
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+impl WgError {
+    /// The error for a system call, with the cases that have a cure told apart.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { what },
+            _ => Self::Io { what, source },
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! An interface as a whole: link, device, addresses, routes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use natpunch_types::{DeviceSnapshot, PeerKey};
+use serde::Serialize;
+
+use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
+use crate::diff::device_changes;
+use crate::embedded::{self, Control};
+use crate::error::WgError;
+use crate::kernel::KernelDevice;
+use crate::links::{self, Link, LinkKind};
+use crate::plan::{Change, Plan};
+use crate::spec::{BackendChoice, BackendKind, EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
+use crate::state_file::{self, StateFile, control_socket};
+use crate::uapi::{UapiDevice, socket_path};
+
+/// A WireGuard interface that is ours.
+pub struct Interface {
+    name: String,
+    backend: BackendKind,
+    device: Box<dyn Device + Send>,
+    link: u32,
+}
+
+/// What [`Interface::apply`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The steps that were made.
+    pub plan: Plan,
+    /// How many peers were written to.
+    pub peers_touched: usize,
+}
+
+/// What [`down`] removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// The interface itself, if it was ours to remove.
+    pub interface: bool,
+    /// Peers removed from an interface that stays.
+    pub peers: usize,
+    /// Addresses removed from an interface that stays.
+    pub addresses: usize,
+    /// Routes removed from an interface that stays.
+    pub routes: usize,
+}
+
+/// What is on this host under the name of an interface.
+enum Present {
+    Nothing,
+    Ours { link: Link, backend: BackendKind },
+    External { link: Link },
+}
+
+impl Interface {
+    /// What [`Interface::open`] or [`Interface::apply`] would change on this host now. Writes nothing.
+    pub fn plan(spec: &InterfaceSpec) -> Result<Plan, WgError> {
+        spec.validate()?;
+        let (link, backend, state) = match look(spec)? {
+            Present::Nothing => {
+                let backend = match spec.backend {
+                    BackendChoice::Kernel => BackendKind::Kernel,
+                    BackendChoice::Auto if links::kernel_has_wireguard() => BackendKind::Kernel,
+                    _ => BackendKind::Userspace,
+                };
+                (None, backend, DeviceState::default())
+            }
+            Present::Ours { link, backend } => {
+                let state = open_device(spec, backend)?.get()?;
+                (Some(link), backend, state)
+            }
+            Present::External { link } => {
+                let state = UapiDevice::external(&spec.name).get()?;
+                (Some(link), BackendKind::External, state)
+            }
+        };
+        check_mtu(spec, backend)?;
+        let mut plan = Plan::default();
+        if link.is_none() {
+            plan.changes.push(Change::CreateInterface { name: spec.name.clone(), backend });
+        }
+        let record = Record::load(spec, backend, &state);
+        plan.changes.extend(device_changes(spec, &state, &record.file.peers).1);
+        let host = HostChanges::find(spec, link.as_ref(), &record.file.addresses)?;
+        plan.changes.extend(host.words());
+        Ok(plan)
+    }
+
+    /// Creates the interface, or adopts the one that is there without touching what is right already, and applies.
+    pub fn open(spec: &InterfaceSpec) -> Result<Self, WgError> {
+        Self::open_reporting(spec).map(|(interface, _)| interface)
+    }
+
+    /// [`Interface::open`], with what it did.
+    pub fn open_reporting(spec: &InterfaceSpec) -> Result<(Self, Applied), WgError> {
+        spec.validate()?;
+        state_file::make_runtime_dir(&spec.runtime_dir)?;
+        let mut created = None;
+        let (link, backend) = match look(spec)? {
+            Present::Nothing => {
+                let (link, backend) = create(spec)?;
+                created = Some(Change::CreateInterface { name: spec.name.clone(), backend });
+                (link, backend)
+            }
+            Present::Ours { link, backend } => (link, backend),
+            Present::External { link } => (link, BackendKind::External),
+        };
+        check_mtu(spec, backend)?;
+        if backend != BackendKind::External && link.alias.as_deref() != Some(&spec.mark()) {
+            links::set_alias(link.index, &spec.mark())?;
+        }
+        let mut interface =
+            Self { name: spec.name.clone(), backend, device: open_device(spec, backend)?, link: link.index };
+        let mut applied = interface.apply(spec)?;
+        applied.plan.changes.splice(0..0, created);
+        Ok((interface, applied))
+    }
+
+    /// Makes the least change that leads to `spec`, reads everything back and compares.
+    pub fn apply(&mut self, spec: &InterfaceSpec) -> Result<Applied, WgError> {
+        spec.validate()?;
+        if spec.name != self.name || !spec.backend.accepts(self.backend) {
+            return Err(WgError::BackendDiffers {
+                name: self.name.clone(),
+                present: self.backend,
+                wanted: spec.backend.to_string(),
+            });
+        }
+        check_mtu(spec, self.backend)?;
+        let state = self.device.get()?;
+        let mut record = Record::load(spec, self.backend, &state);
+        let (change, words) = device_changes(spec, &state, &record.file.peers);
+        let host = HostChanges::find(spec, Some(&self.link()?), &record.file.addresses)?;
+        let mut applied = Applied { plan: Plan { changes: words }, peers_touched: touched(&change) };
+        applied.plan.changes.extend(host.words());
+        // What is ours is written down before it is made: a crash in between leaves nothing unowned.
+        record.claim(spec)?;
+        if !change.is_empty() {
+            self.device.configure(&change)?;
+        }
+        host.make(self.link)?;
+        let remaining = self.remaining(spec, &record)?;
+        if !remaining.is_empty() {
+            return Err(WgError::ReadBack { name: self.name.clone(), remaining });
+        }
+        record.settle(spec)?;
+        Ok(applied)
+    }
+
+    fn remaining(&mut self, spec: &InterfaceSpec, record: &Record) -> Result<Plan, WgError> {
+        let state = self.device.get()?;
+        let mut changes = device_changes(spec, &state, &record.file.peers).1;
+        changes.extend(HostChanges::find(spec, Some(&self.link()?), &record.file.addresses)?.words());
+        Ok(Plan { changes })
+    }
+
+    fn link(&self) -> Result<Link, WgError> {
+        links::find(&self.name)?.filter(|link| link.index == self.link).ok_or_else(|| WgError::Gone {
+            name: self.name.clone(),
+            reason: "somebody removed it; apply again to create it anew".into(),
+        })
+    }
+
+    /// The device as it is now.
+    pub fn snapshot(&mut self) -> Result<DeviceSnapshot, WgError> {
+        self.device.get().map(|state| state.snapshot)
+    }
+
+    /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once. See [`device::set_endpoint`].
+    pub fn set_endpoint(
+        &mut self,
+        peer: &PeerKey,
+        endpoint: SocketAddr,
+        kick: bool,
+    ) -> Result<EndpointUpdate, WgError> {
+        device::set_endpoint(&mut self.device, peer, endpoint, kick)
+    }
+
+    /// The backend that it has.
+    pub fn backend(&self) -> BackendKind {
+        self.backend
+    }
+
+    /// The kernel's index of the link.
+    pub fn link_index(&self) -> u32 {
+        self.link
+    }
+}
+
+impl std::fmt::Debug for Interface {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interface({}, {}, link {})", self.name, self.backend, self.link)
+    }
+}
+
+/// Removes exactly what was made: the interface, or, where somebody else runs the device, our peers, addresses and
+/// routes. An interface of another mesh or of nobody's is refused; one that is not there is fine.
+pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgError> {
+    check_name(name)?;
+    let mut removed = Removed::default();
+    let state = state_file::read(runtime_dir, name);
+    let link = links::find(name)?;
+    let mine = |link: &Link| link.alias.as_deref() == Some(&*mark(owner));
+    match (link, &state) {
+        (Some(link), Some(file)) if file.backend == BackendKind::External && file.owner == owner => {
+            removed = leave(name, &link, file)?;
+        }
+        (Some(link), _) if mine(&link) => {
+            if let Some(control) = Control::find(name, runtime_dir)? {
+                control.stop()?;
+            }
+            if let Some(link) = links::find(name)?.filter(mine) {
+                links::remove(link.index)?;
+            }
+            removed.interface = true;
+        }
+        (Some(link), _) => return Err(foreign(name, &link)),
+        (None, _) => {
+            // Only the process may be left, if its interface was removed from under it.
+            if let Some(control) = Control::find(name, runtime_dir)? {
+                control.stop()?;
+            }
+        }
+    }
+    state_file::remove(runtime_dir, name);
+    let socket = control_socket(runtime_dir, name);
+    for path in [socket.with_extension("lock"), runtime_dir.join(format!("{name}.device.log")), socket] {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(removed)
+}
+
+/// Takes our things off an interface that stays.
+fn leave(name: &str, link: &Link, file: &StateFile) -> Result<Removed, WgError> {
+    let mut device = UapiDevice::external(name);
+    let present: BTreeSet<_> = device.get()?.snapshot.peers.iter().map(|peer| peer.key).collect();
+    let ours: Vec<_> = file.peers.intersection(&present).map(|key| device::PeerChange::remove(*key)).collect();
+    let routes: Vec<_> = links::routes(link.index)?.into_iter().collect();
+    let addresses: Vec<_> =
+        links::addresses(link.index)?.into_iter().filter(|address| file.addresses.contains(address)).collect();
+    let removed = Removed { interface: false, peers: ours.len(), addresses: addresses.len(), routes: routes.len() };
+    device.configure(&DeviceChange { peers: ours, ..DeviceChange::default() })?;
+    links::remove_routes(link.index, &routes)?;
+    for address in addresses {
+        links::remove_address(link.index, address)?;
+    }
+    Ok(removed)
+}
+
+fn foreign(name: &str, link: &Link) -> WgError {
+    let found = match &link.alias {
+        Some(alias) => format!("{}, alias {alias:?}", link.kind),
+        None => link.kind.to_string(),
+    };
+    WgError::Foreign { name: name.into(), found }
+}
+
+fn check_mtu(spec: &InterfaceSpec, backend: BackendKind) -> Result<(), WgError> {
+    if backend == BackendKind::Userspace && spec.mtu > EMBEDDED_MAX_MTU {
+        return Err(WgError::Invalid {
+            name: spec.name.clone(),
+            problem: format!("MTU {} is more than the embedded device's {EMBEDDED_MAX_MTU}", spec.mtu),
+        });
+    }
+    Ok(())
+}
+
+/// Finds what is there under the name, and refuses what is not ours.
+fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
+    let link = links::find(&spec.name)?;
+    if spec.backend == BackendChoice::External {
+        let link = link.filter(|link| link.kind == LinkKind::Tun && socket_path(&spec.name).exists());
+        return link
+            .map(|link| Present::External { link })
+            .ok_or_else(|| WgError::NoExternalDevice { name: spec.name.clone(), socket: socket_path(&spec.name) });
+    }
+    let Some(link) = link else { return Ok(Present::Nothing) };
+    // A link without alias is ours if we died between its creation and its marking.
+    let marked = link.alias.as_deref() == Some(&*spec.mark());
+    let unfinished = link.alias.is_none()
+        && state_file::read(&spec.runtime_dir, &spec.name).is_some_and(|file| file.owner == spec.owner);
+    let backend = match link.kind {
+        LinkKind::Wireguard => BackendKind::Kernel,
+        LinkKind::Tun => BackendKind::Userspace,
+        LinkKind::Other(_) => return Err(foreign(&spec.name, &link)),
+    };
+    if !marked && !unfinished {
+        return Err(foreign(&spec.name, &link));
+    }
+    if !spec.backend.accepts(backend) {
+        return Err(WgError::BackendDiffers {
+            name: spec.name.clone(),
+            present: backend,
+            wanted: spec.backend.to_string(),
+        });
+    }
+    Ok(Present::Ours { link, backend })
+}
+
+fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
+    let record = |backend| {
+        let file = StateFile { owner: spec.owner.clone(), backend, addresses: BTreeSet::new(), peers: BTreeSet::new() };
+        state_file::write(&spec.runtime_dir, &spec.name, &file)
+    };
+    let kernel = spec.backend != BackendChoice::Userspace && {
+        record(BackendKind::Kernel)?;
+        links::create_wireguard(&spec.name)?
+    };
+    let backend = match spec.backend {
+        _ if kernel => BackendKind::Kernel,
+        BackendChoice::Kernel => {
+            state_file::remove(&spec.runtime_dir, &spec.name);
+            return Err(WgError::NoKernelWireguard);
+        }
+        _ => {
+            check_mtu(spec, BackendKind::Userspace)?;
+            record(BackendKind::Userspace)?;
+            // A process whose interface was removed is on its way out; it must be gone before the next one starts.
+            if let Some(control) = Control::find(&spec.name, &spec.runtime_dir)? {
+                control.stop()?;
+            }
+            embedded::start(&spec.name, &spec.device_program, &spec.runtime_dir)?;
+            BackendKind::Userspace
+        }
+    };
+    let link = links::find(&spec.name)?.ok_or_else(|| WgError::Gone {
+        name: spec.name.clone(),
+        reason: "it vanished while it was being created".into(),
+    })?;
+    Ok((link, backend))
+}
+
+fn open_device(spec: &InterfaceSpec, backend: BackendKind) -> Result<Box<dyn Device + Send>, WgError> {
+    Ok(match backend {
+        BackendKind::Kernel | BackendKind::Fake => Box::new(KernelDevice::new(&spec.name)?),
+        BackendKind::External => Box::new(UapiDevice::external(&spec.name)),
+        BackendKind::Userspace => match Control::find(&spec.name, &spec.runtime_dir)? {
+            Some(control) => Box::new(control.device()),
+            None => {
+                return Err(WgError::Gone {
+                    name: spec.name.clone(),
+                    reason: format!(
+                        "the interface is there, but its device process does not answer at {}; remove it with `ip link del {}`",
+                        control_socket(&spec.runtime_dir, &spec.name).display(),
+                        spec.name
+                    ),
+                });
+            }
+        },
+    })
+}
+
+fn touched(change: &DeviceChange) -> usize {
+    change.peers.iter().map(|peer| peer.key).collect::<BTreeSet<_>>().len()
+}
+
+/// What is ours, and its file.
+struct Record {
+    file: StateFile,
+    stored: Option<StateFile>,
+}
+
+impl Record {
+    /// Without a file everything on a device of ours counts as ours (a peer that was taken out of the mesh must not
+    /// survive the loss of a file), and nothing on somebody else's.
+    fn load(spec: &InterfaceSpec, backend: BackendKind, state: &DeviceState) -> Self {
+        let stored = state_file::read(&spec.runtime_dir, &spec.name).filter(|file| file.owner == spec.owner);
+        let file = stored.clone().unwrap_or_else(|| StateFile {
+            owner: spec.owner.clone(),
+            backend,
+            addresses: BTreeSet::new(),
+            peers: match backend {
+                BackendKind::External => BTreeSet::new(),
+                _ => state.snapshot.peers.iter().map(|peer| peer.key).collect(),
+            },
+        });
+        Self { file: StateFile { backend, ..file }, stored }
+    }
+
+    /// Adds what will be made.
+    fn claim(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
+        self.file.peers.extend(spec.peers.iter().map(|peer| peer.key));
+        self.file.addresses.extend(&spec.addresses);
+        self.store(spec)
+    }
+
+    /// Leaves what is there now that the rest was removed.
+    fn settle(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
+        self.file.peers = spec.peers.iter().map(|peer| peer.key).collect();
+        self.file.addresses = spec.addresses.iter().copied().collect();
+        self.store(spec)
+    }
+
+    fn store(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
+        if self.stored.as_ref() != Some(&self.file) {
+            state_file::write(&spec.runtime_dir, &spec.name, &self.file)?;
+            self.stored = Some(self.file.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Changes of link, addresses and routes.
+#[derive(Debug, Default)]
+struct HostChanges {
+    mtu: Option<(u32, u32)>,
+    bring_up: bool,
+    add_addresses: Vec<IpNet>,
+    remove_addresses: Vec<IpNet>,
+    add_routes: Vec<IpNet>,
+    remove_routes: Vec<IpNet>,
+}
+
+impl HostChanges {
+    fn find(spec: &InterfaceSpec, link: Option<&Link>, our_addresses: &BTreeSet<IpNet>) -> Result<Self, WgError> {
+        let (addresses, routes) = match link {
+            Some(link) => (links::addresses(link.index)?, links::routes(link.index)?),
+            None => Default::default(),
+        };
+        let want_addresses: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
+        let on_link: BTreeSet<IpNet> = spec.addresses.iter().map(IpNet::trunc).collect();
+        let want_routes: BTreeSet<IpNet> = spec.routes.iter().map(IpNet::trunc).collect();
+        let want_routes: BTreeSet<IpNet> = want_routes.difference(&on_link).copied().collect();
+        Ok(Self {
+            mtu: link.map_or(Some((0, spec.mtu)), |l| (l.mtu != spec.mtu).then_some((l.mtu, spec.mtu))),
+            bring_up: link.is_none_or(|link| !link.up),
+            add_addresses: want_addresses.difference(&addresses).copied().collect(),
+            remove_addresses: addresses
+                .difference(&want_addresses)
+                .filter(|address| our_addresses.contains(address))
+                .copied()
+                .collect(),
+            add_routes: want_routes.difference(&routes).copied().collect(),
+            remove_routes: routes.difference(&want_routes).copied().collect(),
+        })
+    }
+
+    fn words(&self) -> Vec<Change> {
+        let mut words = Vec::new();
+        words.extend(self.mtu.map(|(from, to)| Change::SetMtu { from, to }));
+        words.extend(self.remove_addresses.iter().map(|a| Change::RemoveAddress { address: *a }));
+        words.extend(self.add_addresses.iter().map(|a| Change::AddAddress { address: *a }));
+        words.extend(self.bring_up.then_some(Change::BringUp));
+        words.extend(self.remove_routes.iter().map(|r| Change::RemoveRoute { route: *r }));
+        words.extend(self.add_routes.iter().map(|r| Change::AddRoute { route: *r }));
+        words
+    }
+
+    fn make(&self, link: u32) -> Result<(), WgError> {
+        if let Some((_, mtu)) = self.mtu {
+            links::set_mtu(link, mtu)?;
+        }
+        for address in &self.remove_addresses {
+            links::remove_address(link, *address)?;
+        }
+        for address in &self.add_addresses {
+            links::add_address(link, *address)?;
+        }
+        // Routes need a link that is up.
+        if self.bring_up {
+            links::bring_up(link)?;
+        }
+        if !self.remove_routes.is_empty() {
+            links::remove_routes(link, &self.remove_routes)?;
+        }
+        if !self.add_routes.is_empty() {
+            links::add_routes(link, &self.add_routes)?;
+        }
+        Ok(())
+    }
+}

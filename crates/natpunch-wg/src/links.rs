@@ -1,0 +1,308 @@
+//! Links, addresses and routes by rtnetlink: what is there, and the single changes.
+//!
+//! Each call opens its own netlink socket in the network namespace of the calling thread and runs to its end on a
+//! private runtime, so a thread that moves between namespaces (as tests do) is never surprised.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::{Error, Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
+
+use crate::error::WgError;
+
+/// The protocol number that marks our routes (`ip route show proto 78`): "N". No other program of
+/// iproute2's rt_protos has it.
+const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
+
+/// A link as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) kind: LinkKind,
+    pub(crate) alias: Option<String>,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LinkKind {
+    Wireguard,
+    Tun,
+    Other(String),
+}
+
+impl std::fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Wireguard => f.write_str("a WireGuard interface"),
+            Self::Tun => f.write_str("a TUN interface"),
+            Self::Other(kind) if kind.is_empty() => f.write_str("a physical or loopback interface"),
+            Self::Other(kind) => write!(f, "of type {kind}"),
+        }
+    }
+}
+
+fn with_netlink<T, F: Future<Output = Result<T, Error>>>(
+    what: &str,
+    f: impl FnOnce(Handle) -> F,
+) -> Result<T, WgError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            let driver = tokio::spawn(connection);
+            let result = f(handle).await.map_err(to_io);
+            driver.abort();
+            result
+        })
+    });
+    result.map_err(|e: io::Error| WgError::io(what, e))
+}
+
+fn to_io(error: Error) -> io::Error {
+    match error {
+        Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+fn errno(error: &Error) -> Option<i32> {
+    match error {
+        Error::NetlinkError(message) => message.to_io().raw_os_error(),
+        _ => None,
+    }
+}
+
+/// The link of this name, if there is one.
+pub(crate) fn find(name: &str) -> Result<Option<Link>, WgError> {
+    with_netlink("list interfaces", async |handle| {
+        match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+            Ok(message) => Ok(message.map(read_link)),
+            Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    })
+}
+
+fn read_link(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        kind: LinkKind::Other(String::new()),
+        alias: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = match kind {
+                            InfoKind::Wireguard => LinkKind::Wireguard,
+                            InfoKind::Tun => LinkKind::Tun,
+                            other => LinkKind::Other(other.to_string()),
+                        };
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// Creates a kernel WireGuard link. False if this kernel has none.
+pub(crate) fn create_wireguard(name: &str) -> Result<bool, WgError> {
+    with_netlink(&format!("create interface {name}"), async |handle| {
+        match handle.link().add(LinkWireguard::new(name).build()).execute().await {
+            Ok(()) => Ok(true),
+            Err(e) if errno(&e) == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(e) => Err(e),
+        }
+    })
+}
+
+/// Whether this kernel has WireGuard, as far as can be said without changing anything: loaded, or a module that the
+/// kernel would load by itself. Creating the link is the proof.
+pub(crate) fn kernel_has_wireguard() -> bool {
+    if Path::new("/sys/module/wireguard").exists() {
+        return true;
+    }
+    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };
+    let modules = Path::new("/lib/modules").join(release.trim());
+    ["modules.dep", "modules.builtin"].iter().any(|list| {
+        std::fs::read_to_string(modules.join(list)).is_ok_and(|text| text.contains("/net/wireguard/wireguard.ko"))
+    })
+}
+
+/// Removes a link.
+pub(crate) fn remove(index: u32) -> Result<(), WgError> {
+    with_netlink("remove the interface", async |handle| handle.link().del(index).execute().await)
+}
+
+/// Sets the alias, our mark.
+pub(crate) fn set_alias(index: u32, alias: &str) -> Result<(), WgError> {
+    let message =
+        LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfAlias(alias.into())).build();
+    with_netlink("mark the interface", async |handle| handle.link().set(message).execute().await)
+}
+
+/// Sets the MTU.
+pub(crate) fn set_mtu(index: u32, mtu: u32) -> Result<(), WgError> {
+    let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+    with_netlink(&format!("set MTU {mtu}"), async |handle| handle.link().set(message).execute().await)
+}
+
+/// Brings the link up.
+pub(crate) fn bring_up(index: u32) -> Result<(), WgError> {
+    let message = LinkUnspec::new_with_index(index).up().build();
+    with_netlink("bring the interface up", async |handle| handle.link().set(message).execute().await)
+}
+
+/// The addresses of a link, without those that the kernel makes by itself (IPv6 link-local).
+pub(crate) fn addresses(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
+    with_netlink("list addresses", async |handle| {
+        let messages: Vec<_> = handle.address().get().set_link_index_filter(index).execute().try_collect().await?;
+        Ok(messages
+            .iter()
+            .filter_map(|m| Some((m, local_address(&m.attributes)?)))
+            .filter_map(|(m, ip)| {
+                let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                IpNet::new(ip, m.header.prefix_len).ok().filter(|_| !link_local)
+            })
+            .collect())
+    })
+}
+
+/// IFA_LOCAL is the address itself; IFA_ADDRESS is the other end on a point-to-point link, and all there is in IPv6.
+fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
+}
+
+/// Adds an address.
+pub(crate) fn add_address(index: u32, address: IpNet) -> Result<(), WgError> {
+    with_netlink(&format!("add address {address}"), async |handle| {
+        handle.address().add(index, address.addr(), address.prefix_len()).replace().execute().await
+    })
+}
+
+/// Removes an address; one that is already gone is fine.
+pub(crate) fn remove_address(index: u32, address: IpNet) -> Result<(), WgError> {
+    with_netlink(&format!("remove address {address}"), async |handle| {
+        let message = handle.address().add(index, address.addr(), address.prefix_len()).message_mut().clone();
+        match handle.address().del(message).execute().await {
+            Err(e) if errno(&e) == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
+    })
+}
+
+fn route_message(index: u32, route: IpNet) -> RouteMessage {
+    let base = match route {
+        IpNet::V4(net) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .scope(RouteScope::Link)
+            .output_interface(index)
+            .protocol(ROUTE_PROTOCOL)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .output_interface(index)
+            .protocol(ROUTE_PROTOCOL)
+            .build(),
+    };
+    debug_assert_eq!(base.header.kind, RouteType::Unicast);
+    base
+}
+
+/// Our routes through a link: in the main table, with our protocol number.
+pub(crate) fn routes(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
+    with_netlink("list routes", async |handle| {
+        let mut found = BTreeSet::new();
+        for message in [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ] {
+            let mut dump = std::pin::pin!(handle.route().get(message).execute());
+            while let Some(route) = dump.try_next().await? {
+                found.extend(our_route(&route, index));
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// A dump returns the routes of all tables, and the header has room for table numbers up to 255 only: the attribute
+/// has the real one.
+fn our_route(route: &RouteMessage, index: u32) -> Option<IpNet> {
+    let table = route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let through = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index));
+    let main = table.unwrap_or(route.header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if route.header.protocol != ROUTE_PROTOCOL || !through || !main {
+        return None;
+    }
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
+            IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
+        }
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
+            IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
+        }
+        _ => None,
+    })
+}
+
+/// Adds routes. A route of somebody else to the same destination is never replaced.
+pub(crate) fn add_routes(index: u32, routes: &[IpNet]) -> Result<(), WgError> {
+    let mut taken = None;
+    with_netlink("add routes", async |handle| {
+        for route in routes {
+            match handle.route().add(route_message(index, *route)).execute().await {
+                Err(e) if errno(&e) == Some(libc::EEXIST) => {
+                    taken = Some(*route);
+                    break;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    })?;
+    taken.map_or(Ok(()), |route| Err(WgError::RouteInUse(route)))
+}
+
+/// Removes routes of ours; one that is already gone is fine.
+pub(crate) fn remove_routes(index: u32, routes: &[IpNet]) -> Result<(), WgError> {
+    with_netlink("remove routes", async |handle| {
+        for route in routes {
+            match handle.route().del(route_message(index, *route)).execute().await {
+                Err(e) if errno(&e) == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,198 @@
+//! What an interface shall be.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use serde::{Deserialize, Serialize};
+
+use crate::error::WgError;
+
+/// The backend that the mesh file asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendChoice {
+    /// The kernel where it has WireGuard, else the embedded device. An existing interface keeps what it has.
+    #[default]
+    Auto,
+    /// Kernel WireGuard or an error.
+    Kernel,
+    /// The embedded device.
+    Userspace,
+    /// A device that another program runs, by its UAPI socket.
+    External,
+}
+
+impl BackendChoice {
+    /// True if an interface on `kind` is what was asked for.
+    pub fn accepts(self, kind: BackendKind) -> bool {
+        match self {
+            Self::Auto => kind != BackendKind::External,
+            Self::Kernel => kind == BackendKind::Kernel,
+            Self::Userspace => kind == BackendKind::Userspace,
+            Self::External => kind == BackendKind::External,
+        }
+    }
+}
+
+impl fmt::Display for BackendChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+            Self::External => "external",
+        })
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kernel" => Ok(Self::Kernel),
+            "userspace" => Ok(Self::Userspace),
+            "external" => Ok(Self::External),
+            other => Err(format!("no such backend: {other} (auto, kernel, userspace, external)")),
+        }
+    }
+}
+
+/// The backend that an interface has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendKind {
+    /// Kernel WireGuard.
+    Kernel,
+    /// The embedded device.
+    Userspace,
+    /// A device that another program runs.
+    External,
+    /// The double in memory.
+    Fake,
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+            Self::External => "external",
+            Self::Fake => "fake",
+        })
+    }
+}
+
+/// A whole interface, as the mesh file wants it.
+#[derive(Debug, Clone)]
+pub struct InterfaceSpec {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// Its private key.
+    pub private_key: SecretKey,
+    /// Its UDP port; 0 leaves the choice to the device.
+    pub listen_port: u16,
+    /// Its firewall mark; 0 is none.
+    pub fwmark: u32,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its addresses, with the length of the on-link prefix.
+    pub addresses: Vec<IpNet>,
+    /// Networks to be routed into it. One that an address already makes on-link needs no route and gets none.
+    pub routes: Vec<IpNet>,
+    /// Its peers.
+    pub peers: Vec<PeerSpec>,
+    /// Which backend to use.
+    pub backend: BackendChoice,
+    /// The name of the mesh: the link's alias becomes `natpunch:OWNER`.
+    pub owner: String,
+    /// The program that runs an embedded device when called as `PROGRAM device NAME --socket PATH`.
+    pub device_program: PathBuf,
+    /// Where state files and control sockets live, such as /run/natpunch.
+    pub runtime_dir: PathBuf,
+}
+
+/// One peer, as the mesh file wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// Its public key.
+    pub key: PeerKey,
+    /// The preshared key of the pair.
+    pub preshared_key: Option<PresharedKey>,
+    /// Networks that the peer may use.
+    pub allowed_ips: Vec<IpNet>,
+    /// Interval of the persistent keepalive, whole seconds; `None` is off.
+    pub persistent_keepalive: Option<Duration>,
+    /// Where to send first. Used only when the peer is added: later endpoints are moved by
+    /// [`Interface::set_endpoint`](crate::Interface::set_endpoint) and by WireGuard's own roaming.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl PeerSpec {
+    /// The keepalive in the form that devices have, 0 being off.
+    pub(crate) fn keepalive_seconds(&self) -> u16 {
+        seconds(self.persistent_keepalive)
+    }
+}
+
+pub(crate) fn seconds(interval: Option<Duration>) -> u16 {
+    interval.map_or(0, |i| u16::try_from(i.as_secs()).unwrap_or(u16::MAX))
+}
+
+/// The packet buffers of the embedded device have 4,096 bytes; this leaves room for WireGuard's header and tag.
+pub(crate) const EMBEDDED_MAX_MTU: u32 = 4_000;
+
+impl InterfaceSpec {
+    /// The alias that marks the link as ours.
+    pub fn mark(&self) -> String {
+        mark(&self.owner)
+    }
+
+    /// Refuses what can never work, before anything is touched.
+    pub(crate) fn validate(&self) -> Result<(), WgError> {
+        let fail = |problem: String| Err(WgError::Invalid { name: self.name.clone(), problem });
+        check_name(&self.name)?;
+        if self.routes.iter().chain(self.addresses.iter()).any(|net| net.prefix_len() == 0) {
+            return fail("a default route (0.0.0.0/0 or ::/0) through the mesh is not supported yet".into());
+        }
+        if !(576..=65_535).contains(&self.mtu) {
+            return fail(format!("MTU {} is not between 576 and 65535", self.mtu));
+        }
+        if self.addresses.iter().any(|a| a.addr().is_ipv6()) && self.mtu < 1_280 {
+            return fail(format!("MTU {} is less than the 1280 that IPv6 needs", self.mtu));
+        }
+        let mut keys: Vec<_> = self.peers.iter().map(|p| p.key).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find_map(|w| match w {
+            [a, b] if a == b => Some(a),
+            _ => None,
+        }) {
+            return fail(format!("peer {twice} is there twice"));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn mark(owner: &str) -> String {
+    format!("natpunch:{owner}")
+}
+
+/// Interface names become file names and netlink attributes, so only what both allow passes.
+pub(crate) fn check_name(name: &str) -> Result<(), WgError> {
+    let good = !name.is_empty()
+        && name.len() < libc::IFNAMSIZ
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='));
+    if good {
+        return Ok(());
+    }
+    Err(WgError::Invalid {
+        name: name.into(),
+        problem: "an interface name has 1 to 15 letters, digits, '-', '_', '.' or '='".into(),
+    })
+}

@@ -1,0 +1,79 @@
+//! What of an interface is ours: a small file per interface, so that a restarted agent removes what the one before it
+//! made, and never what somebody else added.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use natpunch_types::PeerKey;
+use serde::{Deserialize, Serialize};
+
+use crate::error::WgError;
+use crate::spec::BackendKind;
+
+/// What we made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateFile {
+    /// The mesh.
+    pub(crate) owner: String,
+    /// The backend of the interface.
+    pub(crate) backend: BackendKind,
+    /// Addresses that we set.
+    pub(crate) addresses: BTreeSet<IpNet>,
+    /// Peers that we added.
+    pub(crate) peers: BTreeSet<PeerKey>,
+}
+
+/// Larger than the file of 100,000 peers; anything beyond is not ours.
+const MAX_BYTES: u64 = 16 << 20;
+
+pub(crate) fn path(runtime_dir: &Path, name: &str) -> PathBuf {
+    runtime_dir.join(format!("{name}.state.json"))
+}
+
+/// The control socket of the embedded device of this interface.
+pub(crate) fn control_socket(runtime_dir: &Path, name: &str) -> PathBuf {
+    runtime_dir.join(format!("{name}.device.sock"))
+}
+
+/// Makes the runtime directory, for root's eyes only.
+pub(crate) fn make_runtime_dir(dir: &Path) -> Result<(), WgError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| WgError::io(format!("create directory {}", dir.display()), e))
+}
+
+/// Reads the file; a missing or damaged one is `None`.
+pub(crate) fn read(runtime_dir: &Path, name: &str) -> Option<StateFile> {
+    let path = path(runtime_dir, name);
+    if fs::metadata(&path).ok()?.len() > MAX_BYTES {
+        return None;
+    }
+    serde_json::from_slice(&fs::read(&path).ok()?).ok()
+}
+
+/// Writes the file whole or not at all.
+pub(crate) fn write(runtime_dir: &Path, name: &str, state: &StateFile) -> Result<(), WgError> {
+    let path = path(runtime_dir, name);
+    let fresh = path.with_extension("json.new");
+    let what = || format!("write {}", path.display());
+    let text = serde_json::to_vec(state).map_err(|e| WgError::io(what(), io::Error::other(e)))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(|e| WgError::io(what(), e))?;
+    file.write_all(&text).and_then(|()| fs::rename(&fresh, &path)).map_err(|e| WgError::io(what(), e))
+}
+
+/// Removes the file.
+pub(crate) fn remove(runtime_dir: &Path, name: &str) {
+    let _ = fs::remove_file(path(runtime_dir, name));
+}

@@ -1,0 +1,13 @@
+//! WireGuard's cross-platform configuration protocol (<https://www.wireguard.com/xplatform/>): text over a Unix socket.
+//!
+//! It is the language of every userspace device, so natpunch speaks it on both sides: [`UapiDevice`] drives an external
+//! device and the embedded one, and the embedded device's process serves it, so that `wg show` works there too.
+//!
+//! `wireguard-control` speaks it as well, but cannot say `update_only` (a late endpoint would resurrect a removed peer),
+//! starts `wireguard-go` by itself, prints to standard output and folds every errno into one; hence this small client.
+
+mod client;
+pub(crate) mod codec;
+
+pub use client::UapiDevice;
+pub(crate) use client::{Client, socket_path};
