@@ -72,8 +72,7 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = key::public_key(&key);
-    let protocols = Arc::new(Protocols::new(&settings.compat, &key));
-    drop(key);
+    let protocols = Arc::new(Protocols::new(&settings, key)?);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let mut sockets = Vec::new();
         for address in &settings.listen {
@@ -110,7 +109,7 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         if let Some((listener, http)) = http {
             tasks.spawn(http::serve(listener, http, counters.clone(), stopped.clone()));
         }
-        let report = tokio::spawn(report(counters));
+        let keeper = tokio::spawn(keep(protocols, counters, start));
         let watchdog = tokio::spawn(feed_watchdog());
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         tracing::info!(%public_key, "serving");
@@ -123,7 +122,7 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         let _ = stop.send(true);
         while tasks.join_next().await.is_some() {}
-        report.abort();
+        keeper.abort();
         watchdog.abort();
         Ok(())
     })
@@ -142,12 +141,15 @@ fn bind_http(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn report(counters: Arc<Counters>) {
+/// Expires what is dead also when nothing arrives, and logs what was counted.
+async fn keep(protocols: Arc<Protocols>, counters: Arc<Counters>, start: Instant) {
     let mut reporter = Reporter::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tick.tick().await;
-        if let Some(changes) = reporter.changes(&counters) {
+        protocols.handle_timeout(start.elapsed());
+        let values = [counters.read(), protocols.counters()].concat();
+        if let Some(changes) = reporter.changes(values) {
             tracing::info!("in the last {} s: {changes}", REPORT_INTERVAL.as_secs());
         }
     }

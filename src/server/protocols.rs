@@ -8,12 +8,24 @@
 //!    taken for STUN with a public key made for it, by its owner alone.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_core::stun;
+use natpunch_plugin_nat_hole_punching::server as hole_punching;
+use natpunch_plugin_natpunch_go::server as natpunch_go;
 use natpunch_types::SecretKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+use zeroize::Zeroizing;
 
-use super::settings::Compat;
+use super::settings::{Compat, Settings};
+
+/// The length of natpunch-go's handshake.
+const HANDSHAKE: usize = 109;
+/// The length of nat-hole-punching's request.
+const HOLE_PUNCHING_REQUEST: usize = 64;
 
 /// Which protocol a datagram belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,40 +42,180 @@ pub(super) enum Class {
     Unknown,
 }
 
-/// The protocol servers behind all sockets.
+/// What is sent back.
 #[derive(Debug)]
+pub(super) enum Answer {
+    NatpunchGo(natpunch_go::Reply),
+    Other(Vec<u8>),
+}
+
+impl Deref for Answer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::NatpunchGo(reply) => reply,
+            Self::Other(bytes) => bytes,
+        }
+    }
+}
+
+/// The protocol servers behind all sockets: a node that registered over one is found over each.
 pub(super) struct Protocols {
-    speaks_hole_punching: bool,
-    speaks_natpunch_go: bool,
+    natpunch_go: Option<Mutex<natpunch_go::Server<ChaCha20Rng>>>,
+    hole_punching: Option<Mutex<hole_punching::Server>>,
 }
 
 impl Protocols {
-    /// STUN, and the protocols of `compat`.
-    pub(super) fn new(compat: &[Compat], _key: &SecretKey) -> Self {
-        Self {
-            speaks_hole_punching: compat.contains(&Compat::NatHolePunching),
-            speaks_natpunch_go: compat.contains(&Compat::NatpunchGo),
-        }
+    /// STUN, and the protocols of the settings.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub(super) fn new(settings: &Settings, private_key: SecretKey) -> std::io::Result<Self> {
+        let allowed = settings.allowed_keys.clone();
+        let natpunch_go = if settings.compat.contains(&Compat::NatpunchGo) {
+            let mut seed = Zeroizing::new([0; 32]);
+            getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
+            let config = natpunch_go::Config { allowed: allowed.clone(), ..natpunch_go::Config::new(private_key) };
+            let server = natpunch_go::Server::new(config, ChaCha20Rng::from_seed(*seed));
+            Some(Mutex::new(server.map_err(std::io::Error::other)?))
+        } else {
+            None
+        };
+        let hole_punching = settings.compat.contains(&Compat::NatHolePunching).then(|| {
+            Mutex::new(hole_punching::Server::new(hole_punching::Config {
+                allowed,
+                ..hole_punching::Config::default()
+            }))
+        });
+        Ok(Self { natpunch_go, hole_punching })
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
     pub(super) fn classify(&self, payload: &[u8]) -> Class {
         if stun::is_stun(payload) {
             Class::Stun
-        } else if self.speaks_hole_punching && payload.len() == 64 {
+        } else if self.hole_punching.is_some() && payload.len() == HOLE_PUNCHING_REQUEST {
             Class::HolePunching
-        } else if self.speaks_natpunch_go {
-            if payload.first() == Some(&1) { Class::Handshake } else { Class::NatpunchGo }
-        } else {
+        } else if self.natpunch_go.is_none() {
             Class::Unknown
+        } else if payload.len() == HANDSHAKE && payload.first() == Some(&1) {
+            Class::Handshake
+        } else {
+            Class::NatpunchGo
         }
     }
 
-    /// The answer to a datagram of this class.
-    pub(super) fn handle(&self, class: Class, source: SocketAddr, payload: &[u8], _now: Duration) -> Option<Vec<u8>> {
+    /// The answer to a datagram of this class, if it deserves one.
+    pub(super) fn handle(&self, class: Class, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Answer> {
         match class {
-            Class::Stun => stun::respond(payload, source),
-            _ => None,
+            Class::Stun => stun::respond(payload, source).map(Answer::Other),
+            Class::HolePunching => {
+                lock(self.hole_punching.as_ref()?).handle_datagram(source, payload, now).map(Answer::Other)
+            }
+            Class::Handshake | Class::NatpunchGo => {
+                lock(self.natpunch_go.as_ref()?).handle_datagram(source, payload, now).map(Answer::NatpunchGo)
+            }
+            Class::Unknown => None,
+        }
+    }
+
+    /// Forgets who was silent for too long, also when nobody sends anything.
+    pub(super) fn handle_timeout(&self, now: Duration) {
+        if let Some(server) = &self.natpunch_go {
+            lock(server).handle_timeout(now);
+        }
+        if let Some(server) = &self.hole_punching {
+            lock(server).handle_timeout(now);
+        }
+    }
+
+    /// What the servers counted, by name.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = Vec::new();
+        if let Some(server) = &self.natpunch_go {
+            let counted = lock(server).counters();
+            counters.extend([
+                ("natpunch-go: handshakes", counted.handshakes),
+                ("registered", counted.registered),
+                ("expired", counted.expired),
+                ("found", counted.found),
+                ("not known", counted.not_known),
+                ("rate-limited", counted.limited),
+                ("forged", counted.forged),
+                ("replayed", counted.replayed),
+                ("not allowed", counted.not_allowed),
+                ("refused, table full", counted.full),
+                ("without session", counted.no_session),
+            ]);
+        }
+        if let Some(server) = &self.hole_punching {
+            let counted = lock(server).counters();
+            counters.extend([
+                ("nat-hole-punching: registered", counted.registered),
+                ("expired", counted.expired),
+                ("found", counted.found),
+                ("not known", counted.not_known),
+                ("rate-limited", counted.limited),
+                ("not allowed", counted.not_allowed),
+                ("refused, table full", counted.full),
+                ("refused, alive elsewhere", counted.held),
+            ]);
+        }
+        counters
+    }
+}
+
+/// A server stays usable after a panic elsewhere: each datagram is handled whole or not at all.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn protocols(compat: &[Compat]) -> Protocols {
+        let settings = Settings {
+            listen: vec![],
+            key_file: "unused".into(),
+            compat: compat.to_vec(),
+            allowed_keys: None,
+            http: None,
+        };
+        Protocols::new(&settings, SecretKey::from_bytes([7; 32])).unwrap()
+    }
+
+    fn source() -> SocketAddr {
+        "192.0.2.1:1000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_protocol_that_was_not_named_is_not_spoken() {
+        let request = [1; 64];
+        let silent = protocols(&[Compat::NatpunchGo]);
+        assert_eq!(silent.classify(&request), Class::NatpunchGo);
+        assert!(silent.handle(silent.classify(&request), source(), &request, Duration::ZERO).is_none());
+        let named = protocols(&[Compat::NatHolePunching]);
+        assert_eq!(named.classify(&request), Class::HolePunching);
+        assert!(named.handle(Class::HolePunching, source(), &request, Duration::ZERO).is_some());
+        let mut handshake = [0; HANDSHAKE];
+        handshake[0] = 1;
+        assert_eq!(named.classify(&handshake), Class::Unknown);
+        assert_eq!(silent.classify(&handshake), Class::Handshake);
+    }
+
+    #[test]
+    fn stun_is_answered_whatever_else_is_spoken_and_never_with_more_bytes() {
+        let request = stun::request(stun::TransactionId([9; 12]));
+        for compat in [&[][..], &[Compat::NatpunchGo], &[Compat::NatpunchGo, Compat::NatHolePunching]] {
+            let protocols = protocols(compat);
+            for source in [source(), "[2001:db8::1]:1000".parse().unwrap()] {
+                let answer = protocols.handle(protocols.classify(&request), source, &request, Duration::ZERO).unwrap();
+                assert!(answer.len() <= request.len());
+                assert!(
+                    matches!(stun::parse_answer(&answer), Some((_, stun::Answer::Mapped(found))) if found == source)
+                );
+            }
         }
     }
 }

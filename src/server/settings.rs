@@ -1,9 +1,11 @@
 //! What `natpunch serve` was asked to do: a TOML file, and flags over it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use natpunch_types::PeerKey;
 use serde::Deserialize;
 
 use crate::cli::args::ServeArgs;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub key_file: PathBuf,
     /// The rendezvous protocols spoken on every UDP socket.
     pub compat: Vec<Compat>,
+    /// The keys that may register by the rendezvous protocols; `None`: any, up to a bound.
+    pub allowed_keys: Option<BTreeSet<PeerKey>>,
     /// The HTTP record store, if offered.
     pub http: Option<HttpSettings>,
 }
@@ -77,6 +81,7 @@ struct File {
     listen: Vec<SocketAddr>,
     key_file: Option<PathBuf>,
     compat: Option<Vec<Compat>>,
+    allowed_keys: Option<BTreeSet<PeerKey>>,
     http: Option<SocketAddr>,
     #[serde(default)]
     http_trusted_proxies: Vec<IpAddr>,
@@ -148,12 +153,12 @@ impl Settings {
             return Err(SettingsError::NothingToServe);
         }
         // Port 0 asks for a free port each time.
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         if let Some(twice) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
             return Err(SettingsError::Twice(*twice));
         }
         let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
-        Ok(Self { listen, key_file, compat, http })
+        Ok(Self { listen, key_file, compat, allowed_keys: file.allowed_keys, http })
     }
 }
 
@@ -224,6 +229,7 @@ mod tests {
             ("listen = [\"0.0.0.0\"]\n", "line 1", "socket address"),
             ("\ncompat = [\"natpunchgo\"]\n", "line 2", "did you mean `natpunch-go`"),
             ("key_file = 7\n", "line 1", "expected"),
+            ("allowed_keys = [\"AAEC\"]\n", "line 1", "a key has 32"),
             ("http = \"[::]:1\"\nhttp = \"[::]:2\"\n", "line 2", "duplicate"),
         ] {
             let error = with_file(text, args()).unwrap_err().to_string();

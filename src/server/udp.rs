@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::counters::Counters;
 use super::handshakes::HandshakeQueue;
-use super::protocols::{Class, Protocols};
+use super::protocols::{Answer, Class, Protocols};
 use super::{Backoff, stopped};
 
 /// Longer datagrams than any that is understood, so that a cut-off one never looks whole.
@@ -91,7 +91,7 @@ pub(super) async fn serve(
 }
 
 /// Sends an answer, unless it were longer than what it answers: whoever spoofs a source must not gain by it.
-fn answer(socket: &UdpSocket, counters: &Counters, to: SocketAddr, request: &[u8], answer: Option<Vec<u8>>) {
+fn answer(socket: &UdpSocket, counters: &Counters, to: SocketAddr, request: &[u8], answer: Option<Answer>) {
     let Some(answer) = answer.filter(|answer| answer.len() <= request.len()) else {
         counters.dropped.add();
         return;
