@@ -202,3 +202,7 @@ impl Assembler {
         self.lines.into_iter().enumerate().map(assemble).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

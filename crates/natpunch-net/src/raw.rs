@@ -340,3 +340,7 @@ fn is_link_wide(ip: IpAddr) -> bool {
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT))
 }
+
+#[cfg(test)]
+#[path = "raw_tests.rs"]
+mod tests;
