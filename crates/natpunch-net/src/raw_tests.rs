@@ -61,3 +61,29 @@ async fn what_a_source_sent_is_dropped_if_it_is_no_longer_allowed_when_it_is_rea
     let first = tokio::time::timeout(SOON, port.recv()).await.expect("a probe arrives").unwrap();
     assert_eq!(first.payload, probe(1));
 }
+
+#[tokio::test]
+async fn no_foreign_packet_slips_through_while_the_filter_is_replaced() {
+    let owner = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = owner.local_addr().unwrap();
+    let port = RawPort::open(to.port(), 0).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let _ = stranger.send_to(b"foreign", to);
+            }
+        });
+        for n in 0..500 {
+            let server = SocketAddr::from(([127, 0, 0, 1], 1 + n % 60));
+            // Not through `recv`, which would judge again what the kernel let through.
+            port.allow_source(server).unwrap();
+            port.forbid_source(server).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let queued =
+        nix::sys::socket::recv(port.v4.as_ref().unwrap().get_ref().as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT);
+    assert_eq!(queued, Err(nix::Error::EAGAIN), "the kernel let a packet through");
+}
