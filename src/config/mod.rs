@@ -24,7 +24,6 @@ pub use load::load;
 pub use model::{
     Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
 };
-pub use plugins::{HttpSettings, NatHolePunchingSettings, NatpunchGoSettings, StaticSettings};
 pub use resolve::{public_key, resolve_node};
 pub use schema::schema;
 pub use watch::Watcher;

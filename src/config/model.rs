@@ -61,13 +61,13 @@ pub struct Discovery {
 #[derive(Debug, Clone, PartialEq)]
 pub enum DiscoverySettings {
     /// `plugin = "static"`
-    Static(super::plugins::StaticSettings),
+    Static(natpunch_plugin_static::Settings),
     /// `plugin = "natpunch-go"`
-    NatpunchGo(super::plugins::NatpunchGoSettings),
+    NatpunchGo(natpunch_plugin_natpunch_go::Settings),
     /// `plugin = "nat-hole-punching"`
-    NatHolePunching(super::plugins::NatHolePunchingSettings),
+    NatHolePunching(natpunch_plugin_nat_hole_punching::Settings),
     /// `plugin = "http"`
-    Http(super::plugins::HttpSettings),
+    Http(natpunch_plugin_http::Settings),
 }
 
 /// A peer: `[peers.NAME]`.

@@ -1,57 +1,13 @@
 //! The settings of the built-in discovery plugins: which plugin has which, and how its section is read.
 
-use natpunch_types::PeerKey;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
-use toml_edit::{InlineTable, TableLike, Value};
+use toml_edit::{InlineTable, Item, TableLike, Value};
 
 use super::error::{ConfigError, Place};
 use super::model::DiscoverySettings;
-use super::read::{KeyPath, Quoted, Reader, did_you_mean};
+use super::read::{KeyPath, Quoted, Reader, did_you_mean, integer};
 use super::value::check_host_port;
-
-/// Settings of `plugin = "static"`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StaticSettings {
-    /// Seconds between resolutions of an endpoint's host name. Default: 120.
-    #[serde(default)]
-    pub resolve_interval: Option<u64>,
-}
-
-/// Settings of `plugin = "natpunch-go"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NatpunchGoSettings {
-    /// The server, `HOST:PORT`.
-    pub server: String,
-    /// The server's public key, in base64.
-    #[schemars(with = "String")]
-    pub public_key: PeerKey,
-}
-
-/// Settings of `plugin = "nat-hole-punching"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NatHolePunchingSettings {
-    /// The server, `HOST:PORT`.
-    pub server: String,
-}
-
-/// Settings of `plugin = "http"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HttpSettings {
-    /// Where records are, `http://` or `https://`.
-    pub url: String,
-    /// STUN servers, `HOST:PORT`, that tell the reflexive address of WireGuard's port.
-    #[serde(default)]
-    pub stun: Vec<String>,
-    /// Seconds between looks at a server that can't long-poll. Default: 30.
-    #[serde(default)]
-    pub poll: Option<u64>,
-}
 
 /// A plugin that this build has.
 struct Plugin {
@@ -68,16 +24,16 @@ const fn plugin<T: DeserializeOwned + JsonSchema>(
 }
 
 const PLUGINS: [Plugin; 4] = [
-    plugin::<StaticSettings>("static", |table, place, path, reader| {
+    plugin::<natpunch_plugin_static::Settings>("static", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::Static)
     }),
-    plugin::<NatpunchGoSettings>("natpunch-go", |table, place, path, reader| {
+    plugin::<natpunch_plugin_natpunch_go::Settings>("natpunch-go", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::NatpunchGo)
     }),
-    plugin::<NatHolePunchingSettings>("nat-hole-punching", |table, place, path, reader| {
+    plugin::<natpunch_plugin_nat_hole_punching::Settings>("nat-hole-punching", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::NatHolePunching)
     }),
-    plugin::<HttpSettings>("http", |table, place, path, reader| {
+    plugin::<natpunch_plugin_http::Settings>("http", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::Http)
     }),
 ];
@@ -161,7 +117,10 @@ fn settings<T: DeserializeOwned + JsonSchema>(
     let mut values = InlineTable::new();
     for key in &properties {
         let Some(value) = table.get(key).cloned().and_then(|item| item.into_value().ok()) else { continue };
-        if check_address(key, &value, &path.join(key), reader) {
+        let path = path.join(key);
+        if check_address(key, &value, &path, reader)
+            && check_range(schema.pointer(&format!("/properties/{key}")), &value, &path, reader)
+        {
             values.insert(key, value);
         }
     }
@@ -221,4 +180,12 @@ fn check_address(key: &str, value: &Value, path: &KeyPath<'_>, reader: &mut Read
         }
     }
     good
+}
+
+/// Checks a number against the bounds that the schema states; false if it was reported.
+fn check_range(schema: Option<&serde_json::Value>, value: &Value, path: &KeyPath<'_>, reader: &mut Reader) -> bool {
+    let bound = |key| schema.and_then(|schema| schema.get(key)).and_then(serde_json::Value::as_i64);
+    let (Some(least), Some(most)) = (bound("minimum"), bound("maximum")) else { return true };
+    let place = reader.place(value.span());
+    integer::<i64>(&Item::Value(value.clone()), place, path, reader, (least, most), "").is_some()
 }

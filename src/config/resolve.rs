@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use natpunch_core::derive_listen_port;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 
 use super::error::{ConfigError, ConfigErrors, Place};
@@ -235,15 +236,6 @@ fn remote(
 fn listen_port(mesh: &MeshConfig, peer: &PeerConfig) -> u16 {
     let stated = peer.interface.listen_port.or(mesh.interface.listen_port);
     stated.unwrap_or_else(|| derive_listen_port(&peer.public_key))
-}
-
-/// The listen port that a node has if the file states none: 20000 + hash(public key) mod 12000, outside of the default
-/// ephemeral range of Linux (32768 to 60999).
-fn derive_listen_port(key: &PeerKey) -> u16 {
-    use blake2::Digest as _;
-    let digest: [u8; 32] = blake2::Blake2s256::digest(key.as_bytes()).into();
-    let [a, b, c, d, ..] = digest;
-    20_000 + (u32::from_le_bytes([a, b, c, d]) % 12_000) as u16
 }
 
 /// An own address with the prefix length of the mesh network around it, so that the interface's connected route is the

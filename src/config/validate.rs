@@ -12,7 +12,6 @@ use natpunch_types::PeerKey;
 use super::error::{ConfigError, Place, Sources};
 use super::load::twice;
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
-use super::plugins::StaticSettings;
 use super::raw::{Named, RawDiscovery, RawFile, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
 use super::value::{DnsLabel, InterfaceName, Network};
@@ -311,7 +310,7 @@ impl Check<'_> {
         }
         let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
         if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
-            let settings = DiscoverySettings::Static(StaticSettings::default());
+            let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
             instances.push(Discovery { name: STATIC.to_owned(), settings });
         }
         instances
