@@ -1,12 +1,23 @@
 //! The pure core of natpunch: everything that decides, and nothing that touches the world.
 
-pub mod stun;
+mod candidates;
+mod env;
+mod filter;
+mod gather;
+mod keys;
 mod mesh;
 mod output;
+mod path;
+mod peer;
+mod probe;
+mod record;
 mod spec;
 mod status;
+pub mod stun;
 mod time;
+mod wire;
 
+pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
 pub use output::{Command, EndpointReason, Event, Interest, Record, Transmit};
 pub use spec::{MeshSpec, PeerSpec, derive_listen_port};

@@ -1,107 +1,310 @@
 //! The mesh: owns the peers and routes every input to the one that it concerns.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use natpunch_types::{Candidate, DeviceSnapshot, Origin, PeerKey};
-use x25519_dalek::{PublicKey, StaticSecret};
+use natpunch_types::{Candidate, CandidateKind, DeviceSnapshot, Origin, PeerKey, canonical};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::{Command, Event, MeshSpec, MeshStatus, PathKind, PeerState, PeerStatus, Time, Transmit};
+use crate::env::{Budget, Env, Outbox};
+use crate::gather::Local;
+use crate::keys::{PairKeys, public_key};
+use crate::peer::Peer;
+use crate::record::Contents;
+use crate::{
+    Command, Event, Interest, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Record, Time, Transmit, probe, stun,
+};
 
-/// One node's view of its mesh: inputs through `handle_*`, then drain `poll_transmit`, `poll_command`, `poll_event`
-/// and call `handle_timeout` at `poll_timeout`.
+/// Pings per second of the whole node.
+const PINGS_PER_SECOND: u32 = 250;
+/// Pongs per second of the whole node: more is a replay flood.
+const PONGS_PER_SECOND: u32 = 1000;
+/// Link events come in clusters: after one, others are taken together for this long.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// The same for what is told to discovery, except that the first goes out at once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// For how long a record is good, and when it is published anew.
+const RECORD_LIFETIME: Duration = Duration::from_secs(600);
+const REPUBLISH: Duration = Duration::from_secs(300);
+
+/// Something that is told to discovery when it changed, at once at first and then not more often than [`SETTLE`].
+#[derive(Debug, Default)]
+struct Notice<T> {
+    last: Option<T>,
+    due: Option<Time>,
+    sent: Option<Time>,
+}
+
+impl<T> Notice<T> {
+    fn touch(&mut self, now: Time) {
+        let earliest = self.sent.map_or(now, |sent| (sent + SETTLE).max(now));
+        self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
+    }
+
+    fn take_due(&mut self, now: Time) -> bool {
+        let due = self.due.is_some_and(|due| due <= now);
+        if due {
+            self.due = None;
+        }
+        due
+    }
+}
+
+/// One node's view of its mesh.
+///
+/// Feed one input by a `handle_*` method, then drain `poll_transmit`, `poll_command` and `poll_event`, then call
+/// `handle_timeout` at `poll_timeout`. The first snapshot of the device should come first of all: until then no
+/// endpoint is set, since a device that ran before us may have live sessions.
 pub struct Mesh {
     spec: MeshSpec,
-    transmits: VecDeque<Transmit>,
-    commands: VecDeque<Command>,
-    events: VecDeque<Event>,
+    public_key: PeerKey,
+    peers: BTreeMap<PeerKey, Peer>,
+    by_probe_tag: BTreeMap<[u8; 8], PeerKey>,
+    by_record_tag: BTreeMap<[u8; 16], PeerKey>,
+    env: Env,
+    /// When each peer wants to be called, both ways round.
+    timers: BTreeSet<(Time, PeerKey)>,
+    timer_of: BTreeMap<PeerKey, Time>,
+    /// Peers without a connection.
+    wanted: BTreeSet<PeerKey>,
+    interest: Notice<Vec<Interest>>,
+    records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
+    last_change: Option<Time>,
+    pending_change: Option<Time>,
 }
 
 impl Mesh {
-    /// A mesh that knows nothing but its spec.
-    pub fn new(spec: MeshSpec, _seed: [u8; 32], _now: Time) -> Self {
-        Self { spec, transmits: VecDeque::new(), commands: VecDeque::new(), events: VecDeque::new(), record_counter: 0 }
+    /// A mesh that knows nothing but its spec. `seed` must be random in production and is the run in a simulation.
+    pub fn new(spec: MeshSpec, seed: [u8; 32], now: Time) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let session = rng.next_u64().max(1);
+        let mut mesh = Self {
+            public_key: public_key(&spec.private_key),
+            peers: BTreeMap::new(),
+            by_probe_tag: BTreeMap::new(),
+            by_record_tag: BTreeMap::new(),
+            env: Env {
+                rng,
+                session,
+                overlay: Vec::new(),
+                local: Local::default(),
+                pings: Budget::new(PINGS_PER_SECOND),
+                pongs: Budget::new(PONGS_PER_SECOND),
+                out: Outbox::default(),
+                device_seen: false,
+            },
+            timers: BTreeSet::new(),
+            timer_of: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            interest: Notice::default(),
+            records: Notice::default(),
+            record_counter: 0,
+            last_change: None,
+            pending_change: None,
+            spec: MeshSpec { peers: Vec::new(), ..spec.clone() },
+        };
+        mesh.handle_spec(spec, now);
+        mesh
     }
 
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is re-punched.
-    pub fn handle_spec(&mut self, spec: MeshSpec, _now: Time) {
-        self.spec = spec;
+    ///
+    /// A peer whose preshared key or `managed` changed is a new peer, and all are if our private key changed.
+    pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
+        let same_identity = spec.private_key == self.spec.private_key;
+        self.public_key = public_key(&spec.private_key);
+        self.env.overlay.clone_from(&spec.overlay);
+        self.env.local.listen_port = spec.listen_port;
+        let listed: BTreeMap<PeerKey, &PeerSpec> =
+            spec.peers.iter().filter(|peer| peer.key != self.public_key).map(|peer| (peer.key, peer)).collect();
+
+        let gone: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(key, peer)| {
+                !listed.get(key).is_some_and(|new| {
+                    same_identity && new.managed == peer.spec.managed && new.preshared_key == peer.spec.preshared_key
+                })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.remove(&key);
+        }
+        for (key, listed) in listed {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.spec = listed.clone();
+                continue;
+            }
+            let keys = PairKeys::derive(&spec.private_key, &key, listed.preshared_key.as_ref());
+            if let Some(keys) = &keys {
+                self.by_probe_tag.insert(keys.inbound.probe_tag, key);
+                self.by_record_tag.insert(keys.inbound.record_tag, key);
+            }
+            let peer = Peer::new(listed.clone(), keys, &self.public_key, &self.env, now);
+            self.peers.insert(key, peer);
+            self.settle(&key, now);
+        }
+        self.spec = MeshSpec { peers: Vec::new(), ..spec };
+        self.interest.touch(now);
+        self.records.last = None;
+        self.records.touch(now);
+        self.flush(now);
+    }
+
+    fn remove(&mut self, key: &PeerKey) {
+        if let Some(keys) = self.peers.remove(key).and_then(|peer| peer.keys) {
+            self.by_probe_tag.remove(&keys.inbound.probe_tag);
+            self.by_record_tag.remove(&keys.inbound.record_tag);
+        }
+        if let Some(time) = self.timer_of.remove(key) {
+            self.timers.remove(&(time, *key));
+        }
+        self.wanted.remove(key);
+        self.env.out.forget_endpoint(key);
     }
 
     /// This host's interface addresses, complete. A change starts a new round.
-    pub fn handle_local_addresses(&mut self, _addresses: &[IpAddr], _now: Time) {}
+    pub fn handle_local_addresses(&mut self, addresses: &[IpAddr], now: Time) {
+        if self.env.local.set_hosts(addresses, &self.spec.overlay) {
+            self.records.touch(now);
+            self.handle_network_change(now);
+        }
+    }
 
-    /// Route or link change, or a suspend gap: a new round for all peers; old paths are kept until replaced.
-    pub fn handle_network_change(&mut self, _now: Time) {}
+    /// Route or link change, or a suspend gap: everything may be different, so there is a new round for all peers; old
+    /// paths are kept until replaced.
+    pub fn handle_network_change(&mut self, now: Time) {
+        match self.last_change.map(|last| last + DEBOUNCE).filter(|until| now < *until) {
+            Some(until) => self.pending_change = Some(until),
+            None => self.change_network(now),
+        }
+        self.flush(now);
+    }
+
+    fn change_network(&mut self, now: Time) {
+        self.last_change = Some(now);
+        self.pending_change = None;
+        self.env.local.restart(&mut self.env.rng, now);
+        self.ask_stun(now);
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.with_peer(&key, now, |peer, env| peer.handle_network_change(env, now));
+        }
+    }
 
     /// STUN servers to learn reflexive addresses from, complete.
-    pub fn handle_stun_servers(&mut self, _servers: &[SocketAddr], _now: Time) {}
+    pub fn handle_stun_servers(&mut self, servers: &[SocketAddr], now: Time) {
+        self.env.local.set_servers(servers, &mut self.env.rng, now);
+        self.ask_stun(now);
+        self.flush(now);
+    }
 
-    /// A place where a peer may answer.
-    pub fn handle_candidate(&mut self, _peer: PeerKey, _candidate: Candidate, _now: Time) {}
+    /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in the spec.
+    pub fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
+        self.with_peer(&peer, now, |peer, env| peer.handle_candidate(&candidate, env, now));
+        self.flush(now);
+    }
 
-    /// A sealed record that a discovery instance found.
-    pub fn handle_record(&mut self, _origin: &Origin, _tag: [u8; 16], _blob: &[u8], _now: Time) {}
+    /// A sealed record that some discovery instance found.
+    pub fn handle_record(&mut self, origin: &Origin, tag: [u8; 16], blob: &[u8], now: Time) {
+        let Some(key) = self.by_record_tag.get(&tag).copied() else { return };
+        self.with_peer(&key, now, |peer, env| {
+            if peer.spec.managed {
+                peer.handle_record(origin, blob, env, now);
+            }
+        });
+        self.flush(now);
+    }
 
-    /// A datagram that arrived raw on WireGuard's port; anything but probes and STUN is ignored.
-    pub fn handle_datagram(&mut self, _source: SocketAddr, _destination: Option<IpAddr>, _payload: &[u8], _now: Time) {}
+    /// A datagram that arrived raw on WireGuard's port. Anything but probes and answers to our STUN requests is ignored.
+    pub fn handle_datagram(&mut self, source: SocketAddr, destination: Option<IpAddr>, payload: &[u8], now: Time) {
+        let source = canonical(source);
+        if let Some(tag) = probe::tag(payload) {
+            let Some(key) = self.by_probe_tag.get(&tag).copied() else { return };
+            self.with_peer(&key, now, |peer, env| peer.handle_probe(source, destination, payload, env, now));
+        } else if stun::is_stun(payload) {
+            let eager = !self.wanted.is_empty();
+            let learned = self.env.local.handle_answer(source, payload, eager, &mut self.env.rng, now);
+            if let Some(event) = learned {
+                self.env.out.event(event);
+                self.records.touch(now);
+            }
+        }
+        self.flush(now);
+    }
 
-    /// The device's truth.
-    pub fn handle_device(&mut self, _snapshot: &DeviceSnapshot, _now: Time) {}
+    /// The device's truth: to be fed every second, and right after each command was executed.
+    pub fn handle_device(&mut self, snapshot: &DeviceSnapshot, now: Time) {
+        self.env.device_seen = true;
+        let rows: BTreeMap<PeerKey, _> = snapshot.peers.iter().map(|row| (row.key, row)).collect();
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            let row = rows.get(&key).copied();
+            self.with_peer(&key, now, |peer, env| peer.handle_device(row, env, now));
+        }
+        self.flush(now);
+    }
 
     /// The result of a `SetEndpoint`.
-    pub fn handle_endpoint_set(&mut self, _peer: PeerKey, _endpoint: SocketAddr, _ok: bool, _now: Time) {}
+    pub fn handle_endpoint_set(&mut self, peer: PeerKey, endpoint: SocketAddr, ok: bool, now: Time) {
+        self.with_peer(&peer, now, |peer, env| peer.handle_endpoint_set(endpoint, ok, env, now));
+        self.flush(now);
+    }
 
-    /// To be called at `poll_timeout`.
-    pub fn handle_timeout(&mut self, _now: Time) {}
+    /// To be called at `poll_timeout`; earlier or later does no harm.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.pending_change.is_some_and(|due| due <= now) {
+            self.change_network(now);
+        }
+        self.ask_stun(now);
+        let due: Vec<PeerKey> = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
+        for key in due {
+            self.with_peer(&key, now, |peer, env| peer.handle_timeout(env, now));
+        }
+        self.flush(now);
+    }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.env.out.transmits.pop_front()
     }
 
     /// The next thing to do.
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        self.env.out.commands.pop_front()
     }
 
     /// The next thing to log.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.env.out.events.pop_front()
     }
 
-    /// When `handle_timeout` wants to be called.
+    /// When `handle_timeout` wants to be called; it may already be past.
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        let peers = self.timers.first().map(|(time, _)| *time);
+        let local = [self.env.local.next_timeout(), self.pending_change, self.interest.due, self.records.due];
+        local.into_iter().chain([peers]).flatten().min()
     }
 
     /// Everything that is to be seen.
-    pub fn status(&self, _now: Time) -> MeshStatus {
-        let public = PublicKey::from(&StaticSecret::from(*self.spec.private_key.expose()));
+    pub fn status(&self, now: Time) -> MeshStatus {
+        let mut peers: Vec<_> = self.peers.values().map(|peer| peer.status(now)).collect();
+        peers.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
         MeshStatus {
-            public_key: PeerKey::from_bytes(public.to_bytes()),
+            public_key: self.public_key,
             listen_port: self.spec.listen_port,
-            local: Vec::new(),
-            peers: self
-                .spec
-                .peers
-                .iter()
-                .map(|peer| PeerStatus {
-                    key: peer.key,
-                    name: peer.name.clone(),
-                    managed: peer.managed,
-                    path: PathKind::None,
-                    endpoint: None,
-                    rtt: None,
-                    handshake_age: None,
-                    rx_bytes: 0,
-                    tx_bytes: 0,
-                    seen_as: None,
-                    state: PeerState::Punching,
-                    candidates: Vec::new(),
-                })
+            local: self
+                .env
+                .local
+                .candidates()
+                .into_iter()
+                .map(|(kind, address)| LocalStatus { address, kind })
                 .collect(),
+            peers,
         }
     }
 
@@ -113,5 +316,92 @@ impl Mesh {
     /// Records of this run use counters above this one.
     pub fn set_record_counter_floor(&mut self, floor: u64) {
         self.record_counter = self.record_counter.max(floor);
+    }
+
+    fn ask_stun(&mut self, now: Time) {
+        let Env { local, rng, out, .. } = &mut self.env;
+        let before = local.candidates();
+        local.handle_timeout(!self.wanted.is_empty(), rng, now, |transmit| out.transmit(transmit));
+        if local.candidates() != before {
+            self.records.touch(now);
+        }
+    }
+
+    /// Lets a peer work and keeps its timer.
+    fn with_peer(&mut self, key: &PeerKey, now: Time, work: impl FnOnce(&mut Peer, &mut Env)) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            work(peer, &mut self.env);
+            self.settle(key, now);
+        }
+    }
+
+    fn settle(&mut self, key: &PeerKey, now: Time) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let next = peer.next_timeout(now);
+        let before = match next {
+            Some(next) => self.timer_of.insert(*key, next),
+            None => self.timer_of.remove(key),
+        };
+        if before != next {
+            if let Some(before) = before {
+                self.timers.remove(&(before, *key));
+            }
+            self.timers.extend(next.map(|next| (next, *key)));
+        }
+        let changed = if peer.is_connected(now) { self.wanted.remove(key) } else { self.wanted.insert(*key) };
+        if changed {
+            self.interest.touch(now);
+            if !self.wanted.is_empty() {
+                self.env.local.hurry(now);
+            }
+        }
+    }
+
+    /// Tells discovery what changed.
+    fn flush(&mut self, now: Time) {
+        if self.interest.take_due(now) {
+            let interest: Vec<Interest> = self
+                .peers
+                .iter()
+                .map(|(key, peer)| Interest {
+                    peer: *key,
+                    wanted: self.wanted.contains(key),
+                    inbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.inbound.record_tag),
+                })
+                .collect();
+            if self.interest.last.as_ref() != Some(&interest) {
+                self.interest.sent = Some(now);
+                self.env.out.commands.retain(|queued| !matches!(queued, Command::Interest(_)));
+                self.env.out.commands.push_back(Command::Interest(interest.clone()));
+                self.interest.last = Some(interest);
+            }
+        }
+        if self.records.take_due(now) {
+            self.publish(now);
+        }
+    }
+
+    fn publish(&mut self, now: Time) {
+        let candidates = self.env.local.candidates();
+        let republish = self.records.sent.is_none_or(|sent| now.since(sent) >= REPUBLISH);
+        if candidates.is_empty() {
+            return;
+        }
+        if republish || self.records.last.as_ref() != Some(&candidates) {
+            // A bound that is never met; beyond it a record would be refused as old.
+            self.record_counter = self.record_counter.saturating_add(1);
+            let contents =
+                Contents { counter: self.record_counter, lifetime: RECORD_LIFETIME, candidates: candidates.clone() };
+            let rng = &mut self.env.rng;
+            let managed = self.peers.values().filter(|peer| peer.spec.managed);
+            let keys = managed.filter_map(|peer| peer.keys.as_ref());
+            let records: Vec<Record> = keys.map(|keys| contents.seal(&keys.outbound, rng)).collect();
+            self.records.sent = Some(now);
+            self.records.last = Some(candidates);
+            self.env.out.commands.retain(|queued| !matches!(queued, Command::PublishRecords(_)));
+            self.env.out.commands.push_back(Command::PublishRecords(records));
+        }
+        let again = self.records.sent.map_or(now, |sent| sent + REPUBLISH);
+        self.records.due = Some(self.records.due.map_or(again, |due| due.min(again)));
     }
 }

@@ -1,0 +1,243 @@
+//! The places where one peer may be: merged by address, each with who said so and what probing it has shown.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, Origin};
+
+use crate::Time;
+use crate::path::Rank;
+
+/// A peer has at most this many candidates ...
+const MAX_CANDIDATES: usize = 16;
+/// ... of which one discovery instance alone can fill no more than this, lest a lying one starve the others.
+const MAX_PER_ORIGIN: usize = 8;
+/// How long an answer proves a path.
+const PROOF: Duration = Duration::from_secs(90);
+
+/// One origin's word for a candidate.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    expires: Time,
+    /// It came in a sealed record and goes when a newer record does not repeat it.
+    recorded: bool,
+}
+
+/// One place where the peer may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) kind: CandidateKind,
+    claims: BTreeMap<Origin, Claim>,
+    pub(crate) learned: Time,
+
+    /// When the next ping is due, and which one of the burst it is.
+    pub(crate) next_ping: Option<Time>,
+    pub(crate) burst_started: Time,
+    pub(crate) step: usize,
+    pub(crate) last_ping: Option<Time>,
+    /// Pings since the last pong.
+    pub(crate) unanswered: u32,
+
+    /// Our ping was answered.
+    answered: Option<Time>,
+    /// The peer said that its ping was.
+    peer_heard: Option<Time>,
+    pub(crate) rtt: Option<Duration>,
+    /// Samples in a row that were worth leaving the path in use for.
+    pub(crate) wins: u8,
+    /// Probes pass but WireGuard's handshake does not: left alone until then.
+    pub(crate) blocked_until: Option<Time>,
+}
+
+impl Entry {
+    /// Our ping was answered lately.
+    pub(crate) fn is_answered(&self, now: Time) -> bool {
+        self.answered.is_some_and(|at| now.since(at) <= PROOF)
+    }
+
+    /// Both sides saw an answer lately.
+    pub(crate) fn is_proven(&self, now: Time) -> bool {
+        self.is_answered(now) && self.peer_heard.is_some_and(|at| now.since(at) <= PROOF)
+    }
+
+    pub(crate) fn is_blocked(&self, now: Time) -> bool {
+        self.blocked_until.is_some_and(|until| now < until)
+    }
+
+    pub(crate) fn answered_at(&self) -> Option<Time> {
+        self.answered
+    }
+
+    pub(crate) fn rank(&self, address: SocketAddr) -> Rank {
+        Rank::new(self.kind, address, self.rtt.unwrap_or(Duration::from_secs(1)))
+    }
+
+    pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {
+        self.answered = Some(now);
+        self.unanswered = 0;
+        // RFC 6298's smoothing.
+        self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
+    }
+
+    pub(crate) fn on_heard(&mut self, heard: bool, now: Time) {
+        if heard {
+            self.peer_heard = Some(now);
+        }
+    }
+
+    /// What was proven may no longer hold.
+    pub(crate) fn forget_proof(&mut self) {
+        self.answered = None;
+        self.peer_heard = None;
+        self.wins = 0;
+    }
+
+    /// The peer has restarted and has heard nothing yet.
+    pub(crate) fn forget_heard(&mut self) {
+        self.peer_heard = None;
+        self.blocked_until = None;
+    }
+
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.claims.keys()
+    }
+}
+
+/// All candidates of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: BTreeMap<SocketAddr, Entry>,
+}
+
+/// What a table is told.
+pub(crate) struct Offer<'a> {
+    pub(crate) address: SocketAddr,
+    pub(crate) kind: CandidateKind,
+    pub(crate) origin: &'a Origin,
+    pub(crate) expires: Time,
+    pub(crate) recorded: bool,
+}
+
+impl Table {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn get(&self, address: &SocketAddr) -> Option<&Entry> {
+        self.entries.get(address)
+    }
+
+    pub(crate) fn get_mut(&mut self, address: &SocketAddr) -> Option<&mut Entry> {
+        self.entries.get_mut(address)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&SocketAddr, &Entry)> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&SocketAddr, &mut Entry)> {
+        self.entries.iter_mut()
+    }
+
+    /// Merges an (admitted, canonical) address; true if it is new. `keep` is never evicted for it.
+    pub(crate) fn learn(&mut self, offer: Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
+        let claim = Claim { expires: offer.expires, recorded: offer.recorded };
+        if let Some(entry) = self.entries.get_mut(&offer.address) {
+            entry.kind = entry.kind.min(offer.kind);
+            if entry.claims.len() < MAX_CANDIDATES || entry.claims.contains_key(offer.origin) {
+                entry.claims.insert(offer.origin.clone(), claim);
+            }
+            return false;
+        }
+        let of_origin = |entry: &Entry| entry.claims.contains_key(offer.origin);
+        let crowded = self.entries.values().filter(|entry| of_origin(entry)).count() >= MAX_PER_ORIGIN;
+        if crowded || self.entries.len() >= MAX_CANDIDATES {
+            // Only what was tried and proved nothing makes room, the oldest first.
+            let victim = self
+                .entries
+                .iter()
+                .filter(|(address, entry)| {
+                    Some(**address) != keep
+                        && !entry.is_proven(now)
+                        && entry.last_ping.is_some()
+                        && entry.next_ping.is_none()
+                        && (!crowded || entry.claims.keys().all(|origin| origin == offer.origin))
+                })
+                .min_by_key(|(_, entry)| entry.learned)
+                .map(|(address, _)| *address);
+            let Some(victim) = victim else { return false };
+            self.entries.remove(&victim);
+        }
+        let entry = Entry {
+            kind: offer.kind,
+            claims: BTreeMap::from([(offer.origin.clone(), claim)]),
+            learned: now,
+            next_ping: None,
+            burst_started: now,
+            step: 0,
+            last_ping: None,
+            unanswered: 0,
+            answered: None,
+            peer_heard: None,
+            rtt: None,
+            wins: 0,
+            blocked_until: None,
+        };
+        self.entries.insert(offer.address, entry);
+        true
+    }
+
+    /// Withdraws what earlier records said; the newest record is offered anew right after.
+    pub(crate) fn withdraw_recorded(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.claims.retain(|_, claim| !claim.recorded);
+        }
+    }
+
+    /// Forgets what nobody claims any more, except `keep` and what is proven.
+    pub(crate) fn expire(&mut self, keep: Option<SocketAddr>, now: Time) {
+        self.entries.retain(|address, entry| {
+            entry.claims.retain(|_, claim| now < claim.expires);
+            !entry.claims.is_empty() || Some(*address) == keep || entry.is_proven(now)
+        });
+    }
+
+    /// When the next claim expires.
+    pub(crate) fn next_expiry(&self) -> Option<Time> {
+        self.entries.values().flat_map(|entry| entry.claims.values()).map(|claim| claim.expires).min()
+    }
+}
+
+/// Pings that await their pong, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Pending(VecDeque<PendingPing>);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PendingPing {
+    pub(crate) transaction: crate::probe::Transaction,
+    pub(crate) destination: SocketAddr,
+    pub(crate) sent: Time,
+}
+
+impl Pending {
+    const MAX: usize = 128;
+    /// An answer later than this proves nothing of the present.
+    const LIFETIME: Duration = Duration::from_secs(10);
+
+    pub(crate) fn push(&mut self, ping: PendingPing) {
+        if self.0.len() >= Self::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(ping);
+    }
+
+    /// The ping that a pong answers.
+    pub(crate) fn take(&mut self, transaction: &crate::probe::Transaction, now: Time) -> Option<PendingPing> {
+        while self.0.front().is_some_and(|ping| now.since(ping.sent) > Self::LIFETIME) {
+            self.0.pop_front();
+        }
+        let index = self.0.iter().position(|ping| ping.transaction == *transaction)?;
+        self.0.remove(index)
+    }
+}

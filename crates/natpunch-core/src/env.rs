@@ -1,0 +1,105 @@
+//! What all peers share: randomness, the identity of this run, local candidates, budgets and the outbox.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::PeerKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
+
+use crate::filter::{Rejected, admit};
+use crate::gather::Local;
+use crate::{Command, Event, Time, Transmit};
+
+/// A token bucket that can be asked when the next token comes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    interval: Duration,
+    burst: u32,
+    /// When the bucket would be full again, as in the virtual scheduling of ITU-T I.371 (GCRA).
+    full_at: Time,
+}
+
+impl Budget {
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { interval: Duration::from_secs(1) / per_second, burst: per_second, full_at: Time::ZERO }
+    }
+
+    pub(crate) fn take(&mut self, now: Time) -> bool {
+        let full_at = self.full_at.max(now) + self.interval;
+        let fits = full_at.since(now) <= self.interval * self.burst;
+        if fits {
+            self.full_at = full_at;
+        }
+        fits
+    }
+
+    /// The earliest moment at which `take` succeeds.
+    pub(crate) fn available_at(&self) -> Time {
+        (self.full_at + self.interval) - self.interval * self.burst
+    }
+}
+
+/// Effects that wait for the shell. Bounded: a shell that does not drain loses the oldest.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) commands: VecDeque<Command>,
+    pub(crate) events: VecDeque<Event>,
+}
+
+impl Outbox {
+    const MAX: usize = 4096;
+
+    pub(crate) fn transmit(&mut self, transmit: Transmit) {
+        push(&mut self.transmits, transmit, Self::MAX);
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        push(&mut self.events, event, Self::MAX);
+    }
+
+    /// One endpoint per peer at a time: a newer one replaces what was not fetched yet.
+    pub(crate) fn set_endpoint(&mut self, peer: PeerKey, command: Command) {
+        self.forget_endpoint(&peer);
+        self.commands.push_back(command);
+    }
+
+    pub(crate) fn forget_endpoint(&mut self, key: &PeerKey) {
+        self.commands.retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } if peer == key));
+    }
+}
+
+fn push<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
+    if queue.len() >= max {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+/// What all peers share.
+pub(crate) struct Env {
+    pub(crate) rng: ChaCha20Rng,
+    /// Random per start; never 0.
+    pub(crate) session: u64,
+    pub(crate) overlay: Vec<IpNet>,
+    pub(crate) local: Local,
+    pub(crate) pings: Budget,
+    pub(crate) pongs: Budget,
+    pub(crate) out: Outbox,
+    /// Before the first snapshot nobody knows what runs already, so no endpoint is set.
+    pub(crate) device_seen: bool,
+}
+
+impl Env {
+    pub(crate) fn admit(&self, address: SocketAddr) -> Result<SocketAddr, Rejected> {
+        admit(address, &self.overlay, |address| self.local.is_own(address))
+    }
+
+    /// A duration spread over 80 to 120 % (RFC 7675, 5.1), so that peers do not fall into step.
+    pub(crate) fn jitter(&mut self, duration: Duration) -> Duration {
+        duration * (80 + self.rng.next_u32() % 41) / 100
+    }
+}

@@ -1,0 +1,208 @@
+//! This node's own candidates: its interface addresses, and how STUN servers see WireGuard's port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use natpunch_types::{AddressClass, CandidateKind, canonical, canonical_ip, classify};
+use rand_core::RngCore;
+
+use crate::stun::{self, Answer, TransactionId};
+use crate::{Event, Time, Transmit};
+
+/// Interface addresses taken into account, servers asked.
+const MAX_HOSTS: usize = 8;
+const MAX_SERVERS: usize = 16;
+/// When a request is sent again without an answer (tries: one more than this).
+const RESEND: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
+/// How often to ask while a peer is not connected: often enough that mappings of 30 s stay open ...
+const EAGER: Duration = Duration::from_secs(25);
+/// ... and when all are.
+const RELAXED: Duration = Duration::from_secs(180);
+/// Rounds without an answer after which a server's last word is no longer believed.
+const MAX_SILENT_ROUNDS: u32 = 2;
+
+/// One STUN server.
+#[derive(Debug)]
+struct Server {
+    transaction: TransactionId,
+    tries: usize,
+    next: Time,
+    silent_rounds: u32,
+    mapped: Option<SocketAddr>,
+}
+
+/// What this node knows of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) listen_port: u16,
+    hosts: Vec<IpAddr>,
+    servers: BTreeMap<SocketAddr, Server>,
+}
+
+impl Local {
+    /// True if the addresses differ from those known.
+    pub(crate) fn set_hosts(&mut self, addresses: &[IpAddr], overlay: &[IpNet]) -> bool {
+        let usable: BTreeSet<IpAddr> = addresses
+            .iter()
+            .map(|ip| canonical_ip(*ip))
+            .filter(|ip| matches!(classify(*ip), AddressClass::Global | AddressClass::Private))
+            .filter(|ip| !overlay.iter().any(|net| net.contains(ip)))
+            .collect();
+        // IPv4 first: `BTreeSet` orders it so.
+        let usable: Vec<IpAddr> = usable.into_iter().take(MAX_HOSTS).collect();
+        let changed = usable != self.hosts;
+        self.hosts = usable;
+        changed
+    }
+
+    /// Starts asking servers that are new; forgets those that are gone.
+    pub(crate) fn set_servers(&mut self, servers: &[SocketAddr], rng: &mut impl RngCore, now: Time) {
+        let wanted: BTreeSet<SocketAddr> = servers
+            .iter()
+            .map(|server| canonical(*server))
+            .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
+            .take(MAX_SERVERS)
+            .collect();
+        self.servers.retain(|server, _| wanted.contains(server));
+        for server in wanted {
+            self.servers.entry(server).or_insert_with(|| Server {
+                transaction: fresh(rng),
+                tries: 0,
+                next: now,
+                silent_rounds: 0,
+                mapped: None,
+            });
+        }
+    }
+
+    /// Asks all servers anew.
+    pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
+        for server in self.servers.values_mut() {
+            (server.transaction, server.tries, server.next) = (fresh(rng), 0, now);
+        }
+    }
+
+    /// While a peer is not connected, the next request comes soon.
+    pub(crate) fn hurry(&mut self, now: Time) {
+        for server in self.servers.values_mut().filter(|server| server.tries == 0) {
+            server.next = server.next.min(now + EAGER);
+        }
+    }
+
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        (address.port() == self.listen_port && self.hosts.contains(&address.ip()))
+            || self.servers.values().any(|server| server.mapped == Some(address))
+    }
+
+    pub(crate) fn is_own_ip(&self, ip: IpAddr) -> bool {
+        self.hosts.contains(&canonical_ip(ip))
+    }
+
+    /// Whether the world sees this node at this address too: a peer there is behind the same NAT.
+    pub(crate) fn shares_public_ip(&self, ip: IpAddr) -> bool {
+        self.servers.values().any(|server| server.mapped.is_some_and(|mapped| mapped.ip() == ip))
+    }
+
+    /// Whether this host has an address of the family, as far as its addresses are known.
+    pub(crate) fn can_reach(&self, ip: IpAddr) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|host| host.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Private IPv4 addresses, from which a LAN beacon is sent.
+    pub(crate) fn beacon_sources(&self) -> impl Iterator<Item = IpAddr> {
+        self.hosts.iter().copied().filter(|ip| ip.is_ipv4() && classify(*ip) == AddressClass::Private).take(4)
+    }
+
+    /// The addresses that a ping tells the peer: private IPv4 first, since nothing else can find them, then global
+    /// IPv6.
+    pub(crate) fn ping_hosts(&self) -> Vec<SocketAddr> {
+        let mut hosts = self.hosts.clone();
+        hosts.sort_by_key(|ip| match (ip, classify(*ip)) {
+            (IpAddr::V4(_), AddressClass::Private) => 0,
+            (IpAddr::V6(_), AddressClass::Global) => 1,
+            _ => 2,
+        });
+        hosts.iter().take(crate::probe::MAX_HOSTS).map(|ip| SocketAddr::new(*ip, self.listen_port)).collect()
+    }
+
+    /// Everything worth publishing, best first.
+    pub(crate) fn candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
+        let hosts = self.hosts.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, self.listen_port)));
+        let mut all: Vec<_> = hosts.collect();
+        for mapped in self.servers.values().filter_map(|server| server.mapped) {
+            if !all.iter().any(|(_, address)| *address == mapped) {
+                all.push((CandidateKind::Reflexive, mapped));
+            }
+        }
+        all.truncate(crate::record::MAX_CANDIDATES);
+        all
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        self.servers.values().map(|server| server.next).min()
+    }
+
+    /// Sends the requests that are due.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        eager: bool,
+        rng: &mut impl RngCore,
+        now: Time,
+        mut send: impl FnMut(Transmit),
+    ) {
+        for (address, server) in self.servers.iter_mut().filter(|(_, server)| server.next <= now) {
+            match RESEND.get(server.tries) {
+                _ if server.tries > RESEND.len() => {
+                    server.silent_rounds = server.silent_rounds.saturating_add(1);
+                    if server.silent_rounds >= MAX_SILENT_ROUNDS {
+                        server.mapped = None;
+                    }
+                    (server.transaction, server.tries) = (fresh(rng), 0);
+                    server.next = now + if eager { EAGER } else { RELAXED };
+                    continue;
+                }
+                Some(wait) => server.next = now + *wait,
+                None => server.next = now + Duration::from_secs(1),
+            }
+            server.tries += 1;
+            let payload = stun::request(server.transaction);
+            send(Transmit { destination: *address, source: None, ttl: None, payload });
+        }
+    }
+
+    /// Takes an answer, if it is one of a server to our request.
+    pub(crate) fn handle_answer(
+        &mut self,
+        source: SocketAddr,
+        payload: &[u8],
+        eager: bool,
+        rng: &mut impl RngCore,
+        now: Time,
+    ) -> Option<Event> {
+        let server = self.servers.get_mut(&source)?;
+        let (transaction, answer) = stun::parse_answer(payload)?;
+        if transaction != server.transaction || server.tries == 0 {
+            return None;
+        }
+        (server.transaction, server.tries, server.silent_rounds) = (fresh(rng), 0, 0);
+        server.next = now + if eager { EAGER } else { RELAXED };
+        let Answer::Mapped(address) = answer else { return None };
+        let address = canonical(address);
+        let usable = address.port() != 0
+            && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private)
+            && server.mapped != Some(address);
+        usable.then(|| {
+            server.mapped = Some(address);
+            Event::ReflexiveLearned { server: source, address }
+        })
+    }
+}
+
+fn fresh(rng: &mut impl RngCore) -> TransactionId {
+    let mut bytes = [0; 12];
+    rng.fill_bytes(&mut bytes);
+    TransactionId(bytes)
+}

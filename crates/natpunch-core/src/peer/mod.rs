@@ -1,0 +1,432 @@
+//! One peer: its candidates, the rounds of probing, the path in use.
+//!
+//! A path is *proven* when our ping was answered and the peer says that its own was. Of each pair, the node with the
+//! lower public key decides (it is *controlling*, RFC 8445): it nominates a proven path, and the other follows once that
+//! path is proven on its side too, so both always aim at each other and neither flaps. Then WireGuard's handshake is
+//! checked. Only the controlling side starts a first handshake: two WireGuard nodes that initiate at the same moment
+//! discard each other's answer and lose five seconds.
+
+mod device;
+mod plain;
+mod probing;
+mod report;
+mod round;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
+
+use crate::candidates::{Offer, Pending, Table};
+use crate::env::Env;
+use crate::keys::PairKeys;
+use crate::path;
+use crate::record::Contents;
+use crate::{Command, EndpointReason, Event, PeerSpec, Time};
+
+use device::DeviceView;
+use plain::PlainTries;
+use probing::Remote;
+use round::Round;
+
+/// Origin of what the peer itself told, authenticated.
+pub(crate) const FROM_PEER: &str = "peer";
+/// Origin of endpoints that WireGuard found by itself.
+pub(crate) const FROM_WIREGUARD: &str = "wireguard";
+/// For how long such a candidate is believed unless repeated.
+const LEARNED_LIFETIME: Duration = Duration::from_secs(600);
+/// How long WireGuard has to show a handshake or traffic after its endpoint was set.
+const CHECK: Duration = Duration::from_secs(3);
+/// Tries after which another proven path is preferred ...
+const CHECK_TRIES: u32 = 2;
+/// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5 s) fit in.
+const CHECK_TRIES_ALONE: u32 = 6;
+/// For how long a path is left alone on which probes pass and WireGuard does not.
+const BLOCKED: Duration = Duration::from_secs(600);
+/// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the endpoint too ...
+const DEFER: Duration = Duration::from_millis(250);
+/// ... and if none came some time after that, starts one: the first was lost.
+const DEFER_KICK: Duration = Duration::from_millis(750);
+/// A path in use without any sign of life for this long is lost.
+const DEAD: Duration = Duration::from_secs(10);
+/// The same where the peer's natpunch is silent and WireGuard's own traffic is all there is to see.
+const DEAD_UNPROBED: Duration = Duration::from_secs(180);
+/// A path that WireGuard roamed to by itself is kept at least this long.
+const ROAM_DWELL: Duration = Duration::from_secs(15);
+/// Nominations sent before the peer noticed that we roamed are ignored.
+const ROAM_DEAF: Duration = Duration::from_secs(2);
+/// A doubted path has this long (or three round trips) to answer.
+const DOUBT: Duration = Duration::from_millis(300);
+
+/// The path that WireGuard is told to use.
+#[derive(Debug)]
+struct Selection {
+    address: SocketAddr,
+    since: Time,
+    check: Check,
+    /// Last pong on it.
+    answered: Option<Time>,
+    /// Since when it has to prove itself anew, because something moved.
+    doubted: Option<Time>,
+    lost: bool,
+    /// WireGuard chose it by itself.
+    roamed: bool,
+}
+
+/// Whether WireGuard itself works on the path in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Its handshake should arrive from the peer by itself.
+    Deferred {
+        until: Time,
+    },
+    /// Its endpoint was set.
+    Running {
+        tries: u32,
+        deadline: Time,
+    },
+    Passed,
+}
+
+/// One peer's state.
+pub(crate) struct Peer {
+    pub(crate) spec: PeerSpec,
+    /// `None` if the peer's public key is unusable.
+    pub(crate) keys: Option<PairKeys>,
+    controlling: bool,
+    table: Table,
+    pending: Pending,
+    remote: Option<Remote>,
+    sequence: u64,
+    round: Round,
+    device: DeviceView,
+    selection: Option<Selection>,
+    nominated: Option<SocketAddr>,
+    deaf_until: Time,
+    seen_as: Option<SocketAddr>,
+    record: Option<(u64, Time)>,
+    plain: PlainTries,
+}
+
+impl Peer {
+    pub(crate) fn new(spec: PeerSpec, keys: Option<PairKeys>, own: &PeerKey, env: &Env, now: Time) -> Self {
+        let mut peer = Self {
+            controlling: *own < spec.key,
+            spec,
+            keys,
+            table: Table::default(),
+            pending: Pending::default(),
+            remote: None,
+            sequence: 0,
+            round: Round::default(),
+            device: DeviceView::default(),
+            selection: None,
+            nominated: None,
+            deaf_until: now,
+            seen_as: None,
+            record: None,
+            plain: PlainTries::default(),
+        };
+        peer.start_round(env, now);
+        peer
+    }
+
+    fn probes(&self) -> bool {
+        self.spec.managed && self.keys.is_some()
+    }
+
+    /// The address in use, which is never forgotten.
+    fn keep(&self) -> Option<SocketAddr> {
+        self.selection.as_ref().map(|selection| selection.address).or(self.device.endpoint)
+    }
+
+    fn is_selected(&self, address: SocketAddr) -> bool {
+        self.selection.as_ref().is_some_and(|selection| selection.address == address)
+    }
+
+    /// WireGuard works, as far as can be seen.
+    pub(crate) fn is_connected(&self, now: Time) -> bool {
+        if self.probes() {
+            self.selection.as_ref().is_some_and(|selection| selection.check == Check::Passed && !selection.lost)
+        } else {
+            self.device.is_live(now) || self.device.is_idle(now)
+        }
+    }
+
+    /// A candidate from discovery.
+    pub(crate) fn handle_candidate(&mut self, candidate: &Candidate, env: &mut Env, now: Time) {
+        // Only an authenticated packet makes a candidate peer-reflexive, and that is seen here, not by discovery.
+        let kind = match candidate.kind {
+            CandidateKind::PeerReflexive => CandidateKind::Reflexive,
+            kind => kind,
+        };
+        self.learn(candidate.address, kind, &candidate.origin, now + candidate.lifetime, false, env, now);
+        self.decide(env, now);
+    }
+
+    /// A sealed record for which this peer's tag was found.
+    pub(crate) fn handle_record(&mut self, origin: &Origin, blob: &[u8], env: &mut Env, now: Time) {
+        let Some(contents) = self.keys.as_ref().and_then(|keys| Contents::open(&keys.inbound, blob)) else { return };
+        let expires = match self.record {
+            // The same record through another store, or read again: its lifetime still counts from its first receipt.
+            Some((counter, expires)) if contents.counter == counter => expires,
+            Some((counter, _)) if contents.counter < counter => return,
+            _ => {
+                self.table.withdraw_recorded();
+                now + contents.lifetime
+            }
+        };
+        if expires <= now {
+            return;
+        }
+        self.record = Some((contents.counter, expires));
+        for (kind, address) in contents.candidates {
+            self.learn(address, kind, origin, expires, true, env, now);
+        }
+        self.table.expire(self.keep(), now);
+        self.decide(env, now);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one candidate")]
+    fn learn(
+        &mut self,
+        address: SocketAddr,
+        kind: CandidateKind,
+        origin: &Origin,
+        expires: Time,
+        recorded: bool,
+        env: &mut Env,
+        now: Time,
+    ) {
+        let Ok(address) = env.admit(address) else { return };
+        let keep = self.keep();
+        if !self.table.learn(Offer { address, kind, origin, expires, recorded }, keep, now) {
+            return;
+        }
+        env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
+        if self.probes() {
+            self.start_burst(address, now);
+            self.on_new_candidate(now);
+        } else {
+            self.plain.on_new_candidate();
+        }
+    }
+
+    /// Addresses, routes or time have jumped: everything is probed anew, the path in use stays until replaced.
+    pub(crate) fn handle_network_change(&mut self, env: &mut Env, now: Time) {
+        for (_, entry) in self.table.iter_mut() {
+            entry.forget_proof();
+            entry.blocked_until = None;
+        }
+        self.doubt(now);
+        self.round.attempt = 0;
+        self.plain.on_new_candidate();
+        self.start_round(env, now);
+    }
+
+    /// The path in use has to answer again soon or make way for one that does.
+    fn doubt(&mut self, now: Time) {
+        let Some(selection) = self.selection.as_mut().filter(|selection| selection.doubted.is_none()) else { return };
+        selection.doubted = Some(now);
+        let address = selection.address;
+        self.start_burst(address, now);
+    }
+
+    /// When a doubted path that has not answered loses its privilege.
+    fn doubt_ends(&self) -> Option<Time> {
+        let selection = self.selection.as_ref()?;
+        let rtt = self.table.get(&selection.address).and_then(|entry| entry.rtt).unwrap_or_default();
+        selection.doubted.map(|since| since + DOUBT.max(rtt * 3))
+    }
+
+    /// Everything that is due.
+    pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Time) {
+        self.table.expire(self.keep(), now);
+        if self.probes() {
+            self.check_selection(env, now);
+            self.advance_round(env, now);
+            self.send_beacons(env, now);
+            self.send_pings(env, now);
+        }
+        self.decide(env, now);
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_timeout(&self, now: Time) -> Option<Time> {
+        let mut next = self.table.next_expiry();
+        let mut at = |time: Option<Time>| next = [next, time].into_iter().flatten().min();
+        if !self.probes() {
+            at(self.plain_timeout(now));
+            return next;
+        }
+        at(self.table.iter().filter_map(|(_, entry)| entry.next_ping).min());
+        at(self.round.next_timeout());
+        at(self.doubt_ends().filter(|ends| *ends > now));
+        if let Some(selection) = &self.selection {
+            at(match selection.check {
+                Check::Deferred { until } => Some(until),
+                Check::Running { deadline, .. } => Some(deadline),
+                Check::Passed => (!selection.lost).then(|| self.dead_at(selection, now)),
+            });
+        }
+        next
+    }
+
+    /// Chooses the path to use, now that something has changed.
+    fn decide(&mut self, env: &mut Env, now: Time) {
+        if !env.device_seen {
+            return;
+        }
+        if !self.probes() {
+            self.decide_plain(env, now);
+        } else if let Some((address, reason)) = if self.controlling { self.choose(now) } else { self.follow(now) } {
+            self.select(address, reason, env, now);
+        }
+    }
+
+    /// The controlling side's choice, if it differs from the path in use.
+    fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
+        let proven = || self.table.iter().filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now));
+        let Some(selection) = &self.selection else {
+            let (best, _) = proven().min_by_key(|(address, entry)| entry.rank(**address))?;
+            return Some((*best, EndpointReason::FirstPath));
+        };
+        let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
+        if selection.lost || doubt_over {
+            let since = selection.doubted.unwrap_or(Time::ZERO);
+            let fresh = proven().filter(|(_, entry)| entry.answered_at().is_some_and(|at| at >= since));
+            let (best, _) = fresh.min_by_key(|(address, entry)| entry.rank(**address))?;
+            return (selection.lost || *best != selection.address).then_some((*best, EndpointReason::PathLost));
+        }
+        let dwell = if selection.roamed { ROAM_DWELL } else { Duration::ZERO };
+        if selection.check != Check::Passed || now.since(selection.since) < dwell {
+            return None;
+        }
+        let (best, _) = proven()
+            .filter(|(address, entry)| **address != selection.address && entry.wins >= path::SAMPLES)
+            .min_by_key(|(address, entry)| entry.rank(**address))?;
+        Some((*best, EndpointReason::BetterPath))
+    }
+
+    /// The controlled side follows the last nomination, once proven here too.
+    fn follow(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
+        let nominated = self.nominated?;
+        let entry = self.table.get(&nominated)?;
+        let settled = self.selection.as_ref().is_some_and(|s| s.address == nominated && !s.lost);
+        (!settled && entry.is_proven(now) && !entry.is_blocked(now)).then_some((nominated, EndpointReason::Nominated))
+    }
+
+    fn select(&mut self, address: SocketAddr, reason: EndpointReason, env: &mut Env, now: Time) {
+        let lost = self.selection.as_ref().is_some_and(|selection| selection.lost);
+        let live = self.device.is_live(now) && !lost;
+        let already = self.device.endpoint == Some(address);
+        self.device.mark();
+        let check = if already && live {
+            Check::Passed
+        } else if self.controlling || live {
+            self.set_endpoint(address, true, reason, env, now);
+            Check::Running { tries: 1, deadline: now + CHECK }
+        } else {
+            let rtt = self.table.get(&address).and_then(|entry| entry.rtt).unwrap_or_default();
+            Check::Deferred { until: now + DEFER.max(rtt * 2 + DEFER / 5) }
+        };
+        self.selection = Some(Selection {
+            address,
+            since: now,
+            check,
+            answered: Some(now),
+            doubted: None,
+            lost: false,
+            roamed: false,
+        });
+        for (_, entry) in self.table.iter_mut() {
+            entry.wins = 0;
+        }
+        env.out.event(Event::PathSelected { peer: self.spec.key, address, reason });
+        if check == Check::Passed {
+            self.on_connected(address, env);
+        }
+        if self.controlling {
+            self.ping_now(address, env, now);
+        }
+    }
+
+    fn on_connected(&mut self, address: SocketAddr, env: &mut Env) {
+        self.round.rest();
+        env.out.event(Event::Connected { peer: self.spec.key, address });
+    }
+
+    fn set_endpoint(&mut self, endpoint: SocketAddr, kick: bool, reason: EndpointReason, env: &mut Env, now: Time) {
+        self.device.setting = Some((endpoint, now));
+        let peer = self.spec.key;
+        env.out.set_endpoint(peer, Command::SetEndpoint { peer, endpoint, kick, reason });
+    }
+
+    /// Follows up on what WireGuard made of the path in use.
+    fn check_selection(&mut self, env: &mut Env, now: Time) {
+        let Some(selection) = &mut self.selection else { return };
+        let address = selection.address;
+        match selection.check {
+            Check::Deferred { until } if until <= now => {
+                selection.check = Check::Running { tries: 0, deadline: now + DEFER_KICK };
+                if self.device.endpoint != Some(address) {
+                    self.set_endpoint(address, false, EndpointReason::Nominated, env, now);
+                }
+            }
+            Check::Running { tries, deadline } if deadline <= now => {
+                let alone = !self
+                    .table
+                    .iter()
+                    .any(|(other, entry)| *other != address && entry.is_proven(now) && !entry.is_blocked(now));
+                let limit = if alone { CHECK_TRIES_ALONE } else { CHECK_TRIES };
+                if tries < limit {
+                    selection.check = Check::Running { tries: tries + 1, deadline: now + CHECK };
+                    self.set_endpoint(address, true, EndpointReason::Retry, env, now);
+                } else {
+                    self.block(address, env, now);
+                }
+            }
+            Check::Passed if !selection.lost => {
+                let Some(selection) = &self.selection else { return };
+                if self.dead_at(selection, now) <= now {
+                    self.lose(env, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Probes pass, WireGuard does not: on to the next path.
+    fn block(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
+        if let Some(entry) = self.table.get_mut(&address) {
+            entry.blocked_until = Some(now + BLOCKED);
+        }
+        self.selection = None;
+        self.nominated = None;
+        env.out.event(Event::WireGuardBlocked { peer: self.spec.key, address });
+        self.round.be_silent_until(now + BLOCKED);
+    }
+
+    /// The path in use no longer shows any sign of life.
+    fn lose(&mut self, env: &mut Env, now: Time) {
+        let Some(selection) = &mut self.selection else { return };
+        selection.lost = true;
+        let address = selection.address;
+        env.out.event(Event::PathLost { peer: self.spec.key, address });
+        for (_, entry) in self.table.iter_mut() {
+            entry.forget_proof();
+        }
+        self.nominated = None;
+        self.round.attempt = 0;
+        self.start_round(env, now);
+    }
+
+    /// When the path in use counts as lost unless it shows a sign of life.
+    fn dead_at(&self, selection: &Selection, now: Time) -> Time {
+        let probed = selection.answered.is_some_and(|at| now.since(at) < DEAD * 6);
+        let patience = if probed { DEAD } else { DEAD_UNPROBED };
+        let traffic = self.device.rx_seen.map_or(Time::ZERO, |at| at + patience);
+        let pong = selection.answered.map_or(Time::ZERO, |at| at + DEAD);
+        traffic.max(pong).max(selection.since + DEAD)
+    }
+}

@@ -1,0 +1,316 @@
+//! Pings and pongs of one peer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, Origin};
+use rand_core::RngCore as _;
+
+use crate::candidates::PendingPing;
+use crate::env::Env;
+use crate::probe::{Kind, Probe};
+use crate::{Event, Time, Transmit};
+
+use super::{FROM_PEER, LEARNED_LIFETIME, Peer};
+
+/// When the pings of a burst leave, in milliseconds from its start.
+const BURST: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
+/// Pings per peer and round.
+const MAX_CHECKS: u32 = 100;
+/// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Ping interval while one is unanswered ...
+const RETRY: Duration = Duration::from_secs(1);
+/// ... for so many pings, then the peer's natpunch is taken to be off.
+const RETRIES: u32 = 10;
+/// Ping interval when it is.
+const SLOW: Duration = Duration::from_secs(10);
+/// How often a proven path that is not in use is looked at again.
+const REEVALUATE: Duration = Duration::from_secs(60);
+/// A ping that was not asked for restarts a finished burst at most this often.
+const TRIGGER_EVERY: Duration = Duration::from_secs(5);
+
+/// The peer's present run and which of its pings were seen (RFC 6479's window, 64 wide).
+#[derive(Debug)]
+pub(super) struct Remote {
+    session: u64,
+    highest: u64,
+    seen: u64,
+}
+
+impl Remote {
+    fn new(session: u64) -> Self {
+        Self { session, highest: 0, seen: 0 }
+    }
+
+    /// True the first time that a sequence number is shown and is not too old to tell.
+    fn is_new(&mut self, sequence: u64) -> bool {
+        if sequence > self.highest {
+            let ahead = sequence - self.highest;
+            self.seen = if ahead < 64 { self.seen << ahead | 1 } else { 1 };
+            self.highest = sequence;
+            return true;
+        }
+        let behind = self.highest - sequence;
+        let bit = if behind < 64 { 1_u64 << behind } else { return false };
+        let new = self.seen & bit == 0;
+        self.seen |= bit;
+        new
+    }
+}
+
+impl Peer {
+    pub(super) fn start_burst(&mut self, address: SocketAddr, now: Time) {
+        if let Some(entry) = self.table.get_mut(&address) {
+            entry.burst_started = now;
+            entry.step = 0;
+            entry.next_ping = Some(now);
+        }
+    }
+
+    /// Sends the pings that are due, as far as the budget reaches.
+    pub(super) fn send_pings(&mut self, env: &mut Env, now: Time) {
+        let due = |next: Option<Time>| next.is_some_and(|at| at <= now);
+        let addresses: Vec<SocketAddr> =
+            self.table.iter().filter(|(_, entry)| due(entry.next_ping)).map(|(address, _)| *address).collect();
+        for address in addresses {
+            let selected = self.is_selected(address);
+            let exhausted = self.round.checks >= MAX_CHECKS && !selected;
+            let Some(entry) = self.table.get_mut(&address) else { continue };
+            if exhausted || entry.is_blocked(now) {
+                entry.next_ping = None;
+            } else if env.pings.take(now) {
+                self.send_ping(address, env, now);
+            } else {
+                entry.next_ping = Some(env.pings.available_at().max(now + Duration::from_millis(1)));
+            }
+        }
+    }
+
+    /// A ping out of turn, within the budget, because there is news for the peer.
+    pub(super) fn ping_now(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
+        if env.pings.take(now) {
+            self.send_ping(address, env, now);
+        } else if let Some(entry) = self.table.get_mut(&address) {
+            entry.next_ping = Some(env.pings.available_at().max(now + Duration::from_millis(1)));
+        }
+    }
+
+    fn send_ping(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
+        let Some(payload) = self.ping(address, env, now) else { return };
+        env.out.transmit(Transmit { destination: address, source: None, ttl: None, payload });
+        self.round.checks += 1;
+        let selected = self.is_selected(address);
+        let connected = self.is_connected(now);
+        let Some(entry) = self.table.get_mut(&address) else { return };
+        entry.last_ping = Some(now);
+        entry.unanswered = entry.unanswered.saturating_add(1);
+        // The next moment of the burst that is still to come; a ping out of turn takes the place of the last due one.
+        let in_burst = BURST.iter().map(|millis| entry.burst_started + Duration::from_millis(*millis));
+        entry.step = in_burst.clone().take_while(|at| *at <= now).count().max(entry.step);
+        entry.next_ping = in_burst.skip(entry.step).next().or_else(|| {
+            let wait = match entry.unanswered {
+                0..=RETRIES if selected => RETRY,
+                _ if selected => SLOW,
+                _ if !entry.is_proven(now) => return None,
+                _ if connected => REEVALUATE,
+                _ => KEEPALIVE,
+            };
+            Some(now + env.jitter(wait))
+        });
+    }
+
+    /// The bytes of a ping to an address, whose pong is awaited from now on.
+    pub(super) fn ping(&mut self, destination: SocketAddr, env: &mut Env, now: Time) -> Option<Vec<u8>> {
+        let mut transaction = [0; 12];
+        env.rng.fill_bytes(&mut transaction);
+        let mut probe = self.probe(Kind::Ping, destination, env, now);
+        probe.transaction = transaction;
+        probe.hosts = env.local.ping_hosts();
+        let payload = probe.seal(&self.keys.as_ref()?.outbound, &mut env.rng);
+        self.pending.push(PendingPing { transaction, destination, sent: now });
+        Some(payload)
+    }
+
+    /// What every probe on a path tells.
+    fn probe(&mut self, kind: Kind, address: SocketAddr, env: &Env, now: Time) -> Probe {
+        self.sequence += 1;
+        let in_use = self.selection.as_ref().is_some_and(|s| s.address == address && !s.lost);
+        Probe {
+            kind,
+            heard: self.table.get(&address).is_some_and(|entry| entry.is_answered(now)),
+            nominated: self.controlling && in_use,
+            session: env.session,
+            to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
+            sequence: self.sequence,
+            transaction: [0; 12],
+            observed: None,
+            hosts: Vec::new(),
+        }
+    }
+
+    /// A datagram that carries this peer's tag.
+    pub(crate) fn handle_probe(
+        &mut self,
+        source: SocketAddr,
+        destination: Option<IpAddr>,
+        datagram: &[u8],
+        env: &mut Env,
+        now: Time,
+    ) {
+        if !self.probes() {
+            return;
+        }
+        let Some(probe) = self.keys.as_ref().and_then(|keys| Probe::open(&keys.inbound, datagram)) else { return };
+        let Ok(source) = env.admit(source) else { return };
+        match probe.kind {
+            Kind::Ping => self.handle_ping(source, destination, &probe, env, now),
+            Kind::Pong => self.handle_pong(source, &probe, env, now),
+        }
+        self.decide(env, now);
+    }
+
+    fn handle_ping(&mut self, source: SocketAddr, destination: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
+        // A ping that names our session was made after we started. Anything else may be a replay: it is answered, and
+        // its source probed, but what it says is not believed.
+        let mut fresh = false;
+        if ping.to_session == env.session {
+            let remote = self.remote.get_or_insert_with(|| Remote::new(ping.session));
+            if remote.session == ping.session {
+                if !remote.is_new(ping.sequence) {
+                    return;
+                }
+                fresh = true;
+            }
+        }
+        if !env.pongs.take(now) {
+            return;
+        }
+        let known = self.table.get(&source).is_some();
+        self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
+        if fresh {
+            self.believe(source, ping, now);
+        }
+        let mut pong = self.probe(Kind::Pong, source, env, now);
+        pong.transaction = ping.transaction;
+        pong.observed = Some(source);
+        if let Some(keys) = &self.keys {
+            let payload = pong.seal(&keys.outbound, &mut env.rng);
+            // Answer from the address that was pinged, unless that was a broadcast.
+            let from = destination.filter(|ip| env.local.is_own_ip(*ip));
+            env.out.transmit(Transmit { destination: source, source: from, ttl: None, payload });
+        }
+        if fresh {
+            for host in &ping.hosts {
+                self.learn_from_peer(*host, CandidateKind::Host, env, now);
+            }
+            if !known {
+                self.doubt(now);
+            }
+        }
+        self.trigger(source, now);
+        self.send_pings(env, now);
+    }
+
+    fn handle_pong(&mut self, source: SocketAddr, pong: &Probe, env: &mut Env, now: Time) {
+        if pong.to_session != env.session && pong.to_session != 0 {
+            return;
+        }
+        let Some(ping) = self.pending.take(&pong.transaction, now) else { return };
+        // The transaction was random: this is the peer's present run.
+        if self.remote.as_ref().is_none_or(|remote| remote.session != pong.session) {
+            if self.remote.is_some() {
+                self.on_restart();
+            }
+            self.remote = Some(Remote::new(pong.session));
+        }
+        self.seen_as = pong.observed;
+        if ping.destination != source {
+            // The answer to a beacon, or from a peer with several addresses: a place to ask, not a proof.
+            self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
+            self.trigger(source, now);
+            self.send_pings(env, now);
+            return;
+        }
+        let rtt = now.since(ping.sent);
+        let connected = self.is_connected(now);
+        let current = self
+            .selection
+            .as_ref()
+            .filter(|selection| selection.address != source)
+            .and_then(|selection| Some(self.table.get(&selection.address)?.rank(selection.address)));
+        let Some(entry) = self.table.get_mut(&source) else { return };
+        let news = !entry.is_answered(now);
+        entry.on_pong(rtt, now);
+        if let Some(current) = current {
+            entry.wins = if entry.rank(source).is_worth_leaving(&current) { entry.wins.saturating_add(1) } else { 0 };
+        }
+        let was_proven = entry.is_proven(now);
+        self.believe(source, pong, now);
+        if let Some(selection) = self.selection.as_mut().filter(|selection| selection.address == source) {
+            selection.answered = Some(now);
+            selection.doubted = None;
+        }
+        let selected = self.is_selected(source);
+        let Some(entry) = self.table.get_mut(&source) else { return };
+        if selected && connected {
+            entry.step = BURST.len();
+            entry.next_ping = Some(now + env.jitter(KEEPALIVE));
+        }
+        if !was_proven && entry.is_proven(now) {
+            env.out.event(Event::PathProven { peer: self.spec.key, address: source, rtt });
+        }
+        // The choice first, so that this ping carries the nomination.
+        self.decide(env, now);
+        if news {
+            self.ping_now(source, env, now);
+        }
+    }
+
+    /// Flags of a fresh message.
+    fn believe(&mut self, source: SocketAddr, probe: &Probe, now: Time) {
+        if let Some(entry) = self.table.get_mut(&source) {
+            entry.on_heard(probe.heard, now);
+        }
+        if probe.nominated && !self.controlling && now >= self.deaf_until {
+            self.nominated = Some(source);
+        }
+    }
+
+    fn learn_from_peer(&mut self, address: SocketAddr, kind: CandidateKind, env: &mut Env, now: Time) {
+        self.learn(address, kind, &Origin::new(FROM_PEER), now + LEARNED_LIFETIME, false, env, now);
+    }
+
+    /// A packet came from there: ask at once, since its NAT is open now.
+    fn trigger(&mut self, address: SocketAddr, now: Time) {
+        let Some(entry) = self.table.get_mut(&address) else { return };
+        let idle = entry.next_ping.is_none_or(|next| next > now + TRIGGER_EVERY);
+        if !entry.is_proven(now) && idle && now.since(entry.burst_started) >= TRIGGER_EVERY {
+            self.start_burst(address, now);
+        }
+    }
+
+    /// The peer runs anew and has heard nothing yet.
+    fn on_restart(&mut self) {
+        for (_, entry) in self.table.iter_mut() {
+            entry.forget_heard();
+        }
+        self.nominated = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_number_counts_once() {
+        let mut remote = Remote::new(1);
+        for (sequence, new) in
+            [(5, true), (5, false), (4, true), (4, false), (70, true), (5, false), (7, true), (6, false), (70, false)]
+        {
+            assert_eq!(remote.is_new(sequence), new, "{sequence}");
+        }
+        assert!(remote.is_new(u64::MAX) && !remote.is_new(u64::MAX) && !remote.is_new(70));
+    }
+}

@@ -1,0 +1,104 @@
+//! What is to be seen of a peer.
+
+use std::time::Duration;
+
+use natpunch_types::CandidateKind;
+
+use crate::path::{Tier, tier};
+use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
+
+use super::Peer;
+use super::round::Phase;
+
+impl Peer {
+    pub(crate) fn status(&self, now: Time) -> PeerStatus {
+        let in_use = match &self.selection {
+            Some(selection) if self.is_connected(now) => Some(selection.address),
+            _ if !self.probes() && self.is_connected(now) => self.device.endpoint,
+            _ => None,
+        };
+        let kind = |address| self.table.get(&address).map_or(CandidateKind::PeerReflexive, |entry| entry.kind);
+        PeerStatus {
+            key: self.spec.key,
+            name: self.spec.name.clone(),
+            managed: self.spec.managed,
+            path: in_use.map_or(PathKind::None, |address| match tier(kind(address), address) {
+                Tier::Lan => PathKind::Lan,
+                Tier::Direct => PathKind::Direct,
+                Tier::Relay => PathKind::Relay,
+            }),
+            endpoint: self.device.endpoint,
+            rtt: in_use.and_then(|address| self.table.get(&address)?.rtt),
+            handshake_age: self.device.handshake_seen.map(|at| now.since(at)),
+            rx_bytes: self.device.rx_bytes,
+            tx_bytes: self.device.tx_bytes,
+            seen_as: self.seen_as,
+            state: self.state(now),
+            candidates: self
+                .table
+                .iter()
+                .map(|(address, entry)| CandidateStatus {
+                    address: *address,
+                    kind: entry.kind,
+                    origins: entry.origins().map(ToString::to_string).collect(),
+                    age: now.since(entry.learned),
+                    last_probe: entry.last_ping.map(|at| now.since(at)),
+                    rtt: entry.rtt,
+                    proven: entry.is_proven(now),
+                    wireguard_blocked: entry.is_blocked(now),
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn state(&self, now: Time) -> PeerState {
+        if self.is_connected(now) {
+            return PeerState::Connected;
+        }
+        if self.spec.managed && self.keys.is_none() {
+            return PeerState::Unreachable { reason: self.unreachable_reason(now), retry_in: Duration::MAX };
+        }
+        if self.table.is_empty() {
+            let reason = "no address of this peer is known yet: no discovery source has one, \
+                          and none is given in the mesh file";
+            return PeerState::Waiting { reason: reason.to_owned() };
+        }
+        let retry = match self.round.phase {
+            _ if !self.probes() => self.plain.next.filter(|_| self.plain.paused),
+            Phase::Silent { until } if self.round.is_unreachable() => Some(until),
+            _ => None,
+        };
+        match retry {
+            Some(at) => PeerState::Unreachable { reason: self.unreachable_reason(now), retry_in: at.since(now) },
+            None => PeerState::Punching,
+        }
+    }
+
+    /// The most telling thing that is known of why there is no connection.
+    pub(super) fn unreachable_reason(&self, now: Time) -> String {
+        let count = self.table.iter().count();
+        let addresses =
+            if count == 1 { "its only known address".to_owned() } else { format!("any of {count} addresses") };
+        if self.spec.managed && self.keys.is_none() {
+            return "its public key is not a valid point: check it in the mesh file".to_owned();
+        }
+        if !self.spec.managed {
+            return format!(
+                "plain WireGuard does not answer a handshake at {addresses}: is it up, does it know our key?"
+            );
+        }
+        if let Some((address, _)) = self.table.iter().find(|(_, entry)| entry.is_blocked(now)) {
+            return format!(
+                "probes are answered at {address} but WireGuard's handshake is not: \
+                 does a firewall on either host drop the port, do both sides have the same keys?"
+            );
+        }
+        if let Some((address, _)) = self.table.iter().find(|(_, entry)| entry.is_answered(now)) {
+            return format!("it answers at {address}, but what it sends first does not arrive");
+        }
+        format!(
+            "no probe was answered at {addresses}: the peer's natpunch is not running, \
+             UDP is filtered, or both NATs give every destination another port"
+        )
+    }
+}

@@ -1,0 +1,162 @@
+//! Rounds of probing: a burst to every candidate at once, then silence that grows from round to round.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::{Event, Time, Transmit};
+
+use super::Peer;
+
+/// A round and the time for its last answers.
+const ROUND: Duration = Duration::from_millis(2600);
+/// Silence after each fruitless round; the last one repeats. 35 s is longer than the 30 s for which a Linux router
+/// remembers a packet that it did not expect, and which would spoil the next try.
+const SILENCE: [Duration; 7] = [
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(35),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(60 * 60),
+];
+/// From this fruitless round on the peer is said to be unreachable.
+const UNREACHABLE_AFTER: usize = 3;
+/// A new candidate starts the ladder anew, but not more often than this.
+const RESET_EVERY: Duration = Duration::from_secs(10);
+/// Beacons of a round.
+const BEACONS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(140), Duration::from_millis(620)];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Resting,
+    Probing {
+        until: Time,
+    },
+    Silent {
+        until: Time,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) phase: Phase,
+    /// Fruitless rounds in a row.
+    pub(super) attempt: usize,
+    /// Pings sent in this round.
+    pub(super) checks: u32,
+    last_reset: Option<Time>,
+    started: Time,
+    beacons: usize,
+}
+
+impl Round {
+    pub(super) fn rest(&mut self) {
+        self.phase = Phase::Resting;
+        self.attempt = 0;
+        self.beacons = BEACONS.len();
+    }
+
+    pub(super) fn be_silent_until(&mut self, until: Time) {
+        self.phase = Phase::Silent { until };
+        self.attempt = self.attempt.max(UNREACHABLE_AFTER);
+        self.beacons = BEACONS.len();
+    }
+
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.attempt >= UNREACHABLE_AFTER
+    }
+
+    fn next_beacon(&self) -> Option<Time> {
+        BEACONS.get(self.beacons).map(|offset| self.started + *offset)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Time> {
+        let phase = match self.phase {
+            Phase::Resting => None,
+            Phase::Probing { until } | Phase::Silent { until } => Some(until),
+        };
+        [phase, self.next_beacon()].into_iter().flatten().min()
+    }
+}
+
+impl Peer {
+    /// Probes every candidate at once.
+    pub(super) fn start_round(&mut self, env: &Env, now: Time) {
+        if !self.probes() {
+            return;
+        }
+        self.round.phase = Phase::Probing { until: now + ROUND };
+        self.round.checks = 0;
+        self.round.started = now;
+        let behind_one_nat = self.table.iter().any(|(address, _)| env.local.shares_public_ip(address.ip()));
+        self.round.beacons = if self.round.attempt == 0 || behind_one_nat { 0 } else { BEACONS.len() };
+        let addresses: Vec<SocketAddr> =
+            self.table.iter().filter(|(_, entry)| !entry.is_blocked(now)).map(|(address, _)| *address).collect();
+        for address in addresses {
+            self.start_burst(address, now);
+        }
+    }
+
+    /// The burst to a new candidate makes this a round, and a young one.
+    pub(super) fn on_new_candidate(&mut self, now: Time) {
+        if self.is_connected(now) {
+            return;
+        }
+        if self.round.last_reset.is_none_or(|last| now.since(last) >= RESET_EVERY) {
+            self.round.last_reset = Some(now);
+            self.round.attempt = 0;
+            self.round.checks = 0;
+        }
+        if !matches!(self.round.phase, Phase::Probing { .. }) {
+            self.round.checks = 0;
+        }
+        self.round.phase = Phase::Probing { until: now + ROUND };
+    }
+
+    /// Ends a fruitless round, or its silence.
+    pub(super) fn advance_round(&mut self, env: &mut Env, now: Time) {
+        match self.round.phase {
+            Phase::Probing { until } if until <= now => {
+                let checking = self.selection.as_ref().is_some_and(|selection| !selection.lost);
+                if checking || self.table.is_empty() {
+                    self.round.phase = Phase::Resting;
+                    return;
+                }
+                let silence = SILENCE.get(self.round.attempt).or(SILENCE.last()).copied().unwrap_or_default();
+                self.round.attempt += 1;
+                self.round.phase = Phase::Silent { until: now + silence };
+                if self.round.is_unreachable() {
+                    let reason = self.unreachable_reason(now);
+                    env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: silence });
+                }
+            }
+            Phase::Silent { until } if until <= now => self.start_round(env, now),
+            _ => {}
+        }
+    }
+
+    /// LAN beacons: an ordinary ping, broadcast on the links of our private addresses to the port on which the peer
+    /// listens. Two nodes behind one NAT without hairpin may know nothing but their common public address; the answer
+    /// comes from the peer's LAN address, which is thereby learned. At most three per round and link, in first rounds
+    /// and where the peer's public address is our own.
+    pub(super) fn send_beacons(&mut self, env: &mut Env, now: Time) {
+        while self.round.next_beacon().is_some_and(|due| due <= now) {
+            self.round.beacons += 1;
+            if self.is_connected(now) {
+                continue;
+            }
+            let destination = SocketAddr::new(IpAddr::V4(Ipv4Addr::BROADCAST), self.spec.listen_port);
+            let sources: Vec<IpAddr> = env.local.beacon_sources().collect();
+            for source in sources {
+                if destination.port() == 0 || !env.pings.take(now) {
+                    return;
+                }
+                let Some(payload) = self.ping(destination, env, now) else { return };
+                env.out.transmit(Transmit { destination, source: Some(source), ttl: Some(1), payload });
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Probes: authenticated datagrams from WireGuard's port to a peer's, by which a path is proven.
+//!
+//! Ping and pong have the same fixed length, so that an answer is never larger than what it answers and a sealed probe
+//! tells an onlooker nothing. Layout (integers big-endian):
+//!
+//! ```text
+//!   0  magic "NPch"          16  nonce (24, random)
+//!   4  version 1, 3 x zero   40  sealed: plaintext (136) and tag (16), XChaCha20-Poly1305
+//!   8  tag of the pair and direction; bytes 0..16 are authenticated with it
+//!
+//!   plaintext
+//!   0  kind: 1 ping, 2 pong          12  session of the receiver as far as known, or 0
+//!   1  flags: 1 heard, 2 nominated   20  sequence number of the sender towards the receiver
+//!   2  number of hosts, zero         28  transaction (12)
+//!   4  session of the sender         40  pong: source address of the ping
+//!                                    58  ping: up to 4 host addresses; zeros up to 136
+//! ```
+//!
+//! A receiver believes flags only in a fresh message: a pong answers a random transaction of its own; a ping names the
+//! receiver's session, which is random per start, and a sequence number that was not seen before.
+
+use std::net::SocketAddr;
+
+use chacha20poly1305::{AeadInPlace as _, XNonce};
+use natpunch_types::PROBE_MAGIC;
+use rand_core::RngCore;
+
+use crate::keys::Direction;
+use crate::wire::{ADDRESS_LEN, Reader, put_address};
+
+/// Every probe has exactly this many bytes.
+pub(crate) const PROBE_LEN: usize = HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_LEN;
+/// A ping tells at most this many host addresses.
+pub(crate) const MAX_HOSTS: usize = 4;
+
+const VERSION: u8 = 1;
+const HEADER_LEN: usize = 16;
+const NONCE_LEN: usize = 24;
+const MAC_LEN: usize = 16;
+const FIELDS_LEN: usize = 40 + (1 + MAX_HOSTS) * ADDRESS_LEN;
+const PLAINTEXT_LEN: usize = FIELDS_LEN.next_multiple_of(8);
+const FLAG_HEARD: u8 = 1;
+const FLAG_NOMINATED: u8 = 2;
+
+/// Identifies one ping.
+pub(crate) type Transaction = [u8; 12];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ping,
+    Pong,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) kind: Kind,
+    /// The sender has received a pong on this path.
+    pub(crate) heard: bool,
+    /// The sender decides for the pair and uses this path.
+    pub(crate) nominated: bool,
+    /// Random per start of the sender.
+    pub(crate) session: u64,
+    /// The receiver's session as the sender knows it; 0 if it does not.
+    pub(crate) to_session: u64,
+    pub(crate) sequence: u64,
+    pub(crate) transaction: Transaction,
+    /// In a pong: where the ping came from.
+    pub(crate) observed: Option<SocketAddr>,
+    /// In a ping: interface addresses of the sender.
+    pub(crate) hosts: Vec<SocketAddr>,
+}
+
+/// The tag of a datagram that has the form of a probe, by which its peer is found.
+pub(crate) fn tag(datagram: &[u8]) -> Option<[u8; 8]> {
+    if datagram.len() != PROBE_LEN {
+        return None;
+    }
+    let mut reader = Reader(datagram);
+    (reader.bytes()? == PROBE_MAGIC && reader.bytes()? == [VERSION, 0, 0, 0]).then(|| reader.bytes())?
+}
+
+impl Probe {
+    pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> Vec<u8> {
+        let mut plaintext = Vec::with_capacity(PLAINTEXT_LEN);
+        plaintext.push(match self.kind {
+            Kind::Ping => 1,
+            Kind::Pong => 2,
+        });
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        plaintext.push(flag(self.heard, FLAG_HEARD) | flag(self.nominated, FLAG_NOMINATED));
+        let hosts = self.hosts.iter().take(MAX_HOSTS);
+        plaintext.push(hosts.len() as u8);
+        plaintext.push(0);
+        plaintext.extend(self.session.to_be_bytes());
+        plaintext.extend(self.to_session.to_be_bytes());
+        plaintext.extend(self.sequence.to_be_bytes());
+        plaintext.extend(self.transaction);
+        put_address(&mut plaintext, self.observed);
+        for host in hosts {
+            put_address(&mut plaintext, Some(*host));
+        }
+        plaintext.resize(PLAINTEXT_LEN, 0);
+
+        let mut datagram = Vec::with_capacity(PROBE_LEN);
+        datagram.extend(PROBE_MAGIC);
+        datagram.extend([VERSION, 0, 0, 0]);
+        datagram.extend(keys.probe_tag);
+        let mut nonce = [0; NONCE_LEN];
+        rng.fill_bytes(&mut nonce);
+        match keys.probe.encrypt_in_place_detached(XNonce::from_slice(&nonce), &datagram, &mut plaintext) {
+            Ok(mac) => {
+                datagram.extend(nonce);
+                datagram.extend(plaintext);
+                datagram.extend(mac);
+                datagram
+            }
+            // The cipher refuses only plaintexts of more than 256 GiB.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// `None` for anything that the peer did not seal for us in this form.
+    pub(crate) fn open(keys: &Direction, datagram: &[u8]) -> Option<Self> {
+        if tag(datagram)? != keys.probe_tag {
+            return None;
+        }
+        let (header, rest) = datagram.split_first_chunk::<HEADER_LEN>()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (sealed, mac) = rest.split_first_chunk::<PLAINTEXT_LEN>()?;
+        let mut plaintext = *sealed;
+        keys.probe.decrypt_in_place_detached(nonce.into(), header, &mut plaintext, mac.into()).ok()?;
+
+        let mut reader = Reader(&plaintext);
+        let kind = match reader.u8()? {
+            1 => Kind::Ping,
+            2 => Kind::Pong,
+            _ => return None,
+        };
+        let flags = reader.u8()?;
+        let hosts = usize::from(reader.u8()?).min(MAX_HOSTS);
+        reader.u8()?;
+        Some(Self {
+            kind,
+            heard: flags & FLAG_HEARD != 0,
+            nominated: flags & FLAG_NOMINATED != 0,
+            session: reader.u64()?,
+            to_session: reader.u64()?,
+            sequence: reader.u64()?,
+            transaction: reader.bytes()?,
+            observed: reader.address()?,
+            hosts: (0..hosts).map_while(|_| reader.address()?).collect(),
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! Records: a node's candidates, sealed for one peer, that any untrusted store may carry.
+//!
+//! A store can withhold a record, but not read, forge, mix or (while the receiver runs) roll it back: the sealed text
+//! names the pair and the direction, carries a counter that only rises and a lifetime that counts from receipt, and is
+//! padded to one of two sizes. Layout: version 1, nonce (24), then sealed: version 1, counter (8), lifetime in
+//! seconds (4), number of candidates, then per candidate kind (1) and address (18); zeros; tag (16).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chacha20poly1305::{AeadInPlace as _, XNonce};
+use natpunch_types::CandidateKind;
+use rand_core::RngCore;
+
+use crate::Record;
+use crate::keys::Direction;
+use crate::wire::{ADDRESS_LEN, Reader, put_address};
+
+/// A record lists at most this many candidates.
+pub(crate) const MAX_CANDIDATES: usize = 16;
+
+const VERSION: u8 = 1;
+const NONCE_LEN: usize = 24;
+const MAC_LEN: usize = 16;
+const ENTRY_LEN: usize = 1 + ADDRESS_LEN;
+const SMALL: usize = 14 + 5 * ENTRY_LEN;
+const LARGE: usize = 14 + MAX_CANDIDATES * ENTRY_LEN;
+const LABEL: &[u8] = b"natpunch record v1";
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) counter: u64,
+    pub(crate) lifetime: Duration,
+    pub(crate) candidates: Vec<(CandidateKind, SocketAddr)>,
+}
+
+impl Contents {
+    pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> Record {
+        let candidates = self.candidates.iter().take(MAX_CANDIDATES);
+        let size = if candidates.len() <= 5 { SMALL } else { LARGE };
+        let mut text = Vec::with_capacity(size);
+        text.push(VERSION);
+        text.extend(self.counter.to_be_bytes());
+        text.extend(u32::try_from(self.lifetime.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
+        text.push(candidates.len() as u8);
+        for (kind, address) in candidates {
+            text.push(kind_code(*kind));
+            put_address(&mut text, Some(*address));
+        }
+        text.resize(size, 0);
+
+        let mut nonce = [0; NONCE_LEN];
+        rng.fill_bytes(&mut nonce);
+        let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + MAC_LEN);
+        blob.push(VERSION);
+        blob.extend(nonce);
+        // The cipher refuses only texts of more than 256 GiB; such a record would be one that nobody can open.
+        if let Ok(mac) = keys.record.encrypt_in_place_detached(XNonce::from_slice(&nonce), &aad(keys), &mut text) {
+            blob.extend(text);
+            blob.extend(mac);
+        }
+        Record { tag: keys.record_tag, blob }
+    }
+
+    /// `None` for anything that the peer did not seal for us.
+    pub(crate) fn open(keys: &Direction, blob: &[u8]) -> Option<Self> {
+        if ![SMALL, LARGE].contains(&blob.len().checked_sub(1 + NONCE_LEN + MAC_LEN)?) {
+            return None;
+        }
+        let ([version], rest) = blob.split_first_chunk()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (sealed, mac) = rest.split_last_chunk::<MAC_LEN>()?;
+        if *version != VERSION {
+            return None;
+        }
+        let mut text = sealed.to_vec();
+        keys.record.decrypt_in_place_detached(nonce.into(), &aad(keys), &mut text, mac.into()).ok()?;
+
+        let mut reader = Reader(&text);
+        if reader.u8()? != VERSION {
+            return None;
+        }
+        let counter = reader.u64()?;
+        let lifetime = Duration::from_secs(reader.u32()?.into());
+        let count = usize::from(reader.u8()?).min(MAX_CANDIDATES);
+        let mut candidates = Vec::with_capacity(count);
+        for _ in 0..count {
+            let kind = reader.u8()?;
+            let address = reader.address()?;
+            // A kind that this version does not know is skipped, not an error.
+            candidates.extend(kind_from_code(kind).zip(address));
+        }
+        Some(Self { counter, lifetime, candidates })
+    }
+}
+
+fn aad(keys: &Direction) -> Vec<u8> {
+    [LABEL, &keys.pair, &keys.record_tag].concat()
+}
+
+fn kind_code(kind: CandidateKind) -> u8 {
+    match kind {
+        CandidateKind::Host => 1,
+        CandidateKind::Mapped => 2,
+        CandidateKind::PeerReflexive => 3,
+        CandidateKind::Reflexive => 4,
+        CandidateKind::Relay => 5,
+    }
+}
+
+fn kind_from_code(code: u8) -> Option<CandidateKind> {
+    match code {
+        1 => Some(CandidateKind::Host),
+        2 => Some(CandidateKind::Mapped),
+        // Nobody but the receiver itself can find a peer-reflexive candidate.
+        3 | 4 => Some(CandidateKind::Reflexive),
+        5 => Some(CandidateKind::Relay),
+        _ => None,
+    }
+}

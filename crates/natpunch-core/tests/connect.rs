@@ -1,0 +1,87 @@
+//! How two nodes find and keep a path.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use common::*;
+use natpunch_core::{Event, PathKind, PeerState};
+
+#[test]
+fn two_nodes_that_know_each_other_are_connected_in_a_few_round_trips() {
+    let mut world = World::pair();
+    world.tell_both();
+    let took = world.connect();
+    assert!(took <= DELAY * 8, "{took:?}");
+    assert_eq!(world.nodes[0].endpoint(world.nodes[1].number), Some(world.address(1)));
+    assert_eq!(world.nodes[1].endpoint(world.nodes[0].number), Some(world.address(0)));
+    assert_eq!(world.status(0).path, PathKind::Direct);
+    assert!(!world.nodes[0].wanted(world.nodes[1].number));
+}
+
+#[test]
+fn one_side_that_knows_is_enough() {
+    for knowing in [0, 1] {
+        let mut world = World::pair();
+        world.tell(knowing, 1 - knowing);
+        let took = world.connect();
+        assert!(took <= DELAY * 10, "{took:?}");
+    }
+}
+
+#[test]
+fn two_nodes_on_one_lan_that_know_nothing_find_each_other_by_beacon() {
+    let (low, high) = low_high();
+    let mut world = World::new(&[(low, &["192.168.1.1"]), (high, &["192.168.1.2"])]);
+    world.connect();
+    assert_eq!(world.status(0).path, PathKind::Lan);
+    assert_eq!(world.status(1).path, PathKind::Lan);
+}
+
+#[test]
+fn an_endpoint_is_set_only_after_both_sides_saw_an_answer() {
+    // Everything from node 1 is lost: node 1 gets pings but node 0 never gets a pong.
+    let mut world = World::pair();
+    let deaf = world.address(1);
+    world.passes = Box::new(move |source, _, _| source != deaf);
+    world.tell_both();
+    world.run(secs(120));
+    assert!(world.nodes[0].sets.is_empty() && world.nodes[1].sets.is_empty());
+    assert!(matches!(world.status(0).state, PeerState::Unreachable { .. }), "{:?}", world.status(0).state);
+    assert!(matches!(world.status(1).state, PeerState::Unreachable { .. }), "{:?}", world.status(1).state);
+    assert!(world.nodes[0].wanted(world.nodes[1].number));
+}
+
+#[test]
+fn nobody_sets_anything_while_only_one_side_has_heard() {
+    // Node 0 hears pongs; node 1 hears pings and never a pong.
+    let mut world = World::pair();
+    let (a, b) = (world.address(0), world.address(1));
+    let mut from_a = 0;
+    world.passes = Box::new(move |source, destination, _| {
+        if source == a && destination == b {
+            from_a += 1;
+            return from_a == 1;
+        }
+        true
+    });
+    world.tell(0, 1);
+    world.run(secs(20));
+    assert!(world.nodes[0].sets.is_empty() && world.nodes[1].sets.is_empty());
+}
+
+#[test]
+fn a_quiet_connected_mesh_stays_as_it_is() {
+    let mut world = World::pair();
+    world.tell_both();
+    world.connect();
+    let sets = [world.nodes[0].sets.len(), world.nodes[1].sets.len()];
+    let start = world.now;
+    world.run(secs(3600));
+    assert_eq!(sets, [world.nodes[0].sets.len(), world.nodes[1].sets.len()]);
+    let lost = world.nodes[0].events.iter().any(|(_, event)| matches!(event, Event::PathLost { .. }));
+    assert!(!lost);
+    assert_eq!(world.status(0).state, PeerState::Connected);
+    let sent = world.sent_since(0, start);
+    assert!(sent < 3600 * 2, "{sent} datagrams in an hour");
+}
