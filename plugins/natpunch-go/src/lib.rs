@@ -6,12 +6,16 @@
 //! [`Server`] and [`Client`] are pure: they take datagrams, the time and a random number generator, and return
 //! datagrams.
 
+pub mod client;
 mod noise;
+mod plugin;
 pub mod server;
 mod settings;
 mod window;
 mod wire;
 
+pub use client::Client;
+pub use plugin::Plugin;
 pub use server::Server;
 pub use settings::Settings;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::agreement::{self, UnparsedPublicKey, X25519};
 use natpunch_types::{PeerKey, SecretKey};
-use rand_core::{CryptoRng, RngCore};
+use rand_core::CryptoRng;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
@@ -54,20 +54,16 @@ impl Identity {
     }
 
     /// A handshake as the one who calls, to the holder of `remote`.
-    pub(crate) fn initiate(
-        &self,
-        remote: &PeerKey,
-        rng: &mut (impl RngCore + CryptoRng),
-    ) -> Result<HandshakeState, Error> {
+    pub(crate) fn initiate(&self, remote: &PeerKey, rng: &mut impl CryptoRng) -> Result<HandshakeState, Error> {
         self.builder(rng)?.remote_public_key(remote.as_bytes())?.build_initiator()
     }
 
     /// A handshake as the one who is called.
-    pub(crate) fn respond(&self, rng: &mut (impl RngCore + CryptoRng)) -> Result<HandshakeState, Error> {
+    pub(crate) fn respond(&self, rng: &mut impl CryptoRng) -> Result<HandshakeState, Error> {
         self.builder(rng)?.build_responder()
     }
 
-    fn builder(&self, rng: &mut (impl RngCore + CryptoRng)) -> Result<Builder<'_>, Error> {
+    fn builder(&self, rng: &mut impl CryptoRng) -> Result<Builder<'_>, Error> {
         let mut ephemeral = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *ephemeral);
         let resolver = Resolver { identity: self.0.clone(), ephemeral };

@@ -29,7 +29,6 @@ pub(crate) const SEALED_REQUEST: usize = 64 + TAG;
 pub(crate) const INIT_LEN: usize = 1 + 4 + NOISE_INIT;
 pub(crate) const RESPONSE_LEN: usize = 1 + 4 + NOISE_RESPONSE;
 pub(crate) const REQUEST_LEN: usize = 1 + 4 + 8 + SEALED_REQUEST;
-pub(crate) const ANSWER_HEADER: usize = 1 + 8;
 pub(crate) const SEALED_ANSWER_MAX: usize = 18 + TAG;
 /// The longest datagram that a server sends. Shorter than each that it answers.
 pub(crate) const REPLY_MAX: usize = RESPONSE_LEN;

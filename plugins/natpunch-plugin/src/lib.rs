@@ -16,9 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod endpoint;
+mod schedule;
+pub mod testing;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use natpunch_types::{CandidateKind, PeerKey, SecretKey};
+pub use schedule::Schedule;
 
 /// A boxed future, as the object-safe methods of this API return them.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,140 @@
+//! A host in memory, for the tests of plugins.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use crate::{BoxFuture, Health, Host, Input, Observation, PeerKey, SealedRecord, SecretKey};
+
+/// Something that a plugin did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// [`Host::observe`].
+    Observed(Observation),
+    /// [`Host::deliver`].
+    Delivered(SealedRecord),
+    /// [`Host::send_from_wireguard_port`].
+    Sent {
+        /// To where.
+        destination: SocketAddr,
+        /// The payload.
+        payload: Vec<u8>,
+    },
+    /// [`Host::report`].
+    Reported(Health),
+}
+
+/// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it. Its random bytes
+/// are a fixed sequence.
+pub struct FakeHost {
+    own_key: PeerKey,
+    private_key: Option<SecretKey>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    inputs: VecDeque<Input>,
+    effects: VecDeque<Effect>,
+    plugin: Option<Waker>,
+    test: Option<Waker>,
+    random: u64,
+}
+
+impl FakeHost {
+    /// A host of this node. `seed` starts its random bytes.
+    pub fn new(own_key: PeerKey, private_key: Option<SecretKey>, seed: u64) -> Arc<Self> {
+        let state = State { random: seed, ..State::default() };
+        Arc::new(Self { own_key, private_key, state: Mutex::new(state) })
+    }
+
+    /// Puts in the next input.
+    pub fn put(&self, input: Input) {
+        let mut state = self.state();
+        state.inputs.push_back(input);
+        if let Some(waker) = state.plugin.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits for what the plugin does next.
+    pub async fn effect(&self) -> Effect {
+        poll_fn(|context| {
+            let mut state = self.state();
+            match state.effects.pop_front() {
+                Some(effect) => Poll::Ready(effect),
+                None => {
+                    state.test = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    fn did(&self, effect: Effect) {
+        let mut state = self.state();
+        state.effects.push_back(effect);
+        if let Some(waker) = state.test.take() {
+            waker.wake();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for FakeHost {
+    fn own_key(&self) -> PeerKey {
+        self.own_key
+    }
+
+    fn private_key(&self) -> Option<SecretKey> {
+        self.private_key.clone()
+    }
+
+    fn listen_port(&self) -> u16 {
+        51820
+    }
+
+    fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
+        Box::pin(poll_fn(|context| {
+            let mut state = self.state();
+            match state.inputs.pop_front() {
+                Some(input) => Poll::Ready(input),
+                None => {
+                    state.plugin = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        }))
+    }
+
+    fn observe(&self, observation: Observation) {
+        self.did(Effect::Observed(observation));
+    }
+
+    fn deliver(&self, record: SealedRecord) {
+        self.did(Effect::Delivered(record));
+    }
+
+    fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
+        self.did(Effect::Sent { destination, payload });
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        let mut state = self.state();
+        for byte in buffer {
+            // An LCG (Knuth, MMIX): different bytes, nothing more.
+            state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state.random >> 56) as u8;
+        }
+    }
+
+    fn report(&self, health: Health) {
+        self.did(Effect::Reported(health));
+    }
+}
