@@ -21,6 +21,7 @@
 //! told apart from it; it gives no PID or mount namespace, so that a crash leaves natpunch's detached device behind and
 //! two nodes would share `/run`; and it would put eighteen more crates into the shipped binary.
 
+mod follow;
 mod host;
 mod lab;
 mod namespace;
@@ -29,10 +30,11 @@ mod ping;
 mod router;
 pub mod sandbox;
 
+pub use follow::Follower;
 pub use host::{Host, Process};
 pub use lab::Lab;
 pub use nat::{Nat, WanInput};
-pub use ping::{Ping, Pings};
+pub use ping::{Answer, Ping, Pings};
 pub use router::Router;
 
 /// Why a lab could not be built or a program in it not run.
@@ -63,6 +65,12 @@ pub enum Error {
         what: &'static str,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Sandboxes do not work here.
+    #[error("cannot make a sandbox: {message}; {}", sandbox::HINT)]
+    NoSandbox {
+        /// What the system said.
+        message: String,
     },
     /// The namespace's thread is gone; it panicked.
     #[error("the thread that holds a namespace is gone")]

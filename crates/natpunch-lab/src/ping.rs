@@ -1,11 +1,10 @@
 //! `ping` in the background, read line by line.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::follow::Follower;
 use crate::host::{Host, Process};
 use crate::{Error, Result};
 
@@ -13,50 +12,39 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Ping {
     process: Process,
-    shared: Arc<Shared>,
+    answers: Follower<Answer>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The number of the request.
+    pub sequence: u64,
+    /// How long it took, by `ping`'s own measurement.
+    pub round_trip: Duration,
 }
 
 /// What a `ping` has seen so far.
 #[derive(Debug, Default, Clone)]
 pub struct Pings {
-    /// The sequence numbers that were answered, in the order of the answers, with the time of each.
-    pub answers: Vec<(u64, Instant)>,
-    /// The round-trip time of the first answer.
-    pub first_round_trip: Option<Duration>,
+    /// The answers in their order, with the time of each.
+    pub answers: Vec<(Instant, Answer)>,
 }
 
 impl Pings {
     /// How many requests between the first and the last answered one were not answered.
     pub fn lost(&self) -> u64 {
-        let first = self.answers.iter().map(|(sequence, _)| *sequence).min();
-        let last = self.answers.iter().map(|(sequence, _)| *sequence).max();
-        let (Some(first), Some(last)) = (first, last) else { return 0 };
-        let mut distinct: Vec<u64> = self.answers.iter().map(|(sequence, _)| *sequence).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        (last - first + 1).saturating_sub(u64::try_from(distinct.len()).unwrap_or(u64::MAX))
+        let mut sequences: Vec<u64> = self.answers.iter().map(|(_, answer)| answer.sequence).collect();
+        sequences.sort_unstable();
+        sequences.dedup();
+        let (Some(first), Some(last)) = (sequences.first(), sequences.last()) else { return 0 };
+        (last - first + 1).saturating_sub(u64::try_from(sequences.len()).unwrap_or(u64::MAX))
     }
 
     /// The longest time between two answers.
     pub fn longest_gap(&self) -> Duration {
-        self.answers
-            .iter()
-            .zip(self.answers.iter().skip(1))
-            .map(|((_, a), (_, b))| b.duration_since(*a))
-            .max()
-            .unwrap_or_default()
-    }
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    pings: Mutex<Pings>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Pings> {
-        self.pings.lock().unwrap_or_else(PoisonError::into_inner)
+        let times = || self.answers.iter().map(|(at, _)| *at);
+        times().zip(times().skip(1)).map(|(before, after)| after.duration_since(before)).max().unwrap_or_default()
     }
 }
 
@@ -70,53 +58,26 @@ impl Ping {
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut process = host.spawn(command)?;
-        let shared = Arc::new(Shared::default());
-        let seen = Arc::clone(&shared);
-        if let Some(stdout) = process.child().stdout.take() {
-            std::thread::Builder::new()
-                .name("ping".into())
-                .spawn(move || {
-                    for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
-                        let now = Instant::now();
-                        if let Some((sequence, round_trip)) = parse(&line) {
-                            let mut pings = seen.lock();
-                            pings.answers.push((sequence, now));
-                            pings.first_round_trip.get_or_insert(round_trip);
-                            seen.changed.notify_all();
-                        }
-                    }
-                })
-                .map_err(|source| Error::System { what: "cannot start a thread", source })?;
-        }
-        Ok(Ping { process, shared })
+        let failed = |source| Error::System { what: "cannot read what ping prints", source };
+        let stdout = process.child().stdout.take().ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
+        let answers = Follower::start(stdout, |_, line| parse(line)).map_err(failed)?;
+        Ok(Ping { process, answers })
     }
 
     /// What it has seen so far.
     pub fn so_far(&self) -> Pings {
-        self.shared.lock().clone()
+        Pings { answers: self.answers.so_far() }
     }
 
     /// Waits until `count` more answers have come, or the deadline has passed; whether they came.
     pub fn wait_for(&self, count: usize, deadline: Instant) -> bool {
-        let mut pings = self.shared.lock();
-        let goal = pings.answers.len() + count;
-        while pings.answers.len() < goal {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
-            pings = self.shared.changed.wait_timeout(pings, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        let goal = self.answers.so_far().len() + count;
+        self.answers.wait(deadline, |answers| (answers.len() >= goal).then_some(())).is_some()
     }
 
     /// Waits for the first answer; when it came.
-    pub fn first(&self, deadline: Instant) -> Option<Instant> {
-        let mut pings = self.shared.lock();
-        loop {
-            if let Some((_, at)) = pings.answers.first() {
-                return Some(*at);
-            }
-            let left = deadline.checked_duration_since(Instant::now())?;
-            pings = self.shared.changed.wait_timeout(pings, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    pub fn first(&self, deadline: Instant) -> Option<(Instant, Answer)> {
+        self.answers.wait(deadline, |answers| answers.first().copied())
     }
 
     /// Stops it.
@@ -128,15 +89,15 @@ impl Ping {
     }
 }
 
-/// The sequence number and round-trip time of `64 bytes from 10.0.0.1: icmp_seq=7 ttl=64 time=0.034 ms`.
-fn parse(line: &str) -> Option<(u64, Duration)> {
+/// Reads `64 bytes from 10.0.0.1: icmp_seq=7 ttl=64 time=0.034 ms`.
+fn parse(line: &str) -> Option<Answer> {
     if !line.contains(" bytes from ") {
         return None;
     }
     let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
-    let sequence = field("icmp_seq=")?.parse().ok()?;
     let milliseconds: f64 = field("time=")?.parse().ok()?;
-    Some((sequence, Duration::try_from_secs_f64(milliseconds / 1000.0).ok()?))
+    let round_trip = Duration::try_from_secs_f64(milliseconds / 1000.0).ok()?;
+    Some(Answer { sequence: field("icmp_seq=")?.parse().ok()?, round_trip })
 }
 
 #[cfg(test)]
@@ -145,9 +106,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_and_nothing_else_is() {
+        let answer = |sequence, round_trip| Some(Answer { sequence, round_trip });
         let line = "64 bytes from 10.77.0.3: icmp_seq=7 ttl=64 time=0.340 ms";
-        assert_eq!(parse(line), Some((7, Duration::from_micros(340))));
-        assert_eq!(parse("64 bytes from fd77::3: icmp_seq=7 ttl=64 time=12 ms"), Some((7, Duration::from_millis(12))));
+        assert_eq!(parse(line), answer(7, Duration::from_micros(340)));
+        assert_eq!(parse("64 bytes from fd77::3: icmp_seq=8 ttl=64 time=12 ms"), answer(8, Duration::from_millis(12)));
         assert_eq!(parse("From 10.77.0.2 icmp_seq=1 Destination Host Unreachable"), None);
         assert_eq!(parse("PING 10.77.0.3 (10.77.0.3) 56(84) bytes of data."), None);
     }
@@ -155,9 +117,9 @@ mod tests {
     #[test]
     fn a_gap_in_the_numbers_is_a_loss_and_a_duplicate_is_not_an_answer_more() {
         let now = Instant::now();
-        let pings = |numbers: &[u64]| Pings {
-            answers: numbers.iter().map(|number| (*number, now)).collect(),
-            first_round_trip: None,
+        let round_trip = Duration::ZERO;
+        let pings = |sequences: &[u64]| Pings {
+            answers: sequences.iter().map(|sequence| (now, Answer { sequence: *sequence, round_trip })).collect(),
         };
         assert_eq!(pings(&[]).lost(), 0);
         assert_eq!(pings(&[5, 6, 7]).lost(), 0);

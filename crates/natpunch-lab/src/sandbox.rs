@@ -39,6 +39,22 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Whether sandboxes work here.
+///
+/// # Errors
+/// Why not.
+pub fn check() -> Result<()> {
+    let output = command("true")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Program { program: "setpriv".into(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::NoSandbox { message })
+}
+
 /// Why [`command`] may have failed, to be said where it did.
 pub const HINT: &str = "a lab needs root, or user namespaces for everybody (sysctl kernel.unprivileged_userns_clone=1; \
                         on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0), and the packages iproute2, \
