@@ -5,6 +5,6 @@ use std::process::ExitCode;
 use super::CliError;
 use super::args::DemoArgs;
 
-pub(super) fn run(_: DemoArgs) -> Result<ExitCode, CliError> {
-    Err(CliError::new("`natpunch demo` is not part of this build"))
+pub(super) fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
+    crate::demo::run(&args).map_err(|error| CliError::new(error.to_string()))
 }

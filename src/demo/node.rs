@@ -17,6 +17,9 @@ use super::timeline::Timeline;
 /// How often a status is asked for while something in it is awaited.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long to wait for the last lines of a process that has ended: its children may hold its output open.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// This binary, to be started with `arguments`.
 fn natpunch<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Command, DemoError> {
     let program = std::env::current_exe().map_err(DemoError::system("cannot find this program"))?;
@@ -146,7 +149,7 @@ impl Node {
             let ended = self.process.child().try_wait().map_err(DemoError::system("cannot look after a node"))?;
             if let Some(status) = ended {
                 // Its last lines may still be on their way into the timeline.
-                let _: Option<()> = self.log.wait(deadline, |_| None);
+                let _: Option<()> = self.log.wait(Instant::now() + LAST_LINES, |_| None);
                 return Err(DemoError::process(self.name(), format!("ended with {status} (see its log above)")));
             }
             if Instant::now() >= deadline {

@@ -72,9 +72,9 @@ impl Lab {
 
     /// A host with addresses of its own on the internet, IPv4 and IPv6, and no firewall.
     pub fn public_host(&mut self, name: &str) -> Result<Host> {
-        let namespace = Namespace::new(name, false)?;
-        let host = Host::new(name, namespace);
-        self.attach_public(host)
+        let mut host = Host::new(name, Namespace::new(name, false)?);
+        self.attach_public(&mut host)?;
+        Ok(host)
     }
 
     /// A router with a NAT. It has no IPv6: [`Lab::dual_router`] has.
@@ -94,12 +94,13 @@ impl Lab {
 
     /// A host behind a router.
     pub fn host_behind(&mut self, router: &Router, name: &str) -> Result<Host> {
-        let host = Host::new(name, Namespace::new(name, false)?);
-        self.attach_behind(host, router)
+        let mut host = Host::new(name, Namespace::new(name, false)?);
+        self.attach_behind(&mut host, router)?;
+        Ok(host)
     }
 
     /// Moves a host to the network of another router: its link goes away, and a new one with new addresses comes.
-    pub fn move_behind(&mut self, host: Host, router: &Router) -> Result<Host> {
+    pub fn move_behind(&mut self, host: &mut Host, router: &Router) -> Result<()> {
         host.detach()?;
         self.attach_behind(host, router)
     }
@@ -148,15 +149,15 @@ impl Lab {
         Ok(())
     }
 
-    fn attach_public(&mut self, mut host: Host) -> Result<Host> {
+    fn attach_public(&mut self, host: &mut Host) -> Result<()> {
         let uplink = self.next_uplink()?;
         self.connect(&uplink, &host.namespace, "eth0")?;
         self.configure_uplink(&uplink, &host.namespace, "eth0", true)?;
         host.network = Network { addresses: vec![IpAddr::V4(uplink.ipv4), IpAddr::V6(uplink.ipv6)] };
-        Ok(host)
+        Ok(())
     }
 
-    fn attach_behind(&mut self, mut host: Host, router: &Router) -> Result<Host> {
+    fn attach_behind(&mut self, host: &mut Host, router: &Router) -> Result<()> {
         if self.hosts == MAX_HOSTS {
             return Err(Error::Full(MAX_HOSTS));
         }
@@ -181,7 +182,7 @@ impl Lab {
             addresses.push(IpAddr::V6(ipv6));
         }
         host.network = Network { addresses };
-        Ok(host)
+        Ok(())
     }
 
     fn next_uplink(&mut self) -> Result<Uplink> {

@@ -80,6 +80,11 @@ pub fn lab() -> Result<Lab> {
     Lab::new()
 }
 
+/// How many times longer than usual things may take here: `NATPUNCH_LAB_PATIENCE`, for slow machines; else 1.
+pub fn patience() -> u32 {
+    std::env::var("NATPUNCH_LAB_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Runs the test named `path` (as libtest names it) in a sandbox: the test binary starts itself there for this test
 /// only, and `body` gets a lab. Panics as the test did, with its output, or when `limit` has passed.
 ///

@@ -147,14 +147,13 @@ lab_test!(a_host_that_moves_gets_the_addresses_of_the_other_network, 20, |lab| {
     let home = lab.router("home", Nat::PortPreserving).unwrap();
     let office = lab.router("office", Nat::PortPreserving).unwrap();
     let server = lab.public_host("s").unwrap();
-    let host = lab.host_behind(&home, "h").unwrap();
+    let mut host = lab.host_behind(&home, "h").unwrap();
     let outside = bind(&server, ipv4(&server), 7001);
     let unbound = bind(&host, "0.0.0.0".parse().unwrap(), PORT);
     let target = outside.local_addr().unwrap();
     assert_eq!(send(&unbound, target, &outside).unwrap().ip(), IpAddr::V4(home.address()));
-    let host = lab.move_behind(host, &office).unwrap();
+    lab.move_behind(&mut host, &office).unwrap();
     assert_eq!(send(&unbound, target, &outside).unwrap().ip(), IpAddr::V4(office.address()));
-    drop(host);
 });
 
 lab_test!(a_stateful_firewall_keeps_ipv6_strangers_out_until_the_host_has_sent, 20, |lab| {
