@@ -287,3 +287,59 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
         ip,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, flags: LinkFlags) -> RouteNetlinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = flags;
+        RouteNetlinkMessage::NewLink(link)
+    }
+
+    fn address(link: u32, ip: &str, flags: AddressFlags) -> RouteNetlinkMessage {
+        let ip: IpAddr = ip.parse().unwrap();
+        let mut address = AddressMessage::default();
+        address.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        address.header.index = link;
+        address.attributes = vec![AddressAttribute::Address(ip), AddressAttribute::Flags(flags)];
+        RouteNetlinkMessage::NewAddress(address)
+    }
+
+    /// The addresses of a host with one link that is up (1), one without a carrier (2), and loopback (3).
+    fn addresses(of: &[RouteNetlinkMessage]) -> Vec<String> {
+        let up = LinkFlags::Up | LinkFlags::Running;
+        let links = [link(1, up), link(2, LinkFlags::Up), link(3, up | LinkFlags::Loopback)];
+        Snapshot::from_messages(&links, of, &[]).addresses().iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn temporary_addresses_come_last_and_those_not_in_use_not_at_all() {
+        let none = AddressFlags::empty();
+        let of = [
+            address(1, "2001:db8::7e4", AddressFlags::Secondary),
+            address(1, "2001:db8::1", none),
+            address(1, "192.0.2.1", none),
+            address(1, "192.0.2.2", AddressFlags::Secondary),
+            address(1, "2001:db8::2", AddressFlags::Tentative),
+            address(1, "2001:db8::3", AddressFlags::Tentative | AddressFlags::Optimistic),
+            address(1, "2001:db8::4", AddressFlags::Deprecated),
+            address(1, "2001:db8::5", AddressFlags::Tentative | AddressFlags::Dadfailed),
+            address(1, "fe80::1", none),
+            address(1, "169.254.7.7", none),
+            address(2, "192.0.2.3", none),
+            address(3, "192.0.2.4", none),
+            address(4, "192.0.2.5", none),
+        ];
+        let expected = ["169.254.7.7", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::3", "2001:db8::7e4"];
+        assert_eq!(addresses(&of), expected);
+    }
+
+    #[test]
+    fn the_list_of_addresses_is_bounded() {
+        let many: Vec<_> = (0..=255).map(|n| address(1, &format!("192.0.2.{n}"), AddressFlags::empty())).collect();
+        assert_eq!(addresses(&many).len(), MAX_ADDRESSES);
+    }
+}

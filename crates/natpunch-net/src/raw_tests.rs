@@ -87,3 +87,30 @@ async fn no_foreign_packet_slips_through_while_the_filter_is_replaced() {
         nix::sys::socket::recv(port.v4.as_ref().unwrap().get_ref().as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT);
     assert_eq!(queued, Err(nix::Error::EAGAIN), "the kernel let a packet through");
 }
+
+#[tokio::test]
+async fn the_door_is_closed_while_the_queue_is_emptied() {
+    let owner = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = owner.local_addr().unwrap();
+    let rules = Rules { port: to.port(), sources: BTreeSet::new() };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut slipped = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let _ = stranger.send_to(b"foreign", to);
+            }
+        });
+        for _ in 0..300 {
+            let socket = filtered(unfiltered(Family::V4).unwrap(), Family::V4, &rules, 0).unwrap();
+            while nix::sys::socket::recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_DONTWAIT).is_ok() {
+                slipped += 1;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    // One that another CPU had let in just before the door closed may still arrive behind the broom; `recv` judges it
+    // again. Without the closed door there are dozens.
+    assert!(slipped <= 2, "{slipped} packets were queued before the real filter and came out");
+}
