@@ -43,7 +43,7 @@ const MAX_TAGS: usize = 256;
 /// The body of a poll: 256 tags with room to spare.
 const MAX_POLL_BODY: usize = 32 << 10;
 /// A request's head has to arrive within this time; also how long a connection may idle.
-const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// A request's body has to arrive within this time.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// After this time a connection is asked to close, and cut a long poll later.

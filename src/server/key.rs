@@ -8,7 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use natpunch_types::{KeyError, PeerKey, SecretKey};
+use natpunch_types::{KeyError, SecretKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// A key file is 45 bytes; anything much longer is something else.
@@ -79,12 +79,6 @@ pub enum Problem {
     /// Text, but no key.
     #[error("{0}")]
     Key(KeyError),
-}
-
-/// The public key of a private key (X25519, RFC 7748).
-pub fn public_key(secret: &SecretKey) -> PeerKey {
-    let secret = x25519_dalek::StaticSecret::from(*secret.expose());
-    PeerKey::from_bytes(*x25519_dalek::PublicKey::from(&secret).as_bytes())
 }
 
 /// Reads the key of `path`, or makes one there if the file does not exist.

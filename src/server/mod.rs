@@ -71,7 +71,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// If the server can't start. Once it runs, it goes on.
 pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
-    let public_key = key::public_key(&key);
+    let public_key = crate::config::public_key(&key);
     let protocols = Arc::new(Protocols::new(&settings, key)?);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let mut sockets = Vec::new();
@@ -97,6 +97,7 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         if let Some((listener, _)) = &http {
             let _ = writeln!(out, "listening on http {}", listener.local_addr()?);
         }
+        let _ = writeln!(out, "ready");
         let _ = out.flush();
 
         let (stop, stopped) = watch::channel(false);

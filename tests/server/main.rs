@@ -1,0 +1,111 @@
+//! `natpunch serve`, the real binary, from outside.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stderr, missing_docs)]
+
+mod go_client;
+mod http;
+mod plugin;
+mod process;
+mod udp;
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use process::{Server, fails, serve};
+
+const UDP: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+#[test]
+fn the_first_start_makes_a_key_and_prints_its_public_key_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Server::start_in(directory.path(), &UDP);
+    let path = directory.path().join("server.key");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    let private = std::fs::read_to_string(&path).unwrap().trim().parse().unwrap();
+    assert_eq!(natpunch::config::public_key(&private), first.public_key);
+    let public_key = first.public_key;
+    drop(first);
+    assert_eq!(Server::start_in(directory.path(), &UDP).public_key, public_key, "a restart is the same server");
+}
+
+#[test]
+fn a_key_that_is_damaged_or_exposed_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("server.key");
+    for (content, mode, words) in [
+        ("", 0o600, "empty"),
+        ("short", 0o600, "not base64"),
+        ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", 0o600, "all zero"),
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", 0o644, "others can read"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (code, out, error) = fails({
+            let mut command = serve(&UDP);
+            command.arg("--key-file").arg(&path);
+            command
+        });
+        assert_eq!(code, Some(1));
+        assert_eq!(out, "", "it printed a public key of nothing");
+        assert!(error.contains(words) && error.contains("hint:") && error.contains("server.key"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content, "the file was changed");
+    }
+}
+
+#[test]
+fn what_is_missing_or_taken_is_said_with_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("server.key");
+    let key = key.to_str().unwrap();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (arguments, words) in [
+        (&["--key-file", key][..], "nothing to serve"),
+        (&["--listen", "127.0.0.1:0"], "--key-file FILE"),
+        (&["--key-file", key, "--listen", &taken], "another process listens there"),
+        (&["--key-file", key, "--listen", "203.0.113.1:1"], "no such address"),
+        (&["--key-file", key, "--listen", "127.0.0.1:0", "--compat", "natpunchgo"], "did you mean `natpunch-go`"),
+        (&["--config", "/nonexistent"], "/nonexistent"),
+    ] {
+        let (code, out, error) = fails(serve(arguments));
+        assert!(code == Some(1) && out.is_empty() && error.contains(words), "{arguments:?}: {code:?} {out} {error}");
+    }
+}
+
+#[test]
+fn a_file_gives_the_same_server_as_flags() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("serve.toml");
+    let key = directory.path().join("server.key");
+    let text = format!(
+        "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\nkey_file = {key:?}\ncompat = [\"nat-hole-punching\"]\nhttp = \"127.0.0.1:0\"\n"
+    );
+    std::fs::write(&file, &text).unwrap();
+    let by_file = Server::spawn(serve(&["--config", file.to_str().unwrap()]), directory.path());
+    let flags =
+        ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--compat", "nat-hole-punching", "--http", "127.0.0.1:0"];
+    let by_flags = Server::start_in(directory.path(), &flags);
+    assert_eq!(by_file.public_key, by_flags.public_key);
+    for server in [by_file, by_flags] {
+        assert_eq!(server.udp.len(), 2);
+        assert!(server.http.is_some());
+        let socket = go_client::socket([127, 0, 0, 1].into(), server.udp[0]);
+        assert_eq!(go_client::exchange(&socket, &[7; 64]).unwrap().len(), 6, "nat-hole-punching was named");
+    }
+    std::fs::write(&file, format!("{text}kye_file = \"x\"\n")).unwrap();
+    let (code, _, error) = fails(serve(&["--config", file.to_str().unwrap()]));
+    assert!(code == Some(1) && error.contains("line 5") && error.contains("kye_file"), "{error}");
+}
+
+#[test]
+fn it_stops_gracefully_also_with_polls_in_flight() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let poll = http::long_poll_in_flight(server.http.unwrap());
+        server.signal(signal);
+        assert_eq!(server.wait(Duration::from_secs(5)).code(), Some(0), "{}", server.log());
+        assert_eq!(poll.join().unwrap(), 200, "the poll was answered before the end");
+    }
+}

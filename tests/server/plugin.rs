@@ -1,0 +1,140 @@
+//! The http plugin of two nodes, over the real server.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use natpunch_plugin::{
+    BoxFuture, Discovery as _, Health, Host, Input, Observation, PeerInterest, PeerKey, RecordTag, SealedRecord,
+    SecretKey,
+};
+use natpunch_plugin_http::{Plugin, Settings};
+use tokio::sync::{Notify, mpsc};
+
+use crate::process::Server;
+
+/// A host that is a script and a notebook.
+struct FakeHost {
+    inputs: Mutex<VecDeque<Input>>,
+    input: Notify,
+    delivered: mpsc::UnboundedSender<SealedRecord>,
+    health: Mutex<Option<Health>>,
+}
+
+impl FakeHost {
+    fn tell(&self, input: Input) {
+        self.inputs.lock().unwrap().push_back(input);
+        self.input.notify_one();
+    }
+}
+
+impl Host for FakeHost {
+    fn own_key(&self) -> PeerKey {
+        PeerKey::from_bytes([1; 32])
+    }
+    fn private_key(&self) -> Option<SecretKey> {
+        None
+    }
+    fn listen_port(&self) -> u16 {
+        1
+    }
+    fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
+        Box::pin(async {
+            loop {
+                if let Some(input) = self.inputs.lock().unwrap().pop_front() {
+                    return input;
+                }
+                self.input.notified().await;
+            }
+        })
+    }
+    fn observe(&self, _: Observation) {}
+    fn deliver(&self, record: SealedRecord) {
+        let _ = self.delivered.send(record);
+    }
+    fn send_from_wireguard_port(&self, _: SocketAddr, _: Vec<u8>) {}
+    fn random(&self, buffer: &mut [u8]) {
+        buffer.fill(128);
+    }
+    fn report(&self, health: Health) {
+        *self.health.lock().unwrap() = Some(health);
+    }
+}
+
+struct Node {
+    host: Arc<FakeHost>,
+    delivered: mpsc::UnboundedReceiver<SealedRecord>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    fn start(http: SocketAddr, inbound: u8) -> Self {
+        let (sender, delivered) = mpsc::unbounded_channel();
+        let host = Arc::new(FakeHost {
+            inputs: Mutex::default(),
+            input: Notify::new(),
+            delivered: sender,
+            health: Mutex::default(),
+        });
+        let settings = Settings { url: format!("http://{http}/v1"), stun: vec![], interval: 1 };
+        let mut plugin = Plugin::new(settings).unwrap();
+        let task = tokio::spawn({
+            let host = host.clone();
+            async move { plugin.run(host).await.unwrap() }
+        });
+        let peer = PeerInterest {
+            key: PeerKey::from_bytes([2; 32]),
+            wanted: true,
+            endpoint: None,
+            inbound_tag: RecordTag([inbound; 16]),
+        };
+        host.tell(Input::Peers(Arc::from([peer])));
+        Self { host, delivered, task }
+    }
+
+    fn publish(&self, tag: u8, text: &str) {
+        let record = SealedRecord { tag: RecordTag([tag; 16]), blob: text.as_bytes().into() };
+        self.host.tell(Input::Records(Arc::from([record])));
+    }
+
+    async fn delivered(&mut self) -> String {
+        let record = tokio::time::timeout(Duration::from_secs(10), self.delivered.recv()).await;
+        let record =
+            record.unwrap_or_else(|_| panic!("nothing in 10 s: {:?}", self.host.health.lock().unwrap())).unwrap();
+        String::from_utf8(record.blob.to_vec()).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_reach_the_other_side_at_once_and_survive_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start_in(directory.path(), &["--http", "127.0.0.1:0"]);
+    let address = server.http.unwrap();
+    let (mut a, mut b) = (Node::start(address, 1), Node::start(address, 2));
+    a.publish(2, "from a");
+    b.publish(1, "from b");
+    assert_eq!((a.delivered().await, b.delivered().await), ("from b".into(), "from a".into()));
+    assert!(matches!(*a.host.health.lock().unwrap(), Some(Health::Good(_))));
+
+    let start = Instant::now();
+    a.publish(2, "a moved");
+    assert_eq!(b.delivered().await, "a moved");
+    assert!(start.elapsed() < Duration::from_millis(500), "took {:?}", start.elapsed());
+
+    // The store is in memory. Whoever comes after the restart finds what was published before it.
+    drop(server);
+    let _server = Server::start_in(directory.path(), &["--http", &address.to_string()]);
+    let mut c = Node::start(address, 2);
+    assert_eq!(c.delivered().await, "a moved");
+
+    a.host.tell(Input::NetworkChanged);
+    a.publish(2, "a roamed");
+    assert_eq!(c.delivered().await, "a roamed");
+    for node in [&a, &b, &c] {
+        node.host.tell(Input::Shutdown);
+    }
+    for node in [a, b, c] {
+        tokio::time::timeout(Duration::from_secs(2), node.task).await.expect("a plugin stops").unwrap();
+    }
+}
