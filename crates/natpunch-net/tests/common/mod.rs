@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::process::Command;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -62,8 +62,11 @@ impl Neighbour {
         ip(&format!("link add {here} type veth peer name {there} netns {}", self.thread));
         let there = there.to_owned();
         let their: Vec<String> = their.iter().map(|address| address.to_string()).collect();
-        self.run(move || bring_up(&there, their.iter().map(String::as_str)));
+        let far_end = there.clone();
+        self.run(move || bring_up(&far_end, their.iter().map(String::as_str)));
         bring_up(here, our.iter().copied());
+        wait_for_carrier(here);
+        self.run(move || wait_for_carrier(&there));
     }
 
     /// Runs a closure on the neighbour and waits for what it returns.
@@ -84,5 +87,20 @@ fn bring_up<'a>(link: &str, addresses: impl Iterator<Item = &'a str>) {
     for address in addresses {
         let no_detection = if address.contains(':') { "nodad" } else { "" };
         ip(&format!("address add {address} dev {link} {no_detection}"));
+    }
+}
+
+/// The kernel notices a carrier a moment after both ends are up, and drops what is sent before.
+fn wait_for_carrier(link: &str) {
+    let start = Instant::now();
+    loop {
+        let output =
+            Command::new("ip").args(["-o", "link", "show", "dev", link]).output().expect("iproute2 is installed");
+        let state = String::from_utf8_lossy(&output.stdout);
+        if state.contains("state UP") {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "the cable is dead: {state}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
