@@ -1,5 +1,5 @@
-//! Discovery through WireGuard's nat-hole-punching example (`contrib/` of wireguard-tools): [`Server`], client and
-//! plugin, all for IPv4.
+//! Discovery through WireGuard's nat-hole-punching example (`contrib/` of wireguard-tools): [`Server`], [`Client`]
+//! and [plugin](Plugin), all for IPv4.
 //!
 //! | direction | datagram |
 //! |---|---|
@@ -9,9 +9,13 @@
 //! The protocol has no authentication of any kind: anybody can register any key. What it yields is a hint that a
 //! probe has to prove, like every other, but who serves it or asks it opts into that by name.
 
+pub mod client;
+mod plugin;
 pub mod server;
 mod settings;
 mod wire;
 
+pub use client::Client;
+pub use plugin::Plugin;
 pub use server::Server;
 pub use settings::Settings;
