@@ -6,18 +6,24 @@
 //! This crate is a tool of tests: a scenario that names a host which it did not add is a bug of the scenario, and panics.
 #![allow(clippy::indexing_slicing)]
 
+mod discovery;
 mod link;
 mod nat;
 mod network;
+mod node;
+mod oracle;
 mod packet;
 mod random;
 mod rendezvous;
 mod trace;
 mod wireguard;
+mod world;
 
 pub use link::LinkConfig;
 pub use nat::{Allocation, Filtering, Mapping, Nat, NatConfig, Refusal, Timers, Unsolicited};
 pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
+pub use node::DiscoveryConfig;
+pub use oracle::{Verdict, direct_path_possible};
 pub use packet::{DEFAULT_TTL, Packet, Payload};
 pub use random::Random;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
@@ -26,3 +32,4 @@ pub use wireguard::{
     Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage, Outgoing as WireGuardOutgoing,
     REKEY_TIMEOUT,
 };
+pub use world::World;

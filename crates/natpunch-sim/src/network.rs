@@ -4,7 +4,7 @@
 //! each gateway on the way translates and filters. No clock of its own: [`Network::handle_timeout`] moves it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use natpunch_types::{AddressClass, classify};
@@ -391,9 +391,9 @@ impl Network {
         self.trace.record(now, place, What::Note(text), None);
     }
 
-    /// The host that has this address anywhere, by its own interface.
-    pub fn host_at(&self, address: SocketAddr) -> Option<HostId> {
-        self.hosts.iter().position(|host| host.addresses.contains(&address.ip())).map(HostId)
+    /// Whether one of these hosts has this address at its own interface.
+    pub(crate) fn is_address_of(&self, address: IpAddr, hosts: impl IntoIterator<Item = HostId>) -> bool {
+        hosts.into_iter().any(|host| self.hosts[host.0].addresses.contains(&address))
     }
 }
 

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use super::*;
 use crate::packet::Payload;
 use crate::wireguard::Message;

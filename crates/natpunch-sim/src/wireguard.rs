@@ -152,6 +152,7 @@ struct Peer {
     first_attempt: Option<Duration>,
     newest_timestamp: Option<Duration>,
     last_handshake: Option<Duration>,
+    last_received: Option<Duration>,
     rx_bytes: u64,
     tx_bytes: u64,
     received_data: u64,
@@ -269,6 +270,11 @@ impl Device {
         self.peers.get(key).and_then(|peer| peer.last_handshake)
     }
 
+    /// When something authentic last came from this peer.
+    pub fn last_received(&self, key: &PeerKey) -> Option<Duration> {
+        self.peers.get(key).and_then(|peer| peer.last_received)
+    }
+
     /// The device as an administrator sees it.
     pub fn snapshot(&self) -> DeviceSnapshot {
         let peers = self.peers.iter().map(|(key, peer)| DevicePeer {
@@ -301,6 +307,7 @@ impl Device {
                 peer.newest_timestamp = Some(timestamp);
                 peer.endpoint = Some(source);
                 peer.rx_bytes += size;
+                peer.last_received = Some(now);
                 peer.next = Some(Session::new(session, now, false));
                 peer.previous = None;
                 // A peer has one handshake state in every implementation: the initiation of the other side overwrites
@@ -316,6 +323,7 @@ impl Device {
                 peer.proposed = None;
                 peer.endpoint = Some(source);
                 peer.rx_bytes += size;
+                peer.last_received = Some(now);
                 let current = peer.current.replace(Session::new(session, now, true));
                 peer.previous = peer.next.take().or(current);
                 peer.any_packet_authenticated(now);
@@ -335,6 +343,7 @@ impl Device {
                 }
                 peer.endpoint = Some(source);
                 peer.rx_bytes += size;
+                peer.last_received = Some(now);
                 if peer.next.as_ref().is_some_and(|next| next.id == session) {
                     peer.previous = peer.current.take();
                     peer.current = peer.next.take();

@@ -1,0 +1,187 @@
+//! A host of the mesh: a WireGuard device, and an agent that runs the real core beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
+
+use crate::discovery::Client;
+use crate::random::Random;
+use crate::rendezvous::Message;
+use crate::wireguard::Device;
+
+/// How often the agent reads the device.
+const DEVICE_POLL: Duration = Duration::from_secs(1);
+/// For how long what the rendezvous server says is believed.
+const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Which discovery a host uses.
+#[derive(Debug, Clone, Default)]
+pub struct DiscoveryConfig {
+    /// The rendezvous server.
+    pub rendezvous: Option<SocketAddr>,
+    /// STUN servers.
+    pub stun: Vec<SocketAddr>,
+    /// Whether sealed records are published and watched.
+    pub records: bool,
+}
+
+/// The agent process: dies and restarts without the device.
+pub(crate) struct Agent {
+    pub(crate) mesh: Mesh,
+    pub(crate) client: Option<Client>,
+    next_device_poll: Duration,
+}
+
+/// A host of the mesh.
+pub(crate) struct Node {
+    pub(crate) key: PeerKey,
+    pub(crate) spec: MeshSpec,
+    pub(crate) discovery: DiscoveryConfig,
+    pub(crate) device: Device,
+    pub(crate) agent: Option<Agent>,
+    /// The agent starts then, if it has not yet.
+    pub(crate) start_at: Option<Duration>,
+    /// The host sleeps until then.
+    pub(crate) asleep_until: Option<Duration>,
+    pub(crate) record_counter: u64,
+    pub(crate) events: Vec<(Duration, Event)>,
+    /// When a raw packet that this peer truly sent last came from this address: the base of assertions.
+    pub(crate) heard: BTreeMap<(PeerKey, SocketAddr), Duration>,
+    /// When a raw packet was last sent to this address.
+    pub(crate) asked: BTreeMap<SocketAddr, Duration>,
+    pub(crate) probes_sent: u64,
+    pub(crate) probes_this_second: (u64, u64),
+    pub(crate) busiest_second: u64,
+    pub(crate) strangers: BTreeSet<SocketAddr>,
+    /// This host's clock shows this more than the simulation's.
+    clock_offset: Duration,
+    random: Random,
+}
+
+impl Node {
+    pub(crate) fn new(
+        key: PeerKey,
+        spec: MeshSpec,
+        discovery: DiscoveryConfig,
+        mut random: Random,
+        now: Duration,
+    ) -> Self {
+        let device_random = Random::new(random.below(u64::MAX), 7);
+        let mut device = Device::new(key, spec.listen_port, device_random);
+        for peer in &spec.peers {
+            device.set_peer(peer.key, peer.persistent_keepalive, now);
+        }
+        Self {
+            key,
+            spec,
+            discovery,
+            device,
+            agent: None,
+            start_at: None,
+            asleep_until: None,
+            record_counter: 0,
+            events: Vec::new(),
+            heard: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            probes_sent: 0,
+            probes_this_second: (0, 0),
+            busiest_second: 0,
+            strangers: BTreeSet::new(),
+            clock_offset: Duration::from_secs(random.below(1_000_000)),
+            random,
+        }
+    }
+
+    /// This host's own clock.
+    pub(crate) fn clock(&self, now: Duration) -> Time {
+        Time::from_origin(now + self.clock_offset)
+    }
+
+    /// Starts the agent beside the running device.
+    pub(crate) fn start_agent(&mut self, addresses: &[IpAddr], now: Duration) {
+        let time = self.clock(now);
+        let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
+        mesh.set_record_counter_floor(self.record_counter);
+        mesh.handle_local_addresses(addresses, time);
+        mesh.handle_stun_servers(&self.discovery.stun, time);
+        mesh.handle_device(&self.device.snapshot(), time);
+        let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
+        self.agent = Some(Agent { mesh, client, next_device_poll: now + DEVICE_POLL });
+        self.start_at = None;
+    }
+
+    pub(crate) fn awake(&self) -> bool {
+        self.asleep_until.is_none()
+    }
+
+    /// When the host wants to run next.
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        if self.asleep_until.is_some() {
+            return self.asleep_until;
+        }
+        let agent = self.agent.as_ref().map(|agent| {
+            let mesh = agent.mesh.poll_timeout().map(|at| at.since_origin().saturating_sub(self.clock_offset));
+            let client = agent.client.as_ref().map(Client::poll_timeout);
+            [mesh, client].into_iter().flatten().fold(agent.next_device_poll, Duration::min)
+        });
+        [agent, self.device.poll_timeout(), self.start_at].into_iter().flatten().min()
+    }
+
+    /// Runs what is due, except the start.
+    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Message> {
+        self.device.handle_timeout(now);
+        let time = self.clock(now);
+        let Some(agent) = &mut self.agent else { return Vec::new() };
+        if agent.next_device_poll <= now {
+            agent.next_device_poll = now + DEVICE_POLL;
+            agent.mesh.handle_device(&self.device.snapshot(), time);
+        }
+        if agent.mesh.poll_timeout().is_some_and(|at| at <= time) {
+            agent.mesh.handle_timeout(time);
+        }
+        agent.client.as_mut().map(|client| client.handle_timeout(now)).unwrap_or_default()
+    }
+
+    /// The rendezvous server answered.
+    pub(crate) fn handle_answer(&mut self, message: Message, now: Duration) {
+        let time = self.clock(now);
+        let (Some(agent), Message::Answer { wanted, address: Some(address) }) = (&mut self.agent, message) else {
+            return;
+        };
+        let candidate = Candidate {
+            address,
+            kind: CandidateKind::Reflexive,
+            origin: Origin::new("rendezvous"),
+            lifetime: ANSWER_LIFETIME,
+        };
+        agent.mesh.handle_candidate(wanted, candidate, time);
+    }
+
+    /// What the core wants done next.
+    pub(crate) fn poll_command(&mut self) -> Option<Command> {
+        let command = self.agent.as_mut()?.mesh.poll_command();
+        if let Some(agent) = &self.agent {
+            self.record_counter = agent.mesh.record_counter();
+        }
+        command
+    }
+
+    pub(crate) fn status(&self, now: Duration) -> Option<MeshStatus> {
+        self.agent.as_ref().map(|agent| agent.mesh.status(self.clock(now)))
+    }
+
+    /// Counts a probe against the budget.
+    pub(crate) fn count_probe(&mut self, now: Duration) {
+        self.probes_sent += 1;
+        let (second, count) = &mut self.probes_this_second;
+        if *second == now.as_secs() {
+            *count += 1;
+        } else {
+            (*second, *count) = (now.as_secs(), 1);
+        }
+        self.busiest_second = self.busiest_second.max(*count);
+    }
+}

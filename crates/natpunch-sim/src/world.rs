@@ -1,0 +1,634 @@
+//! The whole simulation: network, hosts, servers and time, and the assertions that hold in every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use natpunch_core::{
+    Command, EndpointReason, Event, Mesh, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, derive_listen_port, stun,
+};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, SecretKey};
+
+use crate::discovery::RecordStore;
+use crate::link::LinkConfig;
+use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
+use crate::node::{DiscoveryConfig, Node};
+use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
+use crate::random::Random;
+use crate::rendezvous;
+use crate::wireguard::Device;
+
+/// Most probes of one host in one second.
+const PROBES_PER_SECOND: u64 = 250;
+/// Most candidates that a core may keep of one peer.
+const CANDIDATES_PER_PEER: usize = 64;
+/// A proof is good for this long.
+const PROOF_LIFETIME: Duration = Duration::from_secs(60);
+/// A session that got something authentic within this is alive.
+const LIVE: Duration = Duration::from_secs(20);
+/// Steps without any progress of time: a busy loop is a failure, not a hang.
+const MOST_STEPS_AT_ONCE: u64 = 10_000;
+
+/// A server on the internet: rendezvous and STUN on one port.
+#[derive(Debug, Default)]
+struct Server {
+    rendezvous: rendezvous::Server,
+    down: bool,
+}
+
+/// The simulation.
+pub struct World {
+    /// The network, with its trace.
+    pub network: Network,
+    nodes: BTreeMap<HostId, Node>,
+    servers: BTreeMap<HostId, Server>,
+    records: RecordStore,
+    seed: u64,
+    now: Duration,
+    keys: Random,
+    steps_at_once: u64,
+    violations: BTreeSet<String>,
+    /// Outside addresses that ever led to a host, for the assertion on third parties.
+    known_addresses: BTreeMap<HostId, BTreeSet<IpAddr>>,
+}
+
+impl World {
+    /// An empty internet of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            network: Network::new(seed),
+            nodes: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            records: RecordStore::default(),
+            seed,
+            now: Duration::ZERO,
+            keys: Random::new(seed, 2),
+            steps_at_once: 0,
+            violations: BTreeSet::new(),
+            known_addresses: BTreeMap::new(),
+        }
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// Adds a segment behind a gateway.
+    pub fn add_gateway(&mut self, name: &str, outside: SegmentId, config: GatewayConfig) -> (SegmentId, GatewayId) {
+        self.network.add_gateway(name, outside, config)
+    }
+
+    /// Adds a server for rendezvous and STUN, on the internet.
+    pub fn add_server(&mut self, name: &str, addresses: &[IpAddr], link: LinkConfig) -> HostId {
+        let id = self.network.add_host(name, Network::INTERNET, addresses, link);
+        self.servers.insert(id, Server::default());
+        id
+    }
+
+    /// Adds a host that takes part in nothing.
+    pub fn add_bystander(&mut self, name: &str, segment: SegmentId, addresses: &[IpAddr], link: LinkConfig) -> HostId {
+        self.network.add_host(name, segment, addresses, link)
+    }
+
+    /// Adds a host with a WireGuard device, still without peers and without an agent.
+    pub fn add_node(
+        &mut self,
+        name: &str,
+        segment: SegmentId,
+        addresses: &[IpAddr],
+        link: LinkConfig,
+        discovery: DiscoveryConfig,
+    ) -> HostId {
+        let id = self.network.add_host(name, segment, addresses, link);
+        let private_key = SecretKey::from_bytes(self.keys.bytes32());
+        let mut spec = MeshSpec { private_key, listen_port: 0, overlay: Vec::new(), peers: Vec::new() };
+        let key = Mesh::new(spec.clone(), [0; 32], Time::ZERO).status(Time::ZERO).public_key;
+        spec.listen_port = derive_listen_port(&key);
+        let random = Random::new(self.seed, 100 + id.0 as u64);
+        self.nodes.insert(id, Node::new(key, spec, discovery, random, self.now));
+        id
+    }
+
+    /// Public key of a node.
+    pub fn key(&self, node: HostId) -> PeerKey {
+        self.nodes[&node].key
+    }
+
+    /// Port of a node's WireGuard device.
+    pub fn listen_port(&self, node: HostId) -> u16 {
+        self.nodes[&node].spec.listen_port
+    }
+
+    /// Makes two nodes peers of each other.
+    pub fn peer(&mut self, a: HostId, b: HostId) {
+        self.peer_one_way(a, b, true);
+        self.peer_one_way(b, a, true);
+    }
+
+    /// Puts `peer` into the mesh file of `node`.
+    pub fn peer_one_way(&mut self, node: HostId, peer: HostId, managed: bool) {
+        let (key, listen_port) = (self.key(peer), self.listen_port(peer));
+        let mut spec = self.nodes[&node].spec.clone();
+        spec.peers.retain(|peer| peer.key != key);
+        let persistent_keepalive = Some(Duration::from_secs(25));
+        let name = format!("peer-{}", peer.0);
+        spec.peers.push(PeerSpec { key, name, managed, preshared_key: None, persistent_keepalive, listen_port });
+        self.reload(node, spec);
+    }
+
+    /// Takes `peer` out of the mesh file of `node`.
+    pub fn unpeer(&mut self, node: HostId, peer: HostId) {
+        let key = self.key(peer);
+        let mut spec = self.nodes[&node].spec.clone();
+        spec.peers.retain(|peer| peer.key != key);
+        self.reload(node, spec);
+    }
+
+    fn reload(&mut self, node: HostId, spec: MeshSpec) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&node) else { return };
+        for peer in &node.spec.peers {
+            if !spec.peers.iter().any(|kept| kept.key == peer.key) {
+                node.device.remove_peer(&peer.key);
+            }
+        }
+        for peer in &spec.peers {
+            node.device.set_peer(peer.key, peer.persistent_keepalive, now);
+        }
+        node.spec = spec.clone();
+        let time = node.clock(now);
+        if let Some(agent) = &mut node.agent {
+            agent.mesh.handle_spec(spec, time);
+            agent.mesh.handle_device(&node.device.snapshot(), time);
+        }
+    }
+
+    /// Lets the agent of a node start at this time.
+    pub fn start_at(&mut self, node: HostId, at: Duration) {
+        self.node_mut(node).start_at = Some(at);
+    }
+
+    /// Kills the agent, and starts it again after this long. The device runs on.
+    pub fn restart_agent(&mut self, node: HostId, after: Duration) {
+        let at = self.now + after;
+        self.network.note("agent", format!("host {} agent killed", node.0), self.now);
+        self.records.forget_watcher(node);
+        let node = self.node_mut(node);
+        node.agent = None;
+        node.start_at = Some(at);
+    }
+
+    /// The host sleeps for this long: it neither sends nor receives, and notices on waking up.
+    pub fn suspend(&mut self, node: HostId, duration: Duration) {
+        let until = self.now + duration;
+        self.node_mut(node).asleep_until = Some(until);
+        self.network.set_host_connected(node, false);
+    }
+
+    /// Moves a node to another network; its agent is told by the kernel.
+    pub fn move_node(&mut self, node: HostId, segment: SegmentId, addresses: &[IpAddr]) {
+        self.learn_addresses();
+        self.network.move_host(node, segment, addresses);
+        self.learn_addresses();
+        let now = self.now;
+        self.network.note("move", format!("host {} moved", node.0), now);
+        let node = self.node_mut(node);
+        let time = node.clock(now);
+        if let Some(agent) = &mut node.agent {
+            agent.mesh.handle_local_addresses(addresses, time);
+            agent.mesh.handle_network_change(time);
+        }
+    }
+
+    /// Power-cycles a gateway.
+    pub fn reboot_gateway(&mut self, gateway: GatewayId, new_outside: Option<IpAddr>) {
+        self.learn_addresses();
+        self.network.note("reboot", format!("gateway {} rebooted", gateway.0), self.now);
+        self.network.reboot_gateway(gateway, new_outside);
+        self.learn_addresses();
+    }
+
+    /// Stops a server, or starts it again without its memory.
+    pub fn set_server_down(&mut self, server: HostId, down: bool) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.down = down;
+            server.rendezvous.restart();
+        }
+    }
+
+    /// Makes the record store unreachable, or reachable again.
+    pub fn set_record_store_down(&mut self, down: bool) {
+        self.records.down = down;
+    }
+
+    /// Feeds a datagram to the network as if this host, whoever it is, had sent it.
+    pub fn inject(&mut self, host: HostId, packet: Packet) {
+        self.network.send(host, packet, self.now);
+    }
+
+    /// The WireGuard device of a node.
+    pub fn device(&self, node: HostId) -> &Device {
+        &self.nodes[&node].device
+    }
+
+    /// Sets an endpoint as an administrator does with `wg set`.
+    pub fn configure_endpoint(&mut self, node: HostId, peer: HostId, endpoint: SocketAddr) {
+        let (key, now) = (self.key(peer), self.now);
+        self.node_mut(node).device.set_endpoint(key, endpoint, false, now);
+    }
+
+    /// Offers an address of `peer` to the agent of `node`, as a static endpoint of the mesh file is.
+    pub fn offer_candidate(&mut self, node: HostId, peer: HostId, address: SocketAddr) {
+        let (key, now) = (self.key(peer), self.now);
+        let node = self.node_mut(node);
+        let time = node.clock(now);
+        let (kind, origin) = (CandidateKind::Mapped, Origin::new("static"));
+        let candidate = Candidate { address, kind, origin, lifetime: Duration::from_secs(3600) };
+        if let Some(agent) = &mut node.agent {
+            agent.mesh.handle_candidate(key, candidate, time);
+        }
+        self.drain();
+    }
+
+    /// What `status` of a node shows; `None` if its agent does not run.
+    pub fn status(&self, node: HostId) -> Option<MeshStatus> {
+        self.nodes[&node].status(self.now)
+    }
+
+    /// What the agent of a node has logged.
+    pub fn events(&self, node: HostId) -> &[(Duration, Event)] {
+        &self.nodes[&node].events
+    }
+
+    /// Raw datagrams that a node's agent has sent.
+    pub fn probes_sent(&self, node: HostId) -> u64 {
+        self.nodes[&node].probes_sent
+    }
+
+    /// Most raw datagrams that a node's agent has sent in one second.
+    pub fn busiest_second(&self, node: HostId) -> u64 {
+        self.nodes[&node].busiest_second
+    }
+
+    /// What broke in this run.
+    pub fn violations(&self) -> &BTreeSet<String> {
+        &self.violations
+    }
+
+    /// Runs up to this time.
+    pub fn run_until(&mut self, end: Duration) {
+        self.run_while(end, |_| true);
+    }
+
+    /// Runs until `done`, and at most up to this time. The time when it was done, if it was.
+    pub fn run_until_done(&mut self, end: Duration, mut done: impl FnMut(&Self) -> bool) -> Option<Duration> {
+        if done(self) {
+            return Some(self.now);
+        }
+        let mut at = None;
+        self.run_while(end, |world| {
+            if done(world) {
+                at = Some(world.now);
+            }
+            at.is_none()
+        });
+        at
+    }
+
+    /// True if both devices have a session with each other.
+    pub fn has_sessions(&self, a: HostId, b: HostId) -> bool {
+        let (key_a, key_b) = (self.key(a), self.key(b));
+        self.device(a).has_session(&key_b, self.now) && self.device(b).has_session(&key_a, self.now)
+    }
+
+    /// Sends pings both ways, 20 times a second for up to `patience`; true once one arrived each way.
+    pub fn data_flows(&mut self, a: HostId, b: HostId, patience: Duration) -> bool {
+        let (key_a, key_b) = (self.key(a), self.key(b));
+        let received = |world: &Self| (world.device(a).received_data(&key_b), world.device(b).received_data(&key_a));
+        let before = received(self);
+        let end = self.now + patience;
+        while self.now < end {
+            let now = self.now;
+            self.node_mut(a).device.send_data(key_b, 64, now);
+            self.node_mut(b).device.send_data(key_a, 64, now);
+            self.drain();
+            self.run_until(now + Duration::from_millis(50));
+            let after = received(self);
+            if after.0 > before.0 && after.1 > before.1 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sends one data packet each way, without waiting.
+    pub fn ping(&mut self, a: HostId, b: HostId) {
+        let (key_a, key_b, now) = (self.key(a), self.key(b), self.now);
+        self.node_mut(a).device.send_data(key_b, 64, now);
+        self.node_mut(b).device.send_data(key_a, 64, now);
+        self.drain();
+    }
+
+    /// What to print when a run fails: the seed, what broke, and the packet flow.
+    pub fn report(&self) -> String {
+        let mut text = format!(
+            "seed {}, {} events, trace hash {:016x}\n",
+            self.seed,
+            self.network.trace.total(),
+            self.network.trace.hash()
+        );
+        for violation in &self.violations {
+            text += &format!("VIOLATION: {violation}\n");
+        }
+        for (host, node) in &self.nodes {
+            text += &format!("--- host {} {} port {}\n", host.0, node.key.short(), node.spec.listen_port);
+            for (at, event) in node.events.iter().rev().take(30).rev() {
+                text += &format!("    {} {event}\n", crate::packet::clock(*at));
+            }
+            for peer in node.status(self.now).iter().flat_map(|status| &status.peers) {
+                text += &format!("    {} {} endpoint {:?}\n", peer.name, peer.state, peer.endpoint);
+            }
+        }
+        text += &self.network.trace.text(400);
+        text
+    }
+
+    fn node_mut(&mut self, node: HostId) -> &mut Node {
+        match self.nodes.get_mut(&node) {
+            Some(node) => node,
+            None => panic!("host {} is not a node", node.0),
+        }
+    }
+
+    fn run_while(&mut self, end: Duration, mut go_on: impl FnMut(&Self) -> bool) {
+        self.drain();
+        loop {
+            let nodes = self.nodes.values().filter_map(Node::poll_timeout);
+            let others = [self.network.poll_timeout(), self.records.poll_timeout()];
+            let next = nodes.chain(others.into_iter().flatten()).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.steps_at_once = if next > self.now { 0 } else { self.steps_at_once + 1 };
+            assert!(self.steps_at_once < MOST_STEPS_AT_ONCE, "a busy loop:\n{}", self.report());
+            self.now = self.now.max(next);
+            self.step();
+            if !go_on(self) {
+                return;
+            }
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        self.network.handle_timeout(now);
+        while let Some((host, packet)) = self.network.poll_delivery() {
+            self.deliver(host, packet);
+            self.drain();
+        }
+        for (host, record) in self.records.handle_timeout(now) {
+            if let Some(node) = self.nodes.get_mut(&host) {
+                let time = node.clock(now);
+                if let Some(agent) = &mut node.agent {
+                    agent.mesh.handle_record(&Origin::new("records"), record.tag, &record.blob, time);
+                }
+            }
+        }
+        let hosts: Vec<_> = self.nodes.keys().copied().collect();
+        for host in hosts {
+            self.wake_or_start(host);
+            let Some(node) = self.nodes.get_mut(&host) else { continue };
+            if !node.awake() || node.poll_timeout().is_none_or(|at| at > now) {
+                continue;
+            }
+            let requests = node.handle_timeout(now);
+            for request in requests {
+                self.send_request(host, request);
+            }
+        }
+        self.drain();
+    }
+
+    fn wake_or_start(&mut self, host: HostId) {
+        let now = self.now;
+        let addresses = self.network.addresses(host).to_vec();
+        let Some(node) = self.nodes.get_mut(&host) else { return };
+        if node.asleep_until.take_if(|until| *until <= now).is_some() {
+            self.network.set_host_connected(host, true);
+            let time = node.clock(now);
+            if let Some(agent) = &mut node.agent {
+                agent.mesh.handle_network_change(time);
+            }
+        }
+        if node.awake() && node.start_at.is_some_and(|at| at <= now) {
+            node.start_agent(&addresses, now);
+        }
+    }
+
+    fn deliver(&mut self, host: HostId, packet: Packet) {
+        let now = self.now;
+        if let Some(server) = self.servers.get_mut(&host).filter(|server| !server.down) {
+            let answer = match &packet.payload {
+                Payload::Raw(bytes) => stun::respond(bytes, packet.source).map(Payload::Raw),
+                Payload::Rendezvous(message) => {
+                    server.rendezvous.handle(packet.source, *message, now).map(Payload::Rendezvous)
+                }
+                Payload::WireGuard(_) => None,
+            };
+            if let Some(payload) = answer {
+                self.network.send(host, Packet::new(packet.destination, packet.source, payload), now);
+            }
+            return;
+        }
+        let sender = packet.origin.and_then(|origin| self.nodes.get(&origin)).map(|node| node.key);
+        let Some(node) = self.nodes.get_mut(&host) else {
+            self.check_third_party(host, &packet);
+            return;
+        };
+        if !node.awake() || packet.destination.port() != node.device.listen_port() {
+            return;
+        }
+        match packet.payload {
+            Payload::WireGuard(message) => node.device.handle_message(packet.source, message, now),
+            Payload::Raw(bytes) => {
+                let time = node.clock(now);
+                if let Some(sender) = sender {
+                    node.heard.insert((sender, packet.source), now);
+                }
+                if let Some(agent) = &mut node.agent {
+                    let destination = Some(packet.destination.ip()).filter(|ip| !is_multicast(*ip));
+                    agent.mesh.handle_datagram(packet.source, destination, &bytes, time);
+                }
+            }
+            Payload::Rendezvous(message) => node.handle_answer(message, now),
+        }
+    }
+
+    /// Executes all that devices and cores want, until nothing is left.
+    fn drain(&mut self) {
+        let hosts: Vec<_> = self.nodes.keys().copied().collect();
+        for host in hosts {
+            loop {
+                let mut idle = true;
+                while let Some(command) = self.nodes.get_mut(&host).and_then(Node::poll_command) {
+                    idle = false;
+                    self.execute(host, command);
+                }
+                while let Some(transmit) =
+                    self.node_mut(host).agent.as_mut().and_then(|agent| agent.mesh.poll_transmit())
+                {
+                    idle = false;
+                    self.send_probe(host, transmit);
+                }
+                while let Some(out) = self.node_mut(host).device.poll_transmit() {
+                    idle = false;
+                    self.send_from(host, None, out.to, DEFAULT_TTL, Payload::WireGuard(out.message));
+                }
+                let now = self.now;
+                let node = self.node_mut(host);
+                while let Some(event) = node.agent.as_mut().and_then(|agent| agent.mesh.poll_event()) {
+                    node.events.push((now, event));
+                }
+                if idle {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, host: HostId, command: Command) {
+        let now = self.now;
+        match command {
+            Command::PublishRecords(records) => {
+                if self.node_mut(host).discovery.records {
+                    self.records.publish(host, records, now);
+                }
+            }
+            Command::Interest(interest) => {
+                let node = self.node_mut(host);
+                let watches = node.discovery.records;
+                if let Some(client) = node.agent.as_mut().and_then(|agent| agent.client.as_mut()) {
+                    client.set_interest(&interest, now);
+                }
+                if watches {
+                    self.records.watch(host, &interest, now);
+                }
+            }
+            Command::SetEndpoint { peer, endpoint, kick, reason } => {
+                self.check_endpoint(host, peer, endpoint, reason);
+                let place = format!("host {}", host.0);
+                self.network.note(&place, format!("endpoint of {} is {endpoint}: {reason}", peer.short()), now);
+                let node = self.node_mut(host);
+                let done = node.device.set_endpoint(peer, endpoint, kick, now);
+                let time = node.clock(now);
+                if let Some(agent) = &mut node.agent {
+                    agent.mesh.handle_endpoint_set(peer, endpoint, done, time);
+                    agent.mesh.handle_device(&node.device.snapshot(), time);
+                }
+            }
+        }
+    }
+
+    fn send_request(&mut self, host: HostId, message: rendezvous::Message) {
+        let client = self.node_mut(host).agent.as_ref().and_then(|agent| agent.client.as_ref());
+        if let Some(server) = client.map(|client| client.server()) {
+            self.send_from(host, None, server, DEFAULT_TTL, Payload::Rendezvous(message));
+        }
+    }
+
+    fn send_probe(&mut self, host: HostId, transmit: Transmit) {
+        let now = self.now;
+        let node = self.node_mut(host);
+        node.count_probe(now);
+        node.asked.insert(transmit.destination, now);
+        let busiest = node.busiest_second;
+        if busiest > PROBES_PER_SECOND {
+            self.violate(format!("host {}: {busiest} probes in one second", host.0));
+        }
+        let ttl = transmit.ttl.unwrap_or(DEFAULT_TTL);
+        self.check_destination(host, transmit.destination);
+        self.send_from(host, transmit.source, transmit.destination, ttl, Payload::Raw(transmit.payload));
+    }
+
+    /// Sends from WireGuard's port; the source address is that of the route unless given.
+    fn send_from(&mut self, host: HostId, source: Option<IpAddr>, to: SocketAddr, ttl: u8, payload: Payload) {
+        let routed = || self.network.addresses(host).iter().find(|ip| ip.is_ipv4() == to.is_ipv4()).copied();
+        let Some(source) = source.or_else(routed) else { return };
+        let port = self.nodes[&host].device.listen_port();
+        let packet = Packet { ttl, ..Packet::new(SocketAddr::new(source, port), to, payload) };
+        self.network.send(host, packet, self.now);
+    }
+
+    fn violate(&mut self, text: String) {
+        self.network.note("VIOLATION", text.clone(), self.now);
+        self.violations.insert(text);
+    }
+
+    /// An endpoint of a managed peer is proven: a round trip of probes, truly with that peer. No endpoint of a live
+    /// session is replaced by an unproven one. A peer that was removed gets none.
+    fn check_endpoint(&mut self, host: HostId, peer: PeerKey, endpoint: SocketAddr, reason: EndpointReason) {
+        let now = self.now;
+        let node = &self.nodes[&host];
+        let Some(spec) = node.spec.peers.iter().find(|spec| spec.key == peer) else {
+            return self.violate(format!("host {}: endpoint for a peer that was removed", host.0));
+        };
+        if node.device.endpoint(&peer) == Some(endpoint) {
+            return;
+        }
+        let recent = |at: Option<&Duration>| at.is_some_and(|at| now < *at + PROOF_LIFETIME);
+        let proven = recent(node.heard.get(&(peer, endpoint))) && recent(node.asked.get(&endpoint));
+        let live = node.device.last_received(&peer).is_some_and(|at| now < at + LIVE);
+        if spec.managed && !proven {
+            self.violate(format!("host {}: endpoint {endpoint} is not proven ({reason})", host.0));
+        }
+        if live && !proven {
+            self.violate(format!("host {}: live endpoint replaced by {endpoint}, not proven ({reason})", host.0));
+        }
+    }
+
+    /// Probes go to peers, servers and one's own link only.
+    fn check_destination(&mut self, host: HostId, destination: SocketAddr) {
+        if is_multicast(destination.ip())
+            || self.network.is_address_of(destination.ip(), self.servers.keys().chain(self.nodes.keys()).copied())
+        {
+            return;
+        }
+        self.learn_addresses();
+        if !self.known_addresses.values().any(|addresses| addresses.contains(&destination.ip())) {
+            let node = self.node_mut(host);
+            if node.strangers.insert(destination) {
+                self.violate(format!("host {}: probe to {destination}, which is nobody's", host.0));
+            }
+        }
+    }
+
+    fn learn_addresses(&mut self) {
+        for host in self.nodes.keys() {
+            let known = self.known_addresses.entry(*host).or_default();
+            known.extend(self.network.addresses(*host));
+            for gateway in self.network.gateways_above(self.network.segment_of(*host)) {
+                known.extend(self.network.nat_v4(gateway).map(|nat| nat.outside()));
+            }
+        }
+    }
+
+    /// Nothing of ours reaches somebody else, but by a broadcast on his LAN or an address that he shares with a peer.
+    fn check_third_party(&mut self, host: HostId, packet: &Packet) {
+        let ours = packet.origin.is_some_and(|origin| self.nodes.contains_key(&origin));
+        let shared = self.known_addresses.values().any(|known| known.contains(&packet.destination.ip()));
+        if ours && !self.servers.contains_key(&host) && !is_multicast(packet.destination.ip()) && !shared {
+            self.violate(format!("a packet from {} reached the third party {}", packet.source, packet.destination));
+        }
+    }
+
+    /// Checks what can only be seen from time to time: that memory is bounded.
+    pub fn check_memory(&mut self) {
+        let hosts: Vec<_> = self.nodes.keys().copied().collect();
+        for host in hosts {
+            let peers = self.status(host).map(|status| status.peers).unwrap_or_default();
+            for peer in peers.iter().filter(|peer| peer.candidates.len() > CANDIDATES_PER_PEER) {
+                self.violate(format!("host {}: {} candidates of one peer", host.0, peer.candidates.len()));
+            }
+        }
+    }
+}

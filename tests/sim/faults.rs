@@ -1,0 +1,206 @@
+//! What a connected pair survives.
+
+use std::time::Duration;
+
+use natpunch_core::Event;
+use natpunch_sim::{GatewayConfig, NatConfig, Network, Verdict, direct_path_possible};
+
+use crate::lab::{Discovery, LAN, Lab, MINUTE, SECOND, Side, UPLINK, ip};
+
+const BOTH: [Discovery; 2] = [Discovery::Rendezvous, Discovery::Records];
+
+fn connected(seed: u64, a: impl Into<Side>, b: impl Into<Side>, which: Discovery) -> Lab {
+    let mut lab = Lab::new(seed, a, b, UPLINK, which).start();
+    lab.expect_connected(10 * SECOND);
+    lab.run_with_pings(10 * SECOND);
+    lab
+}
+
+/// How long until data flows again.
+fn recovery(lab: &mut Lab, patience: Duration) -> Duration {
+    let start = lab.world.now();
+    lab.expect_flow(patience);
+    lab.world.now() - start
+}
+
+#[test]
+fn a_connected_pair_stays_connected_for_a_day_without_a_change_of_endpoint() {
+    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Rendezvous);
+    let endpoint = |lab: &Lab| lab.world.device(lab.a).endpoint(&lab.world.key(lab.b));
+    let before = endpoint(&lab);
+    let probes = lab.world.probes_sent(lab.a);
+    lab.world.run_until(24 * 60 * MINUTE);
+    lab.expect_flow(5 * SECOND);
+    assert_eq!(endpoint(&lab), before);
+    let selected = |event: &&(Duration, Event)| matches!(event.1, Event::PathSelected { .. });
+    assert_eq!(lab.world.events(lab.a).iter().filter(selected).count(), 1, "{}", lab.world.report());
+    println!("probes of one node in a connected day: {}", lab.world.probes_sent(lab.a) - probes);
+}
+
+#[test]
+fn a_nat_that_reboots_costs_seconds() {
+    for which in BOTH {
+        for (seed, renumber) in [(1, None), (2, Some(ip("203.0.113.50")))] {
+            for nat in [NatConfig::home(), NatConfig { allocation: RANDOM, ..NatConfig::home() }] {
+                let mut lab = connected(seed, nat, nat, which);
+                lab.world.reboot_gateway(lab.gateway_a.unwrap(), renumber);
+                let took = recovery(&mut lab, 40 * SECOND);
+                println!("NAT rebooted, {which:?}, new address {}: {took:?}", renumber.is_some());
+                lab.run_with_pings(5 * MINUTE);
+            }
+        }
+    }
+}
+
+const RANDOM: natpunch_sim::Allocation = natpunch_sim::Allocation::Random { low: 1024, high: 65_535 };
+
+#[test]
+fn both_nats_rebooting_at_once_are_survived() {
+    for which in BOTH {
+        let nat = NatConfig { allocation: RANDOM, ..NatConfig::home() };
+        let mut lab = connected(1, nat, nat, which);
+        lab.world.reboot_gateway(lab.gateway_a.unwrap(), Some(ip("203.0.113.50")));
+        lab.world.reboot_gateway(lab.gateway_b.unwrap(), Some(ip("203.0.113.51")));
+        println!("both NATs rebooted, {which:?}: {:?}", recovery(&mut lab, 2 * MINUTE));
+    }
+}
+
+#[test]
+fn a_node_that_moves_to_another_network_is_found_again() {
+    for which in BOTH {
+        let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
+        let hotel = GatewayConfig { v4: Some((NatConfig::home(), ip("203.0.113.60"))), v6: None, uplink: UPLINK };
+        let (segment, _) = lab.world.add_gateway("hotel", Network::INTERNET, hotel);
+        lab.world.move_node(lab.a, segment, &[ip("10.20.30.40")]);
+        let took = recovery(&mut lab, 30 * SECOND);
+        println!("moved, {which:?}: {took:?}");
+        assert!(took <= 5 * SECOND, "{took:?}\n{}", lab.world.report());
+        lab.run_with_pings(5 * MINUTE);
+    }
+}
+
+#[test]
+fn a_node_that_comes_home_uses_the_lan() {
+    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+    let home = lab.world.network.segment_of(lab.b);
+    lab.world.move_node(lab.a, home, &[ip("192.168.2.77")]);
+    lab.run_with_pings(2 * MINUTE);
+    let endpoint = lab.world.device(lab.b).endpoint(&lab.world.key(lab.a)).unwrap();
+    assert_eq!(endpoint.ip(), ip("192.168.2.77"), "{}", lab.world.report());
+}
+
+#[test]
+fn a_suspended_node_is_back_soon_after_it_wakes() {
+    for which in BOTH {
+        for gap in [30 * SECOND, 10 * MINUTE, 480 * MINUTE] {
+            let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
+            lab.world.suspend(lab.a, gap);
+            lab.world.run_until(lab.world.now() + gap);
+            let took = recovery(&mut lab, 30 * SECOND);
+            println!("suspended for {gap:?}, {which:?}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn tunnels_outlive_the_server() {
+    for which in BOTH {
+        let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
+        lab.world.set_server_down(lab.server, true);
+        lab.world.set_record_store_down(true);
+        let handshakes = lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b));
+        lab.run_with_pings(30 * MINUTE);
+        assert!(lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b)) > handshakes);
+        let lost = |event: &&(Duration, Event)| matches!(event.1, Event::PathLost { .. });
+        assert_eq!(lab.world.events(lab.a).iter().filter(lost).count(), 0, "{}", lab.world.report());
+    }
+}
+
+#[test]
+fn a_pair_connects_once_its_server_is_back() {
+    for which in BOTH {
+        let mut lab = Lab::new(1, NatConfig::home(), NatConfig::home(), UPLINK, which);
+        lab.world.set_server_down(lab.server, true);
+        let mut lab = lab.start();
+        lab.world.run_until(MINUTE);
+        lab.world.set_server_down(lab.server, false);
+        let took = lab.expect_connected(MINUTE);
+        println!("server back after 60 s, {which:?}: {took:?}");
+    }
+}
+
+#[test]
+fn a_restarted_agent_adopts_the_running_tunnel() {
+    for which in BOTH {
+        let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
+        let device = |lab: &Lab| {
+            let device = lab.world.device(lab.a);
+            (device.endpoint(&lab.world.key(lab.b)), device.last_handshake(&lab.world.key(lab.b)))
+        };
+        let before = device(&lab);
+        lab.world.restart_agent(lab.a, 3 * SECOND);
+        lab.run_with_pings(20 * SECOND);
+        assert_eq!(device(&lab), before, "{}", lab.world.report());
+        let events: Vec<_> = lab.world.events(lab.a).iter().map(|(_, event)| event).collect();
+        let adopted = |event: &&&Event| matches!(event, Event::Adopted { .. });
+        assert_eq!(events.iter().filter(adopted).count(), 1, "{}", lab.world.report());
+        lab.run_with_pings(10 * MINUTE);
+    }
+}
+
+#[test]
+fn a_partition_heals() {
+    for which in BOTH {
+        for gap in [10 * SECOND, 5 * MINUTE] {
+            let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
+            lab.world.network.set_uplink_connected(lab.gateway_a.unwrap(), false);
+            lab.world.run_until(lab.world.now() + gap);
+            lab.world.network.set_uplink_connected(lab.gateway_a.unwrap(), true);
+            println!("cut for {gap:?}, {which:?}: {:?}", recovery(&mut lab, 30 * SECOND));
+        }
+    }
+}
+
+#[test]
+fn a_removed_peer_stays_removed_and_can_come_back() {
+    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+    let key = lab.world.key(lab.b);
+    lab.world.unpeer(lab.a, lab.b);
+    lab.world.run_until(lab.world.now() + 10 * MINUTE);
+    assert!(!lab.world.device(lab.a).has_peer(&key));
+    lab.expect_sound();
+    lab.world.peer(lab.a, lab.b);
+    lab.expect_connected(MINUTE);
+}
+
+#[test]
+fn a_reload_of_one_peer_leaves_the_others_in_peace() {
+    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+    let other = lab.world.add_node("other", Network::INTERNET, &[ip("203.0.113.90")], LAN, Default::default());
+    let before = lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b));
+    let selected = |lab: &Lab| {
+        let counts = |event: &&(Duration, Event)| matches!(event.1, Event::PathSelected { .. });
+        lab.world.events(lab.a).iter().filter(counts).count()
+    };
+    let selections = selected(&lab);
+    for _ in 0..20 {
+        lab.world.peer(lab.a, other);
+        lab.run_with_pings(SECOND);
+        lab.world.unpeer(lab.a, other);
+        lab.run_with_pings(SECOND);
+    }
+    assert_eq!(lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b)), before);
+    assert_eq!(selected(&lab), selections);
+}
+
+#[test]
+fn short_nat_timers_are_outlived() {
+    let timers = natpunch_sim::Timers { one_way: 20 * SECOND, two_way: 30 * SECOND, refresh_inbound: false };
+    let nat = NatConfig { timers, ..NatConfig::home() };
+    let mut lab = connected(1, nat, nat, Discovery::Records);
+    assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Possible);
+    for _ in 0..6 {
+        lab.world.run_until(lab.world.now() + 10 * MINUTE);
+        lab.expect_flow(5 * SECOND);
+    }
+}
