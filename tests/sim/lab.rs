@@ -8,22 +8,22 @@ use natpunch_sim::{
     DiscoveryConfig, GatewayConfig, GatewayId, HostId, LinkConfig, NatConfig, Network, SegmentId, World,
 };
 
-pub const SECOND: Duration = Duration::from_secs(1);
-pub const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 const MS: Duration = Duration::from_millis(1);
 
 /// Between a host and its router.
-pub const LAN: LinkConfig = LinkConfig::wire(Duration::from_micros(200));
+pub(crate) const LAN: LinkConfig = LinkConfig::wire(Duration::from_micros(200));
 /// Between a router and the middle of the internet: 20 ms from node to node, three hops to each side.
-pub const UPLINK: LinkConfig = LinkConfig::wire(Duration::from_millis(10)).with_hops(3);
+pub(crate) const UPLINK: LinkConfig = LinkConfig::wire(Duration::from_millis(10)).with_hops(3);
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// Where a node sits.
 #[derive(Debug, Clone)]
-pub enum Side {
+pub(crate) enum Side {
     /// On the internet.
     Public,
     /// Behind these routers, from the outermost to the innermost.
@@ -39,29 +39,29 @@ impl From<NatConfig> for Side {
 }
 
 /// Two nodes and a server.
-pub struct Lab {
-    pub world: World,
-    pub server: HostId,
-    pub a: HostId,
-    pub b: HostId,
+pub(crate) struct Lab {
+    pub(crate) world: World,
+    pub(crate) server: HostId,
+    pub(crate) a: HostId,
+    pub(crate) b: HostId,
     /// The innermost routers.
-    pub gateway_a: Option<GatewayId>,
-    pub gateway_b: Option<GatewayId>,
+    pub(crate) gateway_a: Option<GatewayId>,
+    pub(crate) gateway_b: Option<GatewayId>,
 }
 
 /// Which discovery the nodes of a lab use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discovery {
+pub(crate) enum Discovery {
     /// A rendezvous server that tells the source address it saw.
     Rendezvous,
     /// STUN and sealed records.
     Records,
 }
 
-pub const SERVER_V4: &str = "198.51.100.1";
-pub const SERVER_V6: &str = "2001:db8:ffff::1";
+pub(crate) const SERVER_V4: &str = "198.51.100.1";
+pub(crate) const SERVER_V6: &str = "2001:db8:ffff::1";
 
-pub fn discovery(world: &World, server: HostId, which: Discovery) -> DiscoveryConfig {
+pub(crate) fn discovery(world: &World, server: HostId, which: Discovery) -> DiscoveryConfig {
     let servers: Vec<_> = world.network.addresses(server).iter().map(|ip| SocketAddr::new(*ip, 3478)).collect();
     match which {
         Discovery::Rendezvous => DiscoveryConfig { rendezvous: servers.first().copied(), ..Default::default() },
@@ -70,7 +70,7 @@ pub fn discovery(world: &World, server: HostId, which: Discovery) -> DiscoveryCo
 }
 
 /// Builds the routers of one side; returns where its hosts go, and the innermost router.
-pub fn side(world: &mut World, name: &str, number: u8, side: &Side, uplink: LinkConfig) -> Place {
+pub(crate) fn side(world: &mut World, name: &str, number: u8, side: &Side, uplink: LinkConfig) -> Place {
     match side {
         Side::Public => {
             let address = IpAddr::from([203, 0, 113, 100 + number]);
@@ -101,16 +101,16 @@ pub fn side(world: &mut World, name: &str, number: u8, side: &Side, uplink: Link
 }
 
 /// Where hosts of one side go.
-pub struct Place {
-    pub segment: SegmentId,
-    pub addresses: Vec<IpAddr>,
-    pub gateway: Option<GatewayId>,
-    pub link: LinkConfig,
+pub(crate) struct Place {
+    pub(crate) segment: SegmentId,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) gateway: Option<GatewayId>,
+    pub(crate) link: LinkConfig,
 }
 
 impl Lab {
     /// Two nodes that are peers, whose agents have not started yet.
-    pub fn new(seed: u64, a: impl Into<Side>, b: impl Into<Side>, uplink: LinkConfig, which: Discovery) -> Self {
+    pub(crate) fn new(seed: u64, a: impl Into<Side>, b: impl Into<Side>, uplink: LinkConfig, which: Discovery) -> Self {
         let mut world = World::new(seed);
         let server = world.add_server("server", &[ip(SERVER_V4), ip(SERVER_V6)], LinkConfig::wire(10 * MS));
         let place_a = side(&mut world, "gw-a", 1, &a.into(), uplink);
@@ -123,12 +123,12 @@ impl Lab {
     }
 
     /// The usual lab: 20 ms, no loss, rendezvous.
-    pub fn usual(seed: u64, a: impl Into<Side>, b: impl Into<Side>) -> Self {
+    pub(crate) fn usual(seed: u64, a: impl Into<Side>, b: impl Into<Side>) -> Self {
         Self::new(seed, a, b, UPLINK, Discovery::Rendezvous)
     }
 
     /// Starts both agents at once.
-    pub fn start(mut self) -> Self {
+    pub(crate) fn start(mut self) -> Self {
         let now = self.world.now();
         self.world.start_at(self.a, now);
         self.world.start_at(self.b, now);
@@ -136,7 +136,7 @@ impl Lab {
     }
 
     /// Runs until both devices have a session, for at most this long. How long it took.
-    pub fn connect(&mut self, patience: Duration) -> Option<Duration> {
+    pub(crate) fn connect(&mut self, patience: Duration) -> Option<Duration> {
         let start = self.world.now();
         let (a, b) = (self.a, self.b);
         let at = self.world.run_until_done(start + patience, |world| world.has_sessions(a, b));
@@ -144,14 +144,14 @@ impl Lab {
     }
 
     /// Asserts that the nodes connect, that data flows both ways, and that nothing broke on the way.
-    pub fn expect_connected(&mut self, patience: Duration) -> Duration {
+    pub(crate) fn expect_connected(&mut self, patience: Duration) -> Duration {
         let Some(took) = self.connect(patience) else { self.fail("no sessions") };
         self.expect_flow(5 * SECOND);
         took
     }
 
     /// Asserts that data flows both ways.
-    pub fn expect_flow(&mut self, patience: Duration) {
+    pub(crate) fn expect_flow(&mut self, patience: Duration) {
         let (a, b) = (self.a, self.b);
         if !self.world.data_flows(a, b, patience) {
             self.fail("no data flows");
@@ -160,7 +160,7 @@ impl Lab {
     }
 
     /// Runs on, with a ping each second, and asserts that data flows at the end.
-    pub fn run_with_pings(&mut self, duration: Duration) {
+    pub(crate) fn run_with_pings(&mut self, duration: Duration) {
         let end = self.world.now() + duration;
         while self.world.now() < end {
             self.world.ping(self.a, self.b);
@@ -171,7 +171,7 @@ impl Lab {
     }
 
     /// Asserts that nothing broke.
-    pub fn expect_sound(&mut self) {
+    pub(crate) fn expect_sound(&mut self) {
         self.world.check_memory();
         if !self.world.violations().is_empty() {
             self.fail("violations");
@@ -179,13 +179,13 @@ impl Lab {
     }
 
     /// The state of the other node, as each node's status shows it.
-    pub fn states(&self) -> Vec<PeerState> {
+    pub(crate) fn states(&self) -> Vec<PeerState> {
         let statuses = [self.a, self.b].into_iter().filter_map(|node| self.world.status(node));
         statuses.flat_map(|status| status.peers).map(|peer| peer.state).collect()
     }
 
     /// Ends the test with all that is known.
-    pub fn fail(&self, why: &str) -> ! {
+    pub(crate) fn fail(&self, why: &str) -> ! {
         panic!("{why} at {:?}, states {:?}\n{}", self.world.now(), self.states(), self.world.report());
     }
 }
