@@ -105,9 +105,10 @@ impl Node {
         let time = self.clock(now);
         let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
         mesh.set_record_counter_floor(self.record_counter);
+        // First of all the device: it may have live sessions.
+        mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(addresses, time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
-        mesh.handle_device(&self.device.snapshot(), time);
         let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
         self.agent = Some(Agent { mesh, client, next_device_poll: now + DEVICE_POLL });
         self.start_at = None;
