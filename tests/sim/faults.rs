@@ -74,7 +74,9 @@ fn a_node_that_moves_to_another_network_is_found_again() {
         lab.world.move_node(lab.a, segment, &[ip("10.20.30.40")]);
         let took = recovery(&mut lab, 30 * SECOND);
         println!("moved, {which:?}: {took:?}");
-        assert!(took <= 5 * SECOND, "{took:?}\n{}", lab.world.report());
+        // A record reaches the other side at once; of a server that is asked only when needed it learns late.
+        let limit = if which == Discovery::Records { 3 * SECOND } else { 15 * SECOND };
+        assert!(took <= limit, "{took:?}\n{}", lab.world.report());
         lab.run_with_pings(5 * MINUTE);
     }
 }

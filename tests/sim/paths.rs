@@ -123,7 +123,7 @@ fn a_plain_wireguard_peer_is_connected_without_probes() {
 
 #[test]
 fn a_plain_peer_that_roams_is_not_fought() {
-    let mut lab = Lab::usual(1, NatConfig::home(), Side::Public);
+    let mut lab = Lab::usual(1, NatConfig::full_cone(), Side::Public);
     let plain = lab.b;
     lab.world.peer_one_way(lab.a, plain, false);
     let old = SocketAddr::new(lab.world.network.addresses(plain)[0], lab.world.listen_port(plain));

@@ -51,6 +51,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn register_anew(&mut self, now: Duration) {
+        self.next_registration = now;
+    }
+
     /// Requests that are due.
     pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Message> {
         let mut requests = Vec::new();

@@ -35,6 +35,15 @@ pub(crate) struct Agent {
     next_device_poll: Duration,
 }
 
+impl Agent {
+    /// The network changed, so that the server must see the new mapping.
+    pub(crate) fn register_anew(&mut self, now: Duration) {
+        if let Some(client) = &mut self.client {
+            client.register_anew(now);
+        }
+    }
+}
+
 /// A host of the mesh.
 pub(crate) struct Node {
     pub(crate) key: PeerKey,

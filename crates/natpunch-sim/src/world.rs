@@ -198,6 +198,7 @@ impl World {
         if let Some(agent) = &mut node.agent {
             agent.mesh.handle_local_addresses(addresses, time);
             agent.mesh.handle_network_change(time);
+            agent.register_anew(now);
         }
     }
 
@@ -418,6 +419,7 @@ impl World {
             let time = node.clock(now);
             if let Some(agent) = &mut node.agent {
                 agent.mesh.handle_network_change(time);
+                agent.register_anew(now);
             }
         }
         if node.awake() && node.start_at.is_some_and(|at| at <= now) {
