@@ -7,11 +7,13 @@
 //! the device process act in the network namespace of the calling thread.
 //!
 //! Below is one seam, the trait [`Device`], with four implementations: [`KernelDevice`], [`UapiDevice`] (an external
-//! device, and the control side of the embedded one), and [`FakeDevice`] in memory.
+//! device, and the control side of the embedded one), and [`FakeDevice`] in memory. [`conformance`] holds the claims
+//! that each of them keeps.
 //!
 //! **Ownership.** An interface is ours if its alias is `natpunch:OWNER`; a peer or address is ours if it is in the state
 //! file of the interface. Nothing else is ever changed or removed.
 
+pub mod conformance;
 mod device;
 mod diff;
 pub mod embedded;
