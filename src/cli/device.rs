@@ -1,10 +1,11 @@
-//! `natpunch device`.
+//! `natpunch device`: the embedded WireGuard device, started by `apply`.
 
 use std::process::ExitCode;
 
 use super::CliError;
 use super::args::DeviceArgs;
 
-pub(super) fn run(_: DeviceArgs) -> Result<ExitCode, CliError> {
-    Err(CliError::new("`natpunch device` is not part of this build"))
+pub(super) fn run(args: DeviceArgs) -> Result<ExitCode, CliError> {
+    natpunch_wg::embedded::run_device(&args.name, &args.socket).map_err(|error| CliError::new(error.to_string()))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -16,12 +16,14 @@ use crate::device::{Device, DeviceChange, EndpointUpdate, PeerAction, PeerChange
 use crate::diff::{device_changes, public_key};
 use crate::spec::{BackendChoice, InterfaceSpec, PeerSpec};
 
+type Claim = fn(&mut dyn Device);
+
 /// Runs every claim on a device of its own; `make` gives one that has neither key nor peers.
 ///
 /// # Panics
 /// With the claim that the device breaks.
 pub fn run<D: Device>(make: impl Fn() -> D) {
-    let claims: [(&str, fn(&mut dyn Device)); 12] = [
+    let claims: [(&str, Claim); 12] = [
         ("what was written is read back", what_was_written_is_read_back),
         ("one peer added touches one peer", one_peer_added_touches_one_peer),
         ("a removed peer takes nothing with it", a_removed_peer_takes_nothing_with_it),

@@ -57,7 +57,7 @@ fn with_netlink<T, F: Future<Output = Result<T, Error>>>(
     f: impl FnOnce(Handle) -> F,
 ) -> Result<T, WgError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let result = runtime.map_err(Into::into).and_then(|runtime| {
+    let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             let driver = tokio::spawn(connection);

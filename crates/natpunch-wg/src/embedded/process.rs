@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +20,9 @@ use crate::uapi;
 
 /// More threads than this do not help: gotatun has one task per direction for the ciphers.
 const MAX_THREADS: usize = 4;
+
+/// How long to wait for a process that is on its way out.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body of `natpunch device NAME --socket PATH`: runs the device `name` until it is told to stop, gets SIGTERM, or
 /// its interface is removed. The control socket appears when the device is ready.
@@ -36,19 +41,26 @@ pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
     runtime.block_on(serve(name, control_socket))
 }
 
-/// At most one process per control socket. The lock ends with the process, whatever ends it.
+/// At most one process per control socket. The lock ends with the process, whatever ends it; one that was just killed may
+/// hold it for a moment longer.
 fn lock(name: &str, control_socket: &Path) -> Result<Flock<File>, WgError> {
     let path = control_socket.with_extension("lock");
     let what = || format!("lock {}", path.display());
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    Flock::lock(file.map_err(|e| WgError::io(what(), e))?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        match errno {
-            nix::errno::Errno::EWOULDBLOCK => {
-                WgError::DeviceStart { name: name.into(), reason: "another process already runs this device".into() }
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = open.map_err(|e| WgError::io(what(), e))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let reason = "another process already runs this device".into();
+                return Err(WgError::DeviceStart { name: name.into(), reason });
             }
-            errno => WgError::io(what(), errno.into()),
+            Err((_, errno)) => return Err(WgError::io(what(), errno.into())),
         }
-    })
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {

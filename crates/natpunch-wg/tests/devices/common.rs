@@ -1,5 +1,4 @@
 //! Namespaces and devices for the tests of this package.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, dead_code, unreachable_pub)]
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,19 +8,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use natpunch_types::SecretKey;
-use natpunch_wg::{BackendChoice, Device, DeviceChange, DeviceState, InterfaceSpec, PeerSpec, UapiDevice, WgError};
+use natpunch_wg::{
+    BackendChoice, Device, DeviceChange, DeviceState, InterfaceSpec, KernelDevice, PeerSpec, UapiDevice, WgError,
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace, and the thread that lives in it. It goes with the value.
-pub struct Netns {
+pub(crate) struct Netns {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     tid: i32,
 }
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (tid_sender, tid) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -37,7 +38,7 @@ impl Netns {
     }
 
     /// Runs `f` in the namespace and returns what it returns; a panic of it is a panic here.
-    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         let (sender, result) = mpsc::channel();
         let job = move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
@@ -48,7 +49,7 @@ impl Netns {
     }
 
     /// Runs a command line (words split at spaces), which must succeed, and returns what it printed.
-    pub fn sh(&self, line: &str) -> String {
+    pub(crate) fn sh(&self, line: &str) -> String {
         let line = line.to_owned();
         self.run(move || {
             let mut words = line.split(' ');
@@ -59,7 +60,7 @@ impl Netns {
     }
 
     /// A cable to another namespace: `veth0` at both ends, with these addresses.
-    pub fn cable(&self, other: &Self, here: &str, there: &str) {
+    pub(crate) fn cable(&self, other: &Self, here: &str, there: &str) {
         self.sh(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.tid));
         for (netns, address) in [(self, here), (other, there)] {
             netns.sh(&format!("ip address add {address} dev veth0"));
@@ -76,17 +77,17 @@ impl Drop for Netns {
 }
 
 /// A name that no other test of this machine has: UAPI sockets are not per namespace.
-pub fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("npt{}x{}", std::process::id() % 1_000_000, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub fn device_program() -> PathBuf {
+pub(crate) fn device_program() -> PathBuf {
     env!("CARGO_BIN_EXE_natpunch-wg-device").into()
 }
 
 /// A spec with nothing in it but a key.
-pub fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -> InterfaceSpec {
+pub(crate) fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -> InterfaceSpec {
     InterfaceSpec {
         name: name.into(),
         private_key: SecretKey::from_bytes([private_key; 32]),
@@ -103,12 +104,12 @@ pub fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -> Inter
     }
 }
 
-pub fn public_key(private: &SecretKey) -> natpunch_types::PeerKey {
+pub(crate) fn public_key(private: &SecretKey) -> natpunch_types::PeerKey {
     let secret = x25519_dalek::StaticSecret::from(*private.expose());
     natpunch_types::PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
 }
 
-pub fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
+pub(crate) fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
     PeerSpec {
         key: public_key(&of.private_key),
         preshared_key: None,
@@ -119,7 +120,7 @@ pub fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
 }
 
 /// A process that is killed with the value, and a device behind its UAPI socket.
-pub struct Running {
+pub(crate) struct Running {
     device: UapiDevice,
     child: Child,
     name: String,
@@ -127,7 +128,7 @@ pub struct Running {
 
 impl Running {
     /// wireguard-go, in the namespace of the calling thread.
-    pub fn wireguard_go() -> Self {
+    pub(crate) fn wireguard_go() -> Self {
         let name = unique_name();
         let child = Command::new("wireguard-go")
             .args(["-f", &name])
@@ -141,7 +142,7 @@ impl Running {
     }
 
     /// The embedded device, in the namespace of the calling thread, without a link that is up.
-    pub fn embedded(runtime_dir: &std::path::Path) -> Self {
+    pub(crate) fn embedded(runtime_dir: &std::path::Path) -> Self {
         let name = unique_name();
         let child = Command::new(device_program())
             .args(["device", &name, "--socket"])
@@ -181,10 +182,44 @@ impl Drop for Running {
 }
 
 /// Waits for a condition, for at most ten seconds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A kernel interface that goes with the value.
+pub(crate) struct KernelLink(KernelDevice, String);
+
+impl KernelLink {
+    pub(crate) fn new() -> Self {
+        let name = unique_name();
+        ip(&["link", "add", &name, "type", "wireguard"]);
+        ip(&["link", "set", &name, "up"]);
+        Self(KernelDevice::new(&name).unwrap(), name)
+    }
+}
+
+fn ip(args: &[&str]) {
+    assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+}
+
+impl Drop for KernelLink {
+    fn drop(&mut self) {
+        ip(&["link", "del", &self.1]);
+    }
+}
+
+impl Device for KernelLink {
+    fn kind(&self) -> natpunch_wg::BackendKind {
+        self.0.kind()
+    }
+    fn get(&mut self) -> Result<DeviceState, WgError> {
+        self.0.get()
+    }
+    fn configure(&mut self, change: &DeviceChange) -> Result<(), WgError> {
+        self.0.configure(change)
     }
 }

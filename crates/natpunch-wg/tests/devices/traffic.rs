@@ -1,0 +1,257 @@
+//! What needs a peer at the other end: sessions, counters, kicks. Two namespaces and a cable:
+//!
+//! ```text
+//!   a: 192.0.2.1 --------- veth --------- 192.0.2.2, 192.0.2.3 :b
+//!      10.5.0.1  the backend under test     embedded  10.5.0.2
+//! ```
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use natpunch_types::{DevicePeer, PeerKey, PresharedKey};
+use natpunch_wg::{BackendChoice, EndpointUpdate, Interface, InterfaceSpec};
+
+use crate::common::{Netns, peer, spec, unique_name, until};
+
+#[test]
+fn embedded() {
+    claims(BackendChoice::Userspace);
+}
+
+#[test]
+fn external() {
+    claims(BackendChoice::External);
+}
+
+/// Run by `make test-vm`, whose kernel has WireGuard.
+#[test]
+#[ignore = "needs kernel WireGuard: `make test-vm` runs it"]
+fn kernel() {
+    claims(BackendChoice::Kernel);
+}
+
+fn claims(backend: BackendChoice) {
+    a_kick_connects_at_once_while_somebody_pings(backend);
+    a_session_survives_every_change_but_its_own_removal(backend);
+}
+
+/// The two ends. Their interfaces and processes go with the value.
+struct Pair {
+    a: Netns,
+    b: Netns,
+    spec_a: InterfaceSpec,
+    spec_b: InterfaceSpec,
+    interface: Option<Interface>,
+    external: Option<Child>,
+    _directory: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new(backend: BackendChoice) -> Self {
+        let (a, b) = (Netns::new(), Netns::new());
+        a.cable(&b, "192.0.2.1/24", "192.0.2.2/24");
+        b.sh("ip address add 192.0.2.3/24 dev veth0");
+        let directory = tempfile::tempdir().unwrap();
+        let mut spec_a = spec(&unique_name(), directory.path(), 0x41);
+        let mut spec_b = spec(&unique_name(), directory.path(), 0x42);
+        spec_a.addresses = vec!["10.5.0.1/24".parse().unwrap()];
+        spec_b.addresses = vec!["10.5.0.2/24".parse().unwrap()];
+        spec_a.backend = backend;
+        spec_a.peers = vec![peer(&spec_b, &["10.5.0.2/32"])];
+        spec_b.peers = vec![peer(&spec_a, &["10.5.0.1/32"])];
+        let external = (backend == BackendChoice::External).then(|| start_wireguard_go(&a, &spec_a.name));
+        let (open_a, open_b) = (spec_a.clone(), spec_b.clone());
+        b.run(move || Interface::open(&open_b)).unwrap();
+        let interface = a.run(move || Interface::open(&open_a)).unwrap();
+        Self { a, b, spec_a, spec_b, interface: Some(interface), external, _directory: directory }
+    }
+
+    /// Does something with the interface of a, in its namespace.
+    fn with<T: Send + 'static>(&mut self, f: impl FnOnce(&mut Interface) -> T + Send + 'static) -> T {
+        let mut interface = self.interface.take().unwrap();
+        let (interface, result) = self.a.run(move || {
+            let result = f(&mut interface);
+            (interface, result)
+        });
+        self.interface = Some(interface);
+        result
+    }
+
+    fn peer_key(&self) -> PeerKey {
+        self.spec_a.peers[0].key
+    }
+
+    fn set_endpoint(&mut self, endpoint: &str, kick: bool) {
+        let (key, endpoint) = (self.peer_key(), endpoint.parse().unwrap());
+        let outcome = self.with(move |interface| interface.set_endpoint(&key, endpoint, kick));
+        assert_eq!(outcome.unwrap(), EndpointUpdate::Updated);
+    }
+
+    fn peer(&mut self) -> DevicePeer {
+        let key = self.peer_key();
+        self.with(|interface| interface.snapshot()).unwrap().peer(&key).unwrap().clone()
+    }
+
+    fn apply(&mut self) {
+        let spec = self.spec_a.clone();
+        self.with(move |interface| interface.apply(&spec)).unwrap();
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for (netns, spec) in [(&self.a, self.spec_a.clone()), (&self.b, self.spec_b.clone())] {
+            let _ = netns.run(move || natpunch_wg::down(&spec.name, &spec.owner, &spec.runtime_dir));
+        }
+        if let Some(mut child) = self.external.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = std::fs::remove_file(format!("/var/run/wireguard/{}.sock", self.spec_a.name));
+        }
+    }
+}
+
+fn start_wireguard_go(netns: &Netns, name: &str) -> Child {
+    let (name, socket) = (name.to_owned(), format!("/var/run/wireguard/{name}.sock"));
+    let child = netns.run(move || {
+        Command::new("wireguard-go")
+            .args(["-f", &name])
+            .env("LOG_LEVEL", "silent")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("wireguard-go must be installed (Debian package wireguard-go)")
+    });
+    until("wireguard-go answers", || std::path::Path::new(&socket).exists());
+    child
+}
+
+/// Somebody who pings: a datagram each 5 ms from a to an echo in b, from now until the value goes.
+struct Pinger {
+    stop: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
+    times: mpsc::Receiver<Instant>,
+}
+
+impl Pinger {
+    const PORT: u16 = 7_777;
+
+    fn start(pair: &Pair) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let replies = Arc::new(AtomicU64::new(0));
+        let (sender, times) = mpsc::channel();
+        let echo = pair.b.run(|| UdpSocket::bind(("10.5.0.2", Self::PORT)).unwrap());
+        let ping = pair.a.run(|| UdpSocket::bind("10.5.0.1:0").unwrap());
+        for socket in [&echo, &ping] {
+            socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        }
+        let stopped = Arc::clone(&stop);
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((n, from)) = echo.recv_from(&mut buffer) {
+                    let _ = echo.send_to(&buffer[..n], from);
+                }
+            }
+        });
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&replies));
+        thread::spawn(move || {
+            let to: SocketAddr = ("10.5.0.2".parse::<std::net::IpAddr>().unwrap(), Self::PORT).into();
+            let mut buffer = [0; 64];
+            while !stopped.load(Ordering::Relaxed) {
+                // Refused while there is no endpoint.
+                let _ = ping.send_to(b"ping", to);
+                if ping.recv(&mut buffer).is_ok() {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    let _ = sender.send(Instant::now());
+                }
+            }
+        });
+        Self { stop, replies, times }
+    }
+
+    /// When the next reply came.
+    fn next_reply(&self) -> Instant {
+        while self.times.try_recv().is_ok() {}
+        self.times.recv_timeout(Duration::from_secs(30)).expect("a reply within 30 s")
+    }
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How many times slower than usual this machine is (emulation).
+fn patience() -> u32 {
+    std::env::var("NATPUNCH_LAB_PATIENCE").ok().and_then(|p| p.parse().ok()).unwrap_or(1)
+}
+
+fn a_kick_connects_at_once_while_somebody_pings(backend: BackendChoice) {
+    for wrong_first in [false, true] {
+        let mut pair = Pair::new(backend);
+        let pinger = Pinger::start(&pair);
+        thread::sleep(Duration::from_millis(300));
+        if wrong_first {
+            // An attempt that nobody answers must not hold up the next one for REKEY_TIMEOUT (5 s).
+            pair.set_endpoint("192.0.2.99:51820", true);
+            thread::sleep(Duration::from_millis(300));
+        }
+        assert_eq!(pinger.replies.load(Ordering::Relaxed), 0);
+        let start = Instant::now();
+        pair.set_endpoint("192.0.2.2:51820", true);
+        let took = pinger.next_reply() - start;
+        eprintln!("{backend}: {took:?} from endpoint to first reply (wrong one first: {wrong_first})");
+        assert!(took < Duration::from_millis(100) * patience(), "{backend}: took {took:?}");
+    }
+}
+
+fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    let pinger = Pinger::start(&pair);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    let mut before = pair.peer();
+    assert!(before.last_handshake.is_some());
+    type Step = (&'static str, fn(&mut Pair));
+    let steps: [Step; 9] = [
+        ("endpoint", |p| p.set_endpoint("192.0.2.3:51820", false)),
+        ("endpoint with kick", |p| p.set_endpoint("192.0.2.2:51820", true)),
+        ("keepalive", |p| p.spec_a.peers[0].persistent_keepalive = Some(Duration::from_secs(25))),
+        ("endpoint with kick under keepalive", |p| p.set_endpoint("192.0.2.3:51820", true)),
+        ("more networks", |p| p.spec_a.peers[0].allowed_ips.push("10.6.0.0/24".parse().unwrap())),
+        ("fewer networks", |p| p.spec_a.peers[0].allowed_ips.truncate(1)),
+        ("another peer", |p| {
+            let other = spec("other", &p.spec_a.runtime_dir, 0x43);
+            p.spec_a.peers.push(peer(&other, &["10.7.0.0/24"]));
+        }),
+        ("fwmark", |p| p.spec_a.fwmark = 0x4e),
+        ("port", |p| p.spec_a.listen_port = 51_821),
+    ];
+    for (what, step) in steps {
+        step(&mut pair);
+        pair.apply();
+        pinger.next_reply();
+        let after = pair.peer();
+        assert_eq!(after.last_handshake, before.last_handshake, "{backend}: {what} cost the session");
+        assert!(after.rx_bytes >= before.rx_bytes && after.tx_bytes >= before.tx_bytes, "{backend}: {what}");
+        before = after;
+    }
+    // The key of the pair is for the next handshake; both ends must have it by then.
+    pair.spec_a.peers[0].preshared_key = Some(PresharedKey::from_bytes([5; 32]));
+    pair.apply();
+    pinger.next_reply();
+    // Removal ends it, and a late endpoint does not bring it back.
+    let key = pair.peer_key();
+    pair.spec_a.peers.remove(0);
+    pair.apply();
+    let late = pair.with(move |interface| interface.set_endpoint(&key, "192.0.2.2:51820".parse().unwrap(), true));
+    assert_eq!(late.unwrap(), EndpointUpdate::NoSuchPeer);
+    assert!(pair.with(|interface| interface.snapshot()).unwrap().peer(&key).is_none());
+}
