@@ -81,7 +81,7 @@ impl Interface {
         check_mtu(spec, backend)?;
         let mut plan = Plan::default();
         if link.is_none() {
-            plan.changes.push(Change::CreateInterface { name: spec.name.clone(), backend });
+            plan.changes.push(Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu });
         }
         let record = Record::load(spec, backend, &state);
         plan.changes.extend(device_changes(spec, &state, &record.file.peers).1);
@@ -103,7 +103,7 @@ impl Interface {
         let (link, backend) = match look(spec)? {
             Present::Nothing => {
                 let (link, backend) = create(spec)?;
-                created = Some(Change::CreateInterface { name: spec.name.clone(), backend });
+                created = Some(Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu });
                 (link, backend)
             }
             Present::Ours { link, backend } => (link, backend),
@@ -327,10 +327,12 @@ fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
             BackendKind::Userspace
         }
     };
-    let link = links::find(&spec.name)?.ok_or_else(|| WgError::Gone {
+    let mut link = links::find(&spec.name)?.ok_or_else(|| WgError::Gone {
         name: spec.name.clone(),
         reason: "it vanished while it was being created".into(),
     })?;
+    links::set_mtu(link.index, spec.mtu)?;
+    link.mtu = spec.mtu;
     Ok((link, backend))
 }
 
@@ -426,7 +428,7 @@ impl HostChanges {
         let want_routes: BTreeSet<IpNet> = spec.routes.iter().map(IpNet::trunc).collect();
         let want_routes: BTreeSet<IpNet> = want_routes.difference(&on_link).copied().collect();
         Ok(Self {
-            mtu: link.map_or(Some((0, spec.mtu)), |l| (l.mtu != spec.mtu).then_some((l.mtu, spec.mtu))),
+            mtu: link.filter(|link| link.mtu != spec.mtu).map(|link| (link.mtu, spec.mtu)),
             bring_up: link.is_none_or(|link| !link.up),
             add_addresses: want_addresses.difference(&addresses).copied().collect(),
             remove_addresses: addresses

@@ -19,6 +19,8 @@ pub enum Change {
         name: String,
         /// On which backend.
         backend: BackendKind,
+        /// With which MTU.
+        mtu: u32,
     },
     /// Set the private key.
     SetPrivateKey {
@@ -124,7 +126,9 @@ impl fmt::Display for Nets<'_> {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateInterface { name, backend } => write!(f, "+ interface {name} ({backend})"),
+            Self::CreateInterface { name, backend, mtu } => {
+                write!(f, "+ interface {name} ({backend}, MTU {mtu})")
+            }
             Self::SetPrivateKey { public_key } => write!(f, "~ private key (public key {public_key})"),
             Self::SetListenPort { from, to } => write!(f, "~ listen port {from} -> {to}"),
             Self::SetFwmark { from, to } => write!(f, "~ fwmark {from:#x} -> {to:#x}"),

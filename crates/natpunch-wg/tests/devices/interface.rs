@@ -72,11 +72,11 @@ fn kernel_life() {
 fn life(choice: BackendChoice, kind: BackendKind) {
     let mut host = Host::new(choice);
     let plan = host.plan().unwrap();
-    assert_eq!(plan.changes[0], Change::CreateInterface { name: host.spec.name.clone(), backend: kind });
+    assert_eq!(plan.changes[0], Change::CreateInterface { name: host.spec.name.clone(), backend: kind, mtu: 1420 });
     assert_eq!(host.netns.sh("ip -o link").lines().count(), 1, "a plan writes nothing");
 
     let made = host.open().unwrap();
-    assert_eq!(made.plan.changes.len(), plan.changes.len(), "made\n{}planned\n{plan}", made.plan);
+    assert_eq!(made.plan, plan);
     assert!(host.plan().unwrap().is_empty(), "{}", host.plan().unwrap());
     let link = host.sh("ip -d link show NAME");
     assert!(link.contains("mtu 1420") && link.contains("alias natpunch:test") && link.contains(",UP"), "{link}");
