@@ -23,8 +23,8 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(per_second: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second, burst: per_second, full_at: Time::ZERO }
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+        Self { interval: Duration::from_secs(1) / per_second, burst, full_at: Time::ZERO }
     }
 
     pub(crate) fn take(&mut self, now: Time) -> bool {

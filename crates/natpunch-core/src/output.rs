@@ -54,6 +54,8 @@ pub enum EndpointReason {
     Restored,
     /// The peer's WireGuard has not answered yet: the same endpoint again, with a push.
     Retry,
+    /// The endpoint that it has, with a push only: the peer's WireGuard asks for a sign of life on its new path.
+    Asked,
     /// A plain WireGuard peer: the address is taken as offered.
     Plain,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for EndpointReason {
             Self::Nominated => "chosen by the peer and proven",
             Self::Restored => "device has lost it",
             Self::Retry => "WireGuard has not answered yet",
+            Self::Asked => "the peer asks for a sign of life",
             Self::Plain => "plain WireGuard peer",
         })
     }

@@ -10,11 +10,14 @@
 //!
 //!   plaintext
 //!   0  kind: 1 ping, 2 pong          12  session of the receiver as far as known, or 0
-//!   1  flags: 1 heard, 2 nominated   20  sequence number of the sender towards the receiver
+//!   1  flags, see below              20  sequence number of the sender towards the receiver
 //!   2  number of hosts, zero         28  transaction (12)
 //!   4  session of the sender         40  pong: source address of the ping
 //!                                    58  ping: up to 4 host addresses; zeros up to 136
 //! ```
+//!
+//! Flags: 1 heard (the sender got a pong on this path), 2 nominated (the sender decides for the pair and uses this
+//! path), 4 checking (the sender's WireGuard uses this path and waits for a sign of life of the receiver's).
 //!
 //! A receiver believes flags only in a fresh message: a pong answers a random transaction of its own; a ping names the
 //! receiver's session, which is random per start, and a sequence number that was not seen before.
@@ -41,6 +44,7 @@ const FIELDS_LEN: usize = 40 + (1 + MAX_HOSTS) * ADDRESS_LEN;
 const PLAINTEXT_LEN: usize = FIELDS_LEN.next_multiple_of(8);
 const FLAG_HEARD: u8 = 1;
 const FLAG_NOMINATED: u8 = 2;
+const FLAG_CHECKING: u8 = 4;
 
 /// Identifies one ping.
 pub(crate) type Transaction = [u8; 12];
@@ -58,6 +62,8 @@ pub(crate) struct Probe {
     pub(crate) heard: bool,
     /// The sender decides for the pair and uses this path.
     pub(crate) nominated: bool,
+    /// The sender's WireGuard waits for a sign of life of the receiver's.
+    pub(crate) checking: bool,
     /// Random per start of the sender.
     pub(crate) session: u64,
     /// The receiver's session as the sender knows it; 0 if it does not.
@@ -87,7 +93,9 @@ impl Probe {
             Kind::Pong => 2,
         });
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        plaintext.push(flag(self.heard, FLAG_HEARD) | flag(self.nominated, FLAG_NOMINATED));
+        plaintext.push(
+            flag(self.heard, FLAG_HEARD) | flag(self.nominated, FLAG_NOMINATED) | flag(self.checking, FLAG_CHECKING),
+        );
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
         plaintext.push(0);
@@ -143,6 +151,7 @@ impl Probe {
             kind,
             heard: flags & FLAG_HEARD != 0,
             nominated: flags & FLAG_NOMINATED != 0,
+            checking: flags & FLAG_CHECKING != 0,
             session: reader.u64()?,
             to_session: reader.u64()?,
             sequence: reader.u64()?,

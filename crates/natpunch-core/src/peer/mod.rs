@@ -18,7 +18,7 @@ use std::time::Duration;
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
 
 use crate::candidates::{Offer, Pending, Table};
-use crate::env::Env;
+use crate::env::{Budget, Env};
 use crate::keys::PairKeys;
 use crate::path;
 use crate::record::Contents;
@@ -57,6 +57,10 @@ const ROAM_DWELL: Duration = Duration::from_secs(15);
 const ROAM_DEAF: Duration = Duration::from_secs(2);
 /// A doubted path has this long (or three round trips) to answer.
 const DOUBT: Duration = Duration::from_millis(300);
+
+/// Pings to one peer's unproven places: at most this many at once, and this many per second in the long run.
+const MAX_CHECKS: u32 = 100;
+const CHECKS_PER_SECOND: u32 = 10;
 
 /// The path that WireGuard is told to use.
 #[derive(Debug)]
@@ -99,10 +103,13 @@ pub(crate) struct Peer {
     remote: Option<Remote>,
     sequence: u64,
     round: Round,
+    /// Pings to places that are not in use.
+    checks: Budget,
     device: DeviceView,
     selection: Option<Selection>,
     nominated: Option<SocketAddr>,
     deaf_until: Time,
+    sign_of_life_after: Time,
     seen_as: Option<SocketAddr>,
     record: Option<(u64, Time)>,
     plain: PlainTries,
@@ -119,10 +126,12 @@ impl Peer {
             remote: None,
             sequence: 0,
             round: Round::default(),
+            checks: Budget::new(CHECKS_PER_SECOND, MAX_CHECKS),
             device: DeviceView::default(),
             selection: None,
             nominated: None,
             deaf_until: now,
+            sign_of_life_after: now,
             seen_as: None,
             record: None,
             plain: PlainTries::default(),
@@ -321,7 +330,8 @@ impl Peer {
         let live = self.device.is_live(now) && !lost;
         let already = self.device.endpoint == Some(address);
         self.device.mark();
-        let check = if already && live {
+        // Where WireGuard has worked before and probes work again, it is left alone.
+        let check = if already && self.device.handshake_seen.is_some() {
             Check::Passed
         } else if self.controlling || live {
             self.set_endpoint(address, true, reason, env, now);
@@ -346,9 +356,7 @@ impl Peer {
         if check == Check::Passed {
             self.on_connected(address, env);
         }
-        if self.controlling {
-            self.ping_now(address, env, now);
-        }
+        self.ping_now(address, env, now);
     }
 
     fn on_connected(&mut self, address: SocketAddr, env: &mut Env) {

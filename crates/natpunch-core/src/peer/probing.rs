@@ -9,14 +9,12 @@ use rand_core::RngCore as _;
 use crate::candidates::PendingPing;
 use crate::env::Env;
 use crate::probe::{Kind, Probe};
-use crate::{Event, Time, Transmit};
+use crate::{EndpointReason, Event, Time, Transmit};
 
-use super::{FROM_PEER, LEARNED_LIFETIME, Peer};
+use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
 
 /// When the pings of a burst leave, in milliseconds from its start.
 const BURST: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
-/// Pings per peer and round.
-const MAX_CHECKS: u32 = 100;
 /// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Ping interval while one is unanswered ...
@@ -27,6 +25,10 @@ const RETRIES: u32 = 10;
 const SLOW: Duration = Duration::from_secs(10);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
+/// The same for one that was not proven, as long as another is in use.
+const RETRY_UNPROVEN: Duration = Duration::from_secs(300);
+/// The peer's WireGuard is shown that ours is alive at most this often.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 /// A ping that was not asked for restarts a finished burst at most this often.
 const TRIGGER_EVERY: Duration = Duration::from_secs(5);
 
@@ -75,7 +77,7 @@ impl Peer {
             self.table.iter().filter(|(_, entry)| due(entry.next_ping)).map(|(address, _)| *address).collect();
         for address in addresses {
             let selected = self.is_selected(address);
-            let exhausted = self.round.checks >= MAX_CHECKS && !selected;
+            let exhausted = !selected && !self.checks.take(now);
             let Some(entry) = self.table.get_mut(&address) else { continue };
             if exhausted || entry.is_blocked(now) {
                 entry.next_ping = None;
@@ -99,7 +101,6 @@ impl Peer {
     fn send_ping(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
         let Some(payload) = self.ping(address, env, now) else { return };
         env.out.transmit(Transmit { destination: address, source: None, ttl: None, payload });
-        self.round.checks += 1;
         let selected = self.is_selected(address);
         let connected = self.is_connected(now);
         let Some(entry) = self.table.get_mut(&address) else { return };
@@ -112,9 +113,13 @@ impl Peer {
             let wait = match entry.unanswered {
                 0..=RETRIES if selected => RETRY,
                 _ if selected => SLOW,
-                _ if !entry.is_proven(now) => return None,
-                _ if connected => REEVALUATE,
-                _ => KEEPALIVE,
+                _ => match (entry.is_proven(now), connected) {
+                    (true, true) => REEVALUATE,
+                    (true, false) => KEEPALIVE,
+                    (false, true) => RETRY_UNPROVEN,
+                    // The next round comes.
+                    (false, false) => return None,
+                },
             };
             Some(now + env.jitter(wait))
         });
@@ -135,11 +140,12 @@ impl Peer {
     /// What every probe on a path tells.
     fn probe(&mut self, kind: Kind, address: SocketAddr, env: &Env, now: Time) -> Probe {
         self.sequence += 1;
-        let in_use = self.selection.as_ref().is_some_and(|s| s.address == address && !s.lost);
+        let in_use = self.selection.as_ref().filter(|selection| selection.address == address && !selection.lost);
         Probe {
             kind,
             heard: self.table.get(&address).is_some_and(|entry| entry.is_answered(now)),
-            nominated: self.controlling && in_use,
+            nominated: self.controlling && in_use.is_some(),
+            checking: in_use.is_some_and(|selection| matches!(selection.check, Check::Running { .. })),
             session: env.session,
             to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
             sequence: self.sequence,
@@ -189,7 +195,7 @@ impl Peer {
         let known = self.table.get(&source).is_some();
         self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
         if fresh {
-            self.believe(source, ping, now);
+            self.believe(source, ping, env, now);
         }
         let mut pong = self.probe(Kind::Pong, source, env, now);
         pong.transaction = ping.transaction;
@@ -246,7 +252,7 @@ impl Peer {
             entry.wins = if entry.rank(source).is_worth_leaving(&current) { entry.wins.saturating_add(1) } else { 0 };
         }
         let was_proven = entry.is_proven(now);
-        self.believe(source, pong, now);
+        self.believe(source, pong, env, now);
         if let Some(selection) = self.selection.as_mut().filter(|selection| selection.address == source) {
             selection.answered = Some(now);
             selection.doubted = None;
@@ -268,12 +274,17 @@ impl Peer {
     }
 
     /// Flags of a fresh message.
-    fn believe(&mut self, source: SocketAddr, probe: &Probe, now: Time) {
+    fn believe(&mut self, source: SocketAddr, probe: &Probe, env: &mut Env, now: Time) {
         if let Some(entry) = self.table.get_mut(&source) {
             entry.on_heard(probe.heard, now);
         }
         if probe.nominated && !self.controlling && now >= self.deaf_until {
             self.nominated = Some(source);
+        }
+        let settled = self.is_connected(now) && self.is_selected(source) && self.device.endpoint == Some(source);
+        if probe.checking && settled && now >= self.sign_of_life_after {
+            self.sign_of_life_after = now + SIGN_OF_LIFE_EVERY;
+            self.set_endpoint(source, true, EndpointReason::Asked, env, now);
         }
     }
 

@@ -23,8 +23,9 @@ const SILENCE: [Duration; 7] = [
 ];
 /// From this fruitless round on the peer is said to be unreachable.
 const UNREACHABLE_AFTER: usize = 3;
-/// A new candidate starts the ladder anew, but not more often than this.
-const RESET_EVERY: Duration = Duration::from_secs(10);
+/// A new candidate starts the ladder anew, but not more often than this: a peer whose address changes all the time is
+/// not worth more.
+const RESET_EVERY: Duration = Duration::from_secs(60);
 /// Beacons of a round.
 const BEACONS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(140), Duration::from_millis(620)];
 
@@ -45,8 +46,6 @@ pub(super) struct Round {
     pub(super) phase: Phase,
     /// Fruitless rounds in a row.
     pub(super) attempt: usize,
-    /// Pings sent in this round.
-    pub(super) checks: u32,
     last_reset: Option<Time>,
     started: Time,
     beacons: usize,
@@ -89,7 +88,6 @@ impl Peer {
             return;
         }
         self.round.phase = Phase::Probing { until: now + ROUND };
-        self.round.checks = 0;
         self.round.started = now;
         let behind_one_nat = self.table.iter().any(|(address, _)| env.local.shares_public_ip(address.ip()));
         self.round.beacons = if self.round.attempt == 0 || behind_one_nat { 0 } else { BEACONS.len() };
@@ -100,20 +98,16 @@ impl Peer {
         }
     }
 
-    /// The burst to a new candidate makes this a round, and a young one.
+    /// The burst to a new candidate has begun; it begins a new ladder too.
     pub(super) fn on_new_candidate(&mut self, now: Time) {
-        if self.is_connected(now) {
-            return;
-        }
-        if self.round.last_reset.is_none_or(|last| now.since(last) >= RESET_EVERY) {
+        let resets = self.round.last_reset.is_none_or(|last| now.since(last) >= RESET_EVERY);
+        if resets && !self.is_connected(now) {
             self.round.last_reset = Some(now);
             self.round.attempt = 0;
-            self.round.checks = 0;
+            self.round.phase = Phase::Probing { until: now + ROUND };
+        } else if self.round.phase == Phase::Resting && !self.is_connected(now) {
+            self.round.phase = Phase::Probing { until: now + ROUND };
         }
-        if !matches!(self.round.phase, Phase::Probing { .. }) {
-            self.round.checks = 0;
-        }
-        self.round.phase = Phase::Probing { until: now + ROUND };
     }
 
     /// Ends a fruitless round, or its silence.

@@ -122,6 +122,8 @@ pub struct World {
     pub passes: Firewall,
     pub delay: Box<dyn Fn(SocketAddr, SocketAddr) -> Duration>,
     next_second: Time,
+    /// WireGuard handshakes that were started.
+    pub initiations: usize,
 }
 
 impl World {
@@ -136,6 +138,7 @@ impl World {
             passes: Box::new(|_, _, _| true),
             delay: Box::new(|_, _| DELAY),
             next_second: Time::from_millis(1_001_000),
+            initiations: 0,
         };
         for (number, addresses) in nodes {
             let others: Vec<u8> = numbers.iter().copied().filter(|other| other != number).collect();
@@ -344,6 +347,7 @@ impl World {
                 return;
             }
             node.initiated.insert(peer, now);
+            self.initiations += 1;
         }
         if let Some(source) = self.source(index, endpoint, None) {
             self.put(source, endpoint, packet);
