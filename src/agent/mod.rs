@@ -1,1 +1,564 @@
-//! The agent: one task owns the mesh; events in, commands out.
+//! The agent: one task owns the mesh. Events come in, the core decides, effects go out.
+//!
+//! [`run`] is the whole of `natpunch apply`. The loop in [`Agent::turn`] takes one event, hands it to the core, and
+//! drains what the core wants done, so nothing is decided here that the simulator could not see: this file only knows
+//! how to send a datagram, set an endpoint, tell a plugin, and reload.
+
+mod device;
+mod error;
+mod names;
+mod reload;
+pub(crate) mod spec;
+mod store;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch_core::{Command, Interest, Mesh, MeshStatus, PeerState, Time, Transmit};
+use natpunch_net::{LinkWatch, RawPort, boot_time};
+use natpunch_plugin::{Health, RecordTag, SealedRecord};
+use natpunch_types::{DeviceSnapshot, Origin, PeerKey};
+use natpunch_wg::{EndpointUpdate, Interface};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::config::{self, NodeConfig, Watcher};
+use crate::control::{self, Call, Reply, Request};
+use crate::plugins::host::{self, Correspondents, Instance, NodeFacts, PluginEvent};
+use crate::plugins::{fill_random, registry};
+
+use device::{DeviceEvent, DeviceThread};
+pub use error::AgentError;
+use names::Resolver;
+use reload::PendingReload;
+use store::CounterStore;
+
+/// How often the device is read while nothing happens.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is read while a handshake is awaited, and for how long.
+const EAGER_SNAPSHOT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// What `natpunch apply` was asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The mesh file or directory.
+    pub path: PathBuf,
+    /// The private key file, if given on the command line.
+    pub private_key_file: Option<PathBuf>,
+    /// With `--once`: stop when every reachable peer is connected, or after this time.
+    pub once: Option<Duration>,
+    /// Where sockets go.
+    pub runtime_dir: PathBuf,
+    /// Where counters are kept.
+    pub state_dir: PathBuf,
+}
+
+/// How a run of the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop, or `--once` saw every reachable peer connected.
+    Done,
+    /// The deadline of `--once` passed.
+    DeadlinePassed,
+}
+
+/// What `status` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// This node's name.
+    pub node: String,
+    /// Its interface.
+    pub interface: String,
+    /// Which WireGuard device carries the packets.
+    pub backend: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Hash of the mesh file's content that is applied, in hex, shortened.
+    pub revision: String,
+    /// Reloads that were applied since start.
+    pub reloads: u64,
+    /// Why the newest mesh file is not applied, if it isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reload_error: Option<String>,
+    /// Discovery instances.
+    pub discovery: Vec<DiscoveryStatus>,
+    /// What the core knows: candidates of this node, peers and their paths.
+    #[serde(flatten)]
+    pub core: MeshStatus,
+}
+
+/// One discovery instance in `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DiscoveryStatus {
+    /// NAME of `[discovery.NAME]`.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// What it did last, or what is wrong.
+    pub note: String,
+    /// Offers that were dropped because there were too many.
+    pub dropped: u64,
+}
+
+/// Runs the agent until it is told to stop. Tunnels stay up afterwards.
+///
+/// # Errors
+/// The mesh file is wrong, or the host can't do what it asks for. Nothing was changed in the first case.
+pub async fn run(options: Options) -> Result<Outcome, AgentError> {
+    let mut agent = Agent::start(options).await?;
+    let outcome = agent.work().await;
+    agent.stop().await;
+    outcome
+}
+
+/// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a moment.
+async fn load(options: &Options) -> Result<NodeConfig, AgentError> {
+    let (path, key) = (options.path.clone(), options.private_key_file.clone());
+    tokio::task::spawn_blocking(move || -> Result<NodeConfig, AgentError> {
+        let mesh = config::load(&path)?;
+        Ok(config::resolve_node(&mesh, key.as_deref())?)
+    })
+    .await
+    .map_err(|error| AgentError::Internal(error.to_string()))?
+}
+
+/// Tells of changes of the mesh file. A task of its own: the watcher's wait for quiet must not be cut off by the
+/// agent's other events.
+fn watch_file(mut watcher: Watcher) -> mpsc::Receiver<()> {
+    let (tell, told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = watcher.changed() => {}
+                () = tell.closed() => return,
+            }
+            if tell.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+struct Agent {
+    options: Options,
+    node: NodeConfig,
+    mesh: Mesh,
+    backend: String,
+    device: DeviceThread,
+    raw: RawPort,
+    plugins: Vec<Instance>,
+    correspondents: Correspondents,
+    interest: Vec<Interest>,
+    records: Arc<[SealedRecord]>,
+    resolver: Resolver,
+    store: CounterStore,
+    pending: Option<PendingReload>,
+    reloads: u64,
+    reload_error: Option<String>,
+    eager_until: Instant,
+    started: Instant,
+    to_plugins: mpsc::Sender<PluginEvent>,
+    sources: Sources,
+}
+
+/// Where events come from.
+struct Sources {
+    device: mpsc::Receiver<DeviceEvent>,
+    plugins: mpsc::Receiver<PluginEvent>,
+    stun: mpsc::Receiver<Vec<SocketAddr>>,
+    calls: mpsc::Receiver<Call>,
+    links: LinkWatch,
+    file_changes: mpsc::Receiver<()>,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    snapshot_at: Instant,
+    _control: control::Server,
+}
+
+fn now() -> Time {
+    Time::from_origin(boot_time())
+}
+
+impl Agent {
+    async fn start(options: Options) -> Result<Self, AgentError> {
+        let node = load(&options).await?;
+        let plugins_ok: Result<Vec<_>, _> = node.discovery.iter().map(|d| registry::build(&d.settings)).collect();
+        plugins_ok.map_err(AgentError::Plugin)?;
+
+        let (calls_in, calls) = mpsc::channel(16);
+        let socket = control::socket_path(&options.runtime_dir, &node.interface);
+        let control = control::Server::listen(&socket, calls_in)
+            .await
+            .map_err(|source| AgentError::Control { path: socket, source })?;
+        let file_changes = watch_file(Watcher::new(&options.path));
+        let wanted = spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
+        let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
+            .await
+            .map_err(|error| AgentError::Internal(error.to_string()))??;
+        let backend = interface.backend().to_string();
+        let (mut device, device_events) = DeviceThread::start(interface);
+        device.snapshot();
+
+        let raw = RawPort::open(node.listen_port, node.fwmark)?;
+        let links = LinkWatch::new(&node.interface).await?;
+        let (to_plugins, plugin_events) = host::channel();
+        let (resolver, stun) = Resolver::start();
+        let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
+
+        let mut seed = [0; 32];
+        fill_random(&mut seed);
+        let mut mesh = Mesh::new(spec::mesh(&node), seed, now());
+        mesh.set_record_counter_floor(floor);
+        mesh.handle_local_addresses(links.addresses(), now());
+        resolver.set(spec::stun_servers(&node));
+        let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
+
+        let mut agent = Self {
+            mesh,
+            backend,
+            device,
+            raw,
+            plugins: Vec::new(),
+            correspondents: Correspondents::default(),
+            interest: Vec::new(),
+            records: Arc::from([]),
+            resolver,
+            store,
+            pending: None,
+            reloads: 0,
+            reload_error: None,
+            eager_until: Instant::now() + EAGER_SNAPSHOT.1,
+            started: Instant::now(),
+            to_plugins,
+            sources: Sources {
+                device: device_events,
+                plugins: plugin_events,
+                stun,
+                calls,
+                links,
+                file_changes,
+                terminate: signals(SignalKind::terminate())?,
+                interrupt: signals(SignalKind::interrupt())?,
+                hangup: signals(SignalKind::hangup())?,
+                snapshot_at: Instant::now(),
+                _control: control,
+            },
+            options,
+            node,
+        };
+        tracing::info!(
+            mesh = %agent.node.mesh, node = %agent.node.name, interface = %agent.node.interface,
+            port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
+            "joined the mesh"
+        );
+        agent.sync_plugins().await;
+        agent.drain();
+        crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
+        Ok(agent)
+    }
+
+    async fn work(&mut self) -> Result<Outcome, AgentError> {
+        loop {
+            if let Some(deadline) = self.options.once {
+                if self.settled() {
+                    return Ok(Outcome::Done);
+                }
+                if self.started.elapsed() >= deadline {
+                    return Ok(Outcome::DeadlinePassed);
+                }
+            }
+            if !self.turn().await? {
+                return Ok(Outcome::Done);
+            }
+            self.drain();
+        }
+    }
+
+    /// Takes one event. False means: stop.
+    async fn turn(&mut self) -> Result<bool, AgentError> {
+        let core_wakes = match self.mesh.poll_timeout() {
+            Some(at) => Instant::now() + at.since(now()),
+            None => Instant::now() + SNAPSHOT_INTERVAL,
+        };
+        let sources = &mut self.sources;
+        tokio::select! {
+            _ = sources.terminate.recv() => return Ok(false),
+            _ = sources.interrupt.recv() => return Ok(false),
+            _ = sources.hangup.recv() => self.reload().await,
+            received = self.raw.recv() => match received {
+                Ok(received) => self.on_datagram(received),
+                Err(error) => return Err(error.into()),
+            },
+            Some(event) = sources.device.recv() => self.on_device(event).await?,
+            Some(event) = sources.plugins.recv() => self.on_plugin(event),
+            Some(servers) = sources.stun.recv() => self.mesh.handle_stun_servers(&servers, now()),
+            Some((request, answer)) = sources.calls.recv() => {
+                let stop = request == Request::Stop;
+                let reply = self.on_request(request).await;
+                let _ = answer.send(reply);
+                if stop {
+                    return Ok(false);
+                }
+            }
+            change = sources.links.changed() => {
+                if change.suspended {
+                    tracing::info!("the machine slept; looking for paths again");
+                }
+                self.raw.forget_routes();
+                self.mesh.handle_local_addresses(&change.addresses, now());
+                self.mesh.handle_network_change(now());
+                self.resolver.set(spec::stun_servers(&self.node));
+                for plugin in &self.plugins {
+                    plugin.tell_network_changed();
+                }
+            }
+            Some(()) = sources.file_changes.recv() => self.reload().await,
+            () = tokio::time::sleep_until(sources.snapshot_at) => {
+                let eager = Instant::now() < self.eager_until;
+                sources.snapshot_at = Instant::now() + if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
+                self.device.snapshot();
+                self.forget_correspondents();
+                notify_systemd(&[sd_notify::NotifyState::Watchdog]);
+            }
+            () = tokio::time::sleep_until(core_wakes) => self.mesh.handle_timeout(now()),
+        }
+        Ok(true)
+    }
+
+    /// Does what the core wants done.
+    fn drain(&mut self) {
+        while let Some(transmit) = self.mesh.poll_transmit() {
+            let Transmit { destination, source, ttl, payload } = transmit;
+            if let Err(error) = self.raw.send(source, destination, ttl, &payload) {
+                tracing::trace!(%destination, %error, "not sent");
+            }
+        }
+        while let Some(command) = self.mesh.poll_command() {
+            match command {
+                Command::SetEndpoint { peer, endpoint, kick, reason } => {
+                    tracing::debug!(peer = %self.name_of(&peer), %endpoint, %reason, kick, "setting the endpoint");
+                    self.device.set_endpoint(peer, endpoint, kick);
+                    self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
+                    self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
+                }
+                Command::PublishRecords(records) => {
+                    self.store.used(self.mesh.record_counter());
+                    self.records = records
+                        .into_iter()
+                        .map(|record| SealedRecord { tag: RecordTag(record.tag), blob: Arc::from(record.blob) })
+                        .collect();
+                    for plugin in &self.plugins {
+                        plugin.tell_records(self.records.clone());
+                    }
+                }
+                Command::Interest(interest) => {
+                    self.interest = interest;
+                    self.tell_interest();
+                }
+            }
+        }
+        while let Some(event) = self.mesh.poll_event() {
+            tracing::info!("{event}");
+        }
+    }
+
+    fn on_datagram(&mut self, received: natpunch_net::Received) {
+        if let Some(origin) = self.correspondents.of(&received.source)
+            && let Some(plugin) = self.plugins.iter().find(|plugin| plugin.origin() == origin)
+        {
+            plugin.tell_datagram(received.source, received.payload.clone());
+        }
+        self.mesh.handle_datagram(received.source, Some(received.destination), &received.payload, now());
+    }
+
+    async fn on_device(&mut self, event: DeviceEvent) -> Result<(), AgentError> {
+        match event {
+            DeviceEvent::Snapshot(Ok(snapshot)) => self.on_snapshot(&snapshot),
+            DeviceEvent::Snapshot(Err(error)) => {
+                self.device.snapshot_arrived();
+                return Err(error.into());
+            }
+            DeviceEvent::EndpointSet { peer, endpoint, result } => {
+                let ok = matches!(result, Ok(EndpointUpdate::Updated));
+                match result {
+                    Ok(EndpointUpdate::Updated) => {}
+                    Ok(EndpointUpdate::NoSuchPeer) => {
+                        tracing::debug!(peer = %self.name_of(&peer), "the peer was removed meanwhile");
+                    }
+                    Err(error) => {
+                        tracing::warn!(peer = %self.name_of(&peer), %endpoint, %error, "can't set the endpoint");
+                    }
+                }
+                self.mesh.handle_endpoint_set(peer, endpoint, ok, now());
+                self.device.snapshot();
+            }
+            DeviceEvent::Applied { serial, result } => self.on_applied(serial, result).await,
+        }
+        Ok(())
+    }
+
+    fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
+        self.device.snapshot_arrived();
+        self.mesh.handle_device(snapshot, now());
+    }
+
+    fn on_plugin(&mut self, event: PluginEvent) {
+        match event {
+            PluginEvent::Candidate { peer, candidate } => self.mesh.handle_candidate(peer, candidate, now()),
+            PluginEvent::Record { origin, record } => {
+                self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());
+            }
+            PluginEvent::Send { origin, destination, payload } => {
+                match self.correspondents.sent(&origin, destination, boot_time()) {
+                    None => {
+                        tracing::debug!(discovery = %origin, %destination, "too many servers at one time; not sent");
+                        return;
+                    }
+                    Some(true) => {
+                        if let Err(error) = self.raw.allow_source(destination) {
+                            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
+                        }
+                    }
+                    Some(false) => {}
+                }
+                if let Err(error) = self.raw.send(None, destination, None, &payload) {
+                    tracing::debug!(discovery = %origin, %destination, %error, "not sent");
+                }
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Status => match serde_json::to_value(self.status()) {
+                Ok(value) => Reply::Ok(value),
+                Err(error) => Reply::Error(error.to_string()),
+            },
+            Request::Reload => {
+                self.reload().await;
+                match &self.reload_error {
+                    None => Reply::Ok(serde_json::Value::Null),
+                    Some(error) => Reply::Error(error.clone()),
+                }
+            }
+            Request::Stop => Reply::Ok(serde_json::Value::Null),
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            mesh: self.node.mesh.clone(),
+            node: self.node.name.clone(),
+            interface: self.node.interface.clone(),
+            backend: self.backend.clone(),
+            pid: std::process::id(),
+            revision: self.node.content_hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            reloads: self.reloads,
+            reload_error: self.reload_error.clone(),
+            discovery: self
+                .plugins
+                .iter()
+                .map(|plugin| {
+                    let (health, dropped) = plugin.health();
+                    let (ok, note) = match health {
+                        Health::Good(note) => (true, note),
+                        Health::Bad(problem) => (false, problem),
+                    };
+                    DiscoveryStatus { name: plugin.origin().as_str().to_owned(), ok, note, dropped }
+                })
+                .collect(),
+            core: self.mesh.status(now()),
+        }
+    }
+
+    /// True when every peer is connected, except those that the core has found to be out of reach.
+    fn settled(&self) -> bool {
+        let status = self.mesh.status(now());
+        let mut connected = 0;
+        let all = status.peers.iter().all(|peer| match peer.state {
+            PeerState::Connected => {
+                connected += 1;
+                true
+            }
+            PeerState::Unreachable { .. } => true,
+            _ => false,
+        });
+        all && (connected > 0 || status.peers.is_empty())
+    }
+
+    /// Brings the running plugins to what the file says: those that it no longer names are stopped, new or changed
+    /// ones are started, the others are left alone.
+    async fn sync_plugins(&mut self) {
+        let facts = || NodeFacts {
+            own_key: self.node.public_key,
+            private_key: self.node.private_key.clone(),
+            listen_port: self.node.listen_port,
+        };
+        let mut started = Vec::new();
+        for discovery in &self.node.discovery {
+            if self.plugins.iter().any(|plugin| plugin.origin().as_str() == discovery.name) {
+                continue;
+            }
+            match registry::build(&discovery.settings) {
+                Ok(plugin) => {
+                    let origin = Origin::new(&discovery.name);
+                    started.push(Instance::start(origin, plugin, facts(), self.to_plugins.clone()));
+                }
+                Err(error) => tracing::error!(discovery = %discovery.name, %error, "can't start"),
+            }
+        }
+        self.plugins.extend(started);
+        self.tell_interest();
+        for plugin in &self.plugins {
+            plugin.tell_records(self.records.clone());
+        }
+    }
+
+    async fn stop_plugins(&mut self, keep: impl Fn(&Instance) -> bool) {
+        let (kept, ended) = std::mem::take(&mut self.plugins).into_iter().partition(keep);
+        self.plugins = kept;
+        for plugin in ended {
+            plugin.stop().await;
+        }
+    }
+
+    fn tell_interest(&self) {
+        let interests: Arc<[_]> = spec::interests(&self.node, &self.interest).into();
+        for plugin in &self.plugins {
+            plugin.tell_peers(interests.clone());
+        }
+    }
+
+    fn forget_correspondents(&mut self) {
+        for address in self.correspondents.expire(boot_time()) {
+            if let Err(error) = self.raw.forbid_source(address) {
+                tracing::warn!(%error, "can't narrow the packet filter");
+            }
+        }
+    }
+
+    fn name_of(&self, key: &PeerKey) -> String {
+        let named = self.node.peers.iter().find(|peer| peer.key == *key);
+        named.map_or_else(|| key.short(), |peer| peer.name.clone())
+    }
+
+    async fn stop(&mut self) {
+        notify_systemd(&[sd_notify::NotifyState::Stopping]);
+        self.stop_plugins(|_| false).await;
+        tracing::info!(interface = %self.node.interface, "stopped; the tunnels stay up (`natpunch down` removes them)");
+    }
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "can't notify systemd");
+    }
+}

@@ -1,10 +1,34 @@
-//! `natpunch apply`.
+//! `natpunch apply`: run the agent.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::CliError;
 use super::args::ApplyArgs;
+use crate::agent::{self, Options, Outcome};
+use crate::control;
 
-pub(super) fn run(_: ApplyArgs) -> Result<ExitCode, CliError> {
-    Err(CliError::new("`natpunch apply` is not part of this build"))
+/// Exit code of `--once` when its deadline passed.
+const DEADLINE_PASSED: u8 = 3;
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// The mesh file is wrong, or the host can't do what it asks for.
+pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
+    let options = Options {
+        path: args.path,
+        private_key_file: args.private_key_file,
+        once: args.once.then(|| Duration::from_secs(args.deadline)),
+        runtime_dir: control::runtime_dir(),
+        state_dir: control::state_dir(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(agent::run(options));
+    // A name being resolved may hang for long; it must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    Ok(match outcome? {
+        Outcome::Done => ExitCode::SUCCESS,
+        Outcome::DeadlinePassed => ExitCode::from(DEADLINE_PASSED),
+    })
 }

@@ -1,10 +1,60 @@
-//! `natpunch down`.
+//! `natpunch down`: take a mesh off this host, and nothing else.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use super::CliError;
 use super::args::DownArgs;
+use crate::agent::AgentError;
+use crate::control::{self, Client, ControlError, Request};
 
-pub(super) fn run(_: DownArgs) -> Result<ExitCode, CliError> {
-    Err(CliError::new("`natpunch down` is not part of this build"))
+/// How long an agent may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Stops the agent, if one runs, and removes the interface with its addresses, routes and device process.
+///
+/// # Errors
+/// There is nothing of ours to remove, or it can't be removed.
+pub(super) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
+    let directory = control::runtime_dir();
+    let mut interfaces = natpunch_wg::managed(&directory);
+    if let Some(name) = &args.interface {
+        interfaces.retain(|interface| interface.name == *name);
+    }
+    let interface = match interfaces.as_slice() {
+        [one] => one,
+        [] => {
+            let which = args.interface.as_ref().map(|name| format!(" on interface {name}")).unwrap_or_default();
+            return Err(CliError::new(format!("no mesh is up on this host{which}"))
+                .help(format!("natpunch looked in {}; it removes only what it made", directory.display())));
+        }
+        several => {
+            let names: Vec<_> = several.iter().map(|interface| interface.name.as_str()).collect();
+            return Err(CliError::new(format!("several meshes are up: {}", names.join(", ")))
+                .help("say which one: `natpunch down --interface NAME`"));
+        }
+    };
+    stop_agent(&directory, &interface.name)?;
+    let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory).map_err(AgentError::from)?;
+    writeln!(anstream::stdout(), "mesh {} is down: {removed}", interface.owner)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stop_agent(directory: &std::path::Path, interface: &str) -> Result<(), CliError> {
+    let mut client = match Client::connect(directory, interface) {
+        Ok(client) => client,
+        Err(ControlError::NotRunning { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    client.ask(Request::Stop)?;
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while control::running(directory).iter().any(|name| name == interface) {
+        if Instant::now() > deadline {
+            return Err(CliError::new(format!("the agent of {interface} does not stop"))
+                .help("end its process, then run `natpunch down` again"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed its deadline.
 
+mod agents;
 mod apply;
 pub mod args;
 mod check;
@@ -31,10 +32,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = start_log(&cli).and_then(|()| match cli.command {
         Command::Apply(args) => apply::run(args),
-        Command::Plan(args) => plan::run(args),
+        Command::Plan(args) => plan::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Status(args) => status::run(args),
-        Command::Down(args) => down::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Down(args) => down::run(&args),
         Command::Serve(args) => Ok(serve::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Keygen => keygen::run(),

@@ -1,1 +1,56 @@
-//! The local control socket behind `status` and `down`.
+//! The local control socket behind `status` and `down`: one JSON object a line, each way.
+//!
+//! The socket is `NAME.agent.sock` in the runtime directory, with mode 0600, and only root and the agent's own user may
+//! speak to it (checked by the kernel's peer credentials, since a mode can be changed). A request is at most 4 KiB, a
+//! connection may send them for as long as it likes, and at most 16 connections are served at a time.
+
+mod client;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ControlError, running};
+pub use server::{Call, Server};
+
+/// What can be asked of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// The status of the mesh.
+    Status,
+    /// Stop, and leave the tunnels up.
+    Stop,
+    /// Read the mesh file again now.
+    Reload,
+}
+
+/// What an agent answers: the value asked for, or what went wrong.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done; the answer, if any.
+    Ok(serde_json::Value),
+    /// Not done; why.
+    Error(String),
+}
+
+/// Where agents keep their sockets: `$NATPUNCH_RUNTIME_DIR`, else `/run/natpunch`.
+pub fn runtime_dir() -> PathBuf {
+    std::env::var_os("NATPUNCH_RUNTIME_DIR").map_or_else(|| PathBuf::from("/run/natpunch"), PathBuf::from)
+}
+
+/// Where agents keep what must survive a reboot: `$NATPUNCH_STATE_DIR`, else `$STATE_DIRECTORY` (systemd), else
+/// `/var/lib/natpunch`.
+pub fn state_dir() -> PathBuf {
+    ["NATPUNCH_STATE_DIR", "STATE_DIRECTORY"]
+        .iter()
+        .find_map(std::env::var_os)
+        .map_or_else(|| PathBuf::from("/var/lib/natpunch"), PathBuf::from)
+}
+
+/// The control socket of the agent of this interface.
+pub fn socket_path(directory: &Path, interface: &str) -> PathBuf {
+    directory.join(format!("{interface}.agent.sock"))
+}

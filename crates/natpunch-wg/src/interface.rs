@@ -49,6 +49,17 @@ pub struct Removed {
     pub routes: usize,
 }
 
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self { interface: true, .. } => f.write_str("removed the interface with its addresses and routes"),
+            Self { peers, addresses, routes, .. } => {
+                write!(f, "removed {peers} peers, {addresses} addresses and {routes} routes")
+            }
+        }
+    }
+}
+
 /// What is on this host under the name of an interface.
 enum Present {
     Nothing,

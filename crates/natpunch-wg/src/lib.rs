@@ -34,4 +34,5 @@ pub use interface::{Applied, Interface, Removed, down};
 pub use kernel::KernelDevice;
 pub use plan::{Change, Plan};
 pub use spec::{BackendChoice, BackendKind, InterfaceSpec, PeerSpec};
+pub use state_file::{Managed, managed};
 pub use uapi::UapiDevice;

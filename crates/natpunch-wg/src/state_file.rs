@@ -48,6 +48,30 @@ pub(crate) fn make_runtime_dir(dir: &Path) -> Result<(), WgError> {
         .map_err(|e| WgError::io(format!("create directory {}", dir.display()), e))
 }
 
+/// An interface that natpunch made and did not take down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Managed {
+    /// Its name.
+    pub name: String,
+    /// The mesh that it belongs to.
+    pub owner: String,
+}
+
+/// The interfaces that natpunch made on this host and did not take down, sorted by name.
+pub fn managed(runtime_dir: &Path) -> Vec<Managed> {
+    let Ok(entries) = fs::read_dir(runtime_dir) else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let file = entry.ok()?.file_name().into_string().ok()?;
+            let name = file.strip_suffix(".state.json")?.to_owned();
+            let owner = read(runtime_dir, &name)?.owner;
+            Some(Managed { name, owner })
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
 /// Reads the file; a missing or damaged one is `None`.
 pub(crate) fn read(runtime_dir: &Path, name: &str) -> Option<StateFile> {
     let path = path(runtime_dir, name);

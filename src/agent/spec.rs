@@ -1,0 +1,103 @@
+//! What the resolved mesh file means for each part of the node: the device, the core, the plugins.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use natpunch_core::{MeshSpec, PeerSpec};
+use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_wg::{BackendChoice, InterfaceSpec};
+
+use crate::config::{Backend, DiscoverySettings, NodeConfig};
+
+/// The WireGuard interface that the mesh file asks for.
+///
+/// # Errors
+/// This program's own path is not known, so the embedded device can't be started.
+pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Result<InterfaceSpec> {
+    let mut routes: Vec<IpNet> = node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
+    // An address inside this node's own prefix is on-link already.
+    routes.retain(|route| !node.addresses.iter().any(|address| address.trunc().contains(route)));
+    routes.sort();
+    routes.dedup();
+    Ok(InterfaceSpec {
+        name: node.interface.clone(),
+        private_key: node.private_key.clone(),
+        listen_port: node.listen_port,
+        fwmark: node.fwmark,
+        mtu: node.mtu,
+        addresses: node.addresses.clone(),
+        routes,
+        peers: node
+            .peers
+            .iter()
+            .map(|peer| natpunch_wg::PeerSpec {
+                key: peer.key,
+                preshared_key: peer.preshared_key.clone(),
+                allowed_ips: peer.allowed_ips.clone(),
+                persistent_keepalive: peer.persistent_keepalive,
+                endpoint: None,
+            })
+            .collect(),
+        backend: match node.backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Kernel => BackendChoice::Kernel,
+            Backend::Userspace => BackendChoice::Userspace,
+            Backend::External => BackendChoice::External,
+        },
+        owner: node.mesh.clone(),
+        device_program: std::env::current_exe()?,
+        runtime_dir: runtime_dir.to_owned(),
+    })
+}
+
+/// What the core needs to know.
+pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
+    let mut overlay = node.networks.clone();
+    overlay.extend(node.addresses.iter().map(IpNet::trunc));
+    overlay.extend(node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()));
+    overlay.sort();
+    overlay.dedup();
+    MeshSpec {
+        private_key: node.private_key.clone(),
+        listen_port: node.listen_port,
+        overlay,
+        peers: node
+            .peers
+            .iter()
+            .map(|peer| PeerSpec {
+                key: peer.key,
+                name: peer.name.clone(),
+                managed: peer.managed,
+                preshared_key: peer.preshared_key.clone(),
+                persistent_keepalive: peer.persistent_keepalive,
+                listen_port: peer.listen_port,
+            })
+            .collect(),
+    }
+}
+
+/// What plugins are told of the peers, from what the core wants to know.
+pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -> Vec<PeerInterest> {
+    wanted
+        .iter()
+        .map(|interest| PeerInterest {
+            key: interest.peer,
+            wanted: interest.wanted,
+            endpoint: node.peers.iter().find(|peer| peer.key == interest.peer).and_then(|peer| peer.endpoint.clone()),
+            inbound_tag: RecordTag(interest.inbound_tag),
+        })
+        .collect()
+}
+
+/// Every STUN server that the file names, `HOST:PORT`.
+pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
+    let mut servers = node.stun_servers.clone();
+    for discovery in &node.discovery {
+        if let DiscoverySettings::Http(settings) = &discovery.settings {
+            servers.extend(settings.stun.iter().cloned());
+        }
+    }
+    servers.sort();
+    servers.dedup();
+    servers
+}

@@ -1,0 +1,104 @@
+//! The command line's end of the control socket. Blocking: these commands do one thing.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Reply, Request, socket_path};
+
+/// A mesh of 10,000 peers has a status of some MiB.
+const MAX_REPLY: u64 = 64 << 20;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why an agent could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No agent answers.
+    #[error("no natpunch agent answers at {path}")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It is not ours to ask.
+    #[error("may not open {path}: it belongs to the agent's user")]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The conversation failed.
+    #[error("the agent at {path} did not answer: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The agent refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A connection to an agent.
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the agent of `interface`.
+    ///
+    /// # Errors
+    /// No agent answers, or it is not ours to ask.
+    pub fn connect(directory: &Path, interface: &str) -> Result<Self, ControlError> {
+        let path = socket_path(directory, interface);
+        let connect = || -> io::Result<UnixStream> {
+            let stream = UnixStream::connect(&path)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            Ok(stream)
+        };
+        match connect() {
+            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream) }),
+            Err(source) => Err(match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning { path },
+                io::ErrorKind::PermissionDenied => ControlError::Denied { path },
+                _ => ControlError::Io { path, source },
+            }),
+        }
+    }
+
+    /// Asks and waits for the answer, at most 10 s.
+    ///
+    /// # Errors
+    /// The connection broke, or the agent refused.
+    pub fn ask(&mut self, request: Request) -> Result<serde_json::Value, ControlError> {
+        let mut exchange = || -> io::Result<Reply> {
+            let mut text = serde_json::to_vec(&request)?;
+            text.push(b'\n');
+            self.stream.get_mut().write_all(&text)?;
+            let mut line = String::new();
+            (&mut self.stream).take(MAX_REPLY).read_line(&mut line)?;
+            if line.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(serde_json::from_str(&line)?)
+        };
+        match exchange() {
+            Ok(Reply::Ok(value)) => Ok(value),
+            Ok(Reply::Error(problem)) => Err(ControlError::Refused(problem)),
+            Err(source) => Err(ControlError::Io { path: self.path.clone(), source }),
+        }
+    }
+}
+
+/// The interfaces whose agents have a socket in `directory`, sorted. Those of dead agents are left out.
+pub fn running(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".agent.sock").map(str::to_owned))
+        .filter(|name| UnixStream::connect(socket_path(directory, name)).is_ok())
+        .collect();
+    names.sort();
+    names
+}

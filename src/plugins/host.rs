@@ -1,0 +1,501 @@
+//! The plugin host: runs each discovery instance as a task of its own, stamps the origin of what it offers, bounds
+//! rate and count, and starts it again with back-off when it fails.
+//!
+//! A plugin never blocks the agent: what it offers goes through one bounded channel and is dropped, with a count,
+//! when the agent can't keep up; what it is told is kept as the newest state, not as a backlog.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use natpunch_plugin::{
+    BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord, SecretKey,
+};
+use natpunch_types::{Candidate, Origin, canonical};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Offers of one plugin that wait for the agent; more are dropped.
+const EVENT_QUEUE: usize = 1024;
+/// Datagrams that wait for a plugin; the oldest are dropped.
+const DATAGRAM_QUEUE: usize = 64;
+/// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few seconds.
+const OFFERS_PER_SECOND: u32 = 4096;
+/// The first and the longest pause before a failed plugin is run again.
+const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// How long a plugin may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What plugins tell the agent.
+#[derive(Debug)]
+pub enum PluginEvent {
+    /// An address of a peer.
+    Candidate {
+        /// The peer.
+        peer: PeerKey,
+        /// The address, with its origin stamped.
+        candidate: Candidate,
+    },
+    /// A sealed record.
+    Record {
+        /// Which instance found it.
+        origin: Origin,
+        /// The record.
+        record: SealedRecord,
+    },
+    /// A datagram to send from WireGuard's port.
+    Send {
+        /// Which instance sends it, and gets the replies.
+        origin: Origin,
+        /// Where to.
+        destination: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
+}
+
+/// What every plugin instance may know of this node.
+pub struct NodeFacts {
+    /// This node's public key.
+    pub own_key: PeerKey,
+    /// Its private key, for plugins that authenticate with it.
+    pub private_key: SecretKey,
+    /// WireGuard's listen port.
+    pub listen_port: u16,
+}
+
+/// One running instance of `[discovery.NAME]`.
+pub struct Instance {
+    origin: Origin,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// The state behind a plugin's [`Host`].
+struct Shared {
+    origin: Origin,
+    facts: NodeFacts,
+    may_use_key: bool,
+    may_use_port: bool,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    events: mpsc::Sender<PluginEvent>,
+    dropped: AtomicU64,
+    meter: Mutex<Meter>,
+    health: Mutex<Health>,
+}
+
+/// The newest of everything that a plugin has not fetched yet.
+#[derive(Default)]
+struct Inbox {
+    shutdown: bool,
+    network_changed: bool,
+    peers: Option<Arc<[PeerInterest]>>,
+    records: Option<Arc<[SealedRecord]>>,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// The newest state, told again to a plugin that was restarted.
+    last_peers: Option<Arc<[PeerInterest]>>,
+    last_records: Option<Arc<[SealedRecord]>>,
+}
+
+struct Meter {
+    since: Instant,
+    offers: u32,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    fn take(&mut self) -> Option<Input> {
+        if self.shutdown {
+            return Some(Input::Shutdown);
+        }
+        if let Some(peers) = self.peers.take() {
+            return Some(Input::Peers(peers));
+        }
+        if std::mem::take(&mut self.network_changed) {
+            return Some(Input::NetworkChanged);
+        }
+        if let Some(records) = self.records.take() {
+            return Some(Input::Records(records));
+        }
+        self.datagrams.pop_front().map(|(source, payload)| Input::Datagram { source, payload })
+    }
+}
+
+impl Shared {
+    fn tell(&self, change: impl FnOnce(&mut Inbox)) {
+        change(&mut lock(&self.inbox));
+        self.wake.notify_one();
+    }
+
+    /// Counts an offer; false when the plugin offers too much.
+    fn admit(&self) -> bool {
+        let mut meter = lock(&self.meter);
+        let now = Instant::now();
+        if now.duration_since(meter.since) >= Duration::from_secs(1) {
+            *meter = Meter { since: now, offers: 0 };
+        }
+        meter.offers += 1;
+        let admitted = meter.offers <= OFFERS_PER_SECOND;
+        if !admitted {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    fn emit(&self, event: PluginEvent) {
+        if self.admit() && self.events.try_send(event).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Host for Shared {
+    fn own_key(&self) -> PeerKey {
+        self.facts.own_key
+    }
+
+    fn private_key(&self) -> Option<SecretKey> {
+        self.may_use_key.then(|| self.facts.private_key.clone())
+    }
+
+    fn listen_port(&self) -> u16 {
+        self.facts.listen_port
+    }
+
+    fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
+        Box::pin(async move {
+            loop {
+                if let Some(input) = lock(&self.inbox).take() {
+                    return input;
+                }
+                self.wake.notified().await;
+            }
+        })
+    }
+
+    fn observe(&self, observation: Observation) {
+        let candidate = Candidate {
+            address: canonical(observation.address),
+            kind: observation.kind,
+            origin: self.origin.clone(),
+            lifetime: observation.lifetime,
+        };
+        self.emit(PluginEvent::Candidate { peer: observation.peer, candidate });
+    }
+
+    fn deliver(&self, record: SealedRecord) {
+        if record.blob.len() <= SealedRecord::MAX {
+            self.emit(PluginEvent::Record { origin: self.origin.clone(), record });
+        }
+    }
+
+    fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
+        if self.may_use_port {
+            let destination = canonical(destination);
+            self.emit(PluginEvent::Send { origin: self.origin.clone(), destination, payload });
+        }
+    }
+
+    fn random(&self, buffer: &mut [u8]) {
+        super::fill_random(buffer);
+    }
+
+    fn report(&self, health: Health) {
+        let mut current = lock(&self.health);
+        if *current != health {
+            match &health {
+                Health::Good(note) => tracing::info!(discovery = %self.origin, "{note}"),
+                Health::Bad(problem) => tracing::warn!(discovery = %self.origin, "{problem}"),
+            }
+            *current = health;
+        }
+    }
+}
+
+impl Instance {
+    /// Starts a plugin under the name `origin`.
+    pub fn start(
+        origin: Origin,
+        mut plugin: Box<dyn Discovery>,
+        facts: NodeFacts,
+        events: mpsc::Sender<PluginEvent>,
+    ) -> Self {
+        let descriptor = plugin.descriptor();
+        let shared = Arc::new(Shared {
+            origin: origin.clone(),
+            facts,
+            may_use_key: descriptor.needs_private_key,
+            may_use_port: descriptor.needs_wireguard_port,
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            events,
+            dropped: AtomicU64::new(0),
+            meter: Mutex::new(Meter { since: Instant::now(), offers: 0 }),
+            health: Mutex::new(Health::Good("starting".to_owned())),
+        });
+        let host = shared.clone();
+        let task = tokio::spawn(async move {
+            let mut backoff = RESTART_BACKOFF.0;
+            loop {
+                let started = Instant::now();
+                let outcome = plugin.run(host.clone()).await;
+                if lock(&host.inbox).shutdown {
+                    return;
+                }
+                let problem = match outcome {
+                    Ok(()) => "stopped by itself".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                if started.elapsed() > RESTART_BACKOFF.1 {
+                    backoff = RESTART_BACKOFF.0;
+                }
+                host.report(Health::Bad(format!("{problem}; runs again in {} s", backoff.as_secs())));
+                tokio::select! {
+                    () = tokio::time::sleep(backoff) => {}
+                    () = shutdown_told(&host) => return,
+                }
+                backoff = (backoff * 2).min(RESTART_BACKOFF.1);
+                let mut inbox = lock(&host.inbox);
+                inbox.peers = inbox.last_peers.clone();
+                inbox.records = inbox.last_records.clone();
+            }
+        });
+        Self { origin, shared, task }
+    }
+
+    /// Its name in the mesh file.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// How it is doing, and how many of its offers were dropped.
+    pub fn health(&self) -> (Health, u64) {
+        (lock(&self.shared.health).clone(), self.shared.dropped.load(Ordering::Relaxed))
+    }
+
+    /// The peers of interest, complete.
+    pub fn tell_peers(&self, peers: Arc<[PeerInterest]>) {
+        self.shared.tell(|inbox| {
+            inbox.last_peers = Some(peers.clone());
+            inbox.peers = Some(peers);
+        });
+    }
+
+    /// The records to publish, complete.
+    pub fn tell_records(&self, records: Arc<[SealedRecord]>) {
+        self.shared.tell(|inbox| {
+            inbox.last_records = Some(records.clone());
+            inbox.records = Some(records);
+        });
+    }
+
+    /// The network changed.
+    pub fn tell_network_changed(&self) {
+        self.shared.tell(|inbox| inbox.network_changed = true);
+    }
+
+    /// A datagram from an address that it has sent to.
+    pub fn tell_datagram(&self, source: SocketAddr, payload: Vec<u8>) {
+        self.shared.tell(|inbox| {
+            if inbox.datagrams.len() >= DATAGRAM_QUEUE {
+                inbox.datagrams.pop_front();
+            }
+            inbox.datagrams.push_back((source, payload));
+        });
+    }
+
+    /// Asks it to stop and waits a little; then it is aborted.
+    pub async fn stop(mut self) {
+        self.shared.tell(|inbox| inbox.shutdown = true);
+        if tokio::time::timeout(STOP_DEADLINE, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.shared.tell(|inbox| inbox.shutdown = true);
+    }
+}
+
+async fn shutdown_told(shared: &Shared) {
+    loop {
+        if lock(&shared.inbox).shutdown {
+            return;
+        }
+        shared.wake.notified().await;
+    }
+}
+
+/// The channel that plugins offer into.
+pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
+    mpsc::channel(EVENT_QUEUE)
+}
+
+/// Which instance gets the datagrams of which server: an address is known for a minute after the last datagram sent.
+#[derive(Debug, Default)]
+pub struct Correspondents {
+    by_address: BTreeMap<SocketAddr, (Origin, Duration)>,
+}
+
+impl Correspondents {
+    /// How long replies are awaited.
+    const LIFETIME: Duration = Duration::from_secs(60);
+    /// The most addresses at one time (the packet filter's bound).
+    const MAX: usize = 64;
+
+    /// Notes that `origin` sent to `address` at `now`. True when the address is new, so the packet filter must learn
+    /// it; `None` when there is no room.
+    pub fn sent(&mut self, origin: &Origin, address: SocketAddr, now: Duration) -> Option<bool> {
+        let known = self.by_address.contains_key(&address);
+        if !known && self.by_address.len() >= Self::MAX {
+            return None;
+        }
+        self.by_address.insert(address, (origin.clone(), now + Self::LIFETIME));
+        Some(!known)
+    }
+
+    /// The instance that corresponds with `source`.
+    pub fn of(&self, source: &SocketAddr) -> Option<&Origin> {
+        self.by_address.get(source).map(|(origin, _)| origin)
+    }
+
+    /// Forgets the addresses whose time is over, and returns them.
+    pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
+        let over: Vec<_> =
+            self.by_address.iter().filter(|(_, (_, until))| *until <= now).map(|(address, _)| *address).collect();
+        for address in &over {
+            self.by_address.remove(address);
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use natpunch_plugin::{CandidateKind, Descriptor, PluginError};
+
+    fn facts() -> NodeFacts {
+        NodeFacts {
+            own_key: PeerKey::from_bytes([1; 32]),
+            private_key: SecretKey::from_bytes([2; 32]),
+            listen_port: 20_000,
+        }
+    }
+
+    fn descriptor() -> Descriptor {
+        Descriptor { id: "test", needs_private_key: false, needs_wireguard_port: false, carries_records: false }
+    }
+
+    struct Scripted<F>(F);
+
+    impl<F> Discovery for Scripted<F>
+    where
+        F: FnMut(Arc<dyn Host>) -> BoxFuture<'static, Result<(), PluginError>> + Send + 'static,
+    {
+        fn descriptor(&self) -> Descriptor {
+            descriptor()
+        }
+        fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
+            (self.0)(host)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_cannot_name_its_own_origin_and_gets_no_key_it_did_not_declare() {
+        let (events, mut received) = channel();
+        let plugin = Scripted(|host: Arc<dyn Host>| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                assert!(host.private_key().is_none());
+                host.send_from_wireguard_port("192.0.2.1:1".parse().unwrap(), vec![1]);
+                host.observe(Observation {
+                    peer: PeerKey::from_bytes([3; 32]),
+                    address: "[::ffff:192.0.2.7]:9".parse().unwrap(),
+                    kind: CandidateKind::Reflexive,
+                    lifetime: Duration::from_secs(60),
+                });
+                std::future::pending().await
+            })
+        });
+        let _instance = Instance::start(Origin::new("web"), Box::new(plugin), facts(), events);
+        let Some(PluginEvent::Candidate { candidate, .. }) = received.recv().await else { panic!("no candidate") };
+        assert_eq!(candidate.origin.as_str(), "web");
+        assert_eq!(candidate.address, "192.0.2.7:9".parse().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_plugin_is_run_again_with_growing_pauses_and_told_the_newest_state() {
+        let (events, _received) = channel();
+        let (seen, mut starts) = mpsc::unbounded_channel();
+        let plugin = Scripted(move |host: Arc<dyn Host>| -> BoxFuture<'static, _> {
+            let seen = seen.clone();
+            Box::pin(async move {
+                if matches!(host.next().await, Input::Peers(_)) {
+                    let _ = seen.send(Instant::now());
+                }
+                Err(PluginError::Failed("no route".to_owned()))
+            })
+        });
+        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), events);
+        instance.tell_peers(Arc::from([]));
+        let mut times = Vec::new();
+        for _ in 0..4 {
+            times.push(starts.recv().await.unwrap());
+        }
+        let pauses: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4]);
+        assert!(matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_offers_is_bounded_and_does_not_block_the_plugin() {
+        let (events, mut received) = channel();
+        let plugin = Scripted(|host: Arc<dyn Host>| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                for port in 1..=60_000u16 {
+                    host.observe(Observation {
+                        peer: PeerKey::from_bytes([3; 32]),
+                        address: SocketAddr::from(([192, 0, 2, 1], port)),
+                        kind: CandidateKind::Host,
+                        lifetime: Duration::from_secs(60),
+                    });
+                }
+                host.report(Health::Good("done".to_owned()));
+                std::future::pending().await
+            })
+        });
+        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), events);
+        tokio::task::yield_now().await;
+        let mut count = 0;
+        while received.try_recv().is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, EVENT_QUEUE);
+        assert_eq!(instance.health().1, 60_000 - EVENT_QUEUE as u64);
+    }
+
+    #[test]
+    fn replies_reach_the_instance_that_asked_for_one_minute() {
+        let mut known = Correspondents::default();
+        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
+        assert_eq!(known.sent(&Origin::new("a"), address, Duration::ZERO), Some(true));
+        assert_eq!(known.sent(&Origin::new("a"), address, Duration::from_secs(30)), Some(false));
+        assert!(known.expire(Duration::from_secs(60)).is_empty());
+        assert_eq!(known.of(&address), Some(&Origin::new("a")));
+        assert_eq!(known.expire(Duration::from_secs(90)), [address]);
+        assert_eq!(known.of(&address), None);
+        for port in 0..64 {
+            known.sent(&Origin::new("a"), SocketAddr::from(([192, 0, 2, 2], port)), Duration::ZERO);
+        }
+        assert_eq!(known.sent(&Origin::new("a"), address, Duration::ZERO), None, "no room");
+    }
+}
