@@ -172,11 +172,9 @@ impl Server {
     fn register(&mut self, key: PeerKey, source: SocketAddrV4, now: Duration) -> Option<()> {
         let known = self.registrations.get(&key).map(|registration| (registration.address, registration.seen));
         match known {
-            Some((address, seen)) if address != source => {
-                if now.saturating_sub(seen) < self.config.hold {
-                    self.counters.held += 1;
-                    return None;
-                }
+            Some((address, seen)) if address != source && now.saturating_sub(seen) < self.config.hold => {
+                self.counters.held += 1;
+                return None;
             }
             None if self.registrations.len() >= self.config.max_keys => {
                 self.counters.full += 1;

@@ -86,7 +86,7 @@ fn an_answer_that_comes_within_the_quiet_time_is_never_taken_for_another_peers()
         network.client.set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
         network.run(60 * SECOND, |_| {
             let dice = random();
-            (dice % 5 != 0).then(|| MS * (dice / 5 % 2000))
+            (!dice.is_multiple_of(5)).then(|| MS * (dice / 5 % 2000))
         });
         assert!(network.found.len() > 10);
         for (at, peer, found) in &network.found {
