@@ -21,7 +21,7 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 	tests/vm/run
 
 sim: ## the simulator's scenarios over many more seeds
-	cargo test --locked --package natpunch-sim --no-fail-fast -- --include-ignored
+	cargo test --locked --test sim --no-fail-fast -- --include-ignored
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh test
