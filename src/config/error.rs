@@ -221,23 +221,30 @@ impl std::error::Error for ConfigErrors {}
 /// Masks the value in a line that seems to hold a secret in plain, keeping its length so that columns stay right.
 fn mask_secret(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    let secret = ["private", "preshared", "secret", "psk", "password"]
+    let secret = ["private", "presharedkey", "preshared_key", "preshared-key", "secret", "psk", "password"]
         .iter()
         .filter_map(|word| lower.find(word))
         .filter_map(|at| lower.get(at..).and_then(|rest| rest.find('=')).map(|equals| (at, at + equals)))
-        .filter(|(at, equals)| lower.get(*at..*equals).is_some_and(|key| !key.contains("_file")))
+        .filter(|(at, equals)| {
+            // A path may be shown, unless a key stands in its place.
+            let is_path = lower.get(*at..*equals).is_some_and(|key| key.contains("_file"));
+            !is_path || line.get(equals + 1..).is_some_and(holds_key)
+        })
         .map(|(_, equals)| equals)
         .min();
-    match secret {
-        Some(equals) => line
-            .char_indices()
-            .flat_map(|(at, c)| {
-                let masked = at > equals && (c.is_ascii_alphanumeric() || "+/=".contains(c) || !c.is_ascii());
-                std::iter::repeat_n(if masked { '*' } else { c }, if masked { c.len_utf8() } else { 1 })
-            })
-            .collect(),
-        None => line.to_owned(),
+    let Some(equals) = secret else { return line.to_owned() };
+    let mut masked = String::with_capacity(line.len());
+    for (at, c) in line.char_indices() {
+        let hide = at > equals && (c.is_ascii_alphanumeric() || "+/=".contains(c) || !c.is_ascii());
+        if hide { masked.extend(std::iter::repeat_n('*', c.len_utf8())) } else { masked.push(c) }
     }
+    masked
+}
+
+/// Whether a text holds something as long as a key in base64.
+fn holds_key(text: &str) -> bool {
+    let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+    text.split(|c| !base64(c) && c != '=').any(|word| word.len() == 44 && word.ends_with('='))
 }
 
 #[cfg(test)]
@@ -248,6 +255,8 @@ mod tests {
     fn a_secret_in_plain_is_masked_and_columns_stay() {
         assert_eq!(mask_secret("private_key = \"aGk=\""), "private_key = \"****\"");
         assert_eq!(mask_secret("x = { PresharedKey = 'é' }"), "x = { PresharedKey = '**' }");
+        let key = "c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3M=";
+        assert!(!mask_secret(&format!("private_key_file = '{key}'")).contains(key));
         for plain in ["private_key_file = \"/etc/k\"", "public_key = \"aGk=\"", "# private"] {
             assert_eq!(mask_secret(plain), plain);
         }

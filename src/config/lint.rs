@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::model::{DiscoverySettings, MeshConfig, PeerConfig};
+use super::model::{DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::read::Quoted;
 
 /// IPv6 needs links of this MTU at least, in bytes (RFC 8200, 5).
@@ -53,13 +53,13 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             let finding = ConfigError::at(place(mesh, name), message).label("Linux refuses IPv6 on such an interface");
             findings.push(finding.help(format!("IPv6 needs an MTU of {IPV6_MTU} bytes at least")));
         }
-        let pairs_only = !peer.managed && peer.interface != super::model::InterfaceConfig::default();
-        if pairs_only {
+        // Its listen port tells the others where it answers.
+        let unused = InterfaceConfig { listen_port: None, ..peer.interface.clone() };
+        if !peer.managed && unused != InterfaceConfig::default() {
             let message = format!("`{}` is a plain WireGuard peer: natpunch sets up no interface on it", Quoted(name));
-            let finding = ConfigError::at(place(mesh, name), message).label("its [interface] is used by nobody");
-            findings.push(
-                finding.help("remove the section [peers.NAME.interface]; only its listen_port tells others something"),
-            );
+            let finding =
+                ConfigError::at(place(mesh, name), message).label("these interface settings are used by nobody");
+            findings.push(finding.help("set it up on the peer itself, and keep nothing but listen_port here"));
         }
     }
     let managed = mesh.peers.values().filter(|peer| peer.managed).count();

@@ -1,5 +1,6 @@
 //! From a path to a valid mesh: read, parse, merge, validate.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::ops::Range;
@@ -56,23 +57,34 @@ pub fn load(path: &Path) -> Result<MeshConfig, ConfigErrors> {
     }
     let sources = Arc::new(sources);
     let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
-    let mut merged = RawFile::default();
+    let mut parts = Parts { raw: RawFile::default(), unusable: BTreeSet::new(), complete: errors.is_empty() };
     for (index, source) in sources.0.iter().enumerate() {
         if broken.contains(&index) {
             continue;
         }
-        let mut reader = Reader { file: index, errors: Vec::new() };
-        if let Some(raw) = parse(source, &mut reader) {
-            merge(&mut merged, raw, &mut reader.errors);
+        let mut reader = Reader { file: index, errors: Vec::new(), unusable: BTreeSet::new() };
+        match parse(source, &mut reader) {
+            Some(raw) => merge(&mut parts.raw, raw, &mut reader.errors),
+            None => parts.complete = false,
         }
         errors.append(&mut reader.errors);
+        parts.unusable.append(&mut reader.unusable);
     }
-    let complete = errors.is_empty();
-    let mesh = super::validate::validate(merged, complete, &sources, content_hash, &mut errors);
+    let mesh = super::validate::validate(parts, &sources, content_hash, &mut errors);
     match mesh {
         Some(mesh) if errors.is_empty() => Ok(mesh),
         _ => Err(ConfigErrors::new(errors, sources)),
     }
+}
+
+/// What was read of all files.
+pub(super) struct Parts {
+    /// The merged sections.
+    pub(super) raw: RawFile,
+    /// Keys that are there, but with values that can't be used, in whole or in part.
+    pub(super) unusable: BTreeSet<String>,
+    /// Whether all files could be read: else nothing can be said to be missing.
+    pub(super) complete: bool,
 }
 
 /// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the hash only tells

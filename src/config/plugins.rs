@@ -135,11 +135,15 @@ fn settings<T: DeserializeOwned + JsonSchema>(
         });
         match culprit {
             Some((key, span)) => {
-                let message = format!("bad value of `{}`: {}", path.join(&key), error.message());
-                reader.report(
-                    ConfigError::at(reader.place(Some(span)), message)
-                        .help("see docs/config.md for this plugin's settings"),
-                );
+                // serde's own words: "invalid type: integer `5`, expected a string".
+                let (problem, expected) = error.message().split_once(", expected ").unwrap_or((error.message(), ""));
+                let message = format!("bad value of `{}`: {problem}", path.join(&key));
+                let mut error = ConfigError::at(reader.place(Some(span)), message);
+                if !expected.is_empty() {
+                    error = error
+                        .label(format!("expected {}", if is_unsigned(expected) { "a whole number" } else { expected }));
+                }
+                reader.report(error.help("docs/config.md has the settings of every plugin"));
                 values.remove(&key);
             }
             // A required key is missing: reported above, or it was taken out.
@@ -151,6 +155,10 @@ fn settings<T: DeserializeOwned + JsonSchema>(
         }
     }
     None
+}
+
+fn is_unsigned(expected: &str) -> bool {
+    matches!(expected, "u8" | "u16" | "u32" | "u64")
 }
 
 /// Checks the form of the settings that all plugins name alike; false if it was reported.

@@ -34,6 +34,7 @@ section! {
 
 section! {
     /// The mesh as a whole.
+    #[schemars(rename = "Mesh")]
     struct RawMesh {
         /// Name of the mesh, a DNS label. The interface is named `wg-NAME` if nothing else is said.
         #[schemars(required)]
@@ -46,6 +47,7 @@ section! {
 
 section! {
     /// WireGuard interface settings.
+    #[schemars(rename = "Interface")]
     struct RawInterface {
         /// Name of the interface. Default: `wg-` and the name of the mesh.
         name: InterfaceName,
@@ -69,6 +71,7 @@ section! {
 
 section! {
     /// STUN servers.
+    #[schemars(rename = "Stun")]
     struct RawStun {
         /// The servers, each `HOST:PORT`.
         servers: Vec<Located<HostPort>>,
@@ -77,6 +80,7 @@ section! {
 
 section! {
     /// A member of the mesh.
+    #[schemars(rename = "Peer")]
     struct RawPeer requires {
         public_key: "add a line: public_key = \"…\", as `natpunch pubkey < KEYFILE` prints it on that peer",
         addresses: "add a line with an address of one of `mesh.networks`: addresses = [\"10.77.0.2\"]",
@@ -105,6 +109,7 @@ section! {
 
 section! {
     /// A preshared key of two peers, on top of their key pairs.
+    #[schemars(rename = "Preshared")]
     struct RawPreshared requires {
         peers: "add a line: peers = [\"laptop\", \"nas\"]",
         preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\"",

@@ -1,5 +1,6 @@
 //! Reading a parsed TOML document section by section: every error is kept, with its place, and reading goes on.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -84,6 +85,8 @@ fn is_invisible(c: char) -> bool {
 pub(super) struct Reader {
     pub(super) file: usize,
     pub(super) errors: Vec<ConfigError>,
+    /// Keys that are there, but with values that can't be used, in whole or in part.
+    pub(super) unusable: BTreeSet<String>,
 }
 
 impl Reader {
@@ -107,8 +110,11 @@ impl Reader {
         let item = table.get(key)?;
         let key_place = self.key_place(table, key);
         let place = item.span().map_or(key_place, |span| self.place(Some(span)));
-        let value = T::read(item, place, &path.join(key), self)?;
-        Some(Located { value, place, key: key_place })
+        let value = T::read(item, place, &path.join(key), self);
+        if value.is_none() {
+            self.unusable.insert(path.join(key).to_string());
+        }
+        value.map(|value| Located { value, place, key: key_place })
     }
 
     /// Reports every key of a table that is not one of `known`.
@@ -254,7 +260,10 @@ impl<T: Value> Value for Vec<Located<T>> {
             (_, Some(tables)) => tables.iter().map(|table| Item::Table(table.clone())).collect(),
             _ => {
                 let error = ConfigError::at(place, format!("wrong type: `{path}` is not an array"));
-                let help = "write it as an array, in square brackets, even with one element: [ … ]";
+                let help = match item.as_str() {
+                    Some(text) => format!("write it in square brackets: {} = [\"{}\"]", path.name, Quoted(text)),
+                    None => "write it as an array, in square brackets, even with one element: [ … ]".to_owned(),
+                };
                 reader.report(error.label("expected an array").help(help));
                 return None;
             }
@@ -262,9 +271,12 @@ impl<T: Value> Value for Vec<Located<T>> {
         let mut read = Vec::with_capacity(elements.len());
         for element in &elements {
             let place = reader.place(element.span());
-            // An element that is wrong is reported and left out.
-            if let Some(value) = T::read(element, place, path, reader) {
-                read.push(Located { value, place, key: place });
+            match T::read(element, place, path, reader) {
+                Some(value) => read.push(Located { value, place, key: place }),
+                // Reported, and left out.
+                None => {
+                    reader.unusable.insert(path.to_string());
+                }
             }
         }
         Some(read)
@@ -314,9 +326,9 @@ pub(super) trait Section {
 /// list. Its JSON schema and the reference manual come from the same doc comments.
 macro_rules! section {
     ($(#[$meta:meta])* struct $name:ident $(requires { $($required:ident: $help:literal,)* })? { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
-        $(#[$meta])*
         #[derive(Debug, Clone, Default, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
+        $(#[$meta])*
         pub(super) struct $name {
             $($(#[$field_meta])* pub(super) $field: $crate::config::read::Field<$type>,)*
         }

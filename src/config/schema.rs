@@ -9,18 +9,21 @@ use super::raw::RawFile;
 
 /// The JSON schema (draft 2020-12) of the mesh file.
 pub fn schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().with_transform(WithoutNull).into_generator();
+    let generator = SchemaSettings::draft2020_12().with_transform(ForToml).into_generator();
     let mut schema = generator.into_root_schema_for::<RawFile>();
     schema.insert("title".to_owned(), "natpunch mesh".into());
     schema.to_value()
 }
 
-/// TOML has no null: a key is there or it is not.
+/// TOML has no null: a key is there or it is not. And the lines of a doc comment are those of the source.
 #[derive(Clone)]
-struct WithoutNull;
+struct ForToml;
 
-impl Transform for WithoutNull {
+impl Transform for ForToml {
     fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::String(description)) = schema.get_mut("description") {
+            *description = description.replace('\n', " ");
+        }
         if let Some(Value::Array(types)) = schema.get_mut("type") {
             types.retain(|kind| kind != "null");
             if let [only] = types.as_slice() {

@@ -1,7 +1,7 @@
 //! What must be true of a mesh as a whole.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,29 +10,31 @@ use ipnet::IpNet;
 use natpunch_types::PeerKey;
 
 use super::error::{ConfigError, Place, Sources};
-use super::load::twice;
+use super::load::{Parts, twice};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
-use super::raw::{Named, RawDiscovery, RawFile, RawInterface, RawMesh, RawPeer, RawPreshared};
+use super::raw::{Named, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
 use super::value::{DnsLabel, InterfaceName, Network};
 
-/// Checks the merged file and gives its meaning. `complete` is false if parts of it could not be read: then nothing is
-/// said to be missing.
+/// Checks the merged files and gives their meaning.
 pub(super) fn validate(
-    raw: RawFile,
-    complete: bool,
+    parts: Parts,
     sources: &Arc<Sources>,
     content_hash: [u8; 32],
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
-    let mut check = Check { sources, complete, errors, places: Places::default() };
+    let Parts { raw, unusable, complete } = parts;
+    let mut check = Check { sources, complete, unusable, errors, places: Places::default() };
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
-    let peers = check.peers(raw.peers, mesh.as_ref().map(|(_, networks)| networks.as_slice()));
+    // With a network that could not be read, nothing can be said to be outside of the networks.
+    let all_known = check.is_all_read("mesh.networks");
+    let networks = mesh.as_ref().map(|(_, networks)| networks.as_slice()).filter(|_| all_known);
+    let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers);
     let preshared_key_files = check.preshared(raw.preshared);
     let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
@@ -73,6 +75,7 @@ pub(super) struct Places {
 struct Check<'a> {
     sources: &'a Sources,
     complete: bool,
+    unusable: BTreeSet<String>,
     errors: &'a mut Vec<ConfigError>,
     places: Places,
 }
@@ -89,9 +92,14 @@ impl Check<'_> {
         self.errors.push(ConfigError::at(place, format!("{what} is missing")).label(label).help(help));
     }
 
-    /// A whole section is missing: said only if every file could be read.
+    /// Whether nothing of a key stands in the files beyond what could be read.
+    fn is_all_read(&self, key: &str) -> bool {
+        self.complete && !self.unusable.contains(key)
+    }
+
+    /// A whole section is missing.
     fn missing_section(&mut self, section: &str, help: &str) {
-        if let (true, Some(source)) = (self.complete, self.sources.0.first()) {
+        if let (true, Some(source)) = (self.is_all_read(section), self.sources.0.first()) {
             let message = format!("the section [{section}] is missing");
             self.errors.push(ConfigError::of(&source.path, message).help(help));
         }
@@ -103,10 +111,10 @@ impl Check<'_> {
             return None;
         };
         let RawMesh { name, networks } = mesh.value;
-        if name.is_none() && self.complete {
+        if name.is_none() && self.is_all_read("mesh.name") {
             self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
         }
-        if self.complete && networks.as_ref().is_none_or(|networks| networks.value.is_empty()) {
+        if networks.as_ref().is_none_or(|networks| networks.value.is_empty()) && self.is_all_read("mesh.networks") {
             let place = networks.as_ref().map_or(mesh.key, |networks| networks.place);
             let help = "add the networks of the mesh's own addresses: networks = [\"10.77.0.0/16\"]";
             self.missing(place, "`mesh.networks`", "a mesh needs at least one network", help);
@@ -168,7 +176,7 @@ impl Check<'_> {
                 }
                 Entry::Vacant(entry) => entry.insert(peer.key),
             };
-            self.claims(&peer.value, names.len(), networks, &mut claims);
+            self.claims(&name, &peer.value, names.len(), networks, &mut claims);
             if let Some(peer) = self.peer(peer.value, &mut keys) {
                 result.insert(name.clone(), peer);
             }
@@ -207,10 +215,17 @@ impl Check<'_> {
     }
 
     /// Notes what a peer claims, and checks that its addresses are the mesh's.
-    fn claims(&mut self, raw: &RawPeer, peer: usize, networks: Option<&[Located<Network>]>, claims: &mut Vec<Claim>) {
+    fn claims(
+        &mut self,
+        name: &str,
+        raw: &RawPeer,
+        peer: usize,
+        networks: Option<&[Located<Network>]>,
+        claims: &mut Vec<Claim>,
+    ) {
         if let Some(addresses) = &raw.addresses
             && addresses.value.is_empty()
-            && self.complete
+            && self.is_all_read(&format!("peers.{name}.addresses"))
         {
             let help = "write an address of one of `mesh.networks`, such as [\"10.77.0.2\"]";
             self.missing(addresses.place, "the peer's address", "a peer has at least one", help);
@@ -336,7 +351,9 @@ impl Check<'_> {
                 continue;
             }
             for name in &pair.value {
-                if !self.places.peers.contains_key(&name.value.0) && self.complete {
+                if !self.places.peers.contains_key(&name.value.0)
+                    && self.is_all_read(&format!("peers.{}", name.value.0))
+                {
                     let known: Vec<&str> = self.places.peers.keys().map(String::as_str).collect();
                     let message = format!("there is no peer `{}`", Quoted(&name.value.0));
                     let error = ConfigError::at(name.place, message).label("not a peer of this mesh");
@@ -349,8 +366,9 @@ impl Check<'_> {
             let names = (first.clone(), second.clone());
             match seen.entry(names.clone()) {
                 Entry::Occupied(earlier) => {
-                    let message = format!("the preshared key of `{}` and `{}`", Quoted(first), Quoted(second));
-                    self.errors.push(twice(&message, pair.place, *earlier.get()));
+                    let message = format!("two preshared keys for `{}` and `{}`", Quoted(first), Quoted(second));
+                    let error = ConfigError::at(pair.place, message).label("named again here");
+                    self.errors.push(error.also(*earlier.get(), "first named here").help("remove one of the two"));
                 }
                 Entry::Vacant(entry) => {
                     entry.insert(pair.place);

@@ -1,0 +1,22 @@
+//! The mesh file, from text to this node's part of a mesh.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "config/cli.rs"]
+mod cli;
+#[path = "config/examples.rs"]
+mod examples;
+#[path = "config/mutations.rs"]
+mod mutations;
+#[path = "config/node.rs"]
+mod node;
+#[path = "config/reference.rs"]
+mod reference;
+#[path = "config/scale.rs"]
+mod scale;
+#[path = "config/snapshots.rs"]
+mod snapshots;
+#[path = "config/support.rs"]
+mod support;
+#[path = "config/watch.rs"]
+mod watch;
