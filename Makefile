@@ -2,6 +2,7 @@
 
 # ip and nft live in sbin, which is not on every user's path.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help demo test test-vm sim measure bench lint
@@ -25,7 +26,7 @@ sim: ## the simulator's scenarios over many more seeds
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh test
-	cargo test --locked --release --test lab -- --ignored --nocapture --test-threads=1 measure
+	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 measure | grep -E '^(measured|test )'
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench

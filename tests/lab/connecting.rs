@@ -1,0 +1,130 @@
+//! Which pairs of networks connect, and over which path.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use natpunch_lab::{Lab, Nat, lab_test};
+use serde_json::Value;
+
+use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
+
+/// The endpoint that the status names for a peer, once connected.
+fn endpoint(node: &Node, peer: &str) -> (SocketAddr, Value) {
+    let peer = node.wait_connected(peer);
+    (peer["endpoint"].as_str().unwrap().parse().unwrap(), peer)
+}
+
+/// Waits until both are connected, directly and at each other's public address, and a ping passes each way.
+fn connect_directly([a, b]: &[Node; 2], addresses: [Ipv4Addr; 2]) {
+    for (node, peer, at) in [(a, b, addresses[1]), (b, a, addresses[0])] {
+        let (endpoint, status) = endpoint(node, peer.name());
+        assert_eq!(endpoint.ip(), IpAddr::V4(at), "{status:#}");
+        assert_eq!(status["path"], "direct");
+        assert!(node.reaches(peer.address), "{} does not reach {}", node.name(), peer.name());
+    }
+}
+
+fn connects_directly(lab: Lab, discovery: Discovery, nats: [Nat; 2]) {
+    let mut world = World::new(lab, discovery);
+    let (nodes, routers) = world.pair(nats);
+    connect_directly(&nodes, [routers[0].address(), routers[1].address()]);
+}
+
+lab_test!(two_port_preserving_nats_connect, 60, |lab| {
+    connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving; 2]);
+});
+
+lab_test!(a_port_preserving_and_a_full_cone_nat_connect, 60, |lab| {
+    connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving, Nat::FullCone]);
+});
+
+lab_test!(two_restricted_nats_connect, 60, |lab| {
+    connects_directly(lab, Discovery::NatpunchGo, [Nat::Restricted; 2]);
+});
+
+lab_test!(a_symmetric_and_a_full_cone_nat_connect, 60, |lab| {
+    connects_directly(lab, Discovery::NatpunchGo, [Nat::Symmetric, Nat::FullCone]);
+});
+
+lab_test!(records_on_a_web_server_and_stun_are_enough_to_connect, 60, |lab| {
+    connects_directly(lab, Discovery::Http, [Nat::PortPreserving; 2]);
+});
+
+lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let (mut a, router) = world.node_behind(Nat::Symmetric, "a");
+    let host = world.lab.public_host("b").unwrap();
+    let mut b = world.node(host);
+    world.write_mesh();
+    a.start();
+    b.start();
+    let public = b.host.ipv4().unwrap();
+    connect_directly(&[a, b], [router.address(), public]);
+});
+
+lab_test!(two_nodes_behind_one_nat_connect_within_their_lan, 60, |lab| {
+    let mut world = World::new(lab, Discovery::Http);
+    let router = world.lab.router("home", Nat::PortPreserving).unwrap();
+    let [mut a, mut b] = ["a", "b"].map(|name| {
+        let host = world.lab.host_behind(&router, name).unwrap();
+        world.node(host)
+    });
+    world.write_mesh();
+    a.start();
+    b.start();
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        let (endpoint, status) = endpoint(node, peer.name());
+        assert_eq!(endpoint.ip(), IpAddr::V4(peer.host.ipv4().unwrap()), "{status:#}");
+        assert_eq!(status["path"], "lan");
+        assert!(node.reaches(peer.address));
+    }
+});
+
+lab_test!(ipv6_connects_through_stateful_firewalls_where_ipv4_cannot, 60, |lab| {
+    let mut world = World::new(lab, Discovery::Http);
+    let routers = ["a", "b"].map(|name| world.lab.dual_router(&format!("nat-{name}"), Nat::Symmetric).unwrap());
+    let [mut a, mut b] = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
+        let host = world.lab.host_behind(router, name).unwrap();
+        world.node(host)
+    });
+    world.write_mesh();
+    a.start();
+    b.start();
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        let (endpoint, status) = endpoint(node, peer.name());
+        assert_eq!(endpoint.ip(), IpAddr::V6(peer.host.ipv6().unwrap()), "{status:#}");
+        assert!(node.reaches(peer.address));
+    }
+});
+
+lab_test!(two_symmetric_nats_are_said_to_be_not_reachable, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let ([a, b], _routers) = world.pair([Nat::Symmetric, Nat::Symmetric]);
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        let status = node.wait_peer(peer.name(), "the word unreachable", within(30), |peer| {
+            (peer["state"] == "unreachable").then(|| peer.clone())
+        });
+        assert!(!status["reason"].as_str().unwrap().is_empty(), "{status:#}");
+        assert!(status["retry_in_s"].as_f64().unwrap() > 0.0, "{status:#}");
+    }
+});
+
+lab_test!(down_removes_what_apply_made_and_nothing_else, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let ([mut a, b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
+    a.host.ip("link add name other type dummy\nlink set other up\n").unwrap();
+    a.wait_connected("b");
+    a.stop();
+    assert!(a.reaches(b.address), "the tunnel outlives its agent");
+    let output = a.natpunch(&["down"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let links = a.host.output("ip", &["-o", "link"]).unwrap();
+    let links = String::from_utf8(links.stdout).unwrap();
+    assert!(!links.contains(INTERFACE) && links.contains("other"), "{links}");
+    let routes = a.host.output("ip", &["route"]).unwrap();
+    assert!(!String::from_utf8(routes.stdout).unwrap().contains("10.77."));
+    assert!(!a.reaches(b.address));
+    // And it can join again.
+    a.start();
+    a.wait("its peer b", soon(), |status| crate::world::peer_in(status, "b").map(|_| ()));
+    a.wait_connected("b");
+});

@@ -1,0 +1,128 @@
+//! How long it takes from the start of both nodes to the first ping. `make measure` prints it.
+
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Lab, Nat, Router, lab_test, sandbox};
+
+use crate::world::{Discovery, Node, World, within};
+
+const RUNS: usize = 15;
+/// The goal, and what natpunch-go needs, are printed beside the result; a busy machine is no failure.
+const GENEROUS: Duration = Duration::from_secs(3);
+
+/// Whether somebody pings from the first moment, or only once the nodes say that they are connected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Quiet,
+    Pinging,
+}
+
+/// Starts both nodes; the time to the first answered ping, if it came within the deadline.
+fn first_ping(nodes: &mut [Node; 2], traffic: Traffic, deadline: Instant) -> Option<Duration> {
+    let [a, b] = nodes;
+    let start = Instant::now();
+    a.start();
+    b.start();
+    let pings = match traffic {
+        Traffic::Pinging => {
+            a.wait_log("joined the mesh", deadline)?;
+            a.ping(b.address, Duration::from_millis(10))
+        }
+        Traffic::Quiet => {
+            a.wait_log("connected at", deadline)?;
+            a.ping(b.address, Duration::from_millis(10))
+        }
+    };
+    let (at, _) = pings.first(deadline)?;
+    Some(at.duration_since(start))
+}
+
+fn runs(lab: Lab, traffic: Traffic, router: fn(&mut Lab, &str) -> Router, limit: u64) -> Vec<Option<Duration>> {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let run = |number| {
+        let mut routers = Vec::new();
+        world.mesh.members.clear();
+        let mut nodes = ["a", "b"].map(|name| {
+            let name = format!("{name}{number}");
+            let router = router(&mut world.lab, &format!("nat-{name}"));
+            let host = world.lab.host_behind(&router, &name).unwrap();
+            routers.push(router);
+            world.node(host)
+        });
+        world.write_mesh();
+        let time = first_ping(&mut nodes, traffic, within(limit));
+        for node in &mut nodes {
+            node.stop();
+            node.natpunch(&["down"]);
+        }
+        time
+    };
+    (0..RUNS).map(run).collect()
+}
+
+fn median(times: &[Duration]) -> Option<Duration> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}
+
+fn report(what: &str, times: &[Option<Duration>]) -> Option<Duration> {
+    let connected: Vec<Duration> = times.iter().flatten().copied().collect();
+    let median = median(&connected);
+    let seconds = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.3}", time.as_secs_f64()));
+    let (least, most) = (connected.iter().min().copied(), connected.iter().max().copied());
+    println!(
+        "measured: {what}: {} of {} connected, first ping after {} s (median; {} to {})",
+        connected.len(),
+        times.len(),
+        seconds(median),
+        seconds(least),
+        seconds(most)
+    );
+    median
+}
+
+fn port_preserving(lab: &mut Lab, name: &str) -> Router {
+    lab.router(name, Nat::PortPreserving).unwrap()
+}
+
+fn accepting(lab: &mut Lab, name: &str) -> Router {
+    lab.accepting_router(name, Nat::PortPreserving).unwrap()
+}
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_the_first_ping,
+    300,
+    |lab| {
+        let times = runs(lab, Traffic::Quiet, port_preserving, 20);
+        let median = report("two port-preserving NATs (natpunch-go: 2.1 s)", &times).unwrap();
+        assert!(times.iter().all(Option::is_some));
+        assert!(median < GENEROUS * sandbox::patience());
+    }
+);
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_the_first_ping_while_somebody_pings,
+    300,
+    |lab| {
+        let times = runs(lab, Traffic::Pinging, port_preserving, 20);
+        let median = report("the same while somebody already pings (natpunch-go: 5.1 s)", &times).unwrap();
+        assert!(times.iter().all(Option::is_some));
+        assert!(median < GENEROUS * sandbox::patience());
+    }
+);
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_two_routers_that_accept_on_their_wan,
+    400,
+    |lab| {
+        // No claim: a poisoned tuple is expected to cost some of them.
+        report(
+            "two routers that accept on their WAN (natpunch-go: 0 of 15)",
+            &runs(lab, Traffic::Quiet, accepting, 20),
+        );
+    }
+);

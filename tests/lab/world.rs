@@ -1,0 +1,318 @@
+//! A server and nodes in a lab, and questions to them.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Follower, Host, Lab, Nat, Ping, Process, Router, sandbox};
+use serde_json::Value;
+
+use crate::mesh::Mesh;
+
+pub(crate) const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
+/// The interface of every node: `wg-` and the name of the mesh.
+pub(crate) const INTERFACE: &str = "wg-lab";
+const UDP_PORT: u16 = 51_900;
+const HTTP_PORT: u16 = 8080;
+
+/// A deadline for what should come at once, but on a busy machine.
+pub(crate) fn soon() -> Instant {
+    within(20)
+}
+
+/// A deadline in some seconds; later on slow machines.
+pub(crate) fn within(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds) * sandbox::patience()
+}
+
+/// How nodes find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Discovery {
+    /// By the natpunch-go protocol.
+    NatpunchGo,
+    /// By records on a web server, with STUN.
+    Http,
+}
+
+/// A lab with a server and a mesh file that all nodes share.
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) mesh: Mesh,
+    pub(crate) server: Server,
+}
+
+impl World {
+    pub(crate) fn new(mut lab: Lab, discovery: Discovery) -> Self {
+        let server = Server::start(lab.public_host("server").unwrap());
+        let address = server.address();
+        let section = match discovery {
+            Discovery::NatpunchGo => format!(
+                "[discovery.rendezvous]\nplugin = \"natpunch-go\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{}\"\n",
+                server.public_key
+            ),
+            Discovery::Http => format!(
+                "[discovery.web]\nplugin = \"http\"\nurl = \"http://{address}:{HTTP_PORT}/v1\"\n\
+                 stun = [\"{address}:{UDP_PORT}\"]\n"
+            ),
+        };
+        let mesh = Mesh { discovery: section, ..Mesh::default() };
+        World { lab, mesh, server }
+    }
+
+    /// The mesh file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.lab.directory().join("mesh.toml")
+    }
+
+    /// Puts the mesh file in place as it is now.
+    pub(crate) fn write_mesh(&self) {
+        self.mesh.write(&self.file());
+    }
+
+    /// A node on this machine, in the mesh but not running yet.
+    pub(crate) fn node(&mut self, host: Host) -> Node {
+        let (key_file, public_key) = new_key(&host);
+        let address = self.mesh.add(host.name(), &public_key, "");
+        Node { host, key_file, public_key, address, file: self.file(), agent: None }
+    }
+
+    /// A node behind a router of its own.
+    pub(crate) fn node_behind(&mut self, nat: Nat, name: &str) -> (Node, Router) {
+        let router = self.lab.router(&format!("nat-{name}"), nat).unwrap();
+        let host = self.lab.host_behind(&router, name).unwrap();
+        (self.node(host), router)
+    }
+
+    /// Two nodes behind two NATs, started, not yet connected.
+    pub(crate) fn pair(&mut self, nats: [Nat; 2]) -> ([Node; 2], [Router; 2]) {
+        let (mut a, nat_a) = self.node_behind(nats[0], "a");
+        let (mut b, nat_b) = self.node_behind(nats[1], "b");
+        self.write_mesh();
+        a.start();
+        b.start();
+        ([a, b], [nat_a, nat_b])
+    }
+}
+
+/// Makes a key with the product's own commands.
+pub(crate) fn new_key(host: &Host) -> (PathBuf, String) {
+    let private = Command::new(NATPUNCH).arg("keygen").output().unwrap().stdout;
+    let key_file = host.directory().unwrap().join("node.key");
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file).unwrap();
+    file.write_all(&private).unwrap();
+    let mut pubkey = Command::new(NATPUNCH);
+    let public = pubkey.arg("pubkey").stdin(std::fs::File::open(&key_file).unwrap()).output().unwrap().stdout;
+    (key_file, String::from_utf8(public).unwrap().trim().to_owned())
+}
+
+/// The rendezvous server.
+pub(crate) struct Server {
+    host: Host,
+    pub(crate) public_key: String,
+    process: Option<Process>,
+}
+
+impl Server {
+    fn start(host: Host) -> Self {
+        let mut server = Server { host, public_key: String::new(), process: None };
+        server.restart();
+        server
+    }
+
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.host.ipv4().unwrap()
+    }
+
+    /// Kills it, so that it has no chance to say goodbye.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().unwrap().kill().unwrap();
+    }
+
+    /// Starts it, with the key of the first start.
+    pub(crate) fn restart(&mut self) {
+        let mut command = Command::new(NATPUNCH);
+        command
+            .args(["serve", "--listen", &format!("0.0.0.0:{UDP_PORT}"), "--compat", "natpunch-go"])
+            .args(["--http", &format!("0.0.0.0:{HTTP_PORT}"), "--key-file"])
+            .arg(self.host.directory().unwrap().join("server.key"))
+            .stdout(Stdio::piped());
+        let mut process = self.host.spawn(command).unwrap();
+        let stdout = process.child().stdout.take().unwrap();
+        let lines = Follower::start(stdout, |_, line| Some(line.to_owned())).unwrap();
+        let ready = lines.wait(soon(), |lines| {
+            let (_, first) = lines.first()?;
+            lines.iter().any(|(_, line)| line.contains("listening on http")).then(|| first.clone())
+        });
+        self.public_key = ready.unwrap().strip_prefix("public key: ").unwrap().to_owned();
+        self.process = Some(process);
+    }
+}
+
+/// A node of the mesh.
+pub(crate) struct Node {
+    pub(crate) host: Host,
+    pub(crate) key_file: PathBuf,
+    pub(crate) public_key: String,
+    /// Its address in the mesh.
+    pub(crate) address: Ipv4Addr,
+    /// Its mesh file: the world's, unless a test gives it another.
+    pub(crate) file: PathBuf,
+    agent: Option<Agent>,
+}
+
+/// A running `natpunch apply`.
+struct Agent {
+    process: Process,
+    log: Follower<String>,
+}
+
+impl Node {
+    pub(crate) fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    /// Starts the agent.
+    pub(crate) fn start(&mut self) {
+        let mut command = Command::new(NATPUNCH);
+        command
+            .args(["--log", "info,natpunch=debug", "apply"])
+            .arg(&self.file)
+            .arg("--private-key-file")
+            .arg(&self.key_file)
+            .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = self.host.spawn(command).unwrap();
+        let name = self.name().to_owned();
+        let start = Instant::now();
+        let log = Follower::start(process.child().stderr.take().unwrap(), move |at, line| {
+            // Shown if the test fails.
+            eprintln!("{name} +{:.3} {line}", at.duration_since(start).as_secs_f64());
+            Some(line.to_owned())
+        });
+        self.agent = Some(Agent { process, log: log.unwrap() });
+    }
+
+    /// Kills the agent with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.agent.take().unwrap().process.kill().unwrap();
+    }
+
+    /// Stops the agent with SIGTERM.
+    pub(crate) fn stop(&mut self) {
+        let status = self.agent.take().unwrap().process.terminate().unwrap();
+        assert!(status.success(), "the agent of {} ended with {status}", self.name());
+    }
+
+    /// Waits for a line of the agent's log; when it came.
+    pub(crate) fn wait_log(&self, text: &str, deadline: Instant) -> Option<Instant> {
+        let log = &self.agent.as_ref().unwrap().log;
+        log.wait(deadline, |lines| lines.iter().find(|(_, line)| line.contains(text)).map(|(at, _)| *at))
+    }
+
+    /// Runs a natpunch command on this host and gives what it printed.
+    pub(crate) fn natpunch(&self, arguments: &[&str]) -> std::process::Output {
+        self.host.output(NATPUNCH, arguments).unwrap()
+    }
+
+    /// `natpunch status --json`; `None` while no agent answers.
+    pub(crate) fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&self.natpunch(&["status", "--json"]).stdout).ok()
+    }
+
+    /// Asks for the status until `check` finds in it what it looks for. Panics at the deadline.
+    pub(crate) fn wait<R>(&self, what: &str, deadline: Instant, mut check: impl FnMut(&Value) -> Option<R>) -> R {
+        loop {
+            let status = self.status();
+            if let Some(found) = status.as_ref().and_then(&mut check) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{}: {what} did not come; its status is\n{status:#?}", self.name());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the agent answers.
+    pub(crate) fn wait_up(&self) {
+        self.wait("an answering agent", soon(), |_| Some(()));
+    }
+
+    /// Waits until the status says of a peer what `check` looks for.
+    pub(crate) fn wait_peer<R>(
+        &self,
+        peer: &str,
+        what: &str,
+        deadline: Instant,
+        mut check: impl FnMut(&Value) -> Option<R>,
+    ) -> R {
+        self.wait(&format!("{what} for {peer}"), deadline, |status| check(peer_in(status, peer)?))
+    }
+
+    /// Waits until a peer is connected, and gives what the status says of it.
+    pub(crate) fn wait_connected(&self, peer: &str) -> Value {
+        self.wait_peer(peer, "a connection", soon(), |peer| {
+            (peer["state"] == "connected" && !peer["handshake_age_s"].is_null()).then(|| peer.clone())
+        })
+    }
+
+    /// Starts to ping another node.
+    pub(crate) fn ping(&self, to: Ipv4Addr, interval: Duration) -> Ping {
+        Ping::start(&self.host, IpAddr::V4(to), interval).unwrap()
+    }
+
+    /// Whether one ping of another node is answered within a second.
+    pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
+        self.host.output("ping", &["-n", "-c1", "-W1", &to.to_string()]).unwrap().status.success()
+    }
+
+    /// What `wg show` says of each peer.
+    pub(crate) fn wg(&self) -> Vec<WgPeer> {
+        wg_peers(&self.host, INTERFACE)
+    }
+
+    /// What `wg show` says of another node.
+    pub(crate) fn wg_peer(&self, peer: &Node) -> WgPeer {
+        self.wg().into_iter().find(|candidate| candidate.public_key == peer.public_key).unwrap()
+    }
+}
+
+/// The part of a status that is about a peer.
+pub(crate) fn peer_in<'a>(status: &'a Value, peer: &str) -> Option<&'a Value> {
+    status["peers"].as_array()?.iter().find(|candidate| candidate["name"] == peer)
+}
+
+/// A peer, as WireGuard itself has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WgPeer {
+    pub(crate) public_key: String,
+    pub(crate) endpoint: String,
+    pub(crate) allowed_ips: String,
+    /// Seconds since 1970; 0 is never.
+    pub(crate) latest_handshake: u64,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) keepalive: String,
+}
+
+/// Reads `wg show INTERFACE dump`.
+pub(crate) fn wg_peers(host: &Host, interface: &str) -> Vec<WgPeer> {
+    let output = host.output("wg", &["show", interface, "dump"]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let peers = text.lines().skip(1).map(|line| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        WgPeer {
+            public_key: fields[0].to_owned(),
+            endpoint: fields[2].to_owned(),
+            allowed_ips: fields[3].to_owned(),
+            latest_handshake: fields[4].parse().unwrap(),
+            received: fields[5].parse().unwrap(),
+            sent: fields[6].parse().unwrap(),
+            keepalive: fields[7].to_owned(),
+        }
+    });
+    peers.collect()
+}
