@@ -51,7 +51,9 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     mesh.write(&file)?;
 
     headline("Both nodes run `natpunch apply mesh.toml`");
-    let names: Vec<_> = machines.iter().map(|m| (m.public_key.short(), m.host.name().to_owned())).collect();
+    // The log names keys in full and shortened; the full one first, since the short one is a part of it.
+    let keys = |machine: &Machine| [machine.public_key.to_string(), machine.public_key.short()];
+    let names: Vec<_> = machines.iter().flat_map(|m| keys(m).map(|key| (key, m.host.name().to_owned()))).collect();
     let start = Instant::now();
     let mut nodes = Vec::new();
     for machine in machines {

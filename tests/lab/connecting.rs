@@ -111,7 +111,7 @@ lab_test!(two_symmetric_nats_are_said_to_be_not_reachable, 60, |lab| {
 lab_test!(down_removes_what_apply_made_and_nothing_else, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let ([mut a, b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
-    a.host.ip("link add name other type dummy\nlink set other up\n").unwrap();
+    a.host.ip("link add name other type bridge\nlink set other up\n").unwrap();
     a.wait_connected("b");
     a.stop();
     assert!(a.reaches(b.address), "the tunnel outlives its agent");

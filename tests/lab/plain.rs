@@ -15,7 +15,7 @@ fn plain_wireguard(host: &Host, key_file: &Path, address: &str, peer: &str) -> O
     let kernel = host.ip("link add name wg0 type wireguard\n").is_ok();
     let process = (!kernel).then(|| {
         let mut command = Command::new("wireguard-go");
-        command.args(["--foreground", "wg0"]).env("LOG_LEVEL", "error").stdout(Stdio::null());
+        command.args(["--foreground", "wg0"]).env("LOG_LEVEL", "error").stdout(Stdio::null()).stderr(Stdio::null());
         host.spawn(command).unwrap()
     });
     let key = key_file.to_str().unwrap();
