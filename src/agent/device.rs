@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc as blocking;
+use std::time::{Duration, Instant};
 
 use natpunch_types::{DeviceSnapshot, PeerKey};
 use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, WgError};
@@ -46,7 +47,8 @@ pub(super) enum DeviceEvent {
 pub(super) struct DeviceThread {
     requests: blocking::SyncSender<Request>,
     serial: u64,
-    snapshot_under_way: bool,
+    snapshot_asked: Option<Instant>,
+    snapshot_cost: Duration,
 }
 
 impl DeviceThread {
@@ -58,7 +60,7 @@ impl DeviceThread {
         if let Err(error) = std::thread::Builder::new().name("wireguard".to_owned()).spawn(worker) {
             tracing::error!(%error, "can't start a thread for the WireGuard device");
         }
-        (Self { requests, serial: 0, snapshot_under_way: false }, results)
+        (Self { requests, serial: 0, snapshot_asked: None, snapshot_cost: Duration::ZERO }, results)
     }
 
     /// Brings the device to `spec`. The number names the [`DeviceEvent::Applied`] that answers.
@@ -75,15 +77,22 @@ impl DeviceThread {
 
     /// Asks for the device's state, unless that was asked already and not yet answered.
     pub(super) fn snapshot(&mut self) {
-        if !self.snapshot_under_way {
-            self.snapshot_under_way = true;
+        if self.snapshot_asked.is_none() {
+            self.snapshot_asked = Some(Instant::now());
             self.send(Request::Snapshot);
         }
     }
 
     /// To be called with each snapshot event, so that the next one may be asked for.
     pub(super) fn snapshot_arrived(&mut self) {
-        self.snapshot_under_way = false;
+        if let Some(asked) = self.snapshot_asked.take() {
+            self.snapshot_cost = asked.elapsed();
+        }
+    }
+
+    /// How long the last snapshot took to arrive.
+    pub(super) fn snapshot_cost(&self) -> Duration {
+        self.snapshot_cost
     }
 
     fn send(&self, request: Request) {

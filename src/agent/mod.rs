@@ -42,6 +42,9 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is read while a handshake is awaited, and for how long.
 const EAGER_SNAPSHOT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// Reading a device takes at most one part in this many of the agent's time: with 10,000 peers it is slow.
+const SNAPSHOT_SHARE: u32 = 20;
+
 /// What `natpunch apply` was asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -323,7 +326,8 @@ impl Agent {
             Some(()) = sources.file_changes.recv() => self.reload().await,
             () = tokio::time::sleep_until(sources.snapshot_at) => {
                 let eager = Instant::now() < self.eager_until;
-                sources.snapshot_at = Instant::now() + if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
+                let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
+                sources.snapshot_at = Instant::now() + interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
                 self.device.snapshot();
                 self.forget_correspondents();
                 notify_systemd(&[sd_notify::NotifyState::Watchdog]);

@@ -61,7 +61,12 @@ impl Agent {
         match result {
             Ok(applied) => {
                 self.reloads += 1;
-                tracing::info!(changes = applied.plan.changes.len(), reload = self.reloads, "reloaded the mesh file");
+                tracing::info!(
+                    changes = applied.plan.changes.len(),
+                    peers_written = applied.peers_touched,
+                    reload = self.reloads,
+                    "reloaded the mesh file"
+                );
                 for change in &applied.plan.changes {
                     tracing::info!("{change}");
                 }
