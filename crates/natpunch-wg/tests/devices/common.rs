@@ -223,3 +223,30 @@ impl Device for KernelLink {
         self.0.configure(change)
     }
 }
+
+/// Runs wireguard-go as `name` in a namespace; the caller ends it.
+pub(crate) fn start_wireguard_go(netns: &Netns, name: &str) -> Child {
+    let (name, socket) = (name.to_owned(), format!("/var/run/wireguard/{name}.sock"));
+    let child = netns.run(move || {
+        Command::new("wireguard-go")
+            .args(["-f", &name])
+            .env("LOG_LEVEL", "silent")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("wireguard-go must be installed (Debian package wireguard-go)")
+    });
+    until("wireguard-go answers", || std::path::Path::new(&socket).exists());
+    child
+}
+
+/// The process that runs `device NAME`.
+pub(crate) fn device_pid(name: &str) -> Option<i32> {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<_> = line.split(|b| *b == 0).collect();
+        (words.get(1) == Some(&b"device".as_slice()) && words.get(2) == Some(&name.as_bytes())).then_some(pid)
+    })
+}

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use natpunch_wg::{BackendChoice, BackendKind, Change, Interface, InterfaceSpec, WgError, down};
 
-use crate::common::{Netns, peer, spec, unique_name, until};
+use crate::common::{Netns, device_pid, peer, spec, start_wireguard_go, unique_name, until};
 
 /// A namespace with the spec of an interface in it, which is taken down with the value.
 struct Host {
@@ -228,12 +228,8 @@ fn external_needs_a_device_and_leaves_it_as_it_was() {
     let mut host = Host::new(BackendChoice::External);
     let error = host.open().unwrap_err();
     assert!(matches!(error, WgError::NoExternalDevice { .. }), "{error}");
-    let name = host.spec.name.clone();
-    let mut device = host
-        .netns
-        .run(move || Command::new("wireguard-go").args(["-f", &name]).env("LOG_LEVEL", "silent").spawn().unwrap());
+    let mut device = start_wireguard_go(&host.netns, &host.spec.name);
     let socket = Path::new("/var/run/wireguard").join(format!("{}.sock", host.spec.name));
-    until("wireguard-go answers", || socket.exists());
     host.sh("wg set NAME peer 1ThqqthpK7R/RARuDqz1wZ69GkybkBqkNDYjOU1u6Gg= allowed-ips 10.99.0.0/24");
     host.open().unwrap();
     assert!(host.plan().unwrap().is_empty(), "{}", host.plan().unwrap());
@@ -246,14 +242,4 @@ fn external_needs_a_device_and_leaves_it_as_it_was() {
     device.kill().unwrap();
     device.wait().unwrap();
     let _ = std::fs::remove_file(socket);
-}
-
-/// The process that runs `device NAME`.
-fn device_pid(name: &str) -> Option<i32> {
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<_> = line.split(|b| *b == 0).collect();
-        (words.get(1) == Some(&b"device".as_slice()) && words.get(2) == Some(&name.as_bytes())).then_some(pid)
-    })
 }

@@ -6,7 +6,7 @@
 //! ```
 
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use natpunch_types::{DevicePeer, PeerKey, PresharedKey};
 use natpunch_wg::{BackendChoice, EndpointUpdate, Interface, InterfaceSpec};
 
-use crate::common::{Netns, peer, spec, unique_name, until};
+use crate::common::{Netns, peer, spec, start_wireguard_go, unique_name};
 
 #[test]
 fn embedded() {
@@ -113,22 +113,6 @@ impl Drop for Pair {
             let _ = std::fs::remove_file(format!("/var/run/wireguard/{}.sock", self.spec_a.name));
         }
     }
-}
-
-fn start_wireguard_go(netns: &Netns, name: &str) -> Child {
-    let (name, socket) = (name.to_owned(), format!("/var/run/wireguard/{name}.sock"));
-    let child = netns.run(move || {
-        Command::new("wireguard-go")
-            .args(["-f", &name])
-            .env("LOG_LEVEL", "silent")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("wireguard-go must be installed (Debian package wireguard-go)")
-    });
-    until("wireguard-go answers", || std::path::Path::new(&socket).exists());
-    child
 }
 
 /// Somebody who pings: a datagram each 5 ms from a to an echo in b, from now until the value goes.
