@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{Candidate, CandidateKind, DeviceSnapshot, Origin, PeerKey, canonical};
+use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, canonical};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -64,6 +64,8 @@ pub struct Mesh {
     by_probe_tag: BTreeMap<[u8; 8], PeerKey>,
     by_record_tag: BTreeMap<[u8; 16], PeerKey>,
     env: Env,
+    /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live session already.
+    strangers: BTreeMap<PeerKey, DevicePeer>,
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
@@ -96,6 +98,7 @@ impl Mesh {
                 out: Outbox::default(),
                 device_seen: false,
             },
+            strangers: BTreeMap::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -131,9 +134,9 @@ impl Mesh {
             })
             .map(|(key, _)| *key)
             .collect();
-        for key in gone {
-            self.remove(&key);
-        }
+        let mut changed = !gone.is_empty();
+        let mut replaced: BTreeMap<PeerKey, Peer> =
+            gone.iter().filter_map(|key| Some((*key, self.remove(key)?))).collect();
         for (key, listed) in listed {
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.spec = listed.clone();
@@ -144,19 +147,28 @@ impl Mesh {
                 self.by_probe_tag.insert(keys.inbound.probe_tag, key);
                 self.by_record_tag.insert(keys.inbound.record_tag, key);
             }
-            let peer = Peer::new(listed.clone(), keys, &self.public_key, &self.env, now);
+            let mut peer = Peer::new(listed.clone(), keys, &self.public_key, &self.env, now);
+            if let Some(predecessor) = replaced.remove(&key) {
+                peer.inherit_device(predecessor, &mut self.env, now);
+            } else if let Some(row) = self.strangers.remove(&key) {
+                peer.handle_device(Some(&row), &mut self.env, now);
+            }
             self.peers.insert(key, peer);
             self.settle(&key, now);
+            changed = true;
         }
         self.spec = MeshSpec { peers: Vec::new(), ..spec };
-        self.interest.touch(now);
-        self.records.last = None;
+        if changed {
+            self.interest.touch(now);
+            self.records.last = None;
+        }
         self.records.touch(now);
         self.flush(now);
     }
 
-    fn remove(&mut self, key: &PeerKey) {
-        if let Some(keys) = self.peers.remove(key).and_then(|peer| peer.keys) {
+    fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
+        let peer = self.peers.remove(key)?;
+        if let Some(keys) = &peer.keys {
             self.by_probe_tag.remove(&keys.inbound.probe_tag);
             self.by_record_tag.remove(&keys.inbound.record_tag);
         }
@@ -165,6 +177,7 @@ impl Mesh {
         }
         self.wanted.remove(key);
         self.env.out.forget_endpoint(key);
+        Some(peer)
     }
 
     /// This host's interface addresses, complete. A change starts a new round.
@@ -246,6 +259,8 @@ impl Mesh {
             let row = rows.get(&key).copied();
             self.with_peer(&key, now, |peer, env| peer.handle_device(row, env, now));
         }
+        let strangers = snapshot.peers.iter().filter(|row| !self.peers.contains_key(&row.key));
+        self.strangers = strangers.map(|row| (row.key, row.clone())).collect();
         self.flush(now);
     }
 

@@ -85,3 +85,54 @@ fn a_quiet_connected_mesh_stays_as_it_is() {
     let sent = world.sent_since(0, start);
     assert!(sent < 3600 * 2, "{sent} datagrams in an hour");
 }
+
+fn lossy(percent: u64, seed: u64) -> Firewall {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    Box::new(move |_, _, _| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % 100 >= percent
+    })
+}
+
+#[test]
+fn two_firewalled_nodes_connect_in_a_few_round_trips() {
+    let mut world = World::pair();
+    world.flows = Some(Default::default());
+    world.tell_both();
+    let took = world.connect();
+    assert!(took <= DELAY * 12, "{took:?}");
+}
+
+#[test]
+fn two_firewalled_nodes_connect_under_ten_percent_loss() {
+    let mut slowest = ms(0);
+    for seed in 0..300 {
+        let mut world = World::pair();
+        world.flows = Some(Default::default());
+        world.passes = lossy(10, seed);
+        world.tell_both();
+        let start = world.now;
+        let done = world
+            .run_until(start + secs(20), |world| (0..2).all(|index| world.status(index).state == PeerState::Connected));
+        assert!(done, "seed {seed}: {:#?} {:#?}", world.nodes[0].events, world.nodes[1].events);
+        slowest = slowest.max(world.now.since(start));
+    }
+    assert!(slowest <= secs(10), "{slowest:?}");
+}
+
+#[test]
+fn nodes_that_start_one_after_the_other_connect_soon() {
+    for gap in [1, 3, 10, 30, 100, 300, 1000, 10_000] {
+        let mut world = World::pair();
+        world.flows = Some(Default::default());
+        world.tell(0, 1);
+        world.run(secs(gap));
+        world.tell(1, 0);
+        let start = world.now;
+        let done = world.run_until(start + secs(70), |world| world.status(0).state == PeerState::Connected);
+        println!("{gap} s: {:?}", world.now.since(start));
+        assert!(done, "{gap} s apart");
+    }
+}

@@ -109,6 +109,14 @@ impl Peer {
         self.decide(env, now);
     }
 
+    /// What the device is known to have, when a reload makes a new peer of an old one.
+    pub(crate) fn inherit_device(&mut self, predecessor: Peer, env: &mut Env, now: Time) {
+        self.device = DeviceView { setting: None, ..predecessor.device };
+        if self.probes() {
+            self.adopt(env, now);
+        }
+    }
+
     /// The shell's report on a `SetEndpoint`.
     pub(crate) fn handle_endpoint_set(&mut self, endpoint: SocketAddr, ok: bool, env: &mut Env, now: Time) {
         if self.device.setting.is_none_or(|(address, _)| address != endpoint) {

@@ -107,9 +107,9 @@ impl Peer {
         entry.last_ping = Some(now);
         entry.unanswered = entry.unanswered.saturating_add(1);
         // The next moment of the burst that is still to come; a ping out of turn takes the place of the last due one.
-        let in_burst = BURST.iter().map(|millis| entry.burst_started + Duration::from_millis(*millis));
+        let mut in_burst = BURST.iter().map(|millis| entry.burst_started + Duration::from_millis(*millis));
         entry.step = in_burst.clone().take_while(|at| *at <= now).count().max(entry.step);
-        entry.next_ping = in_burst.skip(entry.step).next().or_else(|| {
+        entry.next_ping = in_burst.nth(entry.step).or_else(|| {
             let wait = match entry.unanswered {
                 0..=RETRIES if selected => RETRY,
                 _ if selected => SLOW,

@@ -122,6 +122,9 @@ pub struct World {
     pub passes: Firewall,
     pub delay: Box<dyn Fn(SocketAddr, SocketAddr) -> Duration>,
     next_second: Time,
+    /// Stateful firewalls in front of all nodes: the flows, and when a packet went out last. In comes only what answers
+    /// something of the last 30 s, the shortest common timer.
+    pub flows: Option<BTreeMap<(SocketAddr, SocketAddr), Time>>,
     /// WireGuard handshakes that were started.
     pub initiations: usize,
 }
@@ -138,6 +141,7 @@ impl World {
             passes: Box::new(|_, _, _| true),
             delay: Box::new(|_, _| DELAY),
             next_second: Time::from_millis(1_001_000),
+            flows: None,
             initiations: 0,
         };
         for (number, addresses) in nodes {
@@ -325,7 +329,12 @@ impl World {
 
     fn put(&mut self, source: SocketAddr, destination: SocketAddr, packet: Packet) {
         let wireguard = !matches!(packet, Packet::Probe(_) | Packet::Stun(_));
-        if (self.passes)(source, destination, wireguard) {
+        let now = self.now;
+        let open = self.flows.as_mut().is_none_or(|flows| {
+            flows.insert((source, destination), now);
+            flows.get(&(destination, source)).is_some_and(|last| now.since(*last) < secs(30))
+        });
+        if open && (self.passes)(source, destination, wireguard) {
             self.serial += 1;
             let at = self.now + (self.delay)(source, destination);
             self.wire.insert((at, self.serial), (source, destination, packet));
