@@ -36,6 +36,8 @@ pub(crate) struct Entry {
     pub(crate) burst_started: Time,
     pub(crate) step: usize,
     pub(crate) last_ping: Option<Time>,
+    /// Pinged now and then between rounds, so that our NAT lets the peer in when it comes back.
+    pub(crate) keeps_hole: bool,
     /// Pings since the last pong.
     pub(crate) unanswered: u32,
 
@@ -177,6 +179,7 @@ impl Table {
             burst_started: now,
             step: 0,
             last_ping: None,
+            keeps_hole: false,
             unanswered: 0,
             answered: None,
             peer_heard: None,

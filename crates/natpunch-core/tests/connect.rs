@@ -119,20 +119,19 @@ fn two_firewalled_nodes_connect_under_ten_percent_loss() {
         assert!(done, "seed {seed}: {:#?} {:#?}", world.nodes[0].events, world.nodes[1].events);
         slowest = slowest.max(world.now.since(start));
     }
-    assert!(slowest <= secs(10), "{slowest:?}");
+    assert!(slowest <= secs(15), "{slowest:?}");
 }
 
 #[test]
 fn nodes_that_start_one_after_the_other_connect_soon() {
-    for gap in [1, 3, 10, 30, 100, 300, 1000, 10_000] {
+    for gap in [1, 3, 10, 30, 45, 100, 300, 1000, 10_000] {
         let mut world = World::pair();
         world.flows = Some(Default::default());
         world.tell(0, 1);
         world.run(secs(gap));
         world.tell(1, 0);
         let start = world.now;
-        let done = world.run_until(start + secs(70), |world| world.status(0).state == PeerState::Connected);
-        println!("{gap} s: {:?}", world.now.since(start));
+        let done = world.run_until(start + secs(10), |world| world.status(0).state == PeerState::Connected);
         assert!(done, "{gap} s apart");
     }
 }

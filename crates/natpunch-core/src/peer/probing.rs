@@ -27,6 +27,10 @@ const SLOW: Duration = Duration::from_secs(10);
 const REEVALUATE: Duration = Duration::from_secs(60);
 /// The same for one that was not proven, as long as another is in use.
 const RETRY_UNPROVEN: Duration = Duration::from_secs(300);
+/// A ping that is due this soon need not be triggered.
+const SOON: Duration = Duration::from_millis(100);
+/// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping timer (30 s).
+pub(super) const HOLE: Duration = Duration::from_secs(22);
 /// The peer's WireGuard is shown that ours is alive at most this often.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 /// A ping that was not asked for restarts a finished burst at most this often.
@@ -117,6 +121,7 @@ impl Peer {
                     (true, true) => REEVALUATE,
                     (true, false) => KEEPALIVE,
                     (false, true) => RETRY_UNPROVEN,
+                    (false, false) if entry.keeps_hole => HOLE,
                     // The next round comes.
                     (false, false) => return None,
                 },
@@ -295,7 +300,7 @@ impl Peer {
     /// A packet came from there: ask at once, since its NAT is open now.
     fn trigger(&mut self, address: SocketAddr, now: Time) {
         let Some(entry) = self.table.get_mut(&address) else { return };
-        let idle = entry.next_ping.is_none_or(|next| next > now + TRIGGER_EVERY);
+        let idle = entry.next_ping.is_none_or(|next| next > now + SOON);
         if !entry.is_proven(now) && idle && now.since(entry.burst_started) >= TRIGGER_EVERY {
             self.start_burst(address, now);
         }

@@ -1,12 +1,16 @@
 //! Rounds of probing: a burst to every candidate at once, then silence that grows from round to round.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+use natpunch_types::is_mesh_lan;
 
 use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
 use super::Peer;
+use super::probing::HOLE;
 
 /// A round and the time for its last answers.
 const ROUND: Duration = Duration::from_millis(2600);
@@ -21,6 +25,12 @@ const SILENCE: [Duration; 7] = [
     Duration::from_secs(15 * 60),
     Duration::from_secs(60 * 60),
 ];
+/// In silences at least this long ...
+const LONG_SILENCE: Duration = Duration::from_secs(60);
+/// ... this many of the newest candidates are pinged all the same, often enough that the hole in our NAT stays open: a
+/// peer that comes back after hours then gets through with its first ping. This costs what WireGuard's own keepalive
+/// does.
+const HOLES: usize = 4;
 /// From this fruitless round on the peer is said to be unreachable.
 const UNREACHABLE_AFTER: usize = 3;
 /// A new candidate starts the ladder anew, but not more often than this: a peer whose address changes all the time is
@@ -93,6 +103,9 @@ impl Peer {
         self.round.beacons = if self.round.attempt == 0 || behind_one_nat { 0 } else { BEACONS.len() };
         let addresses: Vec<SocketAddr> =
             self.table.iter().filter(|(_, entry)| !entry.is_blocked(now)).map(|(address, _)| *address).collect();
+        for (_, entry) in self.table.iter_mut() {
+            entry.keeps_hole = false;
+        }
         for address in addresses {
             self.start_burst(address, now);
         }
@@ -122,6 +135,9 @@ impl Peer {
                 let silence = SILENCE.get(self.round.attempt).or(SILENCE.last()).copied().unwrap_or_default();
                 self.round.attempt += 1;
                 self.round.phase = Phase::Silent { until: now + silence };
+                if silence >= LONG_SILENCE {
+                    self.keep_holes(env, now);
+                }
                 if self.round.is_unreachable() {
                     let reason = self.unreachable_reason(now);
                     env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: silence });
@@ -129,6 +145,15 @@ impl Peer {
             }
             Phase::Silent { until } if until <= now => self.start_round(env, now),
             _ => {}
+        }
+    }
+
+    fn keep_holes(&mut self, env: &mut Env, now: Time) {
+        let mut newest: Vec<_> = self.table.iter_mut().filter(|(address, _)| !is_mesh_lan(address.ip())).collect();
+        newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
+        for (_, entry) in newest.into_iter().take(HOLES) {
+            entry.keeps_hole = true;
+            entry.next_ping = Some(now + env.jitter(HOLE));
         }
     }
 
