@@ -434,6 +434,20 @@ fn an_address_is_published_only_after_a_round_trip_to_it() {
     assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(7))));
 }
 
+/// G15.
+#[test]
+fn an_address_from_which_nothing_came_for_long_is_not_told_though_its_session_lives() {
+    let mut server = server();
+    let (mut a, mut b) = pair(&mut server);
+    let elsewhere: SocketAddr = VICTIM.parse().unwrap();
+    for minute in 1..=20 {
+        assert!(a.ask(&mut server, elsewhere, b.key(), SECOND * 60 * minute).is_some());
+        assert!(b.ask(&mut server, at(2), a.key(), SECOND * 60 * minute).is_some());
+    }
+    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND * 1200), Some(None));
+    assert_eq!(a.ask(&mut server, elsewhere, b.key(), SECOND * 1200), Some(Some(at(2))));
+}
+
 /// G16.
 #[test]
 fn a_forged_header_neither_decrypts_nor_moves_the_window() {
