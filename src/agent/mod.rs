@@ -298,7 +298,10 @@ impl Agent {
             _ = sources.hangup.recv() => self.reload().await,
             received = self.raw.recv() => match received {
                 Ok(received) => self.on_datagram(received),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "the raw sockets failed; opening them again");
+                    self.open_raw()?;
+                }
             },
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
@@ -387,8 +390,8 @@ impl Agent {
         match event {
             DeviceEvent::Snapshot(Ok(snapshot)) => self.on_snapshot(&snapshot),
             DeviceEvent::Snapshot(Err(error)) => {
-                self.device.snapshot_arrived();
-                return Err(error.into());
+                tracing::error!(%error, "the WireGuard device is gone; making it anew");
+                self.open_device().await?;
             }
             DeviceEvent::EndpointSet { peer, endpoint, result } => {
                 let ok = matches!(result, Ok(EndpointUpdate::Updated));
@@ -406,6 +409,25 @@ impl Agent {
             }
             DeviceEvent::Applied { serial, result } => self.on_applied(serial, result).await,
         }
+        Ok(())
+    }
+
+    /// Makes or adopts the interface again, after it was taken from under the agent.
+    async fn open_device(&mut self) -> Result<(), AgentError> {
+        let wanted = spec::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
+        let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
+            .await
+            .map_err(|error| AgentError::Internal(error.to_string()))??;
+        self.backend = interface.backend().to_string();
+        (self.device, self.sources.device) = DeviceThread::start(interface);
+        self.device.snapshot();
+        Ok(())
+    }
+
+    /// Opens the raw sockets anew, for another port or after they failed.
+    fn open_raw(&mut self) -> Result<(), AgentError> {
+        self.raw = RawPort::open(self.node.listen_port, self.node.fwmark)?;
+        self.correspondents = Correspondents::default();
         Ok(())
     }
 

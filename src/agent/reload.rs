@@ -1,12 +1,10 @@
 //! Reload: the newest mesh file becomes the running mesh, or nothing changes.
 
 use natpunch_core::Mesh;
-use natpunch_net::RawPort;
 use natpunch_wg::{Applied, WgError};
 
 use super::{Agent, AgentError, fill_random, load, notify_systemd, now, spec};
 use crate::config::NodeConfig;
-use crate::plugins::host::Correspondents;
 use crate::plugins::registry;
 
 /// A new version that the device is being brought to.
@@ -91,14 +89,8 @@ impl Agent {
         let before = std::mem::replace(&mut self.node, node);
         let moved = before.listen_port != self.node.listen_port || before.fwmark != self.node.fwmark;
         let renamed = before.public_key != self.node.public_key;
-        if moved {
-            match RawPort::open(self.node.listen_port, self.node.fwmark) {
-                Ok(raw) => {
-                    self.raw = raw;
-                    self.correspondents = Correspondents::default();
-                }
-                Err(error) => tracing::error!(%error, "can't speak from WireGuard's new port"),
-            }
+        if moved && let Err(error) = self.open_raw() {
+            tracing::error!(%error, "can't speak from WireGuard's new port");
         }
         if renamed {
             let mut seed = [0; 32];
