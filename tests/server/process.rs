@@ -66,6 +66,10 @@ impl Server {
         panic!("ended before it was ready: {}", server.log());
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
