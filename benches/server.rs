@@ -214,13 +214,14 @@ fn bare_agreements() -> f64 {
 fn handshakes() {
     let server = Server::start(&["--listen", "127.0.0.1:0"]);
     // One source may do only so many a second.
-    let sockets: Vec<UdpSocket> =
-        (0..HANDSHAKES).map(|n| {
+    let sockets: Vec<UdpSocket> = (0..HANDSHAKES)
+        .map(|n| {
             let [_, _, high, low] = u32::try_from(n).unwrap().to_be_bytes();
             let socket = socket([127, 1, high, low].into(), server.udp[0]);
             socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
             socket
-        }).collect();
+        })
+        .collect();
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     let mut buffer = [0; 2048];
     for _ in 0..5 {
@@ -248,6 +249,9 @@ fn handshakes() {
     let ours = median(ours);
     println!("handshakes: 5 rounds of {HANDSHAKES}, median CPU time of the server");
     println!("  4 agreements, 1 key    {:7.1} us", median(bares));
-    println!("  natpunch               {ours:7.1} us = {ours:.0} CPU s per million; goal <= 165: {}", verdict(ours <= 165.0));
+    println!(
+        "  natpunch               {ours:7.1} us = {ours:.0} CPU s per million; goal <= 165: {}",
+        verdict(ours <= 165.0)
+    );
     println!("  natpunch / bare        {ratio:7.2}");
 }

@@ -14,6 +14,11 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts several events.
+    pub(super) fn count(&self, events: usize) {
+        self.0.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
     /// How many events there were.
     pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

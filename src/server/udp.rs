@@ -1,10 +1,12 @@
-//! The UDP shell: one task per socket, which drains it after each wake-up and answers in place.
+//! The UDP shell: one task per socket, which drains it after each wake-up and sends the answers in one batch.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -42,11 +44,18 @@ pub(super) async fn serve(
     protocols: Arc<Protocols>,
     counters: Arc<Counters>,
     start: Instant,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; BUFFER];
     let mut handshakes = HandshakeQueue::default();
+    let mut answers = Vec::with_capacity(DATAGRAMS_PER_TURN);
     let mut backoff = Backoff::new();
+    // Made once: to begin and end a wait for each datagram would cost as much as a lookup's cipher.
+    let stopping = {
+        let mut stop = stop.clone();
+        async move { stopped(&mut stop).await }
+    };
+    tokio::pin!(stopping);
     loop {
         if handshakes.is_empty() {
             tokio::select! {
@@ -54,7 +63,7 @@ pub(super) async fn serve(
                 ready = socket.readable() => if let Err(error) = ready {
                     receive_error(&error, &counters, &mut backoff).await;
                 },
-                () = stopped(&mut stop) => return,
+                () = &mut stopping => return,
             }
         } else {
             tokio::task::yield_now().await;
@@ -80,27 +89,60 @@ pub(super) async fn serve(
                         counters.handshakes_shed.add();
                     }
                 }
-                class => answer(&socket, &counters, source, payload, protocols.handle(class, source, payload, now)),
+                class => note(&mut answers, &counters, source, payload, protocols.handle(class, source, payload, now)),
             }
         }
+        send(&socket, &mut answers, &counters);
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some((source, payload)) = handshakes.pop() else { break };
-            answer(&socket, &counters, source, &payload, protocols.handle(Class::Handshake, source, &payload, now));
+            let answer = protocols.handle(Class::Handshake, source, &payload, now);
+            note(&mut answers, &counters, source, &payload, answer);
         }
+        send(&socket, &mut answers, &counters);
     }
 }
 
-/// Sends an answer, unless it were longer than what it answers: whoever spoofs a source must not gain by it.
-fn answer(socket: &UdpSocket, counters: &Counters, to: SocketAddr, request: &[u8], answer: Option<Answer>) {
-    let Some(answer) = answer.filter(|answer| answer.len() <= request.len()) else {
-        counters.dropped.add();
-        return;
-    };
-    match socket.try_send_to(&answer, to) {
-        Ok(_) => counters.answered.add(),
-        // A full send buffer is the network's way of losing it; the client asks again.
-        Err(_) => counters.send_errors.add(),
+/// Keeps an answer for sending, unless it were longer than what it answers: whoever spoofs a source must not gain.
+fn note(
+    answers: &mut Vec<(SocketAddr, Answer)>,
+    counters: &Counters,
+    to: SocketAddr,
+    request: &[u8],
+    answer: Option<Answer>,
+) {
+    match answer.filter(|answer| answer.len() <= request.len()) {
+        Some(answer) => answers.push((to, answer)),
+        None => counters.dropped.add(),
     }
+}
+
+/// Sends these answers, several with one call. What can't be sent is lost, as the network might have lost it: the
+/// client asks again.
+fn send(socket: &UdpSocket, answers: &mut Vec<(SocketAddr, Answer)>, counters: &Counters) {
+    let mut left = answers.as_slice();
+    while !left.is_empty() {
+        let sent = match left {
+            [(to, answer)] => socket.try_send_to(answer, *to).map(|_| 1),
+            many => send_many(socket, many),
+        };
+        // An error is that of the first one left.
+        let (sent, tried) = sent.map_or((0, 1), |sent| (sent, sent.max(1)));
+        counters.answered.count(sent);
+        counters.send_errors.count(tried - sent);
+        left = left.get(tried..).unwrap_or_default();
+    }
+    answers.clear();
+}
+
+/// Sends answers by one system call; how many of them went out.
+fn send_many(socket: &UdpSocket, answers: &[(SocketAddr, Answer)]) -> io::Result<usize> {
+    let slices: Vec<[io::IoSlice<'_>; 1]> = answers.iter().map(|(_, answer)| [io::IoSlice::new(answer)]).collect();
+    let addresses: Vec<_> = answers.iter().map(|(to, _)| Some(SockaddrStorage::from(*to))).collect();
+    let mut headers = MultiHeaders::preallocate(answers.len(), None);
+    socket.try_io(tokio::io::Interest::WRITABLE, || {
+        let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &addresses, [], MsgFlags::empty())?;
+        Ok(sent.count())
+    })
 }
 
 async fn receive_error(error: &io::Error, counters: &Counters, backoff: &mut Backoff) {

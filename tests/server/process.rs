@@ -66,6 +66,7 @@ impl Server {
         panic!("ended before it was ready: {}", server.log());
     }
 
+    #[allow(dead_code, reason = "for the benchmark")]
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
