@@ -10,16 +10,12 @@ use crate::config::DiscoverySettings;
 /// A setting that only the plugin itself can judge is wrong.
 pub fn build(settings: &DiscoverySettings) -> Result<Box<dyn Discovery>, PluginError> {
     Ok(match settings {
-        DiscoverySettings::Static(settings) => {
-            let _ = settings;
-            return Err(PluginError::Failed("not part of this build".to_owned()));
-        }
+        DiscoverySettings::Static(settings) => Box::new(natpunch_plugin_static::Plugin::new(settings.clone())?),
         DiscoverySettings::NatpunchGo(settings) => {
             Box::new(natpunch_plugin_natpunch_go::Plugin::new(settings.clone())?)
         }
         DiscoverySettings::NatHolePunching(settings) => {
-            let _ = settings;
-            return Err(PluginError::Failed("not part of this build".to_owned()));
+            Box::new(natpunch_plugin_nat_hole_punching::Plugin::new(settings.clone())?)
         }
         DiscoverySettings::Http(settings) => Box::new(natpunch_plugin_http::Plugin::new(settings.clone())?),
     })
