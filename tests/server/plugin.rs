@@ -1,7 +1,8 @@
 //! The http plugin of two nodes, over the real server.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ struct Node {
 }
 
 impl Node {
+    /// A node whose peer leaves records under the tag `inbound`.
     fn start(http: SocketAddr, inbound: u8) -> Self {
         let (sender, delivered) = mpsc::unbounded_channel();
         let host = Arc::new(FakeHost {
@@ -136,5 +138,49 @@ async fn records_reach_the_other_side_at_once_and_survive_the_server() {
     }
     for node in [a, b, c] {
         tokio::time::timeout(Duration::from_secs(2), node.task).await.expect("a plugin stops").unwrap();
+    }
+}
+
+/// A web server of files: answers each GET from `files`, and refuses everything else.
+fn file_server(files: Arc<Mutex<HashMap<String, &'static str>>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head).is_ok_and(|read| read > 0) {}
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let file = files.lock().unwrap().get(path).copied().filter(|_| head.starts_with("GET"));
+            let (status, content) = match file {
+                Some(file) if head.contains(&format!("\"{}\"", file.len())) => ("304 Not Modified", ""),
+                Some(file) => ("200 OK", file),
+                None if head.starts_with("GET") => ("404 Not Found", ""),
+                None => ("405 Method Not Allowed", ""),
+            };
+            let etag = file.map_or(0, str::len);
+            let length = content.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\netag: \"{etag}\"\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{content}"
+            );
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_files_on_any_web_server_are_read_and_read_again() {
+    let files = Arc::new(Mutex::new(HashMap::new()));
+    let path = format!("/v1/{}", RecordTag([1; 16]));
+    let mut node = Node::start(file_server(files.clone()), 1);
+    node.publish(2, "nobody takes this");
+    files.lock().unwrap().insert(path.clone(), "first");
+    assert_eq!(node.delivered().await, "first");
+    files.lock().unwrap().insert(path, "second one");
+    assert_eq!(node.delivered().await, "second one", "an unchanged file is not delivered twice");
+    match node.host.health.lock().unwrap().clone() {
+        Some(Health::Bad(problem)) => assert!(problem.contains("can't be published"), "{problem}"),
+        other => panic!("that nothing can be published is not said: {other:?}"),
     }
 }
