@@ -91,6 +91,9 @@ fn roaming_is_accepted_and_never_fought() {
         assert_eq!(world.nodes[watcher].endpoint(world.nodes[roamer].number), Some(roamed));
         assert_eq!(world.nodes[watcher].sets.len(), sets, "fought");
         assert_eq!(world.status(watcher).endpoint, Some(roamed));
+        // The new path is the one that counts from now on.
+        assert_eq!(world.status(watcher).state, PeerState::Connected);
+        assert_eq!(count(&world, watcher, |event| matches!(event, Event::Roamed { .. })), 1);
         let listed = world.status(watcher).candidates.iter().any(|c| c.address == roamed && c.origins == ["wireguard"]);
         assert!(listed);
     }
