@@ -147,9 +147,12 @@ pub(crate) fn kernel_has_wireguard() -> bool {
     })
 }
 
-/// Removes a link.
+/// Removes a link; one that is already gone is fine, as a TUN goes with its process.
 pub(crate) fn remove(index: u32) -> Result<(), WgError> {
-    with_netlink("remove the interface", async |handle| handle.link().del(index).execute().await)
+    with_netlink("remove the interface", async |handle| match handle.link().del(index).execute().await {
+        Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    })
 }
 
 /// Sets the alias, our mark.

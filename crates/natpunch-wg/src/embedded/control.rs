@@ -63,7 +63,8 @@ impl Control {
     pub(crate) fn stop(&self) -> Result<(), WgError> {
         match self.client.request("stop", "") {
             Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(()),
+            // It may end before it has answered.
+            Err(e) if is_gone(&e) => {}
             Err(e) => return Err(WgError::io(format!("stop the device of {}", self.name), e)),
         }
         let deadline = Instant::now() + START_TIMEOUT;
@@ -75,6 +76,12 @@ impl Control {
         }
         Err(WgError::Io { what: format!("stop the device of {}", self.name), source: io::ErrorKind::TimedOut.into() })
     }
+}
+
+/// Nobody listens there, or it ended while we asked.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
 /// Starts the device process and returns when it answers.

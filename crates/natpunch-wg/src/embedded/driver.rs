@@ -115,6 +115,9 @@ impl Driver {
         for peer in change.peers.iter().filter(|peer| peer.action == PeerAction::Remove) {
             self.handshakes.remove(&peer.key);
         }
+        if request.replace_peers {
+            self.handshakes.clear();
+        }
         let kicked = kicked(&change.peers);
         let outcome = self
             .device
