@@ -90,8 +90,7 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     timeline.now("a", &ping_summary(&pings, to));
 
     for node in [&*a, &*b] {
-        headline(&format!("`natpunch status` on {}", node.name()));
-        print(&node.status_text()?);
+        show_status(node)?;
     }
     if still_there && pings.lost() == 0 {
         outcome(
@@ -147,21 +146,21 @@ fn first_answer(ping: &Ping, nodes: [&Node; 2]) -> Result<Option<(Instant, natpu
 
 /// Says why, as the nodes see it.
 fn not_connected(nodes: [&Node; 2]) -> Result<ExitCode, DemoError> {
-    let [a, b] = nodes;
-    for (node, other) in [(a, b), (b, a)] {
-        headline(&format!("`natpunch status` on {}", node.name()));
-        print(&node.status_text()?);
-        if let Some(peer) = node.peer(other.name())?
-            && !text(&peer, "reason").is_empty()
-        {
-            print(&format!("{} says of {}: {}", node.name(), other.name(), text(&peer, "reason")));
-        }
+    for node in nodes {
+        show_status(node)?;
     }
     outcome(
         false,
-        "a and b are not directly reachable for each other: through these two NATs they need a relay, which this version does not have",
+        "a and b are not directly reachable for each other: through these two NATs they need a relay, which this \
+         version does not have",
     );
     Ok(ExitCode::from(NOT_CONNECTED))
+}
+
+fn show_status(node: &Node) -> Result<(), DemoError> {
+    headline(&format!("`natpunch status` on {}", node.name()));
+    print(&node.status_text()?);
+    Ok(())
 }
 
 fn number(status: &Value, key: &str) -> u64 {
