@@ -373,7 +373,12 @@ impl Agent {
             }
         }
         while let Some(event) = self.mesh.poll_event() {
-            tracing::info!("{event}");
+            // The core writes keys; people know names.
+            let text = event.to_string();
+            match event.peer() {
+                Some(key) => tracing::info!("{}", text.replacen(&key.short(), &self.name_of(key), 1)),
+                None => tracing::info!("{text}"),
+            }
         }
     }
 

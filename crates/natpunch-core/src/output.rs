@@ -180,6 +180,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The peer that it is about, if it is about one.
+    pub fn peer(&self) -> Option<&PeerKey> {
+        match self {
+            Self::CandidateLearned { peer, .. }
+            | Self::PathProven { peer, .. }
+            | Self::PathSelected { peer, .. }
+            | Self::Connected { peer, .. }
+            | Self::Roamed { peer, .. }
+            | Self::Adopted { peer, .. }
+            | Self::PathLost { peer, .. }
+            | Self::WireGuardBlocked { peer, .. }
+            | Self::Unreachable { peer, .. } => Some(peer),
+            Self::ReflexiveLearned { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
