@@ -1,6 +1,6 @@
 //! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in both directions.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,10 @@ use std::time::Duration;
 use gotatun::packet::{Packet, PacketBufPool};
 use gotatun::udp::socket::{SockOpt, UdpSocket};
 use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use natpunch_types::canonical;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use tokio::io::Interest;
 
 /// Room for bursts while the device is scheduled out; the same on both sides.
@@ -165,9 +168,58 @@ impl UdpSend for Socket {
 
 /// Pause after a failed receive, so that a lasting error does not spin.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
+/// Reads per wake-up: enough to empty a burst, few enough to let others run.
+const READS_PER_WAKE: usize = 32;
 
+/// Room for one read: up to 64 datagrams of one sender that the kernel joined (UDP_GRO).
+pub(super) struct ReceiveBuffer {
+    data: Vec<u8>,
+    control: Vec<u8>,
+}
+
+impl Default for ReceiveBuffer {
+    fn default() -> Self {
+        Self { data: vec![0; 65_536], control: nix::cmsg_space!(i32) }
+    }
+}
+
+impl ReceiveBuffer {
+    /// One read: appends its datagrams to `packets`.
+    fn read(
+        &mut self,
+        fd: std::os::fd::RawFd,
+        pool: &PacketBufPool,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        let mut slices = [IoSliceMut::new(&mut self.data)];
+        let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), MsgFlags::MSG_DONTWAIT)?;
+        let segment = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok().filter(|size| *size > 0),
+            _ => None,
+        });
+        let (bytes, source) = (message.bytes, message.address.as_ref().and_then(source_address));
+        let Some((source, data)) = source.zip(self.data.get(..bytes)) else { return Ok(()) };
+        for datagram in data.chunks(segment.unwrap_or(bytes).max(1)) {
+            let mut packet = pool.get();
+            let buffer = packet.buf_mut();
+            buffer.clear();
+            buffer.extend_from_slice(datagram);
+            packets.push((packet, source));
+        }
+        Ok(())
+    }
+}
+
+/// On a socket for both families, IPv4 comes as mapped IPv6.
+fn source_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from(*address));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| (*address).into())).map(canonical)
+}
+
+/// gotatun's own receiver reads a hundred messages at a time, which costs most where packets come one by one; with
+/// UDP_GRO a single message already carries a burst.
 impl UdpRecv for Socket {
-    type RecvManyBuf = <UdpSocket as UdpRecv>::RecvManyBuf;
+    type RecvManyBuf = ReceiveBuffer;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
         self.inner.recv_from(pool).await
@@ -176,13 +228,25 @@ impl UdpRecv for Socket {
     /// gotatun takes any error for the end of the device; on an unconnected socket there is no such error.
     async fn recv_many_from(
         &mut self,
-        buffers: &mut Self::RecvManyBuf,
+        buffer: &mut ReceiveBuffer,
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
-        while let Err(error) = self.inner.recv_many_from(buffers, pool, packets).await {
-            tracing::debug!(%error, "receive");
-            tokio::time::sleep(RECEIVE_PAUSE).await;
+        let socket = self.inner.socket();
+        let fd = socket.as_raw_fd();
+        while packets.is_empty() {
+            let first = socket.async_io(Interest::READABLE, || buffer.read(fd, pool, packets)).await;
+            if let Err(error) = first {
+                tracing::debug!(%error, "receive");
+                tokio::time::sleep(RECEIVE_PAUSE).await;
+                continue;
+            }
+            // The rest of the burst, without asking whether there is one.
+            for _ in 1..READS_PER_WAKE {
+                if socket.try_io(Interest::READABLE, || buffer.read(fd, pool, packets)).is_err() {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -208,6 +272,30 @@ mod tests {
         let mut two = packets(&[100, 100]);
         two[1].1 = "127.0.0.1:10".parse().unwrap();
         assert_eq!(run_length(&two), 1);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_gets_every_datagram_whole_and_survives_an_empty_one() {
+        let mut sockets = Sockets::default();
+        let (_, mut receiver) =
+            sockets.bind(&UdpTransportFactoryParams { addr: None, port: 0, fwmark: None }).await.unwrap();
+        let port = receiver.local_addr().unwrap().unwrap().port();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Larger than a buffer of the pool, too: a reassembled fragment.
+        let sizes = [0, 1, 1_400, 1_400, 20, 9_000];
+        for size in sizes {
+            sender.send_to(&vec![size as u8; size], ("127.0.0.1", port)).unwrap();
+        }
+        let (mut buffer, mut pool, mut packets) = (ReceiveBuffer::default(), PacketBufPool::new(8), Vec::new());
+        while packets.len() < sizes.len() - 1 {
+            let mut more = Vec::new();
+            receiver.recv_many_from(&mut buffer, &mut pool, &mut more).await.unwrap();
+            packets.extend(more.into_iter().filter(|(packet, _)| !packet.is_empty()));
+        }
+        for ((packet, from), size) in packets.iter().zip(&sizes[1..]) {
+            assert_eq!(packet.len(), *size);
+            assert_eq!(*from, sender.local_addr().unwrap());
+        }
     }
 
     #[tokio::test]
