@@ -104,8 +104,21 @@ fn a_node_that_moves_to_another_network_is_found_again() {
 }
 
 #[test]
+fn a_node_that_moves_after_hours_is_found_as_soon() {
+    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+    lab.world.run_until(180 * MINUTE);
+    let hotel = GatewayConfig { v4: Some((NatConfig::home(), ip("203.0.113.60"))), v6: None, uplink: UPLINK };
+    let (segment, _) = lab.world.add_gateway("hotel", Network::INTERNET, hotel);
+    lab.world.move_node(lab.a, segment, &[ip("10.20.30.40")]);
+    let took = recovery(&mut lab, 30 * SECOND);
+    assert!(took <= 3 * SECOND, "{took:?}\n{}", lab.world.report());
+}
+
+#[test]
 fn a_node_that_comes_home_uses_the_lan() {
     let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+    // Long after the first round of probing.
+    lab.world.run_until(30 * MINUTE);
     let home = lab.world.network.segment_of(lab.b);
     lab.world.move_node(lab.a, home, &[ip("192.168.2.77")]);
     lab.run_with_pings(2 * MINUTE);
@@ -227,4 +240,67 @@ fn short_nat_timers_are_outlived() {
         lab.world.run_until(lab.world.now() + 10 * MINUTE);
         lab.expect_flow(5 * SECOND);
     }
+}
+
+#[test]
+fn an_outage_of_hours_on_both_sides_ends_when_the_network_is_back() {
+    for which in BOTH {
+        for (seed, outage) in [(1, 20 * MINUTE), (2, 183 * MINUTE), (3, 600 * MINUTE)] {
+            let mut lab = connected(seed, NatConfig::home(), NatConfig::home(), which);
+            let gateways = [lab.gateway_a.unwrap(), lab.gateway_b.unwrap()];
+            let down = lab.world.now() + Random::new(seed, 12).duration(MINUTE);
+            for gateway in gateways {
+                lab.world.network.set_uplink_connected(gateway, false);
+            }
+            lab.world.run_until(down + outage);
+            for gateway in gateways {
+                lab.world.network.set_uplink_connected(gateway, true);
+                lab.world.reboot_gateway(gateway, None);
+            }
+            println!("both cut for {outage:?}, {which:?}: {:?}", recovery(&mut lab, 30 * SECOND));
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_comes_back_after_a_night_is_connected_at_once() {
+    for which in BOTH {
+        let mut times = Vec::new();
+        for seed in 0..5 {
+            let mut lab = Lab::new(seed, NatConfig::home(), NatConfig::home(), UPLINK, which);
+            let start = 600 * MINUTE + Random::new(seed, 13).duration(60 * MINUTE);
+            lab.world.start_at(lab.a, Duration::ZERO);
+            lab.world.start_at(lab.b, start);
+            lab.world.run_until(start);
+            times.push(lab.expect_connected(MINUTE));
+        }
+        times.sort();
+        println!("other node ten hours later, {which:?}: median {:?}, worst {:?}", times[2], times[4]);
+        assert!(times[4] <= 10 * SECOND, "{times:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_for_a_while_does_not_cost_minutes() {
+    for gap in [5 * SECOND, 20 * SECOND, 2 * MINUTE] {
+        let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+        lab.world.restart_device(lab.b, gap);
+        lab.world.run_until(lab.world.now() + gap);
+        let took = recovery(&mut lab, 5 * MINUTE);
+        println!("device gone for {gap:?}: {took:?} after it is back");
+        assert!(took <= MINUTE, "{took:?}\n{}", lab.world.report());
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_know_us_gets_few_probes() {
+    let mut lab = Lab::usual(1, NatConfig::home(), Side::Public);
+    lab.world.unpeer(lab.b, lab.a);
+    lab = lab.start();
+    lab.world.run_until(2 * MINUTE);
+    let before = lab.world.probes_sent(lab.a);
+    lab.world.run_until(62 * MINUTE);
+    assert_eq!(lab.world.probes_sent(lab.b), 0, "no answer to a stranger");
+    assert!(lab.world.probes_sent(lab.a) - before <= 1_500);
+    lab.expect_sound();
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use natpunch_core::PathKind;
 use natpunch_sim::{
-    GatewayConfig, LinkConfig, NatConfig, Network, Packet, Payload, Random, Verdict, World, direct_path_possible,
+    GatewayConfig, HostId, LinkConfig, NatConfig, Network, Packet, Payload, Random, Verdict, What, World,
+    direct_path_possible,
 };
 
 use crate::lab::{Discovery, LAN, Lab, MINUTE, SECOND, SERVER_V4, Side, UPLINK, discovery, ip};
@@ -195,5 +196,64 @@ fn a_stranger_who_floods_gets_no_answer_and_costs_nothing() {
         lab.world.run_until(quiet + Duration::from_millis(i));
     }
     assert!(lab.world.probes_sent(lab.b) - before < 50);
+    lab.expect_flow(5 * SECOND);
+}
+
+/// What really arrived at a node's agent so far, with the source it had then.
+fn overheard(world: &World, node: HostId) -> Vec<Vec<u8>> {
+    let address = world.network.addresses(node)[0];
+    let raw = |packet: &Packet| match &packet.payload {
+        Payload::Raw(bytes) if packet.destination.ip() == address => Some(bytes.clone()),
+        _ => None,
+    };
+    let entries = world.network.trace.entries().filter(|entry| entry.what == What::Delivered);
+    entries.filter_map(|entry| entry.packet.as_ref().and_then(raw)).collect()
+}
+
+#[test]
+fn a_replayed_probe_amplifies_nothing_and_moves_nothing() {
+    let mut lab = Lab::usual(1, NatConfig::home(), Side::Public).start();
+    lab.expect_connected(10 * SECOND);
+    lab.run_with_pings(30 * SECOND);
+    let probes = overheard(&lab.world, lab.b);
+    assert!(probes.len() > 5);
+    let stranger_ip = ip("198.51.100.66");
+    let stranger = lab.world.add_bystander("stranger", Network::INTERNET, &[stranger_ip], LAN);
+    let target = SocketAddr::new(lab.world.network.addresses(lab.b)[0], lab.world.listen_port(lab.b));
+    let endpoint = lab.world.device(lab.b).endpoint(&lab.world.key(lab.a));
+    let (mut replayed, start) = (0, lab.world.now());
+    for round in 0..600_u64 {
+        for (index, bytes) in probes.iter().enumerate() {
+            let source = SocketAddr::new(stranger_ip, 1000 + (round % 100) as u16 * 100 + (index % 100) as u16);
+            lab.world.inject(stranger, Packet::new(source, target, Payload::Raw(bytes.clone())));
+            replayed += 1;
+        }
+        lab.world.run_until(start + Duration::from_millis(100) * round as u32);
+    }
+    let answers = lab.world.packets_to(stranger);
+    println!("{replayed} replayed probes: {answers} packets to the replayer");
+    assert!(answers <= replayed, "{answers} packets for {replayed} replayed ones");
+    assert_eq!(lab.world.device(lab.b).endpoint(&lab.world.key(lab.a)), endpoint);
+    lab.world.check_memory();
+    lab.run_with_pings(MINUTE);
+    assert_eq!(lab.world.device(lab.b).endpoint(&lab.world.key(lab.a)), endpoint);
+}
+
+#[test]
+fn one_probe_replayed_from_many_places_makes_no_amplifier() {
+    let mut lab = Lab::usual(1, NatConfig::home(), Side::Public).start();
+    lab.expect_connected(10 * SECOND);
+    let probe = overheard(&lab.world, lab.b).swap_remove(0);
+    let stranger_ip = ip("198.51.100.66");
+    let stranger = lab.world.add_bystander("stranger", Network::INTERNET, &[stranger_ip], LAN);
+    let target = SocketAddr::new(lab.world.network.addresses(lab.b)[0], lab.world.listen_port(lab.b));
+    for second in 1..=60_u16 {
+        let source = SocketAddr::new(stranger_ip, 1000 + second);
+        lab.world.inject(stranger, Packet::new(source, target, Payload::Raw(probe.clone())));
+        lab.world.run_until(lab.world.now() + SECOND);
+    }
+    let answers = lab.world.packets_to(stranger);
+    println!("one probe replayed from 60 places: {answers} packets back");
+    assert!(answers <= 180, "{answers} packets for 60 replayed ones");
     lab.expect_flow(5 * SECOND);
 }

@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) agent: Option<Agent>,
     /// The agent starts then, if it has not yet.
     pub(crate) start_at: Option<Duration>,
+    /// The device is down until then.
+    pub(crate) device_back_at: Option<Duration>,
     /// The host sleeps until then.
     pub(crate) asleep_until: Option<Duration>,
     pub(crate) record_counter: u64,
@@ -90,6 +92,7 @@ impl Node {
             device,
             agent: None,
             start_at: None,
+            device_back_at: None,
             asleep_until: None,
             record_counter: 0,
             events: Vec::new(),
@@ -101,6 +104,17 @@ impl Node {
             strangers: BTreeSet::new(),
             clock_offset: Duration::from_secs(random.below(1_000_000)),
             random,
+        }
+    }
+
+    /// Makes a device without sessions in place of the old one.
+    pub(crate) fn make_device(&mut self, now: Duration) {
+        let random = Random::new(self.random.below(u64::MAX), 7);
+        self.device = Device::new(self.key, self.spec.listen_port, random);
+        if self.device_back_at.is_none() {
+            for peer in &self.spec.peers {
+                self.device.set_peer(peer.key, peer.persistent_keepalive, now);
+            }
         }
     }
 
@@ -137,11 +151,14 @@ impl Node {
             let client = agent.client.as_ref().map(Client::poll_timeout);
             [mesh, client].into_iter().flatten().fold(agent.next_device_poll, Duration::min)
         });
-        [agent, self.device.poll_timeout(), self.start_at].into_iter().flatten().min()
+        [agent, self.device.poll_timeout(), self.device_back_at, self.start_at].into_iter().flatten().min()
     }
 
     /// Runs what is due, except the start.
     pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Message> {
+        if self.device_back_at.take_if(|at| *at <= now).is_some() {
+            self.make_device(now);
+        }
         self.device.handle_timeout(now);
         let time = self.clock(now);
         let Some(agent) = &mut self.agent else { return Vec::new() };

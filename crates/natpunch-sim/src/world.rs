@@ -48,6 +48,9 @@ pub struct World {
     keys: Random,
     steps_at_once: u64,
     violations: BTreeSet<String>,
+    received_by_bystanders: BTreeMap<HostId, u64>,
+    /// Hosts that feed packets of others to nodes: an answer to them is counted, not forbidden.
+    injectors: BTreeSet<HostId>,
     /// Outside addresses that ever led to a host, for the assertion on third parties.
     known_addresses: BTreeMap<HostId, BTreeSet<IpAddr>>,
 }
@@ -65,6 +68,8 @@ impl World {
             keys: Random::new(seed, 2),
             steps_at_once: 0,
             violations: BTreeSet::new(),
+            received_by_bystanders: BTreeMap::new(),
+            injectors: BTreeSet::new(),
             known_addresses: BTreeMap::new(),
         }
     }
@@ -179,6 +184,15 @@ impl World {
         node.start_at = Some(at);
     }
 
+    /// The device of a node goes down with all its sessions, and is made anew after this long. The agent runs on.
+    pub fn restart_device(&mut self, node: HostId, after: Duration) {
+        let at = self.now + after;
+        self.network.note("device", format!("host {} device gone", node.0), self.now);
+        self.node_mut(node).device_back_at = Some(at);
+        let now = self.now;
+        self.node_mut(node).make_device(now);
+    }
+
     /// The host sleeps for this long: it neither sends nor receives, and notices on waking up.
     pub fn suspend(&mut self, node: HostId, duration: Duration) {
         let until = self.now + duration;
@@ -223,8 +237,14 @@ impl World {
         self.records.down = down;
     }
 
+    /// Packets that a bystander got.
+    pub fn packets_to(&self, bystander: HostId) -> u64 {
+        self.received_by_bystanders.get(&bystander).copied().unwrap_or_default()
+    }
+
     /// Feeds a datagram to the network as if this host, whoever it is, had sent it.
     pub fn inject(&mut self, host: HostId, packet: Packet) {
+        self.injectors.insert(host);
         self.network.send(host, packet, self.now);
     }
 
@@ -444,6 +464,7 @@ impl World {
         }
         let sender = packet.origin.and_then(|origin| self.nodes.get(&origin)).map(|node| node.key);
         let Some(node) = self.nodes.get_mut(&host) else {
+            *self.received_by_bystanders.entry(host).or_default() += 1;
             self.check_third_party(host, &packet);
             return;
         };
@@ -451,6 +472,7 @@ impl World {
             return;
         }
         match packet.payload {
+            Payload::WireGuard(_) if node.device_back_at.is_some() => {}
             Payload::WireGuard(message) => node.device.handle_message(packet.source, message, now),
             Payload::Raw(bytes) => {
                 let time = node.clock(now);
@@ -521,7 +543,7 @@ impl World {
                 let place = format!("host {}", host.0);
                 self.network.note(&place, format!("endpoint of {} is {endpoint}: {reason}", peer.short()), now);
                 let node = self.node_mut(host);
-                let done = node.device.set_endpoint(peer, endpoint, kick, now);
+                let done = node.device_back_at.is_none() && node.device.set_endpoint(peer, endpoint, kick, now);
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
                     agent.mesh.handle_endpoint_set(peer, endpoint, done, time);
@@ -590,9 +612,7 @@ impl World {
 
     /// Probes go to peers, servers and one's own link only.
     fn check_destination(&mut self, host: HostId, destination: SocketAddr) {
-        if is_multicast(destination.ip())
-            || self.network.is_address_of(destination.ip(), self.servers.keys().chain(self.nodes.keys()).copied())
-        {
+        if is_multicast(destination.ip()) || self.network.is_address_of(destination.ip(), self.participants()) {
             return;
         }
         self.learn_addresses();
@@ -602,6 +622,10 @@ impl World {
                 self.violate(format!("host {}: probe to {destination}, which is nobody's", host.0));
             }
         }
+    }
+
+    fn participants(&self) -> impl Iterator<Item = HostId> {
+        self.servers.keys().chain(self.nodes.keys()).chain(&self.injectors).copied()
     }
 
     fn learn_addresses(&mut self) {
@@ -618,7 +642,8 @@ impl World {
     fn check_third_party(&mut self, host: HostId, packet: &Packet) {
         let ours = packet.origin.is_some_and(|origin| self.nodes.contains_key(&origin));
         let shared = self.known_addresses.values().any(|known| known.contains(&packet.destination.ip()));
-        if ours && !self.servers.contains_key(&host) && !is_multicast(packet.destination.ip()) && !shared {
+        let expected = self.participants().any(|participant| participant == host);
+        if ours && !expected && !is_multicast(packet.destination.ip()) && !shared {
             self.violate(format!("a packet from {} reached the third party {}", packet.source, packet.destination));
         }
     }
