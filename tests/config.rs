@@ -4,6 +4,8 @@
 
 #[path = "config/cli.rs"]
 mod cli;
+#[path = "config/edit.rs"]
+mod edit;
 #[path = "config/examples.rs"]
 mod examples;
 #[path = "config/mutations.rs"]

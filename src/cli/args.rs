@@ -1,9 +1,11 @@
 //! The command line as typed. What it means is decided by the command's own file.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use natpunch_types::PeerKey;
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
 #[derive(Debug, Parser)]
@@ -38,6 +40,12 @@ pub enum Command {
     Plan(PlanArgs),
     /// Validate a mesh for every node in it, without network or privileges.
     Check(CheckArgs),
+    /// Make a new mesh file.
+    Init(InitArgs),
+    /// Add a peer to the mesh file; comments and order stay.
+    AddPeer(AddPeerArgs),
+    /// Remove a peer from the mesh file; comments and order stay.
+    RemovePeer(RemovePeerArgs),
     /// Show peers, paths, endpoints, round-trip times, handshakes and traffic.
     Status(StatusArgs),
     /// Take the mesh off this host.
@@ -96,6 +104,75 @@ pub struct CheckArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which mesh an editing command is about.
+#[derive(Debug, Args)]
+pub struct MeshPath {
+    /// The mesh file, or a directory of `*.toml` files.
+    #[arg(long = "mesh", short, value_name = "PATH", default_value = "mesh.toml")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The file to make; one that is there is never overwritten.
+    #[arg(default_value = "mesh.toml")]
+    pub path: PathBuf,
+    /// Name of the mesh, a DNS label.
+    #[arg(long, default_value = "home")]
+    pub name: String,
+    /// A network for the mesh's own addresses; repeat for several. Default: a random private one of IPv4 and of IPv6.
+    #[arg(long, value_name = "CIDR")]
+    pub network: Vec<IpNet>,
+}
+
+/// Arguments of `add-peer`.
+#[derive(Debug, Args)]
+pub struct AddPeerArgs {
+    /// Its name, a DNS label.
+    pub name: String,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+    /// In a directory: the file that gets the peer.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Its public key.
+    #[arg(long, value_name = "KEY", required_unless_present = "private_key_file", conflicts_with = "private_key_file")]
+    pub public_key: Option<PeerKey>,
+    /// Make its key pair, and keep the private key in this file, mode 0600. A key that is there is used.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: Option<PathBuf>,
+    /// Its address in the mesh; repeat for several. Default: the lowest free one of each address family.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<IpAddr>,
+    /// A network behind it; repeat for several.
+    #[arg(long, value_name = "CIDR")]
+    pub route: Vec<IpNet>,
+    /// Where it can be reached without discovery.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<String>,
+    /// A word for people and tools; repeat for several.
+    #[arg(long, value_name = "WORD")]
+    pub tag: Vec<String>,
+    /// It has plain WireGuard and no natpunch, as a phone or a router.
+    #[arg(long)]
+    pub unmanaged: bool,
+}
+
+/// Arguments of `remove-peer`.
+#[derive(Debug, Args)]
+pub struct RemovePeerArgs {
+    /// Its name.
+    pub name: String,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+    /// Succeed if there is no such peer.
+    #[arg(long)]
+    pub if_present: bool,
 }
 
 /// Arguments of `status`.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed its deadline.
 
+mod add_peer;
 mod agents;
 mod apply;
 pub mod args;
@@ -10,9 +11,11 @@ mod completions;
 mod demo;
 mod device;
 mod down;
+mod init;
 mod keygen;
 mod plan;
 mod pubkey;
+mod remove_peer;
 pub mod report;
 pub mod schema;
 pub mod serve;
@@ -34,6 +37,9 @@ pub fn main() -> ExitCode {
         Command::Apply(args) => apply::run(args),
         Command::Plan(args) => plan::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::AddPeer(args) => add_peer::run(args),
+        Command::RemovePeer(args) => remove_peer::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Serve(args) => Ok(serve::run(args)),

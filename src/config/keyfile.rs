@@ -1,15 +1,18 @@
 //! Files that hold a secret: one key in base64, readable by its owner only.
 
 use std::fs::{self, OpenOptions};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use natpunch_types::KeyError;
+use natpunch_types::{KeyError, SecretKey};
 use zeroize::Zeroizing;
 
+use super::error::{ConfigError, ConfigErrors};
 use super::load::reason;
+use super::replace;
 
 /// Why a key file can't be used, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,47 @@ pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Resul
         return Err(fail(format!("{shown} is empty"), help));
     }
     line.parse().map_err(|error: KeyError| fail(format!("{shown} does not hold a key: {error}"), help))
+}
+
+/// A new private key from the system's random numbers.
+///
+/// # Errors
+/// The system gives none.
+pub fn new_private_key() -> io::Result<SecretKey> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(io::Error::other)?;
+    // Clamped as Curve25519 does it anyway (RFC 7748, 5), so that the key looks like those of `wg genkey`.
+    let [first, .., last] = &mut *bytes;
+    *first &= 0xf8;
+    *last = (*last & 0x7f) | 0x40;
+    Ok(SecretKey::from_bytes(*bytes))
+}
+
+/// The private key of a file: the one that it holds, or a new one if it is not there. The flag says whether it is new.
+///
+/// # Errors
+/// What is wrong with the file that is there, or why it can't be made.
+pub fn new_key_file(file: &Path) -> Result<(SecretKey, bool), ConfigErrors> {
+    let fail = |problem: String, help: &str| {
+        let error = ConfigError::of(file, problem).help(help);
+        ConfigErrors::new(vec![error], Arc::default())
+    };
+    match read::<SecretKey>(file, "keygen") {
+        Ok(key) => return Ok((key, false)),
+        Err(error) if error.absent => {}
+        Err(error) => return Err(fail(error.problem, &error.help)),
+    }
+    let key =
+        new_private_key().map_err(|error| fail(format!("the system gives no random bytes: {error}"), "try again"))?;
+    write(file, &key.expose_base64()).map_err(|error| {
+        fail(format!("can't make this key file: {}", reason(&error)), "name a file that can be made")
+    })?;
+    Ok((key, true))
+}
+
+/// Makes a key file that is not there, readable by its owner only.
+pub(super) fn write(file: &Path, base64: &str) -> io::Result<()> {
+    replace::create(file, Zeroizing::new(format!("{base64}\n")).as_bytes(), 0o600)
 }
 
 /// Longest file that is read, in bytes; a key has 44.

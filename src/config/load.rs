@@ -28,10 +28,38 @@ const MOST_FILES: usize = 4096;
 /// # Errors
 /// Every error of every file.
 pub fn load(path: &Path) -> Result<MeshConfig, ConfigErrors> {
+    load_with(path, &Given::default())
+}
+
+/// What is loaded in another way than [`load`] does.
+#[derive(Debug, Default)]
+pub(super) struct Given<'a> {
+    /// A file that shall hold this text, whether it is there or not.
+    pub(super) file: Option<(&'a Path, &'a str)>,
+    /// A mesh without peers is valid: it is about to get some.
+    pub(super) may_be_empty: bool,
+}
+
+/// [`load`], but for what is given.
+pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, ConfigErrors> {
     let mut errors = Vec::new();
     let mut files = Vec::new();
-    for file in list(path).map_err(|error| ConfigErrors::new(vec![error], Arc::default()))? {
-        match read(&file) {
+    let mut listed = match given.file {
+        Some((file, _)) if file == path => vec![path.to_owned()],
+        _ => list(path).map_err(|error| ConfigErrors::new(vec![error], Arc::default()))?,
+    };
+    if let Some((file, _)) = given.file
+        && !listed.iter().any(|other| other == file)
+    {
+        listed.push(file.to_owned());
+        listed.sort();
+    }
+    for file in listed {
+        let bytes = match given.file {
+            Some((given, text)) if given == file => Ok(text.as_bytes().to_vec()),
+            _ => read(&file),
+        };
+        match bytes {
             Ok(bytes) => files.push((file, bytes)),
             Err(error) => errors.push(error),
         }
@@ -57,7 +85,12 @@ pub fn load(path: &Path) -> Result<MeshConfig, ConfigErrors> {
     }
     let sources = Arc::new(sources);
     let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
-    let mut parts = Parts { raw: RawFile::default(), unusable: BTreeSet::new(), complete: errors.is_empty() };
+    let mut parts = Parts {
+        raw: RawFile::default(),
+        unusable: BTreeSet::new(),
+        complete: errors.is_empty(),
+        may_be_empty: given.may_be_empty,
+    };
     for (index, source) in sources.0.iter().enumerate() {
         if broken.contains(&index) {
             continue;
@@ -85,6 +118,8 @@ pub(super) struct Parts {
     pub(super) unusable: BTreeSet<String>,
     /// Whether all files could be read: else nothing can be said to be missing.
     pub(super) complete: bool,
+    /// Whether there may be no peers.
+    pub(super) may_be_empty: bool,
 }
 
 /// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the hash only tells

@@ -4,6 +4,7 @@
 //! error of every file at once. [`resolve_node`] then finds this host in it by its private key. Neither writes
 //! anything anywhere.
 
+mod edit;
 mod error;
 mod keyfile;
 mod lint;
@@ -12,13 +13,16 @@ mod model;
 mod plugins;
 mod raw;
 mod read;
+mod replace;
 mod resolve;
 mod schema;
 mod validate;
 mod value;
 mod watch;
 
+pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_peer};
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
+pub use keyfile::{new_key_file, new_private_key};
 pub use lint::lint;
 pub use load::load;
 pub use model::{

@@ -23,11 +23,9 @@ pub(super) fn validate(
     content_hash: [u8; 32],
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
-    let Parts { raw, unusable, complete } = parts;
-    let mut check = Check { sources, complete, unusable, errors, places: Places::default() };
+    let Parts { raw, unusable, complete, may_be_empty } = parts;
+    let mut check = Check { sources, complete, may_be_empty, unusable, errors, places: Places::default() };
     let mesh = check.mesh(raw.mesh);
-    check.places.listen_port =
-        raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
@@ -75,6 +73,7 @@ pub(super) struct Places {
 struct Check<'a> {
     sources: &'a Sources,
     complete: bool,
+    may_be_empty: bool,
     unusable: BTreeSet<String>,
     errors: &'a mut Vec<ConfigError>,
     places: Places,
@@ -165,8 +164,11 @@ impl Check<'_> {
         let mut claims = Vec::new();
         let mut names = Vec::new();
         let entries = peers.map(|peers| peers.value.0).unwrap_or_default();
-        if entries.is_empty() {
-            self.missing_section("peers", "add a section [peers.NAME] with public_key and addresses for each member");
+        if entries.is_empty() && !self.may_be_empty {
+            self.missing_section(
+                "peers",
+                "add a section [peers.NAME] with public_key and addresses for each member, or say `natpunch add-peer`",
+            );
         }
         for (name, peer) in entries {
             match self.places.peers.entry(name.clone()) {
@@ -255,9 +257,8 @@ impl Check<'_> {
 
     /// An address must not be the network's own or its broadcast address.
     fn not_special(&mut self, ip: IpAddr, network: IpNet, place: Place) {
-        let single = network.max_prefix_len() - network.prefix_len() < 2;
         let what = match network {
-            _ if single => return,
+            _ if !has_special_addresses(network) => return,
             _ if ip == network.network() => "the network's own address",
             IpNet::V4(_) if ip == network.broadcast() => "the network's broadcast address",
             _ => return,
@@ -382,6 +383,12 @@ impl Check<'_> {
         }
         files
     }
+}
+
+/// Whether the first address of a network, and of IPv4 the last, are no peer's (RFC 3021, RFC 6164: not where there are
+/// just one or two).
+pub(super) fn has_special_addresses(network: IpNet) -> bool {
+    network.max_prefix_len() - network.prefix_len() >= 2
 }
 
 /// The name of the discovery instance that is there without being written.
