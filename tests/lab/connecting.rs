@@ -128,3 +128,21 @@ lab_test!(down_removes_what_apply_made_and_nothing_else, 60, |lab| {
     a.wait("its peer b", soon(), |status| crate::world::peer_in(status, "b").map(|_| ()));
     a.wait_connected("b");
 });
+
+lab_test!(apply_once_ends_when_connected_or_when_its_deadline_has_passed, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let (a, _nat_a) = world.node_behind(Nat::PortPreserving, "a");
+    let (mut b, _nat_b) = world.node_behind(Nat::PortPreserving, "b");
+    world.write_mesh();
+    let once = |deadline: &str| {
+        let file = world.file();
+        let arguments = ["apply", file.to_str().unwrap(), "--once", "--deadline", deadline, "--private-key-file"];
+        let output = a.natpunch(&[&arguments[..], &[a.key_file.to_str().unwrap()]].concat());
+        output.status.code()
+    };
+    assert_eq!(once("2"), Some(3), "b is not there");
+    b.start();
+    b.wait_up();
+    assert_eq!(once("20"), Some(0));
+    assert!(a.reaches(b.address), "the tunnel stays");
+});

@@ -41,3 +41,20 @@ lab_test!(a_node_that_moves_to_another_network_is_found_there, 90, |lab| {
     let at = |endpoint: &serde_json::Value| endpoint.as_str().is_some_and(|endpoint| endpoint.starts_with(&new));
     b.wait_peer("a", "the new address", soon(), |peer| at(&peer["endpoint"]).then_some(()));
 });
+
+lab_test!(an_outage_of_some_seconds_ends_by_itself, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let ([a, b], routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
+    a.wait_connected("b");
+    b.wait_connected("a");
+    let ping = a.ping(b.address, INTERVAL);
+    assert!(ping.wait_for(10, soon()));
+    let before = a.wg_peer(&b);
+    routers[0].set_connected(false).unwrap();
+    assert!(!ping.wait_for(5, Instant::now() + Duration::from_secs(5)), "the cable is out");
+    routers[0].set_connected(true).unwrap();
+    let back = Instant::now();
+    assert!(ping.wait_for(10, soon()), "no ping was answered after the outage");
+    println!("pings again {:.2} s after the outage", back.elapsed().as_secs_f64());
+    assert_eq!(a.wg_peer(&b).endpoint, before.endpoint);
+});

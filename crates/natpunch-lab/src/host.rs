@@ -68,11 +68,6 @@ impl Host {
         self.namespace.ip(lines)
     }
 
-    /// Runs `nft -f` with these rules.
-    pub fn nft(&self, rules: impl Into<String>) -> Result<()> {
-        self.namespace.nft(rules)
-    }
-
     /// Starts a program.
     pub fn spawn(&self, mut command: Command) -> Result<Process> {
         let program = command.get_program().to_string_lossy().into_owned();
@@ -103,36 +98,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its process number in the lab.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Its pipes and the rest of what the standard library offers.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
-        kill(Pid::from_raw(id), signal).map_err(io::Error::from)
-    }
-
     /// Asks it to stop (SIGTERM) and waits for its end.
     pub fn terminate(mut self) -> io::Result<ExitStatus> {
-        self.signal(Signal::SIGTERM)?;
+        let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
+        kill(Pid::from_raw(id), Signal::SIGTERM)?;
         self.child.wait()
     }
 
     /// Kills it (SIGKILL) and waits for its end.
     pub fn kill(mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;
-        self.child.wait()
-    }
-
-    /// Waits for its end.
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 }

@@ -28,12 +28,6 @@ impl Router {
         self.uplink.lan_prefix()
     }
 
-    /// Changes its NAT and forgets all mappings of the rules (not yet those of connections that exist).
-    pub fn set_nat(&mut self, nat: Nat, input: WanInput) -> Result<()> {
-        (self.nat, self.input) = (nat, input);
-        self.load_rules()
-    }
-
     pub(crate) fn load_rules(&self) -> Result<()> {
         self.namespace.nft(nat::rules(self.nat, self.input))
     }
