@@ -53,7 +53,7 @@ enum Reboot {
 fn a_nat_that_reboots_costs_seconds() {
     for which in BOTH {
         for (reboot, limit) in
-            [(Reboot::SamePorts, SECOND), (Reboot::NewPorts, 40 * SECOND), (Reboot::NewAddress, 40 * SECOND)]
+            [(Reboot::SamePorts, SECOND), (Reboot::NewPorts, 15 * SECOND), (Reboot::NewAddress, 15 * SECOND)]
         {
             let nat = match reboot {
                 Reboot::SamePorts => NatConfig::home(),

@@ -85,9 +85,8 @@ fn run(seed: u64, (a, b): Pair, tally: &mut Tally) {
             "stated as not directly reachable"
         }
         Verdict::Contended => {
-            lab.world.run_until(MINUTE);
-            lab.expect_sound();
-            "contended: either is fine"
+            lab.expect_connected(30 * MINUTE);
+            "connected although contended"
         }
     };
     *tally.outcomes.entry(outcome).or_default() += 1;
@@ -176,14 +175,14 @@ fn every_pair_does_what_the_oracle_says_over_ten_thousand_seeds() {
 }
 
 #[test]
-fn poison_prone_routers_do_no_harm_where_nobody_compares_ports() {
+fn poison_prone_routers_only_delay_where_ports_are_compared() {
     let mut random = Random::new(0, 4);
     let poison = |nat: NatConfig, random: &mut Random| if random.chance(0.7) { nat.poisoned() } else { nat };
     let pairs: Vec<Pair> =
         easy_pairs().into_iter().map(|(a, b)| (poison(a, &mut random), poison(b, &mut random))).collect();
     let seeds = pairs.len() as u64;
     let tally = campaign("poison-prone", pairs, seeds);
-    assert!(tally.outcomes.contains_key("connected"));
+    assert!(tally.outcomes.contains_key("connected although contended"));
 }
 
 #[test]

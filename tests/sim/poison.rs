@@ -1,5 +1,5 @@
-//! Routers that take an early packet for their own (Linux with an accepting INPUT chain on the outside): measured, and
-//! not yet required to work.
+//! Routers that take an early packet for their own (Linux with an accepting INPUT chain on the outside), and so move the
+//! very session that was wanted to another port.
 
 use std::time::Duration;
 
@@ -25,11 +25,12 @@ fn times_to_direct(a: NatConfig, b: NatConfig, seeds: u64) -> Vec<Duration> {
 }
 
 #[test]
-fn poisoned_routers_are_measured() {
+fn poison_prone_routers_are_passed_after_the_silence_in_which_they_forget() {
     let home = NatConfig::home();
     for (name, a, b) in [("both", home.poisoned(), home.poisoned()), ("one", home.poisoned(), home)] {
         let times = times_to_direct(a, b, 100);
         let half = times.get(times.len() / 2);
+        assert!(times.len() >= 99, "{name}: {} of 100", times.len());
         println!("poison-prone routers: {name}: {} of 100 connect, p50 {half:?} worst {:?}", times.len(), times.last());
     }
 }

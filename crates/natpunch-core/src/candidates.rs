@@ -7,6 +7,7 @@ use std::time::Duration;
 use natpunch_types::{CandidateKind, Origin};
 
 use crate::Time;
+use crate::burst::Burst;
 use crate::path::Rank;
 
 /// A peer has at most this many candidates ...
@@ -33,6 +34,7 @@ pub(crate) struct Entry {
 
     /// When the next ping is due, and which one of the burst it is.
     pub(crate) next_ping: Option<Time>,
+    pub(crate) burst: Burst,
     pub(crate) burst_started: Time,
     pub(crate) step: usize,
     pub(crate) last_ping: Option<Time>,
@@ -65,6 +67,16 @@ impl Entry {
 
     pub(crate) fn is_blocked(&self, now: Time) -> bool {
         self.blocked_until.is_some_and(|until| now < until)
+    }
+
+    /// How far the next ping goes; `None` is all the way.
+    pub(crate) fn ttl(&self, now: Time) -> Option<u8> {
+        match self.burst {
+            _ if self.is_answered(now) => None,
+            // Between rounds the hole is all that matters.
+            Burst::Opening { ttl } if self.keeps_hole => Some(ttl),
+            burst => burst.ttl(self.step),
+        }
     }
 
     pub(crate) fn answered_at(&self) -> Option<Time> {
@@ -176,6 +188,7 @@ impl Table {
             claims: BTreeMap::from([(offer.origin.clone(), claim)]),
             learned: now,
             next_ping: None,
+            burst: Burst::Direct,
             burst_started: now,
             step: 0,
             last_ping: None,

@@ -21,6 +21,8 @@ const RESEND: [Duration; 4] =
 const EAGER: Duration = Duration::from_secs(25);
 /// ... and when all are.
 const RELAXED: Duration = Duration::from_secs(180);
+/// When something went wrong, a server is asked at once, but not more often than this.
+const HURRY: Duration = Duration::from_secs(5);
 /// Rounds without an answer after which a server's last word is no longer believed.
 const MAX_SILENT_ROUNDS: u32 = 2;
 
@@ -30,6 +32,8 @@ struct Server {
     transaction: TransactionId,
     tries: usize,
     next: Time,
+    /// When the last request was sent.
+    asked: Option<Time>,
     silent_rounds: u32,
     mapped: Option<SocketAddr>,
 }
@@ -72,6 +76,7 @@ impl Local {
                 transaction: fresh(rng),
                 tries: 0,
                 next: now,
+                asked: None,
                 silent_rounds: 0,
                 mapped: None,
             });
@@ -85,10 +90,11 @@ impl Local {
         }
     }
 
-    /// While a peer is not connected, the next request comes soon.
+    /// A peer is no longer connected, and the reason may be that our NAT has a new mapping for us: asks now.
     pub(crate) fn hurry(&mut self, now: Time) {
         for server in self.servers.values_mut().filter(|server| server.tries == 0) {
-            server.next = server.next.min(now + EAGER);
+            let earliest = server.asked.map_or(now, |asked| (asked + HURRY).max(now));
+            server.next = server.next.min(earliest);
         }
     }
 
@@ -168,6 +174,7 @@ impl Local {
                 None => server.next = now + Duration::from_secs(1),
             }
             server.tries += 1;
+            server.asked = Some(now);
             let payload = stun::request(server.transaction);
             send(Transmit { destination: *address, source: None, ttl: None, payload });
         }

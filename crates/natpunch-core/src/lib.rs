@@ -9,9 +9,10 @@
 //!    source of an authenticated ping, or found by WireGuard itself. [`admit`] drops what no peer can have; the rest is
 //!    merged by address, with the set of origins.
 //! 2. **Probing.** A new candidate is pinged at once, all candidates of a peer together, in a burst of eight pings over
-//!    two seconds. A ping that comes in is answered and starts a burst to where it came from. All pings share one
-//!    budget. A fruitless round is followed by a growing silence, in the end of an hour, in which a ping now and then
-//!    keeps our NAT open for a peer that comes back.
+//!    two seconds. A ping that comes in is answered, and if it can't be a replay it starts a burst to where it came
+//!    from. All pings share one budget. A fruitless round is followed by a growing silence, in the end of an hour, in
+//!    which a ping now and then keeps our NAT open for a peer that comes back. After the first silence that outlives
+//!    what routers remember, rounds begin with pings of low TTL, which open our NAT and do not reach the other.
 //! 3. **Proof.** A path is proven when our ping was answered and the peer says that its own was. The peer of the pair
 //!    with the lower key nominates one proven path, the other follows.
 //! 4. **Endpoint.** Only then [`Command::SetEndpoint`] goes out. The nominating side starts WireGuard's handshake, and
@@ -21,6 +22,7 @@
 //!    ten seconds, or after a change of the network, a new round starts; the old endpoint stays until another path is
 //!    proven.
 
+mod burst;
 mod candidates;
 mod env;
 mod filter;

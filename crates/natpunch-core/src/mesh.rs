@@ -366,7 +366,7 @@ impl Mesh {
         let changed = if peer.is_connected(now) { self.wanted.remove(key) } else { self.wanted.insert(*key) };
         if changed {
             self.interest.touch(now);
-            if !self.wanted.is_empty() {
+            if self.wanted.contains(key) {
                 self.env.local.hurry(now);
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use natpunch_types::{CandidateKind, DevicePeer, Origin};
 
+use crate::burst::Burst;
 use crate::env::Env;
 use crate::{EndpointReason, Event, Time};
 
@@ -199,6 +200,6 @@ impl Peer {
         });
         self.nominated = None;
         self.deaf_until = now + ROAM_DEAF;
-        self.start_burst(address, now);
+        self.start_burst(address, Burst::Direct, now);
     }
 }

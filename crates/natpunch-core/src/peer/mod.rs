@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
 
+use crate::burst::Burst;
 use crate::candidates::{Offer, Pending, Table};
 use crate::env::{Budget, Env};
 use crate::keys::PairKeys;
@@ -62,6 +63,9 @@ const DOUBT: Duration = Duration::from_millis(300);
 const MAX_CHECKS: u32 = 100;
 const CHECKS_PER_SECOND: u32 = 10;
 
+/// Answers per second to pings of one peer that may be replays.
+const UNPROVEN_PONGS_PER_SECOND: u32 = 32;
+
 /// The path that WireGuard is told to use.
 #[derive(Debug)]
 struct Selection {
@@ -105,6 +109,8 @@ pub(crate) struct Peer {
     round: Round,
     /// Pings to places that are not in use.
     checks: Budget,
+    /// Answers to pings that may be replays: their flood may not use up the answers to others.
+    unproven_pongs: Budget,
     device: DeviceView,
     selection: Option<Selection>,
     nominated: Option<SocketAddr>,
@@ -127,6 +133,7 @@ impl Peer {
             sequence: 0,
             round: Round::default(),
             checks: Budget::new(CHECKS_PER_SECOND, MAX_CHECKS),
+            unproven_pongs: Budget::new(UNPROVEN_PONGS_PER_SECOND, UNPROVEN_PONGS_PER_SECOND),
             device: DeviceView::default(),
             selection: None,
             nominated: None,
@@ -214,7 +221,7 @@ impl Peer {
         }
         env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
         if self.probes() {
-            self.start_burst(address, now);
+            self.start_burst(address, Burst::Direct, now);
             self.on_new_candidate(now);
         } else {
             self.plain.on_new_candidate();
@@ -238,7 +245,7 @@ impl Peer {
         let Some(selection) = self.selection.as_mut().filter(|selection| selection.doubted.is_none()) else { return };
         selection.doubted = Some(now);
         let address = selection.address;
-        self.start_burst(address, now);
+        self.start_burst(address, Burst::Direct, now);
     }
 
     /// When a doubted path that has not answered loses its privilege.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use natpunch_types::{CandidateKind, Origin};
 use rand_core::RngCore as _;
 
+use crate::burst::Burst;
 use crate::candidates::PendingPing;
 use crate::env::Env;
 use crate::probe::{Kind, Probe};
@@ -13,8 +14,6 @@ use crate::{EndpointReason, Event, Time, Transmit};
 
 use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
 
-/// When the pings of a burst leave, in milliseconds from its start.
-const BURST: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
 /// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Ping interval while one is unanswered ...
@@ -66,8 +65,9 @@ impl Remote {
 }
 
 impl Peer {
-    pub(super) fn start_burst(&mut self, address: SocketAddr, now: Time) {
+    pub(super) fn start_burst(&mut self, address: SocketAddr, burst: Burst, now: Time) {
         if let Some(entry) = self.table.get_mut(&address) {
+            entry.burst = burst;
             entry.burst_started = now;
             entry.step = 0;
             entry.next_ping = Some(now);
@@ -104,16 +104,16 @@ impl Peer {
 
     fn send_ping(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
         let Some(payload) = self.ping(address, env, now) else { return };
-        env.out.transmit(Transmit { destination: address, source: None, ttl: None, payload });
+        let ttl = self.table.get(&address).and_then(|entry| entry.ttl(now));
+        env.out.transmit(Transmit { destination: address, source: None, ttl, payload });
         let selected = self.is_selected(address);
         let connected = self.is_connected(now);
         let Some(entry) = self.table.get_mut(&address) else { return };
         entry.last_ping = Some(now);
         entry.unanswered = entry.unanswered.saturating_add(1);
         // The next moment of the burst that is still to come; a ping out of turn takes the place of the last due one.
-        let mut in_burst = BURST.iter().map(|millis| entry.burst_started + Duration::from_millis(*millis));
-        entry.step = in_burst.clone().take_while(|at| *at <= now).count().max(entry.step);
-        entry.next_ping = in_burst.nth(entry.step).or_else(|| {
+        entry.step = entry.burst.due(now.since(entry.burst_started)).max(entry.step);
+        entry.next_ping = entry.burst.offset(entry.step).map(|offset| entry.burst_started + offset).or_else(|| {
             let wait = match entry.unanswered {
                 0..=RETRIES if selected => RETRY,
                 _ if selected => SLOW,
@@ -182,8 +182,8 @@ impl Peer {
     }
 
     fn handle_ping(&mut self, source: SocketAddr, destination: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
-        // A ping that names our session was made after we started. Anything else may be a replay: it is answered, and
-        // its source probed, but what it says is not believed.
+        // A ping that names our session was made after we started. Anything else may be a replay, from a forged source
+        // even: it is answered by one packet of its size, which tells an honest sender our session, and changes nothing.
         let mut fresh = false;
         if ping.to_session == env.session {
             let remote = self.remote.get_or_insert_with(|| Remote::new(ping.session));
@@ -194,12 +194,12 @@ impl Peer {
                 fresh = true;
             }
         }
-        if !env.pongs.take(now) {
+        if !(fresh || self.unproven_pongs.take(now)) || !env.pongs.take(now) {
             return;
         }
         let known = self.table.get(&source).is_some();
-        self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
         if fresh {
+            self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
             self.believe(source, ping, env, now);
         }
         let mut pong = self.probe(Kind::Pong, source, env, now);
@@ -265,7 +265,7 @@ impl Peer {
         let selected = self.is_selected(source);
         let Some(entry) = self.table.get_mut(&source) else { return };
         if selected && connected {
-            entry.step = BURST.len();
+            entry.step = usize::MAX;
             entry.next_ping = Some(now + env.jitter(KEEPALIVE));
         }
         if !was_proven && entry.is_proven(now) {
@@ -301,8 +301,10 @@ impl Peer {
     fn trigger(&mut self, address: SocketAddr, now: Time) {
         let Some(entry) = self.table.get_mut(&address) else { return };
         let idle = entry.next_ping.is_none_or(|next| next > now + SOON);
-        if !entry.is_proven(now) && idle && now.since(entry.burst_started) >= TRIGGER_EVERY {
-            self.start_burst(address, now);
+        // What came in shows that openers are no longer needed.
+        let pause = if entry.burst == Burst::Direct { TRIGGER_EVERY } else { Duration::ZERO };
+        if !entry.is_proven(now) && idle && now.since(entry.burst_started) >= pause {
+            self.start_burst(address, Burst::Direct, now);
         }
     }
 

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use natpunch_types::is_mesh_lan;
 
+use crate::burst::Burst;
 use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
 use super::Peer;
 use super::probing::HOLE;
 
-/// A round and the time for its last answers.
-const ROUND: Duration = Duration::from_millis(2600);
 /// Silence after each fruitless round; the last one repeats. 35 s is longer than the 30 s for which a Linux router
 /// remembers a packet that it did not expect, and which would spoil the next try.
 const SILENCE: [Duration; 7] = [
@@ -91,13 +90,20 @@ impl Round {
     }
 }
 
+/// Only NATs are spoilt by early packets: IPv6 firewalls and LANs are not.
+fn may_be_poisoned(address: SocketAddr) -> bool {
+    address.is_ipv4() && !is_mesh_lan(address.ip())
+}
+
 impl Peer {
     /// Probes every candidate at once.
     pub(super) fn start_round(&mut self, env: &Env, now: Time) {
         if !self.probes() {
             return;
         }
-        self.round.phase = Phase::Probing { until: now + ROUND };
+        // Only after a silence in which routers forgot what spoiled the earlier rounds is there something to win.
+        let opening = self.round.is_unreachable().then(|| Burst::opening(self.round.attempt));
+        self.round.phase = Phase::Probing { until: now + opening.unwrap_or_default().duration() };
         self.round.started = now;
         let behind_one_nat = self.table.iter().any(|(address, _)| env.local.shares_public_ip(address.ip()));
         self.round.beacons = if self.round.attempt == 0 || behind_one_nat { 0 } else { BEACONS.len() };
@@ -107,7 +113,8 @@ impl Peer {
             entry.keeps_hole = false;
         }
         for address in addresses {
-            self.start_burst(address, now);
+            let burst = opening.filter(|_| may_be_poisoned(address)).unwrap_or_default();
+            self.start_burst(address, burst, now);
         }
     }
 
@@ -117,9 +124,9 @@ impl Peer {
         if resets && !self.is_connected(now) {
             self.round.last_reset = Some(now);
             self.round.attempt = 0;
-            self.round.phase = Phase::Probing { until: now + ROUND };
+            self.round.phase = Phase::Probing { until: now + Burst::Direct.duration() };
         } else if self.round.phase == Phase::Resting && !self.is_connected(now) {
-            self.round.phase = Phase::Probing { until: now + ROUND };
+            self.round.phase = Phase::Probing { until: now + Burst::Direct.duration() };
         }
     }
 
@@ -149,10 +156,12 @@ impl Peer {
     }
 
     fn keep_holes(&mut self, env: &mut Env, now: Time) {
+        let burst = Burst::opening(self.round.attempt);
         let mut newest: Vec<_> = self.table.iter_mut().filter(|(address, _)| !is_mesh_lan(address.ip())).collect();
         newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
         for (_, entry) in newest.into_iter().take(HOLES) {
             entry.keeps_hole = true;
+            entry.burst = burst;
             entry.next_ping = Some(now + env.jitter(HOLE));
         }
     }

@@ -1,0 +1,84 @@
+//! When the pings of a burst leave, and how far they go.
+
+use std::time::Duration;
+
+/// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up for.
+const DIRECT: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
+/// The openers of an opening burst ...
+const OPENERS: [u64; 3] = [0, 500, 1500];
+/// ... and its pings proper, late enough that the other side, which may be two seconds behind, has opened too.
+const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
+/// How far openers go: past the own NATs, and dead before the peer's. Nobody can know both distances, so rounds take
+/// turns.
+const OPENER_TTL: [u8; 2] = [7, 4];
+
+/// The kind of a burst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Burst {
+    /// All pings go to the peer.
+    #[default]
+    Direct,
+    /// First some that only open the own NAT. A ping that arrives before the other NAT has a mapping for it makes some
+    /// routers (Linux that accepts on its outside) take the very five-tuple that the peer is about to use, and every
+    /// repetition keeps it taken.
+    Opening {
+        /// How far the openers go.
+        ttl: u8,
+    },
+}
+
+impl Burst {
+    /// The opening burst of the round with this number.
+    pub(crate) fn opening(round: usize) -> Self {
+        let [odd, even] = OPENER_TTL;
+        Self::Opening { ttl: if round % 2 == 1 { odd } else { even } }
+    }
+
+    /// When ping number `step` leaves, from the start of the burst.
+    pub(crate) fn offset(self, step: usize) -> Option<Duration> {
+        let offset = match self {
+            Self::Direct => DIRECT.get(step),
+            Self::Opening { .. } => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
+        };
+        offset.map(|millis| Duration::from_millis(*millis))
+    }
+
+    /// How far ping number `step` goes; `None` is all the way.
+    pub(crate) fn ttl(self, step: usize) -> Option<u8> {
+        match self {
+            Self::Opening { ttl } if step < OPENERS.len() => Some(ttl),
+            _ => None,
+        }
+    }
+
+    /// Number of pings that are due this long after the start.
+    pub(crate) fn due(self, elapsed: Duration) -> usize {
+        (0..).map_while(|step| self.offset(step)).take_while(|offset| *offset <= elapsed).count()
+    }
+
+    /// From the start to the time for the last answers.
+    pub(crate) fn duration(self) -> Duration {
+        let last = (0..).map_while(|step| self.offset(step)).last().unwrap_or_default();
+        last + Duration::from_millis(600)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openers_come_first_and_full_pings_after_them() {
+        let burst = Burst::opening(3);
+        let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step)).collect();
+        assert_eq!(ttls, [Some(7), Some(7), Some(7), None, None, None, None, None]);
+        assert_eq!(Burst::opening(4).ttl(0), Some(4));
+        assert!((0..8).all(|step| Burst::Direct.ttl(step).is_none()));
+        assert_eq!(burst.offset(8), None);
+        assert_eq!(burst.due(Duration::from_millis(1500)), 3);
+        assert_eq!(
+            (Burst::Direct.duration(), burst.duration()),
+            (Duration::from_millis(2600), Duration::from_millis(4200))
+        );
+    }
+}
