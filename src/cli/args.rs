@@ -101,9 +101,28 @@ pub struct PlanArgs {
 pub struct CheckArgs {
     /// The mesh file, or a directory of `*.toml` files.
     pub path: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
+    /// How findings are printed.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+    /// The same as `--format json`.
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
+    /// Fail on warnings, too.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// How `check` prints its findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// Annotations of a GitHub workflow.
+    Github,
+    /// A code quality report of GitLab.
+    Gitlab,
 }
 
 /// Which mesh an editing command is about.

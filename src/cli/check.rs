@@ -1,37 +1,159 @@
 //! `natpunch check`: validates a mesh for every node in it.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
+use blake2::{Blake2s256, Digest as _};
 use serde::Serialize;
 
 use super::CliError;
-use super::args::CheckArgs;
+use super::args::{CheckArgs, CheckFormat};
 use super::report::{self, Severity};
 use crate::config::{self, ConfigErrors, MeshConfig};
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let loaded = config::load(&args.path);
-    let warnings = loaded.as_ref().ok().and_then(config::lint);
-    if args.json {
-        let verdict = Verdict {
-            ok: loaded.is_ok(),
-            errors: loaded.as_ref().err().map(findings).unwrap_or_default(),
-            warnings: warnings.as_ref().map(findings).unwrap_or_default(),
-            mesh: loaded.as_ref().ok().map(Summary::of),
-        };
-        let mut out = std::io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, &verdict).map_err(std::io::Error::from)?;
-        writeln!(out)?;
-        return Ok(if verdict.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    let mesh = loaded.as_ref().ok();
+    let found = Found {
+        errors: loaded.as_ref().err(),
+        warnings: mesh.and_then(config::lint),
+        notes: mesh.and_then(config::notes),
+    };
+    let failed = found.errors.is_some() || args.strict && found.warnings.is_some();
+    let warnings = found.warnings.as_ref().map_or(0, ConfigErrors::count);
+    let mut out = anstream::stdout().lock();
+    match if args.json { CheckFormat::Json } else { args.format } {
+        CheckFormat::Text => {
+            let all = [(&found.warnings, Severity::Warning), (&found.notes, Severity::Note)];
+            for (findings, severity) in
+                all.iter().filter_map(|(findings, severity)| Some((findings.as_ref()?, *severity)))
+            {
+                // With standard error closed there is nobody to tell.
+                let _ = writeln!(anstream::stderr().lock(), "{}\n", report::render(findings, severity));
+            }
+            let mesh = loaded?;
+            let word = if failed { "not ok" } else { "ok" };
+            writeln!(out, "{word}: {}", Summary::of(&mesh).line(warnings))?;
+        }
+        CheckFormat::Json => {
+            let verdict = Verdict {
+                ok: found.errors.is_none(),
+                errors: found.errors.map(findings).unwrap_or_default(),
+                warnings: found.warnings.as_ref().map(findings).unwrap_or_default(),
+                notes: found.notes.as_ref().map(findings).unwrap_or_default(),
+                mesh: mesh.map(Summary::of),
+            };
+            serde_json::to_writer_pretty(&mut out, &verdict).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        CheckFormat::Github => {
+            for (level, finding) in found.all() {
+                writeln!(out, "{}", annotation(level, &finding))?;
+            }
+            if let Some(mesh) = mesh {
+                writeln!(out, "{}", Summary::of(mesh).line(warnings))?;
+            }
+        }
+        CheckFormat::Gitlab => {
+            let mut seen = BTreeMap::new();
+            let report: Vec<Issue> = found.all().map(|(level, finding)| Issue::of(level, finding, &mut seen)).collect();
+            serde_json::to_writer_pretty(&mut out, &report).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
     }
-    let mesh = loaded?;
-    if let Some(warnings) = &warnings {
-        // With standard error closed there is nobody to tell.
-        let _ = writeln!(anstream::stderr().lock(), "{}\n", report::render(warnings, Severity::Warning));
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Everything that was found.
+struct Found<'a> {
+    errors: Option<&'a ConfigErrors>,
+    warnings: Option<ConfigErrors>,
+    notes: Option<ConfigErrors>,
+}
+
+impl Found<'_> {
+    fn all(&self) -> impl Iterator<Item = (Severity, Finding)> {
+        [
+            (Severity::Error, self.errors),
+            (Severity::Warning, self.warnings.as_ref()),
+            (Severity::Note, self.notes.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(severity, found)| Some((severity, found?)))
+        .flat_map(|(severity, found)| findings(found).into_iter().map(move |finding| (severity, finding)))
     }
-    writeln!(anstream::stdout().lock(), "ok: {}", Summary::of(&mesh).line(warnings.map_or(0, |w| w.count())))?;
-    Ok(ExitCode::SUCCESS)
+}
+
+/// A workflow command (<https://docs.github.com/actions/reference/workflow-commands-for-github-actions>).
+fn annotation(severity: Severity, finding: &Finding) -> String {
+    let command = match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "notice",
+    };
+    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+    let mut properties = Vec::new();
+    if let Some(file) = &finding.file {
+        properties.push(format!("file={}", property(&relative(file))));
+    }
+    properties.extend(finding.line.map(|line| format!("line={line}")));
+    properties.extend(finding.column.map(|column| format!("col={column}")));
+    properties.push(format!("title=natpunch {}", property(finding.rule)));
+    let text = std::iter::once(&finding.message).chain(&finding.help).map(|line| data(line)).collect::<Vec<_>>();
+    format!("::{command} {}::{}", properties.join(","), text.join("%0A"))
+}
+
+/// An issue of a code quality report (<https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format>).
+#[derive(Serialize)]
+struct Issue {
+    description: String,
+    check_name: &'static str,
+    /// The same as long as the finding is the same, wherever it moves in its file.
+    fingerprint: String,
+    severity: &'static str,
+    location: IssueLocation,
+}
+
+#[derive(Serialize)]
+struct IssueLocation {
+    path: String,
+    lines: IssueLines,
+}
+
+#[derive(Serialize)]
+struct IssueLines {
+    begin: usize,
+}
+
+impl Issue {
+    fn of(severity: Severity, finding: Finding, seen: &mut BTreeMap<String, u32>) -> Self {
+        let path = finding.file.as_deref().map(relative).unwrap_or_default();
+        let identity = format!("{}\n{path}\n{}", finding.rule, finding.message);
+        let count = seen.entry(identity.clone()).and_modify(|count| *count += 1).or_insert(0);
+        let hash: [u8; 32] = Blake2s256::digest(format!("{identity}\n{count}")).into();
+        Self {
+            description: std::iter::once(finding.message).chain(finding.help).collect::<Vec<_>>().join("\n"),
+            check_name: finding.rule,
+            fingerprint: hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+            severity: match severity {
+                Severity::Error => "critical",
+                Severity::Warning => "minor",
+                Severity::Note => "info",
+            },
+            location: IssueLocation { path, lines: IssueLines { begin: finding.line.unwrap_or(1) } },
+        }
+    }
+}
+
+/// A path as CI services want it: from the directory in which the command runs, which is that of the repository.
+fn relative(file: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let file = Path::new(file);
+    let file = file.strip_prefix(&here).or_else(|_| file.strip_prefix(".")).unwrap_or(file);
+    file.display().to_string()
 }
 
 /// The result for machines.
@@ -40,12 +162,14 @@ struct Verdict {
     ok: bool,
     errors: Vec<Finding>,
     warnings: Vec<Finding>,
+    notes: Vec<Finding>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mesh: Option<Summary>,
 }
 
 #[derive(Serialize)]
 struct Finding {
+    rule: &'static str,
     message: String,
     file: Option<String>,
     /// From 1; null if the finding is about a file as a whole.
@@ -60,6 +184,7 @@ fn findings(errors: &ConfigErrors) -> Vec<Finding> {
         let whole = errors.whole_file(error);
         let place = location.as_ref().filter(|_| whole.is_none());
         Finding {
+            rule: error.rule_name(),
             message: error.message().to_owned(),
             file: location.as_ref().map(|location| location.file.display().to_string()),
             line: place.map(|place| place.line),

@@ -85,6 +85,8 @@ pub enum Severity {
     Error,
     /// The mesh can be used, but likely does not do what was meant.
     Warning,
+    /// It is worth to know, and may well be meant.
+    Note,
 }
 
 /// The findings with their lines, as text with ANSI colours.
@@ -102,6 +104,7 @@ fn group<'a>(errors: &ConfigErrors, error: &'a ConfigError, severity: Severity) 
     let level = match severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let mut group = level.primary_title(clean(error.message())).elements(std::iter::empty::<Origin<'_>>());
     if let Some(file) = errors.whole_file(error) {

@@ -63,7 +63,12 @@ impl fmt::Display for Location {
 struct Label {
     place: Place,
     text: String,
+    /// What stands there is not shown.
+    secret: bool,
 }
+
+/// The rule of every error that is no lint.
+const INVALID: &str = "invalid";
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +79,26 @@ pub struct ConfigError {
     /// Where: the first is the error itself, the others are places that it refers to.
     labels: Vec<Label>,
     help: Vec<String>,
+    /// The name of what is broken, for tools.
+    rule: &'static str,
 }
 
 impl ConfigError {
     /// An error at a place.
     pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
-        let label = Label { place, text: String::new() };
-        Self { message: message.into(), file: None, labels: vec![label], help: Vec::new() }
+        let label = Label { place, text: String::new(), secret: false };
+        Self { message: message.into(), file: None, labels: vec![label], help: Vec::new(), rule: INVALID }
     }
 
     /// An error of a file or directory as a whole.
     pub(super) fn of(file: &Path, message: impl Into<String>) -> Self {
-        Self { message: message.into(), file: Some(file.to_owned()), labels: Vec::new(), help: Vec::new() }
+        Self {
+            message: message.into(),
+            file: Some(file.to_owned()),
+            labels: Vec::new(),
+            help: Vec::new(),
+            rule: INVALID,
+        }
     }
 
     /// Says something next to the place.
@@ -96,9 +109,23 @@ impl ConfigError {
         self
     }
 
+    /// Names the rule that is broken, where it is one of [`lint`](super::lint).
+    pub(super) fn rule(mut self, rule: &'static str) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// Hides what stands at the place: it is a secret.
+    pub(super) fn secret(mut self) -> Self {
+        if let Some(label) = self.labels.first_mut() {
+            label.secret = true;
+        }
+        self
+    }
+
     /// Names another place.
     pub(super) fn also(mut self, place: Place, text: impl Into<String>) -> Self {
-        self.labels.push(Label { place, text: text.into() });
+        self.labels.push(Label { place, text: text.into(), secret: false });
         self
     }
 
@@ -116,6 +143,11 @@ impl ConfigError {
     /// What is wrong, in one line.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The name of the rule that is broken, in kebab case and stable; `invalid` where the mesh can't be used.
+    pub fn rule_name(&self) -> &'static str {
+        self.rule
     }
 
     /// What to do about it.
@@ -185,10 +217,15 @@ impl ConfigErrors {
         let line = source.text.get(range.clone())?.trim_end_matches('\r');
         let start = label.place.start.saturating_sub(range.start).min(line.len());
         let end = label.place.end.saturating_sub(range.start).clamp(start, line.len());
+        let mut shown = mask_secret(line);
+        if label.secret {
+            let stars = "*".repeat(end - start);
+            shown = [shown.get(..start), Some(&stars), shown.get(end..)].into_iter().flatten().collect();
+        }
         let column = line.get(..start).map_or(0, |before| before.chars().count()) + 1;
         Some(Excerpt {
             location: Location { file: source.path.clone(), line: number, column },
-            line: mask_secret(line),
+            line: shown,
             marked: start..end,
             label: label.text.clone(),
         })
@@ -220,6 +257,13 @@ impl std::error::Error for ConfigErrors {}
 
 /// Masks the value in a line that seems to hold a secret in plain, keeping its length so that columns stay right.
 fn mask_secret(line: &str) -> String {
+    if let Some((code, comment)) = line.split_once('#')
+        && holds_key(comment)
+    {
+        // Nobody knows what a key in a comment is.
+        let hidden: String = comment.chars().map(|c| if c.is_ascii_alphanumeric() { '*' } else { c }).collect();
+        return format!("{}#{hidden}", mask_secret(code));
+    }
     let lower = line.to_ascii_lowercase();
     let secret = ["private", "presharedkey", "preshared_key", "preshared-key", "secret", "psk", "password"]
         .iter()

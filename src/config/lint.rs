@@ -1,19 +1,37 @@
 //! What is allowed in a mesh, but likely not meant.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
+use natpunch_types::{PeerKey, SecretKey};
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::model::{DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::read::Quoted;
+use super::resolve::public_key;
+use super::validate::overlap;
 
 /// IPv6 needs links of this MTU at least, in bytes (RFC 8200, 5).
 const IPV6_MTU: u32 = 1280;
+
+/// What most links carry, in bytes: the MTU of Ethernet.
+const LINK_MTU: u32 = 1500;
+
+/// What WireGuard adds to a packet, in bytes: header and tag, UDP, and IPv6 outside.
+const OVERHEAD: u32 = 32 + 8 + 40;
+
+/// Most texts that are tried as private keys.
+const MOST_TRIED: usize = 1000;
 
 /// Looks for what is allowed but likely not meant; `None` if there is nothing.
 pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     let mut findings = Vec::new();
     connectivity(mesh, &mut findings);
     settings(mesh, &mut findings);
+    routes(mesh, &mut findings);
+    private_keys(mesh, &mut findings);
     (!findings.is_empty()).then(|| ConfigErrors::new(findings, Arc::clone(&mesh.sources)))
 }
 
@@ -29,7 +47,11 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         if !reachable_nodes {
             let message = format!("nobody can reach the plain WireGuard peer `{}`, nor it them", Quoted(name));
             let finding = ConfigError::at(place(mesh, name), message).label("has no natpunch and no endpoint");
-            findings.push(finding.help("give it an endpoint, or give one to a node: one side must be reachable"));
+            findings.push(
+                finding
+                    .rule("unreachable-plain-peer")
+                    .help("give it an endpoint, or give one to a node: one side must be reachable"),
+            );
         }
     }
     if !finds_nodes {
@@ -38,20 +60,31 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             let message = format!("`{}` and `{}` can't find each other", Quoted(first), Quoted(second));
             let finding = ConfigError::at(place(mesh, second), message).label("no endpoint, and no discovery either");
             let help = "add a section [discovery.NAME], such as with plugin = \"natpunch-go\", or give one an endpoint";
-            findings.push(finding.also(place(mesh, first), "no endpoint either").help(help));
+            findings.push(finding.rule("no-discovery").also(place(mesh, first), "no endpoint either").help(help));
         }
     }
 }
 
 fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    for (name, peer) in &mesh.peers {
+    for (index, (name, peer)) in mesh.peers.iter().enumerate() {
         let mtu = peer.interface.mtu.or(mesh.interface.mtu);
         if let Some(mtu) = mtu.filter(|mtu| *mtu < IPV6_MTU)
             && peer.addresses.iter().any(std::net::IpAddr::is_ipv6)
         {
             let message = format!("`{}` has an IPv6 address, but its MTU is {mtu}", Quoted(name));
             let finding = ConfigError::at(place(mesh, name), message).label("Linux refuses IPv6 on such an interface");
-            findings.push(finding.help(format!("IPv6 needs an MTU of {IPV6_MTU} bytes at least")));
+            findings.push(finding.rule("small-mtu").help(format!("IPv6 needs an MTU of {IPV6_MTU} bytes at least")));
+        }
+        // A default is fine, and one warning for all nodes is enough.
+        let own = peer.interface.mtu.or(if index == 0 { mesh.interface.mtu } else { None });
+        if let Some(mtu) = own.filter(|mtu| mtu + OVERHEAD > LINK_MTU) {
+            let sum = mtu + OVERHEAD;
+            let message = format!("an MTU of {mtu} makes packets of {sum} bytes, and most links carry {LINK_MTU}");
+            let finding = ConfigError::at(place(mesh, name), message).label("the MTU of this node's interface");
+            findings.push(finding.rule("large-mtu").help(format!(
+                "write {} or less: WireGuard over UDP and IPv6 adds {OVERHEAD}; more is for networks with jumbo frames only",
+                LINK_MTU - OVERHEAD
+            )));
         }
         // Its listen port tells the others where it answers.
         let unused = InterfaceConfig { listen_port: None, ..peer.interface.clone() };
@@ -59,7 +92,11 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             let message = format!("`{}` is a plain WireGuard peer: natpunch sets up no interface on it", Quoted(name));
             let finding =
                 ConfigError::at(place(mesh, name), message).label("these interface settings are used by nobody");
-            findings.push(finding.help("set it up on the peer itself, and keep nothing but listen_port here"));
+            findings.push(
+                finding
+                    .rule("unused-interface")
+                    .help("set it up on the peer itself, and keep nothing but listen_port here"),
+            );
         }
     }
     let managed = mesh.peers.values().filter(|peer| peer.managed).count();
@@ -67,9 +104,111 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         let finding =
             ConfigError::at(place, format!("every node listens on port {port}")).label("the default of all nodes");
         findings.push(
-            finding.help(
+            finding.rule("shared-port").help(
                 "two nodes behind one NAT collide on a port: leave it out, and each node's is derived from its key",
             ),
         );
     }
 }
+
+fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let places = &mesh.places;
+    for (network, at) in mesh.networks.iter().zip(&places.networks) {
+        if let Some(lan) = mesh.lans.iter().find(|lan| overlap(**lan, *network)) {
+            let finding = ConfigError::at(*at, format!("the mesh's network {network} clashes with the LAN {lan}"));
+            let help = "nodes in that LAN would lose it: give the mesh a network of its own";
+            findings.push(finding.label("of the mesh").rule("lan-clash").help(help));
+        }
+    }
+    for (route, at) in &places.routes {
+        let finding = |message: String, label: &str| ConfigError::at(*at, message).label(label);
+        if let Some(network) = mesh.networks.iter().find(|network| overlap(**network, *route)) {
+            let message = format!("the route {route} is within the mesh's own network {network}");
+            let help = "addresses of the mesh are the peers' own: list them in `addresses`, or route another network";
+            findings.push(finding(message, "not a network behind a peer").rule("route-in-mesh").help(help));
+        }
+        if let Some(lan) = mesh.lans.iter().find(|lan| route.contains(*lan) && *route != **lan) {
+            let message = format!("the route {route} is wider than the LAN {lan} and takes it along");
+            let help = format!("route exactly what is behind the peer, such as {lan}");
+            findings.push(finding(message, "wider than the LAN").rule("widened-route").help(help));
+        }
+    }
+    let inside: Vec<IpNet> = mesh.networks.iter().chain(places.routes.keys()).copied().collect();
+    for (name, peer) in &mesh.peers {
+        let endpoint = peer.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+        let around = endpoint.and_then(|endpoint| inside.iter().find(|net| net.contains(&endpoint.ip())));
+        if let (Some(endpoint), Some(around)) = (endpoint, around) {
+            // Behind the peer itself is where it may well be seen from its own LAN; the others' packets loop.
+            let message = format!("the endpoint {endpoint} of `{}` is within {around}", Quoted(name));
+            let finding =
+                ConfigError::at(place(mesh, name), message).label("WireGuard's packets would go into the tunnel");
+            findings.push(finding.rule("endpoint-in-tunnel").help("write the address that it has outside of the mesh"));
+        }
+    }
+}
+
+/// Private keys that stand anywhere in the files, comments included: texts whose public key a peer has.
+fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let owners: BTreeMap<PeerKey, &str> =
+        mesh.peers.iter().map(|(name, peer)| (peer.public_key, name.as_str())).collect();
+    let mut tried = BTreeSet::new();
+    for (file, source) in mesh.sources.0.iter().enumerate() {
+        let base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+        let words = source.text.split(|c| !base64(c)).filter(|word| word.len() == 44 && word.ends_with('='));
+        for word in words {
+            let Ok(key) = word.parse::<SecretKey>() else { continue };
+            if owners.contains_key(&PeerKey::from_bytes(*key.expose())) {
+                continue;
+            }
+            if tried.len() == MOST_TRIED || !tried.insert(word) {
+                continue;
+            }
+            let Some(owner) = owners.get(&public_key(&key)) else { continue };
+            let start = word.as_ptr().addr() - source.text.as_ptr().addr();
+            let at = Place { file, start, end: start + word.len() };
+            let message = format!("the private key of `{}` stands in the file", Quoted(owner));
+            let finding = ConfigError::at(at, message).label("whoever reads the file is this peer").secret();
+            let help = "make a new key pair with `natpunch keygen`: what was in git once stays known";
+            findings.push(finding.rule("private-key-in-file").help(help));
+        }
+    }
+}
+
+/// Pairs that will not connect by themselves, as far as the file tells: what is worth to know, and often meant. `None`
+/// if there are none.
+pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
+    const SHOWN: usize = 5;
+    let mut findings = Vec::new();
+    let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
+    for (name, _) in mesh.peers.iter().filter(|(_, peer)| !peer.managed && hidden(peer)) {
+        let others: Vec<&str> = mesh
+            .peers
+            .iter()
+            .filter(|(other, peer)| *other != name && hidden(peer))
+            .map(|(other, _)| other.as_str())
+            .collect();
+        if others.is_empty() || others.len() + 1 == mesh.peers.len() {
+            continue;
+        }
+        let more = others.len().saturating_sub(SHOWN);
+        let mut shown =
+            others.iter().take(SHOWN).map(|other| format!("`{}`", Quoted(other))).collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            shown.push_str(&format!(" and {more} more"));
+        }
+        let message = format!("the plain WireGuard peer `{}` can't reach {shown}", Quoted(name));
+        let finding = ConfigError::at(place(mesh, name), message).label("neither side has an endpoint");
+        findings.push(finding.rule("unreachable-pair").help("natpunch punches only between two nodes that run it"));
+    }
+    for (network, at) in mesh.networks.iter().zip(&mesh.places.networks) {
+        if overlap(*network, CARRIER_NAT) {
+            let finding = ConfigError::at(*at, format!("{network} is shared address space of carrier NATs (RFC 6598)"));
+            let help = "a node behind such a NAT may need addresses of it outside of the mesh";
+            findings.push(finding.label("of the mesh").rule("carrier-nat-clash").help(help));
+        }
+    }
+    (!findings.is_empty()).then(|| ConfigErrors::new(findings, Arc::clone(&mesh.sources)))
+}
+
+/// 100.64.0.0/10 (RFC 6598).
+const CARRIER_NAT: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(100, 64, 0, 0), 10));

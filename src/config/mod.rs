@@ -23,7 +23,7 @@ mod watch;
 pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_peer};
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
 pub use keyfile::{new_key_file, new_private_key};
-pub use lint::lint;
+pub use lint::{lint, notes};
 pub use load::load;
 pub use model::{
     Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,

@@ -98,6 +98,8 @@ pub struct MeshConfig {
     pub name: String,
     /// The mesh's own networks; every peer's addresses are inside.
     pub networks: Vec<IpNet>,
+    /// Local networks that nodes sit in, for [`lint`](super::lint).
+    pub lans: Vec<IpNet>,
     /// Defaults for every node's interface.
     pub interface: InterfaceConfig,
     /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint.

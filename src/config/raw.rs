@@ -42,6 +42,9 @@ section! {
         /// The networks that the mesh's own addresses are taken from.
         #[schemars(required)]
         networks: Vec<Located<Network>>,
+        /// Local networks that nodes sit in. Nothing is configured by them: `natpunch check` warns of a network of the
+        /// mesh that clashes with one, and of a route that is wider than one and takes it along.
+        lans: Vec<Located<Network>>,
     }
 }
 

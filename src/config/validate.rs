@@ -31,12 +31,12 @@ pub(super) fn validate(
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
     // With a network that could not be read, nothing can be said to be outside of the networks.
     let all_known = check.is_all_read("mesh.networks");
-    let networks = mesh.as_ref().map(|(_, networks)| networks.as_slice()).filter(|_| all_known);
+    let networks = mesh.as_ref().map(|(_, networks, _)| networks.as_slice()).filter(|_| all_known);
     let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers);
     let preshared_key_files = check.preshared(raw.preshared);
     let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
-    let (name, networks) = mesh?;
+    let (name, networks, lans) = mesh?;
     if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
         let message = format!("`wg-{}` is too long for the name of an interface", name.value.0);
         let error = ConfigError::at(name.place, message).label("the interface is named after the mesh");
@@ -45,6 +45,7 @@ pub(super) fn validate(
     Some(MeshConfig {
         name: name.value.0,
         networks: networks.iter().map(|network| network.value.0).collect(),
+        lans,
         interface,
         discovery,
         stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
@@ -64,6 +65,10 @@ pub(super) struct Places {
     pub(super) peers: BTreeMap<String, Place>,
     /// `private_key_file`, in `[interface]` and in peers.
     pub(super) private_key_files: BTreeMap<PathBuf, Place>,
+    /// The networks of the mesh, in their order.
+    pub(super) networks: Vec<Place>,
+    /// The routes.
+    pub(super) routes: BTreeMap<IpNet, Place>,
     /// `listen_port` in `[interface]`.
     pub(super) listen_port: Option<Place>,
     /// `preshared_key_file`.
@@ -104,12 +109,12 @@ impl Check<'_> {
         }
     }
 
-    fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<(Located<DnsLabel>, Vec<Located<Network>>)> {
+    fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<(Located<DnsLabel>, Vec<Located<Network>>, Vec<IpNet>)> {
         let Some(mesh) = mesh else {
             self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
             return None;
         };
-        let RawMesh { name, networks } = mesh.value;
+        let RawMesh { name, networks, lans } = mesh.value;
         if name.is_none() && self.is_all_read("mesh.name") {
             self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
         }
@@ -128,7 +133,8 @@ impl Check<'_> {
                 self.errors.push(error.help("remove one of the two"));
             }
         }
-        Some((name?, networks))
+        self.places.networks = networks.iter().map(|network| network.place).collect();
+        Some((name?, networks, values(lans).map(|lan| lan.0).collect()))
     }
 
     fn interface(&mut self, raw: RawInterface) -> InterfaceConfig {
@@ -251,6 +257,7 @@ impl Check<'_> {
             }
         }
         for route in raw.routes.iter().flat_map(|routes| &routes.value) {
+            self.places.routes.insert(route.value.0, route.place);
             claims.push(Claim { net: route.value.0, peer, place: route.place });
         }
     }
@@ -398,7 +405,7 @@ fn values<T>(field: Field<Vec<Located<T>>>) -> impl Iterator<Item = T> {
     field.map(|field| field.value).unwrap_or_default().into_iter().map(|element| element.value)
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
