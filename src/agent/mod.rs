@@ -1,6 +1,6 @@
 //! The agent: one task owns the mesh. Events come in, the core decides, effects go out.
 //!
-//! [`run`] is the whole of `natpunch apply`. The loop in [`Agent::turn`] takes one event, hands it to the core, and
+//! [`run`] is the whole of `natpunch apply`. The loop in `Agent::turn` takes one event, hands it to the core, and
 //! drains what the core wants done, so nothing is decided here that the simulator could not see: this file only knows
 //! how to send a datagram, set an endpoint, tell a plugin, and reload.
 
