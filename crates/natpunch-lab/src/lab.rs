@@ -182,7 +182,9 @@ impl Lab {
             addresses.push(IpAddr::V6(ipv6));
         }
         host.network = Network { addresses };
-        Ok(())
+        router.namespace.wait_for_carrier(&port)?;
+        router.namespace.wait_for_carrier("lan")?;
+        host.namespace.wait_for_carrier("eth0")
     }
 
     fn next_uplink(&mut self) -> Result<Uplink> {
@@ -211,6 +213,7 @@ impl Lab {
         if has_ipv6 {
             namespace.ip(format!("address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"))?;
         }
-        Ok(())
+        self.internet.wait_for_carrier(&link)?;
+        namespace.wait_for_carrier(name)
     }
 }

@@ -72,6 +72,12 @@ pub enum Error {
         /// What the system said.
         message: String,
     },
+    /// A link never came up.
+    #[error("the link {link} does not come up")]
+    NoCarrier {
+        /// Its name.
+        link: String,
+    },
     /// The namespace's thread is gone; it panicked.
     #[error("the thread that holds a namespace is gone")]
     Gone,

@@ -4,16 +4,20 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::{Error, Result};
+use crate::{Error, Result, sandbox};
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Directories that a machine of its own would have for itself.
 const PRIVATE_DIRECTORIES: [&str; 2] = ["/run/natpunch", "/run/wireguard"];
+
+/// How long a link may take to carry packets.
+const CARRIER: Duration = Duration::from_secs(10);
 
 /// A namespace. It lives until this is dropped and no process or socket is left in it.
 #[derive(Debug)]
@@ -64,6 +68,13 @@ impl Namespace {
         self.run(move || feed("ip", &["-batch", "-"], &lines))?
     }
 
+    /// Waits until a link carries packets: the kernel sees a carrier a moment after both ends are up, and until then drops
+    /// what is sent.
+    pub(crate) fn wait_for_carrier(&self, link: &str) -> Result<()> {
+        let link = link.to_owned();
+        self.run(move || wait_for_carrier(&link))?
+    }
+
     /// Runs `nft -f` with these rules.
     pub(crate) fn nft(&self, rules: impl Into<String>) -> Result<()> {
         let rules = rules.into();
@@ -99,6 +110,23 @@ fn enter(forward: bool) -> Result<()> {
         sysctl("net/ipv6/conf/all/forwarding", "1")?;
     }
     feed("ip", &["-batch", "-"], "link set lo up\n")
+}
+
+fn wait_for_carrier(link: &str) -> Result<()> {
+    let deadline = Instant::now() + CARRIER * sandbox::patience();
+    loop {
+        let output = Command::new("ip")
+            .args(["-oneline", "link", "show", "dev", link])
+            .output()
+            .map_err(|source| Error::Program { program: "ip".into(), source })?;
+        if String::from_utf8_lossy(&output.stdout).contains("state UP") {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::NoCarrier { link: link.to_owned() });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sets a kernel setting of the calling thread's network namespace.

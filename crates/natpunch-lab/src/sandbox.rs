@@ -96,6 +96,7 @@ pub fn test(path: &str, limit: Duration, body: impl FnOnce(Lab)) {
             Err(error) => panic!("cannot build the lab: {error}"),
         }
     }
+    let limit = limit * patience();
     let (outcome, output) =
         run_again(path, limit).unwrap_or_else(|error| panic!("cannot run {path} in a sandbox: {error}; {HINT}"));
     // The inner run's own summary would be counted twice.
