@@ -5,8 +5,8 @@
 //! by which to tell such a packet from another before the first X25519 operation.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 
+use super::datagrams::Caller;
 use super::store::Source;
 
 /// Handshakes waiting in all: some 0.2 s of work.
@@ -17,7 +17,7 @@ const MAX_PER_SOURCE: usize = 64;
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeQueue {
-    by_source: HashMap<Source, VecDeque<(SocketAddr, Vec<u8>)>>,
+    by_source: HashMap<Source, VecDeque<(Caller, Vec<u8>)>>,
     /// The sources with something waiting, next first.
     turns: VecDeque<Source>,
     waiting: usize,
@@ -30,11 +30,11 @@ impl HandshakeQueue {
     }
 
     /// Adds a handshake; false if there is no room for it.
-    pub(super) fn push(&mut self, from: SocketAddr, payload: &[u8]) -> bool {
+    pub(super) fn push(&mut self, from: Caller, payload: &[u8]) -> bool {
         if self.waiting >= MAX {
             return false;
         }
-        let source = Source::of(from.ip());
+        let source = Source::of(from.remote.ip());
         let queue = self.by_source.entry(source).or_default();
         if queue.len() >= MAX_PER_SOURCE {
             return false;
@@ -48,7 +48,7 @@ impl HandshakeQueue {
     }
 
     /// The next handshake: of each source in turn, in the order of arrival.
-    pub(super) fn pop(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    pub(super) fn pop(&mut self) -> Option<(Caller, Vec<u8>)> {
         let source = self.turns.pop_front()?;
         let queue = self.by_source.get_mut(&source)?;
         let next = queue.pop_front();
@@ -64,11 +64,13 @@ impl HandshakeQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
-    fn from(host: u16) -> SocketAddr {
+    fn from(host: u16) -> Caller {
         let [high, low] = host.to_be_bytes();
-        SocketAddr::from(([198, 51, high, low], 1))
+        SocketAddr::from(([198, 51, high, low], 1)).into()
     }
 
     #[test]

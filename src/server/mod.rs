@@ -6,6 +6,7 @@
 //! and the counts are logged at most every ten seconds.
 
 mod counters;
+mod datagrams;
 mod handshakes;
 mod http;
 pub mod key;

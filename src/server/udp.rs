@@ -2,16 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
 use super::counters::Counters;
+use super::datagrams::{self, Caller, Receiver};
 use super::handshakes::HandshakeQueue;
 use super::protocols::{Answer, Class, Protocols};
 use super::{Backoff, stopped};
@@ -34,6 +33,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     // A smaller buffer than asked for only drops earlier.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
+    datagrams::want_local_address(&socket, address)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
 }
@@ -47,6 +47,7 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; BUFFER];
+    let mut receiver = Receiver::new(&socket);
     let mut handshakes = HandshakeQueue::default();
     let mut answers = Vec::with_capacity(DATAGRAMS_PER_TURN);
     let mut backoff = Backoff::new();
@@ -73,8 +74,8 @@ pub(super) async fn serve(
         }
         let now = start.elapsed();
         for _ in 0..DATAGRAMS_PER_TURN {
-            let (payload, source) = match socket.try_recv_from(&mut buffer) {
-                Ok((length, source)) => (buffer.get(..length).unwrap_or_default(), source),
+            let (payload, caller) = match receiver.receive(&socket, &mut buffer) {
+                Ok((length, caller)) => (buffer.get(..length).unwrap_or_default(), caller),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     receive_error(&error, &counters, &mut backoff).await;
@@ -85,31 +86,28 @@ pub(super) async fn serve(
             counters.received.add();
             match protocols.classify(payload) {
                 Class::Handshake => {
-                    if !handshakes.push(source, payload) {
+                    if !handshakes.push(caller, payload) {
                         counters.handshakes_shed.add();
                     }
                 }
-                class => note(&mut answers, &counters, source, payload, protocols.handle(class, source, payload, now)),
+                class => {
+                    let answer = protocols.handle(class, caller.remote, payload, now);
+                    note(&mut answers, &counters, caller, payload, answer);
+                }
             }
         }
         send(&socket, &mut answers, &counters);
         for _ in 0..HANDSHAKES_PER_TURN {
-            let Some((source, payload)) = handshakes.pop() else { break };
-            let answer = protocols.handle(Class::Handshake, source, &payload, now);
-            note(&mut answers, &counters, source, &payload, answer);
+            let Some((caller, payload)) = handshakes.pop() else { break };
+            let answer = protocols.handle(Class::Handshake, caller.remote, &payload, now);
+            note(&mut answers, &counters, caller, &payload, answer);
         }
         send(&socket, &mut answers, &counters);
     }
 }
 
 /// Keeps an answer for sending, unless it were longer than what it answers: whoever spoofs a source must not gain.
-fn note(
-    answers: &mut Vec<(SocketAddr, Answer)>,
-    counters: &Counters,
-    to: SocketAddr,
-    request: &[u8],
-    answer: Option<Answer>,
-) {
+fn note(answers: &mut Vec<(Caller, Answer)>, counters: &Counters, to: Caller, request: &[u8], answer: Option<Answer>) {
     match answer.filter(|answer| answer.len() <= request.len()) {
         Some(answer) => answers.push((to, answer)),
         None => counters.dropped.add(),
@@ -118,31 +116,16 @@ fn note(
 
 /// Sends these answers, several with one call. What can't be sent is lost, as the network might have lost it: the
 /// client asks again.
-fn send(socket: &UdpSocket, answers: &mut Vec<(SocketAddr, Answer)>, counters: &Counters) {
+fn send(socket: &UdpSocket, answers: &mut Vec<(Caller, Answer)>, counters: &Counters) {
     let mut left = answers.as_slice();
     while !left.is_empty() {
-        let sent = match left {
-            [(to, answer)] => socket.try_send_to(answer, *to).map(|_| 1),
-            many => send_many(socket, many),
-        };
         // An error is that of the first one left.
-        let (sent, tried) = sent.map_or((0, 1), |sent| (sent, sent.max(1)));
+        let (sent, tried) = datagrams::send(socket, left).map_or((0, 1), |sent| (sent, sent.max(1)));
         counters.answered.count(sent);
         counters.send_errors.count(tried - sent);
         left = left.get(tried..).unwrap_or_default();
     }
     answers.clear();
-}
-
-/// Sends answers by one system call; how many of them went out.
-fn send_many(socket: &UdpSocket, answers: &[(SocketAddr, Answer)]) -> io::Result<usize> {
-    let slices: Vec<[io::IoSlice<'_>; 1]> = answers.iter().map(|(_, answer)| [io::IoSlice::new(answer)]).collect();
-    let addresses: Vec<_> = answers.iter().map(|(to, _)| Some(SockaddrStorage::from(*to))).collect();
-    let mut headers = MultiHeaders::preallocate(answers.len(), None);
-    socket.try_io(tokio::io::Interest::WRITABLE, || {
-        let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &addresses, [], MsgFlags::empty())?;
-        Ok(sent.count())
-    })
 }
 
 async fn receive_error(error: &io::Error, counters: &Counters, backoff: &mut Backoff) {

@@ -31,6 +31,16 @@ fn stun_tells_a_client_its_address_over_both_families() {
 }
 
 #[test]
+fn a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
+    let server = Server::start(&["--listen", "0.0.0.0:0"]);
+    // The route to 127.0.0.1 prefers 127.0.0.1 as the source; a connected socket takes answers only from where it asks.
+    let asked = SocketAddr::from(([127, 0, 0, 2], server.udp[0].port()));
+    let socket = socket(LOCAL, asked);
+    assert_eq!(stun_answer(&socket), Some(socket.local_addr().unwrap()));
+    assert!(GoClient::register(socket, &server.public_key).is_ok(), "handshakes, too");
+}
+
+#[test]
 fn two_clients_of_natpunch_go_find_each_other() {
     let server = both();
     for (local, address) in [(LOCAL, server.udp[0]), (Ipv6Addr::LOCALHOST.into(), server.udp[1])] {
