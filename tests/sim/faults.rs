@@ -293,6 +293,21 @@ fn a_device_that_is_gone_for_a_while_does_not_cost_minutes() {
 }
 
 #[test]
+fn a_firewall_that_drops_wireguard_for_a_while_costs_minutes_at_most() {
+    for gap in [20 * SECOND, MINUTE] {
+        let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
+        lab.world.set_wireguard_blocked(lab.b, true);
+        // Without a session there is no handshake to fall back on.
+        lab.world.restart_device(lab.b, SECOND);
+        lab.world.run_until(lab.world.now() + gap);
+        lab.world.set_wireguard_blocked(lab.b, false);
+        let took = recovery(&mut lab, 5 * MINUTE);
+        println!("WireGuard dropped for {gap:?}: {took:?} after that");
+        assert!(took <= 2 * MINUTE, "{took:?}\n{}", lab.world.report());
+    }
+}
+
+#[test]
 fn a_peer_that_does_not_know_us_gets_few_probes() {
     let mut lab = Lab::usual(1, NatConfig::home(), Side::Public);
     lab.world.unpeer(lab.b, lab.a);

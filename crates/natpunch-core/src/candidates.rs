@@ -14,6 +14,9 @@ use crate::path::Rank;
 const MAX_CANDIDATES: usize = 16;
 /// ... of which one discovery instance alone can fill no more than this, lest a lying one starve the others.
 const MAX_PER_ORIGIN: usize = 8;
+/// For how long a path is left alone on which probes pass and WireGuard does not, the first time, the second, and
+/// from then on: a device that is restarted or a key that is being replaced is soon over, a firewall is not.
+const BLOCKED: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
 /// How long an answer proves a path.
 const PROOF: Duration = Duration::from_secs(90);
 
@@ -51,7 +54,9 @@ pub(crate) struct Entry {
     /// Samples in a row that were worth leaving the path in use for.
     pub(crate) wins: u8,
     /// Probes pass but WireGuard's handshake does not: left alone until then.
-    pub(crate) blocked_until: Option<Time>,
+    blocked_until: Option<Time>,
+    /// How often in a row that was so.
+    blocks: usize,
 }
 
 impl Entry {
@@ -63,6 +68,18 @@ impl Entry {
     /// Both sides saw an answer lately.
     pub(crate) fn is_proven(&self, now: Time) -> bool {
         self.is_answered(now) && self.peer_heard.is_some_and(|at| now.since(at) <= PROOF)
+    }
+
+    /// WireGuard's handshake does not pass here; until when the path is left alone.
+    pub(crate) fn block(&mut self, now: Time) -> Time {
+        let silence = BLOCKED.get(self.blocks).or(BLOCKED.last()).copied().unwrap_or_default();
+        self.blocks = self.blocks.saturating_add(1);
+        *self.blocked_until.insert(now + silence)
+    }
+
+    /// WireGuard's handshake passed, or everything may be different.
+    pub(crate) fn unblock(&mut self) {
+        (self.blocked_until, self.blocks) = (None, 0);
     }
 
     pub(crate) fn is_blocked(&self, now: Time) -> bool {
@@ -110,7 +127,7 @@ impl Entry {
     /// The peer has restarted and has heard nothing yet.
     pub(crate) fn forget_heard(&mut self) {
         self.peer_heard = None;
-        self.blocked_until = None;
+        self.unblock();
     }
 
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
@@ -199,6 +216,7 @@ impl Table {
             rtt: None,
             wins: 0,
             blocked_until: None,
+            blocks: 0,
         };
         self.entries.insert(offer.address, entry);
         true

@@ -41,7 +41,7 @@ struct Server {
 /// What this node knows of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    pub(crate) listen_port: u16,
+    listen_port: u16,
     hosts: Vec<IpAddr>,
     servers: BTreeMap<SocketAddr, Server>,
 }
@@ -90,6 +90,17 @@ impl Local {
         }
     }
 
+    /// What servers saw of another port than this means nothing.
+    pub(crate) fn set_listen_port(&mut self, port: u16) {
+        if self.listen_port == port {
+            return;
+        }
+        self.listen_port = port;
+        for server in self.servers.values_mut() {
+            server.mapped = None;
+        }
+    }
+
     /// A peer is no longer connected, and the reason may be that our NAT has a new mapping for us: asks now.
     pub(crate) fn hurry(&mut self, now: Time) {
         for server in self.servers.values_mut().filter(|server| server.tries == 0) {
@@ -99,8 +110,8 @@ impl Local {
     }
 
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
-        (address.port() == self.listen_port && self.hosts.contains(&address.ip()))
-            || self.servers.values().any(|server| server.mapped == Some(address))
+        // Not what servers say that we look like: a wrong word could silence a peer.
+        address.port() == self.listen_port && self.hosts.contains(&address.ip())
     }
 
     pub(crate) fn is_own_ip(&self, ip: IpAddr) -> bool {
@@ -198,13 +209,10 @@ impl Local {
         server.next = now + if eager { EAGER } else { RELAXED };
         let Answer::Mapped(address) = answer else { return None };
         let address = canonical(address);
-        let usable = address.port() != 0
-            && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private)
-            && server.mapped != Some(address);
-        usable.then(|| {
-            server.mapped = Some(address);
-            Event::ReflexiveLearned { server: source, address }
-        })
+        let usable =
+            address.port() != 0 && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private);
+        let before = std::mem::replace(&mut server.mapped, usable.then_some(address));
+        (usable && before != Some(address)).then_some(Event::ReflexiveLearned { server: source, address })
     }
 }
 

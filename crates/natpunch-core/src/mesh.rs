@@ -120,7 +120,8 @@ impl Mesh {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = public_key(&spec.private_key);
         self.env.overlay.clone_from(&spec.overlay);
-        self.env.local.listen_port = spec.listen_port;
+        let port_changed = spec.listen_port != self.spec.listen_port;
+        self.env.local.set_listen_port(spec.listen_port);
         let listed: BTreeMap<PeerKey, &PeerSpec> =
             spec.peers.iter().filter(|peer| peer.key != self.public_key).map(|peer| (peer.key, peer)).collect();
 
@@ -163,6 +164,9 @@ impl Mesh {
             self.records.last = None;
         }
         self.records.touch(now);
+        if port_changed {
+            self.change_network(now);
+        }
         self.flush(now);
     }
 

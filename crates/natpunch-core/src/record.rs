@@ -16,6 +16,8 @@ use crate::Record;
 use crate::keys::Direction;
 use crate::wire::{ADDRESS_LEN, Reader, put_address};
 
+/// A record is believed no longer than this, whatever it says.
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// A record lists at most this many candidates.
 pub(crate) const MAX_CANDIDATES: usize = 16;
 
@@ -82,7 +84,7 @@ impl Contents {
             return None;
         }
         let counter = reader.u64()?;
-        let lifetime = Duration::from_secs(reader.u32()?.into());
+        let lifetime = Duration::from_secs(reader.u32()?.into()).min(MAX_LIFETIME);
         let count = usize::from(reader.u8()?).min(MAX_CANDIDATES);
         let mut candidates = Vec::with_capacity(count);
         for _ in 0..count {

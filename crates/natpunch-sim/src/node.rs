@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) start_at: Option<Duration>,
     /// The device is down until then.
     pub(crate) device_back_at: Option<Duration>,
+    /// The firewall drops what WireGuard receives.
+    pub(crate) wireguard_blocked: bool,
     /// The host sleeps until then.
     pub(crate) asleep_until: Option<Duration>,
     pub(crate) record_counter: u64,
@@ -93,6 +95,7 @@ impl Node {
             agent: None,
             start_at: None,
             device_back_at: None,
+            wireguard_blocked: false,
             asleep_until: None,
             record_counter: 0,
             events: Vec::new(),

@@ -193,6 +193,11 @@ impl World {
         self.node_mut(node).make_device(now);
     }
 
+    /// Lets the firewall of a node drop what WireGuard receives, but not what raw sockets do.
+    pub fn set_wireguard_blocked(&mut self, node: HostId, blocked: bool) {
+        self.node_mut(node).wireguard_blocked = blocked;
+    }
+
     /// The host sleeps for this long: it neither sends nor receives, and notices on waking up.
     pub fn suspend(&mut self, node: HostId, duration: Duration) {
         let until = self.now + duration;
@@ -472,7 +477,7 @@ impl World {
             return;
         }
         match packet.payload {
-            Payload::WireGuard(_) if node.device_back_at.is_some() => {}
+            Payload::WireGuard(_) if node.device_back_at.is_some() || node.wireguard_blocked => {}
             Payload::WireGuard(message) => node.device.handle_message(packet.source, message, now),
             Payload::Raw(bytes) => {
                 let time = node.clock(now);

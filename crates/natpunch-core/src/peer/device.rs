@@ -160,7 +160,7 @@ impl Peer {
             _ => {
                 self.learn_from_device(address, env, now);
                 if let Some(entry) = self.table.get_mut(&address) {
-                    entry.blocked_until = None;
+                    entry.unblock();
                     self.take_over(address, true, now);
                     env.out.event(Event::Roamed { peer: self.spec.key, address });
                     self.on_connected(address, env);

@@ -42,8 +42,6 @@ const CHECK: Duration = Duration::from_secs(3);
 const CHECK_TRIES: u32 = 2;
 /// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5 s) fit in.
 const CHECK_TRIES_ALONE: u32 = 6;
-/// For how long a path is left alone on which probes pass and WireGuard does not.
-const BLOCKED: Duration = Duration::from_secs(600);
 /// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the endpoint too ...
 const DEFER: Duration = Duration::from_millis(250);
 /// ... and if none came some time after that, starts one: the first was lost.
@@ -232,7 +230,7 @@ impl Peer {
     pub(crate) fn handle_network_change(&mut self, env: &mut Env, now: Time) {
         for (_, entry) in self.table.iter_mut() {
             entry.forget_proof();
-            entry.blocked_until = None;
+            entry.unblock();
         }
         self.doubt(now);
         self.round.attempt = 0;
@@ -368,6 +366,9 @@ impl Peer {
 
     fn on_connected(&mut self, address: SocketAddr, env: &mut Env) {
         self.round.rest();
+        if let Some(entry) = self.table.get_mut(&address) {
+            entry.unblock();
+        }
         env.out.event(Event::Connected { peer: self.spec.key, address });
     }
 
@@ -413,13 +414,11 @@ impl Peer {
 
     /// Probes pass, WireGuard does not: on to the next path.
     fn block(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        if let Some(entry) = self.table.get_mut(&address) {
-            entry.blocked_until = Some(now + BLOCKED);
-        }
+        let until = self.table.get_mut(&address).map_or(now, |entry| entry.block(now));
         self.selection = None;
         self.nominated = None;
         env.out.event(Event::WireGuardBlocked { peer: self.spec.key, address });
-        self.round.be_silent_until(now + BLOCKED);
+        self.round.be_silent_until(until);
     }
 
     /// The path in use no longer shows any sign of life.
