@@ -84,6 +84,9 @@ struct Check<'a> {
     places: Places,
 }
 
+/// What `[mesh]` says: the name, the networks, and the LANs.
+type MeshSection = (Located<DnsLabel>, Vec<Located<Network>>, Vec<IpNet>);
+
 /// An address or route of a peer, for the search for overlaps.
 struct Claim {
     net: IpNet,
@@ -109,7 +112,7 @@ impl Check<'_> {
         }
     }
 
-    fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<(Located<DnsLabel>, Vec<Located<Network>>, Vec<IpNet>)> {
+    fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<MeshSection> {
         let Some(mesh) = mesh else {
             self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
             return None;
