@@ -1,7 +1,7 @@
 //! The agent's end of the control socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Server {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"));
         }
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

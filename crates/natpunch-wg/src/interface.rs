@@ -110,24 +110,35 @@ impl Interface {
     pub fn open_reporting(spec: &InterfaceSpec) -> Result<(Self, Applied), WgError> {
         spec.validate()?;
         state_file::make_runtime_dir(&spec.runtime_dir)?;
-        let mut created = None;
         let (link, backend) = match look(spec)? {
             Present::Nothing => {
-                let (link, backend) = create(spec)?;
-                created = Some(Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu });
-                (link, backend)
+                let made = create(spec).and_then(|(link, backend)| {
+                    let (interface, mut applied) = Self::adopt(spec, &link, backend)?;
+                    let created = Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu };
+                    applied.plan.changes.insert(0, created);
+                    Ok((interface, applied))
+                });
+                if made.is_err() {
+                    // Half an interface is of use to nobody: the host is left as it was found.
+                    let _ = down(&spec.name, &spec.owner, &spec.runtime_dir);
+                }
+                return made;
             }
             Present::Ours { link, backend } => (link, backend),
             Present::External { link } => (link, BackendKind::External),
         };
+        Self::adopt(spec, &link, backend)
+    }
+
+    /// Takes over an interface that is there, and applies.
+    fn adopt(spec: &InterfaceSpec, link: &Link, backend: BackendKind) -> Result<(Self, Applied), WgError> {
         check_mtu(spec, backend)?;
         if backend != BackendKind::External && link.alias.as_deref() != Some(&spec.mark()) {
             links::set_alias(link.index, &spec.mark())?;
         }
         let mut interface =
             Self { name: spec.name.clone(), backend, device: open_device(spec, backend)?, link: link.index };
-        let mut applied = interface.apply(spec)?;
-        applied.plan.changes.splice(0..0, created);
+        let applied = interface.apply(spec)?;
         Ok((interface, applied))
     }
 

@@ -182,6 +182,8 @@ fn a_port_in_use_is_named() {
     let taken = host.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:51999").unwrap());
     host.spec.listen_port = 51_999;
     assert!(matches!(host.open().unwrap_err(), WgError::PortInUse(51_999)));
+    assert!(!host.sh("ip -br link").contains(&host.spec.name), "half an interface is left");
+    assert_eq!(natpunch_wg::managed(&host.spec.runtime_dir), []);
     host.spec.listen_port = 51_998;
     host.open().unwrap();
     // A device that runs keeps the port that it has.
