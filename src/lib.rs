@@ -10,3 +10,4 @@ pub mod control;
 pub mod demo;
 pub mod plugins;
 pub mod server;
+pub mod source;

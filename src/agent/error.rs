@@ -8,6 +8,7 @@ use natpunch_plugin::PluginError;
 use natpunch_wg::WgError;
 
 use crate::config::ConfigErrors;
+use crate::source::SourceError;
 
 /// Why the agent can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum AgentError {
     /// The mesh file is wrong; nothing was changed.
     #[error("{0}")]
     Config(#[from] ConfigErrors),
+    /// There is no mesh to start with.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A plugin refuses its settings; nothing was changed.
     #[error("discovery: {0}")]
     Plugin(PluginError),
@@ -47,6 +51,7 @@ impl AgentError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
+            Self::Source(error) => error.hint().map(str::to_owned),
             Self::Control { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("this mesh is applied already; `natpunch status` shows it, `natpunch down` ends it".to_owned())
             }

@@ -26,10 +26,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::{self, NodeConfig, Watcher};
+use crate::config::{self, NodeConfig};
 use crate::control::{self, Call, Reply, Request};
 use crate::plugins::host::{self, Correspondents, Instance, NodeFacts, PluginEvent};
 use crate::plugins::{fill_random, registry};
+use crate::source::{self, Change, Source, SourceStatus};
 
 use device::{DeviceEvent, DeviceThread};
 pub use error::AgentError;
@@ -48,8 +49,8 @@ const SNAPSHOT_SHARE: u32 = 20;
 /// What `natpunch apply` was asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The mesh file or directory.
-    pub path: PathBuf,
+    /// Where the mesh comes from.
+    pub source: source::Options,
     /// The private key file, if given on the command line.
     pub private_key_file: Option<PathBuf>,
     /// With `--once`: stop when every reachable peer is connected, or after this time.
@@ -89,6 +90,9 @@ pub struct Status {
     /// Why the newest mesh file is not applied, if it isn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reload_error: Option<String>,
+    /// Where the mesh comes from, if not from a path of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
     /// Discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
     /// What the core knows: candidates of this node, peers and their paths.
@@ -121,8 +125,8 @@ pub async fn run(options: Options) -> Result<Outcome, AgentError> {
 }
 
 /// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a moment.
-async fn load(options: &Options) -> Result<NodeConfig, AgentError> {
-    let (path, key) = (options.path.clone(), options.private_key_file.clone());
+async fn load(source: &Source, options: &Options) -> Result<NodeConfig, AgentError> {
+    let (path, key) = (source.path(), options.private_key_file.clone());
     tokio::task::spawn_blocking(move || -> Result<NodeConfig, AgentError> {
         let mesh = config::load(&path)?;
         Ok(config::resolve_node(&mesh, key.as_deref())?)
@@ -131,22 +135,15 @@ async fn load(options: &Options) -> Result<NodeConfig, AgentError> {
     .map_err(|error| AgentError::Internal(error.to_string()))?
 }
 
-/// Tells of changes of the mesh file. A task of its own: the watcher's wait for quiet must not be cut off by the
-/// agent's other events.
-fn watch_file(mut watcher: Watcher) -> mpsc::Receiver<()> {
-    let (tell, told) = mpsc::channel(1);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                () = watcher.changed() => {}
-                () = tell.closed() => return,
-            }
-            if tell.send(()).await.is_err() {
-                return;
-            }
+/// Loads what there is to start with: the newest version, or the last good one if that can't be used.
+async fn load_first(source: &Source, options: &Options) -> Result<NodeConfig, AgentError> {
+    match load(source, options).await {
+        Err(error) if source.fall_back() => {
+            tracing::error!("the newest version can't be used, starting with the last good one\n{error}");
+            load(source, options).await
         }
-    });
-    told
+        loaded => loaded,
+    }
 }
 
 struct Agent {
@@ -168,6 +165,7 @@ struct Agent {
     eager_until: Instant,
     started: Instant,
     to_plugins: mpsc::Sender<PluginEvent>,
+    source: Source,
     sources: Sources,
 }
 
@@ -178,7 +176,7 @@ struct Sources {
     stun: mpsc::Receiver<Vec<SocketAddr>>,
     calls: mpsc::Receiver<Call>,
     links: LinkWatch,
-    file_changes: mpsc::Receiver<()>,
+    mesh_changes: mpsc::Receiver<Change>,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -192,7 +190,8 @@ fn now() -> Time {
 
 impl Agent {
     async fn start(options: Options) -> Result<Self, AgentError> {
-        let node = load(&options).await?;
+        let (source, mesh_changes) = Source::open(options.source.clone()).await?;
+        let node = load_first(&source, &options).await?;
         let plugins_ok: Result<Vec<_>, _> = node.discovery.iter().map(|d| registry::build(&d.settings)).collect();
         plugins_ok.map_err(AgentError::Plugin)?;
 
@@ -201,7 +200,6 @@ impl Agent {
         let control = control::Server::listen(&socket, calls_in)
             .await
             .map_err(|source| AgentError::Control { path: socket, source })?;
-        let file_changes = watch_file(Watcher::new(&options.path));
         let wanted = spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
         let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
             .await
@@ -241,13 +239,14 @@ impl Agent {
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
             started: Instant::now(),
             to_plugins,
+            source,
             sources: Sources {
                 device: device_events,
                 plugins: plugin_events,
                 stun,
                 calls,
                 links,
-                file_changes,
+                mesh_changes,
                 terminate: signals(SignalKind::terminate())?,
                 interrupt: signals(SignalKind::interrupt())?,
                 hangup: signals(SignalKind::hangup())?,
@@ -262,6 +261,7 @@ impl Agent {
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
             "joined the mesh"
         );
+        agent.source.applied(agent.node.content_hash);
         agent.sync_plugins().await;
         agent.drain();
         crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -307,6 +307,11 @@ impl Agent {
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
             Some(servers) = sources.stun.recv() => self.mesh.handle_stun_servers(&servers, now()),
             Some((request, answer)) = sources.calls.recv() => {
+                if request == Request::Reload {
+                    // It comes back as a change, when the source was asked.
+                    self.source.ask(answer);
+                    return Ok(true);
+                }
                 let stop = request == Request::Stop;
                 let reply = self.on_request(request).await;
                 let _ = answer.send(reply);
@@ -326,7 +331,7 @@ impl Agent {
                     plugin.tell_network_changed();
                 }
             }
-            Some(()) = sources.file_changes.recv() => self.reload().await,
+            Some(change) = sources.mesh_changes.recv() => self.on_mesh_change(change).await,
             () = tokio::time::sleep_until(sources.snapshot_at) => {
                 let eager = Instant::now() < self.eager_until;
                 let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
@@ -473,14 +478,7 @@ impl Agent {
                 Ok(value) => Reply::Ok(value),
                 Err(error) => Reply::Error(error.to_string()),
             },
-            Request::Reload => {
-                self.reload().await;
-                match &self.reload_error {
-                    None => Reply::Ok(serde_json::Value::Null),
-                    Some(error) => Reply::Error(error.clone()),
-                }
-            }
-            Request::Stop => Reply::Ok(serde_json::Value::Null),
+            Request::Reload | Request::Stop => Reply::Ok(serde_json::Value::Null),
         }
     }
 
@@ -494,6 +492,7 @@ impl Agent {
             revision: self.node.content_hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
+            source: self.source.status(),
             discovery: self
                 .plugins
                 .iter()

@@ -5,7 +5,9 @@ use natpunch_wg::{Applied, WgError};
 
 use super::{Agent, AgentError, fill_random, load, notify_systemd, now, spec};
 use crate::config::NodeConfig;
+use crate::control::Reply;
 use crate::plugins::registry;
+use crate::source::Change;
 
 /// A new version that the device is being brought to.
 pub(super) struct PendingReload {
@@ -14,9 +16,20 @@ pub(super) struct PendingReload {
 }
 
 impl Agent {
+    /// The source has something to load, or somebody asked.
+    pub(super) async fn on_mesh_change(&mut self, change: Change) {
+        self.reload().await;
+        if let Some(answer) = change.answer {
+            let _ = answer.send(match &self.reload_error {
+                None => Reply::Ok(serde_json::Value::Null),
+                Some(error) => Reply::Error(error.clone()),
+            });
+        }
+    }
+
     /// Reads the mesh file again and starts to apply it. What is wrong with it is reported, and the running mesh stays.
     pub(super) async fn reload(&mut self) {
-        let result = match load(&self.options).await {
+        let result = match load(&self.source, &self.options).await {
             Ok(node) => self.begin(node),
             Err(error) => Err(error),
         };
@@ -33,6 +46,7 @@ impl Agent {
         let newest = self.pending.as_ref().map_or(&self.node, |pending| &pending.node);
         if *newest == node {
             tracing::debug!("the mesh file says what it said before");
+            self.source.applied(node.content_hash);
             return Ok(());
         }
         let fixed = [
@@ -121,5 +135,6 @@ impl Agent {
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();
+        self.source.applied(self.node.content_hash);
     }
 }

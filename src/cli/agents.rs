@@ -6,6 +6,7 @@ use std::path::Path;
 use super::CliError;
 use crate::agent::AgentError;
 use crate::control::{self, ControlError};
+use crate::source::SourceError;
 
 impl From<AgentError> for CliError {
     fn from(error: AgentError) -> Self {
@@ -14,6 +15,16 @@ impl From<AgentError> for CliError {
             (AgentError::Config(errors), _) => errors.into(),
             (error, Some(help)) => Self::new(error.to_string()).help(help),
             (error, None) => Self::new(error.to_string()),
+        }
+    }
+}
+
+impl From<SourceError> for CliError {
+    fn from(error: SourceError) -> Self {
+        let message = Self::new(error.to_string());
+        match error.hint() {
+            Some(hint) => message.help(hint),
+            None => message,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::CliError;
 use super::args::ApplyArgs;
 use crate::agent::{self, Options, Outcome};
-use crate::control;
+use crate::{control, source};
 
 /// Exit code of `--once` when its deadline passed.
 const DEADLINE_PASSED: u8 = 3;
@@ -17,7 +17,14 @@ const DEADLINE_PASSED: u8 = 3;
 /// The mesh file is wrong, or the host can't do what it asks for.
 pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
     let options = Options {
-        path: args.path,
+        source: source::Options {
+            location: args.source,
+            trust: args.trust,
+            poll: args.poll,
+            state_dir: control::state_dir(),
+            // Who runs it once wants the newest version, and waits for it.
+            look_first: args.once,
+        },
         private_key_file: args.private_key_file,
         once: args.once.then(|| Duration::from_secs(args.deadline)),
         runtime_dir: control::runtime_dir(),

@@ -2,10 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use natpunch_types::PeerKey;
+
+use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
 #[derive(Debug, Parser)]
@@ -48,6 +52,8 @@ pub enum Command {
     RemovePeer(RemovePeerArgs),
     /// Show peers, paths, endpoints, round-trip times, handshakes and traffic.
     Status(StatusArgs),
+    /// Look for a new version of the mesh now, and say whether it is applied.
+    Reload(ReloadArgs),
     /// Take the mesh off this host.
     Down(DownArgs),
     /// Run a rendezvous and STUN server.
@@ -70,11 +76,19 @@ pub enum Command {
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The mesh file, or a directory of `*.toml` files.
-    pub path: PathBuf,
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
+    /// https://HOST/mesh.toml.
+    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
+    pub source: Location,
+    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
     /// This node's private key file, if not the one the mesh file names.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
+    /// How often to look for a new version in a repository or on a web server, such as 60s, 5m or 1h.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
+    pub poll: Duration,
     /// Exit when every reachable peer is connected (0) or the deadline has passed (3).
     #[arg(long)]
     pub once: bool,
@@ -86,8 +100,13 @@ pub struct ApplyArgs {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The mesh file, or a directory of `*.toml` files.
-    pub path: PathBuf,
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
+    /// https://HOST/mesh.toml.
+    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
+    pub source: Location,
+    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
     /// This node's private key file, if not the one the mesh file names.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
@@ -99,8 +118,13 @@ pub struct PlanArgs {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The mesh file, or a directory of `*.toml` files.
-    pub path: PathBuf,
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
+    /// https://HOST/mesh.toml.
+    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
+    pub source: Location,
+    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
     /// How findings are printed.
     #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
     pub format: CheckFormat,
@@ -210,6 +234,14 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
+/// Arguments of `reload`.
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// The interface, if several meshes run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
+}
+
 /// Arguments of `down`.
 #[derive(Debug, Args)]
 pub struct DownArgs {
@@ -283,4 +315,36 @@ pub struct DeviceArgs {
     /// The control socket to listen on.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
+}
+
+/// Reads a time such as `60s`, `5m` or `1h`, from a second to a day.
+fn interval(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("write a number with s, m or h after it, such as 60s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number with s, m or h after it, such as 60s".to_owned())?;
+    match number.saturating_mul(seconds) {
+        total @ 1..=86_400 => Ok(Duration::from_secs(total)),
+        _ => Err("from 1s to 24h".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_has_a_unit_and_a_sane_length() {
+        assert_eq!(interval("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(interval("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(interval("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "60", "s", "0s", "25h", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
+    }
 }

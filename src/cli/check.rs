@@ -12,9 +12,12 @@ use super::CliError;
 use super::args::{CheckArgs, CheckFormat};
 use super::report::{self, Severity};
 use crate::config::{self, ConfigErrors, MeshConfig};
+use crate::control;
+use crate::source::Look;
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
-    let loaded = config::load(&args.path);
+    let look = Look::at(&args.source, args.trust.as_deref(), &control::state_dir())?;
+    let loaded = config::load(look.path());
     let mesh = loaded.as_ref().ok();
     let found = Found {
         errors: loaded.as_ref().err(),

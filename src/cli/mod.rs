@@ -15,6 +15,7 @@ mod init;
 mod keygen;
 mod plan;
 mod pubkey;
+mod reload;
 mod remove_peer;
 pub mod report;
 pub mod schema;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::AddPeer(args) => add_peer::run(args),
         Command::RemovePeer(args) => remove_peer::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Serve(args) => Ok(serve::run(args)),
         Command::Demo(args) => demo::run(args),

@@ -8,6 +8,7 @@ use natpunch_wg::Interface;
 use super::CliError;
 use super::args::PlanArgs;
 use crate::agent::{AgentError, spec};
+use crate::source::Look;
 use crate::{config, control};
 
 /// Exit code when there is something to change.
@@ -18,7 +19,8 @@ const CHANGES: u8 = 2;
 /// # Errors
 /// The mesh file is wrong, or the host can't be read.
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
-    let mesh = config::load(&args.path).map_err(AgentError::from)?;
+    let look = Look::at(&args.source, args.trust.as_deref(), &control::state_dir())?;
+    let mesh = config::load(look.path()).map_err(AgentError::from)?;
     let node = config::resolve_node(&mesh, args.private_key_file.as_deref()).map_err(AgentError::from)?;
     let wanted = spec::interface(&node, &control::runtime_dir())?;
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;

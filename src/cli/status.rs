@@ -22,9 +22,21 @@ struct View {
     backend: String,
     revision: String,
     reload_error: Option<String>,
+    source: Option<Source>,
     discovery: Vec<Discovery>,
     local: Vec<Local>,
     peers: Vec<Peer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Source {
+    location: String,
+    revision: Option<String>,
+    age_s: Option<f64>,
+    newest: Option<String>,
+    problem: Option<String>,
+    problem_text: Option<String>,
+    checked_s: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +150,9 @@ fn render(view: &View, one_peer: bool) -> String {
     if let Some(error) = &view.reload_error {
         let _ = writeln!(text, "the newest mesh file is NOT applied:\n{}", error.trim_end());
     }
+    if let Some(source) = &view.source {
+        text.push_str(&source_line(source));
+    }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["PEER", "PATH", "ENDPOINT", "RTT", "HANDSHAKE", "RECEIVED", "SENT"]);
@@ -187,6 +202,28 @@ fn render(view: &View, one_peer: bool) -> String {
         }
     }
     text
+}
+
+fn source_line(source: &Source) -> String {
+    let short = |revision: &str| revision.chars().take(12).collect::<String>();
+    let mut parts = vec![format!("source {}", source.location)];
+    if let Some(revision) = &source.revision {
+        parts.push(format!("at {}", short(revision)));
+    }
+    if let Some(age) = source.age_s {
+        parts.push(format!("fetched {} ago", duration(age)));
+    }
+    if let Some(newest) = &source.newest {
+        parts.push(format!("{} is not applied", short(newest)));
+    }
+    let mut line = parts.join(" · ");
+    line.push('\n');
+    if let Some(problem) = &source.problem_text {
+        let kind = source.problem.as_deref().unwrap_or("problem");
+        let last = source.checked_s.map(|s| format!("; last good answer {} ago", duration(s))).unwrap_or_default();
+        let _ = writeln!(line, "source {kind}: {problem}{last}");
+    }
+    line
 }
 
 fn duration(seconds: f64) -> String {

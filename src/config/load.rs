@@ -124,7 +124,7 @@ pub(super) struct Parts {
 
 /// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the hash only tells
 /// versions apart.
-pub(super) fn fingerprint(path: &Path) -> [u8; 32] {
+pub(crate) fn fingerprint(path: &Path) -> [u8; 32] {
     let files = list(path).unwrap_or_default();
     let contents: Vec<(PathBuf, Vec<u8>)> = files
         .into_iter()

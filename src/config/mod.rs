@@ -24,6 +24,7 @@ pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_pee
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
 pub use keyfile::{new_key_file, new_private_key};
 pub use lint::{lint, notes};
+pub(crate) use load::fingerprint;
 pub use load::load;
 pub use model::{
     Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,

@@ -98,6 +98,8 @@ pub struct MeshConfig {
     pub name: String,
     /// The mesh's own networks; every peer's addresses are inside.
     pub networks: Vec<IpNet>,
+    /// Rises with every version, where the file says so.
+    pub generation: Option<u64>,
     /// Local networks that nodes sit in, for [`lint`](super::lint).
     pub lans: Vec<IpNet>,
     /// Defaults for every node's interface.

@@ -7,8 +7,8 @@ use super::error::{ConfigError, Place};
 use super::model::{Backend, DiscoverySettings};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
-    DnsLabel, FilePath, FirewallMark, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port, PublicKey,
-    Word,
+    DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port,
+    PublicKey, Word,
 };
 
 section! {
@@ -42,6 +42,9 @@ section! {
         /// The networks that the mesh's own addresses are taken from.
         #[schemars(required)]
         networks: Vec<Located<Network>>,
+        /// A number that you raise with every change. A node that fetches the mesh from a repository or web server
+        /// refuses a version whose number is not higher than that of the version it runs.
+        generation: Generation,
         /// Local networks that nodes sit in. Nothing is configured by them: `natpunch check` warns of a network of the
         /// mesh that clashes with one, and of a route that is wider than one and takes it along.
         lans: Vec<Located<Network>>,

@@ -25,6 +25,7 @@ pub(super) fn validate(
 ) -> Option<MeshConfig> {
     let Parts { raw, unusable, complete, may_be_empty } = parts;
     let mut check = Check { sources, complete, may_be_empty, unusable, errors, places: Places::default() };
+    let generation = raw.mesh.as_ref().and_then(|mesh| mesh.value.generation.as_ref()).map(|field| field.value.0);
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
@@ -45,6 +46,7 @@ pub(super) fn validate(
     Some(MeshConfig {
         name: name.value.0,
         networks: networks.iter().map(|network| network.value.0).collect(),
+        generation,
         lans,
         interface,
         discovery,
@@ -117,7 +119,7 @@ impl Check<'_> {
             self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
             return None;
         };
-        let RawMesh { name, networks, lans } = mesh.value;
+        let RawMesh { name, networks, lans, .. } = mesh.value;
         if name.is_none() && self.is_all_read("mesh.name") {
             self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
         }

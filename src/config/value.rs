@@ -274,6 +274,17 @@ impl Value for Mtu {
     }
 }
 
+/// A count of versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(pub(super) u64);
+schema!(Generation, { "type": "integer", "minimum": 0 });
+
+impl Value for Generation {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        integer(item, place, path, reader, (0, i64::MAX), "").map(Self)
+    }
+}
+
 /// A UDP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Port(pub(super) u16);

@@ -68,7 +68,16 @@ impl Client {
         }
     }
 
-    /// Asks and waits for the answer, at most 10 s.
+    /// Waits longer for answers than the 10 s that most take at worst.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn set_patience(&mut self, patience: Duration) -> Result<(), ControlError> {
+        let set = self.stream.get_ref().set_read_timeout(Some(patience));
+        set.map_err(|source| ControlError::Io { path: self.path.clone(), source })
+    }
+
+    /// Asks and waits for the answer.
     ///
     /// # Errors
     /// The connection broke, or the agent refused.

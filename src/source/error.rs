@@ -1,0 +1,64 @@
+//! Why a source gives no new version.
+
+use serde::Serialize;
+
+/// What kind of problem a source has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    /// It can't be reached, or does not give what was asked for: tried again later.
+    Unreachable,
+    /// It gives a version that may not be used here.
+    Refused,
+    /// This machine can't keep or read what it must: the state directory, the trust file, a missing program.
+    Local,
+    /// What stands on the command line can't be used.
+    Usage,
+}
+
+/// Why a source gives no new version, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    problem: Problem,
+    message: String,
+    hint: Option<String>,
+}
+
+impl SourceError {
+    fn new(problem: Problem, message: impl Into<String>) -> Self {
+        Self { problem, message: message.into(), hint: None }
+    }
+
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Problem::Unreachable, message)
+    }
+
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Problem::Refused, message)
+    }
+
+    pub(super) fn local(message: impl Into<String>) -> Self {
+        Self::new(Problem::Local, message)
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Problem::Usage, message)
+    }
+
+    #[must_use]
+    pub(super) fn help(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What kind of problem it is.
+    pub fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}

@@ -1,0 +1,39 @@
+//! `check` and `plan` of what is not on this machine yet.
+
+use std::process::{Command, Output};
+
+use crate::support::{Repository, Signer, mesh, nobody};
+
+fn natpunch(arguments: &[&str]) -> Output {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+    command.args(arguments).env("NATPUNCH_STATE_DIR", state.path()).output().unwrap()
+}
+
+#[test]
+fn check_fetches_what_it_checks_and_says_why_it_may_not_be_used() {
+    let (repository, signer) = (Repository::new(), Signer::new());
+    repository.publish(&mesh(1), None);
+    let location = repository.file_url("mesh.toml");
+    let nobody = nobody();
+    let ok = natpunch(&["check", &location, "--trust", nobody.to_str().unwrap()]);
+    assert!(ok.status.success(), "{}", String::from_utf8_lossy(&ok.stderr));
+    assert!(String::from_utf8_lossy(&ok.stdout).contains("ok: mesh lab"));
+    let unsigned = natpunch(&["check", &location, "--trust", signer.trust("").to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&unsigned.stderr).into_owned();
+    assert!(!unsigned.status.success() && said.contains("is not signed") && said.contains("gpg.format ssh"), "{said}");
+}
+
+#[test]
+fn a_location_that_can_not_be_used_is_wrong_usage() {
+    for (location, why) in [
+        ("git+https://git.example/mesh.git", "names no branch"),
+        ("git+ext::sh -c id#main:x", "does not fetch over"),
+        ("https://user:hunter2@config.example/mesh.toml", "holds a password"),
+    ] {
+        let output = natpunch(&["apply", location]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Meshes from git repositories and web servers: real git, real servers on loopback, real disks that are full.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod commands;
+mod disks;
+mod git;
+mod server;
+mod support;
+mod web;
