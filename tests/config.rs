@@ -24,3 +24,5 @@ mod snapshots;
 mod support;
 #[path = "config/watch.rs"]
 mod watch;
+#[path = "config/wireguard.rs"]
+mod wireguard;

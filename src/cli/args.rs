@@ -50,6 +50,12 @@ pub enum Command {
     AddPeer(AddPeerArgs),
     /// Remove a peer from the mesh file; comments and order stay.
     RemovePeer(RemovePeerArgs),
+    /// Make a mesh file from a file of wg-quick; keys go to files of their own.
+    Import(ImportArgs),
+    /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
+    Export(ExportArgs),
+    /// Draw the mesh.
+    Graph(GraphArgs),
     /// Show peers, paths, endpoints, round-trip times, handshakes and traffic.
     Status(StatusArgs),
     /// Look for a new version of the mesh now, and say whether it is applied.
@@ -216,6 +222,83 @@ pub struct RemovePeerArgs {
     /// Succeed if there is no such peer.
     #[arg(long)]
     pub if_present: bool,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The file, such as /etc/wireguard/wg0.conf, or what `wg showconf` prints.
+    pub file: PathBuf,
+    /// The mesh file to make; key files are made beside it. Nothing that is there is overwritten.
+    #[arg(long, short, value_name = "FILE", default_value = "mesh.toml")]
+    pub output: PathBuf,
+    /// Name of the mesh. Default: that of the interface, which is that of the file.
+    #[arg(long, value_name = "NAME")]
+    pub mesh_name: Option<String>,
+    /// Name of this node. Default: what a comment of [Interface] says.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// This node's address with its prefix length, if the file has none; repeat for several.
+    #[arg(long, value_name = "CIDR")]
+    pub address: Vec<IpNet>,
+    /// A network of the mesh; repeat for several. Default: that of the addresses.
+    #[arg(long, value_name = "CIDR")]
+    pub network: Vec<IpNet>,
+    /// The address of a peer whose AllowedIPs don't tell it; repeat for several.
+    #[arg(long, value_name = "PEER=ADDRESS", value_parser = peer_address)]
+    pub peer_address: Vec<(String, IpAddr)>,
+    /// The other peers will run natpunch, too.
+    #[arg(long)]
+    pub managed: bool,
+    /// Print the mesh file and make nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+fn peer_address(text: &str) -> Result<(String, IpAddr), String> {
+    let (name, address) = text.split_once('=').ok_or("write PEER=ADDRESS")?;
+    Ok((name.to_owned(), address.parse().map_err(|_| format!("`{address}` is not an address"))?))
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The peer.
+    pub peer: String,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+    /// Its private key; without it there is a line to fill in.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: Option<PathBuf>,
+    /// Make this file, mode 0600, instead of printing it.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print it as a QR code, for the app on a phone.
+    #[arg(long)]
+    pub qr: bool,
+    /// Make a picture of the QR code, mode 0600.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// Arguments of `graph`.
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    /// The mesh file, or a directory of `*.toml` files.
+    pub path: PathBuf,
+    /// What is printed.
+    #[arg(long, value_enum, default_value_t = GraphFormat::Svg)]
+    pub format: GraphFormat,
+}
+
+/// How `graph` draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// A picture.
+    Svg,
+    /// Text that GitHub and GitLab draw in Markdown.
+    Mermaid,
 }
 
 /// Arguments of `status`.

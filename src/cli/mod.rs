@@ -11,6 +11,9 @@ mod completions;
 mod demo;
 mod device;
 mod down;
+mod export;
+mod graph;
+mod import;
 mod init;
 mod keygen;
 mod plan;
@@ -41,6 +44,9 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::AddPeer(args) => add_peer::run(args),
         Command::RemovePeer(args) => remove_peer::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Down(args) => down::run(&args),

@@ -107,48 +107,7 @@ impl Edit {
 
     /// Adds a peer behind the last one of the file.
     pub fn add_peer(&mut self, peer: &NewPeer) {
-        let end = last_position(self.document.as_table());
-        let root = self.document.as_table_mut();
-        let peers = root.entry("peers").or_insert_with(|| {
-            let mut table = Table::new();
-            table.set_implicit(true);
-            Item::Table(table)
-        });
-        let inline = peers.is_inline_table()
-            || peers.as_table().is_some_and(|peers| peers.iter().any(|(_, peer)| peer.is_inline_table()));
-        if inline {
-            if let Some(peers) = peers.as_table_like_mut() {
-                let mut table = InlineTable::new();
-                fill(&mut table, peer);
-                peers.insert(&peer.name, Item::Value(Value::InlineTable(table)));
-            }
-            return;
-        }
-        let mut table = Table::new();
-        fill(&mut table, peer);
-        let last = peers.as_table().and_then(last_position);
-        let mut before = "\n".to_owned();
-        // Behind the whole file, with the comments that end it: they are not about this peer.
-        let at_end = last.is_none() || last == end;
-        if at_end {
-            let trailing = self.document.trailing().as_str().unwrap_or_default();
-            before = if trailing.is_empty() || trailing.ends_with("\n\n") {
-                trailing.to_owned()
-            } else {
-                format!("{trailing}\n")
-            };
-            if trailing.is_empty() && end.is_some() {
-                "\n".clone_into(&mut before);
-            }
-            table.set_position(Some(end.map_or(0, |end| end + 1)));
-            self.document.set_trailing("");
-        } else {
-            table.set_position(last);
-        }
-        table.decor_mut().set_prefix(before);
-        if let Some(peers) = self.document.get_mut("peers").and_then(Item::as_table_like_mut) {
-            peers.insert(&peer.name, Item::Table(table));
-        }
+        insert_peer(&mut self.document, peer);
     }
 
     /// Removes a peer, with the comments right above it, and the preshared keys that it has with others in this file.
@@ -229,7 +188,7 @@ impl Edit {
     }
 }
 
-fn fail(file: &Path, message: impl Into<String>, help: &str) -> ConfigErrors {
+pub(super) fn fail(file: &Path, message: impl Into<String>, help: &str) -> ConfigErrors {
     let error = ConfigError::of(file, message);
     let error = if help.is_empty() { error } else { error.help(help) };
     ConfigErrors::new(vec![error], Arc::default())
@@ -294,6 +253,52 @@ fn which_file(path: &Path, files: &[&PathBuf]) -> ConfigErrors {
     let more = if files.len() > SHOWN { ", …" } else { "" };
     let message = format!("peers are in several files: {}{more}", names.join(", "));
     fail(path, message, "say which one gets the new peer, or name a new one: --file NAME.toml")
+}
+
+/// Adds a peer behind the last one of a document.
+pub(super) fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
+    let end = last_position(document.as_table());
+    let root = document.as_table_mut();
+    let peers = root.entry("peers").or_insert_with(|| {
+        let mut table = Table::new();
+        table.set_implicit(true);
+        Item::Table(table)
+    });
+    let inline = peers.is_inline_table()
+        || peers.as_table().is_some_and(|peers| peers.iter().any(|(_, peer)| peer.is_inline_table()));
+    if inline {
+        if let Some(peers) = peers.as_table_like_mut() {
+            let mut table = InlineTable::new();
+            fill(&mut table, peer);
+            peers.insert(&peer.name, Item::Value(Value::InlineTable(table)));
+        }
+        return;
+    }
+    let mut table = Table::new();
+    fill(&mut table, peer);
+    let last = peers.as_table().and_then(last_position);
+    let mut before = "\n".to_owned();
+    // Behind the whole file, with the comments that end it: they are not about this peer.
+    let at_end = last.is_none() || last == end;
+    if at_end {
+        let trailing = document.trailing().as_str().unwrap_or_default();
+        before = if trailing.is_empty() || trailing.ends_with("\n\n") {
+            trailing.to_owned()
+        } else {
+            format!("{trailing}\n")
+        };
+        if trailing.is_empty() && end.is_some() {
+            "\n".clone_into(&mut before);
+        }
+        table.set_position(Some(end.map_or(0, |end| end + 1)));
+        document.set_trailing("");
+    } else {
+        table.set_position(last);
+    }
+    table.decor_mut().set_prefix(before);
+    if let Some(peers) = document.get_mut("peers").and_then(Item::as_table_like_mut) {
+        peers.insert(&peer.name, Item::Table(table));
+    }
 }
 
 fn fill(table: &mut dyn TableLike, peer: &NewPeer) {

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -23,12 +23,36 @@ pub(super) struct KeyFileError {
     pub(super) help: String,
 }
 
+/// The name of a credential, if a path means one: `credential:NAME`.
+pub(super) fn credential(file: &Path) -> Option<&str> {
+    file.to_str()?.strip_prefix("credential:")
+}
+
+/// Where the file really is: a credential is in the directory that systemd made for the service.
+///
+/// # Errors
+/// There is no such directory.
+pub(super) fn actual(file: &Path) -> Result<PathBuf, KeyFileError> {
+    let Some(name) = credential(file) else { return Ok(file.to_owned()) };
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(directory) => Ok(PathBuf::from(directory).join(name)),
+        None => Err(KeyFileError {
+            absent: true,
+            problem: format!("the credential `{name}` is not there: systemd gave this process none"),
+            help: format!("add LoadCredential={name}:/path/of/the/key to the unit that runs natpunch"),
+        }),
+    }
+}
+
 /// Reads a key file after looking at its owner and mode.
 ///
 /// # Errors
 /// If it can't be read, if others than its owner may read it, if its owner is neither root nor this process' user, or if
 /// it does not hold one key.
 pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Result<K, KeyFileError> {
+    // systemd lets the service's user in by an access list, which shows as bits of the group; its directory is private.
+    let others = if credential(file).is_some() { 0o007 } else { 0o077 };
+    let file = &*actual(file)?;
     let shown = file.display();
     let fail = |problem: String, help: String| KeyFileError { absent: false, problem, help };
     // O_NONBLOCK: opening a FIFO would wait for a writer.
@@ -48,7 +72,7 @@ pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Resul
         return Err(fail(format!("{shown} is not a file"), "name a file that holds the key".to_owned()));
     }
     let mode = meta.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & others != 0 {
         let problem = format!("{shown} can be read by others than its owner (mode {mode:04o})");
         return Err(fail(problem, format!("chmod 600 {shown}; if others may have read it, make a new key")));
     }
@@ -115,5 +139,5 @@ const LONGEST: usize = 4096;
 
 /// Whether something of that name is there.
 pub(super) fn exists(file: &Path) -> bool {
-    fs::symlink_metadata(file).is_ok()
+    actual(file).is_ok_and(|file| fs::symlink_metadata(file).is_ok())
 }

@@ -6,6 +6,7 @@
 
 mod edit;
 mod error;
+mod import;
 mod keyfile;
 mod lint;
 mod load;
@@ -19,9 +20,11 @@ mod schema;
 mod validate;
 mod value;
 mod watch;
+mod wg_quick;
 
 pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_peer};
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
+pub use import::{ImportedMesh, ImportedPreshared, create_secret_file, imported_text, read_key_file, write_imported};
 pub use keyfile::{new_key_file, new_private_key};
 pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
@@ -29,6 +32,9 @@ pub use load::load;
 pub use model::{
     Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
 };
-pub use resolve::{public_key, resolve_node};
+pub use resolve::{peers_of, public_key, resolve_node};
 pub use schema::schema;
 pub use watch::Watcher;
+pub use wg_quick::{
+    LONGEST as WG_QUICK_LONGEST, WgQuick, WgQuickError, WgQuickPeer, format as format_wg_quick, parse as parse_wg_quick,
+};

@@ -102,6 +102,8 @@ pub struct MeshConfig {
     pub generation: Option<u64>,
     /// Local networks that nodes sit in, for [`lint`](super::lint).
     pub lans: Vec<IpNet>,
+    /// The file of the secret that preshared keys are derived from.
+    pub preshared_secret_file: Option<PathBuf>,
     /// Defaults for every node's interface.
     pub interface: InterfaceConfig,
     /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint.

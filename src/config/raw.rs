@@ -48,6 +48,10 @@ section! {
         /// Local networks that nodes sit in. Nothing is configured by them: `natpunch check` warns of a network of the
         /// mesh that clashes with one, and of a route that is wider than one and takes it along.
         lans: Vec<Located<Network>>,
+        /// File that holds one secret of the whole mesh, on every node, as `natpunch keygen` prints it; `credential:NAME`
+        /// is a credential of systemd. Every pair of peers gets a preshared key of its own from it and from their public
+        /// keys, so that a new peer changes no other pair. A `[[preshared]]` section wins over it.
+        preshared_secret_file: FilePath,
     }
 }
 
@@ -58,7 +62,8 @@ section! {
         /// Name of the interface. Default: `wg-` and the name of the mesh.
         name: InterfaceName,
         /// File that holds the node's private key in base64, as `natpunch keygen` prints it. It must be readable by its
-        /// owner only. A relative path counts from the directory of the mesh file.
+        /// owner only. A relative path counts from the directory of the mesh file; `credential:NAME` is a credential of
+        /// systemd (`LoadCredential=` in the unit).
         private_key_file: FilePath,
         /// MTU of the interface, in bytes. Default: 1420, WireGuard's own.
         mtu: Mtu,

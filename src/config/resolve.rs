@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blake2::Blake2sMac256;
+use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
 use ipnet::IpNet;
 use natpunch_core::derive_listen_port;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use zeroize::Zeroize as _;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
@@ -43,6 +46,36 @@ pub fn resolve_node(mesh: &MeshConfig, private_key_file: Option<&Path>) -> Resul
     found
         .and_then(|(name, key, file)| resolve.node(name, key, file))
         .map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
+}
+
+/// The other peers of a mesh as the peer `name` sees them, plain WireGuard peers too. Reads the files of the preshared
+/// keys that they share.
+///
+/// # Errors
+/// If one can't be used.
+pub fn peers_of(mesh: &MeshConfig, name: &str) -> Result<Vec<RemotePeer>, ConfigErrors> {
+    let Some(own) = mesh.peers.get(name) else { return Ok(Vec::new()) };
+    let mut errors = Vec::new();
+    let peers = Resolve { mesh }.peers(name, keepalive_of(mesh, own), &mut Vec::new(), &mut errors);
+    if errors.is_empty() { Ok(peers) } else { Err(ConfigErrors::new(errors, Arc::clone(&mesh.sources))) }
+}
+
+/// The preshared key of a pair from the secret of the mesh: BLAKE2s keyed by the secret (RFC 7693, 2.9) over a label and
+/// the two public keys, the lesser first. It depends on nothing else, so no other peer changes it.
+fn derive_preshared_key(secret: &PresharedKey, a: &PeerKey, b: &PeerKey) -> PresharedKey {
+    let (first, second) = if a < b { (a, b) } else { (b, a) };
+    let mut mac = Blake2sMac256::new(secret.expose().into());
+    mac.update(b"natpunch preshared key of a pair, v1");
+    mac.update(first.as_bytes());
+    mac.update(second.as_bytes());
+    let mut derived = mac.finalize_fixed();
+    let key = PresharedKey::from_bytes(derived.into());
+    derived.as_mut_slice().zeroize();
+    key
+}
+
+fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Duration {
+    own.interface.persistent_keepalive.or(mesh.interface.persistent_keepalive).unwrap_or(DEFAULT_KEEPALIVE)
 }
 
 struct Resolve<'a> {
@@ -144,6 +177,36 @@ impl<'a> Resolve<'a> {
         }
     }
 
+    /// The other peers, with the keys that they share with `name`; the key files are noted.
+    fn peers(
+        &self,
+        name: &str,
+        keepalive: Duration,
+        files: &mut Vec<PathBuf>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Vec<RemotePeer> {
+        let mesh = self.mesh;
+        let mut read = |file: &Path| {
+            files.push(keyfile::actual(file).unwrap_or_else(|_| file.to_owned()));
+            let key = keyfile::read::<PresharedKey>(file, "keygen");
+            key.map_err(|error| errors.push(self.key_file_error(file, error))).ok()
+        };
+        let secret = mesh.preshared_secret_file.as_deref().and_then(&mut read);
+        let own = mesh.peers.get(name).map(|own| own.public_key);
+        let mut peers = Vec::with_capacity(mesh.peers.len());
+        for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
+            let pair =
+                if name < other.as_str() { (name.to_owned(), other.clone()) } else { (other.clone(), name.to_owned()) };
+            let preshared_key = match (mesh.preshared_key_files.get(&pair), &secret, own) {
+                (Some(file), ..) => read(file),
+                (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
+                (None, ..) => None,
+            };
+            peers.push(remote(mesh, other, peer, preshared_key, keepalive));
+        }
+        peers
+    }
+
     fn node(&self, name: &str, private_key: SecretKey, key_file: PathBuf) -> Result<NodeConfig, Vec<ConfigError>> {
         let mesh = self.mesh;
         let Some(own) = mesh.peers.get(name) else { return Err(Vec::new()) };
@@ -153,30 +216,11 @@ impl<'a> Resolve<'a> {
                 ConfigError::at(place, format!("this host is `{name}`, which the file calls a plain WireGuard peer"));
             return Err(vec![error.label("this host").help("remove managed = false, or don't run natpunch here")]);
         }
-        let keepalive =
-            own.interface.persistent_keepalive.or(mesh.interface.persistent_keepalive).unwrap_or(DEFAULT_KEEPALIVE);
+        let keepalive = keepalive_of(mesh, own);
         let mut errors = Vec::new();
         let mut files = mesh.files.clone();
-        files.push(key_file);
-        let mut peers = Vec::with_capacity(mesh.peers.len());
-        for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
-            let pair =
-                if name < other.as_str() { (name.to_owned(), other.clone()) } else { (other.clone(), name.to_owned()) };
-            let preshared_key = match mesh.preshared_key_files.get(&pair) {
-                None => None,
-                Some(file) => {
-                    files.push(file.clone());
-                    match keyfile::read::<PresharedKey>(file, "keygen") {
-                        Ok(key) => Some(key),
-                        Err(error) => {
-                            errors.push(self.key_file_error(file, error));
-                            None
-                        }
-                    }
-                }
-            };
-            peers.push(remote(mesh, other, peer, preshared_key, keepalive));
-        }
+        files.push(keyfile::actual(&key_file).unwrap_or(key_file));
+        let peers = self.peers(name, keepalive, &mut files, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }

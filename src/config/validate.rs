@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use natpunch_types::PeerKey;
 
 use super::error::{ConfigError, Place, Sources};
+use super::keyfile;
 use super::load::{Parts, twice};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::raw::{Named, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
@@ -32,12 +33,12 @@ pub(super) fn validate(
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
     // With a network that could not be read, nothing can be said to be outside of the networks.
     let all_known = check.is_all_read("mesh.networks");
-    let networks = mesh.as_ref().map(|(_, networks, _)| networks.as_slice()).filter(|_| all_known);
+    let networks = mesh.as_ref().map(|mesh| mesh.networks.as_slice()).filter(|_| all_known);
     let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers);
     let preshared_key_files = check.preshared(raw.preshared);
     let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
-    let (name, networks, lans) = mesh?;
+    let MeshSection { name, networks, lans, preshared_secret_file } = mesh?;
     if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
         let message = format!("`wg-{}` is too long for the name of an interface", name.value.0);
         let error = ConfigError::at(name.place, message).label("the interface is named after the mesh");
@@ -48,6 +49,7 @@ pub(super) fn validate(
         networks: networks.iter().map(|network| network.value.0).collect(),
         generation,
         lans,
+        preshared_secret_file,
         interface,
         discovery,
         stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
@@ -86,8 +88,13 @@ struct Check<'a> {
     places: Places,
 }
 
-/// What `[mesh]` says: the name, the networks, and the LANs.
-type MeshSection = (Located<DnsLabel>, Vec<Located<Network>>, Vec<IpNet>);
+/// `[mesh]`.
+struct MeshSection {
+    name: Located<DnsLabel>,
+    networks: Vec<Located<Network>>,
+    lans: Vec<IpNet>,
+    preshared_secret_file: Option<PathBuf>,
+}
 
 /// An address or route of a peer, for the search for overlaps.
 struct Claim {
@@ -119,7 +126,7 @@ impl Check<'_> {
             self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
             return None;
         };
-        let RawMesh { name, networks, lans, .. } = mesh.value;
+        let RawMesh { name, networks, lans, preshared_secret_file, .. } = mesh.value;
         if name.is_none() && self.is_all_read("mesh.name") {
             self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
         }
@@ -139,7 +146,17 @@ impl Check<'_> {
             }
         }
         self.places.networks = networks.iter().map(|network| network.place).collect();
-        Some((name?, networks, values(lans).map(|lan| lan.0).collect()))
+        let preshared_secret_file = preshared_secret_file.map(|file| {
+            let path = self.resolve(file.place, &file.value.0);
+            self.places.preshared_key_files.insert(path.clone(), file.place);
+            path
+        });
+        Some(MeshSection {
+            name: name?,
+            networks,
+            lans: values(lans).map(|lan| lan.0).collect(),
+            preshared_secret_file,
+        })
     }
 
     fn interface(&mut self, raw: RawInterface) -> InterfaceConfig {
@@ -161,6 +178,9 @@ impl Check<'_> {
 
     /// A path counts from the directory of the file that names it.
     fn resolve(&self, place: Place, path: &Path) -> PathBuf {
+        if keyfile::credential(path).is_some() {
+            return path.to_owned();
+        }
         let directory = self.sources.0.get(place.file).and_then(|source| source.path.parent());
         directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
     }

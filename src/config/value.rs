@@ -1,7 +1,7 @@
 //! The forms of single values in the mesh file.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::Place;
+use super::keyfile;
 use super::model::Backend;
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
@@ -117,6 +118,11 @@ impl Text for FilePath {
         }
         if text.is_empty() || text.contains('\0') {
             return Err(Flaw::new("this can't be a path", "write a path, such as \"/etc/natpunch/home.key\""));
+        }
+        let credential = keyfile::credential(Path::new(text));
+        if credential.is_some_and(|name| name.is_empty() || name == "." || name == ".." || name.contains('/')) {
+            let help = "write credential: and the name of LoadCredential= in the unit, such as \"credential:home.key\"";
+            return Err(Flaw::new("this is no name of a credential", help));
         }
         Ok(Self(PathBuf::from(text)))
     }

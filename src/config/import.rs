@@ -1,0 +1,158 @@
+//! A new mesh from a running WireGuard setup: its file, and the key files that it names.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use natpunch_types::{PresharedKey, SecretKey};
+use toml_edit::{Array, DocumentMut, Item, Table, value};
+
+use super::edit::{NewPeer, fail, insert_peer};
+use super::error::ConfigErrors;
+use super::load::{Given, load_with, reason};
+use super::{keyfile, replace};
+
+/// A mesh to be written.
+#[derive(Debug)]
+pub struct ImportedMesh {
+    /// Its name.
+    pub name: String,
+    /// Its networks.
+    pub networks: Vec<IpNet>,
+    /// The name of this node.
+    pub own: String,
+    /// The name of this node's interface.
+    pub interface: String,
+    /// This node's private key.
+    pub private_key: SecretKey,
+    /// The file to be made for it.
+    pub private_key_file: PathBuf,
+    /// This node's UDP port.
+    pub listen_port: Option<u16>,
+    /// This node's MTU, in bytes.
+    pub mtu: Option<u32>,
+    /// This node's firewall mark.
+    pub fwmark: Option<u32>,
+    /// All peers, this node among them.
+    pub peers: Vec<NewPeer>,
+    /// Preshared keys of this node and others.
+    pub preshared: Vec<ImportedPreshared>,
+}
+
+/// A preshared key to be written.
+#[derive(Debug)]
+pub struct ImportedPreshared {
+    /// The other peer.
+    pub peer: String,
+    /// The key.
+    pub key: PresharedKey,
+    /// The file to be made for it.
+    pub file: PathBuf,
+}
+
+/// The text of the mesh file, valid.
+///
+/// # Errors
+/// What would be wrong with it.
+pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigErrors> {
+    let mut document = DocumentMut::new();
+    let mut section = Table::new();
+    section.insert("name", value(&mesh.name));
+    section.insert("networks", value(mesh.networks.iter().map(ToString::to_string).collect::<Array>()));
+    section.set_position(Some(0));
+    section.decor_mut().set_prefix("# Made by `natpunch import`; every key: docs/config.md.\n\n");
+    document.insert("mesh", Item::Table(section));
+    let named = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for peer in &mesh.peers {
+        insert_peer(&mut document, peer);
+        if peer.name != mesh.own {
+            continue;
+        }
+        let mut own = Table::new();
+        own.insert("name", value(&mesh.interface));
+        own.insert("private_key_file", value(named(&mesh.private_key_file)));
+        for (key, number) in [
+            ("listen_port", mesh.listen_port.map(i64::from)),
+            ("mtu", mesh.mtu.map(i64::from)),
+            ("fwmark", mesh.fwmark.filter(|mark| *mark != 0).map(i64::from)),
+        ] {
+            if let Some(number) = number {
+                own.insert(key, value(number));
+            }
+        }
+        let section = document.get_mut("peers").and_then(|peers| peers.get_mut(&peer.name));
+        if let Some(section) = section.and_then(Item::as_table_mut) {
+            own.set_position(section.position());
+            own.decor_mut().set_prefix("\n");
+            section.insert("interface", Item::Table(own));
+        }
+    }
+    let mut text = document.to_string();
+    for psk in &mesh.preshared {
+        let pair: Array = [mesh.own.as_str(), &psk.peer].into_iter().collect();
+        let file = value(named(&psk.file));
+        write!(
+            text,
+            "\n[[preshared]]\npeers = {}\npreshared_key_file = {}\n",
+            value(pair).to_string().trim(),
+            file.to_string().trim()
+        )
+        .ok();
+    }
+    load_with(path, &Given { file: Some((path, &text)), may_be_empty: false })?;
+    Ok(text)
+}
+
+/// Makes the key files, each readable by its owner only, and then the mesh file. Nothing that is there is overwritten.
+///
+/// # Errors
+/// A file is there already, or can't be made. What was made before is removed again.
+pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<(), ConfigErrors> {
+    let mut made: Vec<&Path> = Vec::new();
+    let keys = std::iter::once((&mesh.private_key_file, mesh.private_key.expose_base64()))
+        .chain(mesh.preshared.iter().map(|psk| (&psk.file, psk.key.expose_base64())));
+    let mut done = Ok(());
+    for (file, key) in keys {
+        done = keyfile::write(file, &key).map_err(|error| cannot_make(file, &error));
+        if done.is_err() {
+            break;
+        }
+        made.push(file);
+    }
+    let done =
+        done.and_then(|()| replace::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error)));
+    if done.is_err() {
+        for file in made {
+            std::fs::remove_file(file).ok();
+        }
+    }
+    done
+}
+
+/// Makes a file with secrets, readable by its owner only.
+///
+/// # Errors
+/// It is there already, or can't be made.
+pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigErrors> {
+    replace::create(file, content, 0o600).map_err(|error| cannot_make(file, &error))
+}
+
+/// The private key of a file.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
+    keyfile::read(file, "keygen").map_err(|error| {
+        ConfigErrors::new(vec![super::ConfigError::of(file, error.problem).help(error.help)], Arc::default())
+    })
+}
+
+fn cannot_make(file: &Path, error: &io::Error) -> ConfigErrors {
+    let help = match error.kind() {
+        io::ErrorKind::AlreadyExists => "name another file; a file that is there is never overwritten",
+        _ => "nothing was changed",
+    };
+    fail(file, format!("can't make this file: {}", reason(error)), help)
+}
