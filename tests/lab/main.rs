@@ -17,4 +17,5 @@ mod measure;
 mod mesh;
 mod plain;
 mod roaming;
+mod swaps;
 mod world;

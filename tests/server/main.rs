@@ -109,3 +109,39 @@ fn it_stops_gracefully_also_with_polls_in_flight() {
         assert_eq!(poll.join().unwrap(), 200, "the poll was answered before the end");
     }
 }
+
+#[test]
+fn systemd_is_told_when_it_listens_and_when_it_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify.sock");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let told = || {
+        let mut buffer = [0; 512];
+        let length = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    let mut command = serve(&["--listen", "127.0.0.1:0", "--key-file"]);
+    command.arg(directory.path().join("server.key")).env("NOTIFY_SOCKET", &path);
+    let mut server = Server::spawn(command, directory.path());
+    assert_eq!(told(), "READY=1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(told(), "STOPPING=1");
+    assert!(server.wait(Duration::from_secs(10)).success());
+}
+
+/// The units are files that somebody installs: systemd itself says whether they are right, with the program in place.
+#[test]
+fn the_systemd_units_are_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["natpunch.service", "natpunch-serve.service"] {
+        let unit = std::fs::read_to_string(format!("{}/dist/systemd/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(unit.contains("Type=notify"), "{name}");
+        let path = directory.path().join(name);
+        std::fs::write(&path, unit.replace("/usr/bin/natpunch", env!("CARGO_BIN_EXE_natpunch"))).unwrap();
+        let verify = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
+        let verify = verify.expect("systemd-analyze is needed for this test (apt-get install systemd)");
+        let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+        assert!(verify.status.success() && said.is_empty(), "{name}: {said}");
+    }
+}
