@@ -13,6 +13,7 @@
 mod changes;
 mod connecting;
 mod crashes;
+mod gitops;
 mod measure;
 mod mesh;
 mod plain;

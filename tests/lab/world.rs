@@ -76,7 +76,7 @@ impl World {
     pub(crate) fn node(&mut self, host: Host) -> Node {
         let (key_file, public_key) = new_key(&host);
         let address = self.mesh.add(host.name(), &public_key, "");
-        Node { host, key_file, public_key, address, file: self.file(), agent: None }
+        Node { host, key_file, public_key, address, file: self.file(), arguments: Vec::new(), agent: None }
     }
 
     /// A node behind a router of its own.
@@ -160,6 +160,8 @@ pub(crate) struct Node {
     pub(crate) address: Ipv4Addr,
     /// Its mesh file: the world's, unless a test gives it another.
     pub(crate) file: PathBuf,
+    /// More arguments of `apply`.
+    pub(crate) arguments: Vec<String>,
     agent: Option<Agent>,
 }
 
@@ -182,6 +184,7 @@ impl Node {
             .arg(&self.file)
             .arg("--private-key-file")
             .arg(&self.key_file)
+            .args(&self.arguments)
             .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
