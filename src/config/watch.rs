@@ -103,8 +103,8 @@ impl Watcher {
         let now = Way::of(&self.path);
         let before = std::mem::replace(&mut *lock(&self.way), now.clone());
         let Some(events) = &mut self.events else { return };
-        for gone in before.directories.difference(&now.directories) {
-            // A directory that was removed took its watch with it.
+        // A directory that was removed took its watch with it.
+        for gone in before.directories.difference(&now.directories).filter(|gone| gone.exists()) {
             let _ = events.unwatch(gone);
         }
         for directory in &now.directories {

@@ -120,6 +120,7 @@ fn handshakes_with_any_payload_length_leave_it_alive() {
 }
 
 /// Every length from 0 to 2,048 with every first byte, and random bytes after it.
+/// Also G12 of docs/compat.md: what is junk is counted, not logged.
 #[test]
 fn no_datagram_is_answered_or_does_harm() {
     let mut server = both();
