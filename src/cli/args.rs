@@ -50,7 +50,7 @@ pub enum Command {
     AddPeer(AddPeerArgs),
     /// Remove a peer from the mesh file; comments and order stay.
     RemovePeer(RemovePeerArgs),
-    /// Make a mesh file from a file of wg-quick; keys go to files of their own.
+    /// Make a mesh file from a file of wg-quick or a running interface; keys go to files of their own.
     Import(ImportArgs),
     /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
     Export(ExportArgs),
@@ -228,7 +228,14 @@ pub struct RemovePeerArgs {
 #[derive(Debug, Args)]
 pub struct ImportArgs {
     /// The file, such as /etc/wireguard/wg0.conf, or what `wg showconf` prints.
-    pub file: PathBuf,
+    #[arg(required_unless_present = "interface")]
+    pub file: Option<PathBuf>,
+    /// Read this running interface instead, whoever made it; needs root. Nothing on it is changed.
+    #[arg(long, short, value_name = "NAME", conflicts_with = "file", requires = "private_key_file")]
+    pub interface: Option<String>,
+    /// With --interface: the file that holds the interface's private key; the mesh file will name it.
+    #[arg(long, value_name = "FILE", requires = "interface")]
+    pub private_key_file: Option<PathBuf>,
     /// The mesh file to make; key files are made beside it. Nothing that is there is overwritten.
     #[arg(long, short, value_name = "FILE", default_value = "mesh.toml")]
     pub output: PathBuf,

@@ -1,4 +1,4 @@
-//! `natpunch import`: a mesh file from a file of wg-quick. Keys go to files of their own.
+//! `natpunch import`: a mesh file from a file of wg-quick or a running interface. Keys go to files of their own.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -12,17 +12,16 @@ use zeroize::Zeroizing;
 
 use super::CliError;
 use super::args::ImportArgs;
-use crate::config::{self, ImportedMesh, ImportedPreshared, NewPeer, WgQuick};
+use crate::config::{self, ImportedMesh, ImportedPreshared, NewPeer, WgQuick, WgQuickPeer};
 
 pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
-    let shown = args.file.display();
-    let failed = |error: std::io::Error| CliError::new(format!("can't read {shown}: {error}"));
-    let mut text = Zeroizing::new(String::new());
-    let open = std::fs::File::open(&args.file).map_err(failed)?;
-    open.take(config::WG_QUICK_LONGEST).read_to_string(&mut text).map_err(failed)?;
-    let file = config::parse_wg_quick(&text).map_err(|error| CliError::new(format!("{shown}: {error}")))?;
+    let (source, file) = match (&args.interface, &args.private_key_file, &args.file) {
+        (Some(interface), Some(key_file), _) => (interface.clone(), from_interface(interface, key_file)?),
+        (_, _, Some(file)) => (file.display().to_string(), from_file(file)?),
+        _ => return Err(CliError::new("name a file, or an interface with --interface")),
+    };
     let mut lost: Vec<String> = file.left_out.iter().map(|key| format!("{key} has no counterpart")).collect();
-    let mesh = convert(args, &file, &mut lost)?;
+    let mesh = convert(args, &source, &file, &mut lost)?;
     let text = config::imported_text(&args.output, &mesh)?;
     for lost in &lost {
         // With standard error closed there is nobody to tell.
@@ -36,20 +35,61 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     let mut out = anstream::stdout();
     let path = args.output.display();
     writeln!(out, "made {path}: mesh {} with {} peers, this one is {}", mesh.name, mesh.peers.len(), mesh.own)?;
-    writeln!(out, "made {}, which is for {} only", mesh.private_key_file.display(), mesh.own)?;
+    if !mesh.private_key_is_there {
+        writeln!(out, "made {}, which is for {} only", mesh.private_key_file.display(), mesh.own)?;
+    }
     for psk in &mesh.preshared {
         writeln!(out, "made {}, which is for {} and {} only", psk.file.display(), mesh.own, psk.peer)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn convert(args: &ImportArgs, file: &WgQuick, lost: &mut Vec<String>) -> Result<ImportedMesh, CliError> {
-    let shown = args.file.display();
+fn from_file(file: &Path) -> Result<WgQuick, CliError> {
+    let shown = file.display();
+    let failed = |error: std::io::Error| CliError::new(format!("can't read {shown}: {error}"));
+    let mut text = Zeroizing::new(String::new());
+    let open = std::fs::File::open(file).map_err(failed)?;
+    open.take(config::WG_QUICK_LONGEST).read_to_string(&mut text).map_err(failed)?;
+    config::parse_wg_quick(&text).map_err(|error| CliError::new(format!("{shown}: {error}")))
+}
+
+/// What a running interface would say in a file. The device tells everybody's keys but its own.
+fn from_interface(name: &str, key_file: &Path) -> Result<WgQuick, CliError> {
+    let observed = natpunch_wg::observe(name).map_err(|error| CliError::new(error.to_string()))?;
+    let private_key = config::read_key_file(key_file)?;
+    let device = observed.state.snapshot;
+    if device.public_key != Some(config::public_key(&private_key)) {
+        return Err(CliError::new(format!("{} does not hold the key of {name}", key_file.display()))
+            .help("the key that it has now: `wg show NAME private-key`, into a file with mode 0600"));
+    }
+    let peers = device.peers.iter().map(|peer| WgQuickPeer {
+        public_key: peer.key,
+        name: None,
+        preshared_key: observed.state.preshared.get(&peer.key).cloned(),
+        allowed_ips: peer.allowed_ips.clone(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+        persistent_keepalive: peer.persistent_keepalive.and_then(|every| u16::try_from(every.as_secs()).ok()),
+    });
+    Ok(WgQuick {
+        private_key: Some(private_key),
+        name: None,
+        addresses: observed.addresses,
+        listen_port: Some(device.listen_port).filter(|port| *port != 0),
+        mtu: Some(observed.mtu),
+        fwmark: Some(device.fwmark),
+        peers: peers.collect(),
+        remarks: Vec::new(),
+        left_out: Vec::new(),
+    })
+}
+
+fn convert(args: &ImportArgs, shown: &str, file: &WgQuick, lost: &mut Vec<String>) -> Result<ImportedMesh, CliError> {
     let private_key = file.private_key.clone().ok_or_else(|| {
         CliError::new(format!("{shown}: [Interface] has no PrivateKey"))
             .help("import the file of the running interface")
     })?;
-    let interface = args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = args.file.as_ref().and_then(|file| file.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
+    let interface = args.interface.clone().or(stem).unwrap_or_default();
     let mut used = BTreeSet::new();
     let own = name(&mut used, args.name.as_deref().or(file.name.as_deref()), "this-node");
     let addresses: Vec<IpNet> = if args.address.is_empty() { file.addresses.clone() } else { args.address.clone() };
@@ -119,7 +159,12 @@ fn convert(args: &ImportArgs, file: &WgQuick, lost: &mut Vec<String>) -> Result<
         name: label(args.mesh_name.as_deref().unwrap_or(&interface)).unwrap_or_else(|| "home".to_owned()),
         networks,
         interface,
-        private_key_file: beside(&args.output, &format!("{own}.key")),
+        private_key_file: match &args.private_key_file {
+            // The mesh file is elsewhere: the way to the key must not depend on where.
+            Some(file) => std::path::absolute(file)?,
+            None => beside(&args.output, &format!("{own}.key")),
+        },
+        private_key_is_there: args.private_key_file.is_some(),
         own,
         private_key,
         listen_port: file.listen_port,

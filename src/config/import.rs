@@ -29,6 +29,8 @@ pub struct ImportedMesh {
     pub private_key: SecretKey,
     /// The file to be made for it.
     pub private_key_file: PathBuf,
+    /// That file is there already; the mesh file names it as it stands.
+    pub private_key_is_there: bool,
     /// This node's UDP port.
     pub listen_port: Option<u16>,
     /// This node's MTU, in bytes.
@@ -72,7 +74,11 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
         }
         let mut own = Table::new();
         own.insert("name", value(&mesh.interface));
-        own.insert("private_key_file", value(named(&mesh.private_key_file)));
+        let key_file = match mesh.private_key_is_there {
+            true => mesh.private_key_file.to_string_lossy().into_owned(),
+            false => named(&mesh.private_key_file),
+        };
+        own.insert("private_key_file", value(key_file));
         for (key, number) in [
             ("listen_port", mesh.listen_port.map(i64::from)),
             ("mtu", mesh.mtu.map(i64::from)),
@@ -111,7 +117,10 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
 /// A file is there already, or can't be made. What was made before is removed again.
 pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<(), ConfigErrors> {
     let mut made: Vec<&Path> = Vec::new();
-    let keys = std::iter::once((&mesh.private_key_file, mesh.private_key.expose_base64()))
+    let private_key = (&mesh.private_key_file, mesh.private_key.expose_base64());
+    let keys = Some(private_key)
+        .filter(|_| !mesh.private_key_is_there)
+        .into_iter()
         .chain(mesh.preshared.iter().map(|psk| (&psk.file, psk.key.expose_base64())));
     let mut done = Ok(());
     for (file, key) in keys {

@@ -285,3 +285,64 @@ fn a_picture_of_the_mesh_is_the_same_every_time_and_has_every_peer() {
     let text = done(&root(), &["graph", "examples/configs/home.toml", "--format", "mermaid"]);
     assert_eq!(text.matches(" --- ").count() + text.matches(" -.- ").count(), 2, "{text}");
 }
+
+/// A device process, ended with the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_running_interface_is_imported_as_it_is() {
+    use natpunch_wg::{Device as _, DeviceChange, PeerChange, PeerSpec, UapiDevice};
+    let directory = tempfile::tempdir().unwrap();
+    let name = "npimport0";
+    write(&directory.path().join("wg.key"), &base64(&key_pair(1).0), 0o600);
+    write(&directory.path().join("other.key"), &base64(&key_pair(2).0), 0o600);
+    // Children are in the network namespace of the thread that starts them.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this test needs root");
+    let mut device = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+    device.args(["device", name, "--socket"]).arg(directory.path().join("control.sock")).env("NATPUNCH_LOG", "error");
+    let _device = Ended(device.spawn().unwrap());
+    let mut uapi = UapiDevice::external(name);
+    let started = std::time::Instant::now();
+    while uapi.get().is_err() {
+        assert!(started.elapsed().as_secs() < 30, "the device does not answer");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let peer = PeerSpec {
+        key: key_pair(3).1,
+        preshared_key: Some(natpunch_types::PresharedKey::from_bytes([9; 32])),
+        allowed_ips: vec!["10.55.0.3/32".parse().unwrap(), "192.168.9.0/24".parse().unwrap()],
+        persistent_keepalive: Some(std::time::Duration::from_secs(20)),
+        endpoint: Some("192.0.2.3:51820".parse().unwrap()),
+    };
+    let change = DeviceChange {
+        private_key: Some(key_pair(1).0),
+        listen_port: Some(51_855),
+        peers: vec![PeerChange::add(&peer)],
+        ..DeviceChange::default()
+    };
+    uapi.configure(&change).unwrap();
+    for args in [&["addr", "add", "10.55.0.1/24", "dev", name][..], &["link", "set", name, "mtu", "1370", "up"]] {
+        assert!(Command::new("ip").args(args).status().unwrap().success());
+    }
+    let before = uapi.get().unwrap();
+    let error = refused(directory.path(), &["import", "--interface", name, "--private-key-file", "other.key"]);
+    assert!(error.contains("does not hold the key of npimport0"), "{error}");
+    done(directory.path(), &["import", "--interface", name, "--private-key-file", "wg.key", "--name", "me"]);
+    assert_eq!(uapi.get().unwrap(), before, "nothing on it is changed");
+    let mesh = config::load(&directory.path().join("mesh.toml")).unwrap();
+    let node = config::resolve_node(&mesh, None).unwrap();
+    assert_eq!((node.interface.as_str(), node.listen_port, node.mtu), (name, 51_855, 1370));
+    assert_eq!(node.addresses, ["10.55.0.1/24".parse().unwrap()]);
+    let imported = &node.peers[0];
+    assert_eq!((imported.key, &imported.preshared_key), (peer.key, &peer.preshared_key));
+    assert_eq!(imported.allowed_ips, peer.allowed_ips);
+    assert_eq!(imported.persistent_keepalive, peer.persistent_keepalive);
+    assert_eq!(imported.endpoint.as_deref(), Some("192.0.2.3:51820"));
+}
