@@ -73,6 +73,25 @@ const TABLE: &[Rule] = &[
         never_names: IMPURE,
     },
     Rule {
+        part: "crates/natpunch-noise",
+        dependencies: May::Only(&["natpunch-types", "aws-lc-rs", "rand_core", "snow", "subtle", "zeroize"]),
+        never_names: IMPURE,
+    },
+    Rule {
+        part: "crates/natpunch-rendezvous",
+        dependencies: May::Only(&[
+            "natpunch-noise",
+            "natpunch-types",
+            "blake2",
+            "chacha20poly1305",
+            "rand_core",
+            "subtle",
+            "thiserror",
+            "zeroize",
+        ]),
+        never_names: IMPURE,
+    },
+    Rule {
         part: "crates/natpunch-net",
         dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-plugin", "natpunch-wg", "natpunch-sim"]),
         never_names: &[],

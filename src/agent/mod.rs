@@ -449,6 +449,9 @@ impl Agent {
     fn on_plugin(&mut self, event: PluginEvent) {
         match event {
             PluginEvent::Candidate { peer, candidate } => self.mesh.handle_candidate(peer, candidate, now()),
+            PluginEvent::OwnAddress { origin, address, lifetime } => {
+                self.mesh.handle_reflexive(&origin, address, lifetime, now());
+            }
             PluginEvent::Record { origin, record } => {
                 self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());
             }

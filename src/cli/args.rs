@@ -69,7 +69,7 @@ pub enum Command {
     /// Print a new private key, as `wg genkey`.
     Keygen,
     /// Read a private key from standard input and print its public key, as `wg pubkey`.
-    Pubkey,
+    Pubkey(PubkeyArgs),
     /// Print the JSON schema of the mesh file.
     Schema,
     /// Print shell completions.
@@ -352,12 +352,27 @@ pub struct ServeArgs {
     /// Old protocols to speak, by comma: natpunch-go, nat-hole-punching.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub compat: Vec<String>,
+    /// Speak natpunch's own rendezvous, to whoever knows the mesh's admission secret in this file; repeat it while the
+    /// secret changes.
+    #[arg(long, value_name = "FILE")]
+    pub admission_secret_file: Vec<PathBuf>,
+    /// Speak natpunch's own rendezvous, to everybody who knows the server's public key.
+    #[arg(long, conflicts_with = "admission_secret_file")]
+    pub open: bool,
     /// Offer the HTTP record store here.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
     /// Read the same settings from a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Arguments of `pubkey`.
+#[derive(Debug, Args)]
+pub struct PubkeyArgs {
+    /// Print the rendezvous identity instead, which a server's `allowed_identities` names.
+    #[arg(long)]
+    pub rendezvous: bool,
 }
 
 /// Arguments of `demo`.

@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => Ok(serve::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Keygen => keygen::run(),
-        Command::Pubkey => pubkey::run(),
+        Command::Pubkey(args) => pubkey::run(&args),
         Command::Schema => schema::run(),
         Command::Completions(args) => completions::run(&args),
         Command::Device(args) => device::run(args),

@@ -1,4 +1,4 @@
-//! `natpunch pubkey`: the public key of the private key on standard input, as `wg pubkey`.
+//! `natpunch pubkey`: the public key of the private key on standard input, as `wg pubkey`; or its rendezvous identity.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -7,12 +7,13 @@ use natpunch_types::SecretKey;
 use zeroize::Zeroizing;
 
 use super::CliError;
+use super::args::PubkeyArgs;
 use crate::config;
 
 /// Longest input, in bytes; a key has 44.
 const LONGEST: usize = 4096;
 
-pub(super) fn run() -> Result<ExitCode, CliError> {
+pub(super) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(LONGEST));
     let bad = |problem: String| {
         CliError::new(format!("standard input: {problem}"))
@@ -20,6 +21,7 @@ pub(super) fn run() -> Result<ExitCode, CliError> {
     };
     std::io::stdin().lock().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
     let key: SecretKey = text.trim().parse().map_err(|error| bad(format!("this is not a private key: {error}")))?;
+    let key = if args.rendezvous { natpunch_rendezvous::identity(&key) } else { key };
     writeln!(std::io::stdout().lock(), "{}", config::public_key(&key))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -62,6 +62,8 @@ pub struct Discovery {
 pub enum DiscoverySettings {
     /// `plugin = "static"`
     Static(natpunch_plugin_static::Settings),
+    /// `plugin = "rendezvous"`
+    Rendezvous(natpunch_plugin_rendezvous::Settings),
     /// `plugin = "natpunch-go"`
     NatpunchGo(natpunch_plugin_natpunch_go::Settings),
     /// `plugin = "nat-hole-punching"`

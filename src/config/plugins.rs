@@ -23,9 +23,12 @@ const fn plugin<T: DeserializeOwned + JsonSchema>(
     Plugin { id, schema: T::json_schema, read }
 }
 
-const PLUGINS: [Plugin; 4] = [
+const PLUGINS: [Plugin; 5] = [
     plugin::<natpunch_plugin_static::Settings>("static", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::Static)
+    }),
+    plugin::<natpunch_plugin_rendezvous::Settings>("rendezvous", |table, place, path, reader| {
+        settings(table, place, path, reader).map(DiscoverySettings::Rendezvous)
     }),
     plugin::<natpunch_plugin_natpunch_go::Settings>("natpunch-go", |table, place, path, reader| {
         settings(table, place, path, reader).map(DiscoverySettings::NatpunchGo)

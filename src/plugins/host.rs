@@ -39,6 +39,15 @@ pub enum PluginEvent {
         /// The address, with its origin stamped.
         candidate: Candidate,
     },
+    /// An address at which a server sees this node.
+    OwnAddress {
+        /// Which instance's server.
+        origin: Origin,
+        /// The address.
+        address: SocketAddr,
+        /// How long it may be believed.
+        lifetime: Duration,
+    },
     /// A sealed record.
     Record {
         /// Which instance found it.
@@ -188,6 +197,14 @@ impl Host for Shared {
             lifetime: observation.lifetime,
         };
         self.emit(PluginEvent::Candidate { peer: observation.peer, candidate });
+    }
+
+    fn observed_self(&self, address: SocketAddr, lifetime: Duration) {
+        // Who has no port can't know how the world sees it.
+        if self.may_use_port {
+            let address = canonical(address);
+            self.emit(PluginEvent::OwnAddress { origin: self.origin.clone(), address, lifetime });
+        }
     }
 
     fn deliver(&self, record: SealedRecord) {

@@ -25,7 +25,7 @@ pub(super) struct Caller {
     /// The client's address.
     pub(super) remote: SocketAddr,
     /// Our address, and the interface if the address is link-local; nothing where the socket is bound to one address.
-    local: Option<(IpAddr, u32)>,
+    pub(super) local: Option<(IpAddr, u32)>,
 }
 
 impl From<SocketAddr> for Caller {

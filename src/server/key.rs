@@ -98,6 +98,14 @@ pub fn load_or_create(path: &Path) -> Result<SecretKey, KeyFileError> {
     }
 }
 
+/// Reads a key or secret of 32 bytes that must be there.
+///
+/// # Errors
+/// If the file can't be read, is readable by others, or holds no key.
+pub fn load(path: &Path) -> Result<SecretKey, KeyFileError> {
+    read(path, File::open(path).map_err(|source| io_error(path, "open", source))?)
+}
+
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> KeyFileError {
     let hint = match source.kind() {
         io::ErrorKind::NotFound => "make its directory first, writable by the user that runs the server",

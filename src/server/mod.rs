@@ -21,13 +21,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use natpunch_types::PresharedKey;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use counters::{Counters, Reporter};
-use protocols::Protocols;
+use protocols::{Protocols, RendezvousKeys};
 use settings::Settings;
 
 /// Counters are logged at most this often.
@@ -73,7 +74,11 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = crate::config::public_key(&key);
-    let protocols = Arc::new(Protocols::new(&settings, key)?);
+    let rendezvous = match &settings.rendezvous {
+        Some(rendezvous) => Some(rendezvous_keys(rendezvous)?),
+        None => None,
+    };
+    let protocols = Arc::new(Protocols::new(&settings, key, rendezvous)?);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let mut sockets = Vec::new();
         for address in &settings.listen {
@@ -105,9 +110,17 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         let counters = Arc::new(Counters::default());
         let start = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
-        for socket in sockets {
-            tasks.spawn(udp::serve(socket, protocols.clone(), counters.clone(), start, stopped.clone()));
+        let shared = Arc::new(udp::Shared {
+            sockets,
+            protocols: protocols.clone(),
+            counters: counters.clone(),
+            start,
+            rescheduled: tokio::sync::Notify::new(),
+        });
+        for index in 0..shared.sockets.len() {
+            tasks.spawn(udp::serve(index, shared.clone(), stopped.clone()));
         }
+        let timekeeper = protocols.speaks_rendezvous().then(|| tokio::spawn(udp::keep_time(shared)));
         if let Some((listener, http)) = http {
             tasks.spawn(http::serve(listener, http, counters.clone(), stopped.clone()));
         }
@@ -125,9 +138,25 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         let _ = stop.send(true);
         while tasks.join_next().await.is_some() {}
         keeper.abort();
+        timekeeper.inspect(tokio::task::JoinHandle::abort);
         watchdog.abort();
         Ok(())
     })
+}
+
+/// Reads the files that natpunch's own rendezvous needs.
+fn rendezvous_keys(settings: &settings::Rendezvous) -> Result<RendezvousKeys, key::KeyFileError> {
+    let next = match &settings.next_key_file {
+        Some(path) => {
+            let key = key::load_or_create(path)?;
+            tracing::info!(public_key = %crate::config::public_key(&key), "the next key");
+            Some(key)
+        }
+        None => None,
+    };
+    let secrets = settings.secret_files.iter().map(|path| key::load(path));
+    let secrets = secrets.map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose())));
+    Ok(RendezvousKeys { next, secrets: secrets.collect::<Result<_, _>>()? })
 }
 
 /// Opens the HTTP listener; an IPv6 one takes IPv6 only, as for UDP.

@@ -2,10 +2,11 @@
 //!
 //! 1. A complete STUN message (RFC 8489, 5: two zero bits, the cookie at offset 4, a length that is a multiple of four
 //!    and that of the datagram) is STUN.
-//! 2. Exactly 64 bytes is nat-hole-punching, if that is spoken.
-//! 3. Everything else is natpunch-go, if that is spoken. Its requests have 93 and 109 bytes, neither of which a STUN
+//! 2. natpunch's own magic and a length that its kind can have is natpunch's own rendezvous, if that is spoken.
+//! 3. Exactly 64 bytes is nat-hole-punching, if that is spoken.
+//! 4. Everything else is natpunch-go, if that is spoken. Its requests have 93 and 109 bytes, neither of which a STUN
 //!    message can have, so the order never takes a datagram from its protocol. A request of nat-hole-punching could be
-//!    taken for STUN with a public key made for it, by its owner alone.
+//!    taken for another protocol's with a public key made for it, by its owner alone.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use natpunch_core::stun;
 use natpunch_plugin_nat_hole_punching::server as hole_punching;
 use natpunch_plugin_natpunch_go::server as natpunch_go;
-use natpunch_types::SecretKey;
+use natpunch_rendezvous::{server as rendezvous, wire};
+use natpunch_types::{PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
@@ -32,6 +34,10 @@ const HOLE_PUNCHING_REQUEST: usize = 64;
 pub(super) enum Class {
     /// STUN.
     Stun,
+    /// A hello of natpunch's own rendezvous, from one who may speak here: much work.
+    Hello,
+    /// Another datagram of natpunch's own rendezvous: little work.
+    Rendezvous,
     /// A request of nat-hole-punching.
     HolePunching,
     /// A handshake of natpunch-go: much work.
@@ -61,6 +67,7 @@ impl Deref for Answer {
 
 /// The protocol servers behind all sockets: a node that registered over one is found over each.
 pub(super) struct Protocols {
+    rendezvous: Option<Mutex<rendezvous::Server<ChaCha20Rng>>>,
     natpunch_go: Option<Mutex<natpunch_go::Server<ChaCha20Rng>>>,
     hole_punching: Option<Mutex<hole_punching::Server>>,
 }
@@ -70,13 +77,28 @@ impl Protocols {
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub(super) fn new(settings: &Settings, private_key: SecretKey) -> std::io::Result<Self> {
+    pub(super) fn new(
+        settings: &Settings,
+        private_key: SecretKey,
+        rendezvous: Option<RendezvousKeys>,
+    ) -> std::io::Result<Self> {
+        let rendezvous = match rendezvous {
+            Some(keys) => {
+                let allowed = settings.rendezvous.as_ref().and_then(|rendezvous| rendezvous.allowed.clone());
+                let config = rendezvous::Config {
+                    keys: std::iter::once(private_key.clone()).chain(keys.next).collect(),
+                    admission: rendezvous::Admission { secrets: keys.secrets, allowed },
+                    limits: rendezvous::Limits::default(),
+                };
+                tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
+                Some(Mutex::new(rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?))
+            }
+            None => None,
+        };
         let allowed = settings.allowed_keys.clone();
         let natpunch_go = if settings.compat.contains(&Compat::NatpunchGo) {
-            let mut seed = Zeroizing::new([0; 32]);
-            getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
             let config = natpunch_go::Config { allowed: allowed.clone(), ..natpunch_go::Config::new(private_key) };
-            let server = natpunch_go::Server::new(config, ChaCha20Rng::from_seed(*seed));
+            let server = natpunch_go::Server::new(config, random()?);
             Some(Mutex::new(server.map_err(std::io::Error::other)?))
         } else {
             None
@@ -87,13 +109,15 @@ impl Protocols {
                 ..hole_punching::Config::default()
             }))
         });
-        Ok(Self { natpunch_go, hole_punching })
+        Ok(Self { rendezvous, natpunch_go, hole_punching })
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
     pub(super) fn classify(&self, payload: &[u8]) -> Class {
         if stun::is_stun(payload) {
             Class::Stun
+        } else if let Some(server) = self.rendezvous.as_ref().filter(|_| wire::Kind::of(payload).is_some()) {
+            if lock(server).is_hello(payload) { Class::Hello } else { Class::Rendezvous }
         } else if self.hole_punching.is_some() && payload.len() == HOLE_PUNCHING_REQUEST {
             Class::HolePunching
         } else if self.natpunch_go.is_none() {
@@ -115,8 +139,37 @@ impl Protocols {
             Class::Handshake | Class::NatpunchGo => {
                 lock(self.natpunch_go.as_ref()?).handle_datagram(source, payload, now).map(Answer::NatpunchGo)
             }
-            Class::Unknown => None,
+            Class::Hello | Class::Rendezvous | Class::Unknown => None,
         }
+    }
+
+    /// What is to be sent, by which sockets, when a datagram of natpunch's own rendezvous arrived on a socket. Its
+    /// answers are never longer than what they answer before address and key are proven; later they may be, and may
+    /// go to others.
+    pub(super) fn handle_rendezvous(
+        &self,
+        via: rendezvous::Via,
+        source: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Vec<rendezvous::Transmit> {
+        let Some(server) = &self.rendezvous else { return Vec::new() };
+        let mut server = lock(server);
+        server.handle_datagram(via, source, payload, now);
+        std::iter::from_fn(|| server.poll_transmit()).collect()
+    }
+
+    /// What the rendezvous has to send again at this time, and when it wants to be called next.
+    pub(super) fn handle_rendezvous_timeout(&self, now: Duration) -> (Vec<rendezvous::Transmit>, Option<Duration>) {
+        let Some(server) = &self.rendezvous else { return (Vec::new(), None) };
+        let mut server = lock(server);
+        server.handle_timeout(now);
+        (std::iter::from_fn(|| server.poll_transmit()).collect(), server.poll_timeout())
+    }
+
+    /// Whether natpunch's own rendezvous is spoken.
+    pub(super) fn speaks_rendezvous(&self) -> bool {
+        self.rendezvous.is_some()
     }
 
     /// Forgets who was silent for too long, also when nobody sends anything.
@@ -132,6 +185,25 @@ impl Protocols {
     /// What the servers counted, by name.
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = Vec::new();
+        if let Some(server) = &self.rendezvous {
+            let counted = lock(server).counters();
+            counters.extend([
+                ("rendezvous: welcomed", counted.welcomed),
+                ("asked for a cookie", counted.cookies),
+                ("shed", counted.shed),
+                ("registered", counted.registered),
+                ("expired", counted.expired),
+                ("records stored", counted.stored),
+                ("records pushed", counted.pushed),
+                ("roamed", counted.roamed),
+                ("rate-limited", counted.limited),
+                ("forged", counted.forged),
+                ("replayed", counted.replayed),
+                ("not allowed", counted.not_allowed),
+                ("refused, no room", counted.full),
+                ("without session", counted.no_session),
+            ]);
+        }
         if let Some(server) = &self.natpunch_go {
             let counted = lock(server).counters();
             counters.extend([
@@ -165,6 +237,21 @@ impl Protocols {
     }
 }
 
+/// What natpunch's own rendezvous reads from files.
+pub(super) struct RendezvousKeys {
+    /// The next private key.
+    pub(super) next: Option<SecretKey>,
+    /// The admission secrets.
+    pub(super) secrets: Vec<PresharedKey>,
+}
+
+/// A generator with a seed of the system's.
+fn random() -> std::io::Result<ChaCha20Rng> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(ChaCha20Rng::from_seed(*seed))
+}
+
 /// A server stays usable after a panic elsewhere: each datagram is handled whole or not at all.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -178,11 +265,12 @@ mod tests {
         let settings = Settings {
             listen: vec![],
             key_file: "unused".into(),
+            rendezvous: None,
             compat: compat.to_vec(),
             allowed_keys: None,
             http: None,
         };
-        Protocols::new(&settings, SecretKey::from_bytes([7; 32])).unwrap()
+        Protocols::new(&settings, SecretKey::from_bytes([7; 32]), None).unwrap()
     }
 
     fn source() -> SocketAddr {

@@ -51,12 +51,25 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// The private key; made on first start.
     pub key_file: PathBuf,
-    /// The rendezvous protocols spoken on every UDP socket.
+    /// Who may register by natpunch's own rendezvous; `None`: it is not spoken.
+    pub rendezvous: Option<Rendezvous>,
+    /// The old rendezvous protocols spoken on every UDP socket.
     pub compat: Vec<Compat>,
-    /// The keys that may register by the rendezvous protocols; `None`: any, up to a bound.
+    /// The keys that may register by the old rendezvous protocols; `None`: any, up to a bound.
     pub allowed_keys: Option<BTreeSet<PeerKey>>,
     /// The HTTP record store, if offered.
     pub http: Option<HttpSettings>,
+}
+
+/// Whom natpunch's own rendezvous admits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// The server's next private key, while clients change over; made if the file does not exist.
+    pub next_key_file: Option<PathBuf>,
+    /// The files of the admission secrets of which a client must know one. None: no secret is asked for.
+    pub secret_files: Vec<PathBuf>,
+    /// The identities that may register, if there is a list.
+    pub allowed: Option<BTreeSet<PeerKey>>,
 }
 
 /// The HTTP record store's settings.
@@ -82,6 +95,12 @@ struct File {
     key_file: Option<PathBuf>,
     compat: Option<Vec<Compat>>,
     allowed_keys: Option<BTreeSet<PeerKey>>,
+    #[serde(default)]
+    open: bool,
+    #[serde(default)]
+    admission_secret_files: Vec<PathBuf>,
+    allowed_identities: Option<BTreeSet<PeerKey>>,
+    next_key_file: Option<PathBuf>,
     http: Option<SocketAddr>,
     #[serde(default)]
     http_trusted_proxies: Vec<IpAddr>,
@@ -113,6 +132,15 @@ pub enum SettingsError {
     /// No key file named.
     #[error("no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start")]
     NoKeyFile,
+    /// Open, and not.
+    #[error("the server can't be open and ask for an admission secret or have a list of identities\n  hint: take one away")]
+    OpenAndClosed,
+    /// A key for nobody.
+    #[error(
+        "next_key_file is of natpunch's own rendezvous, which is not spoken\n  hint: say who may register: \
+         admission_secret_files, allowed_identities, or open = true"
+    )]
+    NextKeyForNobody,
     /// Nothing to listen on.
     #[error(
         "nothing to serve\n  hint: --listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records"
@@ -138,8 +166,27 @@ impl Settings {
             None => File::default(),
         };
         let listen = if args.listen.is_empty() { file.listen } else { args.listen.clone() };
+        let secret_files = if args.admission_secret_file.is_empty() {
+            file.admission_secret_files
+        } else {
+            args.admission_secret_file.clone()
+        };
+        let open = args.open || file.open;
+        let closed = !secret_files.is_empty() || file.allowed_identities.is_some();
+        if open && closed {
+            return Err(SettingsError::OpenAndClosed);
+        }
+        let rendezvous = (open || closed).then(|| Rendezvous {
+            next_key_file: file.next_key_file.clone(),
+            secret_files,
+            allowed: file.allowed_identities,
+        });
+        if rendezvous.is_none() && file.next_key_file.is_some() {
+            return Err(SettingsError::NextKeyForNobody);
+        }
         let compat = if args.compat.is_empty() {
-            file.compat.unwrap_or_else(|| vec![Compat::NatpunchGo])
+            // Who has the better protocol does not get the old one unasked.
+            file.compat.unwrap_or_else(|| if rendezvous.is_some() { vec![] } else { vec![Compat::NatpunchGo] })
         } else {
             let names = args.compat.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
             names.map(str::parse).collect::<Result<_, _>>().map_err(SettingsError::Compat)?
@@ -158,7 +205,7 @@ impl Settings {
             return Err(SettingsError::Twice(*twice));
         }
         let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
-        Ok(Self { listen, key_file, compat, allowed_keys: file.allowed_keys, http })
+        Ok(Self { listen, key_file, rendezvous, compat, allowed_keys: file.allowed_keys, http })
     }
 }
 
@@ -176,7 +223,15 @@ mod tests {
     use super::*;
 
     fn args() -> ServeArgs {
-        ServeArgs { listen: vec![], key_file: None, compat: vec![], http: None, config: None }
+        ServeArgs {
+            listen: vec![],
+            key_file: None,
+            compat: vec![],
+            admission_secret_file: vec![],
+            open: false,
+            http: None,
+            config: None,
+        }
     }
 
     fn with_file(text: &str, mut args: ServeArgs) -> Result<Settings, SettingsError> {
@@ -200,7 +255,7 @@ mod tests {
             key_file: Some("/var/lib/natpunch/server.key".into()),
             compat: vec!["natpunch-go".into(), "nat-hole-punching".into()],
             http: Some("127.0.0.1:8080".parse().unwrap()),
-            config: None,
+            ..args()
         };
         assert_eq!(with_file(FILE, args()).unwrap(), Settings::from_args(&flags).unwrap());
     }
@@ -220,6 +275,22 @@ mod tests {
         assert_eq!(Settings::from_args(&base).unwrap().compat, [Compat::NatpunchGo]);
         let none = ServeArgs { compat: vec![String::new()], ..base };
         assert_eq!(Settings::from_args(&none).unwrap().compat, []);
+    }
+
+    #[test]
+    fn natpunchs_own_rendezvous_is_spoken_only_to_whom_the_settings_name() {
+        let base = || ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
+        assert_eq!(Settings::from_args(&base()).unwrap().rendezvous, None);
+        let open = Settings::from_args(&ServeArgs { open: true, ..base() }).unwrap();
+        assert_eq!((open.rendezvous, open.compat), (Some(Rendezvous::default()), vec![]));
+        let secret = ServeArgs { admission_secret_file: vec!["s".into()], ..base() };
+        let settings = Settings::from_args(&ServeArgs { compat: vec!["natpunch-go".into()], ..secret }).unwrap();
+        assert_eq!(settings.rendezvous.unwrap().secret_files, [PathBuf::from("s")]);
+        assert_eq!(settings.compat, [Compat::NatpunchGo]);
+        let both = with_file("admission_secret_files = [\"s\"]", ServeArgs { open: true, ..base() });
+        assert!(matches!(both, Err(SettingsError::OpenAndClosed)));
+        let nobody = with_file("next_key_file = \"n\"", base());
+        assert!(matches!(nobody, Err(SettingsError::NextKeyForNobody)));
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use natpunch_rendezvous::server::{Transmit, Via};
+use natpunch_rendezvous::wire;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::counters::Counters;
 use super::datagrams::{self, Caller, Receiver};
@@ -38,16 +40,70 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// What the tasks of all sockets share.
+pub(super) struct Shared {
+    /// The sockets, in the order in which they were named.
+    pub(super) sockets: Vec<UdpSocket>,
+    pub(super) protocols: Arc<Protocols>,
+    pub(super) counters: Arc<Counters>,
+    /// The origin of time.
+    pub(super) start: Instant,
+    /// The rendezvous may want to be called at another time than it said.
+    pub(super) rescheduled: Notify,
+}
+
+/// Calls the rendezvous when it wants to be called.
+pub(super) async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let (transmits, next) = shared.protocols.handle_rendezvous_timeout(shared.start.elapsed());
+        shared.transmit(transmits);
+        let next = next.map(|next| tokio::time::Instant::from_std(shared.start + next));
+        tokio::select! {
+            () = shared.rescheduled.notified() => {}
+            () = tokio::time::sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Sends what the rendezvous says, by any of the sockets.
+    fn transmit(&self, transmits: Vec<Transmit>) {
+        for Transmit { via, destination, payload } in transmits {
+            let Some(socket) = self.sockets.get(via.socket) else { continue };
+            let to = Caller { remote: destination, local: via.local };
+            send(socket, &mut vec![(to, Answer::Other(payload))], &self.counters);
+        }
+    }
+
+    /// Lets the rendezvous take a datagram. What it says by the same socket is sent with the other answers.
+    fn handle_rendezvous(
+        &self,
+        index: usize,
+        answers: &mut Vec<(Caller, Answer)>,
+        from: Caller,
+        payload: &[u8],
+        now: std::time::Duration,
+    ) {
+        let via = Via { socket: index, local: from.local };
+        let mut others = self.protocols.handle_rendezvous(via, from.remote, payload, now);
+        if others.is_empty() {
+            self.counters.dropped.add();
+        }
+        let own = others.extract_if(.., |transmit| transmit.via.socket == index);
+        answers.extend(own.map(|Transmit { via, destination, payload }| {
+            (Caller { remote: destination, local: via.local }, Answer::Other(payload))
+        }));
+        self.transmit(others);
+        self.rescheduled.notify_one();
+    }
+}
+
 /// Serves one socket until `stop` becomes true.
-pub(super) async fn serve(
-    socket: UdpSocket,
-    protocols: Arc<Protocols>,
-    counters: Arc<Counters>,
-    start: Instant,
-    stop: watch::Receiver<bool>,
-) {
+pub(super) async fn serve(index: usize, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let Shared { sockets, protocols, counters, start, .. } = &*shared;
+    let Some(socket) = sockets.get(index) else { return };
     let mut buffer = vec![0; BUFFER];
-    let mut receiver = Receiver::new(&socket);
+    let mut receiver = Receiver::new(socket);
     let mut handshakes = HandshakeQueue::default();
     let mut answers = Vec::with_capacity(DATAGRAMS_PER_TURN);
     let mut backoff = Backoff::new();
@@ -62,7 +118,7 @@ pub(super) async fn serve(
             tokio::select! {
                 biased;
                 ready = socket.readable() => if let Err(error) = ready {
-                    receive_error(&error, &counters, &mut backoff).await;
+                    receive_error(&error, counters, &mut backoff).await;
                 },
                 () = &mut stopping => return,
             }
@@ -74,35 +130,40 @@ pub(super) async fn serve(
         }
         let now = start.elapsed();
         for _ in 0..DATAGRAMS_PER_TURN {
-            let (payload, caller) = match receiver.receive(&socket, &mut buffer) {
+            let (payload, caller) = match receiver.receive(socket, &mut buffer) {
                 Ok((length, caller)) => (buffer.get(..length).unwrap_or_default(), caller),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    receive_error(&error, &counters, &mut backoff).await;
+                    receive_error(&error, counters, &mut backoff).await;
                     break;
                 }
             };
             backoff.reset();
             counters.received.add();
             match protocols.classify(payload) {
-                Class::Handshake => {
+                Class::Handshake | Class::Hello => {
                     if !handshakes.push(caller, payload) {
                         counters.handshakes_shed.add();
                     }
                 }
+                Class::Rendezvous => shared.handle_rendezvous(index, &mut answers, caller, payload, now),
                 class => {
                     let answer = protocols.handle(class, caller.remote, payload, now);
-                    note(&mut answers, &counters, caller, payload, answer);
+                    note(&mut answers, counters, caller, payload, answer);
                 }
             }
         }
-        send(&socket, &mut answers, &counters);
+        send(socket, &mut answers, counters);
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some((caller, payload)) = handshakes.pop() else { break };
-            let answer = protocols.handle(Class::Handshake, caller.remote, &payload, now);
-            note(&mut answers, &counters, caller, &payload, answer);
+            if wire::Kind::of(&payload).is_some() && protocols.speaks_rendezvous() {
+                shared.handle_rendezvous(index, &mut answers, caller, &payload, now);
+            } else {
+                let answer = protocols.handle(Class::Handshake, caller.remote, &payload, now);
+                note(&mut answers, counters, caller, &payload, answer);
+            }
         }
-        send(&socket, &mut answers, &counters);
+        send(socket, &mut answers, counters);
     }
 }
 

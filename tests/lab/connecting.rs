@@ -29,6 +29,14 @@ fn connects_directly(lab: Lab, discovery: Discovery, nats: [Nat; 2]) {
     connect_directly(&nodes, [routers[0].address(), routers[1].address()]);
 }
 
+lab_test!(the_rendezvous_connects_two_port_preserving_nats, 60, |lab| {
+    connects_directly(lab, Discovery::Rendezvous, [Nat::PortPreserving; 2]);
+});
+
+lab_test!(the_rendezvous_connects_a_symmetric_and_a_full_cone_nat, 60, |lab| {
+    connects_directly(lab, Discovery::Rendezvous, [Nat::Symmetric, Nat::FullCone]);
+});
+
 lab_test!(two_port_preserving_nats_connect, 60, |lab| {
     connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving; 2]);
 });

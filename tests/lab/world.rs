@@ -31,6 +31,8 @@ pub(crate) fn within(seconds: u64) -> Instant {
 /// How nodes find each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Discovery {
+    /// By natpunch's own rendezvous, which asks for the mesh's admission secret.
+    Rendezvous,
     /// By the natpunch-go protocol.
     NatpunchGo,
     /// By records on a web server, with STUN.
@@ -49,6 +51,12 @@ impl World {
         let server = Server::start(lab.public_host("server").unwrap());
         let address = server.address();
         let section = match discovery {
+            Discovery::Rendezvous => format!(
+                "[discovery.rendezvous]\nplugin = \"rendezvous\"\nserver = \"{address}:{UDP_PORT}\"\n\
+                 public_key = \"{}\"\nadmission_secret_file = \"{}\"\n",
+                server.public_key,
+                server.secret_file.display()
+            ),
             Discovery::NatpunchGo => format!(
                 "[discovery.rendezvous]\nplugin = \"natpunch-go\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{}\"\n",
                 server.public_key
@@ -99,25 +107,33 @@ impl World {
 
 /// Makes a key with the product's own commands.
 pub(crate) fn new_key(host: &Host) -> (PathBuf, String) {
-    let private = Command::new(NATPUNCH).arg("keygen").output().unwrap().stdout;
-    let key_file = host.directory().unwrap().join("node.key");
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file).unwrap();
-    file.write_all(&private).unwrap();
+    let key_file = new_secret(host, "node.key");
     let mut pubkey = Command::new(NATPUNCH);
     let public = pubkey.arg("pubkey").stdin(std::fs::File::open(&key_file).unwrap()).output().unwrap().stdout;
     (key_file, String::from_utf8(public).unwrap().trim().to_owned())
+}
+
+/// Makes a private key in a file of this host.
+fn new_secret(host: &Host, name: &str) -> PathBuf {
+    let secret = Command::new(NATPUNCH).arg("keygen").output().unwrap().stdout;
+    let path = host.directory().unwrap().join(name);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    file.write_all(&secret).unwrap();
+    path
 }
 
 /// The rendezvous server.
 pub(crate) struct Server {
     host: Host,
     pub(crate) public_key: String,
+    secret_file: PathBuf,
     process: Option<Process>,
 }
 
 impl Server {
     fn start(host: Host) -> Self {
-        let mut server = Server { host, public_key: String::new(), process: None };
+        let secret_file = new_secret(&host, "admission.key");
+        let mut server = Server { host, public_key: String::new(), secret_file, process: None };
         server.restart();
         server
     }
@@ -136,6 +152,8 @@ impl Server {
         let mut command = Command::new(NATPUNCH);
         command
             .args(["serve", "--listen", &format!("0.0.0.0:{UDP_PORT}"), "--compat", "natpunch-go"])
+            .arg("--admission-secret-file")
+            .arg(&self.secret_file)
             .args(["--http", &format!("0.0.0.0:{HTTP_PORT}"), "--key-file"])
             .arg(self.host.directory().unwrap().join("server.key"))
             .stdout(Stdio::piped());

@@ -51,6 +51,8 @@ impl Host for FakeHost {
         })
     }
     fn observe(&self, _: Observation) {}
+    fn observed_self(&self, _address: SocketAddr, _lifetime: Duration) {}
+
     fn deliver(&self, record: SealedRecord) {
         let _ = self.delivered.send(record);
     }

@@ -1,11 +1,11 @@
-//! This node's own candidates: its interface addresses, and how STUN servers see WireGuard's port.
+//! This node's own candidates: its interface addresses, and how STUN and rendezvous servers see WireGuard's port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, CandidateKind, canonical, canonical_ip, classify};
+use natpunch_types::{AddressClass, CandidateKind, Origin, canonical, canonical_ip, classify};
 use rand_core::RngCore;
 
 use crate::stun::{self, Answer, TransactionId};
@@ -14,6 +14,10 @@ use crate::{Event, Time, Transmit};
 /// Interface addresses taken into account, servers asked.
 const MAX_HOSTS: usize = 8;
 const MAX_SERVERS: usize = 16;
+/// Addresses that discovery instances state, of both families.
+const MAX_STATED: usize = 16;
+/// What they state is believed for an hour at most.
+const MAX_STATED_LIFETIME: Duration = Duration::from_secs(3600);
 /// When a request is sent again without an answer (tries: one more than this).
 const RESEND: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
@@ -44,6 +48,8 @@ pub(crate) struct Local {
     listen_port: u16,
     hosts: Vec<IpAddr>,
     servers: BTreeMap<SocketAddr, Server>,
+    /// What the server of each discovery instance sees, of each family, and until when that is good.
+    stated: BTreeMap<(Origin, bool), (SocketAddr, Time)>,
 }
 
 impl Local {
@@ -83,6 +89,26 @@ impl Local {
         }
     }
 
+    /// Takes what the server of a discovery instance says of us; true if it is news.
+    pub(crate) fn learn(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) -> bool {
+        let address = canonical(address);
+        let key = (origin.clone(), address.is_ipv6());
+        let usable = address.port() != 0
+            && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private)
+            && (self.stated.len() < MAX_STATED || self.stated.contains_key(&key));
+        if !usable {
+            return false;
+        }
+        let until = now + lifetime.min(MAX_STATED_LIFETIME);
+        self.stated.insert(key, (address, until)).is_none_or(|(before, _)| before != address)
+    }
+
+    /// How servers see us.
+    fn reflexive(&self) -> impl Iterator<Item = SocketAddr> {
+        let asked = self.servers.values().filter_map(|server| server.mapped);
+        asked.chain(self.stated.values().map(|(address, _)| *address))
+    }
+
     /// Asks all servers anew.
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
         for server in self.servers.values_mut() {
@@ -120,7 +146,7 @@ impl Local {
 
     /// Whether the world sees this node at this address too: a peer there is behind the same NAT.
     pub(crate) fn shares_public_ip(&self, ip: IpAddr) -> bool {
-        self.servers.values().any(|server| server.mapped.is_some_and(|mapped| mapped.ip() == ip))
+        self.reflexive().any(|mapped| mapped.ip() == ip)
     }
 
     /// Whether this host has an address of the family, as far as its addresses are known.
@@ -149,7 +175,7 @@ impl Local {
     pub(crate) fn candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
         let hosts = self.hosts.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, self.listen_port)));
         let mut all: Vec<_> = hosts.collect();
-        for mapped in self.servers.values().filter_map(|server| server.mapped) {
+        for mapped in self.reflexive() {
             if !all.iter().any(|(_, address)| *address == mapped) {
                 all.push((CandidateKind::Reflexive, mapped));
             }
@@ -159,7 +185,8 @@ impl Local {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.servers.values().map(|server| server.next).min()
+        let stated = self.stated.values().map(|(_, until)| *until);
+        self.servers.values().map(|server| server.next).chain(stated).min()
     }
 
     /// Sends the requests that are due.
@@ -170,6 +197,7 @@ impl Local {
         now: Time,
         mut send: impl FnMut(Transmit),
     ) {
+        self.stated.retain(|_, (_, until)| now < *until);
         for (address, server) in self.servers.iter_mut().filter(|(_, server)| server.next <= now) {
             match RESEND.get(server.tries) {
                 _ if server.tries > RESEND.len() => {
@@ -212,7 +240,7 @@ impl Local {
         let usable =
             address.port() != 0 && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private);
         let before = std::mem::replace(&mut server.mapped, usable.then_some(address));
-        (usable && before != Some(address)).then_some(Event::ReflexiveLearned { server: source, address })
+        (usable && before != Some(address)).then_some(Event::ReflexiveLearned { server: source.to_string(), address })
     }
 }
 

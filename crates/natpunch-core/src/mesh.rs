@@ -220,6 +220,16 @@ impl Mesh {
         self.flush(now);
     }
 
+    /// An address at which a server of some discovery instance sees WireGuard's port. It is published to the peers until
+    /// `lifetime` is over or the instance states another of the same family.
+    pub fn handle_reflexive(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
+        if self.env.local.learn(origin, address, lifetime, now) {
+            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address: canonical(address) });
+            self.records.touch(now);
+        }
+        self.flush(now);
+    }
+
     /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in the spec.
     pub fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
         self.with_peer(&peer, now, |peer, env| peer.handle_candidate(&candidate, env, now));

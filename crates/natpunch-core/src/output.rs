@@ -171,10 +171,10 @@ pub enum Event {
         /// When the next try comes.
         retry_in: Duration,
     },
-    /// A STUN server told under which address the world sees us.
+    /// A server told under which address the world sees us.
     ReflexiveLearned {
-        /// The server.
-        server: SocketAddr,
+        /// The STUN server's address, or the discovery instance whose server it is.
+        server: String,
         /// Our address as it sees it.
         address: SocketAddr,
     },

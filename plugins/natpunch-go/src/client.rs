@@ -15,7 +15,7 @@ use std::time::Duration;
 use natpunch_plugin::Schedule;
 use natpunch_types::{PeerKey, SecretKey};
 use rand_core::{CryptoRng, RngCore};
-use snow::HandshakeState;
+use natpunch_noise::HandshakeState;
 
 use crate::noise::{Identity, Transport};
 use crate::window::Window;

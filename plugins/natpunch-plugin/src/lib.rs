@@ -66,6 +66,10 @@ pub trait Host: Send + Sync + 'static {
     /// Offers an address of a peer. Impossible ones are dropped by the host.
     fn observe(&self, observation: Observation);
 
+    /// States an address at which a server sees this node's own WireGuard port, good for `lifetime`. The host publishes
+    /// it to the peers as a hint; a newer one of the same family replaces it.
+    fn observed_self(&self, address: SocketAddr, lifetime: Duration);
+
     /// Hands over a sealed record that was found. The host opens it, or drops it.
     fn deliver(&self, record: SealedRecord);
 

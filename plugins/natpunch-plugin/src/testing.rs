@@ -13,6 +13,8 @@ use crate::{BoxFuture, Health, Host, Input, Observation, PeerKey, SealedRecord, 
 pub enum Effect {
     /// [`Host::observe`].
     Observed(Observation),
+    /// [`Host::observed_self`].
+    ObservedSelf(SocketAddr),
     /// [`Host::deliver`].
     Delivered(SealedRecord),
     /// [`Host::send_from_wireguard_port`].
@@ -115,6 +117,10 @@ impl Host for FakeHost {
 
     fn observe(&self, observation: Observation) {
         self.did(Effect::Observed(observation));
+    }
+
+    fn observed_self(&self, address: SocketAddr, _lifetime: std::time::Duration) {
+        self.did(Effect::ObservedSelf(address));
     }
 
     fn deliver(&self, record: SealedRecord) {

@@ -45,7 +45,7 @@ impl Caller {
         self.identity.public()
     }
 
-    fn init(&mut self, index: u32, payload: &[u8]) -> (snow::HandshakeState, Vec<u8>) {
+    fn init(&mut self, index: u32, payload: &[u8]) -> (natpunch_noise::HandshakeState, Vec<u8>) {
         let server = Identity::new(&secret(0)).unwrap().public();
         let mut handshake = self.identity.initiate(&server, &mut self.rng).unwrap();
         let mut noise = [0; 1024];
@@ -53,7 +53,7 @@ impl Caller {
         (handshake, [&[1], &index.to_be_bytes()[..], &noise[..length]].concat())
     }
 
-    fn accept(&mut self, mut handshake: snow::HandshakeState, response: &[u8]) {
+    fn accept(&mut self, mut handshake: natpunch_noise::HandshakeState, response: &[u8]) {
         assert_eq!((response.len(), response[0]), (53, 2));
         assert_eq!(handshake.read_message(&response[5..], &mut [0; 64]).unwrap(), 0);
         self.index = u32::from_be_bytes(response[1..5].try_into().unwrap());

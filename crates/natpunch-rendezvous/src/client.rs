@@ -1,0 +1,606 @@
+//! The client: one per server and address family. It registers, keeps its mailboxes and its wishes at the server, and
+//! says what it hears.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch_noise::{HandshakeState, Identity, split};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use rand_core::CryptoRng;
+
+use crate::crypto::{self, Gate, Key, digest, open_message, seal_message};
+use crate::window::Window;
+use crate::wire::{
+    ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, Frame as _, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT,
+    MAC2_AT, MAX_BLOB, MAX_DATAGRAM, MIN_CONFIRM, NONCE_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, Tag,
+    TICKET_LEN, WELCOME_NOISE_LEN, pack, session_message,
+};
+
+/// When a hello or a confirm is sent again. After the last the attempt has failed.
+const RESEND: [Duration; 4] =
+    [Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1500), Duration::from_millis(2000)];
+/// The first and the longest wait between attempts, each times one half to three halves.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(40));
+/// A session without an answer for this long is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(7);
+/// When a request is sent again.
+const REQUEST_RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
+/// When a kept record or wish is said again; less by up to a quarter, so that they don't come together.
+const REFRESH: Duration = Duration::from_secs(300);
+/// When a session gets new keys, and how long a server may ask us to be silent.
+const REKEY: Duration = Duration::from_secs(3600);
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+/// Requests sent at once, and the pause after so many: a thousand peers are registered in some seconds.
+const BURST: usize = 8;
+const PACE: Duration = Duration::from_millis(60);
+/// Mailboxes that one client uses at most.
+const MAX_ITEMS: usize = 4_096;
+/// Events that wait to be fetched; the oldest are dropped.
+const MAX_EVENTS: usize = 4_096;
+
+/// What a client needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its own [identity](crate::identity).
+    pub identity: SecretKey,
+    /// The server's public keys, tried in turn: the current one, and the next.
+    pub servers: Vec<PeerKey>,
+    /// The mesh's admission secret, if the server asks for one.
+    pub admission: Option<PresharedKey>,
+}
+
+/// What a client says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The server sees us at this address. Said again each time that it says so.
+    Observed(SocketAddr),
+    /// Registered.
+    Up {
+        /// The time from hello to welcome.
+        round_trip: Duration,
+    },
+    /// The server does not answer; it is tried again.
+    Down,
+    /// The server has no room for us; it is tried again after this time.
+    Refused {
+        /// At the earliest.
+        retry_after: Duration,
+    },
+    /// The server has no room for this many of our mailboxes; they are tried again.
+    Full {
+        /// How many were refused since the last time.
+        mailboxes: usize,
+    },
+    /// A mailbox that we watch holds this now.
+    Record {
+        /// Which.
+        tag: Tag,
+        /// What.
+        blob: Arc<[u8]>,
+    },
+}
+
+/// One server's client. Feed, then drain, as the [server](crate::Server).
+pub struct Client<R> {
+    rng: R,
+    identity: Identity,
+    servers: Vec<(PeerKey, Gate)>,
+    /// Which of them is tried.
+    server: usize,
+    attempt: Attempt,
+    failures: u32,
+    session: Option<Session>,
+    items: Items,
+    transmits: VecDeque<Vec<u8>>,
+    events: VecDeque<Event>,
+}
+
+/// How far a registration is.
+enum Attempt {
+    /// None is needed before then.
+    Wait(Duration),
+    /// A hello is out.
+    Hello { handshake: Box<HandshakeState>, datagram: Vec<u8>, sent: Duration, tries: usize, due: Duration },
+    /// A confirm is out.
+    Confirm { session: Session, datagram: Vec<u8>, round_trip: Duration, tries: usize, due: Duration },
+}
+
+struct Session {
+    id: u64,
+    from_client: Key,
+    from_server: Key,
+    next_counter: u64,
+    window: Window,
+    since: Duration,
+    ping_interval: Duration,
+    ping_due: Duration,
+    /// Since when an answer is awaited.
+    asked: Option<Duration>,
+}
+
+impl Session {
+    fn seal(&mut self, text: Vec<u8>) -> Option<Vec<u8>> {
+        let counter = self.next_counter;
+        self.next_counter += 1;
+        seal_message(&self.from_client, counter, Kind::Request.session_header(self.id, counter), text)
+    }
+
+    /// Opens a message that the server sent in this session and that was not seen.
+    fn open(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
+        let (id, counter, header, sealed) = session_message(payload)?;
+        if id != self.id {
+            return None;
+        }
+        // The answer to one who is refused has a counter of its own, and always the same text.
+        let busy = counter == u64::MAX - 1 && self.next_counter == 1;
+        if !busy && !self.window.accepts(counter) {
+            return None;
+        }
+        let text = open_message(&self.from_server, counter, header, sealed)?;
+        if !busy {
+            self.window.mark(counter);
+        }
+        Some(text)
+    }
+}
+
+/// Which item: a record that we keep at the server, or a mailbox that we watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Watch(Tag),
+    Put(Tag),
+}
+
+struct Item {
+    /// Our record; none for a watched mailbox.
+    blob: Option<Arc<[u8]>>,
+    /// Of our record, or of what we have of the watched one.
+    digest: Digest,
+    due: Duration,
+    tries: u32,
+}
+
+/// What the server should know of us, and when each is said (again).
+#[derive(Default)]
+struct Items {
+    by_name: BTreeMap<Name, Item>,
+    queue: BTreeSet<(Duration, Name)>,
+    paced_until: Duration,
+    refused: usize,
+}
+
+impl Items {
+    fn schedule(&mut self, name: Name, due: Duration, tries: u32) {
+        if let Some(item) = self.by_name.get_mut(&name) {
+            self.queue.remove(&(item.due, name));
+            (item.due, item.tries) = (due, tries);
+            self.queue.insert((due, name));
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        if let Some(item) = self.by_name.remove(name) {
+            self.queue.remove(&(item.due, *name));
+        }
+    }
+
+    fn insert(&mut self, name: Name, blob: Option<Arc<[u8]>>, digest: Digest, now: Duration) {
+        self.remove(&name);
+        if self.by_name.len() < MAX_ITEMS {
+            self.by_name.insert(name, Item { blob, digest, due: now, tries: 0 });
+            self.queue.insert((now, name));
+        }
+    }
+
+    fn restart(&mut self, now: Duration) {
+        let names: Vec<Name> = self.by_name.keys().copied().collect();
+        names.into_iter().for_each(|name| self.schedule(name, now, 0));
+        self.paced_until = now;
+    }
+
+    /// The requests that are due, as many as fit in `datagrams`, and notes that they were sent.
+    fn take_due(&mut self, datagrams: usize, overhead: usize, now: Duration) -> Vec<Request> {
+        let mut room = datagrams * (MAX_DATAGRAM - overhead);
+        let mut requests = Vec::new();
+        while let Some((_, name)) = self.queue.first().filter(|(due, _)| *due <= now).copied() {
+            let Some(item) = self.by_name.get(&name) else { break };
+            let request = match (name, &item.blob) {
+                (Name::Put(tag), Some(blob)) => Request::Put { tag, blob: blob.to_vec() },
+                (Name::Watch(tag) | Name::Put(tag), _) => Request::Watch { tag, have: item.digest },
+            };
+            let length = request.encode().len();
+            if length > room {
+                break;
+            }
+            room -= length;
+            let (first, last) = REQUEST_RESEND;
+            let wait = (first * 2u32.saturating_pow(item.tries)).min(last);
+            let tries = item.tries.saturating_add(1);
+            requests.push(request);
+            self.schedule(name, now + wait, tries);
+        }
+        requests
+    }
+}
+
+impl<R: CryptoRng> Client<R> {
+    /// A client that registers at once. `None` if its key is all zeros or there is no server key.
+    pub fn new(config: Config, rng: R, now: Duration) -> Option<Self> {
+        let servers: Vec<_> =
+            config.servers.iter().map(|key| (*key, Gate::new(key, config.admission.as_ref()))).collect();
+        (!servers.is_empty()).then_some(())?;
+        Some(Self {
+            rng,
+            identity: Identity::new(&config.identity)?,
+            servers,
+            server: 0,
+            attempt: Attempt::Wait(now),
+            failures: 0,
+            session: None,
+            items: Items::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// This client's public identity, as an allow-list names it.
+    pub fn identity(&self) -> PeerKey {
+        self.identity.public()
+    }
+
+    /// Sets the mailboxes to watch, complete.
+    pub fn set_watches(&mut self, tags: impl IntoIterator<Item = Tag>, now: Duration) {
+        let wanted: BTreeSet<Name> = tags.into_iter().map(Name::Watch).collect();
+        let known: Vec<Name> = self.names(|name| matches!(name, Name::Watch(_)));
+        known.iter().filter(|name| !wanted.contains(name)).for_each(|name| self.items.remove(name));
+        for name in wanted {
+            if !self.items.by_name.contains_key(&name) {
+                self.items.insert(name, None, [0; 8], now);
+            }
+        }
+    }
+
+    /// Sets the records to keep at the server, complete. Those of more than [`MAX_BLOB`] bytes are left out.
+    pub fn set_records(&mut self, records: impl IntoIterator<Item = (Tag, Arc<[u8]>)>, now: Duration) {
+        let records: BTreeMap<Name, Arc<[u8]>> = records
+            .into_iter()
+            .filter(|(_, blob)| blob.len() <= MAX_BLOB)
+            .map(|(tag, blob)| (Name::Put(tag), blob))
+            .collect();
+        let known: Vec<Name> = self.names(|name| matches!(name, Name::Put(_)));
+        known.iter().filter(|name| !records.contains_key(name)).for_each(|name| self.items.remove(name));
+        for (name, blob) in records {
+            let digest = digest(&blob);
+            if self.items.by_name.get(&name).is_none_or(|item| item.digest != digest) {
+                self.items.insert(name, Some(blob), digest, now);
+            }
+        }
+    }
+
+    fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
+        self.items.by_name.keys().copied().filter(filter).collect()
+    }
+
+    /// The network changed: says where we are, and tries at once what waits.
+    pub fn handle_network_change(&mut self, now: Duration) {
+        if let Some(session) = &mut self.session {
+            session.ping_due = now;
+        } else if matches!(self.attempt, Attempt::Wait(_)) {
+            self.failures = 0;
+            self.attempt = Attempt::Wait(now);
+        }
+    }
+
+    /// Takes a datagram that arrived from the server's address.
+    pub fn handle_datagram(&mut self, payload: &[u8], now: Duration) {
+        let _ = match Kind::of(payload) {
+            Some(Kind::Welcome) => self.handle_welcome(payload, now),
+            Some(Kind::Cookie) => self.handle_cookie(payload, now),
+            Some(Kind::Notice) => self.handle_notice(payload, now),
+            _ => None,
+        };
+    }
+
+    /// Sends what is due.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.session.as_ref().and_then(|session| session.asked).is_some_and(|asked| now >= asked + DEAD_AFTER) {
+            self.session = None;
+            self.events.push_back(Event::Down);
+            if matches!(self.attempt, Attempt::Wait(_)) {
+                self.attempt = Attempt::Wait(now);
+            }
+        }
+        self.drive_attempt(now);
+        self.drive_session(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let attempt = match &self.attempt {
+            Attempt::Wait(until) => self.session.is_none().then_some(*until),
+            Attempt::Hello { due, .. } | Attempt::Confirm { due, .. } => Some(*due),
+        };
+        let session = self.session.as_ref().map(|session| {
+            let items = self.items.queue.first().map(|(due, _)| (*due).max(self.items.paced_until));
+            let rekey = match self.attempt {
+                Attempt::Wait(until) => Some(until.max(session.since + REKEY)),
+                _ => None,
+            };
+            let dead = session.asked.map(|asked| asked + DEAD_AFTER);
+            [items, dead, rekey].into_iter().flatten().fold(session.ping_due, Duration::min)
+        });
+        attempt.into_iter().chain(session).min()
+    }
+
+    /// The next datagram to send to the server.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn emit(&mut self, event: Event) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn drive_attempt(&mut self, now: Duration) {
+        match &mut self.attempt {
+            Attempt::Wait(until) => {
+                let needed = self.session.as_ref().is_none_or(|session| now >= session.since + REKEY);
+                if needed && now >= *until {
+                    self.say_hello(now);
+                }
+            }
+            Attempt::Hello { datagram, tries, due, .. } | Attempt::Confirm { datagram, tries, due, .. }
+                if now >= *due =>
+            {
+                *tries += 1;
+                match RESEND.get(*tries) {
+                    Some(wait) => {
+                        *due = now + *wait;
+                        self.transmits.push_back(datagram.clone());
+                    }
+                    None => self.fail(Duration::ZERO, now),
+                }
+            }
+            Attempt::Hello { .. } | Attempt::Confirm { .. } => {}
+        }
+    }
+
+    /// Gives an attempt up, for a while that grows and is not the same for any two clients.
+    fn fail(&mut self, at_least: Duration, now: Duration) {
+        let (first, last) = BACKOFF;
+        let wait = (first * 2u32.saturating_pow(self.failures)).min(last);
+        self.failures = self.failures.saturating_add(1);
+        self.server = (self.server + 1) % self.servers.len().max(1);
+        let wait = wait / 2 + self.jitter(wait);
+        let floor = if at_least.is_zero() { at_least } else { at_least + self.jitter(at_least / 2) };
+        self.attempt = Attempt::Wait(now + wait.max(floor));
+        if self.session.is_none() && at_least.is_zero() {
+            self.emit(Event::Down);
+        }
+    }
+
+    /// A random part of this time.
+    fn jitter(&mut self, most: Duration) -> Duration {
+        most.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
+    }
+
+    fn say_hello(&mut self, now: Duration) {
+        let Some((handshake, datagram)) = self.hello() else {
+            // A server key that is no key.
+            self.fail(Duration::ZERO, now);
+            return;
+        };
+        self.transmits.push_back(datagram.clone());
+        let [wait, ..] = RESEND;
+        self.attempt = Attempt::Hello { handshake, datagram, sent: now, tries: 0, due: now + wait };
+    }
+
+    fn hello(&mut self) -> Option<(Box<HandshakeState>, Vec<u8>)> {
+        let (key, gate) = self.servers.get(self.server)?;
+        let mut handshake = self.identity.initiate(key, &gate.prologue, &mut self.rng).ok()?;
+        let mut datagram = Kind::Hello.header().to_vec();
+        let mut noise = [0; MAC1_AT];
+        let length = handshake.write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise).ok()?;
+        datagram.extend(noise.get(..length)?);
+        let mac1 = gate.mac1(&datagram);
+        datagram.extend(mac1);
+        datagram.extend([0; MAC_LEN]);
+        Some((Box::new(handshake), datagram))
+    }
+
+    fn handle_cookie(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+        let (_, gate) = self.servers.get(self.server)?;
+        let Attempt::Hello { datagram, due, sent, .. } = &mut self.attempt else { return None };
+        let mut reader = Reader(payload.get(HEADER_LEN..)?);
+        let nonce = reader.array::<NONCE_LEN>()?;
+        let mut text = reader.0.to_vec();
+        gate.open_cookie(&nonce, datagram.get(MAC1_AT..MAC2_AT)?, &mut text)?;
+        let mac2 = crypto::mac2(&text.try_into().ok()?, datagram.get(..MAC2_AT)?);
+        if datagram.get(MAC2_AT..)? == mac2 {
+            return None; // a copy: we have answered
+        }
+        datagram.truncate(MAC2_AT);
+        datagram.extend(mac2);
+        let [wait, ..] = RESEND;
+        (*sent, *due) = (now, now + wait);
+        self.transmits.push_back(datagram.clone());
+        Some(())
+    }
+
+    fn handle_welcome(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+        let Attempt::Hello { handshake, sent, .. } = &mut self.attempt else { return None };
+        let (header, sealed) = payload.split_at_checked(HEADER_LEN + WELCOME_NOISE_LEN)?;
+        // A message that fails leaves the handshake as it was.
+        let mut inner = [0; 8 + ADDRESS_LEN];
+        handshake.read_message(header.get(HEADER_LEN..)?, &mut inner).ok()?;
+        let round_trip = now.saturating_sub(*sent);
+        let mut reader = Reader(&inner);
+        let id = reader.u64()?;
+        let observed = reader.address()?;
+        let [from_client, from_server] = split(handshake)?;
+        let ticket = open_message(&from_server, 0, header, sealed);
+        let Some(ticket) = ticket.filter(|ticket| ticket.len() == TICKET_LEN) else {
+            self.fail(Duration::ZERO, now);
+            return None;
+        };
+        let mut window = Window::default();
+        window.mark(0); // the ticket
+        let session = Session {
+            id,
+            from_client,
+            from_server,
+            next_counter: 1, // 0 seals the confirm
+            window,
+            since: now,
+            ping_interval: PING.0,
+            ping_due: now + PING.0,
+            asked: Some(now),
+        };
+        self.items.restart(now);
+        let mut requests = self.items.take_due(1, CONFIRM_HEADER_LEN + MAC_LEN, now);
+        if requests.is_empty() {
+            requests.push(Request::Ping);
+        }
+        let text = pack(&requests, CONFIRM_HEADER_LEN + MAC_LEN, MIN_CONFIRM).into_iter().next()?;
+        let header = [&Kind::Confirm.header()[..], &ticket].concat();
+        let datagram = seal_message(&session.from_client, 0, header, text)?;
+        self.transmits.push_back(datagram.clone());
+        let [wait, ..] = RESEND;
+        self.attempt = Attempt::Confirm { session, datagram, round_trip, tries: 0, due: now + wait };
+        self.emit(Event::Observed(observed));
+        Some(())
+    }
+
+    fn handle_notice(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+        let confirming = match &mut self.attempt {
+            Attempt::Confirm { session, .. } => session.open(payload),
+            _ => None,
+        };
+        let text = match confirming {
+            Some(text) => {
+                let notices = Notice::decode(&text);
+                if let Some(Notice::Busy { retry_seconds }) = notices.first() {
+                    let retry_after = Duration::from_secs((*retry_seconds).into());
+                    self.fail(retry_after.max(Duration::from_secs(1)), now);
+                    self.emit(Event::Refused { retry_after });
+                    return None;
+                }
+                // Whatever the server says in the new session, the session is accepted.
+                self.accept(now);
+                text
+            }
+            None => self.session.as_mut()?.open(payload)?,
+        };
+        let mut answers = Vec::new();
+        for notice in Notice::decode(&text) {
+            self.handle_frame(notice, &mut answers, now);
+        }
+        if self.session.as_mut()?.asked.take().is_some() {
+            let interval = self.session.as_ref()?.ping_interval;
+            let due = now + interval - self.jitter(interval / 5);
+            self.session.as_mut()?.ping_due = due;
+        }
+        if self.items.refused > 0 {
+            let mailboxes = std::mem::take(&mut self.items.refused);
+            self.emit(Event::Full { mailboxes });
+        }
+        self.request(&answers);
+        Some(())
+    }
+
+    /// The new session takes over.
+    fn accept(&mut self, now: Duration) {
+        let taken = std::mem::replace(&mut self.attempt, Attempt::Wait(now));
+        let Attempt::Confirm { mut session, round_trip, .. } = taken else { return };
+        session.since = now;
+        self.failures = 0;
+        self.session = Some(session);
+        self.emit(Event::Up { round_trip });
+    }
+
+    fn handle_frame(&mut self, notice: Notice, answers: &mut Vec<Request>, now: Duration) {
+        match notice {
+            Notice::Accepted { ping_seconds } => {
+                let (least, most) = PING;
+                if let Some(session) = &mut self.session {
+                    session.ping_interval = Duration::from_secs(ping_seconds.into()).clamp(least, most);
+                }
+            }
+            Notice::Pong { observed } => self.emit(Event::Observed(observed)),
+            Notice::Stored { tag, digest } => self.kept(Name::Put(tag), Some(digest), now),
+            Notice::Watching { tag } => self.kept(Name::Watch(tag), None, now),
+            Notice::Record { tag, blob } => {
+                let name = Name::Watch(tag);
+                let Some(item) = self.items.by_name.get_mut(&name) else { return };
+                let digest = digest(&blob);
+                let is_new = item.digest != digest;
+                item.digest = digest;
+                answers.push(Request::Got { tag, digest });
+                if is_new {
+                    self.emit(Event::Record { tag, blob: blob.into() });
+                }
+            }
+            Notice::PathChallenge { token } => answers.push(Request::PathResponse { token }),
+            Notice::Full { tag, retry_seconds } => {
+                let wait = Duration::from_secs(retry_seconds.into()).max(REQUEST_RESEND.1);
+                for name in [Name::Put(tag), Name::Watch(tag)] {
+                    if self.items.by_name.get(&name).is_some_and(|item| item.tries > 0) {
+                        self.items.schedule(name, now + wait, 0);
+                        self.items.refused += 1;
+                    }
+                }
+            }
+            Notice::Busy { .. } => {}
+        }
+    }
+
+    /// The server has an item; it is said again long before the server forgets it.
+    fn kept(&mut self, name: Name, digest: Option<Digest>, now: Duration) {
+        let Some(item) = self.items.by_name.get(&name) else { return };
+        if digest.is_none_or(|digest| digest == item.digest) && item.tries > 0 {
+            let due = now + REFRESH - self.jitter(REFRESH / 4);
+            self.items.schedule(name, due, 0);
+        }
+    }
+
+    fn drive_session(&mut self, now: Duration) {
+        if self.session.is_none() {
+            return;
+        }
+        let mut requests = Vec::new();
+        if now >= self.items.paced_until {
+            requests = self.items.take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now);
+            if self.items.queue.first().is_some_and(|(due, _)| *due <= now) {
+                self.items.paced_until = now + PACE;
+            }
+        }
+        if let Some(session) = self.session.as_mut().filter(|session| now >= session.ping_due) {
+            session.ping_due = now + Duration::from_secs(1);
+            requests.push(Request::Ping);
+        }
+        if let Some(session) = self.session.as_mut().filter(|_| !requests.is_empty())
+            && session.asked.is_none()
+        {
+            session.asked = Some(now);
+            session.ping_due = now + Duration::from_secs(1);
+        }
+        self.request(&requests);
+    }
+
+    fn request(&mut self, requests: &[Request]) {
+        let Some(session) = &mut self.session else { return };
+        for text in pack(requests, SESSION_HEADER_LEN + MAC_LEN, 0) {
+            self.transmits.extend(session.seal(text));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Keys, seals and MACs of the protocol.
+
+use blake2::Blake2sMac256;
+use blake2::digest::Mac as _;
+use chacha20poly1305::{AeadInPlace, ChaCha20Poly1305, KeyInit, Nonce, XChaCha20Poly1305, XNonce};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use rand_core::RngCore;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use crate::wire::{CookieBytes, MAC_LEN, NONCE_LEN};
+
+/// Secret bytes of 32.
+pub(crate) type Key = Zeroizing<[u8; 32]>;
+
+/// The rendezvous identity of the holder of a WireGuard private key: a key of its own, from which the WireGuard key
+/// can't be told.
+pub fn identity(wireguard: &SecretKey) -> SecretKey {
+    SecretKey::from_bytes(*mac(wireguard.expose(), &[b"natpunch rendezvous identity v1"]))
+}
+
+/// What everybody has who may speak to a server: made of its public key and the mesh's admission secret.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    mac1: Key,
+    cookie: Key,
+    /// Mixed into the handshake.
+    pub(crate) prologue: [u8; 32],
+}
+
+impl Gate {
+    pub(crate) fn new(server: &PeerKey, admission: Option<&PresharedKey>) -> Self {
+        let secret = admission.map_or(&[0; 32], PresharedKey::expose);
+        let key = |label: &[u8]| mac(secret, &[b"natpunch rendezvous v1 ", label, server.as_bytes()]);
+        Self { mac1: key(b"mac1"), cookie: key(b"cookie"), prologue: *key(b"prologue") }
+    }
+
+    pub(crate) fn mac1(&self, parts: &[u8]) -> [u8; MAC_LEN] {
+        short_mac(&self.mac1, &[parts])
+    }
+
+    /// Seals what a cookie reply says, bound to the hello that it answers.
+    pub(crate) fn seal_cookie(&self, nonce: &[u8; NONCE_LEN], mac1: &[u8], text: &mut Vec<u8>) -> Option<()> {
+        XChaCha20Poly1305::new((&*self.cookie).into()).encrypt_in_place(XNonce::from_slice(nonce), mac1, text).ok()
+    }
+
+    pub(crate) fn open_cookie(&self, nonce: &[u8; NONCE_LEN], mac1: &[u8], text: &mut Vec<u8>) -> Option<()> {
+        XChaCha20Poly1305::new((&*self.cookie).into()).decrypt_in_place(XNonce::from_slice(nonce), mac1, text).ok()
+    }
+}
+
+/// The mac2 of a hello: its sender has got this cookie.
+pub(crate) fn mac2(cookie: &CookieBytes, text: &[u8]) -> [u8; MAC_LEN] {
+    let mut key = Zeroizing::new([0; 32]);
+    for (to, from) in key.iter_mut().zip(cookie) {
+        *to = *from;
+    }
+    short_mac(&key, &[b"natpunch rendezvous v1 mac2", text])
+}
+
+/// Seals in place under a random nonce, which is put in front.
+pub(crate) fn seal_random(key: &Key, aad: &[u8], text: &[u8], rng: &mut impl RngCore) -> Option<Vec<u8>> {
+    let mut nonce = [0; NONCE_LEN];
+    rng.fill_bytes(&mut nonce);
+    let mut sealed = Vec::with_capacity(NONCE_LEN + text.len() + MAC_LEN);
+    sealed.extend(nonce);
+    let mut text = Zeroizing::new(text.to_vec());
+    let cipher = XChaCha20Poly1305::new((&**key).into());
+    let tag = cipher.encrypt_in_place_detached(XNonce::from_slice(&nonce), aad, &mut text).ok()?;
+    sealed.extend(text.iter());
+    sealed.extend(tag);
+    Some(sealed)
+}
+
+pub(crate) fn open_random(key: &Key, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let (text, tag) = text.split_last_chunk::<MAC_LEN>()?;
+    let mut text = Zeroizing::new(text.to_vec());
+    let cipher = XChaCha20Poly1305::new((&**key).into());
+    cipher.decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut text, tag.into()).ok()?;
+    Some(text)
+}
+
+/// Seals one message of a session and appends it to its header, which is authenticated with it.
+pub(crate) fn seal_message(key: &Key, counter: u64, mut header: Vec<u8>, mut text: Vec<u8>) -> Option<Vec<u8>> {
+    let cipher = ChaCha20Poly1305::new((&**key).into());
+    cipher.encrypt_in_place(&session_nonce(counter), &header, &mut text).ok()?;
+    header.append(&mut text);
+    Some(header)
+}
+
+pub(crate) fn open_message(key: &Key, counter: u64, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let cipher = ChaCha20Poly1305::new((&**key).into());
+    let mut text = sealed.to_vec();
+    cipher.decrypt_in_place(&session_nonce(counter), header, &mut text).ok()?;
+    Some(text)
+}
+
+/// Noise's encoding of a counter for ChaChaPoly (12.3): four zero bytes, then the counter, little-endian.
+fn session_nonce(counter: u64) -> Nonce {
+    let mut nonce = Nonce::default();
+    for (to, from) in nonce.iter_mut().skip(4).zip(counter.to_le_bytes()) {
+        *to = from;
+    }
+    nonce
+}
+
+pub(crate) fn mac(key: &[u8; 32], parts: &[&[u8]]) -> Key {
+    let mut mac = <Blake2sMac256 as blake2::digest::KeyInit>::new(key.into());
+    parts.iter().for_each(|part| mac.update(part));
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+pub(crate) fn short_mac<const N: usize>(key: &[u8; 32], parts: &[&[u8]]) -> [u8; N] {
+    let long = mac(key, parts);
+    std::array::from_fn(|i| long.get(i).copied().unwrap_or_default())
+}
+
+/// Names a blob, so that neither side sends what the other has.
+pub(crate) fn digest(blob: &[u8]) -> [u8; 8] {
+    short_mac(&[0; 32], &[b"natpunch rendezvous v1 digest", blob])
+}
+
+pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.ct_eq(b).into()
+}
+
+pub(crate) fn random_key(rng: &mut impl RngCore) -> Key {
+    let mut key = Zeroizing::new([0; 32]);
+    rng.fill_bytes(&mut *key);
+    key
+}

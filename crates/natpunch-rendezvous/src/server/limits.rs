@@ -1,0 +1,53 @@
+//! What a server may use, and how much memory that is at most.
+
+/// Bounds of a server. At each of them new ones are refused; what is there is never evicted for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Registered clients. A node that uses IPv4 and IPv6 counts twice.
+    pub sessions: usize,
+    /// Those of one IPv4 address or IPv6 /64.
+    pub sessions_per_network: usize,
+    /// Mailboxes.
+    pub mailboxes: usize,
+    /// Mailboxes written and watched by one client.
+    pub mailboxes_per_client: usize,
+    /// Bytes of all blobs.
+    pub bytes: usize,
+    /// Messages of one session in a second.
+    pub messages_per_second: u32,
+    /// Hellos worked on in a second, four X25519 operations each. From an eighth of it on, addresses must be proven by a
+    /// cookie first.
+    pub hellos_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 65_536,
+            sessions_per_network: 4_096,
+            mailboxes: 262_144,
+            mailboxes_per_client: 4_096,
+            bytes: 64 << 20,
+            messages_per_second: 256,
+            hellos_per_second: 2_000,
+        }
+    }
+}
+
+impl Limits {
+    /// What a session takes, at most and with its share of all maps.
+    const SESSION: usize = 1_024;
+    /// What a mailbox takes besides its blob, with its watchers.
+    const MAILBOX: usize = 768;
+    /// What does not grow: queues and tables.
+    const FIXED: usize = 8 << 20;
+
+    /// Bytes of memory that a server with these limits keeps at most.
+    pub fn memory(&self) -> usize {
+        self.sessions
+            .saturating_mul(Self::SESSION)
+            .saturating_add(self.mailboxes.saturating_mul(Self::MAILBOX))
+            .saturating_add(self.bytes)
+            .saturating_add(Self::FIXED)
+    }
+}

@@ -1,0 +1,389 @@
+//! The server: a stateless responder in front, sessions of proven clients and their mailboxes behind.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_noise::Identity;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, canonical};
+use rand_core::CryptoRng;
+
+use crate::crypto::{self, open_message, seal_message, short_mac};
+use crate::wire::{
+    CONFIRM_HEADER_LEN, Frame as _, HEADER_LEN, Kind, MAC_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, pack,
+    session_message,
+};
+
+mod boxes;
+mod door;
+mod limits;
+mod session;
+
+use boxes::{Boxes, Outcome};
+use door::{Door, Ticket};
+pub use limits::Limits;
+use session::{Session, Sessions, Slot};
+
+/// How often a client should let itself be heard.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// How long a session lives without being heard: several pings.
+const SESSION_IDLE: Duration = Duration::from_secs(150);
+/// When a refused client may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How old a path challenge may be: this long, or twice.
+const CHALLENGE_SLOT: Duration = Duration::from_secs(10);
+/// How often a share of what is kept is looked through for what expired.
+const SWEEP: Duration = Duration::from_secs(1);
+/// The counter of the answer to one who was refused. No session ever uses it, and the text under it is always the same.
+const BUSY_COUNTER: u64 = u64::MAX - 1;
+/// Datagrams that wait to be fetched; more are dropped.
+const MAX_TRANSMITS: usize = 4_096;
+
+/// Who may register.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// Who knows one of these. None: everybody who knows the server's public key.
+    pub secrets: Vec<PresharedKey>,
+    /// Only these [identities](crate::identity), if given.
+    pub allowed: Option<BTreeSet<PeerKey>>,
+}
+
+/// What a server is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its private keys: the current one, and the next while clients change over.
+    pub keys: Vec<SecretKey>,
+    /// Who may register.
+    pub admission: Admission,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// A server can't be made: a key is all zeros, or there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server has no usable private key")]
+pub struct NoKey;
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// From which of the server's sockets.
+    pub socket: usize,
+    /// To whom.
+    pub destination: SocketAddr,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// What was done and refused so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Hellos answered by a welcome.
+    pub welcomed: u64,
+    /// Hellos answered by a cookie.
+    pub cookies: u64,
+    /// Hellos dropped: more than can be worked on, or more than one network's share.
+    pub shed: u64,
+    /// Sessions begun.
+    pub registered: u64,
+    /// Clients refused: not on the list.
+    pub not_allowed: u64,
+    /// Clients and mailboxes refused: no room.
+    pub full: u64,
+    /// Sessions that fell silent.
+    pub expired: u64,
+    /// Records taken that were new.
+    pub stored: u64,
+    /// Records told, each time.
+    pub pushed: u64,
+    /// Clients that moved to another address and proved it.
+    pub roamed: u64,
+    /// Datagrams that nobody who may speak here has sent.
+    pub forged: u64,
+    /// Datagrams that had been seen.
+    pub replayed: u64,
+    /// Messages of no session.
+    pub no_session: u64,
+    /// Messages beyond a session's share.
+    pub limited: u64,
+}
+
+/// A rendezvous server.
+///
+/// Feed each datagram by [`handle_datagram`](Self::handle_datagram), then drain [`poll_transmit`](Self::poll_transmit);
+/// call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). Times count from any origin.
+pub struct Server<R> {
+    rng: R,
+    door: Door,
+    admission: Admission,
+    limits: Limits,
+    challenge_key: crypto::Key,
+    sessions: Sessions,
+    boxes: Boxes,
+    next_sweep: Duration,
+    transmits: VecDeque<Transmit>,
+    counters: Counters,
+}
+
+impl<R: CryptoRng> Server<R> {
+    /// A server that knows nobody.
+    ///
+    /// # Errors
+    /// If there is no usable key.
+    pub fn new(config: Config, mut rng: R) -> Result<Self, NoKey> {
+        let identities: Option<Vec<Identity>> = config.keys.iter().map(Identity::new).collect();
+        let identities = identities.filter(|keys| !keys.is_empty()).ok_or(NoKey)?;
+        let challenge_key = crypto::random_key(&mut rng);
+        Ok(Self {
+            door: Door::new(identities, &config.admission.secrets, &config.limits, &mut rng),
+            rng,
+            admission: config.admission,
+            limits: config.limits,
+            challenge_key,
+            sessions: Sessions::default(),
+            boxes: Boxes::default(),
+            next_sweep: SWEEP,
+            transmits: VecDeque::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Whether a datagram is a hello of somebody who may speak here: the only kind that costs more than a few
+    /// microseconds to handle.
+    pub fn is_hello(&self, payload: &[u8]) -> bool {
+        Kind::of(payload) == Some(Kind::Hello) && self.door.gate(payload).is_some()
+    }
+
+    /// Takes a datagram that arrived on a socket.
+    pub fn handle_datagram(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+        let source = canonical(source);
+        if source.port() == 0 {
+            return;
+        }
+        match Kind::of(payload) {
+            Some(Kind::Hello) => {
+                let answer = self.door.handle_hello(source, payload, &mut self.counters, &mut self.rng, now);
+                if let Some(payload) = answer {
+                    self.transmit(Transmit { socket, destination: source, payload });
+                }
+            }
+            Some(Kind::Confirm) => self.handle_confirm(socket, source, payload, now),
+            Some(Kind::Request) => self.handle_request(socket, source, payload, now),
+            Some(Kind::Welcome | Kind::Cookie | Kind::Notice) | None => self.counters.forged += 1,
+        }
+    }
+
+    /// Sends again what was not acknowledged, and forgets what expired.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        for (slot, notice) in self.boxes.due(now) {
+            self.tell(&slot, &[notice], now);
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.boxes.sweep(now);
+            self.counters.expired += self.sessions.sweep(now);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let sweep = (!self.sessions.is_empty() || !self.boxes.is_empty()).then_some(self.next_sweep);
+        self.boxes.next_due().into_iter().chain(sweep).min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many clients are registered.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many mailboxes there are.
+    pub fn mailboxes(&self) -> usize {
+        self.boxes.len()
+    }
+
+    fn handle_confirm(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+        let Some((header, sealed)) = payload.split_at_checked(CONFIRM_HEADER_LEN) else { return };
+        let ticket = header.get(HEADER_LEN..).and_then(|ticket| self.door.open_ticket(source, ticket, now));
+        let Some(ticket) = ticket else {
+            self.counters.forged += 1;
+            return;
+        };
+        let Some(text) = open_message(&ticket.from_client, 0, header, sealed) else {
+            self.counters.forged += 1;
+            return;
+        };
+        // Key and address are proven from here on.
+        if self.admission.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&ticket.identity)) {
+            self.counters.not_allowed += 1;
+            return;
+        }
+        let slot = Slot { identity: ticket.identity, v6: source.is_ipv6() };
+        match self.sessions.get(&slot).map(|session| session.ticket) {
+            // Repeated, since our answer was lost: answered again, but moves nothing.
+            Some(number) if number == ticket.number => {
+                if self.sessions.get(&slot).is_some_and(|session| session.address == source) {
+                    self.tell(&slot, &[accepted()], now);
+                }
+                return;
+            }
+            Some(number) if number > ticket.number => {
+                self.counters.replayed += 1;
+                return;
+            }
+            Some(_) => {}
+            None if !self.sessions.has_room(source.ip(), &self.limits) => {
+                self.counters.full += 1;
+                self.refuse(socket, source, &ticket);
+                return;
+            }
+            None => {}
+        }
+        self.counters.registered += 1;
+        self.sessions.insert(slot, Session::new(ticket, socket, source, now));
+        self.handle_frames(&slot, &text, vec![accepted(), Notice::Pong { observed: source }], true, now);
+    }
+
+    fn refuse(&mut self, socket: usize, destination: SocketAddr, ticket: &Ticket) {
+        let header = Kind::Notice.session_header(ticket.session, BUSY_COUNTER);
+        let busy = [Notice::Busy { retry_seconds: RETRY_AFTER.as_secs() as u16 }];
+        for text in pack(&busy, SESSION_HEADER_LEN + MAC_LEN, 0) {
+            if let Some(payload) = seal_message(&ticket.from_server, BUSY_COUNTER, header.clone(), text) {
+                self.transmit(Transmit { socket, destination, payload });
+            }
+        }
+    }
+
+    fn handle_request(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+        let Some((id, counter, header, sealed)) = session_message(payload) else { return };
+        let Some(slot) = self.sessions.slot_of(id) else {
+            self.counters.no_session += 1;
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        if !session.window.accepts(counter) {
+            self.counters.replayed += 1;
+            return;
+        }
+        let Some(text) = open_message(&session.from_client, counter, header, sealed) else {
+            self.counters.forged += 1;
+            return;
+        };
+        let newest = session.window.is_newest(counter);
+        session.window.mark(counter);
+        if !session.admit(now, self.limits.messages_per_second) {
+            self.counters.limited += 1;
+            return;
+        }
+        let here = session.address == source && session.socket == socket;
+        if here {
+            session.heard = now;
+        } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
+            // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
+            let token = challenge(&self.challenge_key, id, source, now, 0);
+            if let Some(payload) = session.seal(&[Notice::PathChallenge { token }]).into_iter().next() {
+                self.transmit(Transmit { socket, destination: source, payload });
+            }
+        }
+        let mut notices = Vec::new();
+        for frame in Request::decode(&text) {
+            let Request::PathResponse { token } = frame else { continue };
+            let proven = [0, 1].iter().any(|age| {
+                crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token)
+            });
+            if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, socket, now) {
+                self.counters.roamed += 1;
+                notices.push(Notice::Pong { observed: source });
+            }
+        }
+        self.handle_frames(&slot, &text, notices, here, now);
+    }
+
+    /// Does what an authentic message asks for. `here`: it came from the proven address.
+    fn handle_frames(&mut self, slot: &Slot, text: &[u8], mut notices: Vec<Notice>, here: bool, now: Duration) {
+        let mut to_others = Vec::new();
+        for frame in Request::decode(text) {
+            match frame {
+                Request::Ping if here => {
+                    notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
+                }
+                Request::Ping | Request::PathResponse { .. } => {}
+                Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
+                    Outcome::Done { digest, tell } => {
+                        self.counters.stored += u64::from(!tell.is_empty());
+                        notices.push(Notice::Stored { tag, digest });
+                        to_others.extend(tell);
+                    }
+                    Outcome::Full => {
+                        self.counters.full += 1;
+                        notices.push(Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 });
+                    }
+                },
+                Request::Watch { tag, have } => match self.boxes.watch(slot, tag, have, &self.limits, now) {
+                    Outcome::Done { tell, .. } => {
+                        notices.push(Notice::Watching { tag });
+                        to_others.extend(tell);
+                    }
+                    Outcome::Full => {
+                        self.counters.full += 1;
+                        notices.push(Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 });
+                    }
+                },
+                Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
+            }
+        }
+        let mut by_slot: BTreeMap<Slot, Vec<Notice>> = BTreeMap::new();
+        by_slot.insert(*slot, notices);
+        for (to, notice) in to_others {
+            by_slot.entry(to).or_default().push(notice);
+        }
+        for (to, notices) in by_slot {
+            self.tell(&to, &notices, now);
+        }
+    }
+
+    /// Sends to a client's proven address.
+    fn tell(&mut self, slot: &Slot, notices: &[Notice], now: Duration) {
+        if notices.is_empty() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
+        self.counters.pushed += notices.iter().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
+        let (socket, destination) = (session.socket, session.address);
+        for payload in session.seal(notices) {
+            self.transmit(Transmit { socket, destination, payload });
+        }
+    }
+
+    fn transmit(&mut self, transmit: Transmit) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back(transmit);
+        }
+    }
+}
+
+fn accepted() -> Notice {
+    Notice::Accepted { ping_seconds: PING_INTERVAL.as_secs() as u16 }
+}
+
+/// What only somebody at `address` can have got in the current slot of time, or the one before it.
+fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Duration, age: u64) -> [u8; 8] {
+    let mut place = Vec::with_capacity(18);
+    crate::wire::put_address(&mut place, address);
+    let time = (now.as_secs() / CHALLENGE_SLOT.as_secs()).wrapping_sub(age);
+    short_mac(key, &[&session.to_be_bytes(), &time.to_be_bytes(), &place])
+}
+
+/// Reads a secret of a ticket.
+fn read_key(reader: &mut Reader<'_>) -> Option<crypto::Key> {
+    reader.array().map(zeroize::Zeroizing::new)
+}

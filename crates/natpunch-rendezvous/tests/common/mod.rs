@@ -1,0 +1,183 @@
+//! A server and clients on a network in memory.
+#![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing, unreachable_pub)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch_rendezvous::client::{self, Client, Event};
+use natpunch_rendezvous::server::{Admission, Config, Limits, Server};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+
+pub type Tag = [u8; 16];
+
+pub fn rng(seed: u64) -> ChaCha20Rng {
+    ChaCha20Rng::seed_from_u64(seed)
+}
+
+pub fn key(n: u8) -> SecretKey {
+    SecretKey::from_bytes([n; 32])
+}
+
+pub fn public(key: &SecretKey) -> PeerKey {
+    natpunch_noise::Identity::new(key).unwrap().public()
+}
+
+pub fn address(n: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, (n >> 8) as u8, n as u8], 1000))
+}
+
+pub fn blob(n: u8) -> Arc<[u8]> {
+    Arc::from([n; 150])
+}
+
+thread_local! {
+    /// Servers that this test has started: each process has randomness of its own.
+    static STARTED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// A server of this key.
+pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Server<ChaCha20Rng> {
+    let seed = STARTED.get();
+    STARTED.set(seed + 1);
+    Server::new(Config { keys: vec![key], admission, limits }, rng(seed)).unwrap()
+}
+
+/// A network with one server, whose key is `key(200)`, and clients of numbers.
+pub struct Net {
+    pub now: Duration,
+    pub server: Server<ChaCha20Rng>,
+    pub clients: BTreeMap<u16, Client<ChaCha20Rng>>,
+    /// Where each client is; elsewhere, once it moved.
+    pub places: BTreeMap<u16, SocketAddr>,
+    pub events: BTreeMap<u16, Vec<Event>>,
+    /// Drops these datagrams, counted from the first, both ways.
+    pub lose: Box<dyn FnMut(usize) -> bool>,
+    /// Everything that was sent: by whom (none: the server), from or to where.
+    pub wire: Vec<(Option<u16>, SocketAddr, Vec<u8>)>,
+    sent: usize,
+}
+
+impl Net {
+    pub fn new(admission: Admission, limits: Limits) -> Self {
+        Self {
+            now: Duration::from_secs(1000),
+            server: server_with(key(200), admission, limits),
+            clients: BTreeMap::new(),
+            places: BTreeMap::new(),
+            events: BTreeMap::new(),
+            lose: Box::new(|_| false),
+            wire: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    pub fn open() -> Self {
+        Self::new(Admission::default(), Limits::default())
+    }
+
+    pub fn join(&mut self, n: u16, admission: Option<PresharedKey>) -> &mut Client<ChaCha20Rng> {
+        self.join_as(n, SecretKey::from_bytes([(n + 1) as u8; 32]), admission)
+    }
+
+    pub fn join_as(
+        &mut self,
+        n: u16,
+        identity: SecretKey,
+        admission: Option<PresharedKey>,
+    ) -> &mut Client<ChaCha20Rng> {
+        let config = client::Config { identity, servers: vec![public(&key(200))], admission };
+        let client = Client::new(config, rng(1_000 + u64::from(n)), self.now).unwrap();
+        self.places.insert(n, address(n));
+        self.clients.insert(n, client);
+        self.clients.get_mut(&n).unwrap()
+    }
+
+    /// Lets everything happen that is due, until `end`. Datagrams take 10 ms.
+    pub fn run_until(&mut self, end: Duration) {
+        let mut in_flight: VecDeque<(Duration, Option<u16>, SocketAddr, Vec<u8>)> = VecDeque::new();
+        loop {
+            self.collect(&mut in_flight);
+            let timeouts = self.clients.values().filter_map(Client::poll_timeout).chain(self.server.poll_timeout());
+            let next = timeouts.chain(in_flight.front().map(|(at, ..)| *at)).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            let now = self.now;
+            while let Some((_, to, source, payload)) = in_flight.pop_front_if(|(at, ..)| *at <= now) {
+                match to {
+                    None => self.server.handle_datagram(0, source, &payload, now),
+                    Some(n) => {
+                        if let Some(client) = self.clients.get_mut(&n) {
+                            client.handle_datagram(&payload, now);
+                        }
+                    }
+                }
+            }
+            self.server.handle_timeout(now);
+            self.clients.values_mut().for_each(|client| client.handle_timeout(now));
+        }
+        self.now = end;
+    }
+
+    pub fn run(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    fn collect(&mut self, in_flight: &mut VecDeque<(Duration, Option<u16>, SocketAddr, Vec<u8>)>) {
+        let arrives = self.now + Duration::from_millis(10);
+        for (n, client) in &mut self.clients {
+            while let Some(event) = client.poll_event() {
+                self.events.entry(*n).or_default().push(event);
+            }
+            while let Some(payload) = client.poll_transmit() {
+                self.sent += 1;
+                self.wire.push((Some(*n), self.places[n], payload.clone()));
+                if !(self.lose)(self.sent) {
+                    in_flight.push_back((arrives, None, self.places[n], payload));
+                }
+            }
+        }
+        while let Some(transmit) = self.server.poll_transmit() {
+            self.sent += 1;
+            self.wire.push((None, transmit.destination, transmit.payload.clone()));
+            let to = self.places.iter().find(|(_, place)| **place == transmit.destination).map(|(n, _)| *n);
+            if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
+                in_flight.push_back((arrives, Some(n), transmit.destination, transmit.payload));
+            }
+        }
+    }
+
+    pub fn is_up(&self, n: u16) -> bool {
+        let events = self.events.get(&n).into_iter().flatten();
+        events.filter(|event| matches!(event, Event::Up { .. } | Event::Down)).last().is_some_and(|last| *last != Event::Down)
+    }
+
+    pub fn records(&self, n: u16) -> Vec<(Tag, Arc<[u8]>)> {
+        let events = self.events.get(&n).into_iter().flatten();
+        events
+            .filter_map(|event| match event {
+                Event::Record { tag, blob } => Some((*tag, blob.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn observed(&self, n: u16) -> Option<SocketAddr> {
+        let events = self.events.get(&n).into_iter().flatten();
+        events
+            .filter_map(|event| match event {
+                Event::Observed(address) => Some(*address),
+                _ => None,
+            })
+            .last()
+    }
+
+    /// What the server sends to whom when this arrives.
+    pub fn answers(&mut self, source: SocketAddr, payload: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.server.handle_datagram(0, source, payload, self.now);
+        std::iter::from_fn(|| self.server.poll_transmit()).map(|t| (t.destination, t.payload)).collect()
+    }
+}
