@@ -133,7 +133,9 @@ pub enum SettingsError {
     #[error("no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start")]
     NoKeyFile,
     /// Open, and not.
-    #[error("the server can't be open and ask for an admission secret or have a list of identities\n  hint: take one away")]
+    #[error(
+        "the server can't be open and ask for an admission secret or have a list of identities\n  hint: take one away"
+    )]
     OpenAndClosed,
     /// A key for nobody.
     #[error(

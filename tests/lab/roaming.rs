@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use natpunch_lab::{Nat, lab_test};
+use natpunch_lab::{Lab, Nat, lab_test};
 
 use crate::world::{Discovery, World, soon, within};
 
@@ -26,7 +26,15 @@ lab_test!(a_nat_that_reboots_is_punched_again, 90, |lab| {
 });
 
 lab_test!(a_node_that_moves_to_another_network_is_found_there, 90, |lab| {
-    let mut world = World::new(lab, Discovery::NatpunchGo);
+    moves_to_another_network(lab, Discovery::NatpunchGo);
+});
+
+lab_test!(a_node_that_moves_tells_the_rendezvous_and_is_found_there, 90, |lab| {
+    moves_to_another_network(lab, Discovery::Rendezvous);
+});
+
+fn moves_to_another_network(lab: Lab, discovery: Discovery) {
+    let mut world = World::new(lab, discovery);
     let ([mut a, b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
     let office = world.lab.router("office", Nat::PortPreserving).unwrap();
     a.wait_connected("b");
@@ -40,7 +48,7 @@ lab_test!(a_node_that_moves_to_another_network_is_found_there, 90, |lab| {
     let new = office.address().to_string();
     let at = |endpoint: &serde_json::Value| endpoint.as_str().is_some_and(|endpoint| endpoint.starts_with(&new));
     b.wait_peer("a", "the new address", soon(), |peer| at(&peer["endpoint"]).then_some(()));
-});
+}
 
 lab_test!(an_outage_of_some_seconds_ends_by_itself, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);

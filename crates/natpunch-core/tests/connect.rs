@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState};
+use natpunch_types::Origin;
 
 #[test]
 fn two_nodes_that_know_each_other_are_connected_in_a_few_round_trips() {
@@ -134,4 +135,28 @@ fn nodes_that_start_one_after_the_other_connect_soon() {
         let done = world.run_until(start + secs(10), |world| world.status(0).state == PeerState::Connected);
         assert!(done, "{gap} s apart");
     }
+}
+
+#[test]
+fn what_a_server_sees_of_us_is_told_to_the_peers_until_it_expires() {
+    let mut world = World::pair();
+    let origin = Origin::new("rendezvous");
+    let seen = addr("198.51.100.77:4000");
+    let told = |world: &World| world.nodes[0].mesh.status(world.now).local.iter().any(|local| local.address == seen);
+    for refused in ["127.0.0.1:1", "0.0.0.0:4000", "198.51.100.77:0", "224.0.0.1:9"] {
+        world.with(0, |mesh, now| mesh.handle_reflexive(&origin, addr(refused), secs(60), now));
+    }
+    assert_eq!(world.nodes[0].mesh.status(world.now).local.len(), 1);
+    world.with(0, |mesh, now| mesh.handle_reflexive(&origin, seen, secs(60), now));
+    assert!(told(&world));
+    // Said again, it lives on; another of the same family replaces it.
+    world.run(secs(50));
+    world.with(0, |mesh, now| mesh.handle_reflexive(&origin, seen, secs(60), now));
+    world.run(secs(50));
+    assert!(told(&world));
+    world.run(secs(20));
+    assert!(!told(&world));
+    world.with(0, |mesh, now| mesh.handle_reflexive(&origin, seen, secs(60), now));
+    world.with(0, |mesh, now| mesh.handle_reflexive(&origin, addr("198.51.100.78:4000"), secs(60), now));
+    assert!(!told(&world));
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, LazyLock};
 use aws_lc_rs::agreement::{self, UnparsedPublicKey, X25519};
 use natpunch_types::{PeerKey, SecretKey};
 use rand_core::CryptoRng;
+use snow::Builder;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
-use snow::Builder;
 pub use snow::{Error, HandshakeState, StatelessTransportState};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -207,7 +207,8 @@ mod tests {
             one[0] = 1;
             one
         }] {
-            let mut handshake = identity.initiate(&PeerKey::from_bytes(point), b"", &mut ChaCha20Rng::from_seed([1; 32])).unwrap();
+            let mut handshake =
+                identity.initiate(&PeerKey::from_bytes(point), b"", &mut ChaCha20Rng::from_seed([1; 32])).unwrap();
             assert_eq!(handshake.write_message(&[0; 8], &mut [0; 256]), Err(Error::Dh));
         }
     }

@@ -14,8 +14,8 @@ use crate::crypto::{self, Gate, Key, digest, open_message, seal_message};
 use crate::window::Window;
 use crate::wire::{
     ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, Frame as _, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT,
-    MAC2_AT, MAX_BLOB, MAX_DATAGRAM, MIN_CONFIRM, NONCE_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, Tag,
-    TICKET_LEN, WELCOME_NOISE_LEN, pack, session_message,
+    MAC2_AT, MAX_BLOB, MAX_DATAGRAM, MIN_CONFIRM, NONCE_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, TICKET_LEN,
+    Tag, WELCOME_NOISE_LEN, pack, session_message,
 };
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.

@@ -6,7 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, address, blob, key};
+use common::{Net, Sent, address, blob, key};
 use natpunch_rendezvous::client::Event;
 use natpunch_rendezvous::server::{Admission, Limits};
 use natpunch_rendezvous::wire::Kind;
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A net in which everything has happened at least once, and one datagram of each kind that passed in it. The last hello
 /// and confirm are of a client that is not registered.
-fn busy_net() -> (Net, Vec<(Option<u16>, SocketAddr, Vec<u8>)>) {
+fn busy_net() -> (Net, Vec<Sent>) {
     let mut net = Net::new(Admission::default(), Limits { hellos_per_second: 24, ..Limits::default() });
     let now = net.now;
     for n in 0..8 {
@@ -29,9 +29,9 @@ fn busy_net() -> (Net, Vec<(Option<u16>, SocketAddr, Vec<u8>)>) {
     let now = net.now;
     net.clients.get_mut(&9).unwrap().handle_network_change(now);
     net.run(SECOND);
-    let mut samples: Vec<(Option<u16>, SocketAddr, Vec<u8>)> = Vec::new();
+    let mut samples: Vec<Sent> = Vec::new();
     for sample in net.wire.iter().rev() {
-        let same = |other: &&(_, _, Vec<u8>)| Kind::of(&other.2) == Kind::of(&sample.2) && other.2.len() == sample.2.len();
+        let same = |other: &&Sent| Kind::of(&other.2) == Kind::of(&sample.2) && other.2.len() == sample.2.len();
         if !samples.iter().any(|other| same(&other)) {
             samples.push(sample.clone());
         }
@@ -137,7 +137,8 @@ fn a_confirm_that_is_repeated_at_once_is_answered_and_an_older_one_is_not() {
     net.join(3, None);
     net.lose = Box::new(|_| false);
     net.run(Duration::from_millis(21));
-    let late = net.wire.iter().rev().find(|(n, _, p)| *n == Some(3) && Kind::of(p) == Some(Kind::Confirm)).unwrap().2.clone();
+    let late =
+        net.wire.iter().rev().find(|(n, _, p)| *n == Some(3) && Kind::of(p) == Some(Kind::Confirm)).unwrap().2.clone();
     net.clients.remove(&3);
     net.server.handle_timeout(net.now);
     net.now += SECOND * 11;
@@ -191,7 +192,8 @@ fn a_member_cannot_touch_the_session_of_another() {
     net.join(1, None);
     net.join(2, None);
     net.run(SECOND * 30);
-    let of = |n: u16| net.wire.iter().rev().find(|(by, _, p)| *by == Some(n) && Kind::of(p) == Some(Kind::Request)).unwrap();
+    let of =
+        |n: u16| net.wire.iter().rev().find(|(by, _, p)| *by == Some(n) && Kind::of(p) == Some(Kind::Request)).unwrap();
     let (victims, mine) = (of(1).2.clone(), of(2).2.clone());
     // Its session number in my packet, and fresh counters.
     let forged = [&mine[..4], &victims[4..12], &[0, 0, 0, 0, 0, 1, 0, 0], &mine[20..]].concat();

@@ -6,15 +6,14 @@ mod common;
 use std::time::Duration;
 
 use natpunch_rendezvous::client::{Client, Config};
-use natpunch_rendezvous::server::{Admission, Limits};
+use natpunch_rendezvous::server::{Admission, Limits, Via};
 use natpunch_types::SecretKey;
 
 const CLIENTS: u32 = 4_000;
 
 /// Resident memory in bytes.
 fn resident() -> usize {
-    let pages: usize =
-        std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
 }
 
@@ -38,7 +37,7 @@ fn an_idle_client_takes_at_most_a_kibibyte() {
         client.handle_timeout(now);
         let source = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 | n), 1000));
         while let Some(datagram) = client.poll_transmit() {
-            server.handle_datagram(0, source, &datagram, now);
+            server.handle_datagram(Via::default(), source, &datagram, now);
             while let Some(transmit) = server.poll_transmit() {
                 client.handle_datagram(&transmit.payload, now);
             }

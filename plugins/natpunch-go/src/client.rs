@@ -12,10 +12,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use natpunch_noise::HandshakeState;
 use natpunch_plugin::Schedule;
 use natpunch_types::{PeerKey, SecretKey};
 use rand_core::{CryptoRng, RngCore};
-use natpunch_noise::HandshakeState;
 
 use crate::noise::{Identity, Transport};
 use crate::window::Window;

@@ -50,7 +50,8 @@ impl Plugin {
     pub fn new(settings: Settings) -> Result<Self, PluginError> {
         let wrong = |key: &str, problem: String| PluginError::Setting { key: key.to_owned(), problem };
         let zero = |key: &natpunch_plugin::PeerKey| key.as_bytes() == &[0; 32];
-        for (name, key) in [("public_key", Some(&settings.public_key)), ("next_public_key", settings.next_public_key.as_ref())]
+        for (name, key) in
+            [("public_key", Some(&settings.public_key)), ("next_public_key", settings.next_public_key.as_ref())]
         {
             if key.is_some_and(zero) {
                 let problem = "is all zeros; copy the line that the server prints at its start".to_owned();

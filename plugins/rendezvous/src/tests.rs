@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{PeerInterest, PeerKey, SecretKey};
-use natpunch_rendezvous::server::{self, Admission, Limits};
+use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 
 use super::*;
 
@@ -83,7 +83,7 @@ async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address()
         match effect {
             Effect::Sent { destination, payload } => {
                 assert_eq!(destination, at);
-                server.handle_datagram(0, addresses[n], &payload, start.elapsed());
+                server.handle_datagram(Via::default(), addresses[n], &payload, start.elapsed());
                 while let Some(transmit) = server.poll_transmit() {
                     let to = addresses.iter().position(|address| *address == transmit.destination).unwrap();
                     hosts[to].put(Input::Datagram { source: at, payload: transmit.payload });

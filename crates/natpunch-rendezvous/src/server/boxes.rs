@@ -48,10 +48,7 @@ struct Watcher {
 /// How a request ended.
 pub(super) enum Outcome {
     /// It was done; who is to be told what now.
-    Done {
-        digest: Digest,
-        tell: Vec<(Slot, Notice)>,
-    },
+    Done { digest: Digest, tell: Vec<(Slot, Notice)> },
     /// There is no room.
     Full,
 }

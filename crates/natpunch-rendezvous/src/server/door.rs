@@ -12,7 +12,8 @@ use super::session::network;
 use super::{Counters, Limits, read_key};
 use crate::crypto::{self, Gate, Key, open_random, seal_message, seal_random, short_mac};
 use crate::wire::{
-    CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN, WELCOME_LEN, put_address,
+    CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN, WELCOME_LEN,
+    put_address,
 };
 
 /// How long a ticket is good.
@@ -81,7 +82,9 @@ impl Door {
             if secrets.is_empty() { vec![None] } else { secrets.iter().map(Some).collect() };
         let gates = identities
             .iter()
-            .flat_map(|identity| secrets.iter().map(|secret| (identity.clone(), Gate::new(&identity.public(), *secret))))
+            .flat_map(|identity| {
+                secrets.iter().map(|secret| (identity.clone(), Gate::new(&identity.public(), *secret)))
+            })
             .collect();
         let rate = f64::from(limits.hellos_per_second);
         Self {
@@ -205,13 +208,7 @@ impl Door {
         self.cookie_keys.iter().any(|key| crypto::equal(&crypto::mac2(&cookie(key, source), text), mac2))
     }
 
-    fn cookie_reply(
-        &self,
-        gate: &Gate,
-        source: SocketAddr,
-        hello: &[u8],
-        rng: &mut impl CryptoRng,
-    ) -> Option<Vec<u8>> {
+    fn cookie_reply(&self, gate: &Gate, source: SocketAddr, hello: &[u8], rng: &mut impl CryptoRng) -> Option<Vec<u8>> {
         let [current, _] = &self.cookie_keys;
         let mut text = cookie(current, source).to_vec();
         let mut nonce = [0; crate::wire::NONCE_LEN];

@@ -1,7 +1,7 @@
 //! The server: a stateless responder in front, sessions of proven clients and their mailboxes behind.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_noise::Identity;
@@ -64,11 +64,20 @@ pub struct Config {
 #[error("the server has no usable private key")]
 pub struct NoKey;
 
+/// By which socket a datagram came, and at which of its addresses: what goes back must take the same way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Via {
+    /// The number of the socket.
+    pub socket: usize,
+    /// Our address, and the interface if it is link-local, where the socket is not bound to one address.
+    pub local: Option<(IpAddr, u32)>,
+}
+
 /// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// From which of the server's sockets.
-    pub socket: usize,
+    /// Over which way.
+    pub via: Via,
     /// To whom.
     pub destination: SocketAddr,
     /// What.
@@ -154,8 +163,8 @@ impl<R: CryptoRng> Server<R> {
         Kind::of(payload) == Some(Kind::Hello) && self.door.gate(payload).is_some()
     }
 
-    /// Takes a datagram that arrived on a socket.
-    pub fn handle_datagram(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+    /// Takes a datagram.
+    pub fn handle_datagram(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
         let source = canonical(source);
         if source.port() == 0 {
             return;
@@ -164,11 +173,11 @@ impl<R: CryptoRng> Server<R> {
             Some(Kind::Hello) => {
                 let answer = self.door.handle_hello(source, payload, &mut self.counters, &mut self.rng, now);
                 if let Some(payload) = answer {
-                    self.transmit(Transmit { socket, destination: source, payload });
+                    self.transmit(Transmit { via, destination: source, payload });
                 }
             }
-            Some(Kind::Confirm) => self.handle_confirm(socket, source, payload, now),
-            Some(Kind::Request) => self.handle_request(socket, source, payload, now),
+            Some(Kind::Confirm) => self.handle_confirm(via, source, payload, now),
+            Some(Kind::Request) => self.handle_request(via, source, payload, now),
             Some(Kind::Welcome | Kind::Cookie | Kind::Notice) | None => self.counters.forged += 1,
         }
     }
@@ -211,7 +220,7 @@ impl<R: CryptoRng> Server<R> {
         self.boxes.len()
     }
 
-    fn handle_confirm(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+    fn handle_confirm(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
         let Some((header, sealed)) = payload.split_at_checked(CONFIRM_HEADER_LEN) else { return };
         let ticket = header.get(HEADER_LEN..).and_then(|ticket| self.door.open_ticket(source, ticket, now));
         let Some(ticket) = ticket else {
@@ -243,27 +252,27 @@ impl<R: CryptoRng> Server<R> {
             Some(_) => {}
             None if !self.sessions.has_room(source.ip(), &self.limits) => {
                 self.counters.full += 1;
-                self.refuse(socket, source, &ticket);
+                self.refuse(via, source, &ticket);
                 return;
             }
             None => {}
         }
         self.counters.registered += 1;
-        self.sessions.insert(slot, Session::new(ticket, socket, source, now));
+        self.sessions.insert(slot, Session::new(ticket, via, source, now));
         self.handle_frames(&slot, &text, vec![accepted(), Notice::Pong { observed: source }], true, now);
     }
 
-    fn refuse(&mut self, socket: usize, destination: SocketAddr, ticket: &Ticket) {
+    fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
         let header = Kind::Notice.session_header(ticket.session, BUSY_COUNTER);
         let busy = [Notice::Busy { retry_seconds: RETRY_AFTER.as_secs() as u16 }];
         for text in pack(&busy, SESSION_HEADER_LEN + MAC_LEN, 0) {
             if let Some(payload) = seal_message(&ticket.from_server, BUSY_COUNTER, header.clone(), text) {
-                self.transmit(Transmit { socket, destination, payload });
+                self.transmit(Transmit { via, destination, payload });
             }
         }
     }
 
-    fn handle_request(&mut self, socket: usize, source: SocketAddr, payload: &[u8], now: Duration) {
+    fn handle_request(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
         let Some((id, counter, header, sealed)) = session_message(payload) else { return };
         let Some(slot) = self.sessions.slot_of(id) else {
             self.counters.no_session += 1;
@@ -284,23 +293,22 @@ impl<R: CryptoRng> Server<R> {
             self.counters.limited += 1;
             return;
         }
-        let here = session.address == source && session.socket == socket;
+        let here = session.address == source && session.via == via;
         if here {
             session.heard = now;
         } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
             // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
             if let Some(payload) = session.seal(&[Notice::PathChallenge { token }]).into_iter().next() {
-                self.transmit(Transmit { socket, destination: source, payload });
+                self.transmit(Transmit { via, destination: source, payload });
             }
         }
         let mut notices = Vec::new();
         for frame in Request::decode(&text) {
             let Request::PathResponse { token } = frame else { continue };
-            let proven = [0, 1].iter().any(|age| {
-                crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token)
-            });
-            if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, socket, now) {
+            let proven =
+                [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token));
+            if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, via, now) {
                 self.counters.roamed += 1;
                 notices.push(Notice::Pong { observed: source });
             }
@@ -358,9 +366,9 @@ impl<R: CryptoRng> Server<R> {
         }
         let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
         self.counters.pushed += notices.iter().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
-        let (socket, destination) = (session.socket, session.address);
+        let (via, destination) = (session.via, session.address);
         for payload in session.seal(notices) {
-            self.transmit(Transmit { socket, destination, payload });
+            self.transmit(Transmit { via, destination, payload });
         }
     }
 

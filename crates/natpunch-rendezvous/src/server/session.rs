@@ -8,7 +8,7 @@ use std::time::Duration;
 use natpunch_types::PeerKey;
 
 use super::door::Ticket;
-use super::{Limits, SESSION_IDLE};
+use super::{Limits, SESSION_IDLE, Via};
 use crate::crypto::{Key, seal_message};
 use crate::window::Window;
 use crate::wire::{Kind, MAC_LEN, Notice, SESSION_HEADER_LEN, pack};
@@ -30,9 +30,9 @@ pub(super) struct Session {
     pub(super) ticket: u64,
     pub(super) from_client: Key,
     from_server: Key,
-    /// Where it proved to be, and by which socket.
+    /// Where it proved to be, and over which way of ours.
     pub(super) address: SocketAddr,
-    pub(super) socket: usize,
+    pub(super) via: Via,
     next_counter: u64,
     pub(super) window: Window,
     pub(super) heard: Duration,
@@ -41,7 +41,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(ticket: Ticket, socket: usize, address: SocketAddr, now: Duration) -> Self {
+    pub(super) fn new(ticket: Ticket, via: Via, address: SocketAddr, now: Duration) -> Self {
         let mut window = Window::default();
         window.mark(0); // the confirm
         Self {
@@ -50,7 +50,7 @@ impl Session {
             from_client: ticket.from_client,
             from_server: ticket.from_server,
             address,
-            socket,
+            via,
             next_counter: 1, // 0 sealed the ticket
             window,
             heard: now,
@@ -155,10 +155,10 @@ impl Sessions {
     }
 
     /// Moves a session to an address that its client has proven; false if it is there.
-    pub(super) fn relocate(&mut self, slot: &Slot, address: SocketAddr, socket: usize, now: Duration) -> bool {
+    pub(super) fn relocate(&mut self, slot: &Slot, address: SocketAddr, via: Via, now: Duration) -> bool {
         let Some(session) = self.by_slot.get_mut(slot) else { return false };
         session.heard = now;
-        session.socket = socket;
+        session.via = via;
         let before = std::mem::replace(&mut session.address, address);
         self.leave(before.ip());
         *self.by_network.entry(network(address.ip())).or_default() += 1;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_rendezvous::client::{self, Client, Event};
-use natpunch_rendezvous::server::{Admission, Config, Limits, Server};
+use natpunch_rendezvous::server::{Admission, Config, Limits, Server, Via};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
 pub type Tag = [u8; 16];
+/// A datagram that was sent: by whom (none: the server), from or to where.
+pub type Sent = (Option<u16>, SocketAddr, Vec<u8>);
 
 pub fn rng(seed: u64) -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(seed)
@@ -56,8 +58,8 @@ pub struct Net {
     pub events: BTreeMap<u16, Vec<Event>>,
     /// Drops these datagrams, counted from the first, both ways.
     pub lose: Box<dyn FnMut(usize) -> bool>,
-    /// Everything that was sent: by whom (none: the server), from or to where.
-    pub wire: Vec<(Option<u16>, SocketAddr, Vec<u8>)>,
+    /// Everything that was sent.
+    pub wire: Vec<Sent>,
     sent: usize,
 }
 
@@ -108,7 +110,7 @@ impl Net {
             let now = self.now;
             while let Some((_, to, source, payload)) = in_flight.pop_front_if(|(at, ..)| *at <= now) {
                 match to {
-                    None => self.server.handle_datagram(0, source, &payload, now),
+                    None => self.server.handle_datagram(Via::default(), source, &payload, now),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
                             client.handle_datagram(&payload, now);
@@ -152,7 +154,10 @@ impl Net {
 
     pub fn is_up(&self, n: u16) -> bool {
         let events = self.events.get(&n).into_iter().flatten();
-        events.filter(|event| matches!(event, Event::Up { .. } | Event::Down)).last().is_some_and(|last| *last != Event::Down)
+        events
+            .filter(|event| matches!(event, Event::Up { .. } | Event::Down))
+            .next_back()
+            .is_some_and(|last| *last != Event::Down)
     }
 
     pub fn records(&self, n: u16) -> Vec<(Tag, Arc<[u8]>)> {
@@ -172,12 +177,12 @@ impl Net {
                 Event::Observed(address) => Some(*address),
                 _ => None,
             })
-            .last()
+            .next_back()
     }
 
     /// What the server sends to whom when this arrives.
     pub fn answers(&mut self, source: SocketAddr, payload: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.server.handle_datagram(0, source, payload, self.now);
+        self.server.handle_datagram(Via::default(), source, payload, self.now);
         std::iter::from_fn(|| self.server.poll_transmit()).map(|t| (t.destination, t.payload)).collect()
     }
 }
