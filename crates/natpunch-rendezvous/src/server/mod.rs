@@ -184,9 +184,8 @@ impl<R: CryptoRng> Server<R> {
 
     /// Sends again what was not acknowledged, and forgets what expired.
     pub fn handle_timeout(&mut self, now: Duration) {
-        for (slot, notice) in self.boxes.due(now) {
-            self.tell(&slot, &[notice], now);
-        }
+        let due = self.boxes.due(now);
+        self.tell_all(due, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             self.boxes.sweep(now);
@@ -349,21 +348,22 @@ impl<R: CryptoRng> Server<R> {
                 Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
             }
         }
+        self.tell_all(notices.into_iter().map(|notice| (*slot, notice)).chain(to_others).collect(), now);
+    }
+
+    /// Sends to several clients, to each in as few datagrams as they fit.
+    fn tell_all(&mut self, notices: Vec<(Slot, Notice)>, now: Duration) {
         let mut by_slot: BTreeMap<Slot, Vec<Notice>> = BTreeMap::new();
-        by_slot.insert(*slot, notices);
-        for (to, notice) in to_others {
-            by_slot.entry(to).or_default().push(notice);
+        for (slot, notice) in notices {
+            by_slot.entry(slot).or_default().push(notice);
         }
-        for (to, notices) in by_slot {
-            self.tell(&to, &notices, now);
+        for (slot, notices) in by_slot {
+            self.tell(&slot, &notices, now);
         }
     }
 
     /// Sends to a client's proven address.
     fn tell(&mut self, slot: &Slot, notices: &[Notice], now: Duration) {
-        if notices.is_empty() {
-            return;
-        }
         let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
         self.counters.pushed += notices.iter().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
         let (via, destination) = (session.via, session.address);

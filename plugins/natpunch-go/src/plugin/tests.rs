@@ -69,7 +69,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             }
             Effect::Observed(observation) => observed[n] = Some(observation),
             Effect::Reported(health) => registered[n] = matches!(health, Health::Good(_)),
-            Effect::Delivered(_) => panic!("carries no records"),
+            Effect::ObservedSelf(_) | Effect::Delivered(_) => panic!("does neither"),
         }
     }
     assert!(start.elapsed() < Duration::from_millis(100));
