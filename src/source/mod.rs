@@ -1,8 +1,8 @@
 //! Where the mesh comes from: a path of this machine, a git repository or a web server.
 //!
 //! A [`Source`] gives the agent a local path to load, and tells when there is another version to load from it. What
-//! comes over the network is fetched ([`git`], [`web`]), judged by what this machine trusts ([`trust`]), and kept with
-//! the version that was applied last ([`store`]), which is what the node starts with when it finds nothing newer.
+//! comes over the network is fetched (`git`, `web`), judged by what this machine trusts (`trust`), and kept with
+//! the version that was applied last (`store`), which is what the node starts with when it finds nothing newer.
 //! Nothing here decides whether a version is a good mesh: that is for the configuration and the agent.
 
 mod error;
