@@ -242,7 +242,7 @@ pub struct ImportArgs {
     /// Name of the mesh. Default: that of the interface, which is that of the file.
     #[arg(long, value_name = "NAME")]
     pub mesh_name: Option<String>,
-    /// Name of this node. Default: what a comment of [Interface] says.
+    /// Name of this node. Default: what a comment at the head of the file says.
     #[arg(long)]
     pub name: Option<String>,
     /// This node's address with its prefix length, if the file has none; repeat for several.
