@@ -61,7 +61,7 @@ fn a_record_reaches_its_watcher_in_one_way_time_each_whoever_comes_first() {
 fn records_arrive_also_where_a_third_of_all_datagrams_is_lost() {
     let mut net = Net::open();
     let mut luck = rng(9);
-    net.lose = Box::new(move |_| rand_core::RngCore::next_u32(&mut luck) % 3 == 0);
+    net.lose = Box::new(move |_| rand_core::RngCore::next_u32(&mut luck).is_multiple_of(3));
     let tags: Vec<_> = (0..40).map(|n| [n; 16]).collect();
     let now = net.now;
     net.join(1, None).set_records(tags.iter().map(|tag| (*tag, blob(tag[0]))), now);

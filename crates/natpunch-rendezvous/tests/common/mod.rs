@@ -153,11 +153,8 @@ impl Net {
     }
 
     pub fn is_up(&self, n: u16) -> bool {
-        let events = self.events.get(&n).into_iter().flatten();
-        events
-            .filter(|event| matches!(event, Event::Up { .. } | Event::Down))
-            .next_back()
-            .is_some_and(|last| *last != Event::Down)
+        let mut events = self.events.get(&n).into_iter().flatten();
+        events.rfind(|event| matches!(event, Event::Up { .. } | Event::Down)).is_some_and(|last| *last != Event::Down)
     }
 
     pub fn records(&self, n: u16) -> Vec<(Tag, Arc<[u8]>)> {
