@@ -65,6 +65,8 @@ struct Peer {
     state: String,
     reason: Option<String>,
     retry_in_s: Option<f64>,
+    #[serde(default)]
+    probes_unanswered: bool,
     candidates: Vec<Candidate>,
 }
 
@@ -182,6 +184,13 @@ fn render(view: &View, one_peer: bool) -> String {
             let retry = peer.retry_in_s.map(|s| format!("; next try in {}", duration(s))).unwrap_or_default();
             let _ = writeln!(text, "{}: {reason}{retry}", peer.name);
         }
+        if peer.probes_unanswered {
+            let _ = writeln!(
+                text,
+                "{}: WireGuard's session is live, but the peer's natpunch does not answer: is it running?",
+                peer.name
+            );
+        }
         if one_peer {
             for candidate in &peer.candidates {
                 let outcome = if candidate.wireguard_blocked {
@@ -273,7 +282,8 @@ mod tests {
             "discovery": [{"name": "rv", "ok": false, "note": "no answer"}], "local": [],
             "peers": [
                 {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
-                 "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected", "candidates": []},
+                 "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected",
+                 "probes_unanswered": true, "candidates": []},
                 {"name": "c", "managed": true, "path": "none", "rx_bytes": 0, "tx_bytes": 0,
                  "state": "unreachable", "reason": "no answer from 2 candidates", "retry_in_s": 60.0, "candidates": []}
             ]
@@ -287,6 +297,7 @@ mod tests {
             "1.2 ms",
             "1 min ago",
             "2.0 KiB",
+            "b: WireGuard's session is live, but the peer's natpunch does not answer",
             "discovery rv: no answer",
             "c: no answer from 2 candidates; next try in 1 min",
         ] {

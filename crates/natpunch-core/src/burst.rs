@@ -8,9 +8,11 @@ const DIRECT: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
 const OPENERS: [u64; 3] = [0, 500, 1500];
 /// ... and its pings proper, late enough that the other side, which may be two seconds behind, has opened too.
 const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
-/// How far openers go: past the own NATs, and dead before the peer's. Nobody can know both distances, so rounds take
-/// turns.
-const OPENER_TTL: [u8; 2] = [7, 4];
+/// How far each opener goes: past the own NATs, and dead before the peer's. Nobody knows both distances: the first is
+/// for a single NAT, the others for a provider's behind it.
+const OPENER_TTL: [u8; 3] = [2, 4, 7];
+/// How far pings between rounds go.
+pub(crate) const HOLE_TTL: u8 = 4;
 
 /// The kind of a burst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,24 +23,15 @@ pub(crate) enum Burst {
     /// First some that only open the own NAT. A ping that arrives before the other NAT has a mapping for it makes some
     /// routers (Linux that accepts on its outside) take the very five-tuple that the peer is about to use, and every
     /// repetition keeps it taken.
-    Opening {
-        /// How far the openers go.
-        ttl: u8,
-    },
+    Opening,
 }
 
 impl Burst {
-    /// The opening burst of the round with this number.
-    pub(crate) fn opening(round: usize) -> Self {
-        let [odd, even] = OPENER_TTL;
-        Self::Opening { ttl: if round % 2 == 1 { odd } else { even } }
-    }
-
     /// When ping number `step` leaves, from the start of the burst.
     pub(crate) fn offset(self, step: usize) -> Option<Duration> {
         let offset = match self {
             Self::Direct => DIRECT.get(step),
-            Self::Opening { .. } => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
+            Self::Opening => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
         };
         offset.map(|millis| Duration::from_millis(*millis))
     }
@@ -46,8 +39,8 @@ impl Burst {
     /// How far ping number `step` goes; `None` is all the way.
     pub(crate) fn ttl(self, step: usize) -> Option<u8> {
         match self {
-            Self::Opening { ttl } if step < OPENERS.len() => Some(ttl),
-            _ => None,
+            Self::Opening => OPENER_TTL.get(step).copied(),
+            Self::Direct => None,
         }
     }
 
@@ -69,10 +62,9 @@ mod tests {
 
     #[test]
     fn openers_come_first_and_full_pings_after_them() {
-        let burst = Burst::opening(3);
+        let burst = Burst::Opening;
         let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step)).collect();
-        assert_eq!(ttls, [Some(7), Some(7), Some(7), None, None, None, None, None]);
-        assert_eq!(Burst::opening(4).ttl(0), Some(4));
+        assert_eq!(ttls, [Some(2), Some(4), Some(7), None, None, None, None, None]);
         assert!((0..8).all(|step| Burst::Direct.ttl(step).is_none()));
         assert_eq!(burst.offset(8), None);
         assert_eq!(burst.due(Duration::from_millis(1500)), 3);

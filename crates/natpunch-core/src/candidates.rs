@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_types::{CandidateKind, Origin};
 
 use crate::Time;
-use crate::burst::Burst;
+use crate::burst::{Burst, HOLE_TTL};
 use crate::path::Rank;
 
 /// A peer has at most this many candidates ...
@@ -91,7 +91,7 @@ impl Entry {
         match self.burst {
             _ if self.is_answered(now) => None,
             // Between rounds the hole is all that matters.
-            Burst::Opening { ttl } if self.keeps_hole => Some(ttl),
+            Burst::Opening if self.keeps_hole => Some(HOLE_TTL),
             burst => burst.ttl(self.step),
         }
     }

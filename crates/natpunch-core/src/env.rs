@@ -91,6 +91,8 @@ pub(crate) struct Env {
     pub(crate) out: Outbox,
     /// Before the first snapshot nobody knows what runs already, so no endpoint is set.
     pub(crate) device_seen: bool,
+    /// The wall clock (since the Unix epoch) at the last snapshot.
+    pub(crate) read_at: Option<Duration>,
 }
 
 impl Env {

@@ -53,18 +53,28 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// True if the addresses differ from those known.
+    /// Takes the addresses, best first; true if they differ from those known.
     pub(crate) fn set_hosts(&mut self, addresses: &[IpAddr], overlay: &[IpNet]) -> bool {
-        let usable: BTreeSet<IpAddr> = addresses
+        let mut seen = BTreeSet::new();
+        let usable = addresses
             .iter()
             .map(|ip| canonical_ip(*ip))
             .filter(|ip| matches!(classify(*ip), AddressClass::Global | AddressClass::Private))
             .filter(|ip| !overlay.iter().any(|net| net.contains(ip)))
-            .collect();
-        // IPv4 first: `BTreeSet` orders it so.
-        let usable: Vec<IpAddr> = usable.into_iter().take(MAX_HOSTS).collect();
-        let changed = usable != self.hosts;
-        self.hosts = usable;
+            .filter(|ip| seen.insert(*ip));
+        // Both families in turn, so that many addresses of one do not crowd out the other.
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = usable.partition(IpAddr::is_ipv4);
+        let ranked = |family: Vec<IpAddr>| family.into_iter().enumerate();
+        let mut usable: Vec<(usize, IpAddr)> = ranked(v4).chain(ranked(v6)).collect();
+        usable.sort_by_key(|(rank, _)| *rank);
+        usable.truncate(MAX_HOSTS);
+        // Another order of the same addresses is no news.
+        let set = |hosts: &[IpAddr]| hosts.iter().copied().collect::<BTreeSet<IpAddr>>();
+        let hosts: Vec<IpAddr> = usable.into_iter().map(|(_, ip)| ip).collect();
+        let changed = set(&hosts) != set(&self.hosts);
+        if changed {
+            self.hosts = hosts;
+        }
         changed
     }
 
@@ -135,9 +145,15 @@ impl Local {
         }
     }
 
+    /// An address of one of our interfaces with our port. What a STUN server says does not count: it may lie, and name
+    /// a peer's address.
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
-        // Not what servers say that we look like: a wrong word could silence a peer.
         address.port() == self.listen_port && self.hosts.contains(&address.ip())
+    }
+
+    /// Whether some STUN server has told how the world sees us.
+    pub(crate) fn has_reflexive(&self) -> bool {
+        self.servers.values().any(|server| server.mapped.is_some())
     }
 
     pub(crate) fn is_own_ip(&self, ip: IpAddr) -> bool {
@@ -219,7 +235,7 @@ impl Local {
         }
     }
 
-    /// Takes an answer, if it is one of a server to our request.
+    /// Takes an answer, if it is one of a server to our request. An unusable one voids what the server said before.
     pub(crate) fn handle_answer(
         &mut self,
         source: SocketAddr,

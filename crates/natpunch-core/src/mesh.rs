@@ -97,6 +97,7 @@ impl Mesh {
                 pongs: Budget::new(PONGS_PER_SECOND, PONGS_PER_SECOND),
                 out: Outbox::default(),
                 device_seen: false,
+                read_at: None,
             },
             strangers: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -255,10 +256,15 @@ impl Mesh {
             self.with_peer(&key, now, |peer, env| peer.handle_probe(source, destination, payload, env, now));
         } else if stun::is_stun(payload) {
             let eager = !self.wanted.is_empty();
+            let was_known = self.env.local.has_reflexive();
             let learned = self.env.local.handle_answer(source, payload, eager, &mut self.env.rng, now);
             if let Some(event) = learned {
                 self.env.out.event(event);
                 self.records.touch(now);
+                if !was_known {
+                    // We are back on the internet, and so may be the peers that were given up.
+                    self.for_wanted(now, Peer::start_anew);
+                }
             }
         }
         self.flush(now);
@@ -267,6 +273,7 @@ impl Mesh {
     /// The device's truth: to be fed every second, and right after each command was executed.
     pub fn handle_device(&mut self, snapshot: &DeviceSnapshot, now: Time) {
         self.env.device_seen = true;
+        self.env.read_at = snapshot.read_at;
         let rows: BTreeMap<PeerKey, _> = snapshot.peers.iter().map(|row| (row.key, row)).collect();
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
@@ -356,6 +363,14 @@ impl Mesh {
         }
     }
 
+    /// Lets all peers without a connection work.
+    fn for_wanted(&mut self, now: Time, work: impl Fn(&mut Peer, &mut Env, Time)) {
+        let keys: Vec<PeerKey> = self.wanted.iter().copied().collect();
+        for key in keys {
+            self.with_peer(&key, now, |peer, env| work(peer, env, now));
+        }
+    }
+
     /// Lets a peer work and keeps its timer.
     fn with_peer(&mut self, key: &PeerKey, now: Time, work: impl FnOnce(&mut Peer, &mut Env)) {
         if let Some(peer) = self.peers.get_mut(key) {
@@ -377,12 +392,13 @@ impl Mesh {
             }
             self.timers.extend(next.map(|next| (next, *key)));
         }
-        let changed = if peer.is_connected(now) { self.wanted.remove(key) } else { self.wanted.insert(*key) };
-        if changed {
-            self.interest.touch(now);
-            if self.wanted.contains(key) {
-                self.env.local.hurry(now);
+        if peer.is_connected(now) {
+            if self.wanted.remove(key) {
+                self.interest.touch(now);
             }
+        } else if self.wanted.insert(*key) {
+            self.interest.touch(now);
+            self.env.local.hurry(now);
         }
     }
 
@@ -429,6 +445,8 @@ impl Mesh {
             self.records.last = Some(candidates);
             self.env.out.commands.retain(|queued| !matches!(queued, Command::PublishRecords(_)));
             self.env.out.commands.push_back(Command::PublishRecords(records));
+            // The peers get it at about the same moment, and try too.
+            self.for_wanted(now, Peer::meet);
         }
         let again = self.records.sent.map_or(now, |sent| sent + REPUBLISH);
         self.records.due = Some(self.records.due.map_or(again, |due| due.min(again)));

@@ -121,3 +121,25 @@ fn kind_from_code(code: u8) -> Option<CandidateKind> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use natpunch_types::SecretKey;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::keys::{PairKeys, public_key};
+
+    #[test]
+    fn a_record_is_believed_for_an_hour_at_most() {
+        let [a, b] = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
+        let ours = PairKeys::derive(&a, &public_key(&b), None).unwrap();
+        let theirs = PairKeys::derive(&b, &public_key(&a), None).unwrap();
+        for (said, believed) in [(600, 600), (3600, 3600), (86_400, 3600), (u64::MAX, 3600)] {
+            let contents = Contents { counter: 1, lifetime: Duration::from_secs(said), candidates: vec![] };
+            let record = contents.seal(&ours.outbound, &mut rand_chacha::ChaCha20Rng::from_seed([0; 32]));
+            let opened = Contents::open(&theirs.inbound, &record.blob).unwrap();
+            assert_eq!(opened.lifetime, Duration::from_secs(believed));
+        }
+    }
+}

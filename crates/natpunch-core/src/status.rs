@@ -45,8 +45,7 @@ pub struct PeerStatus {
     /// Smoothed round-trip time of the path in use.
     #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
     pub rtt: Option<Duration>,
-    /// How long ago a new handshake was last seen, at most the truth: a handshake from before our start counts from
-    /// then.
+    /// How long ago the last handshake was, as far as it is of use: not one that ended long before our start.
     #[serde(rename = "handshake_age_s", serialize_with = "option_seconds")]
     pub handshake_age: Option<Duration>,
     /// Bytes received from the peer.
@@ -55,6 +54,9 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Where the peer sees this node.
     pub seen_as: Option<SocketAddr>,
+    /// The peer's natpunch does not answer, though WireGuard's session with it is live: it has ended or was stopped, or
+    /// the path has just died.
+    pub probes_unanswered: bool,
     /// How things stand.
     #[serde(flatten)]
     pub state: PeerState,

@@ -317,6 +317,67 @@ fn own_key_among_the_peers_is_no_peer() {
     assert!(Mesh::new(spec, [0; 32], Time::ZERO).status(Time::ZERO).peers.is_empty());
 }
 
+/// A node that knows nobody's address, and a ping of its peer that names no session: one that can be replayed for ever.
+fn replayable() -> (World, Vec<u8>) {
+    let mut world = World::pair();
+    world.nodes[0].mesh_up = false;
+    world.tell(1, 0);
+    world.run(secs(1));
+    let ping = world.nodes[1].sent[0].1.payload.clone();
+    world.nodes[1].up = false;
+    world.nodes[0].mesh_up = true;
+    (world, ping)
+}
+
+#[test]
+fn a_replayed_ping_costs_one_answer_of_its_size_and_teaches_nothing() {
+    let (mut world, ping) = replayable();
+    let before = world.status(0);
+    for round in 1..=240 {
+        let start = world.now;
+        world.inject(0, addr(&format!("198.51.100.{round}:9")), &ping);
+        world.run(ms(250));
+        let sent: usize = world.nodes[0].sent.iter().filter(|(at, _)| *at >= start).map(|(_, t)| t.payload.len()).sum();
+        assert!(sent <= ping.len(), "{sent} bytes for {}", ping.len());
+    }
+    let after = world.status(0);
+    assert_eq!((&before.state, &before.candidates), (&after.state, &after.candidates));
+}
+
+#[test]
+fn a_flood_of_replays_is_answered_at_a_bounded_rate_and_starves_nobody() {
+    let (mut world, ping) = replayable();
+    let start = world.now;
+    for _ in 0..5000 {
+        world.inject(0, addr("198.51.100.66:9"), &ping);
+        world.run(ms(1));
+    }
+    let sent = world.sent_since(0, start);
+    assert!(sent <= 32 + 5 * 8 + 1, "{sent} datagrams in 5 s");
+    // The real peer comes, while the flood goes on.
+    world.nodes[1].up = true;
+    world.tell_both();
+    for _ in 0..3000 {
+        world.inject(0, addr("198.51.100.66:9"), &ping);
+        world.run(ms(1));
+    }
+    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+}
+
+#[test]
+fn a_stun_server_that_names_the_peers_address_as_ours_silences_nobody() {
+    let mut world = World::pair();
+    let liar = addr("198.51.100.99:3478");
+    let peers_address = world.address(1);
+    world.with(0, |mesh, now| mesh.handle_stun_servers(&[liar], now));
+    let request = world.nodes[0].sent.iter().find(|(_, sent)| sent.destination == liar).unwrap().1.payload.clone();
+    let answer = natpunch_core::stun::respond(&request, peers_address).unwrap();
+    world.with(0, |mesh, now| mesh.handle_datagram(liar, None, &answer, now));
+    assert!(world.nodes[0].mesh.status(world.now).local.iter().any(|local| local.address == peers_address), "believed");
+    world.tell_both();
+    world.connect();
+}
+
 // Any sequence of anything.
 
 #[derive(Debug, Clone)]

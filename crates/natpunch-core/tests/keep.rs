@@ -276,3 +276,196 @@ fn a_removed_peer_is_never_set_again() {
     assert_eq!(world.nodes[0].sets.len(), sets);
     assert!(world.nodes[0].interest.is_empty());
 }
+
+#[test]
+fn a_peer_that_is_missing_in_a_device_made_anew_gets_its_endpoint_back() {
+    for absent in [false, true] {
+        let mut world = connected();
+        world.run(secs(60));
+        let number = world.nodes[1].number;
+        world.nodes[0].device.remove(&public(number));
+        if absent {
+            world.run(secs(3));
+        }
+        world.nodes[0].device.insert(public(number), row(public(number)));
+        world.run(secs(3));
+        assert_eq!(world.nodes[0].endpoint(number), Some(world.address(1)), "{:#?}", world.nodes[0].events);
+        assert_eq!(world.status(0).state, PeerState::Connected);
+    }
+}
+
+#[test]
+fn after_a_long_connection_a_new_candidate_is_still_pinged() {
+    let mut world = connected();
+    world.run(secs(1200));
+    let fresh = addr("198.51.100.7:7");
+    world.tell_address(0, 1, fresh);
+    world.run(secs(3));
+    let pings = world.nodes[0].sent.iter().filter(|(_, sent)| sent.destination == fresh).count();
+    assert_eq!(pings, 8);
+}
+
+#[test]
+fn an_idle_tunnel_to_a_peer_whose_agent_ended_is_connected_as_long_as_its_session() {
+    let mut world = connected();
+    world.run(secs(60));
+    world.nodes[1].mesh_up = false;
+    world.run(secs(60));
+    let status = world.status(0);
+    assert_eq!(status.state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert!(status.probes_unanswered && status.path == PathKind::Direct);
+    assert_eq!(count(&world, 0, |event| matches!(event, Event::Unreachable { .. })), 0);
+    // WireGuard sends and gets nothing back: then it is not.
+    let key = public(world.nodes[1].number);
+    world.nodes[0].device.get_mut(&key).unwrap().tx_bytes += 100;
+    world.run(secs(60));
+    assert_ne!(world.status(0).state, PeerState::Connected);
+    assert!(!world.status(0).probes_unanswered);
+}
+
+#[test]
+fn wireguard_that_was_blocked_for_half_a_minute_is_tried_again_soon() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, wireguard| !wireguard);
+    world.tell_both();
+    let end = world.now + secs(60);
+    let blocked = |event: &Event| matches!(event, Event::WireGuardBlocked { .. });
+    assert!(world.run_until(end, |world| count(world, 0, blocked) == 1));
+    world.passes = Box::new(|_, _, _| true);
+    world.run(secs(45));
+    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+}
+
+#[test]
+fn wireguard_that_stays_blocked_is_tried_less_and_less() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, wireguard| !wireguard);
+    world.tell_both();
+    world.run(secs(3600));
+    let times = count(&world, 0, |event| matches!(event, Event::WireGuardBlocked { .. }));
+    assert!((5..=10).contains(&times), "{times}");
+}
+
+#[test]
+fn a_peer_that_restarts_ends_the_pause_of_a_blocked_wireguard() {
+    for restarted in [0, 1] {
+        let mut world = World::pair();
+        world.passes = Box::new(|_, _, wireguard| !wireguard);
+        world.tell_both();
+        world.run(secs(300));
+        world.passes = Box::new(|_, _, _| true);
+        world.restart_agent(restarted, 99);
+        world.tell_both();
+        world.run(secs(8));
+        assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[1 - restarted].events);
+    }
+}
+
+#[test]
+fn a_session_of_last_week_is_not_adopted() {
+    let mut world = World::pair();
+    let number = world.nodes[1].number;
+    let dead = world.nodes[0].device.get_mut(&public(number)).unwrap();
+    (dead.endpoint, dead.last_handshake) = (Some(addr("203.0.113.77:7")), Some(secs(1_000)));
+    world.read_at = Some(secs(700_000));
+    world.restart_agent(0, 99);
+    assert!(!matches!(world.status(0).state, PeerState::Connected), "{:?}", world.status(0).state);
+    assert!(world.nodes[0].wanted(number));
+    let listed = world.status(0).candidates.iter().any(|candidate| candidate.address == addr("203.0.113.77:7"));
+    assert!(listed, "its endpoint is one place to ask");
+    world.tell_both();
+    world.run(secs(3));
+    assert_eq!(world.nodes[0].endpoint(number), Some(world.address(1)));
+}
+
+#[test]
+fn a_new_listen_port_voids_what_stun_said_of_the_old_one() {
+    let mut world = World::new(&[(low_high().0, &["192.168.1.1"]), (low_high().1, &["203.0.113.2"])]);
+    let server = addr(STUN);
+    world.run(secs(1));
+    world.with(0, |mesh, now| mesh.handle_stun_servers(&[server], now));
+    let requests = |world: &World| world.nodes[0].sent.iter().filter(|(_, sent)| sent.destination == server).count();
+    let request = world.nodes[0].sent.iter().find(|(_, sent)| sent.destination == server).unwrap().1.payload.clone();
+    let mapped = addr("198.51.100.1:1111");
+    let answer = natpunch_core::stun::respond(&request, mapped).unwrap();
+    world.with(0, |mesh, now| mesh.handle_datagram(server, None, &answer, now));
+    let told = |world: &World| world.nodes[0].mesh.status(world.now).local.iter().any(|local| local.address == mapped);
+    assert!(told(&world));
+    let before = requests(&world);
+    let spec = natpunch_core::MeshSpec { listen_port: 12_345, ..spec(low_high().0, &[low_high().1]) };
+    world.with(0, |mesh, now| mesh.handle_spec(spec, now));
+    assert!(!told(&world));
+    assert_eq!(requests(&world), before + 1, "asked anew at once");
+}
+
+#[test]
+fn a_lost_path_asks_stun_at_once() {
+    let mut world = connected();
+    world.with(0, |mesh, now| mesh.handle_stun_servers(&[addr(STUN)], now));
+    world.run(secs(60));
+    world.passes = Box::new(|_, _, _| false);
+    let lost = |world: &World| count(world, 0, |event| matches!(event, Event::PathLost { .. })) > 0;
+    let end = world.now + secs(20);
+    assert!(world.run_until(end, lost));
+    let start = world.now;
+    world.run(ms(100));
+    let asked = |(at, sent): &&(Time, natpunch_core::Transmit)| *at >= start && sent.destination == addr(STUN);
+    assert_eq!(world.nodes[0].sent.iter().filter(asked).count(), 1);
+}
+
+#[test]
+fn two_peers_that_gave_up_meet_when_one_publishes() {
+    // Stateful firewalls, and nothing passes for an hour: both are on the long rungs.
+    let mut world = World::pair();
+    world.flows = Some(Default::default());
+    world.passes = Box::new(|_, _, _| false);
+    world.tell_both();
+    let exchange = |world: &mut World| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let record = world.nodes[from].records[0].clone();
+            let origin = natpunch_types::Origin::new("http");
+            world.with(to, |mesh, now| mesh.handle_record(&origin, record.tag, &record.blob, now));
+        }
+    };
+    for _ in 0..3600 {
+        exchange(&mut world);
+        world.run(secs(1));
+    }
+    assert_ne!(world.status(0).state, PeerState::Connected);
+    world.passes = Box::new(|_, _, _| true);
+    let publications = world.nodes[0].publications + world.nodes[1].publications;
+    for _ in 0..310 {
+        exchange(&mut world);
+        world.run(secs(1));
+        if world.nodes[0].publications + world.nodes[1].publications > publications {
+            break;
+        }
+    }
+    exchange(&mut world);
+    world.run(secs(2));
+    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+}
+
+#[test]
+fn the_first_word_of_stun_after_an_outage_ends_the_long_silence() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, _| false);
+    world.tell_both();
+    for index in 0..2 {
+        world.with(index, |mesh, now| mesh.handle_stun_servers(&[addr(STUN)], now));
+    }
+    world.run(secs(3600));
+    world.passes = Box::new(|_, _, _| true);
+    let server = addr(STUN);
+    // Only pings of a round count, not those that keep a hole open.
+    let start = world.now;
+    let answered = move |world: &World| {
+        world.nodes[0].events.iter().any(|(at, event)| {
+            *at >= start && matches!(event, Event::ReflexiveLearned { server: from, .. } if *from == server)
+        })
+    };
+    let end = world.now + secs(40);
+    assert!(world.run_until(end, answered) || world.status(0).state == PeerState::Connected);
+    world.run(secs(1));
+    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+}

@@ -114,3 +114,20 @@ fn a_silent_stun_server_is_asked_five_times_and_then_left_alone_for_a_while() {
     let asked = world.nodes[0].sent.iter().filter(|(_, transmit)| transmit.destination == addr(STUN)).count();
     assert_eq!(asked, 5);
 }
+
+#[test]
+fn a_plain_session_of_last_week_does_not_keep_new_addresses_away() {
+    let mut world = plain();
+    let other = world.nodes[1].number;
+    let dead = world.nodes[0].device.get_mut(&public(other)).unwrap();
+    (dead.endpoint, dead.last_handshake) = (Some(addr("203.0.113.77:7")), Some(secs(1_000)));
+    world.read_at = Some(secs(700_000));
+    world.restart_agent(0, 99);
+    let mut spec = spec(world.nodes[0].number, &[other]);
+    spec.peers[0].managed = false;
+    world.with(0, |mesh, now| mesh.handle_spec(spec, now));
+    world.nodes[0].sets.clear();
+    world.tell(0, 1);
+    world.run(secs(1));
+    assert_eq!(world.nodes[0].endpoint(other), Some(world.address(1)), "{:?}", world.nodes[0].sets);
+}

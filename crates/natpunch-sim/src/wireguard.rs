@@ -288,7 +288,12 @@ impl Device {
             allowed_ips: Vec::new(),
             has_preshared_key: false,
         });
-        DeviceSnapshot { listen_port: self.listen_port, fwmark: 0, public_key: Some(self.key), peers: peers.collect() }
+        DeviceSnapshot {
+            listen_port: self.listen_port,
+            public_key: Some(self.key),
+            peers: peers.collect(),
+            ..Default::default()
+        }
     }
 
     /// A message arrived.

@@ -14,8 +14,9 @@ pub struct DevicePeer {
     pub key: PeerKey,
     /// Where WireGuard sends to, canonical. WireGuard may have roamed there by itself.
     pub endpoint: Option<SocketAddr>,
-    /// When the last handshake ended, as the device's clock has it (since the Unix epoch). Only a change of this value
-    /// means anything: the wall clock may step, so ages are counted from when the change was seen.
+    /// When the last handshake ended, as the device's clock has it (since the Unix epoch). The wall clock may step, so
+    /// ages are counted from when a change of this value was seen; only at first sight [`DeviceSnapshot::read_at`]
+    /// tells an old session from a running one.
     pub last_handshake: Option<Duration>,
     /// Bytes received from the peer, authenticated.
     pub rx_bytes: u64,
@@ -32,6 +33,8 @@ pub struct DevicePeer {
 /// A device at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceSnapshot {
+    /// The wall clock (since the Unix epoch) when it was read, if it was asked.
+    pub read_at: Option<Duration>,
     /// The UDP port that it listens on.
     pub listen_port: u16,
     /// Its firewall mark; 0 is none.

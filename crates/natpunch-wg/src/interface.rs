@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use natpunch_types::{DeviceSnapshot, PeerKey};
@@ -189,7 +190,8 @@ impl Interface {
 
     /// The device as it is now.
     pub fn snapshot(&mut self) -> Result<DeviceSnapshot, WgError> {
-        self.device.get().map(|state| state.snapshot)
+        let read_at = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        self.device.get().map(|state| DeviceSnapshot { read_at, ..state.snapshot })
     }
 
     /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once. See [`device::set_endpoint`].

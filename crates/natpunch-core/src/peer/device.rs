@@ -44,6 +44,11 @@ impl DeviceView {
         self.handshake_seen.is_some() && !self.unanswered && !self.is_live(now)
     }
 
+    /// WireGuard has keys in use, and nothing that it sent has waited in vain.
+    pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
+        !self.unanswered && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+    }
+
     pub(super) fn live_until(&self) -> Option<Time> {
         [self.handshake_seen, self.rx_seen].into_iter().flatten().max().map(|at| at + LIVE)
     }
@@ -60,8 +65,8 @@ impl DeviceView {
         self.setting.is_some_and(|(_, since)| now.since(since) < SETTING)
     }
 
-    /// Takes a row over; true if authentic traffic came in since the last one.
-    fn update(&mut self, row: &DevicePeer, now: Time) -> bool {
+    /// Takes a row over; true if authentic traffic came in since the last one. `read_at`: the wall clock at the reading.
+    fn update(&mut self, row: &DevicePeer, read_at: Option<Duration>, now: Time) -> bool {
         let recreated = row.rx_bytes < self.rx_bytes || (self.last_handshake.is_some() && row.last_handshake.is_none());
         if recreated {
             *self = Self { setting: self.setting, ..Self::default() };
@@ -69,8 +74,12 @@ impl DeviceView {
         let handshake = row.last_handshake.is_some() && row.last_handshake != self.last_handshake;
         let received = self.known && row.rx_bytes > self.rx_bytes;
         let sent = self.known && row.tx_bytes > self.tx_bytes;
-        if handshake {
+        if handshake && self.known {
             self.handshake_seen = Some(now);
+        } else if let Some(handshake) = row.last_handshake.filter(|_| handshake) {
+            // Only here the wall clock counts: whether a session that we find is one of these minutes or of last week.
+            let age = read_at.map_or(Duration::ZERO, |read_at| read_at.saturating_sub(handshake));
+            self.handshake_seen = (age < LIVE).then(|| now - age);
         }
         if received {
             self.rx_seen = Some(now);
@@ -98,7 +107,7 @@ impl Peer {
             return;
         };
         let first_sight = !self.device.known;
-        let progress = self.device.update(row, now);
+        let progress = self.device.update(row, env.read_at, now);
         if self.probes() {
             if first_sight {
                 self.adopt(env, now);

@@ -60,9 +60,9 @@ const DOUBT: Duration = Duration::from_millis(300);
 /// Pings to one peer's unproven places: at most this many at once, and this many per second in the long run.
 const MAX_CHECKS: u32 = 100;
 const CHECKS_PER_SECOND: u32 = 10;
-
-/// Answers per second to pings of one peer that may be replays.
-const UNPROVEN_PONGS_PER_SECOND: u32 = 32;
+/// The same for answers to pings that may be replays: enough for a peer that has restarted and pings all our addresses.
+const MAX_UNSURE: u32 = 32;
+const UNSURE_PER_SECOND: u32 = 8;
 
 /// The path that WireGuard is told to use.
 #[derive(Debug)]
@@ -107,8 +107,8 @@ pub(crate) struct Peer {
     round: Round,
     /// Pings to places that are not in use.
     checks: Budget,
-    /// Answers to pings that may be replays: their flood may not use up the answers to others.
-    unproven_pongs: Budget,
+    /// Answers to what may be a replay.
+    unsure: Budget,
     device: DeviceView,
     selection: Option<Selection>,
     nominated: Option<SocketAddr>,
@@ -131,7 +131,7 @@ impl Peer {
             sequence: 0,
             round: Round::default(),
             checks: Budget::new(CHECKS_PER_SECOND, MAX_CHECKS),
-            unproven_pongs: Budget::new(UNPROVEN_PONGS_PER_SECOND, UNPROVEN_PONGS_PER_SECOND),
+            unsure: Budget::new(UNSURE_PER_SECOND, MAX_UNSURE),
             device: DeviceView::default(),
             selection: None,
             nominated: None,
@@ -193,11 +193,15 @@ impl Peer {
         if expires <= now {
             return;
         }
+        let is_news = self.record.is_none_or(|(counter, _)| counter < contents.counter);
         self.record = Some((contents.counter, expires));
         for (kind, address) in contents.candidates {
             self.learn(address, kind, origin, expires, true, env, now);
         }
         self.table.expire(self.keep(), now);
+        if is_news {
+            self.meet(env, now);
+        }
         self.decide(env, now);
     }
 

@@ -12,6 +12,7 @@ use crate::env::Env;
 use crate::probe::{Kind, Probe};
 use crate::{EndpointReason, Event, Time, Transmit};
 
+use super::round::Phase;
 use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
 
 /// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
@@ -88,7 +89,8 @@ impl Peer {
             } else if env.pings.take(now) {
                 self.send_ping(address, env, now);
             } else {
-                entry.next_ping = Some(env.pings.available_at().max(now + Duration::from_millis(1)));
+                let spread = Duration::from_millis(1 + u64::from(env.rng.next_u32() % 40));
+                entry.next_ping = Some(env.pings.available_at().max(now) + spread);
             }
         }
     }
@@ -182,45 +184,54 @@ impl Peer {
     }
 
     fn handle_ping(&mut self, source: SocketAddr, destination: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
-        // A ping that names our session was made after we started. Anything else may be a replay, from a forged source
-        // even: it is answered by one packet of its size, which tells an honest sender our session, and changes nothing.
-        let mut fresh = false;
-        if ping.to_session == env.session {
+        // A ping of the peer's present run that names our session was made after we started. Anything else may be a
+        // replay, from a forged source even.
+        let knows_us = ping.to_session == env.session;
+        let fresh = knows_us && {
             let remote = self.remote.get_or_insert_with(|| Remote::new(ping.session));
-            if remote.session == ping.session {
-                if !remote.is_new(ping.sequence) {
-                    return;
-                }
-                fresh = true;
+            if remote.session == ping.session && !remote.is_new(ping.sequence) {
+                return;
             }
+            remote.session == ping.session
+        };
+        if !fresh && !self.unsure.take(now) || !env.pongs.take(now) {
+            return;
         }
-        if !(fresh || self.unproven_pongs.take(now)) || !env.pongs.take(now) {
+        if !fresh {
+            // It gets one packet of its size, and nothing else changes: an answer, which tells an honest peer our
+            // session, so that it is named in its next ping; and then a ping, whose answer tells us the peer's.
+            if !knows_us {
+                self.send_pong(source, destination, ping, env, now);
+            } else if let Some(payload) = self.ping(source, env, now) {
+                env.out.transmit(Transmit { destination: source, source: None, ttl: None, payload });
+            }
             return;
         }
         let known = self.table.get(&source).is_some();
-        if fresh {
-            self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
-            self.believe(source, ping, env, now);
+        self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
+        self.believe(source, ping, env, now);
+        self.send_pong(source, destination, ping, env, now);
+        for host in &ping.hosts {
+            self.learn_from_peer(*host, CandidateKind::Host, env, now);
         }
-        let mut pong = self.probe(Kind::Pong, source, env, now);
-        pong.transaction = ping.transaction;
-        pong.observed = Some(source);
-        if let Some(keys) = &self.keys {
-            let payload = pong.seal(&keys.outbound, &mut env.rng);
-            // Answer from the address that was pinged, unless that was a broadcast.
-            let from = destination.filter(|ip| env.local.is_own_ip(*ip));
-            env.out.transmit(Transmit { destination: source, source: from, ttl: None, payload });
-        }
-        if fresh {
-            for host in &ping.hosts {
-                self.learn_from_peer(*host, CandidateKind::Host, env, now);
-            }
-            if !known {
-                self.doubt(now);
-            }
+        if !known {
+            self.doubt(now);
         }
         self.trigger(source, now);
         self.send_pings(env, now);
+    }
+
+    fn send_pong(&mut self, destination: SocketAddr, pinged: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
+        let mut pong = self.probe(Kind::Pong, destination, env, now);
+        pong.transaction = ping.transaction;
+        // Which may be a later run of the peer than the one that we have heard from.
+        pong.to_session = ping.session;
+        pong.observed = Some(destination);
+        let Some(keys) = &self.keys else { return };
+        let payload = pong.seal(&keys.outbound, &mut env.rng);
+        // Answer from the address that was pinged, unless that was a broadcast.
+        let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
+        env.out.transmit(Transmit { destination, source, ttl: None, payload });
     }
 
     fn handle_pong(&mut self, source: SocketAddr, pong: &Probe, env: &mut Env, now: Time) {
@@ -231,7 +242,7 @@ impl Peer {
         // The transaction was random: this is the peer's present run.
         if self.remote.as_ref().is_none_or(|remote| remote.session != pong.session) {
             if self.remote.is_some() {
-                self.on_restart();
+                self.on_restart(env, now);
             }
             self.remote = Some(Remote::new(pong.session));
         }
@@ -242,6 +253,10 @@ impl Peer {
             self.trigger(source, now);
             self.send_pings(env, now);
             return;
+        }
+        if self.table.get(&source).is_none() {
+            // Only a ping of a new run was seen from there so far.
+            self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
         }
         let rtt = now.since(ping.sent);
         let connected = self.is_connected(now);
@@ -300,20 +315,30 @@ impl Peer {
     /// A packet came from there: ask at once, since its NAT is open now.
     fn trigger(&mut self, address: SocketAddr, now: Time) {
         let Some(entry) = self.table.get_mut(&address) else { return };
-        let idle = entry.next_ping.is_none_or(|next| next > now + SOON);
+        let soon = entry.next_ping.is_some_and(|next| next <= now + SOON);
+        let just_asked = entry.last_ping.is_some_and(|at| now.since(at) < SOON);
+        if entry.is_proven(now) || soon {
+            return;
+        }
         // What came in shows that openers are no longer needed.
         let pause = if entry.burst == Burst::Direct { TRIGGER_EVERY } else { Duration::ZERO };
-        if !entry.is_proven(now) && idle && now.since(entry.burst_started) >= pause {
+        if now.since(entry.burst_started) >= pause {
             self.start_burst(address, Burst::Direct, now);
+        } else if !just_asked {
+            entry.next_ping = Some(now);
         }
     }
 
     /// The peer runs anew and has heard nothing yet.
-    fn on_restart(&mut self) {
+    fn on_restart(&mut self, env: &Env, now: Time) {
         for (_, entry) in self.table.iter_mut() {
             entry.forget_heard();
         }
         self.nominated = None;
+        if matches!(self.round.phase, Phase::Silent { .. }) {
+            self.round.attempt = 0;
+            self.start_round(env, now);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::round::Phase;
 impl Peer {
     pub(crate) fn status(&self, now: Time) -> PeerStatus {
         let in_use = match &self.selection {
-            Some(selection) if self.is_connected(now) => Some(selection.address),
+            Some(selection) if self.has_live_session(now) => Some(selection.address),
             _ if !self.probes() && self.is_connected(now) => self.device.endpoint,
             _ => None,
         };
@@ -34,6 +34,7 @@ impl Peer {
             tx_bytes: self.device.tx_bytes,
             seen_as: self.seen_as,
             state: self.state(now),
+            probes_unanswered: self.has_live_session(now) && !self.is_connected(now),
             candidates: self
                 .table
                 .iter()
@@ -51,8 +52,13 @@ impl Peer {
         }
     }
 
+    /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has ended.
+    pub(super) fn has_live_session(&self, now: Time) -> bool {
+        self.is_connected(now) || (self.selection.is_some() && self.device.has_fresh_keys(now))
+    }
+
     pub(crate) fn state(&self, now: Time) -> PeerState {
-        if self.is_connected(now) {
+        if self.has_live_session(now) {
             return PeerState::Connected;
         }
         if self.spec.managed && self.keys.is_none() {

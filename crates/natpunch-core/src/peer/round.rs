@@ -102,7 +102,7 @@ impl Peer {
             return;
         }
         // Only after a silence in which routers forgot what spoiled the earlier rounds is there something to win.
-        let opening = self.round.is_unreachable().then(|| Burst::opening(self.round.attempt));
+        let opening = self.round.is_unreachable().then_some(Burst::Opening);
         self.round.phase = Phase::Probing { until: now + opening.unwrap_or_default().duration() };
         self.round.started = now;
         let behind_one_nat = self.table.iter().any(|(address, _)| env.local.shares_public_ip(address.ip()));
@@ -130,6 +130,24 @@ impl Peer {
         }
     }
 
+    /// Both sides are likely to hear of each other at this moment: a round now, if the last one was long ago, finds the
+    /// peer's one, where two long silences might not meet for hours. Only for a peer that published something lately.
+    pub(crate) fn meet(&mut self, env: &mut Env, now: Time) {
+        let alive = self.record.is_some_and(|(_, expires)| now < expires);
+        let silent = matches!(self.round.phase, Phase::Silent { .. }) && now.since(self.round.started) >= RESET_EVERY;
+        if alive && silent {
+            self.start_round(env, now);
+        }
+    }
+
+    /// The cause of the failures so far may have been on our side: the whole ladder anew, but only from a long silence.
+    pub(crate) fn start_anew(&mut self, env: &mut Env, now: Time) {
+        if matches!(self.round.phase, Phase::Silent { .. }) && now.since(self.round.started) >= RESET_EVERY {
+            self.round.attempt = 0;
+            self.start_round(env, now);
+        }
+    }
+
     /// Ends a fruitless round, or its silence.
     pub(super) fn advance_round(&mut self, env: &mut Env, now: Time) {
         match self.round.phase {
@@ -145,7 +163,7 @@ impl Peer {
                 if silence >= LONG_SILENCE {
                     self.keep_holes(env, now);
                 }
-                if self.round.is_unreachable() {
+                if self.round.is_unreachable() && !self.has_live_session(now) {
                     let reason = self.unreachable_reason(now);
                     env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: silence });
                 }
@@ -156,12 +174,11 @@ impl Peer {
     }
 
     fn keep_holes(&mut self, env: &mut Env, now: Time) {
-        let burst = Burst::opening(self.round.attempt);
         let mut newest: Vec<_> = self.table.iter_mut().filter(|(address, _)| !is_mesh_lan(address.ip())).collect();
         newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
         for (_, entry) in newest.into_iter().take(HOLES) {
             entry.keeps_hole = true;
-            entry.burst = burst;
+            entry.burst = Burst::Opening;
             entry.next_ping = Some(now + env.jitter(HOLE));
         }
     }

@@ -125,6 +125,8 @@ pub struct World {
     /// Stateful firewalls in front of all nodes: the flows, and when a packet went out last. In comes only what answers
     /// something of the last 30 s, the shortest common timer.
     pub flows: Option<BTreeMap<(SocketAddr, SocketAddr), Time>>,
+    /// What the wall clock shows whenever a device is read.
+    pub read_at: Option<Duration>,
     /// WireGuard handshakes that were started.
     pub initiations: usize,
 }
@@ -142,6 +144,7 @@ impl World {
             delay: Box::new(|_, _| DELAY),
             next_second: Time::from_millis(1_001_000),
             flows: None,
+            read_at: None,
             initiations: 0,
         };
         for (number, addresses) in nodes {
@@ -196,8 +199,9 @@ impl World {
 
     fn boot(&mut self, index: usize) {
         let now = self.now;
+        let snapshot = self.snapshot(index);
         let node = &mut self.nodes[index];
-        node.mesh.handle_device(&node.snapshot(), now);
+        node.mesh.handle_device(&snapshot, now);
         let addresses = node.addresses.clone();
         node.mesh.handle_local_addresses(&addresses, now);
         self.drain(index);
@@ -230,8 +234,12 @@ impl World {
         self.drain(index);
     }
 
+    fn snapshot(&self, index: usize) -> DeviceSnapshot {
+        DeviceSnapshot { read_at: self.read_at, ..self.nodes[index].snapshot() }
+    }
+
     pub fn feed_device(&mut self, index: usize) {
-        let snapshot = self.nodes[index].snapshot();
+        let snapshot = self.snapshot(index);
         self.with(index, |mesh, now| mesh.handle_device(&snapshot, now));
     }
 
