@@ -461,7 +461,7 @@ fn the_first_word_of_stun_after_an_outage_ends_the_long_silence() {
     let start = world.now;
     let answered = move |world: &World| {
         world.nodes[0].events.iter().any(|(at, event)| {
-            *at >= start && matches!(event, Event::ReflexiveLearned { server: from, .. } if *from == server)
+            *at >= start && matches!(event, Event::ReflexiveLearned { server: from, .. } if *from == server.to_string())
         })
     };
     let end = world.now + secs(40);
