@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim measure bench lint
+.PHONY: help demo test test-vm sim lockout kill-matrix measure bench lint
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -23,6 +23,14 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 
 sim: ## the simulator's scenarios over many more seeds
 	cargo test --locked --test sim --no-fail-fast -- --include-ignored
+
+lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each undone in time (10 minutes)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture lockout | grep -E '^(measured|test )'
+
+kill-matrix: ## kill -9 at every step of a change, under traffic (15 minutes)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture kill_matrix | grep -E '^(measured|test )'
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh test

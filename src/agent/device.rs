@@ -2,20 +2,52 @@
 //!
 //! Requests are done in order. Results come back through one channel, so the agent sees them as events.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 
 use natpunch_types::{DeviceSnapshot, PeerKey};
-use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, WgError};
-use tokio::sync::mpsc;
+use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::journal::{Entry, Journal, Watch};
 
 /// Requests that wait for the device; the agent never has more than a few under way.
 const QUEUE: usize = 256;
 
+/// What has to be on disk before a change begins: who has to survive it, and until when.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Prepared {
+    /// Peers that have to be alive afterwards.
+    pub(super) watched: Vec<Watch>,
+    /// Until when, since boot.
+    pub(super) deadline: Duration,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    /// It was not begun: without a journal there is no way back.
+    #[error(
+        "can't write the journal, without which a change could not be undone: {0}; the mesh stays as it was. Make the \
+         state directory writable (NATPUNCH_STATE_DIR, default /var/lib/natpunch)"
+    )]
+    Journal(io::Error),
+    /// The device refuses it.
+    #[error(transparent)]
+    Device(#[from] WgError),
+}
+
+/// What is done before the first write to the device.
+pub(super) type Prepare = Box<dyn FnOnce() -> io::Result<Prepared> + Send>;
+
 /// What the agent asks of the device.
 enum Request {
-    Apply { spec: Box<InterfaceSpec>, serial: u64 },
+    Apply { spec: Box<InterfaceSpec>, serial: u64, prepare: Prepare },
+    Note(Journal, Box<Entry>),
+    Drift { spec: Box<InterfaceSpec>, heal: bool },
+    Compare { spec: Box<InterfaceSpec>, answer: oneshot::Sender<Result<Plan, WgError>> },
     SetEndpoint { peer: PeerKey, endpoint: SocketAddr, kick: bool },
     Snapshot,
 }
@@ -28,8 +60,17 @@ pub(super) enum DeviceEvent {
         /// The number that `apply` returned.
         serial: u64,
         /// What changed, or what went wrong.
-        result: Result<Applied, WgError>,
+        result: Result<(Applied, Prepared), ChangeError>,
     },
+    /// A [`DeviceThread::drift`] ended.
+    Drift {
+        /// What somebody changed.
+        found: Plan,
+        /// Whether it was undone.
+        healed: Option<Result<(), WgError>>,
+    },
+    /// A [`DeviceThread::note`] failed.
+    NotNoted(io::Error),
     /// A [`DeviceThread::set_endpoint`] ended.
     EndpointSet {
         /// The peer.
@@ -63,11 +104,28 @@ impl DeviceThread {
         (Self { requests, serial: 0, snapshot_asked: None, snapshot_cost: Duration::ZERO }, results)
     }
 
-    /// Brings the device to `spec`. The number names the [`DeviceEvent::Applied`] that answers.
-    pub(super) fn apply(&mut self, spec: InterfaceSpec) -> u64 {
+    /// Brings the device to `spec`, after `prepare`. The number names the [`DeviceEvent::Applied`] that answers.
+    pub(super) fn apply(&mut self, spec: InterfaceSpec, prepare: Prepare) -> u64 {
         self.serial += 1;
-        self.send(Request::Apply { spec: Box::new(spec), serial: self.serial });
+        self.send(Request::Apply { spec: Box::new(spec), serial: self.serial, prepare });
         self.serial
+    }
+
+    /// Writes the journal, after what was asked before.
+    pub(super) fn note(&self, journal: Journal, entry: Entry) {
+        self.send(Request::Note(journal, Box::new(entry)));
+    }
+
+    /// Looks for what somebody else changed, and undoes it with `heal`.
+    pub(super) fn drift(&self, spec: InterfaceSpec, heal: bool) {
+        self.send(Request::Drift { spec: Box::new(spec), heal });
+    }
+
+    /// How the device differs from `spec`.
+    pub(super) fn compare(&self, spec: InterfaceSpec) -> oneshot::Receiver<Result<Plan, WgError>> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Compare { spec: Box::new(spec), answer });
+        answered
     }
 
     /// Tells WireGuard where a peer is.
@@ -105,7 +163,29 @@ impl DeviceThread {
 fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mpsc::Sender<DeviceEvent>) {
     while let Ok(request) = todo.recv() {
         let event = match request {
-            Request::Apply { spec, serial } => DeviceEvent::Applied { serial, result: interface.apply(&spec) },
+            Request::Apply { spec, serial, prepare } => {
+                let result = prepare()
+                    .map_err(ChangeError::Journal)
+                    .and_then(|prepared| Ok((interface.apply(&spec)?, prepared)));
+                DeviceEvent::Applied { serial, result }
+            }
+            Request::Note(journal, entry) => match journal.write(&entry) {
+                Ok(()) => continue,
+                Err(error) => DeviceEvent::NotNoted(error),
+            },
+            Request::Drift { spec, heal } => match interface.drift(&spec) {
+                // A device that can't be read is found out by its snapshots.
+                Err(_) => continue,
+                Ok(found) => {
+                    let undo = heal && !found.is_empty();
+                    let healed = undo.then(|| interface.apply(&spec).map(|_| ()));
+                    DeviceEvent::Drift { found, healed }
+                }
+            },
+            Request::Compare { spec, answer } => {
+                let _ = answer.send(interface.drift(&spec));
+                continue;
+            }
             Request::SetEndpoint { peer, endpoint, kick } => {
                 let result = interface.set_endpoint(&peer, endpoint, kick);
                 DeviceEvent::EndpointSet { peer, endpoint, result }

@@ -7,8 +7,13 @@ use natpunch_net::NetError;
 use natpunch_plugin::PluginError;
 use natpunch_wg::WgError;
 
+use super::caps::Refusal;
 use crate::config::ConfigErrors;
 use crate::source::SourceError;
+
+fn list(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
 
 /// Why the agent can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,20 @@ pub enum AgentError {
     /// A setting that a running mesh can't change.
     #[error("{0} can't change while the mesh is up: run `natpunch down`, then `natpunch apply` again")]
     Fixed(&'static str),
+    /// The change needs somebody's word.
+    #[error("the change is refused: {}", list(.0))]
+    Refused(Vec<Refusal>),
+    /// The version was tried and undone.
+    #[error("this version was rolled back, and is not tried again until the mesh file changes: {0}")]
+    Held(String),
+    /// The plan that was to be applied is not the one that would be.
+    #[error("the plan has changed: it was {wanted}, it is {found}; nothing was changed")]
+    PlanChanged {
+        /// The id that was asked for.
+        wanted: String,
+        /// The id of what would be done.
+        found: String,
+    },
     /// Something that should not happen.
     #[error("{0}")]
     Internal(String),
@@ -58,6 +77,15 @@ impl AgentError {
             Self::Control { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run as root, or set NATPUNCH_RUNTIME_DIR to a directory of yours".to_owned())
             }
+            Self::Refused(refusals) => {
+                let words: Vec<&str> = refusals.iter().map(|refusal| refusal.consent.word()).collect();
+                Some(format!(
+                    "if it is meant, say so in the file, [apply] allow = [\"{}\"], or with --allow {}",
+                    words.join("\", \""),
+                    words.join(" --allow ")
+                ))
+            }
+            Self::PlanChanged { .. } => Some("look at `natpunch plan` again".to_owned()),
             _ => None,
         }
     }

@@ -4,14 +4,21 @@
 //! drains what the core wants done, so nothing is decided here that the simulator could not see: this file only knows
 //! how to send a datagram, set an endpoint, tell a plugin, and reload.
 
+pub(crate) mod caps;
+mod change;
 mod device;
 mod error;
+pub(crate) mod journal;
 mod names;
+pub mod plan;
 mod reload;
 pub(crate) mod spec;
 mod store;
+#[cfg(test)]
+mod testing;
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,16 +33,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::{self, NodeConfig};
+use crate::config::{self, Consent, NodeConfig};
 use crate::control::{self, Call, Reply, Request};
 use crate::plugins::host::{self, Correspondents, Instance, NodeFacts, PluginEvent};
 use crate::plugins::{fill_random, registry};
-use crate::source::{self, Change, Source, SourceStatus};
+use crate::source::{self, Source, SourceStatus};
 
+pub use caps::Refusal;
+use change::{Good, Guard};
 use device::{DeviceEvent, DeviceThread};
 pub use error::AgentError;
+use journal::{Change, Entry, Journal, Version};
 use names::Resolver;
-use reload::PendingReload;
+use reload::{Beginning, DRIFT_INTERVAL, PendingReload};
 use store::CounterStore;
 
 /// How often the device is read while nothing happens.
@@ -45,6 +55,8 @@ const EAGER_SNAPSHOT: (Duration, Duration) = (Duration::from_millis(50), Duratio
 
 /// Reading a device takes at most one part in this many of the agent's time: with 10,000 peers it is slow.
 const SNAPSHOT_SHARE: u32 = 20;
+/// The same for the search for drift, which reads more.
+const DRIFT_SHARE: u32 = 200;
 
 /// What `natpunch apply` was asked to do.
 #[derive(Debug, Clone)]
@@ -57,8 +69,14 @@ pub struct Options {
     pub once: Option<Duration>,
     /// Where sockets go.
     pub runtime_dir: PathBuf,
-    /// Where counters are kept.
+    /// Where counters and the journal are kept.
     pub state_dir: PathBuf,
+    /// What changes may do beyond what the mesh file allows.
+    pub allow: Vec<Consent>,
+    /// How long a person has to confirm each change; `None`: nobody has to, the peers' signs of life do.
+    pub confirm: Option<Duration>,
+    /// Do this plan at the start, or stop.
+    pub plan: Option<String>,
 }
 
 /// How a run of the agent ended.
@@ -93,11 +111,60 @@ pub struct Status {
     /// Where the mesh comes from, if not from a path of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
+    /// The change that is tried and not yet known to work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeStatus>,
+    /// The version that was tried and undone, and is not tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldStatus>,
+    /// What somebody else changed at the interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
     /// Discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
     /// What the core knows: candidates of this node, peers and their paths.
     #[serde(flatten)]
     pub core: MeshStatus,
+}
+
+/// A change that is not yet known to work.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChangeStatus {
+    /// Its version.
+    pub revision: String,
+    /// When it will be undone, in seconds.
+    pub undone_in_s: f64,
+    /// Whether a person has to confirm it.
+    pub by_person: bool,
+    /// The peers whose sign of life is awaited.
+    pub waiting_for: Vec<String>,
+}
+
+/// A version that was undone.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeldStatus {
+    /// The version.
+    pub revision: String,
+    /// Why it was undone.
+    pub reason: String,
+}
+
+/// What somebody else changed at the interface.
+#[derive(Debug, Clone, Serialize)]
+pub struct DriftStatus {
+    /// What was found last, as the changes that put it right.
+    pub changes: Vec<String>,
+    /// Whether it was put right.
+    pub healed: bool,
+    /// How often something was found since the start.
+    pub times: u64,
+}
+
+/// A version that was tried and undone.
+#[derive(Debug, Clone)]
+struct Held {
+    to: [u8; 32],
+    reason: String,
 }
 
 /// One discovery instance in `status`.
@@ -125,18 +192,32 @@ pub async fn run(options: Options) -> Result<Outcome, AgentError> {
 }
 
 /// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a moment.
-async fn load(source: &Source, options: &Options) -> Result<NodeConfig, AgentError> {
+async fn load(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Version>), AgentError> {
     let (path, key) = (source.path(), options.private_key_file.clone());
-    tokio::task::spawn_blocking(move || -> Result<NodeConfig, AgentError> {
+    tokio::task::spawn_blocking(move || -> Result<_, AgentError> {
         let mesh = config::load(&path)?;
-        Ok(config::resolve_node(&mesh, key.as_deref())?)
+        let node = config::resolve_node(&mesh, key.as_deref())?;
+        let private_key_file = key.map(|key| std::path::absolute(&key).unwrap_or(key));
+        let version = Version { hash: mesh.content_hash, files: mesh.texts(), private_key_file };
+        Ok((node, Arc::new(version)))
     })
     .await
     .map_err(|error| AgentError::Internal(error.to_string()))?
 }
 
+/// Checks that the plan that somebody has read is the one that would be done.
+async fn check_plan(options: &Options, node: &NodeConfig) -> Result<(), AgentError> {
+    let Some(wanted) = options.plan.clone() else { return Ok(()) };
+    let spec = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
+    let plan = tokio::task::spawn_blocking(move || Interface::plan(&spec))
+        .await
+        .map_err(|error| AgentError::Internal(error.to_string()))??;
+    let found = plan::id(node, &plan);
+    if found == wanted { Ok(()) } else { Err(AgentError::PlanChanged { wanted, found }) }
+}
+
 /// Loads what there is to start with: the newest version, or the last good one if that can't be used.
-async fn load_first(source: &Source, options: &Options) -> Result<NodeConfig, AgentError> {
+async fn load_first(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Version>), AgentError> {
     match load(source, options).await {
         Err(error) if source.fall_back() => {
             tracing::error!("the newest version can't be used, starting with the last good one\n{error}");
@@ -148,7 +229,23 @@ async fn load_first(source: &Source, options: &Options) -> Result<NodeConfig, Ag
 
 struct Agent {
     options: Options,
+    /// The version that runs.
     node: NodeConfig,
+    version: Arc<Version>,
+    /// The version that is known to work: the one that runs, or the one before.
+    good: Good,
+    guard: Option<Guard>,
+    held: Option<Held>,
+    retry_back: Option<(Instant, [u8; 32])>,
+    journal: Journal,
+    checking: bool,
+    to_checks: mpsc::Sender<BTreeSet<IpAddr>>,
+    drift: Option<DriftStatus>,
+    drift_at: Instant,
+    /// The mesh file says something else than what runs since the start.
+    catch_up: bool,
+    /// Where the device has its peers.
+    endpoints: BTreeMap<PeerKey, SocketAddr>,
     mesh: Mesh,
     backend: String,
     device: DeviceThread,
@@ -176,7 +273,8 @@ struct Sources {
     stun: mpsc::Receiver<Vec<SocketAddr>>,
     calls: mpsc::Receiver<Call>,
     links: LinkWatch,
-    mesh_changes: mpsc::Receiver<Change>,
+    mesh_changes: mpsc::Receiver<source::Change>,
+    checks: mpsc::Receiver<BTreeSet<IpAddr>>,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -191,19 +289,37 @@ fn now() -> Time {
 impl Agent {
     async fn start(options: Options) -> Result<Self, AgentError> {
         let (source, mesh_changes) = Source::open(options.source.clone()).await?;
-        let node = load_first(&source, &options).await?;
-        let plugins_ok: Result<Vec<_>, _> = node.discovery.iter().map(|d| registry::build(&d.settings)).collect();
+        let (file, version) = load_first(&source, &options).await?;
+        let plugins_ok: Result<Vec<_>, _> = file.discovery.iter().map(|d| registry::build(&d.settings)).collect();
         plugins_ok.map_err(AgentError::Plugin)?;
+        check_plan(&options, &file).await?;
 
         let (calls_in, calls) = mpsc::channel(16);
-        let socket = control::socket_path(&options.runtime_dir, &node.interface);
+        let socket = control::socket_path(&options.runtime_dir, &file.interface);
         let control = control::Server::listen(&socket, calls_in)
             .await
             .map_err(|source| AgentError::Control { path: socket, source })?;
-        let wanted = spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
+        // What was open when the last agent ended comes first.
+        let journal = Journal::new(&options.state_dir, &file.interface);
+        let name = file.interface.clone();
+        let is_up = tokio::task::spawn_blocking(move || natpunch_wg::exists(&name))
+            .await
+            .map_err(|error| AgentError::Internal(error.to_string()))??;
+        let Beginning { node, version, good, guard, held, differs } =
+            Beginning::resolve(file, version, &journal, is_up);
+        let mut wanted = spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
+        if let Some(Entry { change: Some(Change::Open { endpoints, .. }), .. }) = journal.peek() {
+            wanted = reload::with_endpoints(wanted, &endpoints);
+        }
         let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
+        if guard.is_none() {
+            let change = held.clone().map(|Held { to, reason }| Change::Held { to, reason });
+            if let Err(error) = journal.write(&Entry { good: (*version).clone(), change }) {
+                tracing::warn!(%error, directory = %options.state_dir.display(), "can't write the journal");
+            }
+        }
         let backend = interface.backend().to_string();
         let (mut device, device_events) = DeviceThread::start(interface);
         device.snapshot();
@@ -211,6 +327,7 @@ impl Agent {
         let raw = RawPort::open(node.listen_port, node.fwmark)?;
         let links = LinkWatch::new(&node.interface).await?;
         let (to_plugins, plugin_events) = host::channel();
+        let (to_checks, checks) = mpsc::channel(4);
         let (resolver, stun) = Resolver::start();
         let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
 
@@ -222,7 +339,21 @@ impl Agent {
         resolver.set(spec::stun_servers(&node));
         let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
 
+        let good = good.unwrap_or_else(|| Good { node: node.clone(), version: Arc::clone(&version) });
         let mut agent = Self {
+            good,
+            version,
+            guard,
+            reload_error: held.as_ref().map(|held| AgentError::Held(held.reason.clone()).to_string()),
+            held,
+            retry_back: None,
+            journal,
+            checking: false,
+            to_checks,
+            drift: None,
+            drift_at: Instant::now() + DRIFT_INTERVAL,
+            catch_up: differs,
+            endpoints: BTreeMap::new(),
             mesh,
             backend,
             device,
@@ -235,7 +366,6 @@ impl Agent {
             store,
             pending: None,
             reloads: 0,
-            reload_error: None,
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
             started: Instant::now(),
             to_plugins,
@@ -247,6 +377,7 @@ impl Agent {
                 calls,
                 links,
                 mesh_changes,
+                checks,
                 terminate: signals(SignalKind::terminate())?,
                 interrupt: signals(SignalKind::interrupt())?,
                 hangup: signals(SignalKind::hangup())?,
@@ -261,7 +392,7 @@ impl Agent {
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
             "joined the mesh"
         );
-        agent.source.applied(agent.node.content_hash);
+        agent.source.applied(agent.good.node.content_hash);
         agent.sync_plugins().await;
         agent.drain();
         crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -271,7 +402,7 @@ impl Agent {
     async fn work(&mut self) -> Result<Outcome, AgentError> {
         loop {
             if let Some(deadline) = self.options.once {
-                if self.settled() {
+                if self.settled() && !self.catch_up && self.pending.is_none() && self.guard.is_none() {
                     return Ok(Outcome::Done);
                 }
                 if self.started.elapsed() >= deadline {
@@ -306,19 +437,19 @@ impl Agent {
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
             Some(servers) = sources.stun.recv() => self.mesh.handle_stun_servers(&servers, now()),
-            Some((request, answer)) = sources.calls.recv() => {
-                if request == Request::Reload {
+            Some(call) = sources.calls.recv() => {
+                if call.request == Request::Reload {
                     // It comes back as a change, when the source was asked.
-                    self.source.ask(answer);
+                    self.source.ask(call.answer);
                     return Ok(true);
                 }
-                let stop = request == Request::Stop;
-                let reply = self.on_request(request).await;
-                let _ = answer.send(reply);
+                let stop = call.request == Request::Stop;
+                self.on_call(call).await;
                 if stop {
                     return Ok(false);
                 }
             }
+            Some(answered) = sources.checks.recv() => self.on_check(&answered),
             change = sources.links.changed() => {
                 if change.suspended {
                     tracing::info!("the machine slept; looking for paths again");
@@ -337,6 +468,11 @@ impl Agent {
                 let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
                 sources.snapshot_at = Instant::now() + interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
                 self.device.snapshot();
+                if Instant::now() >= self.drift_at {
+                    self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
+                    self.look_for_drift();
+                }
+                self.judge();
                 self.forget_correspondents();
                 notify_systemd(&[sd_notify::NotifyState::Watchdog]);
             }
@@ -398,7 +534,17 @@ impl Agent {
 
     async fn on_device(&mut self, event: DeviceEvent) -> Result<(), AgentError> {
         match event {
-            DeviceEvent::Snapshot(Ok(snapshot)) => self.on_snapshot(&snapshot),
+            DeviceEvent::Snapshot(Ok(snapshot)) => {
+                self.on_snapshot(&snapshot);
+                // Who is alive is known now, which the change has to keep so.
+                if std::mem::take(&mut self.catch_up) {
+                    self.reload().await;
+                }
+            }
+            DeviceEvent::Drift { found, healed } => self.on_drift(&found, healed),
+            DeviceEvent::NotNoted(error) => {
+                tracing::error!(%error, "can't write the journal: after a crash this node would begin with an old version");
+            }
             DeviceEvent::Snapshot(Err(error)) => {
                 tracing::error!(%error, "the WireGuard device is gone; making it anew");
                 self.open_device().await?;
@@ -443,7 +589,11 @@ impl Agent {
 
     fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
         self.device.snapshot_arrived();
+        self.endpoints = snapshot.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
         self.mesh.handle_device(snapshot, now());
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
+            guard.snapshot(snapshot);
+        }
     }
 
     fn on_plugin(&mut self, event: PluginEvent) {
@@ -475,8 +625,40 @@ impl Agent {
         }
     }
 
-    async fn on_request(&mut self, request: Request) -> Reply {
+    async fn on_call(&mut self, call: Call) {
+        if call.request == Request::Drift {
+            return self.tell_drift(call);
+        }
+        let reply = self.on_request(call.request, call.connected).await;
+        let _ = call.answer.send(reply);
+    }
+
+    /// Compares on the device's thread, and answers from a task: the agent waits for neither.
+    fn tell_drift(&self, call: Call) {
+        let wanted = match spec::interface(&self.node, &self.options.runtime_dir) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                let _ = call.answer.send(Reply::Error(error.to_string()));
+                return;
+            }
+        };
+        let compared = self.device.compare(wanted);
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            let reply = match compared.await {
+                Ok(Ok(found)) => serde_json::to_value(plan::report(&node, None, &found, &[]))
+                    .map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok),
+                Ok(Err(error)) => Reply::Error(error.to_string()),
+                Err(_) => Reply::Error("the device does not answer".to_owned()),
+            };
+            let _ = call.answer.send(reply);
+        });
+    }
+
+    async fn on_request(&mut self, request: Request, connected: std::time::Instant) -> Reply {
         match request {
+            Request::Confirm => self.confirm_by_person(connected),
+            Request::Drift => Reply::Error("asked elsewhere".to_owned()),
             Request::Status => match serde_json::to_value(self.status()) {
                 Ok(value) => Reply::Ok(value),
                 Err(error) => Reply::Error(error.to_string()),
@@ -492,10 +674,21 @@ impl Agent {
             interface: self.node.interface.clone(),
             backend: self.backend.clone(),
             pid: std::process::id(),
-            revision: self.node.content_hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            revision: journal::revision(&self.node.content_hash),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
             source: self.source.status(),
+            change: self.guard.as_ref().map(|guard| ChangeStatus {
+                revision: journal::revision(&guard.to),
+                undone_in_s: guard.deadline.saturating_sub(boot_time()).as_millis() as f64 / 1e3,
+                by_person: guard.by_person,
+                waiting_for: guard.missing(),
+            }),
+            held: self
+                .held
+                .as_ref()
+                .map(|held| HeldStatus { revision: journal::revision(&held.to), reason: held.reason.clone() }),
+            drift: self.drift.clone(),
             discovery: self
                 .plugins
                 .iter()

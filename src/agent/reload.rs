@@ -1,23 +1,131 @@
-//! Reload: the newest mesh file becomes the running mesh, or nothing changes.
+//! Reload: the newest mesh file becomes the running mesh, or nothing changes; and a version that cuts this node off is
+//! undone.
+//!
+//! The way of a change: loaded and checked ([`Agent::reload`]); refused without a consent that it needs; the peers that
+//! it touches asked whether they answer; the journal written; the device brought to it (the last three on the device's
+//! thread, in this order); the agent follows ([`Agent::on_applied`]); the guard watches ([`Agent::judge`]); the journal
+//! closed, or the way back.
 
-use natpunch_core::Mesh;
-use natpunch_wg::{Applied, WgError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Agent, AgentError, fill_random, load, notify_systemd, now, spec};
+use natpunch_core::{Mesh, PeerState};
+use natpunch_net::boot_time;
+use natpunch_types::PeerKey;
+use natpunch_wg::{Applied, InterfaceSpec, Plan, WgError};
+use tokio::time::Instant;
+
+use super::change::{self, Good, Guard, Verdict};
+use super::device::{ChangeError, Prepared};
+use super::journal::{Change, Entry, Journal, Version, boot_id, revision};
+use super::{Agent, AgentError, DriftStatus, Held, caps, fill_random, load, notify_systemd, now, plan, spec};
 use crate::config::NodeConfig;
 use crate::control::Reply;
 use crate::plugins::registry;
-use crate::source::Change;
+use crate::source;
 
-/// A new version that the device is being brought to.
+/// How often somebody else's changes are looked for.
+pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A version that the device is being brought to.
 pub(super) struct PendingReload {
     serial: u64,
     node: NodeConfig,
+    version: Arc<Version>,
+    /// It is the way back from this version.
+    back_from: Option<[u8; 32]>,
+    by_person: bool,
+    endpoints: BTreeMap<PeerKey, SocketAddr>,
+}
+
+/// The start of a node: which version it runs first, and what is open.
+pub(super) struct Beginning {
+    /// The version to run.
+    pub(super) node: NodeConfig,
+    pub(super) version: Arc<Version>,
+    /// The version to go back to, if it is another.
+    pub(super) good: Option<Good>,
+    pub(super) guard: Option<Guard>,
+    pub(super) held: Option<Held>,
+    /// Whether the mesh file says something else, which is to be applied as any change is.
+    pub(super) differs: bool,
+}
+
+impl Beginning {
+    /// Resolves what the journal says against what the file says.
+    pub(super) fn resolve(node: NodeConfig, version: Arc<Version>, journal: &Journal, is_up: bool) -> Self {
+        let plain = |node, version| Self { node, version, good: None, guard: None, held: None, differs: false };
+        let Some(Entry { good, change }) = journal.read() else { return plain(node, version) };
+        // Nothing runs that the change could be from. An open change is still undone: the reboot may be its doing.
+        let open =
+            matches!(&change, Some(Change::Open { watched, by_person, .. }) if *by_person || !watched.is_empty());
+        if good.hash == version.hash {
+            // What is held stays so: a source may come with its last good version first, and with the held one later.
+            let held = match change {
+                Some(Change::Held { to, reason }) => Some(Held { to, reason }),
+                Some(Change::Open { to, boot, deadline_ms, .. }) if open => {
+                    overdue(&boot, Duration::from_millis(deadline_ms)).map(|why| Held { to, reason: why.to_owned() })
+                }
+                _ => None,
+            };
+            return Self { held, ..plain(node, version) };
+        }
+        if !is_up && !open && !matches!(change, Some(Change::Held { .. })) {
+            return plain(node, version);
+        }
+        let before = match good.load() {
+            Ok(before) if before.interface == node.interface && before.mesh == node.mesh => before,
+            Ok(_) => return plain(node, version),
+            Err(error) => {
+                tracing::warn!(revision = good.revision(), "the version before can't be used any more\n{error}");
+                return plain(node, version);
+            }
+        };
+        let hold = |to: [u8; 32], reason: String| Held { to, reason };
+        let back = |held: Option<Held>, differs| Self {
+            node: before.clone(),
+            version: Arc::new(good.clone()),
+            good: None,
+            guard: None,
+            held,
+            differs,
+        };
+        match change {
+            Some(Change::Held { to, reason }) if to == version.hash => back(Some(hold(to, reason)), false),
+            Some(Change::Open { to, boot, deadline_ms, by_person, watched, endpoints }) if open => {
+                let deadline = Duration::from_millis(deadline_ms);
+                let Some(reason) = overdue(&boot, deadline) else {
+                    if to != version.hash {
+                        return back(None, true);
+                    }
+                    let guard = Guard::new(to, deadline, by_person, watched, endpoints);
+                    let good = Some(Good { node: before, version: Arc::new(good) });
+                    return Self { node, version, good, guard: Some(guard), held: None, differs: false };
+                };
+                tracing::error!(revision = revision(&to), reason, "going back to the version before");
+                back(Some(hold(to, reason.to_owned())), to != version.hash)
+            }
+            _ => back(None, true),
+        }
+    }
+}
+
+/// Why a change whose agent died may not be tried any longer.
+fn overdue(boot: &str, deadline: Duration) -> Option<&'static str> {
+    if boot.is_empty() || boot != boot_id() {
+        Some("the host was restarted before it was confirmed")
+    } else if boot_time() >= deadline {
+        Some("its time ran out while no agent ran")
+    } else {
+        None
+    }
 }
 
 impl Agent {
     /// The source has something to load, or somebody asked.
-    pub(super) async fn on_mesh_change(&mut self, change: Change) {
+    pub(super) async fn on_mesh_change(&mut self, change: source::Change) {
         self.reload().await;
         if let Some(answer) = change.answer {
             let _ = answer.send(match &self.reload_error {
@@ -30,24 +138,43 @@ impl Agent {
     /// Reads the mesh file again and starts to apply it. What is wrong with it is reported, and the running mesh stays.
     pub(super) async fn reload(&mut self) {
         let result = match load(&self.source, &self.options).await {
-            Ok(node) => self.begin(node),
+            Ok((node, version)) => self.begin(node, version),
             Err(error) => Err(error),
         };
         self.reload_error = match result {
             Ok(()) => None,
             Err(error) => {
-                tracing::error!("the new version of the mesh file is not applied, the mesh stays as it was\n{error}");
-                Some(error.to_string())
+                let help = error.help().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
+                let text = format!("{error}{help}");
+                // A version that is held was reported when it was undone.
+                if matches!(error, AgentError::Held(_)) {
+                    tracing::debug!("{text}");
+                } else {
+                    tracing::error!(
+                        "the new version of the mesh file is not applied, the mesh stays as it was\n{text}"
+                    );
+                }
+                Some(text)
             }
         };
     }
 
-    fn begin(&mut self, node: NodeConfig) -> Result<(), AgentError> {
+    fn begin(&mut self, node: NodeConfig, version: Arc<Version>) -> Result<(), AgentError> {
         let newest = self.pending.as_ref().map_or(&self.node, |pending| &pending.node);
-        if *newest == node {
+        // The same files may be named by another path.
+        if (NodeConfig { files: newest.files.clone(), ..node.clone() }) == *newest {
             tracing::debug!("the mesh file says what it said before");
-            self.source.applied(node.content_hash);
+            if self.guard.is_none() {
+                self.source.applied(node.content_hash);
+            }
+            if self.pending.is_none() && self.guard.is_none() && self.held.take().is_some() {
+                let entry = Entry { good: (*self.good.version).clone(), change: None };
+                self.device.note(self.journal.clone(), entry);
+            }
             return Ok(());
+        }
+        if let Some(held) = self.held.as_ref().filter(|held| held.to == node.content_hash) {
+            return Err(AgentError::Held(held.reason.clone()));
         }
         let fixed = [
             ("the interface's name", self.node.interface != node.interface),
@@ -57,21 +184,75 @@ impl Agent {
         if let Some((what, _)) = fixed.iter().find(|(_, changed)| *changed) {
             return Err(AgentError::Fixed(what));
         }
+        let refusals = caps::refusals(&self.node, &node, &self.options.allow);
+        if !refusals.is_empty() {
+            return Err(AgentError::Refused(refusals));
+        }
         for discovery in &node.discovery {
             registry::build(&discovery.settings).map_err(AgentError::Plugin)?;
         }
         let wanted = spec::interface(&node, &self.options.runtime_dir).map_err(AgentError::Program)?;
-        let serial = self.device.apply(wanted);
-        self.pending = Some(PendingReload { serial, node });
+        let by_person = self.options.confirm.is_some();
+        let confirm = self.options.confirm.unwrap_or(node.apply.confirm);
+        let earlier = self.guard.as_ref().map(|guard| guard.watched.clone()).unwrap_or_default();
+        let candidates = if by_person || confirm.is_zero() {
+            Vec::new()
+        } else {
+            let mut alive = self.alive();
+            alive.extend(earlier.iter().map(|watch| watch.name.clone()));
+            let operators = change::operators(&self.good.node);
+            change::candidates(&self.good.node, &node, &alive, &operators, &earlier)
+        };
+        let mut endpoints = self.guard.as_ref().map(|guard| guard.endpoints.clone()).unwrap_or_default();
+        endpoints.extend(self.endpoints.iter().map(|(key, endpoint)| (*key, *endpoint)));
+        let (journal, good, to) = (self.journal.clone(), (*self.good.version).clone(), version.hash);
+        let noted = endpoints.clone();
+        let prepare = move || {
+            let watched = change::baseline(candidates);
+            let deadline = boot_time() + change::window(confirm, &watched);
+            let change = Change::Open {
+                to,
+                boot: boot_id(),
+                deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+                by_person,
+                watched: watched.clone(),
+                endpoints: noted,
+            };
+            journal.write(&Entry { good, change: Some(change) })?;
+            Ok(Prepared { watched, deadline })
+        };
+        let serial = self.device.apply(wanted, Box::new(prepare));
+        self.pending = Some(PendingReload { serial, node, version, back_from: None, by_person, endpoints });
         Ok(())
+    }
+
+    /// The peers, by name, that are connected now.
+    fn alive(&self) -> BTreeSet<String> {
+        let peers = self.mesh.status(now()).peers;
+        peers.into_iter().filter(|peer| peer.state == PeerState::Connected).map(|peer| peer.name).collect()
     }
 
     /// The device answered. Only the answer to the newest request counts: an older one is about a version that was
     /// overtaken.
-    pub(super) async fn on_applied(&mut self, serial: u64, result: Result<Applied, WgError>) {
+    pub(super) async fn on_applied(&mut self, serial: u64, result: Result<(Applied, Prepared), ChangeError>) {
         let Some(pending) = self.pending.take_if(|pending| pending.serial == serial) else { return };
-        match result {
-            Ok(applied) => {
+        let PendingReload { node, version, back_from, by_person, endpoints, .. } = pending;
+        match (result, back_from) {
+            (Ok((applied, _)), Some(_)) => {
+                self.guard = None;
+                tracing::warn!(
+                    revision = version.revision(),
+                    changes = applied.plan.changes.len(),
+                    "back at the version before: the interface was read back and is as it was"
+                );
+                self.adopt(node, version).await;
+                notify_systemd(&[sd_notify::NotifyState::Status("the newest mesh file was rolled back")]);
+            }
+            (Err(error), Some(from)) => {
+                tracing::error!(%error, "can't go back to the version before; trying again");
+                self.retry_back = Some((Instant::now() + Duration::from_secs(1), from));
+            }
+            (Ok((applied, prepared)), None) => {
                 self.reloads += 1;
                 tracing::info!(
                     changes = applied.plan.changes.len(),
@@ -79,27 +260,171 @@ impl Agent {
                     reload = self.reloads,
                     "reloaded the mesh file"
                 );
-                for change in &applied.plan.changes {
-                    tracing::info!("{change}");
+                for change in plan::report(&node, Some(&self.node), &applied.plan, &[]).changes {
+                    tracing::info!("{} {}", change.sign, change.text);
                 }
-                self.adopt(pending.node).await;
+                self.held = None;
+                self.adopt(node, version).await;
+                let Prepared { watched, deadline } = prepared;
+                if watched.is_empty() && !by_person {
+                    self.confirm(&[]);
+                } else {
+                    let guard = Guard::new(self.node.content_hash, deadline, by_person, watched, endpoints);
+                    let left = deadline.saturating_sub(boot_time()).as_secs();
+                    if by_person {
+                        tracing::warn!("run `natpunch confirm` within {left} s, or this change is undone");
+                    } else {
+                        tracing::info!(peers = %guard.missing().join(", "), "waiting up to {left} s for a sign of life");
+                    }
+                    self.guard = Some(guard);
+                }
                 notify_systemd(&[sd_notify::NotifyState::Status(&format!("reload {} applied", self.reloads))]);
             }
-            Err(error) => {
-                tracing::error!(%error, "the device refuses the new version; going back to the version before");
+            (Err(error @ ChangeError::Journal(_)), None) => {
+                tracing::error!("{error}");
                 self.reload_error = Some(error.to_string());
-                match spec::interface(&self.node, &self.options.runtime_dir) {
-                    Ok(before) => {
-                        self.device.apply(before);
-                    }
-                    Err(error) => tracing::error!(%error, "can't go back"),
-                }
+            }
+            (Err(error), None) => self.go_back(node.content_hash, error.to_string()),
+        }
+    }
+
+    /// Begins the way back to the version that works.
+    fn go_back(&mut self, from: [u8; 32], reason: String) {
+        tracing::error!(revision = revision(&from), %reason, "the new version is undone");
+        self.held = Some(Held { to: from, reason: reason.clone() });
+        self.reload_error = Some(AgentError::Held(reason.clone()).to_string());
+        // On disk first: whoever starts next goes on with the way back.
+        let entry = Entry { good: (*self.good.version).clone(), change: Some(Change::Held { to: from, reason }) };
+        self.device.note(self.journal.clone(), entry);
+        self.apply_good(from);
+    }
+
+    fn apply_good(&mut self, from: [u8; 32]) {
+        match spec::interface(&self.good.node, &self.options.runtime_dir) {
+            Ok(before) => {
+                let mut endpoints = self.endpoints.clone();
+                endpoints.extend(self.guard.iter().flat_map(|guard| guard.endpoints.clone()));
+                let before = with_endpoints(before, &endpoints);
+                let serial = self.device.apply(before, Box::new(|| Ok(Prepared::default())));
+                let Good { node, version } = self.good.clone();
+                let back_from = Some(from);
+                self.pending = Some(PendingReload { serial, node, version, back_from, by_person: false, endpoints });
+            }
+            Err(error) => tracing::error!(%error, "can't go back"),
+        }
+    }
+
+    /// The version that runs is known to work.
+    fn confirm(&mut self, missing: &[String]) {
+        if !missing.is_empty() {
+            tracing::warn!(peers = %missing.join(", "), "the change stays; these peers did not come back yet");
+        }
+        if self.guard.take().is_some() {
+            tracing::info!(revision = self.version.revision(), "the new version works");
+        }
+        self.good = Good { node: self.node.clone(), version: Arc::clone(&self.version) };
+        self.source.applied(self.node.content_hash);
+        self.device.note(self.journal.clone(), Entry { good: (*self.version).clone(), change: None });
+    }
+
+    /// A person says that the change is good. It has to come over a connection that was made after it.
+    pub(super) fn confirm_by_person(&mut self, connected: std::time::Instant) -> Reply {
+        match &self.guard {
+            _ if self.pending.is_some() => Reply::Error("a change is being applied; confirm it afterwards".into()),
+            None => Reply::Error("no change waits for a confirmation".into()),
+            Some(guard) if connected <= guard.began => {
+                Reply::Error("this connection is from before the change: confirm over a new one".into())
+            }
+            Some(_) => {
+                self.confirm(&[]);
+                Reply::Ok(serde_json::json!({ "revision": self.version.revision() }))
             }
         }
     }
 
+    /// Looks how the change stands that is not confirmed yet, and what the peers answer.
+    pub(super) fn judge(&mut self) {
+        if let Some((at, from)) = self.retry_back
+            && self.pending.is_none()
+            && Instant::now() >= at
+        {
+            self.retry_back = None;
+            self.apply_good(from);
+        }
+        if self.pending.is_some() {
+            return;
+        }
+        let Some(guard) = &self.guard else { return };
+        match guard.verdict(boot_time()) {
+            Verdict::Good(missing) => self.confirm(&missing),
+            Verdict::Bad(reason) => {
+                let from = guard.to;
+                self.go_back(from, reason);
+            }
+            Verdict::Wait => {
+                let Some(check) = guard.check(self.node.mtu).filter(|_| !self.checking) else { return };
+                self.checking = true;
+                let tell = self.to_checks.clone();
+                tokio::task::spawn_blocking(move || {
+                    let _ = tell.blocking_send(check.run());
+                });
+            }
+        }
+    }
+
+    /// The answers of peers to echoes.
+    pub(super) fn on_check(&mut self, answered: &BTreeSet<IpAddr>) {
+        self.checking = false;
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
+            guard.answered(answered);
+        }
+        self.judge();
+    }
+
+    /// Looks for what others changed at the interface, while nothing of ours is under way.
+    pub(super) fn look_for_drift(&self) {
+        if self.pending.is_none()
+            && let Ok(wanted) = spec::interface(&self.node, &self.options.runtime_dir)
+        {
+            self.device.drift(with_endpoints(wanted, &self.endpoints), self.node.apply.heal);
+        }
+    }
+
+    pub(super) fn on_drift(&mut self, found: &Plan, healed: Option<Result<(), WgError>>) {
+        let changes: Vec<String> = plan::report(&self.node, None, found, &[])
+            .changes
+            .into_iter()
+            .map(|change| format!("{} {}", change.sign, change.text))
+            .collect();
+        if changes.is_empty() {
+            if let Some(drift) = self.drift.as_mut().filter(|drift| !drift.healed) {
+                drift.changes.clear();
+            }
+            return;
+        }
+        let (is_healed, error) = match healed {
+            None => (false, None),
+            Some(Ok(())) => (true, None),
+            Some(Err(error)) => (false, Some(error.to_string())),
+        };
+        let known = self.drift.as_ref().is_some_and(|drift| drift.changes == changes && drift.healed == is_healed);
+        let times = self.drift.as_ref().map_or(0, |drift| drift.times) + u64::from(is_healed || !known);
+        if is_healed || !known {
+            tracing::warn!(
+                needed = %changes.join("; "), times,
+                "somebody changed the interface; {}",
+                if is_healed { "it was put right" } else { "it stays so ([apply] heal)" }
+            );
+        }
+        if let Some(error) = error.filter(|_| !known) {
+            tracing::error!(%error, "can't put the interface right");
+        }
+        self.drift = Some(DriftStatus { changes, healed: is_healed, times });
+    }
+
     /// Makes `node`, which the device has already, the running version for the core and the plugins.
-    async fn adopt(&mut self, node: NodeConfig) {
+    async fn adopt(&mut self, node: NodeConfig, version: Arc<Version>) {
+        self.version = version;
         let before = std::mem::replace(&mut self.node, node);
         let moved = before.listen_port != self.node.listen_port || before.fwmark != self.node.fwmark;
         let renamed = before.public_key != self.node.public_key;
@@ -135,6 +460,13 @@ impl Agent {
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();
-        self.source.applied(self.node.content_hash);
     }
+}
+
+/// The specification, with peers that have to be added anew where they were.
+pub(super) fn with_endpoints(mut spec: InterfaceSpec, endpoints: &BTreeMap<PeerKey, SocketAddr>) -> InterfaceSpec {
+    for peer in &mut spec.peers {
+        peer.endpoint = endpoints.get(&peer.key).copied();
+    }
+    spec
 }

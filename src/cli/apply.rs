@@ -29,6 +29,9 @@ pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         once: args.once.then(|| Duration::from_secs(args.deadline)),
         runtime_dir: control::runtime_dir(),
         state_dir: control::state_dir(),
+        allow: args.allow,
+        confirm: args.confirm,
+        plan: args.plan,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(agent::run(options));

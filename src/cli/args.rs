@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use natpunch_types::PeerKey;
 
+use crate::config::{Consent, parse_span};
 use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
@@ -42,6 +43,8 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Show what `apply` would change on this host (exit code 0: nothing, 2: changes, 1: error).
     Plan(PlanArgs),
+    /// Say that the change that a running mesh just made is good, so that it stays.
+    Confirm(ConfirmArgs),
     /// Validate a mesh for every node in it, without network or privileges.
     Check(CheckArgs),
     /// Make a new mesh file.
@@ -101,6 +104,33 @@ pub struct ApplyArgs {
     /// Deadline of `--once`, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub deadline: u64,
+    /// Let changes do what is refused otherwise; repeat for several (mass-removal, critical-removal, default-route,
+    /// empty-mesh).
+    #[arg(long, value_name = "WORD", value_parser = consent)]
+    pub allow: Vec<Consent>,
+    /// Undo every change of the running mesh that nobody confirms within this time (such as 120s) with `natpunch
+    /// confirm`.
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub confirm: Option<Duration>,
+    /// Do exactly the plan that `natpunch plan` printed with this id, or stop.
+    #[arg(long, value_name = "ID")]
+    pub plan: Option<String>,
+}
+
+fn consent(text: &str) -> Result<Consent, String> {
+    text.parse().map_err(|()| format!("one of {}", Consent::ALL.map(Consent::word).join(", ")))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_span(text).filter(|span| !span.is_zero()).ok_or_else(|| "a number with s, m or h, such as 120s".to_owned())
+}
+
+/// Arguments of `confirm`.
+#[derive(Debug, Args)]
+pub struct ConfirmArgs {
+    /// The interface, if several meshes run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
 }
 
 /// Arguments of `plan`.
@@ -108,11 +138,20 @@ pub struct ApplyArgs {
 pub struct PlanArgs {
     /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
     /// https://HOST/mesh.toml.
-    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
-    pub source: Location,
+    #[arg(value_name = "SOURCE", required_unless_present = "live", conflicts_with = "live", value_parser = OsStringValueParser::new().try_map(parse_argument))]
+    pub source: Option<Location>,
     /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
+    /// Show what somebody changed at the interface of a running mesh, as what would put it right.
+    #[arg(long)]
+    pub live: bool,
+    /// With --live: the interface, if several meshes run on this host.
+    #[arg(long, short, value_name = "NAME", requires = "live")]
+    pub interface: Option<String>,
+    /// Consents that `apply` will have.
+    #[arg(long, value_name = "WORD", value_parser = consent)]
+    pub allow: Vec<Consent>,
     /// This node's private key file, if not the one the mesh file names.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::CliError;
 use super::args::DownArgs;
 use crate::agent::AgentError;
+use crate::agent::journal::Journal;
 use crate::control::{self, Client, ControlError, Request};
 
 /// How long an agent may take to stop.
@@ -37,6 +38,7 @@ pub(super) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     };
     stop_agent(&directory, &interface.name)?;
     let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory).map_err(AgentError::from)?;
+    Journal::new(&control::state_dir(), &interface.name).remove();
     writeln!(anstream::stdout(), "mesh {} is down: {removed}", interface.owner)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ mod apply;
 pub mod args;
 mod check;
 mod completions;
+mod confirm;
 mod demo;
 mod device;
 mod down;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
     let done = start_log(&cli).and_then(|()| match cli.command {
         Command::Apply(args) => apply::run(args),
         Command::Plan(args) => plan::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Init(args) => init::run(&args),
         Command::AddPeer(args) => add_peer::run(args),

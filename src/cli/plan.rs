@@ -1,14 +1,20 @@
-//! `natpunch plan`: what `apply` would change on this host, without changing it.
+//! `natpunch plan`: what `apply` would change on this host, without changing it; with `--live`, what somebody else
+//! changed.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use natpunch_wg::Interface;
+use anstyle::{AnsiColor, Style};
+use natpunch_wg::{Effect, Interface};
 
 use super::CliError;
+use super::agents::agent_of;
 use super::args::PlanArgs;
-use crate::agent::{AgentError, spec};
-use crate::source::Look;
+use crate::agent::journal::Journal;
+use crate::agent::plan::{PlanReport, report};
+use crate::agent::{AgentError, caps, spec};
+use crate::control::{Client, Request};
+use crate::source::{Location, Look};
 use crate::{config, control};
 
 /// Exit code when there is something to change.
@@ -19,22 +25,88 @@ const CHANGES: u8 = 2;
 /// # Errors
 /// The mesh file is wrong, or the host can't be read.
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
-    let look = Look::at(&args.source, args.trust.as_deref(), &control::state_dir())?;
-    let mesh = config::load(look.path()).map_err(AgentError::from)?;
-    let node = config::resolve_node(&mesh, args.private_key_file.as_deref()).map_err(AgentError::from)?;
-    let wanted = spec::interface(&node, &control::runtime_dir())?;
-    let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
+    let plan = match &args.source {
+        Some(source) => of_source(source, args)?,
+        None => live(args)?,
+    };
     let mut out = anstream::stdout();
     if args.json {
         let text = serde_json::to_string_pretty(&plan).map_err(|error| CliError::new(error.to_string()))?;
         writeln!(out, "{text}")?;
-    } else if plan.changes.is_empty() {
-        writeln!(out, "nothing to change on {}", node.interface)?;
     } else {
-        for change in &plan.changes {
-            writeln!(out, "{change}")?;
-        }
-        writeln!(out, "{} changes on {}", plan.changes.len(), node.interface)?;
+        write!(out, "{}", render(&plan, args.live))?;
     }
     Ok(if plan.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
+
+fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError> {
+    let look = Look::at(source, args.trust.as_deref(), &control::state_dir())?;
+    let mesh = config::load(look.path()).map_err(AgentError::from)?;
+    let node = config::resolve_node(&mesh, args.private_key_file.as_deref()).map_err(AgentError::from)?;
+    let wanted = spec::interface(&node, &control::runtime_dir())?;
+    let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
+    // The version that runs knows the names of peers that go, and what the change takes away.
+    let running = Journal::new(&control::state_dir(), &node.interface).peek();
+    let before = running.and_then(|entry| entry.good.load().ok());
+    let needs = before.as_ref().map(|before| caps::refusals(before, &node, &args.allow)).unwrap_or_default();
+    Ok(report(&node, before.as_ref(), &plan, &needs))
+}
+
+fn live(args: &PlanArgs) -> Result<PlanReport, CliError> {
+    let directory = control::runtime_dir();
+    let interface = agent_of(&directory, args.interface.as_deref())?;
+    let answer = Client::connect(&directory, &interface)?.ask(Request::Drift)?;
+    serde_json::from_value(answer).map_err(|error| {
+        CliError::new(format!("the agent speaks another version of natpunch: {error}"))
+            .help("restart the agent, tunnels stay up meanwhile")
+    })
+}
+
+/// The plan for people, with ANSI colours.
+fn render(plan: &PlanReport, live: bool) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    if plan.changes.is_empty() {
+        let what = if live { "is as the mesh file wants it" } else { "needs no change" };
+        let _ = writeln!(text, "{} {what} (revision {})", plan.interface, plan.revision);
+    }
+    let width = plan.changes.iter().map(|change| change.text.chars().count()).max().unwrap_or_default().min(WIDEST);
+    for change in &plan.changes {
+        let colour = match change.sign.as_str() {
+            "+" => AnsiColor::Green,
+            "-" => AnsiColor::Red,
+            _ => AnsiColor::Yellow,
+        };
+        let style = Style::new().fg_color(Some(colour.into()));
+        let effect = match change.effect {
+            Effect::None => Style::new().dimmed(),
+            Effect::Rehandshake | Effect::Interruption => Style::new().bold(),
+        };
+        let _ = writeln!(
+            text,
+            "{style}{} {:width$}{style:#}  {effect}traffic: {}{effect:#}",
+            change.sign, change.text, change.effect
+        );
+    }
+    for need in &plan.needs {
+        let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+        let _ = writeln!(text, "{style}refused{style:#} without --allow {}: {}", need.allow, need.what);
+    }
+    if !plan.changes.is_empty() {
+        let count = |sign| plan.changes.iter().filter(|change| change.sign == sign).count();
+        let _ = writeln!(
+            text,
+            "{}: {} to add, {} to change, {} to remove on {} (plan {})",
+            if live { "drift" } else { "plan" },
+            count("+"),
+            count("~"),
+            count("-"),
+            plan.interface,
+            plan.id
+        );
+    }
+    text
+}
+
+/// Longer lines, in characters, push their effect out of its column.
+const WIDEST: usize = 70;

@@ -23,6 +23,8 @@ struct View {
     revision: String,
     reload_error: Option<String>,
     source: Option<Source>,
+    change: Option<Change>,
+    drift: Option<Drift>,
     discovery: Vec<Discovery>,
     local: Vec<Local>,
     peers: Vec<Peer>,
@@ -37,6 +39,21 @@ struct Source {
     problem: Option<String>,
     problem_text: Option<String>,
     checked_s: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Change {
+    revision: String,
+    undone_in_s: f64,
+    by_person: bool,
+    waiting_for: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Drift {
+    changes: Vec<String>,
+    healed: bool,
+    times: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +171,25 @@ fn render(view: &View, one_peer: bool) -> String {
     }
     if let Some(source) = &view.source {
         text.push_str(&source_line(source));
+    }
+    if let Some(change) = &view.change {
+        let until = duration(change.undone_in_s);
+        let _ = match change.by_person {
+            true => {
+                writeln!(text, "revision {} is undone in {until} unless you run `natpunch confirm`", change.revision)
+            }
+            false => {
+                let peers = change.waiting_for.join(", ");
+                writeln!(text, "revision {} is undone in {until} without a sign of life from {peers}", change.revision)
+            }
+        };
+    }
+    if let Some(drift) = view.drift.as_ref().filter(|drift| !drift.changes.is_empty()) {
+        let what = if drift.healed { "was put right" } else { "is NOT put right" };
+        let _ = writeln!(text, "somebody changed the interface ({} times), which {what}:", drift.times);
+        for change in &drift.changes {
+            let _ = writeln!(text, "  {change}");
+        }
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -64,6 +64,23 @@ pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, Co
             Err(error) => errors.push(error),
         }
     }
+    load_files(files, errors, given.may_be_empty)
+}
+
+/// Loads the mesh of files that were read before, as [`load`] gives it: relative paths in them count from where the
+/// files were.
+///
+/// # Errors
+/// Every error of every file.
+pub fn load_texts(files: Vec<(PathBuf, String)>) -> Result<MeshConfig, ConfigErrors> {
+    load_files(files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(), Vec::new(), false)
+}
+
+fn load_files(
+    files: Vec<(PathBuf, Vec<u8>)>,
+    mut errors: Vec<ConfigError>,
+    may_be_empty: bool,
+) -> Result<MeshConfig, ConfigErrors> {
     let content_hash = hash(files.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())));
     let mut sources = Sources::default();
     for (file, bytes) in files {
@@ -85,12 +102,8 @@ pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, Co
     }
     let sources = Arc::new(sources);
     let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
-    let mut parts = Parts {
-        raw: RawFile::default(),
-        unusable: BTreeSet::new(),
-        complete: errors.is_empty(),
-        may_be_empty: given.may_be_empty,
-    };
+    let mut parts =
+        Parts { raw: RawFile::default(), unusable: BTreeSet::new(), complete: errors.is_empty(), may_be_empty };
     for (index, source) in sources.0.iter().enumerate() {
         if broken.contains(&index) {
             continue;
@@ -276,6 +289,7 @@ fn first_definition(text: &str, at: usize) -> Option<Range<usize>> {
 fn merge(into: &mut RawFile, from: RawFile, errors: &mut Vec<ConfigError>) {
     merge_section("mesh", &mut into.mesh, from.mesh, errors);
     merge_section("stun", &mut into.stun, from.stun, errors);
+    merge_section("apply", &mut into.apply, from.apply, errors);
     merge_section("interface", &mut into.interface, from.interface, errors);
     merge_named(&mut into.discovery, from.discovery);
     merge_named(&mut into.peers, from.peers);

@@ -28,12 +28,14 @@ pub use import::{ImportedMesh, ImportedPreshared, create_secret_file, imported_t
 pub use keyfile::{new_key_file, new_private_key};
 pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
-pub use load::load;
+pub use load::{load, load_texts};
 pub use model::{
-    Backend, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
+    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
+    RemotePeer,
 };
 pub use resolve::{peers_of, public_key, resolve_node};
 pub use schema::schema;
+pub use value::parse_span;
 pub use watch::Watcher;
 pub use wg_quick::{
     LONGEST as WG_QUICK_LONGEST, WgQuick, WgQuickError, WgQuickPeer, format as format_wg_quick, parse as parse_wg_quick,

@@ -29,6 +29,60 @@ pub enum Backend {
     External,
 }
 
+/// A consent to a change that is refused without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Consent {
+    /// Removing more than 30 % of the peers.
+    MassRemoval,
+    /// Removing a critical peer, or the last way to find it.
+    CriticalRemoval,
+    /// Adding a default route, or half of one.
+    DefaultRoute,
+    /// Removing every peer.
+    EmptyMesh,
+}
+
+impl Consent {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::MassRemoval, Self::CriticalRemoval, Self::DefaultRoute, Self::EmptyMesh];
+
+    /// The word for it in the file and on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::MassRemoval => "mass-removal",
+            Self::CriticalRemoval => "critical-removal",
+            Self::DefaultRoute => "default-route",
+            Self::EmptyMesh => "empty-mesh",
+        }
+    }
+}
+
+impl std::str::FromStr for Consent {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|consent| consent.word() == text).ok_or(())
+    }
+}
+
+/// How changes are applied: `[apply]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplyConfig {
+    /// How long peers may take to be alive again after a change; zero is for ever.
+    pub confirm: Duration,
+    /// Whether drift is undone.
+    pub heal: bool,
+    /// What a change may do.
+    pub allow: Vec<Consent>,
+}
+
+impl Default for ApplyConfig {
+    fn default() -> Self {
+        Self { confirm: Duration::from_secs(60), heal: true, allow: Vec::new() }
+    }
+}
+
 /// Interface settings as far as the file states them: the defaults of `[interface]`, or what one peer overrides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InterfaceConfig {
@@ -85,6 +139,8 @@ pub struct PeerConfig {
     pub endpoint: Option<String>,
     /// False for a plain WireGuard peer that does not run natpunch.
     pub managed: bool,
+    /// Whether changes must not lose it.
+    pub critical: bool,
     /// Free words for people and tools.
     pub tags: Vec<String>,
     /// Interval of persistent keepalives that every node sends to it; `None`: what the node's interface says.
@@ -108,6 +164,8 @@ pub struct MeshConfig {
     pub preshared_secret_file: Option<PathBuf>,
     /// Defaults for every node's interface.
     pub interface: InterfaceConfig,
+    /// How changes are applied.
+    pub apply: ApplyConfig,
     /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
@@ -125,6 +183,14 @@ pub struct MeshConfig {
     pub(super) sources: Arc<Sources>,
 }
 
+impl MeshConfig {
+    /// The files that this was read from, with absolute paths, as [`load_texts`](super::load_texts) takes them.
+    pub fn texts(&self) -> Vec<(PathBuf, String)> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        self.sources.0.iter().map(|source| (absolute(&source.path), source.text.clone())).collect()
+    }
+}
+
 /// Another peer of the mesh, as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemotePeer {
@@ -134,6 +200,8 @@ pub struct RemotePeer {
     pub key: PeerKey,
     /// Whether natpunch runs on it.
     pub managed: bool,
+    /// Whether changes must not lose it.
+    pub critical: bool,
     /// Its addresses in the mesh.
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
@@ -179,6 +247,8 @@ pub struct NodeConfig {
     pub addresses: Vec<IpNet>,
     /// The other peers, sorted by name.
     pub peers: Vec<RemotePeer>,
+    /// How changes are applied.
+    pub apply: ApplyConfig,
     /// Discovery instances.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.

@@ -4,11 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::{ConfigError, Place};
-use super::model::{Backend, DiscoverySettings};
+use super::model::{Backend, Consent, DiscoverySettings};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
     DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port,
-    PublicKey, Word,
+    PublicKey, Span, Word,
 };
 
 section! {
@@ -19,6 +19,8 @@ section! {
         mesh: RawMesh,
         /// Defaults for the WireGuard interface of every node. A peer overrides any of them in `[peers.NAME.interface]`.
         interface: RawInterface,
+        /// How changes of this file are applied to a running mesh; docs/operations.md has the whole story.
+        apply: RawApply,
         /// Discovery instances, `[discovery.NAME]`: where candidates for the peers' endpoints come from. Any number, all
         /// used at once. The endpoints of the file itself need none.
         discovery: Named<RawDiscovery>,
@@ -81,6 +83,24 @@ section! {
 }
 
 section! {
+    /// How changes are applied.
+    #[schemars(rename = "Apply")]
+    struct RawApply {
+        /// How long peers that a change touches, and that were alive before it, may take to be alive again; else the
+        /// node goes back to the version before and stays there until the file changes. A number with `s`, `m` or `h`;
+        /// `0s` switches this off. Default: `60s`.
+        confirm: Span,
+        /// Whether the node undoes what others did to its interface by hand, such as with `wg set`. Without it such a
+        /// drift is only reported. Default: true.
+        heal: bool,
+        /// What a change may do that is refused otherwise: `mass-removal` (of more than 30 % of the peers),
+        /// `critical-removal` (of a peer with `critical = true`, or of the last way to find it), `default-route`,
+        /// `empty-mesh`. Remove the word again once the change is everywhere.
+        allow: Vec<Located<Consent>>,
+    }
+}
+
+section! {
     /// STUN servers.
     #[schemars(rename = "Stun")]
     struct RawStun {
@@ -108,6 +128,9 @@ section! {
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a router. Default: true.
         managed: bool,
+        /// True for a peer that must not be lost, such as the one that you administer the others from: changes that
+        /// remove it are refused, and changes that it does not survive are rolled back. Default: false.
+        critical: bool,
         /// Words of your own, for people and tools.
         tags: Vec<Located<Word>>,
         /// Seconds between keepalives that other nodes send to this peer; 0 is off. Default: what the sending node's

@@ -12,8 +12,8 @@ use natpunch_types::PeerKey;
 use super::error::{ConfigError, Place, Sources};
 use super::keyfile;
 use super::load::{Parts, twice};
-use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
-use super::raw::{Named, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
+use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
 use super::value::{DnsLabel, InterfaceName, Network};
 
@@ -30,6 +30,7 @@ pub(super) fn validate(
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
+    let apply = raw.apply.map(|apply| apply_config(apply.value)).unwrap_or_default();
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
     // With a network that could not be read, nothing can be said to be outside of the networks.
     let all_known = check.is_all_read("mesh.networks");
@@ -51,6 +52,7 @@ pub(super) fn validate(
         lans,
         preshared_secret_file,
         interface,
+        apply,
         discovery,
         stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
         peers,
@@ -60,6 +62,15 @@ pub(super) fn validate(
         places: check.places,
         sources: Arc::clone(sources),
     })
+}
+
+fn apply_config(raw: RawApply) -> ApplyConfig {
+    let default = ApplyConfig::default();
+    ApplyConfig {
+        confirm: raw.confirm.map_or(default.confirm, |span| span.value.0),
+        heal: raw.heal.map_or(default.heal, |heal| heal.value),
+        allow: values(raw.allow).collect(),
+    }
 }
 
 /// Where things of a mesh stand, for errors that are found later.
@@ -241,6 +252,7 @@ impl Check<'_> {
             routes: values(raw.routes).map(|route| route.0).collect(),
             endpoint: raw.endpoint.map(|endpoint| endpoint.value.0),
             managed: raw.managed.is_none_or(|managed| managed.value),
+            critical: raw.critical.is_some_and(|critical| critical.value),
             tags: values(raw.tags).map(|tag| tag.0).collect(),
             persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
             interface,

@@ -11,7 +11,7 @@ use toml_edit::Item;
 
 use super::error::Place;
 use super::keyfile;
-use super::model::Backend;
+use super::model::{Backend, Consent};
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
 /// Gives a value type a JSON schema, in place.
@@ -322,6 +322,47 @@ impl Value for Keepalive {
     fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
         let seconds: u16 = integer(item, place, path, reader, (0, 65535), " seconds; 0 is off")?;
         Some(Self(Duration::from_secs(seconds.into())))
+    }
+}
+
+/// A span of time: a whole number with its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+schema!(Span, { "type": "string", "pattern": "^[0-9]{1,6}[smh]$" });
+
+impl Text for Span {
+    const EXPECTED: &'static str = "a number with s, m or h, such as \"60s\"";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        parse_span(text).map(Self).ok_or_else(|| {
+            Flaw::new(format!("`{}` is not a span of time", Quoted(text)), format!("write {}", Self::EXPECTED))
+        })
+    }
+}
+
+/// Reads a span of time as the mesh file has it: a number of up to six digits with `s`, `m` or `h`.
+pub fn parse_span(text: &str) -> Option<Duration> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(number.len()..)? {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let plain = (1..=6).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse::<u64>().ok().filter(|_| plain).map(|number| Duration::from_secs(number * unit))
+}
+
+impl Text for Consent {
+    const EXPECTED: &'static str = "\"mass-removal\", \"critical-removal\", \"default-route\" or \"empty-mesh\"";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        text.parse().map_err(|()| {
+            let words = Self::ALL.map(Self::word);
+            let help = match did_you_mean(text, &words) {
+                Some(best) => format!("did you mean \"{best}\"?"),
+                None => format!("write {}", <Self as Text>::EXPECTED),
+            };
+            Flaw::new(format!("`{}` is nothing that can be allowed", Quoted(text)), help)
+        })
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Request {
     Stop,
     /// Read the mesh file again now.
     Reload,
+    /// A person says that the change under way is good.
+    Confirm,
+    /// How the interface differs from the version that runs.
+    Drift,
 }
 
 /// What an agent answers: the value asked for, or what went wrong.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,8 +17,16 @@ const MAX_REQUEST: u64 = 4096;
 const MAX_CONNECTIONS: usize = 16;
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A request, and where its answer goes.
-pub type Call = (Request, oneshot::Sender<Reply>);
+/// A request.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// When its connection was made.
+    pub connected: Instant,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Reply>,
+}
 
 /// Listens until it is dropped, and then removes the socket.
 pub struct Server {
@@ -82,6 +90,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} may not control the agent")));
     }
+    let connected = Instant::now();
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -98,7 +107,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
             Err(error) => Reply::Error(format!("not a request: {error}")),
             Ok(request) => {
                 let (answer, answered) = oneshot::channel();
-                if calls.send((request, answer)).await.is_err() {
+                if calls.send(Call { request, connected, answer }).await.is_err() {
                     return Ok(());
                 }
                 answered.await.unwrap_or_else(|_| Reply::Error("the agent is stopping".to_owned()))

@@ -20,6 +20,7 @@ fn reference(schema: &Value) -> String {
         ("[mesh]", "mesh"),
         ("[interface] and [peers.NAME.interface]", "interface"),
         ("[peers.NAME]", "peers"),
+        ("[apply]", "apply"),
         ("[[preshared]]", "preshared"),
         ("[stun]", "stun"),
     ] {

@@ -84,7 +84,16 @@ impl World {
     pub(crate) fn node(&mut self, host: Host) -> Node {
         let (key_file, public_key) = new_key(&host);
         let address = self.mesh.add(host.name(), &public_key, "");
-        Node { host, key_file, public_key, address, file: self.file(), arguments: Vec::new(), agent: None }
+        Node {
+            host,
+            key_file,
+            public_key,
+            address,
+            file: self.file(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            agent: None,
+        }
     }
 
     /// A node behind a router of its own.
@@ -180,6 +189,8 @@ pub(crate) struct Node {
     pub(crate) file: PathBuf,
     /// More arguments of `apply`.
     pub(crate) arguments: Vec<String>,
+    /// More of the environment of `apply`.
+    pub(crate) environment: Vec<(&'static str, String)>,
     agent: Option<Agent>,
 }
 
@@ -203,6 +214,7 @@ impl Node {
             .arg("--private-key-file")
             .arg(&self.key_file)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -222,6 +234,18 @@ impl Node {
         self.agent.take().unwrap().process.kill().unwrap();
     }
 
+    /// Whether the agent has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.agent.as_mut().is_none_or(|agent| agent.process.child().try_wait().unwrap().is_some())
+    }
+
+    /// A mesh file of this node alone, with these lines more: what changes in it, the others do not follow.
+    pub(crate) fn own_file(&mut self, mesh: &mut Mesh, lines: &str) {
+        mesh.discovery.push_str(lines);
+        self.file = self.host.directory().unwrap().join("mesh.toml");
+        mesh.write(&self.file);
+    }
+
     /// Stops the agent with SIGTERM.
     pub(crate) fn stop(&mut self) {
         let status = self.agent.take().unwrap().process.terminate().unwrap();
@@ -236,7 +260,9 @@ impl Node {
 
     /// Runs a natpunch command on this host and gives what it printed.
     pub(crate) fn natpunch(&self, arguments: &[&str]) -> std::process::Output {
-        self.host.output(NATPUNCH, arguments).unwrap()
+        let mut command = Command::new(NATPUNCH);
+        command.args(arguments).env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"));
+        self.host.run(move || command.stdin(Stdio::null()).output()).unwrap().unwrap()
     }
 
     /// `natpunch status --json`; `None` while no agent answers.

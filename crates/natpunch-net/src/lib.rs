@@ -1,9 +1,11 @@
 //! Raw sockets, packet filters and link watching for natpunch.
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out of this host changes;
-//! [`boot_time`] is the clock that both the core and the shell live by.
+//! [`boot_time`] is the clock that both the core and the shell live by; [`echo`] asks hosts whether they
+//! answer.
 
 mod clock;
+mod echo;
 mod error;
 mod filter;
 mod link;
@@ -14,6 +16,7 @@ mod readable;
 mod source;
 
 pub use clock::boot_time;
+pub use echo::echo;
 pub use error::NetError;
 pub use link::{Change, LinkWatch, local_addresses};
 pub use raw::{MAX_SOURCES, RawPort, Received};

@@ -13,6 +13,7 @@ use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
 use crate::diff::device_changes;
 use crate::embedded::{self, Control};
 use crate::error::WgError;
+use crate::failpoint::failpoint;
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
 use crate::plan::{Change, Plan};
@@ -161,17 +162,48 @@ impl Interface {
         let mut applied = Applied { plan: Plan { changes: words }, peers_touched: touched(&change) };
         applied.plan.changes.extend(host.words());
         // What is ours is written down before it is made: a crash in between leaves nothing unowned.
+        failpoint("apply: planned");
         record.claim(spec)?;
-        if !change.is_empty() {
-            self.device.configure(&change)?;
-        }
+        failpoint("apply: claimed");
+        self.configure(change)?;
         host.make(self.link)?;
+        failpoint("apply: made");
         let remaining = self.remaining(spec, &record)?;
         if !remaining.is_empty() {
             return Err(WgError::ReadBack { name: self.name.clone(), remaining });
         }
         record.settle(spec)?;
+        failpoint("apply: settled");
         Ok(applied)
+    }
+
+    /// Writes the change: at once, or, where a test kills us in between, step by step as a device may take it.
+    fn configure(&mut self, change: DeviceChange) -> Result<(), WgError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        if cfg!(debug_assertions) && std::env::var_os("NATPUNCH_FAIL_AT").is_some() {
+            let (peers, settings) = (change.peers.clone(), DeviceChange { peers: Vec::new(), ..change });
+            for step in peers.into_iter().map(|peer| DeviceChange { peers: vec![peer], ..DeviceChange::default() }) {
+                self.device.configure(&step)?;
+                failpoint("apply: one peer");
+            }
+            if !settings.is_empty() {
+                self.device.configure(&settings)?;
+            }
+        } else {
+            self.device.configure(&change)?;
+        }
+        failpoint("apply: the device");
+        Ok(())
+    }
+
+    /// How the interface differs from `spec` now; what somebody else changed since the last [`Interface::apply`]. Peers
+    /// and addresses that others added don't count, nor do endpoints: those are WireGuard's to move. Writes nothing.
+    pub fn drift(&mut self, spec: &InterfaceSpec) -> Result<Plan, WgError> {
+        let state = self.device.get()?;
+        let record = Record::load(spec, self.backend, &state);
+        self.remaining(spec, &record)
     }
 
     fn remaining(&mut self, spec: &InterfaceSpec, record: &Record) -> Result<Plan, WgError> {
@@ -219,6 +251,11 @@ impl std::fmt::Debug for Interface {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Interface({}, {}, link {})", self.name, self.backend, self.link)
     }
+}
+
+/// Whether this host has an interface of this name, whoever made it.
+pub fn exists(name: &str) -> Result<bool, WgError> {
+    Ok(links::find(name)?.is_some())
 }
 
 /// Removes exactly what was made: the interface, or, where somebody else runs the device, our peers, addresses and
@@ -479,12 +516,15 @@ impl HostChanges {
     fn make(&self, link: u32) -> Result<(), WgError> {
         if let Some((_, mtu)) = self.mtu {
             links::set_mtu(link, mtu)?;
+            failpoint("apply: the MTU");
         }
         for address in &self.remove_addresses {
             links::remove_address(link, *address)?;
+            failpoint("apply: an address removed");
         }
         for address in &self.add_addresses {
             links::add_address(link, *address)?;
+            failpoint("apply: an address added");
         }
         // Routes need a link that is up.
         if self.bring_up {
@@ -492,9 +532,11 @@ impl HostChanges {
         }
         if !self.remove_routes.is_empty() {
             links::remove_routes(link, &self.remove_routes)?;
+            failpoint("apply: routes removed");
         }
         if !self.add_routes.is_empty() {
             links::add_routes(link, &self.add_routes)?;
+            failpoint("apply: routes added");
         }
         Ok(())
     }

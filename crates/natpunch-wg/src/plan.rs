@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 use natpunch_types::PeerKey;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::spec::BackendKind;
 
@@ -123,37 +123,124 @@ impl fmt::Display for Nets<'_> {
     }
 }
 
+/// What a change does to packets that flow through the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// Nothing: what flows goes on.
+    None,
+    /// The next handshake decides: the session goes on until then, at most 180 s (REJECT_AFTER_TIME), and fails after
+    /// that if the other side did not follow.
+    Rehandshake,
+    /// Packets are lost: for good where something goes, until a new handshake or path otherwise.
+    Interruption,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Rehandshake => "re-handshake",
+            Self::Interruption => "interruption",
+        })
+    }
+}
+
+/// The sign of a change in a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sign {
+    /// `+`
+    Add,
+    /// `-`
+    Remove,
+    /// `~`
+    Modify,
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "+",
+            Self::Remove => "-",
+            Self::Modify => "~",
+        })
+    }
+}
+
+impl Change {
+    /// What it does to packets that flow now.
+    pub fn effect(&self) -> Effect {
+        match self {
+            // The public key is what peers know this node by, and the port is where they and NATs expect it.
+            Self::SetPrivateKey { .. } | Self::SetListenPort { .. } => Effect::Interruption,
+            Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => Effect::Interruption,
+            Self::SetAllowedIps { removed, .. } if !removed.is_empty() => Effect::Interruption,
+            Self::SetPresharedKey { .. } => Effect::Rehandshake,
+            Self::CreateInterface { .. }
+            | Self::SetFwmark { .. }
+            | Self::AddPeer { .. }
+            | Self::SetKeepalive { .. }
+            | Self::SetAllowedIps { .. }
+            | Self::SetMtu { .. }
+            | Self::AddAddress { .. }
+            | Self::BringUp
+            | Self::AddRoute { .. } => Effect::None,
+        }
+    }
+
+    /// Whether something comes, goes or becomes another.
+    pub fn sign(&self) -> Sign {
+        match self {
+            Self::CreateInterface { .. } | Self::AddPeer { .. } | Self::AddAddress { .. } | Self::AddRoute { .. } => {
+                Sign::Add
+            }
+            Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => Sign::Remove,
+            _ => Sign::Modify,
+        }
+    }
+
+    /// The peer that it is about, if it is about one.
+    pub fn peer(&self) -> Option<&PeerKey> {
+        match self {
+            Self::AddPeer { peer, .. }
+            | Self::RemovePeer { peer }
+            | Self::SetPresharedKey { peer, .. }
+            | Self::SetKeepalive { peer, .. }
+            | Self::SetAllowedIps { peer, .. } => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The change in words, without its sign, with the peer by this name.
+    pub fn words(&self, peer: &str) -> String {
+        match self {
+            Self::CreateInterface { name, backend, mtu } => format!("interface {name} ({backend}, MTU {mtu})"),
+            Self::SetPrivateKey { public_key } => format!("private key (public key {public_key})"),
+            Self::SetListenPort { from, to } => format!("listen port {from} -> {to}"),
+            Self::SetFwmark { from, to } => format!("fwmark {from:#x} -> {to:#x}"),
+            Self::AddPeer { allowed_ips, .. } => format!("peer {peer} ({})", Nets(allowed_ips)),
+            Self::RemovePeer { .. } => format!("peer {peer}"),
+            Self::SetPresharedKey { present: true, .. } => format!("peer {peer}: preshared key"),
+            Self::SetPresharedKey { present: false, .. } => format!("peer {peer}: no preshared key"),
+            Self::SetKeepalive { from, to, .. } => format!("peer {peer}: keepalive {from} s -> {to} s"),
+            Self::SetAllowedIps { added, removed, .. } => {
+                let part = |sign, nets: &Vec<IpNet>| {
+                    if nets.is_empty() { String::new() } else { format!(" {sign}{}", Nets(nets)) }
+                };
+                format!("peer {peer}: allowed IPs{}{}", part('+', added), part('-', removed))
+            }
+            Self::SetMtu { from, to } => format!("MTU {from} -> {to}"),
+            Self::AddAddress { address } | Self::RemoveAddress { address } => format!("address {address}"),
+            Self::BringUp => "link up".to_owned(),
+            Self::AddRoute { route } | Self::RemoveRoute { route } => format!("route {route}"),
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreateInterface { name, backend, mtu } => {
-                write!(f, "+ interface {name} ({backend}, MTU {mtu})")
-            }
-            Self::SetPrivateKey { public_key } => write!(f, "~ private key (public key {public_key})"),
-            Self::SetListenPort { from, to } => write!(f, "~ listen port {from} -> {to}"),
-            Self::SetFwmark { from, to } => write!(f, "~ fwmark {from:#x} -> {to:#x}"),
-            Self::AddPeer { peer, allowed_ips } => write!(f, "+ peer {peer} ({})", Nets(allowed_ips)),
-            Self::RemovePeer { peer } => write!(f, "- peer {peer}"),
-            Self::SetPresharedKey { peer, present: true } => write!(f, "~ peer {peer}: preshared key"),
-            Self::SetPresharedKey { peer, present: false } => write!(f, "~ peer {peer}: no preshared key"),
-            Self::SetKeepalive { peer, from, to } => write!(f, "~ peer {peer}: keepalive {from} s -> {to} s"),
-            Self::SetAllowedIps { peer, added, removed } => {
-                write!(f, "~ peer {peer}: allowed IPs")?;
-                if !added.is_empty() {
-                    write!(f, " +{}", Nets(added))?;
-                }
-                if !removed.is_empty() {
-                    write!(f, " -{}", Nets(removed))?;
-                }
-                Ok(())
-            }
-            Self::SetMtu { from, to } => write!(f, "~ MTU {from} -> {to}"),
-            Self::AddAddress { address } => write!(f, "+ address {address}"),
-            Self::RemoveAddress { address } => write!(f, "- address {address}"),
-            Self::BringUp => f.write_str("~ link up"),
-            Self::AddRoute { route } => write!(f, "+ route {route}"),
-            Self::RemoveRoute { route } => write!(f, "- route {route}"),
-        }
+        let peer = self.peer().map(ToString::to_string).unwrap_or_default();
+        write!(f, "{} {}", self.sign(), self.words(&peer))
     }
 }
 

@@ -1,0 +1,260 @@
+//! The journal: the version of the mesh that this node is known to work with, and the change that is under way.
+//!
+//! One small file per interface in the state directory, written before the first change of the kernel and after the
+//! last (new file, fsync, rename, fsync of the directory) with a checksum over everything. Whoever starts next, after a
+//! crash or a reboot, finds in it which version to go back to and until when the newest one may be tried. It holds the
+//! mesh files' text, never a key.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use blake2::{Blake2s256, Digest as _};
+use natpunch_types::PeerKey;
+use natpunch_wg::failpoint;
+use serde::{Deserialize, Serialize};
+
+use super::AgentError;
+use crate::config::{self, NodeConfig};
+
+const FORMAT: u32 = 1;
+/// Longer than the longest mesh that can be loaded.
+const LONGEST: u64 = 64 << 20;
+
+/// A version of the mesh, as text: enough to load it again when its files say something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    /// [`NodeConfig::content_hash`].
+    pub(crate) hash: [u8; 32],
+    /// The mesh files with absolute paths.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// The private key file, if the command line named one.
+    pub(crate) private_key_file: Option<PathBuf>,
+}
+
+impl Version {
+    /// Loads it again.
+    ///
+    /// # Errors
+    /// A key file is gone or was replaced.
+    pub(crate) fn load(&self) -> Result<NodeConfig, AgentError> {
+        let mesh = config::load_texts(self.files.clone())?;
+        Ok(config::resolve_node(&mesh, self.private_key_file.as_deref())?)
+    }
+
+    /// The start of the hash, as `status` shows it.
+    pub(crate) fn revision(&self) -> String {
+        revision(&self.hash)
+    }
+}
+
+/// How a version is called in `status` and in the log.
+pub(crate) fn revision(hash: &[u8; 32]) -> String {
+    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A peer that a change touches and that was alive before it, so that it has to be alive afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Watch {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its key in the new version; `None` if it is not in there.
+    pub(crate) key: Option<PeerKey>,
+    /// Its addresses in the new version.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the change is undone if this peer alone is missing.
+    pub(crate) must: bool,
+    /// Whether it answered an ICMP echo before the change; then it must do so after it.
+    pub(crate) echo: bool,
+    /// Whether it answered one as large as the MTU.
+    pub(crate) full: bool,
+    /// Whether only a new handshake shows that it is alive: its preshared key changed.
+    pub(crate) handshake: bool,
+}
+
+/// Where a change is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub(crate) enum Change {
+    /// Begun, not yet known to work.
+    Open {
+        /// The version that is tried.
+        to: [u8; 32],
+        /// The boot that `deadline_ms` counts from.
+        boot: String,
+        /// Until when it may be tried, in milliseconds since boot.
+        deadline_ms: u64,
+        /// Whether a person has to confirm it.
+        by_person: bool,
+        /// What has to be alive.
+        watched: Vec<Watch>,
+        /// Where the peers of the version before were.
+        endpoints: BTreeMap<PeerKey, SocketAddr>,
+    },
+    /// Undone. It is not tried again.
+    Held {
+        /// The version that was tried.
+        to: [u8; 32],
+        /// Why it was undone.
+        reason: String,
+    },
+}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// The version that works.
+    pub(crate) good: Version,
+    /// The change that is under way, or was undone.
+    pub(crate) change: Option<Change>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    format: u32,
+    checksum: String,
+    entry: String,
+}
+
+/// The file of one interface.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    path: PathBuf,
+}
+
+impl Journal {
+    /// The journal of `interface`; the file need not exist.
+    pub(crate) fn new(directory: &Path, interface: &str) -> Self {
+        Self { path: directory.join(format!("{interface}.journal")) }
+    }
+
+    /// What it says. A file that is damaged is set aside (`.damaged`) and reported: what is unknown is not gone back to.
+    pub(crate) fn read(&self) -> Option<Entry> {
+        match self.try_read() {
+            Ok(entry) => entry,
+            Err(error) => {
+                let aside = self.path.with_extension("journal.damaged");
+                let moved = fs::rename(&self.path, &aside);
+                tracing::error!(
+                    journal = %self.path.display(), %error, aside = moved.is_ok(),
+                    "the journal is damaged: there is no version to go back to"
+                );
+                None
+            }
+        }
+    }
+
+    /// [`Journal::read`], but leaves a damaged file where it is and says nothing.
+    pub(crate) fn peek(&self) -> Option<Entry> {
+        self.try_read().ok().flatten()
+    }
+
+    fn try_read(&self) -> io::Result<Option<Entry>> {
+        let file = match fs::File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        file.take(LONGEST).read_to_end(&mut bytes)?;
+        let envelope: Envelope = serde_json::from_slice(&bytes)?;
+        if envelope.format != FORMAT {
+            return Err(io::Error::other(format!("it has format {}, this natpunch knows {FORMAT}", envelope.format)));
+        }
+        if envelope.checksum != checksum(&envelope.entry) {
+            return Err(io::Error::other("its checksum is wrong"));
+        }
+        Ok(Some(serde_json::from_str(&envelope.entry)?))
+    }
+
+    /// Writes it, whole or not at all. When this returns, it is on the disk.
+    pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
+        let text = serde_json::to_string(entry)?;
+        let envelope = Envelope { format: FORMAT, checksum: checksum(&text), entry: text };
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
+        let new = self.path.with_extension("journal.new");
+        failpoint("journal: before the new file");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        failpoint("journal: an empty new file");
+        file.write_all(&serde_json::to_vec(&envelope)?)?;
+        failpoint("journal: written, not on disk");
+        file.sync_all()?;
+        failpoint("journal: before the rename");
+        fs::rename(&new, &self.path)?;
+        failpoint("journal: renamed");
+        fs::File::open(directory)?.sync_all()?;
+        failpoint("journal: done");
+        Ok(())
+    }
+
+    /// Forgets everything, for `natpunch down`.
+    pub(crate) fn remove(&self) {
+        for path in [self.path.with_extension("journal.new"), self.path.clone()] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn checksum(text: &str) -> String {
+    Blake2s256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name of this boot. Two boots never have the same; where it can't be read, none is like another.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(text: &str) -> Entry {
+        let version =
+            Version { hash: [7; 32], files: vec![("/etc/mesh.toml".into(), text.to_owned())], private_key_file: None };
+        Entry { good: version, change: Some(Change::Held { to: [8; 32], reason: "no answer".into() }) }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(&directory.path().join("state"), "wg0");
+        assert_eq!(journal.read(), None);
+        for text in ["[mesh]", "", "ä\"\\\n"] {
+            journal.write(&entry(text)).unwrap();
+            assert_eq!(journal.read(), Some(entry(text)));
+        }
+        journal.remove();
+        assert_eq!(journal.read(), None);
+    }
+
+    #[test]
+    fn no_damaged_byte_goes_unnoticed_and_none_is_fatal() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), "wg0");
+        journal.write(&entry("[mesh]\nname = \"home\"")).unwrap();
+        let good = fs::read(&journal.path).unwrap();
+        for at in 0..good.len() {
+            let mut damaged = good.clone();
+            damaged[at] ^= 0x02;
+            fs::write(&journal.path, &damaged).unwrap();
+            assert_eq!(journal.read(), None, "byte {at}");
+            assert!(!journal.path.exists(), "set aside");
+            fs::write(&journal.path, &good[..at]).unwrap();
+            assert_eq!(journal.peek(), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_leaves_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), "wg0");
+        journal.write(&entry("old")).unwrap();
+        // A directory in the place of the new file: root may write everywhere else.
+        fs::create_dir(journal.path.with_extension("journal.new")).unwrap();
+        assert!(journal.write(&entry("new")).is_err());
+        assert_eq!(journal.read(), Some(entry("old")));
+    }
+}

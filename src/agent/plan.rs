@@ -1,0 +1,96 @@
+//! A plan with names: what `natpunch plan` prints, and what the agent says of drift.
+
+use blake2::{Blake2s256, Digest as _};
+use natpunch_types::PeerKey;
+use natpunch_wg::{Effect, Plan};
+use serde::{Deserialize, Serialize};
+
+use super::caps::Refusal;
+use super::journal::revision;
+use crate::config::NodeConfig;
+
+/// A plan for people and machines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// The interface.
+    pub interface: String,
+    /// This node.
+    pub node: String,
+    /// The version of the mesh that it leads to.
+    pub revision: String,
+    /// Names exactly this plan: `apply --plan ID` does it, or stops.
+    pub id: String,
+    /// The steps in their order.
+    pub changes: Vec<PlanChange>,
+    /// What needs somebody's word (`--allow`).
+    pub needs: Vec<Need>,
+}
+
+/// One step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanChange {
+    /// `+`, `-` or `~`.
+    pub sign: String,
+    /// The step in words.
+    pub text: String,
+    /// What it does to traffic.
+    pub effect: Effect,
+    /// The name of the peer that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The step in parts.
+    #[serde(flatten)]
+    pub detail: serde_json::Value,
+}
+
+/// A consent that is missing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Need {
+    /// Its word.
+    pub allow: String,
+    /// What for.
+    pub what: String,
+}
+
+/// Writes a plan with names. `before` is the version that runs, if one does: it knows the names of peers that go.
+pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan, needs: &[Refusal]) -> PlanReport {
+    let name_of = |key: &PeerKey| {
+        let all = node.peers.iter().chain(before.into_iter().flat_map(|before| &before.peers));
+        all.into_iter().find(|peer| peer.key == *key).map(|peer| peer.name.clone())
+    };
+    let changes: Vec<PlanChange> = plan
+        .changes
+        .iter()
+        .map(|change| {
+            let name = change.peer().and_then(name_of);
+            let shown = name.clone().or_else(|| change.peer().map(ToString::to_string)).unwrap_or_default();
+            PlanChange {
+                sign: change.sign().to_string(),
+                text: change.words(&shown),
+                effect: change.effect(),
+                name,
+                detail: serde_json::to_value(change).unwrap_or_default(),
+            }
+        })
+        .collect();
+    PlanReport {
+        interface: node.interface.clone(),
+        node: node.name.clone(),
+        revision: revision(&node.content_hash),
+        id: id(node, plan),
+        changes,
+        needs: needs
+            .iter()
+            .map(|need| Need { allow: need.consent.word().to_owned(), what: need.what.clone() })
+            .collect(),
+    }
+}
+
+/// Two plans with one id lead from the same state to the same state by the same steps.
+pub(crate) fn id(node: &NodeConfig, plan: &Plan) -> String {
+    let mut hash = Blake2s256::new();
+    hash.update(node.content_hash);
+    hash.update(node.public_key.as_bytes());
+    hash.update(serde_json::to_vec(plan).unwrap_or_default());
+    revision(&hash.finalize().into())
+}

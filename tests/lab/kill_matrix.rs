@@ -1,0 +1,134 @@
+//! The agent killed at every step of a change: the next one finishes the job, and the peer that the change is not about
+//! notices nothing. The steps are the failpoints of the program, by number, until a run passes them all.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use natpunch_lab::lab_test;
+
+use crate::mesh::Mesh;
+use crate::safety::{pair, revision};
+use crate::world::{Discovery, Node, World, soon};
+
+/// A change that is not about `b`. The number makes it another each time.
+type Step = fn(&mut Mesh, u8);
+
+const CHANGES: [(&str, Step); 8] = [
+    ("a route of another peer", |mesh, n| mesh.member("third").more = format!("routes = [\"172.20.{n}.0/24\"]\n")),
+    ("an address of another peer", |mesh, n| mesh.member("third").address = [10, 77, 0, 100 + n].into()),
+    ("a peer added", |mesh, n| {
+        let key = mesh.member("spare").public_key.clone();
+        mesh.members.retain(|member| member.name != "spare");
+        mesh.add(&format!("spare-{n}"), &key, "");
+    }),
+    ("a peer removed", |mesh, _| mesh.members.retain(|member| member.name != "spare")),
+    ("a keepalive", |mesh, n| mesh.member("third").more = format!("persistent_keepalive = {}\n", 30 + n)),
+    ("the MTU of this node", |mesh, n| {
+        mesh.member("a").more = format!("[peers.a.interface]\nmtu = {}\n", 1300 + u32::from(n));
+    }),
+    ("the firewall mark of this node", |mesh, n| {
+        mesh.member("a").more = format!("[peers.a.interface]\nfwmark = {}\n", 100 + u32::from(n));
+    }),
+    ("many things at once", |mesh, n| {
+        mesh.member("third").more = format!("routes = [\"172.21.{n}.0/24\"]\npersistent_keepalive = 9\n");
+        mesh.member("spare").address = [10, 77, 0, 200].into();
+    }),
+];
+
+/// Kills the agent at every `stride`th step of a change; gives the places.
+fn kill_at_every_step(a: &mut Node, good: &Mesh, change: Step, stride: usize) -> BTreeSet<String> {
+    let log = a.host.directory().unwrap().join("places");
+    let mut places = BTreeSet::new();
+    for (turn, at) in (1..).step_by(stride).enumerate() {
+        a.stop();
+        let mut mesh = good.clone();
+        change(&mut mesh, u8::try_from(turn % 50).unwrap());
+        mesh.write(&a.file);
+        let _ = std::fs::remove_file(&log);
+        a.environment =
+            vec![("NATPUNCH_FAIL_AT", at.to_string()), ("NATPUNCH_FAIL_LOG", log.to_str().unwrap().to_owned())];
+        a.start();
+        let deadline = soon();
+        let mut settled = None;
+        let killed = loop {
+            if a.has_ended() {
+                break true;
+            }
+            // A last note of the journal may come a moment after the change.
+            match (a.status().is_some_and(|status| status["reloads"] == 1 && status["change"].is_null()), settled) {
+                (true, None) => settled = Some(Instant::now()),
+                (true, Some(since)) if since.elapsed() > Duration::from_millis(700) => break false,
+                _ => {}
+            }
+            assert!(Instant::now() < deadline, "step {at}: neither killed nor done");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        places.extend(std::fs::read_to_string(&log).unwrap_or_default().lines().last().map(str::to_owned));
+        a.environment.clear();
+        if !killed {
+            // Its counter goes on.
+            a.stop();
+        }
+        a.start();
+        let place = std::fs::read_to_string(&log).unwrap_or_default().lines().last().unwrap_or_default().to_owned();
+        a.wait(&format!("the new version after a kill at {place}"), soon(), |status| {
+            (status["change"].is_null() && status["held"].is_null() && status["reload_error"].is_null()).then_some(())
+        });
+        let (file, key) = (a.file.to_str().unwrap(), a.key_file.to_str().unwrap());
+        let deadline = soon();
+        while a.natpunch(&["plan", file, "--private-key-file", key]).status.code() != Some(0) {
+            assert!(Instant::now() < deadline, "killed at {place}: the next start does not converge");
+        }
+        if !killed {
+            break;
+        }
+    }
+    places
+}
+
+fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> usize {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    for name in ["third", "spare"] {
+        let (_, key) = crate::world::new_key(&world.lab.public_host(name).unwrap());
+        world.mesh.add(name, &key, "");
+    }
+    let (mut a, b, _routers) = pair(&mut world, "");
+    let ping = b.ping(a.address, Duration::from_millis(20));
+    assert!(ping.wait_for(10, soon()));
+    let before = a.wg_peer(&b);
+    let mut points = 0;
+    for (name, change) in changes {
+        let good = world.mesh.clone();
+        let places = kill_at_every_step(&mut a, &good, *change, stride);
+        println!("{name}: killed at {} places", places.len());
+        points += places.len();
+        let last = revision(&a);
+        good.write(&a.file);
+        a.wait("the version to begin from", soon(), |status| (status["revision"] != *last).then_some(()));
+    }
+    let after = a.wg_peer(&b);
+    // Keys last two minutes, then WireGuard itself shakes hands again.
+    if points < 20 {
+        assert_eq!(after.latest_handshake, before.latest_handshake);
+    }
+    assert_eq!(after.endpoint, before.endpoint);
+    assert!(after.received > before.received && after.sent > before.sent, "the counters went on");
+    let pings = ping.stop();
+    assert_eq!(pings.lost(), 0, "packets were lost");
+    points
+}
+
+lab_test!(an_agent_killed_within_a_change_leaves_it_to_the_next_one, 120, |lab| {
+    matrix(lab, &CHANGES[..1], 4);
+});
+
+lab_test!(
+    #[ignore = "takes ten minutes: `make kill-matrix`"]
+    an_agent_killed_at_every_step_of_every_change_leaves_it_to_the_next_one,
+    1800,
+    |lab| {
+        let points = matrix(lab, &CHANGES, 1);
+        println!("measured: killed at {points} points, no packet of an untouched peer lost");
+        assert!(points >= 200, "{points}");
+    }
+);
