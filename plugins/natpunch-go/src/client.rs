@@ -1,7 +1,7 @@
 //! The client, without sockets: keeps one node registered at one address of one server, and asks it for peers.
 //!
 //! The server keeps one session for each key and address family, and its answers name no peer. So one question is open
-//! at a time, and [`Session`] counts questions and answers: as long as an answer about one peer may still come, no
+//! at a time, and `Session` counts questions and answers: as long as an answer about one peer may still come, no
 //! other peer is asked for under the same keys. After a loss that means a new handshake, one round trip, since an
 //! answer under old keys does not open.
 //!

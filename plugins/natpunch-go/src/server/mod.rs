@@ -1,7 +1,7 @@
 //! The server, without sockets: one datagram in, at most one out, never longer than what it answers.
 //!
 //! # The life of a registration
-//! 1. A client's handshake arrives. It costs the source a token ([limits]), and if the key is allowed, makes a
+//! 1. A client's handshake arrives. It costs the source a token (`limits`), and if the key is allowed, makes a
 //!    *pending* session: an index chosen here at random, keys, and the source address. Nothing of another session
 //!    changes, not even of the same key. Pending sessions are few, short-lived, and the oldest gives way.
 //! 2. The response goes to the source address, so only who receives there learns the index and the server's ephemeral
