@@ -2,7 +2,7 @@
 //!
 //! An answer names neither its question nor a peer, and is not authentic. So one question is open at a time, and after
 //! a loss the same one is repeated: whichever answer comes then is about the same peer. Another peer is asked for when
-//! all answers came, or when the missing ones had [`QUIET`] to come and did not.
+//! all answers came, or when the missing ones had `QUIET` to come and did not.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
