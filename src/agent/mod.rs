@@ -576,6 +576,7 @@ impl Agent {
             .map_err(|error| AgentError::Internal(error.to_string()))??;
         self.backend = interface.backend().to_string();
         (self.device, self.sources.device) = DeviceThread::start(interface);
+        self.begin_again();
         self.device.snapshot();
         Ok(())
     }

@@ -226,6 +226,20 @@ impl Agent {
         Ok(())
     }
 
+    /// The device was lost with a change on its way to it: the change begins anew on the new one.
+    pub(super) fn begin_again(&mut self) {
+        let Some(PendingReload { node, version, back_from, .. }) = self.pending.take() else { return };
+        match back_from {
+            Some(from) => self.apply_good(from),
+            None => {
+                if let Err(error) = self.begin(node, version) {
+                    tracing::error!(%error, "the change that was under way is given up; the mesh stays as it was");
+                    self.reload_error = Some(error.to_string());
+                }
+            }
+        }
+    }
+
     /// The peers, by name, that are connected now.
     fn alive(&self) -> BTreeSet<String> {
         let peers = self.mesh.status(now()).peers;

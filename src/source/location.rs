@@ -205,7 +205,7 @@ mod tests {
             ("git+https://git.example/mesh.git#main:../etc", "leads out"),
             ("git+https://git.example/mesh.git#main:/etc", "leads out"),
             ("git+ext::sh -c id#main:a", "does not fetch over `ext`"),
-            ("git+ssh://-oProxyCommand=id/x#main:a", "not a URL"),
+            ("git+ssh://-oProxyCommand=id/x#main:a", "does not say where"),
             ("git+ssh://-oProxyCommand@host/x#main:a", "begins with `-`"),
             ("git+file://host/x#main:a", "does not say where"),
             ("git+git://host/x#main:a", "does not fetch over `git`"),
