@@ -15,6 +15,10 @@ const MAX_UPLINKS: u8 = 63;
 const FIRST_HOST: u8 = 10;
 const MAX_HOSTS: u8 = 200;
 
+/// Routers between any two uplinks. Real paths between homes have about as many or more; it matters for packets that
+/// are meant to die on the way. There is one router in truth, which drops what would not have survived so many.
+const INTERNET_HOPS: u8 = 8;
+
 /// A link into the internet: a network of its own, so that traffic between two of them is routed.
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink {
@@ -59,10 +63,19 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// An internet with nothing on it.
+    /// An internet with nothing on it, eight routers wide.
     pub fn new() -> Result<Self> {
         let directory = PathBuf::from(crate::sandbox::SHARED_DIRECTORY);
-        Ok(Lab { internet: Namespace::new("internet", true)?, directory, uplinks: 0, hosts: 0 })
+        let internet = Namespace::new("internet", true)?;
+        internet.nft(format!(
+            "table inet natpunch_hops {{
+                chain forward {{ type filter hook forward priority filter; policy accept;
+                    ip ttl < {INTERNET_HOPS} drop
+                    ip6 hoplimit < {INTERNET_HOPS} drop
+                }}
+            }}\n"
+        ))?;
+        Ok(Lab { internet, directory, uplinks: 0, hosts: 0 })
     }
 
     /// A directory that all hosts of the lab see, for configuration files. It vanishes with the lab.

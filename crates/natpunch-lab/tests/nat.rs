@@ -128,6 +128,22 @@ lab_test!(an_early_packet_changes_nothing_where_the_router_drops_it, 20, |lab| {
     assert_eq!(early_packet(&mut lab, &router).port(), PORT);
 });
 
+lab_test!(a_packet_of_low_ttl_opens_its_own_nat_and_dies_in_the_internet, 20, |lab| {
+    let bench = bench(lab, Nat::PortPreserving);
+    let server = &bench.servers[0][0];
+    let to = server.local_addr().unwrap();
+    for ttl in [2, 4, 7] {
+        bench.inside.set_ttl(ttl).unwrap();
+        assert_eq!(send(&bench.inside, to, server), None, "ttl {ttl}");
+    }
+    assert!(send(server, kept_port(&bench), &bench.inside).is_some(), "it has opened its own NAT");
+    // The router at home, eight in the internet, and the server.
+    for (ttl, arrives) in [(9, false), (10, true)] {
+        bench.inside.set_ttl(ttl).unwrap();
+        assert_eq!(send(&bench.inside, to, server).is_some(), arrives, "ttl {ttl}");
+    }
+});
+
 lab_test!(a_reboot_forgets_the_mappings_and_changes_the_address, 20, |lab| {
     let mut router = lab.router("r", Nat::FullCone).unwrap();
     let host = lab.host_behind(&router, "h").unwrap();
