@@ -24,11 +24,11 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 sim: ## the simulator's scenarios over many more seeds
 	cargo test --locked --test sim --no-fail-fast -- --include-ignored
 
-lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each undone in time (10 minutes)
+lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each undone in time (4 minutes)
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture lockout | grep -E '^(measured|test )'
 
-kill-matrix: ## kill -9 at every step of a change, under traffic (15 minutes)
+kill-matrix: ## kill -9 at every step of a change, under traffic (1 minute)
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture kill_matrix | grep -E '^(measured|test )'
 
