@@ -50,6 +50,7 @@ enum Request {
     Compare { spec: Box<InterfaceSpec>, answer: oneshot::Sender<Result<Plan, WgError>> },
     SetEndpoint { peer: PeerKey, endpoint: SocketAddr, kick: bool },
     Snapshot,
+    Done(oneshot::Sender<()>),
 }
 
 /// What the device says.
@@ -121,6 +122,13 @@ impl DeviceThread {
         self.send(Request::Drift { spec: Box::new(spec), heal });
     }
 
+    /// Resolves when everything that was asked before is done.
+    pub(super) fn done(&self) -> oneshot::Receiver<()> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Done(answer));
+        answered
+    }
+
     /// How the device differs from `spec`.
     pub(super) fn compare(&self, spec: InterfaceSpec) -> oneshot::Receiver<Result<Plan, WgError>> {
         let (answer, answered) = oneshot::channel();
@@ -182,6 +190,10 @@ fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mp
                     DeviceEvent::Drift { found, healed }
                 }
             },
+            Request::Done(answer) => {
+                let _ = answer.send(());
+                continue;
+            }
             Request::Compare { spec, answer } => {
                 let _ = answer.send(interface.drift(&spec));
                 continue;

@@ -58,6 +58,9 @@ const SNAPSHOT_SHARE: u32 = 20;
 /// The same for the search for drift, which reads more.
 const DRIFT_SHARE: u32 = 200;
 
+/// How long the device may take to end what it was asked before the agent stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What `natpunch apply` was asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -780,6 +783,10 @@ impl Agent {
     async fn stop(&mut self) {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.stop_plugins(|_| false).await;
+        // What was confirmed a moment ago must be in the journal before we end.
+        if tokio::time::timeout(STOP_DEADLINE, self.device.done()).await.is_err() {
+            tracing::warn!("the WireGuard device is still busy; the journal may lack the last confirmation");
+        }
         tracing::info!(interface = %self.node.interface, "stopped; the tunnels stay up (`natpunch down` removes them)");
     }
 }
