@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
 use super::PROTOCOL_VERSION;
-use crate::device::Device as _;
 use crate::error::WgError;
 use crate::spec::BackendKind;
 use crate::state_file::control_socket;
@@ -59,7 +61,8 @@ impl Control {
         UapiDevice::at(self.socket.clone(), BackendKind::Userspace)
     }
 
-    /// Stops the process, and returns when it has left its socket.
+    /// Stops the process, and returns when it has let go of everything: its interface, its sockets, and last its lock.
+    /// An answer that no longer comes is too early a sign, for the UDP port may still be in use.
     pub(crate) fn stop(&self) -> Result<(), WgError> {
         match self.client.request("stop", "") {
             Ok(_) => {}
@@ -67,14 +70,21 @@ impl Control {
             Err(e) if is_gone(&e) => {}
             Err(e) => return Err(WgError::io(format!("stop the device of {}", self.name), e)),
         }
+        let what = || format!("stop the device of {}", self.name);
+        let mut lock = match OpenOptions::new().write(true).open(self.socket.with_extension("lock")) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(WgError::io(what(), e)),
+        };
         let deadline = Instant::now() + START_TIMEOUT;
-        while Instant::now() < deadline {
-            if self.device().get().is_err() {
-                return Ok(());
+        loop {
+            match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+                Ok(_) => return Ok(()),
+                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => lock = back,
+                Err((_, errno)) => return Err(WgError::io(what(), errno.into())),
             }
             std::thread::sleep(POLL);
         }
-        Err(WgError::Io { what: format!("stop the device of {}", self.name), source: io::ErrorKind::TimedOut.into() })
     }
 }
 

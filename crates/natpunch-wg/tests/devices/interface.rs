@@ -196,6 +196,17 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_port_is_free_again_when_down_returns() {
+    let mut host = Host::new(BackendChoice::Userspace);
+    host.spec.listen_port = 51_997;
+    for _ in 0..10 {
+        host.open().unwrap();
+        host.down().unwrap();
+        host.netns.run(|| std::net::UdpSocket::bind("[::]:51997").map(drop)).unwrap();
+    }
+}
+
+#[test]
 fn a_route_of_somebody_else_is_never_replaced() {
     let host = Host::new(BackendChoice::Userspace);
     host.sh("ip route add 10.6.0.0/16 dev lo");
