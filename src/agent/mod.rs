@@ -510,6 +510,7 @@ impl Agent {
                         plugin.tell_records(self.records.clone());
                     }
                 }
+                Command::Meet { peer } => self.plugins.iter().for_each(|plugin| plugin.tell_meet(peer)),
                 Command::Interest(interest) => {
                     self.interest = interest;
                     self.tell_interest();
@@ -606,6 +607,8 @@ impl Agent {
             PluginEvent::OwnAddress { origin, address, lifetime } => {
                 self.mesh.handle_reflexive(&origin, address, lifetime, now());
             }
+            PluginEvent::Fire { peer, after } => self.mesh.handle_fire(peer, after, now()),
+            PluginEvent::Mapping { origin, mapping } => self.mesh.handle_mapping(&origin, mapping, now()),
             PluginEvent::Record { origin, record } => {
                 self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());
             }

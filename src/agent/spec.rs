@@ -5,6 +5,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_types::RelayPolicy;
 use natpunch_wg::{BackendChoice, InterfaceSpec};
 
 use crate::config::{Backend, DiscoverySettings, NodeConfig};
@@ -71,6 +72,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 preshared_key: peer.preshared_key.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
                 listen_port: peer.listen_port,
+                relay: RelayPolicy::Auto,
             })
             .collect(),
     }
@@ -85,6 +87,8 @@ pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -
             wanted: interest.wanted,
             endpoint: node.peers.iter().find(|peer| peer.key == interest.peer).and_then(|peer| peer.endpoint.clone()),
             inbound_tag: RecordTag(interest.inbound_tag),
+            pair_tag: RecordTag(interest.pair_tag),
+            relay: interest.relay,
         })
         .collect()
 }

@@ -4,7 +4,7 @@
 //! A plugin never blocks the agent: what it offers goes through one bounded channel and is dropped, with a count,
 //! when the agent can't keep up; what it is told is kept as the newest state, not as a backlog.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use natpunch_plugin::{
     BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord, SecretKey,
 };
-use natpunch_types::{Candidate, Origin, canonical};
+use natpunch_types::{Candidate, Mapping, Origin, canonical};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ use tokio::time::Instant;
 const EVENT_QUEUE: usize = 1024;
 /// Datagrams that wait for a plugin; the oldest are dropped.
 const DATAGRAM_QUEUE: usize = 64;
+/// Peers to meet that wait for a plugin; more are not told, and come again with their next round.
+const MEET_QUEUE: usize = 1024;
 /// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few seconds.
 const OFFERS_PER_SECOND: u32 = 4096;
 /// The first and the longest pause before a failed plugin is run again.
@@ -47,6 +49,20 @@ pub enum PluginEvent {
         address: SocketAddr,
         /// How long it may be believed.
         lifetime: Duration,
+    },
+    /// Probe the peer at the same moment as it probes this node.
+    Fire {
+        /// The peer.
+        peer: PeerKey,
+        /// In how long.
+        after: Duration,
+    },
+    /// How this node's NAT maps WireGuard's port.
+    Mapping {
+        /// Which instance's server says so.
+        origin: Origin,
+        /// How.
+        mapping: Mapping,
     },
     /// A sealed record.
     Record {
@@ -104,6 +120,7 @@ struct Inbox {
     network_changed: bool,
     peers: Option<Arc<[PeerInterest]>>,
     records: Option<Arc<[SealedRecord]>>,
+    meets: BTreeSet<PeerKey>,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The newest state, told again to a plugin that was restarted.
     last_peers: Option<Arc<[PeerInterest]>>,
@@ -132,6 +149,9 @@ impl Inbox {
         }
         if let Some(records) = self.records.take() {
             return Some(Input::Records(records));
+        }
+        if let Some(peer) = self.meets.pop_first() {
+            return Some(Input::Meet(peer));
         }
         self.datagrams.pop_front().map(|(source, payload)| Input::Datagram { source, payload })
     }
@@ -204,6 +224,18 @@ impl Host for Shared {
         if self.may_use_port {
             let address = canonical(address);
             self.emit(PluginEvent::OwnAddress { origin: self.origin.clone(), address, lifetime });
+        }
+    }
+
+    fn fire(&self, peer: PeerKey, after: Duration) {
+        if self.may_use_port {
+            self.emit(PluginEvent::Fire { peer, after });
+        }
+    }
+
+    fn mapping(&self, mapping: Mapping) {
+        if self.may_use_port {
+            self.emit(PluginEvent::Mapping { origin: self.origin.clone(), mapping });
         }
     }
 
@@ -311,6 +343,17 @@ impl Instance {
             inbox.last_records = Some(records.clone());
             inbox.records = Some(records);
         });
+    }
+
+    /// A round of probing this peer begins.
+    pub fn tell_meet(&self, peer: PeerKey) {
+        if self.shared.may_use_port {
+            self.shared.tell(|inbox| {
+                if inbox.meets.len() < MEET_QUEUE {
+                    inbox.meets.insert(peer);
+                }
+            });
+        }
     }
 
     /// The network changed.

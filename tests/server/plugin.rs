@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use natpunch_plugin::{
-    BoxFuture, Discovery as _, Health, Host, Input, Observation, PeerInterest, PeerKey, RecordTag, SealedRecord,
-    SecretKey,
+    BoxFuture, Discovery as _, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse,
+    SealedRecord, SecretKey,
 };
 use natpunch_plugin_http::{Plugin, Settings};
 use tokio::sync::{Notify, mpsc};
@@ -52,6 +52,8 @@ impl Host for FakeHost {
     }
     fn observe(&self, _: Observation) {}
     fn observed_self(&self, _address: SocketAddr, _lifetime: Duration) {}
+    fn fire(&self, _: PeerKey, _: Duration) {}
+    fn mapping(&self, _: Mapping) {}
 
     fn deliver(&self, record: SealedRecord) {
         let _ = self.delivered.send(record);
@@ -92,6 +94,8 @@ impl Node {
             wanted: true,
             endpoint: None,
             inbound_tag: RecordTag([inbound; 16]),
+            pair_tag: RecordTag([0; 16]),
+            relay: RelayUse::Off,
         };
         host.tell(Input::Peers(Arc::from([peer])));
         Self { host, delivered, task }

@@ -67,6 +67,16 @@ impl Outbox {
         self.commands.push_back(command);
     }
 
+    /// Once per peer until it is fetched.
+    pub(crate) fn meet(&mut self, peer: PeerKey) {
+        self.forget_meet(&peer);
+        self.commands.push_back(Command::Meet { peer });
+    }
+
+    pub(crate) fn forget_meet(&mut self, key: &PeerKey) {
+        self.commands.retain(|queued| !matches!(queued, Command::Meet { peer } if peer == key));
+    }
+
     pub(crate) fn forget_endpoint(&mut self, key: &PeerKey) {
         self.commands.retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } if peer == key));
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, CandidateKind, Origin, canonical, canonical_ip, classify};
+use natpunch_types::{AddressClass, CandidateKind, Mapping, Origin, canonical, canonical_ip, classify};
 use rand_core::RngCore;
 
 use crate::stun::{self, Answer, TransactionId};
@@ -50,6 +50,8 @@ pub(crate) struct Local {
     servers: BTreeMap<SocketAddr, Server>,
     /// What the server of each discovery instance sees, of each family, and until when that is good.
     stated: BTreeMap<(Origin, bool), (SocketAddr, Time)>,
+    /// What discovery instances have found of our NAT.
+    mappings: BTreeMap<Origin, Mapping>,
 }
 
 impl Local {
@@ -113,6 +115,18 @@ impl Local {
         self.stated.insert(key, (address, until)).is_none_or(|(before, _)| before != address)
     }
 
+    /// Takes what a discovery instance has found of our NAT.
+    pub(crate) fn set_mapping(&mut self, origin: &Origin, mapping: Mapping) {
+        if self.mappings.len() < MAX_STATED || self.mappings.contains_key(origin) {
+            self.mappings.insert(origin.clone(), mapping);
+        }
+    }
+
+    /// How our NAT maps: one server that was shown two ports is enough.
+    pub(crate) fn mapping(&self) -> Option<Mapping> {
+        self.mappings.values().max().copied()
+    }
+
     /// How servers see us.
     fn reflexive(&self) -> impl Iterator<Item = SocketAddr> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
@@ -121,6 +135,7 @@ impl Local {
 
     /// Asks all servers anew.
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
+        self.mappings.clear();
         for server in self.servers.values_mut() {
             (server.transaction, server.tries, server.next) = (fresh(rng), 0, now);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Direction {
 pub(crate) struct PairKeys {
     pub(crate) outbound: Direction,
     pub(crate) inbound: Direction,
+    /// Names the pair, whoever asks.
+    pub(crate) pair_tag: [u8; 16],
 }
 
 pub(crate) fn public_key(private: &SecretKey) -> PeerKey {
@@ -39,7 +41,11 @@ impl PairKeys {
         let (low, high) = if own < *peer { (own, *peer) } else { (*peer, own) };
         let psk = psk.map_or(&[0; 32], PresharedKey::expose);
         let root = mac(shared.as_bytes(), &[b"natpunch pair v1", low.as_bytes(), high.as_bytes(), psk]);
-        Some(Self { outbound: Direction::derive(&root, &own, peer), inbound: Direction::derive(&root, peer, &own) })
+        Some(Self {
+            outbound: Direction::derive(&root, &own, peer),
+            inbound: Direction::derive(&root, peer, &own),
+            pair_tag: prefix(&mac(&root, &[b"pair tag"])),
+        })
     }
 }
 
@@ -89,6 +95,8 @@ mod tests {
         assert_eq!(a.inbound.record_tag, b.outbound.record_tag);
         assert_ne!(a.outbound.probe_tag, a.inbound.probe_tag);
         assert_ne!(a.outbound.record_tag, a.inbound.record_tag);
+        assert_eq!(a.pair_tag, b.pair_tag);
+        assert!(![a.outbound.record_tag, a.inbound.record_tag].contains(&a.pair_tag));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, canonical};
+use natpunch_types::{
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayUse, canonical,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -71,6 +73,8 @@ pub struct Mesh {
     timer_of: BTreeMap<PeerKey, Time>,
     /// Peers without a connection.
     wanted: BTreeSet<PeerKey>,
+    /// What each peer wants of a relay, unless that is nothing.
+    relays: BTreeMap<PeerKey, RelayUse>,
     interest: Notice<Vec<Interest>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
@@ -103,6 +107,7 @@ impl Mesh {
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            relays: BTreeMap::new(),
             interest: Notice::default(),
             records: Notice::default(),
             record_counter: 0,
@@ -149,7 +154,7 @@ impl Mesh {
                 self.by_probe_tag.insert(keys.inbound.probe_tag, key);
                 self.by_record_tag.insert(keys.inbound.record_tag, key);
             }
-            let mut peer = Peer::new(listed.clone(), keys, &self.public_key, &self.env, now);
+            let mut peer = Peer::new(listed.clone(), keys, &self.public_key, &mut self.env, now);
             if let Some(predecessor) = replaced.remove(&key) {
                 peer.inherit_device(predecessor, &mut self.env, now);
             } else if let Some(row) = self.strangers.remove(&key) {
@@ -181,7 +186,9 @@ impl Mesh {
             self.timers.remove(&(time, *key));
         }
         self.wanted.remove(key);
+        self.relays.remove(key);
         self.env.out.forget_endpoint(key);
+        self.env.out.forget_meet(key);
         Some(peer)
     }
 
@@ -228,6 +235,18 @@ impl Mesh {
             self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address: canonical(address) });
             self.records.touch(now);
         }
+        self.flush(now);
+    }
+
+    /// What the server of some discovery instance has found of our NAT.
+    pub fn handle_mapping(&mut self, origin: &Origin, mapping: Mapping, now: Time) {
+        self.env.local.set_mapping(origin, mapping);
+        self.flush(now);
+    }
+
+    /// Discovery has arranged that the peer probes us at `now + after`: we probe it at the same moment.
+    pub fn handle_fire(&mut self, peer: PeerKey, after: Duration, now: Time) {
+        self.with_peer(&peer, now, |peer, _| peer.handle_fire(after, now));
         self.flush(now);
     }
 
@@ -333,6 +352,7 @@ impl Mesh {
         MeshStatus {
             public_key: self.public_key,
             listen_port: self.spec.listen_port,
+            mapping: self.env.local.mapping(),
             local: self
                 .env
                 .local
@@ -392,6 +412,14 @@ impl Mesh {
             }
             self.timers.extend(next.map(|next| (next, *key)));
         }
+        let relay = peer.relay_use(now);
+        let before = match relay {
+            RelayUse::Off => self.relays.remove(key),
+            _ => self.relays.insert(*key, relay),
+        };
+        if before.unwrap_or_default() != relay {
+            self.interest.touch(now);
+        }
         if peer.is_connected(now) {
             if self.wanted.remove(key) {
                 self.interest.touch(now);
@@ -412,6 +440,8 @@ impl Mesh {
                     peer: *key,
                     wanted: self.wanted.contains(key),
                     inbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.inbound.record_tag),
+                    pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
+                    relay: self.relays.get(key).copied().unwrap_or_default(),
                 })
                 .collect();
             if self.interest.last.as_ref() != Some(&interest) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, PeerKey};
+use natpunch_types::{CandidateKind, Origin, PeerKey, RelayUse};
 
 /// A datagram to send raw from WireGuard's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,11 @@ pub enum Command {
     PublishRecords(Vec<Record>),
     /// Which peers discovery should look up eagerly: complete, sent when it changes.
     Interest(Vec<Interest>),
+    /// Ask discovery to make this node and the peer probe each other at the same moment, if it can.
+    Meet {
+        /// The peer.
+        peer: PeerKey,
+    },
 }
 
 /// Why an endpoint is set.
@@ -93,6 +98,10 @@ pub struct Interest {
     pub wanted: bool,
     /// The tag of the records that this peer publishes for us.
     pub inbound_tag: [u8; 16],
+    /// Names the pair, the same on both sides; zeros without a key in common.
+    pub pair_tag: [u8; 16],
+    /// What the pair wants of a relay.
+    pub relay: RelayUse,
 }
 
 /// Something that happened, for logs.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use blake2::{Blake2s256, Digest as _};
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 
 /// This node and its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct PeerSpec {
     /// The port that the peer listens on as far as the file tells ([`derive_listen_port`] unless set): where a LAN
     /// beacon finds it.
     pub listen_port: u16,
+    /// Whether it may be reached through relays.
+    pub relay: RelayPolicy,
 }
 
 /// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, PeerKey};
+use natpunch_types::{CandidateKind, Mapping, PeerKey};
 use serde::{Serialize, Serializer};
 
 /// The mesh at one moment.
@@ -14,6 +14,8 @@ pub struct MeshStatus {
     pub public_key: PeerKey,
     /// The port that WireGuard listens on.
     pub listen_port: u16,
+    /// How the NAT before this node maps WireGuard's port, if some server could tell.
+    pub mapping: Option<Mapping>,
     /// Where this node may be reached, as published to its peers.
     pub local: Vec<LocalStatus>,
     /// The peers, sorted by name, then key.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_core::{
     Command, EndpointReason, Event, Mesh, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, derive_listen_port, stun,
 };
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, SecretKey};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy, SecretKey};
 
 use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
@@ -138,7 +138,15 @@ impl World {
         spec.peers.retain(|peer| peer.key != key);
         let persistent_keepalive = Some(Duration::from_secs(25));
         let name = format!("peer-{}", peer.0);
-        spec.peers.push(PeerSpec { key, name, managed, preshared_key: None, persistent_keepalive, listen_port });
+        spec.peers.push(PeerSpec {
+            key,
+            name,
+            managed,
+            preshared_key: None,
+            persistent_keepalive,
+            listen_port,
+            relay: RelayPolicy::Auto,
+        });
         self.reload(node, spec);
     }
 
@@ -533,6 +541,7 @@ impl World {
                     self.records.publish(host, records, now);
                 }
             }
+            Command::Meet { .. } => {}
             Command::Interest(interest) => {
                 let node = self.node_mut(host);
                 let watches = node.discovery.records;

@@ -7,11 +7,13 @@ mod address;
 mod candidate;
 mod device;
 mod key;
+mod relay;
 
 pub use address::{AddressClass, canonical, canonical_ip, classify, is_mesh_lan};
 pub use candidate::{Candidate, CandidateKind, Origin};
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
+pub use relay::{Mapping, RelayPolicy, RelayUse};
 
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard reads it is no message
 /// type of WireGuard (1 to 4), so that a device drops a probe at once; its first bit pair (01) is not that of STUN (00).

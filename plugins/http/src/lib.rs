@@ -121,7 +121,7 @@ async fn run(base: url::Url, interval: Duration, host: Arc<dyn Host>) -> Result<
             Input::Records(new) => drop(records.send_replace(new)),
             // Connections of the old network hang until they time out: start over with none.
             Input::NetworkChanged => drop(client.send_replace(new_client()?)),
-            Input::Datagram { .. } => {}
+            Input::Datagram { .. } | Input::Meet(_) => {}
             Input::Shutdown => return Ok(()),
         }
     }

@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
                 client.handle_datagram(&payload, now);
             }
             Input::NetworkChanged => client.handle_network_change(now),
-            Input::Datagram { .. } | Input::Records(_) | Input::Shutdown => {}
+            Input::Datagram { .. } | Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
         }
     }
 

@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
                 self.resolve_at = Instant::now();
                 self.clients().for_each(|(_, client)| client.handle_network_change(now));
             }
-            Input::Records(_) | Input::Shutdown => {}
+            Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
         }
     }
 

@@ -20,7 +20,7 @@ mod schedule;
 pub mod testing;
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use natpunch_types::{CandidateKind, PeerKey, SecretKey};
+pub use natpunch_types::{CandidateKind, Mapping, PeerKey, RelayUse, SecretKey};
 pub use schedule::Schedule;
 
 /// A boxed future, as the object-safe methods of this API return them.
@@ -77,6 +77,14 @@ pub trait Host: Send + Sync + 'static {
     /// [`Input::Datagram`] for the next minute. Dropped without the descriptor's `needs_wireguard_port`.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
+    /// Says that this node should probe the peer after this time, when the peer probes it too. Dropped without the
+    /// descriptor's `needs_wireguard_port`; the core bounds the rate.
+    fn fire(&self, peer: PeerKey, after: Duration);
+
+    /// States how this node's NAT maps WireGuard's port, as servers see it. Dropped without the descriptor's
+    /// `needs_wireguard_port`.
+    fn mapping(&self, mapping: Mapping);
+
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
 
@@ -100,6 +108,9 @@ pub enum Input {
     },
     /// The network changed (link, address, route) or the machine slept: addresses may be new, registrations stale.
     NetworkChanged,
+    /// A round of probing this peer begins: make both sides fire at the same moment, if the server can
+    /// ([`Host::fire`]).
+    Meet(PeerKey),
     /// Stop, soon.
     Shutdown,
 }
@@ -115,9 +126,13 @@ pub struct PeerInterest {
     pub endpoint: Option<String>,
     /// The tag under which the peer leaves records for this node.
     pub inbound_tag: RecordTag,
+    /// Names the pair, the same on both sides; zeros for a peer without a key in common with this node.
+    pub pair_tag: RecordTag,
+    /// What the pair wants of a relay.
+    pub relay: RelayUse,
 }
 
-/// Names a one-way mailbox between two peers; only they can compute it.
+/// Names a one-way mailbox between two peers, or the pair; only they can compute it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordTag(pub [u8; 16]);
 

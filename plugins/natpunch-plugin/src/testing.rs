@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use crate::{BoxFuture, Health, Host, Input, Observation, PeerKey, SealedRecord, SecretKey};
+use crate::{BoxFuture, Health, Host, Input, Mapping, Observation, PeerKey, SealedRecord, SecretKey};
 
 /// Something that a plugin did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub enum Effect {
         /// The payload.
         payload: Vec<u8>,
     },
+    /// [`Host::fire`].
+    Fired(PeerKey, Duration),
+    /// [`Host::mapping`].
+    Mapped(Mapping),
     /// [`Host::report`].
     Reported(Health),
 }
@@ -119,7 +124,7 @@ impl Host for FakeHost {
         self.did(Effect::Observed(observation));
     }
 
-    fn observed_self(&self, address: SocketAddr, _lifetime: std::time::Duration) {
+    fn observed_self(&self, address: SocketAddr, _lifetime: Duration) {
         self.did(Effect::ObservedSelf(address));
     }
 
@@ -129,6 +134,14 @@ impl Host for FakeHost {
 
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
         self.did(Effect::Sent { destination, payload });
+    }
+
+    fn fire(&self, peer: PeerKey, after: Duration) {
+        self.did(Effect::Fired(peer, after));
+    }
+
+    fn mapping(&self, mapping: Mapping) {
+        self.did(Effect::Mapped(mapping));
     }
 
     fn random(&self, buffer: &mut [u8]) {

@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
                 self.resolve_at = Instant::now();
                 self.clients().for_each(|(_, client)| client.handle_network_change(now));
             }
-            Input::Shutdown => {}
+            Input::Meet(_) | Input::Shutdown => {}
         }
     }
 

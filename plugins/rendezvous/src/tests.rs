@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, PeerKey, SecretKey};
+use natpunch_plugin::{PeerInterest, PeerKey, RelayUse, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 
 use super::*;
@@ -70,7 +70,14 @@ async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address()
     let tag = RecordTag([7; 16]);
     let record = SealedRecord { tag, blob: Arc::from([1; 150]) };
     hosts[0].put(Input::Records([record.clone()].into()));
-    let peer = PeerInterest { key: PeerKey::from_bytes([1; 32]), wanted: true, endpoint: None, inbound_tag: tag };
+    let peer = PeerInterest {
+        key: PeerKey::from_bytes([1; 32]),
+        wanted: true,
+        endpoint: None,
+        inbound_tag: tag,
+        pair_tag: tag,
+        relay: RelayUse::Off,
+    };
     hosts[1].put(Input::Peers([peer].into()));
 
     let start = Instant::now();

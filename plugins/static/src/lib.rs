@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
                         Input::Peers(peers) => self.set_peers(&peers),
                         Input::NetworkChanged => self.entries.values_mut().for_each(Entry::look_up_now),
                         Input::Shutdown => return,
-                        Input::Records(_) | Input::Datagram { .. } => {}
+                        Input::Records(_) | Input::Datagram { .. } | Input::Meet(_) => {}
                     }
                 }
                 Some(found) = self.lookups.join_next() => {

@@ -1,5 +1,5 @@
-use natpunch_plugin::RecordTag;
 use natpunch_plugin::testing::{Effect, FakeHost};
+use natpunch_plugin::{RecordTag, RelayUse};
 
 use super::*;
 
@@ -13,6 +13,8 @@ fn peers(peers: &[(u8, bool, Option<&str>)]) -> Input {
         wanted: *wanted,
         endpoint: endpoint.map(str::to_owned),
         inbound_tag: RecordTag([0; 16]),
+        pair_tag: RecordTag([0; 16]),
+        relay: RelayUse::Off,
     });
     Input::Peers(peers.collect())
 }

@@ -7,6 +7,7 @@
 //! discard each other's answer and lose five seconds.
 
 mod device;
+mod meeting;
 mod plain;
 mod probing;
 mod report;
@@ -26,6 +27,7 @@ use crate::record::Contents;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
 use device::DeviceView;
+use meeting::Meeting;
 use plain::PlainTries;
 use probing::Remote;
 use round::Round;
@@ -117,10 +119,11 @@ pub(crate) struct Peer {
     seen_as: Option<SocketAddr>,
     record: Option<(u64, Time)>,
     plain: PlainTries,
+    meeting: Meeting,
 }
 
 impl Peer {
-    pub(crate) fn new(spec: PeerSpec, keys: Option<PairKeys>, own: &PeerKey, env: &Env, now: Time) -> Self {
+    pub(crate) fn new(spec: PeerSpec, keys: Option<PairKeys>, own: &PeerKey, env: &mut Env, now: Time) -> Self {
         let mut peer = Self {
             controlling: *own < spec.key,
             spec,
@@ -140,6 +143,7 @@ impl Peer {
             seen_as: None,
             record: None,
             plain: PlainTries::default(),
+            meeting: Meeting::default(),
         };
         peer.start_round(env, now);
         peer
@@ -261,6 +265,7 @@ impl Peer {
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Time) {
         self.table.expire(self.keep(), now);
         if self.probes() {
+            self.fire(now);
             self.check_selection(env, now);
             self.advance_round(env, now);
             self.send_beacons(env, now);
@@ -279,6 +284,7 @@ impl Peer {
         }
         at(self.table.iter().filter_map(|(_, entry)| entry.next_ping).min());
         at(self.round.next_timeout());
+        at(self.meeting.fires_at());
         at(self.doubt_ends().filter(|ends| *ends > now));
         if let Some(selection) = &self.selection {
             at(match selection.check {

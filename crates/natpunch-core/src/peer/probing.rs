@@ -330,7 +330,7 @@ impl Peer {
     }
 
     /// The peer runs anew and has heard nothing yet.
-    fn on_restart(&mut self, env: &Env, now: Time) {
+    fn on_restart(&mut self, env: &mut Env, now: Time) {
         for (_, entry) in self.table.iter_mut() {
             entry.forget_heard();
         }

@@ -97,7 +97,7 @@ fn may_be_poisoned(address: SocketAddr) -> bool {
 
 impl Peer {
     /// Probes every candidate at once.
-    pub(super) fn start_round(&mut self, env: &Env, now: Time) {
+    pub(super) fn start_round(&mut self, env: &mut Env, now: Time) {
         if !self.probes() {
             return;
         }
@@ -116,6 +116,7 @@ impl Peer {
             let burst = opening.filter(|_| may_be_poisoned(address)).unwrap_or_default();
             self.start_burst(address, burst, now);
         }
+        self.ask_to_meet(env, now);
     }
 
     /// The burst to a new candidate has begun; it begins a new ladder too.

@@ -11,7 +11,7 @@ use natpunch_core::{
     Command, Event, Interest, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Record, Time, Transmit,
     derive_listen_port, stun,
 };
-use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, SecretKey};
+use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayPolicy, SecretKey};
 
 pub const DELAY: Duration = Duration::from_millis(10);
 pub const STUN: &str = "198.51.100.53:3478";
@@ -47,6 +47,7 @@ pub fn peer(number: u8) -> PeerSpec {
         preshared_key: None,
         persistent_keepalive: None,
         listen_port: derive_listen_port(&key),
+        relay: RelayPolicy::Auto,
     }
 }
 
@@ -272,6 +273,7 @@ impl World {
                         fed = true;
                     }
                     Command::Interest(interest) => node.interest = interest,
+                    Command::Meet { .. } => {}
                     Command::PublishRecords(records) => {
                         node.records = records;
                         node.publications += 1;

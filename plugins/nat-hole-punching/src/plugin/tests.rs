@@ -1,5 +1,5 @@
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_plugin::{PeerInterest, RecordTag, RelayUse};
 
 use super::*;
 use crate::Server;
@@ -10,7 +10,11 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn interest(n: u8) -> Input {
-    Input::Peers([PeerInterest { key: key(n), wanted: true, endpoint: None, inbound_tag: RecordTag([0; 16]) }].into())
+    let tag = RecordTag([0; 16]);
+    let relay = RelayUse::Off;
+    Input::Peers(
+        [PeerInterest { key: key(n), wanted: true, endpoint: None, inbound_tag: tag, pair_tag: tag, relay }].into(),
+    )
 }
 
 fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(), PluginError>> {
@@ -55,7 +59,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             }
             Effect::Observed(observation) => observed[n] = Some(observation),
             Effect::Reported(health) => assert!(matches!(health, Health::Good(_))),
-            Effect::ObservedSelf(_) | Effect::Delivered(_) => panic!("does neither"),
+            other => panic!("does not: {other:?}"),
         }
     }
     for (n, observation) in observed.into_iter().flatten().enumerate() {

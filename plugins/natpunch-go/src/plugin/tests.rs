@@ -1,5 +1,5 @@
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_plugin::{PeerInterest, RecordTag, RelayUse};
 
 use super::*;
 use crate::Server;
@@ -16,7 +16,8 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn interest(n: u8, wanted: bool) -> PeerInterest {
-    PeerInterest { key: key(n), wanted, endpoint: None, inbound_tag: RecordTag([0; 16]) }
+    let tag = RecordTag([0; 16]);
+    PeerInterest { key: key(n), wanted, endpoint: None, inbound_tag: tag, pair_tag: tag, relay: RelayUse::Off }
 }
 
 fn settings(server: &str) -> Settings {
@@ -69,7 +70,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             }
             Effect::Observed(observation) => observed[n] = Some(observation),
             Effect::Reported(health) => registered[n] = matches!(health, Health::Good(_)),
-            Effect::ObservedSelf(_) | Effect::Delivered(_) => panic!("does neither"),
+            other => panic!("does not: {other:?}"),
         }
     }
     assert!(start.elapsed() < Duration::from_millis(100));
