@@ -116,8 +116,8 @@ impl Protocols {
     pub(super) fn classify(&self, payload: &[u8]) -> Class {
         if stun::is_stun(payload) {
             Class::Stun
-        } else if let Some(server) = self.rendezvous.as_ref().filter(|_| wire::Kind::of(payload).is_some()) {
-            if lock(server).is_hello(payload) { Class::Hello } else { Class::Rendezvous }
+        } else if let Some(kind) = self.rendezvous.as_ref().and_then(|_| wire::Kind::of(payload)) {
+            if kind == wire::Kind::Hello { Class::Hello } else { Class::Rendezvous }
         } else if self.hole_punching.is_some() && payload.len() == HOLE_PUNCHING_REQUEST {
             Class::HolePunching
         } else if self.natpunch_go.is_none() {

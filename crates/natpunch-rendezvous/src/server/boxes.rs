@@ -203,6 +203,25 @@ impl Boxes {
         }
     }
 
+    /// Forgets the records and wishes of all of whom this is not true.
+    pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey) -> bool) {
+        let mut over = Vec::new();
+        self.by_tag.retain(|tag, mailbox| {
+            if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
+                self.bytes -= record.blob.len();
+                over.push(record.owner);
+            }
+            for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.slot.identity)) {
+                if let Some(due) = watcher.due {
+                    self.due.remove(&(due, *tag, watcher.slot));
+                }
+                over.push(watcher.slot.identity);
+            }
+            mailbox.record.is_some() || !mailbox.watchers.is_empty()
+        });
+        over.iter().for_each(|owner| self.give_back(owner));
+    }
+
     fn share(&self, who: &PeerKey) -> usize {
         self.shares.get(who).copied().unwrap_or_default()
     }

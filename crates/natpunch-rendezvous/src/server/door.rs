@@ -1,19 +1,25 @@
 //! The stateless responder: hellos are answered by a welcome or a cookie, and forgotten.
+//!
+//! It is apart from the server's state, so that any number of threads can do its work at once: what a hello costs, two
+//! times two Diffie-Hellman operations, is done without any lock. A hello without a right mac1 takes none at all.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use natpunch_noise::{Identity, split};
-use natpunch_types::{PeerKey, PresharedKey};
+use natpunch_types::{PeerKey, PresharedKey, canonical};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use super::seals::{Message, Opened};
 use super::session::network;
 use super::{Counters, Limits, read_key};
-use crate::crypto::{self, Gate, Key, open_random, seal_message, seal_random, short_mac};
+use crate::crypto::{self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac};
 use crate::wire::{
-    CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN, WELCOME_LEN,
-    put_address,
+    CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN,
+    WELCOME_LEN, put_address,
 };
 
 /// How long a ticket is good.
@@ -22,6 +28,8 @@ const TICKET_LIFETIME: Duration = Duration::from_secs(10);
 const COOKIE_SECRET_LIFETIME: Duration = Duration::from_secs(120);
 /// Hellos of one network under load: in a second, and at once.
 const PER_NETWORK: (f64, f64) = (20.0, 5.0);
+/// The part of all hellos that may come without a proven address: one in so many.
+const UNPROVEN: f64 = 8.0;
 /// Entries of the table of networks. Which entry is whose nobody can tell from outside.
 const NETWORKS: usize = 8_192;
 
@@ -33,7 +41,12 @@ pub(super) struct Ticket {
     pub(super) session: u64,
     /// Rises from ticket to ticket.
     pub(super) number: u64,
+    /// By which secret its holder came in.
+    pub(super) secret: SecretNumber,
 }
+
+/// Names an admission secret (or that none was asked for) while the server runs.
+pub(super) type SecretNumber = u16;
 
 /// Tokens that come back with time.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +58,7 @@ struct Bucket {
 impl Bucket {
     fn refill(&mut self, (rate, most): (f64, f64), now: Duration) {
         self.tokens = (self.tokens + now.saturating_sub(self.at).as_secs_f64() * rate).min(most);
-        self.at = now;
+        self.at = self.at.max(now);
     }
 
     fn take(&mut self) -> bool {
@@ -57,18 +70,58 @@ impl Bucket {
     }
 }
 
-pub(super) struct Door {
-    /// One for each pair of a key and a secret.
-    gates: Vec<(Identity, Gate)>,
-    ticket_key: Key,
-    network_key: Key,
+/// What hellos may cost, and how addresses are proven when they cost more.
+struct Meter {
     /// The current and the previous one.
     cookie_keys: [Key; 2],
     cookie_since: Duration,
-    tickets: u64,
-    rate: (f64, f64),
+    /// Hellos in a second, and at once.
+    rate: f64,
+    /// What is left for all.
     all: Bucket,
+    /// What is left for those who have not proven their address: an eighth, so that spoofed hellos, however many, leave
+    /// the rest of the work to those with a cookie.
+    unproven: Bucket,
     networks: Box<[Bucket]>,
+}
+
+/// A key of the server with a secret: what one kind of hello is made for.
+#[derive(Clone)]
+struct Entrance {
+    identity: Identity,
+    gate: Gate,
+    secret: SecretNumber,
+}
+
+/// What is open at the moment.
+struct Entrances {
+    all: Arc<[Entrance]>,
+    secrets: Vec<(SecretNumber, Option<PresharedKey>)>,
+    next_number: SecretNumber,
+}
+
+/// What to do about a hello.
+pub enum Knock {
+    /// Nothing.
+    Ignore,
+    /// Send this back: the sender has to prove its address first.
+    Cookie(Vec<u8>),
+    /// Pass it to [`Door::welcome`] when there is time; it is of somebody who may speak here, and within the limits.
+    Welcome,
+}
+
+/// The stateless responder, which any number of threads may share.
+pub struct Door {
+    identities: Vec<Identity>,
+    entrances: RwLock<Entrances>,
+    ticket_key: Key,
+    network_key: Key,
+    tickets: AtomicU64,
+    meter: Mutex<Meter>,
+    welcomed: AtomicU64,
+    cookies: AtomicU64,
+    shed: AtomicU64,
+    forged: AtomicU64,
 }
 
 impl Door {
@@ -78,80 +131,139 @@ impl Door {
         limits: &Limits,
         rng: &mut impl CryptoRng,
     ) -> Self {
-        let secrets: Vec<Option<&PresharedKey>> =
-            if secrets.is_empty() { vec![None] } else { secrets.iter().map(Some).collect() };
-        let gates = identities
-            .iter()
-            .flat_map(|identity| {
-                secrets.iter().map(|secret| (identity.clone(), Gate::new(&identity.public(), *secret)))
-            })
-            .collect();
         let rate = f64::from(limits.hellos_per_second);
-        Self {
-            gates,
+        let door = Self {
+            identities,
+            entrances: RwLock::new(Entrances { all: Arc::from([]), secrets: Vec::new(), next_number: 0 }),
             ticket_key: crypto::random_key(rng),
             network_key: crypto::random_key(rng),
-            cookie_keys: [crypto::random_key(rng), crypto::random_key(rng)],
-            cookie_since: Duration::ZERO,
-            tickets: 0,
-            rate: (rate, rate),
-            all: Bucket { tokens: rate, at: Duration::ZERO },
-            networks: vec![Bucket { tokens: PER_NETWORK.1, at: Duration::ZERO }; NETWORKS].into(),
+            tickets: AtomicU64::new(0),
+            meter: Mutex::new(Meter {
+                cookie_keys: [crypto::random_key(rng), crypto::random_key(rng)],
+                cookie_since: Duration::ZERO,
+                rate,
+                all: Bucket { tokens: rate, at: Duration::ZERO },
+                unproven: Bucket { tokens: rate / UNPROVEN, at: Duration::ZERO },
+                networks: vec![Bucket { tokens: PER_NETWORK.1, at: Duration::ZERO }; NETWORKS].into(),
+            }),
+            welcomed: AtomicU64::new(0),
+            cookies: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
+            forged: AtomicU64::new(0),
+        };
+        door.set_secrets(secrets);
+        door
+    }
+
+    /// Admits those who know one of these secrets, or everybody who knows a public key of the server if there is none.
+    /// A secret that stays keeps its number.
+    pub(super) fn set_secrets(&self, secrets: &[PresharedKey]) {
+        let wanted: Vec<Option<PresharedKey>> =
+            if secrets.is_empty() { vec![None] } else { secrets.iter().cloned().map(Some).collect() };
+        let mut entrances = self.entrances.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = entrances.next_number;
+        let mut numbered: Vec<(SecretNumber, Option<PresharedKey>)> = Vec::new();
+        for secret in wanted {
+            let known = entrances.secrets.iter().find(|(_, known)| same(known.as_ref(), secret.as_ref()));
+            let number = known.map_or_else(
+                || {
+                    next = next.wrapping_add(1);
+                    next
+                },
+                |(number, _)| *number,
+            );
+            numbered.push((number, secret));
         }
+        let all = self.identities.iter().flat_map(|identity| {
+            numbered.iter().map(|(number, secret)| Entrance {
+                identity: identity.clone(),
+                gate: Gate::new(&identity.public(), secret.as_ref()),
+                secret: *number,
+            })
+        });
+        *entrances = Entrances { all: all.collect(), secrets: numbered, next_number: next };
+    }
+
+    /// Whether one who came in by this secret may stay.
+    pub(super) fn admits(&self, secret: SecretNumber) -> bool {
+        let entrances = self.entrances.read().unwrap_or_else(PoisonError::into_inner);
+        entrances.secrets.iter().any(|(number, _)| *number == secret)
+    }
+
+    pub(super) fn set_rate(&self, limits: &Limits) {
+        self.meter().rate = f64::from(limits.hellos_per_second);
+    }
+
+    /// What this part of the server counted.
+    pub(super) fn count(&self, counters: &mut Counters) {
+        counters.welcomed += self.welcomed.load(Ordering::Relaxed);
+        counters.cookies += self.cookies.load(Ordering::Relaxed);
+        counters.shed += self.shed.load(Ordering::Relaxed);
+        counters.forged += self.forged.load(Ordering::Relaxed);
+    }
+
+    /// Never held for longer than some hashes take.
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key and secret that a hello was made for.
-    pub(super) fn gate(&self, hello: &[u8]) -> Option<&(Identity, Gate)> {
+    fn entrance(&self, hello: &[u8]) -> Option<Entrance> {
         let (text, mac1) = (hello.get(..MAC1_AT)?, hello.get(MAC1_AT..MAC2_AT)?);
-        self.gates.iter().find(|(_, gate)| crypto::equal(&gate.mac1(text), mac1))
+        let all = self.entrances.read().unwrap_or_else(PoisonError::into_inner).all.clone();
+        all.iter().find(|entrance| crypto::equal(&entrance.gate.mac1(text), mac1)).cloned()
     }
 
-    pub(super) fn handle_hello(
-        &mut self,
+    /// Decides about a hello, at the cost of some hashes. Keeps nothing of it, whatever it is.
+    pub fn knock(&self, source: SocketAddr, hello: &[u8], rng: &mut impl CryptoRng, now: Duration) -> Knock {
+        let source = canonical(source);
+        let Some(entrance) = self.entrance(hello).filter(|_| source.port() != 0) else {
+            self.forged.fetch_add(1, Ordering::Relaxed);
+            return Knock::Ignore;
+        };
+        let cookie_keys = {
+            let mut meter = self.meter();
+            if meter.admits_unproven(now) {
+                return Knock::Welcome;
+            }
+            meter.rotate_cookie_keys(rng, now);
+            meter.cookie_keys.clone()
+        };
+        if !has_cookie(&cookie_keys, source, hello) {
+            self.cookies.fetch_add(1, Ordering::Relaxed);
+            return cookie_reply(&cookie_keys, &entrance.gate, source, hello, rng).map_or(Knock::Ignore, Knock::Cookie);
+        }
+        if self.meter().admits_proven(self.network(source), now) {
+            return Knock::Welcome;
+        }
+        self.shed.fetch_add(1, Ordering::Relaxed);
+        Knock::Ignore
+    }
+
+    /// The answer to a hello that [`knock`](Self::knock) found worth it: four Diffie-Hellman operations.
+    pub fn welcome(
+        &self,
         source: SocketAddr,
         hello: &[u8],
-        counters: &mut Counters,
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let Some((identity, gate)) = self.gate(hello).cloned() else {
-            counters.forged += 1;
-            return None;
-        };
-        self.all.refill(self.rate, now);
-        if self.all.tokens < self.rate.1 * 7.0 / 8.0 {
-            self.rotate_cookie_keys(rng, now);
-            if !self.has_cookie(source, hello) {
-                counters.cookies += 1;
-                return self.cookie_reply(&gate, source, hello, rng);
-            }
-            if !self.network_bucket(source, now).is_some_and(Bucket::take) {
-                counters.shed += 1;
-                return None;
-            }
-        }
-        if !self.all.take() {
-            counters.shed += 1;
-            return None;
-        }
-        let welcome = self.welcome(&identity, &gate, source, hello, rng, now);
-        match welcome {
-            Some(_) => counters.welcomed += 1,
-            None => counters.forged += 1,
-        }
+        let welcome =
+            self.entrance(hello).and_then(|entrance| self.respond(&entrance, canonical(source), hello, rng, now));
+        let counter = if welcome.is_some() { &self.welcomed } else { &self.forged };
+        counter.fetch_add(1, Ordering::Relaxed);
         welcome
     }
 
-    fn welcome(
-        &mut self,
-        identity: &Identity,
-        gate: &Gate,
+    fn respond(
+        &self,
+        entrance: &Entrance,
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let mut handshake = identity.respond(&gate.prologue, rng).ok()?;
+        let mut handshake = entrance.identity.respond(&entrance.gate.prologue, rng).ok()?;
         let mut payload = [0; HELLO_PAYLOAD_LEN];
         let read = handshake.read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut payload).ok()?;
         if read != HELLO_PAYLOAD_LEN {
@@ -168,29 +280,68 @@ impl Door {
         header.extend(noise.get(..length)?);
 
         let [from_client, from_server] = split(&mut handshake)?;
-        self.tickets += 1;
+        let number = self.tickets.fetch_add(1, Ordering::Relaxed) + 1;
         let mut text = Zeroizing::new(Vec::with_capacity(TICKET_TEXT_LEN));
         text.extend(from_client.iter().chain(from_server.iter()).chain(&client));
         text.extend(session.to_be_bytes());
-        text.extend(self.tickets.to_be_bytes());
-        text.extend(millis(now).to_be_bytes());
+        text.extend(number.to_be_bytes());
+        // 48 bits of milliseconds, and the secret.
+        text.extend((millis(now) << 16 | u64::from(entrance.secret)).to_be_bytes());
         let ticket = seal_random(&self.ticket_key, &place(source), &text, rng)?;
         seal_message(&from_server, 0, header, ticket)
     }
 
+    /// Opens a confirm, whose sender has then proven its key and address; `None` for any other.
+    pub fn open_confirm(&self, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Opened> {
+        let opened = self.open(canonical(source), payload, now);
+        if opened.is_none() {
+            self.forged.fetch_add(1, Ordering::Relaxed);
+        }
+        opened
+    }
+
+    fn open(&self, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Opened> {
+        let (header, sealed) = payload.split_at_checked(CONFIRM_HEADER_LEN)?;
+        let ticket = self.open_ticket(source, header.get(HEADER_LEN..)?, now)?;
+        let text = open_message(&ticket.from_client, 0, header, sealed)?;
+        Some(Opened(Message::Confirm { ticket: Box::new(ticket), text }))
+    }
+
     /// `None` for anything but a ticket that this process gave to this address lately.
-    pub(super) fn open_ticket(&self, source: SocketAddr, ticket: &[u8], now: Duration) -> Option<Ticket> {
+    fn open_ticket(&self, source: SocketAddr, ticket: &[u8], now: Duration) -> Option<Ticket> {
         let text = open_random(&self.ticket_key, &place(source), ticket)?;
         let mut reader = Reader(&text);
-        let ticket = Ticket {
-            from_client: read_key(&mut reader)?,
-            from_server: read_key(&mut reader)?,
-            identity: PeerKey::from_bytes(reader.array()?),
-            session: reader.u64()?,
-            number: reader.u64()?,
-        };
-        let issued = Duration::from_millis(reader.u64()?);
-        (now.saturating_sub(issued) <= TICKET_LIFETIME).then_some(ticket)
+        let (from_client, from_server) = (read_key(&mut reader)?, read_key(&mut reader)?);
+        let identity = PeerKey::from_bytes(reader.array()?);
+        let (session, number, issued) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let ticket =
+            Ticket { from_client, from_server, identity, session, number, secret: (issued & 0xffff) as SecretNumber };
+        let issued = Duration::from_millis(issued >> 16);
+        let fresh = now.saturating_sub(issued) <= TICKET_LIFETIME;
+        (fresh && self.admits(ticket.secret)).then_some(ticket)
+    }
+
+    /// The place of an address's network in the table. Nobody can tell from outside who shares one.
+    fn network(&self, source: SocketAddr) -> usize {
+        let hash: [u8; 8] = short_mac(&self.network_key, &[&network(source.ip()).to_be_bytes()]);
+        (u64::from_be_bytes(hash) % NETWORKS as u64) as usize
+    }
+}
+
+impl Meter {
+    /// Whether there is work left for one who has proven nothing yet.
+    fn admits_unproven(&mut self, now: Duration) -> bool {
+        let share = self.rate / UNPROVEN;
+        self.unproven.refill((share, share), now);
+        self.all.refill((self.rate, self.rate), now);
+        // A hello with a cookie that comes here takes of this share, too: it is as good as one without.
+        self.unproven.tokens >= 1.0 && self.all.take() && self.unproven.take()
+    }
+
+    fn admits_proven(&mut self, network: usize, now: Duration) -> bool {
+        let Some(bucket) = self.networks.get_mut(network) else { return false };
+        bucket.refill(PER_NETWORK, now);
+        bucket.tokens >= 1.0 && self.all.take() && bucket.take()
     }
 
     fn rotate_cookie_keys(&mut self, rng: &mut impl CryptoRng, now: Duration) {
@@ -202,27 +353,35 @@ impl Door {
             self.cookie_since = now;
         }
     }
+}
 
-    fn has_cookie(&self, source: SocketAddr, hello: &[u8]) -> bool {
-        let (Some(text), Some(mac2)) = (hello.get(..MAC2_AT), hello.get(MAC2_AT..)) else { return false };
-        self.cookie_keys.iter().any(|key| crypto::equal(&crypto::mac2(&cookie(key, source), text), mac2))
-    }
+fn has_cookie(keys: &[Key; 2], source: SocketAddr, hello: &[u8]) -> bool {
+    let (Some(text), Some(mac2)) = (hello.get(..MAC2_AT), hello.get(MAC2_AT..)) else { return false };
+    // Zeros say that there is none, and are what a flood has.
+    mac2.iter().any(|byte| *byte != 0)
+        && keys.iter().any(|key| crypto::equal(&crypto::mac2(&cookie(key, source), text), mac2))
+}
 
-    fn cookie_reply(&self, gate: &Gate, source: SocketAddr, hello: &[u8], rng: &mut impl CryptoRng) -> Option<Vec<u8>> {
-        let [current, _] = &self.cookie_keys;
-        let mut text = cookie(current, source).to_vec();
-        let mut nonce = [0; crate::wire::NONCE_LEN];
-        rng.fill_bytes(&mut nonce);
-        gate.seal_cookie(&nonce, hello.get(MAC1_AT..MAC2_AT)?, &mut text)?;
-        Some([&Kind::Cookie.header()[..], &nonce, &text].concat())
-    }
+fn cookie_reply(
+    [current, _]: &[Key; 2],
+    gate: &Gate,
+    source: SocketAddr,
+    hello: &[u8],
+    rng: &mut impl CryptoRng,
+) -> Option<Vec<u8>> {
+    let mut text = cookie(current, source).to_vec();
+    let mut nonce = [0; crate::wire::NONCE_LEN];
+    rng.fill_bytes(&mut nonce);
+    gate.seal_cookie(&nonce, hello.get(MAC1_AT..MAC2_AT)?, &mut text)?;
+    Some([&Kind::Cookie.header()[..], &nonce, &text].concat())
+}
 
-    fn network_bucket(&mut self, source: SocketAddr, now: Duration) -> Option<&mut Bucket> {
-        let hash: [u8; 8] = short_mac(&self.network_key, &[&network(source.ip()).to_be_bytes()]);
-        let index = usize::try_from(u64::from_be_bytes(hash) % NETWORKS as u64).ok()?;
-        let bucket = self.networks.get_mut(index)?;
-        bucket.refill(PER_NETWORK, now);
-        Some(bucket)
+/// Compares secrets in constant time.
+fn same(a: Option<&PresharedKey>, b: Option<&PresharedKey>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => crypto::equal(a.expose(), b.expose()),
+        _ => false,
     }
 }
 

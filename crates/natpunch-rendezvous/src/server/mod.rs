@@ -1,27 +1,34 @@
 //! The server: a stateless responder in front, sessions of proven clients and their mailboxes behind.
+//!
+//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Door`], which does what hellos
+//! and confirms cost without the server, and lock the server for the rest: [`Server::opener`] finds the key of a
+//! request, [`Server::handle_opened`] does what it asks, [`Server::poll_unsealed`] says what to send; the ciphers
+//! between these run without the lock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::Identity;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, open_message, seal_message, short_mac};
-use crate::wire::{
-    CONFIRM_HEADER_LEN, Frame as _, HEADER_LEN, Kind, MAC_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, pack,
-    session_message,
-};
+use crate::crypto::{self, seal_message, short_mac};
+use crate::wire::{Frame as _, Kind, MAC_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, pack, session_message};
 
 mod boxes;
 mod door;
 mod limits;
+mod seals;
 mod session;
 
 use boxes::{Boxes, Outcome};
-use door::{Door, Ticket};
+use door::Ticket;
+pub use door::{Door, Knock};
 pub use limits::Limits;
+use seals::Message;
+pub use seals::{Opened, Opener, Unsealed};
 use session::{Session, Sessions, Slot};
 
 /// How often a client should let itself be heard.
@@ -101,6 +108,8 @@ pub struct Counters {
     pub full: u64,
     /// Sessions that fell silent.
     pub expired: u64,
+    /// Sessions ended because their clients may not be here any more.
+    pub revoked: u64,
     /// Records taken that were new.
     pub stored: u64,
     /// Records told, each time.
@@ -123,14 +132,14 @@ pub struct Counters {
 /// call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). Times count from any origin.
 pub struct Server<R> {
     rng: R,
-    door: Door,
+    door: Arc<Door>,
     admission: Admission,
     limits: Limits,
     challenge_key: crypto::Key,
     sessions: Sessions,
     boxes: Boxes,
     next_sweep: Duration,
-    transmits: VecDeque<Transmit>,
+    transmits: VecDeque<Unsealed>,
     counters: Counters,
 }
 
@@ -144,7 +153,7 @@ impl<R: CryptoRng> Server<R> {
         let identities = identities.filter(|keys| !keys.is_empty()).ok_or(NoKey)?;
         let challenge_key = crypto::random_key(&mut rng);
         Ok(Self {
-            door: Door::new(identities, &config.admission.secrets, &config.limits, &mut rng),
+            door: Arc::new(Door::new(identities, &config.admission.secrets, &config.limits, &mut rng)),
             rng,
             admission: config.admission,
             limits: config.limits,
@@ -157,10 +166,31 @@ impl<R: CryptoRng> Server<R> {
         })
     }
 
-    /// Whether a datagram is a hello of somebody who may speak here: the only kind that costs more than a few
-    /// microseconds to handle.
-    pub fn is_hello(&self, payload: &[u8]) -> bool {
-        Kind::of(payload) == Some(Kind::Hello) && self.door.gate(payload).is_some()
+    /// The part of the server that needs no state, for threads that share it.
+    pub fn door(&self) -> Arc<Door> {
+        self.door.clone()
+    }
+
+    /// Takes other settings while it runs; its keys stay. Who may not be here any more is forgotten at once, with all
+    /// that was kept of it: how many sessions that were. What is more than a lower limit allows stays while it lives.
+    pub fn reconfigure(&mut self, admission: Admission, limits: Limits) -> usize {
+        self.door.set_secrets(&admission.secrets);
+        self.door.set_rate(&limits);
+        let is_allowed = |who: &PeerKey| admission.allowed.as_ref().is_none_or(|allowed| allowed.contains(who));
+        let door = &self.door;
+        let over = self.sessions.remove_if(|slot, session| !is_allowed(&slot.identity) || !door.admits(session.secret));
+        // One that came in by an old secret over one family may have come by a new one over the other.
+        let gone: BTreeSet<PeerKey> = over
+            .iter()
+            .map(|slot| slot.identity)
+            .filter(|identity| {
+                ![false, true].iter().any(|v6| self.sessions.get(&Slot { identity: *identity, v6: *v6 }).is_some())
+            })
+            .collect();
+        self.boxes.retain(|owner| is_allowed(owner) && !gone.contains(owner));
+        self.counters.revoked += over.len() as u64;
+        (self.admission, self.limits) = (admission, limits);
+        over.len()
     }
 
     /// Takes a datagram.
@@ -171,14 +201,52 @@ impl<R: CryptoRng> Server<R> {
         }
         match Kind::of(payload) {
             Some(Kind::Hello) => {
-                let answer = self.door.handle_hello(source, payload, &mut self.counters, &mut self.rng, now);
+                let answer = match self.door.knock(source, payload, &mut self.rng, now) {
+                    Knock::Ignore => None,
+                    Knock::Cookie(answer) => Some(answer),
+                    Knock::Welcome => self.door.welcome(source, payload, &mut self.rng, now),
+                };
                 if let Some(payload) = answer {
                     self.transmit(Transmit { via, destination: source, payload });
                 }
             }
-            Some(Kind::Confirm) => self.handle_confirm(via, source, payload, now),
-            Some(Kind::Request) => self.handle_request(via, source, payload, now),
+            Some(Kind::Confirm) => {
+                if let Some(opened) = self.door.open_confirm(source, payload, now) {
+                    self.handle_opened(via, source, opened, now);
+                }
+            }
+            Some(Kind::Request) => {
+                if let Some(opener) = self.opener(payload) {
+                    self.handle_opened(via, source, opener.open(payload), now);
+                }
+            }
             Some(Kind::Welcome | Kind::Cookie | Kind::Notice) | None => self.counters.forged += 1,
+        }
+    }
+
+    /// What opens a request; `None` if it is of no session, or was seen.
+    pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
+        let (id, counter, ..) = session_message(payload)?;
+        let Some(session) = self.sessions.slot_of(id).and_then(|slot| self.sessions.get(&slot)) else {
+            self.counters.no_session += 1;
+            return None;
+        };
+        if !session.window.accepts(counter) {
+            self.counters.replayed += 1;
+            return None;
+        }
+        Some(Opener(session.from_client.clone()))
+    }
+
+    /// Does what a message asks that was opened by this server's [`Door`] or [`Opener`].
+    pub fn handle_opened(&mut self, via: Via, source: SocketAddr, opened: Opened, now: Duration) {
+        let source = canonical(source);
+        match opened.0 {
+            Message::Confirm { ticket, text } => self.handle_confirm(via, source, *ticket, &text, now),
+            Message::Request { session, counter, text } => {
+                self.handle_request(via, source, session, counter, &text, now);
+            }
+            Message::Forged => self.counters.forged += 1,
         }
     }
 
@@ -201,12 +269,19 @@ impl<R: CryptoRng> Server<R> {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        std::iter::from_fn(|| self.poll_unsealed()).find_map(Unsealed::seal)
+    }
+
+    /// The next datagram to send, to be sealed by its sender.
+    pub fn poll_unsealed(&mut self) -> Option<Unsealed> {
         self.transmits.pop_front()
     }
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let mut counters = self.counters;
+        self.door.count(&mut counters);
+        counters
     }
 
     /// How many clients are registered.
@@ -219,18 +294,8 @@ impl<R: CryptoRng> Server<R> {
         self.boxes.len()
     }
 
-    fn handle_confirm(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
-        let Some((header, sealed)) = payload.split_at_checked(CONFIRM_HEADER_LEN) else { return };
-        let ticket = header.get(HEADER_LEN..).and_then(|ticket| self.door.open_ticket(source, ticket, now));
-        let Some(ticket) = ticket else {
-            self.counters.forged += 1;
-            return;
-        };
-        let Some(text) = open_message(&ticket.from_client, 0, header, sealed) else {
-            self.counters.forged += 1;
-            return;
-        };
-        // Key and address are proven from here on.
+    fn handle_confirm(&mut self, via: Via, source: SocketAddr, ticket: Ticket, text: &[u8], now: Duration) {
+        // Key and address are proven.
         if self.admission.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&ticket.identity)) {
             self.counters.not_allowed += 1;
             return;
@@ -258,7 +323,7 @@ impl<R: CryptoRng> Server<R> {
         }
         self.counters.registered += 1;
         self.sessions.insert(slot, Session::new(ticket, via, source, now));
-        self.handle_frames(&slot, &text, vec![accepted(), Notice::Pong { observed: source }], true, now);
+        self.handle_frames(&slot, text, vec![accepted(), Notice::Pong { observed: source }], true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
@@ -271,21 +336,14 @@ impl<R: CryptoRng> Server<R> {
         }
     }
 
-    fn handle_request(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
-        let Some((id, counter, header, sealed)) = session_message(payload) else { return };
-        let Some(slot) = self.sessions.slot_of(id) else {
-            self.counters.no_session += 1;
-            return;
-        };
+    fn handle_request(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, text: &[u8], now: Duration) {
+        // It may be gone since the key was fetched, and a copy of this message may have come first.
+        let Some(slot) = self.sessions.slot_of(id) else { return };
         let Some(session) = self.sessions.get_mut(&slot) else { return };
         if !session.window.accepts(counter) {
             self.counters.replayed += 1;
             return;
         }
-        let Some(text) = open_message(&session.from_client, counter, header, sealed) else {
-            self.counters.forged += 1;
-            return;
-        };
         let newest = session.window.is_newest(counter);
         session.window.mark(counter);
         if !session.admit(now, self.limits.messages_per_second) {
@@ -298,12 +356,11 @@ impl<R: CryptoRng> Server<R> {
         } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
             // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
-            if let Some(payload) = session.seal(&[Notice::PathChallenge { token }]).into_iter().next() {
-                self.transmit(Transmit { via, destination: source, payload });
-            }
+            let said = session.say_to(via, source, &[Notice::PathChallenge { token }]);
+            said.into_iter().for_each(|datagram| self.transmit(datagram));
         }
         let mut notices = Vec::new();
-        for frame in Request::decode(&text) {
+        for frame in Request::decode(text) {
             let Request::PathResponse { token } = frame else { continue };
             let proven =
                 [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token));
@@ -312,7 +369,7 @@ impl<R: CryptoRng> Server<R> {
                 notices.push(Notice::Pong { observed: source });
             }
         }
-        self.handle_frames(&slot, &text, notices, here, now);
+        self.handle_frames(&slot, text, notices, here, now);
     }
 
     /// Does what an authentic message asks for. `here`: it came from the proven address.
@@ -366,15 +423,12 @@ impl<R: CryptoRng> Server<R> {
     fn tell(&mut self, slot: &Slot, notices: &[Notice], now: Duration) {
         let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
         self.counters.pushed += notices.iter().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
-        let (via, destination) = (session.via, session.address);
-        for payload in session.seal(notices) {
-            self.transmit(Transmit { via, destination, payload });
-        }
+        session.say(notices).into_iter().for_each(|datagram| self.transmit(datagram));
     }
 
-    fn transmit(&mut self, transmit: Transmit) {
+    fn transmit(&mut self, datagram: impl Into<Unsealed>) {
         if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(transmit);
+            self.transmits.push_back(datagram.into());
         }
     }
 }

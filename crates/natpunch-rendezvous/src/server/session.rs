@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use natpunch_types::PeerKey;
 
-use super::door::Ticket;
+use super::door::{SecretNumber, Ticket};
+use super::seals::{Content, Unsealed};
 use super::{Limits, SESSION_IDLE, Via};
-use crate::crypto::{Key, seal_message};
+use crate::crypto::Key;
 use crate::window::Window;
 use crate::wire::{Kind, MAC_LEN, Notice, SESSION_HEADER_LEN, pack};
 
@@ -28,6 +29,7 @@ pub(super) struct Session {
     id: u64,
     /// The number of the ticket that it began with; only a later one replaces it.
     pub(super) ticket: u64,
+    pub(super) secret: SecretNumber,
     pub(super) from_client: Key,
     from_server: Key,
     /// Where it proved to be, and over which way of ours.
@@ -47,6 +49,7 @@ impl Session {
         Self {
             id: ticket.session,
             ticket: ticket.number,
+            secret: ticket.secret,
             from_client: ticket.from_client,
             from_server: ticket.from_server,
             address,
@@ -71,20 +74,24 @@ impl Session {
         now.saturating_sub(self.heard) >= SESSION_IDLE
     }
 
-    /// The datagrams that say this.
-    pub(super) fn seal(&mut self, notices: &[Notice]) -> Vec<Vec<u8>> {
-        let mut datagrams = Vec::new();
-        for text in pack(notices, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            let counter = self.next_counter;
-            self.next_counter += 1;
-            datagrams.extend(seal_message(
-                &self.from_server,
-                counter,
-                Kind::Notice.session_header(self.id, counter),
-                text,
-            ));
-        }
-        datagrams
+    /// The datagrams that say this, to its proven address.
+    pub(super) fn say(&mut self, notices: &[Notice]) -> Vec<Unsealed> {
+        let (via, destination) = (self.via, self.address);
+        self.say_to(via, destination, notices)
+    }
+
+    /// The datagrams that say this, to another address.
+    pub(super) fn say_to(&mut self, via: Via, destination: SocketAddr, notices: &[Notice]) -> Vec<Unsealed> {
+        let texts = pack(notices, SESSION_HEADER_LEN + MAC_LEN, 0).into_iter();
+        texts
+            .map(|text| {
+                let counter = self.next_counter;
+                self.next_counter += 1;
+                let header = Kind::Notice.session_header(self.id, counter);
+                let key = self.from_server.clone();
+                Unsealed { via, destination, content: Content::Message { key, counter, header, text } }
+            })
+            .collect()
     }
 }
 
@@ -163,6 +170,14 @@ impl Sessions {
         self.leave(before.ip());
         *self.by_network.entry(network(address.ip())).or_default() += 1;
         before != address
+    }
+
+    /// Forgets all of which this is true.
+    pub(super) fn remove_if(&mut self, is_over: impl Fn(&Slot, &Session) -> bool) -> Vec<Slot> {
+        let over: Vec<Slot> =
+            self.by_slot.iter().filter(|(slot, session)| is_over(slot, session)).map(|(slot, _)| *slot).collect();
+        over.iter().for_each(|slot| self.remove(slot));
+        over
     }
 
     /// Forgets the silent ones among the next few; how many they were.

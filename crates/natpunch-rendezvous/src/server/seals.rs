@@ -1,0 +1,64 @@
+//! What can be done to a session's messages without the server's state: their ciphers. A server that several threads
+//! share is locked only between opening and sealing.
+
+use std::net::SocketAddr;
+
+use super::door::Ticket;
+use super::{Transmit, Via};
+use crate::crypto::{Key, open_message, seal_message};
+use crate::wire::session_message;
+
+/// A message of a client that was found authentic, for [`Server::handle_opened`](super::Server::handle_opened).
+pub struct Opened(pub(super) Message);
+
+pub(super) enum Message {
+    /// A registration: key and address are proven.
+    Confirm { ticket: Box<Ticket>, text: Vec<u8> },
+    /// A request in a session.
+    Request { session: u64, counter: u64, text: Vec<u8> },
+    /// A request that its session's key does not open.
+    Forged,
+}
+
+/// What opens one request of a session.
+pub struct Opener(pub(super) Key);
+
+impl Opener {
+    /// Opens the request that this was made for.
+    pub fn open(self, payload: &[u8]) -> Opened {
+        let open = || {
+            let (session, counter, header, sealed) = session_message(payload)?;
+            Some(Message::Request { session, counter, text: open_message(&self.0, counter, header, sealed)? })
+        };
+        Opened(open().unwrap_or(Message::Forged))
+    }
+}
+
+/// A datagram to send that has yet to be sealed, if it belongs to a session.
+pub struct Unsealed {
+    pub(super) via: Via,
+    pub(super) destination: SocketAddr,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Ready(Vec<u8>),
+    Message { key: Key, counter: u64, header: Vec<u8>, text: Vec<u8> },
+}
+
+impl Unsealed {
+    /// The datagram as it goes out.
+    pub fn seal(self) -> Option<Transmit> {
+        let payload = match self.content {
+            Content::Ready(payload) => payload,
+            Content::Message { key, counter, header, text } => seal_message(&key, counter, header, text)?,
+        };
+        Some(Transmit { via: self.via, destination: self.destination, payload })
+    }
+}
+
+impl From<Transmit> for Unsealed {
+    fn from(Transmit { via, destination, payload }: Transmit) -> Self {
+        Self { via, destination, content: Content::Ready(payload) }
+    }
+}
