@@ -1,10 +1,10 @@
 //! What can never be a peer's outer address.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, canonical, classify};
+use natpunch_types::{AddressClass, canonical, classify, embedded_v4, is_special};
 
 /// Why an address is not a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn admit(
         _ if is_special(address.ip()) => return Err(Rejected::Special),
         _ => {}
     }
-    if let Some(inner) = embedded(address.ip())
+    if let Some(inner) = embedded_v4(address.ip())
         && (classify(inner.into()) != AddressClass::Global
             || overlay.iter().any(|net| net.contains(&IpAddr::V4(inner))))
     {
@@ -70,25 +70,6 @@ pub fn admit(
         return Err(Rejected::Own);
     }
     Ok(address)
-}
-
-/// Special ranges beyond those of [`classify`]: IETF protocol assignments (RFC 6890), discard (RFC 6666), site-local
-/// (RFC 3879).
-fn is_special(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => matches!(v4.octets(), [192, 0, 0, _]),
-        IpAddr::V6(v6) => matches!(v6.segments(), [0x100, 0, 0, 0, ..] | [0xfec0..=0xfeff, ..]),
-    }
-}
-
-/// The IPv4 address inside a NAT64 (RFC 6052) or 6to4 (RFC 3056) address.
-fn embedded(ip: IpAddr) -> Option<Ipv4Addr> {
-    let IpAddr::V6(v6) = ip else { return None };
-    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    match v6.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

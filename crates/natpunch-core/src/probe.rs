@@ -25,14 +25,13 @@
 use std::net::SocketAddr;
 
 use chacha20poly1305::{AeadInPlace as _, XNonce};
+pub(crate) use natpunch_types::PROBE_LEN;
 use natpunch_types::PROBE_MAGIC;
 use rand_core::RngCore;
 
 use crate::keys::Direction;
 use crate::wire::{ADDRESS_LEN, Reader, put_address};
 
-/// Every probe has exactly this many bytes.
-pub(crate) const PROBE_LEN: usize = HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_LEN;
 /// A ping tells at most this many host addresses.
 pub(crate) const MAX_HOSTS: usize = 4;
 
@@ -42,6 +41,7 @@ const NONCE_LEN: usize = 24;
 const MAC_LEN: usize = 16;
 const FIELDS_LEN: usize = 40 + (1 + MAX_HOSTS) * ADDRESS_LEN;
 const PLAINTEXT_LEN: usize = FIELDS_LEN.next_multiple_of(8);
+const _: () = assert!(PROBE_LEN == HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_LEN);
 const FLAG_HEARD: u8 = 1;
 const FLAG_NOMINATED: u8 = 2;
 const FLAG_CHECKING: u8 = 4;

@@ -84,6 +84,32 @@ pub fn classify(ip: IpAddr) -> AddressClass {
     }
 }
 
+/// Whether an address is global in every sense: also not of a special range beyond those of [`classify`], nor an IPv6
+/// address that [embeds](embedded_v4) an IPv4 address which is not global.
+pub fn is_global(ip: IpAddr) -> bool {
+    let plain = |ip| classify(ip) == AddressClass::Global && !is_special(ip);
+    plain(canonical_ip(ip)) && embedded_v4(ip).is_none_or(|inner| plain(inner.into()))
+}
+
+/// Special ranges beyond those of [`classify`]: IETF protocol assignments (RFC 6890), discard (RFC 6666), site-local
+/// (RFC 3879).
+pub fn is_special(ip: IpAddr) -> bool {
+    match canonical_ip(ip) {
+        IpAddr::V4(v4) => matches!(v4.octets(), [192, 0, 0, _]),
+        IpAddr::V6(v6) => matches!(v6.segments(), [0x100, 0, 0, 0, ..] | [0xfec0..=0xfeff, ..]),
+    }
+}
+
+/// The IPv4 address inside a NAT64 (RFC 6052) or 6to4 (RFC 3056) address.
+pub fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = ip else { return None };
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
 /// True for addresses that two hosts of one LAN may share without a NAT between them.
 pub fn is_mesh_lan(ip: IpAddr) -> bool {
     matches!(classify(ip), AddressClass::Private | AddressClass::LinkLocal)
@@ -115,5 +141,11 @@ mod tests {
         }
         assert_eq!(classify("fe80::1".parse().unwrap()), AddressClass::LinkLocal);
         assert_eq!(classify("203.0.113.1".parse().unwrap()), AddressClass::Global);
+        for not_global in ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1", "fec0::1", "192.0.0.8"] {
+            assert!(!is_global(not_global.parse().unwrap()), "{not_global}");
+        }
+        for global in ["203.0.113.1", "::ffff:203.0.113.1", "64:ff9b::cb00:7101", "2001:db8::1"] {
+            assert!(is_global(global.parse().unwrap()), "{global}");
+        }
     }
 }

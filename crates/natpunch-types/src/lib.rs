@@ -9,7 +9,7 @@ mod device;
 mod key;
 mod relay;
 
-pub use address::{AddressClass, canonical, canonical_ip, classify, is_mesh_lan};
+pub use address::{AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan, is_special};
 pub use candidate::{Candidate, CandidateKind, Origin};
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
@@ -18,3 +18,6 @@ pub use relay::{Mapping, RelayPolicy, RelayUse};
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard reads it is no message
 /// type of WireGuard (1 to 4), so that a device drops a probe at once; its first bit pair (01) is not that of STUN (00).
 pub const PROBE_MAGIC: [u8; 4] = *b"NPch";
+
+/// Every probe between nodes has exactly this many bytes.
+pub const PROBE_LEN: usize = 192;
