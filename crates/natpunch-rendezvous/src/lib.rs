@@ -7,6 +7,7 @@
 
 pub mod client;
 mod crypto;
+mod frame;
 pub mod server;
 mod window;
 pub mod wire;

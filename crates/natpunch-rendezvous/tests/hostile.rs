@@ -6,7 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, Sent, address, blob, key};
+use common::{Net, Sent, address, blob, key, server_address};
 use natpunch_rendezvous::client::Event;
 use natpunch_rendezvous::server::{Admission, Limits};
 use natpunch_rendezvous::wire::Kind;
@@ -56,7 +56,7 @@ fn moves_nothing(net: &mut Net, from: SocketAddr, payload: &[u8]) {
     assert_eq!(state(net), before);
     let now = net.now;
     for client in net.clients.values_mut() {
-        client.handle_datagram(payload, now);
+        client.handle_datagram(server_address(), payload, now);
         assert_eq!((client.poll_event(), client.poll_transmit()), (None, None), "{payload:02x?}");
     }
 }
@@ -176,7 +176,7 @@ fn a_spoofed_source_gets_a_challenge_no_longer_than_the_packet_and_the_session_s
     let client = net.clients.get_mut(&1).unwrap();
     client.set_records([([7; 16], blob(1))], now + SECOND);
     client.handle_timeout(now + SECOND);
-    let packet = client.poll_transmit().unwrap();
+    let packet = client.poll_transmit().unwrap().payload;
     let answers = net.answers(address(666), &packet);
     let to_victim: Vec<_> = answers.iter().filter(|(to, _)| *to == address(666)).collect();
     assert_eq!(to_victim.len(), 1);
@@ -224,7 +224,7 @@ fn a_flood_of_made_up_hellos_is_answered_by_cookies_and_keeps_nothing() {
     net.join(1, None);
     let now = net.now;
     net.clients.get_mut(&1).unwrap().handle_timeout(now);
-    let hello = net.clients.get_mut(&1).unwrap().poll_transmit().unwrap();
+    let hello = net.clients.get_mut(&1).unwrap().poll_transmit().unwrap().payload;
     for n in 0..20_000_u16 {
         for (to, answer) in net.answers(address(n), &hello) {
             assert_eq!(to, address(n));
@@ -250,10 +250,10 @@ fn a_forged_welcome_or_cookie_does_not_end_an_attempt() {
     let client = net.clients.get_mut(&30).unwrap();
     client.handle_timeout(now);
     for (_, _, payload) in samples.iter().filter(|(from, ..)| from.is_none()) {
-        client.handle_datagram(payload, now);
+        client.handle_datagram(server_address(), payload, now);
         let mut altered = payload.clone();
         altered[40] ^= 1;
-        client.handle_datagram(&altered, now);
+        client.handle_datagram(server_address(), &altered, now);
     }
     net.run(Duration::from_millis(45));
     assert!(net.is_up(30));

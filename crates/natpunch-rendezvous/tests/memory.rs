@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use natpunch_rendezvous::client::{Client, Config};
+use natpunch_rendezvous::client::{Client, Config, Outgoing};
 use natpunch_rendezvous::server::{Admission, Limits, Via};
 use natpunch_types::SecretKey;
 
@@ -33,13 +33,13 @@ fn an_idle_client_takes_at_most_a_kibibyte() {
             servers: vec![common::public(&common::key(200))],
             admission: None,
         };
-        let mut client = Client::new(config, common::rng(n.into()), now).unwrap();
+        let mut client = Client::new(config, common::server_address(), common::rng(n.into()), now).unwrap();
         client.handle_timeout(now);
         let source = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 | n), 1000));
-        while let Some(datagram) = client.poll_transmit() {
+        while let Some(Outgoing { payload: datagram, .. }) = client.poll_transmit() {
             server.handle_datagram(Via::default(), source, &datagram, now);
             while let Some(transmit) = server.poll_transmit() {
-                client.handle_datagram(&transmit.payload, now);
+                client.handle_datagram(common::server_address(), &transmit.payload, now);
             }
         }
     };

@@ -170,7 +170,7 @@ fn clients_find_the_next_key_of_a_server_by_themselves() {
         net.server = server.unwrap();
         let config =
             client::Config { identity: key(1), servers: vec![public(&key(200)), public(&key(201))], admission: None };
-        net.clients.insert(1, Client::new(config, rng(5), net.now).unwrap());
+        net.clients.insert(1, Client::new(config, common::server_address(), rng(5), net.now).unwrap());
         net.places.insert(1, address(1));
         net.run(SECOND * 10);
         assert!(net.is_up(1));

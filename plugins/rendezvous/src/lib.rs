@@ -14,7 +14,7 @@ use std::time::Duration;
 use natpunch_plugin::{
     BoxFuture, Descriptor, Discovery, Endpoint, Health, Host, Input, PluginError, RecordTag, SealedRecord,
 };
-use natpunch_rendezvous::client::{Client, Config, Event};
+use natpunch_rendezvous::client::{Client, Config, Event, To};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -211,8 +211,8 @@ impl<'a> Run<'a> {
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                for (_, client) in self.clients().filter(|(address, _)| *address == source) {
-                    client.handle_datagram(&payload, now);
+                for (_, client) in self.clients().filter(|(address, _)| address.ip() == source.ip()) {
+                    client.handle_datagram(source, &payload, now);
                 }
             }
             Input::NetworkChanged => {
@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
         let active = address.and_then(|address| {
             let mut seed = Zeroizing::new([0; 32]);
             self.host.random(&mut *seed);
-            let mut client = Client::new(self.config.clone(), ChaCha20Rng::from_seed(*seed), now)?;
+            let mut client = Client::new(self.config.clone(), address, ChaCha20Rng::from_seed(*seed), now)?;
             client.set_watches(self.watches.iter().map(|tag| tag.0), now);
             set_records(&mut client, &self.records, now);
             Some((address, client))
@@ -295,11 +295,17 @@ impl<'a> Run<'a> {
                         went_down = true;
                     }
                     Event::Refused { retry_after } => link.state = State::Refused(retry_after),
+                    // The server is not asked for these yet.
+                    Event::Relay { .. } | Event::Fire { .. } | Event::Mapping(_) => {}
                     Event::Full { mailboxes } => debug!(server = %self.server, mailboxes, "no room for more mailboxes"),
                 }
             }
-            while let Some(payload) = client.poll_transmit() {
-                self.host.send_from_wireguard_port(*address, payload);
+            while let Some(outgoing) = client.poll_transmit() {
+                let destination = match outgoing.to {
+                    To::Server => *address,
+                    To::Address(address) => address,
+                };
+                self.host.send_from_wireguard_port(destination, outgoing.payload);
             }
             if went_down {
                 let at = link.addresses.iter().position(|other| other == address);

@@ -14,6 +14,7 @@ fn settings(server: &str) -> Settings {
     // The public key of the private key of 32 times 200.
     let identity = Client::new(
         Config { identity: key(200), servers: vec![PeerKey::from_bytes([9; 32])], admission: None },
+        SocketAddr::from(([198, 51, 100, 1], 9000)),
         ChaCha20Rng::from_seed([1; 32]),
         Duration::ZERO,
     );

@@ -9,7 +9,8 @@ use natpunch_types::PeerKey;
 use super::Limits;
 use super::session::Slot;
 use crate::crypto::digest;
-use crate::wire::{Digest, Notice, Tag};
+use crate::frame::Notice;
+use crate::wire::{Digest, Tag};
 
 /// How long a record or a wish is kept after its client last said it.
 const LIFETIME: Duration = Duration::from_secs(900);

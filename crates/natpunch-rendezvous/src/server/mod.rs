@@ -15,7 +15,8 @@ use natpunch_types::{PeerKey, PresharedKey, SecretKey, canonical};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, seal_message, short_mac};
-use crate::wire::{Frame as _, Kind, MAC_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, pack, session_message};
+use crate::frame::{Frame as _, Notice, Request, pack};
+use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, session_message};
 
 mod boxes;
 mod door;
@@ -220,7 +221,16 @@ impl<R: CryptoRng> Server<R> {
                     self.handle_opened(via, source, opener.open(payload), now);
                 }
             }
-            Some(Kind::Welcome | Kind::Cookie | Kind::Notice) | None => self.counters.forged += 1,
+            Some(
+                Kind::Welcome
+                | Kind::Cookie
+                | Kind::Notice
+                | Kind::Bind
+                | Kind::Bound
+                | Kind::Probe
+                | Kind::ProbeAnswer,
+            )
+            | None => self.counters.forged += 1,
         }
     }
 
@@ -380,7 +390,7 @@ impl<R: CryptoRng> Server<R> {
                 Request::Ping if here => {
                     notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
                 }
-                Request::Ping | Request::PathResponse { .. } => {}
+                Request::Ping | Request::PathResponse { .. } | Request::Relay { .. } | Request::Meet { .. } => {}
                 Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
                     Outcome::Done { digest, tell } => {
                         self.counters.stored += u64::from(!tell.is_empty());

@@ -11,8 +11,9 @@ use super::door::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
 use super::{Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
+use crate::frame::{Notice, pack};
 use crate::window::Window;
-use crate::wire::{Kind, MAC_LEN, Notice, SESSION_HEADER_LEN, pack};
+use crate::wire::{Kind, MAC_LEN, SESSION_HEADER_LEN};
 
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;

@@ -32,6 +32,11 @@ pub fn address(n: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, (n >> 8) as u8, n as u8], 1000))
 }
 
+/// Where the server is.
+pub fn server_address() -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 1], 9000))
+}
+
 pub fn blob(n: u8) -> Arc<[u8]> {
     Arc::from([n; 150])
 }
@@ -92,7 +97,7 @@ impl Net {
         admission: Option<PresharedKey>,
     ) -> &mut Client<ChaCha20Rng> {
         let config = client::Config { identity, servers: vec![public(&key(200))], admission };
-        let client = Client::new(config, rng(1_000 + u64::from(n)), self.now).unwrap();
+        let client = Client::new(config, server_address(), rng(1_000 + u64::from(n)), self.now).unwrap();
         self.places.insert(n, address(n));
         self.clients.insert(n, client);
         self.clients.get_mut(&n).unwrap()
@@ -113,7 +118,7 @@ impl Net {
                     None => self.server.handle_datagram(Via::default(), source, &payload, now),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
-                            client.handle_datagram(&payload, now);
+                            client.handle_datagram(server_address(), &payload, now);
                         }
                     }
                 }
@@ -134,7 +139,7 @@ impl Net {
             while let Some(event) = client.poll_event() {
                 self.events.entry(*n).or_default().push(event);
             }
-            while let Some(payload) = client.poll_transmit() {
+            while let Some(client::Outgoing { payload, .. }) = client.poll_transmit() {
                 self.sent += 1;
                 self.wire.push((Some(*n), self.places[n], payload.clone()));
                 if !(self.lose)(self.sent) {

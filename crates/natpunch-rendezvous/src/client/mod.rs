@@ -7,16 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity, split};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{Mapping, PeerKey, PresharedKey, SecretKey, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, Gate, Key, digest, open_message, seal_message};
+use crate::crypto::{self, Gate, digest, open_message, seal_message};
+use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
-    ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, Frame as _, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT,
-    MAC2_AT, MAX_BLOB, MAX_DATAGRAM, MIN_CONFIRM, NONCE_LEN, Notice, Reader, Request, SESSION_HEADER_LEN, TICKET_LEN,
-    Tag, WELCOME_NOISE_LEN, pack, session_message,
+    ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAC2_AT, MAX_BLOB,
+    MIN_CONFIRM, NONCE_LEN, Reader, SESSION_HEADER_LEN, TICKET_LEN, Tag, WELCOME_NOISE_LEN,
 };
+
+mod items;
+mod session;
+
+use items::{Items, Name};
+use session::Session;
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.
 const RESEND: [Duration; 4] =
@@ -80,11 +86,53 @@ pub enum Event {
         /// What.
         blob: Arc<[u8]>,
     },
+    /// Both sides of a pair are bound to this address of a relay; none: no longer.
+    Relay {
+        /// The pair.
+        tag: Tag,
+        /// Where the relay is.
+        address: Option<SocketAddr>,
+    },
+    /// Fire at a peer when this time has passed since now; it does so at the same moment.
+    Fire {
+        /// The pair.
+        tag: Tag,
+        /// When.
+        after: Duration,
+    },
+    /// How the NAT before us maps, as far as two ports of one server can tell.
+    Mapping(Mapping),
+}
+
+/// Where a datagram goes. No address ever comes from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// To the server.
+    Server,
+    /// To another port of the server.
+    Address(SocketAddr),
+}
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub to: To,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+impl Outgoing {
+    fn to_server(payload: Vec<u8>) -> Self {
+        Self { to: To::Server, payload }
+    }
 }
 
 /// One server's client. Feed, then drain, as the [server](crate::Server).
 pub struct Client<R> {
     rng: R,
+    /// The server's.
+    address: SocketAddr,
     identity: Identity,
     servers: Vec<(PeerKey, Gate)>,
     /// Which of them is tried.
@@ -93,7 +141,7 @@ pub struct Client<R> {
     failures: u32,
     session: Option<Session>,
     items: Items,
-    transmits: VecDeque<Vec<u8>>,
+    transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
 
@@ -107,132 +155,16 @@ enum Attempt {
     Confirm { session: Session, datagram: Vec<u8>, round_trip: Duration, tries: usize, due: Duration },
 }
 
-struct Session {
-    id: u64,
-    from_client: Key,
-    from_server: Key,
-    next_counter: u64,
-    window: Window,
-    since: Duration,
-    ping_interval: Duration,
-    ping_due: Duration,
-    /// Since when an answer is awaited.
-    asked: Option<Duration>,
-}
-
-impl Session {
-    fn seal(&mut self, text: Vec<u8>) -> Option<Vec<u8>> {
-        let counter = self.next_counter;
-        self.next_counter += 1;
-        seal_message(&self.from_client, counter, Kind::Request.session_header(self.id, counter), text)
-    }
-
-    /// Opens a message that the server sent in this session and that was not seen.
-    fn open(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
-        let (id, counter, header, sealed) = session_message(payload)?;
-        if id != self.id {
-            return None;
-        }
-        // The answer to one who is refused has a counter of its own, and always the same text.
-        let busy = counter == u64::MAX - 1 && self.next_counter == 1;
-        if !busy && !self.window.accepts(counter) {
-            return None;
-        }
-        let text = open_message(&self.from_server, counter, header, sealed)?;
-        if !busy {
-            self.window.mark(counter);
-        }
-        Some(text)
-    }
-}
-
-/// Which item: a record that we keep at the server, or a mailbox that we watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
-    Watch(Tag),
-    Put(Tag),
-}
-
-struct Item {
-    /// Our record; none for a watched mailbox.
-    blob: Option<Arc<[u8]>>,
-    /// Of our record, or of what we have of the watched one.
-    digest: Digest,
-    due: Duration,
-    tries: u32,
-}
-
-/// What the server should know of us, and when each is said (again).
-#[derive(Default)]
-struct Items {
-    by_name: BTreeMap<Name, Item>,
-    queue: BTreeSet<(Duration, Name)>,
-    paced_until: Duration,
-    refused: usize,
-}
-
-impl Items {
-    fn schedule(&mut self, name: Name, due: Duration, tries: u32) {
-        if let Some(item) = self.by_name.get_mut(&name) {
-            self.queue.remove(&(item.due, name));
-            (item.due, item.tries) = (due, tries);
-            self.queue.insert((due, name));
-        }
-    }
-
-    fn remove(&mut self, name: &Name) {
-        if let Some(item) = self.by_name.remove(name) {
-            self.queue.remove(&(item.due, *name));
-        }
-    }
-
-    fn insert(&mut self, name: Name, blob: Option<Arc<[u8]>>, digest: Digest, now: Duration) {
-        self.remove(&name);
-        if self.by_name.len() < MAX_ITEMS {
-            self.by_name.insert(name, Item { blob, digest, due: now, tries: 0 });
-            self.queue.insert((now, name));
-        }
-    }
-
-    fn restart(&mut self, now: Duration) {
-        let names: Vec<Name> = self.by_name.keys().copied().collect();
-        names.into_iter().for_each(|name| self.schedule(name, now, 0));
-        self.paced_until = now;
-    }
-
-    /// The requests that are due, as many as fit in `datagrams`, and notes that they were sent.
-    fn take_due(&mut self, datagrams: usize, overhead: usize, now: Duration) -> Vec<Request> {
-        let mut room = datagrams * (MAX_DATAGRAM - overhead);
-        let mut requests = Vec::new();
-        while let Some((_, name)) = self.queue.first().filter(|(due, _)| *due <= now).copied() {
-            let Some(item) = self.by_name.get(&name) else { break };
-            let request = match (name, &item.blob) {
-                (Name::Put(tag), Some(blob)) => Request::Put { tag, blob: blob.to_vec() },
-                (Name::Watch(tag) | Name::Put(tag), _) => Request::Watch { tag, have: item.digest },
-            };
-            let length = request.encode().len();
-            if length > room {
-                break;
-            }
-            room -= length;
-            let (first, last) = REQUEST_RESEND;
-            let wait = (first * 2u32.saturating_pow(item.tries)).min(last);
-            let tries = item.tries.saturating_add(1);
-            requests.push(request);
-            self.schedule(name, now + wait, tries);
-        }
-        requests
-    }
-}
-
 impl<R: CryptoRng> Client<R> {
-    /// A client that registers at once. `None` if its key is all zeros or there is no server key.
-    pub fn new(config: Config, rng: R, now: Duration) -> Option<Self> {
+    /// A client that registers at once with the server at `address`. `None` if its key is all zeros or there is no
+    /// server key.
+    pub fn new(config: Config, address: SocketAddr, rng: R, now: Duration) -> Option<Self> {
         let servers: Vec<_> =
             config.servers.iter().map(|key| (*key, Gate::new(key, config.admission.as_ref()))).collect();
         (!servers.is_empty()).then_some(())?;
         Some(Self {
             rng,
+            address: canonical(address),
             identity: Identity::new(&config.identity)?,
             servers,
             server: 0,
@@ -293,8 +225,11 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
-    /// Takes a datagram that arrived from the server's address.
-    pub fn handle_datagram(&mut self, payload: &[u8], now: Duration) {
+    /// Takes a datagram that arrived from any port of the server.
+    pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
+        if canonical(source) != self.address {
+            return;
+        }
         let _ = match Kind::of(payload) {
             Some(Kind::Welcome) => self.handle_welcome(payload, now),
             Some(Kind::Cookie) => self.handle_cookie(payload, now),
@@ -334,8 +269,8 @@ impl<R: CryptoRng> Client<R> {
         attempt.into_iter().chain(session).min()
     }
 
-    /// The next datagram to send to the server.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         self.transmits.pop_front()
     }
 
@@ -366,7 +301,7 @@ impl<R: CryptoRng> Client<R> {
                 match RESEND.get(*tries) {
                     Some(wait) => {
                         *due = now + *wait;
-                        self.transmits.push_back(datagram.clone());
+                        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
                     }
                     None => self.fail(Duration::ZERO, now),
                 }
@@ -400,7 +335,7 @@ impl<R: CryptoRng> Client<R> {
             self.fail(Duration::ZERO, now);
             return;
         };
-        self.transmits.push_back(datagram.clone());
+        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
         self.attempt = Attempt::Hello { handshake, datagram, sent: now, tries: 0, due: now + wait };
     }
@@ -433,7 +368,7 @@ impl<R: CryptoRng> Client<R> {
         datagram.extend(mac2);
         let [wait, ..] = RESEND;
         (*sent, *due) = (now, now + wait);
-        self.transmits.push_back(datagram.clone());
+        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         Some(())
     }
 
@@ -474,7 +409,7 @@ impl<R: CryptoRng> Client<R> {
         let text = pack(&requests, CONFIRM_HEADER_LEN + MAC_LEN, MIN_CONFIRM).into_iter().next()?;
         let header = [&Kind::Confirm.header()[..], &ticket].concat();
         let datagram = seal_message(&session.from_client, 0, header, text)?;
-        self.transmits.push_back(datagram.clone());
+        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
         self.attempt = Attempt::Confirm { session, datagram, round_trip, tries: 0, due: now + wait };
         self.emit(Event::Observed(observed));
@@ -560,7 +495,11 @@ impl<R: CryptoRng> Client<R> {
                     }
                 }
             }
-            Notice::Busy { .. } => {}
+            Notice::Busy { .. }
+            | Notice::RelayOffer { .. }
+            | Notice::RelayState { .. }
+            | Notice::Fire { .. }
+            | Notice::AlternatePort { .. } => {}
         }
     }
 
@@ -600,7 +539,7 @@ impl<R: CryptoRng> Client<R> {
     fn request(&mut self, requests: &[Request]) {
         let Some(session) = &mut self.session else { return };
         for text in pack(requests, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            self.transmits.extend(session.seal(text));
+            self.transmits.extend(session.seal(text).map(Outgoing::to_server));
         }
     }
 }

@@ -1,0 +1,318 @@
+//! Frames: what the sealed text of a message is made of.
+
+use std::net::SocketAddr;
+
+use natpunch_types::RelayUse;
+use zeroize::Zeroizing;
+
+use crate::crypto::Key;
+use crate::wire::{CLASSES, Digest, MAX_BLOB, MAX_DATAGRAM, Reader, Tag, put_address};
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Are you there?
+    Ping,
+    /// Keep this.
+    Put { tag: Tag, blob: Vec<u8> },
+    /// Tell me what is there, if it is not this, and whenever it changes.
+    Watch { tag: Tag, have: Digest },
+    /// I have got this.
+    Got { tag: Tag, digest: Digest },
+    /// I am here, too.
+    PathResponse { token: [u8; 8] },
+    /// This is what we want of a relay for the pair.
+    Relay { tag: Tag, wants: RelayUse },
+    /// Let both sides of the pair fire at one moment; I am so far from you.
+    Meet { tag: Tag, round_trip_ms: u16 },
+}
+
+/// What a server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// You are registered; let yourself be heard so often.
+    Accepted { ping_seconds: u16 },
+    /// I am here, and see you there.
+    Pong { observed: SocketAddr },
+    /// I keep this.
+    Stored { tag: Tag, digest: Digest },
+    /// I will tell you.
+    Watching { tag: Tag },
+    /// This is there now.
+    Record { tag: Tag, blob: Vec<u8> },
+    /// Are you here, too?
+    PathChallenge { token: [u8; 8] },
+    /// There is no room for this mailbox.
+    Full { tag: Tag, retry_seconds: u16 },
+    /// There is no room for you.
+    Busy { retry_seconds: u16 },
+    /// Bind at this port of mine with this secret.
+    RelayOffer { tag: Tag, port: u16, allocation: u64, key: Key },
+    /// Whether both sides of the pair are bound.
+    RelayState { tag: Tag, bound: bool },
+    /// Fire when this time has passed, and so will the other side.
+    Fire { tag: Tag, delay_ms: u16 },
+    /// I answer probes at this port, too.
+    AlternatePort { port: u16 },
+}
+
+/// A part of a message: kind (1), length (2), body. Kind 0 and what follows it is padding.
+pub(crate) trait Frame: Sized {
+    fn put_body(&self, out: &mut Vec<u8>) -> u8;
+    fn read_body(kind: u8, body: Reader<'_>) -> Option<Self>;
+
+    fn encode(&self) -> Vec<u8> {
+        let mut frame = vec![0; 3];
+        let kind = self.put_body(&mut frame);
+        let length = (frame.len() - 3) as u16;
+        for (to, from) in frame.iter_mut().zip([&[kind][..], &length.to_be_bytes()].concat()) {
+            *to = from;
+        }
+        frame
+    }
+
+    /// The frames of a message. Unknown and malformed ones are skipped.
+    fn decode(text: &[u8]) -> Vec<Self> {
+        let mut reader = Reader(text);
+        let mut frames = Vec::new();
+        while let Some(kind) = reader.u8().filter(|kind| *kind != 0) {
+            let Some(length) = reader.u16() else { break };
+            let Some(body) = reader.take(length.into()) else { break };
+            frames.extend(Self::read_body(kind, Reader(body)));
+        }
+        frames
+    }
+}
+
+impl Frame for Request {
+    fn put_body(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
+            Self::Ping => 1,
+            Self::Put { tag, blob } => {
+                out.extend(tag);
+                out.extend(blob);
+                2
+            }
+            Self::Watch { tag, have } => {
+                out.extend(tag);
+                out.extend(have);
+                3
+            }
+            Self::Got { tag, digest } => {
+                out.extend(tag);
+                out.extend(digest);
+                4
+            }
+            Self::PathResponse { token } => {
+                out.extend(token);
+                5
+            }
+            Self::Relay { tag, wants } => {
+                out.extend(tag);
+                out.push(*wants as u8);
+                6
+            }
+            Self::Meet { tag, round_trip_ms } => {
+                out.extend(tag);
+                out.extend(round_trip_ms.to_be_bytes());
+                7
+            }
+        }
+    }
+
+    fn read_body(kind: u8, mut body: Reader<'_>) -> Option<Self> {
+        let frame = match kind {
+            1 => Self::Ping,
+            2 => Self::Put { tag: body.array()?, blob: body.rest(MAX_BLOB)? },
+            3 => Self::Watch { tag: body.array()?, have: body.array()? },
+            4 => Self::Got { tag: body.array()?, digest: body.array()? },
+            5 => Self::PathResponse { token: body.array()? },
+            6 => Self::Relay {
+                tag: body.array()?,
+                wants: match body.u8()? {
+                    0 => RelayUse::Off,
+                    1 => RelayUse::Standby,
+                    2 => RelayUse::Carry,
+                    _ => return None,
+                },
+            },
+            7 => Self::Meet { tag: body.array()?, round_trip_ms: body.u16()? },
+            _ => return None,
+        };
+        body.0.is_empty().then_some(frame)
+    }
+}
+
+impl Frame for Notice {
+    fn put_body(&self, out: &mut Vec<u8>) -> u8 {
+        match self {
+            Self::Accepted { ping_seconds } => {
+                out.extend(ping_seconds.to_be_bytes());
+                1
+            }
+            Self::Pong { observed } => {
+                put_address(out, *observed);
+                2
+            }
+            Self::Stored { tag, digest } => {
+                out.extend(tag);
+                out.extend(digest);
+                3
+            }
+            Self::Watching { tag } => {
+                out.extend(tag);
+                4
+            }
+            Self::Record { tag, blob } => {
+                out.extend(tag);
+                out.extend(blob);
+                5
+            }
+            Self::PathChallenge { token } => {
+                out.extend(token);
+                6
+            }
+            Self::Full { tag, retry_seconds } => {
+                out.extend(tag);
+                out.extend(retry_seconds.to_be_bytes());
+                7
+            }
+            Self::Busy { retry_seconds } => {
+                out.extend(retry_seconds.to_be_bytes());
+                8
+            }
+            Self::RelayOffer { tag, port, allocation, key } => {
+                out.extend(tag);
+                out.extend(port.to_be_bytes());
+                out.extend(allocation.to_be_bytes());
+                out.extend(key.iter());
+                9
+            }
+            Self::RelayState { tag, bound } => {
+                out.extend(tag);
+                out.push((*bound).into());
+                10
+            }
+            Self::Fire { tag, delay_ms } => {
+                out.extend(tag);
+                out.extend(delay_ms.to_be_bytes());
+                11
+            }
+            Self::AlternatePort { port } => {
+                out.extend(port.to_be_bytes());
+                12
+            }
+        }
+    }
+
+    fn read_body(kind: u8, mut body: Reader<'_>) -> Option<Self> {
+        let frame = match kind {
+            1 => Self::Accepted { ping_seconds: body.u16()? },
+            2 => Self::Pong { observed: body.address()? },
+            3 => Self::Stored { tag: body.array()?, digest: body.array()? },
+            4 => Self::Watching { tag: body.array()? },
+            5 => Self::Record { tag: body.array()?, blob: body.rest(MAX_BLOB)? },
+            6 => Self::PathChallenge { token: body.array()? },
+            7 => Self::Full { tag: body.array()?, retry_seconds: body.u16()? },
+            8 => Self::Busy { retry_seconds: body.u16()? },
+            9 => Self::RelayOffer {
+                tag: body.array()?,
+                port: body.u16()?,
+                allocation: body.u64()?,
+                key: Zeroizing::new(body.array()?),
+            },
+            10 => Self::RelayState {
+                tag: body.array()?,
+                bound: match body.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                },
+            },
+            11 => Self::Fire { tag: body.array()?, delay_ms: body.u16()? },
+            12 => Self::AlternatePort { port: body.u16()? },
+            _ => return None,
+        };
+        body.0.is_empty().then_some(frame)
+    }
+}
+
+/// Packs frames, in order, into as few texts as they fit, each padded so that with `overhead` bytes around it a datagram
+/// has the length of a class, and at least `least`.
+pub(crate) fn pack<F: Frame>(frames: &[F], overhead: usize, least: usize) -> Vec<Vec<u8>> {
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    for frame in frames.iter().map(Frame::encode) {
+        match texts.last_mut() {
+            Some(text) if text.len() + frame.len() + overhead <= MAX_DATAGRAM => text.extend(frame),
+            _ => texts.push(frame),
+        }
+    }
+    for text in &mut texts {
+        pad(text, overhead, least);
+    }
+    texts
+}
+
+/// Pads a text to its class.
+pub(crate) fn pad(text: &mut Vec<u8>, overhead: usize, least: usize) {
+    let needed = (text.len() + overhead).max(least);
+    let class = CLASSES.into_iter().find(|class| *class >= needed).unwrap_or(MAX_DATAGRAM);
+    text.resize(class.saturating_sub(overhead), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn frames_are_read_as_they_were_written() {
+        let address = "192.0.2.1:7".parse().unwrap();
+        let requests = vec![
+            Request::Ping,
+            Request::Put { tag: [1; 16], blob: vec![2; 150] },
+            Request::Watch { tag: [3; 16], have: [4; 8] },
+            Request::Got { tag: [5; 16], digest: [6; 8] },
+            Request::PathResponse { token: [7; 8] },
+            Request::Relay { tag: [8; 16], wants: RelayUse::Off },
+            Request::Relay { tag: [8; 16], wants: RelayUse::Standby },
+            Request::Relay { tag: [8; 16], wants: RelayUse::Carry },
+            Request::Meet { tag: [9; 16], round_trip_ms: 257 },
+        ];
+        let notices = vec![
+            Notice::Accepted { ping_seconds: 25 },
+            Notice::Pong { observed: address },
+            Notice::Stored { tag: [1; 16], digest: [2; 8] },
+            Notice::Watching { tag: [3; 16] },
+            Notice::Record { tag: [4; 16], blob: vec![5; MAX_BLOB] },
+            Notice::PathChallenge { token: [6; 8] },
+            Notice::Full { tag: [7; 16], retry_seconds: 60 },
+            Notice::Busy { retry_seconds: 30 },
+            Notice::RelayOffer { tag: [8; 16], port: 258, allocation: 259, key: Zeroizing::new([9; 32]) },
+            Notice::RelayState { tag: [10; 16], bound: true },
+            Notice::RelayState { tag: [10; 16], bound: false },
+            Notice::Fire { tag: [11; 16], delay_ms: 260 },
+            Notice::AlternatePort { port: 261 },
+        ];
+        let texts = pack(&requests, 36, 0);
+        assert_eq!(texts.iter().flat_map(|text| Request::decode(text)).collect::<Vec<_>>(), requests);
+        let texts = pack(&notices, 36, 0);
+        assert!(texts.iter().all(|text| CLASSES.contains(&(text.len() + 36))));
+        assert_eq!(texts.iter().flat_map(|text| Notice::decode(text)).collect::<Vec<_>>(), notices);
+    }
+
+    #[test]
+    fn a_frame_of_another_version_is_skipped() {
+        let text = [&[99, 0, 2, 1, 1][..], &Request::Ping.encode(), &[0; 9]].concat();
+        assert_eq!(Request::decode(&text), [Request::Ping]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in prop::collection::vec(any::<u8>(), 0..1300)) {
+            Request::decode(&text);
+            Notice::decode(&text);
+        }
+    }
+}
