@@ -103,6 +103,15 @@ pub(crate) enum Change {
     },
 }
 
+impl Change {
+    /// The version that is or was tried.
+    pub(crate) fn to(&self) -> [u8; 32] {
+        match self {
+            Self::Open { to, .. } | Self::Held { to, .. } => *to,
+        }
+    }
+}
+
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {

@@ -168,6 +168,22 @@ pub struct DriftStatus {
 struct Held {
     to: [u8; 32],
     reason: String,
+    /// As this agent tried it; `None`: another one did.
+    tried: Option<Box<NodeConfig>>,
+}
+
+impl Held {
+    /// What the journal says. It knows no keys.
+    fn noted(to: [u8; 32], reason: String) -> Self {
+        Self { to, reason, tried: None }
+    }
+
+    /// Whether this is the version: the same files, and the same keys as far as these are known.
+    fn is(&self, node: &NodeConfig) -> bool {
+        let keys = |of: &NodeConfig| of.peers.iter().map(|peer| peer.preshared_key.clone()).collect::<Vec<_>>();
+        let same_keys = |tried: &NodeConfig| tried.private_key == node.private_key && keys(tried) == keys(node);
+        self.to == node.content_hash && self.tried.as_deref().is_none_or(same_keys)
+    }
 }
 
 /// One discovery instance in `status`.
@@ -206,6 +222,11 @@ async fn load(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Ver
     })
     .await
     .map_err(|error| AgentError::Internal(error.to_string()))?
+}
+
+/// The key files among the files that a node was read from.
+fn key_files<'a>(node: &'a NodeConfig, version: &Version) -> &'a [PathBuf] {
+    node.files.get(version.files.len()..).unwrap_or_default()
 }
 
 /// Checks that the plan that somebody has read is the one that would be done.
@@ -296,6 +317,7 @@ impl Agent {
         let plugins_ok: Result<Vec<_>, _> = file.discovery.iter().map(|d| registry::build(&d.settings)).collect();
         plugins_ok.map_err(AgentError::Plugin)?;
         check_plan(&options, &file).await?;
+        source.watch_keys(key_files(&file, &version));
 
         let (calls_in, calls) = mpsc::channel(16);
         let socket = control::socket_path(&options.runtime_dir, &file.interface);
@@ -318,7 +340,7 @@ impl Agent {
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
         if guard.is_none() {
-            let change = held.clone().map(|Held { to, reason }| Change::Held { to, reason });
+            let change = held.clone().map(|Held { to, reason, .. }| Change::Held { to, reason });
             if let Err(error) = journal.write(&Entry { good: (*version).clone(), change }) {
                 tracing::warn!(%error, directory = %options.state_dir.display(), "can't write the journal");
             }

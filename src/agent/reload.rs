@@ -63,10 +63,11 @@ impl Beginning {
             matches!(&change, Some(Change::Open { watched, by_person, .. }) if *by_person || !watched.is_empty());
         if good.hash == version.hash {
             // What is held stays so: a source may come with its last good version first, and with the held one later.
-            let held = match change {
-                Some(Change::Held { to, reason }) => Some(Held { to, reason }),
+            // A change of key files alone has nothing in the journal to go back to: what they hold now runs.
+            let held = match change.filter(|change| change.to() != version.hash) {
+                Some(Change::Held { to, reason }) => Some(Held::noted(to, reason)),
                 Some(Change::Open { to, boot, deadline_ms, .. }) if open => {
-                    overdue(&boot, Duration::from_millis(deadline_ms)).map(|why| Held { to, reason: why.to_owned() })
+                    overdue(&boot, Duration::from_millis(deadline_ms)).map(|why| Held::noted(to, why.to_owned()))
                 }
                 _ => None,
             };
@@ -83,7 +84,6 @@ impl Beginning {
                 return plain(node, version);
             }
         };
-        let hold = |to: [u8; 32], reason: String| Held { to, reason };
         let back = |held: Option<Held>, differs| Self {
             node: before.clone(),
             version: Arc::new(good.clone()),
@@ -93,7 +93,7 @@ impl Beginning {
             differs,
         };
         match change {
-            Some(Change::Held { to, reason }) if to == version.hash => back(Some(hold(to, reason)), false),
+            Some(Change::Held { to, reason }) if to == version.hash => back(Some(Held::noted(to, reason)), false),
             Some(Change::Open { to, boot, deadline_ms, by_person, watched, endpoints }) if open => {
                 let deadline = Duration::from_millis(deadline_ms);
                 let Some(reason) = overdue(&boot, deadline) else {
@@ -105,7 +105,7 @@ impl Beginning {
                     return Self { node, version, good, guard: Some(guard), held: None, differs: false };
                 };
                 tracing::error!(revision = revision(&to), reason, "going back to the version before");
-                back(Some(hold(to, reason.to_owned())), to != version.hash)
+                back(Some(Held::noted(to, reason.to_owned())), to != version.hash)
             }
             _ => back(None, true),
         }
@@ -138,7 +138,10 @@ impl Agent {
     /// Reads the mesh file again and starts to apply it. What is wrong with it is reported, and the running mesh stays.
     pub(super) async fn reload(&mut self) {
         let result = match load(&self.source, &self.options).await {
-            Ok((node, version)) => self.begin(node, version),
+            Ok((node, version)) => {
+                self.source.watch_keys(super::key_files(&node, &version));
+                self.begin(node, version)
+            }
             Err(error) => Err(error),
         };
         self.reload_error = match result {
@@ -173,7 +176,7 @@ impl Agent {
             }
             return Ok(());
         }
-        if let Some(held) = self.held.as_ref().filter(|held| held.to == node.content_hash) {
+        if let Some(held) = self.held.as_ref().filter(|held| held.is(&node)) {
             return Err(AgentError::Held(held.reason.clone()));
         }
         let fixed = [
@@ -298,14 +301,15 @@ impl Agent {
                 tracing::error!("{error}");
                 self.reload_error = Some(error.to_string());
             }
-            (Err(error), None) => self.go_back(node.content_hash, error.to_string()),
+            (Err(error), None) => self.go_back(node, error.to_string()),
         }
     }
 
     /// Begins the way back to the version that works.
-    fn go_back(&mut self, from: [u8; 32], reason: String) {
+    fn go_back(&mut self, tried: NodeConfig, reason: String) {
+        let from = tried.content_hash;
         tracing::error!(revision = revision(&from), %reason, "the new version is undone");
-        self.held = Some(Held { to: from, reason: reason.clone() });
+        self.held = Some(Held { to: from, reason: reason.clone(), tried: Some(Box::new(tried)) });
         self.reload_error = Some(AgentError::Held(reason.clone()).to_string());
         // On disk first: whoever starts next goes on with the way back.
         let entry = Entry { good: (*self.good.version).clone(), change: Some(Change::Held { to: from, reason }) };
@@ -371,10 +375,7 @@ impl Agent {
         let Some(guard) = &self.guard else { return };
         match guard.verdict(boot_time()) {
             Verdict::Good(missing) => self.confirm(&missing),
-            Verdict::Bad(reason) => {
-                let from = guard.to;
-                self.go_back(from, reason);
-            }
+            Verdict::Bad(reason) => self.go_back(self.node.clone(), reason),
             Verdict::Wait => {
                 let Some(check) = guard.check(self.node.mtu).filter(|_| !self.checking) else { return };
                 self.checking = true;

@@ -149,6 +149,18 @@ pub(crate) fn fingerprint(path: &Path) -> [u8; 32] {
     hash(contents.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())))
 }
 
+/// [`fingerprint`], if there is a mesh, and a hash of what these key files hold.
+pub(super) fn fingerprint_with_keys(mesh: Option<&Path>, keys: &[PathBuf]) -> [u8; 32] {
+    let mut hash = Blake2s256::new();
+    hash.update(mesh.map(fingerprint).unwrap_or_default());
+    for key in keys {
+        let bytes = zeroize::Zeroizing::new(read(key).unwrap_or_default());
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(&*bytes);
+    }
+    hash.finalize().into()
+}
+
 fn hash<'a>(files: impl Iterator<Item = (&'a Path, &'a [u8])>) -> [u8; 32] {
     let mut hash = Blake2s256::new();
     for (file, bytes) in files {

@@ -1,4 +1,4 @@
-//! Watching a mesh file for changes.
+//! Watching a mesh file, and the key files that it names, for changes.
 //!
 //! A file's own watch dies with the first atomic rename over it, so directories are watched: every one that holds a
 //! component of the path or a target of a symbolic link on the way, which is where editors, `git pull`, the `..data`
@@ -17,7 +17,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::load::fingerprint;
+use super::load::fingerprint_with_keys;
 
 /// Writes have settled after this long without another.
 const QUIET: Duration = Duration::from_millis(150);
@@ -28,13 +28,18 @@ const LONGEST_WAIT: Duration = Duration::from_millis(700);
 /// How often the files are read without any event: a net for network file systems and lost events.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Most symbolic links that are followed, all files of a directory together.
+/// Most symbolic links that are followed, all files together.
 const MOST_LINKS: usize = 1000;
 
-/// Tells of changes of a mesh file, or of a directory of them.
+/// Tells of changes of a mesh file or of a directory of them, and of the key files that it names.
 pub struct Watcher {
-    path: PathBuf,
-    content: [u8; 32],
+    /// None where only key files are watched.
+    mesh: Option<PathBuf>,
+    keys: Vec<PathBuf>,
+    /// What the files held when this was last told; None: tell in any case.
+    content: Option<[u8; 32]>,
+    /// Something happened that was not looked at yet.
+    unsettled: bool,
     /// None if the system offers no file events; then there is only polling.
     events: Option<RecommendedWatcher>,
     /// What events are about, as their handler sees it.
@@ -48,9 +53,17 @@ pub struct Watcher {
 impl Watcher {
     /// Watches a path from what it holds now. Never fails: where events can't be had, the files are polled.
     pub fn new(path: &Path) -> Self {
-        let (tell, happened) = mpsc::channel(1);
         // An absolute path keeps its meaning.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self::watch(Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))
+    }
+
+    /// Watches no mesh file, only what [`Watcher::watch_keys`] names.
+    pub fn of_keys() -> Self {
+        Self::watch(None)
+    }
+
+    fn watch(mesh: Option<PathBuf>) -> Self {
+        let (tell, happened) = mpsc::channel(1);
         let way = Arc::new(Mutex::new(Way::default()));
         let (open, seen) = (tell.clone(), Arc::clone(&way));
         let handler = move |event: notify::Result<notify::Event>| {
@@ -64,10 +77,20 @@ impl Watcher {
                 |error| tracing::warn!(%error, "no file events: looking every {} s for changes", POLL.as_secs()),
             )
             .ok();
-        let mut watcher = Self { path, content: [0; 32], events, way, happened, _open: open };
+        let (keys, content, unsettled) = (Vec::new(), None, false);
+        let mut watcher = Self { mesh, keys, content, unsettled, events, way, happened, _open: open };
         watcher.watch_way();
-        watcher.content = fingerprint(&watcher.path);
+        watcher.content = Some(watcher.fingerprint());
         watcher
+    }
+
+    /// Watches these key files, too, and those that were named before no longer. It is told once more if they are
+    /// others than before: nobody knows whether they changed since they were read.
+    pub fn watch_keys(&mut self, files: &[PathBuf]) {
+        if self.keys != files {
+            files.clone_into(&mut self.keys);
+            (self.content, self.unsettled) = (None, true);
+        }
     }
 
     /// Waits until the files hold something else than when this was last told, or than at the start, and until their
@@ -75,7 +98,8 @@ impl Watcher {
     pub async fn changed(&mut self) {
         loop {
             self.settled().await;
-            let content = fingerprint(&self.path);
+            self.unsettled = false;
+            let content = Some(self.fingerprint());
             if content != self.content {
                 self.content = content;
                 return;
@@ -83,9 +107,14 @@ impl Watcher {
         }
     }
 
+    fn fingerprint(&self) -> [u8; 32] {
+        fingerprint_with_keys(self.mesh.as_deref(), &self.keys)
+    }
+
     /// Waits for an event, or for the time to poll, and then until events have stopped.
     async fn settled(&mut self) {
-        let polled = timeout(POLL, self.happened.recv()).await.is_err();
+        let polled = !self.unsettled && timeout(POLL, self.happened.recv()).await.is_err();
+        self.unsettled = true;
         let deadline = Instant::now() + if polled { Duration::ZERO } else { LONGEST_WAIT };
         loop {
             // New links and directories are watched before what they hold is read.
@@ -100,7 +129,7 @@ impl Watcher {
 
     /// Watches every directory on the way as it is now, and no others.
     fn watch_way(&mut self) {
-        let now = Way::of(&self.path);
+        let now = Way::of(self.mesh.as_deref(), &self.keys);
         let before = std::mem::replace(&mut *lock(&self.way), now.clone());
         let Some(events) = &mut self.events else { return };
         // A directory that was removed took its watch with it.
@@ -145,10 +174,14 @@ struct Way {
 }
 
 impl Way {
-    fn of(path: &Path) -> Self {
+    fn of(mesh: Option<&Path>, keys: &[PathBuf]) -> Self {
         let mut way = Self::default();
         let mut links = 0;
-        let end = way.walk(path, &mut links);
+        for key in keys {
+            way.walk(key, &mut links);
+        }
+        let Some(mesh) = mesh else { return way };
+        let end = way.walk(mesh, &mut links);
         if end.is_dir() {
             way.directories.insert(end.clone());
             // Its files may be links themselves, as in a ConfigMap.

@@ -78,6 +78,7 @@ pub struct Source {
     shared: Arc<Shared>,
     asks: mpsc::Sender<oneshot::Sender<Reply>>,
     applied: watch::Sender<Option<[u8; 32]>>,
+    keys: watch::Sender<Vec<PathBuf>>,
 }
 
 /// What the agent and the task that follows the source share.
@@ -114,11 +115,13 @@ impl Source {
         let (tell, changes) = mpsc::channel(4);
         let (asks, asked) = mpsc::channel(4);
         let (applied, accepted) = watch::channel(None);
+        let (keys, named) = watch::channel(Vec::new());
         let shared = Arc::new(Shared { location: options.location.clone(), seen: Mutex::default() });
         if let Location::Local(path) = &options.location {
             shared.seen().path.clone_from(path);
-            tokio::spawn(watch_path(Watcher::new(path), asked, tell));
-            return Ok((Self { shared, asks, applied }, changes));
+            // Before the first load, so that nothing is missed.
+            tokio::spawn(watch_files(Watcher::new(path), named, asked, tell));
+            return Ok((Self { shared, asks, applied, keys }, changes));
         }
         let store = Store::open(&options.state_dir, &options.location)?;
         let mut follower = Follower {
@@ -132,8 +135,10 @@ impl Source {
             failures: 0,
         };
         let wait = follower.start().await?;
+        let (_, nobody_asks) = mpsc::channel(1);
+        tokio::spawn(watch_files(Watcher::of_keys(), named, nobody_asks, tell.clone()));
         tokio::spawn(follower.run(wait, asked, accepted, tell));
-        Ok((Self { shared, asks, applied }, changes))
+        Ok((Self { shared, asks, applied, keys }, changes))
     }
 
     /// The mesh file or directory to load.
@@ -158,6 +163,17 @@ impl Source {
     /// good version.
     pub fn applied(&self, content_hash: [u8; 32]) {
         self.applied.send_replace(Some(content_hash));
+    }
+
+    /// To be told the key files of the mesh that was loaded: what changes in them is a [`Change`], too.
+    pub fn watch_keys(&self, files: &[PathBuf]) {
+        self.keys.send_if_modified(|known| {
+            let is_new = known != files;
+            if is_new {
+                files.clone_into(known);
+            }
+            is_new
+        });
     }
 
     /// Looks at once. A [`Change`] with the asker follows, or the asker hears why there is none.
@@ -187,16 +203,21 @@ impl Source {
     }
 }
 
-/// Tells of changes of a path of this machine. A task of its own: the watcher's wait for quiet must not be cut off by
-/// the agent's other events.
-async fn watch_path(
+/// Tells of changes of files of this machine: the mesh, if it is here, and its keys. A task of its own: the watcher's
+/// wait for quiet must not be cut off by the agent's other events.
+async fn watch_files(
     mut watcher: Watcher,
+    mut keys: watch::Receiver<Vec<PathBuf>>,
     mut asked: mpsc::Receiver<oneshot::Sender<Reply>>,
     tell: mpsc::Sender<Change>,
 ) {
     loop {
         let answer = tokio::select! {
             () = watcher.changed() => None,
+            Ok(()) = keys.changed() => {
+                watcher.watch_keys(&keys.borrow_and_update());
+                continue;
+            }
             Some(answer) = asked.recv() => Some(answer),
             () = tell.closed() => return,
         };

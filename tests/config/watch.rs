@@ -264,3 +264,43 @@ async fn a_path_that_is_not_there_yet_is_told_when_it_comes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn key_files_are_told_as_the_mesh_file_is_and_a_new_list_of_them_once() {
+    let (directory, file) = directory();
+    let keys = ["a.key", "b.psk"].map(|name| directory.path().join(name));
+    for key in &keys {
+        fs::write(key, "one\n").unwrap();
+    }
+    let (mut with_mesh, mut without) = (Watcher::new(&file), Watcher::of_keys());
+    let steps: [(&str, &dyn Fn()); 4] = [
+        ("another list", &|| {}),
+        ("a written key", &|| fs::write(&keys[1], "two\n").unwrap()),
+        ("a replaced key", &|| {
+            fs::write(directory.path().join("new"), "three\n").unwrap();
+            fs::rename(directory.path().join("new"), &keys[1]).unwrap();
+        }),
+        ("a key that is gone", &|| fs::remove_file(&keys[1]).unwrap()),
+    ];
+    for (what, change) in steps {
+        for watcher in [&mut with_mesh, &mut without] {
+            // Naming the same ones again changes nothing.
+            watcher.watch_keys(&keys);
+        }
+        tokio::join!(told_once(&mut with_mesh, what, change), told_once(&mut without, what, || {}));
+    }
+    fs::write(&file, text(1)).unwrap();
+    tokio::join!(told_once(&mut with_mesh, "the mesh file", || {}), silent(&mut without, "the mesh file"));
+}
+
+#[tokio::test]
+async fn a_wait_that_is_given_up_loses_no_change() {
+    let (_directory, file) = directory();
+    let mut watcher = Watcher::new(&file);
+    fs::write(&file, text(1)).unwrap();
+    // Given up after the event, before the writes count as settled.
+    for _ in 0..20 {
+        assert!(timeout(Duration::from_millis(10), watcher.changed()).await.is_err());
+    }
+    told_once(&mut watcher, "the change", || {}).await;
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use natpunch_lab::{Nat, lab_test, sandbox};
 
 use crate::mesh::replace;
-use crate::world::{Discovery, Node, World, peer_in, soon, within};
+use crate::world::{Discovery, INTERFACE, NATPUNCH, Node, World, peer_in, soon, within};
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
@@ -136,4 +136,38 @@ lab_test!(an_added_route_is_in_place_within_a_second_and_touches_one_peer, 60, |
     assert!(lag < Duration::from_secs(1) * sandbox::patience(), "it took {lag:?}");
     let after = a.wg_peer(&b);
     assert_eq!((after.latest_handshake, after.endpoint), (before.latest_handshake, before.endpoint));
+});
+
+lab_test!(a_key_file_that_changes_alone_is_a_reload, 60, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let host = world.lab.public_host("a").unwrap();
+    let mut a = world.node(host);
+    third_member(&mut world);
+    let secret = a.host.directory().unwrap().join("third.psk");
+    let fill = |to: &std::path::Path| {
+        let key = std::process::Command::new(NATPUNCH).arg("keygen").output().unwrap().stdout;
+        std::fs::write(to, &key).unwrap();
+        std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        String::from_utf8(key).unwrap().trim().to_owned()
+    };
+    let shown = |node: &Node| {
+        let output = node.host.output("wg", &["show", INTERFACE, "preshared-keys"]).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = fill(&secret);
+    let section = format!("[[preshared]]\npeers = [\"a\", \"third\"]\npreshared_key_file = {secret:?}\n");
+    a.own_file(&mut world.mesh, &section);
+    a.start();
+    a.wait_up();
+    assert!(shown(&a).contains(&first));
+    // Half a key is no key: it is reported, and the running one stays.
+    std::fs::write(&secret, &first[..20]).unwrap();
+    a.wait("the report", soon(), |status| status["reload_error"].as_str()?.contains("third.psk").then_some(()));
+    assert!(shown(&a).contains(&first));
+    let second = secret.with_extension("new");
+    let key = fill(&second);
+    std::fs::rename(&second, &secret).unwrap();
+    a.wait("the reload", soon(), |status| (status["reloads"] == 1).then_some(()));
+    assert!(shown(&a).contains(&key));
+    assert!(a.status().unwrap()["reload_error"].is_null());
 });

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::{Repository, Signer, mesh, nobody};
+use crate::support::{Agent, Repository, Signer, mesh, nobody, options};
 
 fn natpunch(arguments: &[&str]) -> Output {
     let state = tempfile::tempdir().unwrap();
@@ -36,4 +36,14 @@ fn a_location_that_can_not_be_used_is_wrong_usage() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(why), "{said}");
     }
+}
+
+#[tokio::test]
+async fn what_changes_between_the_opening_of_a_file_and_its_first_load_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.toml");
+    std::fs::write(&file, mesh(1)).unwrap();
+    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path())).await.unwrap();
+    std::fs::write(&file, mesh(2)).unwrap();
+    agent.changed().await;
 }
