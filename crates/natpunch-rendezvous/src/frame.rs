@@ -48,12 +48,34 @@ pub(crate) enum Notice {
     Busy { retry_seconds: u16 },
     /// Bind at this port of mine with this secret.
     RelayOffer { tag: Tag, port: u16, allocation: u64, key: Key },
-    /// Whether both sides of the pair are bound.
-    RelayState { tag: Tag, bound: bool },
+    /// This is what I heard you want of a relay for the pair, and how that is.
+    RelayState { tag: Tag, wants: RelayUse, state: RelayState },
     /// Fire when this time has passed, and so will the other side.
     Fire { tag: Tag, delay_ms: u16 },
     /// I answer probes at this port, too.
     AlternatePort { port: u16 },
+}
+
+/// How the relay of a pair is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RelayState {
+    /// There is none: the other side did not ask, or it has ended.
+    None,
+    /// It was offered; not both sides are bound.
+    Offered,
+    /// Both sides are bound.
+    Bound,
+    /// There is no room for it, or this server has none.
+    Refused,
+}
+
+fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
+    match body.u8()? {
+        0 => Some(RelayUse::Off),
+        1 => Some(RelayUse::Standby),
+        2 => Some(RelayUse::Carry),
+        _ => None,
+    }
 }
 
 /// A part of a message: kind (1), length (2), body. Kind 0 and what follows it is padding.
@@ -127,15 +149,7 @@ impl Frame for Request {
             3 => Self::Watch { tag: body.array()?, have: body.array()? },
             4 => Self::Got { tag: body.array()?, digest: body.array()? },
             5 => Self::PathResponse { token: body.array()? },
-            6 => Self::Relay {
-                tag: body.array()?,
-                wants: match body.u8()? {
-                    0 => RelayUse::Off,
-                    1 => RelayUse::Standby,
-                    2 => RelayUse::Carry,
-                    _ => return None,
-                },
-            },
+            6 => Self::Relay { tag: body.array()?, wants: read_use(&mut body)? },
             7 => Self::Meet { tag: body.array()?, round_trip_ms: body.u16()? },
             _ => return None,
         };
@@ -188,9 +202,9 @@ impl Frame for Notice {
                 out.extend(key.iter());
                 9
             }
-            Self::RelayState { tag, bound } => {
+            Self::RelayState { tag, wants, state } => {
                 out.extend(tag);
-                out.push((*bound).into());
+                out.extend([*wants as u8, *state as u8]);
                 10
             }
             Self::Fire { tag, delay_ms } => {
@@ -223,9 +237,12 @@ impl Frame for Notice {
             },
             10 => Self::RelayState {
                 tag: body.array()?,
-                bound: match body.u8()? {
-                    0 => false,
-                    1 => true,
+                wants: read_use(&mut body)?,
+                state: match body.u8()? {
+                    0 => RelayState::None,
+                    1 => RelayState::Offered,
+                    2 => RelayState::Bound,
+                    3 => RelayState::Refused,
                     _ => return None,
                 },
             },
@@ -290,8 +307,8 @@ mod tests {
             Notice::Full { tag: [7; 16], retry_seconds: 60 },
             Notice::Busy { retry_seconds: 30 },
             Notice::RelayOffer { tag: [8; 16], port: 258, allocation: 259, key: Zeroizing::new([9; 32]) },
-            Notice::RelayState { tag: [10; 16], bound: true },
-            Notice::RelayState { tag: [10; 16], bound: false },
+            Notice::RelayState { tag: [10; 16], wants: RelayUse::Carry, state: RelayState::Bound },
+            Notice::RelayState { tag: [10; 16], wants: RelayUse::Off, state: RelayState::Refused },
             Notice::Fire { tag: [11; 16], delay_ms: 260 },
             Notice::AlternatePort { port: 261 },
         ];

@@ -8,6 +8,7 @@
 pub mod client;
 mod crypto;
 mod frame;
+pub mod relay;
 pub mod server;
 mod window;
 pub mod wire;

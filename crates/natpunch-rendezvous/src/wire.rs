@@ -47,8 +47,8 @@ pub const COOKIE_LEN: usize = HEADER_LEN + NONCE_LEN + MAC_LEN + MAC_LEN;
 /// Header of a confirm: magic, kind, ticket.
 pub(crate) const CONFIRM_HEADER_LEN: usize = HEADER_LEN + TICKET_LEN;
 
-/// What goes between a client and a relay port has this length, both ways: header, allocation, cookie, MAC.
-pub const BIND_LEN: usize = HEADER_LEN + 8 + MAC_LEN + MAC_LEN;
+/// What goes between a client and a relay port has this length, both ways: header, allocation, nonce, cookie, state, MAC.
+pub const BIND_LEN: usize = HEADER_LEN + 8 + 8 + MAC_LEN + 8 + MAC_LEN;
 /// What goes between a client and the alternate port has this length, both ways.
 pub const PROBE_LEN: usize = 96;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity, split};
-use natpunch_types::{Mapping, PeerKey, PresharedKey, SecretKey, canonical};
+use natpunch_types::{Mapping, PeerKey, PresharedKey, RelayUse, SecretKey, canonical};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, Gate, digest, open_message, seal_message};
@@ -19,9 +19,11 @@ use crate::wire::{
 };
 
 mod items;
+mod relays;
 mod session;
 
 use items::{Items, Name};
+use relays::Relays;
 use session::Session;
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.
@@ -41,6 +43,8 @@ const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(
 /// Requests sent at once, and the pause after so many: a thousand peers are registered in some seconds.
 const BURST: usize = 8;
 const PACE: Duration = Duration::from_millis(60);
+/// Wishes for a relay among them.
+const RELAYS_AT_ONCE: usize = 24;
 /// Mailboxes that one client uses at most.
 const MAX_ITEMS: usize = 4_096;
 /// Events that wait to be fetched; the oldest are dropped.
@@ -86,7 +90,7 @@ pub enum Event {
         /// What.
         blob: Arc<[u8]>,
     },
-    /// Both sides of a pair are bound to this address of a relay; none: no longer.
+    /// Both sides of a pair are bound to this address of a relay; said again while they are. None: no longer.
     Relay {
         /// The pair.
         tag: Tag,
@@ -141,6 +145,7 @@ pub struct Client<R> {
     failures: u32,
     session: Option<Session>,
     items: Items,
+    relays: Relays,
     transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
@@ -172,6 +177,7 @@ impl<R: CryptoRng> Client<R> {
             failures: 0,
             session: None,
             items: Items::default(),
+            relays: Relays::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -211,12 +217,19 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
+    /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the same tag.
+    pub fn set_relays(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Duration) {
+        self.relays.set(wanted, now).into_iter().for_each(|event| self.emit(event));
+    }
+
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
         self.items.by_name.keys().copied().filter(filter).collect()
     }
 
     /// The network changed: says where we are, and tries at once what waits.
     pub fn handle_network_change(&mut self, now: Duration) {
+        self.relays.restart(now);
+        self.relays.rebind(now);
         if let Some(session) = &mut self.session {
             session.ping_due = now;
         } else if matches!(self.attempt, Attempt::Wait(_)) {
@@ -227,7 +240,13 @@ impl<R: CryptoRng> Client<R> {
 
     /// Takes a datagram that arrived from any port of the server.
     pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
-        if canonical(source) != self.address {
+        let source = canonical(source);
+        if source.ip() == self.address.ip() && Kind::of(payload) == Some(Kind::Bound) {
+            let early = self.early();
+            let event = self.relays.handle_bound(source, payload, early, now);
+            event.into_iter().for_each(|event| self.emit(event));
+        }
+        if source != self.address {
             return;
         }
         let _ = match Kind::of(payload) {
@@ -249,6 +268,9 @@ impl<R: CryptoRng> Client<R> {
         }
         self.drive_attempt(now);
         self.drive_session(now);
+        let (binds, events) = self.relays.drive(&mut self.rng, now);
+        self.transmits.extend(binds);
+        events.into_iter().for_each(|event| self.emit(event));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
@@ -258,15 +280,16 @@ impl<R: CryptoRng> Client<R> {
             Attempt::Hello { due, .. } | Attempt::Confirm { due, .. } => Some(*due),
         };
         let session = self.session.as_ref().map(|session| {
-            let items = self.items.queue.first().map(|(due, _)| (*due).max(self.items.paced_until));
+            let wishes = self.items.queue.first().map(|(due, _)| *due).into_iter().chain(self.relays.wish_due()).min();
+            let wishes = wishes.map(|due| due.max(self.items.paced_until));
             let rekey = match self.attempt {
                 Attempt::Wait(until) => Some(until.max(session.since + REKEY)),
                 _ => None,
             };
             let dead = session.asked.map(|asked| asked + DEAD_AFTER);
-            [items, dead, rekey].into_iter().flatten().fold(session.ping_due, Duration::min)
+            [wishes, dead, rekey].into_iter().flatten().fold(session.ping_due, Duration::min)
         });
-        attempt.into_iter().chain(session).min()
+        attempt.into_iter().chain(session).chain(self.relays.bind_due()).min()
     }
 
     /// The next datagram to send.
@@ -326,7 +349,12 @@ impl<R: CryptoRng> Client<R> {
 
     /// A random part of this time.
     fn jitter(&mut self, most: Duration) -> Duration {
-        most.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
+        most.mul_f64(self.early())
+    }
+
+    /// A random part of 1.
+    fn early(&mut self) -> f64 {
+        f64::from(self.rng.next_u32()) / f64::from(u32::MAX)
     }
 
     fn say_hello(&mut self, now: Duration) {
@@ -402,7 +430,11 @@ impl<R: CryptoRng> Client<R> {
             asked: Some(now),
         };
         self.items.restart(now);
-        let mut requests = self.items.take_due(1, CONFIRM_HEADER_LEN + MAC_LEN, now);
+        self.relays.restart(now);
+        let mut requests = self.relays.take_due(RELAYS_AT_ONCE, now);
+        let overhead =
+            CONFIRM_HEADER_LEN + MAC_LEN + requests.iter().map(|request| request.encode().len()).sum::<usize>();
+        requests.extend(self.items.take_due(1, overhead, now));
         if requests.is_empty() {
             requests.push(Request::Ping);
         }
@@ -495,11 +527,17 @@ impl<R: CryptoRng> Client<R> {
                     }
                 }
             }
-            Notice::Busy { .. }
-            | Notice::RelayOffer { .. }
-            | Notice::RelayState { .. }
-            | Notice::Fire { .. }
-            | Notice::AlternatePort { .. } => {}
+            Notice::RelayOffer { tag, port, allocation, key } => {
+                let to = SocketAddr::new(self.address.ip(), port);
+                let event = self.relays.handle_offer(&tag, to, allocation, key, now);
+                event.into_iter().for_each(|event| self.emit(event));
+            }
+            Notice::RelayState { tag, wants, state } => {
+                let early = self.early();
+                let event = self.relays.handle_state(&tag, wants, state, early, now);
+                event.into_iter().for_each(|event| self.emit(event));
+            }
+            Notice::Busy { .. } | Notice::Fire { .. } | Notice::AlternatePort { .. } => {}
         }
     }
 
@@ -518,8 +556,11 @@ impl<R: CryptoRng> Client<R> {
         }
         let mut requests = Vec::new();
         if now >= self.items.paced_until {
-            requests = self.items.take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now);
-            if self.items.queue.first().is_some_and(|(due, _)| *due <= now) {
+            requests = self.relays.take_due(RELAYS_AT_ONCE, now);
+            requests.extend(self.items.take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now));
+            if self.items.queue.first().is_some_and(|(due, _)| *due <= now)
+                || self.relays.wish_due().is_some_and(|due| due <= now)
+            {
                 self.items.paced_until = now + PACE;
             }
         }

@@ -1,5 +1,7 @@
 //! What a server may use, and how much memory that is at most.
 
+use super::relays::Relays;
+
 /// Bounds of a server. At each of them new ones are refused; what is there is never evicted for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -13,6 +15,12 @@ pub struct Limits {
     pub mailboxes_per_client: usize,
     /// Bytes of all blobs.
     pub bytes: usize,
+    /// Pairs of which somebody wants a relay.
+    pub relays: usize,
+    /// Those of one client.
+    pub relays_per_client: usize,
+    /// Those of the clients of one IPv4 address or IPv6 /64, each counted.
+    pub relays_per_network: usize,
     /// Messages of one session in a second.
     pub messages_per_second: u32,
     /// Hellos worked on in a second, four X25519 operations each. From an eighth of it on, addresses must be proven by a
@@ -28,6 +36,9 @@ impl Default for Limits {
             mailboxes: 262_144,
             mailboxes_per_client: 4_096,
             bytes: 64 << 20,
+            relays: 8_192,
+            relays_per_client: 256,
+            relays_per_network: 2_048,
             messages_per_second: 256,
             hellos_per_second: 2_000,
         }
@@ -47,6 +58,7 @@ impl Limits {
         self.sessions
             .saturating_mul(Self::SESSION)
             .saturating_add(self.mailboxes.saturating_mul(Self::MAILBOX))
+            .saturating_add(self.relays.saturating_mul(Relays::PAIR))
             .saturating_add(self.bytes)
             .saturating_add(Self::FIXED)
     }

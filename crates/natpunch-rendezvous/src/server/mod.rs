@@ -16,11 +16,13 @@ use rand_core::CryptoRng;
 
 use crate::crypto::{self, seal_message, short_mac};
 use crate::frame::{Frame as _, Notice, Request, pack};
+use crate::relay;
 use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, session_message};
 
 mod boxes;
 mod door;
 mod limits;
+mod relays;
 mod seals;
 mod session;
 
@@ -28,6 +30,7 @@ use boxes::{Boxes, Outcome};
 use door::Ticket;
 pub use door::{Door, Knock};
 pub use limits::Limits;
+use relays::Relays;
 use seals::Message;
 pub use seals::{Opened, Opener, Unsealed};
 use session::{Session, Sessions, Slot};
@@ -139,6 +142,7 @@ pub struct Server<R> {
     challenge_key: crypto::Key,
     sessions: Sessions,
     boxes: Boxes,
+    relays: Relays,
     next_sweep: Duration,
     transmits: VecDeque<Unsealed>,
     counters: Counters,
@@ -161,10 +165,16 @@ impl<R: CryptoRng> Server<R> {
             challenge_key,
             sessions: Sessions::default(),
             boxes: Boxes::default(),
+            relays: Relays::default(),
             next_sweep: SWEEP,
             transmits: VecDeque::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// Offers a relay at these UDP ports, which its [ports](crate::relay::Port) serve in this order. Called once.
+    pub fn set_relay_ports(&mut self, ports: Vec<u16>) {
+        self.relays.set_ports(ports);
     }
 
     /// The part of the server that needs no state, for threads that share it.
@@ -189,6 +199,7 @@ impl<R: CryptoRng> Server<R> {
             })
             .collect();
         self.boxes.retain(|owner| is_allowed(owner) && !gone.contains(owner));
+        self.relays.retain(|owner| is_allowed(owner) && !gone.contains(owner));
         self.counters.revoked += over.len() as u64;
         (self.admission, self.limits) = (admission, limits);
         over.len()
@@ -262,19 +273,34 @@ impl<R: CryptoRng> Server<R> {
 
     /// Sends again what was not acknowledged, and forgets what expired.
     pub fn handle_timeout(&mut self, now: Duration) {
-        let due = self.boxes.due(now);
+        let mut due = self.boxes.due(now);
+        due.extend(self.relays.due(now));
         self.tell_all(due, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             self.boxes.sweep(now);
+            self.relays.sweep(now);
             self.counters.expired += self.sessions.sweep(now);
         }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let sweep = (!self.sessions.is_empty() || !self.boxes.is_empty()).then_some(self.next_sweep);
-        self.boxes.next_due().into_iter().chain(sweep).min()
+        let empty = self.sessions.is_empty() && self.boxes.is_empty() && self.relays.len() == 0;
+        let sweep = (!empty).then_some(self.next_sweep);
+        self.boxes.next_due().into_iter().chain(self.relays.next_due()).chain(sweep).min()
+    }
+
+    /// A port of the relay has to tell something.
+    pub fn handle_relay_event(&mut self, event: relay::Event, now: Duration) {
+        let told = self.relays.handle_event(event);
+        self.tell_all(told, now);
+    }
+
+    /// The next thing that a port of the relay has to know, before anything is sent to clients: which of the ports, and
+    /// what. To be drained as [`poll_transmit`](Self::poll_transmit).
+    pub fn poll_relay_command(&mut self) -> Option<(usize, relay::Command)> {
+        self.relays.poll_command()
     }
 
     /// The next datagram to send.
@@ -297,6 +323,11 @@ impl<R: CryptoRng> Server<R> {
     /// How many clients are registered.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many pairs want a relay, and how many of them have one.
+    pub fn relays(&self) -> (usize, usize) {
+        (self.relays.len(), self.relays.allocations())
     }
 
     /// How many mailboxes there are.
@@ -390,7 +421,12 @@ impl<R: CryptoRng> Server<R> {
                 Request::Ping if here => {
                     notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
                 }
-                Request::Ping | Request::PathResponse { .. } | Request::Relay { .. } | Request::Meet { .. } => {}
+                Request::Relay { tag, wants } => {
+                    let Some(address) = self.sessions.get(slot).map(|session| session.address) else { continue };
+                    let told = self.relays.ask((slot, address), tag, wants, &self.limits, &mut self.rng, now);
+                    to_others.extend(told);
+                }
+                Request::Ping | Request::PathResponse { .. } | Request::Meet { .. } => {}
                 Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
                     Outcome::Done { digest, tell } => {
                         self.counters.stored += u64::from(!tell.is_empty());

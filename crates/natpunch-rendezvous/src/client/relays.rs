@@ -1,0 +1,255 @@
+//! What a client wants of the server's relay, and its bindings there.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_types::RelayUse;
+use rand_core::CryptoRng;
+
+use super::{Event, Outgoing, To};
+use crate::crypto::Key;
+use crate::frame::{RelayState, Request};
+use crate::relay::bind::{Message, Nonce, State};
+use crate::wire::{CookieBytes, Kind, Tag};
+
+/// When a wish or a bind is said again without an answer, at first and at most.
+const WISH_RESEND: (Duration, Duration) = (Duration::from_millis(400), REFRESH);
+const BIND_RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
+/// When a wish is said again; less by up to a quarter.
+const REFRESH: Duration = Duration::from_secs(60);
+/// When a wish is said again that the server had no room for, or whose allocation was lost.
+const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
+/// When a bound side lets itself be heard, which also keeps the NAT's mapping; less by up to a fifth.
+const REBIND: Duration = Duration::from_secs(25);
+/// When a side that waits for the other asks how things are, at first: the server's word may have been lost.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A binding without an answer for this long is none.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// Pairs of which a client wants a relay, at most.
+const MAX_RELAYS: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Relays {
+    by_tag: BTreeMap<Tag, Relay>,
+}
+
+struct Relay {
+    wants: RelayUse,
+    /// When it is said (again), and how often it was without an answer.
+    due: Duration,
+    tries: u32,
+    binding: Option<Binding>,
+}
+
+/// What the server offered, and how far we are with it.
+struct Binding {
+    to: SocketAddr,
+    allocation: u64,
+    key: Key,
+    cookie: CookieBytes,
+    nonce: Nonce,
+    due: Duration,
+    tries: u32,
+    /// Since when an answer is awaited.
+    asked: Option<Duration>,
+    /// Both sides are bound, and this was said.
+    both: bool,
+}
+
+/// A wait that doubles with each try.
+fn backoff((first, last): (Duration, Duration), tries: u32) -> Duration {
+    (first * 2u32.saturating_pow(tries)).min(last)
+}
+
+impl Relays {
+    /// Sets what is wanted, complete; what ended with it.
+    pub(super) fn set(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Duration) -> Vec<Event> {
+        let wanted: BTreeMap<Tag, RelayUse> = wanted.into_iter().collect();
+        let mut events = Vec::new();
+        for (tag, relay) in &mut self.by_tag {
+            let wants = wanted.get(tag).copied().unwrap_or_default();
+            if wants != relay.wants {
+                (relay.wants, relay.due, relay.tries) = (wants, now, 0);
+            }
+            if wants == RelayUse::Off {
+                events.extend(relay.unbind(*tag));
+            }
+        }
+        for (tag, wants) in wanted.into_iter().filter(|(_, wants)| *wants != RelayUse::Off) {
+            if self.by_tag.len() < MAX_RELAYS {
+                self.by_tag.entry(tag).or_insert(Relay { wants, due: now, tries: 0, binding: None });
+            }
+        }
+        events
+    }
+
+    /// A new session: the server may know nothing. A network change: it may see us elsewhere.
+    pub(super) fn restart(&mut self, now: Duration) {
+        self.by_tag.values_mut().for_each(|relay| (relay.due, relay.tries) = (now, 0));
+    }
+
+    /// The network changed: each port has to be told by a datagram from the new address.
+    pub(super) fn rebind(&mut self, now: Duration) {
+        for binding in self.by_tag.values_mut().filter_map(|relay| relay.binding.as_mut()) {
+            (binding.due, binding.tries, binding.asked) = (now, 0, None);
+        }
+    }
+
+    /// Wishes that are due, at most so many, and notes that they were said.
+    pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
+        let due = self.by_tag.iter_mut().filter(|(_, relay)| relay.due <= now).take(most);
+        due.map(|(tag, relay)| {
+            relay.due = now + backoff(WISH_RESEND, relay.tries);
+            relay.tries = relay.tries.saturating_add(1);
+            Request::Relay { tag: *tag, wants: relay.wants }
+        })
+        .collect()
+    }
+
+    /// When the next wish is due.
+    pub(super) fn wish_due(&self) -> Option<Duration> {
+        self.by_tag.values().map(|relay| relay.due).min()
+    }
+
+    /// When the next bind is due.
+    pub(super) fn bind_due(&self) -> Option<Duration> {
+        let bindings = self.by_tag.values().filter_map(|relay| relay.binding.as_ref());
+        bindings.map(|binding| binding.due.min(binding.asked.map_or(Duration::MAX, |asked| asked + DEAD_AFTER))).min()
+    }
+
+    /// Binds that are due, and what ended for want of an answer.
+    pub(super) fn drive(&mut self, rng: &mut impl CryptoRng, now: Duration) -> (Vec<Outgoing>, Vec<Event>) {
+        let (mut binds, mut events) = (Vec::new(), Vec::new());
+        for (tag, relay) in &mut self.by_tag {
+            let Some(binding) = &mut relay.binding else { continue };
+            if binding.asked.is_some_and(|asked| now >= asked + DEAD_AFTER) {
+                events.extend(relay.unbind(*tag));
+                (relay.due, relay.tries) = (now, 0);
+            } else if now >= binding.due {
+                binds.push(binding.say(rng, now));
+            }
+        }
+        (binds, events)
+    }
+
+    /// The server offers a port at this address of its own.
+    pub(super) fn handle_offer(
+        &mut self,
+        tag: &Tag,
+        to: SocketAddr,
+        allocation: u64,
+        key: Key,
+        now: Duration,
+    ) -> Option<Event> {
+        let relay = self.by_tag.get_mut(tag).filter(|relay| relay.wants != RelayUse::Off)?;
+        if relay.binding.as_ref().is_some_and(|binding| binding.allocation == allocation && binding.to == to) {
+            return None;
+        }
+        let event = relay.unbind(*tag);
+        relay.binding = Some(Binding {
+            to,
+            allocation,
+            key,
+            cookie: CookieBytes::default(),
+            nonce: Nonce::default(),
+            due: now,
+            tries: 0,
+            asked: None,
+            both: false,
+        });
+        event
+    }
+
+    /// The server says how a pair's relay is; `heard`: what it heard us want. `early` is a random part of 1.
+    pub(super) fn handle_state(
+        &mut self,
+        tag: &Tag,
+        heard: RelayUse,
+        state: RelayState,
+        early: f64,
+        now: Duration,
+    ) -> Option<Event> {
+        let relay = self.by_tag.get_mut(tag)?;
+        if heard == relay.wants {
+            if heard == RelayUse::Off {
+                self.by_tag.remove(tag);
+                return None;
+            }
+            (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(early), 0);
+        }
+        match state {
+            RelayState::Offered => None,
+            RelayState::Bound => {
+                let binding = relay.binding.as_mut().filter(|binding| !binding.both)?;
+                binding.both = true;
+                Some(Event::Relay { tag: *tag, address: Some(binding.to) })
+            }
+            RelayState::None | RelayState::Refused => {
+                let had = relay.binding.is_some();
+                if state == RelayState::Refused || had {
+                    let retry = if had { RETRY.1 } else { RETRY.0 };
+                    relay.due = now + retry - (retry / 4).mul_f64(early);
+                }
+                relay.unbind(*tag)
+            }
+        }
+    }
+
+    /// A relay port answered. `early` is a random part of 1.
+    pub(super) fn handle_bound(
+        &mut self,
+        source: SocketAddr,
+        payload: &[u8],
+        early: f64,
+        now: Duration,
+    ) -> Option<Event> {
+        let allocation = Message::allocation(payload)?;
+        let mine = |binding: &Binding| binding.allocation == allocation && binding.to == source;
+        let mut all = self.by_tag.iter_mut();
+        let (tag, binding) = all.find_map(|(tag, relay)| Some((tag, relay.binding.as_mut().filter(|b| mine(b))?)))?;
+        let answer = Message::open(&binding.key, payload)?;
+        if binding.asked.is_none() || answer.nonce != binding.nonce {
+            return None;
+        }
+        binding.cookie = answer.cookie;
+        if answer.state == State::Unproven {
+            // Once at once; who is challenged again waits as if there had been no answer.
+            if binding.tries == 1 {
+                binding.due = now;
+            }
+            return None;
+        }
+        binding.asked = None;
+        if answer.state == State::Bound && !binding.both {
+            // `tries` goes on, as a measure of how long the other side lets wait.
+            binding.due = now + backoff((ASK_AGAIN, REBIND), binding.tries.saturating_sub(1));
+            return None;
+        }
+        (binding.both, binding.tries) = (true, 0);
+        binding.due = now + REBIND - (REBIND / 5).mul_f64(early);
+        Some(Event::Relay { tag: *tag, address: Some(binding.to) })
+    }
+}
+
+impl Relay {
+    /// Gives a binding up; says so if it was said to be there.
+    fn unbind(&mut self, tag: Tag) -> Option<Event> {
+        let both = self.binding.take()?.both;
+        both.then_some(Event::Relay { tag, address: None })
+    }
+}
+
+impl Binding {
+    fn say(&mut self, rng: &mut impl CryptoRng, now: Duration) -> Outgoing {
+        if self.asked.is_none() {
+            rng.fill_bytes(&mut self.nonce);
+            self.asked = Some(now);
+        }
+        self.due = now + backoff(BIND_RESEND, self.tries);
+        self.tries = self.tries.saturating_add(1);
+        let bind =
+            Message { allocation: self.allocation, nonce: self.nonce, cookie: self.cookie, state: State::default() };
+        Outgoing { to: To::Address(self.to), payload: bind.seal(Kind::Bind, &self.key).to_vec() }
+    }
+}

@@ -1,0 +1,532 @@
+//! One UDP port of a relay.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use natpunch_types::{canonical, is_global};
+
+use super::bind::{Message, State};
+use super::shape::{Index, Shape};
+use crate::crypto::{self, Key, short_mac};
+use crate::server::Via;
+use crate::wire::{BIND_LEN, CookieBytes, Kind, put_address};
+
+/// Both sides have to be bound this long after the allocation was made.
+const BIND_WINDOW: Duration = Duration::from_secs(30);
+/// An allocation ends when one of its sides was silent for this long.
+const IDLE: Duration = Duration::from_secs(300);
+/// How old a cookie may be: this long, or twice.
+const COOKIE_SLOT: Duration = Duration::from_secs(60);
+/// WireGuard's REJECT_AFTER_TIME: no key is used for longer.
+const KEY_LIFETIME: Duration = Duration::from_secs(180);
+/// How long an index is good: a key's life, and the handshake before it.
+const INDEX_LIFETIME: Duration = Duration::from_secs(240);
+/// Indices of one side that are remembered: an attempt chooses one every 5 s.
+const INDICES: usize = 16;
+/// Sessions of each side that began on a direct path and go on here.
+const TAKEN_OVER: u8 = 4;
+/// Probes of one side: in a second, and at once.
+const PROBES: (u32, u32) = (20, 60);
+/// What a datagram counts besides its payload: headers of the link, IP and UDP.
+const OVERHEAD: u64 = 42;
+/// How often it is looked for what is over.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What an allocation may carry, in both directions together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In a second, and as a burst, counting 42 bytes of headers for each datagram.
+    pub bytes_per_second: u64,
+    /// In each hour of its life.
+    pub bytes_per_hour: u64,
+    /// Lets pass whatever two bound sides send each other, for WireGuards with altered messages.
+    pub any_payload: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes_per_second: 25_000_000, bytes_per_hour: 20_000_000_000, any_payload: false }
+    }
+}
+
+/// What the server tells a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Let two sides bind.
+    Open {
+        /// An even number; whose binds say it with the lowest bit set is the second side.
+        allocation: u64,
+        /// The secret of each side's offer.
+        keys: [Secret; 2],
+        /// Where each side's session has proven to be.
+        registered: [SocketAddr; 2],
+    },
+    /// The session of a side has proven to be elsewhere.
+    Registered {
+        /// With the lowest bit set if it is the second side's.
+        allocation: u64,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Whether WireGuard's messages may pass, or only probes.
+    Carry {
+        /// Which.
+        allocation: u64,
+        /// Whether one of the sides asked for it.
+        carry: bool,
+    },
+    /// It is over.
+    Close {
+        /// Which.
+        allocation: u64,
+    },
+}
+
+/// A secret that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(crate) Key);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What a port tells the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Both sides of this allocation are bound.
+    Bound(u64),
+    /// This allocation is over: a side did not bind in time, or was silent for too long.
+    Over(u64),
+}
+
+/// What is to be done with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Drop,
+    /// Send it, unchanged, to the other side.
+    Forward {
+        /// Over which way.
+        via: Via,
+        /// Where the other side is bound.
+        to: SocketAddr,
+    },
+    /// Send this to where it came from. It is never longer.
+    Answer([u8; BIND_LEN]),
+}
+
+/// What a port did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams passed on.
+    pub forwarded: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Times that a side was bound, first or elsewhere.
+    pub bound: u64,
+    /// Challenges sent.
+    pub challenged: u64,
+    /// Datagrams dropped: of an address that is not bound, or forged binds.
+    pub strangers: u64,
+    /// Dropped: not WireGuard's nor a probe, or for a session of WireGuard's that no handshake began.
+    pub misshapen: u64,
+    /// Dropped: the other side is not bound, or nobody asked to carry WireGuard's messages.
+    pub not_carried: u64,
+    /// Dropped: beyond the allocation's rate or share.
+    pub limited: u64,
+    /// Binds refused: of an address that no client may have here.
+    pub refused: u64,
+}
+
+/// A port of a relay. Pure: feed datagrams and [`Command`]s, drain [`Event`]s.
+pub struct Port {
+    limits: Limits,
+    cookie_key: Key,
+    own: Own,
+    /// By their (even) number.
+    allocations: BTreeMap<u64, Box<Allocation>>,
+    /// Which allocation and side an address is bound to.
+    by_source: BTreeMap<SocketAddr, (u64, usize)>,
+    events: VecDeque<Event>,
+    next_sweep: Duration,
+    counters: Counters,
+}
+
+/// Where the server itself listens, so that no relay ever sends to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Its addresses, as far as they were named.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its UDP ports.
+    pub ports: BTreeSet<u16>,
+}
+
+struct Allocation {
+    sides: [Side; 2],
+    opened: Duration,
+    /// Since when WireGuard's messages may pass.
+    carried_since: Option<Duration>,
+    /// A handshake was completed here since then.
+    shook_hands: bool,
+    /// The server knows that both are bound.
+    told: bool,
+    /// Bytes that may pass now, and when that was so.
+    tokens: (u64, Duration),
+    /// The hour of its life, and what passed in it.
+    used: (u64, u64),
+}
+
+struct Side {
+    key: Key,
+    registered: SocketAddr,
+    bound: Option<(SocketAddr, Via)>,
+    /// How often it was bound to another address: older cookies are void.
+    moves: u32,
+    /// When it was heard.
+    heard: Duration,
+    /// Indices that this side chose in handshakes, and when (in seconds), the newest at `next_index - 1`.
+    indices: [(Index, u32); INDICES],
+    next_index: usize,
+    taken_over: u8,
+    /// Probes that may pass now, times a thousand, and when (in milliseconds) that was so.
+    probes: (u32, u64),
+}
+
+impl Port {
+    /// Bytes of memory that an allocation takes here at most, with its share of the maps.
+    pub(crate) const ALLOCATION: usize =
+        size_of::<Allocation>() + 3 * (size_of::<(SocketAddr, (u64, usize))>() + size_of::<(u64, usize)>());
+
+    /// A port without allocations. The key is of its own, random.
+    pub fn new(limits: Limits, own: Own, key: [u8; 32]) -> Self {
+        Self {
+            limits,
+            cookie_key: Key::new(key),
+            own,
+            allocations: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            events: VecDeque::new(),
+            next_sweep: Duration::ZERO,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Does what the server says.
+    pub fn handle_command(&mut self, command: Command, now: Duration) {
+        match command {
+            Command::Open { allocation, keys, registered } => {
+                self.close(allocation);
+                let [a, b] = keys;
+                let [at_a, at_b] = registered.map(canonical);
+                let sides = [Side::new(a.0, at_a, now), Side::new(b.0, at_b, now)];
+                let allocation_state = Allocation {
+                    sides,
+                    opened: now,
+                    carried_since: None,
+                    shook_hands: false,
+                    told: false,
+                    tokens: (self.limits.bytes_per_second, now),
+                    used: (0, 0),
+                };
+                self.allocations.insert(allocation, Box::new(allocation_state));
+            }
+            Command::Registered { allocation, address } => {
+                let (allocation, side) = split(allocation);
+                let side = self.allocations.get_mut(&allocation).and_then(|found| found.sides.get_mut(side));
+                if let Some(side) = side {
+                    side.registered = canonical(address);
+                }
+            }
+            Command::Carry { allocation, carry } => {
+                if let Some(allocation) = self.allocations.get_mut(&allocation)
+                    && allocation.carried_since.is_some() != carry
+                {
+                    allocation.carried_since = carry.then_some(now);
+                    allocation.shook_hands = false;
+                    allocation.sides.iter_mut().for_each(|side| side.taken_over = 0);
+                }
+            }
+            Command::Close { allocation } => self.close(allocation),
+        }
+    }
+
+    /// Takes a datagram, and says what is to be done with it.
+    pub fn handle_datagram(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) -> Verdict {
+        let source = canonical(source);
+        if Kind::of(payload) == Some(Kind::Bind) {
+            return self.handle_bind(via, source, payload, now).map_or(Verdict::Drop, Verdict::Answer);
+        }
+        let Some((allocation, side)) = self.by_source.get(&source).copied() else {
+            self.counters.strangers += 1;
+            return Verdict::Drop;
+        };
+        let Some(allocation) = self.allocations.get_mut(&allocation) else { return Verdict::Drop };
+        allocation.forward(side, via, payload, &self.limits, &mut self.counters, now)
+    }
+
+    /// Ends what is over.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP;
+        let over = self.allocations.iter().filter(|(_, allocation)| allocation.is_over(now));
+        let over: Vec<u64> = over.map(|(number, _)| *number).collect();
+        for number in over {
+            self.close(number);
+            self.events.push_back(Event::Over(number));
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        (!self.allocations.is_empty()).then_some(self.next_sweep)
+    }
+
+    /// The next thing that the server has to know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many allocations there are.
+    pub fn allocations(&self) -> usize {
+        self.allocations.len()
+    }
+
+    fn close(&mut self, allocation: u64) {
+        let Some(allocation) = self.allocations.remove(&allocation) else { return };
+        for (address, _) in allocation.sides.iter().filter_map(|side| side.bound) {
+            self.by_source.remove(&address);
+        }
+    }
+
+    fn handle_bind(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) -> Option<[u8; BIND_LEN]> {
+        let claimed = Message::allocation(payload)?;
+        let (number, index) = split(claimed);
+        let allocation = self.allocations.get_mut(&number);
+        let side = allocation.and_then(|allocation| allocation.sides.get_mut(index));
+        // What was not made with the secret of the offer gets no answer at all.
+        let opened = side.and_then(|side| Message::open(&side.key, payload).map(|bind| (side, bind)));
+        let Some((side, bind)) = opened else {
+            self.counters.strangers += 1;
+            return None;
+        };
+        let theirs = self.by_source.get(&source).is_some_and(|found| *found != (number, index));
+        if theirs || !self.own.admits(via, source) || !side.admits(source) {
+            self.counters.refused += 1;
+            return None;
+        }
+        let cookies = [0, 1].map(|age| cookie(&self.cookie_key, claimed, side.moves, source, now, age));
+        // Where the session is has been proven already; but only once, for later somebody else may be there.
+        let proven = side.bound.is_none() && side.moves == 0 && source == side.registered
+            || cookies.iter().any(|cookie| crypto::equal(cookie, &bind.cookie));
+        let mut answer = Message { allocation: claimed, nonce: bind.nonce, cookie: cookies[0], state: State::Unproven };
+        let key = side.key.clone();
+        if !proven {
+            self.counters.challenged += 1;
+            return Some(answer.seal(Kind::Bound, &key));
+        }
+        side.heard = now;
+        if side.bound != Some((source, via)) {
+            let before = side.bound.replace((source, via)).map(|(before, _)| before);
+            side.moves += 1;
+            answer.cookie = cookie(&self.cookie_key, claimed, side.moves, source, now, 0);
+            before.and_then(|before| self.by_source.remove(&before));
+            self.by_source.insert(source, (number, index));
+            self.counters.bound += 1;
+        }
+        let allocation = self.allocations.get_mut(&number)?;
+        let both = allocation.sides.iter().all(|side| side.bound.is_some());
+        if both && !std::mem::replace(&mut allocation.told, true) {
+            self.events.push_back(Event::Bound(number));
+        }
+        answer.state = if both { State::Both } else { State::Bound };
+        Some(answer.seal(Kind::Bound, &key))
+    }
+}
+
+/// The number of an allocation, and whose side a datagram names.
+fn split(claimed: u64) -> (u64, usize) {
+    (claimed & !1, (claimed & 1) as usize)
+}
+
+/// What only somebody at `source` can have got in the current slot of time, or the one before it.
+fn cookie(key: &Key, claimed: u64, moves: u32, source: SocketAddr, now: Duration, age: u64) -> CookieBytes {
+    let mut place = Vec::with_capacity(18);
+    put_address(&mut place, source);
+    let slot = (now.as_secs() / COOKIE_SLOT.as_secs()).wrapping_sub(age);
+    short_mac(key, &[&claimed.to_be_bytes(), &moves.to_be_bytes(), &slot.to_be_bytes(), &place])
+}
+
+impl Own {
+    /// Whether a datagram's source is not this server itself.
+    fn admits(&self, via: Via, source: SocketAddr) -> bool {
+        let ours = |ip: IpAddr| {
+            ip.is_loopback() || self.addresses.contains(&ip) || via.local.is_some_and(|(local, _)| local == ip)
+        };
+        source.port() != 0 && !(self.ports.contains(&source.port()) && ours(source.ip()))
+    }
+}
+
+impl Allocation {
+    fn forward(
+        &mut self,
+        from: usize,
+        via: Via,
+        payload: &[u8],
+        limits: &Limits,
+        counters: &mut Counters,
+        now: Duration,
+    ) -> Verdict {
+        let carried_since = self.carried_since;
+        let [a, b] = &mut self.sides;
+        let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
+        // The same address on another way of ours is another path.
+        let here = sender.bound.is_some_and(|(_, bound)| bound == via);
+        let Some((to, to_via)) = receiver.bound.filter(|_| here) else {
+            counters.not_carried += 1;
+            return Verdict::Drop;
+        };
+        let shape = Shape::of(payload);
+        let known = match shape {
+            Some(Shape::Probe) => {
+                if !sender.may_probe(now) {
+                    counters.limited += 1;
+                    return Verdict::Drop;
+                }
+                true
+            }
+            _ if carried_since.is_none() => {
+                counters.not_carried += 1;
+                return Verdict::Drop;
+            }
+            _ if limits.any_payload => true,
+            None => false,
+            Some(Shape::Initiation { sender: index }) => {
+                sender.chose(index, now);
+                true
+            }
+            Some(Shape::Response { sender: index, receiver: asked }) => {
+                let known = receiver.knows(asked, now);
+                if known {
+                    sender.chose(index, now);
+                    self.shook_hands = true;
+                }
+                known
+            }
+            Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
+            Some(Shape::Data { receiver: session }) => {
+                receiver.knows(session, now) || {
+                    // A session whose handshake took the direct path that just died. WireGuard itself would notice
+                    // only after 15 s.
+                    let recent = carried_since.is_some_and(|since| now.saturating_sub(since) < KEY_LIFETIME);
+                    let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
+                    if taken {
+                        receiver.taken_over += 1;
+                        receiver.chose(session, now);
+                    }
+                    taken
+                }
+            }
+        };
+        if !known {
+            counters.misshapen += 1;
+            return Verdict::Drop;
+        }
+        sender.heard = now;
+        if !self.has_tokens(payload.len() as u64 + OVERHEAD, limits, now) {
+            counters.limited += 1;
+            return Verdict::Drop;
+        }
+        counters.forwarded += 1;
+        counters.bytes += payload.len() as u64;
+        Verdict::Forward { via: to_via, to }
+    }
+
+    fn has_tokens(&mut self, bytes: u64, limits: &Limits, now: Duration) -> bool {
+        let (tokens, at) = &mut self.tokens;
+        let passed = now.saturating_sub(*at).as_micros().min(1_000_000) as u64;
+        let gained = limits.bytes_per_second.saturating_mul(passed) / 1_000_000;
+        if gained > 0 {
+            *tokens = tokens.saturating_add(gained).min(limits.bytes_per_second);
+            *at = now;
+        }
+        let hour = now.saturating_sub(self.opened).as_secs() / 3600;
+        if self.used.0 != hour {
+            self.used = (hour, 0);
+        }
+        let enough = *tokens >= bytes && self.used.1 < limits.bytes_per_hour;
+        if enough {
+            *tokens -= bytes;
+            self.used.1 = self.used.1.saturating_add(bytes);
+        }
+        enough
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        let bound = self.sides.iter().all(|side| side.bound.is_some());
+        let unused = !bound && now.saturating_sub(self.opened) >= BIND_WINDOW;
+        unused || self.sides.iter().any(|side| now.saturating_sub(side.heard) >= IDLE)
+    }
+}
+
+impl Side {
+    fn new(key: Key, registered: SocketAddr, now: Duration) -> Self {
+        Self {
+            key,
+            registered,
+            bound: None,
+            moves: 0,
+            heard: now,
+            indices: [(0, 0); INDICES],
+            next_index: 0,
+            taken_over: 0,
+            probes: (PROBES.1 * 1000, now.as_millis() as u64),
+        }
+    }
+
+    /// Whether this side may be at an address: any global one, and the one where its session is. So a server never
+    /// sends into private networks but to whom it serves there anyway.
+    fn admits(&self, source: SocketAddr) -> bool {
+        is_global(source.ip()) || source.ip() == self.registered.ip()
+    }
+
+    fn may_probe(&mut self, now: Duration) -> bool {
+        let (tokens, at) = &mut self.probes;
+        let millis = now.as_millis() as u64;
+        let gained = millis.saturating_sub(*at).min(60_000) as u32 * PROBES.0;
+        *tokens = (*tokens + gained).min(PROBES.1 * 1000);
+        *at = millis;
+        let enough = *tokens >= 1000;
+        if enough {
+            *tokens -= 1000;
+        }
+        enough
+    }
+
+    /// This side will be found by this index.
+    fn chose(&mut self, index: Index, now: Duration) {
+        let now = now.as_secs() as u32;
+        if let Some(known) = self.indices.iter_mut().find(|(known, since)| *known == index && *since != 0) {
+            known.1 = now.max(1);
+        } else if let Some(oldest) = self.indices.get_mut(self.next_index) {
+            *oldest = (index, now.max(1));
+            self.next_index = (self.next_index + 1) % INDICES;
+        }
+    }
+
+    fn knows(&self, index: Index, now: Duration) -> bool {
+        let now = now.as_secs() as u32;
+        self.indices.iter().any(|(known, since)| {
+            *known == index && *since != 0 && now.saturating_sub(*since) < INDEX_LIFETIME.as_secs() as u32
+        })
+    }
+}
