@@ -63,6 +63,9 @@ fn lines(peer: &PeerConfig) -> Vec<String> {
     let mut lines: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
     lines.extend(peer.endpoint.iter().map(|endpoint| format!("at {endpoint}")));
     lines.extend(peer.routes.iter().map(|route| format!("to {route}")));
+    if let Some(port) = peer.serve {
+        lines.push(format!("serves on port {port}"));
+    }
     if !peer.managed {
         lines.push("plain WireGuard".to_owned());
     }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use natpunch_types::{PeerKey, SecretKey};
 
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::model::{DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig, RelayPolicy};
 use super::read::Quoted;
 use super::resolve::public_key;
 use super::validate::overlap;
@@ -29,6 +29,7 @@ const MOST_TRIED: usize = 1000;
 pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     let mut findings = Vec::new();
     connectivity(mesh, &mut findings);
+    relays(mesh, &mut findings);
     settings(mesh, &mut findings);
     routes(mesh, &mut findings);
     private_keys(mesh, &mut findings);
@@ -59,9 +60,30 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         if let (Some((first, _)), Some((second, _))) = (nodes.next(), nodes.next()) {
             let message = format!("`{}` and `{}` can't find each other", Quoted(first), Quoted(second));
             let finding = ConfigError::at(place(mesh, second), message).label("no endpoint, and no discovery either");
-            let help = "add a section [discovery.NAME], such as with plugin = \"natpunch-go\", or give one an endpoint";
+            let help = "give one an endpoint at which both reach it, with serve = true if there are more such pairs, or \
+                        add a section [discovery.NAME] with a server";
             findings.push(finding.rule("no-discovery").also(place(mesh, first), "no endpoint either").help(help));
         }
+    }
+}
+
+/// A peer that is to be reached by relays only, and no relay that both sides use.
+fn relays(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let relays = |instance: &Discovery| match &instance.settings {
+        DiscoverySettings::Node(_) => true,
+        DiscoverySettings::Rendezvous(settings) => settings.relay,
+        _ => false,
+    };
+    if mesh.discovery.iter().any(relays) {
+        return;
+    }
+    for (name, _) in mesh.peers.iter().filter(|(_, peer)| peer.relay == RelayPolicy::Only) {
+        let message = format!("`{}` is to be reached through relays only, and there is no relay", Quoted(name));
+        let finding = ConfigError::at(place(mesh, name), message).label("has relay = \"only\"");
+        findings.push(finding.rule("no-relay").help(
+            "let a peer with an endpoint serve (serve = true), or name a server: [discovery.NAME] with \
+             plugin = \"rendezvous\"",
+        ));
     }
 }
 

@@ -17,6 +17,7 @@ mod read;
 mod replace;
 mod resolve;
 mod schema;
+mod serve;
 mod validate;
 mod value;
 mod watch;
@@ -31,7 +32,7 @@ pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
     ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
-    RemotePeer,
+    RelayPolicy, RemotePeer, SERVE_PORTS,
 };
 pub use resolve::{peers_of, public_key, resolve_node};
 pub use schema::schema;

@@ -29,6 +29,29 @@ pub enum Backend {
     External,
 }
 
+/// Whether a peer is reached by a relay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayPolicy {
+    /// While there is no direct path.
+    #[default]
+    Auto,
+    /// Always: the peer and the others never learn each other's addresses.
+    Only,
+    /// Never, even if it can't be reached then.
+    Never,
+}
+
+impl RelayPolicy {
+    /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.
+    pub fn and(self, other: Self) -> Self {
+        self.max(other)
+    }
+}
+
+/// How many UDP ports a node that serves takes: one for the rendezvous, and the relay's right after it.
+pub const SERVE_PORTS: u16 = 1 + 32;
+
 /// A consent to a change that is refused without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -124,6 +147,8 @@ pub enum DiscoverySettings {
     NatHolePunching(natpunch_plugin_nat_hole_punching::Settings),
     /// `plugin = "http"`
     Http(natpunch_plugin_http::Settings),
+    /// A peer with `serve`.
+    Node(natpunch_plugin_rendezvous::ServingNode),
 }
 
 /// A peer: `[peers.NAME]`.
@@ -143,6 +168,10 @@ pub struct PeerConfig {
     pub critical: bool,
     /// Free words for people and tools.
     pub tags: Vec<String>,
+    /// The UDP port at which it serves the mesh, if it does.
+    pub serve: Option<u16>,
+    /// Whether the others reach it by relays, and it them.
+    pub relay: RelayPolicy,
     /// Interval of persistent keepalives that every node sends to it; `None`: what the node's interface says.
     pub persistent_keepalive: Option<Duration>,
     /// What it overrides of `[interface]`.
@@ -166,7 +195,8 @@ pub struct MeshConfig {
     pub interface: InterfaceConfig,
     /// How changes are applied.
     pub apply: ApplyConfig,
-    /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint.
+    /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint,
+    /// and one for each peer that serves.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
     pub stun_servers: Vec<String>,
@@ -212,6 +242,8 @@ pub struct RemotePeer {
     pub endpoint: Option<String>,
     /// The key that this node and the peer share beside their key pairs.
     pub preshared_key: Option<PresharedKey>,
+    /// Whether it is reached by relays, as both sides say.
+    pub relay: RelayPolicy,
     /// Interval of persistent keepalives to it; `None` is off.
     pub persistent_keepalive: Option<Duration>,
     /// The port that it listens on, by its file or by its key.
@@ -247,9 +279,11 @@ pub struct NodeConfig {
     pub addresses: Vec<IpNet>,
     /// The other peers, sorted by name.
     pub peers: Vec<RemotePeer>,
+    /// The UDP port at which this node serves the mesh, if it does.
+    pub serve: Option<u16>,
     /// How changes are applied.
     pub apply: ApplyConfig,
-    /// Discovery instances.
+    /// Discovery instances that this node uses: all but itself.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
     pub stun_servers: Vec<String>,

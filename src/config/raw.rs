@@ -4,11 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::{ConfigError, Place};
-use super::model::{Backend, Consent, DiscoverySettings};
+use super::model::{Backend, Consent, DiscoverySettings, RelayPolicy};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
     DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port,
-    PublicKey, Span, Word,
+    PublicKey, Serve, Span, Word,
 };
 
 section! {
@@ -128,6 +128,14 @@ section! {
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a router. Default: true.
         managed: bool,
+        /// True makes this node a rendezvous and relay of its mesh: its agent serves on UDP port 51900, with the relay on
+        /// the 32 ports after it, and the others use it with no further word. It needs an `endpoint` that the others reach
+        /// from everywhere; the ports must be open there. A number is another port. Default: false.
+        serve: Serve,
+        /// Whether this peer is reached, and reaches the others, through relays: `auto`, while there is no direct path;
+        /// `only`, so that neither side learns the other's address; `never`. For a pair, `never` of one side wins over
+        /// `only` of the other, and that over `auto`. Default: `auto`.
+        relay: RelayPolicy,
         /// True for a peer that must not be lost, such as the one that you administer the others from: changes that
         /// remove it are refused, and changes that it does not survive are rolled back. Default: false.
         critical: bool,

@@ -15,7 +15,9 @@ use zeroize::Zeroize as _;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
-use super::model::{MeshConfig, NodeConfig, PeerConfig, RemotePeer};
+use super::model::{
+    Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RelayPolicy, RemotePeer,
+};
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
 const DEFAULT_MTU: u32 = 1420;
@@ -192,6 +194,7 @@ impl<'a> Resolve<'a> {
             key.map_err(|error| errors.push(self.key_file_error(file, error))).ok()
         };
         let secret = mesh.preshared_secret_file.as_deref().and_then(&mut read);
+        let relay = mesh.peers.get(name).map(|own| own.relay).unwrap_or_default();
         let own = mesh.peers.get(name).map(|own| own.public_key);
         let mut peers = Vec::with_capacity(mesh.peers.len());
         for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
@@ -202,7 +205,7 @@ impl<'a> Resolve<'a> {
                 (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
                 (None, ..) => None,
             };
-            peers.push(remote(mesh, other, peer, preshared_key, keepalive));
+            peers.push(remote(mesh, other, peer, preshared_key, keepalive, relay));
         }
         peers
     }
@@ -237,15 +240,16 @@ impl<'a> Resolve<'a> {
                 .unwrap_or_else(|| format!("wg-{}", mesh.name)),
             private_key,
             public_key,
-            listen_port: listen_port(mesh, own),
+            listen_port: listen_port(&mesh.interface, own),
             fwmark: own_interface.fwmark.or(all.fwmark).unwrap_or(0),
             mtu: own_interface.mtu.or(all.mtu).unwrap_or(DEFAULT_MTU),
             backend: own_interface.backend.or(all.backend).unwrap_or_default(),
             persistent_keepalive: Some(keepalive).filter(|keepalive| !keepalive.is_zero()),
             addresses: own.addresses.iter().map(|address| with_prefix(mesh, *address)).collect(),
             peers,
+            serve: own.serve,
             apply: mesh.apply.clone(),
-            discovery: mesh.discovery.clone(),
+            discovery: mesh.discovery.iter().filter(|instance| !is_node(instance, &public_key)).cloned().collect(),
             stun_servers: mesh.stun_servers.clone(),
             files,
             content_hash: mesh.content_hash,
@@ -259,6 +263,7 @@ fn remote(
     peer: &PeerConfig,
     preshared_key: Option<PresharedKey>,
     keepalive: Duration,
+    relay: RelayPolicy,
 ) -> RemotePeer {
     let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
     let mut allowed_ips: Vec<IpNet> = hosts.chain(peer.routes.iter().copied()).collect();
@@ -273,14 +278,21 @@ fn remote(
         allowed_ips,
         endpoint: peer.endpoint.clone(),
         preshared_key,
+        relay: relay.and(peer.relay),
         persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
             .filter(|keepalive| !keepalive.is_zero()),
-        listen_port: listen_port(mesh, peer),
+        listen_port: listen_port(&mesh.interface, peer),
     }
 }
 
-fn listen_port(mesh: &MeshConfig, peer: &PeerConfig) -> u16 {
-    let stated = peer.interface.listen_port.or(mesh.interface.listen_port);
+/// Whether an instance is the node with this key, which does not ask itself.
+fn is_node(instance: &Discovery, key: &PeerKey) -> bool {
+    matches!(&instance.settings, DiscoverySettings::Node(node) if node.public_key == *key)
+}
+
+/// The port on which a peer's WireGuard listens; `all` is what holds for every node.
+pub(super) fn listen_port(all: &InterfaceConfig, peer: &PeerConfig) -> u16 {
+    let stated = peer.interface.listen_port.or(all.listen_port);
     stated.unwrap_or_else(|| derive_listen_port(&peer.public_key))
 }
 

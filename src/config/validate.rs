@@ -15,6 +15,7 @@ use super::load::{Parts, twice};
 use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
+use super::serve::{self, Server};
 use super::value::{DnsLabel, InterfaceName, Network};
 
 /// Checks the merged files and gives their meaning.
@@ -25,7 +26,7 @@ pub(super) fn validate(
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
     let Parts { raw, unusable, complete, may_be_empty } = parts;
-    let mut check = Check { sources, complete, may_be_empty, unusable, errors, places: Places::default() };
+    let mut check = Check { sources, complete, may_be_empty, unusable, errors, places: Places::default(), servers: vec![] };
     let generation = raw.mesh.as_ref().and_then(|mesh| mesh.value.generation.as_ref()).map(|field| field.value.0);
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
@@ -36,7 +37,7 @@ pub(super) fn validate(
     let all_known = check.is_all_read("mesh.networks");
     let networks = mesh.as_ref().map(|mesh| mesh.networks.as_slice()).filter(|_| all_known);
     let peers = check.peers(raw.peers, networks);
-    let discovery = check.discovery(raw.discovery, &peers);
+    let discovery = check.discovery(raw.discovery, &peers, &interface);
     let preshared_key_files = check.preshared(raw.preshared);
     let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
     let MeshSection { name, networks, lans, preshared_secret_file } = mesh?;
@@ -97,6 +98,7 @@ struct Check<'a> {
     unusable: BTreeSet<String>,
     errors: &'a mut Vec<ConfigError>,
     places: Places,
+    servers: Vec<Server>,
 }
 
 /// `[mesh]`.
@@ -221,6 +223,7 @@ impl Check<'_> {
                 Entry::Vacant(entry) => entry.insert(peer.key),
             };
             self.claims(&name, &peer.value, names.len(), networks, &mut claims);
+            self.servers.extend(Server::of(&name, &peer.value));
             if let Some(peer) = self.peer(peer.value, &mut keys) {
                 result.insert(name.clone(), peer);
             }
@@ -254,6 +257,8 @@ impl Check<'_> {
             managed: raw.managed.is_none_or(|managed| managed.value),
             critical: raw.critical.is_some_and(|critical| critical.value),
             tags: values(raw.tags).map(|tag| tag.0).collect(),
+            serve: raw.serve.and_then(|serve| serve.value.0),
+            relay: raw.relay.map(|relay| relay.value).unwrap_or_default(),
             persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
             interface,
         })
@@ -349,7 +354,12 @@ impl Check<'_> {
         }
     }
 
-    fn discovery(&mut self, raw: Field<Named<RawDiscovery>>, peers: &BTreeMap<String, PeerConfig>) -> Vec<Discovery> {
+    fn discovery(
+        &mut self,
+        raw: Field<Named<RawDiscovery>>,
+        peers: &BTreeMap<String, PeerConfig>,
+        interface: &InterfaceConfig,
+    ) -> Vec<Discovery> {
         let mut seen: BTreeMap<String, Place> = BTreeMap::new();
         let mut instances = Vec::new();
         for (name, instance) in raw.map(|raw| raw.value.0).unwrap_or_default() {
@@ -373,6 +383,9 @@ impl Check<'_> {
             let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
             instances.push(Discovery { name: STATIC.to_owned(), settings });
         }
+        let servers = std::mem::take(&mut self.servers);
+        let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
+        instances.extend(serve::instances(&servers, peers, interface, &seen, unreadable, self.errors));
         instances
     }
 
@@ -436,7 +449,7 @@ pub(super) fn has_special_addresses(network: IpNet) -> bool {
 }
 
 /// The name of the discovery instance that is there without being written.
-const STATIC: &str = "static";
+pub(super) const STATIC: &str = "static";
 
 fn values<T>(field: Field<Vec<Located<T>>>) -> impl Iterator<Item = T> {
     field.map(|field| field.value).unwrap_or_default().into_iter().map(|element| element.value)

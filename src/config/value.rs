@@ -11,7 +11,7 @@ use toml_edit::Item;
 
 use super::error::Place;
 use super::keyfile;
-use super::model::{Backend, Consent};
+use super::model::{Backend, Consent, RelayPolicy, SERVE_PORTS};
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
 /// Gives a value type a JSON schema, in place.
@@ -302,6 +302,33 @@ impl Value for Port {
     }
 }
 
+/// Whether a peer serves, and if so at which port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Serve(pub(super) Option<u16>);
+schema!(Serve, { "oneOf": [{ "type": "boolean" }, { "type": "integer", "minimum": 1, "maximum": Serve::MAX }] });
+
+impl Serve {
+    /// Where nothing else is said.
+    const DEFAULT: u16 = 51_900;
+    /// The relay's ports come after it.
+    const MAX: u16 = u16::MAX - (SERVE_PORTS - 1);
+}
+
+impl Value for Serve {
+    fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
+        match item.as_bool() {
+            Some(serves) => Some(Self(serves.then_some(Self::DEFAULT))),
+            None if item.is_integer() => {
+                integer(item, place, path, reader, (1, Self::MAX.into()), "").map(|port| Self(Some(port)))
+            }
+            None => {
+                reader.wrong_type(item, place, path, "true, false or a port");
+                None
+            }
+        }
+    }
+}
+
 /// A firewall mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FirewallMark(pub(super) u32);
@@ -383,5 +410,23 @@ impl Text for Backend {
                 return Err(Flaw::new(problem, help));
             }
         })
+    }
+}
+
+impl Text for RelayPolicy {
+    const EXPECTED: &'static str = "\"auto\", \"only\" or \"never\"";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "only" => Ok(Self::Only),
+            "never" => Ok(Self::Never),
+            _ => Err(Flaw::new(
+                format!("there is no `{}`", Quoted(text)),
+                match did_you_mean(text, &["auto", "only", "never"]) {
+                    Some(best) => format!("did you mean \"{best}\"?"),
+                    None => "write \"auto\", \"only\" or \"never\"".to_owned(),
+                },
+            )),
+        }
     }
 }

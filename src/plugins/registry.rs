@@ -18,6 +18,7 @@ pub fn build(settings: &DiscoverySettings) -> Result<Box<dyn Discovery>, PluginE
             Box::new(natpunch_plugin_nat_hole_punching::Plugin::new(settings.clone())?)
         }
         DiscoverySettings::Rendezvous(settings) => Box::new(natpunch_plugin_rendezvous::Plugin::new(settings.clone())?),
+        DiscoverySettings::Node(node) => Box::new(natpunch_plugin_rendezvous::Plugin::of_node(node.clone())?),
         DiscoverySettings::Http(settings) => Box::new(natpunch_plugin_http::Plugin::new(settings.clone())?),
     })
 }

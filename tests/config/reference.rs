@@ -82,7 +82,11 @@ fn resolve<'a>(schema: &'a Value, part: &'a Value) -> &'a Value {
 fn kind(schema: &Value, property: &Value) -> String {
     let part = resolve(schema, property);
     if let Some(forms) = part["oneOf"].as_array() {
-        return forms.iter().map(|form| format!("`{}`", form["const"])).collect::<Vec<_>>().join(", ");
+        let words = |form: &Value| match &form["const"] {
+            Value::Null => kind(schema, form),
+            word => format!("`{word}`"),
+        };
+        return forms.iter().map(words).collect::<Vec<_>>().join(", ");
     }
     match part["type"].as_str().unwrap() {
         "array" => format!("array of {}s", kind(schema, &part["items"])),

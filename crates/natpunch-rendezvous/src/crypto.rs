@@ -19,6 +19,12 @@ pub fn identity(wireguard: &SecretKey) -> SecretKey {
     SecretKey::from_bytes(*mac(wireguard.expose(), &[b"natpunch rendezvous identity v1"]))
 }
 
+/// What stands for the admission secret between the nodes of a mesh and one of them that serves it: no secret, but a
+/// label. There all use their WireGuard keys as identities, and what they derive here must be of no other use.
+pub fn node_admission() -> PresharedKey {
+    PresharedKey::from_bytes(*mac(&[0; 32], &[b"natpunch rendezvous of a node v1"]))
+}
+
 /// What everybody has who may speak to a server: made of its public key and the mesh's admission secret.
 #[derive(Clone)]
 pub(crate) struct Gate {

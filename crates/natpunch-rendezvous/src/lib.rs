@@ -14,5 +14,5 @@ mod window;
 pub mod wire;
 
 pub use client::Client;
-pub use crypto::identity;
+pub use crypto::{identity, node_admission};
 pub use server::Server;

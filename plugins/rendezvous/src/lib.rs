@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 mod secret;
 mod settings;
 
-pub use settings::Settings;
+pub use settings::{ServingNode, Settings};
 
 /// How long the address is believed that the server sees: it is said again with each ping.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
@@ -40,6 +40,8 @@ const MAX_ADDRESSES: usize = 8;
 pub struct Plugin {
     server: Endpoint,
     settings: Settings,
+    /// The server is a node of the mesh, and knows this one by its WireGuard key.
+    at_node: bool,
 }
 
 impl Plugin {
@@ -62,13 +64,30 @@ impl Plugin {
             return Err(wrong("admission_secret_file", "is not an absolute path".to_owned()));
         }
         let server = settings.server.parse().map_err(|error| wrong("server", format!("{error}")))?;
-        Ok(Self { server, settings })
+        Ok(Self { server, settings, at_node: false })
+    }
+
+    /// The plugin for a node of the mesh that serves it.
+    ///
+    /// # Errors
+    /// Its address has no form that can be used.
+    pub fn of_node(node: ServingNode) -> Result<Self, PluginError> {
+        let ServingNode { server, public_key } = node;
+        let settings = Settings { server, public_key, next_public_key: None, admission_secret_file: None, relay: true };
+        Ok(Self { at_node: true, ..Self::new(settings)? })
     }
 
     async fn config(&self, host: &dyn Host) -> Result<Config, PluginError> {
         let private_key = host
             .private_key()
             .ok_or_else(|| PluginError::Failed("the host gave no private key to derive an identity from".to_owned()))?;
+        if self.at_node {
+            return Ok(Config {
+                identity: private_key,
+                servers: vec![self.settings.public_key],
+                admission: Some(natpunch_rendezvous::node_admission()),
+            });
+        }
         let admission = match &self.settings.admission_secret_file {
             Some(path) => Some(secret::read(path).await.map_err(PluginError::Failed)?),
             None => None,

@@ -4,6 +4,15 @@ use natpunch_plugin::PeerKey;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+/// A node of the mesh that serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServingNode {
+    /// Where it serves: `HOST:PORT`.
+    pub server: String,
+    /// Its WireGuard public key.
+    pub public_key: PeerKey,
+}
+
 /// The settings of a `[discovery.NAME]` section with `plugin = "rendezvous"`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -21,4 +30,11 @@ pub struct Settings {
     /// readable by its owner only. An absolute path.
     #[serde(default)]
     pub admission_secret_file: Option<PathBuf>,
+    /// Whether its relay is used while two nodes have no direct path. False: it only introduces them.
+    #[serde(default = "yes")]
+    pub relay: bool,
+}
+
+fn yes() -> bool {
+    true
 }

@@ -23,6 +23,7 @@ fn settings(server: &str) -> Settings {
         public_key: identity.unwrap().identity(),
         next_public_key: None,
         admission_secret_file: None,
+        relay: true,
     }
 }
 
