@@ -5,7 +5,6 @@ use std::path::Path;
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_plugin::{PeerInterest, RecordTag};
-use natpunch_types::RelayPolicy;
 use natpunch_wg::{BackendChoice, InterfaceSpec};
 
 use crate::config::{Backend, DiscoverySettings, NodeConfig};
@@ -72,7 +71,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 preshared_key: peer.preshared_key.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
                 listen_port: peer.listen_port,
-                relay: RelayPolicy::Auto,
+                relay: peer.relay,
             })
             .collect(),
     }

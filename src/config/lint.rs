@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, RelayPolicy, SecretKey};
 
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig, RelayPolicy};
+use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::read::Quoted;
 use super::resolve::public_key;
 use super::validate::overlap;

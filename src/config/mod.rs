@@ -32,7 +32,7 @@ pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
     ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
-    RelayPolicy, RemotePeer, SERVE_PORTS,
+    RemotePeer, SERVE_PORTS,
 };
 pub use resolve::{peers_of, public_key, resolve_node};
 pub use schema::schema;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,26 +27,6 @@ pub enum Backend {
     Userspace,
     /// A device of this name that something else made and that listens on a UAPI socket, such as wireguard-go.
     External,
-}
-
-/// Whether a peer is reached by a relay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RelayPolicy {
-    /// While there is no direct path.
-    #[default]
-    Auto,
-    /// Always: the peer and the others never learn each other's addresses.
-    Only,
-    /// Never, even if it can't be reached then.
-    Never,
-}
-
-impl RelayPolicy {
-    /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.
-    pub fn and(self, other: Self) -> Self {
-        self.max(other)
-    }
 }
 
 /// How many UDP ports a node that serves takes: one for the rendezvous, and the relay's right after it.

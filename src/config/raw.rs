@@ -4,11 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::{ConfigError, Place};
-use super::model::{Backend, Consent, DiscoverySettings, RelayPolicy};
+use super::model::{Backend, Consent, DiscoverySettings};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
     DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port,
-    PublicKey, Serve, Span, Word,
+    PublicKey, Relay, Serve, Span, Word,
 };
 
 section! {
@@ -135,7 +135,7 @@ section! {
         /// Whether this peer is reached, and reaches the others, through relays: `auto`, while there is no direct path;
         /// `only`, so that neither side learns the other's address; `never`. For a pair, `never` of one side wins over
         /// `only` of the other, and that over `auto`. Default: `auto`.
-        relay: RelayPolicy,
+        relay: Relay,
         /// True for a peer that must not be lost, such as the one that you administer the others from: changes that
         /// remove it are refused, and changes that it does not survive are rolled back. Default: false.
         critical: bool,

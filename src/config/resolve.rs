@@ -10,14 +10,12 @@ use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
 use ipnet::IpNet;
 use natpunch_core::derive_listen_port;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use zeroize::Zeroize as _;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
-use super::model::{
-    Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RelayPolicy, RemotePeer,
-};
+use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer};
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
 const DEFAULT_MTU: u32 = 1420;
@@ -278,11 +276,17 @@ fn remote(
         allowed_ips,
         endpoint: peer.endpoint.clone(),
         preshared_key,
-        relay: relay.and(peer.relay),
+        relay: of_pair(relay, peer.relay),
         persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
             .filter(|keepalive| !keepalive.is_zero()),
         listen_port: listen_port(&mesh.interface, peer),
     }
+}
+
+/// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.
+fn of_pair(a: RelayPolicy, b: RelayPolicy) -> RelayPolicy {
+    let either = |policy| a == policy || b == policy;
+    [RelayPolicy::Never, RelayPolicy::Only].into_iter().find(|policy| either(*policy)).unwrap_or_default()
 }
 
 /// Whether an instance is the node with this key, which does not ask itself.

@@ -57,7 +57,8 @@ impl Server {
     /// Its ports must be its own: on its host, and behind a router that forwards them.
     fn clashes(&self, peer: &PeerConfig, all: &InterfaceConfig, errors: &mut Vec<ConfigError>) {
         let (first, last) = (self.port, self.last());
-        let help = format!("serve at another port, such as: serve = {}", if self.has(51_900) { 52_900 } else { 51_900 });
+        let help =
+            format!("serve at another port, such as: serve = {}", if self.has(51_900) { 52_900 } else { 51_900 });
         let listen = listen_port(all, peer);
         if self.has(listen) {
             let error = self
@@ -118,9 +119,10 @@ pub(super) fn instances(
             }
             continue;
         };
-        let twin = servers.iter().take(n).find(|other| {
-            other.host() == Some(host) && (other.has(server.port) || server.has(other.port))
-        });
+        let twin = servers
+            .iter()
+            .take(n)
+            .find(|other| other.host() == Some(host) && (other.has(server.port) || server.has(other.port)));
         if let Some(twin) = twin {
             let message = format!("`{}` and `{}` serve at the same ports of {host}", Quoted(&twin.name), Quoted(name));
             let error = ConfigError::at(server.place, message);

@@ -26,7 +26,8 @@ pub(super) fn validate(
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
     let Parts { raw, unusable, complete, may_be_empty } = parts;
-    let mut check = Check { sources, complete, may_be_empty, unusable, errors, places: Places::default(), servers: vec![] };
+    let mut check =
+        Check { sources, complete, may_be_empty, unusable, errors, places: Places::default(), servers: vec![] };
     let generation = raw.mesh.as_ref().and_then(|mesh| mesh.value.generation.as_ref()).map(|field| field.value.0);
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
@@ -258,7 +259,7 @@ impl Check<'_> {
             critical: raw.critical.is_some_and(|critical| critical.value),
             tags: values(raw.tags).map(|tag| tag.0).collect(),
             serve: raw.serve.and_then(|serve| serve.value.0),
-            relay: raw.relay.map(|relay| relay.value).unwrap_or_default(),
+            relay: raw.relay.map(|relay| relay.value.0).unwrap_or_default(),
             persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
             interface,
         })

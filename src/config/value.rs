@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, KeyError, PeerKey, classify};
+use natpunch_types::{AddressClass, KeyError, PeerKey, RelayPolicy, classify};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::Place;
 use super::keyfile;
-use super::model::{Backend, Consent, RelayPolicy, SERVE_PORTS};
+use super::model::{Backend, Consent, SERVE_PORTS};
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
 /// Gives a value type a JSON schema, in place.
@@ -413,20 +413,23 @@ impl Text for Backend {
     }
 }
 
-impl Text for RelayPolicy {
+/// Whether a peer is reached by relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Relay(pub(super) RelayPolicy);
+schema!(Relay, { "oneOf": [
+    { "type": "string", "const": "auto" }, { "type": "string", "const": "only" }, { "type": "string", "const": "never" }
+] });
+
+impl Text for Relay {
     const EXPECTED: &'static str = "\"auto\", \"only\" or \"never\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "only" => Ok(Self::Only),
-            "never" => Ok(Self::Never),
-            _ => Err(Flaw::new(
-                format!("there is no `{}`", Quoted(text)),
-                match did_you_mean(text, &["auto", "only", "never"]) {
-                    Some(best) => format!("did you mean \"{best}\"?"),
-                    None => "write \"auto\", \"only\" or \"never\"".to_owned(),
-                },
-            )),
-        }
+        let all = [RelayPolicy::Auto, RelayPolicy::Only, RelayPolicy::Never];
+        all.into_iter().find(|policy| policy.to_string() == text).map(Self).ok_or_else(|| {
+            let help = match did_you_mean(text, &["auto", "only", "never"]) {
+                Some(best) => format!("did you mean \"{best}\"?"),
+                None => "write \"auto\", \"only\" or \"never\"".to_owned(),
+            };
+            Flaw::new(format!("there is no `{}`", Quoted(text)), help)
+        })
     }
 }
