@@ -12,6 +12,7 @@ pub(crate) mod journal;
 mod names;
 pub mod plan;
 mod reload;
+mod serving;
 pub(crate) mod spec;
 mod store;
 #[cfg(test)]
@@ -46,6 +47,8 @@ pub use error::AgentError;
 use journal::{Change, Entry, Journal, Version};
 use names::Resolver;
 use reload::{Beginning, DRIFT_INTERVAL, PendingReload};
+use serving::Serving;
+pub use serving::ServingStatus;
 use store::CounterStore;
 
 /// How often the device is read while nothing happens.
@@ -123,6 +126,9 @@ pub struct Status {
     /// What somebody else changed at the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
+    /// The server of this node, if it serves the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<ServingStatus>,
     /// Discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
     /// What the core knows: candidates of this node, peers and their paths.
@@ -275,6 +281,7 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     plugins: Vec<Instance>,
+    serving: Serving,
     correspondents: Correspondents,
     interest: Vec<Interest>,
     records: Arc<[SealedRecord]>,
@@ -384,6 +391,7 @@ impl Agent {
             device,
             raw,
             plugins: Vec::new(),
+            serving: Serving::default(),
             correspondents: Correspondents::default(),
             interest: Vec::new(),
             records: Arc::from([]),
@@ -418,6 +426,7 @@ impl Agent {
             "joined the mesh"
         );
         agent.source.applied(agent.good.node.content_hash);
+        agent.serving.sync(&agent.node).await;
         agent.sync_plugins().await;
         agent.drain();
         crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -499,6 +508,7 @@ impl Agent {
                 }
                 self.judge();
                 self.forget_correspondents();
+                self.serving.retry(&self.node).await;
                 notify_systemd(&[sd_notify::NotifyState::Watchdog]);
             }
             () = tokio::time::sleep_until(core_wakes) => self.mesh.handle_timeout(now()),
@@ -718,6 +728,7 @@ impl Agent {
                 .as_ref()
                 .map(|held| HeldStatus { revision: journal::revision(&held.to), reason: held.reason.clone() }),
             drift: self.drift.clone(),
+            serving: self.serving.status(),
             discovery: self
                 .plugins
                 .iter()
@@ -808,6 +819,7 @@ impl Agent {
     async fn stop(&mut self) {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.stop_plugins(|_| false).await;
+        self.serving.stop().await;
         // What was confirmed a moment ago must be in the journal before we end.
         if tokio::time::timeout(STOP_DEADLINE, self.device.done()).await.is_err() {
             tracing::warn!("the WireGuard device is still busy; the journal may lack the last confirmation");

@@ -22,6 +22,9 @@ pub struct PlanReport {
     pub id: String,
     /// The steps in their order.
     pub changes: Vec<PlanChange>,
+    /// The UDP port at which this node serves the mesh, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<u16>,
     /// What needs somebody's word (`--allow`).
     pub needs: Vec<Need>,
 }
@@ -79,6 +82,7 @@ pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan
         revision: revision(&node.content_hash),
         id: id(node, plan),
         changes,
+        serve: node.serve,
         needs: needs
             .iter()
             .map(|need| Need { allow: need.consent.word().to_owned(), what: need.what.clone() })

@@ -472,6 +472,7 @@ impl Agent {
                 .collect();
             self.stop_plugins(|plugin| unchanged.iter().any(|name| name == plugin.origin().as_str())).await;
         }
+        self.serving.sync(&self.node).await;
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();

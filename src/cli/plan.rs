@@ -88,6 +88,10 @@ fn render(plan: &PlanReport, live: bool) -> String {
             change.sign, change.text, change.effect
         );
     }
+    if let Some(port) = plan.serve.filter(|_| !live) {
+        let last = port.saturating_add(config::SERVE_PORTS - 1);
+        let _ = writeln!(text, "{} serves the mesh: UDP ports {port} to {last} must be open", plan.node);
+    }
     for need in &plan.needs {
         let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
         let _ = writeln!(text, "{style}refused{style:#} without --allow {}: {}", need.allow, need.what);

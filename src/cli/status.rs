@@ -25,6 +25,7 @@ struct View {
     source: Option<Source>,
     change: Option<Change>,
     drift: Option<Drift>,
+    serving: Option<Serving>,
     discovery: Vec<Discovery>,
     local: Vec<Local>,
     peers: Vec<Peer>,
@@ -54,6 +55,13 @@ struct Drift {
     changes: Vec<String>,
     healed: bool,
     times: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Serving {
+    port: u16,
+    sessions: usize,
+    error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +170,15 @@ fn render(view: &View, one_peer: bool) -> String {
     );
     for local in view.local.iter().filter(|local| local.kind != "host") {
         let _ = writeln!(text, "reachable as {} ({})", local.address, local.kind);
+    }
+    match &view.serving {
+        Some(Serving { error: Some(error), .. }) => {
+            let _ = writeln!(text, "does NOT serve the mesh: {error}");
+        }
+        Some(Serving { port, sessions, .. }) => {
+            let _ = writeln!(text, "serves the mesh on UDP port {port}, {sessions} registered");
+        }
+        None => {}
     }
     for discovery in view.discovery.iter().filter(|discovery| !discovery.ok) {
         let _ = writeln!(text, "discovery {}: {}", discovery.name, discovery.note);

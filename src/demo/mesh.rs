@@ -53,18 +53,22 @@ impl MeshFile {
         Ok(())
     }
 
-    /// Points the natpunch-go instances of the file to the demo's server.
-    pub(super) fn set_server(&mut self, address: &str, key: &str) -> Result<(), DemoError> {
-        let missing = self.unfit("it has no [discovery.NAME] with plugin = \"natpunch-go\"");
+    /// Points the file's instances of the protocols that the demo's server speaks to it.
+    pub(super) fn set_server(&mut self, address: &str, key: &str, secret_file: &Path) -> Result<(), DemoError> {
+        let missing = self.unfit("it has no [discovery.NAME] with plugin = \"rendezvous\" or \"natpunch-go\"");
         let mut found = false;
         let instances = self.document.get_mut("discovery").and_then(Item::as_table_mut);
         for (_, instance) in instances.into_iter().flat_map(Table::iter_mut) {
             let Some(instance) = instance.as_table_mut() else { continue };
-            if instance.get("plugin").and_then(Item::as_str) == Some("natpunch-go") {
-                set(instance, "server", address.to_owned());
-                set(instance, "public_key", key.to_owned());
-                found = true;
+            let plugin = instance.get("plugin").and_then(Item::as_str).map(str::to_owned);
+            if plugin.as_deref() == Some("rendezvous") {
+                set(instance, "admission_secret_file", secret_file.display().to_string());
+            } else if plugin.as_deref() != Some("natpunch-go") {
+                continue;
             }
+            set(instance, "server", address.to_owned());
+            set(instance, "public_key", key.to_owned());
+            found = true;
         }
         if found { Ok(()) } else { Err(missing) }
     }
@@ -120,11 +124,12 @@ mod tests {
         for node in NODES {
             mesh.set_node(node, &key).unwrap();
         }
-        mesh.set_server("192.0.2.1:1", "KEY").unwrap();
+        mesh.set_server("192.0.2.1:1", "KEY", Path::new("/secret")).unwrap();
         assert_ne!(mesh.address("a").unwrap(), mesh.address("b").unwrap());
         assert_eq!(mesh.add_route("192.0.2.0/24").unwrap(), "[peers.b]\nroutes = [\"192.0.2.0/24\"]");
         let text = mesh.document.to_string();
-        assert!(text.contains("server = \"192.0.2.1:1\"\npublic_key = \"KEY\"\n"), "{text}");
+        let server = "server = \"192.0.2.1:1\"\npublic_key = \"KEY\"\nadmission_secret_file = \"/secret\"\n";
+        assert!(text.contains(server), "{text}");
         assert_eq!(text.matches(&key.to_string()).count(), 2, "{text}");
         assert!(text.contains("routes = [\"192.0.2.0/24\"]"), "{text}");
     }

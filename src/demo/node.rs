@@ -28,10 +28,19 @@ fn natpunch<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Command,
     Ok(command)
 }
 
+/// Keeps what `natpunch keygen` makes in a new file, as a person would.
+fn new_secret(path: &Path) -> Result<PathBuf, DemoError> {
+    let keygen = natpunch(["keygen"])?.output().map_err(DemoError::system("cannot run keygen"))?;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(&keygen.stdout)).map_err(DemoError::system("cannot write a key file"))?;
+    Ok(path.to_owned())
+}
+
 /// The rendezvous server.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) public_key: String,
+    pub(super) secret_file: PathBuf,
     _process: Process,
     _host: Host,
 }
@@ -40,9 +49,11 @@ impl Server {
     /// Starts it and waits until it has said its public key.
     pub(super) fn start(host: Host, port: u16, deadline: Instant) -> Result<Self, DemoError> {
         let address = host.ipv4().ok_or_else(|| DemoError::process("server", "has no address"))?;
-        let key_file = host.directory().map_err(DemoError::system("cannot make a directory"))?.join("server.key");
+        let directory = host.directory().map_err(DemoError::system("cannot make a directory"))?;
+        let secret_file = new_secret(&directory.join("admission.secret"))?;
         let mut command = natpunch(["serve", "--compat", "natpunch-go", "--listen"])?;
-        command.arg(format!("0.0.0.0:{port}")).arg("--key-file").arg(key_file);
+        command.arg(format!("0.0.0.0:{port}")).arg("--key-file").arg(directory.join("server.key"));
+        command.arg("--admission-secret-file").arg(&secret_file);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = host.spawn(command)?;
         let stdout = process.child().stdout.take().ok_or_else(|| DemoError::process("server", "has no output"))?;
@@ -54,7 +65,8 @@ impl Server {
             lines.iter().any(|(_, line)| line.starts_with("listening on")).then_some(key)
         });
         let public_key = public_key.ok_or_else(|| DemoError::process("server", "did not start"))?;
-        Ok(Server { address: SocketAddr::from((address, port)), public_key, _process: process, _host: host })
+        let address = SocketAddr::from((address, port));
+        Ok(Server { address, public_key, secret_file, _process: process, _host: host })
     }
 }
 
@@ -69,14 +81,9 @@ impl Machine {
     /// Makes the node's key, as a person would: `natpunch keygen` and `natpunch pubkey`.
     pub(super) fn with_new_key(host: Host) -> Result<Self, DemoError> {
         let failed = |_| DemoError::process(host.name(), "could not make its key");
-        let keygen = natpunch(["keygen"])?.output().map_err(DemoError::system("cannot run keygen"))?;
-        let key_file = host.directory().map_err(DemoError::system("cannot make a directory"))?.join("node.key");
-        let write = || {
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file)?;
-            file.write_all(&keygen.stdout)?;
-            std::fs::File::open(&key_file)
-        };
-        let file = write().map_err(DemoError::system("cannot write a key file"))?;
+        let directory = host.directory().map_err(DemoError::system("cannot make a directory"))?;
+        let key_file = new_secret(&directory.join("node.key"))?;
+        let file = std::fs::File::open(&key_file).map_err(DemoError::system("cannot read a key file"))?;
         let pubkey = natpunch(["pubkey"])?.stdin(file).output().map_err(DemoError::system("cannot run pubkey"))?;
         let public_key = String::from_utf8_lossy(&pubkey.stdout).trim().parse().map_err(failed)?;
         Ok(Machine { host, public_key, key_file })

@@ -36,7 +36,7 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     headline("A small internet: one server, two nodes behind two NATs");
     let server = Server::start(lab.public_host("server")?, SERVER_PORT, Instant::now() + START)?;
     timeline.now("server", &format!("listens on {}", server.address));
-    mesh.set_server(&server.address.to_string(), &server.public_key)?;
+    mesh.set_server(&server.address.to_string(), &server.public_key, &server.secret_file)?;
     let mut machines = Vec::new();
     let mut routers = Vec::new();
     for (name, kind) in NODES.into_iter().zip([args.nat_a, args.nat_b]) {

@@ -7,6 +7,7 @@
 
 mod counters;
 mod datagrams;
+pub mod embedded;
 mod handshakes;
 mod http;
 pub mod key;

@@ -8,6 +8,7 @@
 //!    message can have, so the order never takes a datagram from its protocol. A request of nat-hole-punching could be
 //!    taken for another protocol's with a public key made for it, by its owner alone.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use natpunch_core::stun;
 use natpunch_plugin_nat_hole_punching::server as hole_punching;
 use natpunch_plugin_natpunch_go::server as natpunch_go;
 use natpunch_rendezvous::{server as rendezvous, wire};
-use natpunch_types::{PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
@@ -110,6 +111,33 @@ impl Protocols {
             }))
         });
         Ok(Self { rendezvous, natpunch_go, hole_punching })
+    }
+
+    /// STUN and natpunch's own rendezvous for the members of a mesh, by the WireGuard key of one of them.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub(super) fn of_node(private_key: SecretKey, members: BTreeSet<PeerKey>) -> std::io::Result<Self> {
+        let config = rendezvous::Config {
+            keys: vec![private_key],
+            admission: members_only(members),
+            limits: rendezvous::Limits::default(),
+        };
+        let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
+        Ok(Self { rendezvous: Some(Mutex::new(server)), natpunch_go: None, hole_punching: None })
+    }
+
+    /// The members of the mesh from now on; how many sessions that ends.
+    pub(super) fn admit(&self, members: BTreeSet<PeerKey>) -> usize {
+        let reconfigure = |server: &Mutex<rendezvous::Server<_>>| {
+            lock(server).reconfigure(members_only(members), rendezvous::Limits::default())
+        };
+        self.rendezvous.as_ref().map_or(0, reconfigure)
+    }
+
+    /// How many clients are registered by natpunch's own rendezvous.
+    pub(super) fn sessions(&self) -> usize {
+        self.rendezvous.as_ref().map_or(0, |server| lock(server).sessions())
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
@@ -243,6 +271,11 @@ pub(super) struct RendezvousKeys {
     pub(super) next: Option<SecretKey>,
     /// The admission secrets.
     pub(super) secrets: Vec<PresharedKey>,
+}
+
+/// Who is a member, by its WireGuard key.
+fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
+    rendezvous::Admission { secrets: vec![natpunch_rendezvous::node_admission()], allowed: Some(members) }
 }
 
 /// A generator with a seed of the system's.

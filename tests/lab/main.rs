@@ -21,5 +21,6 @@ mod mesh;
 mod plain;
 mod roaming;
 mod safety;
+mod serving;
 mod swaps;
 mod world;

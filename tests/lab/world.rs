@@ -82,18 +82,8 @@ impl World {
 
     /// A node on this machine, in the mesh but not running yet.
     pub(crate) fn node(&mut self, host: Host) -> Node {
-        let (key_file, public_key) = new_key(&host);
-        let address = self.mesh.add(host.name(), &public_key, "");
-        Node {
-            host,
-            key_file,
-            public_key,
-            address,
-            file: self.file(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            agent: None,
-        }
+        let file = self.file();
+        Node::new(host, &mut self.mesh, file, "")
     }
 
     /// A node behind a router of its own.
@@ -201,6 +191,14 @@ struct Agent {
 }
 
 impl Node {
+    /// A new member of a mesh that is in this file, with these lines of its own in it.
+    pub(crate) fn new(host: Host, mesh: &mut Mesh, file: PathBuf, more: &str) -> Self {
+        let (key_file, public_key) = new_key(&host);
+        let address = mesh.add(host.name(), &public_key, more);
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Self { host, key_file, public_key, address, file, arguments, environment, agent: None }
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.host.name()
     }

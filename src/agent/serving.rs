@@ -1,0 +1,111 @@
+//! Serving the mesh, where the mesh file says so of this node (`serve`).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use natpunch_types::{PeerKey, SecretKey};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::config::NodeConfig;
+use crate::server::embedded::Embedded;
+
+/// How long to wait before a server that could not be started is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The server of this node, if it serves.
+#[derive(Debug, Default)]
+pub(super) struct Serving(State);
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Off,
+    On {
+        wanted: Wanted,
+        server: Embedded,
+    },
+    Failed {
+        port: u16,
+        problem: String,
+        retry_at: Instant,
+    },
+}
+
+/// What a running server can't change.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    port: u16,
+    fwmark: u32,
+    private_key: SecretKey,
+}
+
+/// What `status` says of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServingStatus {
+    /// The UDP port; the relay's come after it.
+    pub port: u16,
+    /// Registered members, once for each address family.
+    pub sessions: usize,
+    /// Why it does not serve, if it doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The members of the mesh that may use this server.
+fn members(node: &NodeConfig) -> BTreeSet<PeerKey> {
+    node.peers.iter().filter(|peer| peer.managed).map(|peer| peer.key).collect()
+}
+
+impl Serving {
+    /// Brings the server to what the mesh file says. Tunnels don't depend on it, so what is wrong is reported and tried
+    /// again, and no reason to stop.
+    pub(super) async fn sync(&mut self, node: &NodeConfig) {
+        let wanted = node.serve.map(|port| Wanted { port, fwmark: node.fwmark, private_key: node.private_key.clone() });
+        if let (State::On { wanted: running, server }, Some(wanted)) = (&self.0, &wanted)
+            && running == wanted
+        {
+            server.admit(members(node));
+            return;
+        }
+        self.stop().await;
+        let Some(wanted) = wanted else { return };
+        let (port, key) = (wanted.port, wanted.private_key.clone());
+        self.0 = match Embedded::start(port, wanted.fwmark, key, members(node)) {
+            Ok(server) => {
+                tracing::info!(port, "serving the mesh");
+                State::On { wanted, server }
+            }
+            Err(error) => {
+                tracing::error!("this node does not serve the mesh: {error}");
+                State::Failed { port, problem: error.to_string(), retry_at: Instant::now() + RETRY }
+            }
+        };
+    }
+
+    /// Tries again to start a server that could not be started.
+    pub(super) async fn retry(&mut self, node: &NodeConfig) {
+        if matches!(&self.0, State::Failed { retry_at, .. } if Instant::now() >= *retry_at) {
+            self.sync(node).await;
+        }
+    }
+
+    /// Stops the server.
+    pub(super) async fn stop(&mut self) {
+        if let State::On { server, .. } = std::mem::take(&mut self.0) {
+            server.stop().await;
+        }
+    }
+
+    pub(super) fn status(&self) -> Option<ServingStatus> {
+        match &self.0 {
+            State::Off => None,
+            State::On { wanted, server } => {
+                Some(ServingStatus { port: wanted.port, sessions: server.sessions(), error: None })
+            }
+            State::Failed { port, problem, .. } => {
+                Some(ServingStatus { port: *port, sessions: 0, error: Some(problem.clone()) })
+            }
+        }
+    }
+}

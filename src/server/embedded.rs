@@ -1,0 +1,181 @@
+//! The server inside a node's agent (`serve` of a peer in the mesh file): natpunch's own rendezvous and STUN for the
+//! mesh's members alone.
+//!
+//! The node's WireGuard key is the server's, and the members' are their identities: all of them stand in the mesh file,
+//! which every member has, so nobody needs another word. Whoever is taken out of the file is taken off the list, and
+//! what was kept of it is forgotten at once.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use natpunch_types::{PeerKey, SecretKey};
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use super::counters::Counters;
+use super::protocols::Protocols;
+use super::{ServeError, keep, udp};
+
+/// A server that runs as long as this lives.
+pub struct Embedded {
+    protocols: Arc<Protocols>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Embedded {
+    /// Serves on a UDP port of all addresses, with packets of this firewall mark.
+    ///
+    /// # Errors
+    /// The port can't be listened on.
+    pub fn start(
+        port: u16,
+        fwmark: u32,
+        private_key: SecretKey,
+        members: BTreeSet<PeerKey>,
+    ) -> Result<Self, ServeError> {
+        let mut sockets = Vec::new();
+        for address in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+            let address = SocketAddr::new(address, port);
+            match bind(address, fwmark) {
+                Ok(socket) => sockets.push(socket),
+                // A host without IPv6 is served by IPv4.
+                Err(error) if address.is_ipv6() && is_unsupported(&error) => {}
+                Err(source) => return Err(ServeError::Listen { protocol: "UDP", address, source }),
+            }
+        }
+        let protocols = Arc::new(Protocols::of_node(private_key, members)?);
+        let (stop, stopped) = watch::channel(false);
+        let counters = Arc::new(Counters::default());
+        let start = Instant::now();
+        let shared = Arc::new(udp::Shared {
+            sockets,
+            protocols: protocols.clone(),
+            counters: counters.clone(),
+            start,
+            rescheduled: Notify::new(),
+        });
+        let mut tasks = JoinSet::new();
+        for index in 0..shared.sockets.len() {
+            tasks.spawn(udp::serve(index, shared.clone(), stopped.clone()));
+        }
+        tasks.spawn(udp::keep_time(shared));
+        tasks.spawn(keep(protocols.clone(), counters, start));
+        Ok(Self { protocols, stop, tasks })
+    }
+
+    /// These are the members from now on.
+    pub fn admit(&self, members: BTreeSet<PeerKey>) {
+        let ended = self.protocols.admit(members);
+        if ended > 0 {
+            tracing::info!(sessions = ended, "ended the sessions of those who are no members any more");
+        }
+    }
+
+    /// How many members are registered, once for each address family.
+    pub fn sessions(&self) -> usize {
+        self.protocols.sessions()
+    }
+
+    /// Stops, and lets go of the ports.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        self.tasks.shutdown().await;
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
+    let socket = udp::bind(address)?;
+    if fwmark != 0 {
+        socket2::SockRef::from(&socket).set_mark(fwmark)?;
+    }
+    Ok(socket)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use natpunch_rendezvous::client::{Client, Config, Event};
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::config::public_key;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    fn free_port() -> u16 {
+        std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    }
+
+    /// Whether a node with this key gets in within some time.
+    async fn gets_in(port: u16, node: u8) -> bool {
+        let config = Config {
+            identity: key(node),
+            servers: vec![public_key(&key(1))],
+            admission: Some(natpunch_rendezvous::node_admission()),
+        };
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = SocketAddr::from(([127, 0, 0, 1], port));
+        let start = Instant::now();
+        let mut client = Client::new(config, server, ChaCha20Rng::from_seed([node; 32]), Duration::ZERO).unwrap();
+        let mut buffer = [0; 2_048];
+        while start.elapsed() < Duration::from_secs(2) {
+            client.handle_timeout(start.elapsed());
+            while let Some(sent) = client.poll_transmit() {
+                socket.send_to(&sent.payload, server).await.unwrap();
+            }
+            if let Ok(received) = tokio::time::timeout(Duration::from_millis(50), socket.recv_from(&mut buffer)).await {
+                let (length, from) = received.unwrap();
+                client.handle_datagram(from, &buffer[..length], start.elapsed());
+            }
+            while let Some(event) = client.poll_event() {
+                if matches!(event, Event::Up { .. }) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn members_get_in_by_their_wireguard_keys_and_nobody_else() {
+        let port = free_port();
+        let members = |keys: &[u8]| keys.iter().map(|n| public_key(&key(*n))).collect::<BTreeSet<_>>();
+        let server = Embedded::start(port, 0, key(1), members(&[2])).unwrap();
+        assert!(gets_in(port, 2).await);
+        assert!(!gets_in(port, 3).await, "not in the mesh file");
+        assert_eq!(server.sessions(), 1);
+        server.admit(members(&[3]));
+        assert_eq!(server.sessions(), 0, "taken out of the mesh file");
+        assert!(gets_in(port, 3).await);
+        server.stop().await;
+        Embedded::start(port, 0, key(1), members(&[2])).unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named() {
+        let taken = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = Embedded::start(port, 0, key(1), BTreeSet::new()).unwrap_err().to_string();
+        assert!(error.contains(&format!("0.0.0.0:{port}")) && error.contains("ss -lunp"), "{error}");
+    }
+}
