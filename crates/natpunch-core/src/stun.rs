@@ -1,5 +1,6 @@
 //! STUN Binding (RFC 8489), as much of it as a mesh needs: ask "which address do you see me from?", answer that
-//! question, and tell STUN from anything else on the same port.
+//! question, and tell STUN from anything else on the same port. A server with several ports or addresses also answers
+//! from another one, when asked to, so that a client can tell how its NAT filters (RFC 5780).
 //!
 //! Every function is pure and total: any bytes may be passed in. An answer is never longer than the request it answers,
 //! so that a server is of no use as an amplifier; [`request`] is therefore long enough for the longest answer. A
@@ -26,6 +27,9 @@ const ERROR_CODE: u16 = 0x0009;
 const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
 const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const CHANGE_REQUEST: u16 = 0x0003;
+const RESPONSE_ORIGIN: u16 = 0x802b;
+const OTHER_ADDRESS: u16 = 0x802c;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
 
@@ -82,21 +86,79 @@ pub fn request(id: TransactionId) -> Vec<u8> {
 /// than its answer.
 pub fn respond(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
     let message = Message::parse(request)?;
-    if message.kind != BINDING_REQUEST || !message.is_intact() {
-        return None;
-    }
-    let unknown: Vec<u8> = message.unknown_attributes().flat_map(u16::to_be_bytes).collect();
-    let answer = if unknown.is_empty() {
-        let mut answer = Builder::new(BINDING_SUCCESS, message.id);
-        answer.attribute(XOR_MAPPED_ADDRESS, &encode_xor_address(canonical(source), message.id));
-        answer.finish()
-    } else {
-        let mut answer = Builder::new(BINDING_ERROR, message.id);
-        answer.attribute(ERROR_CODE, &[0, 0, (UNKNOWN_ATTRIBUTE / 100) as u8, (UNKNOWN_ATTRIBUTE % 100) as u8]);
-        answer.attribute(UNKNOWN_ATTRIBUTES, &unknown);
-        answer.finish()
+    let answer = match message.answerable(&[])? {
+        Ok(()) => message.mapped(source).finish(),
+        Err(refusal) => refusal,
     };
     (answer.len() <= request.len()).then_some(answer)
+}
+
+/// How the answer to a request is to leave otherwise than the request came (CHANGE-REQUEST, RFC 5780, 7.2). It goes to
+/// where the request came from in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// From the server's other address.
+    pub ip: bool,
+    /// From its other port.
+    pub port: bool,
+}
+
+/// From where a server can answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origins {
+    /// Where the request came.
+    pub here: SocketAddr,
+    /// The other port of this address.
+    pub other_port: Option<SocketAddr>,
+    /// This port of the other address.
+    pub other_ip: Option<SocketAddr>,
+    /// The other port of the other address.
+    pub other: Option<SocketAddr>,
+}
+
+impl Origins {
+    fn after(&self, change: Change) -> Option<SocketAddr> {
+        match (change.ip, change.port) {
+            (false, false) => Some(self.here),
+            (false, true) => self.other_port,
+            (true, false) => self.other_ip,
+            (true, true) => self.other,
+        }
+    }
+}
+
+/// [`respond`] for a server with several ports (RFC 5780, 6.1), by an answer of at most `longest` bytes: which, and from
+/// where. A change that is not possible is refused as an attribute that is not understood. RESPONSE-PORT is, too: no
+/// answer goes to where no request came from. What only informs is left out where it does not fit.
+pub fn respond_from(
+    request: &[u8],
+    source: SocketAddr,
+    origins: &Origins,
+    longest: usize,
+) -> Option<(Vec<u8>, Change)> {
+    let message = Message::parse(request)?;
+    let change = message.find(CHANGE_REQUEST).map_or(Some(Change::default()), |value| match value {
+        [_, _, _, flags] => Some(Change { ip: flags & 4 != 0, port: flags & 2 != 0 }),
+        _ => None,
+    });
+    let possible = change.and_then(|change| Some((change, origins.after(change)?)));
+    let understood: &[u16] = if possible.is_some() { &[CHANGE_REQUEST] } else { &[] };
+    let (answer, change) = match (message.answerable(understood)?, possible) {
+        (Ok(()), Some((change, origin))) => {
+            let mut answer = message.mapped(source);
+            let informs = [(RESPONSE_ORIGIN, Some(origin)), (OTHER_ADDRESS, origins.other)];
+            for (kind, address) in informs.into_iter().filter_map(|(kind, address)| Some((kind, address?))) {
+                let value = encode_address(address);
+                if answer.0.len() + 4 + value.len() <= longest {
+                    answer.attribute(kind, &value);
+                }
+            }
+            (answer.finish(), change)
+        }
+        (Err(refusal), _) => (refusal, Change::default()),
+        (Ok(()), None) => return None,
+    };
+    (answer.len() <= longest).then_some((answer, change))
 }
 
 /// Reads the answer to a Binding request; `None` if these bytes are not one. The caller compares the transaction id and
@@ -181,6 +243,29 @@ impl<'a> Message<'a> {
         self.counted().map(|(kind, _)| kind).filter(|kind| *kind < 0x8000 && !UNDERSTOOD.contains(kind))
     }
 
+    /// Nothing if this is no Binding request that is intact; the refusal of one that asks for what is not understood.
+    fn answerable(&self, also_understood: &[u16]) -> Option<Result<(), Vec<u8>>> {
+        if self.kind != BINDING_REQUEST || !self.is_intact() {
+            return None;
+        }
+        let unknown = self.unknown_attributes().filter(|kind| !also_understood.contains(kind));
+        let unknown: Vec<u8> = unknown.flat_map(u16::to_be_bytes).collect();
+        if unknown.is_empty() {
+            return Some(Ok(()));
+        }
+        let mut refusal = Builder::new(BINDING_ERROR, self.id);
+        refusal.attribute(ERROR_CODE, &[0, 0, (UNKNOWN_ATTRIBUTE / 100) as u8, (UNKNOWN_ATTRIBUTE % 100) as u8]);
+        refusal.attribute(UNKNOWN_ATTRIBUTES, &unknown);
+        Some(Err(refusal.finish()))
+    }
+
+    /// The answer that names this address.
+    fn mapped(&self, source: SocketAddr) -> Builder {
+        let mut answer = Builder::new(BINDING_SUCCESS, self.id);
+        answer.attribute(XOR_MAPPED_ADDRESS, &encode_address(xor_address(canonical(source), self.id)));
+        answer
+    }
+
     /// False if there is a FINGERPRINT that is not the last attribute or does not match (RFC 8489, 14.7).
     fn is_intact(&self) -> bool {
         let Some(position) = self.all().position(|(kind, _)| kind == FINGERPRINT) else { return true };
@@ -218,8 +303,7 @@ impl Builder {
     }
 }
 
-fn encode_xor_address(address: SocketAddr, id: TransactionId) -> Vec<u8> {
-    let address = xor_address(address, id);
+fn encode_address(address: SocketAddr) -> Vec<u8> {
     let family = if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
     let mut value = vec![0, family];
     value.extend(address.port().to_be_bytes());

@@ -213,3 +213,74 @@ fn wireguard_and_natpunch_are_never_taken_for_stun() {
     }
     assert!(!is_stun(b"NPch\x21\x12\xa4\x42aaaaaaaaaaaa"));
 }
+
+fn origins(second_address: bool) -> Origins {
+    let place = |text: &str| text.parse().unwrap();
+    Origins {
+        here: place("192.0.2.10:3478"),
+        other_port: Some(place("192.0.2.10:3479")),
+        other_ip: second_address.then(|| place("192.0.2.11:3478")),
+        other: second_address.then(|| place("192.0.2.11:3479")),
+    }
+}
+
+/// Attributes of a padding of so many bytes.
+fn padding(bytes: usize) -> String {
+    format!("0026{bytes:04x}{}", "00".repeat(bytes))
+}
+
+#[test]
+fn a_server_with_two_addresses_names_them_and_answers_from_the_one_that_is_wanted() {
+    let source = V4.parse().unwrap();
+    for (flags, change, origin) in [
+        (0, Change { ip: false, port: false }, "0d96c000020a"),
+        (2, Change { ip: false, port: true }, "0d97c000020a"),
+        (4, Change { ip: true, port: false }, "0d96c000020b"),
+        (6, Change { ip: true, port: true }, "0d97c000020b"),
+    ] {
+        let request = message(0x0001, &format!("00030004 0000000{flags} {}", padding(40)));
+        let (answer, changed) = respond_from(&request, source, &origins(true), request.len()).unwrap();
+        assert_eq!(changed, change);
+        let expected = format!("00200008 0001a147 e112a643 802b0008 0001{origin} 802c0008 0001 0d97c000020b");
+        assert_eq!(answer, message(0x0101, &expected));
+    }
+}
+
+#[test]
+fn a_change_that_is_not_possible_is_refused_and_no_other_address_is_named() {
+    let source = V4.parse().unwrap();
+    for flags in [4, 6] {
+        let request = message(0x0001, &format!("00030004 0000000{flags} {}", padding(40)));
+        let (answer, change) = respond_from(&request, source, &origins(false), request.len()).unwrap();
+        assert_eq!(answer, message(0x0111, "00090004 00000414 000a0002 00030000"));
+        assert_eq!(change, Change::default());
+    }
+    let request = message(0x0001, &format!("00030004 00000002 {}", padding(40)));
+    let (answer, change) = respond_from(&request, source, &origins(false), request.len()).unwrap();
+    assert_eq!(answer, message(0x0101, "00200008 0001a147 e112a643 802b0008 0001 0d97 c000020a"));
+    assert_eq!(change, Change { ip: false, port: true });
+}
+
+#[test]
+fn no_answer_goes_to_another_port_than_the_request_came_from() {
+    let request = message(0x0001, &format!("00270004 11110000 {}", padding(40)));
+    let (answer, _) = respond_from(&request, V4.parse().unwrap(), &origins(true), request.len()).unwrap();
+    assert_eq!(answer, message(0x0111, "00090004 00000414 000a0002 00270000"));
+}
+
+#[test]
+fn what_only_informs_never_makes_an_answer_too_long() {
+    let origins = origins(true);
+    for length in 0..40 {
+        for attributes in [padding(length * 4), format!("00030004 00000006 {}", padding(length * 4))] {
+            let request = message(0x0001, &attributes);
+            let fits = |(answer, _): &(Vec<u8>, Change)| answer.len() <= request.len() && mapped(answer).is_some();
+            let answer = respond_from(&request, V4.parse().unwrap(), &origins, request.len());
+            assert!(answer.as_ref().is_none_or(fits), "{length}: {answer:?}");
+            assert_eq!(answer.is_some(), request.len() >= 32);
+        }
+    }
+    let bare = message(0x0001, "");
+    let (answer, _) = respond_from(&bare, V4.parse().unwrap(), &origins, 1_500).unwrap();
+    assert_eq!(answer.len(), 56, "where the asker is known, a bare request gets all");
+}

@@ -2,8 +2,9 @@
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out of this host changes;
 //! [`boot_time`] is the clock that both the core and the shell live by; [`echo`] asks hosts whether they
-//! answer.
+//! answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the batch.
 
+mod batch;
 mod clock;
 mod echo;
 mod error;
@@ -15,6 +16,7 @@ mod raw;
 mod readable;
 mod source;
 
+pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
 pub use clock::boot_time;
 pub use echo::echo;
 pub use error::NetError;
