@@ -6,29 +6,29 @@
 //! what was kept of it is forgotten at once.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use natpunch_types::{PeerKey, SecretKey};
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::counters::Counters;
+use super::crew::Crew;
 use super::protocols::Protocols;
-use super::{ServeError, keep, udp};
+use super::settings::AlternatePort;
+use super::sockets::{Sockets, has_ipv6};
+use super::worker::Shared;
+use super::{ServeError, keep};
 
 /// A server that runs as long as this lives.
 pub struct Embedded {
-    protocols: Arc<Protocols>,
-    stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    shared: Arc<Shared>,
+    crew: Crew,
+    /// Ends with this.
+    _keeper: JoinSet<()>,
 }
 
 impl Embedded {
-    /// Serves on a UDP port of all addresses, with packets of this firewall mark.
+    /// Serves on a UDP port of all addresses, and on the one after it if that is free, with packets of this firewall mark.
     ///
     /// # Errors
     /// The port can't be listened on.
@@ -38,39 +38,22 @@ impl Embedded {
         private_key: SecretKey,
         members: BTreeSet<PeerKey>,
     ) -> Result<Self, ServeError> {
-        let mut sockets = Vec::new();
-        for address in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-            let address = SocketAddr::new(address, port);
-            match bind(address, fwmark) {
-                Ok(socket) => sockets.push(socket),
-                // A host without IPv6 is served by IPv4.
-                Err(error) if address.is_ipv6() && is_unsupported(&error) => {}
-                Err(source) => return Err(ServeError::Listen { protocol: "UDP", address, source }),
-            }
-        }
-        let protocols = Arc::new(Protocols::of_node(private_key, members)?);
-        let (stop, stopped) = watch::channel(false);
-        let counters = Arc::new(Counters::default());
-        let start = Instant::now();
-        let shared = Arc::new(udp::Shared {
-            sockets,
-            protocols: protocols.clone(),
-            counters: counters.clone(),
-            start,
-            rescheduled: Notify::new(),
-        });
-        let mut tasks = JoinSet::new();
-        for index in 0..shared.sockets.len() {
-            tasks.spawn(udp::serve(index, shared.clone(), stopped.clone()));
-        }
-        tasks.spawn(udp::keep_time(shared));
-        tasks.spawn(keep(protocols.clone(), counters, start));
-        Ok(Self { protocols, stop, tasks })
+        let mut listen = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+        // A host without IPv6 is served by IPv4.
+        listen.extend(has_ipv6().then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
+        // One mesh is no work for several cores.
+        let sockets = Sockets::bind(&listen, AlternatePort::Next, 1, fwmark)?;
+        let protocols = Protocols::of_node(private_key, members)?;
+        let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default()));
+        let crew = Crew::start(sockets.of_workers, &shared)?;
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keep(shared.clone()));
+        Ok(Self { shared, crew, _keeper: keeper })
     }
 
     /// These are the members from now on.
     pub fn admit(&self, members: BTreeSet<PeerKey>) {
-        let ended = self.protocols.admit(members);
+        let ended = self.shared.protocols.admit(members);
         if ended > 0 {
             tracing::info!(sessions = ended, "ended the sessions of those who are no members any more");
         }
@@ -78,13 +61,13 @@ impl Embedded {
 
     /// How many members are registered, once for each address family.
     pub fn sessions(&self) -> usize {
-        self.protocols.sessions()
+        self.shared.protocols.sessions()
     }
 
     /// Stops, and lets go of the ports.
-    pub async fn stop(mut self) {
-        let _ = self.stop.send(true);
-        self.tasks.shutdown().await;
+    pub async fn stop(self) {
+        let crew = self.crew;
+        let _ = tokio::task::spawn_blocking(|| crew.stop()).await;
     }
 }
 
@@ -94,26 +77,14 @@ impl std::fmt::Debug for Embedded {
     }
 }
 
-fn bind(address: SocketAddr, fwmark: u32) -> io::Result<UdpSocket> {
-    let socket = udp::bind(address)?;
-    if fwmark != 0 {
-        socket2::SockRef::from(&socket).set_mark(fwmark)?;
-    }
-    Ok(socket)
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
-        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use natpunch_rendezvous::client::{Client, Config, Event};
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng as _;
+    use tokio::net::UdpSocket;
 
     use super::*;
     use crate::config::public_key;

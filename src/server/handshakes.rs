@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::datagrams::Caller;
+use natpunch_net::Ends;
+
 use super::store::Source;
 
 /// Handshakes waiting in all: some 0.2 s of work.
@@ -14,10 +15,13 @@ const MAX: usize = 1_024;
 /// Handshakes waiting of one source, which may be many nodes behind one carrier NAT.
 const MAX_PER_SOURCE: usize = 64;
 
-/// The queue.
+/// By which socket, from whom, and what.
+type Waiting = (usize, Ends, Vec<u8>);
+
+/// The queue of one worker.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeQueue {
-    by_source: HashMap<Source, VecDeque<(Caller, Vec<u8>)>>,
+    by_source: HashMap<Source, VecDeque<Waiting>>,
     /// The sources with something waiting, next first.
     turns: VecDeque<Source>,
     waiting: usize,
@@ -30,7 +34,7 @@ impl HandshakeQueue {
     }
 
     /// Adds a handshake; false if there is no room for it.
-    pub(super) fn push(&mut self, from: Caller, payload: &[u8]) -> bool {
+    pub(super) fn push(&mut self, socket: usize, from: Ends, payload: &[u8]) -> bool {
         if self.waiting >= MAX {
             return false;
         }
@@ -42,13 +46,13 @@ impl HandshakeQueue {
         if queue.is_empty() {
             self.turns.push_back(source);
         }
-        queue.push_back((from, payload.to_vec()));
+        queue.push_back((socket, from, payload.to_vec()));
         self.waiting += 1;
         true
     }
 
     /// The next handshake: of each source in turn, in the order of arrival.
-    pub(super) fn pop(&mut self) -> Option<(Caller, Vec<u8>)> {
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
         let source = self.turns.pop_front()?;
         let queue = self.by_source.get_mut(&source)?;
         let next = queue.pop_front();
@@ -68,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    fn from(host: u16) -> Caller {
+    fn from(host: u16) -> Ends {
         let [high, low] = host.to_be_bytes();
         SocketAddr::from(([198, 51, high, low], 1)).into()
     }
@@ -76,17 +80,17 @@ mod tests {
     #[test]
     fn a_flooding_source_delays_another_by_one_handshake() {
         let mut queue = HandshakeQueue::default();
-        let kept = (0..1_000).filter(|_| queue.push(from(1), b"flood")).count();
+        let kept = (0..1_000).filter(|_| queue.push(0, from(1), b"flood")).count();
         assert_eq!(kept, MAX_PER_SOURCE);
-        assert!(queue.push(from(2), b"honest"));
-        assert_eq!(queue.pop().unwrap().0, from(1));
-        assert_eq!(queue.pop().unwrap(), (from(2), b"honest".to_vec()));
+        assert!(queue.push(0, from(2), b"honest"));
+        assert_eq!(queue.pop().unwrap().1, from(1));
+        assert_eq!(queue.pop().unwrap(), (0, from(2), b"honest".to_vec()));
     }
 
     #[test]
     fn memory_is_bounded_and_given_back() {
         let mut queue = HandshakeQueue::default();
-        let kept = (0..5_000).filter(|n| queue.push(from(*n), b"x")).count();
+        let kept = (0..5_000).filter(|n| queue.push(0, from(*n), b"x")).count();
         assert_eq!(kept, MAX);
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), MAX);
         assert!(queue.is_empty() && queue.by_source.is_empty() && queue.turns.is_empty());

@@ -1,12 +1,12 @@
 //! `natpunch serve`: the UDP and HTTP shell around the pure protocol servers.
 //!
 //! The server introduces nodes and tells them their address; it never decides anything about a mesh. It needs no
-//! privileges, keeps nothing on disk but its key, and holds bounded memory whatever is sent to it. Every datagram is
-//! parsed by a pure server (`protocols`) and answered in place or dropped in silence; what is dropped is counted,
-//! and the counts are logged at most every ten seconds.
+//! privileges, keeps nothing on disk but its key, and holds bounded memory whatever is sent to it. Each core has a
+//! [worker](worker) with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
+//! place or dropped in silence; what is dropped is counted, and the counts are logged at most every ten seconds.
 
 mod counters;
-mod datagrams;
+mod crew;
 pub mod embedded;
 mod handshakes;
 mod http;
@@ -14,13 +14,15 @@ pub mod key;
 mod protocols;
 mod rate;
 pub mod settings;
+mod sockets;
 mod store;
-mod udp;
+mod worker;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use natpunch_types::PresharedKey;
 use sd_notify::NotifyState;
@@ -29,8 +31,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use counters::{Counters, Reporter};
+use crew::Crew;
 use protocols::{Protocols, RendezvousKeys};
 use settings::Settings;
+use sockets::Sockets;
+use worker::Shared;
 
 /// Counters are logged at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,6 +59,9 @@ pub enum ServeError {
         /// The error of the system.
         source: io::Error,
     },
+    /// A thread has ended that never should.
+    #[error("a worker has ended by itself, which is a bug in natpunch; the log says where")]
+    WorkerLost,
     /// The runtime or its signal handlers can't be set up.
     #[error("can't start: {0}")]
     Runtime(#[from] io::Error),
@@ -79,13 +87,10 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         Some(rendezvous) => Some(rendezvous_keys(rendezvous)?),
         None => None,
     };
-    let protocols = Arc::new(Protocols::new(&settings, key, rendezvous)?);
+    let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
+    let protocols = Protocols::new(&settings, key, rendezvous)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
-        let mut sockets = Vec::new();
-        for address in &settings.listen {
-            let listen = |source| ServeError::Listen { protocol: "UDP", address: *address, source };
-            sockets.push(udp::bind(*address).map_err(listen)?);
-        }
         let http = match settings.http {
             Some(http) => {
                 let listen = |source| ServeError::Listen { protocol: "TCP", address: http.listen, source };
@@ -98,8 +103,11 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
 
         // Whoever started us may not listen any more; that is no reason not to serve.
         let _ = writeln!(out, "public key: {public_key}");
-        for socket in &sockets {
-            let _ = writeln!(out, "listening on udp {}", socket.local_addr()?);
+        for address in sockets.addresses.iter().take(sockets.named) {
+            let _ = writeln!(out, "listening on udp {address}");
+        }
+        if let Some(port) = sockets.alternate_port {
+            let _ = writeln!(out, "alternate port {port}");
         }
         if let Some((listener, _)) = &http {
             let _ = writeln!(out, "listening on http {}", listener.local_addr()?);
@@ -109,39 +117,30 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
 
         let (stop, stopped) = watch::channel(false);
         let counters = Arc::new(Counters::default());
-        let start = Instant::now();
+        let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
+        let mut crew = Crew::start(sockets.of_workers, &shared)?;
         let mut tasks = tokio::task::JoinSet::new();
-        let shared = Arc::new(udp::Shared {
-            sockets,
-            protocols: protocols.clone(),
-            counters: counters.clone(),
-            start,
-            rescheduled: tokio::sync::Notify::new(),
-        });
-        for index in 0..shared.sockets.len() {
-            tasks.spawn(udp::serve(index, shared.clone(), stopped.clone()));
-        }
-        let timekeeper = protocols.speaks_rendezvous().then(|| tokio::spawn(udp::keep_time(shared)));
         if let Some((listener, http)) = http {
-            tasks.spawn(http::serve(listener, http, counters.clone(), stopped.clone()));
+            tasks.spawn(http::serve(listener, http, counters, stopped.clone()));
         }
-        let keeper = tokio::spawn(keep(protocols, counters, start));
-        let watchdog = tokio::spawn(feed_watchdog());
+        let keeper = tokio::spawn(keep(shared.clone()));
+        let watchdog = tokio::spawn(feed_watchdog(shared));
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         tracing::info!(%public_key, "serving");
 
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let result = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = crew.lost() => Err(ServeError::WorkerLost),
+        };
         tracing::info!("stopping");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         let _ = stop.send(true);
+        crew.stop();
         while tasks.join_next().await.is_some() {}
         keeper.abort();
-        timekeeper.inspect(tokio::task::JoinHandle::abort);
         watchdog.abort();
-        Ok(())
+        result
     })
 }
 
@@ -174,7 +173,8 @@ fn bind_http(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Expires what is dead also when nothing arrives, and logs what was counted.
-async fn keep(protocols: Arc<Protocols>, counters: Arc<Counters>, start: Instant) {
+async fn keep(shared: Arc<Shared>) {
+    let Shared { protocols, counters, start, .. } = &*shared;
     let mut reporter = Reporter::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
@@ -187,13 +187,15 @@ async fn keep(protocols: Arc<Protocols>, counters: Arc<Counters>, start: Instant
     }
 }
 
-/// Tells systemd that the runtime still turns, if it asked to be told.
-async fn feed_watchdog() {
+/// Tells systemd that the runtime and all workers still turn, if it asked to be told.
+async fn feed_watchdog(shared: Arc<Shared>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval(timeout / 3);
     loop {
         tick.tick().await;
-        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        if shared.is_alive(timeout) {
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        }
     }
 }
 

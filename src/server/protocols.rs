@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_core::stun;
@@ -23,22 +23,28 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
+use super::rate::RateLimiter;
 use super::settings::{Compat, Settings};
+use super::store::Source;
 
 /// The length of natpunch-go's handshake.
 const HANDSHAKE: usize = 109;
 /// The length of nat-hole-punching's request.
 const HOLE_PUNCHING_REQUEST: usize = 64;
 
+/// The longest answer to a STUN request: three IPv6 addresses.
+const LONGEST_STUN: usize = 20 + 3 * 24;
+/// STUN requests of one network that are answered by more bytes than they have, where that is allowed: in a second, at
+/// once, and the networks at a time.
+const UNPADDED_STUN: (u32, u32, usize) = (4, 16, 4_096);
+
 /// Which protocol a datagram belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// STUN.
     Stun,
-    /// A hello of natpunch's own rendezvous, from one who may speak here: much work.
-    Hello,
-    /// Another datagram of natpunch's own rendezvous: little work.
-    Rendezvous,
+    /// natpunch's own rendezvous.
+    Rendezvous(wire::Kind),
     /// A request of nat-hole-punching.
     HolePunching,
     /// A handshake of natpunch-go: much work.
@@ -56,6 +62,12 @@ pub(super) enum Answer {
     Other(Vec<u8>),
 }
 
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Deref for Answer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
@@ -68,9 +80,24 @@ impl Deref for Answer {
 
 /// The protocol servers behind all sockets: a node that registered over one is found over each.
 pub(super) struct Protocols {
-    rendezvous: Option<Mutex<rendezvous::Server<ChaCha20Rng>>>,
+    rendezvous: Option<Rendezvous>,
     natpunch_go: Option<Mutex<natpunch_go::Server<ChaCha20Rng>>>,
     hole_punching: Option<Mutex<hole_punching::Server>>,
+    /// Who may get STUN answers that are longer than the requests, if anybody.
+    unpadded: Option<Mutex<RateLimiter>>,
+}
+
+/// The server of natpunch's own rendezvous, and the part of it that needs no lock.
+pub(super) struct Rendezvous {
+    server: Mutex<rendezvous::Server<ChaCha20Rng>>,
+    door: Arc<rendezvous::Door>,
+}
+
+impl Rendezvous {
+    /// The server's state.
+    pub(super) fn lock(&self) -> MutexGuard<'_, rendezvous::Server<ChaCha20Rng>> {
+        lock(&self.server)
+    }
 }
 
 impl Protocols {
@@ -92,7 +119,8 @@ impl Protocols {
                     limits: rendezvous::Limits::default(),
                 };
                 tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
-                Some(Mutex::new(rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?))
+                let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
+                Some(Rendezvous { door: server.door(), server: Mutex::new(server) })
             }
             None => None,
         };
@@ -110,7 +138,9 @@ impl Protocols {
                 ..hole_punching::Config::default()
             }))
         });
-        Ok(Self { rendezvous, natpunch_go, hole_punching })
+        let (rate, burst, networks) = UNPADDED_STUN;
+        let unpadded = settings.stun_unpadded.then(|| Mutex::new(RateLimiter::new(rate, burst, networks)));
+        Ok(Self { rendezvous, natpunch_go, hole_punching, unpadded })
     }
 
     /// STUN and natpunch's own rendezvous for the members of a mesh, by the WireGuard key of one of them.
@@ -124,20 +154,20 @@ impl Protocols {
             limits: rendezvous::Limits::default(),
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
-        Ok(Self { rendezvous: Some(Mutex::new(server)), natpunch_go: None, hole_punching: None })
+        let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server) };
+        Ok(Self { rendezvous: Some(rendezvous), natpunch_go: None, hole_punching: None, unpadded: None })
     }
 
     /// The members of the mesh from now on; how many sessions that ends.
     pub(super) fn admit(&self, members: BTreeSet<PeerKey>) -> usize {
-        let reconfigure = |server: &Mutex<rendezvous::Server<_>>| {
-            lock(server).reconfigure(members_only(members), rendezvous::Limits::default())
-        };
+        let reconfigure =
+            |server: &Rendezvous| server.lock().reconfigure(members_only(members), rendezvous::Limits::default());
         self.rendezvous.as_ref().map_or(0, reconfigure)
     }
 
     /// How many clients are registered by natpunch's own rendezvous.
     pub(super) fn sessions(&self) -> usize {
-        self.rendezvous.as_ref().map_or(0, |server| lock(server).sessions())
+        self.rendezvous.as_ref().map_or(0, |server| server.lock().sessions())
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
@@ -145,7 +175,7 @@ impl Protocols {
         if stun::is_stun(payload) {
             Class::Stun
         } else if let Some(kind) = self.rendezvous.as_ref().and_then(|_| wire::Kind::of(payload)) {
-            if kind == wire::Kind::Hello { Class::Hello } else { Class::Rendezvous }
+            Class::Rendezvous(kind)
         } else if self.hole_punching.is_some() && payload.len() == HOLE_PUNCHING_REQUEST {
             Class::HolePunching
         } else if self.natpunch_go.is_none() {
@@ -160,44 +190,40 @@ impl Protocols {
     /// The answer to a datagram of this class, if it deserves one.
     pub(super) fn handle(&self, class: Class, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Answer> {
         match class {
-            Class::Stun => stun::respond(payload, source).map(Answer::Other),
             Class::HolePunching => {
                 lock(self.hole_punching.as_ref()?).handle_datagram(source, payload, now).map(Answer::Other)
             }
             Class::Handshake | Class::NatpunchGo => {
                 lock(self.natpunch_go.as_ref()?).handle_datagram(source, payload, now).map(Answer::NatpunchGo)
             }
-            Class::Hello | Class::Rendezvous | Class::Unknown => None,
+            Class::Stun | Class::Rendezvous(_) | Class::Unknown => None,
         }
     }
 
-    /// What is to be sent, by which sockets, when a datagram of natpunch's own rendezvous arrived on a socket. Its
-    /// answers are never longer than what they answer before address and key are proven; later they may be, and may
-    /// go to others.
-    pub(super) fn handle_rendezvous(
+    /// The answer to a STUN request that came from `source`, and from where it goes. It is not longer than the request,
+    /// unless the settings allow that, and then only for a few requests of each network.
+    pub(super) fn answer_stun(
         &self,
-        via: rendezvous::Via,
+        request: &[u8],
         source: SocketAddr,
-        payload: &[u8],
+        origins: &stun::Origins,
         now: Duration,
-    ) -> Vec<rendezvous::Transmit> {
-        let Some(server) = &self.rendezvous else { return Vec::new() };
-        let mut server = lock(server);
-        server.handle_datagram(via, source, payload, now);
-        std::iter::from_fn(|| server.poll_transmit()).collect()
+    ) -> Option<(Vec<u8>, stun::Change)> {
+        stun::respond_from(request, source, origins, request.len()).or_else(|| {
+            let unpadded = self.unpadded.as_ref().filter(|_| request.len() < LONGEST_STUN)?;
+            let is_allowed = lock(unpadded).allow(Source::of(source.ip()), now);
+            is_allowed.then(|| stun::respond_from(request, source, origins, LONGEST_STUN)).flatten()
+        })
     }
 
-    /// What the rendezvous has to send again at this time, and when it wants to be called next.
-    pub(super) fn handle_rendezvous_timeout(&self, now: Duration) -> (Vec<rendezvous::Transmit>, Option<Duration>) {
-        let Some(server) = &self.rendezvous else { return (Vec::new(), None) };
-        let mut server = lock(server);
-        server.handle_timeout(now);
-        (std::iter::from_fn(|| server.poll_transmit()).collect(), server.poll_timeout())
+    /// natpunch's own rendezvous, if it is spoken.
+    pub(super) fn rendezvous(&self) -> Option<&Rendezvous> {
+        self.rendezvous.as_ref()
     }
 
-    /// Whether natpunch's own rendezvous is spoken.
-    pub(super) fn speaks_rendezvous(&self) -> bool {
-        self.rendezvous.is_some()
+    /// The part of natpunch's own rendezvous that keeps nothing, if it is spoken.
+    pub(super) fn door(&self) -> Option<&rendezvous::Door> {
+        self.rendezvous.as_ref().map(|rendezvous| &*rendezvous.door)
     }
 
     /// Forgets who was silent for too long, also when nobody sends anything.
@@ -214,13 +240,14 @@ impl Protocols {
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = Vec::new();
         if let Some(server) = &self.rendezvous {
-            let counted = lock(server).counters();
+            let counted = server.lock().counters();
             counters.extend([
                 ("rendezvous: welcomed", counted.welcomed),
                 ("asked for a cookie", counted.cookies),
                 ("shed", counted.shed),
                 ("registered", counted.registered),
                 ("expired", counted.expired),
+                ("revoked", counted.revoked),
                 ("records stored", counted.stored),
                 ("records pushed", counted.pushed),
                 ("roamed", counted.roamed),
@@ -279,7 +306,7 @@ fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
 }
 
 /// A generator with a seed of the system's.
-fn random() -> std::io::Result<ChaCha20Rng> {
+pub(super) fn random() -> std::io::Result<ChaCha20Rng> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(ChaCha20Rng::from_seed(*seed))
@@ -302,6 +329,7 @@ mod tests {
             compat: compat.to_vec(),
             allowed_keys: None,
             http: None,
+            ..Settings::default()
         };
         Protocols::new(&settings, SecretKey::from_bytes([7; 32]), None).unwrap()
     }
@@ -331,7 +359,10 @@ mod tests {
         for compat in [&[][..], &[Compat::NatpunchGo], &[Compat::NatpunchGo, Compat::NatHolePunching]] {
             let protocols = protocols(compat);
             for source in [source(), "[2001:db8::1]:1000".parse().unwrap()] {
-                let answer = protocols.handle(protocols.classify(&request), source, &request, Duration::ZERO).unwrap();
+                assert_eq!(protocols.classify(&request), Class::Stun);
+                let here = if source.is_ipv4() { "192.0.2.9:1" } else { "[2001:db8::9]:1" }.parse().unwrap();
+                let origins = stun::Origins { here, other_port: None, other_ip: None, other: None };
+                let (answer, _) = protocols.answer_stun(&request, source, &origins, Duration::ZERO).unwrap();
                 assert!(answer.len() <= request.len());
                 assert!(
                     matches!(stun::parse_answer(&answer), Some((_, stun::Answer::Mapped(found))) if found == source)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -45,10 +46,16 @@ impl<'de> Deserialize<'de> for Compat {
 }
 
 /// What to serve, where, and as whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Where to listen for UDP: STUN and the rendezvous protocols. May be empty if `http` is not.
     pub listen: Vec<SocketAddr>,
+    /// A second port of the same addresses, by which nodes learn how their NATs map and filter.
+    pub alternate_port: AlternatePort,
+    /// Threads that serve UDP; `None`: one for each core.
+    pub workers: Option<NonZeroUsize>,
+    /// Whether STUN requests are answered that are shorter than their answers, as those of stock clients are.
+    pub stun_unpadded: bool,
     /// The private key; made on first start.
     pub key_file: PathBuf,
     /// Who may register by natpunch's own rendezvous; `None`: it is not spoken.
@@ -59,6 +66,34 @@ pub struct Settings {
     pub allowed_keys: Option<BTreeSet<PeerKey>>,
     /// The HTTP record store, if offered.
     pub http: Option<HttpSettings>,
+}
+
+/// Which second port is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AlternatePort {
+    /// That after the first one, if it is free.
+    #[default]
+    Next,
+    /// This one.
+    Number(u16),
+    /// None.
+    Off,
+}
+
+impl<'de> Deserialize<'de> for AlternatePort {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a port from 1 to 65535, or false for none")]
+        enum Written {
+            Port(std::num::NonZeroU16),
+            Switch(bool),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Port(port) => Self::Number(port.get()),
+            Written::Switch(true) => Self::Next,
+            Written::Switch(false) => Self::Off,
+        })
+    }
 }
 
 /// Whom natpunch's own rendezvous admits.
@@ -92,6 +127,11 @@ const DEFAULT_HTTP_CONNECTIONS: usize = 768;
 struct File {
     #[serde(default)]
     listen: Vec<SocketAddr>,
+    #[serde(default)]
+    alternate_port: AlternatePort,
+    workers: Option<NonZeroUsize>,
+    #[serde(default)]
+    stun_unpadded: bool,
     key_file: Option<PathBuf>,
     compat: Option<Vec<Compat>>,
     allowed_keys: Option<BTreeSet<PeerKey>>,
@@ -207,7 +247,17 @@ impl Settings {
             return Err(SettingsError::Twice(*twice));
         }
         let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
-        Ok(Self { listen, key_file, rendezvous, compat, allowed_keys: file.allowed_keys, http })
+        Ok(Self {
+            listen,
+            alternate_port: file.alternate_port,
+            workers: file.workers,
+            stun_unpadded: file.stun_unpadded,
+            key_file,
+            rendezvous,
+            compat,
+            allowed_keys: file.allowed_keys,
+            http,
+        })
     }
 }
 
@@ -301,6 +351,8 @@ mod tests {
             ("listen = [\"0.0.0.0:1\"]\nkey_fil = \"k\"\n", "line 2", "key_file"),
             ("listen = [\"0.0.0.0\"]\n", "line 1", "socket address"),
             ("\ncompat = [\"natpunchgo\"]\n", "line 2", "did you mean `natpunch-go`"),
+            ("alternate_port = 70000\n", "line 1", "65535"),
+            ("workers = 0\n", "line 1", "nonzero"),
             ("key_file = 7\n", "line 1", "expected"),
             ("allowed_keys = [\"AAEC\"]\n", "line 1", "a key has 32"),
             ("http = \"[::]:1\"\nhttp = \"[::]:2\"\n", "line 2", "duplicate"),

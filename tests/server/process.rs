@@ -15,6 +15,7 @@ pub(crate) struct Server {
     pub(crate) public_key: PeerKey,
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) http: Option<SocketAddr>,
+    pub(crate) alternate_port: Option<u16>,
     log: PathBuf,
     _directory: Option<tempfile::TempDir>,
 }
@@ -50,7 +51,8 @@ impl Server {
         let first =
             lines.next().unwrap_or_else(|| panic!("no output: {}", std::fs::read_to_string(&log).unwrap())).unwrap();
         let public_key = first.strip_prefix("public key: ").expect(&first).parse().unwrap();
-        let mut server = Self { child, public_key, udp: vec![], http: None, log, _directory: None };
+        let mut server =
+            Self { child, public_key, udp: vec![], http: None, alternate_port: None, log, _directory: None };
         for line in lines {
             let line = line.unwrap();
             if line == "ready" {
@@ -59,6 +61,8 @@ impl Server {
                 server.udp.push(address.parse().unwrap());
             } else if let Some(address) = line.strip_prefix("listening on http ") {
                 server.http = Some(address.parse().unwrap());
+            } else if let Some(port) = line.strip_prefix("alternate port ") {
+                server.alternate_port = Some(port.parse().unwrap());
             } else {
                 panic!("unexpected line: {line}");
             }

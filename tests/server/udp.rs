@@ -186,3 +186,99 @@ fn a_flood_of_handshakes_from_one_source_bars_no_other() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+/// A Binding request with these attributes.
+fn binding(attributes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
+    [&[0, 1][..], &length, &stun::MAGIC_COOKIE.to_be_bytes(), &[5; 12], attributes].concat()
+}
+
+/// CHANGE-REQUEST with these flags, and a PADDING of 60 bytes.
+fn change(flags: u8) -> Vec<u8> {
+    binding(&[&[0, 3, 0, 4, 0, 0, 0, flags, 0, 0x26, 0, 60][..], &[0; 60]].concat())
+}
+
+#[test]
+fn the_alternate_port_answers_and_either_port_answers_from_the_other_one_when_asked() {
+    for listen in ["0.0.0.0:0", "127.0.0.1:0"] {
+        let server = Server::start(&["--listen", listen]);
+        let ports = [server.udp[0].port(), server.alternate_port.unwrap()];
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for asked in [0, 1] {
+            for (flags, from) in [(0, asked), (2, 1 - asked)] {
+                client.send_to(&change(flags), (LOCAL, ports[asked])).unwrap();
+                let mut buffer = [0; 256];
+                let (length, source) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!(source, SocketAddr::new(LOCAL, ports[from]), "{listen} {asked} {flags}");
+                let own = client.local_addr().unwrap();
+                assert!(
+                    matches!(stun::parse_answer(&buffer[..length]), Some((_, stun::Answer::Mapped(seen))) if seen == own)
+                );
+            }
+            client.send_to(&change(4), (LOCAL, ports[asked])).unwrap();
+            let mut buffer = [0; 256];
+            let length = client.recv(&mut buffer).unwrap();
+            let refused = stun::parse_answer(&buffer[..length]);
+            assert!(matches!(refused, Some((_, stun::Answer::Refused(420)))), "there is one address: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_with_two_addresses_answers_from_the_other_one_when_asked() {
+    let server = Server::start(&["--listen", "127.0.0.1:0"]);
+    let port = server.udp[0].port();
+    drop(server);
+    let [first, second] = [1, 2].map(|n| SocketAddr::from(([127, 0, 0, n], port)));
+    let server = Server::start(&["--listen", &first.to_string(), "--listen", &second.to_string()]);
+    let alternate = server.alternate_port.unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    for (flags, from) in [(4, second), (6, SocketAddr::new(second.ip(), alternate)), (0, first)] {
+        client.send_to(&change(flags), first).unwrap();
+        let mut buffer = [0; 256];
+        let (length, source) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(source, from);
+        let other = [&[0x80, 0x2c, 0, 8, 0, 1][..], &alternate.to_be_bytes(), &[127, 0, 0, 2]].concat();
+        assert!(buffer[..length].windows(other.len()).any(|window| window == other), "OTHER-ADDRESS is missing");
+    }
+}
+
+#[test]
+fn a_stock_client_is_answered_only_where_that_was_said_and_only_so_often() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("serve.toml");
+    let key = directory.path().join("server.key");
+    for allowed in [false, true] {
+        std::fs::write(
+            &file,
+            format!(
+                "listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\nstun_unpadded = {allowed}\nalternate_port = false\n"
+            ),
+        )
+        .unwrap();
+        let server = Server::spawn(crate::process::serve(&["--config", file.to_str().unwrap()]), directory.path());
+        assert_eq!(server.alternate_port, None);
+        let client = socket(LOCAL, server.udp[0]);
+        for _ in 0..100 {
+            client.send(&binding(&[])).unwrap();
+        }
+        // The last one is padded, and refused in any case.
+        client.send(&change(4)).unwrap();
+        let mut answers = 0;
+        loop {
+            let mut buffer = [0; 256];
+            let length = client.recv(&mut buffer).unwrap();
+            match stun::parse_answer(&buffer[..length]) {
+                Some((_, stun::Answer::Mapped(_))) => answers += 1,
+                refused => break assert!(matches!(refused, Some((_, stun::Answer::Refused(420))))),
+            }
+        }
+        if allowed {
+            assert!((1..100).contains(&answers), "{answers}");
+        } else {
+            assert_eq!(answers, 0);
+        }
+    }
+}

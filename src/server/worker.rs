@@ -1,0 +1,306 @@
+//! A worker: one thread with its own socket on every address, which takes datagrams by the batch, lets the protocols
+//! answer, and sends by the batch.
+//!
+//! What is the same for all workers is locked for what changes it and for nothing else: Diffie-Hellman, ciphers and
+//! system calls run outside of any lock.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use natpunch_net::{Ends, Inbox, Outbox};
+use natpunch_rendezvous::server::{Knock, Opened, Unsealed, Via};
+use natpunch_rendezvous::wire;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rand_chacha::ChaCha20Rng;
+
+use super::Backoff;
+use super::counters::Counters;
+use super::handshakes::HandshakeQueue;
+use super::protocols::{Answer, Class, Protocols};
+use super::sockets::{Place, Sockets};
+
+/// Longer datagrams than any that is understood, so that a cut-off one never looks whole.
+const LONGEST: usize = 2_048;
+/// Handshakes worked on before the sockets get their turn again: about a millisecond.
+const HANDSHAKES_PER_TURN: usize = 4;
+/// A worker shows at least this often that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+pub(super) struct Shared {
+    pub(super) protocols: Protocols,
+    /// Where an answer to what came to a socket may leave.
+    pub(super) places: Vec<Place>,
+    pub(super) counters: Arc<Counters>,
+    /// The origin of time.
+    pub(super) start: Instant,
+    /// When each worker was last alive, in milliseconds.
+    pub(super) beats: Vec<AtomicU64>,
+}
+
+impl Shared {
+    /// What the workers of these sockets share; time begins now.
+    pub(super) fn new(protocols: Protocols, sockets: &Sockets, counters: Arc<Counters>) -> Self {
+        Self {
+            protocols,
+            places: Place::all(&sockets.addresses, sockets.alternate_port),
+            counters,
+            start: Instant::now(),
+            beats: sockets.of_workers.iter().map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Whether every worker was alive within this time.
+    pub(super) fn is_alive(&self, within: Duration) -> bool {
+        let now = millis(self.start.elapsed());
+        self.beats.iter().all(|beat| now.saturating_sub(beat.load(Ordering::Relaxed)) <= millis(within))
+    }
+}
+
+/// Serves its sockets until the other end of `stop` is closed.
+pub(super) struct Worker {
+    number: usize,
+    sockets: Vec<UdpSocket>,
+    shared: Arc<Shared>,
+    rng: ChaCha20Rng,
+    handshakes: HandshakeQueue,
+    /// What is to be sent, by socket.
+    outgoing: Vec<Vec<(Ends, Answer)>>,
+    outbox: Outbox,
+    /// When the rendezvous last said that it wants to be called.
+    next: Option<Duration>,
+}
+
+impl Worker {
+    pub(super) fn new(number: usize, sockets: Vec<UdpSocket>, shared: Arc<Shared>, rng: ChaCha20Rng) -> Self {
+        let outgoing = sockets.iter().map(|_| Vec::new()).collect();
+        let (handshakes, outbox) = (HandshakeQueue::default(), Outbox::default());
+        Self { number, sockets, shared, rng, handshakes, outgoing, outbox, next: None }
+    }
+
+    /// Serves.
+    pub(super) fn run(mut self, stop: &UnixStream) {
+        let mut inbox = Inbox::new(LONGEST);
+        let mut backoff = Backoff::new();
+        let mut ready = Vec::with_capacity(self.sockets.len());
+        loop {
+            let now = self.now();
+            if let Some(beat) = self.shared.beats.get(self.number) {
+                beat.store(millis(now), Ordering::Relaxed);
+            }
+            let wait = if self.handshakes.is_empty() {
+                self.next.map_or(BEAT, |next| next.saturating_sub(now)).min(BEAT)
+            } else {
+                Duration::ZERO
+            };
+            ready.clear();
+            if !self.wait(stop, wait, &mut ready) {
+                return;
+            }
+            for index in ready.iter().copied() {
+                match self.receive(index, &mut inbox) {
+                    Ok(()) => backoff.reset(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => {
+                        self.shared.counters.receive_errors.add();
+                        tracing::debug!(%error, "can't receive");
+                        std::thread::sleep(backoff.next());
+                    }
+                }
+                self.flush();
+            }
+            self.work();
+            self.keep_time();
+            self.flush();
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.start.elapsed()
+    }
+
+    /// Waits for datagrams, at most this long; false if the server is to stop.
+    fn wait(&self, stop: &UnixStream, longest: Duration, ready: &mut Vec<usize>) -> bool {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut files: Vec<PollFd> = self.sockets.iter().map(|socket| readable(socket.as_fd())).collect();
+        files.push(readable(stop.as_fd()));
+        // Rounded up, for else the last millisecond would be waited for in a busy loop.
+        let milliseconds = u16::try_from(longest.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
+        // An interrupted wait is a short one.
+        let _ = poll(&mut files, PollTimeout::from(milliseconds));
+        let is_ready = |file: &PollFd| file.any() == Some(true);
+        ready.extend(
+            files.iter().take(self.sockets.len()).enumerate().filter(|(_, file)| is_ready(file)).map(|(n, _)| n),
+        );
+        !files.last().is_some_and(is_ready)
+    }
+
+    /// Takes one batch from a socket.
+    fn receive(&mut self, index: usize, inbox: &mut Inbox) -> io::Result<()> {
+        let Some(socket) = self.sockets.get(index) else { return Ok(()) };
+        let shared = self.shared.clone();
+        let Shared { protocols, places, counters, .. } = &*shared;
+        let count = inbox.receive(socket)?;
+        counters.received.count(count);
+        let now = self.now();
+        let (mut requests, mut opened) = (Vec::new(), Vec::new());
+        let mut others: Vec<(Via, SocketAddr, &[u8])> = Vec::new();
+        for (ends, payload) in inbox.datagrams() {
+            let via = Via { socket: index, local: ends.local };
+            match protocols.classify(payload) {
+                Class::Stun => {
+                    let answer = places.get(index).and_then(|place| {
+                        let (answer, change) =
+                            protocols.answer_stun(payload, ends.remote, &place.origins(ends.local), now)?;
+                        let local = ends.local.filter(|_| !change.ip);
+                        Some((place.socket(index, change), Ends { local, ..ends }, answer))
+                    });
+                    match answer {
+                        Some((socket, ends, answer)) => self.push(socket, ends, Answer::Other(answer)),
+                        None => counters.dropped.add(),
+                    }
+                }
+                Class::Rendezvous(wire::Kind::Hello) => {
+                    let Some(door) = protocols.door() else { continue };
+                    match door.knock(ends.remote, payload, &mut self.rng, now) {
+                        Knock::Ignore => counters.dropped.add(),
+                        Knock::Cookie(answer) => self.answer(index, ends, payload, Some(Answer::Other(answer))),
+                        Knock::Welcome => self.queue(index, ends, payload),
+                    }
+                }
+                Class::Rendezvous(wire::Kind::Confirm) => {
+                    let confirm = protocols.door().and_then(|door| door.open_confirm(ends.remote, payload, now));
+                    match confirm {
+                        Some(confirm) => opened.push((via, ends.remote, confirm)),
+                        None => counters.dropped.add(),
+                    }
+                }
+                Class::Rendezvous(wire::Kind::Request) => requests.push((via, ends.remote, payload)),
+                Class::Rendezvous(_) => others.push((via, ends.remote, payload)),
+                Class::Handshake => self.queue(index, ends, payload),
+                class => {
+                    let answer = protocols.handle(class, ends.remote, payload, now);
+                    self.answer(index, ends, payload, answer);
+                }
+            }
+        }
+        if !requests.is_empty() || !opened.is_empty() || !others.is_empty() {
+            self.handle_rendezvous(&requests, opened, &others, now);
+        }
+        Ok(())
+    }
+
+    /// Lets the rendezvous take what came in one batch: requests by their sessions' keys, and what was opened already.
+    fn handle_rendezvous(
+        &mut self,
+        requests: &[(Via, SocketAddr, &[u8])],
+        mut opened: Vec<(Via, SocketAddr, Opened)>,
+        others: &[(Via, SocketAddr, &[u8])],
+        now: Duration,
+    ) {
+        let Shared { protocols, counters, .. } = &*self.shared;
+        let Some(rendezvous) = protocols.rendezvous() else { return };
+        let openers: Vec<_> = {
+            let mut server = rendezvous.lock();
+            requests.iter().map(|(.., payload)| server.opener(payload)).collect()
+        };
+        for ((via, source, payload), opener) in requests.iter().zip(openers) {
+            match opener {
+                Some(opener) => opened.push((*via, *source, opener.open(payload))),
+                None => counters.dropped.add(),
+            }
+        }
+        let (unsealed, next) = {
+            let mut server = rendezvous.lock();
+            for (via, source, opened) in opened {
+                server.handle_opened(via, source, opened, now);
+            }
+            for (via, source, payload) in others {
+                server.handle_datagram(*via, *source, payload, now);
+            }
+            (std::iter::from_fn(|| server.poll_unsealed()).collect::<Vec<_>>(), server.poll_timeout())
+        };
+        self.next = next;
+        self.seal(unsealed);
+    }
+
+    /// Calls the rendezvous if it wants to be called.
+    fn keep_time(&mut self) {
+        let now = self.now();
+        let Some(rendezvous) = self.shared.protocols.rendezvous().filter(|_| self.next.is_none_or(|next| next <= now))
+        else {
+            return;
+        };
+        let unsealed = {
+            let mut server = rendezvous.lock();
+            server.handle_timeout(now);
+            self.next = Some(server.poll_timeout().unwrap_or(now + BEAT));
+            std::iter::from_fn(|| server.poll_unsealed()).collect::<Vec<_>>()
+        };
+        self.seal(unsealed);
+    }
+
+    fn seal(&mut self, unsealed: Vec<Unsealed>) {
+        for transmit in unsealed.into_iter().filter_map(Unsealed::seal) {
+            let ends = Ends { remote: transmit.destination, local: transmit.via.local };
+            self.push(transmit.via.socket, ends, Answer::Other(transmit.payload));
+        }
+    }
+
+    /// Keeps a handshake until there is time for it.
+    fn queue(&mut self, index: usize, ends: Ends, payload: &[u8]) {
+        if !self.handshakes.push(index, ends, payload) {
+            self.shared.counters.handshakes_shed.add();
+        }
+    }
+
+    /// Works on some handshakes.
+    fn work(&mut self) {
+        let shared = self.shared.clone();
+        let Shared { protocols, .. } = &*shared;
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some((index, ends, payload)) = self.handshakes.pop() else { return };
+            let now = self.now();
+            let answer = match (wire::Kind::of(&payload), protocols.door()) {
+                (Some(_), Some(door)) => door.welcome(ends.remote, &payload, &mut self.rng, now).map(Answer::Other),
+                _ => protocols.handle(Class::Handshake, ends.remote, &payload, now),
+            };
+            self.answer(index, ends, &payload, answer);
+        }
+    }
+
+    /// Keeps an answer for sending, unless it were longer than what it answers: whoever spoofs a source must not gain.
+    fn answer(&mut self, index: usize, ends: Ends, request: &[u8], answer: Option<Answer>) {
+        match answer.filter(|answer| answer.len() <= request.len()) {
+            Some(answer) => self.push(index, ends, answer),
+            None => self.shared.counters.dropped.add(),
+        }
+    }
+
+    fn push(&mut self, socket: usize, ends: Ends, answer: Answer) {
+        if let Some(outgoing) = self.outgoing.get_mut(socket) {
+            outgoing.push((ends, answer));
+        }
+    }
+
+    /// Sends what is kept. What can't be sent is lost, as the network might have lost it: the client asks again.
+    fn flush(&mut self) {
+        for (socket, outgoing) in
+            self.sockets.iter().zip(&mut self.outgoing).filter(|(_, outgoing)| !outgoing.is_empty())
+        {
+            let sent = self.outbox.send(socket, outgoing);
+            self.shared.counters.answered.count(sent);
+            self.shared.counters.send_errors.count(outgoing.len() - sent);
+            outgoing.clear();
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
