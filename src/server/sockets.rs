@@ -41,7 +41,7 @@ impl Sockets {
         workers: usize,
         fwmark: u32,
     ) -> Result<Self, ServeError> {
-        let mut bound: Vec<(SocketAddr, Vec<UdpSocket>)> =
+        let mut bound: Vec<Bound> =
             listen.iter().map(|address| bind(*address, workers, fwmark)).collect::<Result<_, _>>()?;
         let named = bound.len();
         let first = listen.first().map(SocketAddr::port);
@@ -77,17 +77,20 @@ impl Sockets {
     }
 }
 
+/// An address, and a socket of each worker on it.
+type Bound = (SocketAddr, Vec<UdpSocket>);
+
 /// A port beside those that are listened on, on each of their addresses.
 fn bind_alternates(
     addresses: &[SocketAddr],
     port: u16,
     workers: usize,
     fwmark: u32,
-) -> Result<(u16, Vec<(SocketAddr, Vec<UdpSocket>)>), ServeError> {
+) -> Result<(u16, Vec<Bound>), ServeError> {
     let tries = if port == 0 { FREE_PORT_TRIES } else { 1 };
     let mut last = None;
     for _ in 0..tries {
-        let (mut port, mut bound) = (port, Vec::<(SocketAddr, Vec<UdpSocket>)>::new());
+        let (mut port, mut bound) = (port, Vec::<Bound>::new());
         let result = addresses.iter().try_for_each(|address| {
             let alternate = SocketAddr::new(address.ip(), port);
             let is_there = addresses.contains(&alternate) || bound.iter().any(|(bound, _)| *bound == alternate);
@@ -107,7 +110,7 @@ fn bind_alternates(
 }
 
 /// As many sockets on this address as there are workers.
-fn bind(address: SocketAddr, workers: usize, fwmark: u32) -> Result<(SocketAddr, Vec<UdpSocket>), ServeError> {
+fn bind(address: SocketAddr, workers: usize, fwmark: u32) -> Result<Bound, ServeError> {
     let bind = || {
         // The first one has the address for itself, so that a second server can't take half of the first one's clients.
         // Only then it shares.
