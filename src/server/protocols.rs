@@ -117,6 +117,7 @@ impl Protocols {
                     keys: std::iter::once(private_key.clone()).chain(keys.next).collect(),
                     admission: rendezvous::Admission { secrets: keys.secrets, allowed },
                     limits: rendezvous::Limits::default(),
+                    alternate_port: None,
                 };
                 tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
                 let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;

@@ -54,6 +54,29 @@ pub(crate) enum Notice {
     Fire { tag: Tag, delay_ms: u16 },
     /// I answer probes at this port, too.
     AlternatePort { port: u16 },
+    /// You were here before: I still have all that you said.
+    Continued,
+}
+
+impl Request {
+    /// Whether it is more than a sign of life: what is worth new keys soon.
+    pub(crate) fn is_use(&self) -> bool {
+        !matches!(self, Self::Ping | Self::PathResponse { .. })
+    }
+}
+
+impl Notice {
+    /// Whether it is more than a sign of life.
+    pub(crate) fn is_use(&self) -> bool {
+        !matches!(
+            self,
+            Self::Accepted { .. }
+                | Self::Continued
+                | Self::Pong { .. }
+                | Self::PathChallenge { .. }
+                | Self::AlternatePort { .. }
+        )
+    }
 }
 
 /// How the relay of a pair is.
@@ -216,6 +239,7 @@ impl Frame for Notice {
                 out.extend(port.to_be_bytes());
                 12
             }
+            Self::Continued => 13,
         }
     }
 
@@ -248,6 +272,7 @@ impl Frame for Notice {
             },
             11 => Self::Fire { tag: body.array()?, delay_ms: body.u16()? },
             12 => Self::AlternatePort { port: body.u16()? },
+            13 => Self::Continued,
             _ => return None,
         };
         body.0.is_empty().then_some(frame)
@@ -311,6 +336,7 @@ mod tests {
             Notice::RelayState { tag: [10; 16], wants: RelayUse::Off, state: RelayState::Refused },
             Notice::Fire { tag: [11; 16], delay_ms: 260 },
             Notice::AlternatePort { port: 261 },
+            Notice::Continued,
         ];
         let texts = pack(&requests, 36, 0);
         assert_eq!(texts.iter().flat_map(|text| Request::decode(text)).collect::<Vec<_>>(), requests);

@@ -6,7 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, Sent, address, blob, key, server_address};
+use common::{Net, Sent, address, alternate_address, blob, key, server_address};
 use natpunch_rendezvous::client::Event;
 use natpunch_rendezvous::server::{Admission, Limits};
 use natpunch_rendezvous::wire::Kind;
@@ -36,7 +36,16 @@ fn busy_net() -> (Net, Vec<Sent>) {
             samples.push(sample.clone());
         }
     }
-    for kind in [Kind::Hello, Kind::Welcome, Kind::Cookie, Kind::Confirm, Kind::Request, Kind::Notice] {
+    for kind in [
+        Kind::Hello,
+        Kind::Welcome,
+        Kind::Cookie,
+        Kind::Confirm,
+        Kind::Request,
+        Kind::Notice,
+        Kind::Probe,
+        Kind::ProbeAnswer,
+    ] {
         assert!(samples.iter().any(|(_, _, payload)| Kind::of(payload) == Some(kind)), "{kind:?}");
     }
     (net, samples)
@@ -56,8 +65,10 @@ fn moves_nothing(net: &mut Net, from: SocketAddr, payload: &[u8]) {
     assert_eq!(state(net), before);
     let now = net.now;
     for client in net.clients.values_mut() {
-        client.handle_datagram(server_address(), payload, now);
-        assert_eq!((client.poll_event(), client.poll_transmit()), (None, None), "{payload:02x?}");
+        for source in [server_address(), alternate_address(), address(500)] {
+            client.handle_datagram(source, payload, now);
+            assert_eq!((client.poll_event(), client.poll_transmit()), (None, None), "{payload:02x?}");
+        }
     }
 }
 
@@ -279,8 +290,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn datagrams_of_our_form_and_any_content_move_nothing(
-        kind in 1u8..8,
-        length in prop_oneof![Just(96usize), Just(256), Just(512), Just(1200), Just(60), Just(254), 4usize..1300],
+        kind in 1u8..12,
+        length in prop_oneof![Just(96usize), Just(256), Just(512), Just(1200), Just(60), Just(254), Just(44), 4usize..1300],
         seed in any::<u64>(),
     ) {
         let mut net = Net::open();

@@ -163,7 +163,12 @@ fn a_client_that_is_not_on_the_list_is_not_registered() {
 fn clients_find_the_next_key_of_a_server_by_themselves() {
     for in_use in [200, 201] {
         let server = Server::new(
-            Config { keys: vec![key(in_use)], admission: Admission::default(), limits: Limits::default() },
+            Config {
+                keys: vec![key(in_use)],
+                admission: Admission::default(),
+                limits: Limits::default(),
+                alternate_port: None,
+            },
             rng(1),
         );
         let mut net = Net::open();

@@ -141,7 +141,8 @@ mod tests {
         }
         assert_eq!(classify("fe80::1".parse().unwrap()), AddressClass::LinkLocal);
         assert_eq!(classify("203.0.113.1".parse().unwrap()), AddressClass::Global);
-        for not_global in ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1", "fec0::1", "192.0.0.8"] {
+        for not_global in ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1", "fec0::1", "192.0.0.8"]
+        {
             assert!(!is_global(not_global.parse().unwrap()), "{not_global}");
         }
         for global in ["203.0.113.1", "::ffff:203.0.113.1", "64:ff9b::cb00:7101", "2001:db8::1"] {

@@ -59,7 +59,12 @@ async fn an_admission_secret_that_others_can_read_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address() {
-    let config = server::Config { keys: vec![key(200)], admission: Admission::default(), limits: Limits::default() };
+    let config = server::Config {
+        keys: vec![key(200)],
+        admission: Admission::default(),
+        limits: Limits::default(),
+        alternate_port: None,
+    };
     let mut server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
     let at: SocketAddr = "198.51.100.1:9000".parse().unwrap();
     let addresses: [SocketAddr; 2] = ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());

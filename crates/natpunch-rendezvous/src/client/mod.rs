@@ -15,20 +15,28 @@ use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
     ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAC2_AT, MAX_BLOB,
-    MIN_CONFIRM, NONCE_LEN, Reader, SESSION_HEADER_LEN, TICKET_LEN, Tag, WELCOME_NOISE_LEN,
+    MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, TICKET_LEN, Tag, WELCOME_NOISE_LEN,
 };
 
+mod alternate;
 mod items;
+mod meet;
 mod relays;
 mod session;
 
+use alternate::Alternate;
 use items::{Items, Name};
+use meet::Wishes;
 use relays::Relays;
-use session::Session;
+use session::{REKEY_EARLY, Session};
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.
 const RESEND: [Duration; 4] =
     [Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1500), Duration::from_millis(2000)];
+/// And after these when there is a session that works meanwhile.
+const RESEND_BESIDE: [Duration; 2] = [Duration::from_secs(2); 2];
+/// How long messages under the keys before the current ones are taken.
+const PREVIOUS_LIFETIME: Duration = Duration::from_secs(15);
 /// The first and the longest wait between attempts, each times one half to three halves.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(40));
 /// A session without an answer for this long is dead.
@@ -37,8 +45,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(7);
 const REQUEST_RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
 /// When a kept record or wish is said again; less by up to a quarter, so that they don't come together.
 const REFRESH: Duration = Duration::from_secs(300);
-/// When a session gets new keys, and how long a server may ask us to be silent.
-const REKEY: Duration = Duration::from_secs(3600);
+/// How long a server may ask us to be silent.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 /// Requests sent at once, and the pause after so many: a thousand peers are registered in some seconds.
 const BURST: usize = 8;
@@ -144,8 +151,12 @@ pub struct Client<R> {
     attempt: Attempt,
     failures: u32,
     session: Option<Session>,
+    /// The session before it, for what is on its way, and until when.
+    previous: Option<(Session, Duration)>,
     items: Items,
     relays: Relays,
+    wishes: Wishes,
+    alternate: Alternate,
     transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
@@ -157,7 +168,7 @@ enum Attempt {
     /// A hello is out.
     Hello { handshake: Box<HandshakeState>, datagram: Vec<u8>, sent: Duration, tries: usize, due: Duration },
     /// A confirm is out.
-    Confirm { session: Session, datagram: Vec<u8>, round_trip: Duration, tries: usize, due: Duration },
+    Confirm { session: Session, datagram: Vec<u8>, tries: usize, due: Duration },
 }
 
 impl<R: CryptoRng> Client<R> {
@@ -176,8 +187,11 @@ impl<R: CryptoRng> Client<R> {
             attempt: Attempt::Wait(now),
             failures: 0,
             session: None,
+            previous: None,
             items: Items::default(),
             relays: Relays::default(),
+            wishes: Wishes::default(),
+            alternate: Alternate::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -222,6 +236,12 @@ impl<R: CryptoRng> Client<R> {
         self.relays.set(wanted, now).into_iter().for_each(|event| self.emit(event));
     }
 
+    /// Asks the server to let us and the other client that names this tag fire at the same moment
+    /// ([`Event::Fire`]). Good for the next five seconds.
+    pub fn meet(&mut self, tag: Tag, now: Duration) {
+        self.wishes.add(tag, now);
+    }
+
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
         self.items.by_name.keys().copied().filter(filter).collect()
     }
@@ -230,8 +250,11 @@ impl<R: CryptoRng> Client<R> {
     pub fn handle_network_change(&mut self, now: Duration) {
         self.relays.restart(now);
         self.relays.rebind(now);
+        self.alternate.forget();
         if let Some(session) = &mut self.session {
             session.ping_due = now;
+            // Of what is on its way nobody knows how long it takes.
+            session.pinged = None;
         } else if matches!(self.attempt, Attempt::Wait(_)) {
             self.failures = 0;
             self.attempt = Attempt::Wait(now);
@@ -241,18 +264,17 @@ impl<R: CryptoRng> Client<R> {
     /// Takes a datagram that arrived from any port of the server.
     pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
         let source = canonical(source);
+        let from_server = source == self.address;
         if source.ip() == self.address.ip() && Kind::of(payload) == Some(Kind::Bound) {
             let early = self.early();
             let event = self.relays.handle_bound(source, payload, early, now);
             event.into_iter().for_each(|event| self.emit(event));
         }
-        if source != self.address {
-            return;
-        }
         let _ = match Kind::of(payload) {
-            Some(Kind::Welcome) => self.handle_welcome(payload, now),
-            Some(Kind::Cookie) => self.handle_cookie(payload, now),
-            Some(Kind::Notice) => self.handle_notice(payload, now),
+            Some(Kind::Welcome) if from_server => self.handle_welcome(payload, now),
+            Some(Kind::Cookie) if from_server => self.handle_cookie(payload, now),
+            Some(Kind::Notice) if from_server => self.handle_notice(payload, now),
+            Some(Kind::ProbeAnswer) if self.alternate.is(source) => self.handle_probe_answer(payload),
             _ => None,
         };
     }
@@ -260,12 +282,16 @@ impl<R: CryptoRng> Client<R> {
     /// Sends what is due.
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.session.as_ref().and_then(|session| session.asked).is_some_and(|asked| now >= asked + DEAD_AFTER) {
-            self.session = None;
-            self.events.push_back(Event::Down);
+            (self.session, self.previous) = (None, None);
+            self.alternate = Alternate::default();
+            self.items.restart(now);
+            self.relays.restart(now);
+            self.emit(Event::Down);
             if matches!(self.attempt, Attempt::Wait(_)) {
                 self.attempt = Attempt::Wait(now);
             }
         }
+        self.previous.take_if(|(_, until)| now >= *until);
         self.drive_attempt(now);
         self.drive_session(now);
         let (binds, events) = self.relays.drive(&mut self.rng, now);
@@ -283,11 +309,14 @@ impl<R: CryptoRng> Client<R> {
             let wishes = self.items.queue.first().map(|(due, _)| *due).into_iter().chain(self.relays.wish_due()).min();
             let wishes = wishes.map(|due| due.max(self.items.paced_until));
             let rekey = match self.attempt {
-                Attempt::Wait(until) => Some(until.max(session.since + REKEY)),
+                Attempt::Wait(until) => Some(until.max(session.rekey_at())),
                 _ => None,
             };
             let dead = session.asked.map(|asked| asked + DEAD_AFTER);
-            [wishes, dead, rekey].into_iter().flatten().fold(session.ping_due, Duration::min)
+            [wishes, dead, rekey, self.wishes.next_due(), self.alternate.next_due()]
+                .into_iter()
+                .flatten()
+                .fold(session.ping_due, Duration::min)
         });
         attempt.into_iter().chain(session).chain(self.relays.bind_due()).min()
     }
@@ -312,7 +341,7 @@ impl<R: CryptoRng> Client<R> {
     fn drive_attempt(&mut self, now: Duration) {
         match &mut self.attempt {
             Attempt::Wait(until) => {
-                let needed = self.session.as_ref().is_none_or(|session| now >= session.since + REKEY);
+                let needed = self.session.as_ref().is_none_or(|session| now >= session.rekey_at());
                 if needed && now >= *until {
                     self.say_hello(now);
                 }
@@ -321,7 +350,8 @@ impl<R: CryptoRng> Client<R> {
                 if now >= *due =>
             {
                 *tries += 1;
-                match RESEND.get(*tries) {
+                let beside = RESEND_BESIDE.iter().filter(|_| self.session.is_some());
+                match RESEND.iter().chain(beside).nth(*tries) {
                     Some(wait) => {
                         *due = now + *wait;
                         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
@@ -425,12 +455,18 @@ impl<R: CryptoRng> Client<R> {
             next_counter: 1, // 0 seals the confirm
             window,
             since: now,
+            used: None,
+            early: self.jitter(REKEY_EARLY),
             ping_interval: PING.0,
             ping_due: now + PING.0,
+            round_trip,
+            pinged: Some(now),
             asked: Some(now),
         };
-        self.items.restart(now);
-        self.relays.restart(now);
+        if self.session.is_none() {
+            self.items.restart(now);
+            self.relays.restart(now);
+        }
         let mut requests = self.relays.take_due(RELAYS_AT_ONCE, now);
         let overhead =
             CONFIRM_HEADER_LEN + MAC_LEN + requests.iter().map(|request| request.encode().len()).sum::<usize>();
@@ -443,7 +479,9 @@ impl<R: CryptoRng> Client<R> {
         let datagram = seal_message(&session.from_client, 0, header, text)?;
         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
-        self.attempt = Attempt::Confirm { session, datagram, round_trip, tries: 0, due: now + wait };
+        let mut session = session;
+        session.used = requests.iter().any(Request::is_use).then_some(now);
+        self.attempt = Attempt::Confirm { session, datagram, tries: 0, due: now + wait };
         self.emit(Event::Observed(observed));
         Some(())
     }
@@ -453,7 +491,7 @@ impl<R: CryptoRng> Client<R> {
             Attempt::Confirm { session, .. } => session.open(payload),
             _ => None,
         };
-        let text = match confirming {
+        let notices = match confirming {
             Some(text) => {
                 let notices = Notice::decode(&text);
                 if let Some(Notice::Busy { retry_seconds }) = notices.first() {
@@ -463,13 +501,20 @@ impl<R: CryptoRng> Client<R> {
                     return None;
                 }
                 // Whatever the server says in the new session, the session is accepted.
-                self.accept(now);
-                text
+                self.accept(notices.contains(&Notice::Continued), now);
+                notices
             }
-            None => self.session.as_mut()?.open(payload)?,
+            None => {
+                let current = self.session.as_mut().and_then(|session| session.open(payload));
+                let text = current.or_else(|| self.previous.as_mut()?.0.open(payload))?;
+                Notice::decode(&text)
+            }
         };
+        if let Some(session) = self.session.as_mut().filter(|_| notices.iter().any(Notice::is_use)) {
+            session.used.get_or_insert(now);
+        }
         let mut answers = Vec::new();
-        for notice in Notice::decode(&text) {
+        for notice in notices {
             self.handle_frame(notice, &mut answers, now);
         }
         if self.session.as_mut()?.asked.take().is_some() {
@@ -485,14 +530,33 @@ impl<R: CryptoRng> Client<R> {
         Some(())
     }
 
-    /// The new session takes over.
-    fn accept(&mut self, now: Duration) {
+    /// The new session takes over. `continued`: the server still has what was said in the one before.
+    fn accept(&mut self, continued: bool, now: Duration) {
         let taken = std::mem::replace(&mut self.attempt, Attempt::Wait(now));
-        let Attempt::Confirm { mut session, round_trip, .. } = taken else { return };
+        let Attempt::Confirm { mut session, tries, .. } = taken else { return };
         session.since = now;
+        if tries > 0 {
+            session.pinged = None; // nobody knows which of them is answered
+        }
         self.failures = 0;
-        self.session = Some(session);
+        let round_trip = session.round_trip;
+        let before = self.session.replace(session);
+        if before.is_some() && !continued {
+            self.items.restart(now);
+            self.relays.restart(now);
+        }
+        self.previous = before.map(|before| (before, now + PREVIOUS_LIFETIME));
         self.emit(Event::Up { round_trip });
+    }
+
+    /// The server's second port has answered.
+    fn handle_probe_answer(&mut self, payload: &[u8]) -> Option<()> {
+        let current = self.session.as_mut().and_then(|session| session.open(payload));
+        let text = current.or_else(|| self.previous.as_mut()?.0.open(payload))?;
+        let Some(Notice::Pong { observed }) = Notice::decode(&text).into_iter().next() else { return None };
+        let mapping = self.alternate.answer(observed)?;
+        self.emit(Event::Mapping(mapping));
+        Some(())
     }
 
     fn handle_frame(&mut self, notice: Notice, answers: &mut Vec<Request>, now: Duration) {
@@ -503,7 +567,13 @@ impl<R: CryptoRng> Client<R> {
                     session.ping_interval = Duration::from_secs(ping_seconds.into()).clamp(least, most);
                 }
             }
-            Notice::Pong { observed } => self.emit(Event::Observed(observed)),
+            Notice::Pong { observed } => {
+                if let Some(session) = &mut self.session {
+                    session.measure(now);
+                }
+                self.alternate.observe(observed, now);
+                self.emit(Event::Observed(observed));
+            }
             Notice::Stored { tag, digest } => self.kept(Name::Put(tag), Some(digest), now),
             Notice::Watching { tag } => self.kept(Name::Watch(tag), None, now),
             Notice::Record { tag, blob } => {
@@ -537,7 +607,13 @@ impl<R: CryptoRng> Client<R> {
                 let event = self.relays.handle_state(&tag, wants, state, early, now);
                 event.into_iter().for_each(|event| self.emit(event));
             }
-            Notice::Busy { .. } | Notice::Fire { .. } | Notice::AlternatePort { .. } => {}
+            Notice::Fire { tag, delay_ms } => {
+                if let Some(after) = self.wishes.fire(&tag, delay_ms, now) {
+                    self.emit(Event::Fire { tag, after });
+                }
+            }
+            Notice::AlternatePort { port } => self.alternate.offer(self.address, port, now),
+            Notice::Busy { .. } | Notice::Continued => {}
         }
     }
 
@@ -564,15 +640,26 @@ impl<R: CryptoRng> Client<R> {
                 self.items.paced_until = now + PACE;
             }
         }
-        if let Some(session) = self.session.as_mut().filter(|session| now >= session.ping_due) {
+        let wishes = self.wishes.take_due(now);
+        let Some(session) = self.session.as_mut() else { return };
+        let round_trip_ms = session.round_trip.as_millis().try_into().unwrap_or(u16::MAX);
+        requests.extend(wishes.into_iter().map(|tag| Request::Meet { tag, round_trip_ms }));
+        if now >= session.ping_due {
             session.ping_due = now + Duration::from_secs(1);
+            // A second ping while the first is out: its pong would measure nothing.
+            session.pinged = session.asked.is_none().then_some(now);
             requests.push(Request::Ping);
         }
-        if let Some(session) = self.session.as_mut().filter(|_| !requests.is_empty())
-            && session.asked.is_none()
-        {
+        if !requests.is_empty() && session.asked.is_none() {
             session.asked = Some(now);
             session.ping_due = now + Duration::from_secs(1);
+        }
+        if requests.iter().any(Request::is_use) {
+            session.used.get_or_insert(now);
+        }
+        if let Some(address) = self.alternate.take_due(now) {
+            let probe = session.seal(Kind::Probe, vec![0; PROBE_LEN - SESSION_HEADER_LEN - MAC_LEN]);
+            self.transmits.extend(probe.map(|payload| Outgoing { to: To::Address(address), payload }));
         }
         self.request(&requests);
     }
@@ -580,7 +667,7 @@ impl<R: CryptoRng> Client<R> {
     fn request(&mut self, requests: &[Request]) {
         let Some(session) = &mut self.session else { return };
         for text in pack(requests, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            self.transmits.extend(session.seal(text).map(Outgoing::to_server));
+            self.transmits.extend(session.seal(Kind::Request, text).map(Outgoing::to_server));
         }
     }
 }

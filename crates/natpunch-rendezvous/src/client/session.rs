@@ -6,6 +6,13 @@ use crate::crypto::{Key, open_message, seal_message};
 use crate::window::Window;
 use crate::wire::{Kind, session_message};
 
+/// When a session gets new keys: so long after it was first used, or began. Messages under the old ones that are on
+/// their way are done with well within two minutes.
+const REKEY_USED: Duration = Duration::from_secs(105);
+const REKEY_IDLE: Duration = Duration::from_secs(3600);
+/// By how much each session is earlier, at most.
+pub(super) const REKEY_EARLY: Duration = Duration::from_secs(15);
+
 pub(super) struct Session {
     pub(super) id: u64,
     pub(super) from_client: Key,
@@ -15,15 +22,35 @@ pub(super) struct Session {
     pub(super) since: Duration,
     pub(super) ping_interval: Duration,
     pub(super) ping_due: Duration,
+    /// When it carried something other than pings for the first time.
+    pub(super) used: Option<Duration>,
+    /// How much earlier than it must it gets new keys, so that not all do at once.
+    pub(super) early: Duration,
+    /// The time to the server and back, and since when a pong is awaited that measures it again.
+    pub(super) round_trip: Duration,
+    pub(super) pinged: Option<Duration>,
     /// Since when an answer is awaited.
     pub(super) asked: Option<Duration>,
 }
 
 impl Session {
-    pub(super) fn seal(&mut self, text: Vec<u8>) -> Option<Vec<u8>> {
+    /// When it needs new keys.
+    pub(super) fn rekey_at(&self) -> Duration {
+        let idle = self.since + REKEY_IDLE;
+        self.used.map_or(idle, |used| idle.min(used + REKEY_USED)).saturating_sub(self.early)
+    }
+
+    /// A pong came.
+    pub(super) fn measure(&mut self, now: Duration) {
+        if let Some(pinged) = self.pinged.take() {
+            self.round_trip = (self.round_trip * 3 + now.saturating_sub(pinged)) / 4;
+        }
+    }
+
+    pub(super) fn seal(&mut self, kind: Kind, text: Vec<u8>) -> Option<Vec<u8>> {
         let counter = self.next_counter;
         self.next_counter += 1;
-        seal_message(&self.from_client, counter, Kind::Request.session_header(self.id, counter), text)
+        seal_message(&self.from_client, counter, kind.session_header(self.id, counter), text)
     }
 
     /// Opens a message that the server sent in this session and that was not seen.

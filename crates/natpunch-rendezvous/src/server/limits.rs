@@ -50,8 +50,8 @@ impl Limits {
     const SESSION: usize = 1_024;
     /// What a mailbox takes besides its blob, with its watchers.
     const MAILBOX: usize = 768;
-    /// What does not grow: queues and tables.
-    const FIXED: usize = 8 << 20;
+    /// What does not grow with the others: queues, tables, and the meetings of a few seconds.
+    const FIXED: usize = 24 << 20;
 
     /// Bytes of memory that a server with these limits keeps at most.
     pub fn memory(&self) -> usize {

@@ -22,6 +22,7 @@ use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, session_message};
 mod boxes;
 mod door;
 mod limits;
+mod meet;
 mod relays;
 mod seals;
 mod session;
@@ -30,6 +31,7 @@ use boxes::{Boxes, Outcome};
 use door::Ticket;
 pub use door::{Door, Knock};
 pub use limits::Limits;
+use meet::Meetings;
 use relays::Relays;
 use seals::Message;
 pub use seals::{Opened, Opener, Unsealed};
@@ -68,6 +70,8 @@ pub struct Config {
     pub admission: Admission,
     /// What it may use.
     pub limits: Limits,
+    /// A second port at which it is reached, if there is one: clients learn there how their NAT maps.
+    pub alternate_port: Option<u16>,
 }
 
 /// A server can't be made: a key is all zeros, or there is none.
@@ -118,6 +122,10 @@ pub struct Counters {
     pub stored: u64,
     /// Records told, each time.
     pub pushed: u64,
+    /// Pairs that were told a moment to fire at.
+    pub met: u64,
+    /// Clients that asked at another port how they are seen there.
+    pub probed: u64,
     /// Clients that moved to another address and proved it.
     pub roamed: u64,
     /// Datagrams that nobody who may speak here has sent.
@@ -140,9 +148,11 @@ pub struct Server<R> {
     admission: Admission,
     limits: Limits,
     challenge_key: crypto::Key,
+    alternate_port: Option<u16>,
     sessions: Sessions,
     boxes: Boxes,
     relays: Relays,
+    meetings: Meetings,
     next_sweep: Duration,
     transmits: VecDeque<Unsealed>,
     counters: Counters,
@@ -163,9 +173,11 @@ impl<R: CryptoRng> Server<R> {
             admission: config.admission,
             limits: config.limits,
             challenge_key,
+            alternate_port: config.alternate_port,
             sessions: Sessions::default(),
             boxes: Boxes::default(),
             relays: Relays::default(),
+            meetings: Meetings::default(),
             next_sweep: SWEEP,
             transmits: VecDeque::new(),
             counters: Counters::default(),
@@ -200,6 +212,7 @@ impl<R: CryptoRng> Server<R> {
             .collect();
         self.boxes.retain(|owner| is_allowed(owner) && !gone.contains(owner));
         self.relays.retain(|owner| is_allowed(owner) && !gone.contains(owner));
+        self.meetings.remove_if(|who| !is_allowed(who) || gone.contains(who));
         self.counters.revoked += over.len() as u64;
         (self.admission, self.limits) = (admission, limits);
         over.len()
@@ -227,36 +240,29 @@ impl<R: CryptoRng> Server<R> {
                     self.handle_opened(via, source, opened, now);
                 }
             }
-            Some(Kind::Request) => {
+            Some(Kind::Request | Kind::Probe) => {
                 if let Some(opener) = self.opener(payload) {
                     self.handle_opened(via, source, opener.open(payload), now);
                 }
             }
-            Some(
-                Kind::Welcome
-                | Kind::Cookie
-                | Kind::Notice
-                | Kind::Bind
-                | Kind::Bound
-                | Kind::Probe
-                | Kind::ProbeAnswer,
-            )
-            | None => self.counters.forged += 1,
+            Some(Kind::Welcome | Kind::Cookie | Kind::Notice | Kind::Bind | Kind::Bound | Kind::ProbeAnswer) | None => {
+                self.counters.forged += 1
+            }
         }
     }
 
     /// What opens a request; `None` if it is of no session, or was seen.
     pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
         let (id, counter, ..) = session_message(payload)?;
-        let Some(session) = self.sessions.slot_of(id).and_then(|slot| self.sessions.get(&slot)) else {
+        let Some(track) = self.sessions.slot_of(id).and_then(|slot| self.sessions.get(&slot)?.track(id)) else {
             self.counters.no_session += 1;
             return None;
         };
-        if !session.window.accepts(counter) {
+        if !track.window.accepts(counter) {
             self.counters.replayed += 1;
             return None;
         }
-        Some(Opener(session.from_client.clone()))
+        Some(Opener(track.from_client.clone()))
     }
 
     /// Does what a message asks that was opened by this server's [`Door`] or [`Opener`].
@@ -267,6 +273,7 @@ impl<R: CryptoRng> Server<R> {
             Message::Request { session, counter, text } => {
                 self.handle_request(via, source, session, counter, &text, now);
             }
+            Message::Probe { session, counter } => self.handle_probe(via, source, session, counter, now),
             Message::Forged => self.counters.forged += 1,
         }
     }
@@ -280,13 +287,15 @@ impl<R: CryptoRng> Server<R> {
             self.next_sweep = now + SWEEP;
             self.boxes.sweep(now);
             self.relays.sweep(now);
+            self.meetings.forget(now);
             self.counters.expired += self.sessions.sweep(now);
         }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let empty = self.sessions.is_empty() && self.boxes.is_empty() && self.relays.len() == 0;
+        let empty =
+            self.sessions.is_empty() && self.boxes.is_empty() && self.relays.len() == 0 && self.meetings.is_empty();
         let sweep = (!empty).then_some(self.next_sweep);
         self.boxes.next_due().into_iter().chain(self.relays.next_due()).chain(sweep).min()
     }
@@ -363,8 +372,11 @@ impl<R: CryptoRng> Server<R> {
             None => {}
         }
         self.counters.registered += 1;
-        self.sessions.insert(slot, Session::new(ticket, via, source, now));
-        self.handle_frames(&slot, text, vec![accepted(), Notice::Pong { observed: source }], true, now);
+        let continued = self.sessions.insert(slot, Session::new(ticket, via, source, now), now);
+        let mut notices = vec![accepted(), Notice::Pong { observed: source }];
+        notices.extend(continued.then_some(Notice::Continued));
+        notices.extend(self.alternate_port.map(|port| Notice::AlternatePort { port }));
+        self.handle_frames(&slot, text, notices, true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
@@ -381,12 +393,10 @@ impl<R: CryptoRng> Server<R> {
         // It may be gone since the key was fetched, and a copy of this message may have come first.
         let Some(slot) = self.sessions.slot_of(id) else { return };
         let Some(session) = self.sessions.get_mut(&slot) else { return };
-        if !session.window.accepts(counter) {
+        let Some(newest) = session.mark(id, counter, now) else {
             self.counters.replayed += 1;
             return;
-        }
-        let newest = session.window.is_newest(counter);
-        session.window.mark(counter);
+        };
         if !session.admit(now, self.limits.messages_per_second) {
             self.counters.limited += 1;
             return;
@@ -397,7 +407,7 @@ impl<R: CryptoRng> Server<R> {
         } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
             // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
-            let said = session.say_to(via, source, &[Notice::PathChallenge { token }]);
+            let said = session.say_to(Kind::Notice, via, source, &[Notice::PathChallenge { token }]);
             said.into_iter().for_each(|datagram| self.transmit(datagram));
         }
         let mut notices = Vec::new();
@@ -413,6 +423,23 @@ impl<R: CryptoRng> Server<R> {
         self.handle_frames(&slot, text, notices, here, now);
     }
 
+    /// Says where a client is seen, to there; whoever has copied its packet gets as much as it sent, and can't read it.
+    fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Duration) {
+        let Some(slot) = self.sessions.slot_of(id) else { return };
+        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        if session.mark(id, counter, now).is_none() {
+            self.counters.replayed += 1;
+            return;
+        }
+        if !session.admit(now, self.limits.messages_per_second) {
+            self.counters.limited += 1;
+            return;
+        }
+        self.counters.probed += 1;
+        let said = session.say_to(Kind::ProbeAnswer, via, source, &[Notice::Pong { observed: source }]);
+        said.into_iter().for_each(|datagram| self.transmit(datagram));
+    }
+
     /// Does what an authentic message asks for. `here`: it came from the proven address.
     fn handle_frames(&mut self, slot: &Slot, text: &[u8], mut notices: Vec<Notice>, here: bool, now: Duration) {
         let mut to_others = Vec::new();
@@ -426,7 +453,12 @@ impl<R: CryptoRng> Server<R> {
                     let told = self.relays.ask((slot, address), tag, wants, &self.limits, &mut self.rng, now);
                     to_others.extend(told);
                 }
-                Request::Ping | Request::PathResponse { .. } | Request::Meet { .. } => {}
+                Request::Ping | Request::PathResponse { .. } => {}
+                Request::Meet { tag, round_trip_ms } => {
+                    let told = self.meetings.meet(*slot, tag, round_trip_ms, now);
+                    self.counters.met += u64::from(told.len() > 1);
+                    to_others.extend(told);
+                }
                 Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
                     Outcome::Done { digest, tell } => {
                         self.counters.stored += u64::from(!tell.is_empty());

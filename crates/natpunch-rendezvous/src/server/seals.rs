@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::door::Ticket;
 use super::{Transmit, Via};
 use crate::crypto::{Key, open_message, seal_message};
-use crate::wire::session_message;
+use crate::wire::{Kind, session_message};
 
 /// A message of a client that was found authentic, for [`Server::handle_opened`](super::Server::handle_opened).
 pub struct Opened(pub(super) Message);
@@ -16,6 +16,8 @@ pub(super) enum Message {
     Confirm { ticket: Box<Ticket>, text: Vec<u8> },
     /// A request in a session.
     Request { session: u64, counter: u64, text: Vec<u8> },
+    /// A probe in a session.
+    Probe { session: u64, counter: u64 },
     /// A request that its session's key does not open.
     Forged,
 }
@@ -28,7 +30,11 @@ impl Opener {
     pub fn open(self, payload: &[u8]) -> Opened {
         let open = || {
             let (session, counter, header, sealed) = session_message(payload)?;
-            Some(Message::Request { session, counter, text: open_message(&self.0, counter, header, sealed)? })
+            let text = open_message(&self.0, counter, header, sealed)?;
+            Some(match Kind::of(payload)? {
+                Kind::Probe => Message::Probe { session, counter },
+                _ => Message::Request { session, counter, text },
+            })
         };
         Opened(open().unwrap_or(Message::Forged))
     }

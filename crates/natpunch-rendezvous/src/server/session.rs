@@ -25,19 +25,30 @@ pub(super) struct Slot {
     pub(super) v6: bool,
 }
 
+/// How long messages under the keys before the current ones are taken: those that were on their way, and those of a
+/// client that has not heard of the change yet.
+const PREVIOUS_LIFETIME: Duration = Duration::from_secs(15);
+
+/// What opens the messages of a client, each once.
+pub(super) struct Track {
+    id: u64,
+    pub(super) from_client: Key,
+    pub(super) window: Window,
+}
+
 /// A registered client.
 pub(super) struct Session {
-    id: u64,
+    track: Track,
+    /// That of the session that this one took over, and until when it is good.
+    previous: Option<Box<(Track, Duration)>>,
     /// The number of the ticket that it began with; only a later one replaces it.
     pub(super) ticket: u64,
     pub(super) secret: SecretNumber,
-    pub(super) from_client: Key,
     from_server: Key,
     /// Where it proved to be, and over which way of ours.
     pub(super) address: SocketAddr,
     pub(super) via: Via,
     next_counter: u64,
-    pub(super) window: Window,
     pub(super) heard: Duration,
     /// Messages in the current second.
     meter: (u64, u32),
@@ -48,18 +59,38 @@ impl Session {
         let mut window = Window::default();
         window.mark(0); // the confirm
         Self {
-            id: ticket.session,
+            track: Track { id: ticket.session, from_client: ticket.from_client, window },
+            previous: None,
             ticket: ticket.number,
             secret: ticket.secret,
-            from_client: ticket.from_client,
             from_server: ticket.from_server,
             address,
             via,
             next_counter: 1, // 0 sealed the ticket
-            window,
             heard: now,
             meter: (0, 0),
         }
+    }
+
+    /// What opens messages under this number.
+    pub(super) fn track(&self, id: u64) -> Option<&Track> {
+        let previous = self.previous.as_ref().map(|previous| &previous.0);
+        [Some(&self.track), previous].into_iter().flatten().find(|track| track.id == id)
+    }
+
+    /// Marks an authentic message; whether it is the newest of the session. `None` if it was seen, or its keys are not
+    /// good any more.
+    pub(super) fn mark(&mut self, id: u64, counter: u64, now: Duration) -> Option<bool> {
+        let is_current = self.track.id == id;
+        let track = match &mut self.previous {
+            _ if is_current => &mut self.track,
+            Some(previous) if previous.0.id == id && now < previous.1 => &mut previous.0,
+            _ => return None,
+        };
+        track.window.accepts(counter).then_some(())?;
+        let newest = is_current && track.window.is_newest(counter);
+        track.window.mark(counter);
+        Some(newest)
     }
 
     /// Counts a message; false if there were too many.
@@ -78,17 +109,23 @@ impl Session {
     /// The datagrams that say this, to its proven address.
     pub(super) fn say(&mut self, notices: &[Notice]) -> Vec<Unsealed> {
         let (via, destination) = (self.via, self.address);
-        self.say_to(via, destination, notices)
+        self.say_to(Kind::Notice, via, destination, notices)
     }
 
     /// The datagrams that say this, to another address.
-    pub(super) fn say_to(&mut self, via: Via, destination: SocketAddr, notices: &[Notice]) -> Vec<Unsealed> {
+    pub(super) fn say_to(
+        &mut self,
+        kind: Kind,
+        via: Via,
+        destination: SocketAddr,
+        notices: &[Notice],
+    ) -> Vec<Unsealed> {
         let texts = pack(notices, SESSION_HEADER_LEN + MAC_LEN, 0).into_iter();
         texts
             .map(|text| {
                 let counter = self.next_counter;
                 self.next_counter += 1;
-                let header = Kind::Notice.session_header(self.id, counter);
+                let header = kind.session_header(self.track.id, counter);
                 let key = self.from_server.clone();
                 Unsealed { via, destination, content: Content::Message { key, counter, header, text } }
             })
@@ -139,18 +176,28 @@ impl Sessions {
             && self.by_network.get(&network(ip)).is_none_or(|count| *count < limits.sessions_per_network)
     }
 
-    /// Adds a session, in place of the slot's earlier one.
-    pub(super) fn insert(&mut self, slot: Slot, session: Session) {
-        self.remove(&slot);
-        self.by_id.insert(session.id, slot);
+    /// Adds a session. The slot's earlier one, if it lives, goes over into it: true.
+    pub(super) fn insert(&mut self, slot: Slot, mut session: Session, now: Duration) -> bool {
+        let before = self.take(&slot).filter(|before| !before.is_over(now));
+        let continued = before.is_some();
+        if let Some(before) = before {
+            self.by_id.insert(before.track.id, slot);
+            session.previous = Some(Box::new((before.track, now + PREVIOUS_LIFETIME)));
+        }
+        self.by_id.insert(session.track.id, slot);
         *self.by_network.entry(network(session.address.ip())).or_default() += 1;
         self.by_slot.insert(slot, Box::new(session));
+        continued
     }
 
-    fn remove(&mut self, slot: &Slot) {
-        let Some(session) = self.by_slot.remove(slot) else { return };
-        self.by_id.remove(&session.id);
+    fn take(&mut self, slot: &Slot) -> Option<Session> {
+        let session = *self.by_slot.remove(slot)?;
+        self.by_id.remove(&session.track.id);
+        if let Some(previous) = &session.previous {
+            self.by_id.remove(&previous.0.id);
+        }
         self.leave(session.address.ip());
+        Some(session)
     }
 
     fn leave(&mut self, ip: IpAddr) {
@@ -177,22 +224,27 @@ impl Sessions {
     pub(super) fn remove_if(&mut self, is_over: impl Fn(&Slot, &Session) -> bool) -> Vec<Slot> {
         let over: Vec<Slot> =
             self.by_slot.iter().filter(|(slot, session)| is_over(slot, session)).map(|(slot, _)| *slot).collect();
-        over.iter().for_each(|slot| self.remove(slot));
+        for slot in &over {
+            self.take(slot);
+        }
         over
     }
 
     /// Forgets the silent ones among the next few; how many they were.
     pub(super) fn sweep(&mut self, now: Duration) -> u64 {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
-        let seen: Vec<(Slot, bool)> = self
-            .by_slot
-            .range((from, Bound::Unbounded))
-            .take(SWEEP_SIZE)
-            .map(|(slot, session)| (*slot, session.is_over(now)))
-            .collect();
+        let mut seen: Vec<(Slot, bool)> = Vec::new();
+        for (slot, session) in self.by_slot.range_mut((from, Bound::Unbounded)).take(SWEEP_SIZE) {
+            seen.push((*slot, session.is_over(now)));
+            if let Some(previous) = session.previous.take_if(|previous| now >= previous.1) {
+                self.by_id.remove(&previous.0.id);
+            }
+        }
         self.sweep_after = (seen.len() == SWEEP_SIZE).then(|| seen.last().map(|(slot, _)| *slot)).flatten();
         let over: Vec<Slot> = seen.into_iter().filter(|(_, over)| *over).map(|(slot, _)| slot).collect();
-        over.iter().for_each(|slot| self.remove(slot));
+        for slot in &over {
+            self.take(slot);
+        }
         over.len() as u64
     }
 }

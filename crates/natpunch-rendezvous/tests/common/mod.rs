@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_rendezvous::client::{self, Client, Event};
+use natpunch_rendezvous::client::{self, Client, Event, Outgoing, To};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Server, Via};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
@@ -32,9 +32,17 @@ pub fn address(n: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, (n >> 8) as u8, n as u8], 1000))
 }
 
+/// The server's second port.
+pub const ALTERNATE_PORT: u16 = 9001;
+
 /// Where the server is.
 pub fn server_address() -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 1], 9000))
+}
+
+/// And where its second port is.
+pub fn alternate_address() -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 1], ALTERNATE_PORT))
 }
 
 pub fn blob(n: u8) -> Arc<[u8]> {
@@ -50,7 +58,16 @@ thread_local! {
 pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Server<ChaCha20Rng> {
     let seed = STARTED.get();
     STARTED.set(seed + 1);
-    Server::new(Config { keys: vec![key], admission, limits }, rng(seed)).unwrap()
+    Server::new(Config { keys: vec![key], admission, limits, alternate_port: Some(ALTERNATE_PORT) }, rng(seed)).unwrap()
+}
+
+struct InFlight {
+    arrives: Duration,
+    /// None: the server.
+    to: Option<u16>,
+    socket: usize,
+    source: SocketAddr,
+    payload: Vec<u8>,
 }
 
 /// A network with one server, whose key is `key(200)`, and clients of numbers.
@@ -60,7 +77,13 @@ pub struct Net {
     pub clients: BTreeMap<u16, Client<ChaCha20Rng>>,
     /// Where each client is; elsewhere, once it moved.
     pub places: BTreeMap<u16, SocketAddr>,
+    /// Where its second port sees each client that is behind a NAT of endpoint-dependent mapping.
+    pub seen_elsewhere: BTreeMap<u16, SocketAddr>,
+    /// How long a datagram takes from and to each client, if not 10 ms.
+    pub distance: BTreeMap<u16, Duration>,
     pub events: BTreeMap<u16, Vec<Event>>,
+    /// When each event came.
+    pub times: BTreeMap<u16, Vec<Duration>>,
     /// Drops these datagrams, counted from the first, both ways.
     pub lose: Box<dyn FnMut(usize) -> bool>,
     /// Everything that was sent.
@@ -75,7 +98,10 @@ impl Net {
             server: server_with(key(200), admission, limits),
             clients: BTreeMap::new(),
             places: BTreeMap::new(),
+            seen_elsewhere: BTreeMap::new(),
+            distance: BTreeMap::new(),
             events: BTreeMap::new(),
+            times: BTreeMap::new(),
             lose: Box::new(|_| false),
             wire: Vec::new(),
             sent: 0,
@@ -103,22 +129,23 @@ impl Net {
         self.clients.get_mut(&n).unwrap()
     }
 
-    /// Lets everything happen that is due, until `end`. Datagrams take 10 ms.
+    /// Lets everything happen that is due, until `end`.
     pub fn run_until(&mut self, end: Duration) {
-        let mut in_flight: VecDeque<(Duration, Option<u16>, SocketAddr, Vec<u8>)> = VecDeque::new();
+        let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         loop {
             self.collect(&mut in_flight);
             let timeouts = self.clients.values().filter_map(Client::poll_timeout).chain(self.server.poll_timeout());
-            let next = timeouts.chain(in_flight.front().map(|(at, ..)| *at)).min();
+            let next = timeouts.chain(in_flight.iter().map(|datagram| datagram.arrives).min()).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
             let now = self.now;
-            while let Some((_, to, source, payload)) = in_flight.pop_front_if(|(at, ..)| *at <= now) {
+            while let Some(at) = in_flight.iter().position(|datagram| datagram.arrives <= now) {
+                let InFlight { to, socket, source, payload, .. } = in_flight.remove(at).unwrap();
                 match to {
-                    None => self.server.handle_datagram(Via::default(), source, &payload, now),
+                    None => self.server.handle_datagram(Via { socket, local: None }, source, &payload, now),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
-                            client.handle_datagram(server_address(), &payload, now);
+                            client.handle_datagram(source, &payload, now);
                         }
                     }
                 }
@@ -133,26 +160,40 @@ impl Net {
         self.run_until(self.now + time);
     }
 
-    fn collect(&mut self, in_flight: &mut VecDeque<(Duration, Option<u16>, SocketAddr, Vec<u8>)>) {
-        let arrives = self.now + Duration::from_millis(10);
+    fn collect(&mut self, in_flight: &mut VecDeque<InFlight>) {
+        let usual = Duration::from_millis(10);
         for (n, client) in &mut self.clients {
             while let Some(event) = client.poll_event() {
                 self.events.entry(*n).or_default().push(event);
+                self.times.entry(*n).or_default().push(self.now);
             }
-            while let Some(client::Outgoing { payload, .. }) = client.poll_transmit() {
+            while let Some(Outgoing { to, payload }) = client.poll_transmit() {
+                let here = self.places[n];
+                let (socket, source) = match to {
+                    To::Server => (0, here),
+                    To::Address(to) => {
+                        assert_eq!(to, alternate_address());
+                        (1, self.seen_elsewhere.get(n).copied().unwrap_or(here))
+                    }
+                };
                 self.sent += 1;
-                self.wire.push((Some(*n), self.places[n], payload.clone()));
+                self.wire.push((Some(*n), source, payload.clone()));
                 if !(self.lose)(self.sent) {
-                    in_flight.push_back((arrives, None, self.places[n], payload));
+                    let arrives = self.now + self.distance.get(n).copied().unwrap_or(usual);
+                    in_flight.push_back(InFlight { arrives, to: None, socket, source, payload });
                 }
             }
         }
         while let Some(transmit) = self.server.poll_transmit() {
             self.sent += 1;
             self.wire.push((None, transmit.destination, transmit.payload.clone()));
-            let to = self.places.iter().find(|(_, place)| **place == transmit.destination).map(|(n, _)| *n);
+            let mut places = self.places.iter().chain(&self.seen_elsewhere);
+            let to = places.find(|(_, place)| **place == transmit.destination).map(|(n, _)| *n);
             if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
-                in_flight.push_back((arrives, Some(n), transmit.destination, transmit.payload));
+                let arrives = self.now + self.distance.get(&n).copied().unwrap_or(usual);
+                let socket = transmit.via.socket;
+                let source = if socket == 0 { server_address() } else { alternate_address() };
+                in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload: transmit.payload });
             }
         }
     }

@@ -1,0 +1,64 @@
+//! The pairs that this client asked to meet. A moment to fire at is believed for those only, and once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::wire::Tag;
+
+/// How long the other side may take: as long as the server keeps the wish.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When a wish is said again.
+const RESEND: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(1200)];
+/// No server names a moment that is further away.
+const MAX_DELAY: Duration = Duration::from_secs(3);
+/// Pairs that are waited for.
+const MAX_WISHES: usize = 1_024;
+
+struct Wish {
+    since: Duration,
+    /// When it is said (again).
+    due: Option<Duration>,
+    tries: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Wishes(BTreeMap<Tag, Wish>);
+
+impl Wishes {
+    pub(super) fn add(&mut self, tag: Tag, now: Duration) {
+        self.forget(now);
+        if self.0.len() < MAX_WISHES || self.0.contains_key(&tag) {
+            self.0.insert(tag, Wish { since: now, due: Some(now), tries: 0 });
+        }
+    }
+
+    /// What is due, to be said now.
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<Tag> {
+        self.forget(now);
+        let mut due = Vec::new();
+        for (tag, wish) in &mut self.0 {
+            if wish.due.is_some_and(|due| due <= now) {
+                wish.due = RESEND.get(wish.tries).map(|wait| now + *wait);
+                wish.tries += 1;
+                due.push(*tag);
+            }
+        }
+        due
+    }
+
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.0.values().filter_map(|wish| wish.due).min()
+    }
+
+    /// The server names a moment: in how long that is, if it was waited for.
+    pub(super) fn fire(&mut self, tag: &Tag, delay_ms: u16, now: Duration) -> Option<Duration> {
+        self.forget(now);
+        let after = Duration::from_millis(delay_ms.into());
+        (after <= MAX_DELAY).then_some(())?;
+        self.0.remove(tag).map(|_| after)
+    }
+
+    fn forget(&mut self, now: Duration) {
+        self.0.retain(|_, wish| now < wish.since + PATIENCE);
+    }
+}

@@ -1,0 +1,205 @@
+//! Meetings: two clients that want to probe each other say so, and are told moments that are one.
+//!
+//! A NAT or firewall that drops what it did not ask for lets a probe in once its own host has probed out. If both leave
+//! at the same moment, each is out before the other's arrives, at any distance.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use natpunch_types::PeerKey;
+
+use super::session::Slot;
+use crate::frame::Notice;
+use crate::wire::Tag;
+
+/// How long one waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What is added to the longest way: the jitter of the network, and of whoever fires.
+const MARGIN: Duration = Duration::from_millis(60);
+/// A client is no further away than this, whatever it says.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
+/// How long after the moment a repeated wish is taken for a copy of the earlier one.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Wishes that wait: of all, and of one client.
+const MAX_MEETINGS: usize = 65_536;
+const MAX_OF_ONE: usize = 1_024;
+
+struct Meeting {
+    /// Whose wish it is, or was first.
+    first: Side,
+    /// Who came to it, and the moment.
+    second: Option<(Side, Duration)>,
+    expires: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Side {
+    slot: Slot,
+    round_trip: Duration,
+}
+
+impl Side {
+    /// What to tell it now, for it to fire at this moment; nothing if it would come too late.
+    fn fire(&self, tag: Tag, moment: Duration, now: Duration) -> Option<(Slot, Notice)> {
+        let delay = moment.checked_sub(now + self.round_trip / 2)?;
+        Some((self.slot, Notice::Fire { tag, delay_ms: delay.as_millis().try_into().unwrap_or(u16::MAX) }))
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Meetings {
+    by_tag: BTreeMap<Tag, Meeting>,
+    expiring: BTreeSet<(Duration, Tag)>,
+    shares: BTreeMap<PeerKey, usize>,
+}
+
+impl Meetings {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_tag.is_empty()
+    }
+
+    /// A client wants to meet whoever else names this tag. Who is to be told what now.
+    pub(super) fn meet(&mut self, slot: Slot, tag: Tag, round_trip_ms: u16, now: Duration) -> Vec<(Slot, Notice)> {
+        self.forget(now);
+        let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
+        let side = Side { slot, round_trip };
+        let Some(meeting) = self.by_tag.get_mut(&tag) else {
+            let share = self.shares.get(&slot.identity).copied().unwrap_or_default();
+            if self.by_tag.len() < MAX_MEETINGS && share < MAX_OF_ONE {
+                *self.shares.entry(slot.identity).or_default() += 1;
+                let expires = now + PATIENCE;
+                self.by_tag.insert(tag, Meeting { first: side, second: None, expires });
+                self.expiring.insert((expires, tag));
+            }
+            return Vec::new();
+        };
+        match &mut meeting.second {
+            // Said again: it may not have heard the answer.
+            Some((second, moment)) => {
+                let known = [meeting.first, *second].into_iter().find(|known| known.slot.identity == slot.identity);
+                known.and_then(|known| Side { slot, ..known }.fire(tag, *moment, now)).into_iter().collect()
+            }
+            None if meeting.first.slot.identity == slot.identity => {
+                meeting.first = side;
+                self.expiring.remove(&(meeting.expires, tag));
+                meeting.expires = now + PATIENCE;
+                self.expiring.insert((meeting.expires, tag));
+                Vec::new()
+            }
+            None => {
+                let sides = [meeting.first, side];
+                let moment = now + sides.iter().map(|side| side.round_trip).max().unwrap_or_default() / 2 + MARGIN;
+                meeting.second = Some((side, moment));
+                self.expiring.remove(&(meeting.expires, tag));
+                meeting.expires = moment + SETTLED;
+                self.expiring.insert((meeting.expires, tag));
+                sides.iter().filter_map(|side| side.fire(tag, moment, now)).collect()
+            }
+        }
+    }
+
+    /// Forgets those of which this is true of the client that began them.
+    pub(super) fn remove_if(&mut self, is_over: impl Fn(&PeerKey) -> bool) {
+        let over: Vec<Tag> = self
+            .by_tag
+            .iter()
+            .filter(|(_, meeting)| is_over(&meeting.first.slot.identity))
+            .map(|(tag, _)| *tag)
+            .collect();
+        over.iter().for_each(|tag| self.remove(tag));
+    }
+
+    /// Forgets what is over.
+    pub(super) fn forget(&mut self, now: Duration) {
+        while let Some((_, tag)) = self.expiring.first().filter(|(expires, _)| *expires <= now).copied() {
+            self.remove(&tag);
+        }
+    }
+
+    fn remove(&mut self, tag: &Tag) {
+        let Some(meeting) = self.by_tag.remove(tag) else { return };
+        self.expiring.remove(&(meeting.expires, *tag));
+        let who = meeting.first.slot.identity;
+        if let Some(share) = self.shares.get_mut(&who) {
+            *share = share.saturating_sub(1);
+            if *share == 0 {
+                self.shares.remove(&who);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(n: u8) -> Slot {
+        Slot { identity: PeerKey::from_bytes([n; 32]), v6: false }
+    }
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn delays(told: &[(Slot, Notice)]) -> Vec<(Slot, u16)> {
+        let delay = |notice: &Notice| match notice {
+            Notice::Fire { delay_ms, .. } => *delay_ms,
+            other => panic!("{other:?}"),
+        };
+        told.iter().map(|(slot, notice)| (*slot, delay(notice))).collect()
+    }
+
+    #[test]
+    fn both_are_told_one_moment_however_far_each_is() {
+        let mut meetings = Meetings::default();
+        assert!(meetings.meet(slot(1), [7; 16], 20, ms(0)).is_empty());
+        let told = meetings.meet(slot(2), [7; 16], 300, ms(4_900));
+        // 150 + 60 from now, less the way to each.
+        assert_eq!(delays(&told), [(slot(1), 200), (slot(2), 60)]);
+    }
+
+    #[test]
+    fn whoever_says_it_again_is_told_the_rest_of_the_time_and_nobody_fires_twice() {
+        let mut meetings = Meetings::default();
+        meetings.meet(slot(1), [7; 16], 0, ms(0));
+        meetings.meet(slot(2), [7; 16], 0, ms(0));
+        assert_eq!(delays(&meetings.meet(slot(1), [7; 16], 0, ms(20))), [(slot(1), 40)]);
+        for later in [61, 500, 1_059] {
+            assert!(meetings.meet(slot(1), [7; 16], 0, ms(later)).is_empty());
+            assert!(meetings.meet(slot(2), [7; 16], 0, ms(later)).is_empty());
+        }
+        // A third one is no side of it.
+        assert!(meetings.meet(slot(3), [7; 16], 0, ms(30)).is_empty());
+        // And then it is a new wish.
+        assert!(meetings.meet(slot(1), [7; 16], 0, ms(2_000)).is_empty());
+        assert_eq!(meetings.meet(slot(2), [7; 16], 0, ms(2_000)).len(), 2);
+    }
+
+    #[test]
+    fn one_alone_or_too_early_meets_nobody() {
+        let mut meetings = Meetings::default();
+        meetings.meet(slot(1), [7; 16], 0, ms(0));
+        assert!(meetings.meet(Slot { v6: true, ..slot(1) }, [7; 16], 0, ms(1)).is_empty(), "its other family");
+        assert!(meetings.meet(slot(2), [8; 16], 0, ms(1)).is_empty());
+        assert!(meetings.meet(slot(2), [7; 16], 0, ms(5_001)).is_empty());
+        meetings.forget(ms(20_000));
+        assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.shares.is_empty());
+    }
+
+    #[test]
+    fn nobody_fills_the_table() {
+        let mut meetings = Meetings::default();
+        for n in 0..5_000_u16 {
+            let mut tag = [0; 16];
+            tag[..2].copy_from_slice(&n.to_be_bytes());
+            meetings.meet(slot(1), tag, u16::MAX, ms(0));
+        }
+        assert_eq!(meetings.by_tag.len(), MAX_OF_ONE);
+        meetings.meet(slot(2), [0xff; 16], 0, ms(0));
+        let told = meetings.meet(slot(3), [0xff; 16], u16::MAX, ms(0));
+        assert_eq!(delays(&told), [(slot(2), 1_060), (slot(3), 60)], "nobody is made to wait longer than two seconds");
+        meetings.remove_if(|who| *who == slot(1).identity);
+        assert_eq!((meetings.by_tag.len(), meetings.shares.len()), (1, 1));
+    }
+}
