@@ -183,24 +183,6 @@ fn clients_find_the_next_key_of_a_server_by_themselves() {
 }
 
 #[test]
-fn a_session_gets_new_keys_every_hour_without_a_gap() {
-    let mut net = Net::open();
-    let tag = [7; 16];
-    let now = net.now;
-    net.join(1, None);
-    net.join(2, None).set_watches([tag], now);
-    net.run(SECOND * 3_700);
-    assert_eq!(net.server.counters().registered, 4);
-    assert_eq!(net.server.sessions(), 2);
-    assert!(!net.events[&2].contains(&Event::Down));
-    let now = net.now;
-    net.clients.get_mut(&1).unwrap().set_records([(tag, blob(1))], now);
-    net.clients.get_mut(&1).unwrap().handle_timeout(now);
-    net.run(Duration::from_millis(31));
-    assert_eq!(net.records(2), [(tag, blob(1))]);
-}
-
-#[test]
 fn under_load_a_client_proves_its_address_first_and_is_served() {
     let limits = Limits { hellos_per_second: 8, ..Limits::default() };
     let mut net = Net::new(Admission::default(), limits);

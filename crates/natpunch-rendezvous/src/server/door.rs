@@ -95,9 +95,23 @@ struct Entrance {
 
 /// What is open at the moment.
 struct Entrances {
+    identities: Vec<Identity>,
     all: Arc<[Entrance]>,
     secrets: Vec<(SecretNumber, Option<PresharedKey>)>,
     next_number: SecretNumber,
+}
+
+impl Entrances {
+    fn rebuild(&mut self) {
+        let all = self.identities.iter().flat_map(|identity| {
+            self.secrets.iter().map(|(number, secret)| Entrance {
+                identity: identity.clone(),
+                gate: Gate::new(&identity.public(), secret.as_ref()),
+                secret: *number,
+            })
+        });
+        self.all = all.collect();
+    }
 }
 
 /// What to do about a hello.
@@ -112,7 +126,6 @@ pub enum Knock {
 
 /// The stateless responder, which any number of threads may share.
 pub struct Door {
-    identities: Vec<Identity>,
     entrances: RwLock<Entrances>,
     ticket_key: Key,
     network_key: Key,
@@ -133,8 +146,7 @@ impl Door {
     ) -> Self {
         let rate = f64::from(limits.hellos_per_second);
         let door = Self {
-            identities,
-            entrances: RwLock::new(Entrances { all: Arc::from([]), secrets: Vec::new(), next_number: 0 }),
+            entrances: RwLock::new(Entrances { identities, all: Arc::from([]), secrets: Vec::new(), next_number: 0 }),
             ticket_key: crypto::random_key(rng),
             network_key: crypto::random_key(rng),
             tickets: AtomicU64::new(0),
@@ -174,14 +186,15 @@ impl Door {
             );
             numbered.push((number, secret));
         }
-        let all = self.identities.iter().flat_map(|identity| {
-            numbered.iter().map(|(number, secret)| Entrance {
-                identity: identity.clone(),
-                gate: Gate::new(&identity.public(), secret.as_ref()),
-                secret: *number,
-            })
-        });
-        *entrances = Entrances { all: all.collect(), secrets: numbered, next_number: next };
+        (entrances.secrets, entrances.next_number) = (numbered, next);
+        entrances.rebuild();
+    }
+
+    /// Opens for those who know one of these keys of the server.
+    pub(super) fn set_identities(&self, identities: Vec<Identity>) {
+        let mut entrances = self.entrances.write().unwrap_or_else(PoisonError::into_inner);
+        entrances.identities = identities;
+        entrances.rebuild();
     }
 
     /// Whether one who came in by this secret may stay.

@@ -164,8 +164,7 @@ impl<R: CryptoRng> Server<R> {
     /// # Errors
     /// If there is no usable key.
     pub fn new(config: Config, mut rng: R) -> Result<Self, NoKey> {
-        let identities: Option<Vec<Identity>> = config.keys.iter().map(Identity::new).collect();
-        let identities = identities.filter(|keys| !keys.is_empty()).ok_or(NoKey)?;
+        let identities = identities(&config.keys)?;
         let challenge_key = crypto::random_key(&mut rng);
         Ok(Self {
             door: Arc::new(Door::new(identities, &config.admission.secrets, &config.limits, &mut rng)),
@@ -194,7 +193,7 @@ impl<R: CryptoRng> Server<R> {
         self.door.clone()
     }
 
-    /// Takes other settings while it runs; its keys stay. Who may not be here any more is forgotten at once, with all
+    /// Takes other settings while it runs. Who may not be here any more is forgotten at once, with all
     /// that was kept of it: how many sessions that were. What is more than a lower limit allows stays while it lives.
     pub fn reconfigure(&mut self, admission: Admission, limits: Limits) -> usize {
         self.door.set_secrets(&admission.secrets);
@@ -216,6 +215,15 @@ impl<R: CryptoRng> Server<R> {
         self.counters.revoked += over.len() as u64;
         (self.admission, self.limits) = (admission, limits);
         over.len()
+    }
+
+    /// Takes other keys while it runs, the current one first. Sessions stay; each gets its next keys by one of these.
+    ///
+    /// # Errors
+    /// If there is no usable key: nothing changes.
+    pub fn set_keys(&mut self, keys: &[SecretKey]) -> Result<(), NoKey> {
+        self.door.set_identities(identities(keys)?);
+        Ok(())
     }
 
     /// Takes a datagram.
@@ -509,6 +517,11 @@ impl<R: CryptoRng> Server<R> {
             self.transmits.push_back(datagram.into());
         }
     }
+}
+
+fn identities(keys: &[SecretKey]) -> Result<Vec<Identity>, NoKey> {
+    let identities: Option<Vec<Identity>> = keys.iter().map(Identity::new).collect();
+    identities.filter(|keys| !keys.is_empty()).ok_or(NoKey)
 }
 
 fn accepted() -> Notice {

@@ -89,6 +89,7 @@ pub struct Net {
     /// Everything that was sent.
     pub wire: Vec<Sent>,
     sent: usize,
+    in_flight: VecDeque<InFlight>,
 }
 
 impl Net {
@@ -105,6 +106,7 @@ impl Net {
             lose: Box::new(|_| false),
             wire: Vec::new(),
             sent: 0,
+            in_flight: VecDeque::new(),
         }
     }
 
@@ -131,16 +133,15 @@ impl Net {
 
     /// Lets everything happen that is due, until `end`.
     pub fn run_until(&mut self, end: Duration) {
-        let mut in_flight: VecDeque<InFlight> = VecDeque::new();
         loop {
-            self.collect(&mut in_flight);
+            self.collect();
             let timeouts = self.clients.values().filter_map(Client::poll_timeout).chain(self.server.poll_timeout());
-            let next = timeouts.chain(in_flight.iter().map(|datagram| datagram.arrives).min()).min();
+            let next = timeouts.chain(self.in_flight.iter().map(|datagram| datagram.arrives).min()).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
             let now = self.now;
-            while let Some(at) = in_flight.iter().position(|datagram| datagram.arrives <= now) {
-                let InFlight { to, socket, source, payload, .. } = in_flight.remove(at).unwrap();
+            while let Some(at) = self.in_flight.iter().position(|datagram| datagram.arrives <= now) {
+                let InFlight { to, socket, source, payload, .. } = self.in_flight.remove(at).unwrap();
                 match to {
                     None => self.server.handle_datagram(Via { socket, local: None }, source, &payload, now),
                     Some(n) => {
@@ -160,7 +161,7 @@ impl Net {
         self.run_until(self.now + time);
     }
 
-    fn collect(&mut self, in_flight: &mut VecDeque<InFlight>) {
+    fn collect(&mut self) {
         let usual = Duration::from_millis(10);
         for (n, client) in &mut self.clients {
             while let Some(event) = client.poll_event() {
@@ -180,7 +181,7 @@ impl Net {
                 self.wire.push((Some(*n), source, payload.clone()));
                 if !(self.lose)(self.sent) {
                     let arrives = self.now + self.distance.get(n).copied().unwrap_or(usual);
-                    in_flight.push_back(InFlight { arrives, to: None, socket, source, payload });
+                    self.in_flight.push_back(InFlight { arrives, to: None, socket, source, payload });
                 }
             }
         }
@@ -193,7 +194,7 @@ impl Net {
                 let arrives = self.now + self.distance.get(&n).copied().unwrap_or(usual);
                 let socket = transmit.via.socket;
                 let source = if socket == 0 { server_address() } else { alternate_address() };
-                in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload: transmit.payload });
+                self.in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload: transmit.payload });
             }
         }
     }
