@@ -4,6 +4,7 @@
 //! The node registers from WireGuard's own port, so the address that the server sees is WireGuard's. It leaves its
 //! sealed records there, and is pushed those of its peers the moment that they change.
 
+use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, Descriptor, Discovery, Endpoint, Health, Host, Input, PluginError, RecordTag, SealedRecord,
+    BoxFuture, Descriptor, Discovery, Endpoint, Health, Host, Input, PeerKey, PluginError, RecordTag, SealedRecord,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use rand_chacha::ChaCha20Rng;
@@ -51,7 +52,7 @@ impl Plugin {
     /// A setting that can't work.
     pub fn new(settings: Settings) -> Result<Self, PluginError> {
         let wrong = |key: &str, problem: String| PluginError::Setting { key: key.to_owned(), problem };
-        let zero = |key: &natpunch_plugin::PeerKey| key.as_bytes() == &[0; 32];
+        let zero = |key: &PeerKey| key.as_bytes() == &[0; 32];
         for (name, key) in
             [("public_key", Some(&settings.public_key)), ("next_public_key", settings.next_public_key.as_ref())]
         {
@@ -123,6 +124,8 @@ struct Run<'a> {
     host: &'a dyn Host,
     start: Instant,
     watches: Vec<RecordTag>,
+    /// The tag that each peer and this node share.
+    pairs: BTreeMap<PeerKey, RecordTag>,
     records: Arc<[SealedRecord]>,
     /// IPv4, IPv6.
     links: [Link; 2],
@@ -160,6 +163,7 @@ impl<'a> Run<'a> {
             host,
             start: now,
             watches: Vec::new(),
+            pairs: BTreeMap::new(),
             records: Arc::from([]),
             links: Default::default(),
             lookup: None,
@@ -221,6 +225,8 @@ impl<'a> Run<'a> {
             Input::Peers(peers) => {
                 // A peer without a tag has no key in common with us.
                 self.watches = peers.iter().map(|peer| peer.inbound_tag).filter(|tag| tag.0 != [0; 16]).collect();
+                let pairs = peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
+                self.pairs = pairs.map(|peer| (peer.key, peer.pair_tag)).collect();
                 let watches = self.watches.clone();
                 self.clients().for_each(|(_, client)| client.set_watches(watches.iter().map(|tag| tag.0), now));
             }
@@ -238,7 +244,19 @@ impl<'a> Run<'a> {
                 self.resolve_at = Instant::now();
                 self.clients().for_each(|(_, client)| client.handle_network_change(now));
             }
-            Input::Meet(_) | Input::Shutdown => {}
+            Input::Meet(peer) => {
+                let tag = self.pairs.get(&peer).copied();
+                // Over one family: the server takes a wish of either for one of this node.
+                let up = self.links.iter_mut().filter_map(|link| match (&link.state, &mut link.active) {
+                    (State::Up(round_trip), Some((_, client))) => Some((*round_trip, client)),
+                    _ => None,
+                });
+                let nearest = up.min_by_key(|(round_trip, _)| *round_trip);
+                if let (Some(tag), Some((_, client))) = (tag, nearest) {
+                    client.meet(tag.0, now);
+                }
+            }
+            Input::Shutdown => {}
         }
     }
 
@@ -314,8 +332,13 @@ impl<'a> Run<'a> {
                         went_down = true;
                     }
                     Event::Refused { retry_after } => link.state = State::Refused(retry_after),
-                    // The server is not asked for these yet.
-                    Event::Relay { .. } | Event::Fire { .. } | Event::Mapping(_) => {}
+                    Event::Fire { tag, after } => {
+                        let peer = self.pairs.iter().find(|(_, pair)| pair.0 == tag).map(|(peer, _)| *peer);
+                        peer.into_iter().for_each(|peer| self.host.fire(peer, after));
+                    }
+                    Event::Mapping(mapping) => self.host.mapping(mapping),
+                    // The server is not asked for it yet.
+                    Event::Relay { .. } => {}
                     Event::Full { mailboxes } => debug!(server = %self.server, mailboxes, "no room for more mailboxes"),
                 }
             }

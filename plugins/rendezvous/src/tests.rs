@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, PeerKey, RelayUse, SecretKey};
+use natpunch_plugin::{Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 
 use super::*;
@@ -57,62 +57,126 @@ async fn an_admission_secret_that_others_can_read_is_refused() {
     assert!(secret::read(file.path()).await.unwrap_err().contains("natpunch keygen"));
 }
 
+/// Two plugins and a server with a second port, in memory.
+struct Net {
+    server: server::Server<ChaCha20Rng>,
+    hosts: [Arc<FakeHost>; 2],
+    tasks: [tokio::task::JoinHandle<Result<(), PluginError>>; 2],
+    start: Instant,
+}
+
+const SERVER: &str = "198.51.100.1:9000";
+const ALTERNATE: &str = "198.51.100.1:9001";
+
+impl Net {
+    fn new() -> Self {
+        let config = server::Config {
+            keys: vec![key(200)],
+            admission: Admission::default(),
+            limits: Limits::default(),
+            alternate_port: Some(9001),
+        };
+        let hosts = [1, 2].map(|n| FakeHost::new(PeerKey::from_bytes([n; 32]), Some(key(n)), n.into()));
+        let tasks = [0, 1].map(|n| {
+            let host: Arc<FakeHost> = hosts[n].clone();
+            let mut plugin = Plugin::new(settings(SERVER)).unwrap();
+            tokio::spawn(async move { plugin.run(host).await })
+        });
+        let server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
+        Self { server, hosts, tasks, start: Instant::now() }
+    }
+
+    fn addresses() -> [SocketAddr; 2] {
+        ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap())
+    }
+
+    /// Passes datagrams on until a plugin does something else.
+    async fn next(&mut self) -> (usize, Effect) {
+        let [server, alternate] = [SERVER, ALTERNATE].map(|text| text.parse::<SocketAddr>().unwrap());
+        loop {
+            let (n, effect) = tokio::select! {
+                effect = self.hosts[0].effect() => (0, effect),
+                effect = self.hosts[1].effect() => (1, effect),
+            };
+            let Effect::Sent { destination, payload } = effect else { return (n, effect) };
+            assert!([server, alternate].contains(&destination));
+            let via = Via { socket: usize::from(destination == alternate), local: None };
+            self.server.handle_datagram(via, Self::addresses()[n], &payload, self.start.elapsed());
+            while let Some(transmit) = self.server.poll_transmit() {
+                let to = Self::addresses().iter().position(|address| *address == transmit.destination).unwrap();
+                let source = if transmit.via.socket == 0 { server } else { alternate };
+                self.hosts[to].put(Input::Datagram { source, payload: transmit.payload });
+            }
+        }
+    }
+
+    async fn shutdown(self) {
+        for (host, task) in self.hosts.iter().zip(self.tasks) {
+            host.put(Input::Shutdown);
+            task.await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address() {
-    let config = server::Config {
-        keys: vec![key(200)],
-        admission: Admission::default(),
-        limits: Limits::default(),
-        alternate_port: None,
-    };
-    let mut server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
-    let at: SocketAddr = "198.51.100.1:9000".parse().unwrap();
-    let addresses: [SocketAddr; 2] = ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
-    let hosts = [1, 2].map(|n| FakeHost::new(PeerKey::from_bytes([n; 32]), Some(key(n)), n.into()));
-    let tasks = [0, 1].map(|n| {
-        let host: Arc<FakeHost> = hosts[n].clone();
-        let mut plugin = Plugin::new(settings("198.51.100.1:9000")).unwrap();
-        tokio::spawn(async move { plugin.run(host).await })
-    });
+async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address_and_their_nat() {
+    let mut net = Net::new();
     let tag = RecordTag([7; 16]);
     let record = SealedRecord { tag, blob: Arc::from([1; 150]) };
-    hosts[0].put(Input::Records([record.clone()].into()));
-    let peer = PeerInterest {
-        key: PeerKey::from_bytes([1; 32]),
+    net.hosts[0].put(Input::Records([record.clone()].into()));
+    net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
+    let (mut observed, mut delivered, mut good, mut mapped) = ([None, None], None, [false, false], [None, None]);
+    while delivered.is_none() || observed.contains(&None) || mapped.contains(&None) || good != [true; 2] {
+        match net.next().await {
+            (n, Effect::ObservedSelf(address)) => observed[n] = Some(address),
+            (n, Effect::Delivered(record)) => delivered = Some((n, record)),
+            (n, Effect::Reported(Health::Good(_))) => good[n] = true,
+            (n, Effect::Mapped(mapping)) => mapped[n] = Some(mapping),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(observed, Net::addresses().map(Some));
+    assert_eq!(delivered, Some((1, record)));
+    assert_eq!(mapped, [Some(Mapping::EndpointIndependent); 2]);
+    net.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
+    let mut net = Net::new();
+    let pair = RecordTag([5; 16]);
+    for (n, peer) in [(0, 2), (1, 1)] {
+        net.hosts[n].put(Input::Peers([interest(peer, pair)].into()));
+    }
+    let mut up = [false; 2];
+    while up != [true; 2] {
+        if let (n, Effect::Reported(Health::Good(_))) = net.next().await {
+            up[n] = true;
+        }
+    }
+    for (n, peer) in [(0, 2), (1, 1)] {
+        net.hosts[n].put(Input::Meet(PeerKey::from_bytes([peer; 32])));
+        // And one that it does not know.
+        net.hosts[n].put(Input::Meet(PeerKey::from_bytes([99; 32])));
+    }
+    let mut fired = [None, None];
+    while fired.contains(&None) {
+        if let (n, Effect::Fired(peer, after)) = net.next().await {
+            assert!(fired[n].replace(peer).is_none(), "told once");
+            assert!(after < Duration::from_millis(200), "{after:?}");
+        }
+    }
+    assert_eq!(fired, [2, 1].map(|peer| Some(PeerKey::from_bytes([peer; 32]))));
+    net.shutdown().await;
+}
+
+fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
+    PeerInterest {
+        key: PeerKey::from_bytes([peer; 32]),
         wanted: true,
         endpoint: None,
         inbound_tag: tag,
         pair_tag: tag,
         relay: RelayUse::Off,
-    };
-    hosts[1].put(Input::Peers([peer].into()));
-
-    let start = Instant::now();
-    let (mut observed, mut delivered, mut good) = ([None, None], None, [false, false]);
-    while delivered.is_none() || observed.contains(&None) || good != [true; 2] {
-        let (n, effect) = tokio::select! {
-            effect = hosts[0].effect() => (0, effect),
-            effect = hosts[1].effect() => (1, effect),
-        };
-        match effect {
-            Effect::Sent { destination, payload } => {
-                assert_eq!(destination, at);
-                server.handle_datagram(Via::default(), addresses[n], &payload, start.elapsed());
-                while let Some(transmit) = server.poll_transmit() {
-                    let to = addresses.iter().position(|address| *address == transmit.destination).unwrap();
-                    hosts[to].put(Input::Datagram { source: at, payload: transmit.payload });
-                }
-            }
-            Effect::ObservedSelf(address) => observed[n] = Some(address),
-            Effect::Delivered(record) => delivered = Some((n, record)),
-            Effect::Reported(Health::Good(_)) => good[n] = true,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(observed, addresses.map(Some));
-    assert_eq!(delivered, Some((1, record)));
-    for (host, task) in hosts.iter().zip(tasks) {
-        host.put(Input::Shutdown);
-        task.await.unwrap().unwrap();
     }
 }
