@@ -153,6 +153,7 @@ impl Protocols {
             keys: vec![private_key],
             admission: members_only(members),
             limits: rendezvous::Limits::default(),
+            alternate_port: None,
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
         let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server) };

@@ -168,7 +168,7 @@ enum Attempt {
     /// A hello is out.
     Hello { handshake: Box<HandshakeState>, datagram: Vec<u8>, sent: Duration, tries: usize, due: Duration },
     /// A confirm is out.
-    Confirm { session: Session, datagram: Vec<u8>, tries: usize, due: Duration },
+    Confirm { session: Box<Session>, datagram: Vec<u8>, tries: usize, due: Duration },
 }
 
 impl<R: CryptoRng> Client<R> {
@@ -448,7 +448,7 @@ impl<R: CryptoRng> Client<R> {
         };
         let mut window = Window::default();
         window.mark(0); // the ticket
-        let session = Session {
+        let mut session = Session {
             id,
             from_client,
             from_server,
@@ -479,9 +479,8 @@ impl<R: CryptoRng> Client<R> {
         let datagram = seal_message(&session.from_client, 0, header, text)?;
         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
-        let mut session = session;
         session.used = requests.iter().any(Request::is_use).then_some(now);
-        self.attempt = Attempt::Confirm { session, datagram, tries: 0, due: now + wait };
+        self.attempt = Attempt::Confirm { session: Box::new(session), datagram, tries: 0, due: now + wait };
         self.emit(Event::Observed(observed));
         Some(())
     }
@@ -540,7 +539,7 @@ impl<R: CryptoRng> Client<R> {
         }
         self.failures = 0;
         let round_trip = session.round_trip;
-        let before = self.session.replace(session);
+        let before = self.session.replace(*session);
         if before.is_some() && !continued {
             self.items.restart(now);
             self.relays.restart(now);
