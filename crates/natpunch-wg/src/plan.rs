@@ -276,7 +276,8 @@ impl Change {
             Self::AddAddress { address } | Self::RemoveAddress { address } => format!("address {address}"),
             Self::BringUp => "link up".to_owned(),
             Self::AddRoute { route } | Self::RemoveRoute { route } => format!("route {route}"),
-            Self::AddTableRoute { route, table, unreachable } | Self::RemoveTableRoute { route, table, unreachable } => {
+            Self::AddTableRoute { route, table, unreachable }
+            | Self::RemoveTableRoute { route, table, unreachable } => {
                 let what = if *unreachable { " unreachable, if the interface is gone" } else { "" };
                 format!("route {route} in table {table}{what}")
             }

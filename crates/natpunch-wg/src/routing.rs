@@ -212,10 +212,8 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
 pub(crate) fn routes(index: Option<u32>, tables: &BTreeSet<u32>) -> Result<BTreeSet<Route>, WgError> {
     with_netlink("list routes", async |handle| {
         let mut found = BTreeSet::new();
-        for message in [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ] {
+        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
             let mut dump = std::pin::pin!(handle.route().get(message).execute());
             while let Some(route) = dump.try_next().await? {
                 let through = route.attributes.iter().find_map(|a| match a {
@@ -404,7 +402,6 @@ pub(crate) fn remove_rules(rules: &[Rule]) -> Result<(), WgError> {
         Ok(())
     })
 }
-
 
 #[cfg(test)]
 mod tests {

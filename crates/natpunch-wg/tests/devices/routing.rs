@@ -22,12 +22,8 @@ fn host() -> Host {
         host.netns.sh(line);
     }
     host.spec.fwmark = TABLE;
-    host.spec.default_route = Some(DefaultRoute {
-        table: TABLE,
-        ipv4: true,
-        ipv6: true,
-        except: vec!["198.51.100.0/24".parse().unwrap()],
-    });
+    host.spec.default_route =
+        Some(DefaultRoute { table: TABLE, ipv4: true, ipv6: true, except: vec!["198.51.100.0/24".parse().unwrap()] });
     host
 }
 
@@ -128,11 +124,8 @@ fn nothing_leaks_when_the_interface_goes() {
     };
     assert!(unreachable(&host, "2001:db8::9"), "the address family that the tunnel has not");
     assert!(!unreachable(&host, "203.0.113.9"));
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(device_pid(&host.spec.name).unwrap()),
-        nix::sys::signal::SIGKILL,
-    )
-    .unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(device_pid(&host.spec.name).unwrap()), nix::sys::signal::SIGKILL)
+        .unwrap();
     until("the link is gone", || !host.netns.sh("ip -o link").contains(&host.spec.name));
     assert!(unreachable(&host, "203.0.113.9"));
     assert_eq!(way(&host, "192.168.3.9"), "lan");
