@@ -213,7 +213,7 @@ fn render(view: &View, one_peer: bool) -> String {
     table.set_header(["PEER", "PATH", "ENDPOINT", "RTT", "HANDSHAKE", "RECEIVED", "SENT"]);
     for peer in &view.peers {
         let path = match peer.state.as_str() {
-            "connected" => peer.path.clone(),
+            "connected" => path(peer),
             state => state.to_owned(),
         };
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -264,6 +264,15 @@ fn render(view: &View, one_peer: bool) -> String {
         }
     }
     text
+}
+
+/// The path in use, with the name of the relay if it is one.
+fn path(peer: &Peer) -> String {
+    let relay = peer.candidates.iter().find(|candidate| Some(&candidate.address) == peer.endpoint.as_ref());
+    match relay.filter(|_| peer.path == "relay").map(|relay| relay.origins.join(", ")) {
+        Some(name) if !name.is_empty() => format!("relay ({name})"),
+        _ => peer.path.clone(),
+    }
 }
 
 fn source_line(source: &Source) -> String {
@@ -337,6 +346,10 @@ mod tests {
                 {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
                  "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected",
                  "probes_unanswered": true, "candidates": []},
+                {"name": "r", "managed": true, "path": "relay", "endpoint": "192.0.2.9:51901", "rtt_ms": 1.25,
+                 "handshake_age_s": 61.0, "rx_bytes": 0, "tx_bytes": 0, "state": "connected",
+                 "candidates": [{"address": "192.0.2.9:51901", "kind": "relay", "origins": ["hub"], "rtt_ms": 1.25,
+                                 "proven": true, "wireguard_blocked": false}]},
                 {"name": "c", "managed": true, "path": "none", "rx_bytes": 0, "tx_bytes": 0,
                  "state": "unreachable", "reason": "no answer from 2 candidates", "retry_in_s": 60.0, "candidates": []}
             ]

@@ -207,9 +207,7 @@ impl Text for Network {
         }
         if net.prefix_len() == 0 {
             let problem = format!("{net} is everything: a mesh network or route can't be the default route");
-            let help = "name the networks that are behind the peer; for all traffic write exit = true at this peer, and \
-                        exit_node = \"NAME\" at those who shall send theirs through it";
-            return Err(Flaw::new(problem, help));
+            return Err(Flaw::new(problem, "name the networks that are behind the peer"));
         }
         Ok(Self(net))
     }

@@ -20,7 +20,6 @@ mod measure;
 mod mesh;
 mod plain;
 mod roaming;
-mod routes;
 mod safety;
 mod serving;
 mod swaps;

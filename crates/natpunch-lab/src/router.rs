@@ -40,8 +40,25 @@ impl Router {
             "chain in { type filter hook prerouting priority -300; iifname wan drop\n }
             chain out { type filter hook postrouting priority -300; oifname wan drop\n }"
         };
-        self.namespace.nft(format!(
-            "table inet natpunch_cut\ndelete table inet natpunch_cut\ntable inet natpunch_cut {{\n{rules}\n}}\n"
-        ))
+        self.cut("natpunch_cut", rules)
+    }
+
+    /// Lets no UDP pass between its hosts and an address, or lets it pass again; everything else stays.
+    pub fn set_blocked(&self, address: Ipv4Addr, blocked: bool) -> Result<()> {
+        let rules = if blocked {
+            format!(
+                "chain in {{ type filter hook prerouting priority -300; ip saddr {address} meta l4proto udp drop\n }}
+                chain out {{ type filter hook postrouting priority -300; ip daddr {address} meta l4proto udp drop\n }}"
+            )
+        } else {
+            String::new()
+        };
+        self.cut("natpunch_block", &rules)
+    }
+
+    /// Replaces a table by these chains.
+    fn cut(&self, table: &str, rules: &str) -> Result<()> {
+        self.namespace
+            .nft(format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{rules}\n}}\n"))
     }
 }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, Descriptor, Discovery, Endpoint, Health, Host, Input, PeerKey, PluginError, RecordTag, SealedRecord,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation, PeerInterest, PeerKey,
+    PluginError, RecordTag, RelayUse, SealedRecord,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use rand_chacha::ChaCha20Rng;
@@ -29,6 +30,8 @@ pub use settings::{ServingNode, Settings};
 
 /// How long the address is believed that the server sees: it is said again with each ping.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
+/// How long the address of a relay is believed: the client says it again with each sign of life (25 s).
+const RELAY_LIFETIME: Duration = Duration::from_secs(90);
 /// How often the server's name is resolved while all is well; while it is not, at first and at most.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const RESOLVE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -110,7 +113,7 @@ impl Discovery for Plugin {
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let config = self.config(&*host).await?;
-            Run::new(&self.server, config, &*host).work().await
+            Run::new(&self.server, self.settings.relay, config, &*host).work().await
         })
     }
 }
@@ -127,6 +130,14 @@ struct Run<'a> {
     /// The tag that each peer and this node share.
     pairs: BTreeMap<PeerKey, RecordTag>,
     records: Arc<[SealedRecord]>,
+    /// The peers by it, and what each pair wants of a relay.
+    by_tag: BTreeMap<[u8; 16], (PeerKey, RelayUse)>,
+    /// Whether this server's relay is used.
+    relays: bool,
+    /// The link that asks for relays: to the server a node is one, whichever way it comes.
+    relay_link: usize,
+    /// Where the relay of a pair is.
+    relayed: BTreeMap<[u8; 16], SocketAddr>,
     /// IPv4, IPv6.
     links: [Link; 2],
     lookup: Option<Lookup>,
@@ -154,8 +165,21 @@ enum State {
     Refused(Duration),
 }
 
+impl Link {
+    fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    /// The address to try when this one is silent, if it is another.
+    fn next_address(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let at = self.addresses.iter().position(|other| *other == address)?;
+        let next = self.addresses.get((at + 1) % self.addresses.len())?;
+        Some(*next).filter(|next| *next != address)
+    }
+}
+
 impl<'a> Run<'a> {
-    fn new(server: &'a Endpoint, config: Config, host: &'a dyn Host) -> Self {
+    fn new(server: &'a Endpoint, relays: bool, config: Config, host: &'a dyn Host) -> Self {
         let now = Instant::now();
         Self {
             server,
@@ -165,6 +189,10 @@ impl<'a> Run<'a> {
             watches: Vec::new(),
             pairs: BTreeMap::new(),
             records: Arc::from([]),
+            by_tag: BTreeMap::new(),
+            relays,
+            relay_link: 0,
+            relayed: BTreeMap::new(),
             links: Default::default(),
             lookup: None,
             resolve_at: now,
@@ -225,10 +253,9 @@ impl<'a> Run<'a> {
             Input::Peers(peers) => {
                 // A peer without a tag has no key in common with us.
                 self.watches = peers.iter().map(|peer| peer.inbound_tag).filter(|tag| tag.0 != [0; 16]).collect();
-                let pairs = peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
-                self.pairs = pairs.map(|peer| (peer.key, peer.pair_tag)).collect();
                 let watches = self.watches.clone();
                 self.clients().for_each(|(_, client)| client.set_watches(watches.iter().map(|tag| tag.0), now));
+                self.set_pairs(&peers);
             }
             Input::Records(records) => {
                 self.records = records.clone();
@@ -260,6 +287,38 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn set_pairs(&mut self, peers: &[PeerInterest]) {
+        let known = || peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
+        self.pairs = known().map(|peer| (peer.key, peer.pair_tag)).collect();
+        self.by_tag = known().map(|peer| (peer.pair_tag.0, (peer.key, peer.relay))).collect();
+        self.ask_for_relays(self.relay_link);
+    }
+
+    /// Asks for relays by this link, and by no other.
+    fn ask_for_relays(&mut self, family: usize) {
+        self.relay_link = family;
+        let now = self.now();
+        let wanted: Vec<_> = self.by_tag.iter().map(|(tag, (_, relay))| (*tag, *relay)).collect();
+        for (number, link) in self.links.iter_mut().enumerate() {
+            let Some((_, client)) = &mut link.active else { continue };
+            let wanted = wanted.iter().filter(|_| self.relays && number == family);
+            client.set_relays(wanted.copied(), now);
+        }
+    }
+
+    /// The relay of a pair is here now, or nowhere.
+    fn handle_relay(&mut self, tag: [u8; 16], address: Option<SocketAddr>) {
+        let before = match address {
+            Some(address) => self.relayed.insert(tag, address),
+            None => self.relayed.remove(&tag),
+        };
+        let Some((peer, _)) = self.by_tag.get(&tag) else { return };
+        let gone = before.filter(|before| Some(*before) != address).map(|address| (address, Duration::ZERO));
+        for (address, lifetime) in gone.into_iter().chain(address.map(|address| (address, RELAY_LIFETIME))) {
+            self.host.observe(Observation { peer: *peer, address, kind: CandidateKind::Relay, lifetime });
+        }
+    }
+
     fn handle_addresses(&mut self, addresses: io::Result<Vec<SocketAddr>>) {
         let addresses = match addresses {
             Ok(addresses) => addresses,
@@ -283,7 +342,7 @@ impl<'a> Run<'a> {
                 self.connect(family, first);
             }
         }
-        let well = self.links.iter().any(|link| matches!(link.state, State::Up(_)));
+        let well = self.links.iter().any(Link::is_up);
         if well || self.links.iter().all(|link| link.state == State::Unknown) {
             self.resolve_at = Instant::now() + RESOLVE_INTERVAL;
         } else {
@@ -311,12 +370,18 @@ impl<'a> Run<'a> {
             link.active = active;
             link.state = State::Unknown;
         }
+        if family == self.relay_link {
+            // Another client, another binding.
+            let gone: Vec<_> = self.relayed.keys().copied().collect();
+            gone.into_iter().for_each(|tag| self.handle_relay(tag, None));
+            self.ask_for_relays(family);
+        }
     }
 
     /// Executes what the clients have to send and to say.
     fn drain(&mut self) {
         for family in [0, 1] {
-            let mut went_down = false;
+            let (mut went_down, mut relays) = (false, Vec::new());
             let Some(link) = self.links.get_mut(family) else { continue };
             let Some((address, client)) = &mut link.active else { continue };
             while let Some(event) = client.poll_event() {
@@ -332,13 +397,13 @@ impl<'a> Run<'a> {
                         went_down = true;
                     }
                     Event::Refused { retry_after } => link.state = State::Refused(retry_after),
+                    Event::Relay { tag, address } => relays.push((tag, address)),
                     Event::Fire { tag, after } => {
-                        let peer = self.pairs.iter().find(|(_, pair)| pair.0 == tag).map(|(peer, _)| *peer);
-                        peer.into_iter().for_each(|peer| self.host.fire(peer, after));
+                        if let Some((peer, _)) = self.by_tag.get(&tag) {
+                            self.host.fire(*peer, after);
+                        }
                     }
                     Event::Mapping(mapping) => self.host.mapping(mapping),
-                    // The server is not asked for it yet.
-                    Event::Relay { .. } => {}
                     Event::Full { mailboxes } => debug!(server = %self.server, mailboxes, "no room for more mailboxes"),
                 }
             }
@@ -349,12 +414,16 @@ impl<'a> Run<'a> {
                 };
                 self.host.send_from_wireguard_port(destination, outgoing.payload);
             }
+            let address = *address;
+            let (next, is_up) = (link.next_address(address), link.is_up());
+            if family == self.relay_link {
+                relays.into_iter().for_each(|(tag, address)| self.handle_relay(tag, address));
+            } else if is_up && !self.links.get(self.relay_link).is_some_and(Link::is_up) {
+                self.ask_for_relays(family);
+            }
             if went_down {
-                let at = link.addresses.iter().position(|other| other == address);
-                let next = at.and_then(|at| link.addresses.get((at + 1) % link.addresses.len())).copied();
-                let moves = next.is_some_and(|next| next != *address);
                 self.resolve_at = self.resolve_at.min(Instant::now() + self.resolve_backoff);
-                if moves {
+                if next.is_some() {
                     self.connect(family, next);
                     if let Some(link) = self.links.get_mut(family) {
                         link.state = State::Silent;

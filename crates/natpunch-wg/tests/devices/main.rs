@@ -5,5 +5,4 @@
 mod common;
 mod conformance;
 mod interface;
-mod routing;
 mod traffic;
