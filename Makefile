@@ -28,7 +28,7 @@ lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each u
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture lockout | grep -E '^(measured|test )'
 
-kill-matrix: ## kill -9 at every step of a change, under traffic (1 minute)
+kill-matrix: ## kill -9 at every step of a change, under traffic, with three states of the disk (3 minutes)
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture kill_matrix | grep -E '^(measured|test )'
 

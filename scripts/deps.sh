@@ -5,7 +5,7 @@ set -euo pipefail
 
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
-test="$demo git:git ssh-keygen:openssh-client wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd"
 bench="$test iperf3:iperf3"
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
 
@@ -31,6 +31,15 @@ esac
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing:$packages (for$missing)"
   export DEBIAN_FRONTEND=noninteractive
+  case $packages in
+    *openssh-server*)
+      # Only the tests start it, on loopback in namespaces of their own: this machine does not become an SSH server.
+      mkdir -p /etc/systemd/system
+      for unit in ssh.service ssh.socket; do
+        [ -e "/etc/systemd/system/$unit" ] || ln -s /dev/null "/etc/systemd/system/$unit"
+      done
+      echo "ssh.service is masked: systemctl unmask ssh.service, if this machine shall be an SSH server" ;;
+  esac
   # shellcheck disable=SC2086 # a list of words
   apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null ||
     { apt-get update -qq && apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null; }

@@ -70,8 +70,8 @@ pub(super) enum DeviceEvent {
         /// Whether it was undone.
         healed: Option<Result<(), WgError>>,
     },
-    /// A [`DeviceThread::note`] failed.
-    NotNoted(io::Error),
+    /// A [`DeviceThread::note`] ended.
+    Noted(io::Result<()>),
     /// A [`DeviceThread::set_endpoint`] ended.
     EndpointSet {
         /// The peer.
@@ -177,10 +177,7 @@ fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mp
                     .and_then(|prepared| Ok((interface.apply(&spec)?, prepared)));
                 DeviceEvent::Applied { serial, result }
             }
-            Request::Note(journal, entry) => match journal.write(&entry) {
-                Ok(()) => continue,
-                Err(error) => DeviceEvent::NotNoted(error),
-            },
+            Request::Note(journal, entry) => DeviceEvent::Noted(journal.write(&entry)),
             Request::Drift { spec, heal } => match interface.drift(&spec) {
                 // A device that can't be read is found out by its snapshots.
                 Err(_) => continue,

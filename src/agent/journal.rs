@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AgentError;
 use crate::config::{self, NodeConfig};
+use crate::durable;
 
 const FORMAT: u32 = 1;
 /// Longer than the longest mesh that can be loaded.
@@ -144,6 +145,14 @@ impl Journal {
     pub(crate) fn read(&self) -> Option<Entry> {
         match self.try_read() {
             Ok(entry) => entry,
+            // The disk's trouble, which may pass: nothing is known of what the file holds.
+            Err(error) if error.raw_os_error().is_some() => {
+                tracing::error!(
+                    journal = %self.path.display(), %error,
+                    "can't read the journal: there is no version to go back to"
+                );
+                None
+            }
             Err(error) => {
                 let aside = self.path.with_extension("journal.damaged");
                 let moved = fs::rename(&self.path, &aside);
@@ -183,7 +192,7 @@ impl Journal {
         let text = serde_json::to_string(entry)?;
         let envelope = Envelope { format: FORMAT, checksum: checksum(&text), entry: text };
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
+        durable::create_dir_all(directory)?;
         let new = self.path.with_extension("journal.new");
         failpoint("journal: before the new file");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -194,7 +203,7 @@ impl Journal {
         failpoint("journal: before the rename");
         fs::rename(&new, &self.path)?;
         failpoint("journal: renamed");
-        fs::File::open(directory)?.sync_all()?;
+        durable::sync_directory(directory)?;
         failpoint("journal: done");
         Ok(())
     }

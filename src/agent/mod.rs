@@ -114,6 +114,9 @@ pub struct Status {
     /// Why the newest mesh file is not applied, if it isn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reload_error: Option<String>,
+    /// Why the journal can't be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_error: Option<String>,
     /// Where the mesh comes from, if not from a path of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
@@ -268,6 +271,9 @@ struct Agent {
     held: Option<Held>,
     retry_back: Option<(Instant, [u8; 32])>,
     journal: Journal,
+    /// Why it can't be written, and when to try again.
+    journal_error: Option<(String, Instant)>,
+    waits_for_journal: bool,
     checking: bool,
     to_checks: mpsc::Sender<BTreeSet<IpAddr>>,
     drift: Option<DriftStatus>,
@@ -346,11 +352,10 @@ impl Agent {
         let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
+        let mut first_note = Ok(());
         if guard.is_none() {
             let change = held.clone().map(|Held { to, reason, .. }| Change::Held { to, reason });
-            if let Err(error) = journal.write(&Entry { good: (*version).clone(), change }) {
-                tracing::warn!(%error, directory = %options.state_dir.display(), "can't write the journal");
-            }
+            first_note = journal.write(&Entry { good: (*version).clone(), change });
         }
         let backend = interface.backend().to_string();
         let (mut device, device_events) = DeviceThread::start(interface);
@@ -380,6 +385,8 @@ impl Agent {
             held,
             retry_back: None,
             journal,
+            journal_error: None,
+            waits_for_journal: false,
             checking: false,
             to_checks,
             drift: None,
@@ -420,6 +427,7 @@ impl Agent {
             options,
             node,
         };
+        agent.on_noted(first_note.map_err(|error| error.to_string()));
         tracing::info!(
             mesh = %agent.node.mesh, node = %agent.node.name, interface = %agent.node.interface,
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
@@ -507,6 +515,7 @@ impl Agent {
                     self.look_for_drift();
                 }
                 self.judge();
+                self.retry_journal(Instant::now());
                 self.forget_correspondents();
                 self.serving.retry(&self.node).await;
                 notify_systemd(&[sd_notify::NotifyState::Watchdog]);
@@ -578,8 +587,10 @@ impl Agent {
                 }
             }
             DeviceEvent::Drift { found, healed } => self.on_drift(&found, healed),
-            DeviceEvent::NotNoted(error) => {
-                tracing::error!(%error, "can't write the journal: after a crash this node would begin with an old version");
+            DeviceEvent::Noted(result) => {
+                if self.on_noted(result.map_err(|error| error.to_string())) {
+                    self.reload().await;
+                }
             }
             DeviceEvent::Snapshot(Err(error)) => {
                 tracing::error!(%error, "the WireGuard device is gone; making it anew");
@@ -716,6 +727,7 @@ impl Agent {
             revision: journal::revision(&self.node.content_hash),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
+            journal_error: self.journal_error.as_ref().map(|(error, _)| error.clone()),
             source: self.source.status(),
             change: self.guard.as_ref().map(|guard| ChangeStatus {
                 revision: journal::revision(&guard.to),
@@ -820,7 +832,8 @@ impl Agent {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.stop_plugins(|_| false).await;
         self.serving.stop().await;
-        // What was confirmed a moment ago must be in the journal before we end.
+        // What was confirmed a moment ago must be in the journal before we end; a last try, if it was not to be had.
+        self.retry_journal(Instant::now() + reload::JOURNAL_RETRY);
         if tokio::time::timeout(STOP_DEADLINE, self.device.done()).await.is_err() {
             tracing::warn!("the WireGuard device is still busy; the journal may lack the last confirmation");
         }

@@ -29,6 +29,9 @@ use crate::source;
 /// How often somebody else's changes are looked for.
 pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long after a failure the journal is written again.
+pub(super) const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+
 /// A version that the device is being brought to.
 pub(super) struct PendingReload {
     serial: u64,
@@ -137,6 +140,7 @@ impl Agent {
 
     /// Reads the mesh file again and starts to apply it. What is wrong with it is reported, and the running mesh stays.
     pub(super) async fn reload(&mut self) {
+        self.waits_for_journal = false;
         let result = match load(&self.source, &self.options).await {
             Ok((node, version)) => {
                 self.source.watch_keys(super::key_files(&node, &version));
@@ -297,12 +301,48 @@ impl Agent {
                 }
                 notify_systemd(&[sd_notify::NotifyState::Status(&format!("reload {} applied", self.reloads))]);
             }
-            (Err(error @ ChangeError::Journal(_)), None) => {
-                tracing::error!("{error}");
-                self.reload_error = Some(error.to_string());
+            (Err(ChangeError::Journal(error)), None) => {
+                self.on_noted(Err(error.to_string()));
+                self.reload_error = Some(ChangeError::Journal(error).to_string());
+                self.waits_for_journal = true;
             }
             (Err(error), None) => self.go_back(node, error.to_string()),
         }
+    }
+
+    /// The journal was written, or not: then it is tried again. True: a change waits for it, which can be made now.
+    pub(super) fn on_noted(&mut self, result: Result<(), String>) -> bool {
+        match result {
+            Ok(()) => {
+                if self.journal_error.take().is_some() {
+                    tracing::info!("the journal can be written again");
+                }
+                std::mem::take(&mut self.waits_for_journal)
+            }
+            Err(error) => {
+                if self.journal_error.as_ref().is_none_or(|(known, _)| *known != error) {
+                    tracing::error!(
+                        %error, directory = %self.options.state_dir.display(),
+                        "can't write the journal: changes have to wait, and after a crash this node would begin with an \
+                         old version; trying again"
+                    );
+                }
+                self.journal_error = Some((error, Instant::now() + JOURNAL_RETRY));
+                false
+            }
+        }
+    }
+
+    /// Writes the journal again after a failure, if `now` is the time.
+    pub(super) fn retry_journal(&mut self, now: Instant) {
+        // While a change is tried, the journal says so.
+        let is_quiet = self.pending.is_none() && self.guard.is_none();
+        let due = self.journal_error.as_mut().filter(|(_, at)| is_quiet && now >= *at);
+        let Some((_, at)) = due else { return };
+        *at = now + JOURNAL_RETRY;
+        let held = self.held.clone();
+        let change = held.map(|Held { to, reason, .. }| Change::Held { to, reason });
+        self.device.note(self.journal.clone(), Entry { good: (*self.good.version).clone(), change });
     }
 
     /// Begins the way back to the version that works.

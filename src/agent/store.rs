@@ -9,6 +9,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::durable;
+
 const AHEAD: u64 = 1024;
 
 /// The stored counter of one interface.
@@ -50,14 +52,14 @@ impl CounterStore {
     }
 
     fn write(&self) -> io::Result<()> {
-        if let Some(directory) = self.path.parent() {
-            fs::create_dir_all(directory)?;
-        }
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        durable::create_dir_all(directory)?;
         let new = self.path.with_extension("counter.new");
         let mut file = fs::File::create(&new)?;
         writeln!(file, "{}", self.reserved)?;
         file.sync_all()?;
-        fs::rename(&new, &self.path)
+        fs::rename(&new, &self.path)?;
+        durable::sync_directory(directory)
     }
 }
 

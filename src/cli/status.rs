@@ -22,6 +22,7 @@ struct View {
     backend: String,
     revision: String,
     reload_error: Option<String>,
+    journal_error: Option<String>,
     source: Option<Source>,
     change: Option<Change>,
     drift: Option<Drift>,
@@ -185,6 +186,9 @@ fn render(view: &View, one_peer: bool) -> String {
     }
     if let Some(error) = &view.reload_error {
         let _ = writeln!(text, "the newest mesh file is NOT applied:\n{}", error.trim_end());
+    }
+    if let Some(error) = &view.journal_error {
+        let _ = writeln!(text, "the journal can't be written, changes have to wait: {error}");
     }
     if let Some(source) = &view.source {
         text.push_str(&source_line(source));

@@ -120,6 +120,20 @@ impl<'a> Git<'a> {
             Failure::Failed(said) if said.contains("No space left") || said.contains("Read-only file system") => {
                 SourceError::local(format!("git can't write to {}: {said}", self.workspace.display())).help(ROOM)
             }
+            // What ssh says of it fills a screen and is cut.
+            Failure::Failed(said) if said.contains("HOST IDENTIFICATION HAS CHANGED") => {
+                let host = match (url.host_str().unwrap_or_default(), url.port()) {
+                    (host, None) => host.to_owned(),
+                    (host, Some(port)) => format!("'[{host}]:{port}'"),
+                };
+                SourceError::unreachable(format!(
+                    "can't fetch from {url}: its host key is not the one in known_hosts: it changed, or somebody is in between"
+                ))
+                .help(format!(
+                    "ask who runs the host; if its key did change, `ssh-keygen -R {host}` forgets the old one, then add \
+                     the new one to known_hosts of the agent's user"
+                ))
+            }
             Failure::Failed(said) => {
                 let error = SourceError::unreachable(format!("can't fetch from {url}: {said}"));
                 if said.contains("Host key verification failed") {
@@ -128,6 +142,8 @@ impl<'a> Git<'a> {
                     )
                 } else if said.contains("could not read Username") || said.contains("Authentication failed") {
                     error.help("put the credentials into ~/.netrc of the agent's user (mode 0600), or use git+ssh")
+                } else if said.contains("Permission denied (") {
+                    error.help("make the public key of the agent's user (~/.ssh/id_ed25519.pub) a deploy key of the repository")
                 } else {
                     error
                 }

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File as DiskFile, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use super::error::SourceError;
 use super::location::Location;
 use super::{Fetched, blake2, hex};
+use crate::durable;
 
 const HEAD: &str = "natpunch-source 1 ";
 const LONGEST_MANIFEST: u64 = 4 << 20;
@@ -75,7 +76,7 @@ impl Store {
     /// Another agent follows the source.
     pub(super) fn open(state_dir: &Path, location: &Location) -> Result<Self, SourceError> {
         let directory = directory_of(state_dir, location);
-        if let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory) {
+        if let Err(error) = durable::create_dir_all(&directory) {
             tracing::debug!(directory = %directory.display(), %error, "can't make the directory of the source");
         }
         let lock = directory.join("lock");
@@ -130,10 +131,7 @@ impl Store {
     /// # Errors
     /// The disk can't be written to.
     pub(super) fn workspace(&self) -> Result<TempDir, SourceError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
+        durable::create_dir_all(&self.directory)
             .and_then(|()| tempfile::Builder::new().prefix(".work-").tempdir_in(&self.directory))
             .map_err(|error| self.cant_write(&error))
     }
@@ -165,11 +163,11 @@ impl Store {
                 open.write_all(&file.content)?;
                 open.sync_all()?;
             }
-            DiskFile::open(new.path())?.sync_all()?;
+            durable::sync_directory(new.path())?;
             fs::rename(new.path(), self.directory.join(&version.directory))?;
             // It has another name now: there is nothing to remove.
             let _ = new.keep();
-            DiskFile::open(&self.directory)?.sync_all()
+            durable::sync_directory(&self.directory)
         };
         write().map_err(|error| self.cant_write(&error))?;
         self.serial += 1;
@@ -189,7 +187,7 @@ impl Store {
             new.write_all(&json)?;
             new.as_file().sync_all()?;
             new.persist(self.directory.join("manifest"))?;
-            DiskFile::open(&self.directory)?.sync_all()
+            durable::sync_directory(&self.directory)
         };
         write().map_err(|error| self.cant_write(&error))?;
         self.applied = Some(version.clone());

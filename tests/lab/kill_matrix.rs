@@ -1,14 +1,31 @@
 //! The agent killed at every step of a change: the next one finishes the job, and the peer that the change is not about
-//! notices nothing. The steps are the failpoints of the program, by number, until a run passes them all.
+//! notices nothing. The steps are the failpoints of the program, by number, until a run passes them all; and at each of
+//! them the disk is left in three states.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use natpunch_lab::lab_test;
 
+use crate::disk::{Disk, Fault};
+use crate::disks::disk_of;
 use crate::mesh::Mesh;
 use crate::safety::{pair, revision};
 use crate::world::{Discovery, Node, World, soon};
+
+/// What the next agent finds on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// All that was written.
+    Written,
+    /// What was flushed, as after a power cut.
+    Flushed,
+    /// All that was written, and no writes are taken until it has started.
+    Unwritable,
+}
+
+const FOUND: [Found; 3] = [Found::Written, Found::Flushed, Found::Unwritable];
+const FAULTS: [Fault; 4] = [Fault::Full, Fault::ReadOnly, Fault::Flush, Fault::Broken];
 
 /// A change that is not about `b`. The number makes it another each time.
 type Step = fn(&mut Mesh, u8);
@@ -41,11 +58,23 @@ const CHANGES: [(&str, Step); 8] = [
     }),
 ];
 
-/// Kills the agent at every `stride`th step of a change; gives the places.
-fn kill_at_every_step(a: &mut Node, good: &Mesh, change: Step, stride: usize) -> BTreeSet<String> {
+/// Kills the agent at every `stride`th step of a change, with the disk in each state, or with a stride in one after the
+/// other; gives the places and states.
+fn kill_at_every_step(
+    a: &mut Node,
+    disk: &Disk,
+    good: &Mesh,
+    change: Step,
+    stride: usize,
+) -> BTreeSet<(String, String)> {
     let log = a.host.directory().unwrap().join("places");
     let mut places = BTreeSet::new();
-    for (turn, at) in (1..).step_by(stride).enumerate() {
+    let mut passed = BTreeSet::new();
+    for turn in 0.. {
+        let (at, found) = match stride {
+            1 => (1 + turn / FOUND.len(), FOUND[turn % FOUND.len()]),
+            stride => (1 + turn * stride, FOUND[turn % FOUND.len()]),
+        };
         a.stop();
         let mut mesh = good.clone();
         change(&mut mesh, u8::try_from(turn % 50).unwrap());
@@ -69,23 +98,41 @@ fn kill_at_every_step(a: &mut Node, good: &Mesh, change: Step, stride: usize) ->
             assert!(Instant::now() < deadline, "step {at}: neither killed nor done");
             std::thread::sleep(Duration::from_millis(10));
         };
-        places.extend(std::fs::read_to_string(&log).unwrap_or_default().lines().last().map(str::to_owned));
         a.environment.clear();
         if !killed {
             // Its counter goes on.
             a.stop();
         }
-        a.start();
         let place = std::fs::read_to_string(&log).unwrap_or_default().lines().last().unwrap_or_default().to_owned();
-        a.wait(&format!("the new version after a kill at {place}"), soon(), |status| {
+        match found {
+            Found::Written => {}
+            Found::Flushed => disk.cut_power(),
+            Found::Unwritable => disk.set(FAULTS[turn / FOUND.len() % FAULTS.len()]),
+        }
+        a.start();
+        if found == Found::Unwritable {
+            a.wait_up();
+            disk.set(Fault::None);
+        }
+        a.wait(&format!("the new version after a kill at {place}, {found:?}"), soon(), |status| {
+            if status["reload_error"].is_string() {
+                // By itself it would take some seconds.
+                a.natpunch(&["reload"]);
+            }
             (status["change"].is_null() && status["held"].is_null() && status["reload_error"].is_null()).then_some(())
         });
         let (file, key) = (a.file.to_str().unwrap(), a.key_file.to_str().unwrap());
         let deadline = soon();
         while a.natpunch(&["plan", file, "--private-key-file", key]).status.code() != Some(0) {
-            assert!(Instant::now() < deadline, "killed at {place}: the next start does not converge");
+            assert!(Instant::now() < deadline, "killed at {place}, {found:?}: the next start does not converge");
         }
-        if !killed {
+        if killed {
+            places.insert((place, format!("{found:?}")));
+        } else {
+            passed.insert(format!("{found:?}"));
+        }
+        // The states come in turn, and each of them has to pass all steps once.
+        if passed.len() == FOUND.len() || (stride > 1 && !passed.is_empty()) {
             break;
         }
     }
@@ -99,14 +146,18 @@ fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> us
         world.mesh.add(name, &key, "");
     }
     let (mut a, b, _routers) = pair(&mut world, "");
+    a.stop();
+    let disk = disk_of(&a);
+    a.start();
+    a.wait_connected("b");
     let ping = b.ping(a.address, Duration::from_millis(20));
     assert!(ping.wait_for(10, soon()));
     let before = a.wg_peer(&b);
     let mut points = 0;
     for (name, change) in changes {
         let good = world.mesh.clone();
-        let places = kill_at_every_step(&mut a, &good, *change, stride);
-        println!("{name}: killed at {} places", places.len());
+        let places = kill_at_every_step(&mut a, &disk, &good, *change, stride);
+        println!("{name}: killed at {} places and states", places.len());
         points += places.len();
         let last = revision(&a);
         good.write(&a.file);
@@ -125,16 +176,16 @@ fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> us
 }
 
 lab_test!(an_agent_killed_within_a_change_leaves_it_to_the_next_one, 120, |lab| {
-    matrix(lab, &CHANGES[..1], 4);
+    matrix(lab, &CHANGES[..1], 5);
 });
 
 lab_test!(
-    #[ignore = "takes a minute: `make kill-matrix`"]
+    #[ignore = "takes minutes: `make kill-matrix`"]
     an_agent_killed_at_every_step_of_every_change_leaves_it_to_the_next_one,
     1800,
     |lab| {
         let points = matrix(lab, &CHANGES, 1);
-        println!("measured: killed at {points} points, no packet of an untouched peer lost");
-        assert!(points >= 200, "{points}");
+        println!("measured: killed at {points} points and states of the disk, no packet of an untouched peer lost");
+        assert!(points >= 600, "{points}");
     }
 );

@@ -13,6 +13,8 @@
 mod changes;
 mod connecting;
 mod crashes;
+mod disk;
+mod disks;
 mod gitops;
 mod kill_matrix;
 mod lockout;

@@ -15,7 +15,7 @@ fn mount(arguments: &[&str], at: &Path) {
     assert!(status.success(), "mount {arguments:?}");
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 

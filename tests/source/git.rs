@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use natpunch::source::{Problem, SourceError};
 
+use crate::hostile::write_noise;
 use crate::server::Server;
 use crate::support::{Agent, Repository, Signer, mesh, mesh_of_generation, options};
 
@@ -123,20 +124,8 @@ async fn what_is_too_large_is_refused_and_ends_early() {
     repository.push();
     let error = refused(&repository.file_url("mesh.toml"), None).await;
     assert!(error.to_string().contains("8 MiB a file"), "{error}");
-    // What does not compress: the pack is as large as the file.
-    let mut noise = vec![0; 70 << 20];
-    let mut state = 88172645463325252u64;
-    for chunk in noise.chunks_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        chunk.copy_from_slice(&state.to_le_bytes());
-    }
     repository.write("mesh.toml", mesh(1));
-    repository.write("noise.bin", noise);
-    // To pack it costs nobody's time.
-    repository.git(&["config", "core.compression", "0"]);
-    repository.git(&["--git-dir", "../served/mesh.git", "config", "core.compression", "0"]);
+    write_noise(&repository, 66);
     repository.commit(None);
     repository.push();
     let state = self::state();

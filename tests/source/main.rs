@@ -4,6 +4,8 @@
 mod commands;
 mod disks;
 mod git;
+mod hostile;
 mod server;
+mod ssh;
 mod support;
 mod web;
