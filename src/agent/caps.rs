@@ -81,7 +81,12 @@ fn can_be_found(node: &NodeConfig, peer: &RemotePeer) -> bool {
 }
 
 fn default_routes(node: &NodeConfig) -> BTreeSet<ipnet::IpNet> {
-    node.peers.iter().flat_map(|peer| &peer.routes).filter(|net| net.prefix_len() <= DEFAULT_ROUTE).copied().collect()
+    node.peers
+        .iter()
+        .flat_map(|peer| &peer.allowed_ips)
+        .filter(|net| net.prefix_len() <= DEFAULT_ROUTE)
+        .copied()
+        .collect()
 }
 
 fn list(names: &[&str]) -> String {

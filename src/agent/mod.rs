@@ -8,6 +8,7 @@ pub(crate) mod caps;
 mod change;
 mod device;
 mod error;
+mod forwarding;
 pub(crate) mod journal;
 mod names;
 pub mod plan;
@@ -433,6 +434,7 @@ impl Agent {
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
             "joined the mesh"
         );
+        forwarding::warn(&agent.node);
         agent.source.applied(agent.good.node.content_hash);
         agent.serving.sync(&agent.node).await;
         agent.sync_plugins().await;

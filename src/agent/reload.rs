@@ -20,7 +20,9 @@ use tokio::time::Instant;
 use super::change::{self, Good, Guard, Verdict};
 use super::device::{ChangeError, Prepared};
 use super::journal::{Change, Entry, Journal, Version, boot_id, revision};
-use super::{Agent, AgentError, DriftStatus, Held, caps, fill_random, load, notify_systemd, now, plan, spec};
+use super::{
+    Agent, AgentError, DriftStatus, Held, caps, fill_random, forwarding, load, notify_systemd, now, plan, spec,
+};
 use crate::config::NodeConfig;
 use crate::control::Reply;
 use crate::plugins::registry;
@@ -481,6 +483,9 @@ impl Agent {
     async fn adopt(&mut self, node: NodeConfig, version: Arc<Version>) {
         self.version = version;
         let before = std::mem::replace(&mut self.node, node);
+        if before.forwards != self.node.forwards {
+            forwarding::warn(&self.node);
+        }
         let moved = before.listen_port != self.node.listen_port || before.fwmark != self.node.fwmark;
         let renamed = before.public_key != self.node.public_key;
         if moved && let Err(error) = self.open_raw() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_plugin::{PeerInterest, RecordTag};
-use natpunch_wg::{BackendChoice, InterfaceSpec};
+use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
 use crate::config::{Backend, DiscoverySettings, NodeConfig};
 
@@ -15,8 +15,10 @@ use crate::config::{Backend, DiscoverySettings, NodeConfig};
 /// This program's own path is not known, so the embedded device can't be started.
 pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Result<InterfaceSpec> {
     let mut routes: Vec<IpNet> = node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
-    // An address inside this node's own prefix is on-link already.
-    routes.retain(|route| !node.addresses.iter().any(|address| address.trunc().contains(route)));
+    // The default route has its own place, and an address inside this node's own prefix is on-link already.
+    routes.retain(|route| {
+        route.prefix_len() > 0 && !node.addresses.iter().any(|address| address.trunc().contains(route))
+    });
     routes.sort();
     routes.dedup();
     Ok(InterfaceSpec {
@@ -27,6 +29,12 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
         mtu: node.mtu,
         addresses: node.addresses.clone(),
         routes,
+        default_route: node.exit_node.as_ref().map(|exit| DefaultRoute {
+            table: exit.table,
+            ipv4: exit.ipv4,
+            ipv6: exit.ipv6,
+            except: exit.except.clone(),
+        }),
         peers: node
             .peers
             .iter()
@@ -54,7 +62,8 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
 pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
     let mut overlay = node.networks.clone();
     overlay.extend(node.addresses.iter().map(IpNet::trunc));
-    overlay.extend(node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()));
+    // Through an exit node all addresses are within the mesh: what goes outside is told by its mark, not by its address.
+    overlay.extend(node.peers.iter().flat_map(|peer| &peer.allowed_ips).filter(|net| net.prefix_len() > 0));
     overlay.sort();
     overlay.dedup();
     MeshSpec {

@@ -21,6 +21,8 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
         public_key: args.public_key.unwrap_or(placeholder),
         addresses,
         routes: args.route,
+        exit: false,
+        exit_node: None,
         endpoint: args.endpoint,
         managed: !args.unmanaged,
         tags: args.tag,

@@ -118,6 +118,8 @@ fn convert(args: &ImportArgs, shown: &str, file: &WgQuick, lost: &mut Vec<String
         public_key: config::public_key(&private_key),
         addresses: addresses.iter().map(IpNet::addr).collect(),
         routes: Vec::new(),
+        exit: false,
+        exit_node: None,
         endpoint: None,
         managed: true,
         tags: Vec::new(),
@@ -132,7 +134,7 @@ fn convert(args: &ImportArgs, shown: &str, file: &WgQuick, lost: &mut Vec<String
         new.addresses.extend(args.peer_address.iter().filter(|given| given.0 == name).map(|given| given.1));
         for net in &peer.allowed_ips {
             if net.prefix_len() == 0 {
-                lost.push(format!("{net} of `{name}`: no default route goes through a mesh"));
+                new.exit = true;
             } else if networks.iter().any(|network| net.contains(network)) {
                 lost.push(format!("{net} of `{name}`: in a mesh every peer has addresses of its own"));
             } else if net.prefix_len() == net.max_prefix_len() && inside(net.addr()) {
@@ -152,6 +154,9 @@ fn convert(args: &ImportArgs, shown: &str, file: &WgQuick, lost: &mut Vec<String
         if let Some(key) = &peer.preshared_key {
             let file = beside(&args.output, &format!("{own}-{name}.psk"));
             preshared.push(ImportedPreshared { peer: name.clone(), file, key: key.clone() });
+        }
+        if let (true, Some(own)) = (new.exit, peers.first_mut()) {
+            own.exit_node = Some(name);
         }
         peers.push(new);
     }
@@ -181,6 +186,8 @@ fn new_peer(name: &str, public_key: PeerKey, managed: bool) -> NewPeer {
         public_key,
         addresses: Vec::new(),
         routes: Vec::new(),
+        exit: false,
+        exit_node: None,
         endpoint: None,
         managed,
         tags: Vec::new(),

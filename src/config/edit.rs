@@ -28,6 +28,10 @@ pub struct NewPeer {
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
+    /// Whether others may send all their traffic through it.
+    pub exit: bool,
+    /// The peer through which it sends all its own.
+    pub exit_node: Option<String>,
     /// `HOST:PORT`.
     pub endpoint: Option<String>,
     /// False for plain WireGuard.
@@ -309,6 +313,12 @@ fn fill(table: &mut dyn TableLike, peer: &NewPeer) {
     set("addresses", peer.addresses.iter().map(ToString::to_string).collect::<Array>().into());
     if !peer.routes.is_empty() {
         set("routes", peer.routes.iter().map(ToString::to_string).collect::<Array>().into());
+    }
+    if peer.exit {
+        set("exit", true.into());
+    }
+    if let Some(exit) = &peer.exit_node {
+        set("exit_node", exit.into());
     }
     if let Some(endpoint) = &peer.endpoint {
         set("endpoint", endpoint.as_str().into());

@@ -32,6 +32,7 @@ pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     relays(mesh, &mut findings);
     settings(mesh, &mut findings);
     routes(mesh, &mut findings);
+    exit_nodes(mesh, &mut findings);
     private_keys(mesh, &mut findings);
     (!findings.is_empty()).then(|| ConfigErrors::new(findings, Arc::clone(&mesh.sources)))
 }
@@ -169,6 +170,26 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     }
 }
 
+/// What finds an exit node must not need it.
+fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let finds =
+        |instance: &Discovery| !matches!(instance.settings, DiscoverySettings::Static(_) | DiscoverySettings::Http(_));
+    if mesh.discovery.is_empty() || mesh.discovery.iter().any(finds) {
+        return;
+    }
+    for (name, peer) in &mesh.peers {
+        let exit = peer.exit_node.as_ref().and_then(|exit| Some((exit, mesh.peers.get(exit)?)));
+        let Some((exit, _)) = exit.filter(|(_, exit)| exit.endpoint.is_none() && peer.managed) else { continue };
+        let place = mesh.places.exit_nodes.get(name).copied().unwrap_or_default();
+        let message = format!("`{}` can find its exit node `{}` only through it", Quoted(name), Quoted(exit));
+        let finding = ConfigError::at(place, message).label("asks a web server, which is behind this exit node");
+        findings.push(finding.rule("exit-node-needed-to-find-it").help(
+            "give the exit node an endpoint, use a discovery that goes outside (all but http do), or name the web \
+             server's addresses in exit_except",
+        ));
+    }
+}
+
 /// Private keys that stand anywhere in the files, comments included: texts whose public key a peer has.
 fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let owners: BTreeMap<PeerKey, &str> =
@@ -221,6 +242,19 @@ pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
         let message = format!("the plain WireGuard peer `{}` can't reach {shown}", Quoted(name));
         let finding = ConfigError::at(place(mesh, name), message).label("neither side has an endpoint");
         findings.push(finding.rule("unreachable-pair").help("natpunch punches only between two nodes that run it"));
+    }
+    for (name, place) in &mesh.places.exit_nodes {
+        let own = mesh.peers.get(name);
+        let Some(exit) = own.and_then(|own| mesh.peers.get(own.exit_node.as_ref()?)) else { continue };
+        for (ipv6, family) in [(false, "IPv4"), (true, "IPv6")] {
+            let has = |peer: &PeerConfig| peer.addresses.iter().any(|address| address.is_ipv6() == ipv6);
+            let Some(without) = [own, Some(exit)].into_iter().flatten().find(|peer| !has(peer)) else { continue };
+            let who = mesh.peers.iter().find(|(_, peer)| *peer == without).map_or(name, |(name, _)| name);
+            let message = format!("`{}` has no {family} to the internet while it uses an exit node", Quoted(name));
+            let finding = ConfigError::at(*place, message).label(format!("`{}` has no {family} address", Quoted(who)));
+            let help = "it would leak otherwise; for both give the two of them addresses of both kinds in the mesh";
+            findings.push(finding.rule("exit-node-family").help(help));
+        }
     }
     for (network, at) in mesh.networks.iter().zip(&mesh.places.networks) {
         if overlap(*network, CARRIER_NAT) {

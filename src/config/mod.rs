@@ -31,8 +31,8 @@ pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
-    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
-    RemotePeer, SERVE_PORTS,
+    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig,
+    PeerConfig, RemotePeer, SERVE_PORTS,
 };
 pub use resolve::{peers_of, public_key, resolve_node};
 pub use schema::schema;

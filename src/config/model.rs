@@ -140,6 +140,12 @@ pub struct PeerConfig {
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
+    /// Whether others may send all their traffic through it.
+    pub exit: bool,
+    /// The peer through which it sends all its own: one with [`exit`](Self::exit).
+    pub exit_node: Option<String>,
+    /// Networks that it reaches outside of that peer.
+    pub exit_except: Vec<IpNet>,
     /// `HOST:PORT` at which it can be reached, checked for form.
     pub endpoint: Option<String>,
     /// False for a plain WireGuard peer that does not run natpunch.
@@ -216,7 +222,7 @@ pub struct RemotePeer {
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
-    /// WireGuard's allowed IPs: addresses as host networks, and routes; sorted.
+    /// WireGuard's allowed IPs: addresses as host networks, routes, and the default routes of an exit node; sorted.
     pub allowed_ips: Vec<IpNet>,
     /// `HOST:PORT` of the file.
     pub endpoint: Option<String>,
@@ -228,6 +234,21 @@ pub struct RemotePeer {
     pub persistent_keepalive: Option<Duration>,
     /// The port that it listens on, by its file or by its key.
     pub listen_port: u16,
+}
+
+/// How a node sends all its traffic through a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitNode {
+    /// The name of the peer.
+    pub peer: String,
+    /// The routing table that leads there.
+    pub table: u32,
+    /// Whether IPv4 goes there: both have such an address. Else nothing of it leaves the host's own networks.
+    pub ipv4: bool,
+    /// The same for IPv6.
+    pub ipv6: bool,
+    /// Networks that stay outside.
+    pub except: Vec<IpNet>,
 }
 
 /// This node's part of a mesh, fully resolved.
@@ -247,8 +268,12 @@ pub struct NodeConfig {
     pub public_key: PeerKey,
     /// WireGuard's UDP port.
     pub listen_port: u16,
-    /// Firewall mark of WireGuard's packets; 0 is none.
+    /// Firewall mark of WireGuard's packets; 0 is none. With an exit node there is one.
     pub fwmark: u32,
+    /// The exit node that it uses.
+    pub exit_node: Option<ExitNode>,
+    /// Whether others reach networks or the internet through it, so that it has to forward packets: of IPv4, of IPv6.
+    pub forwards: [bool; 2],
     /// MTU, in bytes.
     pub mtu: u32,
     /// Which WireGuard device.

@@ -124,6 +124,14 @@ section! {
         addresses: Vec<Located<MeshAddress>>,
         /// Networks behind it that the other nodes reach through it.
         routes: Vec<Located<Network>>,
+        /// True for an exit node: other nodes may send all their traffic through it, with `exit_node`. It has to forward
+        /// and translate that traffic (docs/mesh-files.md says how). Default: false.
+        exit: bool,
+        /// The name of the peer through which this one sends all its traffic, except to the networks that it sits in. That
+        /// peer has `exit = true`.
+        exit_node: Word,
+        /// Networks that this peer reaches outside of its exit node, such as the one that you administer it from.
+        exit_except: Vec<Located<Network>>,
         /// Where it can be reached without discovery, `HOST:PORT`. A host name is resolved again and again.
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a router. Default: true.

@@ -1,7 +1,7 @@
 //! From the mesh to this node's part of it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use zeroize::Zeroize as _;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
-use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer};
+use super::model::{
+    Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
+};
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
 const DEFAULT_MTU: u32 = 1420;
@@ -203,7 +205,13 @@ impl<'a> Resolve<'a> {
                 (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
                 (None, ..) => None,
             };
-            peers.push(remote(mesh, other, peer, preshared_key, keepalive, relay));
+            let mut peer = remote(mesh, other, peer, preshared_key, keepalive, relay);
+            if let Some(exit) = mesh.peers.get(name).and_then(|own| exit_node(mesh, own)).filter(|e| e.peer == *other) {
+                peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));
+                peer.allowed_ips.extend(exit.ipv6.then_some(EVERYTHING[1]));
+                peer.allowed_ips.sort();
+            }
+            peers.push(peer);
         }
         peers
     }
@@ -227,6 +235,7 @@ impl<'a> Resolve<'a> {
         }
         let (own_interface, all) = (&own.interface, &mesh.interface);
         let public_key = own.public_key;
+        let exit = exit_node(mesh, own);
         Ok(NodeConfig {
             mesh: mesh.name.clone(),
             networks: mesh.networks.clone(),
@@ -239,7 +248,16 @@ impl<'a> Resolve<'a> {
             private_key,
             public_key,
             listen_port: listen_port(&mesh.interface, own),
-            fwmark: own_interface.fwmark.or(all.fwmark).unwrap_or(0),
+            fwmark: match (own_interface.fwmark.or(all.fwmark).unwrap_or(0), &exit) {
+                // Told by their mark, WireGuard's own packets go outside.
+                (0, Some(exit)) => exit.table,
+                (mark, _) => mark,
+            },
+            exit_node: exit,
+            forwards: [false, true].map(|ipv6| {
+                let route = own.routes.iter().any(|route| route.addr().is_ipv6() == ipv6);
+                route || (own.exit && own.addresses.iter().any(|address| address.is_ipv6() == ipv6))
+            }),
             mtu: own_interface.mtu.or(all.mtu).unwrap_or(DEFAULT_MTU),
             backend: own_interface.backend.or(all.backend).unwrap_or_default(),
             persistent_keepalive: Some(keepalive).filter(|keepalive| !keepalive.is_zero()),
@@ -281,6 +299,27 @@ fn remote(
             .filter(|keepalive| !keepalive.is_zero()),
         listen_port: listen_port(&mesh.interface, peer),
     }
+}
+
+/// The default routes of IPv4 and IPv6.
+const EVERYTHING: [IpNet; 2] = [
+    IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
+
+/// The exit node that a peer uses. Two meshes on one host differ in their port, and so in their table; its upper half is
+/// "NP", so that it is nobody else's.
+fn exit_node(mesh: &MeshConfig, own: &PeerConfig) -> Option<ExitNode> {
+    let name = own.exit_node.as_ref()?;
+    let exit = mesh.peers.get(name)?;
+    let both = |ipv6| [own, exit].iter().all(|peer| peer.addresses.iter().any(|address| address.is_ipv6() == ipv6));
+    Some(ExitNode {
+        peer: name.clone(),
+        table: 0x4e50_0000 | u32::from(listen_port(&mesh.interface, own)),
+        ipv4: both(false),
+        ipv6: both(true),
+        except: own.exit_except.clone(),
+    })
 }
 
 /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.

@@ -82,6 +82,8 @@ pub(super) struct Places {
     pub(super) peers: BTreeMap<String, Place>,
     /// `private_key_file`, in `[interface]` and in peers.
     pub(super) private_key_files: BTreeMap<PathBuf, Place>,
+    /// `exit_node`, by the name of the peer that uses it.
+    pub(super) exit_nodes: BTreeMap<String, Place>,
     /// The networks of the mesh, in their order.
     pub(super) networks: Vec<Place>,
     /// The routes.
@@ -225,13 +227,60 @@ impl Check<'_> {
             };
             self.claims(&name, &peer.value, names.len(), networks, &mut claims);
             self.servers.extend(Server::of(&name, &peer.value));
+            match (&peer.value.exit_node, &peer.value.exit_except) {
+                (Some(exit), _) => {
+                    self.places.exit_nodes.insert(name.clone(), exit.place);
+                }
+                (None, Some(except)) if self.is_all_read(&format!("peers.{name}.exit_node")) => {
+                    let message = format!("`{}` has exceptions from an exit node, but uses none", Quoted(&name));
+                    let error = ConfigError::at(except.key, message).label("exceptions from what?");
+                    self.errors.push(error.help("add exit_node = \"NAME\", or remove this line"));
+                }
+                (None, _) => {}
+            }
             if let Some(peer) = self.peer(peer.value, &mut keys) {
                 result.insert(name.clone(), peer);
             }
             names.push(name);
         }
         self.overlaps(claims, &names);
+        self.exit_nodes(&result);
         result
+    }
+
+    /// An exit node is another peer, and one that offers itself.
+    fn exit_nodes(&mut self, peers: &BTreeMap<String, PeerConfig>) {
+        for (name, peer) in peers {
+            let (Some(exit), Some(place)) = (&peer.exit_node, self.places.exit_nodes.get(name).copied()) else {
+                continue;
+            };
+            let error = match peers.get(exit) {
+                Some(_) if exit == name => ConfigError::at(place, format!("`{}` is its own exit node", Quoted(name)))
+                    .label("names itself")
+                    .help("name another peer, or remove this line"),
+                Some(node) if !node.exit => {
+                    let message = format!("`{}` is no exit node", Quoted(exit));
+                    let error = ConfigError::at(place, message).label("all traffic shall go there");
+                    let there = self.places.peers.get(exit).copied().unwrap_or_default();
+                    error
+                        .also(there, "this one")
+                        .help("add exit = true there, if it shall forward the traffic of others")
+                }
+                Some(_) => continue,
+                None if !self.complete || self.places.peers.contains_key(exit) => continue,
+                None => {
+                    let known: Vec<&str> =
+                        peers.iter().filter(|(_, p)| p.exit).map(|(name, _)| name.as_str()).collect();
+                    let message = format!("there is no peer `{}`", Quoted(exit));
+                    let error = ConfigError::at(place, message).label("not a peer of this mesh");
+                    match did_you_mean(exit, &known) {
+                        Some(best) => error.help(format!("did you mean \"{best}\"?")),
+                        None => error.help("name a peer as in its section [peers.NAME], one with exit = true"),
+                    }
+                }
+            };
+            self.errors.push(error);
+        }
     }
 
     fn peer(&mut self, raw: RawPeer, keys: &mut BTreeMap<PeerKey, Place>) -> Option<PeerConfig> {
@@ -254,6 +303,9 @@ impl Check<'_> {
             public_key: raw.public_key?.value.0,
             addresses: raw.addresses?.value.into_iter().map(|address| address.value.0).collect(),
             routes: values(raw.routes).map(|route| route.0).collect(),
+            exit: raw.exit.is_some_and(|exit| exit.value),
+            exit_node: raw.exit_node.map(|peer| peer.value.0),
+            exit_except: values(raw.exit_except).map(|net| net.0).collect(),
             endpoint: raw.endpoint.map(|endpoint| endpoint.value.0),
             managed: raw.managed.is_none_or(|managed| managed.value),
             critical: raw.critical.is_some_and(|critical| critical.value),

@@ -207,7 +207,9 @@ impl Text for Network {
         }
         if net.prefix_len() == 0 {
             let problem = format!("{net} is everything: a mesh network or route can't be the default route");
-            return Err(Flaw::new(problem, "name the networks that are behind the peer"));
+            let help = "name the networks that are behind the peer; for all traffic write exit = true at this peer, and \
+                        exit_node = \"NAME\" at those who shall send theirs through it";
+            return Err(Flaw::new(problem, help));
         }
         Ok(Self(net))
     }

@@ -22,6 +22,7 @@ mod measure;
 mod mesh;
 mod plain;
 mod roaming;
+mod routes;
 mod safety;
 mod serving;
 mod swaps;

@@ -73,6 +73,7 @@ fn spec(peers: Vec<PeerSpec>) -> InterfaceSpec {
         mtu: 1420,
         addresses: Vec::new(),
         routes: Vec::new(),
+        default_route: None,
         peers,
         backend: BackendChoice::Auto,
         owner: "conformance".into(),

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipnet::IpNet;
 use natpunch_types::{DeviceSnapshot, PeerKey};
 use serde::Serialize;
 
@@ -14,9 +13,11 @@ use crate::diff::device_changes;
 use crate::embedded::{self, Control};
 use crate::error::WgError;
 use crate::failpoint::failpoint;
+use crate::host::HostChanges;
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
 use crate::plan::{Change, Plan};
+use crate::routing::{self, Rule, wanted_rules};
 use crate::spec::{BackendChoice, BackendKind, EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
 use crate::state_file::{self, StateFile, control_socket};
 use crate::uapi::{UapiDevice, socket_path};
@@ -49,16 +50,19 @@ pub struct Removed {
     pub addresses: usize,
     /// Routes removed from an interface that stays.
     pub routes: usize,
+    /// Policy rules removed.
+    pub rules: usize,
 }
 
 impl std::fmt::Display for Removed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self { interface: true, .. } => f.write_str("removed the interface with its addresses and routes"),
+            Self { interface: true, .. } => f.write_str("removed the interface with its addresses and routes")?,
             Self { peers, addresses, routes, .. } => {
-                write!(f, "removed {peers} peers, {addresses} addresses and {routes} routes")
+                write!(f, "removed {peers} peers, {addresses} addresses and {routes} routes")?;
             }
         }
+        if self.rules > 0 { write!(f, ", and {} policy rules", self.rules) } else { Ok(()) }
     }
 }
 
@@ -98,7 +102,7 @@ impl Interface {
         }
         let record = Record::load(spec, backend, &state);
         plan.changes.extend(device_changes(spec, &state, &record.file.peers).1);
-        let host = HostChanges::find(spec, link.as_ref(), &record.file.addresses)?;
+        let host = HostChanges::find(spec, link.as_ref(), &record.file)?;
         plan.changes.extend(host.words());
         Ok(plan)
     }
@@ -158,13 +162,14 @@ impl Interface {
         let state = self.device.get()?;
         let mut record = Record::load(spec, self.backend, &state);
         let (change, words) = device_changes(spec, &state, &record.file.peers);
-        let host = HostChanges::find(spec, Some(&self.link()?), &record.file.addresses)?;
+        let host = HostChanges::find(spec, Some(&self.link()?), &record.file)?;
         let mut applied = Applied { plan: Plan { changes: words }, peers_touched: touched(&change) };
         applied.plan.changes.extend(host.words());
         // What is ours is written down before it is made: a crash in between leaves nothing unowned.
         failpoint("apply: planned");
         record.claim(spec)?;
         failpoint("apply: claimed");
+        host.prepare(self.link)?;
         self.configure(change)?;
         host.make(self.link)?;
         failpoint("apply: made");
@@ -209,7 +214,7 @@ impl Interface {
     fn remaining(&mut self, spec: &InterfaceSpec, record: &Record) -> Result<Plan, WgError> {
         let state = self.device.get()?;
         let mut changes = device_changes(spec, &state, &record.file.peers).1;
-        changes.extend(HostChanges::find(spec, Some(&self.link()?), &record.file.addresses)?.words());
+        changes.extend(HostChanges::find(spec, Some(&self.link()?), &record.file)?.words());
         Ok(Plan { changes })
     }
 
@@ -266,9 +271,13 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     let state = state_file::read(runtime_dir, name);
     let link = links::find(name)?;
     let mine = |link: &Link| link.alias.as_deref() == Some(&*mark(owner));
+    if link.as_ref().is_none_or(mine) || state.as_ref().is_some_and(|file| file.owner == owner) {
+        removed.rules = remove_rules(link.as_ref(), state.as_ref())?;
+    }
+    let rules = removed.rules;
     match (link, &state) {
         (Some(link), Some(file)) if file.backend == BackendKind::External && file.owner == owner => {
-            removed = leave(name, &link, file)?;
+            removed = Removed { rules, ..leave(name, &link, file)? };
         }
         (Some(link), _) if mine(&link) => {
             if let Some(control) = Control::find(name, runtime_dir)? {
@@ -295,17 +304,41 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     Ok(removed)
 }
 
+/// Removes the policy rules of an interface, and what its own tables have beside the routes that go with it. They are
+/// those of the state file; without one, those of the tables that our routes through the link are in.
+fn remove_rules(link: Option<&Link>, state: Option<&StateFile>) -> Result<usize, WgError> {
+    let mut tables = state.map(StateFile::tables).unwrap_or_default();
+    let index = link.map(|link| link.index);
+    let routes = routing::routes(index, &tables)?;
+    tables.extend(routes.iter().filter(|route| !route.is_in_main()).map(|route| route.table));
+    if tables.is_empty() {
+        return Ok(0);
+    }
+    let all = routing::rules()?;
+    let marks: BTreeSet<u32> =
+        all.iter().filter(|rule| tables.contains(&rule.table)).filter_map(|rule| rule.not_mark).collect();
+    let is_ours = |rule: &&Rule| {
+        state.is_some_and(|file| file.rules.contains(rule)) || rule.not_mark.is_some_and(|mark| marks.contains(&mark))
+    };
+    let rules: Vec<Rule> = all.iter().filter(is_ours).copied().collect();
+    routing::remove_rules(&rules)?;
+    let own: Vec<_> = routing::routes(index, &tables)?.into_iter().filter(|route| !route.is_in_main()).collect();
+    routing::remove_routes(index.unwrap_or_default(), &own)?;
+    Ok(rules.len())
+}
+
 /// Takes our things off an interface that stays.
 fn leave(name: &str, link: &Link, file: &StateFile) -> Result<Removed, WgError> {
     let mut device = UapiDevice::external(name);
     let present: BTreeSet<_> = device.get()?.snapshot.peers.iter().map(|peer| peer.key).collect();
     let ours: Vec<_> = file.peers.intersection(&present).map(|key| device::PeerChange::remove(*key)).collect();
-    let routes: Vec<_> = links::routes(link.index)?.into_iter().collect();
+    let routes: Vec<_> = routing::routes(Some(link.index), &BTreeSet::new())?.into_iter().collect();
     let addresses: Vec<_> =
         links::addresses(link.index)?.into_iter().filter(|address| file.addresses.contains(address)).collect();
-    let removed = Removed { interface: false, peers: ours.len(), addresses: addresses.len(), routes: routes.len() };
+    let (peers, routes_count) = (ours.len(), routes.len());
+    let removed = Removed { peers, addresses: addresses.len(), routes: routes_count, ..Removed::default() };
     device.configure(&DeviceChange { peers: ours, ..DeviceChange::default() })?;
-    links::remove_routes(link.index, &routes)?;
+    routing::remove_routes(link.index, &routes)?;
     for address in addresses {
         links::remove_address(link.index, address)?;
     }
@@ -363,8 +396,10 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
 }
 
 fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
+    // Rules outlive their interface.
+    let rules = state_file::read(&spec.runtime_dir, &spec.name).map(|file| file.rules).unwrap_or_default();
     let record = |backend| {
-        let file = StateFile { owner: spec.owner.clone(), backend, addresses: BTreeSet::new(), peers: BTreeSet::new() };
+        let file = StateFile { rules: rules.clone(), ..StateFile::new(&spec.owner, backend) };
         state_file::write(&spec.runtime_dir, &spec.name, &file)
     };
     let kernel = spec.backend != BackendChoice::Userspace && {
@@ -433,13 +468,11 @@ impl Record {
     fn load(spec: &InterfaceSpec, backend: BackendKind, state: &DeviceState) -> Self {
         let stored = state_file::read(&spec.runtime_dir, &spec.name).filter(|file| file.owner == spec.owner);
         let file = stored.clone().unwrap_or_else(|| StateFile {
-            owner: spec.owner.clone(),
-            backend,
-            addresses: BTreeSet::new(),
             peers: match backend {
                 BackendKind::External => BTreeSet::new(),
                 _ => state.snapshot.peers.iter().map(|peer| peer.key).collect(),
             },
+            ..StateFile::new(&spec.owner, backend)
         });
         Self { file: StateFile { backend, ..file }, stored }
     }
@@ -448,6 +481,7 @@ impl Record {
     fn claim(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
         self.file.peers.extend(spec.peers.iter().map(|peer| peer.key));
         self.file.addresses.extend(&spec.addresses);
+        self.file.rules.extend(wanted_rules(spec));
         self.store(spec)
     }
 
@@ -455,6 +489,7 @@ impl Record {
     fn settle(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
         self.file.peers = spec.peers.iter().map(|peer| peer.key).collect();
         self.file.addresses = spec.addresses.iter().copied().collect();
+        self.file.rules = wanted_rules(spec);
         self.store(spec)
     }
 
@@ -462,81 +497,6 @@ impl Record {
         if self.stored.as_ref() != Some(&self.file) {
             state_file::write(&spec.runtime_dir, &spec.name, &self.file)?;
             self.stored = Some(self.file.clone());
-        }
-        Ok(())
-    }
-}
-
-/// Changes of link, addresses and routes.
-#[derive(Debug, Default)]
-struct HostChanges {
-    mtu: Option<(u32, u32)>,
-    bring_up: bool,
-    add_addresses: Vec<IpNet>,
-    remove_addresses: Vec<IpNet>,
-    add_routes: Vec<IpNet>,
-    remove_routes: Vec<IpNet>,
-}
-
-impl HostChanges {
-    fn find(spec: &InterfaceSpec, link: Option<&Link>, our_addresses: &BTreeSet<IpNet>) -> Result<Self, WgError> {
-        let (addresses, routes) = match link {
-            Some(link) => (links::addresses(link.index)?, links::routes(link.index)?),
-            None => Default::default(),
-        };
-        let want_addresses: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
-        let on_link: BTreeSet<IpNet> = spec.addresses.iter().map(IpNet::trunc).collect();
-        let want_routes: BTreeSet<IpNet> = spec.routes.iter().map(IpNet::trunc).collect();
-        let want_routes: BTreeSet<IpNet> = want_routes.difference(&on_link).copied().collect();
-        Ok(Self {
-            mtu: link.filter(|link| link.mtu != spec.mtu).map(|link| (link.mtu, spec.mtu)),
-            bring_up: link.is_none_or(|link| !link.up),
-            add_addresses: want_addresses.difference(&addresses).copied().collect(),
-            remove_addresses: addresses
-                .difference(&want_addresses)
-                .filter(|address| our_addresses.contains(address))
-                .copied()
-                .collect(),
-            add_routes: want_routes.difference(&routes).copied().collect(),
-            remove_routes: routes.difference(&want_routes).copied().collect(),
-        })
-    }
-
-    fn words(&self) -> Vec<Change> {
-        let mut words = Vec::new();
-        words.extend(self.mtu.map(|(from, to)| Change::SetMtu { from, to }));
-        words.extend(self.remove_addresses.iter().map(|a| Change::RemoveAddress { address: *a }));
-        words.extend(self.add_addresses.iter().map(|a| Change::AddAddress { address: *a }));
-        words.extend(self.bring_up.then_some(Change::BringUp));
-        words.extend(self.remove_routes.iter().map(|r| Change::RemoveRoute { route: *r }));
-        words.extend(self.add_routes.iter().map(|r| Change::AddRoute { route: *r }));
-        words
-    }
-
-    fn make(&self, link: u32) -> Result<(), WgError> {
-        if let Some((_, mtu)) = self.mtu {
-            links::set_mtu(link, mtu)?;
-            failpoint("apply: the MTU");
-        }
-        for address in &self.remove_addresses {
-            links::remove_address(link, *address)?;
-            failpoint("apply: an address removed");
-        }
-        for address in &self.add_addresses {
-            links::add_address(link, *address)?;
-            failpoint("apply: an address added");
-        }
-        // Routes need a link that is up.
-        if self.bring_up {
-            links::bring_up(link)?;
-        }
-        if !self.remove_routes.is_empty() {
-            links::remove_routes(link, &self.remove_routes)?;
-            failpoint("apply: routes removed");
-        }
-        if !self.add_routes.is_empty() {
-            links::add_routes(link, &self.add_routes)?;
-            failpoint("apply: routes added");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Links, addresses and routes by rtnetlink: what is there, and the single changes.
+//! Links and addresses by rtnetlink: what is there, and the single changes.
 //!
 //! Each call opens its own netlink socket in the network namespace of the calling thread and runs to its end on a
 //! private runtime, so a thread that moves between namespaces (as tests do) is never surprised.
@@ -13,16 +13,9 @@ use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use rtnetlink::{Error, Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, LinkUnspec, LinkWireguard};
 
 use crate::error::WgError;
-
-/// The protocol number that marks our routes (`ip route show proto 78`): "N". No other program of
-/// iproute2's rt_protos has it.
-const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
 
 /// A link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +45,7 @@ impl std::fmt::Display for LinkKind {
     }
 }
 
-fn with_netlink<T, F: Future<Output = Result<T, Error>>>(
+pub(crate) fn with_netlink<T, F: Future<Output = Result<T, Error>>>(
     what: &str,
     f: impl FnOnce(Handle) -> F,
 ) -> Result<T, WgError> {
@@ -76,7 +69,7 @@ fn to_io(error: Error) -> io::Error {
     }
 }
 
-fn errno(error: &Error) -> Option<i32> {
+pub(crate) fn errno(error: &Error) -> Option<i32> {
     match error {
         Error::NetlinkError(message) => message.to_io().raw_os_error(),
         _ => None,
@@ -218,94 +211,5 @@ pub(crate) fn remove_address(index: u32, address: IpNet) -> Result<(), WgError> 
             Err(e) if errno(&e) == Some(libc::EADDRNOTAVAIL) => Ok(()),
             other => other,
         }
-    })
-}
-
-fn route_message(index: u32, route: IpNet) -> RouteMessage {
-    let base = match route {
-        IpNet::V4(net) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .scope(RouteScope::Link)
-            .output_interface(index)
-            .protocol(ROUTE_PROTOCOL)
-            .build(),
-        IpNet::V6(net) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .output_interface(index)
-            .protocol(ROUTE_PROTOCOL)
-            .build(),
-    };
-    debug_assert_eq!(base.header.kind, RouteType::Unicast);
-    base
-}
-
-/// Our routes through a link: in the main table, with our protocol number.
-pub(crate) fn routes(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
-    with_netlink("list routes", async |handle| {
-        let mut found = BTreeSet::new();
-        for message in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-        ] {
-            let mut dump = std::pin::pin!(handle.route().get(message).execute());
-            while let Some(route) = dump.try_next().await? {
-                found.extend(our_route(&route, index));
-            }
-        }
-        Ok(found)
-    })
-}
-
-/// A dump returns the routes of all tables, and the header has room for table numbers up to 255 only: the attribute
-/// has the real one.
-fn our_route(route: &RouteMessage, index: u32) -> Option<IpNet> {
-    let table = route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    let through = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index));
-    let main = table.unwrap_or(route.header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if route.header.protocol != ROUTE_PROTOCOL || !through || !main {
-        return None;
-    }
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
-            IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
-        }
-        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
-            IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
-        }
-        _ => None,
-    })
-}
-
-/// Adds routes. A route of somebody else to the same destination is never replaced.
-pub(crate) fn add_routes(index: u32, routes: &[IpNet]) -> Result<(), WgError> {
-    let mut taken = None;
-    with_netlink("add routes", async |handle| {
-        for route in routes {
-            match handle.route().add(route_message(index, *route)).execute().await {
-                Err(e) if errno(&e) == Some(libc::EEXIST) => {
-                    taken = Some(*route);
-                    break;
-                }
-                other => other?,
-            }
-        }
-        Ok(())
-    })?;
-    taken.map_or(Ok(()), |route| Err(WgError::RouteInUse(route)))
-}
-
-/// Removes routes of ours; one that is already gone is fine.
-pub(crate) fn remove_routes(index: u32, routes: &[IpNet]) -> Result<(), WgError> {
-    with_netlink("remove routes", async |handle| {
-        for route in routes {
-            match handle.route().del(route_message(index, *route)).execute().await {
-                Err(e) if errno(&e) == Some(libc::ESRCH) => {}
-                other => other?,
-            }
-        }
-        Ok(())
     })
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use natpunch_types::PeerKey;
 use serde::{Deserialize, Serialize};
 
+use crate::routing::Rule;
 use crate::spec::BackendKind;
 
 /// One step of a plan. Secrets are named, never shown.
@@ -107,6 +108,34 @@ pub enum Change {
         /// Its destination.
         route: IpNet,
     },
+    /// Add a route to a table of the interface's own.
+    AddTableRoute {
+        /// Its destination.
+        route: IpNet,
+        /// The table.
+        table: u32,
+        /// Whether it leads nowhere, so that nothing leaks.
+        unreachable: bool,
+    },
+    /// Remove a route from a table of the interface's own.
+    RemoveTableRoute {
+        /// Its destination.
+        route: IpNet,
+        /// The table.
+        table: u32,
+        /// Whether it leads nowhere.
+        unreachable: bool,
+    },
+    /// Add a policy rule.
+    AddRule {
+        /// The rule.
+        rule: Rule,
+    },
+    /// Remove a policy rule.
+    RemoveRule {
+        /// The rule.
+        rule: Rule,
+    },
 }
 
 struct Nets<'a>(&'a [IpNet]);
@@ -175,6 +204,9 @@ impl Change {
             Self::SetPrivateKey { .. } | Self::SetListenPort { .. } => Effect::Interruption,
             Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => Effect::Interruption,
             Self::SetAllowedIps { removed, .. } if !removed.is_empty() => Effect::Interruption,
+            // What went outside goes through the tunnel from now on, or the other way round.
+            Self::AddRule { rule } | Self::RemoveRule { rule } if rule.diverts() => Effect::Interruption,
+            Self::RemoveTableRoute { unreachable: false, .. } => Effect::Interruption,
             Self::SetPresharedKey { .. } => Effect::Rehandshake,
             Self::CreateInterface { .. }
             | Self::SetFwmark { .. }
@@ -184,17 +216,28 @@ impl Change {
             | Self::SetMtu { .. }
             | Self::AddAddress { .. }
             | Self::BringUp
-            | Self::AddRoute { .. } => Effect::None,
+            | Self::AddRoute { .. }
+            | Self::AddTableRoute { .. }
+            | Self::RemoveTableRoute { .. }
+            | Self::AddRule { .. }
+            | Self::RemoveRule { .. } => Effect::None,
         }
     }
 
     /// Whether something comes, goes or becomes another.
     pub fn sign(&self) -> Sign {
         match self {
-            Self::CreateInterface { .. } | Self::AddPeer { .. } | Self::AddAddress { .. } | Self::AddRoute { .. } => {
-                Sign::Add
-            }
-            Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => Sign::Remove,
+            Self::CreateInterface { .. }
+            | Self::AddPeer { .. }
+            | Self::AddAddress { .. }
+            | Self::AddRoute { .. }
+            | Self::AddTableRoute { .. }
+            | Self::AddRule { .. } => Sign::Add,
+            Self::RemovePeer { .. }
+            | Self::RemoveAddress { .. }
+            | Self::RemoveRoute { .. }
+            | Self::RemoveTableRoute { .. }
+            | Self::RemoveRule { .. } => Sign::Remove,
             _ => Sign::Modify,
         }
     }
@@ -233,6 +276,12 @@ impl Change {
             Self::AddAddress { address } | Self::RemoveAddress { address } => format!("address {address}"),
             Self::BringUp => "link up".to_owned(),
             Self::AddRoute { route } | Self::RemoveRoute { route } => format!("route {route}"),
+            Self::AddTableRoute { route, table, unreachable }
+            | Self::RemoveTableRoute { route, table, unreachable } => {
+                let what = if *unreachable { " unreachable, if the interface is gone" } else { "" };
+                format!("route {route} in table {table}{what}")
+            }
+            Self::AddRule { rule } | Self::RemoveRule { rule } => format!("rule {rule}"),
         }
     }
 }

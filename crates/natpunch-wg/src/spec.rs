@@ -11,6 +11,7 @@ use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WgError;
+use crate::routing::DefaultRoute;
 
 /// The backend that the mesh file asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,6 +106,8 @@ pub struct InterfaceSpec {
     pub addresses: Vec<IpNet>,
     /// Networks to be routed into it. One that an address already makes on-link needs no route and gets none.
     pub routes: Vec<IpNet>,
+    /// Everything else through it too; needs `fwmark` and `listen_port`.
+    pub default_route: Option<DefaultRoute>,
     /// Its peers.
     pub peers: Vec<PeerSpec>,
     /// Which backend to use.
@@ -158,7 +161,10 @@ impl InterfaceSpec {
         let fail = |problem: String| Err(WgError::Invalid { name: self.name.clone(), problem });
         check_name(&self.name)?;
         if self.routes.iter().chain(self.addresses.iter()).any(|net| net.prefix_len() == 0) {
-            return fail("a default route (0.0.0.0/0 or ::/0) through the mesh is not supported yet".into());
+            return fail("a default route (0.0.0.0/0 or ::/0) is no network behind a peer".into());
+        }
+        if self.default_route.is_some() && (self.fwmark == 0 || self.listen_port == 0) {
+            return fail("a default route needs a firewall mark and a port, to tell WireGuard's own packets".into());
         }
         if !(576..=65_535).contains(&self.mtu) {
             return fail(format!("MTU {} is not between 576 and 65535", self.mtu));

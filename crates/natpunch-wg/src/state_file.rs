@@ -12,6 +12,7 @@ use natpunch_types::PeerKey;
 use serde::{Deserialize, Serialize};
 
 use crate::error::WgError;
+use crate::routing::Rule;
 use crate::spec::BackendKind;
 
 /// What we made.
@@ -25,6 +26,22 @@ pub(crate) struct StateFile {
     pub(crate) addresses: BTreeSet<IpNet>,
     /// Peers that we added.
     pub(crate) peers: BTreeSet<PeerKey>,
+    /// Policy rules that we made.
+    #[serde(default)]
+    pub(crate) rules: BTreeSet<Rule>,
+}
+
+impl StateFile {
+    /// A file of nothing.
+    pub(crate) fn new(owner: &str, backend: BackendKind) -> Self {
+        let owner = owner.to_owned();
+        Self { owner, backend, addresses: BTreeSet::new(), peers: BTreeSet::new(), rules: BTreeSet::new() }
+    }
+
+    /// The routing tables that are the interface's own.
+    pub(crate) fn tables(&self) -> BTreeSet<u32> {
+        self.rules.iter().filter(|rule| rule.diverts()).map(|rule| rule.table).collect()
+    }
 }
 
 /// Larger than the file of 100,000 peers; anything beyond is not ours.

@@ -96,6 +96,7 @@ pub(crate) fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -
         mtu: 1420,
         addresses: Vec::new(),
         routes: Vec::new(),
+        default_route: None,
         peers: Vec::new(),
         backend: BackendChoice::Userspace,
         owner: "test".into(),

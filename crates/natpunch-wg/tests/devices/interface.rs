@@ -8,14 +8,14 @@ use natpunch_wg::{BackendChoice, BackendKind, Change, Interface, InterfaceSpec, 
 use crate::common::{Netns, device_pid, peer, spec, start_wireguard_go, unique_name, until};
 
 /// A namespace with the spec of an interface in it, which is taken down with the value.
-struct Host {
-    netns: Netns,
-    spec: InterfaceSpec,
+pub(crate) struct Host {
+    pub(crate) netns: Netns,
+    pub(crate) spec: InterfaceSpec,
     _directory: tempfile::TempDir,
 }
 
 impl Host {
-    fn new(backend: BackendChoice) -> Self {
+    pub(crate) fn new(backend: BackendChoice) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut spec = spec(&unique_name(), directory.path(), 0x41);
         let other = super::common::spec("other", directory.path(), 0x42);
@@ -26,22 +26,22 @@ impl Host {
         Self { netns: Netns::new(), spec, _directory: directory }
     }
 
-    fn plan(&self) -> Result<natpunch_wg::Plan, WgError> {
+    pub(crate) fn plan(&self) -> Result<natpunch_wg::Plan, WgError> {
         let spec = self.spec.clone();
         self.netns.run(move || Interface::plan(&spec))
     }
 
-    fn open(&self) -> Result<natpunch_wg::Applied, WgError> {
+    pub(crate) fn open(&self) -> Result<natpunch_wg::Applied, WgError> {
         let spec = self.spec.clone();
         self.netns.run(move || Interface::open_reporting(&spec).map(|(_, applied)| applied))
     }
 
-    fn down(&self) -> Result<natpunch_wg::Removed, WgError> {
+    pub(crate) fn down(&self) -> Result<natpunch_wg::Removed, WgError> {
         let spec = self.spec.clone();
         self.netns.run(move || down(&spec.name, &spec.owner, &spec.runtime_dir))
     }
 
-    fn sh(&self, line: &str) -> String {
+    pub(crate) fn sh(&self, line: &str) -> String {
         self.netns.sh(&line.replace("NAME", &self.spec.name))
     }
 
@@ -207,9 +207,20 @@ fn a_port_is_free_again_when_down_returns() {
 }
 
 #[test]
-fn a_route_of_somebody_else_is_never_replaced() {
+fn a_route_of_somebody_else_is_never_replaced_and_wins() {
     let host = Host::new(BackendChoice::Userspace);
     host.sh("ip route add 10.6.0.0/16 dev lo");
+    host.open().unwrap();
+    assert!(host.plan().unwrap().is_empty());
+    assert!(host.sh("ip route get 10.6.7.8").contains("dev lo"), "the LAN stays the LAN");
+    host.sh("ip route del 10.6.0.0/16 dev lo");
+    assert!(host.sh("ip route get 10.6.7.8").contains(&host.spec.name), "and elsewhere it is behind the peer");
+}
+
+#[test]
+fn a_route_of_the_very_same_metric_is_named() {
+    let host = Host::new(BackendChoice::Userspace);
+    host.sh("ip route add 10.6.0.0/16 dev lo metric 30000");
     assert!(matches!(host.open().unwrap_err(), WgError::RouteInUse(_)));
     assert!(host.sh("ip route show 10.6.0.0/16").contains("dev lo"));
 }

@@ -5,4 +5,5 @@
 mod common;
 mod conformance;
 mod interface;
+mod routing;
 mod traffic;
