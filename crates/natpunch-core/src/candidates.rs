@@ -9,6 +9,7 @@ use natpunch_types::{CandidateKind, Origin};
 use crate::Time;
 use crate::burst::{Burst, HOLE_TTL};
 use crate::path::Rank;
+use crate::peer::{FROM_PEER, FROM_WIREGUARD};
 
 /// A peer has at most this many candidates ...
 const MAX_CANDIDATES: usize = 16;
@@ -33,6 +34,8 @@ struct Claim {
 pub(crate) struct Entry {
     pub(crate) kind: CandidateKind,
     claims: BTreeMap<Origin, Claim>,
+    /// The peer itself says, sealed, that the address is its own, whatever others say.
+    owned: bool,
     pub(crate) learned: Time,
 
     /// When the next ping is due, and which one of the burst it is.
@@ -45,6 +48,8 @@ pub(crate) struct Entry {
     pub(crate) keeps_hole: bool,
     /// Pings since the last pong.
     pub(crate) unanswered: u32,
+    /// When the first of them left.
+    pub(crate) unanswered_since: Option<Time>,
 
     /// Our ping was answered.
     answered: Option<Time>,
@@ -70,8 +75,11 @@ impl Entry {
         self.is_answered(now) && self.peer_heard.is_some_and(|at| now.since(at) <= PROOF)
     }
 
-    /// WireGuard's handshake does not pass here; until when the path is left alone.
-    pub(crate) fn block(&mut self, now: Time) -> Time {
+    /// WireGuard's handshake does not pass here, or `nowhere`; until when the path is left alone.
+    pub(crate) fn block(&mut self, nowhere: bool, now: Time) -> Time {
+        if nowhere {
+            self.blocks = 0;
+        }
         let silence = BLOCKED.get(self.blocks).or(BLOCKED.last()).copied().unwrap_or_default();
         self.blocks = self.blocks.saturating_add(1);
         *self.blocked_until.insert(now + silence)
@@ -96,17 +104,13 @@ impl Entry {
         }
     }
 
-    pub(crate) fn answered_at(&self) -> Option<Time> {
-        self.answered
-    }
-
     pub(crate) fn rank(&self, address: SocketAddr) -> Rank {
         Rank::new(self.kind, address, self.rtt.unwrap_or(Duration::from_secs(1)))
     }
 
     pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {
         self.answered = Some(now);
-        self.unanswered = 0;
+        (self.unanswered, self.unanswered_since) = (0, None);
         // RFC 6298's smoothing.
         self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
     }
@@ -115,6 +119,36 @@ impl Entry {
         if heard {
             self.peer_heard = Some(now);
         }
+    }
+
+    /// A ping leaves.
+    pub(crate) fn on_ping(&mut self, now: Time) {
+        self.last_ping = Some(now);
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
+    }
+
+    /// It passes through a relay.
+    pub(crate) fn is_relay(&self) -> bool {
+        self.kind == CandidateKind::Relay
+    }
+
+    /// An answer of this moment or later.
+    pub(crate) fn is_answered_since(&self, since: Time) -> bool {
+        self.answered.is_some_and(|at| at >= since)
+    }
+
+    /// Takes over how an offer says that the address was found. A relay's port stays one, wherever else it is seen, unless
+    /// the peer itself claims the address. False for an offer that says nothing new of a relay.
+    fn is_of_kind(&mut self, offer: &Offer<'_>) -> bool {
+        self.owned |= offer.is_of_peer();
+        match (self.is_relay(), offer.kind == CandidateKind::Relay) {
+            (true, false) if !self.owned => return false,
+            (true, false) => self.kind = offer.kind,
+            (false, true) if !self.owned => self.kind = CandidateKind::Relay,
+            _ => self.kind = self.kind.min(offer.kind),
+        }
+        true
     }
 
     /// What was proven may no longer hold.
@@ -150,6 +184,14 @@ pub(crate) struct Offer<'a> {
     pub(crate) recorded: bool,
 }
 
+impl Offer<'_> {
+    /// Whether the peer itself says, sealed, that it has this address.
+    fn is_of_peer(&self) -> bool {
+        let told = self.origin.as_str() == FROM_PEER && self.kind == CandidateKind::Host;
+        self.kind != CandidateKind::Relay && (self.recorded || told)
+    }
+}
+
 impl Table {
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -175,7 +217,9 @@ impl Table {
     pub(crate) fn learn(&mut self, offer: Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
         let claim = Claim { expires: offer.expires, recorded: offer.recorded };
         if let Some(entry) = self.entries.get_mut(&offer.address) {
-            entry.kind = entry.kind.min(offer.kind);
+            if !entry.is_of_kind(&offer) {
+                return false;
+            }
             if entry.claims.len() < MAX_CANDIDATES || entry.claims.contains_key(offer.origin) {
                 entry.claims.insert(offer.origin.clone(), claim);
             }
@@ -202,6 +246,7 @@ impl Table {
         }
         let entry = Entry {
             kind: offer.kind,
+            owned: offer.is_of_peer(),
             claims: BTreeMap::from([(offer.origin.clone(), claim)]),
             learned: now,
             next_ping: None,
@@ -211,6 +256,7 @@ impl Table {
             last_ping: None,
             keeps_hole: false,
             unanswered: 0,
+            unanswered_since: None,
             answered: None,
             peer_heard: None,
             rtt: None,
@@ -220,6 +266,17 @@ impl Table {
         };
         self.entries.insert(offer.address, entry);
         true
+    }
+
+    /// An origin takes its word for an address back. True if it was all that spoke for a relay.
+    pub(crate) fn withdraw(&mut self, address: &SocketAddr, origin: &Origin) -> bool {
+        let Some(entry) = self.entries.get_mut(address) else { return false };
+        let gone = entry.claims.remove(origin).is_some() && entry.is_relay();
+        let gone = gone && !entry.claims.keys().any(|origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str()));
+        if gone {
+            entry.forget_proof();
+        }
+        gone
     }
 
     /// Withdraws what earlier records said; the newest record is offered anew right after.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayUse, canonical,
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayPolicy, RelayUse, canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -71,8 +71,8 @@ pub struct Mesh {
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
-    /// Peers without a connection.
-    wanted: BTreeSet<PeerKey>,
+    /// Peers without a connection, or with one by a relay only; true for those that are worth haste.
+    wanted: BTreeMap<PeerKey, bool>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
     interest: Notice<Vec<Interest>>,
@@ -106,7 +106,7 @@ impl Mesh {
             strangers: BTreeMap::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             relays: BTreeMap::new(),
             interest: Notice::default(),
             records: Notice::default(),
@@ -121,7 +121,7 @@ impl Mesh {
 
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is re-punched.
     ///
-    /// A peer whose preshared key or `managed` changed is a new peer, and all are if our private key changed.
+    /// A peer whose preshared key, `managed` or `relay` changed is a new peer, and all are if our private key changed.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = public_key(&spec.private_key);
@@ -136,7 +136,10 @@ impl Mesh {
             .iter()
             .filter(|(key, peer)| {
                 !listed.get(key).is_some_and(|new| {
-                    same_identity && new.managed == peer.spec.managed && new.preshared_key == peer.spec.preshared_key
+                    same_identity
+                        && new.managed == peer.spec.managed
+                        && new.preshared_key == peer.spec.preshared_key
+                        && new.relay == peer.spec.relay
                 })
             })
             .map(|(key, _)| *key)
@@ -274,7 +277,7 @@ impl Mesh {
             let Some(key) = self.by_probe_tag.get(&tag).copied() else { return };
             self.with_peer(&key, now, |peer, env| peer.handle_probe(source, destination, payload, env, now));
         } else if stun::is_stun(payload) {
-            let eager = !self.wanted.is_empty();
+            let eager = self.is_eager();
             let was_known = self.env.local.has_reflexive();
             let learned = self.env.local.handle_answer(source, payload, eager, &mut self.env.rng, now);
             if let Some(event) = learned {
@@ -374,10 +377,16 @@ impl Mesh {
         self.record_counter = self.record_counter.max(floor);
     }
 
+    /// Some peer is looked for in haste.
+    fn is_eager(&self) -> bool {
+        self.wanted.values().any(|haste| *haste)
+    }
+
     fn ask_stun(&mut self, now: Time) {
+        let eager = self.is_eager();
         let Env { local, rng, out, .. } = &mut self.env;
         let before = local.candidates();
-        local.handle_timeout(!self.wanted.is_empty(), rng, now, |transmit| out.transmit(transmit));
+        local.handle_timeout(eager, rng, now, |transmit| out.transmit(transmit));
         if local.candidates() != before {
             self.records.touch(now);
         }
@@ -385,7 +394,7 @@ impl Mesh {
 
     /// Lets all peers without a connection work.
     fn for_wanted(&mut self, now: Time, work: impl Fn(&mut Peer, &mut Env, Time)) {
-        let keys: Vec<PeerKey> = self.wanted.iter().copied().collect();
+        let keys: Vec<PeerKey> = self.wanted.keys().copied().collect();
         for key in keys {
             self.with_peer(&key, now, |peer, env| work(peer, env, now));
         }
@@ -420,12 +429,15 @@ impl Mesh {
         if before.unwrap_or_default() != relay {
             self.interest.touch(now);
         }
-        if peer.is_connected(now) {
-            if self.wanted.remove(key) {
-                self.interest.touch(now);
-            }
-        } else if self.wanted.insert(*key) {
+        let search = peer.search(now);
+        let before = match search {
+            Some(haste) => self.wanted.insert(*key, haste),
+            None => self.wanted.remove(key),
+        };
+        if before != search {
             self.interest.touch(now);
+        }
+        if before.is_none() && search.is_some() {
             self.env.local.hurry(now);
         }
     }
@@ -438,7 +450,7 @@ impl Mesh {
                 .iter()
                 .map(|(key, peer)| Interest {
                     peer: *key,
-                    wanted: self.wanted.contains(key),
+                    wanted: self.wanted.get(key).copied().unwrap_or_default(),
                     inbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.inbound.record_tag),
                     pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
                     relay: self.relays.get(key).copied().unwrap_or_default(),
@@ -468,7 +480,9 @@ impl Mesh {
             let contents =
                 Contents { counter: self.record_counter, lifetime: RECORD_LIFETIME, candidates: candidates.clone() };
             let rng = &mut self.env.rng;
-            let managed = self.peers.values().filter(|peer| peer.spec.managed);
+            // Who is to be reached through a relay only needs no address of ours.
+            let told = |peer: &&Peer| peer.spec.managed && peer.spec.relay != RelayPolicy::Only;
+            let managed = self.peers.values().filter(told);
             let keys = managed.filter_map(|peer| peer.keys.as_ref());
             let records: Vec<Record> = keys.map(|keys| contents.seal(&keys.outbound, rng)).collect();
             self.records.sent = Some(now);

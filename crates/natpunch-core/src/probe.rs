@@ -16,8 +16,8 @@
 //!                                    58  ping: up to 4 host addresses; zeros up to 136
 //! ```
 //!
-//! Flags: 1 heard (the sender got a pong on this path), 2 nominated (the sender decides for the pair and uses this
-//! path), 4 checking (the sender's WireGuard uses this path and waits for a sign of life of the receiver's).
+//! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path; from the side that
+//! decides for the pair, this nominates it), 4 checking (the sender's WireGuard uses this path and waits for a sign of life of the receiver's).
 //!
 //! A receiver believes flags only in a fresh message: a pong answers a random transaction of its own; a ping names the
 //! receiver's session, which is random per start, and a sequence number that was not seen before.
@@ -43,7 +43,7 @@ const FIELDS_LEN: usize = 40 + (1 + MAX_HOSTS) * ADDRESS_LEN;
 const PLAINTEXT_LEN: usize = FIELDS_LEN.next_multiple_of(8);
 const _: () = assert!(PROBE_LEN == HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_LEN);
 const FLAG_HEARD: u8 = 1;
-const FLAG_NOMINATED: u8 = 2;
+const FLAG_IN_USE: u8 = 2;
 const FLAG_CHECKING: u8 = 4;
 
 /// Identifies one ping.
@@ -60,8 +60,8 @@ pub(crate) struct Probe {
     pub(crate) kind: Kind,
     /// The sender has received a pong on this path.
     pub(crate) heard: bool,
-    /// The sender decides for the pair and uses this path.
-    pub(crate) nominated: bool,
+    /// The sender has chosen this path; if it decides for the pair, so shall the receiver.
+    pub(crate) in_use: bool,
     /// The sender's WireGuard waits for a sign of life of the receiver's.
     pub(crate) checking: bool,
     /// Random per start of the sender.
@@ -93,9 +93,8 @@ impl Probe {
             Kind::Pong => 2,
         });
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        plaintext.push(
-            flag(self.heard, FLAG_HEARD) | flag(self.nominated, FLAG_NOMINATED) | flag(self.checking, FLAG_CHECKING),
-        );
+        plaintext
+            .push(flag(self.heard, FLAG_HEARD) | flag(self.in_use, FLAG_IN_USE) | flag(self.checking, FLAG_CHECKING));
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
         plaintext.push(0);
@@ -150,7 +149,7 @@ impl Probe {
         Some(Self {
             kind,
             heard: flags & FLAG_HEARD != 0,
-            nominated: flags & FLAG_NOMINATED != 0,
+            in_use: flags & FLAG_IN_USE != 0,
             checking: flags & FLAG_CHECKING != 0,
             session: reader.u64()?,
             to_session: reader.u64()?,

@@ -26,12 +26,14 @@ pub(super) struct DeviceView {
     pub(super) tx_bytes: u64,
     pub(super) handshake_seen: Option<Time>,
     pub(super) rx_seen: Option<Time>,
-    /// Bytes were sent since the last ones were received.
-    unanswered: bool,
+    /// Bytes were sent since the last ones were received, and when that was first seen.
+    unanswered: Option<Time>,
     /// A command that the shell has not reported on.
     pub(super) setting: Option<(SocketAddr, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
     mark: (Option<Duration>, u64),
+    /// What came in before the next snapshot proves nothing of the path in use: it may have come by a relay.
+    pub(super) marks_next: bool,
 }
 
 impl DeviceView {
@@ -41,12 +43,17 @@ impl DeviceView {
 
     /// There was a session, and nobody has had anything to say since.
     pub(super) fn is_idle(&self, now: Time) -> bool {
-        self.handshake_seen.is_some() && !self.unanswered && !self.is_live(now)
+        self.handshake_seen.is_some() && self.unanswered.is_none() && !self.is_live(now)
     }
 
     /// WireGuard has keys in use, and nothing that it sent has waited in vain.
     pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
-        !self.unanswered && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+        self.unanswered.is_none() && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+    }
+
+    /// For how long what was sent has waited for anything to come back.
+    pub(super) fn unanswered_for(&self, now: Time) -> Option<Duration> {
+        self.unanswered.map(|since| now.since(since))
     }
 
     pub(super) fn live_until(&self) -> Option<Time> {
@@ -85,9 +92,9 @@ impl DeviceView {
             self.rx_seen = Some(now);
         }
         if received || handshake {
-            self.unanswered = false;
+            self.unanswered = None;
         } else if sent {
-            self.unanswered = true;
+            self.unanswered.get_or_insert(now);
         }
         let progress = self.known && (handshake || received);
         self.known = true;
@@ -95,6 +102,9 @@ impl DeviceView {
         self.last_handshake = row.last_handshake;
         self.rx_bytes = row.rx_bytes;
         self.tx_bytes = row.tx_bytes;
+        if std::mem::take(&mut self.marks_next) {
+            self.mark();
+        }
         progress
     }
 }
@@ -115,6 +125,7 @@ impl Peer {
                 self.on_traffic(env, now);
             }
             self.restore(env, now);
+            self.watch_traffic(env, now);
         }
         self.decide(env, now);
     }
@@ -135,6 +146,8 @@ impl Peer {
         self.device.setting = None;
         if ok {
             self.device.endpoint = Some(endpoint);
+            let checks = |selection: &Selection| matches!(selection.check, Check::Running { .. });
+            self.device.marks_next = self.selection.as_ref().is_some_and(|s| s.from_relay && checks(s));
         } else if let Some(Selection { check: Check::Running { deadline, .. }, .. }) = &mut self.selection {
             *deadline = (*deadline).min(now + CHECK / 3);
         }
@@ -154,6 +167,7 @@ impl Peer {
     /// Authentic traffic came in.
     fn on_traffic(&mut self, env: &mut Env, now: Time) {
         let Some(address) = self.device.endpoint else { return };
+        let resists = self.resists(address, now);
         match &mut self.selection {
             Some(selection) if selection.address == address => {
                 let was_lost = std::mem::take(&mut selection.lost);
@@ -166,6 +180,7 @@ impl Peer {
                 }
             }
             _ if self.device.is_setting(now) => {}
+            _ if resists => self.hold_on(env, now),
             _ => {
                 self.learn_from_device(address, env, now);
                 if let Some(entry) = self.table.get_mut(&address) {
@@ -206,6 +221,9 @@ impl Peer {
             doubted: None,
             lost: false,
             roamed,
+            from_relay: false,
+            adopted: !roamed,
+            restored: 0,
         });
         self.nominated = None;
         self.deaf_until = now + ROAM_DEAF;

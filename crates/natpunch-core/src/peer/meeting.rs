@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, RelayPolicy, RelayUse};
-
 use crate::Time;
 use crate::burst::Burst;
 use crate::env::Env;
-use crate::path::{Tier, tier};
 
 use super::Peer;
 
@@ -30,26 +27,10 @@ impl Meeting {
 }
 
 impl Peer {
-    /// What the pair wants of a relay.
-    pub(crate) fn relay_use(&self, now: Time) -> RelayUse {
-        if !self.probes() || self.spec.relay == RelayPolicy::Never {
-            return RelayUse::Off;
-        }
-        if self.has_direct_path(now) { RelayUse::Standby } else { RelayUse::Carry }
-    }
-
-    fn has_direct_path(&self, now: Time) -> bool {
-        let direct = |address| {
-            let kind = self.table.get(&address).map_or(CandidateKind::PeerReflexive, |entry| entry.kind);
-            tier(kind, address) != Tier::Relay
-        };
-        self.is_connected(now) && self.selection.as_ref().is_some_and(|selection| direct(selection.address))
-    }
-
     /// A round begins: best if the peer's does, too.
     pub(super) fn ask_to_meet(&mut self, env: &mut Env, now: Time) {
         let often = self.meeting.asked.is_some_and(|asked| now.since(asked) < EVERY);
-        if !often && !self.has_direct_path(now) && self.spec.relay != RelayPolicy::Only {
+        if !often && !self.is_settled(now) {
             self.meeting.asked = Some(now);
             env.out.meet(self.spec.key);
         }
@@ -58,7 +39,7 @@ impl Peer {
     /// The peer probes us at this moment.
     pub(crate) fn handle_fire(&mut self, after: Duration, now: Time) {
         let often = self.meeting.told.is_some_and(|told| now.since(told) < EVERY);
-        if self.probes() && !often && after <= MAX_DELAY && !self.has_direct_path(now) {
+        if self.probes() && !often && after <= MAX_DELAY && !self.is_settled(now) {
             self.meeting.told = Some(now);
             self.meeting.fire_at = Some(now + after);
         }

@@ -10,13 +10,14 @@ mod device;
 mod meeting;
 mod plain;
 mod probing;
+mod relaying;
 mod report;
 mod round;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy};
 
 use crate::burst::Burst;
 use crate::candidates::{Offer, Pending, Table};
@@ -30,6 +31,7 @@ use device::DeviceView;
 use meeting::Meeting;
 use plain::PlainTries;
 use probing::Remote;
+use relaying::Retreat;
 use round::Round;
 
 /// Origin of what the peer itself told, authenticated.
@@ -44,12 +46,16 @@ const CHECK: Duration = Duration::from_secs(3);
 const CHECK_TRIES: u32 = 2;
 /// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5 s) fit in.
 const CHECK_TRIES_ALONE: u32 = 6;
+/// The same where the path takes the place of a relay, which carries nothing meanwhile.
+const CHECK_FROM_RELAY: Duration = Duration::from_secs(1);
 /// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the endpoint too ...
 const DEFER: Duration = Duration::from_millis(250);
 /// ... and if none came some time after that, starts one: the first was lost.
 const DEFER_KICK: Duration = Duration::from_millis(750);
-/// A path in use without any sign of life for this long is lost.
-const DEAD: Duration = Duration::from_secs(10);
+/// A path in use whose pings go unanswered for this long, while WireGuard hears nothing either, is lost.
+const DEAD: Duration = Duration::from_secs(4);
+/// For this long after its last answer, a silent peer's natpunch is not taken to be off.
+const PROBED: Duration = Duration::from_secs(20);
 /// The same where the peer's natpunch is silent and WireGuard's own traffic is all there is to see.
 const DEAD_UNPROBED: Duration = Duration::from_secs(180);
 /// A path that WireGuard roamed to by itself is kept at least this long.
@@ -79,6 +85,12 @@ struct Selection {
     lost: bool,
     /// WireGuard chose it by itself.
     roamed: bool,
+    /// It was in use before we started.
+    adopted: bool,
+    /// It took the place of a path through a relay.
+    from_relay: bool,
+    /// How often WireGuard had to be brought back to it.
+    restored: u32,
 }
 
 /// Whether WireGuard itself works on the path in use.
@@ -114,6 +126,11 @@ pub(crate) struct Peer {
     device: DeviceView,
     selection: Option<Selection>,
     nominated: Option<SocketAddr>,
+    /// The path that the peer has chosen, as it last said.
+    peer_uses: Option<SocketAddr>,
+    retreat: Retreat,
+    /// Some path without a relay has worked.
+    had_direct: bool,
     deaf_until: Time,
     sign_of_life_after: Time,
     seen_as: Option<SocketAddr>,
@@ -138,6 +155,9 @@ impl Peer {
             device: DeviceView::default(),
             selection: None,
             nominated: None,
+            peer_uses: None,
+            retreat: Retreat::default(),
+            had_direct: false,
             deaf_until: now,
             sign_of_life_after: now,
             seen_as: None,
@@ -178,7 +198,11 @@ impl Peer {
             CandidateKind::PeerReflexive => CandidateKind::Reflexive,
             kind => kind,
         };
-        self.learn(candidate.address, kind, &candidate.origin, now + candidate.lifetime, false, env, now);
+        if candidate.lifetime.is_zero() {
+            self.withdraw(candidate.address, &candidate.origin, now);
+        } else {
+            self.learn(candidate.address, kind, &candidate.origin, now + candidate.lifetime, false, env, now);
+        }
         self.decide(env, now);
     }
 
@@ -221,6 +245,9 @@ impl Peer {
         now: Time,
     ) {
         let Ok(address) = env.admit(address) else { return };
+        if !self.permits(address, kind) {
+            return;
+        }
         let keep = self.keep();
         if !self.table.learn(Offer { address, kind, origin, expires, recorded }, keep, now) {
             return;
@@ -266,6 +293,7 @@ impl Peer {
         self.table.expire(self.keep(), now);
         if self.probes() {
             self.fire(now);
+            self.ask_others(env, now);
             self.check_selection(env, now);
             self.advance_round(env, now);
             self.send_beacons(env, now);
@@ -285,6 +313,7 @@ impl Peer {
         at(self.table.iter().filter_map(|(_, entry)| entry.next_ping).min());
         at(self.round.next_timeout());
         at(self.meeting.fires_at());
+        at(self.relaying_timeout(now));
         at(self.doubt_ends().filter(|ends| *ends > now));
         if let Some(selection) = &self.selection {
             at(match selection.check {
@@ -315,12 +344,21 @@ impl Peer {
             let (best, _) = proven().min_by_key(|(address, entry)| entry.rank(**address))?;
             return Some((*best, EndpointReason::FirstPath));
         };
+        let silent = self.silent_since(now);
         let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
-        if selection.lost || doubt_over {
-            let since = selection.doubted.unwrap_or(Time::ZERO);
-            let fresh = proven().filter(|(_, entry)| entry.answered_at().is_some_and(|at| at >= since));
+        if selection.lost || doubt_over || silent.is_some() {
+            let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
+            let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
             let (best, _) = fresh.min_by_key(|(address, entry)| entry.rank(**address))?;
             return (selection.lost || *best != selection.address).then_some((*best, EndpointReason::PathLost));
+        }
+        if self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only {
+            // Anything else is better, as soon as it may be tried.
+            let direct = proven().filter(|(_, entry)| !entry.is_relay() && now >= self.retreat.until);
+            let best = direct.min_by_key(|(address, entry)| entry.rank(**address));
+            if let Some((best, _)) = best {
+                return Some((*best, EndpointReason::BetterPath));
+            }
         }
         let dwell = if selection.roamed { ROAM_DWELL } else { Duration::ZERO };
         if selection.check != Check::Passed || now.since(selection.since) < dwell {
@@ -341,6 +379,7 @@ impl Peer {
     }
 
     fn select(&mut self, address: SocketAddr, reason: EndpointReason, env: &mut Env, now: Time) {
+        let from_relay = self.leave_for(address, now);
         let lost = self.selection.as_ref().is_some_and(|selection| selection.lost);
         let live = self.device.is_live(now) && !lost;
         let already = self.device.endpoint == Some(address);
@@ -350,7 +389,7 @@ impl Peer {
             Check::Passed
         } else if self.controlling || live {
             self.set_endpoint(address, true, reason, env, now);
-            Check::Running { tries: 1, deadline: now + CHECK }
+            Check::Running { tries: 1, deadline: now + if from_relay { CHECK_FROM_RELAY } else { CHECK } }
         } else {
             let rtt = self.table.get(&address).and_then(|entry| entry.rtt).unwrap_or_default();
             Check::Deferred { until: now + DEFER.max(rtt * 2 + DEFER / 5) }
@@ -363,6 +402,9 @@ impl Peer {
             doubted: None,
             lost: false,
             roamed: false,
+            adopted: false,
+            from_relay,
+            restored: 0,
         });
         for (_, entry) in self.table.iter_mut() {
             entry.wins = 0;
@@ -375,7 +417,10 @@ impl Peer {
     }
 
     fn on_connected(&mut self, address: SocketAddr, env: &mut Env) {
-        self.round.rest();
+        if !self.is_relay(&address) || self.spec.relay == RelayPolicy::Only {
+            self.round.rest();
+            self.had_direct |= self.spec.relay != RelayPolicy::Only;
+        }
         if let Some(entry) = self.table.get_mut(&address) {
             entry.unblock();
         }
@@ -404,9 +449,14 @@ impl Peer {
                     .table
                     .iter()
                     .any(|(other, entry)| *other != address && entry.is_proven(now) && !entry.is_blocked(now));
-                let limit = if alone { CHECK_TRIES_ALONE } else { CHECK_TRIES };
+                let limit = match alone {
+                    true => CHECK_TRIES_ALONE,
+                    false if selection.from_relay => CHECK_TRIES + 1,
+                    false => CHECK_TRIES,
+                };
                 if tries < limit {
-                    selection.check = Check::Running { tries: tries + 1, deadline: now + CHECK };
+                    let wait = if selection.from_relay { CHECK_FROM_RELAY } else { CHECK };
+                    selection.check = Check::Running { tries: tries + 1, deadline: now + wait };
                     self.set_endpoint(address, true, EndpointReason::Retry, env, now);
                 } else {
                     self.block(address, env, now);
@@ -424,11 +474,15 @@ impl Peer {
 
     /// Probes pass, WireGuard does not: on to the next path.
     fn block(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        let until = self.table.get_mut(&address).map_or(now, |entry| entry.block(now));
+        // Where WireGuard passes nowhere, no path is to blame.
+        let nowhere = self.table.iter().any(|(other, entry)| *other != address && entry.is_blocked(now));
+        let until = self.table.get_mut(&address).map_or(now, |entry| entry.block(nowhere, now));
         self.selection = None;
         self.nominated = None;
         env.out.event(Event::WireGuardBlocked { peer: self.spec.key, address });
-        self.round.be_silent_until(until);
+        if !self.is_relay(&address) {
+            self.round.be_silent_until(until);
+        }
     }
 
     /// The path in use no longer shows any sign of life.
@@ -437,7 +491,8 @@ impl Peer {
         selection.lost = true;
         let address = selection.address;
         env.out.event(Event::PathLost { peer: self.spec.key, address });
-        for (_, entry) in self.table.iter_mut() {
+        let silent = self.table.get(&address).and_then(|entry| entry.unanswered_since).unwrap_or(now);
+        for (_, entry) in self.table.iter_mut().filter(|(_, entry)| !entry.is_answered_since(silent)) {
             entry.forget_proof();
         }
         self.nominated = None;
@@ -447,10 +502,11 @@ impl Peer {
 
     /// When the path in use counts as lost unless it shows a sign of life.
     fn dead_at(&self, selection: &Selection, now: Time) -> Time {
-        let probed = selection.answered.is_some_and(|at| now.since(at) < DEAD * 6);
+        let probed = selection.answered.is_some_and(|at| now.since(at) < PROBED);
         let patience = if probed { DEAD } else { DEAD_UNPROBED };
         let traffic = self.device.rx_seen.map_or(Time::ZERO, |at| at + patience);
-        let pong = selection.answered.map_or(Time::ZERO, |at| at + DEAD);
+        let silent = self.table.get(&selection.address).and_then(|entry| entry.unanswered_since);
+        let pong = silent.map_or(now + DEAD_UNPROBED, |since| since + DEAD);
         traffic.max(pong).max(selection.since + DEAD)
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin};
+use natpunch_types::{CandidateKind, Origin, RelayPolicy};
 use rand_core::RngCore as _;
 
 use crate::burst::Burst;
@@ -17,12 +17,16 @@ use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
 
 /// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Ping interval while one is unanswered ...
+/// Ping interval, or one and a half round trips, while few are unanswered ...
+const HURRY: Duration = Duration::from_millis(400);
+const HURRIES: u32 = 7;
+/// ... and then, for so many pings, after which the peer's natpunch is taken to be off.
 const RETRY: Duration = Duration::from_secs(1);
-/// ... for so many pings, then the peer's natpunch is taken to be off.
-const RETRIES: u32 = 10;
+const RETRIES: u32 = 14;
 /// Ping interval when it is.
 const SLOW: Duration = Duration::from_secs(10);
+/// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30 s).
+const WARM: Duration = Duration::from_secs(20);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
 /// The same for one that was not proven, as long as another is in use.
@@ -109,18 +113,21 @@ impl Peer {
         let ttl = self.table.get(&address).and_then(|entry| entry.ttl(now));
         env.out.transmit(Transmit { destination: address, source: None, ttl, payload });
         let selected = self.is_selected(address);
-        let connected = self.is_connected(now);
+        let settled = self.is_settled(now);
+        let stands_by = self.standby(now) == Some(address);
         let Some(entry) = self.table.get_mut(&address) else { return };
-        entry.last_ping = Some(now);
-        entry.unanswered = entry.unanswered.saturating_add(1);
+        entry.on_ping(now);
         // The next moment of the burst that is still to come; a ping out of turn takes the place of the last due one.
         entry.step = entry.burst.due(now.since(entry.burst_started)).max(entry.step);
         entry.next_ping = entry.burst.offset(entry.step).map(|offset| entry.burst_started + offset).or_else(|| {
             let wait = match entry.unanswered {
+                0..=HURRIES if selected => RETRY.min(HURRY.max(entry.rtt.unwrap_or_default() * 3 / 2)),
                 0..=RETRIES if selected => RETRY,
                 _ if selected => SLOW,
-                _ => match (entry.is_proven(now), connected) {
+                _ if stands_by => WARM,
+                _ => match (entry.is_proven(now), settled) {
                     (true, true) => REEVALUATE,
+                    (true, false) if entry.is_relay() => REEVALUATE,
                     (true, false) => KEEPALIVE,
                     (false, true) => RETRY_UNPROVEN,
                     (false, false) if entry.keeps_hole => HOLE,
@@ -138,7 +145,9 @@ impl Peer {
         env.rng.fill_bytes(&mut transaction);
         let mut probe = self.probe(Kind::Ping, destination, env, now);
         probe.transaction = transaction;
-        probe.hosts = env.local.ping_hosts();
+        if self.spec.relay != RelayPolicy::Only {
+            probe.hosts = env.local.ping_hosts();
+        }
         let payload = probe.seal(&self.keys.as_ref()?.outbound, &mut env.rng);
         self.pending.push(PendingPing { transaction, destination, sent: now });
         Some(payload)
@@ -151,7 +160,7 @@ impl Peer {
         Probe {
             kind,
             heard: self.table.get(&address).is_some_and(|entry| entry.is_answered(now)),
-            nominated: self.controlling && in_use.is_some(),
+            in_use: in_use.is_some(),
             checking: in_use.is_some_and(|selection| matches!(selection.check, Check::Running { .. })),
             session: env.session,
             to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
@@ -176,6 +185,9 @@ impl Peer {
         }
         let Some(probe) = self.keys.as_ref().and_then(|keys| Probe::open(&keys.inbound, datagram)) else { return };
         let Ok(source) = env.admit(source) else { return };
+        if self.spec.relay == RelayPolicy::Only && !self.is_relay(&source) {
+            return;
+        }
         match probe.kind {
             Kind::Ping => self.handle_ping(source, destination, &probe, env, now),
             Kind::Pong => self.handle_pong(source, &probe, env, now),
@@ -298,11 +310,16 @@ impl Peer {
         if let Some(entry) = self.table.get_mut(&source) {
             entry.on_heard(probe.heard, now);
         }
-        if probe.nominated && !self.controlling && now >= self.deaf_until {
+        if probe.in_use {
+            self.peer_uses = Some(source);
+        } else if self.peer_uses == Some(source) {
+            self.peer_uses = None;
+        }
+        if probe.in_use && !self.controlling && now >= self.deaf_until {
             self.nominated = Some(source);
         }
-        let settled = self.is_connected(now) && self.is_selected(source) && self.device.endpoint == Some(source);
-        if probe.checking && settled && now >= self.sign_of_life_after {
+        let in_use = self.is_selected(source) && self.device.endpoint == Some(source);
+        if probe.checking && in_use && self.has_live_session(now) && now >= self.sign_of_life_after {
             self.sign_of_life_after = now + SIGN_OF_LIFE_EVERY;
             self.set_endpoint(source, true, EndpointReason::Asked, env, now);
         }
@@ -335,6 +352,7 @@ impl Peer {
             entry.forget_heard();
         }
         self.nominated = None;
+        self.peer_uses = None;
         if matches!(self.round.phase, Phase::Silent { .. }) {
             self.round.attempt = 0;
             self.start_round(env, now);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use natpunch_types::is_mesh_lan;
 
 use crate::burst::Burst;
+use crate::candidates::Entry;
 use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
@@ -24,6 +25,8 @@ const SILENCE: [Duration; 7] = [
     Duration::from_secs(15 * 60),
     Duration::from_secs(60 * 60),
 ];
+/// A path through a relay is in use and no other is looked for any more: the search goes on after this.
+const SEARCH_AFTER: Duration = Duration::from_secs(2);
 /// In silences at least this long ...
 const LONG_SILENCE: Duration = Duration::from_secs(60);
 /// ... this many of the newest candidates are pinged all the same, often enough that the hole in our NAT stays open: a
@@ -91,8 +94,8 @@ impl Round {
 }
 
 /// Only NATs are spoilt by early packets: IPv6 firewalls and LANs are not.
-fn may_be_poisoned(address: SocketAddr) -> bool {
-    address.is_ipv4() && !is_mesh_lan(address.ip())
+fn may_be_poisoned(address: SocketAddr, entry: &Entry) -> bool {
+    address.is_ipv4() && !is_mesh_lan(address.ip()) && !entry.is_relay()
 }
 
 impl Peer {
@@ -107,13 +110,19 @@ impl Peer {
         self.round.started = now;
         let behind_one_nat = self.table.iter().any(|(address, _)| env.local.shares_public_ip(address.ip()));
         self.round.beacons = if self.round.attempt == 0 || behind_one_nat { 0 } else { BEACONS.len() };
-        let addresses: Vec<SocketAddr> =
-            self.table.iter().filter(|(_, entry)| !entry.is_blocked(now)).map(|(address, _)| *address).collect();
+        let connected = self.is_connected(now);
+        let addresses: Vec<(SocketAddr, Burst)> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| !entry.is_blocked(now) && !(connected && entry.is_proven(now)))
+            .map(|(address, entry)| {
+                (*address, opening.filter(|_| may_be_poisoned(*address, entry)).unwrap_or_default())
+            })
+            .collect();
         for (_, entry) in self.table.iter_mut() {
             entry.keeps_hole = false;
         }
-        for address in addresses {
-            let burst = opening.filter(|_| may_be_poisoned(address)).unwrap_or_default();
+        for (address, burst) in addresses {
             self.start_burst(address, burst, now);
         }
         self.ask_to_meet(env, now);
@@ -122,11 +131,11 @@ impl Peer {
     /// The burst to a new candidate has begun; it begins a new ladder too.
     pub(super) fn on_new_candidate(&mut self, now: Time) {
         let resets = self.round.last_reset.is_none_or(|last| now.since(last) >= RESET_EVERY);
-        if resets && !self.is_connected(now) {
+        if resets && !self.is_settled(now) {
             self.round.last_reset = Some(now);
             self.round.attempt = 0;
             self.round.phase = Phase::Probing { until: now + Burst::Direct.duration() };
-        } else if self.round.phase == Phase::Resting && !self.is_connected(now) {
+        } else if self.round.phase == Phase::Resting && !self.is_settled(now) {
             self.round.phase = Phase::Probing { until: now + Burst::Direct.duration() };
         }
     }
@@ -153,12 +162,12 @@ impl Peer {
     pub(super) fn advance_round(&mut self, env: &mut Env, now: Time) {
         match self.round.phase {
             Phase::Probing { until } if until <= now => {
-                let checking = self.selection.as_ref().is_some_and(|selection| !selection.lost);
-                if checking || self.table.is_empty() {
+                if self.has_found() || self.table.is_empty() {
                     self.round.phase = Phase::Resting;
                     return;
                 }
                 let silence = SILENCE.get(self.round.attempt).or(SILENCE.last()).copied().unwrap_or_default();
+                let silence = if self.had_direct { silence.min(LONG_SILENCE) } else { silence };
                 self.round.attempt += 1;
                 self.round.phase = Phase::Silent { until: now + silence };
                 if silence >= LONG_SILENCE {
@@ -170,12 +179,17 @@ impl Peer {
                 }
             }
             Phase::Silent { until } if until <= now => self.start_round(env, now),
+            // A relay was found, and what is looked for is a path without one.
+            Phase::Resting if self.is_connected(now) && !self.is_settled(now) => {
+                self.round.phase = Phase::Silent { until: now + SEARCH_AFTER };
+            }
             _ => {}
         }
     }
 
     fn keep_holes(&mut self, env: &mut Env, now: Time) {
-        let mut newest: Vec<_> = self.table.iter_mut().filter(|(address, _)| !is_mesh_lan(address.ip())).collect();
+        let holes = self.table.iter_mut().filter(|(address, entry)| !is_mesh_lan(address.ip()) && !entry.is_relay());
+        let mut newest: Vec<_> = holes.collect();
         newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
         for (_, entry) in newest.into_iter().take(HOLES) {
             entry.keeps_hole = true;
@@ -191,7 +205,7 @@ impl Peer {
     pub(super) fn send_beacons(&mut self, env: &mut Env, now: Time) {
         while self.round.next_beacon().is_some_and(|due| due <= now) {
             self.round.beacons += 1;
-            if self.is_connected(now) {
+            if self.is_settled(now) {
                 continue;
             }
             let destination = SocketAddr::new(IpAddr::V4(Ipv4Addr::BROADCAST), self.spec.listen_port);
