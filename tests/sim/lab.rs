@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_core::PeerState;
+use natpunch_core::{PathKind, PeerState};
 use natpunch_sim::{
     DiscoveryConfig, GatewayConfig, GatewayId, HostId, LinkConfig, NatConfig, Network, SegmentId, World,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// Between a host and its router.
 pub(crate) const LAN: LinkConfig = LinkConfig::wire(Duration::from_micros(200));
@@ -120,6 +120,66 @@ impl Lab {
         let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
         world.peer(a, b);
         Self { world, server, a, b, gateway_a: place_a.gateway, gateway_b: place_b.gateway }
+    }
+
+    /// The same with relays, one on each of these links. The first is that of the server, too.
+    pub(crate) fn with_relays(seed: u64, a: impl Into<Side>, b: impl Into<Side>, links: &[LinkConfig]) -> Self {
+        let mut world = World::new(seed);
+        let add = |(number, link): (usize, &LinkConfig)| {
+            let address = IpAddr::from([198, 51, 100, 1 + number as u8]);
+            (world.add_server(&format!("server{number}"), &[address], *link), SocketAddr::new(address, 3478))
+        };
+        let servers: Vec<_> = links.iter().enumerate().map(add).collect();
+        let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
+        let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
+        let relays: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
+        let config = DiscoveryConfig { stun: relays.clone(), records: true, relays, ..Default::default() };
+        let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
+        let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
+        world.peer(a, b);
+        let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
+        Self { world, server: servers[0].0, a, b, gateway_a, gateway_b }
+    }
+
+    /// The kinds of path that both nodes' statuses show.
+    pub(crate) fn paths(&self) -> Vec<PathKind> {
+        let statuses = [self.a, self.b].into_iter().filter_map(|node| self.world.status(node));
+        statuses.flat_map(|status| status.peers).map(|peer| peer.path).collect()
+    }
+
+    /// Runs until both nodes use such a path, for at most this long; how long it took. A ping each way goes every 10 ms.
+    pub(crate) fn reach(&mut self, path: PathKind, patience: Duration) -> Duration {
+        let start = self.world.now();
+        while self.paths() != [path; 2] {
+            if self.world.now() >= start + patience {
+                self.fail(&format!("no {path} path: {:?}", self.paths()));
+            }
+            self.world.ping(self.a, self.b);
+            let next = self.world.now() + 10 * MS;
+            self.world.run_until(next);
+        }
+        self.world.now() - start
+    }
+
+    /// Runs on with a ping each way every 10 ms; how many of each side's were lost.
+    pub(crate) fn pings_lost(&mut self, duration: Duration) -> (u64, u64) {
+        let received = |lab: &Self| {
+            let of = |node, from| lab.world.device(node).received_data(&lab.world.key(from));
+            (of(lab.a, lab.b), of(lab.b, lab.a))
+        };
+        let (start, end) = (self.world.now(), self.world.now() + duration);
+        let (before, mut sent) = (received(self), 0);
+        while self.world.now() < end {
+            self.world.ping(self.a, self.b);
+            sent += 1;
+            let next = self.world.now() + 10 * MS;
+            self.world.run_until(next);
+        }
+        // The last ones arrive.
+        self.world.run_until(end + SECOND);
+        let after = received(self);
+        assert!(start < end);
+        (sent - (after.0 - before.0).min(sent), sent - (after.1 - before.1).min(sent))
     }
 
     /// The usual lab: 20 ms, no loss, rendezvous.

@@ -9,4 +9,5 @@ mod lab;
 mod matrix;
 mod paths;
 mod poison;
+mod relay;
 mod timing;

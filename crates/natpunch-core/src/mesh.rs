@@ -350,7 +350,7 @@ impl Mesh {
 
     /// Everything that is to be seen.
     pub fn status(&self, now: Time) -> MeshStatus {
-        let mut peers: Vec<_> = self.peers.values().map(|peer| peer.status(now)).collect();
+        let mut peers: Vec<_> = self.peers.values().map(|peer| peer.status(&self.env, now)).collect();
         peers.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
         MeshStatus {
             public_key: self.public_key,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Mapping, PeerKey};
+use natpunch_types::{CandidateKind, Mapping, PeerKey, RelayUse};
 use serde::{Serialize, Serializer};
 
 /// The mesh at one moment.
@@ -42,6 +42,11 @@ pub struct PeerStatus {
     pub managed: bool,
     /// What kind of path is in use.
     pub path: PathKind,
+    /// Who offered the relay, if the path passes through one: names of discovery instances.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub relayed_by: Vec<String>,
+    /// What the pair wants of relays.
+    pub relay: RelayUse,
     /// WireGuard's endpoint.
     pub endpoint: Option<SocketAddr>,
     /// Smoothed round-trip time of the path in use.

@@ -14,6 +14,7 @@ mod node;
 mod oracle;
 mod packet;
 mod random;
+mod relay;
 mod rendezvous;
 mod trace;
 mod wireguard;
@@ -26,6 +27,7 @@ pub use node::DiscoveryConfig;
 pub use oracle::{Verdict, direct_path_possible};
 pub use packet::{DEFAULT_TTL, Packet, Payload};
 pub use random::Random;
+pub use relay::Lie;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
 pub use trace::{Entry, Trace, What};
 pub use wireguard::{

@@ -3,7 +3,7 @@
 //! The root segment is the public internet. A packet goes up until some segment knows its destination, then down;
 //! each gateway on the way translates and filters. No clock of its own: [`Network::handle_timeout`] moves it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub struct Network {
     flights: BTreeMap<(Duration, u64), Flight>,
     flown: u64,
     delivered: VecDeque<(HostId, Packet)>,
+    /// From which address to which the internet drops everything.
+    broken: BTreeSet<(IpAddr, IpAddr)>,
     random: Random,
     /// What happened so far.
     pub trace: Trace,
@@ -107,6 +109,7 @@ impl Network {
             flights: BTreeMap::new(),
             flown: 0,
             delivered: VecDeque::new(),
+            broken: BTreeSet::new(),
             random: Random::new(seed, 1),
             trace: Trace::default(),
         }
@@ -210,7 +213,8 @@ impl Network {
 
     /// A host sends. A packet from an address that is not the host's is dropped.
     pub fn send(&mut self, host: HostId, mut packet: Packet, now: Duration) {
-        packet.origin = Some(host);
+        // A relay forwards what others have sent.
+        packet.origin.get_or_insert(host);
         let Attachment { name, segment, addresses, link } = &mut self.hosts[host.0];
         self.trace.record(now, name, What::Sent, Some(&packet));
         if !addresses.contains(&packet.source.ip()) {
@@ -243,6 +247,15 @@ impl Network {
         }
     }
 
+    /// Breaks the internet's route from one outside address to another, or mends it.
+    pub fn set_route(&mut self, from: IpAddr, to: IpAddr, works: bool) {
+        if works {
+            self.broken.remove(&(from, to));
+        } else {
+            self.broken.insert((from, to));
+        }
+    }
+
     /// The next packet that arrived at a host.
     pub fn poll_delivery(&mut self) -> Option<(HostId, Packet)> {
         self.delivered.pop_front()
@@ -261,6 +274,10 @@ impl Network {
     fn at_segment(&mut self, id: SegmentId, from: Option<HostId>, packet: Packet, now: Duration) {
         let segment = &self.segments[id.0];
         let destination = packet.destination.ip();
+        if id == Self::INTERNET && self.broken.contains(&(packet.source.ip(), destination)) {
+            self.trace.record(now, &segment.name, What::Dropped("no route"), Some(&packet));
+            return;
+        }
         if is_multicast(destination) {
             let family = destination.is_ipv4();
             let hosts = segment.hosts.iter().filter(|(address, _)| address.is_ipv4() == family);

@@ -9,11 +9,14 @@ use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
 
 use crate::discovery::Client;
 use crate::random::Random;
+use crate::relay::{Effect, RelayClient};
 use crate::rendezvous::Message;
 use crate::wireguard::Device;
 
-/// How often the agent reads the device.
+/// How often the agent reads the device ...
 const DEVICE_POLL: Duration = Duration::from_secs(1);
+/// ... and how often, and for how long, after it has set an endpoint.
+const EAGER_DEVICE_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// For how long what the rendezvous server says is believed.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -26,21 +29,32 @@ pub struct DiscoveryConfig {
     pub stun: Vec<SocketAddr>,
     /// Whether sealed records are published and watched.
     pub records: bool,
+    /// Servers that relay and arrange moments to fire at.
+    pub relays: Vec<SocketAddr>,
 }
 
 /// The agent process: dies and restarts without the device.
 pub(crate) struct Agent {
     pub(crate) mesh: Mesh,
     pub(crate) client: Option<Client>,
+    pub(crate) relays: RelayClient,
     next_device_poll: Duration,
+    eager_until: Duration,
 }
 
 impl Agent {
+    /// An endpoint was set: what comes of it is looked at more often.
+    pub(crate) fn watch_device(&mut self, now: Duration) {
+        self.eager_until = now + EAGER_DEVICE_POLL.1;
+        self.next_device_poll = self.next_device_poll.min(now + EAGER_DEVICE_POLL.0);
+    }
+
     /// The network changed, so that the server must see the new mapping.
     pub(crate) fn register_anew(&mut self, now: Duration) {
         if let Some(client) = &mut self.client {
             client.register_anew(now);
         }
+        self.relays.handle_network_change(now);
     }
 }
 
@@ -136,7 +150,9 @@ impl Node {
         mesh.handle_local_addresses(addresses, time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
         let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
-        self.agent = Some(Agent { mesh, client, next_device_poll: now + DEVICE_POLL });
+        let relays = RelayClient::new(self.key, self.discovery.relays.clone());
+        let next_device_poll = now + DEVICE_POLL;
+        self.agent = Some(Agent { mesh, client, relays, next_device_poll, eager_until: now });
         self.start_at = None;
     }
 
@@ -152,13 +168,16 @@ impl Node {
         let agent = self.agent.as_ref().map(|agent| {
             let mesh = agent.mesh.poll_timeout().map(|at| at.since_origin().saturating_sub(self.clock_offset));
             let client = agent.client.as_ref().map(Client::poll_timeout);
-            [mesh, client].into_iter().flatten().fold(agent.next_device_poll, Duration::min)
+            [mesh, client, agent.relays.poll_timeout()]
+                .into_iter()
+                .flatten()
+                .fold(agent.next_device_poll, Duration::min)
         });
         [agent, self.device.poll_timeout(), self.device_back_at, self.start_at].into_iter().flatten().min()
     }
 
     /// Runs what is due, except the start.
-    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Message> {
+    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<(SocketAddr, Message)> {
         if self.device_back_at.take_if(|at| *at <= now).is_some() {
             self.make_device(now);
         }
@@ -166,17 +185,57 @@ impl Node {
         let time = self.clock(now);
         let Some(agent) = &mut self.agent else { return Vec::new() };
         if agent.next_device_poll <= now {
-            agent.next_device_poll = now + DEVICE_POLL;
+            let eager = now < agent.eager_until;
+            agent.next_device_poll = now + if eager { EAGER_DEVICE_POLL.0 } else { DEVICE_POLL };
             agent.mesh.handle_device(&self.device.snapshot(), time);
         }
         if agent.mesh.poll_timeout().is_some_and(|at| at <= time) {
             agent.mesh.handle_timeout(time);
         }
-        agent.client.as_mut().map(|client| client.handle_timeout(now)).unwrap_or_default()
+        let mut requests = Vec::new();
+        if let Some(client) = &mut agent.client {
+            let server = client.server();
+            requests.extend(client.handle_timeout(now).into_iter().map(|message| (server, message)));
+        }
+        let effects = agent.relays.handle_timeout(now);
+        requests.extend(self.apply(effects, now));
+        requests
+    }
+
+    /// Does what the relays' client wants; what it wants sent is returned.
+    fn apply(&mut self, effects: Vec<Effect>, now: Duration) -> Vec<(SocketAddr, Message)> {
+        let time = self.clock(now);
+        let mut requests = Vec::new();
+        let Some(agent) = &mut self.agent else { return requests };
+        for effect in effects {
+            match effect {
+                Effect::Send(to, message) => requests.push((to, message)),
+                Effect::Fire { peer, after } => agent.mesh.handle_fire(peer, after, time),
+                Effect::Candidate { peer, address, lifetime } => {
+                    let origin = Origin::new(&format!("relay-{}", address.ip()));
+                    let candidate = Candidate { address, kind: CandidateKind::Relay, origin, lifetime };
+                    agent.mesh.handle_candidate(peer, candidate, time);
+                }
+            }
+        }
+        requests
+    }
+
+    /// A server sent something.
+    pub(crate) fn handle_server(
+        &mut self,
+        source: SocketAddr,
+        message: Message,
+        now: Duration,
+    ) -> Vec<(SocketAddr, Message)> {
+        self.handle_answer(message, now);
+        let Some(agent) = &mut self.agent else { return Vec::new() };
+        let effects = agent.relays.handle(source, message, now);
+        self.apply(effects, now)
     }
 
     /// The rendezvous server answered.
-    pub(crate) fn handle_answer(&mut self, message: Message, now: Duration) {
+    fn handle_answer(&mut self, message: Message, now: Duration) {
         let time = self.clock(now);
         let (Some(agent), Message::Answer { wanted, address: Some(address) }) = (&mut self.agent, message) else {
             return;

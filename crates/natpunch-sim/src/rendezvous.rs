@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, RelayUse};
 
 /// A registration is forgotten after this.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -28,6 +28,44 @@ pub enum Message {
         /// Where it was seen last.
         address: Option<SocketAddr>,
     },
+    /// "I am `from`, and want this of a relay with the other one of the pair."
+    Pair {
+        /// Who asks.
+        from: PeerKey,
+        /// The pair's tag.
+        pair: [u8; 16],
+        /// What it wants.
+        relay: RelayUse,
+        /// Its round trip to the server.
+        rtt: Duration,
+        /// Make both sides fire at the same moment.
+        meet: bool,
+    },
+    /// To a relay port: what comes from here is to be forwarded.
+    Bind {
+        /// Who asks.
+        from: PeerKey,
+        /// The pair's tag.
+        pair: [u8; 16],
+    },
+    /// How the server sees the pair.
+    State {
+        /// The pair's tag.
+        pair: [u8; 16],
+        /// What the receiver wants.
+        relay: RelayUse,
+        /// The relay port for the receiver.
+        port: Option<u16>,
+        /// Both sides have bound theirs.
+        bound: bool,
+    },
+    /// Probe the other one of the pair.
+    Fire {
+        /// The pair's tag.
+        pair: [u8; 16],
+        /// In how long.
+        after: Duration,
+    },
 }
 
 impl fmt::Display for Message {
@@ -37,6 +75,10 @@ impl fmt::Display for Message {
             Self::Request { wanted: Some(key), .. } => write!(f, "lookup {}", key.short()),
             Self::Answer { wanted, address: Some(address) } => write!(f, "answer {} at {address}", wanted.short()),
             Self::Answer { wanted, address: None } => write!(f, "answer {} unknown", wanted.short()),
+            Self::Pair { relay, meet, .. } => write!(f, "relay {relay}{}", if *meet { ", meet" } else { "" }),
+            Self::Bind { .. } => f.write_str("bind"),
+            Self::State { relay, port, bound, .. } => write!(f, "state {relay} port {port:?} bound {bound}"),
+            Self::Fire { after, .. } => write!(f, "fire in {after:?}"),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 use crate::node::{DiscoveryConfig, Node};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
+use crate::relay::{Lie, Relay};
 use crate::rendezvous;
 use crate::wireguard::Device;
 
@@ -29,10 +30,23 @@ const LIVE: Duration = Duration::from_secs(20);
 /// Steps without any progress of time: a busy loop is a failure, not a hang.
 const MOST_STEPS_AT_ONCE: u64 = 10_000;
 
+/// The port of a relay's control channel.
+const CONTROL_PORT: u16 = 3478;
+
+/// What a server says that lies: the peer is where somebody else is.
+fn misdirect(answer: rendezvous::Message) -> rendezvous::Message {
+    let nowhere = SocketAddr::from(([203, 0, 113, 200], 9));
+    match answer {
+        rendezvous::Message::Answer { wanted, .. } => rendezvous::Message::Answer { wanted, address: Some(nowhere) },
+        other => other,
+    }
+}
+
 /// A server on the internet: rendezvous and STUN on one port.
 #[derive(Debug, Default)]
 struct Server {
     rendezvous: rendezvous::Server,
+    relay: Relay,
     down: bool,
 }
 
@@ -242,7 +256,27 @@ impl World {
         if let Some(server) = self.servers.get_mut(&server) {
             server.down = down;
             server.rendezvous.restart();
+            server.relay.restart();
         }
+    }
+
+    /// Lets a server deceive, or be honest again.
+    pub fn set_lie(&mut self, server: HostId, lie: Option<Lie>) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.relay.lie = lie;
+        }
+    }
+
+    /// WireGuard's packets that a server's relay has forwarded.
+    pub fn carried_by(&self, server: HostId) -> u64 {
+        self.servers.get(&server).map_or(0, |server| server.relay.carried)
+    }
+
+    /// Changes whether a peer may be reached through relays.
+    pub fn set_relay_policy(&mut self, node: HostId, relay: RelayPolicy) {
+        let mut spec = self.nodes[&node].spec.clone();
+        spec.peers.iter_mut().for_each(|peer| peer.relay = relay);
+        self.reload(node, spec);
     }
 
     /// Makes the record store unreachable, or reachable again.
@@ -436,9 +470,7 @@ impl World {
                 continue;
             }
             let requests = node.handle_timeout(now);
-            for request in requests {
-                self.send_request(host, request);
-            }
+            self.send_requests(host, requests);
         }
         self.drain();
     }
@@ -463,10 +495,25 @@ impl World {
     fn deliver(&mut self, host: HostId, packet: Packet) {
         let now = self.now;
         if let Some(server) = self.servers.get_mut(&host).filter(|server| !server.down) {
+            let port = packet.destination.port();
+            if let Some((from, to)) = server.relay.forward(packet.source, port, &packet.payload) {
+                let source = SocketAddr::new(packet.destination.ip(), from);
+                let forwarded = Packet { origin: packet.origin, ..Packet::new(source, to, packet.payload) };
+                self.network.send(host, forwarded, now);
+                return;
+            }
+            if let Payload::Rendezvous(message) = packet.payload {
+                for (to, message) in server.relay.handle(packet.source, port, message, &mut self.keys) {
+                    let source = SocketAddr::new(packet.destination.ip(), CONTROL_PORT);
+                    self.network.send(host, Packet::new(source, to, Payload::Rendezvous(message)), now);
+                }
+            }
+            let wrong = server.relay.lie == Some(Lie::WrongAddresses);
             let answer = match &packet.payload {
                 Payload::Raw(bytes) => stun::respond(bytes, packet.source).map(Payload::Raw),
                 Payload::Rendezvous(message) => {
-                    server.rendezvous.handle(packet.source, *message, now).map(Payload::Rendezvous)
+                    let answer = server.rendezvous.handle(packet.source, *message, now);
+                    answer.map(|answer| Payload::Rendezvous(if wrong { misdirect(answer) } else { answer }))
                 }
                 Payload::WireGuard(_) => None,
             };
@@ -497,7 +544,10 @@ impl World {
                     agent.mesh.handle_datagram(packet.source, destination, &bytes, time);
                 }
             }
-            Payload::Rendezvous(message) => node.handle_answer(message, now),
+            Payload::Rendezvous(message) => {
+                let requests = node.handle_server(packet.source, message, now);
+                self.send_requests(host, requests);
+            }
         }
     }
 
@@ -541,10 +591,17 @@ impl World {
                     self.records.publish(host, records, now);
                 }
             }
-            Command::Meet { .. } => {}
+            Command::Meet { peer } => {
+                if let Some(agent) = &mut self.node_mut(host).agent {
+                    agent.relays.meet(peer, now);
+                }
+            }
             Command::Interest(interest) => {
                 let node = self.node_mut(host);
                 let watches = node.discovery.records;
+                if let Some(agent) = &mut node.agent {
+                    agent.relays.set_interest(&interest, now);
+                }
                 if let Some(client) = node.agent.as_mut().and_then(|agent| agent.client.as_mut()) {
                     client.set_interest(&interest, now);
                 }
@@ -560,6 +617,7 @@ impl World {
                 let done = node.device_back_at.is_none() && node.device.set_endpoint(peer, endpoint, kick, now);
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
+                    agent.watch_device(now);
                     agent.mesh.handle_endpoint_set(peer, endpoint, done, time);
                     agent.mesh.handle_device(&node.device.snapshot(), time);
                 }
@@ -567,10 +625,9 @@ impl World {
         }
     }
 
-    fn send_request(&mut self, host: HostId, message: rendezvous::Message) {
-        let client = self.node_mut(host).agent.as_ref().and_then(|agent| agent.client.as_ref());
-        if let Some(server) = client.map(|client| client.server()) {
-            self.send_from(host, None, server, DEFAULT_TTL, Payload::Rendezvous(message));
+    fn send_requests(&mut self, host: HostId, requests: Vec<(SocketAddr, rendezvous::Message)>) {
+        for (to, message) in requests {
+            self.send_from(host, None, to, DEFAULT_TTL, Payload::Rendezvous(message));
         }
     }
 

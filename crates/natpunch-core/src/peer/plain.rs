@@ -64,7 +64,7 @@ impl Peer {
         self.plain.passes += 1;
         self.plain.paused = true;
         self.plain.next = Some(now + pause);
-        let reason = self.unreachable_reason(now);
+        let reason = self.unreachable_reason(env.local.mapping(), now);
         env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: pause });
     }
 

@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
-use natpunch_types::CandidateKind;
+use natpunch_types::{CandidateKind, Mapping, Origin};
 
+use crate::env::Env;
 use crate::path::{Tier, tier};
 use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
 
-use super::Peer;
 use super::round::Phase;
+use super::{FROM_PEER, FROM_WIREGUARD, Peer};
 
 impl Peer {
-    pub(crate) fn status(&self, now: Time) -> PeerStatus {
+    pub(crate) fn status(&self, env: &Env, now: Time) -> PeerStatus {
         let in_use = match &self.selection {
             Some(selection) if self.has_live_session(now) => Some(selection.address),
             _ if !self.probes() && self.is_connected(now) => self.device.endpoint,
             _ => None,
         };
+        let relay = in_use.and_then(|address| self.table.get(&address)).filter(|entry| entry.is_relay());
+        let of_discovery = |origin: &&Origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
         let kind = |address| self.table.get(&address).map_or(CandidateKind::PeerReflexive, |entry| entry.kind);
         PeerStatus {
             key: self.spec.key,
@@ -27,13 +30,19 @@ impl Peer {
                 Tier::Direct => PathKind::Direct,
                 Tier::Relay => PathKind::Relay,
             }),
+            relayed_by: relay
+                .iter()
+                .flat_map(|entry| entry.origins().filter(of_discovery))
+                .map(ToString::to_string)
+                .collect(),
+            relay: self.relay_use(now),
             endpoint: self.device.endpoint,
             rtt: in_use.and_then(|address| self.table.get(&address)?.rtt),
             handshake_age: self.device.handshake_seen.map(|at| now.since(at)),
             rx_bytes: self.device.rx_bytes,
             tx_bytes: self.device.tx_bytes,
             seen_as: self.seen_as,
-            state: self.state(now),
+            state: self.state(env.local.mapping(), now),
             probes_unanswered: self.has_live_session(now) && !self.is_connected(now),
             candidates: self
                 .table
@@ -57,12 +66,12 @@ impl Peer {
         self.is_connected(now) || (self.selection.is_some() && self.device.has_fresh_keys(now))
     }
 
-    pub(crate) fn state(&self, now: Time) -> PeerState {
+    pub(crate) fn state(&self, mapping: Option<Mapping>, now: Time) -> PeerState {
         if self.has_live_session(now) {
             return PeerState::Connected;
         }
         if self.spec.managed && self.keys.is_none() {
-            return PeerState::Unreachable { reason: self.unreachable_reason(now), retry_in: Duration::MAX };
+            return PeerState::Unreachable { reason: self.unreachable_reason(mapping, now), retry_in: Duration::MAX };
         }
         if self.table.is_empty() {
             let reason = "no address of this peer is known yet: no discovery source has one, \
@@ -75,13 +84,15 @@ impl Peer {
             _ => None,
         };
         match retry {
-            Some(at) => PeerState::Unreachable { reason: self.unreachable_reason(now), retry_in: at.since(now) },
+            Some(at) => {
+                PeerState::Unreachable { reason: self.unreachable_reason(mapping, now), retry_in: at.since(now) }
+            }
             None => PeerState::Punching,
         }
     }
 
     /// The most telling thing that is known of why there is no connection.
-    pub(super) fn unreachable_reason(&self, now: Time) -> String {
+    pub(super) fn unreachable_reason(&self, mapping: Option<Mapping>, now: Time) -> String {
         let count = self.table.iter().count();
         let addresses =
             if count == 1 { "its only known address".to_owned() } else { format!("any of {count} addresses") };
@@ -102,9 +113,14 @@ impl Peer {
         if let Some((address, _)) = self.table.iter().find(|(_, entry)| entry.is_answered(now)) {
             return format!("it answers at {address}, but what it sends first does not arrive");
         }
-        format!(
-            "no probe was answered at {addresses}: the peer's natpunch is not running, \
-             UDP is filtered, or both NATs give every destination another port"
-        )
+        let nats = match mapping {
+            None => "both NATs give every destination another port",
+            Some(Mapping::EndpointIndependent) => "the peer is not where it was seen (the NAT here keeps the port)",
+            Some(Mapping::EndpointDependent) => {
+                "the NAT here gives every destination another port (endpoint-dependent mapping), as the peer's may: \
+                 only a relay helps then"
+            }
+        };
+        format!("no probe was answered at {addresses}: the peer's natpunch is not running, UDP is filtered, or {nats}")
     }
 }

@@ -174,7 +174,7 @@ impl Peer {
                     self.keep_holes(env, now);
                 }
                 if self.round.is_unreachable() && !self.has_live_session(now) {
-                    let reason = self.unreachable_reason(now);
+                    let reason = self.unreachable_reason(env.local.mapping(), now);
                     env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: silence });
                 }
             }

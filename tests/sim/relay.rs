@@ -1,0 +1,111 @@
+//! Relays: first, until there is a direct path, and again when it dies.
+
+use std::time::Duration;
+
+use natpunch_core::{Event, PathKind};
+use natpunch_sim::{LinkConfig, NatConfig, Verdict, direct_path_possible};
+
+use crate::lab::{Lab, MINUTE, SECOND, ip};
+
+const NEAR: LinkConfig = LinkConfig::wire(Duration::from_millis(10));
+const FAR: LinkConfig = LinkConfig::wire(Duration::from_millis(80));
+const OUTSIDE_A: &str = "203.0.113.1";
+const OUTSIDE_B: &str = "203.0.113.2";
+
+/// Time until both nodes have a session.
+fn connect(lab: &mut Lab, patience: Duration) -> Duration {
+    lab.connect(patience).unwrap_or_else(|| lab.fail("no session"))
+}
+
+/// Two home routers that can reach each other, on a direct path, with a relay beside it.
+fn direct(seed: u64) -> Lab {
+    let mut lab = Lab::with_relays(seed, NatConfig::home(), NatConfig::home(), &[NEAR]).start();
+    connect(&mut lab, 10 * SECOND);
+    lab.reach(PathKind::Direct, 10 * SECOND);
+    lab.pings_lost(SECOND * u32::try_from(5 + seed % 7).unwrap());
+    lab
+}
+
+fn set_routes(lab: &mut Lab, there: bool, back: bool) {
+    lab.world.network.set_route(ip(OUTSIDE_A), ip(OUTSIDE_B), there);
+    lab.world.network.set_route(ip(OUTSIDE_B), ip(OUTSIDE_A), back);
+}
+
+#[test]
+fn two_symmetric_nats_connect_through_a_relay_within_a_round_trip_and_200_ms() {
+    let mut worst = Duration::ZERO;
+    for seed in 0..20 {
+        let mut lab = Lab::with_relays(seed, NatConfig::symmetric(), NatConfig::symmetric(), &[NEAR]);
+        assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Impossible);
+        lab = lab.start();
+        worst = worst.max(connect(&mut lab, 10 * SECOND));
+        lab.reach(PathKind::Relay, SECOND);
+        lab.run_with_pings(10 * SECOND);
+    }
+    println!("symmetric x symmetric: usable by the relay after {worst:?} at worst (80 ms round trip)");
+}
+
+#[test]
+fn a_relayed_pair_moves_to_the_direct_path_and_stays_there() {
+    let mut most = 0;
+    for seed in 0..5 {
+        let mut lab = Lab::with_relays(seed, NatConfig::home(), NatConfig::home(), &[NEAR]);
+        // Without records neither knows where the other is.
+        lab.world.set_record_store_down(true);
+        lab = lab.start();
+        connect(&mut lab, 10 * SECOND);
+        lab.reach(PathKind::Relay, SECOND);
+        lab.pings_lost(5 * SECOND);
+        set_routes(&mut lab, true, true);
+        lab.world.set_record_store_down(false);
+        let lost = lab.pings_lost(20 * SECOND);
+        assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
+        most = most.max(lost.0).max(lost.1);
+        let carried = lab.world.carried_by(lab.server);
+        lab.pings_lost(MINUTE);
+        assert_eq!(lab.world.carried_by(lab.server), carried, "{}", lab.world.report());
+    }
+    println!("relay to direct: {most} of 100 pings a second lost at worst");
+}
+
+#[test]
+fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
+    for (name, there, back) in [("both ways", false, false), ("one way", false, true), ("other way", true, false)] {
+        let (mut takeovers, mut returns, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        for seed in 0..6 {
+            let mut lab = direct(seed);
+            set_routes(&mut lab, there, back);
+            takeovers.push(lab.reach(PathKind::Relay, 10 * SECOND));
+            let lost = lab.pings_lost(30 * SECOND);
+            losses.push(lost.0.max(lost.1));
+            assert_eq!(lab.paths(), [PathKind::Relay; 2], "{}", lab.world.report());
+            set_routes(&mut lab, true, true);
+            returns.push(lab.reach(PathKind::Direct, 2 * MINUTE));
+            lab.pings_lost(30 * SECOND);
+            assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
+            let lost = |event: &&(Duration, Event)| matches!(event.1, Event::Roamed { .. });
+            let roamed = lab.world.events(lab.a).iter().filter(lost).count();
+            losses.push(roamed as u64);
+        }
+        takeovers.sort();
+        returns.sort();
+        println!(
+            "{name}: takeover p50 {:?} worst {:?}, return p50 {:?} worst {:?} losses {losses:?}",
+            takeovers[3], takeovers[5], returns[3], returns[5]
+        );
+    }
+}
+
+#[test]
+fn of_two_relays_the_nearer_one_is_used() {
+    for (links, nearer) in [([FAR, NEAR], "198.51.100.2"), ([NEAR, FAR], "198.51.100.1")] {
+        let mut lab = Lab::with_relays(1, NatConfig::symmetric(), NatConfig::symmetric(), &links).start();
+        connect(&mut lab, 10 * SECOND);
+        lab.reach(PathKind::Relay, SECOND);
+        lab.run_with_pings(5 * SECOND);
+        for (node, peer) in [(lab.a, lab.b), (lab.b, lab.a)] {
+            let endpoint = lab.world.device(node).endpoint(&lab.world.key(peer)).unwrap();
+            assert_eq!(endpoint.ip(), ip(nearer), "{}", lab.world.report());
+        }
+    }
+}
