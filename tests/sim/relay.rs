@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use natpunch_core::{Event, PathKind};
+use natpunch_core::PathKind;
 use natpunch_sim::{LinkConfig, NatConfig, Verdict, direct_path_possible};
 
 use crate::lab::{Lab, MINUTE, SECOND, ip};
@@ -42,6 +42,7 @@ fn two_symmetric_nats_connect_through_a_relay_within_a_round_trip_and_200_ms() {
         lab.reach(PathKind::Relay, SECOND);
         lab.run_with_pings(10 * SECOND);
     }
+    assert!(worst <= SECOND, "{worst:?}");
     println!("symmetric x symmetric: usable by the relay after {worst:?} at worst (80 ms round trip)");
 }
 
@@ -50,49 +51,43 @@ fn a_relayed_pair_moves_to_the_direct_path_and_stays_there() {
     let mut most = 0;
     for seed in 0..5 {
         let mut lab = Lab::with_relays(seed, NatConfig::home(), NatConfig::home(), &[NEAR]);
-        // Without records neither knows where the other is.
-        lab.world.set_record_store_down(true);
+        set_routes(&mut lab, false, false);
         lab = lab.start();
         connect(&mut lab, 10 * SECOND);
         lab.reach(PathKind::Relay, SECOND);
         lab.pings_lost(5 * SECOND);
         set_routes(&mut lab, true, true);
-        lab.world.set_record_store_down(false);
-        let lost = lab.pings_lost(20 * SECOND);
+        let lost = lab.pings_lost(MINUTE);
         assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
         most = most.max(lost.0).max(lost.1);
         let carried = lab.world.carried_by(lab.server);
         lab.pings_lost(MINUTE);
         assert_eq!(lab.world.carried_by(lab.server), carried, "{}", lab.world.report());
     }
+    assert!(most <= 25, "{most} of 100 pings a second lost");
     println!("relay to direct: {most} of 100 pings a second lost at worst");
 }
 
 #[test]
 fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
     for (name, there, back) in [("both ways", false, false), ("one way", false, true), ("other way", true, false)] {
-        let (mut takeovers, mut returns, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut takeovers, mut returns) = (Vec::new(), Vec::new());
         for seed in 0..6 {
             let mut lab = direct(seed);
             set_routes(&mut lab, there, back);
             takeovers.push(lab.reach(PathKind::Relay, 10 * SECOND));
             let lost = lab.pings_lost(30 * SECOND);
-            losses.push(lost.0.max(lost.1));
+            assert_eq!(lost, (0, 0), "{}", lab.world.report());
             assert_eq!(lab.paths(), [PathKind::Relay; 2], "{}", lab.world.report());
             set_routes(&mut lab, true, true);
             returns.push(lab.reach(PathKind::Direct, 2 * MINUTE));
-            lab.pings_lost(30 * SECOND);
+            let lost = lab.pings_lost(30 * SECOND);
+            assert!(lost.0.max(lost.1) <= 25, "{lost:?}\n{}", lab.world.report());
             assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
-            let lost = |event: &&(Duration, Event)| matches!(event.1, Event::Roamed { .. });
-            let roamed = lab.world.events(lab.a).iter().filter(lost).count();
-            losses.push(roamed as u64);
         }
         takeovers.sort();
         returns.sort();
-        println!(
-            "{name}: takeover p50 {:?} worst {:?}, return p50 {:?} worst {:?} losses {losses:?}",
-            takeovers[3], takeovers[5], returns[3], returns[5]
-        );
+        println!("{name} broken: relay after {takeovers:?}, mended: direct after {returns:?}");
     }
 }
 

@@ -114,7 +114,7 @@ impl Peer {
         let addresses: Vec<(SocketAddr, Burst)> = self
             .table
             .iter()
-            .filter(|(_, entry)| !entry.is_blocked(now) && !(connected && entry.is_proven(now)))
+            .filter(|(_, entry)| !(entry.is_blocked(now) || connected && entry.is_proven(now)))
             .map(|(address, entry)| {
                 (*address, opening.filter(|_| may_be_poisoned(*address, entry)).unwrap_or_default())
             })
