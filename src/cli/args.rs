@@ -398,6 +398,12 @@ pub struct ServeArgs {
     /// Speak natpunch's own rendezvous, to everybody who knows the server's public key.
     #[arg(long, conflicts_with = "admission_secret_file")]
     pub open: bool,
+    /// The relay's UDP ports, instead of the 32 after the first one.
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub relay_ports: Option<String>,
+    /// Offer no relay.
+    #[arg(long, conflicts_with = "relay_ports")]
+    pub no_relay: bool,
     /// Offer the HTTP record store here.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,

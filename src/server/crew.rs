@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 use super::protocols::random;
+use super::relay::Relay;
 use super::worker::{Shared, Worker};
 
 /// All workers of a server.
@@ -30,11 +31,15 @@ impl Drop for Farewell {
 }
 
 impl Crew {
-    /// Starts a worker for each of these sets of sockets.
+    /// Starts a worker for each of these sets of sockets, and as many threads for the relay.
     ///
     /// # Errors
     /// If the system has no randomness, threads or files left.
-    pub(super) fn start(sockets: Vec<Vec<UdpSocket>>, shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(sockets: Vec<Vec<UdpSocket>>, relay: Option<Relay>, shared: &Arc<Shared>) -> io::Result<Self> {
+        let passers = match (relay, sockets.first()) {
+            (Some(relay), Some(first)) => relay.passers(sockets.len(), first, shared)?,
+            _ => Vec::new(),
+        };
         let (stop, stopped) = UnixStream::pair()?;
         let (farewell, lost) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
@@ -45,6 +50,14 @@ impl Crew {
             threads.push(thread.spawn(move || {
                 let _farewell = farewell;
                 Worker::new(number, sockets, shared, rng).run(&stopped);
+            })?);
+        }
+        for (number, passer) in passers.into_iter().enumerate() {
+            let (stopped, farewell) = (stopped.try_clone()?, Farewell(farewell.clone()));
+            let thread = std::thread::Builder::new().name(format!("relay-{number}"));
+            threads.push(thread.spawn(move || {
+                let _farewell = farewell;
+                passer.run(&stopped);
             })?);
         }
         Ok(Self { threads, stop, lost })

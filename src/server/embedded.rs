@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 
 use super::crew::Crew;
 use super::protocols::Protocols;
-use super::settings::AlternatePort;
+use super::relay;
+use super::settings::{AlternatePort, RelaySettings};
 use super::sockets::{Sockets, has_ipv6};
 use super::worker::Shared;
 use super::{ServeError, keep};
@@ -43,9 +44,10 @@ impl Embedded {
         listen.extend(has_ipv6().then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
         // One mesh is no work for several cores.
         let sockets = Sockets::bind(&listen, AlternatePort::Next, 1, fwmark)?;
-        let protocols = Protocols::of_node(private_key, members)?;
+        let mut protocols = Protocols::of_node(private_key, members)?;
+        let relay = relay::open(&mut protocols, &sockets.addresses, &RelaySettings::default(), fwmark)?;
         let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default()));
-        let crew = Crew::start(sockets.of_workers, &shared)?;
+        let crew = Crew::start(sockets.of_workers, Some(relay), &shared)?;
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(shared.clone()));
         Ok(Self { shared, crew, _keeper: keeper })
@@ -53,7 +55,7 @@ impl Embedded {
 
     /// These are the members from now on.
     pub fn admit(&self, members: BTreeSet<PeerKey>) {
-        let ended = self.shared.protocols.admit(members);
+        let ended = self.shared.protocols.admit(members, self.shared.start.elapsed());
         if ended > 0 {
             tracing::info!(sessions = ended, "ended the sessions of those who are no members any more");
         }

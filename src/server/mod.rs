@@ -13,6 +13,7 @@ mod http;
 pub mod key;
 mod protocols;
 mod rate;
+mod relay;
 pub mod settings;
 mod sockets;
 mod store;
@@ -89,7 +90,11 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
     };
     let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
-    let protocols = Protocols::new(&settings, key, rendezvous)?;
+    let mut protocols = Protocols::new(&settings, key, rendezvous)?;
+    let relay = match &settings.relay {
+        Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
+        None => None,
+    };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
         let http = match settings.http {
             Some(http) => {
@@ -118,7 +123,7 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         let (stop, stopped) = watch::channel(false);
         let counters = Arc::new(Counters::default());
         let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
-        let mut crew = Crew::start(sockets.of_workers, &shared)?;
+        let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
         let mut tasks = tokio::task::JoinSet::new();
         if let Some((listener, http)) = http {
             tasks.spawn(http::serve(listener, http, counters, stopped.clone()));

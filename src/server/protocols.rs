@@ -17,6 +17,8 @@ use std::time::Duration;
 use natpunch_core::stun;
 use natpunch_plugin_nat_hole_punching::server as hole_punching;
 use natpunch_plugin_natpunch_go::server as natpunch_go;
+use natpunch_rendezvous::relay::Event;
+use natpunch_rendezvous::server::Unsealed;
 use natpunch_rendezvous::{server as rendezvous, wire};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
@@ -24,6 +26,7 @@ use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
 use super::rate::RateLimiter;
+use super::relay;
 use super::settings::{Compat, Settings};
 use super::store::Source;
 
@@ -91,12 +94,31 @@ pub(super) struct Protocols {
 pub(super) struct Rendezvous {
     server: Mutex<rendezvous::Server<ChaCha20Rng>>,
     door: Arc<rendezvous::Door>,
+    relay: Option<Arc<relay::Ports>>,
 }
 
 impl Rendezvous {
     /// The server's state.
     pub(super) fn lock(&self) -> MutexGuard<'_, rendezvous::Server<ChaCha20Rng>> {
         lock(&self.server)
+    }
+
+    /// What the rendezvous has to send, after its relay's ports have done what it says: a client that learns of an offer
+    /// is expected there.
+    pub(super) fn drain(&self, server: &mut rendezvous::Server<ChaCha20Rng>, now: Duration) -> Vec<Unsealed> {
+        while let Some((port, command)) = server.poll_relay_command() {
+            if let Some(relay) = &self.relay {
+                relay.command(port, command, now);
+            }
+        }
+        std::iter::from_fn(|| server.poll_unsealed()).collect()
+    }
+
+    /// What is to be sent when the relay's ports have something to tell.
+    pub(super) fn handle_relay_events(&self, events: &[Event], now: Duration) -> Vec<Unsealed> {
+        let mut server = self.lock();
+        events.iter().for_each(|event| server.handle_relay_event(*event, now));
+        self.drain(&mut server, now)
     }
 }
 
@@ -116,12 +138,12 @@ impl Protocols {
                 let config = rendezvous::Config {
                     keys: std::iter::once(private_key.clone()).chain(keys.next).collect(),
                     admission: rendezvous::Admission { secrets: keys.secrets, allowed },
-                    limits: rendezvous::Limits::default(),
+                    limits: limits(settings.relay.is_some()),
                     alternate_port: None,
                 };
                 tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
                 let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
-                Some(Rendezvous { door: server.door(), server: Mutex::new(server) })
+                Some(Rendezvous { door: server.door(), server: Mutex::new(server), relay: None })
             }
             None => None,
         };
@@ -156,14 +178,27 @@ impl Protocols {
             alternate_port: None,
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
-        let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server) };
+        let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server), relay: None };
         Ok(Self { rendezvous: Some(rendezvous), natpunch_go: None, hole_punching: None, unpadded: None })
     }
 
+    /// Offers a relay at these UDP ports.
+    pub(super) fn set_relay(&mut self, numbers: Vec<u16>, ports: Arc<relay::Ports>) {
+        if let Some(rendezvous) = &mut self.rendezvous {
+            rendezvous.lock().set_relay_ports(numbers);
+            rendezvous.relay = Some(ports);
+        }
+    }
+
     /// The members of the mesh from now on; how many sessions that ends.
-    pub(super) fn admit(&self, members: BTreeSet<PeerKey>) -> usize {
-        let reconfigure =
-            |server: &Rendezvous| server.lock().reconfigure(members_only(members), rendezvous::Limits::default());
+    pub(super) fn admit(&self, members: BTreeSet<PeerKey>, now: Duration) -> usize {
+        let reconfigure = |rendezvous: &Rendezvous| {
+            let mut server = rendezvous.lock();
+            let ended = server.reconfigure(members_only(members), rendezvous::Limits::default());
+            // Nobody is told, so there is nothing to send.
+            rendezvous.drain(&mut server, now);
+            ended
+        };
         self.rendezvous.as_ref().map_or(0, reconfigure)
     }
 
@@ -261,6 +296,20 @@ impl Protocols {
                 ("without session", counted.no_session),
             ]);
         }
+        if let Some(relay) = self.rendezvous.as_ref().and_then(|rendezvous| rendezvous.relay.as_ref()) {
+            let counted = relay.counters();
+            counters.extend([
+                ("relay: bound", counted.bound),
+                ("forwarded", counted.forwarded),
+                ("bytes forwarded", counted.bytes),
+                ("asked to prove their address", counted.challenged),
+                ("not carried", counted.not_carried),
+                ("not WireGuard's", counted.misshapen),
+                ("rate-limited", counted.limited),
+                ("refused", counted.refused),
+                ("of strangers", counted.strangers),
+            ]);
+        }
         if let Some(server) = &self.natpunch_go {
             let counted = lock(server).counters();
             counters.extend([
@@ -305,6 +354,12 @@ pub(super) struct RendezvousKeys {
 /// Who is a member, by its WireGuard key.
 fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
     rendezvous::Admission { secrets: vec![natpunch_rendezvous::node_admission()], allowed: Some(members) }
+}
+
+/// What the rendezvous may use, with a relay or without.
+fn limits(relay: bool) -> rendezvous::Limits {
+    let limits = rendezvous::Limits::default();
+    if relay { limits } else { rendezvous::Limits { relays: 0, ..limits } }
 }
 
 /// A generator with a seed of the system's.

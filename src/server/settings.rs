@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use natpunch_rendezvous::relay;
 use natpunch_types::PeerKey;
 use serde::Deserialize;
 
@@ -60,6 +62,8 @@ pub struct Settings {
     pub key_file: PathBuf,
     /// Who may register by natpunch's own rendezvous; `None`: it is not spoken.
     pub rendezvous: Option<Rendezvous>,
+    /// The relay, if there is one: only beside natpunch's own rendezvous.
+    pub relay: Option<RelaySettings>,
     /// The old rendezvous protocols spoken on every UDP socket.
     pub compat: Vec<Compat>,
     /// The keys that may register by the old rendezvous protocols; `None`: any, up to a bound.
@@ -107,6 +111,48 @@ pub struct Rendezvous {
     pub allowed: Option<BTreeSet<PeerKey>>,
 }
 
+/// The relay's settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelaySettings {
+    /// Its UDP ports.
+    pub ports: RelayPorts,
+    /// What each pair may use.
+    pub limits: relay::Limits,
+}
+
+/// Which UDP ports the relay has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RelayPorts {
+    /// 32 after the server's first one, but those that it has otherwise.
+    #[default]
+    Next,
+    /// 32 that are free: where the server asks for any port itself.
+    Any,
+    /// These.
+    Range(RangeInclusive<u16>),
+}
+
+impl FromStr for RelayPorts {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<NonZeroU16>().ok().map(NonZeroU16::get);
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = number(first).zip(number(last)).filter(|(first, last)| first <= last);
+        let (first, last) = range
+            .ok_or_else(|| format!("`{text}` is no range of ports; it is written FIRST-LAST, such as 51901-51932"))?;
+        if usize::from(last - first) >= MAX_RELAY_PORTS {
+            return Err(format!("`{text}` are more than {MAX_RELAY_PORTS} ports"));
+        }
+        Ok(Self::Range(first..=last))
+    }
+}
+
+impl<'de> Deserialize<'de> for RelayPorts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// The HTTP record store's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
@@ -120,6 +166,8 @@ pub struct HttpSettings {
 
 /// Below the usual limit of 1,024 open files, with room for everything else.
 const DEFAULT_HTTP_CONNECTIONS: usize = 768;
+/// Each has a socket on every address: far below the usual hard limit of open files.
+const MAX_RELAY_PORTS: usize = 1_024;
 
 /// The file, as written.
 #[derive(Debug, Default, Deserialize)]
@@ -141,6 +189,11 @@ struct File {
     admission_secret_files: Vec<PathBuf>,
     allowed_identities: Option<BTreeSet<PeerKey>>,
     next_key_file: Option<PathBuf>,
+    relay: Option<bool>,
+    relay_ports: Option<RelayPorts>,
+    relay_bytes_per_second: Option<u64>,
+    relay_bytes_per_hour: Option<u64>,
+    relay_modified_wireguard: Option<bool>,
     http: Option<SocketAddr>,
     #[serde(default)]
     http_trusted_proxies: Vec<IpAddr>,
@@ -183,6 +236,15 @@ pub enum SettingsError {
          admission_secret_files, allowed_identities, or open = true"
     )]
     NextKeyForNobody,
+    /// Relay settings without a relay.
+    #[error(
+        "the relay is of natpunch's own rendezvous, which is not spoken\n  hint: say who may register: \
+         admission_secret_files, allowed_identities, or open = true"
+    )]
+    RelayForNobody,
+    /// A flag has a bad value.
+    #[error("--relay-ports: {0}")]
+    RelayPorts(String),
     /// Nothing to listen on.
     #[error(
         "nothing to serve\n  hint: --listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records"
@@ -207,9 +269,9 @@ impl Settings {
             }
             None => File::default(),
         };
-        let listen = if args.listen.is_empty() { file.listen } else { args.listen.clone() };
+        let listen = if args.listen.is_empty() { file.listen.clone() } else { args.listen.clone() };
         let secret_files = if args.admission_secret_file.is_empty() {
-            file.admission_secret_files
+            file.admission_secret_files.clone()
         } else {
             args.admission_secret_file.clone()
         };
@@ -221,14 +283,18 @@ impl Settings {
         let rendezvous = (open || closed).then(|| Rendezvous {
             next_key_file: file.next_key_file.clone(),
             secret_files,
-            allowed: file.allowed_identities,
+            allowed: file.allowed_identities.clone(),
         });
         if rendezvous.is_none() && file.next_key_file.is_some() {
             return Err(SettingsError::NextKeyForNobody);
         }
+        if rendezvous.is_none() && file.wants_relay(args) {
+            return Err(SettingsError::RelayForNobody);
+        }
+        let relay = file.relay_settings(args)?.filter(|_| rendezvous.is_some());
         let compat = if args.compat.is_empty() {
             // Who has the better protocol does not get the old one unasked.
-            file.compat.unwrap_or_else(|| if rendezvous.is_some() { vec![] } else { vec![Compat::NatpunchGo] })
+            file.compat.clone().unwrap_or_else(|| if rendezvous.is_some() { vec![] } else { vec![Compat::NatpunchGo] })
         } else {
             let names = args.compat.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
             names.map(str::parse).collect::<Result<_, _>>().map_err(SettingsError::Compat)?
@@ -254,6 +320,7 @@ impl Settings {
             stun_unpadded: file.stun_unpadded,
             key_file,
             rendezvous,
+            relay,
             compat,
             allowed_keys: file.allowed_keys,
             http,
@@ -262,6 +329,35 @@ impl Settings {
 }
 
 impl File {
+    /// Whether anything is said of a relay.
+    fn wants_relay(&self, args: &ServeArgs) -> bool {
+        let limits = [self.relay_bytes_per_second, self.relay_bytes_per_hour];
+        self.relay == Some(true)
+            || args.relay_ports.is_some()
+            || self.relay_ports.is_some()
+            || self.relay_modified_wireguard.is_some()
+            || limits.iter().any(Option::is_some)
+    }
+
+    /// The relay's settings, unless there is to be none.
+    fn relay_settings(&self, args: &ServeArgs) -> Result<Option<RelaySettings>, SettingsError> {
+        if args.no_relay || self.relay == Some(false) {
+            return Ok(None);
+        }
+        let any = args.listen.first().or(self.listen.first()).is_some_and(|address| address.port() == 0);
+        let default = if any { RelayPorts::Any } else { RelayPorts::Next };
+        let flag = args.relay_ports.as_deref().map(str::parse).transpose().map_err(SettingsError::RelayPorts)?;
+        let limits = relay::Limits::default();
+        Ok(Some(RelaySettings {
+            ports: flag.or_else(|| self.relay_ports.clone()).unwrap_or(default),
+            limits: relay::Limits {
+                bytes_per_second: self.relay_bytes_per_second.unwrap_or(limits.bytes_per_second),
+                bytes_per_hour: self.relay_bytes_per_hour.unwrap_or(limits.bytes_per_hour),
+                any_payload: self.relay_modified_wireguard.unwrap_or(limits.any_payload),
+            },
+        }))
+    }
+
     fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
         toml::from_str(text).map_err(|error| SettingsError::File {
             path: path.to_owned(),
@@ -281,6 +377,8 @@ mod tests {
             compat: vec![],
             admission_secret_file: vec![],
             open: false,
+            relay_ports: None,
+            no_relay: false,
             http: None,
             config: None,
         }

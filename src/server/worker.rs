@@ -223,7 +223,7 @@ impl Worker {
             for (via, source, payload) in others {
                 server.handle_datagram(*via, *source, payload, now);
             }
-            (std::iter::from_fn(|| server.poll_unsealed()).collect::<Vec<_>>(), server.poll_timeout())
+            (rendezvous.drain(&mut server, now), server.poll_timeout())
         };
         self.next = next;
         self.seal(unsealed);
@@ -240,7 +240,7 @@ impl Worker {
             let mut server = rendezvous.lock();
             server.handle_timeout(now);
             self.next = Some(server.poll_timeout().unwrap_or(now + BEAT));
-            std::iter::from_fn(|| server.poll_unsealed()).collect::<Vec<_>>()
+            rendezvous.drain(&mut server, now)
         };
         self.seal(unsealed);
     }

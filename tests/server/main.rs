@@ -6,6 +6,7 @@ mod go_client;
 mod http;
 mod plugin;
 mod process;
+mod relay;
 mod udp;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

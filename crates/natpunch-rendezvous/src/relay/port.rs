@@ -141,6 +141,20 @@ pub struct Counters {
     pub refused: u64,
 }
 
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.forwarded += other.forwarded;
+        self.bytes += other.bytes;
+        self.bound += other.bound;
+        self.challenged += other.challenged;
+        self.strangers += other.strangers;
+        self.misshapen += other.misshapen;
+        self.not_carried += other.not_carried;
+        self.limited += other.limited;
+        self.refused += other.refused;
+    }
+}
+
 /// A port of a relay. Pure: feed datagrams and [`Command`]s, drain [`Event`]s.
 pub struct Port {
     limits: Limits,
