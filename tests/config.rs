@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "config/age.rs"]
+mod age;
 #[path = "config/check.rs"]
 mod check;
 #[path = "config/cli.rs"]

@@ -18,7 +18,7 @@ use natpunch_wg::failpoint;
 use serde::{Deserialize, Serialize};
 
 use super::AgentError;
-use crate::config::{self, NodeConfig};
+use crate::config::{self, Local, NodeConfig};
 use crate::durable;
 
 const FORMAT: u32 = 1;
@@ -32,8 +32,9 @@ pub(crate) struct Version {
     pub(crate) hash: [u8; 32],
     /// The mesh files with absolute paths.
     pub(crate) files: Vec<(PathBuf, String)>,
-    /// The private key file, if the command line named one.
-    pub(crate) private_key_file: Option<PathBuf>,
+    /// What the command line named.
+    #[serde(flatten)]
+    pub(crate) local: Local,
 }
 
 impl Version {
@@ -43,7 +44,7 @@ impl Version {
     /// A key file is gone or was replaced.
     pub(crate) fn load(&self) -> Result<NodeConfig, AgentError> {
         let mesh = config::load_texts(self.files.clone())?;
-        Ok(config::resolve_node(&mesh, self.private_key_file.as_deref())?)
+        Ok(config::resolve_node_at(&mesh, &self.local)?)
     }
 
     /// The start of the hash, as `status` shows it.
@@ -231,7 +232,7 @@ mod tests {
 
     fn entry(text: &str) -> Entry {
         let version =
-            Version { hash: [7; 32], files: vec![("/etc/mesh.toml".into(), text.to_owned())], private_key_file: None };
+            Version { hash: [7; 32], files: vec![("/etc/mesh.toml".into(), text.to_owned())], local: Local::default() };
         Entry { good: version, change: Some(Change::Held { to: [8; 32], reason: "no answer".into() }) }
     }
 

@@ -35,7 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::{self, Consent, NodeConfig};
+use crate::config::{self, Consent, Local, NodeConfig};
 use crate::control::{self, Call, Reply, Request};
 use crate::plugins::host::{self, Correspondents, Instance, NodeFacts, PluginEvent};
 use crate::plugins::{fill_random, registry};
@@ -70,8 +70,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Where the mesh comes from.
     pub source: source::Options,
-    /// The private key file, if given on the command line.
-    pub private_key_file: Option<PathBuf>,
+    /// What the command line says of this host's secrets.
+    pub local: Local,
     /// With `--once`: stop when every reachable peer is connected, or after this time.
     pub once: Option<Duration>,
     /// Where sockets go.
@@ -222,12 +222,11 @@ pub async fn run(options: Options) -> Result<Outcome, AgentError> {
 
 /// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a moment.
 async fn load(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Version>), AgentError> {
-    let (path, key) = (source.path(), options.private_key_file.clone());
+    let (path, local) = (source.path(), options.local.clone());
     tokio::task::spawn_blocking(move || -> Result<_, AgentError> {
         let mesh = config::load(&path)?;
-        let node = config::resolve_node(&mesh, key.as_deref())?;
-        let private_key_file = key.map(|key| std::path::absolute(&key).unwrap_or(key));
-        let version = Version { hash: mesh.content_hash, files: mesh.texts(), private_key_file };
+        let node = config::resolve_node_at(&mesh, &local)?;
+        let version = Version { hash: mesh.content_hash, files: mesh.texts(), local: local.absolute() };
         Ok((node, Arc::new(version)))
     })
     .await

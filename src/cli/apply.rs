@@ -25,7 +25,7 @@ pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
             // Who runs it once wants the newest version, and waits for it.
             look_first: args.once,
         },
-        private_key_file: args.private_key_file,
+        local: args.local.into(),
         once: args.once.then(|| Duration::from_secs(args.deadline)),
         runtime_dir: control::runtime_dir(),
         state_dir: control::state_dir(),

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use natpunch_types::PeerKey;
 
-use crate::config::{Consent, parse_span};
+use crate::config::{AgeRecipient, Consent, Local, parse_span};
 use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
@@ -70,7 +70,9 @@ pub enum Command {
     /// Watch the main job in a small internet of network namespaces.
     Demo(DemoArgs),
     /// Print a new private key, as `wg genkey`.
-    Keygen,
+    Keygen(KeygenArgs),
+    /// Encrypt the key on standard input with age, to stand in the mesh file.
+    Encrypt(EncryptArgs),
     /// Read a private key from standard input and print its public key, as `wg pubkey`.
     Pubkey(PubkeyArgs),
     /// Print the JSON schema of the mesh file.
@@ -92,9 +94,9 @@ pub struct ApplyArgs {
     /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
-    /// This node's private key file, if not the one the mesh file names.
-    #[arg(long, value_name = "FILE")]
-    pub private_key_file: Option<PathBuf>,
+    /// Where this host's own secrets are.
+    #[command(flatten)]
+    pub local: LocalArgs,
     /// How often to look for a new version in a repository or on a web server, such as 60s, 5m or 1h.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     pub poll: Duration,
@@ -115,6 +117,27 @@ pub struct ApplyArgs {
     /// Do exactly the plan that `natpunch plan` printed with this id, or stop.
     #[arg(long, value_name = "ID")]
     pub plan: Option<String>,
+}
+
+/// What `apply` and `plan` are told of this host.
+#[derive(Debug, Clone, Args)]
+pub struct LocalArgs {
+    /// This node's private key file, if not the one the mesh file names.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: Option<PathBuf>,
+    /// This node's age identity, which opens encrypted keys; default: what the mesh file names, else
+    /// /etc/natpunch/age.key.
+    #[arg(long, value_name = "FILE")]
+    pub age_identity: Option<PathBuf>,
+    /// The peer that this host is, if its identity opens the keys of several.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+impl From<LocalArgs> for Local {
+    fn from(args: LocalArgs) -> Self {
+        Self { private_key_file: args.private_key_file, age_identity_file: args.age_identity, node: args.node }
+    }
 }
 
 fn consent(text: &str) -> Result<Consent, String> {
@@ -152,9 +175,9 @@ pub struct PlanArgs {
     /// Consents that `apply` will have.
     #[arg(long, value_name = "WORD", value_parser = consent)]
     pub allow: Vec<Consent>,
-    /// This node's private key file, if not the one the mesh file names.
-    #[arg(long, value_name = "FILE")]
-    pub private_key_file: Option<PathBuf>,
+    /// Where this host's own secrets are.
+    #[command(flatten)]
+    pub local: LocalArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -314,9 +337,12 @@ pub struct ExportArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshPath,
-    /// Its private key; without it there is a line to fill in.
+    /// Its private key; without it, and if no --age-identity opens it, there is a line to fill in.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
+    /// An age identity that opens its encrypted keys.
+    #[arg(long, value_name = "FILE")]
+    pub age_identity: Option<PathBuf>,
     /// Make this file, mode 0600, instead of printing it.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -412,12 +438,46 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Arguments of `keygen`.
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// Print a new age identity instead, which opens what is encrypted to it, as `age-keygen`.
+    #[arg(long)]
+    pub age: bool,
+}
+
+/// Arguments of `encrypt`.
+#[derive(Debug, Args)]
+pub struct EncryptArgs {
+    /// Who shall be able to open it, age1…; repeat for several.
+    #[arg(long, short, value_name = "RECIPIENT", required = true)]
+    pub recipient: Vec<AgeRecipient>,
+    /// Print it as a line of the mesh file with this key, such as private_key_age or preshared_key_age.
+    #[arg(long, value_name = "KEY")]
+    pub toml: Option<AgeKey>,
+}
+
+/// Keys of the mesh file whose values are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum AgeKey {
+    /// In `[peers.NAME.interface]`.
+    PrivateKeyAge,
+    /// In `[[preshared]]`.
+    PresharedKeyAge,
+    /// In `[mesh]`.
+    PresharedSecretAge,
+}
+
 /// Arguments of `pubkey`.
 #[derive(Debug, Args)]
 pub struct PubkeyArgs {
     /// Print the rendezvous identity instead, which a server's `allowed_identities` names.
     #[arg(long)]
     pub rendezvous: bool,
+    /// Read an age identity instead, and print its recipient.
+    #[arg(long, conflicts_with = "rendezvous")]
+    pub age: bool,
 }
 
 /// Arguments of `demo`.

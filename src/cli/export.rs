@@ -11,7 +11,11 @@ use zeroize::Zeroizing;
 use super::CliError;
 use super::add_peer::no_such_peer;
 use super::args::ExportArgs;
-use crate::config::{self, MeshConfig, WgQuick, WgQuickPeer};
+use crate::config::{self, Local, MeshConfig, WgQuick, WgQuickPeer};
+
+fn local(args: &ExportArgs) -> Local {
+    Local { age_identity_file: args.age_identity.clone(), ..Local::default() }
+}
 
 pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
     let mesh = config::load(&args.mesh.path)?;
@@ -24,6 +28,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
                 .help("its public key is another one than the mesh file says"));
         }
         file.private_key = Some(key);
+    } else if args.age_identity.is_some() {
+        file.private_key = config::private_key_of(&mesh, &args.peer, &local(args))?;
     }
     let picture = args.qr || args.svg.is_some();
     if picture && file.private_key.is_none() {
@@ -70,7 +76,7 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
     let own = mesh.peers.get(name).ok_or_else(|| no_such_peer(mesh, &args.mesh.path, name))?;
     let reachable = |endpoint: &Option<String>| endpoint.is_some() || own.endpoint.is_some();
     let (peers, hidden): (Vec<_>, Vec<_>) =
-        config::peers_of(mesh, name)?.into_iter().partition(|peer| reachable(&peer.endpoint));
+        config::peers_of(mesh, name, &local(args))?.into_iter().partition(|peer| reachable(&peer.endpoint));
     let around = |address| mesh.networks.iter().find(|network| network.contains(&address));
     Ok(WgQuick {
         private_key: None,

@@ -12,6 +12,7 @@ mod confirm;
 mod demo;
 mod device;
 mod down;
+mod encrypt;
 mod export;
 mod graph;
 mod import;
@@ -54,7 +55,8 @@ pub fn main() -> ExitCode {
         Command::Down(args) => down::run(&args),
         Command::Serve(args) => Ok(serve::run(args)),
         Command::Demo(args) => demo::run(args),
-        Command::Keygen => keygen::run(),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Encrypt(args) => encrypt::run(&args),
         Command::Pubkey(args) => pubkey::run(&args),
         Command::Schema => schema::run(),
         Command::Completions(args) => completions::run(&args),

@@ -42,7 +42,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
 fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError> {
     let look = Look::at(source, args.trust.as_deref(), &control::state_dir())?;
     let mesh = config::load(look.path()).map_err(AgentError::from)?;
-    let node = config::resolve_node(&mesh, args.private_key_file.as_deref()).map_err(AgentError::from)?;
+    let node = config::resolve_node_at(&mesh, &args.local.clone().into()).map_err(AgentError::from)?;
     let wanted = spec::interface(&node, &control::runtime_dir())?;
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
     // The version that runs knows the names of peers that go, and what the change takes away.

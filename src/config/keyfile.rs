@@ -47,9 +47,23 @@ pub(super) fn actual(file: &Path) -> Result<PathBuf, KeyFileError> {
 /// Reads a key file after looking at its owner and mode.
 ///
 /// # Errors
-/// If it can't be read, if others than its owner may read it, if its owner is neither root nor this process' user, or if
-/// it does not hold one key.
+/// As [`read_text`], or if it does not hold one key.
 pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Result<K, KeyFileError> {
+    let text = read_text(file, what, LONGEST)?;
+    let shown = actual(file)?.display().to_string();
+    text.trim().parse().map_err(|error: KeyError| KeyFileError {
+        absent: false,
+        problem: format!("{shown} does not hold a key: {error}"),
+        help: format!("it holds one line of 44 characters, as `natpunch {what}` prints it"),
+    })
+}
+
+/// Reads a file with a secret after looking at its owner and mode.
+///
+/// # Errors
+/// If it can't be read, if others than its owner may read it, if its owner is neither root nor this process' user, or if
+/// it is empty. No more than `longest` bytes are read.
+pub(super) fn read_text(file: &Path, what: &str, longest: usize) -> Result<Zeroizing<String>, KeyFileError> {
     // systemd lets the service's user in by an access list, which shows as bits of the group; its directory is private.
     let others = if credential(file).is_some() { 0o007 } else { 0o077 };
     let file = &*actual(file)?;
@@ -81,16 +95,14 @@ pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Resul
         let problem = format!("{shown} belongs to another user (uid {})", meta.uid());
         return Err(fail(problem, format!("chown root {shown}")));
     }
-    let mut text = Zeroizing::new(String::with_capacity(LONGEST));
-    open.by_ref().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| {
-        fail(format!("can't read {shown}: {}", reason(&error)), "it holds one key in base64, on one line".to_owned())
+    let mut text = Zeroizing::new(String::with_capacity(longest));
+    open.by_ref().take(longest as u64).read_to_string(&mut text).map_err(|error| {
+        fail(format!("can't read {shown}: {}", reason(&error)), format!("it holds what `natpunch {what}` prints"))
     })?;
-    let line = text.trim();
-    let help = format!("it holds one line of 44 characters, as `natpunch {what}` prints it");
-    if line.is_empty() {
-        return Err(fail(format!("{shown} is empty"), help));
+    if text.trim().is_empty() {
+        return Err(fail(format!("{shown} is empty"), format!("it holds what `natpunch {what}` prints")));
     }
-    line.parse().map_err(|error: KeyError| fail(format!("{shown} does not hold a key: {error}"), help))
+    Ok(text)
 }
 
 /// A new private key from the system's random numbers.

@@ -136,6 +136,12 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 
 fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let places = &mesh.places;
+    for (at, kinds) in &mesh.places.foreign_recipients {
+        let message = format!("natpunch can't be the recipients of the kind {}", kinds.join(", "));
+        let finding = ConfigError::at(*at, message).label("can be opened by others than nodes, too");
+        let help = "recipients of nodes begin with age1; others are for people with their own tools";
+        findings.push(finding.rule("foreign-recipient").help(help));
+    }
     for (network, at) in mesh.networks.iter().zip(&places.networks) {
         if let Some(lan) = mesh.lans.iter().find(|lan| overlap(**lan, *network)) {
             let finding = ConfigError::at(*at, format!("the mesh's network {network} clashes with the LAN {lan}"));

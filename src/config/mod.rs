@@ -4,6 +4,7 @@
 //! error of every file at once. [`resolve_node`] then finds this host in it by its private key. Neither writes
 //! anything anywhere.
 
+mod age;
 mod edit;
 mod error;
 mod import;
@@ -23,6 +24,7 @@ mod value;
 mod watch;
 mod wg_quick;
 
+pub use age::{AgeRecipient, DEFAULT_IDENTITY_FILE, Encrypted, age_encrypt, age_recipients, new_age_identity};
 pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_peer};
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
 pub use import::{ImportedMesh, ImportedPreshared, create_secret_file, imported_text, read_key_file, write_imported};
@@ -32,9 +34,9 @@ pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
     ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig,
-    PeerConfig, RemotePeer, SERVE_PORTS,
+    PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
 };
-pub use resolve::{peers_of, public_key, resolve_node};
+pub use resolve::{Local, peers_of, private_key_of, public_key, resolve_node, resolve_node_at};
 pub use schema::schema;
 pub use value::parse_span;
 pub use watch::Watcher;

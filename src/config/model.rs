@@ -11,6 +11,7 @@ use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::age::Encrypted;
 use super::error::Sources;
 use super::validate::Places;
 
@@ -69,6 +70,16 @@ impl std::str::FromStr for Consent {
     }
 }
 
+/// Where a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file of the node's own; relative paths of the mesh file are resolved against the directory of the file that
+    /// names it.
+    File(PathBuf),
+    /// In the mesh file, encrypted.
+    Age(Encrypted),
+}
+
 /// How changes are applied: `[apply]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplyConfig {
@@ -91,8 +102,8 @@ impl Default for ApplyConfig {
 pub struct InterfaceConfig {
     /// Interface name.
     pub name: Option<String>,
-    /// Private key file; relative paths of the file are resolved against the directory of the file that names it.
-    pub private_key_file: Option<PathBuf>,
+    /// The private key.
+    pub private_key: Option<SecretSource>,
     /// MTU, in bytes.
     pub mtu: Option<u32>,
     /// WireGuard's UDP port.
@@ -175,8 +186,10 @@ pub struct MeshConfig {
     pub generation: Option<u64>,
     /// Local networks that nodes sit in, for [`lint`](super::lint).
     pub lans: Vec<IpNet>,
-    /// The file of the secret that preshared keys are derived from.
-    pub preshared_secret_file: Option<PathBuf>,
+    /// The secret that preshared keys are derived from.
+    pub preshared_secret: Option<SecretSource>,
+    /// The file of a node's age identity.
+    pub age_identity_file: Option<PathBuf>,
     /// Defaults for every node's interface.
     pub interface: InterfaceConfig,
     /// How changes are applied.
@@ -188,8 +201,8 @@ pub struct MeshConfig {
     pub stun_servers: Vec<String>,
     /// The peers by name.
     pub peers: BTreeMap<String, PeerConfig>,
-    /// Preshared key files by pair of peer names, the lesser name first.
-    pub preshared_key_files: BTreeMap<(String, String), PathBuf>,
+    /// Preshared keys by pair of peer names, the lesser name first.
+    pub preshared_keys: BTreeMap<(String, String), SecretSource>,
     /// The files read, in the order of merging.
     pub files: Vec<PathBuf>,
     /// BLAKE2s of what the files contain (never of key files): equal hashes, equal meshes.

@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
+use super::age::Encrypted;
 use super::error::{ConfigError, Place};
 use super::model::{Backend, Consent, DiscoverySettings};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
@@ -21,6 +22,8 @@ section! {
         interface: RawInterface,
         /// How changes of this file are applied to a running mesh; docs/operations.md has the whole story.
         apply: RawApply,
+        /// Secrets that stand in this file encrypted with age; docs/mesh-files.md has the whole story.
+        secrets: RawSecrets,
         /// Discovery instances, `[discovery.NAME]`: where candidates for the peers' endpoints come from. Any number, all
         /// used at once. The endpoints of the file itself need none.
         discovery: Named<RawDiscovery>,
@@ -54,6 +57,8 @@ section! {
         /// is a credential of systemd. Every pair of peers gets a preshared key of its own from it and from their public
         /// keys, so that a new peer changes no other pair. A `[[preshared]]` section wins over it.
         preshared_secret_file: FilePath,
+        /// The same secret, encrypted with age to the recipients of all nodes, instead of the file.
+        preshared_secret_age: Encrypted,
     }
 }
 
@@ -67,6 +72,9 @@ section! {
         /// owner only. A relative path counts from the directory of the mesh file; `credential:NAME` is a credential of
         /// systemd (`LoadCredential=` in the unit).
         private_key_file: FilePath,
+        /// The private key of one peer, encrypted with age to this peer's recipient, in armor, as `natpunch encrypt` prints
+        /// it. Only in `[peers.NAME.interface]`.
+        private_key_age: Encrypted,
         /// MTU of the interface, in bytes. Default: 1420, WireGuard's own.
         mtu: Mtu,
         /// UDP port of WireGuard. By default it is derived from the node's public key, so that two nodes behind one NAT
@@ -97,6 +105,17 @@ section! {
         /// `critical-removal` (of a peer with `critical = true`, or of the last way to find it), `default-route`,
         /// `empty-mesh`. Remove the word again once the change is everywhere.
         allow: Vec<Located<Consent>>,
+    }
+}
+
+section! {
+    /// Encrypted secrets.
+    #[schemars(rename = "Secrets")]
+    struct RawSecrets {
+        /// File of a node's own that holds its age identity, as `natpunch keygen --age` prints it, readable by its owner
+        /// only. A relative path counts from the directory of the mesh file; `credential:NAME` is a credential of
+        /// systemd. Default: `/etc/natpunch/age.key`.
+        identity_file: FilePath,
     }
 }
 
@@ -162,15 +181,16 @@ section! {
     #[schemars(rename = "Preshared")]
     struct RawPreshared requires {
         peers: "add a line: peers = [\"laptop\", \"nas\"]",
-        preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\"",
+        preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\", or preshared_key_age",
     } {
         /// The names of the two peers.
         #[schemars(required)]
         peers: Vec<Located<Word>>,
         /// File that holds the key in base64, on both peers; readable by its owner only. A relative path counts from the
         /// directory of the mesh file.
-        #[schemars(required)]
         preshared_key_file: FilePath,
+        /// The key, encrypted with age to the recipients of the two peers, in armor, instead of the file.
+        preshared_key_age: Encrypted,
     }
 }
 

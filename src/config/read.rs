@@ -139,6 +139,11 @@ impl Reader {
     ) {
         // A misspelt key is there, and is reported as such.
         let misspelt = |(word, _): (&str, &Item)| !known.contains(&word) && did_you_mean(word, known) == Some(key);
+        // A secret is in a file, or stands here encrypted.
+        let other = key.strip_suffix("_file").map(|secret| format!("{secret}_age"));
+        if other.is_some_and(|other| table.contains_key(&other)) {
+            return;
+        }
         if !table.contains_key(key) && !table.iter().any(misspelt) {
             let error = ConfigError::at(place, format!("`{key}` is missing in [{path}]"));
             self.report(error.label("this section is not complete").help(help));
@@ -174,7 +179,7 @@ fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> C
     if is_secret(key) {
         return ConfigError::at(place, format!("`{}` in plain: secrets are never written in the mesh file", Quoted(key)))
             .label("a secret does not belong here")
-            .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section")
+            .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section; or encrypt it with `natpunch encrypt`")
             .help("whoever can read this file may have seen the key: make a new one with `natpunch keygen`");
     }
     let error =

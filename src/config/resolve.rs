@@ -1,8 +1,10 @@
 //! From the mesh to this node's part of it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +12,18 @@ use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
 use ipnet::IpNet;
 use natpunch_core::derive_listen_port;
-use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use natpunch_types::{KeyError, PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
+use super::age::{Closed, DEFAULT_IDENTITY_FILE, Encrypted, Identities};
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
 use super::model::{
     Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
+    SecretSource,
 };
+use super::read::Quoted;
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
 const DEFAULT_MTU: u32 = 1420;
@@ -31,35 +37,81 @@ pub fn public_key(key: &SecretKey) -> PeerKey {
     PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
 }
 
-/// Finds this host in a mesh by its private key and gives its part of it. Reads key files: the private key's, and those
-/// of the preshared keys that it shares.
-///
-/// The private key is that of `private_key_file` if given. Otherwise it is that of the file that a peer's own section or
-/// `[interface]` names, if that file is on this host.
+/// What a host knows beside the mesh file: where its own secrets are, and who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// The private key file, instead of those that the mesh names.
+    pub private_key_file: Option<PathBuf>,
+    /// The file of the age identity, instead of the one that the mesh names.
+    pub age_identity_file: Option<PathBuf>,
+    /// The name of the peer that this host is, if its identity opens the keys of several.
+    pub node: Option<String>,
+}
+
+impl Local {
+    /// The same with absolute paths, which mean the same in another directory.
+    #[must_use]
+    pub fn absolute(self) -> Self {
+        let absolute = |file: PathBuf| match keyfile::credential(&file) {
+            Some(_) => file,
+            None => std::path::absolute(&file).unwrap_or(file),
+        };
+        Self {
+            private_key_file: self.private_key_file.map(absolute),
+            age_identity_file: self.age_identity_file.map(absolute),
+            node: self.node,
+        }
+    }
+}
+
+/// [`resolve_node_at`] with this private key file, or with what the mesh names.
 ///
 /// # Errors
-/// If a key file can't be used, or if no peer, or more than one, is this host.
+/// If a key can't be used, or if no peer, or more than one, is this host.
 pub fn resolve_node(mesh: &MeshConfig, private_key_file: Option<&Path>) -> Result<NodeConfig, ConfigErrors> {
-    let resolve = Resolve { mesh };
-    let found = match private_key_file {
+    resolve_node_at(mesh, &Local { private_key_file: private_key_file.map(Path::to_owned), ..Local::default() })
+}
+
+/// Finds this host in a mesh by its private key and gives its part of it. Reads key files and opens encrypted keys: the
+/// private one, and the preshared ones that it shares.
+///
+/// The private key is that of `local.private_key_file` if given. Otherwise it is that of the file that a peer's own
+/// section or `[interface]` names, if that file is on this host; otherwise the encrypted one that this host's age
+/// identity opens.
+///
+/// # Errors
+/// If a key can't be used, or if no peer, or more than one, is this host.
+pub fn resolve_node_at(mesh: &MeshConfig, local: &Local) -> Result<NodeConfig, ConfigErrors> {
+    let resolve = Resolve::new(mesh, local);
+    let found = match &local.private_key_file {
         Some(file) => resolve.by_file(file),
         None => resolve.by_mesh(),
     };
-    found
-        .and_then(|(name, key, file)| resolve.node(name, key, file))
-        .map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
+    found.and_then(|found| resolve.node(found)).map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
 }
 
-/// The other peers of a mesh as the peer `name` sees them, plain WireGuard peers too. Reads the files of the preshared
-/// keys that they share.
+/// The other peers of a mesh as the peer `name` sees them, plain WireGuard peers too. Reads the preshared keys that they
+/// share.
 ///
 /// # Errors
 /// If one can't be used.
-pub fn peers_of(mesh: &MeshConfig, name: &str) -> Result<Vec<RemotePeer>, ConfigErrors> {
+pub fn peers_of(mesh: &MeshConfig, name: &str, local: &Local) -> Result<Vec<RemotePeer>, ConfigErrors> {
     let Some(own) = mesh.peers.get(name) else { return Ok(Vec::new()) };
     let mut errors = Vec::new();
-    let peers = Resolve { mesh }.peers(name, keepalive_of(mesh, own), &mut Vec::new(), &mut errors);
+    let peers = Resolve::new(mesh, local).peers(name, keepalive_of(mesh, own), &mut Vec::new(), &mut errors);
     if errors.is_empty() { Ok(peers) } else { Err(ConfigErrors::new(errors, Arc::clone(&mesh.sources))) }
+}
+
+/// The private key of the peer `name`, if it stands in the mesh file encrypted.
+///
+/// # Errors
+/// It can't be opened, or is not the peer's.
+pub fn private_key_of(mesh: &MeshConfig, name: &str, local: &Local) -> Result<Option<SecretKey>, ConfigErrors> {
+    let Some(peer) = mesh.peers.get(name) else { return Ok(None) };
+    let Some(SecretSource::Age(value)) = &peer.interface.private_key else { return Ok(None) };
+    let resolve = Resolve::new(mesh, local);
+    let key = resolve.open(value).and_then(|key| resolve.check_key(name, peer, value, key));
+    key.map(Some).map_err(|error| ConfigErrors::new(vec![error], Arc::clone(&mesh.sources)))
 }
 
 /// The preshared key of a pair from the secret of the mesh: BLAKE2s keyed by the secret (RFC 7693, 2.9) over a label and
@@ -82,11 +134,78 @@ fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Duration {
 
 struct Resolve<'a> {
     mesh: &'a MeshConfig,
+    local: &'a Local,
+    /// Read when the first encrypted value needs them.
+    identities: OnceCell<Result<Identities, KeyFileError>>,
 }
 
+/// The peer that this host is, its key, and the file that holds it or opens it.
 type Found<'a> = (&'a str, SecretKey, PathBuf);
 
 impl<'a> Resolve<'a> {
+    fn new(mesh: &'a MeshConfig, local: &'a Local) -> Self {
+        Self { mesh, local, identities: OnceCell::new() }
+    }
+
+    fn identity_file(&self) -> &Path {
+        let file = self.local.age_identity_file.as_deref().or(self.mesh.age_identity_file.as_deref());
+        file.unwrap_or(Path::new(DEFAULT_IDENTITY_FILE))
+    }
+
+    fn identities(&self) -> Result<&Identities, &KeyFileError> {
+        self.identities.get_or_init(|| Identities::read(self.identity_file())).as_ref()
+    }
+
+    /// The identity that an encrypted value needs can't be used.
+    fn no_identity(&self, value: &Encrypted, error: &KeyFileError) -> ConfigError {
+        let message = format!("the age identity can't be used: {}", error.problem);
+        let mut shown = ConfigError::at(value.place, message).label("encrypted");
+        if !error.help.is_empty() {
+            shown = shown.help(error.help.as_str());
+        }
+        if error.absent {
+            shown = shown.help("or name this node's identity: --age-identity FILE, or identity_file in [secrets]");
+        }
+        shown
+    }
+
+    /// Opens an encrypted value.
+    fn open<K: FromStr<Err = KeyError>>(&self, value: &Encrypted) -> Result<K, ConfigError> {
+        let identities = self.identities().map_err(|error| self.no_identity(value, error))?;
+        identities.open(value).map_err(|closed| self.closed(value, closed, identities))
+    }
+
+    fn closed(&self, value: &Encrypted, closed: Closed, identities: &Identities) -> ConfigError {
+        let file = identities.file().display();
+        let error = |message: String| ConfigError::at(value.place, message).label("encrypted");
+        match closed {
+            Closed::NotForUs => error(format!("the age identity of {file} does not open this"))
+                .help(format!("encrypt it to this node, too: --recipient {}", identities.recipients())),
+            Closed::Damaged => error("what is encrypted here is damaged".to_owned())
+                .help("it is for this node, but was changed after it was made: encrypt the key again"),
+            Closed::NotAKey(problem) => error(format!("what is encrypted here is not a key: {problem}"))
+                .help("encrypt what `natpunch keygen` prints, with `natpunch encrypt`"),
+        }
+    }
+
+    /// An encrypted private key has to be that of the peer in whose section it stands.
+    fn check_key(
+        &self,
+        name: &str,
+        peer: &PeerConfig,
+        value: &Encrypted,
+        key: SecretKey,
+    ) -> Result<SecretKey, ConfigError> {
+        let public = public_key(&key);
+        if public == peer.public_key {
+            return Ok(key);
+        }
+        let error = ConfigError::at(value.place, format!("what is encrypted here is not the private key of `{name}`"));
+        Err(error
+            .label("another key")
+            .help(format!("the public key of this one is {public}: correct public_key, or encrypt the right key")))
+    }
+
     fn place(&self, file: &Path) -> Option<Place> {
         let places = &self.mesh.places;
         places.private_key_files.get(file).or_else(|| places.preshared_key_files.get(file)).copied()
@@ -104,8 +223,12 @@ impl<'a> Resolve<'a> {
         if error.help.is_empty() { shown } else { shown.help(error.help) }
     }
 
+    /// The file that would hold a peer's key on its host.
     fn key_file_of(&self, peer: &'a PeerConfig) -> Option<&'a Path> {
-        peer.interface.private_key_file.as_deref().or(self.mesh.interface.private_key_file.as_deref())
+        match peer.interface.private_key.as_ref().or(self.mesh.interface.private_key.as_ref())? {
+            SecretSource::File(file) => Some(file),
+            SecretSource::Age(_) => None,
+        }
     }
 
     fn by_file(&self, file: &Path) -> Result<Found<'a>, Vec<ConfigError>> {
@@ -118,9 +241,15 @@ impl<'a> Resolve<'a> {
     }
 
     fn by_mesh(&self) -> Result<Found<'a>, Vec<ConfigError>> {
+        if let Some(node) = self.local.node.as_deref().filter(|node| !self.mesh.peers.contains_key(*node)) {
+            let file = self.mesh.files.first().cloned().unwrap_or_default();
+            let error = ConfigError::of(&file, format!("there is no peer `{}`, as --node says", Quoted(node)));
+            return Err(vec![error.help("name the peer that this host is, as in its section [peers.NAME]")]);
+        }
         // Peers by the file that would hold their key on their host.
         let mut files: BTreeMap<&Path, BTreeMap<PeerKey, &'a str>> = BTreeMap::new();
-        for (name, peer) in &self.mesh.peers {
+        let is_meant = |name: &str| self.local.node.as_deref().is_none_or(|node| node == name);
+        for (name, peer) in self.mesh.peers.iter().filter(|(name, _)| is_meant(name)) {
             if let Some(file) = self.key_file_of(peer) {
                 files.entry(file).or_default().insert(peer.public_key, name);
             }
@@ -137,6 +266,13 @@ impl<'a> Resolve<'a> {
                 Err(error) => errors.push(self.key_file_error(file, error)),
             }
         }
+        // A key file on this host is its owner's word; an identity may open the keys of several.
+        if found.is_empty() {
+            let unread = self.by_identity(&is_meant, &mut found, &mut errors);
+            if let (true, true, Some(error)) = (found.is_empty(), errors.is_empty(), unread) {
+                errors.push(error);
+            }
+        }
         match found.len() {
             1 => found.pop().ok_or_else(Vec::new),
             0 if !errors.is_empty() => Err(errors),
@@ -145,9 +281,38 @@ impl<'a> Resolve<'a> {
                 let names: Vec<&str> = found.iter().map(|(name, ..)| *name).collect();
                 let message = format!("this host holds the keys of several peers: {}", names.join(", "));
                 let file = found.first().map(|(.., file)| file.clone()).unwrap_or_default();
-                Err(vec![self.error(&file, message).help("say which one it is: --private-key-file FILE")])
+                Err(vec![
+                    self.error(&file, message).help("say which one it is: --node NAME, or --private-key-file FILE"),
+                ])
             }
         }
+    }
+
+    /// Looks for encrypted private keys that this host's identity opens. The value is what is wrong if there are such
+    /// keys, but none of them opens.
+    fn by_identity(
+        &self,
+        is_meant: &dyn Fn(&str) -> bool,
+        found: &mut Vec<Found<'a>>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<ConfigError> {
+        let mut closed = None;
+        for (name, peer) in self.mesh.peers.iter().filter(|(name, _)| is_meant(name)) {
+            let Some(SecretSource::Age(value)) = &peer.interface.private_key else { continue };
+            let identities = match self.identities() {
+                Ok(identities) => identities,
+                Err(error) => return Some(self.no_identity(value, error)),
+            };
+            match identities.open::<SecretKey>(value) {
+                Ok(key) => match self.check_key(name, peer, value, key) {
+                    Ok(key) => found.push((name, key, identities.file().to_owned())),
+                    Err(error) => errors.push(error),
+                },
+                Err(Closed::NotForUs) => closed = closed.or(Some(self.closed(value, Closed::NotForUs, identities))),
+                Err(broken) => errors.push(self.closed(value, broken, identities)),
+            }
+        }
+        closed
     }
 
     fn no_key_file(&self, file: Option<&Path>) -> ConfigError {
@@ -188,20 +353,25 @@ impl<'a> Resolve<'a> {
         errors: &mut Vec<ConfigError>,
     ) -> Vec<RemotePeer> {
         let mesh = self.mesh;
-        let mut read = |file: &Path| {
-            files.push(keyfile::actual(file).unwrap_or_else(|_| file.to_owned()));
-            let key = keyfile::read::<PresharedKey>(file, "keygen");
-            key.map_err(|error| errors.push(self.key_file_error(file, error))).ok()
+        let mut read = |secret: &SecretSource| {
+            let key = match secret {
+                SecretSource::File(file) => {
+                    files.push(keyfile::actual(file).unwrap_or_else(|_| file.to_owned()));
+                    keyfile::read::<PresharedKey>(file, "keygen").map_err(|error| self.key_file_error(file, error))
+                }
+                SecretSource::Age(value) => self.open(value),
+            };
+            key.map_err(|error| errors.push(error)).ok()
         };
-        let secret = mesh.preshared_secret_file.as_deref().and_then(&mut read);
+        let secret = mesh.preshared_secret.as_ref().and_then(&mut read);
         let relay = mesh.peers.get(name).map(|own| own.relay).unwrap_or_default();
         let own = mesh.peers.get(name).map(|own| own.public_key);
         let mut peers = Vec::with_capacity(mesh.peers.len());
         for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
             let pair =
                 if name < other.as_str() { (name.to_owned(), other.clone()) } else { (other.clone(), name.to_owned()) };
-            let preshared_key = match (mesh.preshared_key_files.get(&pair), &secret, own) {
-                (Some(file), ..) => read(file),
+            let preshared_key = match (mesh.preshared_keys.get(&pair), &secret, own) {
+                (Some(stated), ..) => read(stated),
                 (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
                 (None, ..) => None,
             };
@@ -216,7 +386,7 @@ impl<'a> Resolve<'a> {
         peers
     }
 
-    fn node(&self, name: &str, private_key: SecretKey, key_file: PathBuf) -> Result<NodeConfig, Vec<ConfigError>> {
+    fn node(&self, (name, private_key, key_file): Found<'_>) -> Result<NodeConfig, Vec<ConfigError>> {
         let mesh = self.mesh;
         let Some(own) = mesh.peers.get(name) else { return Err(Vec::new()) };
         if !own.managed {

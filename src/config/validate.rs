@@ -9,14 +9,15 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use natpunch_types::PeerKey;
 
+use super::age::Encrypted;
 use super::error::{ConfigError, Place, Sources};
 use super::keyfile;
 use super::load::{Parts, twice};
-use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig, SecretSource};
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
 use super::serve::{self, Server};
-use super::value::{DnsLabel, InterfaceName, Network};
+use super::value::{DnsLabel, FilePath, InterfaceName, Network};
 
 /// Checks the merged files and gives their meaning.
 pub(super) fn validate(
@@ -33,15 +34,24 @@ pub(super) fn validate(
     check.places.listen_port =
         raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
     let apply = raw.apply.map(|apply| apply_config(apply.value)).unwrap_or_default();
+    if let Some(age) = raw.interface.as_ref().and_then(|all| all.value.private_key_age.as_ref()) {
+        let error = ConfigError::at(age.key, "`private_key_age` is for one peer, not for all");
+        let help = "put it into the peer's own section: [peers.NAME.interface]";
+        check.errors.push(error.label("every node would have this key").help(help));
+    }
+    let age_identity_file = raw.secrets.and_then(|secrets| secrets.value.identity_file).map(|file| {
+        check.places.age_identity_file = Some(file.place);
+        check.resolve(file.place, &file.value.0)
+    });
     let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
     // With a network that could not be read, nothing can be said to be outside of the networks.
     let all_known = check.is_all_read("mesh.networks");
     let networks = mesh.as_ref().map(|mesh| mesh.networks.as_slice()).filter(|_| all_known);
     let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers, &interface);
-    let preshared_key_files = check.preshared(raw.preshared);
+    let preshared_keys = check.preshared(raw.preshared);
     let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
-    let MeshSection { name, networks, lans, preshared_secret_file } = mesh?;
+    let MeshSection { name, networks, lans, preshared_secret } = mesh?;
     if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
         let message = format!("`wg-{}` is too long for the name of an interface", name.value.0);
         let error = ConfigError::at(name.place, message).label("the interface is named after the mesh");
@@ -52,13 +62,14 @@ pub(super) fn validate(
         networks: networks.iter().map(|network| network.value.0).collect(),
         generation,
         lans,
-        preshared_secret_file,
+        preshared_secret,
+        age_identity_file,
         interface,
         apply,
         discovery,
         stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
         peers,
-        preshared_key_files,
+        preshared_keys,
         files: sources.0.iter().map(|source| source.path.clone()).collect(),
         content_hash,
         places: check.places,
@@ -92,6 +103,10 @@ pub(super) struct Places {
     pub(super) listen_port: Option<Place>,
     /// `preshared_key_file`.
     pub(super) preshared_key_files: BTreeMap<PathBuf, Place>,
+    /// `identity_file` in `[secrets]`.
+    pub(super) age_identity_file: Option<Place>,
+    /// Encrypted values with recipients that natpunch can't be, and their kinds.
+    pub(super) foreign_recipients: Vec<(Place, Vec<String>)>,
 }
 
 struct Check<'a> {
@@ -109,7 +124,7 @@ struct MeshSection {
     name: Located<DnsLabel>,
     networks: Vec<Located<Network>>,
     lans: Vec<IpNet>,
-    preshared_secret_file: Option<PathBuf>,
+    preshared_secret: Option<SecretSource>,
 }
 
 /// An address or route of a peer, for the search for overlaps.
@@ -142,7 +157,7 @@ impl Check<'_> {
             self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
             return None;
         };
-        let RawMesh { name, networks, lans, preshared_secret_file, .. } = mesh.value;
+        let RawMesh { name, networks, lans, preshared_secret_file, preshared_secret_age, .. } = mesh.value;
         if name.is_none() && self.is_all_read("mesh.name") {
             self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
         }
@@ -162,28 +177,42 @@ impl Check<'_> {
             }
         }
         self.places.networks = networks.iter().map(|network| network.place).collect();
-        let preshared_secret_file = preshared_secret_file.map(|file| {
-            let path = self.resolve(file.place, &file.value.0);
-            self.places.preshared_key_files.insert(path.clone(), file.place);
-            path
-        });
+        let preshared_secret = self.secret("preshared_secret", preshared_secret_file, preshared_secret_age);
+        if let Some((SecretSource::File(path), place)) = &preshared_secret {
+            self.places.preshared_key_files.insert(path.clone(), *place);
+        }
         Some(MeshSection {
             name: name?,
             networks,
             lans: values(lans).map(|lan| lan.0).collect(),
-            preshared_secret_file,
+            preshared_secret: preshared_secret.map(|(secret, _)| secret),
         })
     }
 
+    /// A secret that is in a file, or stands here encrypted, and where it is said.
+    fn secret(&mut self, name: &str, file: Field<FilePath>, age: Field<Encrypted>) -> Option<(SecretSource, Place)> {
+        if let (Some(file), Some(age)) = (&file, &age) {
+            let error = ConfigError::at(age.key, format!("both `{name}_file` and `{name}_age`"));
+            let help = "remove one of the two: the key is in a file of the node's own, or in here";
+            self.errors.push(error.label("one secret too many").also(file.key, "the other one").help(help));
+        }
+        if let Some(age) = age {
+            if !age.value.foreign().is_empty() {
+                self.places.foreign_recipients.push((age.key, age.value.foreign().to_vec()));
+            }
+            return Some((SecretSource::Age(age.value.at(age.key)), age.key));
+        }
+        file.map(|file| (SecretSource::File(self.resolve(file.place, &file.value.0)), file.place))
+    }
+
     fn interface(&mut self, raw: RawInterface) -> InterfaceConfig {
-        let private_key_file = raw.private_key_file.map(|file| {
-            let path = self.resolve(file.place, &file.value.0);
-            self.places.private_key_files.entry(path.clone()).or_insert(file.place);
-            path
-        });
+        let private_key = self.secret("private_key", raw.private_key_file, raw.private_key_age);
+        if let Some((SecretSource::File(path), place)) = &private_key {
+            self.places.private_key_files.entry(path.clone()).or_insert(*place);
+        }
         InterfaceConfig {
             name: raw.name.map(|name| name.value.0),
-            private_key_file,
+            private_key: private_key.map(|(secret, _)| secret),
             mtu: raw.mtu.map(|mtu| mtu.value.0),
             listen_port: raw.listen_port.map(|port| port.value.0),
             fwmark: raw.fwmark.map(|mark| mark.value.0),
@@ -442,11 +471,13 @@ impl Check<'_> {
         instances
     }
 
-    fn preshared(&mut self, raw: Field<Vec<Located<RawPreshared>>>) -> BTreeMap<(String, String), PathBuf> {
+    fn preshared(&mut self, raw: Field<Vec<Located<RawPreshared>>>) -> BTreeMap<(String, String), SecretSource> {
         let mut seen: BTreeMap<(String, String), Place> = BTreeMap::new();
-        let mut files = BTreeMap::new();
+        let mut keys = BTreeMap::new();
         for section in raw.map(|raw| raw.value).unwrap_or_default() {
-            let RawPreshared { peers: Some(pair), preshared_key_file } = section.value else { continue };
+            let RawPreshared { peers, preshared_key_file, preshared_key_age } = section.value;
+            let key = self.secret("preshared_key", preshared_key_file, preshared_key_age);
+            let Some(pair) = peers else { continue };
             let mut names: Vec<String> = pair.value.iter().map(|name| name.value.0.clone()).collect();
             names.sort();
             let [first, second] = names.as_slice() else {
@@ -485,13 +516,14 @@ impl Check<'_> {
                     entry.insert(pair.place);
                 }
             }
-            if let Some(file) = preshared_key_file {
-                let path = self.resolve(file.place, &file.value.0);
-                self.places.preshared_key_files.entry(path.clone()).or_insert(file.place);
-                files.insert(names, path);
+            if let Some((key, place)) = key {
+                if let SecretSource::File(path) = &key {
+                    self.places.preshared_key_files.entry(path.clone()).or_insert(place);
+                }
+                keys.insert(names, key);
             }
         }
-        files
+        keys
     }
 }
 

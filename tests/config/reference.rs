@@ -22,6 +22,7 @@ fn reference(schema: &Value) -> String {
         ("[peers.NAME]", "peers"),
         ("[apply]", "apply"),
         ("[[preshared]]", "preshared"),
+        ("[secrets]", "secrets"),
         ("[stun]", "stun"),
     ] {
         let property = &schema["properties"][key];

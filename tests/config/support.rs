@@ -1,9 +1,10 @@
 //! What the tests of the mesh file share.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use natpunch::config::{self, ConfigErrors};
 use natpunch_types::{PeerKey, SecretKey};
@@ -55,4 +56,21 @@ pub(crate) fn shown(errors: &ConfigErrors, directory: &Path) -> String {
     let text = natpunch::cli::report::render(errors, natpunch::cli::report::Severity::Error);
     let plain = anstream::adapter::strip_str(&text).to_string();
     plain.replace(&format!("{}/", directory.display()), "")
+}
+
+/// Runs the program with something on its standard input; gives its standard output.
+pub(crate) fn piped(directory: &Path, args: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_natpunch"))
+        .args(args)
+        .current_dir(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    if output.status.success() { Ok(out) } else { Err(err) }
 }

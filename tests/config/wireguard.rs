@@ -123,7 +123,10 @@ fn importing_what_was_exported_gives_the_same_peers() {
     }
     let node = config::resolve_node(&after, None).unwrap();
     assert_eq!((node.name.as_str(), node.interface.as_str(), node.mtu), ("phone", "wg0", 1380));
-    assert!(node.peers[0].preshared_key == config::peers_of(&before, "phone").unwrap()[1].preshared_key);
+    assert!(
+        node.peers[0].preshared_key
+            == config::peers_of(&before, "phone", &config::Local::default()).unwrap()[1].preshared_key
+    );
     // And once more around.
     done(&new, &["export", "phone", "--private-key-file", "phone.key", "--output", "wg0.conf"]);
     let (first, second) = (

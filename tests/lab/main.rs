@@ -24,6 +24,7 @@ mod plain;
 mod roaming;
 mod routes;
 mod safety;
+mod secrets;
 mod serving;
 mod swaps;
 mod world;

@@ -114,7 +114,12 @@ pub(crate) fn new_key(host: &Host) -> (PathBuf, String) {
 
 /// Makes a private key in a file of this host.
 fn new_secret(host: &Host, name: &str) -> PathBuf {
-    let secret = Command::new(NATPUNCH).arg("keygen").output().unwrap().stdout;
+    new_file(host, name, &["keygen"])
+}
+
+/// Keeps what a command prints in a file of this host that is its owner's only.
+pub(crate) fn new_file(host: &Host, name: &str, command: &[&str]) -> PathBuf {
+    let secret = Command::new(NATPUNCH).args(command).output().unwrap().stdout;
     let path = host.directory().unwrap().join(name);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
     file.write_all(&secret).unwrap();
@@ -172,6 +177,8 @@ impl Server {
 pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) key_file: PathBuf,
+    /// Its age identity, which it is started with instead of its key file.
+    pub(crate) age_identity: Option<PathBuf>,
     pub(crate) public_key: String,
     /// Its address in the mesh.
     pub(crate) address: Ipv4Addr,
@@ -196,7 +203,7 @@ impl Node {
         let (key_file, public_key) = new_key(&host);
         let address = mesh.add(host.name(), &public_key, more);
         let (arguments, environment) = (Vec::new(), Vec::new());
-        Self { host, key_file, public_key, address, file, arguments, environment, agent: None }
+        Self { host, key_file, age_identity: None, public_key, address, file, arguments, environment, agent: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -206,11 +213,15 @@ impl Node {
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
         let mut command = Command::new(NATPUNCH);
+        let (option, file) = match &self.age_identity {
+            Some(identity) => ("--age-identity", identity),
+            None => ("--private-key-file", &self.key_file),
+        };
         command
             .args(["--log", "info,natpunch=debug", "apply"])
             .arg(&self.file)
-            .arg("--private-key-file")
-            .arg(&self.key_file)
+            .arg(option)
+            .arg(file)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"))
