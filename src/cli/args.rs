@@ -406,8 +406,12 @@ pub struct DownArgs {
 }
 
 /// Arguments of `serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
+    /// What else to do than serve.
+    #[command(subcommand)]
+    pub command: Option<ServeCommand>,
     /// Listen for UDP here; repeat for several addresses (IPv4 and IPv6).
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<SocketAddr>,
@@ -467,6 +471,24 @@ pub enum AgeKey {
     PresharedKeyAge,
     /// In `[mesh]`.
     PresharedSecretAge,
+}
+
+/// What can be done with a server that runs.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ServeCommand {
+    /// How many clients, mailboxes and events the server of this host has.
+    Status(ServeStatusArgs),
+}
+
+/// Arguments of `serve status`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeStatusArgs {
+    /// Its socket, if `control` in its settings names another than the usual one.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `pubkey`.

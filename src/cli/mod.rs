@@ -18,6 +18,7 @@ mod graph;
 mod import;
 mod init;
 mod keygen;
+mod log;
 mod plan;
 mod pubkey;
 mod reload;
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Down(args) => down::run(&args),
-        Command::Serve(args) => Ok(serve::run(args)),
+        Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Encrypt(args) => encrypt::run(&args),
@@ -77,7 +78,8 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         CliError::new(format!("{from}: `{filter}` is not a log filter: {error}"))
             .help("write a level (error, warn, info, debug, trace) or parts with levels: natpunch=debug,info")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = log::Limited::new(std::io::stderr(), matches!(cli.log_format, LogFormat::Json));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second subscriber in one process (tests) changes nothing.
     let _ = match cli.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),

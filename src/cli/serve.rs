@@ -1,20 +1,88 @@
 //! `natpunch serve`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::args::ServeArgs;
-use crate::server::{self, settings::Settings};
+use super::CliError;
+use super::args::{ServeArgs, ServeCommand, ServeStatusArgs};
+use crate::control::{Client, ControlError, Request};
+use crate::server;
+use crate::server::status::Status;
 
-/// Serves until SIGTERM or SIGINT.
-pub fn run(args: ServeArgs) -> ExitCode {
-    let result = Settings::from_args(&args)
-        .map_err(server::ServeError::from)
-        .and_then(|settings| server::run(settings, &mut std::io::stdout()));
-    match result {
+/// Serves until SIGTERM or SIGINT, or asks a server that does.
+pub fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
+    if let Some(ServeCommand::Status(args)) = &args.command {
+        return status(args);
+    }
+    Ok(match server::run(args, &mut std::io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    })
+}
+
+fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
+    let path = args.control.clone().unwrap_or_else(server::control_path);
+    let answer =
+        Client::connect_to(path).and_then(|mut client| client.ask(Request::Status)).map_err(|error| match error {
+            ControlError::NotRunning { path } => {
+                CliError::new(format!("no natpunch server answers at {}", path.display()))
+                    .help("start it: `natpunch serve`; `control` in its settings names its socket, and --control here")
+            }
+            ControlError::Denied { path } => CliError::new(format!("may not open {}", path.display()))
+                .help("run this as root, or as the user that runs the server"),
+            error => error.into(),
+        })?;
+    let text = if args.json {
+        format!("{answer:#}\n")
+    } else {
+        let status: Status = serde_json::from_value(answer)
+            .map_err(|error| CliError::new(format!("the server speaks another version of this: {error}")))?;
+        render(&status)
+    };
+    // Whoever reads this may have seen enough.
+    let _ = anstream::stdout().write_all(text.as_bytes());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(status: &Status) -> String {
+    let mut lines = vec![format!(
+        "natpunch {} up {}, {} workers, {} MiB of memory",
+        status.version,
+        duration(status.uptime_seconds),
+        status.workers,
+        status.resident_bytes >> 20
+    )];
+    lines.extend(status.listen.iter().map(|address| format!("udp {address}")));
+    lines.extend(status.alternate_port.map(|port| format!("alternate port {port}")));
+    if let Some(rendezvous) = &status.rendezvous {
+        lines.push(format!(
+            "{} of {} sessions, {} of {} mailboxes, at most {} MiB",
+            rendezvous.sessions,
+            rendezvous.max_sessions,
+            rendezvous.mailboxes,
+            rendezvous.max_mailboxes,
+            rendezvous.max_memory_bytes >> 20
+        ));
+    }
+    lines.extend(status.reloads.problem.iter().map(|problem| format!("the settings have an error: {problem}")));
+    if !status.reloads.needs_restart.is_empty() {
+        lines.push(format!("not changed without a restart: {}", status.reloads.needs_restart.join(", ")));
+    }
+    let events = status.events.iter().filter(|event| event.total > 0);
+    lines.extend(
+        events.map(|event| format!("{:>12} {}: {}", event.total, event.protocol, event.event.replace('_', " "))),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} days", seconds / 86_400),
     }
 }

@@ -51,7 +51,14 @@ impl Client {
     /// # Errors
     /// No agent answers, or it is not ours to ask.
     pub fn connect(directory: &Path, interface: &str) -> Result<Self, ControlError> {
-        let path = socket_path(directory, interface);
+        Self::connect_to(socket_path(directory, interface))
+    }
+
+    /// Connects to a socket.
+    ///
+    /// # Errors
+    /// Nobody answers, or it is not ours to ask.
+    pub fn connect_to(path: PathBuf) -> Result<Self, ControlError> {
         let connect = || -> io::Result<UnixStream> {
             let stream = UnixStream::connect(&path)?;
             stream.set_read_timeout(Some(TIMEOUT))?;

@@ -25,6 +25,17 @@ impl Counter {
     }
 }
 
+/// How often something happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    /// Which protocol, or `server`.
+    pub(super) protocol: &'static str,
+    /// What.
+    pub(super) event: &'static str,
+    /// How often.
+    pub(super) total: u64,
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident: $name:literal,)*) => {
         /// All counters of a server.
@@ -32,9 +43,9 @@ macro_rules! counters {
         pub(super) struct Counters { $($(#[$doc])* pub(super) $field: Counter,)* }
 
         impl Counters {
-            /// The values of all counters, with their names.
-            pub(super) fn read(&self) -> Vec<(&'static str, u64)> {
-                vec![$(($name, self.$field.get()),)*]
+            /// The values of all counters.
+            pub(super) fn read(&self) -> Vec<Count> {
+                vec![$(Count { protocol: "server", event: $name, total: self.$field.get() },)*]
             }
         }
     };
@@ -61,17 +72,25 @@ counters! {
 
 /// Renders what has been counted since the last time.
 #[derive(Debug, Default)]
-pub(super) struct Reporter(Vec<(&'static str, u64)>);
+pub(super) struct Reporter(Vec<Count>);
 
 impl Reporter {
-    /// Of these values, always in the same order, what has changed since the last call, as `12 received, 3 dropped`; nothing if nothing has.
-    pub(super) fn changes(&mut self, now: Vec<(&'static str, u64)>) -> Option<String> {
+    /// Of these, always in the same order, what has changed since the last call, as `12 received, 3 dropped; rendezvous: 5
+    /// welcomed`; nothing if nothing has.
+    pub(super) fn changes(&mut self, now: Vec<Count>) -> Option<String> {
         let mut text = String::new();
-        for (index, (name, value)) in now.iter().enumerate() {
-            let before = self.0.get(index).map_or(0, |(_, before)| *before);
-            if *value > before {
-                let comma = if text.is_empty() { "" } else { ", " };
-                let _ = write!(text, "{comma}{} {name}", value - before);
+        let mut last = "server";
+        for (index, Count { protocol, event, total }) in now.iter().copied().enumerate() {
+            let before = self.0.get(index).map_or(0, |before| before.total);
+            if total > before {
+                let separator = match (text.is_empty(), protocol == last) {
+                    (true, true) => String::new(),
+                    (false, true) => ", ".to_owned(),
+                    (true, false) => format!("{protocol}: "),
+                    (false, false) => format!("; {protocol}: "),
+                };
+                let _ = write!(text, "{separator}{} {event}", total - before);
+                last = protocol;
             }
         }
         self.0 = now;
@@ -94,5 +113,9 @@ mod tests {
         assert_eq!(reporter.changes(counters.read()), None);
         counters.dropped.add();
         assert_eq!(reporter.changes(counters.read()).unwrap(), "1 dropped");
+        let with = |total| [counters.read(), vec![Count { protocol: "relay", event: "bound", total }]].concat();
+        assert_eq!(reporter.changes(with(2)).unwrap(), "relay: 2 bound");
+        counters.received.add();
+        assert_eq!(reporter.changes(with(3)).unwrap(), "1 received; relay: 1 bound");
     }
 }

@@ -44,7 +44,7 @@ impl Embedded {
         listen.extend(has_ipv6().then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
         // One mesh is no work for several cores.
         let sockets = Sockets::bind(&listen, AlternatePort::Next, 1, fwmark)?;
-        let mut protocols = Protocols::of_node(private_key, members)?;
+        let mut protocols = Protocols::of_node(private_key, members, sockets.alternate_port)?;
         let relay = relay::open(&mut protocols, &sockets.addresses, &RelaySettings::default(), fwmark)?;
         let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default()));
         let crew = Crew::start(sockets.of_workers, Some(relay), &shared)?;

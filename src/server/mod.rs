@@ -11,17 +11,22 @@ pub mod embedded;
 mod handshakes;
 mod http;
 pub mod key;
+mod metrics;
+mod monitor;
 mod protocols;
 mod rate;
 mod relay;
+mod reload;
 pub mod settings;
 mod sockets;
+pub mod status;
 mod store;
 mod worker;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,14 +34,20 @@ use natpunch_types::PresharedKey;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use counters::{Counters, Reporter};
 use crew::Crew;
+use monitor::Monitor;
 use protocols::{Protocols, RendezvousKeys};
+use reload::Reloader;
 use settings::Settings;
 use sockets::Sockets;
 use worker::Shared;
+
+use crate::cli::args::ServeArgs;
+use crate::control;
 
 /// Counters are logged at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -60,6 +71,14 @@ pub enum ServeError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The control socket can't be had.
+    #[error("can't make the control socket {}: {source}", path.display())]
+    Control {
+        /// The socket.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// A thread has ended that never should.
     #[error("a worker has ended by itself, which is a bug in natpunch; the log says where")]
     WorkerLost,
@@ -77,11 +96,13 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Runs the server until SIGTERM or SIGINT. `out` gets the public key, then a line for each address listened on.
+/// Runs the server of a command line until SIGTERM or SIGINT. `out` gets the public key, then a line for each address
+/// listened on.
 ///
 /// # Errors
 /// If the server can't start. Once it runs, it goes on.
-pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
+pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
+    let settings = Settings::from_args(args)?;
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = crate::config::public_key(&key);
     let rendezvous = match &settings.rendezvous {
@@ -90,46 +111,57 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
     };
     let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
-    let mut protocols = Protocols::new(&settings, key, rendezvous)?;
+    let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;
     let relay = match &settings.relay {
         Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
         None => None,
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
-        let http = match settings.http {
-            Some(http) => {
-                let listen = |source| ServeError::Listen { protocol: "TCP", address: http.listen, source };
-                Some((bind_http(http.listen).map_err(listen)?, http))
-            }
-            None => None,
-        };
+        let http = settings.http.as_ref().map(|http| bind_http(http.listen)).transpose()?;
+        let metrics = settings.metrics.map(bind_http).transpose()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        let (calls, called) = mpsc::channel(16);
+        let control = listen_control(settings.control.as_deref(), calls).await?;
 
         // Whoever started us may not listen any more; that is no reason not to serve.
         let _ = writeln!(out, "public key: {public_key}");
-        for address in sockets.addresses.iter().take(sockets.named) {
+        let listen: Vec<SocketAddr> = sockets.addresses.iter().take(sockets.named).copied().collect();
+        for address in &listen {
             let _ = writeln!(out, "listening on udp {address}");
         }
         if let Some(port) = sockets.alternate_port {
             let _ = writeln!(out, "alternate port {port}");
         }
-        if let Some((listener, _)) = &http {
-            let _ = writeln!(out, "listening on http {}", listener.local_addr()?);
+        for (name, listener) in [("http", &http), ("metrics", &metrics)] {
+            if let Some(listener) = listener {
+                let _ = writeln!(out, "listening on {name} {}", listener.local_addr()?);
+            }
         }
         let _ = writeln!(out, "ready");
         let _ = out.flush();
 
         let (stop, stopped) = watch::channel(false);
         let counters = Arc::new(Counters::default());
+        let alternate_port = sockets.alternate_port;
         let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
         let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
-        let mut tasks = tokio::task::JoinSet::new();
-        if let Some((listener, http)) = http {
-            tasks.spawn(http::serve(listener, http, counters, stopped.clone()));
+        let mut serving = JoinSet::new();
+        if let Some((listener, http)) = http.zip(settings.http.clone()) {
+            serving.spawn(http::serve(listener, http, counters, stopped.clone()));
         }
-        let keeper = tokio::spawn(keep(shared.clone()));
-        let watchdog = tokio::spawn(feed_watchdog(shared));
+        // These end with the server, whatever they do.
+        let mut keeping = JoinSet::new();
+        keeping.spawn(keep(shared.clone()));
+        keeping.spawn(feed_watchdog(shared.clone()));
+        let reloader = Reloader::new(args.clone(), settings);
+        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, reloads: reloader.outcome() });
+        keeping.spawn(reloader.run(shared, hangup));
+        if let Some(listener) = metrics {
+            keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
+        }
+        keeping.spawn(async move { monitor.answer(called).await });
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         tracing::info!(%public_key, "serving");
 
@@ -141,12 +173,38 @@ pub fn run(settings: Settings, out: &mut dyn Write) -> Result<(), ServeError> {
         tracing::info!("stopping");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         let _ = stop.send(true);
+        drop(control);
         crew.stop();
-        while tasks.join_next().await.is_some() {}
-        keeper.abort();
-        watchdog.abort();
+        while serving.join_next().await.is_some() {}
+        keeping.shutdown().await;
         result
     })
+}
+
+/// Where `natpunch serve status` finds the server: `$NATPUNCH_RUNTIME_DIR` or `$RUNTIME_DIRECTORY` (systemd), else
+/// `/run/natpunch-serve`.
+pub fn control_path() -> PathBuf {
+    let directory = ["NATPUNCH_RUNTIME_DIR", "RUNTIME_DIRECTORY"].iter().find_map(std::env::var_os);
+    directory.map_or_else(|| PathBuf::from("/run/natpunch-serve"), PathBuf::from).join("serve.sock")
+}
+
+/// Opens the control socket. A server that may not have the usual one does without; one that was named must be had.
+async fn listen_control(
+    named: Option<&Path>,
+    calls: mpsc::Sender<control::Call>,
+) -> Result<Option<control::Server>, ServeError> {
+    let path = named.map_or_else(control_path, Path::to_owned);
+    match control::Server::listen(&path, calls).await {
+        Ok(server) => Ok(Some(server)),
+        Err(source) if named.is_some() => Err(ServeError::Control { path, source }),
+        Err(error) => {
+            tracing::info!(
+                "no `natpunch serve status`: {}: {error}; control = PATH names another socket",
+                path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// Reads the files that natpunch's own rendezvous needs.
@@ -159,13 +217,21 @@ fn rendezvous_keys(settings: &settings::Rendezvous) -> Result<RendezvousKeys, ke
         }
         None => None,
     };
+    Ok(RendezvousKeys { next, secrets: admission_secrets(settings)? })
+}
+
+/// Reads the admission secrets.
+fn admission_secrets(settings: &settings::Rendezvous) -> Result<Vec<PresharedKey>, key::KeyFileError> {
     let secrets = settings.secret_files.iter().map(|path| key::load(path));
-    let secrets = secrets.map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose())));
-    Ok(RendezvousKeys { next, secrets: secrets.collect::<Result<_, _>>()? })
+    secrets.map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose()))).collect()
 }
 
 /// Opens the HTTP listener; an IPv6 one takes IPv6 only, as for UDP.
-fn bind_http(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_http(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    listen_tcp(address).map_err(|source| ServeError::Listen { protocol: "TCP", address, source })
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

@@ -25,9 +25,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
+use super::counters::Count;
 use super::rate::RateLimiter;
 use super::relay;
 use super::settings::{Compat, Settings};
+use super::status;
 use super::store::Source;
 
 /// The length of natpunch-go's handshake.
@@ -131,6 +133,7 @@ impl Protocols {
         settings: &Settings,
         private_key: SecretKey,
         rendezvous: Option<RendezvousKeys>,
+        alternate_port: Option<u16>,
     ) -> std::io::Result<Self> {
         let rendezvous = match rendezvous {
             Some(keys) => {
@@ -138,8 +141,8 @@ impl Protocols {
                 let config = rendezvous::Config {
                     keys: std::iter::once(private_key.clone()).chain(keys.next).collect(),
                     admission: rendezvous::Admission { secrets: keys.secrets, allowed },
-                    limits: limits(settings.relay.is_some()),
-                    alternate_port: None,
+                    limits: limits(settings.limits, settings.relay.is_some()),
+                    alternate_port,
                 };
                 tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
                 let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
@@ -170,12 +173,16 @@ impl Protocols {
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub(super) fn of_node(private_key: SecretKey, members: BTreeSet<PeerKey>) -> std::io::Result<Self> {
+    pub(super) fn of_node(
+        private_key: SecretKey,
+        members: BTreeSet<PeerKey>,
+        alternate_port: Option<u16>,
+    ) -> std::io::Result<Self> {
         let config = rendezvous::Config {
             keys: vec![private_key],
             admission: members_only(members),
             limits: rendezvous::Limits::default(),
-            alternate_port: None,
+            alternate_port,
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
         let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server), relay: None };
@@ -273,71 +280,112 @@ impl Protocols {
         }
     }
 
+    /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous that ended.
+    pub(super) fn reconfigure(&self, settings: &Settings, secrets: Vec<PresharedKey>) -> Option<usize> {
+        if let Some(server) = &self.natpunch_go {
+            lock(server).set_allowed(settings.allowed_keys.clone());
+        }
+        if let Some(server) = &self.hole_punching {
+            lock(server).set_allowed(settings.allowed_keys.clone());
+        }
+        let allowed = settings.rendezvous.as_ref()?.allowed.clone();
+        let admission = rendezvous::Admission { secrets, allowed };
+        Some(self.rendezvous.as_ref()?.lock().reconfigure(admission, limits(settings.limits, settings.relay.is_some())))
+    }
+
+    /// How full natpunch's own rendezvous is.
+    pub(super) fn usage(&self) -> Option<status::Rendezvous> {
+        let server = self.rendezvous.as_ref()?.lock();
+        let limits = server.limits();
+        Some(status::Rendezvous {
+            sessions: server.sessions(),
+            max_sessions: limits.sessions,
+            mailboxes: server.mailboxes(),
+            max_mailboxes: limits.mailboxes,
+            max_memory_bytes: limits.memory(),
+        })
+    }
+
     /// What the servers counted, by name.
-    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+    pub(super) fn counters(&self) -> Vec<Count> {
         let mut counters = Vec::new();
+        let mut add = |protocol, counted: &[(&'static str, u64)]| {
+            counters.extend(counted.iter().map(|(event, total)| Count { protocol, event, total: *total }));
+        };
         if let Some(server) = &self.rendezvous {
             let counted = server.lock().counters();
-            counters.extend([
-                ("rendezvous: welcomed", counted.welcomed),
-                ("asked for a cookie", counted.cookies),
-                ("shed", counted.shed),
-                ("registered", counted.registered),
-                ("expired", counted.expired),
-                ("revoked", counted.revoked),
-                ("records stored", counted.stored),
-                ("records pushed", counted.pushed),
-                ("roamed", counted.roamed),
-                ("rate-limited", counted.limited),
-                ("forged", counted.forged),
-                ("replayed", counted.replayed),
-                ("not allowed", counted.not_allowed),
-                ("refused, no room", counted.full),
-                ("without session", counted.no_session),
-            ]);
+            add(
+                "rendezvous",
+                &[
+                    ("welcomed", counted.welcomed),
+                    ("asked for a cookie", counted.cookies),
+                    ("shed", counted.shed),
+                    ("registered", counted.registered),
+                    ("expired", counted.expired),
+                    ("revoked", counted.revoked),
+                    ("records stored", counted.stored),
+                    ("records pushed", counted.pushed),
+                    ("roamed", counted.roamed),
+                    ("rate-limited", counted.limited),
+                    ("forged", counted.forged),
+                    ("replayed", counted.replayed),
+                    ("not allowed", counted.not_allowed),
+                    ("refused, no room", counted.full),
+                    ("without session", counted.no_session),
+                ],
+            );
         }
         if let Some(relay) = self.rendezvous.as_ref().and_then(|rendezvous| rendezvous.relay.as_ref()) {
             let counted = relay.counters();
-            counters.extend([
-                ("relay: bound", counted.bound),
-                ("forwarded", counted.forwarded),
-                ("bytes forwarded", counted.bytes),
-                ("asked to prove their address", counted.challenged),
-                ("not carried", counted.not_carried),
-                ("not WireGuard's", counted.misshapen),
-                ("rate-limited", counted.limited),
-                ("refused", counted.refused),
-                ("of strangers", counted.strangers),
-            ]);
+            add(
+                "relay",
+                &[
+                    ("bound", counted.bound),
+                    ("forwarded", counted.forwarded),
+                    ("bytes forwarded", counted.bytes),
+                    ("asked to prove their address", counted.challenged),
+                    ("not carried", counted.not_carried),
+                    ("not WireGuard's", counted.misshapen),
+                    ("rate-limited", counted.limited),
+                    ("refused", counted.refused),
+                    ("of strangers", counted.strangers),
+                ],
+            );
         }
         if let Some(server) = &self.natpunch_go {
             let counted = lock(server).counters();
-            counters.extend([
-                ("natpunch-go: handshakes", counted.handshakes),
-                ("registered", counted.registered),
-                ("expired", counted.expired),
-                ("found", counted.found),
-                ("not known", counted.not_known),
-                ("rate-limited", counted.limited),
-                ("forged", counted.forged),
-                ("replayed", counted.replayed),
-                ("not allowed", counted.not_allowed),
-                ("refused, table full", counted.full),
-                ("without session", counted.no_session),
-            ]);
+            add(
+                "natpunch-go",
+                &[
+                    ("handshakes", counted.handshakes),
+                    ("registered", counted.registered),
+                    ("expired", counted.expired),
+                    ("found", counted.found),
+                    ("not known", counted.not_known),
+                    ("rate-limited", counted.limited),
+                    ("forged", counted.forged),
+                    ("replayed", counted.replayed),
+                    ("not allowed", counted.not_allowed),
+                    ("refused, table full", counted.full),
+                    ("without session", counted.no_session),
+                ],
+            );
         }
         if let Some(server) = &self.hole_punching {
             let counted = lock(server).counters();
-            counters.extend([
-                ("nat-hole-punching: registered", counted.registered),
-                ("expired", counted.expired),
-                ("found", counted.found),
-                ("not known", counted.not_known),
-                ("rate-limited", counted.limited),
-                ("not allowed", counted.not_allowed),
-                ("refused, table full", counted.full),
-                ("refused, alive elsewhere", counted.held),
-            ]);
+            add(
+                "nat-hole-punching",
+                &[
+                    ("registered", counted.registered),
+                    ("expired", counted.expired),
+                    ("found", counted.found),
+                    ("not known", counted.not_known),
+                    ("rate-limited", counted.limited),
+                    ("not allowed", counted.not_allowed),
+                    ("refused, table full", counted.full),
+                    ("refused, alive elsewhere", counted.held),
+                ],
+            );
         }
         counters
     }
@@ -357,8 +405,7 @@ fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
 }
 
 /// What the rendezvous may use, with a relay or without.
-fn limits(relay: bool) -> rendezvous::Limits {
-    let limits = rendezvous::Limits::default();
+fn limits(limits: rendezvous::Limits, relay: bool) -> rendezvous::Limits {
     if relay { limits } else { rendezvous::Limits { relays: 0, ..limits } }
 }
 
@@ -388,7 +435,7 @@ mod tests {
             http: None,
             ..Settings::default()
         };
-        Protocols::new(&settings, SecretKey::from_bytes([7; 32]), None).unwrap()
+        Protocols::new(&settings, SecretKey::from_bytes([7; 32]), None, None).unwrap()
     }
 
     fn source() -> SocketAddr {

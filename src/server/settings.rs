@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use natpunch_rendezvous::relay;
+use natpunch_rendezvous::server::Limits;
 use natpunch_types::PeerKey;
 use serde::Deserialize;
 
@@ -68,8 +69,14 @@ pub struct Settings {
     pub compat: Vec<Compat>,
     /// The keys that may register by the old rendezvous protocols; `None`: any, up to a bound.
     pub allowed_keys: Option<BTreeSet<PeerKey>>,
+    /// What natpunch's own rendezvous may use.
+    pub limits: Limits,
     /// The HTTP record store, if offered.
     pub http: Option<HttpSettings>,
+    /// Where to listen for collectors of metrics.
+    pub metrics: Option<SocketAddr>,
+    /// The socket that `natpunch serve status` asks; `None`: [the usual place](super::control_path), if it can be had.
+    pub control: Option<PathBuf>,
 }
 
 /// Which second port is served.
@@ -198,6 +205,63 @@ struct File {
     #[serde(default)]
     http_trusted_proxies: Vec<IpAddr>,
     http_max_connections: Option<usize>,
+    metrics: Option<SocketAddr>,
+    #[serde(default)]
+    metrics_public: bool,
+    control: Option<PathBuf>,
+    #[serde(default)]
+    limits: FileLimits,
+}
+
+/// The `[limits]` section, as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLimits {
+    sessions: usize,
+    sessions_per_network: usize,
+    mailboxes: usize,
+    mailboxes_per_client: usize,
+    bytes: usize,
+    relays: usize,
+    relays_per_client: usize,
+    relays_per_network: usize,
+    messages_per_second: u32,
+    hellos_per_second: NonZeroU32,
+}
+
+impl Default for FileLimits {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            sessions: limits.sessions,
+            sessions_per_network: limits.sessions_per_network,
+            mailboxes: limits.mailboxes,
+            mailboxes_per_client: limits.mailboxes_per_client,
+            bytes: limits.bytes,
+            relays: limits.relays,
+            relays_per_client: limits.relays_per_client,
+            relays_per_network: limits.relays_per_network,
+            messages_per_second: limits.messages_per_second,
+            hellos_per_second: NonZeroU32::new(limits.hellos_per_second).unwrap_or(NonZeroU32::MIN),
+        }
+    }
+}
+
+impl From<FileLimits> for Limits {
+    fn from(file: FileLimits) -> Self {
+        Self {
+            sessions: file.sessions,
+            sessions_per_network: file.sessions_per_network,
+            mailboxes: file.mailboxes,
+            mailboxes_per_client: file.mailboxes_per_client,
+            bytes: file.bytes,
+            relays: file.relays,
+            relays_per_client: file.relays_per_client,
+            relays_per_network: file.relays_per_network,
+            messages_per_second: file.messages_per_second,
+            hellos_per_second: file.hellos_per_second.get(),
+        }
+    }
 }
 
 /// Why there is nothing to serve.
@@ -245,6 +309,12 @@ pub enum SettingsError {
     /// A flag has a bad value.
     #[error("--relay-ports: {0}")]
     RelayPorts(String),
+    /// Metrics for everybody, by mistake.
+    #[error(
+        "metrics = \"{0}\" can be read by others than this host\n  hint: use a loopback address, or say metrics_public = \
+         true if that is meant"
+    )]
+    PublicMetrics(SocketAddr),
     /// Nothing to listen on.
     #[error(
         "nothing to serve\n  hint: --listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records"
@@ -312,6 +382,9 @@ impl Settings {
         if let Some(twice) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
             return Err(SettingsError::Twice(*twice));
         }
+        if let Some(metrics) = file.metrics.filter(|metrics| !metrics.ip().is_loopback() && !file.metrics_public) {
+            return Err(SettingsError::PublicMetrics(metrics));
+        }
         let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
         Ok(Self {
             listen,
@@ -323,8 +396,31 @@ impl Settings {
             relay,
             compat,
             allowed_keys: file.allowed_keys,
+            limits: file.limits.into(),
             http,
+            metrics: file.metrics,
+            control: file.control,
         })
+    }
+
+    /// What is different in `new` and can't be changed while the server runs.
+    pub(super) fn differences_for_restart(&self, new: &Self) -> Vec<String> {
+        let next_key =
+            |settings: &Self| settings.rendezvous.as_ref().map(|rendezvous| rendezvous.next_key_file.clone());
+        let differences = [
+            ("listen", self.listen != new.listen),
+            ("alternate_port", self.alternate_port != new.alternate_port),
+            ("workers", self.workers != new.workers),
+            ("stun_unpadded", self.stun_unpadded != new.stun_unpadded),
+            ("key_file", self.key_file != new.key_file),
+            ("next_key_file, or whether natpunch's own rendezvous is spoken", next_key(self) != next_key(new)),
+            ("relay", self.relay != new.relay),
+            ("compat", self.compat != new.compat),
+            ("http", self.http != new.http),
+            ("metrics", self.metrics != new.metrics),
+            ("control", self.control != new.control),
+        ];
+        differences.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
@@ -381,6 +477,7 @@ mod tests {
             no_relay: false,
             http: None,
             config: None,
+            command: None,
         }
     }
 
@@ -451,6 +548,8 @@ mod tests {
             ("\ncompat = [\"natpunchgo\"]\n", "line 2", "did you mean `natpunch-go`"),
             ("alternate_port = 70000\n", "line 1", "65535"),
             ("workers = 0\n", "line 1", "nonzero"),
+            ("[limits]\nsessions = 5\nsesions_per_network = 5\n", "line 3", "sessions_per_network"),
+            ("[limits]\nhellos_per_second = 0\n", "line 2", "nonzero"),
             ("key_file = 7\n", "line 1", "expected"),
             ("allowed_keys = [\"AAEC\"]\n", "line 1", "a key has 32"),
             ("http = \"[::]:1\"\nhttp = \"[::]:2\"\n", "line 2", "duplicate"),
@@ -458,6 +557,25 @@ mod tests {
             let error = with_file(text, args()).unwrap_err().to_string();
             assert!(error.contains(line) && error.contains(words), "{text:?} gave: {error}");
         }
+    }
+
+    #[test]
+    fn limits_that_are_not_written_are_the_usual_ones() {
+        let flags = || ServeArgs { open: true, ..args() };
+        let text = |limits| format!("listen = [\"[::1]:1\"]\nkey_file = \"k\"\n{limits}");
+        assert_eq!(with_file(&text(""), flags()).unwrap().limits, Limits::default());
+        let limits =
+            with_file(&text("[limits]\nsessions = 131072\nhellos_per_second = 5000\n"), flags()).unwrap().limits;
+        assert_eq!(limits, Limits { sessions: 131_072, hellos_per_second: 5_000, ..Limits::default() });
+    }
+
+    #[test]
+    fn metrics_for_everybody_need_a_word() {
+        let text = |more| format!("listen = [\"[::1]:1\"]\nkey_file = \"k\"\n{more}");
+        let metrics = |more| with_file(&text(more), args()).map(|settings| settings.metrics);
+        assert_eq!(metrics("metrics = \"[::1]:9469\"").unwrap(), Some("[::1]:9469".parse().unwrap()));
+        assert!(matches!(metrics("metrics = \"0.0.0.0:9469\""), Err(SettingsError::PublicMetrics(_))));
+        assert!(metrics("metrics = \"0.0.0.0:9469\"\nmetrics_public = true").unwrap().is_some());
     }
 
     #[test]

@@ -4,9 +4,11 @@
 
 mod go_client;
 mod http;
+mod operation;
 mod plugin;
 mod process;
 mod relay;
+mod rendezvous;
 mod udp;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -16,6 +16,7 @@ pub(crate) struct Server {
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) alternate_port: Option<u16>,
+    pub(crate) metrics: Option<SocketAddr>,
     log: PathBuf,
     _directory: Option<tempfile::TempDir>,
 }
@@ -23,6 +24,8 @@ pub(crate) struct Server {
 /// `natpunch serve` with these arguments, not started.
 pub(crate) fn serve(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+    // No place for a control socket, unless a test gives one.
+    command.env("NATPUNCH_RUNTIME_DIR", "/dev/null");
     command.arg("serve").args(arguments).stdin(Stdio::null()).env_remove("NATPUNCH_LOG").env_remove("NOTIFY_SOCKET");
     command
 }
@@ -51,8 +54,16 @@ impl Server {
         let first =
             lines.next().unwrap_or_else(|| panic!("no output: {}", std::fs::read_to_string(&log).unwrap())).unwrap();
         let public_key = first.strip_prefix("public key: ").expect(&first).parse().unwrap();
-        let mut server =
-            Self { child, public_key, udp: vec![], http: None, alternate_port: None, log, _directory: None };
+        let mut server = Self {
+            child,
+            public_key,
+            udp: vec![],
+            http: None,
+            alternate_port: None,
+            metrics: None,
+            log,
+            _directory: None,
+        };
         for line in lines {
             let line = line.unwrap();
             if line == "ready" {
@@ -61,6 +72,8 @@ impl Server {
                 server.udp.push(address.parse().unwrap());
             } else if let Some(address) = line.strip_prefix("listening on http ") {
                 server.http = Some(address.parse().unwrap());
+            } else if let Some(address) = line.strip_prefix("listening on metrics ") {
+                server.metrics = Some(address.parse().unwrap());
             } else if let Some(port) = line.strip_prefix("alternate port ") {
                 server.alternate_port = Some(port.parse().unwrap());
             } else {

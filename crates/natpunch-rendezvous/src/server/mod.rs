@@ -337,6 +337,11 @@ impl<R: CryptoRng> Server<R> {
         counters
     }
 
+    /// What it may use.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// How many clients are registered.
     pub fn sessions(&self) -> usize {
         self.sessions.len()

@@ -1,0 +1,116 @@
+//! Settings that change while the server runs: on SIGHUP, and when the `--config` file or a file that it names changes.
+//!
+//! A file with an error changes nothing. What can't be changed without a restart is said and left as it is.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::signal::unix::Signal;
+
+use super::settings::Settings;
+use super::status::Reloads;
+use super::worker::Shared;
+use super::{ServeError, admission_secrets};
+use crate::cli::args::ServeArgs;
+use crate::config::Watcher;
+
+/// Reads the settings again.
+pub(super) struct Reloader {
+    args: ServeArgs,
+    current: Settings,
+    outcome: Arc<Mutex<Reloads>>,
+}
+
+impl Reloader {
+    pub(super) fn new(args: ServeArgs, current: Settings) -> Self {
+        Self { args, current, outcome: Arc::default() }
+    }
+
+    /// What happened so far.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome(self.outcome.clone())
+    }
+
+    /// Reads them again at each change and each `hangup`, for ever.
+    pub(super) async fn run(mut self, shared: Arc<Shared>, mut hangup: Signal) {
+        let mut watcher = Watcher::of_keys();
+        watcher.watch_keys(&self.files());
+        let mut has_looked = false;
+        loop {
+            tokio::select! {
+                () = watcher.changed() => {}
+                received = hangup.recv() => if received.is_none() { return },
+            }
+            let result = self.reload(&shared);
+            let mut outcome = lock(&self.outcome);
+            match result {
+                // A watcher tells once of what it found first.
+                Ok(taken) if !has_looked && taken.is_nothing => outcome.problem = None,
+                Ok(Taken { ended, needs_restart, .. }) => {
+                    tracing::info!(sessions_ended = ended, "took the settings as they are now");
+                    if !needs_restart.is_empty() {
+                        tracing::warn!("not changed without a restart: {}", needs_restart.join(", "));
+                    }
+                    outcome.taken += 1;
+                    (outcome.problem, outcome.needs_restart) = (None, needs_restart);
+                }
+                Err(error) => {
+                    tracing::error!("the settings have an error, so those from before stay: {error}");
+                    outcome.refused += 1;
+                    outcome.problem = Some(error.to_string());
+                }
+            }
+            drop(outcome);
+            has_looked = true;
+            watcher.watch_keys(&self.files());
+        }
+    }
+
+    /// The files whose content matters.
+    fn files(&self) -> Vec<PathBuf> {
+        let secrets = self.current.rendezvous.iter().flat_map(|rendezvous| &rendezvous.secret_files);
+        self.args.config.iter().chain(secrets).cloned().collect()
+    }
+
+    /// Takes what is new.
+    fn reload(&mut self, shared: &Shared) -> Result<Taken, ServeError> {
+        let new = Settings::from_args(&self.args)?;
+        let secrets = match &new.rendezvous {
+            Some(rendezvous) => admission_secrets(rendezvous)?,
+            None => Vec::new(),
+        };
+        let needs_restart = self.current.differences_for_restart(&new);
+        let ended = shared.protocols.reconfigure(&new, secrets).unwrap_or(0);
+        let is_nothing = ended == 0 && new == self.current;
+        // What needs a restart is compared with what runs, also the next time.
+        self.current.allowed_keys = new.allowed_keys;
+        self.current.limits = new.limits;
+        if let (Some(current), Some(new)) = (&mut self.current.rendezvous, new.rendezvous) {
+            (current.secret_files, current.allowed) = (new.secret_files, new.allowed);
+        }
+        Ok(Taken { ended, needs_restart, is_nothing })
+    }
+}
+
+/// What a reload did.
+struct Taken {
+    /// Sessions that ended with it.
+    ended: usize,
+    needs_restart: Vec<String>,
+    /// It found nothing new.
+    is_nothing: bool,
+}
+
+/// What came of reloads, for the status.
+#[derive(Clone)]
+pub(super) struct Outcome(Arc<Mutex<Reloads>>);
+
+impl Outcome {
+    pub(super) fn get(&self) -> Reloads {
+        lock(&self.0).clone()
+    }
+}
+
+fn lock(outcome: &Mutex<Reloads>) -> MutexGuard<'_, Reloads> {
+    outcome.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,157 @@
+//! What a running server says of itself: to `natpunch serve status`, and to Prometheus. No keys, no clients' addresses.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::Count;
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of natpunch.
+    pub version: String,
+    /// Since its start.
+    pub uptime_seconds: u64,
+    /// Where it listens for UDP.
+    pub listen: Vec<SocketAddr>,
+    /// Its second port.
+    pub alternate_port: Option<u16>,
+    /// Threads that serve UDP.
+    pub workers: usize,
+    /// Bytes of memory that it has.
+    pub resident_bytes: u64,
+    /// natpunch's own rendezvous, if it is spoken.
+    pub rendezvous: Option<Rendezvous>,
+    /// What happened to the settings since the start.
+    pub reloads: Reloads,
+    /// What happened, how often.
+    pub events: Vec<Event>,
+}
+
+/// How full the rendezvous is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendezvous {
+    /// Registered clients, once for each address family.
+    pub sessions: usize,
+    /// At most.
+    pub max_sessions: usize,
+    /// Mailboxes.
+    pub mailboxes: usize,
+    /// At most.
+    pub max_mailboxes: usize,
+    /// Bytes of memory that it takes at most.
+    pub max_memory_bytes: usize,
+}
+
+/// How often the settings were read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloads {
+    /// And taken.
+    pub taken: u64,
+    /// And refused.
+    pub refused: u64,
+    /// What is wrong with them now.
+    pub problem: Option<String>,
+    /// What was changed and needs a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// How often something happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Which protocol; `server` for what they share.
+    pub protocol: String,
+    /// What.
+    pub event: String,
+    /// How often.
+    pub total: u64,
+}
+
+impl From<Count> for Event {
+    fn from(Count { protocol, event, total }: Count) -> Self {
+        Self { protocol: protocol.to_owned(), event: event.replace([' ', '-'], "_").replace(',', ""), total }
+    }
+}
+
+/// Bytes of memory that this process has; 0 if the system does not say.
+pub(super) fn resident_bytes() -> u64 {
+    let pages = || std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok();
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    pages().unwrap_or(0) * page.and_then(|page| u64::try_from(page).ok()).unwrap_or(4_096)
+}
+
+impl Status {
+    /// The same for Prometheus, in its text format (version 0.0.4).
+    pub fn exposition(&self) -> String {
+        let mut text = String::new();
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let _ =
+                writeln!(text, "# HELP natpunch_{name} {help}\n# TYPE natpunch_{name} gauge\nnatpunch_{name} {value}");
+        };
+        gauge("uptime_seconds", "Time since the start.", self.uptime_seconds);
+        gauge("workers", "Threads that serve UDP.", self.workers as u64);
+        gauge("resident_bytes", "Memory of the process.", self.resident_bytes);
+        gauge(
+            "settings_broken",
+            "1 if the settings file has an error and the ones before are used.",
+            self.reloads.problem.is_some().into(),
+        );
+        if let Some(rendezvous) = &self.rendezvous {
+            gauge("sessions", "Registered clients.", rendezvous.sessions as u64);
+            gauge("max_sessions", "Registered clients at most.", rendezvous.max_sessions as u64);
+            gauge("mailboxes", "Mailboxes.", rendezvous.mailboxes as u64);
+            gauge("max_mailboxes", "Mailboxes at most.", rendezvous.max_mailboxes as u64);
+            gauge("max_memory_bytes", "Memory of the rendezvous at most.", rendezvous.max_memory_bytes as u64);
+        }
+        text.push_str(
+            "# HELP natpunch_events_total What happened, by protocol.\n# TYPE natpunch_events_total counter\n",
+        );
+        for Event { protocol, event, total } in &self.events {
+            // Names of this program's own: nothing to escape.
+            let _ = writeln!(text, "natpunch_events_total{{protocol=\"{protocol}\",event=\"{event}\"}} {total}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_well_formed_and_have_no_addresses() {
+        let count = Count { protocol: "rendezvous", event: "refused, no room", total: 3 };
+        let status = Status {
+            version: "1".into(),
+            uptime_seconds: 5,
+            listen: vec!["192.0.2.77:51900".parse().unwrap()],
+            alternate_port: Some(51901),
+            workers: 2,
+            resident_bytes: resident_bytes(),
+            rendezvous: Some(Rendezvous {
+                sessions: 1,
+                max_sessions: 2,
+                mailboxes: 3,
+                max_mailboxes: 4,
+                max_memory_bytes: 5,
+            }),
+            reloads: Reloads { problem: Some("line 3 of 192.0.2.77".into()), ..Reloads::default() },
+            events: vec![count.into()],
+        };
+        assert!(status.resident_bytes > 1 << 20);
+        let text = status.exposition();
+        assert!(
+            text.ends_with("natpunch_events_total{protocol=\"rendezvous\",event=\"refused_no_room\"} 3\n"),
+            "{text}"
+        );
+        assert!(!text.contains("192.0.2.77"));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("natpunch_") && value.parse::<u64>().is_ok(), "{line}");
+            let family = name.split('{').next().unwrap();
+            assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What an operator does with a running server: change its settings, ask it, collect its metrics.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use natpunch::server::status::Status;
+use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use nix::sys::signal::Signal;
+
+use crate::process::{Server, serve};
+use crate::rendezvous::{Node, key};
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory with a server's settings, and the server.
+struct Operated {
+    directory: tempfile::TempDir,
+    server: Server,
+}
+
+impl Operated {
+    fn start(settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write_settings(directory.path(), settings);
+        let path = directory.path().join("serve.toml");
+        let server = Server::spawn(serve(&["--config", path.to_str().unwrap()]), directory.path());
+        Self { directory, server }
+    }
+
+    fn control(&self) -> PathBuf {
+        self.directory.path().join("control.sock")
+    }
+
+    fn write(&self, settings: &str) {
+        write_settings(self.directory.path(), settings);
+    }
+
+    fn status(&self) -> Status {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+        let output = command.args(["serve", "status", "--json", "--control"]).arg(self.control()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Asks until the answer is right.
+    fn wait_for(&self, is_right: impl Fn(&Status) -> bool) -> Status {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if is_right(&status) {
+                return status;
+            }
+            assert!(Instant::now() < end, "{status:?} {}", self.server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn node(&self, n: u32, admission: Option<PresharedKey>) -> Node {
+        let mut node = Node::new(n, ([127, 0, 0, 1], 0).into(), self.server.udp[0], self.server.public_key, admission);
+        assert!(node.live_until(PATIENCE, Node::is_up), "{}", self.server.log());
+        node
+    }
+}
+
+/// Writes these settings as an editor does, with what all servers need.
+fn write_settings(directory: &Path, settings: &str) {
+    let path = |name: &str| directory.join(name);
+    let common = format!(
+        "listen = [\"127.0.0.1:0\"]\nkey_file = {:?}\ncontrol = {:?}\n",
+        path("server.key"),
+        path("control.sock")
+    );
+    std::fs::write(path("serve.toml.new"), common + settings).unwrap();
+    std::fs::rename(path("serve.toml.new"), path("serve.toml")).unwrap();
+}
+
+fn public(key: &SecretKey) -> PeerKey {
+    natpunch::config::public_key(key)
+}
+
+fn allowed(nodes: &[u32]) -> String {
+    let keys: Vec<String> = nodes.iter().map(|n| format!("\"{}\"", public(&key(*n)))).collect();
+    format!("allowed_identities = [{}]\n", keys.join(", "))
+}
+
+#[test]
+fn who_is_taken_off_the_list_is_gone_within_a_second_of_the_change() {
+    let operated = Operated::start(&allowed(&[1, 2]));
+    let (_one, mut two) = (operated.node(1, None), operated.node(2, None));
+    operated.wait_for(|status| status.rendezvous.as_ref().unwrap().sessions == 2);
+    let before = Instant::now();
+    operated.write(&allowed(&[2, 3]));
+    let status = operated.wait_for(|status| status.rendezvous.as_ref().unwrap().sessions == 1);
+    // The change is seen after 0.15 s of quiet and done at once; the rest is this machine's.
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert_eq!((status.reloads.taken, status.reloads.problem), (1, None));
+    assert_eq!(status.events.iter().find(|event| event.event == "revoked").unwrap().total, 1);
+    let _three = operated.node(3, None);
+    assert!(two.live_until(Duration::from_millis(300), |_| false) || two.is_up(), "who stays is not disturbed");
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_is_named_with_its_line_until_it_is_mended() {
+    let operated = Operated::start(&allowed(&[1]));
+    let _one = operated.node(1, None);
+    operated.write("allowed_identities = []\n[limits]\nsesions = 5\n");
+    let status = operated.wait_for(|status| status.reloads.refused > 0);
+    let problem = status.reloads.problem.unwrap();
+    assert!(problem.contains("line 6") && problem.contains("sesions"), "{problem}");
+    assert_eq!(status.rendezvous.unwrap().sessions, 1, "nothing has changed");
+    assert!(operated.server.log().contains("line 6"));
+    operated.write(&format!("{}workers = 7\n[limits]\nsessions = 5\n", allowed(&[1])));
+    let status = operated.wait_for(|status| status.reloads.taken > 0);
+    assert_eq!(status.reloads.problem, None);
+    assert_eq!(status.reloads.needs_restart, ["workers"], "what can't be changed is said");
+    assert_eq!(status.rendezvous.map(|rendezvous| (rendezvous.sessions, rendezvous.max_sessions)), Some((1, 5)));
+}
+
+#[test]
+fn a_new_admission_secret_is_taken_and_a_hang_up_reads_all_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let [old, new] = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path
+    };
+    let old_file = file("old", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n");
+    let new_file = file("new", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n");
+    let operated = Operated::start(&format!("admission_secret_files = [{old_file:?}]\n"));
+    let _one = operated.node(1, Some(old));
+    operated.write(&format!("admission_secret_files = [{old_file:?}, {new_file:?}]\n"));
+    operated.wait_for(|status| status.reloads.taken == 1);
+    let _two = operated.node(2, Some(new));
+    operated.write(&format!("admission_secret_files = [{new_file:?}]\n"));
+    let status = operated.wait_for(|status| status.reloads.taken == 2);
+    assert_eq!(status.rendezvous.unwrap().sessions, 1, "who knows the old one only is gone");
+    operated.server.signal(Signal::SIGHUP);
+    operated.wait_for(|status| status.reloads.taken == 3);
+}
+
+fn get(address: SocketAddr, path: &str, host: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn metrics_count_what_happens_and_name_nobody() {
+    let operated = Operated::start("open = true\nmetrics = \"127.0.0.1:0\"\n");
+    let address = operated.server.metrics.unwrap();
+    let node = operated.node(1, None);
+    let metrics = get(address, "/metrics", "127.0.0.1");
+    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4"), "{metrics}");
+    assert!(metrics.contains("\nnatpunch_sessions 1\n"), "{metrics}");
+    assert!(metrics.contains("\nnatpunch_events_total{protocol=\"rendezvous\",event=\"registered\"} 1\n"), "{metrics}");
+    let own = public(&key(1)).to_string();
+    assert!(!metrics.contains(&own) && !metrics.contains(&operated.server.public_key.to_string()));
+    assert!(get(address, "/health", "localhost").ends_with("ok\n"));
+    assert!(get(address, "/metrics", "evil.example").starts_with("HTTP/1.1 403"), "a name that somebody else made");
+    drop(node);
+}
+
+#[test]
+fn the_status_is_for_the_owner_of_the_server_and_readable() {
+    use std::os::unix::fs::MetadataExt as _;
+    let operated = Operated::start("open = true\n");
+    assert_eq!(std::fs::metadata(operated.control()).unwrap().mode() & 0o777, 0o600);
+    let status = operated.status();
+    assert_eq!(status.listen, operated.server.udp);
+    assert_eq!(status.alternate_port, operated.server.alternate_port);
+    assert!(status.workers >= 1 && status.resident_bytes > 0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+    let output = command.args(["serve", "status", "--control"]).arg(operated.control()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("0 of 65536 sessions") && text.contains("workers"), "{text}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+    let output = command.args(["serve", "status", "--control", "/nonexistent"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("no natpunch server answers"), "{error}");
+}
