@@ -657,7 +657,7 @@ impl Agent {
                 self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());
             }
             PluginEvent::Send { origin, destination, payload } => {
-                match self.correspondents.sent(&origin, destination, boot_time()) {
+                match self.correspondents.sent(&origin, destination, &payload, boot_time()) {
                     None => {
                         tracing::debug!(discovery = %origin, %destination, "too many servers at one time; not sent");
                         return;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use natpunch_plugin::{
     BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord, SecretKey,
 };
-use natpunch_types::{Candidate, Mapping, Origin, canonical};
+use natpunch_types::{Candidate, Mapping, Origin, RENDEZVOUS_MAGIC, canonical};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -403,38 +403,50 @@ pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
 /// Which instance gets the datagrams of which server: an address is known for a minute after the last datagram sent.
 #[derive(Debug, Default)]
 pub struct Correspondents {
-    by_address: BTreeMap<SocketAddr, (Origin, Duration)>,
+    by_address: BTreeMap<SocketAddr, Correspondent>,
+    /// Those that the packet filter has to know.
+    filtered: usize,
+}
+
+#[derive(Debug)]
+struct Correspondent {
+    origin: Origin,
+    until: Duration,
+    filtered: bool,
 }
 
 impl Correspondents {
     /// How long replies are awaited.
     const LIFETIME: Duration = Duration::from_secs(60);
-    /// The most addresses at one time (the packet filter's bound).
-    const MAX: usize = 64;
+    /// The most addresses at one time that the packet filter has to know (its bound), and of all.
+    const MAX: (usize, usize) = (64, 4_096);
 
-    /// Notes that `origin` sent to `address` at `now`. True when the address is new, so the packet filter must learn
-    /// it; `None` when there is no room.
-    pub fn sent(&mut self, origin: &Origin, address: SocketAddr, now: Duration) -> Option<bool> {
-        let known = self.by_address.contains_key(&address);
-        if !known && self.by_address.len() >= Self::MAX {
+    /// Notes that `origin` sent a datagram to `address` at `now`. True when the packet filter must learn the address,
+    /// which it need not if the answers pass by their form; `None` when there is no room.
+    pub fn sent(&mut self, origin: &Origin, address: SocketAddr, payload: &[u8], now: Duration) -> Option<bool> {
+        let known = self.by_address.get(&address);
+        let was_filtered = known.is_some_and(|known| known.filtered);
+        let filtered = was_filtered || !payload.starts_with(&RENDEZVOUS_MAGIC);
+        let learns = filtered && !was_filtered;
+        if known.is_none() && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0 {
             return None;
         }
-        self.by_address.insert(address, (origin.clone(), now + Self::LIFETIME));
-        Some(!known)
+        self.filtered += usize::from(learns);
+        self.by_address
+            .insert(address, Correspondent { origin: origin.clone(), until: now + Self::LIFETIME, filtered });
+        Some(learns)
     }
 
     /// The instance that corresponds with `source`.
     pub fn of(&self, source: &SocketAddr) -> Option<&Origin> {
-        self.by_address.get(source).map(|(origin, _)| origin)
+        self.by_address.get(source).map(|known| &known.origin)
     }
 
-    /// Forgets the addresses whose time is over, and returns them.
+    /// Forgets the addresses whose time is over, and returns those that the packet filter knows.
     pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
-        let over: Vec<_> =
-            self.by_address.iter().filter(|(_, (_, until))| *until <= now).map(|(address, _)| *address).collect();
-        for address in &over {
-            self.by_address.remove(address);
-        }
+        let over = self.by_address.extract_if(.., |_, known| known.until <= now);
+        let over: Vec<_> = over.filter(|(_, known)| known.filtered).map(|(address, _)| address).collect();
+        self.filtered -= over.len();
         over
     }
 }
@@ -547,15 +559,24 @@ mod tests {
     fn replies_reach_the_instance_that_asked_for_one_minute() {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
-        assert_eq!(known.sent(&Origin::new("a"), address, Duration::ZERO), Some(true));
-        assert_eq!(known.sent(&Origin::new("a"), address, Duration::from_secs(30)), Some(false));
+        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), Some(true));
+        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::from_secs(30)), Some(false));
         assert!(known.expire(Duration::from_secs(60)).is_empty());
         assert_eq!(known.of(&address), Some(&Origin::new("a")));
         assert_eq!(known.expire(Duration::from_secs(90)), [address]);
         assert_eq!(known.of(&address), None);
         for port in 0..64 {
-            known.sent(&Origin::new("a"), SocketAddr::from(([192, 0, 2, 2], port)), Duration::ZERO);
+            known.sent(&Origin::new("a"), SocketAddr::from(([192, 0, 2, 2], port)), &[1], Duration::ZERO);
         }
-        assert_eq!(known.sent(&Origin::new("a"), address, Duration::ZERO), None, "no room");
+        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), None, "no room");
+        let ours = [&RENDEZVOUS_MAGIC[..], &[7]].concat();
+        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false), "it passes by its form");
+        assert_eq!(known.of(&address), Some(&Origin::new("a")));
+        assert_eq!(known.expire(Duration::from_secs(60)).len(), 64, "only what the filter knows");
+        assert_eq!(known.of(&address), None);
+        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false));
+        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), Some(true), "another answer may come");
+        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false));
+        assert_eq!(known.expire(Duration::from_secs(60)), [address]);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use natpunch_types::{PROBE_MAGIC, canonical};
+use natpunch_types::{PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
 
 /// STUN's magic cookie (RFC 8489, 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
@@ -54,7 +54,11 @@ pub(crate) enum Family {
     V6,
 }
 
-/// What may pass: UDP to `port` that is not a fragment and is a probe, or STUN, or comes from one of `sources`.
+/// What may pass: UDP to `port` that is not a fragment and is a probe, or of natpunch's own rendezvous, or STUN, or comes
+/// from one of `sources`.
+///
+/// The rendezvous passes by its form, not by its source: a relay's ports send both its answers and what WireGuard says,
+/// and the latter is nobody's business here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) port: u16,
@@ -81,7 +85,9 @@ impl Rules {
         let is_stun = payload.len() >= STUN_HEADER
             && payload.first().is_some_and(|byte| byte & 0xc0 == 0)
             && starts_with(4, STUN_COOKIE.to_be_bytes());
-        destination_port == self.port && (is_probe || is_stun || self.sources.contains(&unscoped(source)))
+        let is_rendezvous = payload.len() >= 4 && payload.starts_with(&RENDEZVOUS_MAGIC);
+        destination_port == self.port
+            && (is_probe || is_rendezvous || is_stun || self.sources.contains(&unscoped(source)))
     }
 
     /// The rules as a program for the raw sockets of one family.
@@ -115,6 +121,9 @@ impl Rules {
         code.branch(op::IF_AT_LEAST, UDP_HEADER + 4, Next, Sources);
         code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
         code.branch(op::IF_EQUAL, u32::from_be_bytes(PROBE_MAGIC), Accept, Next);
+        let [a, b, c] = RENDEZVOUS_MAGIC;
+        code.branch(op::IF_AT_LEAST, u32::from_be_bytes([a, b, c + 1, 0]), Sources, Next);
+        code.branch(op::IF_AT_LEAST, u32::from_be_bytes([a, b, c, 0]), Accept, Next);
         code.branch(op::IF_ANY_BIT, 0xc000_0000, Sources, Next);
         code.run(op::LOAD_LENGTH, 0);
         code.run(op::SUBTRACT_X, 0);

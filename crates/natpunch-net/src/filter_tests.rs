@@ -125,6 +125,12 @@ fn stun() -> Vec<u8> {
     message
 }
 
+fn rendezvous() -> Vec<u8> {
+    let mut message = RENDEZVOUS_MAGIC.to_vec();
+    message.resize(60, 0xaa);
+    message
+}
+
 /// Messages of WireGuard, type 1 to 4, in their lengths.
 fn wireguard() -> impl Iterator<Item = Vec<u8>> {
     [(1, 148), (2, 92), (3, 64), (4, 32), (4, 1452)].into_iter().map(|(kind, length)| {
@@ -137,7 +143,7 @@ fn wireguard() -> impl Iterator<Item = Vec<u8>> {
 #[test]
 fn probes_and_stun_pass_and_wireguard_does_not() {
     let rules = rules(&[]);
-    for payload in [probe(), stun()] {
+    for payload in [probe(), stun(), rendezvous()] {
         assert!(v4_passes(&rules, &ipv4(0, &udp(3478, PORT, &payload))));
         assert!(v6_passes(&rules, &udp(3478, PORT, &payload)));
         assert!(!v4_passes(&rules, &ipv4(0, &udp(3478, PORT + 1, &payload))), "another port's");
@@ -211,6 +217,19 @@ fn a_packet_cut_off_anywhere_passes_only_with_all_that_the_filter_looks_at() {
                 assert_eq!(v6_passes(&rules, &segment[..length]), length >= needed, "{length}");
             }
         }
+    }
+}
+
+#[test]
+fn the_rendezvous_passes_by_its_three_bytes_and_not_by_its_source() {
+    let rules = rules(&[]);
+    for bit in 0..32 {
+        let mut message = rendezvous();
+        message[bit / 8] ^= 1 << (bit % 8);
+        let expected = bit >= 24;
+        assert_eq!(v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))), expected, "bit {bit}");
+        assert_eq!(v6_passes(&rules, &udp(1, PORT, &message)), expected, "bit {bit}");
+        assert_eq!(rules.accept(SERVER_V4.parse().unwrap(), PORT, &message), expected, "bit {bit}");
     }
 }
 

@@ -6,7 +6,7 @@ use natpunch_types::canonical;
 
 /// The first three bytes of every datagram; the last is the version. WireGuard's begin with 1 to 4, STUN's with two
 /// zero bits, natpunch's probes with another magic.
-pub const MAGIC: [u8; 3] = [0xd4, b'n', 1];
+pub const MAGIC: [u8; 3] = natpunch_types::RENDEZVOUS_MAGIC;
 
 /// A MAC or authentication tag.
 pub(crate) const MAC_LEN: usize = 16;

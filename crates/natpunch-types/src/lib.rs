@@ -19,5 +19,9 @@ pub use relay::{Mapping, RelayPolicy, RelayUse};
 /// type of WireGuard (1 to 4), so that a device drops a probe at once; its first bit pair (01) is not that of STUN (00).
 pub const PROBE_MAGIC: [u8; 4] = *b"NPch";
 
+/// The first three bytes of every datagram of natpunch's own rendezvous and relay; the last is the version. As the word
+/// that WireGuard reads it is no message type; its first bit pair (11) is not that of STUN.
+pub const RENDEZVOUS_MAGIC: [u8; 3] = [0xd4, b'n', 1];
+
 /// Every probe between nodes has exactly this many bytes.
 pub const PROBE_LEN: usize = 192;

@@ -544,3 +544,7 @@ impl Side {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "port_tests.rs"]
+mod tests;
