@@ -14,8 +14,7 @@ use crate::relay::bind::{Message, Nonce, State};
 use crate::wire::{CookieBytes, Kind, Tag};
 
 /// When a wish or a bind is said again without an answer, at first and at most.
-const WISH_RESEND: (Duration, Duration) = (Duration::from_millis(400), REFRESH);
-const BIND_RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
+const RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
 /// When a wish is said again; less by up to a quarter.
 const REFRESH: Duration = Duration::from_secs(60);
 /// When a wish is said again that the server had no room for, or whose allocation was lost.
@@ -100,7 +99,7 @@ impl Relays {
     pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
         let due = self.by_tag.iter_mut().filter(|(_, relay)| relay.due <= now).take(most);
         due.map(|(tag, relay)| {
-            relay.due = now + backoff(WISH_RESEND, relay.tries);
+            relay.due = now + backoff(RESEND, relay.tries);
             relay.tries = relay.tries.saturating_add(1);
             Request::Relay { tag: *tag, wants: relay.wants }
         })
@@ -246,7 +245,7 @@ impl Binding {
             rng.fill_bytes(&mut self.nonce);
             self.asked = Some(now);
         }
-        self.due = now + backoff(BIND_RESEND, self.tries);
+        self.due = now + backoff(RESEND, self.tries);
         self.tries = self.tries.saturating_add(1);
         let bind =
             Message { allocation: self.allocation, nonce: self.nonce, cookie: self.cookie, state: State::default() };
