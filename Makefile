@@ -33,7 +33,7 @@ kill-matrix: ## kill -9 at every step of a change, under traffic, with three sta
 	cargo test --locked --test lab -- --ignored --nocapture kill_matrix | grep -E '^(measured|test )'
 
 measure: ## time from start to the first ping, many times over, in the lab
-	@scripts/deps.sh test
+	@scripts/deps.sh bench
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 measure | grep -E '^(measured|test )'
 
 bench: ## benchmarks, each against its baseline in the same run

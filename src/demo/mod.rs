@@ -70,7 +70,7 @@ impl DemoError {
 }
 
 /// Runs the demo. Exit codes: 0 connected and reloaded without a lost ping, 1 something failed, 3 the two NATs let no
-/// direct path through, 130 interrupted.
+/// path through, 130 interrupted.
 ///
 /// # Errors
 /// The lab can't be built here, or a process of the demo failed.

@@ -151,8 +151,8 @@ fn not_connected(nodes: [&Node; 2]) -> Result<ExitCode, DemoError> {
     }
     outcome(
         false,
-        "a and b are not directly reachable for each other: through these two NATs they need a relay, which this \
-         version does not have",
+        "a and b are not directly reachable for each other: through these two NATs they need a relay, and none is used \
+         (natpunch status above says why)",
     );
     Ok(ExitCode::from(NOT_CONNECTED))
 }

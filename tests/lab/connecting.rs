@@ -7,9 +7,15 @@ use serde_json::Value;
 
 use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 
-/// The endpoint that the status names for a peer, once connected.
+/// The endpoint that the status names for a peer, once connected without a relay, which may well come first.
 fn endpoint(node: &Node, peer: &str) -> (SocketAddr, Value) {
-    let peer = node.wait_connected(peer);
+    let peer = node.wait_peer(peer, "a path without a relay", soon(), |peer| {
+        let connected = peer["state"] == "connected" && !peer["handshake_age_s"].is_null();
+        // What was chosen may still be on its way to WireGuard.
+        let candidates = peer["candidates"].as_array()?;
+        let at_relay = candidates.iter().any(|known| known["kind"] == "relay" && known["address"] == peer["endpoint"]);
+        (connected && peer["path"] != "relay" && !at_relay).then(|| peer.clone())
+    });
     (peer["endpoint"].as_str().unwrap().parse().unwrap(), peer)
 }
 

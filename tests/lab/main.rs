@@ -21,6 +21,7 @@ mod lockout;
 mod measure;
 mod mesh;
 mod plain;
+mod relay;
 mod roaming;
 mod routes;
 mod safety;

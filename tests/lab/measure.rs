@@ -160,3 +160,94 @@ lab_test!(
         report("two routers that accept on their WAN (natpunch-go: 0 of 15)", &times);
     }
 );
+
+/// One step on the way, seen in the log of the first node.
+struct Step {
+    what: &'static str,
+    /// What its line contains.
+    line: String,
+}
+
+/// Starts both nodes and gives the time to each step, and to the first ping that was sent once the nodes say that they
+/// are connected.
+fn steps(nodes: &mut [Node; 2], steps: &[Step]) -> Vec<Option<Duration>> {
+    let [a, b] = nodes;
+    let deadline = within(20);
+    let start = Instant::now();
+    a.start();
+    b.start();
+    let connected = a.wait_log("connected at", deadline);
+    let ping = a.ping(b.address, Duration::from_millis(2));
+    let first = connected.and_then(|_| ping.first(deadline)).map(|(at, _)| at);
+    let times = steps.iter().map(|step| a.wait_log(&step.line, deadline)).chain([first]);
+    times.map(|at| at.map(|at| at.duration_since(start))).collect()
+}
+
+/// Prints the medians of all steps of so many pairs, one after the other.
+fn report_steps(lab: Lab, nat: Nat, title: &str, of: impl Fn(&World, &Router) -> Vec<Step>) {
+    const PAIRS: usize = 9;
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let mut names = Vec::new();
+    let mut times: Vec<Vec<Duration>> = Vec::new();
+    for number in 0..PAIRS {
+        let router = match nat {
+            Nat::Symmetric => symmetric,
+            _ => port_preserving,
+        };
+        let (mut nodes, routers) = pair(&mut world, router, number);
+        let wanted = of(&world, &routers[1]);
+        let found = steps(&mut nodes, &wanted);
+        names = wanted.iter().map(|step| step.what).chain(["first ping answered"]).collect();
+        times.resize(names.len(), Vec::new());
+        times.iter_mut().zip(found).for_each(|(all, time)| all.extend(time));
+        for node in &mut nodes {
+            node.stop();
+            node.natpunch(&["down"]);
+        }
+    }
+    for (name, all) in names.iter().zip(&times) {
+        let middle = median(all).map_or("-".to_owned(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
+        println!("measured: {title}: {name}: {middle} (median of {} of {PAIRS})", all.len());
+    }
+    assert!(times.iter().all(|all| all.len() == PAIRS), "a step was not seen");
+}
+
+fn symmetric(lab: &mut Lab, name: &str) -> Router {
+    lab.router(name, Nat::Symmetric).unwrap()
+}
+
+fn steps_to_a_relay(world: &World) -> Vec<Step> {
+    let server = world.server.address();
+    vec![
+        Step { what: "agent runs", line: "joined the mesh".to_owned() },
+        Step { what: "registered", line: "registered with".to_owned() },
+        Step { what: "relay bound on both sides", line: format!("relay candidate {server}") },
+        Step { what: "relay proven and chosen", line: format!("endpoint {server}") },
+        Step { what: "WireGuard connected", line: "connected at".to_owned() },
+    ]
+}
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_the_steps_to_a_relayed_ping,
+    200,
+    |lab| {
+        report_steps(lab, Nat::Symmetric, "two symmetric NATs", |world, _| steps_to_a_relay(world));
+    }
+);
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_the_steps_to_a_direct_path,
+    200,
+    |lab| {
+        report_steps(lab, Nat::PortPreserving, "two port-preserving NATs", |_, router| {
+            vec![
+                Step { what: "agent runs", line: "joined the mesh".to_owned() },
+                Step { what: "registered", line: "registered with".to_owned() },
+                Step { what: "direct path proven and chosen", line: format!("endpoint {}", router.address()) },
+                Step { what: "WireGuard connected", line: "connected at".to_owned() },
+            ]
+        });
+    }
+);

@@ -59,8 +59,7 @@ lab_test!(a_node_that_serves_connects_its_mesh_without_any_other_server, 90, |la
     served.start();
     let [a, b] = &served.nodes;
     for (node, peer) in [(a, b), (b, a)] {
-        let peer_status = node.wait_connected(peer.name());
-        assert_eq!(peer_status["path"], "direct", "{peer_status:#}");
+        node.wait_path(peer, "direct", soon());
         assert!(node.reaches(peer.address));
         assert!(node.reaches(served.hub.address));
     }
@@ -80,4 +79,18 @@ lab_test!(a_node_that_serves_connects_its_mesh_without_any_other_server, 90, |la
     assert!(ping.wait_for(ping.so_far().answers.len() + 20, soon()));
     let pings = ping.stop();
     assert_eq!(pings.lost(), 0, "longest pause {:?}", pings.longest_gap());
+});
+
+lab_test!(a_node_that_serves_relays_for_two_symmetric_nats, 60, |lab| {
+    let mut served = SelfServed::new(&mut lab, [Nat::Symmetric; 2]);
+    served.start();
+    let [a, b] = &served.nodes;
+    for (node, peer) in [(a, b), (b, a)] {
+        let status = node.wait_path(peer, "relay", soon());
+        let hub = served.hub.host.ipv4().unwrap().to_string();
+        assert!(status["endpoint"].as_str().unwrap().starts_with(&hub), "{status:#}");
+        assert!(node.reaches(peer.address));
+    }
+    let status = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+    assert!(status.contains("relay (hub)"), "{status}");
 });

@@ -314,6 +314,14 @@ impl Node {
         })
     }
 
+    /// Waits until this node reaches another by this kind of path, and gives what the status says of it.
+    pub(crate) fn wait_path(&self, peer: &Node, path: &str, deadline: Instant) -> Value {
+        self.wait_peer(peer.name(), &format!("a path of the kind {path}"), deadline, |status| {
+            let connected = status["state"] == "connected" && !status["handshake_age_s"].is_null();
+            (connected && status["path"] == path).then(|| status.clone())
+        })
+    }
+
     /// Starts to ping another node.
     pub(crate) fn ping(&self, to: Ipv4Addr, interval: Duration) -> Ping {
         Ping::start(&self.host, IpAddr::V4(to), interval).unwrap()

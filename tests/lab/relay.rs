@@ -1,0 +1,167 @@
+//! Relays: first, until there is a direct path; again, when it dies; and alone, where no direct path is possible.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Nat, Ping, Router, lab_test};
+use serde_json::Value;
+
+use crate::world::{Discovery, Node, World, soon, within};
+
+const INTERVAL: Duration = Duration::from_millis(50);
+
+fn wait_both([a, b]: &[Node; 2], path: &str, deadline: Instant) {
+    a.wait_path(b, path, deadline);
+    b.wait_path(a, path, deadline);
+}
+
+fn endpoint(status: &Value) -> SocketAddr {
+    status["endpoint"].as_str().unwrap().parse().unwrap()
+}
+
+/// Whether UDP passes between the two networks.
+fn let_pass(routers: &[Router; 2], passes: bool) {
+    routers[0].set_blocked(routers[1].address(), !passes).unwrap();
+}
+
+/// Waits until so many more pings are answered.
+fn goes_on(ping: &Ping, deadline: Instant) -> bool {
+    ping.wait_for(ping.so_far().answers.len() + 10, deadline)
+}
+
+lab_test!(two_symmetric_nats_connect_by_a_relay, 60, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let start = Instant::now();
+    let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
+    let [a, b] = &nodes;
+    a.wait_log("connected at", soon()).unwrap();
+    let ping = a.ping(b.address, Duration::from_millis(10));
+    let (first, _) = ping.first(soon()).expect("a ping through the relay");
+    println!("first ping through the relay {:.3} s after the start", first.duration_since(start).as_secs_f64());
+    for (node, peer) in [(a, b), (b, a)] {
+        let status = node.wait_path(peer, "relay", soon());
+        assert_eq!(endpoint(&status).ip(), IpAddr::V4(world.server.address()), "{status:#}");
+    }
+    let status = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+    assert!(status.contains("relay (rendezvous)"), "{status}");
+});
+
+lab_test!(a_direct_path_takes_over_from_the_relay_and_back_when_it_is_lost, 150, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let routers = ["a", "b"].map(|name| world.lab.router(&format!("nat-{name}"), Nat::PortPreserving).unwrap());
+    let_pass(&routers, false);
+    let mut nodes = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
+        let host = world.lab.host_behind(router, name).unwrap();
+        world.node(host)
+    });
+    world.write_mesh();
+    nodes.iter_mut().for_each(Node::start);
+    wait_both(&nodes, "relay", soon());
+    let ping = nodes[0].ping(nodes[1].address, INTERVAL);
+    assert!(ping.wait_for(10, soon()));
+
+    let_pass(&routers, true);
+    let possible = Instant::now();
+    wait_both(&nodes, "direct", within(40));
+    println!("direct {:.2} s after a direct path became possible", possible.elapsed().as_secs_f64());
+    assert!(goes_on(&ping, soon()));
+    let lost = ping.so_far().lost();
+    println!("pings lost by the change to the direct path: {lost}");
+    assert!(lost <= 1, "{lost}");
+
+    let_pass(&routers, false);
+    let cut = Instant::now();
+    assert!(goes_on(&ping, within(30)), "the relay did not take over");
+    let over = cut.elapsed().saturating_sub(INTERVAL * 10);
+    let missed = ping.so_far().lost() - lost;
+    println!("the relay took over {:.2} s after the direct path died; pings lost: {missed}", over.as_secs_f64());
+    wait_both(&nodes, "relay", soon());
+});
+
+lab_test!(a_server_that_dies_under_a_direct_path_costs_no_ping, 60, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let (nodes, _routers) = world.pair([Nat::PortPreserving; 2]);
+    wait_both(&nodes, "direct", soon());
+    let ping = nodes[0].ping(nodes[1].address, INTERVAL);
+    assert!(ping.wait_for(10, soon()));
+    world.server.kill();
+    assert!(ping.wait_for(70, soon()));
+    assert_eq!(ping.stop().lost(), 0);
+});
+
+lab_test!(a_peer_that_forbids_relays_gets_none_and_one_that_wants_nothing_else_stays_with_it, 90, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let (mut a, _nat_a) = world.node_behind(Nat::Symmetric, "a");
+    let (mut b, _nat_b) = world.node_behind(Nat::Symmetric, "b");
+    let (mut c, _nat_c) = world.node_behind(Nat::FullCone, "c");
+    world.mesh.member("b").more = "relay = \"never\"\n".to_owned();
+    world.mesh.member("c").more = "relay = \"only\"\n".to_owned();
+    world.write_mesh();
+    [&mut a, &mut b, &mut c].into_iter().for_each(Node::start);
+    for (node, peer) in [(&a, &c), (&c, &a)] {
+        let status = node.wait_path(peer, "relay", soon());
+        let learned = status["candidates"].as_array().unwrap();
+        assert!(learned.iter().all(|candidate| candidate["kind"] == "relay"), "{status:#}");
+        assert!(node.reaches(peer.address));
+    }
+    for (node, peer) in [(&a, &b), (&b, &a)] {
+        node.wait_peer(peer.name(), "the word unreachable", within(30), |peer| {
+            (peer["state"] == "unreachable").then_some(())
+        });
+    }
+});
+
+lab_test!(
+    #[ignore = "half a minute: make measure"]
+    measure_a_server_that_dies_under_a_relay,
+    150,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
+        wait_both(&nodes, "relay", soon());
+        let ping = nodes[0].ping(nodes[1].address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        world.server.kill();
+        std::thread::sleep(Duration::from_secs(2));
+        world.server.restart();
+        let back = Instant::now();
+        assert!(goes_on(&ping, within(70)), "no ping was answered after the server's return");
+        println!("measured: relayed again {:.2} s after the server's return", back.elapsed().as_secs_f64());
+    }
+);
+
+lab_test!(
+    #[ignore = "half a minute: make measure"]
+    measure_udp_through_a_relay,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
+        wait_both(&nodes, "relay", soon());
+        let [a, b] = &nodes;
+        let mut server = std::process::Command::new("iperf3");
+        server.args(["--server", "--one-off", "--bind", &b.address.to_string()]).stdout(std::process::Stdio::null());
+        let _server = b.host.spawn(server).unwrap();
+        let to = b.address.to_string();
+        let arguments = ["--client", &to, "--udp", "--bitrate", "100M", "--length", "1200", "--time", "8", "--json"];
+        let deadline = soon();
+        let report: Value = loop {
+            let output = a.host.output("iperf3", &arguments).unwrap();
+            if output.status.success() {
+                break serde_json::from_slice(&output.stdout).unwrap();
+            }
+            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&output.stdout));
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let sum = &report["end"]["sum"];
+        println!(
+            "measured: UDP through a relay, all on one machine: {:.1} Mbit/s offered, {:.2} % lost, jitter {:.2} ms",
+            sum["bits_per_second"].as_f64().unwrap() / 1e6,
+            sum["lost_percent"].as_f64().unwrap(),
+            sum["jitter_ms"].as_f64().unwrap()
+        );
+        for (node, peer) in [(a, b), (b, a)] {
+            assert_eq!(node.wait_connected(peer.name())["path"], "relay");
+        }
+    }
+);
