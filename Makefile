@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim lockout kill-matrix measure bench lint
+.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure bench lint
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,6 +31,15 @@ lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each u
 kill-matrix: ## kill -9 at every step of a change, under traffic, with three states of the disk (3 minutes)
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture kill_matrix | grep -E '^(measured|test )'
+
+mutations: ## 10,000 broken meshes: none panics, none reaches the kernel of a running agent (1 minute)
+	cargo test --locked --test config -- --ignored --nocapture mutations | grep -E '^(measured|test )'
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture broken_versions | grep -E '^(measured|test )'
+
+reload-storm: ## 10,000 versions of a mesh of 1,000 peers in 60 s, under traffic
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture ten_thousand_versions | grep -E '^(measured|test )'
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench

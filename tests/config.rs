@@ -12,6 +12,8 @@ mod cli;
 mod edit;
 #[path = "config/examples.rs"]
 mod examples;
+#[path = "shared/mutate.rs"]
+mod mutate;
 #[path = "config/mutations.rs"]
 mod mutations;
 #[path = "config/node.rs"]

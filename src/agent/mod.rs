@@ -469,7 +469,8 @@ impl Agent {
         tokio::select! {
             _ = sources.terminate.recv() => return Ok(false),
             _ = sources.interrupt.recv() => return Ok(false),
-            _ = sources.hangup.recv() => self.reload().await,
+            // As `natpunch reload`, with nobody to hear the answer.
+            _ = sources.hangup.recv() => self.source.ask(tokio::sync::oneshot::channel().0),
             received = self.raw.recv() => match received {
                 Ok(received) => self.on_datagram(received),
                 Err(error) => {

@@ -218,7 +218,10 @@ async fn watch_files(
                 watcher.watch_keys(&keys.borrow_and_update());
                 continue;
             }
-            Some(answer) = asked.recv() => Some(answer),
+            Some(answer) = asked.recv() => {
+                watcher.told();
+                Some(answer)
+            }
             () = tell.closed() => return,
         };
         if tell.send(Change { answer }).await.is_err() {

@@ -20,6 +20,8 @@ mod kill_matrix;
 mod lockout;
 mod measure;
 mod mesh;
+#[path = "../shared/mutate.rs"]
+mod mutate;
 mod plain;
 mod relay;
 mod roaming;
@@ -27,5 +29,6 @@ mod routes;
 mod safety;
 mod secrets;
 mod serving;
+mod storms;
 mod swaps;
 mod world;

@@ -5,10 +5,17 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// A mesh file in the making. Written as TOML text: the tests use what a person would write.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Mesh {
+    pub(crate) networks: String,
     pub(crate) discovery: String,
     pub(crate) members: Vec<Member>,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self { networks: "10.77.0.0/24".into(), discovery: String::new(), members: Vec::new() }
+    }
 }
 
 /// One `[peers.NAME]`.
@@ -24,7 +31,8 @@ pub(crate) struct Member {
 impl Mesh {
     /// Adds a member with the next address.
     pub(crate) fn add(&mut self, name: &str, public_key: &str, more: &str) -> Ipv4Addr {
-        let address = Ipv4Addr::new(10, 77, 0, u8::try_from(self.members.len() + 1).unwrap());
+        let number = u16::try_from(self.members.len() + 1).unwrap().to_be_bytes();
+        let address = Ipv4Addr::new(10, 77, number[0], number[1]);
         self.members.push(Member {
             name: name.to_owned(),
             public_key: public_key.to_owned(),
@@ -39,7 +47,7 @@ impl Mesh {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text = String::from("[mesh]\nname = \"lab\"\nnetworks = [\"10.77.0.0/24\"]\n\n[interface]\n");
+        let mut text = format!("[mesh]\nname = \"lab\"\nnetworks = [\"{}\"]\n\n[interface]\n", self.networks);
         if let Ok(backend) = std::env::var("NATPUNCH_LAB_BACKEND") {
             writeln!(text, "backend = \"{backend}\"").unwrap();
         }

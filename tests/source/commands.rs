@@ -47,3 +47,16 @@ async fn what_changes_between_the_opening_of_a_file_and_its_first_load_is_told()
     std::fs::write(&file, mesh(2)).unwrap();
     agent.changed().await;
 }
+
+#[tokio::test]
+async fn a_file_that_is_put_back_after_somebody_asked_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.toml");
+    std::fs::write(&file, mesh(1)).unwrap();
+    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path())).await.unwrap();
+    std::fs::write(&file, "[mesh").unwrap();
+    agent.ask().await;
+    // Before the writes have settled: the agent has seen the broken one, and would go on saying so.
+    std::fs::write(&file, mesh(1)).unwrap();
+    agent.changed().await;
+}

@@ -193,6 +193,13 @@ impl Agent {
         Ok(())
     }
 
+    /// `natpunch reload` of a source that always has something to load.
+    pub(crate) async fn ask(&mut self) {
+        let (answer, _) = oneshot::channel();
+        self.source.ask(answer);
+        assert!(self.changes.recv().await.unwrap().answer.is_some());
+    }
+
     /// `natpunch reload`: looks at once, and applies what came.
     pub(crate) async fn reload(&mut self) -> Result<(), String> {
         let (answer, mut answered) = oneshot::channel();
