@@ -1,5 +1,7 @@
 //! A plan with names: what `natpunch plan` prints, and what the agent says of drift.
 
+use std::collections::BTreeMap;
+
 use blake2::{Blake2s256, Digest as _};
 use natpunch_types::PeerKey;
 use natpunch_wg::{Effect, Plan};
@@ -57,10 +59,10 @@ pub struct Need {
 
 /// Writes a plan with names. `before` is the version that runs, if one does: it knows the names of peers that go.
 pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan, needs: &[Refusal]) -> PlanReport {
-    let name_of = |key: &PeerKey| {
-        let all = node.peers.iter().chain(before.into_iter().flat_map(|before| &before.peers));
-        all.into_iter().find(|peer| peer.key == *key).map(|peer| peer.name.clone())
-    };
+    let all = before.into_iter().flat_map(|before| &before.peers).chain(&node.peers);
+    // The newer name wins.
+    let names: BTreeMap<PeerKey, &str> = all.map(|peer| (peer.key, peer.name.as_str())).collect();
+    let name_of = |key: &PeerKey| names.get(key).map(|name| (*name).to_owned());
     let changes: Vec<PlanChange> = plan
         .changes
         .iter()

@@ -1,13 +1,15 @@
 //! What the resolved mesh file means for each part of the node: the device, the core, the plugins.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_types::PeerKey;
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
-use crate::config::{Backend, DiscoverySettings, NodeConfig};
+use crate::config::{Backend, DiscoverySettings, NodeConfig, RemotePeer};
 
 /// The WireGuard interface that the mesh file asks for.
 ///
@@ -88,12 +90,13 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
 
 /// What plugins are told of the peers, from what the core wants to know.
 pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -> Vec<PeerInterest> {
+    let peers: BTreeMap<PeerKey, &RemotePeer> = node.peers.iter().map(|peer| (peer.key, peer)).collect();
     wanted
         .iter()
         .map(|interest| PeerInterest {
             key: interest.peer,
             wanted: interest.wanted,
-            endpoint: node.peers.iter().find(|peer| peer.key == interest.peer).and_then(|peer| peer.endpoint.clone()),
+            endpoint: peers.get(&interest.peer).and_then(|peer| peer.endpoint.clone()),
             inbound_tag: RecordTag(interest.inbound_tag),
             pair_tag: RecordTag(interest.pair_tag),
             relay: interest.relay,
