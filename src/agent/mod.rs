@@ -84,6 +84,8 @@ pub struct Options {
     pub confirm: Option<Duration>,
     /// Do this plan at the start, or stop.
     pub plan: Option<String>,
+    /// Take over a running interface that somebody else made.
+    pub adopt: bool,
 }
 
 /// How a run of the agent ended.
@@ -241,7 +243,8 @@ fn key_files<'a>(node: &'a NodeConfig, version: &Version) -> &'a [PathBuf] {
 /// Checks that the plan that somebody has read is the one that would be done.
 async fn check_plan(options: &Options, node: &NodeConfig) -> Result<(), AgentError> {
     let Some(wanted) = options.plan.clone() else { return Ok(()) };
-    let spec = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
+    let mut spec = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
+    spec.adopt = options.adopt;
     let plan = tokio::task::spawn_blocking(move || Interface::plan(&spec))
         .await
         .map_err(|error| AgentError::Internal(error.to_string()))??;
@@ -349,9 +352,13 @@ impl Agent {
         if let Some(Entry { change: Some(Change::Open { endpoints, .. }), .. }) = journal.peek() {
             wanted = reload::with_endpoints(wanted, &endpoints);
         }
-        let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
+        wanted.adopt = options.adopt;
+        let (interface, applied) = tokio::task::spawn_blocking(move || Interface::open_reporting(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
+        for change in plan::report(&node, None, &applied.plan, &[]).changes {
+            tracing::info!("{} {}", change.sign, change.text);
+        }
         let mut first_note = Ok(());
         if guard.is_none() {
             let change = held.clone().map(|Held { to, reason, .. }| Change::Held { to, reason });

@@ -55,6 +55,7 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
             Backend::External => BackendChoice::External,
         },
         owner: node.mesh.clone(),
+        adopt: false,
         device_program: std::env::current_exe()?,
         runtime_dir: runtime_dir.to_owned(),
     })

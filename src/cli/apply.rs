@@ -32,6 +32,7 @@ pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         allow: args.allow,
         confirm: args.confirm,
         plan: args.plan,
+        adopt: args.adopt,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(agent::run(options));

@@ -117,6 +117,10 @@ pub struct ApplyArgs {
     /// Do exactly the plan that `natpunch plan` printed with this id, or stop.
     #[arg(long, value_name = "ID")]
     pub plan: Option<String>,
+    /// Take over a running kernel interface that something else made, such as wg-quick, if it has this node's key and
+    /// name. Sessions go on. Needed once.
+    #[arg(long)]
+    pub adopt: bool,
 }
 
 /// What `apply` and `plan` are told of this host.
@@ -172,6 +176,9 @@ pub struct PlanArgs {
     /// With --live: the interface, if several meshes run on this host.
     #[arg(long, short, value_name = "NAME", requires = "live")]
     pub interface: Option<String>,
+    /// Plan for `apply --adopt`.
+    #[arg(long, conflicts_with = "live")]
+    pub adopt: bool,
     /// Consents that `apply` will have.
     #[arg(long, value_name = "WORD", value_parser = consent)]
     pub allow: Vec<Consent>,

@@ -92,6 +92,7 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
         listen_port: own.interface.listen_port,
         mtu: own.interface.mtu.or(mesh.interface.mtu),
         fwmark: own.interface.fwmark,
+        external: false,
         peers: peers
             .into_iter()
             .map(|peer| WgQuickPeer {

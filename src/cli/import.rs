@@ -77,6 +77,7 @@ fn from_interface(name: &str, key_file: &Path) -> Result<WgQuick, CliError> {
         listen_port: Some(device.listen_port).filter(|port| *port != 0),
         mtu: Some(observed.mtu),
         fwmark: Some(device.fwmark),
+        external: observed.backend == natpunch_wg::BackendKind::External,
         peers: peers.collect(),
         remarks: Vec::new(),
         left_out: Vec::new(),
@@ -175,6 +176,7 @@ fn convert(args: &ImportArgs, shown: &str, file: &WgQuick, lost: &mut Vec<String
         listen_port: file.listen_port,
         mtu: file.mtu,
         fwmark: file.fwmark,
+        external: file.external,
         peers,
         preshared,
     })

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use natpunch_wg::{Effect, Interface};
+use natpunch_wg::{Effect, Interface, InterfaceSpec};
 
 use super::CliError;
 use super::agents::agent_of;
@@ -43,7 +43,7 @@ fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError>
     let look = Look::at(source, args.trust.as_deref(), &control::state_dir())?;
     let mesh = config::load(look.path()).map_err(AgentError::from)?;
     let node = config::resolve_node_at(&mesh, &args.local.clone().into()).map_err(AgentError::from)?;
-    let wanted = spec::interface(&node, &control::runtime_dir())?;
+    let wanted = InterfaceSpec { adopt: args.adopt, ..spec::interface(&node, &control::runtime_dir())? };
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
     // The version that runs knows the names of peers that go, and what the change takes away.
     let running = Journal::new(&control::state_dir(), &node.interface).peek();

@@ -37,6 +37,8 @@ pub struct ImportedMesh {
     pub mtu: Option<u32>,
     /// This node's firewall mark.
     pub fwmark: Option<u32>,
+    /// Whether a program runs this node's device.
+    pub external: bool,
     /// All peers, this node among them.
     pub peers: Vec<NewPeer>,
     /// Preshared keys of this node and others.
@@ -87,6 +89,9 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
             if let Some(number) = number {
                 own.insert(key, value(number));
             }
+        }
+        if mesh.external {
+            own.insert("backend", value("external"));
         }
         let section = document.get_mut("peers").and_then(|peers| peers.get_mut(&peer.name));
         if let Some(section) = section.and_then(Item::as_table_mut) {

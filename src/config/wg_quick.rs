@@ -25,6 +25,8 @@ pub struct WgQuick {
     pub mtu: Option<u32>,
     /// Firewall mark.
     pub fwmark: Option<u32>,
+    /// Whether a program runs the interface, not the kernel; a file does not say.
+    pub external: bool,
     /// The peers, in their order.
     pub peers: Vec<WgQuickPeer>,
     /// Comments at the end, without `#`.

@@ -10,6 +10,7 @@
     clippy::print_stderr
 )]
 
+mod adoption;
 mod changes;
 mod connecting;
 mod crashes;

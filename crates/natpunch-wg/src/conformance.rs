@@ -77,6 +77,7 @@ fn spec(peers: Vec<PeerSpec>) -> InterfaceSpec {
         peers,
         backend: BackendChoice::Auto,
         owner: "conformance".into(),
+        adopt: false,
         device_program: PathBuf::new(),
         runtime_dir: PathBuf::new(),
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use natpunch_types::PeerKey;
+
 use crate::plan::Plan;
 use crate::spec::BackendKind;
 
@@ -26,7 +28,7 @@ pub enum WgError {
     },
     /// An interface of this name exists and is not ours.
     #[error(
-        "interface {name} exists and is not ours ({found}); choose another name in [interface], or remove it with `ip link del {name}`"
+        "interface {name} exists and is not ours ({found}); take it over with `natpunch apply --adopt`, choose another name in [interface], or remove it with `ip link del {name}`"
     )]
     Foreign {
         /// The interface.
@@ -43,6 +45,26 @@ pub enum WgError {
         present: BackendKind,
         /// What was asked for.
         wanted: String,
+    },
+    /// An interface that shall be taken over is another node's.
+    #[error(
+        "interface {name} can't be taken over: its public key is {found}, and this node's is {wanted}; give this node the key of the interface (`natpunch import --interface {name}`)"
+    )]
+    OtherKey {
+        /// The interface.
+        name: String,
+        /// The key that it has.
+        found: String,
+        /// The key of this node.
+        wanted: PeerKey,
+    },
+    /// An interface that shall be taken over is run by a program.
+    #[error(
+        "interface {name} can't be taken over: a program runs it in userspace; write `backend = \"external\"` in [interface], and natpunch uses it as it is"
+    )]
+    RunByProgram {
+        /// The interface.
+        name: String,
     },
     /// The kernel has no WireGuard.
     #[error("this kernel has no WireGuard; load the module `wireguard`, or use backend = \"userspace\"")]

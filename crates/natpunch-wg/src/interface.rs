@@ -9,7 +9,7 @@ use natpunch_types::{DeviceSnapshot, PeerKey};
 use serde::Serialize;
 
 use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
-use crate::diff::device_changes;
+use crate::diff::{device_changes, public_key};
 use crate::embedded::{self, Control};
 use crate::error::WgError;
 use crate::failpoint::failpoint;
@@ -69,15 +69,30 @@ impl std::fmt::Display for Removed {
 /// What is on this host under the name of an interface.
 enum Present {
     Nothing,
-    Ours { link: Link, backend: BackendKind },
-    External { link: Link },
+    Ours {
+        link: Link,
+        backend: BackendKind,
+    },
+    /// Somebody else's, which the specification says to take over.
+    Adoptable {
+        link: Link,
+    },
+    External {
+        link: Link,
+    },
 }
 
 impl Interface {
     /// What [`Interface::open`] or [`Interface::apply`] would change on this host now. Writes nothing.
     pub fn plan(spec: &InterfaceSpec) -> Result<Plan, WgError> {
         spec.validate()?;
+        let mut adopts = false;
         let (link, backend, state) = match look(spec)? {
+            Present::Adoptable { link } => {
+                adopts = true;
+                let state = KernelDevice::new(&spec.name)?.get()?;
+                (Some(link), BackendKind::Kernel, state)
+            }
             Present::Nothing => {
                 let backend = match spec.backend {
                     BackendChoice::Kernel => BackendKind::Kernel,
@@ -92,6 +107,7 @@ impl Interface {
             }
             Present::External { link } => {
                 let state = UapiDevice::external(&spec.name).get()?;
+                adopts = is_new(spec);
                 (Some(link), BackendKind::External, state)
             }
         };
@@ -100,7 +116,11 @@ impl Interface {
         if link.is_none() {
             plan.changes.push(Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu });
         }
-        let record = Record::load(spec, backend, &state);
+        let mut record = Record::load(spec, backend, &state);
+        if let Some(link) = link.as_ref().filter(|_| adopts) {
+            record = Record::of_nothing(spec, backend);
+            plan.changes.push(adoption(spec, link, backend, &state)?);
+        }
         plan.changes.extend(device_changes(spec, &state, &record.file.peers).1);
         let host = HostChanges::find(spec, link.as_ref(), &record.file)?;
         plan.changes.extend(host.words());
@@ -131,7 +151,25 @@ impl Interface {
                 return made;
             }
             Present::Ours { link, backend } => (link, backend),
+            Present::External { link } if is_new(spec) => {
+                let state = UapiDevice::external(&spec.name).get()?;
+                let taken = adoption(spec, &link, BackendKind::External, &state)?;
+                let (interface, mut applied) = Self::adopt(spec, &link, BackendKind::External)?;
+                applied.plan.changes.insert(0, taken);
+                return Ok((interface, applied));
+            }
             Present::External { link } => (link, BackendKind::External),
+            Present::Adoptable { link } => {
+                let state = KernelDevice::new(&spec.name)?.get()?;
+                let taken = adoption(spec, &link, BackendKind::Kernel, &state)?;
+                // Nothing on it is ours yet; from here on a restart needs no word any more.
+                let file = StateFile::new(&spec.owner, BackendKind::Kernel);
+                state_file::write(&spec.runtime_dir, &spec.name, &file)?;
+                failpoint("adopt: written down");
+                let (interface, mut applied) = Self::adopt(spec, &link, BackendKind::Kernel)?;
+                applied.plan.changes.insert(0, taken);
+                return Ok((interface, applied));
+            }
         };
         Self::adopt(spec, &link, backend)
     }
@@ -367,10 +405,13 @@ fn check_mtu(spec: &InterfaceSpec, backend: BackendKind) -> Result<(), WgError> 
 fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
     let link = links::find(&spec.name)?;
     if spec.backend == BackendChoice::External {
-        let link = link.filter(|link| link.kind == LinkKind::Tun && socket_path(&spec.name).exists());
-        return link
-            .map(|link| Present::External { link })
-            .ok_or_else(|| WgError::NoExternalDevice { name: spec.name.clone(), socket: socket_path(&spec.name) });
+        let link = link
+            .filter(|link| link.kind == LinkKind::Tun && socket_path(&spec.name).exists())
+            .ok_or_else(|| WgError::NoExternalDevice { name: spec.name.clone(), socket: socket_path(&spec.name) })?;
+        if spec.adopt {
+            check_key(spec, &mut UapiDevice::external(&spec.name))?;
+        }
+        return Ok(Present::External { link });
     }
     let Some(link) = link else { return Ok(Present::Nothing) };
     // A link without alias is ours if we died between its creation and its marking.
@@ -383,7 +424,7 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
         LinkKind::Other(_) => return Err(foreign(&spec.name, &link)),
     };
     if !marked && !unfinished {
-        return Err(foreign(&spec.name, &link));
+        return adoptable(spec, link);
     }
     if !spec.backend.accepts(backend) {
         return Err(WgError::BackendDiffers {
@@ -393,6 +434,47 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
         });
     }
     Ok(Present::Ours { link, backend })
+}
+
+/// An interface of somebody else: taken over if that is said, if it is this node's, and if it is the kernel's.
+fn adoptable(spec: &InterfaceSpec, link: Link) -> Result<Present, WgError> {
+    let anothers = link.alias.as_deref().is_some_and(|alias| alias.starts_with(&mark("")));
+    if !spec.adopt || anothers {
+        return Err(foreign(&spec.name, &link));
+    }
+    if link.kind != LinkKind::Wireguard {
+        return Err(WgError::RunByProgram { name: spec.name.clone() });
+    }
+    if !spec.backend.accepts(BackendKind::Kernel) {
+        let wanted = spec.backend.to_string();
+        return Err(WgError::BackendDiffers { name: spec.name.clone(), present: BackendKind::Kernel, wanted });
+    }
+    check_key(spec, &mut KernelDevice::new(&spec.name)?)?;
+    Ok(Present::Adoptable { link })
+}
+
+/// What is taken over has to be this node already: another key would end every session.
+fn check_key(spec: &InterfaceSpec, device: &mut impl Device) -> Result<(), WgError> {
+    let found = device.get()?.snapshot.public_key;
+    let wanted = public_key(&spec.private_key);
+    if found == Some(wanted) {
+        return Ok(());
+    }
+    let found = found.map_or_else(|| "none".to_owned(), |key| key.to_string());
+    Err(WgError::OtherKey { name: spec.name.clone(), found, wanted })
+}
+
+/// Whether nothing on the interface is known to be ours.
+fn is_new(spec: &InterfaceSpec) -> bool {
+    state_file::read(&spec.runtime_dir, &spec.name).is_none_or(|file| file.owner != spec.owner)
+}
+
+/// What is said of an interface that is taken over.
+fn adoption(spec: &InterfaceSpec, link: &Link, backend: BackendKind, state: &DeviceState) -> Result<Change, WgError> {
+    let wanted: BTreeSet<PeerKey> = spec.peers.iter().map(|peer| peer.key).collect();
+    let peers = state.snapshot.peers.iter().map(|peer| peer.key).filter(|key| !wanted.contains(key)).collect();
+    let routes = routing::routes_of_others(link.index)?.into_iter().collect();
+    Ok(Change::Adopt { name: spec.name.clone(), backend, peers, routes })
 }
 
 fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
@@ -475,6 +557,11 @@ impl Record {
             ..StateFile::new(&spec.owner, backend)
         });
         Self { file: StateFile { backend, ..file }, stored }
+    }
+
+    /// Of an interface on which nothing is ours.
+    fn of_nothing(spec: &InterfaceSpec, backend: BackendKind) -> Self {
+        Self { file: StateFile::new(&spec.owner, backend), stored: None }
     }
 
     /// Adds what will be made.

@@ -6,6 +6,7 @@ use crate::device::{Device as _, DeviceState};
 use crate::error::WgError;
 use crate::kernel::KernelDevice;
 use crate::links::{self, LinkKind};
+use crate::spec::BackendKind;
 use crate::uapi::UapiDevice;
 
 /// A WireGuard interface of this host, as it is.
@@ -15,6 +16,8 @@ pub struct Observed {
     pub state: DeviceState,
     /// Its addresses, with the length of the on-link prefix; link-local ones are left out.
     pub addresses: Vec<IpNet>,
+    /// Who runs it: the kernel, or a program.
+    pub backend: BackendKind,
     /// Its MTU, in bytes.
     pub mtu: u32,
 }
@@ -27,9 +30,9 @@ pub fn observe(name: &str) -> Result<Observed, WgError> {
     crate::spec::check_name(name)?;
     let link = links::find(name)?
         .ok_or_else(|| WgError::Gone { name: name.into(), reason: "there is no such link".into() })?;
-    let state = match link.kind {
-        LinkKind::Wireguard => KernelDevice::new(name)?.get()?,
-        LinkKind::Tun => UapiDevice::external(name).get()?,
+    let (backend, state) = match link.kind {
+        LinkKind::Wireguard => (BackendKind::Kernel, KernelDevice::new(name)?.get()?),
+        LinkKind::Tun => (BackendKind::External, UapiDevice::external(name).get()?),
         LinkKind::Other(_) => {
             let problem = format!("it is {}, not one of WireGuard", link.kind);
             return Err(WgError::Invalid { name: name.into(), problem });
@@ -37,5 +40,5 @@ pub fn observe(name: &str) -> Result<Observed, WgError> {
     };
     let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     let addresses = links::addresses(link.index)?.into_iter().filter(|net| !link_local(net)).collect();
-    Ok(Observed { state, addresses, mtu: link.mtu })
+    Ok(Observed { state, addresses, backend, mtu: link.mtu })
 }

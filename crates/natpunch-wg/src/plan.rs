@@ -23,6 +23,17 @@ pub enum Change {
         /// With which MTU.
         mtu: u32,
     },
+    /// Take over an interface that somebody else made.
+    Adopt {
+        /// Its name.
+        name: String,
+        /// On which backend.
+        backend: BackendKind,
+        /// Peers of somebody else, which stay as they are.
+        peers: Vec<PeerKey>,
+        /// Routes of somebody else through it, which stay as long as it does.
+        routes: Vec<IpNet>,
+    },
     /// Set the private key.
     SetPrivateKey {
         /// The public key that belongs to it.
@@ -209,6 +220,7 @@ impl Change {
             Self::RemoveTableRoute { unreachable: false, .. } => Effect::Interruption,
             Self::SetPresharedKey { .. } => Effect::Rehandshake,
             Self::CreateInterface { .. }
+            | Self::Adopt { .. }
             | Self::SetFwmark { .. }
             | Self::AddPeer { .. }
             | Self::SetKeepalive { .. }
@@ -258,6 +270,20 @@ impl Change {
     pub fn words(&self, peer: &str) -> String {
         match self {
             Self::CreateInterface { name, backend, mtu } => format!("interface {name} ({backend}, MTU {mtu})"),
+            Self::Adopt { name, backend, peers, routes } => {
+                let mut text = format!("interface {name} ({backend}) taken over as it runs");
+                let keys: Vec<String> = peers.iter().map(ToString::to_string).collect();
+                if !keys.is_empty() {
+                    text.push_str(&format!(
+                        "; not in the mesh file, and staying as they are: peers {}",
+                        keys.join(", ")
+                    ));
+                }
+                if !routes.is_empty() {
+                    text.push_str(&format!("; staying until the interface goes: routes of others {}", Nets(routes)));
+                }
+                text
+            }
             Self::SetPrivateKey { public_key } => format!("private key (public key {public_key})"),
             Self::SetListenPort { from, to } => format!("listen port {from} -> {to}"),
             Self::SetFwmark { from, to } => format!("fwmark {from:#x} -> {to:#x}"),

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use futures_util::TryStreamExt as _;
@@ -231,6 +231,38 @@ pub(crate) fn routes(index: Option<u32>, tables: &BTreeSet<u32>) -> Result<BTree
     })
 }
 
+/// Destinations of routes through a link that somebody else made: programs and people, not the kernel.
+pub(crate) fn routes_of_others(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
+    with_netlink("list routes", async |handle| {
+        let mut found = BTreeSet::new();
+        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let mut dump = std::pin::pin!(handle.route().get(message).execute());
+            while let Some(route) = dump.try_next().await? {
+                let through = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index));
+                let theirs = route.header.protocol != PROTOCOL && route.header.protocol != RouteProtocol::Kernel;
+                if through && theirs && route.header.kind == RouteType::Unicast {
+                    found.extend(destination(&route));
+                }
+            }
+        }
+        Ok(found)
+    })
+}
+
+fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let length = message.header.destination_prefix_length;
+    let stated = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+        _ => None,
+    });
+    match stated {
+        Some(ip) => IpNet::new(ip, length).ok(),
+        None => Some(any(message.header.address_family == netlink_packet_route::AddressFamily::Inet6)),
+    }
+}
+
 /// A dump returns the routes of all tables, and the header has room for table numbers up to 255 only: the attribute
 /// has the real one.
 fn read_route(message: &RouteMessage) -> Option<Route> {
@@ -242,18 +274,11 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
     if message.header.protocol != PROTOCOL {
         return None;
     }
-    let any = any(message.header.address_family == netlink_packet_route::AddressFamily::Inet6);
-    let mut route = Route { net: any, table: message.header.table.into(), metric: 0, unreachable };
+    let mut route = Route { net: destination(message)?, table: message.header.table.into(), metric: 0, unreachable };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
-                route.net = IpNet::new((*ip).into(), message.header.destination_prefix_length).ok()?;
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
-                route.net = IpNet::new((*ip).into(), message.header.destination_prefix_length).ok()?;
-            }
             _ => {}
         }
     }

@@ -114,6 +114,8 @@ pub struct InterfaceSpec {
     pub backend: BackendChoice,
     /// The name of the mesh: the link's alias becomes `natpunch:OWNER`.
     pub owner: String,
+    /// Whether an interface of this name and key that somebody else made is taken over.
+    pub adopt: bool,
     /// The program that runs an embedded device when called as `PROGRAM device NAME --socket PATH`.
     pub device_program: PathBuf,
     /// Where state files and control sockets live, such as /run/natpunch.

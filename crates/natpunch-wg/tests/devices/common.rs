@@ -100,6 +100,7 @@ pub(crate) fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -
         peers: Vec::new(),
         backend: BackendChoice::Userspace,
         owner: "test".into(),
+        adopt: false,
         device_program: device_program(),
         runtime_dir: runtime_dir.into(),
     }

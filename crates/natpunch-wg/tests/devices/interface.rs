@@ -247,6 +247,42 @@ fn what_can_never_work_is_refused_before_anything_is_touched() {
     }
 }
 
+/// Run by `make test-vm`, whose kernel has WireGuard.
+#[test]
+#[ignore = "needs kernel WireGuard: `make test-vm` runs it"]
+fn a_kernel_interface_is_taken_over_only_with_the_word_and_the_key() {
+    let mut host = Host::new(BackendChoice::Auto);
+    let stranger = "1ThqqthpK7R/RARuDqz1wZ69GkybkBqkNDYjOU1u6Gg=";
+    host.sh("ip link add NAME type wireguard");
+    host.sh(&format!("wg set NAME listen-port 51820 peer {stranger} allowed-ips 10.99.0.0/24"));
+    host.sh("ip link set NAME up");
+    host.sh("ip route add 10.99.0.0/24 dev NAME");
+    assert!(matches!(host.plan().unwrap_err(), WgError::Foreign { .. }));
+    host.spec.adopt = true;
+    for error in [host.plan().unwrap_err(), host.open().unwrap_err()] {
+        assert!(matches!(error, WgError::OtherKey { .. }), "{error}");
+    }
+    let key = host.spec.runtime_dir.join("key");
+    std::fs::write(&key, host.spec.private_key.expose_base64().as_bytes()).unwrap();
+    host.sh(&format!("wg set NAME private-key {}", key.display()));
+    std::fs::remove_file(&key).unwrap();
+    let plan = host.plan().unwrap();
+    let Change::Adopt { peers, routes, .. } = &plan.changes[0] else { panic!("{plan}") };
+    assert_eq!((peers.len(), routes.as_slice()), (1, ["10.99.0.0/24".parse().unwrap()].as_slice()));
+    assert!(!plan.to_string().contains("- "), "nothing goes: {plan}");
+    assert_eq!(host.open().unwrap().plan, plan);
+    host.spec.adopt = false;
+    assert!(host.plan().unwrap().is_empty(), "{}", host.plan().unwrap());
+    host.spec.peers.clear();
+    host.open().unwrap();
+    assert!(host.wg_show().contains(stranger), "the peer of somebody else stays");
+    let mut other = host.spec.clone();
+    (other.owner, other.adopt) = ("other".into(), true);
+    let plan = host.netns.run(move || Interface::plan(&other));
+    assert!(matches!(plan.unwrap_err(), WgError::Foreign { .. }), "another mesh's interface is not to be had");
+    assert!(host.down().unwrap().interface);
+}
+
 #[test]
 fn external_needs_a_device_and_leaves_it_as_it_was() {
     let mut host = Host::new(BackendChoice::External);
