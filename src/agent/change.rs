@@ -279,7 +279,9 @@ pub(super) fn operators(node: &NodeConfig) -> BTreeSet<String> {
         remotes.extend(logins(&text).filter(|(local, _)| node.addresses.iter().any(|own| own.addr() == *local)));
     }
     let owner = |remote: &IpAddr| {
-        node.peers.iter().find(|peer| peer.allowed_ips.iter().any(|net| net.contains(remote))).map(|peer| &peer.name)
+        // An exit node is allowed everything: as in WireGuard, the most exact network decides.
+        let networks = node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().map(move |net| (net, &peer.name)));
+        networks.filter(|(net, _)| net.contains(remote)).max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name)
     };
     remotes.iter().filter_map(|(_, remote)| owner(remote)).cloned().collect()
 }

@@ -356,8 +356,10 @@ impl Agent {
         let (interface, applied) = tokio::task::spawn_blocking(move || Interface::open_reporting(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
-        for change in plan::report(&node, None, &applied.plan, &[]).changes {
-            tracing::info!("{} {}", change.sign, change.text);
+        if matches!(applied.plan.changes.first(), Some(natpunch_wg::Change::Adopt { .. })) {
+            for change in plan::report(&node, None, &applied.plan, &[]).changes {
+                tracing::info!("{} {}", change.sign, change.text);
+            }
         }
         let mut first_note = Ok(());
         if guard.is_none() {
