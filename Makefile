@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure bench lint
+.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure bench lint fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +44,9 @@ reload-storm: ## 10,000 versions of a mesh of 1,000 peers in 60 s, under traffic
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 measure | grep -E '^(measured|test )'
+
+fuzz: ## libFuzzer on every parser and state machine (SECONDS=60 for each; TARGETS="uapi stun")
+	tests/fuzz/run $(or $(SECONDS),60) $(TARGETS)
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench

@@ -10,6 +10,7 @@ mod crypto;
 mod frame;
 pub mod relay;
 pub mod server;
+pub mod testing;
 mod window;
 pub mod wire;
 

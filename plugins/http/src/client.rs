@@ -189,24 +189,35 @@ impl Client {
             return Err(failure(response.status()));
         }
         let bytes = body(response, MAX_POLL_ANSWER).await?;
-        // Some web servers answer everything with a page: no long poll there either.
-        let mut answer: PollAnswer = serde_json::from_slice(&bytes).map_err(|_| Error::Unsupported(StatusCode::OK))?;
-        let mut differing = Vec::new();
-        for tag in known.into_keys() {
-            match answer.records.remove(&tag.to_string()) {
-                None => {}
-                Some(None) => differing.push((tag, Polled::Gone)),
-                Some(Some(record)) => {
-                    if let Some(blob) = STANDARD.decode(record.blob).ok().filter(|blob| blob.len() <= SealedRecord::MAX)
-                        && record.etag.len() <= MAX_ETAG
-                    {
-                        differing.push((tag, Polled::Changed(Etag(record.etag), blob)));
-                    }
+        differing(known.into_keys(), &bytes)
+    }
+}
+
+/// Reads the answer to a poll for these.
+fn differing(known: impl Iterator<Item = RecordTag>, bytes: &[u8]) -> Result<Vec<(RecordTag, Polled)>, Error> {
+    // Some web servers answer everything with a page: no long poll there either.
+    let mut answer: PollAnswer = serde_json::from_slice(bytes).map_err(|_| Error::Unsupported(StatusCode::OK))?;
+    let mut differing = Vec::new();
+    for tag in known {
+        match answer.records.remove(&tag.to_string()) {
+            None => {}
+            Some(None) => differing.push((tag, Polled::Gone)),
+            Some(Some(record)) => {
+                if let Some(blob) = STANDARD.decode(record.blob).ok().filter(|blob| blob.len() <= SealedRecord::MAX)
+                    && record.etag.len() <= MAX_ETAG
+                {
+                    differing.push((tag, Polled::Changed(Etag(record.etag), blob)));
                 }
             }
         }
-        Ok(differing)
     }
+    Ok(differing)
+}
+
+/// Reads an answer to a poll for two records, for fuzzers.
+#[doc(hidden)]
+pub fn read_answer(bytes: &[u8]) -> usize {
+    differing([RecordTag([0; 16]), RecordTag([0xab; 16])].into_iter(), bytes).map_or(0, |found| found.len())
 }
 
 fn failure(status: StatusCode) -> Error {

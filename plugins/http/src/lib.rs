@@ -19,6 +19,8 @@ use natpunch_plugin::{BoxFuture, Descriptor, Discovery, Health, Host, Input, Pee
 use tokio::sync::watch;
 
 use client::Client;
+#[doc(hidden)]
+pub use client::read_answer;
 
 /// `[discovery.NAME]` with `plugin = "http"`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]

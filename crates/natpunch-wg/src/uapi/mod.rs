@@ -11,3 +11,12 @@ pub(crate) mod codec;
 
 pub use client::UapiDevice;
 pub(crate) use client::{Client, socket_path};
+
+/// Reads a text of either side, for fuzzers: whether what was understood is said, and understood again, as the same.
+#[doc(hidden)]
+pub fn holds(text: &str) -> bool {
+    let _ = codec::parse_set(text);
+    let Ok(answer) = codec::parse_get(text) else { return true };
+    let said = codec::format_get(&answer);
+    codec::parse_get(&said).is_ok_and(|again| *codec::format_get(&again) == *said)
+}

@@ -1,0 +1,67 @@
+//! The entries of all fuzz targets: each takes any bytes, and panics if something is wrong. libFuzzer drives them
+//! (`make fuzz`), and `cargo test --test fuzz` replays the corpora.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+
+mod core;
+mod others;
+mod relay;
+mod rendezvous;
+
+/// Name and entry of each.
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 12] = [
+    ("rendezvous-wire", rendezvous::wire),
+    ("rendezvous-frames", rendezvous::frames),
+    ("rendezvous-client", rendezvous::client),
+    ("rendezvous-server", rendezvous::server),
+    ("relay-port", relay::port),
+    ("core-mesh", core::mesh),
+    ("stun", core::stun),
+    ("natpunch-go", others::natpunch_go),
+    ("nat-hole-punching", others::nat_hole_punching),
+    ("uapi", others::uapi),
+    ("mesh-file", others::mesh_file),
+    ("http-answer", others::http_answer),
+];
+
+fn rng(seed: u64) -> ChaCha20Rng {
+    ChaCha20Rng::seed_from_u64(seed)
+}
+
+fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, n], 1000 + u16::from(n)))
+}
+
+/// Reads a program of operations from the fuzzer's bytes.
+struct Program<'a>(&'a [u8]);
+
+impl<'a> Program<'a> {
+    /// The next operation; none when the bytes are used up.
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().unwrap_or_default()
+    }
+
+    /// From a millisecond to some minutes.
+    fn time(&mut self) -> Duration {
+        let n = self.byte();
+        Duration::from_millis(1 << (n & 0x0f) << (n >> 6)) + Duration::from_millis(n.into())
+    }
+
+    /// Up to 1,280 bytes, by a length in front.
+    fn chunk(&mut self) -> &'a [u8] {
+        let length = usize::from(self.byte()) * 5;
+        let (chunk, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        chunk
+    }
+}
