@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 mod targets;
 
-static ENTRY: LazyLock<fn(&[u8])> = LazyLock::new(|| {
+static ENTRY: LazyLock<targets::Entry> = LazyLock::new(|| {
     let wanted = std::env::var("NATPUNCH_FUZZ").expect("NATPUNCH_FUZZ names the target");
     targets::TARGETS.iter().find(|(name, _)| *name == wanted).expect("a target of that name").1
 });

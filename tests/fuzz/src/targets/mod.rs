@@ -12,8 +12,11 @@ mod others;
 mod relay;
 mod rendezvous;
 
+/// What a target does with any bytes.
+pub(crate) type Entry = fn(&[u8]);
+
 /// Name and entry of each.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub(crate) const TARGETS: [(&str, Entry); 12] = [
     ("rendezvous-wire", rendezvous::wire),
     ("rendezvous-frames", rendezvous::frames),
     ("rendezvous-client", rendezvous::client),
