@@ -8,6 +8,8 @@ mod age;
 mod check;
 #[path = "config/cli.rs"]
 mod cli;
+#[path = "config/digest.rs"]
+mod digest;
 #[path = "config/edit.rs"]
 mod edit;
 #[path = "config/examples.rs"]

@@ -13,6 +13,8 @@ pub(crate) mod journal;
 mod names;
 pub mod plan;
 mod reload;
+mod revision;
+mod revisions;
 mod serving;
 pub(crate) mod spec;
 mod store;
@@ -30,7 +32,7 @@ use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_plugin::{Health, RecordTag, SealedRecord};
 use natpunch_types::{DeviceSnapshot, Origin, PeerKey};
 use natpunch_wg::{EndpointUpdate, Interface};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -48,6 +50,8 @@ pub use error::AgentError;
 use journal::{Change, Entry, Journal, Version};
 use names::Resolver;
 use reload::{Beginning, DRIFT_INTERVAL, PendingReload};
+pub use revision::{PeerRevision, Runs, Standing};
+use revisions::Revisions;
 use serving::Serving;
 pub use serving::ServingStatus;
 use store::CounterStore;
@@ -112,6 +116,13 @@ pub struct Status {
     pub pid: u32,
     /// Hash of the mesh file's content that is applied, in hex, shortened.
     pub revision: String,
+    /// Hash of what the mesh says, in hex, shortened: the same on all nodes that run the same mesh.
+    pub mesh_hash: String,
+    /// The generation that the mesh file states.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// For how long this version has run, in seconds.
+    pub runs_for_s: f64,
     /// Reloads that were applied since start.
     pub reloads: u64,
     /// Why the newest mesh file is not applied, if it isn't.
@@ -196,6 +207,20 @@ impl Held {
         let same_keys = |tried: &NodeConfig| tried.private_key == node.private_key && keys(tried) == keys(node);
         self.to == node.content_hash && self.tried.as_deref().is_none_or(same_keys)
     }
+}
+
+/// What `status --mesh` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshRevisions {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// This node's name.
+    pub node: String,
+    /// What it runs.
+    #[serde(flatten)]
+    pub runs: Runs,
+    /// The other peers, by name.
+    pub peers: Vec<PeerRevision>,
 }
 
 /// One discovery instance in `status`.
@@ -296,6 +321,9 @@ struct Agent {
     records: Arc<[SealedRecord]>,
     resolver: Resolver,
     store: CounterStore,
+    revisions: Revisions,
+    /// When the version that runs began to, since boot.
+    since: Duration,
     pending: Option<PendingReload>,
     reloads: u64,
     reload_error: Option<String>,
@@ -413,6 +441,8 @@ impl Agent {
             records: Arc::from([]),
             resolver,
             store,
+            revisions: Revisions::start(),
+            since: boot_time(),
             pending: None,
             reloads: 0,
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
@@ -446,6 +476,7 @@ impl Agent {
         agent.source.applied(agent.good.node.content_hash);
         agent.serving.sync(&agent.node).await;
         agent.sync_plugins().await;
+        agent.tell_revision();
         agent.drain();
         crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
         Ok(agent)
@@ -525,6 +556,7 @@ impl Agent {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_drift();
                 }
+                self.revisions.set_not_newest(self.reload_error.is_some());
                 self.judge();
                 self.retry_journal(Instant::now());
                 self.forget_correspondents();
@@ -636,6 +668,8 @@ impl Agent {
         (self.device, self.sources.device) = DeviceThread::start(interface);
         self.begin_again();
         self.device.snapshot();
+        // Sockets on the old interface hear nothing any more.
+        self.tell_revision();
         Ok(())
     }
 
@@ -687,8 +721,10 @@ impl Agent {
     }
 
     async fn on_call(&mut self, call: Call) {
-        if call.request == Request::Drift {
-            return self.tell_drift(call);
+        match call.request {
+            Request::Drift => return self.tell_drift(call),
+            Request::Mesh => return self.tell_mesh(call),
+            _ => {}
         }
         let reply = self.on_request(call.request, call.connected).await;
         let _ = call.answer.send(reply);
@@ -716,10 +752,29 @@ impl Agent {
         });
     }
 
+    /// Asks the nodes of the mesh what they run, and answers from a task.
+    fn tell_mesh(&self, call: Call) {
+        let asked = self.revisions.ask(self.alive());
+        let (mesh, node) = (self.node.mesh.clone(), self.node.name.clone());
+        tokio::spawn(async move {
+            let reply = match asked.await {
+                Ok((runs, peers)) => serde_json::to_value(MeshRevisions { mesh, node, runs, peers })
+                    .map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok),
+                Err(_) => Reply::Error("too many questions at one time".to_owned()),
+            };
+            let _ = call.answer.send(reply);
+        });
+    }
+
+    /// Tells the others what this node runs.
+    fn tell_revision(&self) {
+        self.revisions.set(&self.node, self.since, self.alive());
+    }
+
     async fn on_request(&mut self, request: Request, connected: std::time::Instant) -> Reply {
         match request {
             Request::Confirm => self.confirm_by_person(connected),
-            Request::Drift => Reply::Error("asked elsewhere".to_owned()),
+            Request::Drift | Request::Mesh => Reply::Error("asked elsewhere".to_owned()),
             Request::Status => match serde_json::to_value(self.status()) {
                 Ok(value) => Reply::Ok(value),
                 Err(error) => Reply::Error(error.to_string()),
@@ -736,6 +791,9 @@ impl Agent {
             backend: self.backend.clone(),
             pid: std::process::id(),
             revision: journal::revision(&self.node.content_hash),
+            mesh_hash: revision::short(&self.node.mesh_hash),
+            generation: self.node.generation,
+            runs_for_s: boot_time().saturating_sub(self.since).as_secs_f64(),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
             journal_error: self.journal_error.as_ref().map(|(error, _)| error.clone()),

@@ -250,7 +250,7 @@ impl Agent {
     }
 
     /// The peers, by name, that are connected now.
-    fn alive(&self) -> BTreeSet<String> {
+    pub(super) fn alive(&self) -> BTreeSet<String> {
         let peers = self.mesh.status(now()).peers;
         peers.into_iter().filter(|peer| peer.state == PeerState::Connected).map(|peer| peer.name).collect()
     }
@@ -483,6 +483,9 @@ impl Agent {
     async fn adopt(&mut self, node: NodeConfig, version: Arc<Version>) {
         self.version = version;
         let before = std::mem::replace(&mut self.node, node);
+        if before.mesh_hash != self.node.mesh_hash {
+            self.since = boot_time();
+        }
         if before.forwards != self.node.forwards {
             forwarding::warn(&self.node);
         }
@@ -521,6 +524,7 @@ impl Agent {
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();
+        self.tell_revision();
     }
 }
 

@@ -394,6 +394,9 @@ pub struct StatusArgs {
     /// Print again every second until Ctrl-C.
     #[arg(long, short)]
     pub watch: bool,
+    /// Ask every node which version of the mesh it runs, and show who lags or is silent.
+    #[arg(long, conflicts_with_all = ["peer", "watch"])]
+    pub mesh: bool,
 }
 
 /// Arguments of `reload`.

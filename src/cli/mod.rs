@@ -24,6 +24,7 @@ mod pubkey;
 mod reload;
 mod remove_peer;
 pub mod report;
+mod revisions;
 pub mod schema;
 pub mod serve;
 mod status;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Status(args) if args.mesh => revisions::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Down(args) => down::run(&args),

@@ -301,7 +301,7 @@ fn source_line(source: &Source) -> String {
     line
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{whole} s"),

@@ -5,6 +5,7 @@
 //! anything anywhere.
 
 mod age;
+mod digest;
 mod edit;
 mod error;
 mod import;

@@ -213,6 +213,12 @@ pub struct MeshConfig {
 }
 
 impl MeshConfig {
+    /// BLAKE2s of what the mesh says: the same on every node that has the same mesh, wherever its files lie, however they
+    /// are named, and in whatever order they say it.
+    pub fn mesh_hash(&self) -> [u8; 32] {
+        super::digest::of(&self.sources)
+    }
+
     /// The files that this was read from, with absolute paths, as [`load_texts`](super::load_texts) takes them.
     pub fn texts(&self) -> Vec<(PathBuf, String)> {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -309,4 +315,8 @@ pub struct NodeConfig {
     pub files: Vec<PathBuf>,
     /// [`MeshConfig::content_hash`].
     pub content_hash: [u8; 32],
+    /// [`MeshConfig::mesh_hash`].
+    pub mesh_hash: [u8; 32],
+    /// [`MeshConfig::generation`].
+    pub generation: Option<u64>,
 }

@@ -439,6 +439,8 @@ impl<'a> Resolve<'a> {
             stun_servers: mesh.stun_servers.clone(),
             files,
             content_hash: mesh.content_hash,
+            mesh_hash: mesh.mesh_hash(),
+            generation: mesh.generation,
         })
     }
 }

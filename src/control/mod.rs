@@ -28,6 +28,8 @@ pub enum Request {
     Confirm,
     /// How the interface differs from the version that runs.
     Drift,
+    /// What every node of the mesh runs.
+    Mesh,
 }
 
 /// What an agent answers: the value asked for, or what went wrong.

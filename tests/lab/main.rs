@@ -25,6 +25,7 @@ mod mesh;
 mod mutate;
 mod plain;
 mod relay;
+mod revisions;
 mod roaming;
 mod routes;
 mod safety;
