@@ -9,6 +9,7 @@ mod change;
 mod device;
 mod error;
 mod forwarding;
+pub(crate) mod hosts;
 pub(crate) mod journal;
 mod names;
 pub mod plan;
@@ -146,6 +147,9 @@ pub struct Status {
     /// The server of this node, if it serves the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<ServingStatus>,
+    /// Why the peers' names are not in the hosts file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts_error: Option<String>,
     /// Discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
     /// What the core knows: candidates of this node, peers and their paths.
@@ -322,6 +326,8 @@ struct Agent {
     resolver: Resolver,
     store: CounterStore,
     revisions: Revisions,
+    /// `None` at the end.
+    hosts: Option<hosts::Keeper>,
     /// When the version that runs began to, since boot.
     since: Duration,
     pending: Option<PendingReload>,
@@ -442,6 +448,7 @@ impl Agent {
             resolver,
             store,
             revisions: Revisions::start(),
+            hosts: Some(hosts::Keeper::start()),
             since: boot_time(),
             pending: None,
             reloads: 0,
@@ -477,6 +484,7 @@ impl Agent {
         agent.serving.sync(&agent.node).await;
         agent.sync_plugins().await;
         agent.tell_revision();
+        agent.put_names();
         agent.drain();
         crate::agent::notify_systemd(&[sd_notify::NotifyState::Ready]);
         Ok(agent)
@@ -555,6 +563,9 @@ impl Agent {
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_drift();
+                    if let Some(hosts) = self.hosts.as_ref().filter(|_| self.node.apply.heal) {
+                        hosts.heal();
+                    }
                 }
                 self.revisions.set_not_newest(self.reload_error.is_some());
                 self.judge();
@@ -766,6 +777,13 @@ impl Agent {
         });
     }
 
+    /// Keeps the names of the peers that run now.
+    fn put_names(&self) {
+        if let Some(hosts) = &self.hosts {
+            hosts.set(&self.node);
+        }
+    }
+
     /// Tells the others what this node runs.
     fn tell_revision(&self) {
         self.revisions.set(&self.node, self.since, self.alive());
@@ -809,6 +827,7 @@ impl Agent {
                 .as_ref()
                 .map(|held| HeldStatus { revision: journal::revision(&held.to), reason: held.reason.clone() }),
             drift: self.drift.clone(),
+            hosts_error: self.hosts.as_ref().and_then(hosts::Keeper::problem),
             serving: self.serving.status(),
             discovery: self
                 .plugins
@@ -905,6 +924,11 @@ impl Agent {
         self.retry_journal(Instant::now() + reload::JOURNAL_RETRY);
         if tokio::time::timeout(STOP_DEADLINE, self.device.done()).await.is_err() {
             tracing::warn!("the WireGuard device is still busy; the journal may lack the last confirmation");
+        }
+        if let Some(hosts) = self.hosts.take()
+            && tokio::time::timeout(STOP_DEADLINE, hosts.stop()).await.is_err()
+        {
+            tracing::warn!("the hosts file is still being written");
         }
         tracing::info!(interface = %self.node.interface, "stopped; the tunnels stay up (`natpunch down` removes them)");
     }

@@ -1,6 +1,7 @@
 //! A plan with names: what `natpunch plan` prints, and what the agent says of drift.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use blake2::{Blake2s256, Digest as _};
 use natpunch_types::PeerKey;
@@ -8,6 +9,7 @@ use natpunch_wg::{Effect, Plan};
 use serde::{Deserialize, Serialize};
 
 use super::caps::Refusal;
+use super::hosts::Difference;
 use super::journal::revision;
 use crate::config::NodeConfig;
 
@@ -89,6 +91,29 @@ pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan
             .iter()
             .map(|need| Need { allow: need.consent.word().to_owned(), what: need.what.clone() })
             .collect(),
+    }
+}
+
+impl PlanReport {
+    /// Adds what is done to the hosts file, after the rest.
+    pub(crate) fn add_hosts(&mut self, file: &Path, difference: &Difference) {
+        let Difference { added, removed, .. } = difference;
+        let parts = [(added, "to add"), (removed, "to remove")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(count, _)| **count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        let parts = if parts.is_empty() { "to put in order".to_owned() } else { parts.join(", ") };
+        self.changes.push(PlanChange {
+            sign: match (added, removed) {
+                (1.., 0) => "+",
+                (0, 1..) => "-",
+                _ => "~",
+            }
+            .to_owned(),
+            text: format!("names in {}: {parts}", file.display()),
+            effect: Effect::None,
+            name: None,
+            detail: serde_json::json!({ "hosts": { "file": file, "added": added, "removed": removed } }),
+        });
     }
 }
 

@@ -525,6 +525,7 @@ impl Agent {
         self.sync_plugins().await;
         self.device.snapshot();
         self.tell_revision();
+        self.put_names();
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::CliError;
 use super::args::DownArgs;
-use crate::agent::AgentError;
 use crate::agent::journal::Journal;
+use crate::agent::{AgentError, hosts};
 use crate::control::{self, Client, ControlError, Request};
 
 /// How long an agent may take to stop.
@@ -38,6 +38,11 @@ pub(super) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     };
     stop_agent(&directory, &interface.name)?;
     let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory).map_err(AgentError::from)?;
+    let file = hosts::path();
+    if let Err(error) = hosts::apply(&file, &interface.name, &[]) {
+        // The mesh is down all the same.
+        let _ = writeln!(anstream::stderr(), "warning: can't take the peers' names out of {}: {error}", file.display());
+    }
     Journal::new(&control::state_dir(), &interface.name).remove();
     writeln!(anstream::stdout(), "mesh {} is down: {removed}", interface.owner)?;
     Ok(ExitCode::SUCCESS)

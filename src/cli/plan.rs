@@ -12,7 +12,7 @@ use super::agents::agent_of;
 use super::args::PlanArgs;
 use crate::agent::journal::Journal;
 use crate::agent::plan::{PlanReport, report};
-use crate::agent::{AgentError, caps, spec};
+use crate::agent::{AgentError, caps, hosts, spec};
 use crate::control::{Client, Request};
 use crate::source::{Location, Look};
 use crate::{config, control};
@@ -49,7 +49,13 @@ fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError>
     let running = Journal::new(&control::state_dir(), &node.interface).peek();
     let before = running.and_then(|entry| entry.good.load().ok());
     let needs = before.as_ref().map(|before| caps::refusals(before, &node, &args.allow)).unwrap_or_default();
-    Ok(report(&node, before.as_ref(), &plan, &needs))
+    let mut report = report(&node, before.as_ref(), &plan, &needs);
+    let file = hosts::path();
+    // A file that can't be read is the agent's to complain of; the plan of the tunnels is exact without it.
+    if let Ok(Some(difference)) = hosts::compare(&file, &node.interface, &hosts::names(&node)) {
+        report.add_hosts(&file, &difference);
+    }
+    Ok(report)
 }
 
 fn live(args: &PlanArgs) -> Result<PlanReport, CliError> {

@@ -23,6 +23,7 @@ struct View {
     revision: String,
     reload_error: Option<String>,
     journal_error: Option<String>,
+    hosts_error: Option<String>,
     source: Option<Source>,
     change: Option<Change>,
     drift: Option<Drift>,
@@ -189,6 +190,9 @@ fn render(view: &View, one_peer: bool) -> String {
     }
     if let Some(error) = &view.journal_error {
         let _ = writeln!(text, "the journal can't be written, changes have to wait: {error}");
+    }
+    if let Some(error) = &view.hosts_error {
+        let _ = writeln!(text, "{error}");
     }
     if let Some(source) = &view.source {
         text.push_str(&source_line(source));

@@ -301,6 +301,7 @@ fn first_definition(text: &str, at: usize) -> Option<Range<usize>> {
 fn merge(into: &mut RawFile, from: RawFile, errors: &mut Vec<ConfigError>) {
     merge_section("mesh", &mut into.mesh, from.mesh, errors);
     merge_section("stun", &mut into.stun, from.stun, errors);
+    merge_section("names", &mut into.names, from.names, errors);
     merge_section("secrets", &mut into.secrets, from.secrets, errors);
     merge_section("apply", &mut into.apply, from.apply, errors);
     merge_section("interface", &mut into.interface, from.interface, errors);

@@ -37,6 +37,7 @@ pub use model::{
     ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig,
     PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
 };
+pub(crate) use replace::replace as replace_file;
 pub use resolve::{Local, peers_of, private_key_of, public_key, resolve_node, resolve_node_at};
 pub use schema::schema;
 pub use value::parse_span;

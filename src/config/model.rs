@@ -199,6 +199,8 @@ pub struct MeshConfig {
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
     pub stun_servers: Vec<String>,
+    /// Whether the peers' names are put into the hosts file.
+    pub hosts: bool,
     /// The peers by name.
     pub peers: BTreeMap<String, PeerConfig>,
     /// Preshared keys by pair of peer names, the lesser name first.
@@ -313,6 +315,8 @@ pub struct NodeConfig {
     pub stun_servers: Vec<String>,
     /// The files read: mesh files, then key files.
     pub files: Vec<PathBuf>,
+    /// Whether the peers' names are put into the hosts file.
+    pub hosts: bool,
     /// [`MeshConfig::content_hash`].
     pub content_hash: [u8; 32],
     /// [`MeshConfig::mesh_hash`].

@@ -24,6 +24,8 @@ section! {
         apply: RawApply,
         /// Secrets that stand in this file encrypted with age; docs/mesh-files.md has the whole story.
         secrets: RawSecrets,
+        /// Names of the peers on this host.
+        names: RawNames,
         /// Discovery instances, `[discovery.NAME]`: where candidates for the peers' endpoints come from. Any number, all
         /// used at once. The endpoints of the file itself need none.
         discovery: Named<RawDiscovery>,
@@ -105,6 +107,16 @@ section! {
         /// `critical-removal` (of a peer with `critical = true`, or of the last way to find it), `default-route`,
         /// `empty-mesh`. Remove the word again once the change is everywhere.
         allow: Vec<Located<Consent>>,
+    }
+}
+
+section! {
+    /// Names of the peers.
+    #[schemars(rename = "Names")]
+    struct RawNames {
+        /// Whether every node keeps the names of the other peers, `NAME.MESH` and `NAME`, in a block of its hosts file.
+        /// Names that the file gives to others stay theirs; `natpunch down` removes the block. Default: false.
+        hosts: bool,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Puts new content in a file's place in one step: a reader sees the old one or the new one. Mode and owner stay; a
 /// symbolic link stays one, and the file behind it is replaced.
-pub(super) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let file = match fs::canonicalize(file) {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return create(file, content, 0o644),

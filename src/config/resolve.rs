@@ -438,6 +438,7 @@ impl<'a> Resolve<'a> {
             discovery: mesh.discovery.iter().filter(|instance| !is_node(instance, &public_key)).cloned().collect(),
             stun_servers: mesh.stun_servers.clone(),
             files,
+            hosts: mesh.hosts,
             content_hash: mesh.content_hash,
             mesh_hash: mesh.mesh_hash(),
             generation: mesh.generation,

@@ -39,6 +39,7 @@ pub(super) fn validate(
         let help = "put it into the peer's own section: [peers.NAME.interface]";
         check.errors.push(error.label("every node would have this key").help(help));
     }
+    let hosts = raw.names.and_then(|names| names.value.hosts).is_some_and(|hosts| hosts.value);
     let age_identity_file = raw.secrets.and_then(|secrets| secrets.value.identity_file).map(|file| {
         check.places.age_identity_file = Some(file.place);
         check.resolve(file.place, &file.value.0)
@@ -64,6 +65,7 @@ pub(super) fn validate(
         lans,
         preshared_secret,
         age_identity_file,
+        hosts,
         interface,
         apply,
         discovery,

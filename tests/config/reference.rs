@@ -23,6 +23,7 @@ fn reference(schema: &Value) -> String {
         ("[apply]", "apply"),
         ("[[preshared]]", "preshared"),
         ("[secrets]", "secrets"),
+        ("[names]", "names"),
         ("[stun]", "stun"),
     ] {
         let property = &schema["properties"][key];

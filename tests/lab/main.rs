@@ -23,6 +23,7 @@ mod measure;
 mod mesh;
 #[path = "../shared/mutate.rs"]
 mod mutate;
+mod names;
 mod plain;
 mod relay;
 mod revisions;

@@ -270,7 +270,10 @@ impl Node {
     /// Runs a natpunch command on this host and gives what it printed.
     pub(crate) fn natpunch(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new(NATPUNCH);
-        command.args(arguments).env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"));
+        command
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"));
         self.host.run(move || command.stdin(Stdio::null()).output()).unwrap().unwrap()
     }
 
