@@ -363,7 +363,7 @@ fn wireguard_is_carried_while_one_side_says_so_and_what_is_said_last_counts() {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Standby);
     net.run(SECOND * 2);
-    let mut passes = |net: &mut Net| {
+    let passes = |net: &mut Net| {
         let before = net.forwarded();
         net.say(1, &initiation(9));
         net.run(SECOND);
