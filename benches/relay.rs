@@ -73,8 +73,7 @@ fn forwarder() {
     let mut callers: Vec<Option<SocketAddr>> = vec![None; sockets.len()];
     let (mut inbox, mut outbox) = (Inbox::new(2_048), Outbox::default());
     loop {
-        let mut files: Vec<_> =
-            sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        let mut files: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
         poll(&mut files, PollTimeout::NONE).unwrap();
         for (n, socket) in sockets.iter().enumerate().filter(|(n, _)| files[*n].any() == Some(true)) {
             if inbox.receive(socket).is_err() {
@@ -136,8 +135,11 @@ fn message(kind: u8, length: usize, words: [u32; 2]) -> Vec<u8> {
 fn bind(server: &Server, pair: u8) -> [End; 2] {
     let start = Instant::now();
     let mut ends = [0, 1].map(|side| {
-        let config =
-            Config { identity: SecretKey::from_bytes([2 * pair + side + 1; 32]), servers: vec![server.public_key], admission: None };
+        let config = Config {
+            identity: SecretKey::from_bytes([2 * pair + side + 1; 32]),
+            servers: vec![server.public_key],
+            admission: None,
+        };
         let rng = ChaCha20Rng::from_seed([2 * pair + side + 1; 32]);
         let mut client = Client::new(config, server.udp[0], rng, Duration::ZERO).unwrap();
         client.set_relays([([pair + 1; 16], RelayUse::Carry)], Duration::ZERO);

@@ -281,7 +281,7 @@ impl Protocols {
     }
 
     /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous that ended.
-    pub(super) fn reconfigure(&self, settings: &Settings, secrets: Vec<PresharedKey>) -> Option<usize> {
+    pub(super) fn reconfigure(&self, settings: &Settings, secrets: Vec<PresharedKey>, now: Duration) -> Option<usize> {
         if let Some(server) = &self.natpunch_go {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
@@ -290,7 +290,12 @@ impl Protocols {
         }
         let allowed = settings.rendezvous.as_ref()?.allowed.clone();
         let admission = rendezvous::Admission { secrets, allowed };
-        Some(self.rendezvous.as_ref()?.lock().reconfigure(admission, limits(settings.limits, settings.relay.is_some())))
+        let rendezvous = self.rendezvous.as_ref()?;
+        let mut server = rendezvous.lock();
+        let ended = server.reconfigure(admission, limits(settings.limits, settings.relay.is_some()));
+        // The relays of those who are gone end now. Nobody is told, so there is nothing to send.
+        rendezvous.drain(&mut server, now);
+        Some(ended)
     }
 
     /// How full natpunch's own rendezvous is.

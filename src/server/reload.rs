@@ -80,7 +80,7 @@ impl Reloader {
             None => Vec::new(),
         };
         let needs_restart = self.current.differences_for_restart(&new);
-        let ended = shared.protocols.reconfigure(&new, secrets).unwrap_or(0);
+        let ended = shared.protocols.reconfigure(&new, secrets, shared.start.elapsed()).unwrap_or(0);
         let is_nothing = ended == 0 && new == self.current;
         // What needs a restart is compared with what runs, also the next time.
         self.current.allowed_keys = new.allowed_keys;

@@ -74,7 +74,7 @@ pub(super) struct Relays {
 
 impl Relays {
     /// What a pair takes, at most and with its share of all maps; also at the port.
-    pub(super) const PAIR: usize = 2 * size_of::<(Tag, Pair)>() + 512 + Port::ALLOCATION;
+    pub(super) const PAIR: usize = 2 * size_of::<(Tag, Pair)>() + 1_536 + Port::ALLOCATION;
 
     pub(super) fn set_ports(&mut self, ports: Vec<u16>) {
         self.load = vec![0; ports.len()];
