@@ -26,8 +26,9 @@ const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
 const ROUNDS: usize = 10;
 const DIRECTORY: &str = "/run/natpunch-bench";
 const SIZES: [u32; 2] = [1_000, 10_000];
-/// `wg` may find a device with many peers too slow, and is asked again.
+/// `wg` may find a device with many peers too slow, and is asked again, for this long at most.
 const TRIES: usize = 10;
+const BASELINE: Duration = Duration::from_secs(60);
 
 fn main() {
     // `cargo test --benches` only asks whether it builds and starts.
@@ -180,7 +181,8 @@ fn grown(what: &str, times: [f64; 2], memory: [f64; 2]) {
 /// Runs a command that looks and ends: seconds, and MB of memory at most (as far as it could be watched).
 fn look(command: &str, file: &Path) -> (f64, f64) {
     let start = Instant::now();
-    let mut child = Command::new(NATPUNCH).arg(command).arg(file).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        Command::new(NATPUNCH).arg(command).arg(file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0.0_f64;
     let ended = loop {
@@ -267,8 +269,8 @@ fn reload(peers: u32) -> (f64, f64) {
     // The tunnels outlive the agent, and the baseline has the device for itself.
     agent.process.kill().unwrap();
     agent.process.wait().unwrap();
-    let (mut baseline, mut failed) = (vec![], 0);
-    for round in 0..TRIES {
+    let (mut baseline, mut failed, begun) = (vec![], 0, Instant::now());
+    for round in (0..TRIES).take_while(|_| begun.elapsed() < BASELINE) {
         std::thread::sleep(Duration::from_millis(500));
         match wg("syncconf", "wg-bench", peers, round % 2 == 0) {
             (seconds, true) => baseline.push(seconds),
