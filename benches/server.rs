@@ -1,8 +1,11 @@
 //! What the server costs, in CPU time, each figure against a baseline measured in the same run.
 //!
-//! `cargo bench --bench server`, about 20 seconds. Lookups: CPU time per datagram of the real binary, against a bare
-//! echo server (`recv_from`, `send_to`, nothing else) and one on tokio, under the same load, in turn. Handshakes: CPU
-//! time per handshake, against the four X25519 operations and the one key generation that it can't do without.
+//! `cargo bench --bench server`, about a minute. natpunch's own rendezvous: packets of lookups and of pushes for each
+//! second of CPU time, against an echo server with the same batches on the same kind of socket, and the time that they
+//! take at half of the load that the server bears; registrations against the Diffie-Hellman operations in them. The
+//! lookups of natpunch-go: CPU time per datagram of the real binary, against a bare echo server (`recv_from`, `send_to`,
+//! nothing else) and one on tokio, under the same load, in turn. Handshakes: CPU time per handshake, against the four
+//! X25519 operations and the one key generation that it can't do without.
 //! Wall-clock time means little on a shared machine; CPU time is read from the scheduler's own account.
 
 #![allow(
@@ -19,16 +22,22 @@
 mod go_client;
 #[path = "../tests/server/process.rs"]
 mod process;
+#[path = "../tests/server/swarm.rs"]
+mod swarm;
 
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use go_client::{GoClient, Keys, init, socket};
+use natpunch_net::Ends;
+use natpunch_rendezvous::client::Event;
 use process::Server;
+use swarm::Swarm;
 
 const ROUNDS: usize = 9;
 const CLIENTS: u8 = 16;
@@ -41,9 +50,11 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("bare-echo") => bare_echo(),
         Some("tokio-echo") => tokio_echo(),
+        Some("batch-echo") => batch_echo(),
         // Not `cargo bench`, but `cargo test` on all targets: nothing to test here.
         _ if !std::env::args().any(|argument| argument == "--bench") => {}
         _ => {
+            rendezvous();
             lookups();
             handshakes();
         }
@@ -93,6 +104,205 @@ fn tokio_echo() {
         });
         task.await.unwrap();
     });
+}
+
+/// Answers each datagram by itself, with the batches of the server.
+fn batch_echo() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    println!("{}", socket.local_addr().unwrap());
+    let (mut inbox, mut outbox) = (natpunch_net::Inbox::new(2_048), natpunch_net::Outbox::default());
+    loop {
+        swarm::readable(&socket, Duration::from_secs(1));
+        if inbox.receive(&socket).is_ok() {
+            let answers: Vec<(Ends, Vec<u8>)> =
+                inbox.datagrams().map(|(ends, payload)| (ends, payload.to_vec())).collect();
+            outbox.send(&socket, &answers);
+        }
+    }
+}
+
+/// Clients of natpunch's own rendezvous.
+const NODES: u32 = 512;
+/// How long each load lasts.
+const LOAD: Duration = Duration::from_secs(4);
+
+/// What a load cost: packets in and out for each second of CPU time, and what was done, for each second of the clock.
+struct Cost {
+    packets_per_cpu_second: f64,
+    done_per_second: f64,
+}
+
+/// The times that things took, in microseconds: the middle one, and that which 1 % exceed.
+fn percentiles(mut times: Vec<f64>) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+fn rendezvous() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("serve.toml");
+    let settings = "open = true\nrelay = false\nworkers = 1\n[limits]\nhellos_per_second = 1000000\nmessages_per_second = 1000000\n";
+    let key = directory.path().join("server.key");
+    std::fs::write(&file, format!("listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\n{settings}")).unwrap();
+    let server = Server::spawn(process::serve(&["--config", file.to_str().unwrap()]), directory.path());
+    let to = server.udp[0];
+    let mut swarm = Swarm::new(NODES, to, server.public_key, |_| Duration::ZERO);
+    let bare = bare_agreements();
+    let before = cpu_of(server.id());
+    while swarm.ups < NODES as usize {
+        swarm.turn(|_, _, _| {});
+    }
+    let each = (cpu_of(server.id()) - before).as_secs_f64() * 1e6 / f64::from(NODES);
+    println!("registrations: {NODES} clients at once");
+    println!("  4 agreements, 1 key    {bare:7.1} us of CPU time");
+    println!(
+        "  natpunch               {each:7.1} us = {:.0} for each CPU second; {:.2} of bare",
+        1e6 / each,
+        each / bare
+    );
+
+    swarm.patience = Duration::from_millis(1);
+    let echo = Echo::start("batch-echo");
+    let floor = echo_load(&echo, None);
+    let looked_up = swarm_load(&mut swarm, &server, Load::LookUp, None);
+    let pushed = swarm_load(&mut swarm, &server, Load::Push, None);
+    println!("packets in and out for each CPU second, {NODES} clients, one worker");
+    println!("  echo, same batches     {:9.0}", floor.0.packets_per_cpu_second);
+    for (name, (cost, _)) in [("lookups", &looked_up), ("pushes", &pushed)] {
+        let part = cost.packets_per_cpu_second / floor.0.packets_per_cpu_second;
+        println!(
+            "  {name:8}               {:9.0}   {part:4.2} of the echo; goal >= 0.50: {}   ({:.0} {name} a second)",
+            cost.packets_per_cpu_second,
+            verdict(part >= 0.5),
+            cost.done_per_second
+        );
+    }
+    println!("time from question to answer at half of these loads");
+    let echoed = echo_load(&echo, Some(floor.0.done_per_second / 2.0)).1;
+    let times = [
+        ("echo", echoed),
+        ("lookups", swarm_load(&mut swarm, &server, Load::LookUp, Some(looked_up.0.done_per_second / 2.0)).1),
+        ("pushes", swarm_load(&mut swarm, &server, Load::Push, Some(pushed.0.done_per_second / 2.0)).1),
+    ];
+    for (name, times) in times {
+        let (middle, most) = percentiles(times);
+        println!("  {name:8}  p50 {middle:8.0} us   p99 {most:8.0} us");
+    }
+}
+
+/// Datagrams of a lookup's size echoed: as many as can be, or at this rate.
+fn echo_load(echo: &Echo, rate: Option<f64>) -> (Cost, Vec<f64>) {
+    let socket = swarm::any_loopback();
+    let (mut inbox, mut outbox) = (natpunch_net::Inbox::new(2_048), natpunch_net::Outbox::default());
+    let mut asked = vec![None; NODES as usize];
+    let (mut next, mut done, mut due, mut times) = (0_u32, 0_u64, 0.0, Vec::new());
+    let before = cpu_of(echo.child.id());
+    let start = Instant::now();
+    while start.elapsed() < LOAD {
+        let mut batch = Vec::new();
+        while asked.contains(&None)
+            && batch.len() < 64
+            && rate.is_none_or(|rate| due < start.elapsed().as_secs_f64() * rate)
+        {
+            while asked[next as usize].is_some() {
+                next = (next + 1) % NODES;
+            }
+            asked[next as usize] = Some(Instant::now());
+            let mut payload = vec![0; 96];
+            payload[..4].copy_from_slice(&next.to_be_bytes());
+            batch.push((Ends { remote: echo.address, local: Some((swarm::address(next).into(), 0)) }, payload));
+            due += 1.0;
+        }
+        outbox.send(&socket, &batch);
+        swarm::readable(&socket, Duration::from_millis(1));
+        while inbox.receive(&socket).is_ok() {
+            for (_, payload) in inbox.datagrams() {
+                let n = u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize;
+                times.extend(asked[n].take().map(|asked: Instant| asked.elapsed().as_secs_f64() * 1e6));
+                done += 1;
+            }
+        }
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let cpu = (cpu_of(echo.child.id()) - before).as_secs_f64();
+    (Cost { packets_per_cpu_second: 2.0 * done as f64 / cpu, done_per_second: done as f64 / elapsed }, times)
+}
+
+/// What clients do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Each asks for a record that is there.
+    LookUp,
+    /// Each leaves a new record for its neighbour, who watches.
+    Push,
+}
+
+/// All clients do this: as often as they can, each once at a time, or at this rate together.
+fn swarm_load(swarm: &mut Swarm, server: &Server, load: Load, rate: Option<f64>) -> (Cost, Vec<f64>) {
+    let tag = |n: u32| [&n.to_be_bytes()[..], &[0x77; 12]].concat().try_into().unwrap();
+    let blob = |n: u32, version: u32| -> Arc<[u8]> {
+        Arc::from([&n.to_be_bytes()[..], &version.to_be_bytes(), &[1; 142]].concat())
+    };
+    let quiet = &mut |_, _, _| {};
+    let now = swarm.now();
+    for n in 0..NODES {
+        let client = &mut swarm.clients[n as usize];
+        client.set_records([(tag(n), blob(n, 0))], now);
+        client.set_watches((load == Load::Push).then(|| tag(n ^ 1)), now);
+        client.handle_timeout(now);
+        swarm.settle(n, now, quiet);
+    }
+    let settled = Instant::now();
+    while settled.elapsed() < Duration::from_secs(1) {
+        swarm.turn(|_, _, _| {});
+    }
+
+    let mut asked: Vec<Option<Duration>> = vec![None; NODES as usize];
+    let (mut next, mut version, mut due, mut done, mut times) = (0_u32, 1_u32, 0.0, 0_u64, Vec::new());
+    let packets = |swarm: &Swarm| swarm.sent + swarm.received;
+    let (before, packets_before, start) = (cpu_of(server.id()), packets(swarm), swarm.now());
+    while swarm.now() - start < LOAD {
+        for _ in 0..64 {
+            let waits = rate.is_some_and(|rate| due >= (swarm.now() - start).as_secs_f64() * rate);
+            let now = swarm.now();
+            // One that was lost is given up, so that its client goes on.
+            let is_free = |asked: &Option<Duration>| asked.is_none_or(|asked| now - asked > Duration::from_secs(1));
+            if waits || !is_free(&asked[next as usize]) {
+                break;
+            }
+            let client = &mut swarm.clients[next as usize];
+            match load {
+                Load::LookUp => {
+                    client.set_watches([], now);
+                    client.set_watches([tag(next ^ 1)], now);
+                }
+                Load::Push => {
+                    version += 1;
+                    client.set_records([(tag(next), blob(next, version))], now);
+                }
+            }
+            client.handle_timeout(now);
+            swarm.settle(next, now, quiet);
+            asked[next as usize] = Some(now);
+            next = (next + 1) % NODES;
+            due += 1.0;
+        }
+        swarm.flush();
+        swarm.turn(|n, event, now| {
+            if matches!(event, Event::Record { .. }) {
+                let from = if load == Load::Push { n ^ 1 } else { n };
+                if let Some(asked) = asked[from as usize].take() {
+                    times.push((now - asked).as_secs_f64() * 1e6);
+                    done += 1;
+                }
+            }
+        });
+    }
+    let elapsed = (swarm.now() - start).as_secs_f64();
+    let cpu = (cpu_of(server.id()) - before).as_secs_f64();
+    let packets = (packets(swarm) - packets_before) as f64;
+    (Cost { packets_per_cpu_second: packets / cpu, done_per_second: done as f64 / elapsed }, times)
 }
 
 struct Echo {

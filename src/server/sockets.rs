@@ -8,12 +8,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use natpunch_core::stun::{Change, Origins};
 use natpunch_net::want_local_address;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ServeError;
 use super::settings::AlternatePort;
 
-/// What is asked of the kernel; it gives what net.core.rmem_max allows.
+/// What is asked of the kernel; without CAP_NET_ADMIN it gives what net.core.rmem_max allows.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How often another free port is tried, where any will do and one is needed on several addresses.
 const FREE_PORT_TRIES: usize = 16;
@@ -138,7 +139,8 @@ fn open(address: SocketAddr, fwmark: u32) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     // A smaller buffer than asked for only drops earlier.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    let forced = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    let _ = forced.or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER));
     socket.set_nonblocking(true)?;
     if fwmark != 0 {
         socket.set_mark(fwmark)?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stderr, missing_docs)]
 
+mod campaign;
 mod go_client;
 mod http;
 mod operation;
@@ -9,6 +10,7 @@ mod plugin;
 mod process;
 mod relay;
 mod rendezvous;
+mod swarm;
 mod udp;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
