@@ -170,12 +170,9 @@ fn register(n: u32, server: SocketAddr, public_key: PeerKey) -> usize {
 
 #[test]
 fn clients_are_served_and_memory_stays_while_strangers_flood() {
-    let (tries, grown, rate, amplification) = clients_under_flood(5_000.0, Duration::from_secs(4));
-    let clients: usize = tries.values().sum();
-    println!(
-        "{clients} clients, by tries {tries:?}; {rate:.0} packets/s; {grown} bytes; {amplification:.3} out for in"
-    );
-    assert!(clients > 10, "{tries:?}");
+    // Each one is served, else this panics; how fast is the campaign's question.
+    let Served { tries, grown, rate, amplification } = clients_under_flood(5_000.0, Duration::from_secs(2), 30);
+    println!("by tries {tries:?}; {rate:.0} packets/s; {grown} bytes; {amplification:.3} out for in");
     assert!(amplification <= 1.0 && grown <= 1 << 20, "{amplification} {grown}");
 }
 
