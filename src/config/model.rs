@@ -30,8 +30,8 @@ pub enum Backend {
     External,
 }
 
-/// How many UDP ports a node that serves takes: one for the rendezvous, and the relay's right after it.
-pub const SERVE_PORTS: u16 = 1 + 32;
+/// How many UDP ports a node that serves takes: that of the rendezvous, its alternate one, and the relay's.
+pub const SERVE_PORTS: u16 = 1 + 1 + 32;
 
 /// A consent to a change that is refused without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -167,9 +167,10 @@ section! {
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a router. Default: true.
         managed: bool,
-        /// True makes this node a rendezvous and relay of its mesh: its agent serves on UDP port 51900, with the relay on
-        /// the 32 ports after it, and the others use it with no further word. It needs an `endpoint` that the others reach
-        /// from everywhere; the ports must be open there. A number is another port. Default: false.
+        /// True makes this node a rendezvous and relay of its mesh: its agent serves on UDP port 51900, and on the 33 ports
+        /// after it (an alternate one, and those of the relay), and the others use it with no further word. It needs an
+        /// `endpoint` that the others reach from everywhere; the ports must be open there. A number is another port.
+        /// Default: false.
         serve: Serve,
         /// Whether this peer is reached, and reaches the others, through relays: `auto`, while there is no direct path;
         /// `only`, so that neither side learns the other's address; `never`. For a pair, `never` of one side wins over
