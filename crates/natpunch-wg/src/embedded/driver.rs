@@ -1,6 +1,6 @@
 //! gotatun, driven through its own interface: every change of a live peer is made in place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +29,8 @@ pub(super) struct Driver {
     mtu: watch::Sender<u16>,
     clock: Clock,
     handshakes: HashMap<PeerKey, Duration>,
+    /// Bytes of keepalives received, which gotatun does not count.
+    keepalives: HashMap<PeerKey, u64>,
 }
 
 impl Driver {
@@ -37,7 +39,8 @@ impl Driver {
         let sockets = Sockets::default();
         let (send, receive) = tun.halves();
         let device = DeviceBuilder::new().with_udp(sockets.clone()).with_ip_pair(send, receive).build().await?;
-        Ok(Self { device, sockets, tun, mtu, clock: Clock::start(), handshakes: HashMap::new() })
+        let (handshakes, keepalives) = (HashMap::new(), HashMap::new());
+        Ok(Self { device, sockets, tun, mtu, clock: Clock::start(), handshakes, keepalives })
     }
 
     /// The state, with the private key.
@@ -52,10 +55,18 @@ impl Driver {
             .await;
         let mut answer = GetAnswer::default();
         let mut seen = HashMap::with_capacity(peers.len());
+        let (mut keepalives, mut endpoints) =
+            (HashMap::with_capacity(peers.len()), HashSet::with_capacity(peers.len()));
         for entry in peers {
             let key = PeerKey::from_bytes(*entry.peer.public_key.as_bytes());
             let handshake = self.handshake(&key, entry.stats.last_handshake);
             seen.extend(handshake.map(|time| (key, time)));
+            let endpoint = entry.peer.endpoint.map(canonical);
+            endpoints.extend(endpoint);
+            let kept_alive = endpoint.map_or(0, |endpoint| self.sockets.1.take(endpoint));
+            let kept_alive =
+                self.keepalives.get(&key).copied().unwrap_or_default() + handshake.map_or(0, |_| kept_alive);
+            keepalives.insert(key, kept_alive);
             if let Some(preshared) = entry.peer.preshared_key {
                 answer.state.preshared.insert(key, PresharedKey::from_bytes(preshared));
             }
@@ -69,9 +80,9 @@ impl Driver {
             allowed_ips.sort_unstable();
             answer.state.snapshot.peers.push(DevicePeer {
                 key,
-                endpoint: entry.peer.endpoint.map(canonical),
+                endpoint,
                 last_handshake: handshake,
-                rx_bytes: entry.stats.rx_bytes as u64,
+                rx_bytes: entry.stats.rx_bytes as u64 + kept_alive,
                 tx_bytes: entry.stats.tx_bytes as u64,
                 persistent_keepalive: entry.peer.keepalive.map(|seconds| Duration::from_secs(seconds.into())),
                 allowed_ips,
@@ -79,6 +90,8 @@ impl Driver {
             });
         }
         self.handshakes = seen;
+        self.keepalives = keepalives;
+        self.sockets.1.retain(&endpoints);
         let snapshot = &mut answer.state.snapshot;
         snapshot.peers.sort_unstable_by_key(|peer| peer.key);
         snapshot.listen_port = port;
@@ -114,9 +127,11 @@ impl Driver {
         }
         for peer in change.peers.iter().filter(|peer| peer.action == PeerAction::Remove) {
             self.handshakes.remove(&peer.key);
+            self.keepalives.remove(&peer.key);
         }
         if request.replace_peers {
             self.handshakes.clear();
+            self.keepalives.clear();
         }
         let kicked = kicked(&change.peers);
         let outcome = self

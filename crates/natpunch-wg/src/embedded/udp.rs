@@ -1,5 +1,6 @@
 //! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in both directions.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -26,14 +27,47 @@ const MAX_BATCH_BYTES: usize = 65_000;
 /// Makes the sockets, and hands out the one that is there when gotatun reconfigures: binding the same port again while
 /// the old socket is still being dropped would fail and leave the device without any.
 #[derive(Clone, Default)]
-pub(super) struct Sockets(Arc<Mutex<Option<Socket>>>);
+pub(super) struct Sockets(Arc<Mutex<Option<Socket>>>, pub(super) Keepalives);
+
+/// The length of a keepalive: a data message with nothing in it.
+const KEEPALIVE: usize = 32;
+
+/// The bytes of keepalives that came from the peers' endpoints.
+///
+/// WireGuard counts a keepalive as 32 bytes received, gotatun as none, and where nobody talks they are all that tells
+/// whether a path works. They are counted before they are authenticated, so only where a session is known.
+#[derive(Clone, Default)]
+pub(super) struct Keepalives(Arc<Mutex<HashMap<SocketAddr, u64>>>);
+
+impl Keepalives {
+    fn note(&self, datagram: &[u8], source: SocketAddr) {
+        if datagram.len() == KEEPALIVE
+            && datagram.starts_with(&[4, 0, 0, 0])
+            && let Some(bytes) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&canonical(source))
+        {
+            *bytes += KEEPALIVE as u64;
+        }
+    }
+
+    /// Those of an endpoint since the last call, which counts them from now on.
+    pub(super) fn take(&self, endpoint: SocketAddr) -> u64 {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(counted.entry(canonical(endpoint)).or_default())
+    }
+
+    /// Forgets all other endpoints.
+    pub(super) fn retain(&self, endpoints: &HashSet<SocketAddr>) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|endpoint, _| endpoints.contains(endpoint));
+    }
+}
 
 impl Sockets {
     /// Binds `port` before gotatun is told of it, so that a failure changes nothing.
     pub(super) fn prepare(&self, port: u16, fwmark: u32) -> io::Result<()> {
         let mut cached = self.lock();
         if !cached.as_ref().is_some_and(|socket| socket.has_port(port)) {
-            *cached = Some(Socket::bind(port, fwmark)?);
+            *cached = Some(Socket::bind(port, fwmark, self.1.clone())?);
         }
         Ok(())
     }
@@ -52,7 +86,7 @@ impl UdpTransportFactory for Sockets {
         let mut cached = self.lock();
         let socket = match cached.as_ref() {
             Some(socket) if params.port == 0 || socket.has_port(params.port) => socket.clone(),
-            _ => cached.insert(Socket::bind(params.port, mark)?).clone(),
+            _ => cached.insert(Socket::bind(params.port, mark, self.1.clone())?).clone(),
         };
         socket.set_fwmark(mark)?;
         Ok((socket.clone(), socket))
@@ -65,10 +99,11 @@ pub(super) struct Socket {
     inner: UdpSocket,
     /// Cleared when an interface turns out not to do segmentation offload.
     segmentation: Arc<AtomicBool>,
+    keepalives: Keepalives,
 }
 
 impl Socket {
-    fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
+    fn bind(port: u16, fwmark: u32, keepalives: Keepalives) -> io::Result<Self> {
         let options = SockOpt { fwmark: None, recv_buffer_size: None, send_buffer_size: None, only_v6: Some(false) };
         let inner = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
             // A kernel without IPv6.
@@ -85,7 +120,7 @@ impl Socket {
         if fwmark != 0 {
             setsockopt(&fd, sockopt::Mark, &fwmark)?;
         }
-        Ok(Self { inner, segmentation: Arc::new(AtomicBool::new(true)) })
+        Ok(Self { inner, segmentation: Arc::new(AtomicBool::new(true)), keepalives })
     }
 
     fn has_port(&self, port: u16) -> bool {
@@ -222,7 +257,9 @@ impl UdpRecv for Socket {
     type RecvManyBuf = ReceiveBuffer;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
-        self.inner.recv_from(pool).await
+        let (packet, source) = self.inner.recv_from(pool).await?;
+        self.keepalives.note(&packet, source);
+        Ok((packet, source))
     }
 
     /// gotatun takes any error for the end of the device; on an unconnected socket there is no such error.
@@ -248,6 +285,7 @@ impl UdpRecv for Socket {
                 }
             }
         }
+        packets.iter().for_each(|(packet, source)| self.keepalives.note(packet, *source));
         Ok(())
     }
 }
@@ -272,6 +310,25 @@ mod tests {
         let mut two = packets(&[100, 100]);
         two[1].1 = "127.0.0.1:10".parse().unwrap();
         assert_eq!(run_length(&two), 1);
+    }
+
+    #[test]
+    fn keepalives_of_endpoints_are_counted_and_nothing_else() {
+        let (counted, endpoint) = (Keepalives::default(), "192.0.2.1:1000".parse().unwrap());
+        let mut keepalive = [9; KEEPALIVE];
+        keepalive[..4].copy_from_slice(&[4, 0, 0, 0]);
+        counted.note(&keepalive, endpoint);
+        assert_eq!(counted.take(endpoint), 0, "it was nobody's endpoint");
+        counted.note(&keepalive, endpoint);
+        counted.note(&keepalive, "[::ffff:192.0.2.1]:1000".parse().unwrap());
+        counted.note(&keepalive, "192.0.2.1:1001".parse().unwrap());
+        counted.note(&[4, 0, 0, 0], endpoint);
+        counted.note(&[1; KEEPALIVE], endpoint);
+        assert_eq!(counted.take(endpoint), 64);
+        assert_eq!(counted.take(endpoint), 0);
+        counted.retain(&HashSet::new());
+        counted.note(&keepalive, endpoint);
+        assert_eq!(counted.take(endpoint), 0);
     }
 
     #[tokio::test]
