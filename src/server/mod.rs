@@ -2,7 +2,7 @@
 //!
 //! The server introduces nodes and tells them their address; it never decides anything about a mesh. It needs no
 //! privileges, keeps nothing on disk but its key, and holds bounded memory whatever is sent to it. Each core has a
-//! [worker](worker) with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
+//! [`worker`] with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
 //! place or dropped in silence; what is dropped is counted, and the counts are logged at most every ten seconds.
 
 mod counters;
