@@ -47,7 +47,7 @@ impl RawSession {
         text.truncate(MAX_DATAGRAM - overhead);
         pad(&mut text, overhead, 0);
         let counter = self.counter;
-        self.counter += 1;
+        self.counter = self.counter.wrapping_add(1);
         seal_message(&self.ours, counter, kind.session_header(self.id, counter), text).unwrap_or_default()
     }
 

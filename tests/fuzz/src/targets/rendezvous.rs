@@ -126,7 +126,7 @@ pub(super) fn client(data: &[u8]) {
             }
             11 => client.set_relays([([3; 16], RelayUse::Carry), ([program.byte() & 7; 16], RelayUse::Standby)], now),
             12 => client.handle_network_change(now),
-            13 => session.counter += 1 << (program.byte() & 0x3f),
+            13 => session.counter = session.counter.wrapping_add(1 << (program.byte() & 0x3f)),
             _ => now += program.time(),
         }
         client.handle_timeout(now);
@@ -183,7 +183,7 @@ pub(super) fn server(data: &[u8]) {
             0..=8 => member.say(program.chunk()),
             9 => member.say_as(Kind::Probe, program.chunk()),
             10 => {
-                member.counter += 1 << (program.byte() & 0x3f);
+                member.counter = member.counter.wrapping_add(1 << (program.byte() & 0x3f));
                 Vec::new()
             }
             11 => member.say_as(Kind::Confirm, program.chunk()),
