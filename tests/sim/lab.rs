@@ -17,6 +17,9 @@ pub(crate) const LAN: LinkConfig = LinkConfig::wire(Duration::from_micros(200));
 /// Between a router and the middle of the internet: 20 ms from node to node, three hops to each side.
 pub(crate) const UPLINK: LinkConfig = LinkConfig::wire(Duration::from_millis(10)).with_hops(3);
 
+/// Between a server and the middle of the internet.
+pub(crate) const NEAR: LinkConfig = LinkConfig::wire(Duration::from_millis(10));
+
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -201,6 +204,18 @@ impl Lab {
         let (a, b) = (self.a, self.b);
         let at = self.world.run_until_done(start + patience, |world| world.has_sessions(a, b));
         at.map(|at| at - start)
+    }
+
+    /// The same until both have a session and a path without a relay.
+    pub(crate) fn connect_directly(&mut self, patience: Duration) -> Option<Duration> {
+        let start = self.world.now();
+        let (a, b) = (self.a, self.b);
+        let direct = |world: &World, node| {
+            let peers = world.status(node).map(|status| status.peers).unwrap_or_default();
+            peers.iter().any(|peer| peer.path == PathKind::Direct)
+        };
+        let done = |world: &World| world.has_sessions(a, b) && direct(world, a) && direct(world, b);
+        self.world.run_until_done(start + patience, done).map(|at| at - start)
     }
 
     /// Asserts that the nodes connect, that data flows both ways, and that nothing broke on the way.

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use natpunch_sim::{NatConfig, Random, Verdict, direct_path_possible};
 
-use crate::lab::{Lab, MINUTE, SECOND};
+use crate::lab::{Lab, MINUTE, NEAR, SECOND};
 
-/// Times to direct of the seeds that connect within five minutes, sorted.
-fn times_to_direct(a: NatConfig, b: NatConfig, seeds: u64) -> Vec<Duration> {
+/// Times to direct of the seeds that have a direct path within five minutes, sorted.
+fn times_to_direct(a: NatConfig, b: NatConfig, meet: bool, seeds: u64) -> Vec<Duration> {
     let time = |seed| {
-        let mut lab = Lab::usual(seed, a, b);
+        let mut lab = if meet { Lab::with_relays(seed, a, b, &[NEAR]) } else { Lab::usual(seed, a, b) };
         assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Contended);
         let mut random = Random::new(seed, 5);
-        lab.world.start_at(lab.a, random.duration(2 * SECOND));
-        lab.world.start_at(lab.b, random.duration(2 * SECOND));
-        let took = lab.connect(5 * MINUTE);
+        let starts = [random.duration(2 * SECOND), random.duration(2 * SECOND)];
+        lab.world.start_at(lab.a, starts[0]);
+        lab.world.start_at(lab.b, starts[1]);
+        let took = lab.connect_directly(5 * MINUTE);
         lab.expect_sound();
-        took
+        took.map(|took| took - starts[0].max(starts[1]))
     };
     let mut times: Vec<_> = (0..seeds).filter_map(time).collect();
     times.sort();
@@ -28,9 +29,28 @@ fn times_to_direct(a: NatConfig, b: NatConfig, seeds: u64) -> Vec<Duration> {
 fn poison_prone_routers_are_passed_after_the_silence_in_which_they_forget() {
     let home = NatConfig::home();
     for (name, a, b) in [("both", home.poisoned(), home.poisoned()), ("one", home.poisoned(), home)] {
-        let times = times_to_direct(a, b, 100);
+        let times = times_to_direct(a, b, false, 100);
         let half = times.get(times.len() / 2);
         assert!(times.len() >= 99, "{name}: {} of 100", times.len());
         println!("poison-prone routers: {name}: {} of 100 connect, p50 {half:?} worst {:?}", times.len(), times.last());
+    }
+}
+
+#[test]
+fn poison_prone_routers_are_passed_at_once_where_discovery_makes_both_sides_fire_at_one_moment() {
+    let home = NatConfig::home();
+    for (name, a, b) in
+        [("both", home.poisoned(), home.poisoned()), ("one", home.poisoned(), home), ("other", home, home.poisoned())]
+    {
+        let times = times_to_direct(a, b, true, 100);
+        let at = |percent: usize| times.get(times.len() * percent / 100);
+        println!(
+            "poison-prone, {name}, met: {} of 100 direct, p50 {:?} p90 {:?} p95 {:?} worst {:?}",
+            times.len(),
+            at(50),
+            at(90),
+            at(95),
+            times.last()
+        );
     }
 }

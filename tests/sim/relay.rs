@@ -5,9 +5,8 @@ use std::time::Duration;
 use natpunch_core::PathKind;
 use natpunch_sim::{LinkConfig, NatConfig, Verdict, direct_path_possible};
 
-use crate::lab::{Lab, MINUTE, SECOND, ip};
+use crate::lab::{Lab, MINUTE, NEAR, SECOND, ip};
 
-const NEAR: LinkConfig = LinkConfig::wire(Duration::from_millis(10));
 const FAR: LinkConfig = LinkConfig::wire(Duration::from_millis(80));
 const OUTSIDE_A: &str = "203.0.113.1";
 const OUTSIDE_B: &str = "203.0.113.2";

@@ -11,6 +11,11 @@ const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
 /// How far each opener goes: past the own NATs, and dead before the peer's. Nobody knows both distances: the first is
 /// for a single NAT, the others for a provider's behind it.
 const OPENER_TTL: [u8; 3] = [2, 4, 7];
+/// The openers of a burst that is held until discovery says that both sides fire, and how far they go ...
+const HELD_OPENERS: [u64; 2] = [0, 30];
+const HELD_OPENER_TTL: [u8; 2] = [2, 4];
+/// ... and its pings proper, if discovery says nothing.
+const AFTER_HELD: [u64; 6] = [500, 520, 560, 640, 800, 1120];
 /// How far pings between rounds go.
 pub(crate) const HOLE_TTL: u8 = 4;
 
@@ -24,6 +29,8 @@ pub(crate) enum Burst {
     /// routers (Linux that accepts on its outside) take the very five-tuple that the peer is about to use, and every
     /// repetition keeps it taken.
     Opening,
+    /// The same, but only until the moment at which both sides are told to fire, which starts a [`Burst::Direct`].
+    Held,
 }
 
 impl Burst {
@@ -32,6 +39,7 @@ impl Burst {
         let offset = match self {
             Self::Direct => DIRECT.get(step),
             Self::Opening => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
+            Self::Held => HELD_OPENERS.iter().chain(&AFTER_HELD).nth(step),
         };
         offset.map(|millis| Duration::from_millis(*millis))
     }
@@ -40,6 +48,7 @@ impl Burst {
     pub(crate) fn ttl(self, step: usize) -> Option<u8> {
         match self {
             Self::Opening => OPENER_TTL.get(step).copied(),
+            Self::Held => HELD_OPENER_TTL.get(step).copied(),
             Self::Direct => None,
         }
     }

@@ -99,6 +99,10 @@ pub(crate) struct Env {
     pub(crate) pings: Budget,
     pub(crate) pongs: Budget,
     pub(crate) out: Outbox,
+    /// Some discovery instance can make both sides fire at one moment.
+    pub(crate) arranges: bool,
+    /// When other candidates than before were last published.
+    pub(crate) published: Option<Time>,
     /// Before the first snapshot nobody knows what runs already, so no endpoint is set.
     pub(crate) device_seen: bool,
     /// The wall clock (since the Unix epoch) at the last snapshot.

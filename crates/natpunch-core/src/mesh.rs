@@ -100,6 +100,8 @@ impl Mesh {
                 pings: Budget::new(PINGS_PER_SECOND, PINGS_PER_SECOND),
                 pongs: Budget::new(PONGS_PER_SECOND, PONGS_PER_SECOND),
                 out: Outbox::default(),
+                arranges: false,
+                published: None,
                 device_seen: false,
                 read_at: None,
             },
@@ -243,13 +245,15 @@ impl Mesh {
 
     /// What the server of some discovery instance has found of our NAT.
     pub fn handle_mapping(&mut self, origin: &Origin, mapping: Mapping, now: Time) {
+        // Only natpunch's own rendezvous tells it, and that also arranges meetings.
+        self.env.arranges = true;
         self.env.local.set_mapping(origin, mapping);
         self.flush(now);
     }
 
     /// Discovery has arranged that the peer probes us at `now + after`: we probe it at the same moment.
     pub fn handle_fire(&mut self, peer: PeerKey, after: Duration, now: Time) {
-        self.with_peer(&peer, now, |peer, _| peer.handle_fire(after, now));
+        self.with_peer(&peer, now, |peer, env| peer.handle_fire(after, env, now));
         self.flush(now);
     }
 
@@ -486,6 +490,9 @@ impl Mesh {
             let keys = managed.filter_map(|peer| peer.keys.as_ref());
             let records: Vec<Record> = keys.map(|keys| contents.seal(&keys.outbound, rng)).collect();
             self.records.sent = Some(now);
+            if self.records.last.as_ref() != Some(&candidates) {
+                self.env.published = Some(now);
+            }
             self.records.last = Some(candidates);
             self.env.out.commands.retain(|queued| !matches!(queued, Command::PublishRecords(_)));
             self.env.out.commands.push_back(Command::PublishRecords(records));

@@ -150,7 +150,7 @@ impl Node {
         mesh.handle_local_addresses(addresses, time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
         let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
-        let relays = RelayClient::new(self.key, self.discovery.relays.clone());
+        let relays = RelayClient::new(self.key, self.discovery.relays.clone(), now);
         let next_device_poll = now + DEVICE_POLL;
         self.agent = Some(Agent { mesh, client, relays, next_device_poll, eager_until: now });
         self.start_at = None;
@@ -210,6 +210,7 @@ impl Node {
         for effect in effects {
             match effect {
                 Effect::Send(to, message) => requests.push((to, message)),
+                Effect::Mapping(mapping) => agent.mesh.handle_mapping(&Origin::new("relays"), mapping, time),
                 Effect::Fire { peer, after } => agent.mesh.handle_fire(peer, after, time),
                 Effect::Candidate { peer, address, lifetime } => {
                     let origin = Origin::new(&format!("relay-{}", address.ip()));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::Interest;
-use natpunch_types::{PeerKey, RelayUse};
+use natpunch_types::{Mapping, PeerKey, RelayUse};
 
 use crate::packet::Payload;
 use crate::random::Random;
@@ -25,7 +25,12 @@ const REFRESH: Duration = Duration::from_secs(20);
 /// For how long the relay's port is believed unless said again.
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Added to the moment at which both sides fire.
-const FIRE_MARGIN: Duration = Duration::from_millis(50);
+const FIRE_MARGIN: Duration = Duration::from_millis(60);
+/// How long one wish waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The port of the control channel, and the other one, where a client asks how it is seen.
+pub(crate) const CONTROL_PORT: u16 = 3478;
+const ALTERNATE_PORT: u16 = 3479;
 
 /// How a server deceives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,8 @@ struct Side {
     rtt: Duration,
     port: u16,
     bound: Option<SocketAddr>,
+    /// When it wished to meet the other.
+    wish: Option<Duration>,
 }
 
 /// The server's part.
@@ -76,9 +83,11 @@ impl Relay {
         source: SocketAddr,
         port: u16,
         message: Message,
+        now: Duration,
         random: &mut Random,
     ) -> Vec<(SocketAddr, Message)> {
         match message {
+            Message::WhereAmI => vec![(source, Message::Seen { address: source, port })],
             Message::Pair { from, pair, relay, rtt, meet } => {
                 let sides = self.pairs.entry(pair).or_default();
                 if !sides.contains_key(&from) && sides.len() >= 2 {
@@ -87,11 +96,19 @@ impl Relay {
                 let ports = &mut self.ports;
                 let side = sides.entry(from).or_insert_with(|| {
                     *ports += 1;
-                    Side { control: source, relay, rtt, port: FIRST_PORT + *ports, bound: None }
+                    Side { control: source, relay, rtt, port: FIRST_PORT + *ports, bound: None, wish: None }
                 });
                 (side.control, side.relay, side.rtt) = (source, relay, rtt);
+                if meet {
+                    side.wish = Some(now);
+                }
+                let both =
+                    sides.len() == 2 && sides.values().all(|side| side.wish.is_some_and(|at| now < at + PATIENCE));
+                if both {
+                    sides.values_mut().for_each(|side| side.wish = None);
+                }
                 let mut out = self.states(&pair);
-                if meet || self.lie == Some(Lie::Fires) {
+                if both || self.lie == Some(Lie::Fires) {
                     out.extend(self.fires(&pair, random));
                 }
                 out
@@ -155,6 +172,7 @@ pub(crate) enum Effect {
     Send(SocketAddr, Message),
     Candidate { peer: PeerKey, address: SocketAddr, lifetime: Duration },
     Fire { peer: PeerKey, after: Duration },
+    Mapping(Mapping),
 }
 
 /// The client of one host, of several servers.
@@ -163,6 +181,9 @@ pub(crate) struct RelayClient {
     me: PeerKey,
     servers: Vec<SocketAddr>,
     pairs: BTreeMap<(Tag, SocketAddr), Pair>,
+    /// How the first server sees us at its two ports, and when to ask again.
+    seen: BTreeMap<u16, SocketAddr>,
+    ask: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -181,8 +202,9 @@ struct Pair {
 }
 
 impl RelayClient {
-    pub(crate) fn new(me: PeerKey, servers: Vec<SocketAddr>) -> Self {
-        Self { me, servers, pairs: BTreeMap::new() }
+    pub(crate) fn new(me: PeerKey, servers: Vec<SocketAddr>, now: Duration) -> Self {
+        let ask = servers.first().map(|_| now);
+        Self { me, servers, pairs: BTreeMap::new(), seen: BTreeMap::new(), ask }
     }
 
     pub(crate) fn set_interest(&mut self, interest: &[Interest], now: Duration) {
@@ -218,6 +240,8 @@ impl RelayClient {
     }
 
     pub(crate) fn handle_network_change(&mut self, now: Duration) {
+        self.seen.clear();
+        self.ask = self.servers.first().map(|_| now);
         for pair in self.pairs.values_mut().filter(|pair| pair.relay != RelayUse::Off) {
             (pair.settled, pair.next, pair.interval) = (false, now, RESEND);
             pair.next_bind = if pair.port.is_some() { now } else { Duration::MAX };
@@ -225,11 +249,18 @@ impl RelayClient {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        self.pairs.values().flat_map(|pair| [pair.next, pair.next_bind]).min().filter(|at| *at < Duration::MAX)
+        let pairs = self.pairs.values().flat_map(|pair| [pair.next, pair.next_bind]);
+        pairs.chain(self.ask).min().filter(|at| *at < Duration::MAX)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if let Some((at, server)) = self.ask.as_mut().zip(self.servers.first()).filter(|(at, _)| **at <= now) {
+            *at = now + RESEND;
+            for port in [CONTROL_PORT, ALTERNATE_PORT] {
+                effects.push(Effect::Send(SocketAddr::new(server.ip(), port), Message::WhereAmI));
+            }
+        }
         for ((tag, server), pair) in &mut self.pairs {
             if pair.next <= now {
                 let meet = std::mem::take(&mut pair.meet);
@@ -272,6 +303,15 @@ impl RelayClient {
                 let offered = port.filter(|_| bound);
                 let gone = gone.map(|port| offer(port, Duration::ZERO));
                 gone.into_iter().chain(offered.map(|port| offer(port, LIFETIME))).collect()
+            }
+            Message::Seen { address, port } => {
+                self.seen.insert(port, address);
+                let [Some(one), Some(other)] = [CONTROL_PORT, ALTERNATE_PORT].map(|port| self.seen.get(&port)) else {
+                    return Vec::new();
+                };
+                self.ask = None;
+                let mapping = if one == other { Mapping::EndpointIndependent } else { Mapping::EndpointDependent };
+                vec![Effect::Mapping(mapping)]
             }
             Message::Fire { pair: tag, after } => {
                 let known = server.and_then(|server| self.pairs.get(&(tag, server)));

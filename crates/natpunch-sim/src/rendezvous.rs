@@ -59,6 +59,15 @@ pub enum Message {
         /// Both sides have bound theirs.
         bound: bool,
     },
+    /// "How do you see me?"
+    WhereAmI,
+    /// The answer.
+    Seen {
+        /// The source of the question.
+        address: SocketAddr,
+        /// The port that was asked.
+        port: u16,
+    },
     /// Probe the other one of the pair.
     Fire {
         /// The pair's tag.
@@ -76,6 +85,8 @@ impl fmt::Display for Message {
             Self::Answer { wanted, address: Some(address) } => write!(f, "answer {} at {address}", wanted.short()),
             Self::Answer { wanted, address: None } => write!(f, "answer {} unknown", wanted.short()),
             Self::Pair { relay, meet, .. } => write!(f, "relay {relay}{}", if *meet { ", meet" } else { "" }),
+            Self::WhereAmI => f.write_str("where am I"),
+            Self::Seen { address, .. } => write!(f, "seen at {address}"),
             Self::Bind { .. } => f.write_str("bind"),
             Self::State { relay, port, bound, .. } => write!(f, "state {relay} port {port:?} bound {bound}"),
             Self::Fire { after, .. } => write!(f, "fire in {after:?}"),

@@ -15,7 +15,7 @@ use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 use crate::node::{DiscoveryConfig, Node};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
-use crate::relay::{Lie, Relay};
+use crate::relay::{CONTROL_PORT, Lie, Relay};
 use crate::rendezvous;
 use crate::wireguard::Device;
 
@@ -29,9 +29,6 @@ const PROOF_LIFETIME: Duration = Duration::from_secs(60);
 const LIVE: Duration = Duration::from_secs(20);
 /// Steps without any progress of time: a busy loop is a failure, not a hang.
 const MOST_STEPS_AT_ONCE: u64 = 10_000;
-
-/// The port of a relay's control channel.
-const CONTROL_PORT: u16 = 3478;
 
 /// What a server says that lies: the peer is where somebody else is.
 fn misdirect(answer: rendezvous::Message) -> rendezvous::Message {
@@ -503,8 +500,10 @@ impl World {
                 return;
             }
             if let Payload::Rendezvous(message) = packet.payload {
-                for (to, message) in server.relay.handle(packet.source, port, message, &mut self.keys) {
-                    let source = SocketAddr::new(packet.destination.ip(), CONTROL_PORT);
+                for (to, message) in server.relay.handle(packet.source, port, message, now, &mut self.keys) {
+                    // Only an answer comes from the port that was asked.
+                    let from = if to == packet.source { port } else { CONTROL_PORT };
+                    let source = SocketAddr::new(packet.destination.ip(), from);
                     self.network.send(host, Packet::new(source, to, Payload::Rendezvous(message)), now);
                 }
             }

@@ -254,8 +254,9 @@ impl Peer {
         }
         env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
         if self.probes() {
-            self.start_burst(address, Burst::Direct, now);
+            self.start_burst(address, self.first_burst(address, env, now), now);
             self.on_new_candidate(now);
+            self.ask_to_meet(env, now);
         } else {
             self.plain.on_new_candidate();
         }

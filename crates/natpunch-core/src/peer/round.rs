@@ -94,7 +94,7 @@ impl Round {
 }
 
 /// Only NATs are spoilt by early packets: IPv6 firewalls and LANs are not.
-fn may_be_poisoned(address: SocketAddr, entry: &Entry) -> bool {
+pub(super) fn may_be_poisoned(address: SocketAddr, entry: &Entry) -> bool {
     address.is_ipv4() && !is_mesh_lan(address.ip()) && !entry.is_relay()
 }
 
@@ -116,7 +116,8 @@ impl Peer {
             .iter()
             .filter(|(_, entry)| !(entry.is_blocked(now) || connected && entry.is_proven(now)))
             .map(|(address, entry)| {
-                (*address, opening.filter(|_| may_be_poisoned(*address, entry)).unwrap_or_default())
+                let burst = opening.filter(|_| may_be_poisoned(*address, entry));
+                (*address, burst.unwrap_or_else(|| self.first_burst(*address, env, now)))
             })
             .collect();
         for (_, entry) in self.table.iter_mut() {
