@@ -45,6 +45,8 @@ impl From<NatConfig> for Side {
 pub(crate) struct Lab {
     pub(crate) world: World,
     pub(crate) server: HostId,
+    /// The servers that relay.
+    pub(crate) relays: Vec<HostId>,
     pub(crate) a: HostId,
     pub(crate) b: HostId,
     /// The innermost routers.
@@ -122,7 +124,8 @@ impl Lab {
         let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
         let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
         world.peer(a, b);
-        Self { world, server, a, b, gateway_a: place_a.gateway, gateway_b: place_b.gateway }
+        let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
+        Self { world, server, relays: Vec::new(), a, b, gateway_a, gateway_b }
     }
 
     /// The same with relays, one on each of these links. The first is that of the server, too.
@@ -136,12 +139,14 @@ impl Lab {
         let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
         let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
         let relays: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
-        let config = DiscoveryConfig { stun: relays.clone(), records: true, relays, ..Default::default() };
+        let config =
+            DiscoveryConfig { stun: relays.clone(), rendezvous: relays.first().copied(), records: true, relays };
         let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
         let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
         world.peer(a, b);
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
-        Self { world, server: servers[0].0, a, b, gateway_a, gateway_b }
+        let relays = servers.iter().map(|(server, _)| *server).collect();
+        Self { world, server: servers[0].0, relays, a, b, gateway_a, gateway_b }
     }
 
     /// The kinds of path that both nodes' statuses show.
@@ -183,6 +188,28 @@ impl Lab {
         let after = received(self);
         assert!(start < end);
         (sent - (after.0 - before.0).min(sent), sent - (after.1 - before.1).min(sent))
+    }
+
+    /// Runs on with a ping each way every 100 ms, `each` before each of them; the longest time for which one side got
+    /// nothing.
+    pub(crate) fn longest_gap(&mut self, duration: Duration, mut each: impl FnMut(&mut Self)) -> Duration {
+        let end = self.world.now() + duration;
+        let mut sides = [(self.a, self.b), (self.b, self.a)].map(|(node, from)| (node, from, 0, self.world.now()));
+        let mut longest = Duration::ZERO;
+        while self.world.now() < end {
+            each(self);
+            self.world.ping(self.a, self.b);
+            let next = self.world.now() + 100 * MS;
+            self.world.run_until(next);
+            for (node, from, count, since) in &mut sides {
+                let received = self.world.device(*node).received_data(&self.world.key(*from));
+                if received > *count {
+                    (*count, *since) = (received, self.world.now());
+                }
+                longest = longest.max(self.world.now() - *since);
+            }
+        }
+        longest
     }
 
     /// The usual lab: 20 ms, no loss, rendezvous.

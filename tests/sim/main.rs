@@ -10,4 +10,5 @@ mod matrix;
 mod paths;
 mod poison;
 mod relay;
+mod servers;
 mod timing;

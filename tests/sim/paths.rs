@@ -22,7 +22,7 @@ fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
     let b = world.add_node("b", segment, &[ip("192.168.1.3")], LAN, config);
     world.add_bystander("printer", segment, &[ip("192.168.1.9")], LAN);
     world.peer(a, b);
-    Lab { world, server, a, b, gateway_a: Some(gateway), gateway_b: Some(gateway) }
+    Lab { world, server, relays: Vec::new(), a, b, gateway_a: Some(gateway), gateway_b: Some(gateway) }
 }
 
 fn endpoint_of_b(lab: &Lab) -> SocketAddr {
@@ -100,7 +100,7 @@ fn homes_behind_one_carrier_nat_connect_when_it_hairpins() {
             world.add_node("node", segment, &[ip(&format!("192.168.{number}.2"))], LAN, config.clone())
         });
         world.peer(a, b);
-        let mut lab = Lab { world, server, a, b, gateway_a: None, gateway_b: None }.start();
+        let mut lab = Lab { world, server, relays: Vec::new(), a, b, gateway_a: None, gateway_b: None }.start();
         assert_eq!(direct_path_possible(&lab.world.network, a, b), expected);
         assert_eq!(lab.connect(MINUTE).is_some(), hairpin, "{}", lab.world.report());
         lab.expect_sound();

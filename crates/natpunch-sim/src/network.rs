@@ -247,6 +247,11 @@ impl Network {
         }
     }
 
+    /// Changes what share of packets a host's link loses.
+    pub fn set_host_loss(&mut self, host: HostId, loss: f64) {
+        self.hosts[host.0].link.config.loss = loss;
+    }
+
     /// Breaks the internet's route from one outside address to another, or mends it.
     pub fn set_route(&mut self, from: IpAddr, to: IpAddr, works: bool) {
         if works {

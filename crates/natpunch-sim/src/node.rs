@@ -153,6 +153,7 @@ impl Node {
         let relays = RelayClient::new(self.key, self.discovery.relays.clone(), now);
         let next_device_poll = now + DEVICE_POLL;
         self.agent = Some(Agent { mesh, client, relays, next_device_poll, eager_until: now });
+        self.agent.iter_mut().for_each(|agent| agent.watch_device(now));
         self.start_at = None;
     }
 

@@ -287,11 +287,12 @@ impl RelayClient {
                 let Some(pair) = self.pairs.get_mut(&(tag, server)) else { return Vec::new() };
                 if relay == pair.relay && !pair.settled {
                     (pair.settled, pair.interval) = (true, RESEND);
-                    (pair.rtt, pair.next) = (now - pair.asked, now + REFRESH);
+                    pair.rtt = now - pair.asked;
+                    pair.next = if pair.meet { now } else { now + REFRESH };
                 }
                 let before = pair.port.filter(|_| pair.bound);
                 if port != pair.port {
-                    (pair.port, pair.next_bind) = (port, now);
+                    (pair.port, pair.next_bind) = (port, if port.is_some() { now } else { Duration::MAX });
                 }
                 pair.bound = bound;
                 let peer = pair.peer;

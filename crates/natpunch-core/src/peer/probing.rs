@@ -161,7 +161,11 @@ impl Peer {
             kind,
             heard: self.table.get(&address).is_some_and(|entry| entry.is_answered(now)),
             in_use: in_use.is_some(),
-            checking: in_use.is_some_and(|selection| matches!(selection.check, Check::Running { .. })),
+            checking: in_use.is_some_and(|selection| match selection.check {
+                Check::Deferred { .. } => false,
+                Check::Running { .. } => true,
+                Check::Passed => self.is_deaf(now),
+            }),
             session: env.session,
             to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
             sequence: self.sequence,

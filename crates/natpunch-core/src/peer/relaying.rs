@@ -23,9 +23,10 @@ const SILENT: Duration = Duration::from_millis(2400);
 const SILENT_PINGS: u32 = 6;
 /// WireGuard sends and hears nothing: pings this much apart tell whether the path is dead.
 const WATCH: Duration = Duration::from_millis(1500);
-/// The same for this long, longer than WireGuard itself waits before it begins a new handshake (15 s), though pings are
-/// answered: the path does not let WireGuard through.
-const DEAF: Duration = Duration::from_secs(20);
+/// The same for this long: the peer is asked for a sign of life of its WireGuard ...
+const ASK: Duration = Duration::from_secs(3);
+/// ... and if there is none though pings are answered, the path does not let WireGuard through.
+const DEAF: Duration = Duration::from_secs(8);
 /// A session that ran before us is held to pass a relay for this long, until discovery has told the relays' addresses.
 const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay does not do its part.
@@ -201,6 +202,11 @@ impl Peer {
         self.table.expire(self.keep(), now);
     }
 
+    /// WireGuard has heard nothing for so long that the peer is asked for a sign of life.
+    pub(super) fn is_deaf(&self, now: Time) -> bool {
+        self.device.unanswered_for(now).is_some_and(|unanswered| unanswered >= ASK)
+    }
+
     /// What WireGuard sends without hearing anything is the first sign of a dead path.
     pub(super) fn watch_traffic(&mut self, env: &mut Env, now: Time) {
         let Some(unanswered) = self.device.unanswered_for(now) else { return };
@@ -215,12 +221,7 @@ impl Peer {
         if entry.unanswered == 0 && !asked {
             self.ping_now(address, env, now);
         } else if entry.unanswered == 0 && unanswered >= DEAF && others(self) {
-            // Probes pass and WireGuard does not: a sign of life, or another path.
-            self.device.mark();
-            if let Some(selection) = &mut self.selection {
-                selection.check = Check::Running { tries: 1, deadline: now + super::CHECK };
-            }
-            self.set_endpoint(address, true, EndpointReason::Retry, env, now);
+            self.block(address, env, now);
         }
     }
 }
