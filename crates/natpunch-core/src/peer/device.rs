@@ -13,6 +13,8 @@ use super::{CHECK, Check, FROM_WIREGUARD, LEARNED_LIFETIME, Peer, ROAM_DEAF, Sel
 
 /// A session is live for this long after its handshake or last traffic (WireGuard's REJECT_AFTER_TIME).
 const LIVE: Duration = Duration::from_secs(180);
+/// Bytes that a keepalive of WireGuard's counts.
+const KEEPALIVE_LEN: u64 = 32;
 /// An unanswered `SetEndpoint` command is forgotten after this long.
 const SETTING: Duration = Duration::from_secs(5);
 
@@ -26,8 +28,10 @@ pub(super) struct DeviceView {
     pub(super) tx_bytes: u64,
     pub(super) handshake_seen: Option<Time>,
     pub(super) rx_seen: Option<Time>,
-    /// Bytes were sent since the last ones were received, and when that was first seen.
-    unanswered: Option<Time>,
+    /// Bytes were sent since the last ones were received.
+    unanswered: bool,
+    /// Since when something that wants an answer was sent: more than a keepalive.
+    waiting: Option<Time>,
     /// A command that the shell has not reported on.
     pub(super) setting: Option<(SocketAddr, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
@@ -43,17 +47,17 @@ impl DeviceView {
 
     /// There was a session, and nobody has had anything to say since.
     pub(super) fn is_idle(&self, now: Time) -> bool {
-        self.handshake_seen.is_some() && self.unanswered.is_none() && !self.is_live(now)
+        self.handshake_seen.is_some() && !self.unanswered && !self.is_live(now)
     }
 
     /// WireGuard has keys in use, and nothing that it sent has waited in vain.
     pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
-        self.unanswered.is_none() && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+        !self.unanswered && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
     }
 
     /// For how long what was sent has waited for anything to come back.
     pub(super) fn unanswered_for(&self, now: Time) -> Option<Duration> {
-        self.unanswered.map(|since| now.since(since))
+        self.waiting.map(|since| now.since(since))
     }
 
     pub(super) fn live_until(&self) -> Option<Time> {
@@ -92,9 +96,12 @@ impl DeviceView {
             self.rx_seen = Some(now);
         }
         if received || handshake {
-            self.unanswered = None;
+            (self.unanswered, self.waiting) = (false, None);
         } else if sent {
-            self.unanswered.get_or_insert(now);
+            self.unanswered = true;
+            if row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
+                self.waiting.get_or_insert(now);
+            }
         }
         let progress = self.known && (handshake || received);
         self.known = true;
