@@ -75,6 +75,9 @@ mod tests {
         let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step)).collect();
         assert_eq!(ttls, [Some(2), Some(4), Some(7), None, None, None, None, None]);
         assert!((0..8).all(|step| Burst::Direct.ttl(step).is_none()));
+        let held: Vec<_> = (0..4).map(|step| (Burst::Held.offset(step), Burst::Held.ttl(step))).collect();
+        let at = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(held, [(at(0), Some(2)), (at(30), Some(4)), (at(500), None), (at(520), None)]);
         assert_eq!(burst.offset(8), None);
         assert_eq!(burst.due(Duration::from_millis(1500)), 3);
         assert_eq!(

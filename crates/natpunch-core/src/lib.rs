@@ -17,10 +17,15 @@
 //!    with the lower key nominates one proven path, the other follows.
 //! 4. **Endpoint.** Only then [`Command::SetEndpoint`] goes out. The nominating side starts WireGuard's handshake, and
 //!    the device's snapshots tell whether it passes; where it does not, the next path is taken.
-//! 5. **Keeping.** The path in use is pinged every five seconds. A better one replaces it only after three samples in
-//!    a row that are clearly better. WireGuard's own roaming is followed and never fought. Without any sign of life for
-//!    ten seconds, or after a change of the network, a new round starts; the old endpoint stays until another path is
-//!    proven.
+//! 5. **Keeping.** The path in use is pinged every five seconds, and when WireGuard sends without hearing anything. A
+//!    better one replaces it only after three samples in a row that are clearly better. WireGuard's own roaming is
+//!    followed and never fought, except back to a relay. When pings go unanswered, the other proven paths are asked after
+//!    one second, and one that answers takes over after two and a half. Without any sign of life for four seconds, or
+//!    after a change of the network, a new round starts; the old endpoint stays until another path is proven.
+//!
+//! A relay's port is a candidate like any other: proven by the same probes, end to end, so that its round trip is the
+//! pair's and the nearest relay wins. It ranks below every direct path. A pair that uses one goes on looking for a direct
+//! path, and leaves the relay as soon as one is proven. [`Interest::relay`] tells discovery what the pair wants of relays.
 
 mod burst;
 mod candidates;
