@@ -355,7 +355,9 @@ impl Peer {
         }
         if self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only {
             // Anything else is better, as soon as it may be tried.
-            let direct = proven().filter(|(_, entry)| !entry.is_relay() && now >= self.retreat.until);
+            let may_leave = selection.check != Check::Passed || now.since(selection.since) >= relaying::STAY;
+            let may_leave = may_leave && now >= self.retreat.until;
+            let direct = proven().filter(|(_, entry)| !entry.is_relay() && may_leave);
             let best = direct.min_by_key(|(address, entry)| entry.rank(**address));
             if let Some((best, _)) = best {
                 return Some((*best, EndpointReason::BetterPath));

@@ -31,6 +31,9 @@ const DEAF: Duration = Duration::from_secs(8);
 const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay does not do its part.
 const MAX_RESTORED: u32 = 30;
+/// A relay over which WireGuard has just made a session is kept for this long: the peer's agent has to see the session
+/// before it sets another endpoint, or it would take its device for one without a session and begin anew.
+pub(super) const STAY: Duration = Duration::from_secs(1);
 /// A direct path that was in use for less than this is unreliable ...
 const UNRELIABLE: Duration = Duration::from_secs(60);
 /// ... and is not used again for this long the first time, doubling with each up to the second figure.
@@ -144,7 +147,7 @@ impl Peer {
         let selection = self.selection.as_ref()?;
         let suspect = self.silence().map(|(since, _, rtt)| since + SUSPECT.max(rtt * 3));
         let adopted = selection.adopted.then_some(selection.since + ADOPTED);
-        let retreat = self.is_relay(&selection.address).then_some(self.retreat.until);
+        let retreat = self.is_relay(&selection.address).then_some(self.retreat.until.max(selection.since + STAY));
         [suspect, adopted, retreat].into_iter().flatten().filter(|at| *at > now).min()
     }
 
