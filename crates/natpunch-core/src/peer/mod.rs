@@ -353,7 +353,8 @@ impl Peer {
             let (best, _) = fresh.min_by_key(|(address, entry)| entry.rank(**address))?;
             return (selection.lost || *best != selection.address).then_some((*best, EndpointReason::PathLost));
         }
-        if self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only {
+        let on_relay = self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only;
+        if on_relay {
             // Anything else is better, as soon as it may be tried.
             let may_leave = selection.check != Check::Passed || now.since(selection.since) >= relaying::STAY;
             let may_leave = may_leave && now >= self.retreat.until;
@@ -369,6 +370,7 @@ impl Peer {
         }
         let (best, _) = proven()
             .filter(|(address, entry)| **address != selection.address && entry.wins >= path::SAMPLES)
+            .filter(|(_, entry)| !on_relay || entry.is_relay())
             .min_by_key(|(address, entry)| entry.rank(**address))?;
         Some((*best, EndpointReason::BetterPath))
     }
