@@ -9,7 +9,7 @@ use crate::path::{Tier, tier};
 use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
 
 use super::round::Phase;
-use super::{FROM_PEER, FROM_WIREGUARD, Peer};
+use super::{Check, FROM_PEER, FROM_WIREGUARD, Peer};
 
 impl Peer {
     pub(crate) fn status(&self, env: &Env, now: Time) -> PeerStatus {
@@ -26,6 +26,10 @@ impl Peer {
             name: self.spec.name.clone(),
             managed: self.spec.managed,
             path: in_use.map_or(PathKind::None, |address| match tier(kind(address), address) {
+                // Until WireGuard has shown that it works there, the change from the relay may cost a packet.
+                _ if self.selection.as_ref().is_some_and(|s| s.from_relay && s.check != Check::Passed) => {
+                    PathKind::Relay
+                }
                 Tier::Lan => PathKind::Lan,
                 Tier::Direct => PathKind::Direct,
                 Tier::Relay => PathKind::Relay,
