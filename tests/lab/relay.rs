@@ -46,7 +46,7 @@ lab_test!(two_symmetric_nats_connect_by_a_relay, 60, |lab| {
     assert!(status.contains("relay (rendezvous)"), "{status}");
 });
 
-lab_test!(a_direct_path_takes_over_from_the_relay_and_back_when_it_is_lost, 150, |lab| {
+lab_test!(the_relay_hands_over_to_a_direct_path_and_takes_over_each_time_that_is_lost, 200, |lab| {
     let mut world = World::new(lab, Discovery::Rendezvous);
     let routers = ["a", "b"].map(|name| world.lab.router(&format!("nat-{name}"), Nat::PortPreserving).unwrap());
     let_pass(&routers, false);
@@ -76,6 +76,16 @@ lab_test!(a_direct_path_takes_over_from_the_relay_and_back_when_it_is_lost, 150,
     let missed = ping.so_far().lost() - lost;
     println!("the relay took over {:.2} s after the direct path died; pings lost: {missed}", over.as_secs_f64());
     wait_both(&nodes, "relay", soon());
+
+    let before = ping.so_far().lost();
+    let_pass(&routers, true);
+    let mended = Instant::now();
+    wait_both(&nodes, "direct", within(60));
+    println!("direct again {:.2} s after it was mended", mended.elapsed().as_secs_f64());
+    assert!(goes_on(&ping, soon()));
+    let lost = ping.so_far().lost() - before;
+    println!("pings lost by going back to the direct path: {lost}");
+    assert!(lost <= 1, "{lost}");
 });
 
 lab_test!(a_server_that_dies_under_a_direct_path_costs_no_ping, 60, |lab| {
