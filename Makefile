@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure flood restart bench lint fuzz
+.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -47,6 +47,9 @@ measure: ## time from start to the first ping, many times over, in the lab
 
 fuzz: ## libFuzzer on every parser and state machine (SECONDS=60 for each; TARGETS="uapi stun")
 	tests/fuzz/run $(or $(SECONDS),60) $(TARGETS)
+
+exhaust: ## every datagram of 0 to 3 bytes, to the server and the clients of the rendezvous
+	cargo test --release --locked -p natpunch-rendezvous -- --ignored --nocapture up_to_three_bytes | grep -E '^(measured|test )'
 
 flood: ## the server under 60,000 packets a second from spoofed sources, with clients that come and go (1 minute)
 	cargo test --release --locked --test server -- --ignored --nocapture campaign_flood | grep -E '^(measured|test )'
