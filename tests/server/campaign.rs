@@ -311,7 +311,7 @@ fn everybody_is_back_after_a_restart() {
 #[test]
 #[ignore = "100,000 clients, in a release build: make restart"]
 fn campaign_restart() {
-    let limits = "[limits]\nsessions = 131072\nhellos_per_second = 3000\n";
+    let limits = "[limits]\nsessions = 131072\nhellos_per_second = 6000\n";
     let Return { first, back, each, storm } =
         all_return(100_000, Duration::from_secs(45), limits, false, Duration::from_secs(240));
     println!(
