@@ -17,10 +17,10 @@
 
 #[path = "../tests/server/process.rs"]
 mod process;
+mod shared;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use natpunch_net::{Ends, Inbox, Outbox};
@@ -30,6 +30,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Server;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
+use shared::{Baseline, cpu_of, median};
 use std::os::fd::AsFd as _;
 
 const PAIRS: usize = 4;
@@ -46,21 +47,6 @@ fn main() {
         _ if !std::env::args().any(|argument| argument == "--bench") => {}
         _ => compare(),
     }
-}
-
-/// CPU time of a process, of all its threads, since its start.
-fn cpu_of(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of_task = |path: std::path::PathBuf| -> u64 {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-    };
-    Duration::from_nanos(tasks.map(|task| of_task(task.unwrap().path())).sum())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Forwards between pairs of sockets: what comes to one leaves by the other, to where the other was first called from.
@@ -86,28 +72,6 @@ fn forwarder() {
             }
             outbox.send(&sockets[n ^ 1], &outgoing);
         }
-    }
-}
-
-struct Forwarder {
-    child: Child,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Forwarder {
-    fn start() -> Self {
-        let mut child =
-            Command::new(std::env::current_exe().unwrap()).arg("forwarder").stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addresses = lines.take(2 * PAIRS).map(|line| line.unwrap().parse().unwrap()).collect();
-        Self { child, addresses }
-    }
-}
-
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -266,7 +230,7 @@ fn compare() {
     );
     std::fs::write(&config, text).unwrap();
     let server = Server::spawn(process::serve(&["--config", config.to_str().unwrap()]), directory.path());
-    let forwarder = Forwarder::start();
+    let forwarder = Baseline::start("forwarder", 2 * PAIRS);
     let relayed: Vec<[End; 2]> = (0..PAIRS as u8).map(|pair| bind(&server, pair)).collect();
     let bare: Vec<[End; 2]> = forwarder
         .addresses
@@ -279,7 +243,7 @@ fn compare() {
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         ours.push(load.run(server.id(), &relayed));
-        bares.push(load.run(forwarder.child.id(), &bare));
+        bares.push(load.run(forwarder.id(), &bare));
     }
     let ratio = median(bares.iter().zip(&ours).map(|(bare, ours)| bare / ours).collect());
     let (ours, bares) = (median(ours), median(bares));

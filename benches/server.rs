@@ -22,13 +22,13 @@
 mod go_client;
 #[path = "../tests/server/process.rs"]
 mod process;
+mod shared;
 #[path = "../tests/server/swarm.rs"]
 mod swarm;
 
 use std::hint::black_box;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::io::Write as _;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ use go_client::{GoClient, Keys, init, socket};
 use natpunch_net::Ends;
 use natpunch_rendezvous::client::Event;
 use process::Server;
+use shared::{Baseline, cpu_of, median};
 use swarm::Swarm;
 
 const ROUNDS: usize = 9;
@@ -61,24 +62,9 @@ fn main() {
     }
 }
 
-/// CPU time of a process, of all its threads, since its start.
-fn cpu_of(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of_task = |path: std::path::PathBuf| -> u64 {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-    };
-    Duration::from_nanos(tasks.map(|task| of_task(task.unwrap().path())).sum())
-}
-
 fn own_thread_cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn bare_echo() {
@@ -163,7 +149,7 @@ fn rendezvous() {
     );
 
     swarm.patience = Duration::from_millis(1);
-    let echo = Echo::start("batch-echo");
+    let echo = Baseline::start("batch-echo", 1);
     let floor = echo_load(&echo, None);
     let looked_up = swarm_load(&mut swarm, &server, Load::LookUp, None);
     let pushed = swarm_load(&mut swarm, &server, Load::Push, None);
@@ -192,12 +178,12 @@ fn rendezvous() {
 }
 
 /// Datagrams of a lookup's size echoed: as many as can be, or at this rate.
-fn echo_load(echo: &Echo, rate: Option<f64>) -> (Cost, Vec<f64>) {
+fn echo_load(echo: &Baseline, rate: Option<f64>) -> (Cost, Vec<f64>) {
     let socket = swarm::any_loopback();
     let (mut inbox, mut outbox) = (natpunch_net::Inbox::new(2_048), natpunch_net::Outbox::default());
     let mut asked = vec![None; NODES as usize];
     let (mut next, mut done, mut due, mut times) = (0_u32, 0_u64, 0.0, Vec::new());
-    let before = cpu_of(echo.child.id());
+    let before = cpu_of(echo.id());
     let start = Instant::now();
     while start.elapsed() < LOAD {
         let mut batch = Vec::new();
@@ -211,7 +197,7 @@ fn echo_load(echo: &Echo, rate: Option<f64>) -> (Cost, Vec<f64>) {
             asked[next as usize] = Some(Instant::now());
             let mut payload = vec![0; 96];
             payload[..4].copy_from_slice(&next.to_be_bytes());
-            batch.push((Ends { remote: echo.address, local: Some((swarm::address(next).into(), 0)) }, payload));
+            batch.push((Ends { remote: echo.addresses[0], local: Some((swarm::address(next).into(), 0)) }, payload));
             due += 1.0;
         }
         outbox.send(&socket, &batch);
@@ -225,7 +211,7 @@ fn echo_load(echo: &Echo, rate: Option<f64>) -> (Cost, Vec<f64>) {
         }
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let cpu = (cpu_of(echo.child.id()) - before).as_secs_f64();
+    let cpu = (cpu_of(echo.id()) - before).as_secs_f64();
     (Cost { packets_per_cpu_second: 2.0 * done as f64 / cpu, done_per_second: done as f64 / elapsed }, times)
 }
 
@@ -305,28 +291,6 @@ fn swarm_load(swarm: &mut Swarm, server: &Server, load: Load, rate: Option<f64>)
     (Cost { packets_per_cpu_second: packets / cpu, done_per_second: done as f64 / elapsed }, times)
 }
 
-struct Echo {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Echo {
-    fn start(kind: &str) -> Self {
-        let mut child =
-            Command::new(std::env::current_exe().unwrap()).arg(kind).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, address: line.trim().parse().unwrap() }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Sends all datagrams of all clients, a window at a time, and gives the CPU time of the server per datagram in
 /// microseconds.
 fn load(pid: u32, clients: &[(UdpSocket, Vec<Vec<u8>>)]) -> f64 {
@@ -351,8 +315,8 @@ fn load(pid: u32, clients: &[(UdpSocket, Vec<Vec<u8>>)]) -> f64 {
 
 fn lookups() {
     let server = Server::start(&["--listen", "127.0.0.1:0"]);
-    let bare = Echo::start("bare-echo");
-    let tokio = Echo::start("tokio-echo");
+    let bare = Baseline::start("bare-echo", 1);
+    let tokio = Baseline::start("tokio-echo", 1);
     let source = |n: u8| IpAddr::from([127, 0, 3, n]);
     let mut clients: Vec<GoClient> = (1..=CLIENTS)
         .map(|n| GoClient::register(socket(source(n), server.udp[0]), &server.public_key).unwrap())
@@ -380,9 +344,9 @@ fn lookups() {
         for (echo, times) in [(&bare, &mut bares), (&tokio, &mut tokios)] {
             let same: Vec<_> = (1..=CLIENTS)
                 .zip(&requests)
-                .map(|(n, (_, datagrams))| (socket(source(n), echo.address), datagrams.clone()))
+                .map(|(n, (_, datagrams))| (socket(source(n), echo.addresses[0]), datagrams.clone()))
                 .collect();
-            times.push(load(echo.child.id(), &same));
+            times.push(load(echo.id(), &same));
         }
     }
     let ratios = |base: &[f64]| median(ours.iter().zip(base).map(|(ours, base)| ours / base).collect());

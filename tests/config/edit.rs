@@ -6,7 +6,7 @@ use std::path::Path;
 
 use natpunch::config;
 
-use crate::support::{key_pair, natpunch, root, write};
+use crate::support::{done, key_pair, refused, root, write};
 
 const BY_HAND: &str = r#"# Our mesh.
 
@@ -42,21 +42,6 @@ fn mesh(directory: &Path) -> std::path::PathBuf {
     let file = directory.join("mesh.toml");
     write(&file, BY_HAND, 0o640);
     file
-}
-
-/// Runs the program and gives what it printed; it must have succeeded.
-fn done(directory: &Path, args: &[&str]) -> String {
-    let output = natpunch(directory, args);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(output.status.success(), "{args:?}: {err}");
-    out + &err
-}
-
-/// Runs the program and gives its error; it must have failed.
-fn refused(directory: &Path, args: &[&str]) -> String {
-    let output = natpunch(directory, args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 /// The lines that only one of two texts has.

@@ -24,6 +24,21 @@ pub(crate) fn natpunch(directory: &Path, args: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Runs the program and gives what it printed; it must have succeeded.
+pub(crate) fn done(directory: &Path, args: &[&str]) -> String {
+    let output = natpunch(directory, args);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{args:?}: {err}");
+    out + &err
+}
+
+/// Runs the program and gives its error; it must have failed.
+pub(crate) fn refused(directory: &Path, args: &[&str]) -> String {
+    let output = natpunch(directory, args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// Compares with a committed file; writes it instead if BLESS is set.
 pub(crate) fn matches_snapshot(file: &Path, actual: &str) -> Result<(), String> {
     if std::env::var_os("BLESS").is_some() {

@@ -8,20 +8,7 @@ use std::process::Command;
 use natpunch::config::{self, NodeConfig};
 use natpunch_types::SecretKey;
 
-use crate::support::{key_pair, natpunch, root, write};
-
-fn done(directory: &Path, args: &[&str]) -> String {
-    let output = natpunch(directory, args);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(output.status.success(), "{args:?}: {err}");
-    out + &err
-}
-
-fn refused(directory: &Path, args: &[&str]) -> String {
-    let output = natpunch(directory, args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    String::from_utf8(output.stderr).unwrap()
-}
+use crate::support::{done, key_pair, natpunch, refused, root, write};
 
 fn base64(key: &SecretKey) -> String {
     key.expose_base64().to_string()

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use natpunch_lab::lab_test;
+use natpunch_lab::{Ping, Router, lab_test};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,21 +15,27 @@ use crate::safety::{pair, revision};
 use crate::world::{Discovery, INTERFACE, Node, World, soon};
 
 /// Puts a disk under the state of a node that was not started yet.
-pub(crate) fn disk_of(node: &Node) -> Disk {
+fn disk_of(node: &Node) -> Disk {
     Disk::at(&node.host, &node.host.directory().unwrap().join("state"))
 }
 
-lab_test!(while_the_disk_fails_the_mesh_stays_and_goes_on_by_itself, 120, |lab| {
-    let mut world = World::new(lab, Discovery::NatpunchGo);
-    let (_, key) = crate::world::new_key(&world.lab.public_host("third").unwrap());
-    world.mesh.add("third", &key, "");
-    let (mut a, b, _routers) = pair(&mut world, "");
+/// Two connected nodes, the state of the first on such a disk, and a ping to it that passes.
+pub(crate) fn pair_on_a_disk(world: &mut World) -> (Node, Node, [Router; 2], Disk, Ping) {
+    let (mut a, b, routers) = pair(world, "");
     a.stop();
     let disk = disk_of(&a);
     a.start();
     a.wait_connected("b");
     let ping = b.ping(a.address, Duration::from_millis(20));
     assert!(ping.wait_for(10, soon()));
+    (a, b, routers, disk, ping)
+}
+
+lab_test!(while_the_disk_fails_the_mesh_stays_and_goes_on_by_itself, 120, |lab| {
+    let mut world = World::new(lab, Discovery::NatpunchGo);
+    let (_, key) = crate::world::new_key(&world.lab.public_host("third").unwrap());
+    world.mesh.add("third", &key, "");
+    let (mut a, b, _routers, disk, ping) = pair_on_a_disk(&mut world);
     let before = a.wg_peer(&b);
     for (n, fault, words) in [
         (1, Fault::Full, "No space left"),

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use natpunch_lab::lab_test;
 
 use crate::disk::{Disk, Fault};
-use crate::disks::disk_of;
+use crate::disks::pair_on_a_disk;
 use crate::mesh::Mesh;
-use crate::safety::{pair, revision};
+use crate::safety::revision;
 use crate::world::{Discovery, Node, World, soon};
 
 /// What the next agent finds on the disk.
@@ -145,13 +145,7 @@ fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> us
         let (_, key) = crate::world::new_key(&world.lab.public_host(name).unwrap());
         world.mesh.add(name, &key, "");
     }
-    let (mut a, b, _routers) = pair(&mut world, "");
-    a.stop();
-    let disk = disk_of(&a);
-    a.start();
-    a.wait_connected("b");
-    let ping = b.ping(a.address, Duration::from_millis(20));
-    assert!(ping.wait_for(10, soon()));
+    let (mut a, b, _routers, disk, ping) = pair_on_a_disk(&mut world);
     let before = a.wg_peer(&b);
     let mut points = 0;
     for (name, change) in changes {

@@ -32,16 +32,11 @@ pub(super) fn mesh(data: &[u8]) {
     let keys = [1, 2].map(|n| node(n, None).status(Time::ZERO).public_key);
     let mut nodes = [node(1, Some(keys[1])), node(2, Some(keys[0]))];
     let mut now = Time::ZERO;
-    let mut program = Program(data);
+    let mut program = Program::new(data, 300);
     let mut probes: Vec<(usize, Vec<u8>)> = Vec::new();
     let mut records: Vec<(usize, [u8; 16], Vec<u8>)> = Vec::new();
     let origin = Origin::new("fuzz");
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 300 {
-            break;
-        }
+    while let Some(operation) = program.operation() {
         let n = usize::from(operation >> 4 & 1);
         let Some(mesh) = nodes.get_mut(n) else { return };
         let from: SocketAddr = address(program.byte() & 7);

@@ -40,13 +40,29 @@ fn address(n: u8) -> SocketAddr {
 }
 
 /// Reads a program of operations from the fuzzer's bytes.
-struct Program<'a>(&'a [u8]);
+struct Program<'a> {
+    bytes: &'a [u8],
+    /// Operations so far, and at most.
+    steps: u64,
+    most: u64,
+}
 
 impl<'a> Program<'a> {
-    /// The next operation; none when the bytes are used up.
+    /// A program of at most so many operations, so that no run takes long.
+    fn new(bytes: &'a [u8], most: u64) -> Self {
+        Self { bytes, steps: 0, most }
+    }
+
+    /// The next operation; none when the bytes are used up, or there were enough of them.
+    fn operation(&mut self) -> Option<u8> {
+        let operation = self.next()?;
+        self.steps += 1;
+        (self.steps <= self.most).then_some(operation)
+    }
+
     fn next(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
+        let (first, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
         Some(*first)
     }
 
@@ -63,8 +79,8 @@ impl<'a> Program<'a> {
     /// Up to 1,280 bytes, by a length in front.
     fn chunk(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte()) * 5;
-        let (chunk, rest) = self.0.split_at(length.min(self.0.len()));
-        self.0 = rest;
+        let (chunk, rest) = self.bytes.split_at(length.min(self.bytes.len()));
+        self.bytes = rest;
         chunk
     }
 }

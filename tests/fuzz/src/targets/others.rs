@@ -21,13 +21,8 @@ pub(super) fn natpunch_go(data: &[u8]) {
     for client in &mut clients {
         client.set_peers(keys.map(|key| (key, true)), now);
     }
-    let mut program = Program(data);
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 100 {
-            break;
-        }
+    let mut program = Program::new(data, 100);
+    while let Some(operation) = program.operation() {
         let n = operation >> 4 & 1;
         let Some(client) = clients.get_mut(usize::from(n)) else { return };
         match operation & 0x0f {
@@ -71,13 +66,8 @@ pub(super) fn nat_hole_punching(data: &[u8]) {
     let mut now = Duration::from_secs(1);
     let mut client = hole_punching::Client::new(PeerKey::from_bytes([1; 32]), now);
     client.set_peers([(PeerKey::from_bytes([2; 32]), true)], now);
-    let mut program = Program(data);
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 100 {
-            break;
-        }
+    let mut program = Program::new(data, 100);
+    while let Some(operation) = program.operation() {
         match operation & 0x07 {
             0..=2 => {
                 let chunk = program.chunk();

@@ -18,13 +18,8 @@ pub(super) fn port(data: &[u8]) {
     let mut now = Duration::from_secs(1);
     let mut cookies = [[0; 16]; 2];
     let sides = [address(1), address(2)];
-    let mut program = Program(data);
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 400 {
-            break;
-        }
+    let mut program = Program::new(data, 400);
+    while let Some(operation) = program.operation() {
         let side = usize::from(operation >> 4 & 1);
         let (Some(own), Some(key), Some(cookie)) = (sides.get(side).copied(), KEYS.get(side), cookies.get_mut(side))
         else {

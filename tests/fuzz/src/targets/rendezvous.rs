@@ -95,14 +95,9 @@ pub(super) fn frames(data: &[u8]) {
 pub(super) fn client(data: &[u8]) {
     let mut now = Duration::from_secs(1);
     let (mut client, mut session) = registered_client(now);
-    let mut program = Program(data);
+    let mut program = Program::new(data, 200);
     let mut met = Vec::new();
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 200 {
-            break;
-        }
+    while let Some(operation) = program.operation() {
         let from = SocketAddr::new(server_address().ip(), 9000 + u16::from(operation >> 4));
         match operation & 0x0f {
             0..=5 => {
@@ -138,7 +133,8 @@ pub(super) fn client(data: &[u8]) {
             }
             // The server has lost its keys, perhaps: another session begins.
             if Kind::of(&outgoing.payload) == Some(Kind::Hello) && program.byte() & 1 == 0 {
-                let seen = welcome(&key(200), None, &outgoing.payload, now.as_secs(), address(1), &mut rng(steps));
+                let seen =
+                    welcome(&key(200), None, &outgoing.payload, now.as_secs(), address(1), &mut rng(program.steps));
                 let (_, welcome, next) = seen.expect("a good hello");
                 client.handle_datagram(server_address(), &welcome, now);
                 session = next;
@@ -168,13 +164,8 @@ pub(super) fn server(data: &[u8]) {
         assert!(server.poll_transmit().is_some());
         members.push(session);
     }
-    let mut program = Program(data);
-    let mut steps = 0;
-    while let Some(operation) = program.next() {
-        steps += 1;
-        if steps > 200 {
-            break;
-        }
+    let mut program = Program::new(data, 200);
+    while let Some(operation) = program.operation() {
         let who = usize::from(operation >> 4 & 1);
         let Some(member) = members.get_mut(who) else { return };
         let elsewhere = operation & 0x20 != 0;
