@@ -82,6 +82,7 @@ const TABLE: &[Rule] = &[
         dependencies: May::Only(&[
             "natpunch-noise",
             "natpunch-types",
+            "aws-lc-rs",
             "blake2",
             "chacha20poly1305",
             "rand_core",

@@ -1,8 +1,9 @@
 //! Keys, seals and MACs of the protocol.
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN as SESSION_NONCE_LEN, Nonce, UnboundKey};
 use blake2::Blake2sMac256;
 use blake2::digest::Mac as _;
-use chacha20poly1305::{AeadInPlace, ChaCha20Poly1305, KeyInit, Nonce, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{AeadInPlace, KeyInit, XChaCha20Poly1305, XNonce};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_core::RngCore;
 use subtle::ConstantTimeEq as _;
@@ -89,26 +90,33 @@ pub(crate) fn open_random(key: &Key, aad: &[u8], sealed: &[u8]) -> Option<Zeroiz
 
 /// Seals one message of a session and appends it to its header, which is authenticated with it.
 pub(crate) fn seal_message(key: &Key, counter: u64, mut header: Vec<u8>, mut text: Vec<u8>) -> Option<Vec<u8>> {
-    let cipher = ChaCha20Poly1305::new((&**key).into());
-    cipher.encrypt_in_place(&session_nonce(counter), &header, &mut text).ok()?;
+    let aad = Aad::from(&header);
+    let tag = session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), aad, &mut text).ok()?;
+    header.reserve_exact(text.len() + MAC_LEN);
     header.append(&mut text);
+    header.extend(tag.as_ref());
     Some(header)
 }
 
 pub(crate) fn open_message(key: &Key, counter: u64, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    let cipher = ChaCha20Poly1305::new((&**key).into());
     let mut text = sealed.to_vec();
-    cipher.decrypt_in_place(&session_nonce(counter), header, &mut text).ok()?;
+    let length = session_cipher(key)?.open_in_place(session_nonce(counter), Aad::from(header), &mut text).ok()?.len();
+    text.truncate(length);
     Some(text)
+}
+
+/// aws-lc's ChaCha20-Poly1305: on messages as short as these RustCrypto's takes seven times as long.
+fn session_cipher(key: &Key) -> Option<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, &**key).ok().map(LessSafeKey::new)
 }
 
 /// Noise's encoding of a counter for ChaChaPoly (12.3): four zero bytes, then the counter, little-endian.
 fn session_nonce(counter: u64) -> Nonce {
-    let mut nonce = Nonce::default();
+    let mut nonce = [0; SESSION_NONCE_LEN];
     for (to, from) in nonce.iter_mut().skip(4).zip(counter.to_le_bytes()) {
         *to = from;
     }
-    nonce
+    Nonce::assume_unique_for_key(nonce)
 }
 
 pub(crate) fn mac(key: &[u8; 32], parts: &[&[u8]]) -> Key {

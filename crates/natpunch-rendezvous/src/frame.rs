@@ -106,13 +106,18 @@ pub(crate) trait Frame: Sized {
     fn put_body(&self, out: &mut Vec<u8>) -> u8;
     fn read_body(kind: u8, body: Reader<'_>) -> Option<Self>;
 
+    /// Appends it to a text.
+    fn put(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([0; 3]);
+        let kind = self.put_body(out);
+        let [high, low] = ((out.len() - start - 3) as u16).to_be_bytes();
+        out.iter_mut().skip(start).zip([kind, high, low]).for_each(|(to, from)| *to = from);
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let mut frame = vec![0; 3];
-        let kind = self.put_body(&mut frame);
-        let length = (frame.len() - 3) as u16;
-        for (to, from) in frame.iter_mut().zip([&[kind][..], &length.to_be_bytes()].concat()) {
-            *to = from;
-        }
+        let mut frame = Vec::new();
+        self.put(&mut frame);
         frame
     }
 
@@ -283,12 +288,16 @@ impl Frame for Notice {
 /// has the length of a class, and at least `least`.
 pub(crate) fn pack<F: Frame>(frames: &[F], overhead: usize, least: usize) -> Vec<Vec<u8>> {
     let mut texts: Vec<Vec<u8>> = Vec::new();
-    for frame in frames.iter().map(Frame::encode) {
-        match texts.last_mut() {
-            Some(text) if text.len() + frame.len() + overhead <= MAX_DATAGRAM => text.extend(frame),
-            _ => texts.push(frame),
+    let mut text: Vec<u8> = Vec::new();
+    for frame in frames {
+        let before = text.len();
+        frame.put(&mut text);
+        if before > 0 && text.len() + overhead > MAX_DATAGRAM {
+            let frame = text.split_off(before);
+            texts.push(std::mem::replace(&mut text, frame));
         }
     }
+    texts.extend(Some(text).filter(|text| !text.is_empty()));
     for text in &mut texts {
         pad(text, overhead, least);
     }

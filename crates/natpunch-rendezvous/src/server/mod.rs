@@ -389,7 +389,7 @@ impl<R: CryptoRng> Server<R> {
         let mut notices = vec![accepted(), Notice::Pong { observed: source }];
         notices.extend(continued.then_some(Notice::Continued));
         notices.extend(self.alternate_port.map(|port| Notice::AlternatePort { port }));
-        self.handle_frames(&slot, text, notices, true, now);
+        self.handle_frames(&slot, Request::decode(text), notices, true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
@@ -424,16 +424,17 @@ impl<R: CryptoRng> Server<R> {
             said.into_iter().for_each(|datagram| self.transmit(datagram));
         }
         let mut notices = Vec::new();
-        for frame in Request::decode(text) {
+        let frames = Request::decode(text);
+        for frame in &frames {
             let Request::PathResponse { token } = frame else { continue };
             let proven =
-                [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token));
+                [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), token));
             if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, via, now) {
                 self.counters.roamed += 1;
                 notices.push(Notice::Pong { observed: source });
             }
         }
-        self.handle_frames(&slot, text, notices, here, now);
+        self.handle_frames(&slot, frames, notices, here, now);
     }
 
     /// Says where a client is seen, to there; whoever has copied its packet gets as much as it sent, and can't read it.
@@ -454,9 +455,16 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Does what an authentic message asks for. `here`: it came from the proven address.
-    fn handle_frames(&mut self, slot: &Slot, text: &[u8], mut notices: Vec<Notice>, here: bool, now: Duration) {
+    fn handle_frames(
+        &mut self,
+        slot: &Slot,
+        frames: Vec<Request>,
+        mut notices: Vec<Notice>,
+        here: bool,
+        now: Duration,
+    ) {
         let mut to_others = Vec::new();
-        for frame in Request::decode(text) {
+        for frame in frames {
             match frame {
                 Request::Ping if here => {
                     notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
