@@ -88,14 +88,15 @@ pub(crate) fn open_random(key: &Key, aad: &[u8], sealed: &[u8]) -> Option<Zeroiz
     Some(text)
 }
 
-/// Seals one message of a session and appends it to its header, which is authenticated with it.
-pub(crate) fn seal_message(key: &Key, counter: u64, mut header: Vec<u8>, mut text: Vec<u8>) -> Option<Vec<u8>> {
-    let aad = Aad::from(&header);
-    let tag = session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), aad, &mut text).ok()?;
-    header.reserve_exact(text.len() + MAC_LEN);
-    header.append(&mut text);
-    header.extend(tag.as_ref());
-    Some(header)
+/// One message of a session: the header, and the text sealed, with which the header is authenticated.
+pub(crate) fn seal_message(key: &Key, counter: u64, header: &[u8], text: &[u8]) -> Option<Vec<u8>> {
+    let mut message = Vec::with_capacity(header.len() + text.len() + MAC_LEN);
+    message.extend(header);
+    message.extend(text);
+    let sealed = message.get_mut(header.len()..)?;
+    let tag = session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), Aad::from(header), sealed).ok()?;
+    message.extend(tag.as_ref());
+    Some(message)
 }
 
 pub(crate) fn open_message(key: &Key, counter: u64, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {

@@ -13,8 +13,8 @@ use crate::wire::{CLASSES, Digest, MAX_BLOB, MAX_DATAGRAM, Reader, Tag, put_addr
 pub(crate) enum Request {
     /// Are you there?
     Ping,
-    /// Keep this.
-    Put { tag: Tag, blob: Vec<u8> },
+    /// Keep this, which has this digest.
+    Put { tag: Tag, digest: Digest, blob: Vec<u8> },
     /// Tell me what is there, if it is not this, and whenever it changes.
     Watch { tag: Tag, have: Digest },
     /// I have got this.
@@ -101,6 +101,9 @@ fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
     }
 }
 
+/// Room for the text of most messages.
+const USUAL: usize = 256;
+
 /// A part of a message: kind (1), length (2), body. Kind 0 and what follows it is padding.
 pub(crate) trait Frame: Sized {
     fn put_body(&self, out: &mut Vec<u8>) -> u8;
@@ -138,8 +141,9 @@ impl Frame for Request {
     fn put_body(&self, out: &mut Vec<u8>) -> u8 {
         match self {
             Self::Ping => 1,
-            Self::Put { tag, blob } => {
+            Self::Put { tag, digest, blob } => {
                 out.extend(tag);
+                out.extend(digest);
                 out.extend(blob);
                 2
             }
@@ -173,7 +177,7 @@ impl Frame for Request {
     fn read_body(kind: u8, mut body: Reader<'_>) -> Option<Self> {
         let frame = match kind {
             1 => Self::Ping,
-            2 => Self::Put { tag: body.array()?, blob: body.rest(MAX_BLOB)? },
+            2 => Self::Put { tag: body.array()?, digest: body.array()?, blob: body.rest(MAX_BLOB)? },
             3 => Self::Watch { tag: body.array()?, have: body.array()? },
             4 => Self::Got { tag: body.array()?, digest: body.array()? },
             5 => Self::PathResponse { token: body.array()? },
@@ -286,9 +290,13 @@ impl Frame for Notice {
 
 /// Packs frames, in order, into as few texts as they fit, each padded so that with `overhead` bytes around it a datagram
 /// has the length of a class, and at least `least`.
-pub(crate) fn pack<F: Frame>(frames: &[F], overhead: usize, least: usize) -> Vec<Vec<u8>> {
-    let mut texts: Vec<Vec<u8>> = Vec::new();
-    let mut text: Vec<u8> = Vec::new();
+pub(crate) fn pack<'a, F: Frame + 'a>(
+    frames: impl IntoIterator<Item = &'a F>,
+    overhead: usize,
+    least: usize,
+) -> Vec<Vec<u8>> {
+    let mut texts: Vec<Vec<u8>> = Vec::with_capacity(1);
+    let mut text: Vec<u8> = Vec::with_capacity(USUAL);
     for frame in frames {
         let before = text.len();
         frame.put(&mut text);
@@ -322,7 +330,7 @@ mod tests {
         let address = "192.0.2.1:7".parse().unwrap();
         let requests = vec![
             Request::Ping,
-            Request::Put { tag: [1; 16], blob: vec![2; 150] },
+            Request::Put { tag: [1; 16], digest: [2; 8], blob: vec![2; 150] },
             Request::Watch { tag: [3; 16], have: [4; 8] },
             Request::Got { tag: [5; 16], digest: [6; 8] },
             Request::PathResponse { token: [7; 8] },

@@ -48,7 +48,7 @@ impl RawSession {
         pad(&mut text, overhead, 0);
         let counter = self.counter;
         self.counter = self.counter.wrapping_add(1);
-        seal_message(&self.ours, counter, kind.session_header(self.id, counter), text).unwrap_or_default()
+        seal_message(&self.ours, counter, &kind.session_header(self.id, counter), &text).unwrap_or_default()
     }
 
     /// The text of the other end's message.
@@ -103,7 +103,7 @@ impl RawHello {
         text.truncate(MAX_DATAGRAM - CONFIRM_HEADER_LEN - MAC_LEN);
         pad(&mut text, CONFIRM_HEADER_LEN + MAC_LEN, crate::wire::MIN_CONFIRM);
         let header = [&Kind::Confirm.header()[..], &ticket].concat();
-        let confirm = seal_message(&ours, 0, header, text)?;
+        let confirm = seal_message(&ours, 0, &header, &text)?;
         Some((confirm, RawSession { id: u64::from_be_bytes(*id), ours, theirs, is_client: true, counter: 1 }))
     }
 }
@@ -130,7 +130,7 @@ pub fn welcome(
     let mut header = Kind::Welcome.header().to_vec();
     header.extend(noise.get(..length)?);
     let [theirs, ours] = split(&mut handshake)?;
-    let datagram = seal_message(&ours, 0, header, vec![0; TICKET_LEN])?;
+    let datagram = seal_message(&ours, 0, &header, &[0; TICKET_LEN])?;
     Some((client, datagram, RawSession { id: session, ours, theirs, is_client: false, counter: 1 }))
 }
 

@@ -133,8 +133,11 @@ impl Kind {
         [a, b, version, self as u8 + 1]
     }
 
-    pub(crate) fn session_header(self, session: u64, counter: u64) -> Vec<u8> {
-        [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()].concat()
+    pub(crate) fn session_header(self, session: u64, counter: u64) -> [u8; SESSION_HEADER_LEN] {
+        let parts = [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()];
+        let mut header = [0; SESSION_HEADER_LEN];
+        header.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        header
     }
 }
 

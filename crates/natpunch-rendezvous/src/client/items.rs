@@ -69,7 +69,7 @@ impl Items {
         while let Some((_, name)) = self.queue.first().filter(|(due, _)| *due <= now).copied() {
             let Some(item) = self.by_name.get(&name) else { break };
             let request = match (name, &item.blob) {
-                (Name::Put(tag), Some(blob)) => Request::Put { tag, blob: blob.to_vec() },
+                (Name::Put(tag), Some(blob)) => Request::Put { tag, digest: item.digest, blob: blob.to_vec() },
                 (Name::Watch(tag) | Name::Put(tag), _) => Request::Watch { tag, have: item.digest },
             };
             let length = request.encode().len();

@@ -476,7 +476,7 @@ impl<R: CryptoRng> Client<R> {
         }
         let text = pack(&requests, CONFIRM_HEADER_LEN + MAC_LEN, MIN_CONFIRM).into_iter().next()?;
         let header = [&Kind::Confirm.header()[..], &ticket].concat();
-        let datagram = seal_message(&session.from_client, 0, header, text)?;
+        let datagram = seal_message(&session.from_client, 0, &header, &text)?;
         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
         session.used = requests.iter().any(Request::is_use).then_some(now);

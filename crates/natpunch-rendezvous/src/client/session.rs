@@ -50,7 +50,7 @@ impl Session {
     pub(super) fn seal(&mut self, kind: Kind, text: Vec<u8>) -> Option<Vec<u8>> {
         let counter = self.next_counter;
         self.next_counter += 1;
-        seal_message(&self.from_client, counter, kind.session_header(self.id, counter), text)
+        seal_message(&self.from_client, counter, &kind.session_header(self.id, counter), &text)
     }
 
     /// Opens a message that the server sent in this session and that was not seen.

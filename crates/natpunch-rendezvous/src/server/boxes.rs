@@ -1,5 +1,6 @@
 //! Mailboxes: the newest sealed record under each tag, and who wants to be told of it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -8,7 +9,6 @@ use natpunch_types::PeerKey;
 
 use super::Limits;
 use super::session::Slot;
-use crate::crypto::digest;
 use crate::frame::Notice;
 use crate::wire::{Digest, Tag};
 
@@ -46,12 +46,29 @@ struct Watcher {
     due: Option<Duration>,
 }
 
-/// How a request ended.
-pub(super) enum Outcome {
-    /// It was done; who is to be told what now.
-    Done { digest: Digest, tell: Vec<(Slot, Notice)> },
-    /// There is no room.
-    Full,
+/// What is to be told again, and when.
+type Due = BTreeSet<(Duration, Tag, Slot)>;
+
+impl Mailbox {
+    /// What those who have not yet got the record are to be told now: all, or one.
+    fn tell(&mut self, tag: &Tag, only: Option<&Slot>, all_due: &mut Due, now: Duration) -> Vec<(Slot, Notice)> {
+        let Some(record) = self.record.as_ref().filter(|record| now < record.expires) else { return Vec::new() };
+        let mut told = Vec::new();
+        for watcher in &mut self.watchers {
+            let concerned = only.is_none_or(|only| watcher.slot == *only);
+            if !concerned || watcher.seen == record.digest || now >= watcher.expires {
+                continue;
+            }
+            if let Some(due) = watcher.due.take() {
+                all_due.remove(&(due, *tag, watcher.slot));
+            }
+            watcher.tries = 0;
+            watcher.due = Some(now + RESEND.first().copied().unwrap_or_default());
+            all_due.extend(watcher.due.map(|due| (due, *tag, watcher.slot)));
+            told.push((watcher.slot, Notice::Record { tag: *tag, blob: record.blob.to_vec() }));
+        }
+        told
+    }
 }
 
 #[derive(Default)]
@@ -60,7 +77,7 @@ pub(super) struct Boxes {
     /// Records and wishes of each client.
     shares: BTreeMap<PeerKey, usize>,
     bytes: usize,
-    due: BTreeSet<(Duration, Tag, Slot)>,
+    due: Due,
     sweep_after: Option<Tag>,
 }
 
@@ -73,52 +90,76 @@ impl Boxes {
         self.by_tag.is_empty()
     }
 
-    /// Keeps a record in place of an earlier one.
-    pub(super) fn put(&mut self, from: &Slot, tag: Tag, blob: Vec<u8>, limits: &Limits, now: Duration) -> Outcome {
-        let digest = digest(&blob);
-        let known = self.by_tag.get(&tag);
-        let before = known.and_then(|mailbox| mailbox.record.as_ref());
+    /// Keeps a record in place of an earlier one; who is to be told what now. `None`: there is no room. The digest is its
+    /// owner's word, which only its own readers depend on.
+    pub(super) fn put(
+        &mut self,
+        from: &Slot,
+        tag: Tag,
+        digest: Digest,
+        blob: Vec<u8>,
+        limits: &Limits,
+        now: Duration,
+    ) -> Option<Vec<(Slot, Notice)>> {
+        let has_room = self.by_tag.len() < limits.mailboxes;
+        let entry = self.by_tag.entry(tag);
+        let before = match &entry {
+            Entry::Occupied(mailbox) => mailbox.get().record.as_ref(),
+            Entry::Vacant(_) => None,
+        };
         let freed = before.map_or(0, |record| record.blob.len());
-        let owned = before.is_some_and(|record| record.owner == from.identity);
-        if (known.is_none() && self.by_tag.len() >= limits.mailboxes)
-            || (self.bytes - freed).saturating_add(blob.len()) > limits.bytes
-            || (!owned && self.share(&from.identity) >= limits.mailboxes_per_client)
-        {
-            return Outcome::Full;
+        let owner = before.map(|record| record.owner);
+        let bytes = (self.bytes - freed).saturating_add(blob.len());
+        if (matches!(entry, Entry::Vacant(_)) && !has_room) || bytes > limits.bytes {
+            return None;
         }
-        self.bytes = self.bytes - freed + blob.len();
-        let record = Record { blob: blob.into(), digest, owner: from.identity, expires: now + LIFETIME };
-        let before = self.by_tag.entry(tag).or_default().record.replace(record);
-        if let Some(before) = before {
-            self.give_back(&before.owner);
+        if owner != Some(from.identity) {
+            let share = self.shares.get(&from.identity).copied().unwrap_or_default();
+            (share < limits.mailboxes_per_client).then_some(())?;
+            *self.shares.entry(from.identity).or_default() += 1;
         }
-        *self.shares.entry(from.identity).or_default() += 1;
-        Outcome::Done { digest, tell: self.tell(&tag, None, now) }
+        self.bytes = bytes;
+        let mailbox = entry.or_default();
+        mailbox.record = Some(Record { blob: blob.into(), digest, owner: from.identity, expires: now + LIFETIME });
+        let told = mailbox.tell(&tag, None, &mut self.due, now);
+        if let Some(owner) = owner.filter(|owner| *owner != from.identity) {
+            self.give_back(&owner);
+        }
+        Some(told)
     }
 
-    /// Tells a client of a mailbox from now on.
-    pub(super) fn watch(&mut self, who: &Slot, tag: Tag, have: Digest, limits: &Limits, now: Duration) -> Outcome {
-        let room = self.by_tag.len() < limits.mailboxes;
-        let share = self.share(&who.identity) < limits.mailboxes_per_client;
-        let expires = now + LIFETIME;
-        match self.by_tag.get_mut(&tag) {
-            None if !room || !share => return Outcome::Full,
-            Some(mailbox) => {
-                if let Some(watcher) = mailbox.watchers.iter_mut().find(|watcher| watcher.slot == *who) {
-                    (watcher.seen, watcher.expires) = (have, expires);
-                    return Outcome::Done { digest: have, tell: self.tell(&tag, Some(who), now) };
-                }
-                if !share || mailbox.watchers.len() >= MAX_WATCHERS {
-                    return Outcome::Full;
-                }
-            }
-            None => {}
+    /// Tells a client of a mailbox from now on; what it is to be told now. `None`: there is no room.
+    pub(super) fn watch(
+        &mut self,
+        who: &Slot,
+        tag: Tag,
+        have: Digest,
+        limits: &Limits,
+        now: Duration,
+    ) -> Option<Vec<(Slot, Notice)>> {
+        let has_room = self.by_tag.len() < limits.mailboxes;
+        let entry = self.by_tag.entry(tag);
+        let watchers = match &entry {
+            Entry::Occupied(mailbox) => mailbox.get().watchers.as_slice(),
+            Entry::Vacant(_) if has_room => &[],
+            Entry::Vacant(_) => return None,
+        };
+        let known = watchers.iter().position(|watcher| watcher.slot == *who);
+        if known.is_none() {
+            let share = self.shares.get(&who.identity).copied().unwrap_or_default();
+            (share < limits.mailboxes_per_client && watchers.len() < MAX_WATCHERS).then_some(())?;
+            *self.shares.entry(who.identity).or_default() += 1;
         }
-        let watchers = &mut self.by_tag.entry(tag).or_default().watchers;
-        watchers.reserve_exact(1);
-        watchers.push(Watcher { slot: *who, seen: have, expires, tries: 0, due: None });
-        *self.shares.entry(who.identity).or_default() += 1;
-        Outcome::Done { digest: have, tell: self.tell(&tag, Some(who), now) }
+        let mailbox = entry.or_default();
+        let expires = now + LIFETIME;
+        match known.and_then(|known| mailbox.watchers.get_mut(known)) {
+            Some(watcher) => (watcher.seen, watcher.expires) = (have, expires),
+            None => {
+                mailbox.watchers.reserve_exact(1);
+                mailbox.watchers.push(Watcher { slot: *who, seen: have, expires, tries: 0, due: None });
+            }
+        }
+        Some(mailbox.tell(&tag, Some(who), &mut self.due, now))
     }
 
     /// A client has what it was told.
@@ -130,27 +171,6 @@ impl Boxes {
         if let Some(due) = watcher.due.take_if(|_| current) {
             self.due.remove(&(due, *tag, *who));
         }
-    }
-
-    /// What those who have not yet got the record are to be told now: all, or one.
-    fn tell(&mut self, tag: &Tag, only: Option<&Slot>, now: Duration) -> Vec<(Slot, Notice)> {
-        let Some(Mailbox { record, watchers }) = self.by_tag.get_mut(tag) else { return Vec::new() };
-        let Some(record) = record.as_ref().filter(|record| now < record.expires) else { return Vec::new() };
-        let mut told = Vec::new();
-        for watcher in watchers {
-            let concerned = only.is_none_or(|only| watcher.slot == *only);
-            if !concerned || watcher.seen == record.digest || now >= watcher.expires {
-                continue;
-            }
-            if let Some(due) = watcher.due.take() {
-                self.due.remove(&(due, *tag, watcher.slot));
-            }
-            watcher.tries = 0;
-            watcher.due = Some(now + RESEND.first().copied().unwrap_or_default());
-            self.due.extend(watcher.due.map(|due| (due, *tag, watcher.slot)));
-            told.push((watcher.slot, Notice::Record { tag: *tag, blob: record.blob.to_vec() }));
-        }
-        told
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
@@ -221,10 +241,6 @@ impl Boxes {
             mailbox.record.is_some() || !mailbox.watchers.is_empty()
         });
         over.iter().for_each(|owner| self.give_back(owner));
-    }
-
-    fn share(&self, who: &PeerKey) -> usize {
-        self.shares.get(who).copied().unwrap_or_default()
     }
 
     fn give_back(&mut self, who: &PeerKey) {

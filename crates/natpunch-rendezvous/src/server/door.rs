@@ -301,7 +301,7 @@ impl Door {
         // 48 bits of milliseconds, and the secret.
         text.extend((millis(now) << 16 | u64::from(entrance.secret)).to_be_bytes());
         let ticket = seal_random(&self.ticket_key, &place(source), &text, rng)?;
-        seal_message(&from_server, 0, header, ticket)
+        seal_message(&from_server, 0, &header, &ticket)
     }
 
     /// Opens a confirm, whose sender has then proven its key and address; `None` for any other.

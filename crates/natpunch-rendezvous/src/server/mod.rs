@@ -5,7 +5,7 @@
 //! request, [`Server::handle_opened`] does what it asks, [`Server::poll_unsealed`] says what to send; the ciphers
 //! between these run without the lock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rand_core::CryptoRng;
 use crate::crypto::{self, seal_message, short_mac};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::relay;
-use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, session_message};
+use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, Tag, session_message};
 
 mod boxes;
 mod door;
@@ -27,7 +27,7 @@ mod relays;
 mod seals;
 mod session;
 
-use boxes::{Boxes, Outcome};
+use boxes::Boxes;
 use door::Ticket;
 pub use door::{Door, Knock};
 pub use limits::Limits;
@@ -368,7 +368,7 @@ impl<R: CryptoRng> Server<R> {
             // Repeated, since our answer was lost: answered again, but moves nothing.
             Some(number) if number == ticket.number => {
                 if self.sessions.get(&slot).is_some_and(|session| session.address == source) {
-                    self.tell(&slot, &[accepted()], now);
+                    self.tell(&slot, [accepted()].iter(), now);
                 }
                 return;
             }
@@ -396,7 +396,7 @@ impl<R: CryptoRng> Server<R> {
         let header = Kind::Notice.session_header(ticket.session, BUSY_COUNTER);
         let busy = [Notice::Busy { retry_seconds: RETRY_AFTER.as_secs() as u16 }];
         for text in pack(&busy, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            if let Some(payload) = seal_message(&ticket.from_server, BUSY_COUNTER, header.clone(), text) {
+            if let Some(payload) = seal_message(&ticket.from_server, BUSY_COUNTER, &header, &text) {
                 self.transmit(Transmit { via, destination, payload });
             }
         }
@@ -480,48 +480,51 @@ impl<R: CryptoRng> Server<R> {
                     self.counters.met += u64::from(told.len() > 1);
                     to_others.extend(told);
                 }
-                Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
-                    Outcome::Done { digest, tell } => {
-                        self.counters.stored += u64::from(!tell.is_empty());
-                        notices.push(Notice::Stored { tag, digest });
-                        to_others.extend(tell);
+                Request::Put { tag, digest, blob } => {
+                    match self.boxes.put(slot, tag, digest, blob, &self.limits, now) {
+                        Some(told) => {
+                            self.counters.stored += u64::from(!told.is_empty());
+                            notices.push(Notice::Stored { tag, digest });
+                            to_others.extend(told);
+                        }
+                        None => notices.push(self.full(tag)),
                     }
-                    Outcome::Full => {
-                        self.counters.full += 1;
-                        notices.push(Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 });
-                    }
-                },
+                }
                 Request::Watch { tag, have } => match self.boxes.watch(slot, tag, have, &self.limits, now) {
-                    Outcome::Done { tell, .. } => {
+                    Some(told) => {
                         notices.push(Notice::Watching { tag });
-                        to_others.extend(tell);
+                        to_others.extend(told);
                     }
-                    Outcome::Full => {
-                        self.counters.full += 1;
-                        notices.push(Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 });
-                    }
+                    None => notices.push(self.full(tag)),
                 },
                 Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
             }
         }
-        self.tell_all(notices.into_iter().map(|notice| (*slot, notice)).chain(to_others).collect(), now);
+        let (own, others): (Vec<_>, Vec<_>) = to_others.into_iter().partition(|(to, _)| to == slot);
+        notices.extend(own.into_iter().map(|(_, notice)| notice));
+        self.tell(slot, notices.iter(), now);
+        self.tell_all(others, now);
+    }
+
+    /// There is no room for a mailbox.
+    fn full(&mut self, tag: Tag) -> Notice {
+        self.counters.full += 1;
+        Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 }
     }
 
     /// Sends to several clients, to each in as few datagrams as they fit.
-    fn tell_all(&mut self, notices: Vec<(Slot, Notice)>, now: Duration) {
-        let mut by_slot: BTreeMap<Slot, Vec<Notice>> = BTreeMap::new();
-        for (slot, notice) in notices {
-            by_slot.entry(slot).or_default().push(notice);
-        }
-        for (slot, notices) in by_slot {
-            self.tell(&slot, &notices, now);
+    fn tell_all(&mut self, mut notices: Vec<(Slot, Notice)>, now: Duration) {
+        notices.sort_by_key(|(slot, _)| *slot);
+        for of_one in notices.chunk_by(|(slot, _), (next, _)| slot == next) {
+            let Some((slot, _)) = of_one.first() else { continue };
+            self.tell(slot, of_one.iter().map(|(_, notice)| notice), now);
         }
     }
 
     /// Sends to a client's proven address.
-    fn tell(&mut self, slot: &Slot, notices: &[Notice], now: Duration) {
+    fn tell<'a>(&mut self, slot: &Slot, notices: impl Iterator<Item = &'a Notice> + Clone, now: Duration) {
         let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
-        self.counters.pushed += notices.iter().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
+        self.counters.pushed += notices.clone().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
         session.say(notices).into_iter().for_each(|datagram| self.transmit(datagram));
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::door::Ticket;
 use super::{Transmit, Via};
 use crate::crypto::{Key, open_message, seal_message};
-use crate::wire::{Kind, session_message};
+use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
 /// A message of a client that was found authentic, for [`Server::handle_opened`](super::Server::handle_opened).
 pub struct Opened(pub(super) Message);
@@ -49,7 +49,7 @@ pub struct Unsealed {
 
 pub(super) enum Content {
     Ready(Vec<u8>),
-    Message { key: Key, counter: u64, header: Vec<u8>, text: Vec<u8> },
+    Message { key: Key, counter: u64, header: [u8; SESSION_HEADER_LEN], text: Vec<u8> },
 }
 
 impl Unsealed {
@@ -57,7 +57,7 @@ impl Unsealed {
     pub fn seal(self) -> Option<Transmit> {
         let payload = match self.content {
             Content::Ready(payload) => payload,
-            Content::Message { key, counter, header, text } => seal_message(&key, counter, header, text)?,
+            Content::Message { key, counter, header, text } => seal_message(&key, counter, &header, &text)?,
         };
         Some(Transmit { via: self.via, destination: self.destination, payload })
     }

@@ -107,18 +107,18 @@ impl Session {
     }
 
     /// The datagrams that say this, to its proven address.
-    pub(super) fn say(&mut self, notices: &[Notice]) -> Vec<Unsealed> {
+    pub(super) fn say<'a>(&mut self, notices: impl IntoIterator<Item = &'a Notice>) -> Vec<Unsealed> {
         let (via, destination) = (self.via, self.address);
         self.say_to(Kind::Notice, via, destination, notices)
     }
 
     /// The datagrams that say this, to another address.
-    pub(super) fn say_to(
+    pub(super) fn say_to<'a>(
         &mut self,
         kind: Kind,
         via: Via,
         destination: SocketAddr,
-        notices: &[Notice],
+        notices: impl IntoIterator<Item = &'a Notice>,
     ) -> Vec<Unsealed> {
         let texts = pack(notices, SESSION_HEADER_LEN + MAC_LEN, 0).into_iter();
         texts
