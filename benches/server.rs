@@ -133,7 +133,7 @@ fn rendezvous() {
     std::fs::write(&file, format!("listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\n{settings}")).unwrap();
     let server = Server::spawn(process::serve(&["--config", file.to_str().unwrap()]), directory.path());
     let to = server.udp[0];
-    let mut swarm = Swarm::new(NODES, to, server.public_key, |_| Duration::ZERO);
+    let mut swarm = Swarm::new(0..NODES, to, server.public_key, |_| Duration::ZERO);
     let bare = bare_agreements();
     let before = cpu_of(server.id());
     while swarm.ups < NODES as usize {

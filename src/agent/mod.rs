@@ -707,6 +707,7 @@ impl Agent {
                 self.mesh.handle_reflexive(&origin, address, lifetime, now());
             }
             PluginEvent::Fire { peer, after } => self.mesh.handle_fire(peer, after, now()),
+            PluginEvent::Wanted { peer } => self.mesh.handle_wanted(peer, now()),
             PluginEvent::Mapping { origin, mapping } => self.mesh.handle_mapping(&origin, mapping, now()),
             PluginEvent::Record { origin, record } => {
                 self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());

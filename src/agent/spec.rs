@@ -99,6 +99,7 @@ pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -
             wanted: interest.wanted,
             endpoint: peers.get(&interest.peer).and_then(|peer| peer.endpoint.clone()),
             inbound_tag: RecordTag(interest.inbound_tag),
+            outbound_tag: RecordTag(interest.outbound_tag),
             pair_tag: RecordTag(interest.pair_tag),
             relay: interest.relay,
         })

@@ -57,6 +57,11 @@ pub enum PluginEvent {
         /// In how long.
         after: Duration,
     },
+    /// The peer wants to be probed.
+    Wanted {
+        /// The peer.
+        peer: PeerKey,
+    },
     /// How this node's NAT maps WireGuard's port.
     Mapping {
         /// Which instance's server says so.
@@ -230,6 +235,12 @@ impl Host for Shared {
     fn fire(&self, peer: PeerKey, after: Duration) {
         if self.may_use_port {
             self.emit(PluginEvent::Fire { peer, after });
+        }
+    }
+
+    fn wanted(&self, peer: PeerKey) {
+        if self.may_use_port {
+            self.emit(PluginEvent::Wanted { peer });
         }
     }
 

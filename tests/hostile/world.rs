@@ -48,7 +48,8 @@ struct Node {
     mesh: Mesh,
     client: Client<ChaCha20Rng>,
     peer: PeerKey,
-    pair: Tag,
+    /// Of the pair, and of our mailbox for the peer.
+    tags: [Tag; 2],
     endpoints: Vec<SocketAddr>,
     handshake: Option<Duration>,
     received: u64,
@@ -129,7 +130,7 @@ impl World {
                 mesh: mesh(n as u8 + 1, Some(keys[1 - n])),
                 client: Client::new(config, server_address(), rng, Duration::ZERO).unwrap(),
                 peer: keys[1 - n],
-                pair: [0; 16],
+                tags: [[0; 16]; 2],
                 endpoints: Vec::new(),
                 handshake: None,
                 received: 0,
@@ -279,9 +280,13 @@ impl World {
                             node.client.set_watches(interest.iter().map(|peer| peer.inbound_tag), now);
                             let relays = interest.iter().filter(|peer| peer.relay != RelayUse::Off);
                             node.client.set_relays(relays.map(|peer| (peer.pair_tag, peer.relay)), now);
-                            node.pair = interest.first().map_or([0; 16], |peer| peer.pair_tag);
+                            node.tags =
+                                interest.first().map_or([[0; 16]; 2], |peer| [peer.pair_tag, peer.outbound_tag]);
                         }
-                        Command::Meet { .. } => node.client.meet(node.pair, now),
+                        Command::Meet { .. } => {
+                            let [pair, outbound] = node.tags;
+                            node.client.meet(pair, outbound, now);
+                        }
                     }
                 }
                 node.client.handle_timeout(now);
@@ -297,6 +302,7 @@ impl World {
                             self.fired += 1;
                             node.mesh.handle_fire(node.peer, after, time);
                         }
+                        Event::Wanted { .. } => node.mesh.handle_wanted(node.peer, time),
                         Event::Mapping(mapping) => node.mesh.handle_mapping(&origin, mapping, time),
                         Event::Relay { address, .. } => {
                             if let Some(address) = address {
@@ -396,7 +402,7 @@ impl World {
                     answers.extend(frame(2, &[&address_bytes(seen)]));
                 }
                 2 => {
-                    let blob = body[16..].to_vec();
+                    let blob = body[24..].to_vec();
                     self.server.records.push((n, tag, blob.clone()));
                     if !self.conduct.withhold && !self.conduct.harm && self.server.watches.contains(&(1 - n, tag)) {
                         self.answer(1 - n, frame(5, &[&tag, &blob]));
@@ -464,6 +470,7 @@ impl World {
             12 => frame(12, &[&((choice >> 12) as u16).to_be_bytes()]),
             13 => frame(8, &[&[0, 0]]),
             14 => frame(7, &[&tag, &[0, 0]]),
+            _ if choice & 4 == 0 => frame(14, &[&tag]),
             _ => frame(6, &[&[9; 8]]),
         };
         self.answer(n, text);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use natpunch_core::stun;
@@ -267,39 +268,69 @@ struct Return {
     storm: u64,
 }
 
+/// Threads that play the clients.
+const PLAYERS: u32 = 2;
+
 /// Registers so many clients, restarts the server, and waits until all are back. `notice`: they notice at once.
 fn all_return(count: u32, spread: Duration, limits: &str, notice: bool, patience: Duration) -> Return {
     let directory = tempfile::tempdir().unwrap();
     let first = server(directory.path(), "127.0.0.1:0", limits);
-    let to = first.udp[0];
+    let (to, public_key) = (first.udp[0], first.public_key);
     let empty = resident(first.id());
-    let mut swarm = Swarm::new(count, to, first.public_key, |n| spread.mul_f64(f64::from(n) / f64::from(count)));
+    let begins = |n: u32| spread.mul_f64(f64::from(n) / f64::from(count));
     let wait = |swarm: &mut Swarm, what: &str| {
-        let start = Instant::now();
-        while swarm.ups < count as usize {
+        let (start, all) = (Instant::now(), swarm.clients.len());
+        while swarm.ups < all {
             swarm.turn(|_, _, _| {});
-            assert!(start.elapsed() < patience, "{what}: {} of {count}", swarm.ups);
+            assert!(start.elapsed() < patience, "{what}: {} of {all}", swarm.ups);
         }
         start.elapsed()
     };
-    let registered = wait(&mut swarm, "registered");
-    let each = (resident(first.id()) - empty) / i64::from(count);
-    drop(first);
-    let second = server(directory.path(), &to.to_string(), limits);
-    swarm.ups = 0;
-    swarm.is_up.fill(false);
-    if notice {
-        let now = swarm.now();
-        for n in 0..count {
-            swarm.clients[n as usize].handle_network_change(now);
-            swarm.settle(n, now, &mut |_, _, _| {});
+    // The times that a player's clients took, and what they sent. Channels, for a player that panics closes its ends.
+    let play = |player: u32, registered: Sender<Duration>, restarted: Receiver<()>| {
+        let numbers =
+            count / PLAYERS * player..if player + 1 == PLAYERS { count } else { count / PLAYERS * (player + 1) };
+        let mut swarm = Swarm::new(numbers.clone(), to, public_key, begins);
+        registered.send(wait(&mut swarm, "registered")).unwrap();
+        drop(registered);
+        restarted.recv().unwrap();
+        swarm.all_down();
+        if notice {
+            let now = swarm.now();
+            for (n, index) in numbers.zip(0..) {
+                swarm.clients[index].handle_network_change(now);
+                swarm.settle(n, now, &mut |_, _, _| {});
+            }
+            swarm.flush();
         }
-        swarm.flush();
-    }
-    let sent = swarm.sent;
-    let back = wait(&mut swarm, "came back");
-    drop(second);
-    Return { first: registered, back, each, storm: (swarm.sent - sent) / u64::from(count) }
+        let sent = swarm.sent;
+        (wait(&mut swarm, "came back"), swarm.sent - sent)
+    };
+    std::thread::scope(|scope| {
+        let (registered, all_registered) = channel();
+        let players: Vec<_> = (0..PLAYERS)
+            .map(|player| {
+                let (go, restarted) = channel();
+                let registered = registered.clone();
+                (go, scope.spawn(move || play(player, registered, restarted)))
+            })
+            .collect();
+        drop(registered);
+        let times: Option<Vec<_>> = players.iter().map(|_| all_registered.recv().ok()).collect();
+        let times = times.expect("all register");
+        let each = (resident(first.id()) - empty) / i64::from(count);
+        drop(first);
+        let second = server(directory.path(), &to.to_string(), limits);
+        players.iter().for_each(|(go, _)| go.send(()).unwrap());
+        let results: Vec<_> = players.into_iter().map(|(_, player)| player.join().unwrap()).collect();
+        drop(second);
+        Return {
+            first: times.into_iter().max().unwrap(),
+            back: results.iter().map(|(back, _)| *back).max().unwrap(),
+            each,
+            storm: results.iter().map(|(_, sent)| sent).sum::<u64>() / u64::from(count),
+        }
+    })
 }
 
 #[test]

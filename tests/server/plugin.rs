@@ -52,6 +52,7 @@ impl Host for FakeHost {
     }
     fn observe(&self, _: Observation) {}
     fn observed_self(&self, _address: SocketAddr, _lifetime: Duration) {}
+    fn wanted(&self, _: PeerKey) {}
     fn fire(&self, _: PeerKey, _: Duration) {}
     fn mapping(&self, _: Mapping) {}
 
@@ -94,6 +95,7 @@ impl Node {
             wanted: true,
             endpoint: None,
             inbound_tag: RecordTag([inbound; 16]),
+            outbound_tag: RecordTag([0; 16]),
             pair_tag: RecordTag([0; 16]),
             relay: RelayUse::Off,
         };

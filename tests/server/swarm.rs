@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,9 @@ pub(crate) fn address(n: u32) -> Ipv4Addr {
     Ipv4Addr::new(127, 16 + high, middle, low)
 }
 
-fn number(ip: Ipv4Addr) -> Option<usize> {
+fn number(ip: Ipv4Addr) -> Option<u32> {
     let [net, high, middle, low] = ip.octets();
-    (net == 127 && high >= 16).then(|| u32::from_be_bytes([0, high - 16, middle, low]) as usize)
+    (net == 127 && high >= 16).then(|| u32::from_be_bytes([0, high - 16, middle, low]))
 }
 
 /// A client's private key.
@@ -51,8 +52,13 @@ pub(crate) fn readable(socket: &UdpSocket, longest: Duration) {
     let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(milliseconds));
 }
 
+/// Timers that are taken before what has come gets its turn again: a client whose answer has come does not ask again.
+const TIMERS_AT_ONCE: usize = 64;
+
 /// The clients.
 pub(crate) struct Swarm {
+    /// The number of the first one.
+    first: u32,
     pub(crate) clients: Vec<Client<ChaCha20Rng>>,
     /// Who is registered, as far as it knows.
     pub(crate) is_up: Vec<bool>,
@@ -73,8 +79,13 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
-    /// So many clients, each of which begins at some time.
-    pub(crate) fn new(count: u32, server: SocketAddr, public_key: PeerKey, begins: impl Fn(u32) -> Duration) -> Self {
+    /// The clients of these numbers, each of which begins at some time.
+    pub(crate) fn new(
+        numbers: Range<u32>,
+        server: SocketAddr,
+        public_key: PeerKey,
+        begins: impl Fn(u32) -> Duration,
+    ) -> Self {
         let client = |n: u32| {
             let config = Config { identity: key(n), servers: vec![public_key], admission: None };
             let mut seed = [3; 32];
@@ -82,8 +93,9 @@ impl Swarm {
             Client::new(config, server, ChaCha20Rng::from_seed(seed), begins(n)).unwrap()
         };
         Self {
-            clients: (0..count).map(client).collect(),
-            is_up: vec![false; count as usize],
+            first: numbers.start,
+            clients: numbers.clone().map(client).collect(),
+            is_up: vec![false; numbers.len()],
             ups: 0,
             sent: 0,
             received: 0,
@@ -91,8 +103,8 @@ impl Swarm {
             server,
             socket: any_loopback(),
             start: Instant::now(),
-            timers: (0..count).map(|n| Reverse((begins(n), n))).collect(),
-            scheduled: (0..count).map(begins).collect(),
+            timers: numbers.clone().map(|n| Reverse((begins(n), n))).collect(),
+            scheduled: numbers.map(begins).collect(),
             inbox: Inbox::new(2_048),
             outbox: Outbox::default(),
             outgoing: Vec::new(),
@@ -103,13 +115,26 @@ impl Swarm {
         self.start.elapsed()
     }
 
+    fn index(&self, n: u32) -> usize {
+        (n - self.first) as usize
+    }
+
+    /// Forgets who is registered, since their server went.
+    pub(crate) fn all_down(&mut self) {
+        self.ups = 0;
+        self.is_up.fill(false);
+    }
+
     /// Does what is due and takes what has come; waits a little for it if there is nothing.
     pub(crate) fn turn(&mut self, mut on_event: impl FnMut(u32, Event, Duration)) {
         let now = self.now();
-        while let Some(Reverse((_, n))) = self.timers.peek().filter(|Reverse((due, _))| *due <= now).copied() {
+        for _ in 0..TIMERS_AT_ONCE {
+            let due = self.timers.peek().filter(|Reverse((due, _))| *due <= now).copied();
+            let Some(Reverse((_, n))) = due else { break };
             self.timers.pop();
-            self.scheduled[n as usize] = Duration::MAX;
-            self.clients[n as usize].handle_timeout(now);
+            let index = self.index(n);
+            self.scheduled[index] = Duration::MAX;
+            self.clients[index].handle_timeout(now);
             self.settle(n, now, &mut on_event);
         }
         self.flush();
@@ -122,10 +147,12 @@ impl Swarm {
             let now = self.now();
             for (ends, payload) in inbox.datagrams() {
                 let Some((IpAddr::V4(ip), _)) = ends.local else { continue };
-                let Some(n) = number(ip).filter(|n| *n < self.clients.len()) else { continue };
+                let Some(n) = number(ip).filter(|n| *n >= self.first) else { continue };
+                let index = self.index(n);
+                let Some(client) = self.clients.get_mut(index) else { continue };
                 self.received += 1;
-                self.clients[n].handle_datagram(ends.remote, payload, now);
-                self.settle(n as u32, now, &mut on_event);
+                client.handle_datagram(ends.remote, payload, now);
+                self.settle(n, now, &mut on_event);
             }
             self.inbox = inbox;
             self.flush();
@@ -137,7 +164,7 @@ impl Swarm {
 
     /// Sends what a client says, after something was done with it.
     pub(crate) fn settle(&mut self, n: u32, now: Duration, on_event: &mut impl FnMut(u32, Event, Duration)) {
-        let index = n as usize;
+        let index = self.index(n);
         let client = &mut self.clients[index];
         while let Some(sent) = client.poll_transmit() {
             let ends = Ends { remote: self.server, local: Some((address(n).into(), 0)) };

@@ -257,6 +257,12 @@ impl Mesh {
         self.flush(now);
     }
 
+    /// Discovery says that this peer has begun to probe us, or would like to.
+    pub fn handle_wanted(&mut self, peer: PeerKey, now: Time) {
+        self.with_peer(&peer, now, |peer, env| peer.meet(env, now));
+        self.flush(now);
+    }
+
     /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in the spec.
     pub fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
         self.with_peer(&peer, now, |peer, env| peer.handle_candidate(&candidate, env, now));
@@ -456,6 +462,7 @@ impl Mesh {
                     peer: *key,
                     wanted: self.wanted.get(key).copied().unwrap_or_default(),
                     inbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.inbound.record_tag),
+                    outbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.outbound.record_tag),
                     pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
                     relay: self.relays.get(key).copied().unwrap_or_default(),
                 })

@@ -98,6 +98,8 @@ pub struct Interest {
     pub wanted: bool,
     /// The tag of the records that this peer publishes for us.
     pub inbound_tag: [u8; 16],
+    /// The tag of the records that we publish for this peer.
+    pub outbound_tag: [u8; 16],
     /// Names the pair, the same on both sides; zeros without a key in common.
     pub pair_tag: [u8; 16],
     /// What the pair wants of a relay.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState, Time};
+use natpunch_types::Origin;
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
     world.nodes[index].events.iter().filter(|(_, event)| matches(event)).count()
@@ -444,6 +445,29 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
     exchange(&mut world);
     world.run(secs(2));
     assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+}
+
+#[test]
+fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, _| false);
+    world.run(secs(1));
+    let record = world.nodes[0].records[0].clone();
+    let news = |world: &mut World| {
+        let record = record.clone();
+        world.with(1, |mesh, now| mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now));
+    };
+    news(&mut world);
+    world.run(secs(200));
+    let pings = |world: &mut World| {
+        let (since, key) = (world.now, public(world.nodes[0].number));
+        world.with(1, |mesh, now| mesh.handle_wanted(key, now));
+        world.run(secs(1));
+        world.sent_since(1, since)
+    };
+    assert!(pings(&mut world) >= 2, "a round of probing begins");
+    world.run(secs(20));
+    assert!(pings(&mut world) == 0, "whoever says it all the time changes nothing");
 }
 
 #[test]

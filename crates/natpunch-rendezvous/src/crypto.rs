@@ -94,7 +94,8 @@ pub(crate) fn seal_message(key: &Key, counter: u64, header: &[u8], text: &[u8]) 
     message.extend(header);
     message.extend(text);
     let sealed = message.get_mut(header.len()..)?;
-    let tag = session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), Aad::from(header), sealed).ok()?;
+    let tag =
+        session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), Aad::from(header), sealed).ok()?;
     message.extend(tag.as_ref());
     Some(message)
 }

@@ -23,8 +23,9 @@ pub(crate) enum Request {
     PathResponse { token: [u8; 8] },
     /// This is what we want of a relay for the pair.
     Relay { tag: Tag, wants: RelayUse },
-    /// Let both sides of the pair fire at one moment; I am so far from you.
-    Meet { tag: Tag, round_trip_ms: u16 },
+    /// Let both sides of the pair fire at one moment; I am so far from you. If the other does not wait yet, it learns of this
+    /// by my mailbox for it.
+    Meet { tag: Tag, round_trip_ms: u16, mailbox: Tag },
 }
 
 /// What a server says.
@@ -56,6 +57,8 @@ pub(crate) enum Notice {
     AlternatePort { port: u16 },
     /// You were here before: I still have all that you said.
     Continued,
+    /// Whose record this mailbox holds wants to meet you now.
+    Wanted { tag: Tag },
 }
 
 impl Request {
@@ -166,9 +169,10 @@ impl Frame for Request {
                 out.push(*wants as u8);
                 6
             }
-            Self::Meet { tag, round_trip_ms } => {
+            Self::Meet { tag, round_trip_ms, mailbox } => {
                 out.extend(tag);
                 out.extend(round_trip_ms.to_be_bytes());
+                out.extend(mailbox);
                 7
             }
         }
@@ -182,7 +186,7 @@ impl Frame for Request {
             4 => Self::Got { tag: body.array()?, digest: body.array()? },
             5 => Self::PathResponse { token: body.array()? },
             6 => Self::Relay { tag: body.array()?, wants: read_use(&mut body)? },
-            7 => Self::Meet { tag: body.array()?, round_trip_ms: body.u16()? },
+            7 => Self::Meet { tag: body.array()?, round_trip_ms: body.u16()?, mailbox: body.array()? },
             _ => return None,
         };
         body.0.is_empty().then_some(frame)
@@ -249,6 +253,10 @@ impl Frame for Notice {
                 12
             }
             Self::Continued => 13,
+            Self::Wanted { tag } => {
+                out.extend(tag);
+                14
+            }
         }
     }
 
@@ -282,6 +290,7 @@ impl Frame for Notice {
             11 => Self::Fire { tag: body.array()?, delay_ms: body.u16()? },
             12 => Self::AlternatePort { port: body.u16()? },
             13 => Self::Continued,
+            14 => Self::Wanted { tag: body.array()? },
             _ => return None,
         };
         body.0.is_empty().then_some(frame)
@@ -337,7 +346,7 @@ mod tests {
             Request::Relay { tag: [8; 16], wants: RelayUse::Off },
             Request::Relay { tag: [8; 16], wants: RelayUse::Standby },
             Request::Relay { tag: [8; 16], wants: RelayUse::Carry },
-            Request::Meet { tag: [9; 16], round_trip_ms: 257 },
+            Request::Meet { tag: [9; 16], round_trip_ms: 257, mailbox: [10; 16] },
         ];
         let notices = vec![
             Notice::Accepted { ping_seconds: 25 },
@@ -354,6 +363,7 @@ mod tests {
             Notice::Fire { tag: [11; 16], delay_ms: 260 },
             Notice::AlternatePort { port: 261 },
             Notice::Continued,
+            Notice::Wanted { tag: [12; 16] },
         ];
         let texts = pack(&requests, 36, 0);
         assert_eq!(texts.iter().flat_map(|text| Request::decode(text)).collect::<Vec<_>>(), requests);

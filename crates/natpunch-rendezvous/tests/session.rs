@@ -21,8 +21,13 @@ fn ms(n: u64) -> Duration {
 fn meet(net: &mut Net, n: u16) {
     let now = net.now;
     let client = net.clients.get_mut(&n).unwrap();
-    client.meet(PAIR, now);
+    client.meet(PAIR, mailbox(n), now);
     client.handle_timeout(now);
+}
+
+/// Where this client leaves its record for the other.
+fn mailbox(n: u16) -> common::Tag {
+    [n as u8; 16]
 }
 
 /// When this client fires.
@@ -58,6 +63,41 @@ fn both_sides_of_a_pair_fire_at_one_moment_and_once_however_far_they_are() {
         assert!(*a < said + ms(far + near.max(far) + 70), "{near} {far}: {:?}", *a - said);
         assert_eq!(net.server.counters().met, 1);
     }
+}
+
+#[test]
+fn a_wish_to_meet_reaches_the_other_side_in_one_way_time() {
+    let mut net = Net::open();
+    net.distance.extend([(1, ms(20)), (2, ms(30))]);
+    for n in [1, 2, 3] {
+        net.join(n, None);
+    }
+    let now = net.now;
+    net.clients.get_mut(&1).unwrap().set_records([(mailbox(1), common::blob(1))], now);
+    for n in [2, 3] {
+        net.clients.get_mut(&n).unwrap().set_watches([mailbox(1)], now);
+    }
+    net.run(SECOND * 2);
+    let wanted = |net: &Net, n: u16| {
+        let told = net.events[&n].iter().zip(&net.times[&n]);
+        told.filter(|(event, _)| **event == Event::Wanted { tag: mailbox(1) }).map(|(_, at)| *at).collect::<Vec<_>>()
+    };
+    // It is not client 3's record that is there: it can't ring.
+    let now = net.now;
+    net.clients.get_mut(&3).unwrap().meet([8; 16], mailbox(1), now);
+    net.clients.get_mut(&3).unwrap().handle_timeout(now);
+    net.run(SECOND * 3);
+    assert_eq!(wanted(&net, 2), []);
+    meet(&mut net, 1);
+    let said = net.now;
+    net.run(ms(100));
+    assert_eq!(wanted(&net, 2), [said + ms(50)]);
+    // Whoever does not watch it is not told.
+    let now = net.now;
+    net.clients.get_mut(&2).unwrap().set_watches([], now);
+    net.run(SECOND * 6);
+    let told = wanted(&net, 2).len();
+    assert!(told <= 3, "as often as the wish is said: {told}");
 }
 
 #[test]

@@ -81,6 +81,10 @@ pub trait Host: Send + Sync + 'static {
     /// descriptor's `needs_wireguard_port`; the core bounds the rate.
     fn fire(&self, peer: PeerKey, after: Duration);
 
+    /// Says that the peer wants to be probed now. Dropped without the descriptor's `needs_wireguard_port`; the core bounds
+    /// the rate.
+    fn wanted(&self, peer: PeerKey);
+
     /// States how this node's NAT maps WireGuard's port, as servers see it. Dropped without the descriptor's
     /// `needs_wireguard_port`.
     fn mapping(&self, mapping: Mapping);
@@ -126,6 +130,8 @@ pub struct PeerInterest {
     pub endpoint: Option<String>,
     /// The tag under which the peer leaves records for this node.
     pub inbound_tag: RecordTag,
+    /// The tag under which this node leaves records for the peer.
+    pub outbound_tag: RecordTag,
     /// Names the pair, the same on both sides; zeros for a peer without a key in common with this node.
     pub pair_tag: RecordTag,
     /// What the pair wants of a relay.

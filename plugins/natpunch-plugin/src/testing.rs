@@ -25,6 +25,8 @@ pub enum Effect {
         /// The payload.
         payload: Vec<u8>,
     },
+    /// [`Host::wanted`].
+    Wanted(PeerKey),
     /// [`Host::fire`].
     Fired(PeerKey, Duration),
     /// [`Host::mapping`].
@@ -138,6 +140,10 @@ impl Host for FakeHost {
 
     fn fire(&self, peer: PeerKey, after: Duration) {
         self.did(Effect::Fired(peer, after));
+    }
+
+    fn wanted(&self, peer: PeerKey) {
+        self.did(Effect::Wanted(peer));
     }
 
     fn mapping(&self, mapping: Mapping) {

@@ -126,9 +126,10 @@ struct Run<'a> {
     config: Config,
     host: &'a dyn Host,
     start: Instant,
-    watches: Vec<RecordTag>,
-    /// The tag that each peer and this node share.
-    pairs: BTreeMap<PeerKey, RecordTag>,
+    /// The mailboxes in which peers leave their records for us.
+    watches: BTreeMap<[u8; 16], PeerKey>,
+    /// The tag that each peer and this node share, and the mailbox in which ours are for it.
+    pairs: BTreeMap<PeerKey, (RecordTag, RecordTag)>,
     records: Arc<[SealedRecord]>,
     /// The peers by it, and what each pair wants of a relay.
     by_tag: BTreeMap<[u8; 16], (PeerKey, RelayUse)>,
@@ -186,7 +187,7 @@ impl<'a> Run<'a> {
             config,
             host,
             start: now,
-            watches: Vec::new(),
+            watches: BTreeMap::new(),
             pairs: BTreeMap::new(),
             records: Arc::from([]),
             by_tag: BTreeMap::new(),
@@ -252,9 +253,10 @@ impl<'a> Run<'a> {
         match input {
             Input::Peers(peers) => {
                 // A peer without a tag has no key in common with us.
-                self.watches = peers.iter().map(|peer| peer.inbound_tag).filter(|tag| tag.0 != [0; 16]).collect();
-                let watches = self.watches.clone();
-                self.clients().for_each(|(_, client)| client.set_watches(watches.iter().map(|tag| tag.0), now));
+                let known = peers.iter().filter(|peer| peer.inbound_tag.0 != [0; 16]);
+                self.watches = known.map(|peer| (peer.inbound_tag.0, peer.key)).collect();
+                let watches: Vec<_> = self.watches.keys().copied().collect();
+                self.clients().for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
                 self.set_pairs(&peers);
             }
             Input::Records(records) => {
@@ -272,15 +274,15 @@ impl<'a> Run<'a> {
                 self.clients().for_each(|(_, client)| client.handle_network_change(now));
             }
             Input::Meet(peer) => {
-                let tag = self.pairs.get(&peer).copied();
+                let tags = self.pairs.get(&peer).copied();
                 // Over one family: the server takes a wish of either for one of this node.
                 let up = self.links.iter_mut().filter_map(|link| match (&link.state, &mut link.active) {
                     (State::Up(round_trip), Some((_, client))) => Some((*round_trip, client)),
                     _ => None,
                 });
                 let nearest = up.min_by_key(|(round_trip, _)| *round_trip);
-                if let (Some(tag), Some((_, client))) = (tag, nearest) {
-                    client.meet(tag.0, now);
+                if let (Some((pair, outbound)), Some((_, client))) = (tags, nearest) {
+                    client.meet(pair.0, outbound.0, now);
                 }
             }
             Input::Shutdown => {}
@@ -289,7 +291,7 @@ impl<'a> Run<'a> {
 
     fn set_pairs(&mut self, peers: &[PeerInterest]) {
         let known = || peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
-        self.pairs = known().map(|peer| (peer.key, peer.pair_tag)).collect();
+        self.pairs = known().map(|peer| (peer.key, (peer.pair_tag, peer.outbound_tag))).collect();
         self.by_tag = known().map(|peer| (peer.pair_tag.0, (peer.key, peer.relay))).collect();
         self.ask_for_relays(self.relay_link);
     }
@@ -362,7 +364,7 @@ impl<'a> Run<'a> {
             let mut seed = Zeroizing::new([0; 32]);
             self.host.random(&mut *seed);
             let mut client = Client::new(self.config.clone(), address, ChaCha20Rng::from_seed(*seed), now)?;
-            client.set_watches(self.watches.iter().map(|tag| tag.0), now);
+            client.set_watches(self.watches.keys().copied(), now);
             set_records(&mut client, &self.records, now);
             Some((address, client))
         });
@@ -401,6 +403,11 @@ impl<'a> Run<'a> {
                     Event::Fire { tag, after } => {
                         if let Some((peer, _)) = self.by_tag.get(&tag) {
                             self.host.fire(*peer, after);
+                        }
+                    }
+                    Event::Wanted { tag } => {
+                        if let Some(peer) = self.watches.get(&tag) {
+                            self.host.wanted(*peer);
                         }
                     }
                     Event::Mapping(mapping) => self.host.mapping(mapping),

@@ -176,6 +176,7 @@ fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
         wanted: true,
         endpoint: None,
         inbound_tag: tag,
+        outbound_tag: tag,
         pair_tag: tag,
         relay: RelayUse::Off,
     }

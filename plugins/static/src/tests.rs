@@ -13,6 +13,7 @@ fn peers(peers: &[(u8, bool, Option<&str>)]) -> Input {
         wanted: *wanted,
         endpoint: endpoint.map(str::to_owned),
         inbound_tag: RecordTag([0; 16]),
+        outbound_tag: RecordTag([0; 16]),
         pair_tag: RecordTag([0; 16]),
         relay: RelayUse::Off,
     });

@@ -15,6 +15,8 @@ const MAX_DELAY: Duration = Duration::from_secs(3);
 const MAX_WISHES: usize = 1_024;
 
 struct Wish {
+    /// Where the other side finds our record.
+    mailbox: Tag,
     since: Duration,
     /// When it is said (again).
     due: Option<Duration>,
@@ -25,22 +27,22 @@ struct Wish {
 pub(super) struct Wishes(BTreeMap<Tag, Wish>);
 
 impl Wishes {
-    pub(super) fn add(&mut self, tag: Tag, now: Duration) {
+    pub(super) fn add(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
         self.forget(now);
         if self.0.len() < MAX_WISHES || self.0.contains_key(&tag) {
-            self.0.insert(tag, Wish { since: now, due: Some(now), tries: 0 });
+            self.0.insert(tag, Wish { mailbox, since: now, due: Some(now), tries: 0 });
         }
     }
 
-    /// What is due, to be said now.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<Tag> {
+    /// What is due, to be said now: of which pairs, and in which mailboxes the others find our records.
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(Tag, Tag)> {
         self.forget(now);
         let mut due = Vec::new();
         for (tag, wish) in &mut self.0 {
             if wish.due.is_some_and(|due| due <= now) {
                 wish.due = RESEND.get(wish.tries).map(|wait| now + *wait);
                 wish.tries += 1;
-                due.push(*tag);
+                due.push((*tag, wish.mailbox));
             }
         }
         due

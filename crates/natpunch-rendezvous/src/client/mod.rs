@@ -111,6 +111,11 @@ pub enum Event {
         /// When.
         after: Duration,
     },
+    /// Whoever leaves its record in this mailbox, which we watch, wants to meet us.
+    Wanted {
+        /// The mailbox.
+        tag: Tag,
+    },
     /// How the NAT before us maps, as far as two ports of one server can tell.
     Mapping(Mapping),
 }
@@ -237,9 +242,10 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Asks the server to let us and the other client that names this tag fire at the same moment
-    /// ([`Event::Fire`]). Good for the next five seconds.
-    pub fn meet(&mut self, tag: Tag, now: Duration) {
-        self.wishes.add(tag, now);
+    /// ([`Event::Fire`]). Good for the next five seconds. If the other does not ask for it, it is told ([`Event::Wanted`]), if
+    /// it watches `mailbox` and the record there is ours.
+    pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
+        self.wishes.add(tag, mailbox, now);
     }
 
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
@@ -612,7 +618,10 @@ impl<R: CryptoRng> Client<R> {
                 }
             }
             Notice::AlternatePort { port } => self.alternate.offer(self.address, port, now),
-            Notice::Busy { .. } | Notice::Continued => {}
+            Notice::Wanted { tag } if self.items.by_name.contains_key(&Name::Watch(tag)) => {
+                self.emit(Event::Wanted { tag });
+            }
+            Notice::Busy { .. } | Notice::Continued | Notice::Wanted { .. } => {}
         }
     }
 
@@ -642,7 +651,7 @@ impl<R: CryptoRng> Client<R> {
         let wishes = self.wishes.take_due(now);
         let Some(session) = self.session.as_mut() else { return };
         let round_trip_ms = session.round_trip.as_millis().try_into().unwrap_or(u16::MAX);
-        requests.extend(wishes.into_iter().map(|tag| Request::Meet { tag, round_trip_ms }));
+        requests.extend(wishes.into_iter().map(|(tag, mailbox)| Request::Meet { tag, round_trip_ms, mailbox }));
         if now >= session.ping_due {
             session.ping_due = now + Duration::from_secs(1);
             // A second ping while the first is out: its pong would measure nothing.

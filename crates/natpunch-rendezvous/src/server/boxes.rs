@@ -162,6 +162,15 @@ impl Boxes {
         Some(mailbox.tell(&tag, Some(who), &mut self.due, now))
     }
 
+    /// Who else watches a mailbox in which this client's record is.
+    pub(super) fn readers(&self, owner: &Slot, tag: &Tag, now: Duration) -> impl Iterator<Item = Slot> {
+        let is_owners = |record: &Record| record.owner == owner.identity && now < record.expires;
+        let mailbox = self.by_tag.get(tag).filter(|mailbox| mailbox.record.as_ref().is_some_and(is_owners));
+        let watchers = mailbox.into_iter().flat_map(|mailbox| &mailbox.watchers);
+        let others = watchers.filter(move |watcher| watcher.slot.identity != owner.identity && now < watcher.expires);
+        others.map(|watcher| watcher.slot)
+    }
+
     /// A client has what it was told.
     pub(super) fn got(&mut self, who: &Slot, tag: &Tag, digest: &Digest) {
         let Some(mailbox) = self.by_tag.get_mut(tag) else { return };

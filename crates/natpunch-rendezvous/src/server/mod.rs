@@ -475,9 +475,16 @@ impl<R: CryptoRng> Server<R> {
                     to_others.extend(told);
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
-                Request::Meet { tag, round_trip_ms } => {
+                Request::Meet { tag, round_trip_ms, mailbox } => {
                     let told = self.meetings.meet(*slot, tag, round_trip_ms, now);
                     self.counters.met += u64::from(told.len() > 1);
+                    if told.is_empty() {
+                        to_others.extend(
+                            self.boxes
+                                .readers(slot, &mailbox, now)
+                                .map(|reader| (reader, Notice::Wanted { tag: mailbox })),
+                        );
+                    }
                     to_others.extend(told);
                 }
                 Request::Put { tag, digest, blob } => {

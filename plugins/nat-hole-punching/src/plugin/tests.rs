@@ -13,7 +13,16 @@ fn interest(n: u8) -> Input {
     let tag = RecordTag([0; 16]);
     let relay = RelayUse::Off;
     Input::Peers(
-        [PeerInterest { key: key(n), wanted: true, endpoint: None, inbound_tag: tag, pair_tag: tag, relay }].into(),
+        [PeerInterest {
+            key: key(n),
+            wanted: true,
+            endpoint: None,
+            inbound_tag: tag,
+            outbound_tag: tag,
+            pair_tag: tag,
+            relay,
+        }]
+        .into(),
     )
 }
 

@@ -17,7 +17,15 @@ fn key(n: u8) -> PeerKey {
 
 fn interest(n: u8, wanted: bool) -> PeerInterest {
     let tag = RecordTag([0; 16]);
-    PeerInterest { key: key(n), wanted, endpoint: None, inbound_tag: tag, pair_tag: tag, relay: RelayUse::Off }
+    PeerInterest {
+        key: key(n),
+        wanted,
+        endpoint: None,
+        inbound_tag: tag,
+        outbound_tag: tag,
+        pair_tag: tag,
+        relay: RelayUse::Off,
+    }
 }
 
 fn settings(server: &str) -> Settings {

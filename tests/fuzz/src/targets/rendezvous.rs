@@ -112,7 +112,7 @@ pub(super) fn client(data: &[u8]) {
             8 => {
                 let tag = [program.byte() & 3; 16];
                 met.push(tag);
-                client.meet(tag, now);
+                client.meet(tag, tag, now);
             }
             9 => client.set_watches((0..program.byte() & 7).map(|n| [n; 16]), now),
             10 => {
