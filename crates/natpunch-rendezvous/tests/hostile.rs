@@ -120,26 +120,6 @@ fn no_datagram_of_up_to_three_bytes_moves_anything_or_gets_an_answer() {
 }
 
 #[test]
-fn no_truncated_extended_or_altered_message_moves_anything_or_gets_an_answer() {
-    let (mut net, samples) = busy_net();
-    for (_, from, payload) in &samples {
-        for length in 0..payload.len() {
-            moves_nothing(&mut net, *from, &payload[..length]);
-        }
-        moves_nothing(&mut net, *from, &[&payload[..], &[0]].concat());
-        for bit in 0..payload.len() * 8 {
-            // Without a cookie mac2 is not looked at, as in WireGuard.
-            if Kind::of(payload) == Some(Kind::Hello) && bit / 8 >= payload.len() - 16 {
-                continue;
-            }
-            let mut altered = payload.clone();
-            altered[bit / 8] ^= 1 << (bit % 8);
-            moves_nothing(&mut net, *from, &altered);
-        }
-    }
-}
-
-#[test]
 fn every_replayed_datagram_moves_nothing_now_and_after_a_restart() {
     let (mut net, _) = busy_net();
     let wire = net.wire.clone();
