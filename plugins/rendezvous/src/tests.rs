@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
+use natpunch_rendezvous::wire::Kind;
 
 use super::*;
 
@@ -100,6 +101,7 @@ impl Net {
             };
             let Effect::Sent { destination, payload } = effect else { return (n, effect) };
             assert!([server, alternate].contains(&destination));
+            assert!(is_of_a_client(&payload), "{payload:02x?}");
             let via = Via { socket: usize::from(destination == alternate), local: None };
             self.server.handle_datagram(via, Self::addresses()[n], &payload, self.start.elapsed());
             while let Some(transmit) = self.server.poll_transmit() {
@@ -168,6 +170,43 @@ async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
     }
     assert_eq!(fired, [2, 1].map(|peer| Some(PeerKey::from_bytes([peer; 32]))));
     net.shutdown().await;
+}
+
+/// Whether this is a datagram of natpunch's own protocol that a client sends.
+fn is_of_a_client(payload: &[u8]) -> bool {
+    matches!(Kind::of(payload), Some(Kind::Hello | Kind::Confirm | Kind::Request | Kind::Probe | Kind::Bind))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_and_nothing_else() {
+    let host = FakeHost::new(PeerKey::from_bytes([1; 32]), Some(key(1)), 1);
+    let mut plugin = Plugin::new(settings(SERVER)).unwrap();
+    let task = tokio::spawn({
+        let host: Arc<FakeHost> = host.clone();
+        async move { plugin.run(host).await }
+    });
+    let source = SERVER.parse().unwrap();
+    host.put(Input::Peers([interest(2, RecordTag([7; 16]))].into()));
+    let end = Instant::now() + Duration::from_secs(3_600);
+    let mut hellos = 0;
+    while let Ok(effect) = tokio::time::timeout_at(end, host.effect()).await {
+        let Effect::Sent { destination, payload } = effect else { continue };
+        assert_eq!((destination, Kind::of(&payload)), (source, Some(Kind::Hello)));
+        hellos += 1;
+        // natpunch-go's response and answer, nat-hole-punching's two, and an answer of the next version.
+        let mut welcome = vec![0xd4, b'n', 2, 2];
+        welcome.resize(254, 1);
+        let mut response = vec![2];
+        response.resize(53, 1);
+        let mut answer = vec![3];
+        answer.resize(31, 1);
+        for payload in [response, answer, vec![], vec![192, 0, 2, 1, 4, 0], welcome] {
+            host.put(Input::Datagram { source, payload });
+        }
+    }
+    assert!(hellos > 100, "{hellos}");
+    host.put(Input::Shutdown);
+    task.await.unwrap().unwrap();
 }
 
 fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
