@@ -220,6 +220,15 @@ fn is_unsafe(line: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
 }
 
+/// Sessions, records and tickets of a server whose machine slept are as old as the world says.
+#[test]
+fn the_server_has_no_clock_that_stands_still_in_sleep_or_is_set_by_somebody() {
+    for file in sources(&root().join("src/server")) {
+        let found = names(&fs::read_to_string(&file).unwrap(), &["Instant", "SystemTime"]);
+        assert!(found.is_empty(), "{}: {found:?}: natpunch_net::Stopwatch has the time", file.display());
+    }
+}
+
 #[test]
 fn every_package_depends_only_on_what_its_row_allows() {
     let mut wrong = Vec::new();

@@ -1,11 +1,12 @@
 //! What is allowed in a mesh, but likely not meant.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, RelayPolicy, SecretKey};
+use natpunch_types::{AddressClass, PeerKey, RelayPolicy, SecretKey, classify};
+use url::{Host, Url};
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
@@ -30,6 +31,7 @@ pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     let mut findings = Vec::new();
     connectivity(mesh, &mut findings);
     relays(mesh, &mut findings);
+    plain_http(mesh, &mut findings);
     settings(mesh, &mut findings);
     routes(mesh, &mut findings);
     exit_nodes(mesh, &mut findings);
@@ -85,6 +87,38 @@ fn relays(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             "let a peer with an endpoint serve (serve = true), or name a server: [discovery.NAME] with \
              plugin = \"rendezvous\"",
         ));
+    }
+}
+
+/// Records that cross the internet in plain. They are sealed, but their tags are not.
+fn plain_http(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    for Discovery { name, settings } in &mesh.discovery {
+        let DiscoverySettings::Http(settings) = settings else { continue };
+        let Ok(url) = Url::parse(settings.url.trim()) else { continue };
+        let Some(host) = url.host().filter(|host| url.scheme() == "http" && !is_near(host)) else { continue };
+        let at = mesh.places.discovery.get(name).copied().unwrap_or_default();
+        let message = format!("`{}` asks {host} over plain HTTP", Quoted(name));
+        let finding = ConfigError::at(at, message).label("its requests can be read on the way");
+        let help = "write an https URL: the records are sealed, but whoever reads their tags can put others in their \
+                    place, and the pair no longer finds each other there";
+        findings.push(finding.rule("plain-http").help(help));
+    }
+}
+
+/// Whether a host is this one or in a network of one's own, as far as its name tells.
+fn is_near(host: &Host<&str>) -> bool {
+    let near = |ip: IpAddr| ip.is_loopback() || matches!(classify(ip), AddressClass::Private | AddressClass::LinkLocal);
+    match *host {
+        Host::Ipv4(ip) => near(ip.into()),
+        Host::Ipv6(ip) => near(ip.into()),
+        // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own have no dot.
+        Host::Domain(name) => {
+            let name = name.trim_end_matches('.');
+            !name.contains('.')
+                || ["localhost", "local", "home.arpa", "internal"]
+                    .iter()
+                    .any(|own| name.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
+        }
     }
 }
 

@@ -97,6 +97,8 @@ pub(super) struct Places {
     pub(super) private_key_files: BTreeMap<PathBuf, Place>,
     /// `exit_node`, by the name of the peer that uses it.
     pub(super) exit_nodes: BTreeMap<String, Place>,
+    /// The names of the discovery instances.
+    pub(super) discovery: BTreeMap<String, Place>,
     /// The networks of the mesh, in their order.
     pub(super) networks: Vec<Place>,
     /// The routes.
@@ -462,6 +464,7 @@ impl Check<'_> {
             }
             instances.push(Discovery { name, settings });
         }
+        self.places.discovery = seen.clone();
         let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
         if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
             let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, Request, State};
@@ -26,6 +26,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use natpunch_net::Stopwatch;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -67,7 +68,7 @@ struct App {
     state: Mutex<Shared>,
     /// Distinguishes the versions of this run from those of an earlier one.
     boot: u32,
-    start: Instant,
+    start: Stopwatch,
     proxies: Vec<IpAddr>,
     stop: watch::Receiver<bool>,
 }
@@ -165,7 +166,7 @@ pub(super) async fn serve(
             requests: RateLimiter::new(REQUEST_RATE, REQUEST_BURST, MAX_SOURCES),
         }),
         boot: u32::from_be_bytes(boot),
-        start: Instant::now(),
+        start: Stopwatch::start(),
         proxies: settings.trusted_proxies,
         stop: stop.clone(),
     });

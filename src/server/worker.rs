@@ -10,9 +10,9 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use natpunch_net::{Ends, Inbox, Outbox};
+use natpunch_net::{Ends, Inbox, Outbox, Stopwatch};
 use natpunch_rendezvous::server::{Knock, Opened, Unsealed, Via};
 use natpunch_rendezvous::wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     pub(super) places: Vec<Place>,
     pub(super) counters: Arc<Counters>,
     /// The origin of time.
-    pub(super) start: Instant,
+    pub(super) start: Stopwatch,
     /// When each worker was last alive, in milliseconds.
     pub(super) beats: Vec<AtomicU64>,
 }
@@ -50,7 +50,7 @@ impl Shared {
             protocols,
             places: Place::all(&sockets.addresses, sockets.alternate_port),
             counters,
-            start: Instant::now(),
+            start: Stopwatch::start(),
             beats: sockets.of_workers.iter().map(|_| AtomicU64::new(0)).collect(),
         }
     }

@@ -106,6 +106,30 @@ fn an_endpoint_works_without_any_discovery_section() {
 }
 
 #[test]
+fn a_mesh_that_names_only_a_rendezvous_sends_in_no_old_protocol() {
+    let host = Host::new();
+    let server = key_pair(200).1;
+    let section =
+        format!("[discovery.rv]\nplugin = 'rendezvous'\nserver = 'rv.example.org:51900'\npublic_key = '{server}'\n");
+    host.mesh("private_key_file = 'a.key'", &section);
+    let node = host.resolve(None).unwrap();
+    let plugins = node.discovery.iter().map(|instance| natpunch::plugins::registry::build(&instance.settings).unwrap());
+    let mut of_endpoints = 0;
+    for plugin in plugins.map(|plugin| plugin.descriptor()) {
+        match plugin.id {
+            "rendezvous" => assert!(plugin.needs_wireguard_port),
+            "static" => of_endpoints += usize::from(!plugin.needs_wireguard_port),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(
+        (node.discovery.len(), of_endpoints),
+        (2, 1),
+        "`nas` has an endpoint, which is resolved and nothing else"
+    );
+}
+
+#[test]
 fn a_preshared_key_is_that_of_the_pair() {
     let host = Host::new();
     host.mesh("private_key_file = 'a.key'", "[[preshared]]\npeers = ['nas', 'a']\npreshared_key_file = 'psk.key'\n");

@@ -17,6 +17,7 @@ mod crashes;
 mod disk;
 mod disks;
 mod gitops;
+mod ipv6;
 mod kill_matrix;
 mod lockout;
 mod measure;

@@ -1,7 +1,7 @@
 //! A server and nodes in a lab, and questions to them.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -68,6 +68,15 @@ impl World {
         };
         let mesh = Mesh { discovery: section, ..Mesh::default() };
         World { lab, mesh, server }
+    }
+
+    /// One whose nodes reach natpunch's own rendezvous over IPv6 alone.
+    pub(crate) fn over_ipv6(lab: Lab) -> Self {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (ipv4, ipv6) = (world.server.address(), world.server.ipv6());
+        world.mesh.discovery =
+            world.mesh.discovery.replace(&format!("{ipv4}:{UDP_PORT}"), &format!("[{ipv6}]:{UDP_PORT}"));
+        world
     }
 
     /// The mesh file.
@@ -146,6 +155,10 @@ impl Server {
         self.host.ipv4().unwrap()
     }
 
+    pub(crate) fn ipv6(&self) -> Ipv6Addr {
+        self.host.ipv6().unwrap()
+    }
+
     /// Kills it, so that it has no chance to say goodbye.
     pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill().unwrap();
@@ -155,7 +168,8 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let mut command = Command::new(NATPUNCH);
         command
-            .args(["serve", "--listen", &format!("0.0.0.0:{UDP_PORT}"), "--compat", "natpunch-go"])
+            .args(["serve", "--listen", &format!("0.0.0.0:{UDP_PORT}"), "--listen", &format!("[::]:{UDP_PORT}")])
+            .args(["--compat", "natpunch-go"])
             .arg("--admission-secret-file")
             .arg(&self.secret_file)
             .args(["--http", &format!("0.0.0.0:{HTTP_PORT}"), "--key-file"])

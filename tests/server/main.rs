@@ -8,6 +8,7 @@ mod http;
 mod operation;
 mod plugin;
 mod process;
+mod protocols;
 mod relay;
 mod rendezvous;
 mod swarm;

@@ -23,6 +23,8 @@ struct Node {
     relay: Option<SocketAddr>,
     /// What came through the relay.
     received: Vec<(SocketAddr, Vec<u8>)>,
+    /// What came from the server itself.
+    heard: Vec<(SocketAddr, Vec<u8>)>,
 }
 
 impl Node {
@@ -31,7 +33,7 @@ impl Node {
         socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         let config = Config { identity: SecretKey::from_bytes([number; 32]), servers: vec![key], admission: None };
         let client = Client::new(config, server, ChaCha20Rng::from_seed([number; 32]), Duration::ZERO).unwrap();
-        Self { socket, server, client, start: Instant::now(), relay: None, received: Vec::new() }
+        Self { socket, server, client, start: Instant::now(), relay: None, received: Vec::new(), heard: Vec::new() }
     }
 
     fn want(&mut self, wants: RelayUse) {
@@ -52,6 +54,7 @@ impl Node {
             let payload = &buffer[..length];
             if natpunch_rendezvous::wire::Kind::of(payload).is_some() {
                 self.client.handle_datagram(source, payload, self.start.elapsed());
+                self.heard.push((source, payload.to_vec()));
             } else {
                 self.received.push((source, payload.to_vec()));
             }
@@ -87,6 +90,17 @@ fn pair(server: &Server, addresses: [SocketAddr; 2]) -> [Node; 2] {
         node.want(RelayUse::Carry);
         node
     })
+}
+
+/// What a server says to two clients until they have a relay and know how their NAT maps, and from where.
+pub(crate) fn heard_by_a_relayed_pair(server: &Server) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut nodes = pair(server, [server.udp[0]; 2]);
+    let alternate = server.alternate_port.unwrap();
+    until(&mut nodes, "both are bound", |nodes| nodes.iter().all(|node| node.relay.is_some()));
+    until(&mut nodes, "the alternate port answers", |nodes| {
+        nodes.iter().all(|node| node.heard.iter().any(|(source, _)| source.port() == alternate))
+    });
+    nodes.into_iter().flat_map(|node| node.heard).collect()
 }
 
 fn message(kind: u8, length: usize, words: [u32; 2]) -> Vec<u8> {

@@ -6,13 +6,13 @@ use natpunch_core::stun;
 use crate::go_client::{GoClient, Keys, exchange, init, socket};
 use crate::process::Server;
 
-const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn both() -> Server {
     Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"])
 }
 
-fn stun_answer(socket: &UdpSocket) -> Option<SocketAddr> {
+pub(crate) fn stun_answer(socket: &UdpSocket) -> Option<SocketAddr> {
     let id = stun::TransactionId([3; 12]);
     let answer = exchange(socket, &stun::request(id)).ok()?;
     match stun::parse_answer(&answer)? {
@@ -194,7 +194,7 @@ fn binding(attributes: &[u8]) -> Vec<u8> {
 }
 
 /// CHANGE-REQUEST with these flags, and a PADDING of 60 bytes.
-fn change(flags: u8) -> Vec<u8> {
+pub(crate) fn change(flags: u8) -> Vec<u8> {
     binding(&[&[0, 3, 0, 4, 0, 0, 0, flags, 0, 0x26, 0, 60][..], &[0; 60]].concat())
 }
 

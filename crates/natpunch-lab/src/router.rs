@@ -1,6 +1,6 @@
 //! A home router: one link to the internet, one network of hosts behind it, a NAT between them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Result;
 use crate::lab::Uplink;
@@ -44,11 +44,13 @@ impl Router {
     }
 
     /// Lets no UDP pass between its hosts and an address, or lets it pass again; everything else stays.
-    pub fn set_blocked(&self, address: Ipv4Addr, blocked: bool) -> Result<()> {
+    pub fn set_blocked(&self, address: impl Into<IpAddr>, blocked: bool) -> Result<()> {
+        let address = address.into();
+        let ip = if address.is_ipv4() { "ip" } else { "ip6" };
         let rules = if blocked {
             format!(
-                "chain in {{ type filter hook prerouting priority -300; ip saddr {address} meta l4proto udp drop\n }}
-                chain out {{ type filter hook postrouting priority -300; ip daddr {address} meta l4proto udp drop\n }}"
+                "chain in {{ type filter hook prerouting priority -300; {ip} saddr {address} meta l4proto udp drop\n }}
+                chain out {{ type filter hook postrouting priority -300; {ip} daddr {address} meta l4proto udp drop\n }}"
             )
         } else {
             String::new()

@@ -21,6 +21,22 @@ pub fn boot_time() -> Duration {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
+/// Counts the time since it was started, sleep included.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Duration);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(boot_time())
+    }
+
+    /// The time since then.
+    pub fn elapsed(&self) -> Duration {
+        boot_time().saturating_sub(self.0)
+    }
+}
+
 fn read(clock: ClockId) -> Duration {
     // Neither clock can fail on Linux; zero is the time of boot.
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)

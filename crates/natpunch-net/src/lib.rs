@@ -17,7 +17,7 @@ mod readable;
 mod source;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
-pub use clock::boot_time;
+pub use clock::{Stopwatch, boot_time};
 pub use echo::echo;
 pub use error::NetError;
 pub use link::{Change, LinkWatch, local_addresses};

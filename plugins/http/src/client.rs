@@ -241,3 +241,76 @@ async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+
+    const TAG: RecordTag = RecordTag([7; 16]);
+
+    /// A web server that answers a request for a path with a status line and headers, and the body `found`.
+    fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut path, mut length) = (String::new(), 0);
+                for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                    if path.is_empty() {
+                        path = line.split(' ').nth(1).unwrap().to_owned();
+                    } else if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                        length = value.parse().unwrap();
+                    }
+                }
+                reader.read_exact(&mut vec![0; length]).unwrap();
+                let head = answer(&path);
+                let _ = write!(stream, "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfound");
+            }
+        });
+        address
+    }
+
+    fn client(server: SocketAddr) -> Client {
+        Client::new(format!("http://{server}/v1/").parse().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_redirect_to_another_host_is_not_followed_by_any_request() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        other.set_nonblocking(true).unwrap();
+        let elsewhere = other.local_addr().unwrap();
+        for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"] {
+            for location in
+                [format!("http://{elsewhere}/v1/x"), format!("//{elsewhere}/v1/x"), format!("https://{elsewhere}/")]
+            {
+                let client = client(serve(move |_| format!("{status}\r\nlocation: {location}")));
+                let refused = |error| matches!(error, Error::Unsupported(status) if status.is_redirection());
+                assert!(client.get(TAG, None).await.is_err_and(refused), "{status}");
+                let record = SealedRecord { tag: TAG, blob: b"sealed".as_slice().into() };
+                assert!(client.put(&record).await.is_err_and(refused), "{status}");
+                let polled = client.poll(BTreeMap::from([(TAG, None)]), Duration::ZERO).await;
+                assert!(polled.is_err_and(refused), "{status}");
+            }
+        }
+        let nobody = other.accept().unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "the other host was asked");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_within_the_host_is_followed_three_times() {
+        let tag = TAG.to_string();
+        for (hops, is_found) in [(0, true), (3, true), (4, false)] {
+            let tag = tag.clone();
+            let server = serve(move |path| {
+                let hop = if path.ends_with(&tag) { 0 } else { path.trim_start_matches("/hop").parse().unwrap() };
+                if hop == hops { "200 OK".to_owned() } else { format!("302 Found\r\nlocation: /hop{}", hop + 1) }
+            });
+            let found = client(server).get(TAG, None).await;
+            assert_eq!(found == Ok(Fetched::Changed(None, b"found".to_vec())), is_found, "{hops}: {found:?}");
+        }
+    }
+}

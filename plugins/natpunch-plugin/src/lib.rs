@@ -110,7 +110,9 @@ pub enum Input {
         /// Its payload.
         payload: Vec<u8>,
     },
-    /// The network changed (link, address, route) or the machine slept: addresses may be new, registrations stale.
+    /// The network changed (link, address, route) or the machine slept for more than 5 s: addresses may be new,
+    /// registrations stale. A plugin's own timers may have stood still in sleep (tokio's do): what it left at a server may be
+    /// gone there though it is not due to be said again.
     NetworkChanged,
     /// A round of probing this peer begins: make both sides fire at the same moment, if the server can
     /// ([`Host::fire`]).

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
+use natpunch_rendezvous::wire::Kind;
 
 use super::*;
 
@@ -63,6 +64,8 @@ struct Net {
     hosts: [Arc<FakeHost>; 2],
     tasks: [tokio::task::JoinHandle<Result<(), PluginError>>; 2],
     start: Instant,
+    /// How long the nodes' clocks stood still.
+    slept: Duration,
 }
 
 const SERVER: &str = "198.51.100.1:9000";
@@ -83,7 +86,7 @@ impl Net {
             tokio::spawn(async move { plugin.run(host).await })
         });
         let server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
-        Self { server, hosts, tasks, start: Instant::now() }
+        Self { server, hosts, tasks, start: Instant::now(), slept: Duration::ZERO }
     }
 
     fn addresses() -> [SocketAddr; 2] {
@@ -100,14 +103,22 @@ impl Net {
             };
             let Effect::Sent { destination, payload } = effect else { return (n, effect) };
             assert!([server, alternate].contains(&destination));
+            assert!(is_of_a_client(&payload), "{payload:02x?}");
             let via = Via { socket: usize::from(destination == alternate), local: None };
-            self.server.handle_datagram(via, Self::addresses()[n], &payload, self.start.elapsed());
+            self.server.handle_datagram(via, Self::addresses()[n], &payload, self.start.elapsed() + self.slept);
             while let Some(transmit) = self.server.poll_transmit() {
                 let to = Self::addresses().iter().position(|address| *address == transmit.destination).unwrap();
                 let source = if transmit.via.socket == 0 { server } else { alternate };
                 self.hosts[to].put(Input::Datagram { source, payload: transmit.payload });
             }
         }
+    }
+
+    /// Both nodes sleep: their clocks stand still, the server's does not.
+    fn sleep(&mut self, time: Duration) {
+        self.slept += time;
+        self.server.handle_timeout(self.start.elapsed() + self.slept);
+        self.hosts.iter().for_each(|host| host.put(Input::NetworkChanged));
     }
 
     async fn shutdown(self) {
@@ -168,6 +179,77 @@ async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
     }
     assert_eq!(fired, [2, 1].map(|peer| Some(PeerKey::from_bytes([peer; 32]))));
     net.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_slept_are_registered_seconds_after_they_wake_and_have_what_changed_meanwhile() {
+    // Shorter than the server keeps a session, longer than that, and longer than it keeps records.
+    for (sleep, forgotten) in [(100, false), (200, true), (3_600, true)] {
+        let mut net = Net::new();
+        let tag = RecordTag([7; 16]);
+        let record = |n| SealedRecord { tag, blob: Arc::from([n; 150]) };
+        net.hosts[0].put(Input::Records([record(1)].into()));
+        net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
+        let mut delivered = None;
+        while delivered != Some(record(1)) {
+            if let (1, Effect::Delivered(record)) = net.next().await {
+                delivered = Some(record);
+            }
+        }
+        net.sleep(Duration::from_secs(sleep));
+        let woke = Instant::now();
+        net.hosts[0].put(Input::Records([record(2)].into()));
+        // Who was forgotten says first that it is not registered any more.
+        let mut up = [!forgotten; 2];
+        while delivered != Some(record(2)) || up != [true; 2] {
+            match net.next().await {
+                (1, Effect::Delivered(record)) => delivered = Some(record),
+                (n, Effect::Reported(health)) => up[n] = matches!(health, Health::Good(_)),
+                _ => {}
+            }
+        }
+        let took = woke.elapsed();
+        assert!(took < Duration::from_secs(if forgotten { 10 } else { 1 }), "{took:?} after {sleep} s of sleep");
+        assert_eq!((net.server.sessions(), net.server.mailboxes()), (2, 1));
+        net.shutdown().await;
+    }
+}
+
+/// Whether this is a datagram of natpunch's own protocol that a client sends.
+fn is_of_a_client(payload: &[u8]) -> bool {
+    matches!(Kind::of(payload), Some(Kind::Hello | Kind::Confirm | Kind::Request | Kind::Probe | Kind::Bind))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_and_nothing_else() {
+    let host = FakeHost::new(PeerKey::from_bytes([1; 32]), Some(key(1)), 1);
+    let mut plugin = Plugin::new(settings(SERVER)).unwrap();
+    let task = tokio::spawn({
+        let host: Arc<FakeHost> = host.clone();
+        async move { plugin.run(host).await }
+    });
+    let source = SERVER.parse().unwrap();
+    host.put(Input::Peers([interest(2, RecordTag([7; 16]))].into()));
+    let end = Instant::now() + Duration::from_secs(3_600);
+    let mut hellos = 0;
+    while let Ok(effect) = tokio::time::timeout_at(end, host.effect()).await {
+        let Effect::Sent { destination, payload } = effect else { continue };
+        assert_eq!((destination, Kind::of(&payload)), (source, Some(Kind::Hello)));
+        hellos += 1;
+        // natpunch-go's response and answer, nat-hole-punching's two, and an answer of the next version.
+        let mut welcome = vec![0xd4, b'n', 2, 2];
+        welcome.resize(254, 1);
+        let mut response = vec![2];
+        response.resize(53, 1);
+        let mut answer = vec![3];
+        answer.resize(31, 1);
+        for payload in [response, answer, vec![], vec![192, 0, 2, 1, 4, 0], welcome] {
+            host.put(Input::Datagram { source, payload });
+        }
+    }
+    assert!(hellos > 100, "{hellos}");
+    host.put(Input::Shutdown);
+    task.await.unwrap().unwrap();
 }
 
 fn interest(peer: u8, tag: RecordTag) -> PeerInterest {

@@ -15,7 +15,7 @@ use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
     ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAC2_AT, MAX_BLOB,
-    MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, TICKET_LEN, Tag, WELCOME_NOISE_LEN,
+    MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, Tag, WELCOME_NOISE_LEN,
 };
 
 mod alternate;
@@ -171,9 +171,37 @@ enum Attempt {
     /// None is needed before then.
     Wait(Duration),
     /// A hello is out.
-    Hello { handshake: Box<HandshakeState>, datagram: Vec<u8>, sent: Duration, tries: usize, due: Duration },
+    Hello {
+        handshake: Box<HandshakeState>,
+        /// What a welcome said whose ticket did not open: another copy may be whole.
+        welcome: Option<Welcome>,
+        datagram: Vec<u8>,
+        sent: Duration,
+        tries: usize,
+        due: Duration,
+    },
     /// A confirm is out.
     Confirm { session: Box<Session>, datagram: Vec<u8>, tries: usize, due: Duration },
+}
+
+/// What the server's half of the handshake says.
+struct Welcome {
+    id: u64,
+    observed: SocketAddr,
+    from_client: crypto::Key,
+    from_server: crypto::Key,
+}
+
+impl Welcome {
+    /// Reads the header of a welcome. One that fails leaves the handshake as it was; after one that does not it is over.
+    fn read(handshake: &mut HandshakeState, header: &[u8]) -> Option<Self> {
+        let mut inner = [0; 8 + ADDRESS_LEN];
+        handshake.read_message(header.get(HEADER_LEN..)?, &mut inner).ok()?;
+        let mut reader = Reader(&inner);
+        let (id, observed) = (reader.u64()?, reader.address()?);
+        let [from_client, from_server] = split(handshake)?;
+        Some(Self { id, observed, from_client, from_server })
+    }
 }
 
 impl<R: CryptoRng> Client<R> {
@@ -272,8 +300,7 @@ impl<R: CryptoRng> Client<R> {
         let source = canonical(source);
         let from_server = source == self.address;
         if source.ip() == self.address.ip() && Kind::of(payload) == Some(Kind::Bound) {
-            let early = self.early();
-            let event = self.relays.handle_bound(source, payload, early, now);
+            let event = self.relays.handle_bound(source, payload, &mut self.rng, now);
             event.into_iter().for_each(|event| self.emit(event));
         }
         let _ = match Kind::of(payload) {
@@ -385,12 +412,7 @@ impl<R: CryptoRng> Client<R> {
 
     /// A random part of this time.
     fn jitter(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.early())
-    }
-
-    /// A random part of 1.
-    fn early(&mut self) -> f64 {
-        f64::from(self.rng.next_u32()) / f64::from(u32::MAX)
+        most.mul_f64(random_part(&mut self.rng))
     }
 
     fn say_hello(&mut self, now: Duration) {
@@ -401,7 +423,7 @@ impl<R: CryptoRng> Client<R> {
         };
         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
-        self.attempt = Attempt::Hello { handshake, datagram, sent: now, tries: 0, due: now + wait };
+        self.attempt = Attempt::Hello { handshake, welcome: None, datagram, sent: now, tries: 0, due: now + wait };
     }
 
     fn hello(&mut self) -> Option<(Box<HandshakeState>, Vec<u8>)> {
@@ -437,21 +459,15 @@ impl<R: CryptoRng> Client<R> {
     }
 
     fn handle_welcome(&mut self, payload: &[u8], now: Duration) -> Option<()> {
-        let Attempt::Hello { handshake, sent, .. } = &mut self.attempt else { return None };
+        let Attempt::Hello { handshake, welcome, sent, .. } = &mut self.attempt else { return None };
         let (header, sealed) = payload.split_at_checked(HEADER_LEN + WELCOME_NOISE_LEN)?;
-        // A message that fails leaves the handshake as it was.
-        let mut inner = [0; 8 + ADDRESS_LEN];
-        handshake.read_message(header.get(HEADER_LEN..)?, &mut inner).ok()?;
+        if welcome.is_none() {
+            *welcome = Welcome::read(handshake, header);
+        }
+        // The header is authenticated with the ticket, so this is the welcome that was read, and whole.
+        let ticket = open_message(&welcome.as_ref()?.from_server, 0, header, sealed)?;
+        let Welcome { id, observed, from_client, from_server } = welcome.take()?;
         let round_trip = now.saturating_sub(*sent);
-        let mut reader = Reader(&inner);
-        let id = reader.u64()?;
-        let observed = reader.address()?;
-        let [from_client, from_server] = split(handshake)?;
-        let ticket = open_message(&from_server, 0, header, sealed);
-        let Some(ticket) = ticket.filter(|ticket| ticket.len() == TICKET_LEN) else {
-            self.fail(Duration::ZERO, now);
-            return None;
-        };
         let mut window = Window::default();
         window.mark(0); // the ticket
         let mut session = Session {
@@ -608,8 +624,7 @@ impl<R: CryptoRng> Client<R> {
                 event.into_iter().for_each(|event| self.emit(event));
             }
             Notice::RelayState { tag, wants, state } => {
-                let early = self.early();
-                let event = self.relays.handle_state(&tag, wants, state, early, now);
+                let event = self.relays.handle_state(&tag, wants, state, &mut self.rng, now);
                 event.into_iter().for_each(|event| self.emit(event));
             }
             Notice::Fire { tag, delay_ms } => {
@@ -678,4 +693,9 @@ impl<R: CryptoRng> Client<R> {
             self.transmits.extend(session.seal(Kind::Request, text).map(Outgoing::to_server));
         }
     }
+}
+
+/// A random part of 1.
+fn random_part(rng: &mut impl CryptoRng) -> f64 {
+    f64::from(rng.next_u32()) / f64::from(u32::MAX)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_types::RelayUse;
 use rand_core::CryptoRng;
 
-use super::{Event, Outgoing, To};
+use super::{Event, Outgoing, To, random_part};
 use crate::crypto::Key;
 use crate::frame::{RelayState, Request};
 use crate::relay::bind::{Message, Nonce, State};
@@ -160,13 +160,13 @@ impl Relays {
         event
     }
 
-    /// The server says how a pair's relay is; `heard`: what it heard us want. `early` is a random part of 1.
+    /// The server says how a pair's relay is; `heard`: what it heard us want.
     pub(super) fn handle_state(
         &mut self,
         tag: &Tag,
         heard: RelayUse,
         state: RelayState,
-        early: f64,
+        rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Event> {
         let relay = self.by_tag.get_mut(tag)?;
@@ -175,7 +175,7 @@ impl Relays {
                 self.by_tag.remove(tag);
                 return None;
             }
-            (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(early), 0);
+            (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(random_part(rng)), 0);
         }
         match state {
             RelayState::Offered => None,
@@ -188,19 +188,19 @@ impl Relays {
                 let had = relay.binding.is_some();
                 if state == RelayState::Refused || had {
                     let retry = if had { RETRY.1 } else { RETRY.0 };
-                    relay.due = now + retry - (retry / 4).mul_f64(early);
+                    relay.due = now + retry - (retry / 4).mul_f64(random_part(rng));
                 }
                 relay.unbind(*tag)
             }
         }
     }
 
-    /// A relay port answered. `early` is a random part of 1.
+    /// A relay port answered.
     pub(super) fn handle_bound(
         &mut self,
         source: SocketAddr,
         payload: &[u8],
-        early: f64,
+        rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Event> {
         let allocation = Message::allocation(payload)?;
@@ -226,7 +226,7 @@ impl Relays {
             return None;
         }
         (binding.both, binding.tries) = (true, 0);
-        binding.due = now + REBIND - (REBIND / 5).mul_f64(early);
+        binding.due = now + REBIND - (REBIND / 5).mul_f64(random_part(rng));
         Some(Event::Relay { tag: *tag, address: Some(binding.to) })
     }
 }

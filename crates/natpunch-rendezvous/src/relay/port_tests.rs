@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use natpunch_types::{PROBE_LEN, PROBE_MAGIC};
 use proptest::prelude::*;
+use rand_core::{RngCore as _, SeedableRng as _};
 
 use super::*;
 use crate::wire::MAC_LEN;
@@ -267,22 +268,70 @@ fn the_server_is_never_a_side_of_its_own_relay() {
     assert_eq!(prove(&mut port(), address("203.0.113.1:7"), ALLOCATION, 1, START), Some(State::Bound), "a neighbour");
 }
 
-#[test]
-fn dns_quic_http_and_random_payloads_do_not_pass() {
+/// A port whose two sides have finished WireGuard's handshake by it, with the indices 100 and 200.
+fn port_in_use() -> Port {
     let mut port = bound_port(Limits::default());
-    let dns = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01".to_vec();
-    let mut quic = b"\xc3\x00\x00\x00\x01\x08".to_vec();
-    quic.resize(1_200, 0);
-    let mut short_quic = b"\x41\x99\x88\x77".to_vec();
-    short_quic.resize(128, 0);
-    let ntp = [&[0x23][..], &[0; 47]].concat();
-    let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[0; 12]].concat();
-    let http = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".to_vec();
-    for payload in [dns, quic, short_quic, ntp, stun, http, vec![], vec![4], vec![4, 0, 0, 0]] {
+    assert!(passes(&mut port, 0, &initiation(100), START) && passes(&mut port, 1, &response(200, 100), START));
+    assert!(passes(&mut port, 0, &data(200), START) && passes(&mut port, 1, &data(100), START));
+    port
+}
+
+#[test]
+fn dns_quic_http_and_other_protocols_do_not_pass() {
+    let mut port = port_in_use();
+    let question = b"\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+    let dns = [&b"\x12\x34\x01\0"[..], question].concat();
+    // With an id and flags of which WireGuard's data could begin, and room for its header and tag.
+    let sly_dns = [&b"\x04\0\0\0"[..], question, &[0; 16]].concat();
+    let sized = |first: &[u8], length| {
+        let mut payload = first.to_vec();
+        payload.resize(length, 0);
+        payload
+    };
+    let payloads = [
+        dns,
+        sly_dns,
+        sized(b"\xc3\0\0\0\x01\x08", 1_200), // QUIC, version 1: Initial
+        sized(b"\xe3\0\0\0\x01\x08", 1_200), // Handshake
+        sized(b"\xc0\0\0\0\0\x08", 40),      // Version Negotiation
+        sized(b"\x41\x99\x88\x77", 128),     // and a short header
+        b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n".to_vec(),
+        sized(b"\x16\xfe\xfd\0\0", 200),                  // DTLS
+        sized(&[0x23], 48),                               // NTP
+        sized(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], 20), // STUN
+        sized(b"\x17\0\x03\x2a", 8),                      // NTP's monlist
+        vec![],
+        vec![4],
+        vec![4, 0, 0, 0],
+    ];
+    for payload in payloads {
         for from in [0, 1] {
             assert!(!passes(&mut port, from, &payload, START), "{payload:02x?}");
         }
     }
+    assert!(passes(&mut port, 0, &data(200), START), "what is WireGuard's still does");
+}
+
+#[test]
+fn ten_thousand_random_payloads_of_all_lengths_do_not_pass_with_or_without_wireguards_first_bytes() {
+    let mut port = port_in_use();
+    let mut random = rand_chacha::ChaCha20Rng::from_seed([20; 32]);
+    let mut dropped = 0;
+    for n in 0..10_000 {
+        let mut payload = vec![0; n % 1_600];
+        random.fill_bytes(&mut payload);
+        assert!(!passes(&mut port, n & 1, &payload, START), "{n}: {payload:02x?}");
+        dropped += 1;
+        // Data, a response or a cookie of a session that no handshake of this pair began.
+        if let Some(first) = payload.first_chunk_mut() {
+            *first = [2 + (n % 3) as u8, 0, 0, 0];
+            assert!(!passes(&mut port, n & 1, &payload, START), "{n}: {payload:02x?}");
+            dropped += 1;
+        }
+    }
+    assert_eq!(port.counters().misshapen, dropped, "each was dropped for its form");
 }
 
 #[test]
@@ -406,11 +455,15 @@ enum Step {
         sent: usize,
         source: usize,
     },
-    /// A packet of WireGuard's form, a probe, or garbage.
+    /// A packet of WireGuard's form, or a probe.
     Packet {
         source: usize,
         kind: u8,
         index: u32,
+    },
+    Garbage {
+        source: usize,
+        payload: Vec<u8>,
     },
     /// The server's word.
     Carry(bool),
@@ -424,7 +477,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..4_usize, 0..9_usize, any::<usize>())
             .prop_map(|(member, source, cookie)| Step::Spoofed { member, source, cookie }),
         3 => (any::<usize>(), 0..9_usize).prop_map(|(sent, source)| Step::Replay { sent, source }),
-        6 => (0..9_usize, 0..6_u8, 0..3_u32).prop_map(|(source, kind, index)| Step::Packet { source, kind, index }),
+        6 => (0..9_usize, 0..5_u8, 0..3_u32).prop_map(|(source, kind, index)| Step::Packet { source, kind, index }),
+        2 => (0..9_usize, prop::collection::vec(any::<u8>(), 0..200))
+            .prop_map(|(source, payload)| Step::Garbage { source, payload }),
         1 => any::<bool>().prop_map(Step::Carry),
         1 => (0..2_usize).prop_map(Step::Close),
         1 => (0..70_u64).prop_map(Step::Later),
@@ -471,9 +526,12 @@ proptest! {
                     1 => initiation(index),
                     2 => response(index, index),
                     3 => message(3, 64, &[index]),
-                    4 => data(index),
-                    _ => vec![index as u8; 64],
+                    _ => data(index),
                 }),
+                Step::Garbage { source, payload } => {
+                    prop_assert_eq!(port.handle_datagram(Via::default(), sources[source], &payload, now), Verdict::Drop);
+                    continue;
+                }
                 Step::Carry(carry) => {
                     port.handle_command(Command::Carry { allocation: ALLOCATION, carry }, now);
                     continue;

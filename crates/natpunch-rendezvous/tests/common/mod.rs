@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_rendezvous::client::{self, Client, Event, Outgoing, To};
+use natpunch_rendezvous::relay::{self, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Server, Via};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
@@ -34,6 +35,8 @@ pub fn address(n: u16) -> SocketAddr {
 
 /// The server's second port.
 pub const ALTERNATE_PORT: u16 = 9001;
+/// The first port of its relay, if it has one.
+const FIRST_RELAY_PORT: u16 = 9100;
 
 /// Where the server is.
 pub fn server_address() -> SocketAddr {
@@ -45,6 +48,11 @@ pub fn alternate_address() -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 1], ALTERNATE_PORT))
 }
 
+/// And where this port of its relay is.
+pub fn relay_address(index: usize) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 1], FIRST_RELAY_PORT + index as u16))
+}
+
 pub fn blob(n: u8) -> Arc<[u8]> {
     Arc::from([n; 150])
 }
@@ -54,6 +62,11 @@ thread_local! {
     static STARTED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
+/// Lets the servers that are started from now on have the randomness of the first ones again.
+pub fn same_randomness_again() {
+    STARTED.set(0);
+}
+
 /// A server of this key.
 pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Server<ChaCha20Rng> {
     let seed = STARTED.get();
@@ -61,10 +74,14 @@ pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Serv
     Server::new(Config { keys: vec![key], admission, limits, alternate_port: Some(ALTERNATE_PORT) }, rng(seed)).unwrap()
 }
 
+/// How long a datagram takes, unless something else was said.
+const USUAL_DISTANCE: Duration = Duration::from_millis(10);
+
 struct InFlight {
     arrives: Duration,
     /// None: the server.
     to: Option<u16>,
+    /// The server's: 0, the second one, and then the relay's.
     socket: usize,
     source: SocketAddr,
     payload: Vec<u8>,
@@ -74,6 +91,8 @@ struct InFlight {
 pub struct Net {
     pub now: Duration,
     pub server: Server<ChaCha20Rng>,
+    /// The ports of its relay.
+    pub ports: Vec<Port>,
     pub clients: BTreeMap<u16, Client<ChaCha20Rng>>,
     /// Where each client is; elsewhere, once it moved.
     pub places: BTreeMap<u16, SocketAddr>,
@@ -97,6 +116,7 @@ impl Net {
         Self {
             now: Duration::from_secs(1000),
             server: server_with(key(200), admission, limits),
+            ports: Vec::new(),
             clients: BTreeMap::new(),
             places: BTreeMap::new(),
             seen_elsewhere: BTreeMap::new(),
@@ -112,6 +132,15 @@ impl Net {
 
     pub fn open() -> Self {
         Self::new(Admission::default(), Limits::default())
+    }
+
+    /// Gives the server a relay of so many ports.
+    pub fn add_relay(&mut self, ports: usize) {
+        let addresses: Vec<SocketAddr> = (0..ports).map(relay_address).collect();
+        let numbers: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
+        let own = Own { addresses: [server_address().ip()].into(), ports: numbers.iter().copied().collect() };
+        self.ports = numbers.iter().map(|n| Port::new(relay::Limits::default(), own.clone(), [*n as u8; 32])).collect();
+        self.server.set_relay_ports(numbers);
     }
 
     pub fn join(&mut self, n: u16, admission: Option<PresharedKey>) -> &mut Client<ChaCha20Rng> {
@@ -136,6 +165,7 @@ impl Net {
         loop {
             self.collect();
             let timeouts = self.clients.values().filter_map(Client::poll_timeout).chain(self.server.poll_timeout());
+            let timeouts = timeouts.chain(self.ports.iter().filter_map(Port::poll_timeout));
             let next = timeouts.chain(self.in_flight.iter().map(|datagram| datagram.arrives).min()).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
@@ -143,6 +173,7 @@ impl Net {
             while let Some(at) = self.in_flight.iter().position(|datagram| datagram.arrives <= now) {
                 let InFlight { to, socket, source, payload, .. } = self.in_flight.remove(at).unwrap();
                 match to {
+                    None if socket > 1 => self.arrive_at_relay(socket, source, &payload),
                     None => self.server.handle_datagram(Via { socket, local: None }, source, &payload, now),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
@@ -153,8 +184,38 @@ impl Net {
             }
             self.server.handle_timeout(now);
             self.clients.values_mut().for_each(|client| client.handle_timeout(now));
+            for port in &mut self.ports {
+                port.handle_timeout(now);
+                std::iter::from_fn(|| port.poll_event()).for_each(|event| self.server.handle_relay_event(event, now));
+            }
         }
         self.now = end;
+    }
+
+    fn arrive_at_relay(&mut self, socket: usize, source: SocketAddr, payload: &[u8]) {
+        let via = Via { socket, local: None };
+        match self.ports[socket - 2].handle_datagram(via, source, payload, self.now) {
+            Verdict::Answer(answer) => self.send_to_client(socket, source, answer.to_vec()),
+            Verdict::Forward { to, .. } => self.send_to_client(socket, to, payload.to_vec()),
+            Verdict::Drop => {}
+        }
+    }
+
+    /// Sends from one of the server's sockets.
+    fn send_to_client(&mut self, socket: usize, destination: SocketAddr, payload: Vec<u8>) {
+        self.sent += 1;
+        self.wire.push((None, destination, payload.clone()));
+        let mut places = self.places.iter().chain(&self.seen_elsewhere);
+        let to = places.find(|(_, place)| **place == destination).map(|(n, _)| *n);
+        if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
+            let arrives = self.now + self.distance.get(&n).copied().unwrap_or(USUAL_DISTANCE);
+            let source = match socket {
+                0 => server_address(),
+                1 => alternate_address(),
+                _ => relay_address(socket - 2),
+            };
+            self.in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload });
+        }
     }
 
     pub fn run(&mut self, time: Duration) {
@@ -162,7 +223,6 @@ impl Net {
     }
 
     fn collect(&mut self) {
-        let usual = Duration::from_millis(10);
         for (n, client) in &mut self.clients {
             while let Some(event) = client.poll_event() {
                 self.events.entry(*n).or_default().push(event);
@@ -172,30 +232,26 @@ impl Net {
                 let here = self.places[n];
                 let (socket, source) = match to {
                     To::Server => (0, here),
-                    To::Address(to) => {
-                        assert_eq!(to, alternate_address());
+                    To::Address(to) if to == alternate_address() => {
                         (1, self.seen_elsewhere.get(n).copied().unwrap_or(here))
+                    }
+                    To::Address(to) => {
+                        (2 + (0..self.ports.len()).find(|index| relay_address(*index) == to).unwrap(), here)
                     }
                 };
                 self.sent += 1;
                 self.wire.push((Some(*n), source, payload.clone()));
                 if !(self.lose)(self.sent) {
-                    let arrives = self.now + self.distance.get(n).copied().unwrap_or(usual);
+                    let arrives = self.now + self.distance.get(n).copied().unwrap_or(USUAL_DISTANCE);
                     self.in_flight.push_back(InFlight { arrives, to: None, socket, source, payload });
                 }
             }
         }
+        while let Some((port, command)) = self.server.poll_relay_command() {
+            self.ports[port].handle_command(command, self.now);
+        }
         while let Some(transmit) = self.server.poll_transmit() {
-            self.sent += 1;
-            self.wire.push((None, transmit.destination, transmit.payload.clone()));
-            let mut places = self.places.iter().chain(&self.seen_elsewhere);
-            let to = places.find(|(_, place)| **place == transmit.destination).map(|(n, _)| *n);
-            if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
-                let arrives = self.now + self.distance.get(&n).copied().unwrap_or(usual);
-                let socket = transmit.via.socket;
-                let source = if socket == 0 { server_address() } else { alternate_address() };
-                self.in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload: transmit.payload });
-            }
+            self.send_to_client(transmit.via.socket, transmit.destination, transmit.payload);
         }
     }
 
