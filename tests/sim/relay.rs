@@ -103,3 +103,58 @@ fn of_two_relays_the_nearer_one_is_used() {
         }
     }
 }
+
+/// Both nodes' WireGuard goes by the server at this address, and their statuses say so.
+fn expect_relayed_by(lab: &Lab, server: &str) {
+    for (node, peer) in [(lab.a, lab.b), (lab.b, lab.a)] {
+        let endpoint = lab.world.device(node).endpoint(&lab.world.key(peer)).unwrap();
+        assert_eq!(endpoint.ip(), ip(server), "{}", lab.world.report());
+        let status = lab.world.status(node).unwrap();
+        assert_eq!(status.peers[0].relayed_by, [format!("relay-{server}")], "{}", lab.world.report());
+    }
+}
+
+/// Two nodes that list relays by their numbers: the first is far, the second near.
+fn listing(list: &[usize]) -> Lab {
+    let mut lab = Lab::with_relays(1, NatConfig::symmetric(), NatConfig::symmetric(), &[FAR, NEAR]);
+    let servers: Vec<_> = list.iter().map(|number| lab.relays[*number]).collect();
+    for node in [lab.a, lab.b] {
+        lab.world.set_relays(node, &servers);
+    }
+    let mut lab = lab.start();
+    connect(&mut lab, 10 * SECOND);
+    lab
+}
+
+#[test]
+fn the_relay_that_is_listed_first_is_used_though_it_is_farther_and_the_next_one_when_it_dies() {
+    let mut lab = listing(&[0, 1]);
+    lab.run_with_pings(5 * SECOND);
+    expect_relayed_by(&lab, "198.51.100.1");
+    let far = lab.relays[0];
+    lab.world.set_server_down(far, true);
+    lab.run_with_pings(10 * SECOND);
+    expect_relayed_by(&lab, "198.51.100.2");
+    lab.world.set_server_down(far, false);
+    lab.run_with_pings(2 * MINUTE);
+    expect_relayed_by(&lab, "198.51.100.1");
+}
+
+#[test]
+fn a_relay_that_is_not_listed_is_not_used_even_if_no_other_is_left() {
+    let mut lab = listing(&[0]);
+    lab.run_with_pings(5 * SECOND);
+    expect_relayed_by(&lab, "198.51.100.1");
+    let (far, near) = (lab.relays[0], lab.relays[1]);
+    lab.world.set_server_down(far, true);
+    lab.longest_gap(2 * MINUTE, |_| ());
+    assert_eq!(lab.world.carried_by(near), 0, "{}", lab.world.report());
+    for node in [lab.a, lab.b] {
+        let status = lab.world.status(node).unwrap();
+        let offered = status.peers[0].candidates.iter().any(|candidate| candidate.address.ip() == ip("198.51.100.2"));
+        assert!(!offered, "{}", lab.world.report());
+    }
+    lab.world.set_server_down(far, false);
+    lab.run_with_pings(2 * MINUTE);
+    expect_relayed_by(&lab, "198.51.100.1");
+}

@@ -2,11 +2,11 @@
 //! what they want, bind a port each, and are told when both have. The server also tells both to fire at one moment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::Interest;
-use natpunch_types::{Mapping, PeerKey, RelayUse};
+use natpunch_types::{Mapping, Origin, PeerKey, RelayUse};
 
 use crate::packet::Payload;
 use crate::random::Random;
@@ -166,6 +166,11 @@ impl Relay {
     }
 }
 
+/// The discovery instance of the relay at this address.
+pub(crate) fn origin(server: IpAddr) -> Origin {
+    Origin::new(&format!("relay-{server}"))
+}
+
 /// Something that the client wants.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -225,8 +230,9 @@ impl RelayClient {
                     bound: false,
                     next_bind: Duration::MAX,
                 });
-                if pair.relay != interest.relay {
-                    (pair.relay, pair.settled) = (interest.relay, false);
+                let relay = interest.relay_by(&origin(server.ip()));
+                if pair.relay != relay {
+                    (pair.relay, pair.settled) = (relay, false);
                     (pair.next, pair.interval) = (now, RESEND);
                 }
             }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy};
 
 use crate::burst::Burst;
-use crate::candidates::{Offer, Pending, Table};
+use crate::candidates::{Entry, Offer, Pending, Table};
 use crate::env::{Budget, Env};
 use crate::keys::PairKeys;
 use crate::path;
@@ -245,7 +245,7 @@ impl Peer {
         now: Time,
     ) {
         let Ok(address) = env.admit(address) else { return };
-        if !self.permits(address, kind) {
+        if !self.permits(address, kind, origin) {
             return;
         }
         let keep = self.keep();
@@ -342,16 +342,15 @@ impl Peer {
     fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
         let proven = || self.table.iter().filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now));
         let Some(selection) = &self.selection else {
-            let (best, _) = proven().min_by_key(|(address, entry)| entry.rank(**address))?;
-            return Some((*best, EndpointReason::FirstPath));
+            return Some((self.best(proven())?, EndpointReason::FirstPath));
         };
         let silent = self.silent_since(now);
         let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
         if selection.lost || doubt_over || silent.is_some() {
             let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
             let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
-            let (best, _) = fresh.min_by_key(|(address, entry)| entry.rank(**address))?;
-            return (selection.lost || *best != selection.address).then_some((*best, EndpointReason::PathLost));
+            let best = self.best(fresh)?;
+            return (selection.lost || best != selection.address).then_some((best, EndpointReason::PathLost));
         }
         let on_relay = self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only;
         if on_relay {
@@ -359,20 +358,24 @@ impl Peer {
             let may_leave = selection.check != Check::Passed || now.since(selection.since) >= relaying::STAY;
             let may_leave = may_leave && now >= self.retreat.until;
             let direct = proven().filter(|(_, entry)| !entry.is_relay() && may_leave);
-            let best = direct.min_by_key(|(address, entry)| entry.rank(**address));
-            if let Some((best, _)) = best {
-                return Some((*best, EndpointReason::BetterPath));
+            if let Some(best) = self.best(direct) {
+                return Some((best, EndpointReason::BetterPath));
             }
         }
         let dwell = if selection.roamed { ROAM_DWELL } else { Duration::ZERO };
         if selection.check != Check::Passed || now.since(selection.since) < dwell {
             return None;
         }
-        let (best, _) = proven()
+        let better = proven()
             .filter(|(address, entry)| **address != selection.address && entry.wins >= path::SAMPLES)
-            .filter(|(_, entry)| !on_relay || entry.is_relay())
-            .min_by_key(|(address, entry)| entry.rank(**address))?;
-        Some((*best, EndpointReason::BetterPath))
+            .filter(|(_, entry)| !on_relay || entry.is_relay());
+        Some((self.best(better)?, EndpointReason::BetterPath))
+    }
+
+    /// The best of these paths.
+    fn best<'a>(&self, paths: impl Iterator<Item = (&'a SocketAddr, &'a Entry)>) -> Option<SocketAddr> {
+        let relays = self.spec.relays.as_deref();
+        paths.min_by_key(|(address, entry)| entry.rank(**address, relays)).map(|(address, _)| *address)
     }
 
     /// The controlled side follows the last nomination, once proven here too.

@@ -1,0 +1,69 @@
+//! Relays that the mesh file lists: which are used at all, and which of them.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use common::*;
+use natpunch_core::{Command, Mesh, MeshSpec, Time};
+use natpunch_types::{Candidate, CandidateKind, Origin, RelayPolicy, RelayUse};
+
+fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
+    for peer in &mut spec.peers {
+        peer.relays = Some(names.iter().map(|name| Origin::new(name)).collect());
+    }
+    spec
+}
+
+fn relay(address: &str, origin: &str) -> Candidate {
+    Candidate { kind: CandidateKind::Relay, origin: Origin::new(origin), ..candidate(addr(address)) }
+}
+
+#[test]
+fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
+    let mut mesh = Mesh::new(listing(spec(1, &[2]), &["eu"]), [0; 32], Time::ZERO);
+    mesh.handle_candidate(public(2), relay("198.51.100.1:40001", "us"), Time::ZERO);
+    assert!(mesh.status(Time::ZERO).peers[0].candidates.is_empty());
+    assert!(mesh.poll_transmit().is_none());
+    mesh.handle_candidate(public(2), relay("198.51.100.2:40001", "eu"), Time::ZERO);
+    mesh.handle_timeout(Time::ZERO);
+    assert_eq!(mesh.poll_transmit().unwrap().destination, addr("198.51.100.2:40001"));
+
+    let interest = std::iter::from_fn(|| mesh.poll_command()).find_map(|command| match command {
+        Command::Interest(interest) => Some(interest),
+        _ => None,
+    });
+    let interest = &interest.unwrap()[0];
+    assert_eq!(interest.relay_by(&Origin::new("eu")), RelayUse::Carry);
+    assert_eq!(interest.relay_by(&Origin::new("us")), RelayUse::Off);
+}
+
+#[test]
+fn the_relay_that_is_listed_first_is_moved_to_and_not_left() {
+    for (list, moves) in [(["first", "second"], true), (["second", "first"], false)] {
+        let (low, high) = low_high();
+        let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.22"])]);
+        for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
+            let mut spec = listing(spec(own, &[other]), &list);
+            // So that the peer does not say that these addresses are its own, and no relay's.
+            spec.peers[0].relay = RelayPolicy::Only;
+            world.with(index, |mesh, now| mesh.handle_spec(spec, now));
+        }
+        let port = world.address(1).port();
+        let by_second = relay(&format!("203.0.113.2:{port}"), "second");
+        let by_first = relay(&format!("203.0.113.22:{port}"), "first");
+        let back = Candidate { address: world.address(0), ..by_second.clone() };
+        world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_second.clone(), now));
+        world.with(1, |mesh, now| mesh.handle_candidate(public(low), back, now));
+        world.connect();
+        assert_eq!(world.status(0).endpoint, Some(by_second.address));
+        assert_eq!(world.status(0).relayed_by, ["second"]);
+
+        world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_first.clone(), now));
+        // Not for longer: the device of this world answers from its first address, and WireGuard would roam back.
+        world.run(ms(500));
+        let used = if moves { &by_first } else { &by_second };
+        assert_eq!(world.status(0).endpoint, Some(used.address), "{list:?}: {:#?}", world.nodes[0].events);
+        assert_eq!(world.status(0).relayed_by, [used.origin.as_str()]);
+    }
+}
