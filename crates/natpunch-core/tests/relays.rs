@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use natpunch_core::{Command, Mesh, MeshSpec, Time};
+use natpunch_core::{Command, Event, Mesh, MeshSpec, Time};
 use natpunch_types::{Candidate, CandidateKind, Origin, RelayPolicy, RelayUse};
 
 fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
@@ -66,4 +66,27 @@ fn the_relay_that_is_listed_first_is_moved_to_and_not_left() {
         assert_eq!(world.status(0).endpoint, Some(used.address), "{list:?}: {:#?}", world.nodes[0].events);
         assert_eq!(world.status(0).relayed_by, [used.origin.as_str()]);
     }
+}
+
+#[test]
+fn a_pong_through_a_relay_is_enough_for_a_first_path_and_one_on_a_direct_path_is_not() {
+    let first_path = |kind| {
+        let (low, high) = low_high();
+        let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2"])]);
+        for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
+            let mut spec = spec(own, &[other]);
+            spec.peers[0].relay = if kind == CandidateKind::Relay { RelayPolicy::Only } else { RelayPolicy::Auto };
+            world.with(index, |mesh, now| mesh.handle_spec(spec, now));
+        }
+        let start = world.now;
+        for (index, other) in [(0, high), (1, low)] {
+            let candidate = Candidate { kind, ..candidate(world.address(1 - index)) };
+            world.with(index, |mesh, now| mesh.handle_candidate(public(other), candidate, now));
+        }
+        world.connect();
+        let chosen = |event: &Event| matches!(event, Event::PathSelected { .. });
+        world.nodes[0].events.iter().find(|(_, event)| chosen(event)).map(|(at, _)| at.since(start)).unwrap()
+    };
+    assert_eq!(first_path(CandidateKind::Relay), ms(20), "one round trip");
+    assert_eq!(first_path(CandidateKind::Reflexive), ms(30), "and the peer's word that it got its pong, too");
 }

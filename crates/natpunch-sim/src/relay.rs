@@ -204,6 +204,8 @@ struct Pair {
     port: Option<u16>,
     bound: bool,
     next_bind: Duration,
+    /// The port that was told as a candidate.
+    told: Option<u16>,
 }
 
 impl RelayClient {
@@ -229,6 +231,7 @@ impl RelayClient {
                     port: None,
                     bound: false,
                     next_bind: Duration::MAX,
+                    told: None,
                 });
                 let relay = interest.relay_by(&origin(server.ip()));
                 if pair.relay != relay {
@@ -280,6 +283,9 @@ impl RelayClient {
                 let to = SocketAddr::new(server.ip(), port);
                 effects.push(Effect::Send(to, Message::Bind { from: self.me, pair: *tag }));
                 pair.next_bind = now + if pair.bound { REFRESH } else { RESEND };
+                if pair.told.replace(port).is_none() {
+                    effects.push(Effect::Candidate { peer: pair.peer, address: to, lifetime: LIFETIME });
+                }
             }
         }
         effects
@@ -296,7 +302,7 @@ impl RelayClient {
                     pair.rtt = now - pair.asked;
                     pair.next = if pair.meet { now } else { now + REFRESH };
                 }
-                let before = pair.port.filter(|_| pair.bound);
+                let gone = pair.told.take_if(|told| Some(*told) != port);
                 if port != pair.port {
                     (pair.port, pair.next_bind) = (port, if port.is_some() { now } else { Duration::MAX });
                 }
@@ -306,8 +312,7 @@ impl RelayClient {
                     let address = SocketAddr::new(server.ip(), port);
                     Effect::Candidate { peer, address, lifetime }
                 };
-                let gone = before.filter(|before| Some(*before) != port || !bound);
-                let offered = port.filter(|_| bound);
+                let offered = pair.told.filter(|_| bound);
                 let gone = gone.map(|port| offer(port, Duration::ZERO));
                 gone.into_iter().chain(offered.map(|port| offer(port, LIFETIME))).collect()
             }

@@ -304,9 +304,9 @@ impl Peer {
         if !was_proven && entry.is_proven(now) {
             env.out.event(Event::PathProven { peer: self.spec.key, address: source, rtt });
         }
-        // The choice first, so that this ping carries the nomination.
+        // The choice first, so that this ping carries the nomination, unless it has sent one itself.
         self.decide(env, now);
-        if news {
+        if news && self.table.get(&source).is_some_and(|entry| entry.last_ping != Some(now)) {
             self.ping_now(source, env, now);
         }
     }

@@ -31,8 +31,8 @@ const DEAF: Duration = Duration::from_secs(8);
 const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay does not do its part.
 const MAX_RESTORED: u32 = 30;
-/// A relay over which WireGuard has just made a session is kept for this long: the peer's agent has to see the session
-/// before it sets another endpoint, or it would take its device for one without a session and begin anew.
+/// A relay over which WireGuard makes a session, or has just made one, is kept for this long: the peer's agent has to see
+/// the session before it sets another endpoint, or it would take its device for one without a session and begin anew.
 pub(super) const STAY: Duration = Duration::from_secs(1);
 /// A direct path that was in use for less than this is unreliable ...
 const UNRELIABLE: Duration = Duration::from_secs(60);
