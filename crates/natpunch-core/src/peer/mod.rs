@@ -383,7 +383,11 @@ impl Peer {
                 return Some((best, EndpointReason::BetterPath));
             }
         }
-        let dwell = if selection.roamed { ROAM_DWELL } else { Duration::ZERO };
+        let dwell = match selection.roamed {
+            true => ROAM_DWELL,
+            false if self.is_relay(&selection.address) => relaying::STAY,
+            false => Duration::ZERO,
+        };
         if selection.check != Check::Passed || now.since(selection.since) < dwell {
             return None;
         }
