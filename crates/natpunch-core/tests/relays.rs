@@ -38,23 +38,48 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     assert_eq!(interest.relay_by(&Origin::new("us")), RelayUse::Off);
 }
 
+/// A pair that lists these relays and knows the one named `second`, and the candidates by the `first` and by it.
+fn two_relays(list: &[&str]) -> (World, Candidate, Candidate) {
+    let (low, high) = low_high();
+    let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.22"])]);
+    for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
+        let mut spec = listing(spec(own, &[other]), list);
+        // So that the peer does not say that these addresses are its own, and no relay's.
+        spec.peers[0].relay = RelayPolicy::Only;
+        world.with(index, |mesh, now| mesh.handle_spec(spec, now));
+    }
+    let port = world.address(1).port();
+    let by_second = relay(&format!("203.0.113.2:{port}"), "second");
+    let by_first = relay(&format!("203.0.113.22:{port}"), "first");
+    let back = Candidate { address: world.address(0), ..by_second.clone() };
+    world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_second.clone(), now));
+    world.with(1, |mesh, now| mesh.handle_candidate(public(low), back, now));
+    (world, by_first, by_second)
+}
+
+#[test]
+fn a_relay_is_not_left_for_a_better_one_while_a_session_is_made_over_it() {
+    let (mut world, by_first, by_second) = two_relays(&["first", "second"]);
+    let high = world.nodes[1].number;
+    world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_first.clone(), now));
+    world.connect();
+    let chosen: Vec<_> = world.nodes[0]
+        .events
+        .iter()
+        .filter_map(|(at, event)| match event {
+            Event::PathSelected { address, .. } => Some((*at, *address)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!([chosen[0].1, chosen[1].1], [by_second.address, by_first.address]);
+    assert_eq!(chosen[1].0.since(chosen[0].0), secs(1));
+}
+
 #[test]
 fn the_relay_that_is_listed_first_is_moved_to_and_not_left() {
     for (list, moves) in [(["first", "second"], true), (["second", "first"], false)] {
-        let (low, high) = low_high();
-        let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.22"])]);
-        for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
-            let mut spec = listing(spec(own, &[other]), &list);
-            // So that the peer does not say that these addresses are its own, and no relay's.
-            spec.peers[0].relay = RelayPolicy::Only;
-            world.with(index, |mesh, now| mesh.handle_spec(spec, now));
-        }
-        let port = world.address(1).port();
-        let by_second = relay(&format!("203.0.113.2:{port}"), "second");
-        let by_first = relay(&format!("203.0.113.22:{port}"), "first");
-        let back = Candidate { address: world.address(0), ..by_second.clone() };
-        world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_second.clone(), now));
-        world.with(1, |mesh, now| mesh.handle_candidate(public(low), back, now));
+        let (mut world, by_first, by_second) = two_relays(&list);
+        let high = world.nodes[1].number;
         world.connect();
         assert_eq!(world.status(0).endpoint, Some(by_second.address));
         assert_eq!(world.status(0).relayed_by, ["second"]);
