@@ -97,6 +97,7 @@ fn is_changed(before: &RemotePeer, after: &RemotePeer) -> bool {
         || before.endpoint != after.endpoint
         || before.managed != after.managed
         || before.listen_port != after.listen_port
+        || before.relays != after.relays
 }
 
 /// Asks the candidates while everything is as it was. Blocks for at most [`BASELINE`] twice.
@@ -335,6 +336,12 @@ mod tests {
         let routed = before.replacen("[peers.p1]\n", "[peers.p1]\nroutes = [\"172.20.0.0/24\"]\n", 1);
         assert_eq!(watched(&before, &routed, &["p1", "p2"], &[]), names(&[("p1", true)]));
         assert!(watched(&before, &routed, &["p2"], &[]).is_empty(), "p1 was not alive before");
+        let key = PeerKey::from_bytes([9; 32]);
+        let server =
+            format!("[discovery.rv]\nplugin = \"rendezvous\"\nserver = \"rv.example.org:1\"\npublic_key = \"{key}\"\n");
+        let found = format!("{before}{server}");
+        let listed = found.replacen("[peers.p1]\n", "[peers.p1]\nrelays = [\"rv\"]\n", 1);
+        assert_eq!(watched(&found, &listed, &["p1", "p2"], &[]), names(&[("p1", true)]));
         assert!(watched(&before, &mesh(3, ""), &["p1", "p4"], &[]).is_empty(), "whoever removes a peer means it");
     }
 

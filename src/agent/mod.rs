@@ -900,7 +900,7 @@ impl Agent {
     fn tell_interest(&self) {
         let interests: Arc<[_]> = spec::interests(&self.node, &self.interest).into();
         for plugin in &self.plugins {
-            plugin.tell_peers(interests.clone());
+            plugin.tell_peers(spec::interests_at(plugin.origin(), &interests, &self.interest));
         }
     }
 

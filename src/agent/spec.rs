@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use natpunch_core::{MeshSpec, PeerSpec};
+use natpunch_core::{Interest, MeshSpec, PeerSpec};
 use natpunch_plugin::{PeerInterest, RecordTag};
-use natpunch_types::PeerKey;
+use natpunch_types::{Origin, PeerKey};
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
 use crate::config::{Backend, DiscoverySettings, NodeConfig, RemotePeer};
@@ -84,13 +85,14 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 persistent_keepalive: peer.persistent_keepalive,
                 listen_port: peer.listen_port,
                 relay: peer.relay,
+                relays: peer.relays.as_ref().map(|names| names.iter().map(|name| Origin::new(name)).collect()),
             })
             .collect(),
     }
 }
 
 /// What plugins are told of the peers, from what the core wants to know.
-pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -> Vec<PeerInterest> {
+pub(crate) fn interests(node: &NodeConfig, wanted: &[Interest]) -> Vec<PeerInterest> {
     let peers: BTreeMap<PeerKey, &RemotePeer> = node.peers.iter().map(|peer| (peer.key, peer)).collect();
     wanted
         .iter()
@@ -106,6 +108,19 @@ pub(crate) fn interests(node: &NodeConfig, wanted: &[natpunch_core::Interest]) -
         .collect()
 }
 
+/// The same for one discovery instance: it is asked for no relay of a pair that may not use its one.
+pub(crate) fn interests_at(
+    instance: &Origin,
+    interests: &Arc<[PeerInterest]>,
+    wanted: &[Interest],
+) -> Arc<[PeerInterest]> {
+    if wanted.iter().all(|interest| interest.relays.is_none()) {
+        return interests.clone();
+    }
+    let relays = wanted.iter().map(|interest| interest.relay_by(instance));
+    interests.iter().zip(relays).map(|(interest, relay)| PeerInterest { relay, ..interest.clone() }).collect()
+}
+
 /// Every STUN server that the file names, `HOST:PORT`.
 pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
     let mut servers = node.stun_servers.clone();
@@ -117,4 +132,40 @@ pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
     servers.sort();
     servers.dedup();
     servers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use natpunch_types::RelayUse;
+
+    #[test]
+    fn an_instance_that_is_not_listed_is_asked_for_no_relay_of_the_pair() {
+        let interest = |number, relays| Interest {
+            peer: PeerKey::from_bytes([number; 32]),
+            wanted: true,
+            inbound_tag: [0; 16],
+            outbound_tag: [0; 16],
+            pair_tag: [0; 16],
+            relay: RelayUse::Carry,
+            relays,
+        };
+        let wanted = [interest(1, None), interest(2, Some([Origin::new("hub")].into()))];
+        let told = |interest: &Interest| PeerInterest {
+            key: interest.peer,
+            wanted: interest.wanted,
+            endpoint: None,
+            inbound_tag: RecordTag(interest.inbound_tag),
+            outbound_tag: RecordTag(interest.outbound_tag),
+            pair_tag: RecordTag(interest.pair_tag),
+            relay: interest.relay,
+        };
+        let all: Arc<[_]> = wanted.iter().map(told).collect();
+        let relays = |instance| {
+            let interests = interests_at(&Origin::new(instance), &all, &wanted);
+            interests.iter().map(|interest| interest.relay).collect::<Vec<_>>()
+        };
+        assert_eq!(relays("hub"), [RelayUse::Carry; 2]);
+        assert_eq!(relays("rv"), [RelayUse::Carry, RelayUse::Off]);
+    }
 }

@@ -11,7 +11,8 @@ use url::{Host, Url};
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::read::Quoted;
-use super::resolve::public_key;
+use super::relays;
+use super::resolve::{public_key, relays_of_pair};
 use super::validate::overlap;
 
 /// IPv6 needs links of this MTU at least, in bytes (RFC 8200, 5).
@@ -30,8 +31,9 @@ const MOST_TRIED: usize = 1000;
 pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     let mut findings = Vec::new();
     connectivity(mesh, &mut findings);
-    relays(mesh, &mut findings);
     plain_http(mesh, &mut findings);
+    no_relay(mesh, &mut findings);
+    no_shared_relay(mesh, &mut findings);
     settings(mesh, &mut findings);
     routes(mesh, &mut findings);
     exit_nodes(mesh, &mut findings);
@@ -71,13 +73,8 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 }
 
 /// A peer that is to be reached by relays only, and no relay that both sides use.
-fn relays(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let relays = |instance: &Discovery| match &instance.settings {
-        DiscoverySettings::Node(_) => true,
-        DiscoverySettings::Rendezvous(settings) => settings.relay,
-        _ => false,
-    };
-    if mesh.discovery.iter().any(relays) {
+fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    if mesh.discovery.iter().any(|instance| relays::relays(&instance.settings)) {
         return;
     }
     for (name, _) in mesh.peers.iter().filter(|(_, peer)| peer.relay == RelayPolicy::Only) {
@@ -119,6 +116,27 @@ fn is_near(host: &Host<&str>) -> bool {
                     .iter()
                     .any(|own| name.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
         }
+    }
+}
+
+/// Peers whose lists of relays have nothing in common: one finding for each list, for the first other that it misses.
+fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let mut lists: BTreeMap<&[String], &str> = BTreeMap::new();
+    let may_relay = |peer: &PeerConfig| peer.managed && peer.relay != RelayPolicy::Never && !peer.relays.is_empty();
+    for (name, peer) in mesh.peers.iter().filter(|(_, peer)| may_relay(peer)) {
+        if lists.contains_key(peer.relays.as_slice()) {
+            continue;
+        }
+        let apart = |other: &[String]| relays_of_pair(&peer.relays, other).is_some_and(|shared| shared.is_empty());
+        if let Some((_, other)) = lists.iter().find(|(list, _)| apart(list)) {
+            let at = |peer: &str| mesh.places.relays.get(peer).copied().unwrap_or_default();
+            let message = format!("`{}` and `{}` have no relay in common", Quoted(other), Quoted(name));
+            let finding = ConfigError::at(at(name), message).label("by these only");
+            let finding = finding.also(at(other), "by these only").rule("no-shared-relay");
+            findings
+                .push(finding.help("name one in both lists, or the two can't be connected where no direct path is"));
+        }
+        lists.insert(&peer.relays, name);
     }
 }
 

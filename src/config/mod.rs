@@ -16,6 +16,7 @@ mod model;
 mod plugins;
 mod raw;
 mod read;
+mod relays;
 mod replace;
 mod resolve;
 mod schema;

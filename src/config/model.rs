@@ -169,6 +169,8 @@ pub struct PeerConfig {
     pub serve: Option<u16>,
     /// Whether the others reach it by relays, and it them.
     pub relay: RelayPolicy,
+    /// By whose relays, best first: names of discovery instances. Empty: any.
+    pub relays: Vec<String>,
     /// Interval of persistent keepalives that every node sends to it; `None`: what the node's interface says.
     pub persistent_keepalive: Option<Duration>,
     /// What it overrides of `[interface]`.
@@ -251,6 +253,8 @@ pub struct RemotePeer {
     pub preshared_key: Option<PresharedKey>,
     /// Whether it is reached by relays, as both sides say.
     pub relay: RelayPolicy,
+    /// By whose relays, best first, as both sides say: names of discovery instances. `None`: any.
+    pub relays: Option<Vec<String>>,
     /// Interval of persistent keepalives to it; `None` is off.
     pub persistent_keepalive: Option<Duration>,
     /// The port that it listens on, by its file or by its key.

@@ -176,6 +176,11 @@ section! {
         /// `only`, so that neither side learns the other's address; `never`. For a pair, `never` of one side wins over
         /// `only` of the other, and that over `auto`. Default: `auto`.
         relay: Relay,
+        /// By whose relays this peer is reached, and reaches the others, best first: names of `[discovery.NAME]` with the
+        /// plugin `rendezvous`, or of peers with `serve`. The first that works is used, however near the others are; what
+        /// is not named is not used at all. For a pair of which both sides have a list, those that are in both count,
+        /// by the sum of their two places. Default: all, the one with the shortest round trip first.
+        relays: Vec<Located<Word>>,
         /// True for a peer that must not be lost, such as the one that you administer the others from: changes that
         /// remove it are refused, and changes that it does not survive are rolled back. Default: false.
         critical: bool,

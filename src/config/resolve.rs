@@ -364,7 +364,7 @@ impl<'a> Resolve<'a> {
             key.map_err(|error| errors.push(error)).ok()
         };
         let secret = mesh.preshared_secret.as_ref().and_then(&mut read);
-        let relay = mesh.peers.get(name).map(|own| own.relay).unwrap_or_default();
+        let relaying = mesh.peers.get(name).map(|own| (own.relay, own.relays.as_slice())).unwrap_or_default();
         let own = mesh.peers.get(name).map(|own| own.public_key);
         let mut peers = Vec::with_capacity(mesh.peers.len());
         for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
@@ -375,7 +375,7 @@ impl<'a> Resolve<'a> {
                 (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
                 (None, ..) => None,
             };
-            let mut peer = remote(mesh, other, peer, preshared_key, keepalive, relay);
+            let mut peer = remote(mesh, other, peer, preshared_key, keepalive, relaying);
             if let Some(exit) = mesh.peers.get(name).and_then(|own| exit_node(mesh, own)).filter(|e| e.peer == *other) {
                 peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));
                 peer.allowed_ips.extend(exit.ipv6.then_some(EVERYTHING[1]));
@@ -452,7 +452,7 @@ fn remote(
     peer: &PeerConfig,
     preshared_key: Option<PresharedKey>,
     keepalive: Duration,
-    relay: RelayPolicy,
+    (relay, relays): (RelayPolicy, &[String]),
 ) -> RemotePeer {
     let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
     let mut allowed_ips: Vec<IpNet> = hosts.chain(peer.routes.iter().copied()).collect();
@@ -468,6 +468,7 @@ fn remote(
         endpoint: peer.endpoint.clone(),
         preshared_key,
         relay: of_pair(relay, peer.relay),
+        relays: relays_of_pair(relays, &peer.relays),
         persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
             .filter(|keepalive| !keepalive.is_zero()),
         listen_port: listen_port(&mesh.interface, peer),
@@ -499,6 +500,23 @@ fn exit_node(mesh: &MeshConfig, own: &PeerConfig) -> Option<ExitNode> {
 fn of_pair(a: RelayPolicy, b: RelayPolicy) -> RelayPolicy {
     let either = |policy| a == policy || b == policy;
     [RelayPolicy::Never, RelayPolicy::Only].into_iter().find(|policy| either(*policy)).unwrap_or_default()
+}
+
+/// The relays of a pair of which the sides list these: those of both, by the sum of their places, then by name. `None`: any.
+pub(super) fn relays_of_pair(a: &[String], b: &[String]) -> Option<Vec<String>> {
+    match (a, b) {
+        ([], []) => None,
+        ([], one) | (one, []) => Some(one.to_vec()),
+        (a, b) => {
+            let places = a.iter().enumerate().filter_map(|(place, name)| {
+                let other = b.iter().position(|other| other == name)?;
+                Some((place + other, name))
+            });
+            let mut both: Vec<(usize, &String)> = places.collect();
+            both.sort();
+            Some(both.into_iter().map(|(_, name)| name.clone()).collect())
+        }
+    }
 }
 
 /// Whether an instance is the node with this key, which does not ask itself.

@@ -37,6 +37,10 @@ impl Server {
         })
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     fn host(&self) -> Option<&str> {
         self.endpoint.as_ref().and_then(|(endpoint, _)| endpoint.rsplit_once(':')).map(|(host, _)| host)
     }

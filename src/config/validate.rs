@@ -16,8 +16,9 @@ use super::load::{Parts, twice};
 use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig, SecretSource};
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
+use super::relays;
 use super::serve::{self, Server};
-use super::value::{DnsLabel, FilePath, InterfaceName, Network};
+use super::value::{DnsLabel, FilePath, InterfaceName, Network, Word};
 
 /// Checks the merged files and gives their meaning.
 pub(super) fn validate(
@@ -27,8 +28,9 @@ pub(super) fn validate(
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
     let Parts { raw, unusable, complete, may_be_empty } = parts;
+    let places = Places::default();
     let mut check =
-        Check { sources, complete, may_be_empty, unusable, errors, places: Places::default(), servers: vec![] };
+        Check { sources, complete, may_be_empty, unusable, errors, places, servers: vec![], relays: vec![] };
     let generation = raw.mesh.as_ref().and_then(|mesh| mesh.value.generation.as_ref()).map(|field| field.value.0);
     let mesh = check.mesh(raw.mesh);
     check.places.listen_port =
@@ -99,6 +101,8 @@ pub(super) struct Places {
     pub(super) exit_nodes: BTreeMap<String, Place>,
     /// The names of the discovery instances.
     pub(super) discovery: BTreeMap<String, Place>,
+    /// `relays`, by the name of the peer that has this list.
+    pub(super) relays: BTreeMap<String, Place>,
     /// The networks of the mesh, in their order.
     pub(super) networks: Vec<Place>,
     /// The routes.
@@ -121,6 +125,8 @@ struct Check<'a> {
     errors: &'a mut Vec<ConfigError>,
     places: Places,
     servers: Vec<Server>,
+    /// The lists of relays that peers have.
+    relays: Vec<Located<Vec<Located<Word>>>>,
 }
 
 /// `[mesh]`.
@@ -271,6 +277,7 @@ impl Check<'_> {
                 }
                 (None, _) => {}
             }
+            self.note_relays(&name, peer.value.relays.clone());
             if let Some(peer) = self.peer(peer.value, &mut keys) {
                 result.insert(name.clone(), peer);
             }
@@ -316,6 +323,18 @@ impl Check<'_> {
         }
     }
 
+    /// Keeps a peer's list of relays for when all relays are known.
+    fn note_relays(&mut self, name: &str, relays: Field<Vec<Located<Word>>>) {
+        let Some(relays) = relays else { return };
+        if relays.value.is_empty() && self.is_all_read(&format!("peers.{name}.relays")) {
+            let error = ConfigError::at(relays.place, format!("`{}` names no relay", Quoted(name)));
+            let help = "name one, remove this line so that any may be used, or forbid them: relay = \"never\"";
+            self.errors.push(error.label("an empty list").help(help));
+        }
+        self.places.relays.insert(name.to_owned(), relays.key);
+        self.relays.push(relays);
+    }
+
     fn peer(&mut self, raw: RawPeer, keys: &mut BTreeMap<PeerKey, Place>) -> Option<PeerConfig> {
         if let Some(key) = &raw.public_key {
             match keys.entry(key.value.0) {
@@ -345,6 +364,7 @@ impl Check<'_> {
             tags: values(raw.tags).map(|tag| tag.0).collect(),
             serve: raw.serve.and_then(|serve| serve.value.0),
             relay: raw.relay.map(|relay| relay.value.0).unwrap_or_default(),
+            relays: values(raw.relays).map(|name| name.0).collect(),
             persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
             interface,
         })
@@ -471,6 +491,17 @@ impl Check<'_> {
             instances.push(Discovery { name: STATIC.to_owned(), settings });
         }
         let servers = std::mem::take(&mut self.servers);
+        let known = relays::Known {
+            instances: &instances,
+            places: &seen,
+            servers: servers.iter().map(Server::name).collect(),
+            peers: &self.places.peers,
+        };
+        let unread = |name: &str| {
+            let keys = [format!("discovery.{name}"), format!("peers.{name}"), format!("peers.{name}.serve")];
+            !self.complete || keys.iter().any(|key| self.unusable.contains(key))
+        };
+        self.relays.iter().for_each(|list| known.check(list, unread, self.errors));
         let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
         instances.extend(serve::instances(&servers, peers, interface, &seen, unreadable, self.errors));
         instances

@@ -259,3 +259,42 @@ fn what_is_not_a_file_is_refused_without_waiting() {
         assert!(error.contains("this is not a file"), "{error}");
     }
 }
+
+#[test]
+fn the_relays_of_a_pair_are_those_that_both_sides_list_by_the_sum_of_their_places() {
+    let host = Host::new();
+    let mut more = String::new();
+    for name in ["r1", "r2", "r3"] {
+        let key = key_pair(7).1;
+        more += &format!(
+            "[discovery.{name}]\nplugin = 'rendezvous'\nserver = '{name}.example.org:51900'\npublic_key = '{key}'\n"
+        );
+    }
+    for (name, seed, list) in
+        [("all", 11, "'r1', 'r2', 'r3'"), ("back", 12, "'r3', 'r2'"), ("ends", 13, "'r3', 'r1'"), ("one", 14, "'r1'")]
+    {
+        let (private, public) = key_pair(seed);
+        write(&host.file(&format!("{name}.key")), &format!("{}\n", private.expose_base64().as_str()), 0o600);
+        more +=
+            &format!("[peers.{name}]\npublic_key = '{public}'\naddresses = ['10.77.1.{seed}']\nrelays = [{list}]\n");
+    }
+    host.mesh("private_key_file = 'a.key'", &more);
+    let mesh = config::load(&host.file("mesh.toml")).unwrap();
+    let pair = |own: &str, other: &str| {
+        let node = config::resolve_node(&mesh, Some(&host.file(&format!("{own}.key")))).unwrap();
+        node.peers.into_iter().find(|peer| peer.name == other).unwrap().relays
+    };
+    let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    assert_eq!(pair("a", "b"), None, "any");
+    for (a, b, both) in [
+        ("all", "a", &["r1", "r2", "r3"][..]),
+        ("back", "a", &["r3", "r2"]),
+        ("all", "back", &["r2", "r3"]),
+        ("all", "ends", &["r1", "r3"]),
+        ("back", "ends", &["r3"]),
+        ("back", "one", &[]),
+    ] {
+        assert_eq!(pair(a, b), list(both), "{a}, {b}");
+        assert_eq!(pair(b, a), list(both), "{b}, {a}");
+    }
+}

@@ -116,6 +116,7 @@ impl World {
                 persistent_keepalive: None,
                 listen_port: derive_listen_port(&key),
                 relay: RelayPolicy::Auto,
+                relays: None,
             });
             let peers = peer.into_iter().collect();
             let spec = MeshSpec { private_key: key(n), listen_port: 51820, overlay: vec![], peers };

@@ -221,7 +221,7 @@ fn steps_to_a_relay(world: &World) -> Vec<Step> {
     vec![
         Step { what: "agent runs", line: "joined the mesh".to_owned() },
         Step { what: "registered", line: "registered with".to_owned() },
-        Step { what: "relay bound on both sides", line: format!("relay candidate {server}") },
+        Step { what: "relay bound by this side", line: format!("relay candidate {server}") },
         Step { what: "relay proven and chosen", line: format!("endpoint {server}") },
         Step { what: "WireGuard connected", line: "connected at".to_owned() },
     ]

@@ -24,9 +24,21 @@ fn let_pass(routers: &[Router; 2], passes: bool) {
     routers[0].set_blocked(routers[1].address(), !passes).unwrap();
 }
 
-/// Waits until so many more pings are answered.
+/// Waits until both say that this instance relays them, and asserts that another one offers no relay.
+fn wait_relayed_by(a: &Node, b: &Node, instance: &str, unlisted: &str) {
+    for (node, peer) in [(a, b), (b, a)] {
+        let candidates = node.wait_peer(peer.name(), instance, soon(), |peer| {
+            (peer["relayed_by"] == serde_json::json!([instance])).then(|| peer["candidates"].clone())
+        });
+        let relays = candidates.as_array().unwrap().iter().filter(|candidate| candidate["kind"] == "relay");
+        let origins: Vec<String> = relays.map(|relay| relay["origins"].to_string()).collect();
+        assert!(!origins.iter().any(|names| names.contains(unlisted)), "not listed: {origins:?}");
+    }
+}
+
+/// Waits until ten more pings are answered.
 fn goes_on(ping: &Ping, deadline: Instant) -> bool {
-    ping.wait_for(ping.so_far().answers.len() + 10, deadline)
+    ping.wait_for(10, deadline)
 }
 
 lab_test!(two_symmetric_nats_connect_by_a_relay, 60, |lab| {
@@ -86,6 +98,48 @@ lab_test!(the_relay_hands_over_to_a_direct_path_and_takes_over_each_time_that_is
     let lost = ping.so_far().lost() - before;
     println!("pings lost by going back to the direct path: {lost}");
     assert!(lost <= 1, "{lost}");
+});
+
+lab_test!(a_pair_whose_preferred_relay_dies_goes_over_to_the_next_one_that_it_lists, 120, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let mut second = world.add_server("second");
+    let _third = world.add_server("third");
+    let (mut a, _nat_a) = world.node_behind(Nat::Symmetric, "a");
+    let (mut b, _nat_b) = world.node_behind(Nat::Symmetric, "b");
+    world.mesh.member("a").more = "relays = [\"second\", \"rendezvous\"]\n".to_owned();
+    world.write_mesh();
+    [&mut a, &mut b].into_iter().for_each(Node::start);
+    wait_relayed_by(&a, &b, "second", "third");
+    let ping = a.ping(b.address, INTERVAL);
+    assert!(goes_on(&ping, soon()));
+
+    second.kill();
+    let killed = Instant::now();
+    assert!(goes_on(&ping, within(30)), "the other relay did not take over");
+    let over = killed.elapsed().saturating_sub(INTERVAL * 10);
+    wait_relayed_by(&a, &b, "rendezvous", "third");
+    let lost = ping.so_far().lost();
+    println!("the other relay took over {:.2} s after the server was killed; pings lost: {lost}", over.as_secs_f64());
+    assert!(over <= Duration::from_secs(10), "{over:?}");
+});
+
+lab_test!(a_reload_that_lists_another_relay_moves_the_pair_there, 120, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let _second = world.add_server("second");
+    let (mut a, _nat_a) = world.node_behind(Nat::Symmetric, "a");
+    let (mut b, _nat_b) = world.node_behind(Nat::Symmetric, "b");
+    world.mesh.member("a").more = "relays = [\"rendezvous\"]\n".to_owned();
+    world.write_mesh();
+    [&mut a, &mut b].into_iter().for_each(Node::start);
+    wait_relayed_by(&a, &b, "rendezvous", "second");
+    let ping = a.ping(b.address, INTERVAL);
+    assert!(goes_on(&ping, soon()));
+
+    world.mesh.member("a").more = "relays = [\"second\"]\n".to_owned();
+    world.write_mesh();
+    wait_relayed_by(&a, &b, "second", "rendezvous");
+    assert!(goes_on(&ping, within(30)));
+    println!("pings lost by a reload that lists another relay: {}", ping.so_far().lost());
 });
 
 lab_test!(a_server_that_dies_under_a_direct_path_costs_no_ping, 60, |lab| {

@@ -51,12 +51,7 @@ impl World {
         let server = Server::start(lab.public_host("server").unwrap());
         let address = server.address();
         let section = match discovery {
-            Discovery::Rendezvous => format!(
-                "[discovery.rendezvous]\nplugin = \"rendezvous\"\nserver = \"{address}:{UDP_PORT}\"\n\
-                 public_key = \"{}\"\nadmission_secret_file = \"{}\"\n",
-                server.public_key,
-                server.secret_file.display()
-            ),
+            Discovery::Rendezvous => server.section("rendezvous"),
             Discovery::NatpunchGo => format!(
                 "[discovery.rendezvous]\nplugin = \"natpunch-go\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{}\"\n",
                 server.public_key
@@ -77,6 +72,13 @@ impl World {
         world.mesh.discovery =
             world.mesh.discovery.replace(&format!("{ipv4}:{UDP_PORT}"), &format!("[{ipv6}]:{UDP_PORT}"));
         world
+    }
+
+    /// Another server, which the mesh file names so.
+    pub(crate) fn add_server(&mut self, name: &str) -> Server {
+        let server = Server::start(self.lab.public_host(name).unwrap());
+        self.mesh.discovery.push_str(&server.section(name));
+        server
     }
 
     /// The mesh file.
@@ -157,6 +159,15 @@ impl Server {
 
     pub(crate) fn ipv6(&self) -> Ipv6Addr {
         self.host.ipv6().unwrap()
+    }
+
+    /// What the mesh file says of its own rendezvous.
+    fn section(&self, name: &str) -> String {
+        let (address, key, secret) = (self.address(), &self.public_key, self.secret_file.display());
+        format!(
+            "[discovery.{name}]\nplugin = \"rendezvous\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{key}\"\n\
+             admission_secret_file = \"{secret}\"\n"
+        )
     }
 
     /// Kills it, so that it has no chance to say goodbye.

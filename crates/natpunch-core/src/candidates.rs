@@ -104,8 +104,13 @@ impl Entry {
         }
     }
 
-    pub(crate) fn rank(&self, address: SocketAddr) -> Rank {
-        Rank::new(self.kind, address, self.rtt.unwrap_or(Duration::from_secs(1)))
+    /// Its worth; `relays` are those that may be used, best first.
+    pub(crate) fn rank(&self, address: SocketAddr, relays: Option<&[Origin]>) -> Rank {
+        let place = |relays: &[Origin]| {
+            relays.iter().position(|origin| self.claims.contains_key(origin)).unwrap_or(relays.len())
+        };
+        let place = relays.filter(|_| self.is_relay()).map_or(0, place);
+        Rank::new(self.kind, address, place, self.rtt.unwrap_or(Duration::from_secs(1)))
     }
 
     pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {

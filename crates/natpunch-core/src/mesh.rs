@@ -142,6 +142,7 @@ impl Mesh {
                         && new.managed == peer.spec.managed
                         && new.preshared_key == peer.spec.preshared_key
                         && new.relay == peer.spec.relay
+                        && new.relays == peer.spec.relays
                 })
             })
             .map(|(key, _)| *key)
@@ -465,6 +466,7 @@ impl Mesh {
                     outbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.outbound.record_tag),
                     pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
                     relay: self.relays.get(key).copied().unwrap_or_default(),
+                    relays: peer.spec.relays.clone(),
                 })
                 .collect();
             if self.interest.last.as_ref() != Some(&interest) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{CandidateKind, Origin, PeerKey, RelayUse};
@@ -90,7 +91,7 @@ pub struct Record {
 }
 
 /// How much discovery should care for a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interest {
     /// The peer.
     pub peer: PeerKey,
@@ -104,6 +105,16 @@ pub struct Interest {
     pub pair_tag: [u8; 16],
     /// What the pair wants of a relay.
     pub relay: RelayUse,
+    /// Whose relays it may use; `None`: any.
+    pub relays: Option<Arc<[Origin]>>,
+}
+
+impl Interest {
+    /// What the pair wants of the relay of this discovery instance.
+    pub fn relay_by(&self, origin: &Origin) -> RelayUse {
+        let listed = self.relays.as_ref().is_none_or(|relays| relays.contains(origin));
+        if listed { self.relay } else { RelayUse::Off }
+    }
 }
 
 /// Something that happened, for logs.

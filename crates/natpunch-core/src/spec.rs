@@ -1,10 +1,11 @@
 //! What the resolved mesh file says, as far as the core is concerned.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use blake2::{Blake2s256, Digest as _};
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use natpunch_types::{Origin, PeerKey, PresharedKey, RelayPolicy, SecretKey};
 
 /// This node and its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct PeerSpec {
     pub listen_port: u16,
     /// Whether it may be reached through relays.
     pub relay: RelayPolicy,
+    /// Whose relays may be used, best first, whatever their round trips; `None`: any, the fastest.
+    pub relays: Option<Arc<[Origin]>>,
 }
 
 /// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.

@@ -232,12 +232,16 @@ impl Net {
         })?
     }
 
-    /// When a client said that it is registered, and that the relay is there, first.
-    fn times(&self, n: u16) -> (Duration, Duration) {
-        let first = |wanted: fn(&Event) -> bool| {
-            self.events.iter().find(|(_, of, event)| *of == n && wanted(event)).map(|(at, ..)| *at).unwrap()
-        };
-        (first(|event| matches!(event, Event::Up { .. })), first(|event| matches!(event, Event::Relay { .. })))
+    /// When a client said that it is registered, first.
+    fn up(&self, n: u16) -> Duration {
+        let up = |event: &Event| matches!(event, Event::Up { .. });
+        self.events.iter().find(|(_, of, event)| *of == n && up(event)).map(|(at, ..)| *at).unwrap()
+    }
+
+    /// When a client said where its relay is: with its bind, when both sides are bound, and so on.
+    fn told(&self, n: u16) -> Vec<Duration> {
+        let told = |event: &Event| matches!(event, Event::Relay { address: Some(_), .. });
+        self.events.iter().filter(|(_, of, event)| *of == n && told(event)).map(|(at, ..)| *at).collect()
     }
 
     fn forwarded(&self) -> u64 {
@@ -261,8 +265,10 @@ fn a_pair_has_its_relay_one_round_trip_after_the_later_one_is_up_and_two_behind_
         net.run(SECOND * 5);
         net.join(2, &[(TAG, RelayUse::Carry)]);
         net.run(SECOND * 5);
-        let up = net.times(2).0;
-        let there = net.times(1).1.max(net.times(2).1);
+        let up = net.up(2);
+        assert_eq!([1, 2].map(|n| net.told(n)[0]), [up; 2], "with the binds");
+        let challenged = net.symmetric.clone();
+        let there = [1, 2].map(|n| net.told(n)[if challenged.contains(&n) { 2 } else { 1 }]).into_iter().max().unwrap();
         println!("{:?}: the relay is there {:?} after the later one is up", net.symmetric, there - up);
         assert_eq!(there - up, 2 * net.delay * round_trips);
         assert!(there - up <= 2 * net.delay + Duration::from_millis(200));
@@ -497,7 +503,7 @@ proptest! {
         net.lose = Box::new(move |_| rand_core::RngCore::next_u32(&mut random) % 10 < 3);
         net.pair(RelayUse::Carry);
         net.run(SECOND * 60);
-        let seen = |n: u16| net.events.iter().any(|(_, of, event)| *of == n && matches!(event, Event::Relay { address: Some(_), .. }));
-        prop_assert!(seen(1) && seen(2));
+        let both_bound = |n: u16| net.told(n).len() > 2;
+        prop_assert!(both_bound(1) && both_bound(2));
     }
 }

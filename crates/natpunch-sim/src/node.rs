@@ -9,7 +9,7 @@ use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
 
 use crate::discovery::Client;
 use crate::random::Random;
-use crate::relay::{Effect, RelayClient};
+use crate::relay::{self, Effect, RelayClient};
 use crate::rendezvous::Message;
 use crate::wireguard::Device;
 
@@ -214,7 +214,7 @@ impl Node {
                 Effect::Mapping(mapping) => agent.mesh.handle_mapping(&Origin::new("relays"), mapping, time),
                 Effect::Fire { peer, after } => agent.mesh.handle_fire(peer, after, time),
                 Effect::Candidate { peer, address, lifetime } => {
-                    let origin = Origin::new(&format!("relay-{}", address.ip()));
+                    let origin = relay::origin(address.ip());
                     let candidate = Candidate { address, kind: CandidateKind::Relay, origin, lifetime };
                     agent.mesh.handle_candidate(peer, candidate, time);
                 }

@@ -2,11 +2,11 @@
 //! what they want, bind a port each, and are told when both have. The server also tells both to fire at one moment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::Interest;
-use natpunch_types::{Mapping, PeerKey, RelayUse};
+use natpunch_types::{Mapping, Origin, PeerKey, RelayUse};
 
 use crate::packet::Payload;
 use crate::random::Random;
@@ -166,6 +166,11 @@ impl Relay {
     }
 }
 
+/// The discovery instance of the relay at this address.
+pub(crate) fn origin(server: IpAddr) -> Origin {
+    Origin::new(&format!("relay-{server}"))
+}
+
 /// Something that the client wants.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -199,6 +204,8 @@ struct Pair {
     port: Option<u16>,
     bound: bool,
     next_bind: Duration,
+    /// The port that was told as a candidate.
+    told: Option<u16>,
 }
 
 impl RelayClient {
@@ -224,9 +231,11 @@ impl RelayClient {
                     port: None,
                     bound: false,
                     next_bind: Duration::MAX,
+                    told: None,
                 });
-                if pair.relay != interest.relay {
-                    (pair.relay, pair.settled) = (interest.relay, false);
+                let relay = interest.relay_by(&origin(server.ip()));
+                if pair.relay != relay {
+                    (pair.relay, pair.settled) = (relay, false);
                     (pair.next, pair.interval) = (now, RESEND);
                 }
             }
@@ -274,6 +283,9 @@ impl RelayClient {
                 let to = SocketAddr::new(server.ip(), port);
                 effects.push(Effect::Send(to, Message::Bind { from: self.me, pair: *tag }));
                 pair.next_bind = now + if pair.bound { REFRESH } else { RESEND };
+                if pair.told.replace(port).is_none() {
+                    effects.push(Effect::Candidate { peer: pair.peer, address: to, lifetime: LIFETIME });
+                }
             }
         }
         effects
@@ -290,7 +302,7 @@ impl RelayClient {
                     pair.rtt = now - pair.asked;
                     pair.next = if pair.meet { now } else { now + REFRESH };
                 }
-                let before = pair.port.filter(|_| pair.bound);
+                let gone = pair.told.take_if(|told| Some(*told) != port);
                 if port != pair.port {
                     (pair.port, pair.next_bind) = (port, if port.is_some() { now } else { Duration::MAX });
                 }
@@ -300,8 +312,7 @@ impl RelayClient {
                     let address = SocketAddr::new(server.ip(), port);
                     Effect::Candidate { peer, address, lifetime }
                 };
-                let gone = before.filter(|before| Some(*before) != port || !bound);
-                let offered = port.filter(|_| bound);
+                let offered = pair.told.filter(|_| bound);
                 let gone = gone.map(|port| offer(port, Duration::ZERO));
                 gone.into_iter().chain(offered.map(|port| offer(port, LIFETIME))).collect()
             }

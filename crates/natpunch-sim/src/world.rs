@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{
@@ -15,7 +16,7 @@ use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 use crate::node::{DiscoveryConfig, Node};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
-use crate::relay::{CONTROL_PORT, Lie, Relay};
+use crate::relay::{self, CONTROL_PORT, Lie, Relay};
 use crate::rendezvous;
 use crate::wireguard::Device;
 
@@ -157,6 +158,7 @@ impl World {
             persistent_keepalive,
             listen_port,
             relay: RelayPolicy::Auto,
+            relays: None,
         });
         self.reload(node, spec);
     }
@@ -273,6 +275,15 @@ impl World {
     pub fn set_relay_policy(&mut self, node: HostId, relay: RelayPolicy) {
         let mut spec = self.nodes[&node].spec.clone();
         spec.peers.iter_mut().for_each(|peer| peer.relay = relay);
+        self.reload(node, spec);
+    }
+
+    /// Changes by whose relays peers may be reached, best first.
+    pub fn set_relays(&mut self, node: HostId, servers: &[HostId]) {
+        let relays = servers.iter().flat_map(|server| self.network.addresses(*server)).map(|ip| relay::origin(*ip));
+        let relays: Arc<[Origin]> = relays.collect();
+        let mut spec = self.nodes[&node].spec.clone();
+        spec.peers.iter_mut().for_each(|peer| peer.relays = Some(relays.clone()));
         self.reload(node, spec);
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy};
 
 use crate::burst::Burst;
-use crate::candidates::{Offer, Pending, Table};
+use crate::candidates::{Entry, Offer, Pending, Table};
 use crate::env::{Budget, Env};
 use crate::keys::PairKeys;
 use crate::path;
@@ -46,8 +46,9 @@ const CHECK: Duration = Duration::from_secs(3);
 const CHECK_TRIES: u32 = 2;
 /// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5 s) fit in.
 const CHECK_TRIES_ALONE: u32 = 6;
-/// The same where the path takes the place of a relay, which carries nothing meanwhile.
-const CHECK_FROM_RELAY: Duration = Duration::from_secs(1);
+/// The same where the path takes the place of a relay, which carries nothing meanwhile, and for a relay, of which there may
+/// be another; but at least three round trips.
+const CHECK_SOON: Duration = Duration::from_secs(1);
 /// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the endpoint too ...
 const DEFER: Duration = Duration::from_millis(250);
 /// ... and if none came some time after that, starts one: the first was lost.
@@ -245,11 +246,16 @@ impl Peer {
         now: Time,
     ) {
         let Ok(address) = env.admit(address) else { return };
-        if !self.permits(address, kind) {
+        if !self.permits(address, kind, origin) {
             return;
         }
         let keep = self.keep();
         if !self.table.learn(Offer { address, kind, origin, expires, recorded }, keep, now) {
+            // Said anew of a relay: a side is bound that was not when it was probed last.
+            let unproven = |entry: &Entry| entry.is_relay() && !entry.is_proven(now);
+            if self.probes() && kind == CandidateKind::Relay && self.table.get(&address).is_some_and(unproven) {
+                self.start_burst(address, Burst::Direct, now);
+            }
             return;
         }
         env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
@@ -285,8 +291,18 @@ impl Peer {
     /// When a doubted path that has not answered loses its privilege.
     fn doubt_ends(&self) -> Option<Time> {
         let selection = self.selection.as_ref()?;
-        let rtt = self.table.get(&selection.address).and_then(|entry| entry.rtt).unwrap_or_default();
+        let rtt = self.rtt(&selection.address);
         selection.doubted.map(|since| since + DOUBT.max(rtt * 3))
+    }
+
+    /// How long WireGuard has to show that it works at an address.
+    fn patience(&self, address: SocketAddr, soon: bool) -> Duration {
+        if soon { CHECK_SOON.max(self.rtt(&address) * 3) } else { CHECK }
+    }
+
+    /// The round trip to an address as far as it is known, else zero.
+    fn rtt(&self, address: &SocketAddr) -> Duration {
+        self.table.get(address).and_then(|entry| entry.rtt).unwrap_or_default()
     }
 
     /// Everything that is due.
@@ -342,37 +358,49 @@ impl Peer {
     fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
         let proven = || self.table.iter().filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now));
         let Some(selection) = &self.selection else {
-            let (best, _) = proven().min_by_key(|(address, entry)| entry.rank(**address))?;
-            return Some((*best, EndpointReason::FirstPath));
+            // Where there is nothing to lose, a relay's pong is enough, unless a direct path is as far.
+            let direct = self.table.iter().any(|(_, entry)| !entry.is_relay() && entry.is_answered(now));
+            let early = !direct && !self.device.is_live(now);
+            let usable = self.table.iter().filter(|(_, entry)| {
+                !entry.is_blocked(now) && (entry.is_proven(now) || early && entry.is_relay() && entry.is_answered(now))
+            });
+            return Some((self.best(usable)?, EndpointReason::FirstPath));
         };
         let silent = self.silent_since(now);
         let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
         if selection.lost || doubt_over || silent.is_some() {
             let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
             let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
-            let (best, _) = fresh.min_by_key(|(address, entry)| entry.rank(**address))?;
-            return (selection.lost || *best != selection.address).then_some((*best, EndpointReason::PathLost));
+            let best = self.best(fresh)?;
+            return (selection.lost || best != selection.address).then_some((best, EndpointReason::PathLost));
         }
         let on_relay = self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only;
         if on_relay {
             // Anything else is better, as soon as it may be tried.
-            let may_leave = selection.check != Check::Passed || now.since(selection.since) >= relaying::STAY;
-            let may_leave = may_leave && now >= self.retreat.until;
+            let may_leave = now.since(selection.since) >= relaying::STAY && now >= self.retreat.until;
             let direct = proven().filter(|(_, entry)| !entry.is_relay() && may_leave);
-            let best = direct.min_by_key(|(address, entry)| entry.rank(**address));
-            if let Some((best, _)) = best {
-                return Some((*best, EndpointReason::BetterPath));
+            if let Some(best) = self.best(direct) {
+                return Some((best, EndpointReason::BetterPath));
             }
         }
-        let dwell = if selection.roamed { ROAM_DWELL } else { Duration::ZERO };
+        let dwell = match selection.roamed {
+            true => ROAM_DWELL,
+            false if self.is_relay(&selection.address) => relaying::STAY,
+            false => Duration::ZERO,
+        };
         if selection.check != Check::Passed || now.since(selection.since) < dwell {
             return None;
         }
-        let (best, _) = proven()
+        let better = proven()
             .filter(|(address, entry)| **address != selection.address && entry.wins >= path::SAMPLES)
-            .filter(|(_, entry)| !on_relay || entry.is_relay())
-            .min_by_key(|(address, entry)| entry.rank(**address))?;
-        Some((*best, EndpointReason::BetterPath))
+            .filter(|(_, entry)| !on_relay || entry.is_relay());
+        Some((self.best(better)?, EndpointReason::BetterPath))
+    }
+
+    /// The best of these paths.
+    fn best<'a>(&self, paths: impl Iterator<Item = (&'a SocketAddr, &'a Entry)>) -> Option<SocketAddr> {
+        let relays = self.spec.relays.as_deref();
+        paths.min_by_key(|(address, entry)| entry.rank(**address, relays)).map(|(address, _)| *address)
     }
 
     /// The controlled side follows the last nomination, once proven here too.
@@ -389,15 +417,17 @@ impl Peer {
         let live = self.device.is_live(now) && !lost;
         let already = self.device.endpoint == Some(address);
         self.device.mark();
+        // What was shown on another path is no sign on this one.
+        self.sign_of_life_after = now;
         // Where WireGuard has worked before and probes work again, it is left alone.
         let check = if already && self.device.handshake_seen.is_some() {
             Check::Passed
         } else if self.controlling || live {
             self.set_endpoint(address, true, reason, env, now);
-            Check::Running { tries: 1, deadline: now + if from_relay { CHECK_FROM_RELAY } else { CHECK } }
+            let soon = from_relay || self.is_relay(&address);
+            Check::Running { tries: 1, deadline: now + self.patience(address, soon) }
         } else {
-            let rtt = self.table.get(&address).and_then(|entry| entry.rtt).unwrap_or_default();
-            Check::Deferred { until: now + DEFER.max(rtt * 2 + DEFER / 5) }
+            Check::Deferred { until: now + DEFER.max(self.rtt(&address) * 2 + DEFER / 5) }
         };
         self.selection = Some(Selection {
             address,
@@ -454,14 +484,15 @@ impl Peer {
                     .table
                     .iter()
                     .any(|(other, entry)| *other != address && entry.is_proven(now) && !entry.is_blocked(now));
+                let from_relay = selection.from_relay;
                 let limit = match alone {
                     true => CHECK_TRIES_ALONE,
-                    false if selection.from_relay => CHECK_TRIES + 1,
+                    false if from_relay => CHECK_TRIES + 1,
                     false => CHECK_TRIES,
                 };
                 if tries < limit {
-                    let wait = if selection.from_relay { CHECK_FROM_RELAY } else { CHECK };
-                    selection.check = Check::Running { tries: tries + 1, deadline: now + wait };
+                    let deadline = now + self.patience(address, from_relay || !alone && self.is_relay(&address));
+                    self.selection.iter_mut().for_each(|s| s.check = Check::Running { tries: tries + 1, deadline });
                     self.set_endpoint(address, true, EndpointReason::Retry, env, now);
                 } else {
                     self.block(address, env, now);

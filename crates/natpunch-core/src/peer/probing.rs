@@ -276,16 +276,18 @@ impl Peer {
         }
         let rtt = now.since(ping.sent);
         let connected = self.is_connected(now);
+        let relays = self.spec.relays.as_deref();
         let current = self
             .selection
             .as_ref()
             .filter(|selection| selection.address != source)
-            .and_then(|selection| Some(self.table.get(&selection.address)?.rank(selection.address)));
+            .and_then(|selection| Some(self.table.get(&selection.address)?.rank(selection.address, relays)));
         let Some(entry) = self.table.get_mut(&source) else { return };
         let news = !entry.is_answered(now);
         entry.on_pong(rtt, now);
         if let Some(current) = current {
-            entry.wins = if entry.rank(source).is_worth_leaving(&current) { entry.wins.saturating_add(1) } else { 0 };
+            let wins = entry.rank(source, relays).is_worth_leaving(&current);
+            entry.wins = if wins { entry.wins.saturating_add(1) } else { 0 };
         }
         let was_proven = entry.is_proven(now);
         self.believe(source, pong, env, now);
@@ -302,9 +304,9 @@ impl Peer {
         if !was_proven && entry.is_proven(now) {
             env.out.event(Event::PathProven { peer: self.spec.key, address: source, rtt });
         }
-        // The choice first, so that this ping carries the nomination.
+        // The choice first, so that this ping carries the nomination, unless it has sent one itself.
         self.decide(env, now);
-        if news {
+        if news && self.table.get(&source).is_some_and(|entry| entry.last_ping != Some(now)) {
             self.ping_now(source, env, now);
         }
     }

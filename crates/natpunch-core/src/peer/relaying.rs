@@ -31,8 +31,8 @@ const DEAF: Duration = Duration::from_secs(8);
 const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay does not do its part.
 const MAX_RESTORED: u32 = 30;
-/// A relay over which WireGuard has just made a session is kept for this long: the peer's agent has to see the session
-/// before it sets another endpoint, or it would take its device for one without a session and begin anew.
+/// A relay over which WireGuard makes a session, or has just made one, is kept for this long: the peer's agent has to see
+/// the session before it sets another endpoint, or it would take its device for one without a session and begin anew.
 pub(super) const STAY: Duration = Duration::from_secs(1);
 /// A direct path that was in use for less than this is unreliable ...
 const UNRELIABLE: Duration = Duration::from_secs(60);
@@ -49,10 +49,12 @@ pub(super) struct Retreat {
 }
 
 impl Peer {
-    /// Whether a candidate of this kind may be used at all.
-    pub(super) fn permits(&self, address: SocketAddr, kind: CandidateKind) -> bool {
+    /// Whether what this origin offers may be used at all.
+    pub(super) fn permits(&self, address: SocketAddr, kind: CandidateKind, origin: &Origin) -> bool {
         let relay = kind == CandidateKind::Relay || self.is_relay(&address);
+        let listed = self.spec.relays.as_ref().is_none_or(|relays| relays.contains(origin));
         match self.spec.relay {
+            _ if kind == CandidateKind::Relay && !listed => false,
             RelayPolicy::Auto => true,
             RelayPolicy::Only => relay || !self.spec.managed,
             RelayPolicy::Never => !relay,
@@ -102,7 +104,7 @@ impl Peer {
         let relays = self.table.iter().filter(|(address, entry)| {
             entry.is_relay() && entry.is_proven(now) && !entry.is_blocked(now) && **address != selection.address
         });
-        relays.min_by_key(|(address, entry)| entry.rank(**address)).map(|(address, _)| *address)
+        self.best(relays)
     }
 
     /// Since when pings on the path in use are unanswered, and their number.

@@ -48,6 +48,7 @@ pub fn peer(number: u8) -> PeerSpec {
         persistent_keepalive: None,
         listen_port: derive_listen_port(&key),
         relay: RelayPolicy::Auto,
+        relays: None,
     }
 }
 

@@ -97,7 +97,8 @@ pub enum Event {
         /// What.
         blob: Arc<[u8]>,
     },
-    /// Both sides of a pair are bound to this address of a relay; said again while they are. None: no longer.
+    /// We bind this address of a relay for a pair: said with the first two binds, which are to be sent before anything else
+    /// goes there, then when the other side is bound, too, and again while both are. None: no longer.
     Relay {
         /// The pair.
         tag: Tag,

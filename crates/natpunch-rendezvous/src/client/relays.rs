@@ -52,7 +52,9 @@ struct Binding {
     tries: u32,
     /// Since when an answer is awaited.
     asked: Option<Duration>,
-    /// Both sides are bound, and this was said.
+    /// The address was told: a bind has left for it.
+    told: bool,
+    /// Both sides are bound.
     both: bool,
 }
 
@@ -117,7 +119,7 @@ impl Relays {
         bindings.map(|binding| binding.due.min(binding.asked.map_or(Duration::MAX, |asked| asked + DEAD_AFTER))).min()
     }
 
-    /// Binds that are due, and what ended for want of an answer.
+    /// Binds that are due, with where the first two of a binding go, and what ended for want of an answer.
     pub(super) fn drive(&mut self, rng: &mut impl CryptoRng, now: Duration) -> (Vec<Outgoing>, Vec<Event>) {
         let (mut binds, mut events) = (Vec::new(), Vec::new());
         for (tag, relay) in &mut self.by_tag {
@@ -127,6 +129,11 @@ impl Relays {
                 (relay.due, relay.tries) = (now, 0);
             } else if now >= binding.due {
                 binds.push(binding.say(rng, now));
+                // What follows on the same way finds this side bound: by the first bind, or by the one with the cookie.
+                if !binding.both && binding.tries <= 2 {
+                    binding.told = true;
+                    events.push(Event::Relay { tag: *tag, address: Some(binding.to) });
+                }
             }
         }
         (binds, events)
@@ -155,6 +162,7 @@ impl Relays {
             due: now,
             tries: 0,
             asked: None,
+            told: false,
             both: false,
         });
         event
@@ -232,10 +240,10 @@ impl Relays {
 }
 
 impl Relay {
-    /// Gives a binding up; says so if it was said to be there.
+    /// Gives a binding up; says so if it was told.
     fn unbind(&mut self, tag: Tag) -> Option<Event> {
-        let both = self.binding.take()?.both;
-        both.then_some(Event::Relay { tag, address: None })
+        let told = self.binding.take()?.told;
+        told.then_some(Event::Relay { tag, address: None })
     }
 }
 

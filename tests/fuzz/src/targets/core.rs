@@ -21,6 +21,7 @@ fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
         persistent_keepalive: None,
         listen_port: derive_listen_port(&key),
         relay: RelayPolicy::Auto,
+        relays: None,
     });
     let spec = MeshSpec { private_key: own(n), listen_port: 1000, overlay: vec![], peers: peer.into_iter().collect() };
     Mesh::new(spec, [n; 32], Time::ZERO)
