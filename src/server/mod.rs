@@ -5,6 +5,7 @@
 //! [`worker`] with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
 //! place or dropped in silence; what is dropped is counted, and the counts are logged at most every ten seconds.
 
+mod beats;
 mod counters;
 mod crew;
 pub mod embedded;
@@ -80,8 +81,8 @@ pub enum ServeError {
         source: io::Error,
     },
     /// A thread has ended that never should.
-    #[error("a worker has ended by itself, which is a bug in natpunch; the log says where")]
-    WorkerLost,
+    #[error("a thread has ended by itself, which is a bug in natpunch; the log says where")]
+    ThreadLost,
     /// The runtime or its signal handlers can't be set up.
     #[error("can't start: {0}")]
     Runtime(#[from] io::Error),
@@ -148,15 +149,17 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
         let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
         let mut serving = JoinSet::new();
-        if let Some((listener, http)) = http.zip(settings.http.clone()) {
-            serving.spawn(http::serve(listener, http, counters, stopped.clone()));
+        let store = settings.http.as_ref().map(|http| http::App::new(http, stopped.clone()));
+        if let Some((listener, app)) = http.zip(store.clone()) {
+            serving.spawn(http::serve(listener, app, counters));
         }
         // These end with the server, whatever they do.
         let mut keeping = JoinSet::new();
         keeping.spawn(keep(shared.clone()));
         keeping.spawn(feed_watchdog(shared.clone()));
         let reloader = Reloader::new(args.clone(), settings);
-        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, reloads: reloader.outcome() });
+        let (shared_with, reloads) = (shared.clone(), reloader.outcome());
+        let monitor = Arc::new(Monitor { shared: shared_with, listen, alternate_port, http: store, reloads });
         keeping.spawn(reloader.run(shared, hangup));
         if let Some(listener) = metrics {
             keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
@@ -168,7 +171,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         let result = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-            () = crew.lost() => Err(ServeError::WorkerLost),
+            () = crew.lost() => Err(ServeError::ThreadLost),
         };
         tracing::info!("stopping");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -258,13 +261,13 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Tells systemd that the runtime and all workers still turn, if it asked to be told.
+/// Tells systemd that the runtime and all threads still turn, if it asked to be told.
 async fn feed_watchdog(shared: Arc<Shared>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval(timeout / 3);
     loop {
         tick.tick().await;
-        if shared.is_alive(timeout) {
+        if shared.stuck(timeout).is_empty() {
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
     }

@@ -302,11 +302,16 @@ impl Protocols {
     pub(super) fn usage(&self) -> Option<status::Rendezvous> {
         let server = self.rendezvous.as_ref()?.lock();
         let limits = server.limits();
+        let (relays, allocations) = server.relays();
         Some(status::Rendezvous {
             sessions: server.sessions(),
             max_sessions: limits.sessions,
             mailboxes: server.mailboxes(),
             max_mailboxes: limits.mailboxes,
+            meetings: server.meetings(),
+            relays,
+            max_relays: limits.relays,
+            allocations,
             max_memory_bytes: limits.memory(),
         })
     }
@@ -330,6 +335,8 @@ impl Protocols {
                     ("revoked", counted.revoked),
                     ("records stored", counted.stored),
                     ("records pushed", counted.pushed),
+                    ("pairs met", counted.met),
+                    ("probed", counted.probed),
                     ("roamed", counted.roamed),
                     ("rate-limited", counted.limited),
                     ("forged", counted.forged),
@@ -337,6 +344,7 @@ impl Protocols {
                     ("not allowed", counted.not_allowed),
                     ("refused, no room", counted.full),
                     ("without session", counted.no_session),
+                    ("not sent, queue full", counted.unsent),
                 ],
             );
         }

@@ -2,13 +2,17 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use natpunch::server::status::Status;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use crate::process::{Server, serve};
 use crate::rendezvous::{Node, key};
@@ -162,12 +166,80 @@ fn metrics_count_what_happens_and_name_nobody() {
     let metrics = get(address, "/metrics", "127.0.0.1");
     assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4"), "{metrics}");
     assert!(metrics.contains("\nnatpunch_sessions 1\n"), "{metrics}");
-    assert!(metrics.contains("\nnatpunch_events_total{protocol=\"rendezvous\",event=\"registered\"} 1\n"), "{metrics}");
+    for event in ["registered\"} 1", "pairs_met\"} 0", "not_sent_queue_full\"} 0"] {
+        assert!(
+            metrics.contains(&format!("\nnatpunch_events_total{{protocol=\"rendezvous\",event=\"{event}\n")),
+            "{metrics}"
+        );
+    }
+    for gauge in ["relays 0", "max_relays 8192", "meetings 0", "handshakes_waiting 0", "threads_stuck 0"] {
+        assert!(metrics.contains(&format!("\nnatpunch_{gauge}\n")), "{metrics}");
+    }
     let own = public(&key(1)).to_string();
     assert!(!metrics.contains(&own) && !metrics.contains(&operated.server.public_key.to_string()));
     assert!(get(address, "/health", "localhost").ends_with("ok\n"));
     assert!(get(address, "/metrics", "evil.example").starts_with("HTTP/1.1 403"), "a name that somebody else made");
     drop(node);
+}
+
+/// Stops one thread of a process, as if it were stuck, until it is let go or this test's thread ends.
+struct Stuck(Pid);
+
+impl Stuck {
+    fn new(process: u32, thread: &str) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
+        let is_it = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == thread;
+        let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("no thread {thread}"));
+        let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Self(thread)
+    }
+
+    fn let_go(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+}
+
+#[test]
+fn a_thread_that_is_stuck_makes_the_server_unwell_and_the_watchdog_bite() {
+    for thread in ["relay-0", "worker-0"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        let told = || {
+            let mut buffer = [0; 512];
+            systemd.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+        };
+        write_settings(directory.path(), "open = true\nworkers = 1\nmetrics = \"127.0.0.1:0\"\n");
+        let mut command = serve(&["--config", directory.path().join("serve.toml").to_str().unwrap()]);
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000");
+        let operated = Operated { server: Server::spawn(command, directory.path()), directory };
+        let health = || get(operated.server.metrics.unwrap(), "/health", "localhost");
+        assert_eq!(told().unwrap(), "READY=1");
+        assert_eq!(told().unwrap(), "WATCHDOG=1");
+        assert!(health().ends_with("ok\n"));
+
+        let stuck = Stuck::new(operated.server.id(), thread);
+        let status = operated.wait_for(|status| !status.stuck.is_empty());
+        assert_eq!(status.stuck, [thread]);
+        let said = health();
+        assert!(said.starts_with("HTTP/1.1 503") && said.ends_with(&format!("stuck: {thread}\n")), "{said}");
+        // What it said before it was missed is read; then there is silence for longer than it was ever silent.
+        systemd.set_nonblocking(true).unwrap();
+        while told().is_some() {}
+        systemd.set_nonblocking(false).unwrap();
+        systemd.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        assert_eq!(told(), None);
+
+        stuck.let_go();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(told().unwrap(), "WATCHDOG=1");
+        operated.wait_for(|status| status.stuck.is_empty());
+        assert!(health().ends_with("ok\n"));
+    }
 }
 
 #[test]

@@ -55,6 +55,10 @@ pub(super) struct Meetings {
 }
 
 impl Meetings {
+    pub(super) fn len(&self) -> usize {
+        self.by_tag.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_tag.is_empty()
     }

@@ -136,6 +136,8 @@ pub struct Counters {
     pub no_session: u64,
     /// Messages beyond a session's share.
     pub limited: u64,
+    /// Datagrams not sent: too many were waiting.
+    pub unsent: u64,
 }
 
 /// A rendezvous server.
@@ -352,6 +354,11 @@ impl<R: CryptoRng> Server<R> {
         (self.relays.len(), self.relays.allocations())
     }
 
+    /// How many meetings wait or have just been.
+    pub fn meetings(&self) -> usize {
+        self.meetings.len()
+    }
+
     /// How many mailboxes there are.
     pub fn mailboxes(&self) -> usize {
         self.boxes.len()
@@ -520,6 +527,8 @@ impl<R: CryptoRng> Server<R> {
     fn transmit(&mut self, datagram: impl Into<Unsealed>) {
         if self.transmits.len() < MAX_TRANSMITS {
             self.transmits.push_back(datagram.into());
+        } else {
+            self.counters.unsent += 1;
         }
     }
 }
