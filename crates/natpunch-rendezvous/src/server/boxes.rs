@@ -7,7 +7,9 @@ use std::time::Duration;
 use natpunch_types::PeerKey;
 
 use super::Limits;
-use super::session::Slot;
+use super::door::SecretNumber;
+use super::session::{Slot, Speaker};
+use super::shares::{Network, Shares};
 use crate::crypto::digest;
 use crate::frame::Notice;
 use crate::wire::{Digest, Tag};
@@ -33,12 +35,28 @@ struct Mailbox {
 struct Record {
     blob: Box<[u8]>,
     digest: Digest,
-    owner: PeerKey,
+    owner: Owner,
     expires: Duration,
+}
+
+/// Of whom something is kept: in whose shares it counts, and by which secret its owner had come in.
+#[derive(Clone, Copy)]
+struct Owner {
+    identity: PeerKey,
+    network: Network,
+    secret: SecretNumber,
+}
+
+impl From<&Speaker> for Owner {
+    fn from(speaker: &Speaker) -> Self {
+        Self { identity: speaker.slot.identity, network: speaker.network(), secret: speaker.secret }
+    }
 }
 
 struct Watcher {
     slot: Slot,
+    network: Network,
+    secret: SecretNumber,
     /// What it has.
     seen: Digest,
     expires: Duration,
@@ -57,8 +75,9 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Boxes {
     by_tag: BTreeMap<Tag, Mailbox>,
-    /// Records and wishes of each client.
-    shares: BTreeMap<PeerKey, usize>,
+    /// Records and wishes of each client, and of each network.
+    shares: Shares<PeerKey>,
+    networks: Shares<Network>,
     bytes: usize,
     due: BTreeSet<(Duration, Tag, Slot)>,
     sweep_after: Option<Tag>,
@@ -74,51 +93,58 @@ impl Boxes {
     }
 
     /// Keeps a record in place of an earlier one.
-    pub(super) fn put(&mut self, from: &Slot, tag: Tag, blob: Vec<u8>, limits: &Limits, now: Duration) -> Outcome {
+    pub(super) fn put(&mut self, from: &Speaker, tag: Tag, blob: Vec<u8>, limits: &Limits, now: Duration) -> Outcome {
         let digest = digest(&blob);
         let known = self.by_tag.get(&tag);
         let before = known.and_then(|mailbox| mailbox.record.as_ref());
         let freed = before.map_or(0, |record| record.blob.len());
-        let owned = before.is_some_and(|record| record.owner == from.identity);
         if (known.is_none() && self.by_tag.len() >= limits.mailboxes)
             || (self.bytes - freed).saturating_add(blob.len()) > limits.bytes
-            || (!owned && self.share(&from.identity) >= limits.mailboxes_per_client)
+            || !self.has_room(from, before.map(|record| &record.owner), limits)
         {
             return Outcome::Full;
         }
         self.bytes = self.bytes - freed + blob.len();
-        let record = Record { blob: blob.into(), digest, owner: from.identity, expires: now + LIFETIME };
+        let owner = Owner::from(from);
+        let record = Record { blob: blob.into(), digest, owner, expires: now + LIFETIME };
         let before = self.by_tag.entry(tag).or_default().record.replace(record);
         if let Some(before) = before {
             self.give_back(&before.owner);
         }
-        *self.shares.entry(from.identity).or_default() += 1;
+        self.take(owner);
         Outcome::Done { digest, tell: self.tell(&tag, None, now) }
     }
 
     /// Tells a client of a mailbox from now on.
-    pub(super) fn watch(&mut self, who: &Slot, tag: Tag, have: Digest, limits: &Limits, now: Duration) -> Outcome {
-        let room = self.by_tag.len() < limits.mailboxes;
-        let share = self.share(&who.identity) < limits.mailboxes_per_client;
-        let expires = now + LIFETIME;
-        match self.by_tag.get_mut(&tag) {
-            None if !room || !share => return Outcome::Full,
-            Some(mailbox) => {
-                if let Some(watcher) = mailbox.watchers.iter_mut().find(|watcher| watcher.slot == *who) {
-                    (watcher.seen, watcher.expires) = (have, expires);
-                    return Outcome::Done { digest: have, tell: self.tell(&tag, Some(who), now) };
-                }
-                if !share || mailbox.watchers.len() >= MAX_WATCHERS {
-                    return Outcome::Full;
-                }
-            }
-            None => {}
+    pub(super) fn watch(&mut self, who: &Speaker, tag: Tag, have: Digest, limits: &Limits, now: Duration) -> Outcome {
+        let watchers = self.by_tag.get(&tag).map(|mailbox| &mailbox.watchers);
+        let before = watchers.and_then(|watchers| watchers.iter().find(|watcher| watcher.slot == who.slot));
+        let before = before.map(Watcher::owner);
+        let crowded = before.is_none() && watchers.is_some_and(|watchers| watchers.len() >= MAX_WATCHERS);
+        if (watchers.is_none() && self.by_tag.len() >= limits.mailboxes)
+            || crowded
+            || !self.has_room(who, before.as_ref(), limits)
+        {
+            return Outcome::Full;
         }
+        let owner = Owner::from(who);
+        let (network, secret, expires) = (owner.network, owner.secret, now + LIFETIME);
         let watchers = &mut self.by_tag.entry(tag).or_default().watchers;
-        watchers.reserve_exact(1);
-        watchers.push(Watcher { slot: *who, seen: have, expires, tries: 0, due: None });
-        *self.shares.entry(who.identity).or_default() += 1;
-        Outcome::Done { digest: have, tell: self.tell(&tag, Some(who), now) }
+        match watchers.iter_mut().find(|watcher| watcher.slot == who.slot) {
+            Some(watcher) => {
+                (watcher.seen, watcher.expires, watcher.network, watcher.secret) = (have, expires, network, secret);
+            }
+            None => {
+                watchers.reserve_exact(1);
+                let (tries, due) = (0, None);
+                watchers.push(Watcher { slot: who.slot, network, secret, seen: have, expires, tries, due });
+            }
+        }
+        if let Some(before) = before {
+            self.give_back(&before);
+        }
+        self.take(owner);
+        Outcome::Done { digest: have, tell: self.tell(&tag, Some(&who.slot), now) }
     }
 
     /// A client has what it was told.
@@ -195,7 +221,7 @@ impl Boxes {
                 if let Some(due) = watcher.due {
                     self.due.remove(&(due, tag, watcher.slot));
                 }
-                over.push(watcher.slot.identity);
+                over.push(watcher.owner());
             }
             if mailbox.record.is_none() && mailbox.watchers.is_empty() {
                 self.by_tag.remove(&tag);
@@ -204,35 +230,48 @@ impl Boxes {
         }
     }
 
-    /// Forgets the records and wishes of all of whom this is not true.
-    pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey) -> bool) {
+    /// Forgets the records and wishes of all of whom this is not true, who came in by this secret.
+    pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey, SecretNumber) -> bool) {
+        let stays = |owner: &Owner| stays(&owner.identity, owner.secret);
         let mut over = Vec::new();
         self.by_tag.retain(|tag, mailbox| {
             if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
                 self.bytes -= record.blob.len();
                 over.push(record.owner);
             }
-            for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.slot.identity)) {
+            for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.owner())) {
                 if let Some(due) = watcher.due {
                     self.due.remove(&(due, *tag, watcher.slot));
                 }
-                over.push(watcher.slot.identity);
+                over.push(watcher.owner());
             }
             mailbox.record.is_some() || !mailbox.watchers.is_empty()
         });
         over.iter().for_each(|owner| self.give_back(owner));
     }
 
-    fn share(&self, who: &PeerKey) -> usize {
-        self.shares.get(who).copied().unwrap_or_default()
+    /// Whether one more fits in the shares of this client and its network. What it had before in this place makes room.
+    fn has_room(&self, who: &Speaker, before: Option<&Owner>, limits: &Limits) -> bool {
+        let (identity, network) = (who.slot.identity, who.network());
+        let own = before.is_some_and(|before| before.identity == identity);
+        let near = before.is_some_and(|before| before.network == network);
+        (own || self.shares.of(&identity) < limits.mailboxes_per_client)
+            && (near || self.networks.of(&network) < limits.mailboxes_per_network)
     }
 
-    fn give_back(&mut self, who: &PeerKey) {
-        if let Some(share) = self.shares.get_mut(who) {
-            *share = share.saturating_sub(1);
-            if *share == 0 {
-                self.shares.remove(who);
-            }
-        }
+    fn take(&mut self, owner: Owner) {
+        self.shares.take(owner.identity);
+        self.networks.take(owner.network);
+    }
+
+    fn give_back(&mut self, owner: &Owner) {
+        self.shares.give_back(&owner.identity);
+        self.networks.give_back(&owner.network);
+    }
+}
+
+impl Watcher {
+    fn owner(&self) -> Owner {
+        Owner { identity: self.slot.identity, network: self.network, secret: self.secret }
     }
 }

@@ -26,6 +26,7 @@ mod meet;
 mod relays;
 mod seals;
 mod session;
+mod shares;
 
 use boxes::{Boxes, Outcome};
 use door::Ticket;
@@ -203,17 +204,13 @@ impl<R: CryptoRng> Server<R> {
         let is_allowed = |who: &PeerKey| admission.allowed.as_ref().is_none_or(|allowed| allowed.contains(who));
         let door = &self.door;
         let over = self.sessions.remove_if(|slot, session| !is_allowed(&slot.identity) || !door.admits(session.secret));
-        // One that came in by an old secret over one family may have come by a new one over the other.
-        let gone: BTreeSet<PeerKey> = over
-            .iter()
-            .map(|slot| slot.identity)
-            .filter(|identity| {
-                ![false, true].iter().any(|v6| self.sessions.get(&Slot { identity: *identity, v6: *v6 }).is_some())
-            })
-            .collect();
-        self.boxes.retain(|owner| is_allowed(owner) && !gone.contains(owner));
-        self.relays.retain(|owner| is_allowed(owner) && !gone.contains(owner));
-        self.meetings.remove_if(|who| !is_allowed(who) || gone.contains(who));
+        // What is kept outlives its session. One that came in by an old secret may have come by a new one since, or over
+        // the other family.
+        let may_stay =
+            |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
+        self.boxes.retain(may_stay);
+        self.relays.retain(may_stay);
+        self.meetings.remove_if(|who| !self.sessions.has(who));
         self.counters.revoked += over.len() as u64;
         (self.admission, self.limits) = (admission, limits);
         over.len()
@@ -383,13 +380,12 @@ impl<R: CryptoRng> Server<R> {
                 self.counters.replayed += 1;
                 return;
             }
-            Some(_) => {}
-            None if !self.sessions.has_room(source.ip(), &self.limits) => {
-                self.counters.full += 1;
-                self.refuse(via, source, &ticket);
-                return;
-            }
-            None => {}
+            Some(_) | None => {}
+        }
+        if !self.sessions.has_room(&slot, source, &self.limits) {
+            self.counters.full += 1;
+            self.refuse(via, source, &ticket);
+            return;
         }
         self.counters.registered += 1;
         let continued = self.sessions.insert(slot, Session::new(ticket, via, source, now), now);
@@ -435,7 +431,12 @@ impl<R: CryptoRng> Server<R> {
             let Request::PathResponse { token } = frame else { continue };
             let proven =
                 [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), &token));
-            if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, via, now) {
+            if !proven || !newest || source.is_ipv6() != slot.v6 {
+                continue;
+            }
+            if !self.sessions.has_room(&slot, source, &self.limits) {
+                self.counters.full += 1;
+            } else if self.sessions.relocate(&slot, source, via, now) {
                 self.counters.roamed += 1;
                 notices.push(Notice::Pong { observed: source });
             }
@@ -462,15 +463,15 @@ impl<R: CryptoRng> Server<R> {
 
     /// Does what an authentic message asks for. `here`: it came from the proven address.
     fn handle_frames(&mut self, slot: &Slot, text: &[u8], mut notices: Vec<Notice>, here: bool, now: Duration) {
+        let Some(speaker) = self.sessions.speaker(slot) else { return };
         let mut to_others = Vec::new();
         for frame in Request::decode(text) {
             match frame {
                 Request::Ping if here => {
-                    notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
+                    notices.push(Notice::Pong { observed: speaker.address });
                 }
                 Request::Relay { tag, wants } => {
-                    let Some(address) = self.sessions.get(slot).map(|session| session.address) else { continue };
-                    let told = self.relays.ask((slot, address), tag, wants, &self.limits, &mut self.rng, now);
+                    let told = self.relays.ask(&speaker, tag, wants, &self.limits, &mut self.rng, now);
                     to_others.extend(told);
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
@@ -479,7 +480,7 @@ impl<R: CryptoRng> Server<R> {
                     self.counters.met += u64::from(told.len() > 1);
                     to_others.extend(told);
                 }
-                Request::Put { tag, blob } => match self.boxes.put(slot, tag, blob, &self.limits, now) {
+                Request::Put { tag, blob } => match self.boxes.put(&speaker, tag, blob, &self.limits, now) {
                     Outcome::Done { digest, tell } => {
                         self.counters.stored += u64::from(!tell.is_empty());
                         notices.push(Notice::Stored { tag, digest });
@@ -490,7 +491,7 @@ impl<R: CryptoRng> Server<R> {
                         notices.push(Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 });
                     }
                 },
-                Request::Watch { tag, have } => match self.boxes.watch(slot, tag, have, &self.limits, now) {
+                Request::Watch { tag, have } => match self.boxes.watch(&speaker, tag, have, &self.limits, now) {
                     Outcome::Done { tell, .. } => {
                         notices.push(Notice::Watching { tag });
                         to_others.extend(tell);
@@ -552,5 +553,5 @@ fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Duration
 
 /// Reads a secret of a ticket.
 fn read_key(reader: &mut Reader<'_>) -> Option<crypto::Key> {
-    reader.array().map(zeroize::Zeroizing::new)
+    reader.array().map(crypto::Key::new)
 }
