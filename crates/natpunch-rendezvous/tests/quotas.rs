@@ -175,7 +175,10 @@ fn an_attack_with_65_536_entries_evicts_nobody() {
 
     for (n, client) in honest.iter_mut().enumerate() {
         let next = (n as u32 + 1) % 50;
-        assert_eq!(client.watch(&mut net, tag(next, 0)).1.unwrap(), if next < n as u32 { b"newer!" } else { b"honest" });
+        assert_eq!(
+            client.watch(&mut net, tag(next, 0)).1.unwrap(),
+            if next < n as u32 { b"newer!" } else { b"honest" }
+        );
         assert!(client.put(&mut net, tag(n as u32, 0), b"newer!"), "{n}");
     }
 }

@@ -51,10 +51,10 @@ impl Default for Limits {
 impl Limits {
     /// What a session takes, at most and with its share of all maps.
     const SESSION: usize = 1_024;
-    /// What a mailbox takes besides its blob, with its watchers.
-    const MAILBOX: usize = 768;
+    /// What a mailbox takes besides its blob, with four watchers that are to be told of it.
+    const MAILBOX: usize = 1_280;
     /// What does not grow with the others: queues, tables, and the meetings of a few seconds.
-    const FIXED: usize = 24 << 20;
+    const FIXED: usize = 32 << 20;
 
     /// Bytes of memory that a server with these limits keeps at most.
     pub fn memory(&self) -> usize {

@@ -206,8 +206,7 @@ impl<R: CryptoRng> Server<R> {
         let over = self.sessions.remove_if(|slot, session| !is_allowed(&slot.identity) || !door.admits(session.secret));
         // What is kept outlives its session. One that came in by an old secret may have come by a new one since, or over
         // the other family.
-        let may_stay =
-            |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
+        let may_stay = |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
         self.boxes.retain(may_stay);
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
