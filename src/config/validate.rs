@@ -460,12 +460,12 @@ impl Check<'_> {
                 let error = ConfigError::at(instance.key, message).label("another plugin can't have this name");
                 self.errors.push(error.help("name the instance otherwise, such as [discovery.web]"));
             }
-            instances.push(Discovery { name, settings });
+            instances.push(Discovery { name, settings, secret: None });
         }
         let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
         if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
             let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
-            instances.push(Discovery { name: STATIC.to_owned(), settings });
+            instances.push(Discovery { name: STATIC.to_owned(), settings, secret: None });
         }
         let servers = std::mem::take(&mut self.servers);
         let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
