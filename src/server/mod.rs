@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::PresharedKey;
+use natpunch_types::{PresharedKey, SecretKey};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,11 +107,15 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = crate::config::public_key(&key);
     let rendezvous = match &settings.rendezvous {
-        Some(rendezvous) => Some(rendezvous_keys(rendezvous)?),
+        Some(rendezvous) => {
+            Some(RendezvousKeys { next: next_key(rendezvous, None)?, secrets: admission_secrets(rendezvous)? })
+        }
         None => None,
     };
     let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
+    let next = rendezvous.as_ref().and_then(|keys| keys.next.clone());
+    let keys: Vec<SecretKey> = std::iter::once(key.clone()).chain(next).collect();
     let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;
     let relay = match &settings.relay {
         Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
@@ -157,7 +161,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         let mut keeping = JoinSet::new();
         keeping.spawn(keep(shared.clone()));
         keeping.spawn(feed_watchdog(shared.clone()));
-        let reloader = Reloader::new(args.clone(), settings);
+        let reloader = Reloader::new(args.clone(), settings, keys);
         let (shared_with, reloads) = (shared.clone(), reloader.outcome());
         let monitor = Arc::new(Monitor { shared: shared_with, listen, alternate_port, http: store, reloads });
         keeping.spawn(reloader.run(shared, hangup));
@@ -210,17 +214,12 @@ async fn listen_control(
     }
 }
 
-/// Reads the files that natpunch's own rendezvous needs.
-fn rendezvous_keys(settings: &settings::Rendezvous) -> Result<RendezvousKeys, key::KeyFileError> {
-    let next = match &settings.next_key_file {
-        Some(path) => {
-            let key = key::load_or_create(path)?;
-            tracing::info!(public_key = %crate::config::public_key(&key), "the next key");
-            Some(key)
-        }
-        None => None,
-    };
-    Ok(RendezvousKeys { next, secrets: admission_secrets(settings)? })
+/// The next private key, if there is to be one. It is made if its file does not exist, unless that file was in use already.
+fn next_key(settings: &settings::Rendezvous, in_use: Option<&Path>) -> Result<Option<SecretKey>, key::KeyFileError> {
+    let Some(path) = &settings.next_key_file else { return Ok(None) };
+    let key = if in_use == Some(path) { key::load(path)? } else { key::load_or_create(path)? };
+    tracing::info!(public_key = %crate::config::public_key(&key), "the next key");
+    Ok(Some(key))
 }
 
 /// Reads the admission secrets.

@@ -281,21 +281,32 @@ impl Protocols {
     }
 
     /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous that ended.
-    pub(super) fn reconfigure(&self, settings: &Settings, secrets: Vec<PresharedKey>, now: Duration) -> Option<usize> {
+    ///
+    /// # Errors
+    /// A key is none; nothing has changed.
+    pub(super) fn reconfigure(
+        &self,
+        settings: &Settings,
+        keys: &[SecretKey],
+        secrets: Vec<PresharedKey>,
+        now: Duration,
+    ) -> std::io::Result<usize> {
+        if let Some(rendezvous) = &self.rendezvous {
+            rendezvous.lock().set_keys(keys).map_err(std::io::Error::other)?;
+        }
         if let Some(server) = &self.natpunch_go {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
         if let Some(server) = &self.hole_punching {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
-        let allowed = settings.rendezvous.as_ref()?.allowed.clone();
-        let admission = rendezvous::Admission { secrets, allowed };
-        let rendezvous = self.rendezvous.as_ref()?;
+        let (Some(wanted), Some(rendezvous)) = (&settings.rendezvous, &self.rendezvous) else { return Ok(0) };
+        let admission = rendezvous::Admission { secrets, allowed: wanted.allowed.clone() };
         let mut server = rendezvous.lock();
         let ended = server.reconfigure(admission, limits(settings.limits, settings.relay.is_some()));
         // The relays of those who are gone end now. Nobody is told, so there is nothing to send.
         rendezvous.drain(&mut server, now);
-        Some(ended)
+        Ok(ended)
     }
 
     /// How full natpunch's own rendezvous is.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
-use natpunch_rendezvous::relay::{Command, Counters, Event, Own, Port, Verdict};
+use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
 use natpunch_rendezvous::wire::BIND_LEN;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -115,10 +115,11 @@ impl Sockets {
             addresses: listen.iter().map(SocketAddr::ip).collect(),
             ports: listen.iter().map(SocketAddr::port).chain(self.numbers.iter().copied()).collect(),
         };
+        let budget = Arc::new(Budget::new(settings.total_bytes_per_second));
         let port = || {
             let mut key = [0; 32];
             getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
-            Ok(Mutex::new(Port::new(settings.limits, own.clone(), key)))
+            Ok(Mutex::new(Port::new(settings.limits, own.clone(), key).within(budget.clone())))
         };
         let ports = self.numbers.iter().map(|_| port()).collect::<io::Result<_>>()?;
         Ok(Arc::new(Ports { ports }))
