@@ -224,10 +224,11 @@ mod tests {
     fn a_cause_that_is_noisy_silences_no_other() {
         let text = logged(|| {
             (0..50_000).for_each(|n| tracing::warn!(n, "what others cause as often as they like"));
-            tracing::warn!("what the operator has to know");
+            // More than comes back while the others are left out.
+            (0..200).for_each(|n| tracing::warn!(n, "what the operator has to know"));
         });
         assert!(text.lines().count() < 20_000, "it was limited");
-        assert!(text.ends_with("what the operator has to know\n"), "{}", &text[text.len() - 200..]);
+        assert_eq!(text.lines().filter(|line| line.contains("what the operator has to know")).count(), 200);
     }
 
     #[test]
