@@ -115,6 +115,9 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
     let next = rendezvous.as_ref().and_then(|keys| keys.next.clone());
+    if let Some(next) = &next {
+        tracing::info!(public_key = %crate::config::public_key(next), "the next key");
+    }
     let keys: Vec<SecretKey> = std::iter::once(key.clone()).chain(next).collect();
     let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;
     let relay = match &settings.relay {
@@ -162,8 +165,8 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         keeping.spawn(keep(shared.clone()));
         keeping.spawn(feed_watchdog(shared.clone()));
         let reloader = Reloader::new(args.clone(), settings, keys);
-        let (shared_with, reloads) = (shared.clone(), reloader.outcome());
-        let monitor = Arc::new(Monitor { shared: shared_with, listen, alternate_port, http: store, reloads });
+        let reloads = reloader.outcome();
+        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, http: store, reloads });
         keeping.spawn(reloader.run(shared, hangup));
         if let Some(listener) = metrics {
             keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
@@ -217,9 +220,7 @@ async fn listen_control(
 /// The next private key, if there is to be one. It is made if its file does not exist, unless that file was in use already.
 fn next_key(settings: &settings::Rendezvous, in_use: Option<&Path>) -> Result<Option<SecretKey>, key::KeyFileError> {
     let Some(path) = &settings.next_key_file else { return Ok(None) };
-    let key = if in_use == Some(path) { key::load(path)? } else { key::load_or_create(path)? };
-    tracing::info!(public_key = %crate::config::public_key(&key), "the next key");
-    Ok(Some(key))
+    if in_use == Some(path) { key::load(path) } else { key::load_or_create(path) }.map(Some)
 }
 
 /// Reads the admission secrets.

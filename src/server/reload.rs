@@ -21,12 +21,14 @@ pub(super) struct Reloader {
     current: Settings,
     /// The server's private keys, the current one first.
     keys: Vec<SecretKey>,
+    /// The one that it started with, which natpunch-go's clients know.
+    first_key: Option<SecretKey>,
     outcome: Arc<Mutex<Reloads>>,
 }
 
 impl Reloader {
     pub(super) fn new(args: ServeArgs, current: Settings, keys: Vec<SecretKey>) -> Self {
-        Self { args, current, keys, outcome: Arc::default() }
+        Self { args, current, first_key: keys.first().cloned(), keys, outcome: Arc::default() }
     }
 
     /// What happened so far.
@@ -86,14 +88,15 @@ impl Reloader {
             None => (None, Vec::new()),
         };
         let mut needs_restart = self.current.differences_for_restart(&new);
-        let is_same_key = self.keys.first() == Some(&key);
-        if !is_same_key {
-            tracing::info!(public_key = %public_key(&key), "the key is another now");
-            let is_old = self.current.compat.contains(&Compat::NatpunchGo);
-            needs_restart.extend(is_old.then(|| "key_file, for natpunch-go's clients".to_owned()));
+        if self.first_key.as_ref() != Some(&key) && self.current.compat.contains(&Compat::NatpunchGo) {
+            needs_restart.push("key_file, for clients of natpunch-go".to_owned());
         }
         let keys: Vec<SecretKey> = std::iter::once(key).chain(next).collect();
         let ended = shared.protocols.reconfigure(&new, &keys, secrets, shared.start.elapsed())?;
+        for (number, key) in keys.iter().enumerate().filter(|(number, key)| self.keys.get(*number) != Some(*key)) {
+            let which = if number == 0 { "the key is another one now" } else { "the next key" };
+            tracing::info!(public_key = %public_key(key), "{which}");
+        }
         let is_nothing = ended == 0 && new == self.current && keys == self.keys;
         // What needs a restart is compared with what runs, also the next time.
         (self.keys, self.current.key_file) = (keys, new.key_file);

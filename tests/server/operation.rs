@@ -213,6 +213,18 @@ fn a_server_changes_its_key_while_it_runs_and_no_session_ends() {
     assert!(still);
 }
 
+#[test]
+fn another_key_for_clients_of_natpunch_go_needs_a_restart_and_that_is_said_until_then() {
+    let operated = Operated::start("compat = [\"natpunch-go\"]\nopen = true\n");
+    let other = secret_file(operated.directory.path(), 1, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    operated.write(&format!("key_file = {other:?}\ncompat = [\"natpunch-go\"]\nopen = true\n"));
+    let status = operated.wait_for(|status| status.reloads.taken == 1);
+    assert_eq!(status.reloads.needs_restart, ["key_file, for clients of natpunch-go"]);
+    operated.server.signal(Signal::SIGHUP);
+    let status = operated.wait_for(|status| status.reloads.taken == 2);
+    assert_eq!(status.reloads.needs_restart.len(), 1);
+}
+
 /// Keeps a secret in a file that is its owner's only.
 fn secret_file(directory: &Path, n: u32, text: &str) -> PathBuf {
     let path = directory.join(format!("secret-{n}"));

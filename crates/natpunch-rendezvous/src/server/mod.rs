@@ -379,7 +379,7 @@ impl<R: CryptoRng> Server<R> {
                 self.counters.replayed += 1;
                 return;
             }
-            Some(_) | None => {}
+            _ => {}
         }
         if !self.sessions.has_room(&slot, source, &self.limits) {
             self.counters.full += 1;
