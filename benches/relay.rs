@@ -226,7 +226,7 @@ fn compare() {
     // The load is beyond what one pair may use otherwise.
     let text = format!(
         "listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\nopen = true\nrelay_bytes_per_second = 100000000000\n\
-         relay_bytes_per_hour = 100000000000000\n"
+         relay_bytes_per_hour = 100000000000000\nrelay_total_bytes_per_second = 100000000000\n"
     );
     std::fs::write(&config, text).unwrap();
     let server = Server::spawn(process::serve(&["--config", config.to_str().unwrap()]), directory.path());

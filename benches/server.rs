@@ -314,7 +314,7 @@ fn load(pid: u32, clients: &[(UdpSocket, Vec<Vec<u8>>)]) -> f64 {
 }
 
 fn lookups() {
-    let server = Server::start(&["--listen", "127.0.0.1:0"]);
+    let server = Server::start(&["--compat", "natpunch-go", "--listen", "127.0.0.1:0"]);
     let bare = Baseline::start("bare-echo", 1);
     let tokio = Baseline::start("tokio-echo", 1);
     let source = |n: u8| IpAddr::from([127, 0, 3, n]);
@@ -386,7 +386,7 @@ fn bare_agreements() -> f64 {
 }
 
 fn handshakes() {
-    let server = Server::start(&["--listen", "127.0.0.1:0"]);
+    let server = Server::start(&["--compat", "natpunch-go", "--listen", "127.0.0.1:0"]);
     // One source may do only so many a second.
     let sockets: Vec<UdpSocket> = (0..HANDSHAKES)
         .map(|n| {

@@ -205,10 +205,12 @@ impl Held {
         Self { to, reason, tried: None }
     }
 
-    /// Whether this is the version: the same files, and the same keys as far as these are known.
+    /// Whether this is the version: the same files, and the same keys and secrets as far as these are known.
     fn is(&self, node: &NodeConfig) -> bool {
         let keys = |of: &NodeConfig| of.peers.iter().map(|peer| peer.preshared_key.clone()).collect::<Vec<_>>();
-        let same_keys = |tried: &NodeConfig| tried.private_key == node.private_key && keys(tried) == keys(node);
+        let same_keys = |tried: &NodeConfig| {
+            tried.private_key == node.private_key && keys(tried) == keys(node) && tried.discovery == node.discovery
+        };
         self.to == node.content_hash && self.tried.as_deref().is_none_or(same_keys)
     }
 }

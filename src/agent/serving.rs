@@ -83,8 +83,18 @@ impl Serving {
         };
     }
 
-    /// Tries again to start a server that could not be started.
+    /// Tries again to start a server that could not be started, or that has lost a thread.
     pub(super) async fn retry(&mut self, node: &NodeConfig) {
+        if let State::On { wanted, server } = &self.0
+            && server.has_lost_a_thread()
+        {
+            let problem = "a thread has ended by itself, which is a bug in natpunch; the log says where".to_owned();
+            tracing::error!("this node does not serve the mesh for {} s: {problem}", RETRY.as_secs());
+            let failed = State::Failed { port: wanted.port, problem, retry_at: Instant::now() + RETRY };
+            if let State::On { server, .. } = std::mem::replace(&mut self.0, failed) {
+                server.stop().await;
+            }
+        }
         if matches!(&self.0, State::Failed { retry_at, .. } if Instant::now() >= *retry_at) {
             self.sync(node).await;
         }
@@ -101,11 +111,39 @@ impl Serving {
         match &self.0 {
             State::Off => None,
             State::On { wanted, server } => {
-                Some(ServingStatus { port: wanted.port, sessions: server.sessions(), error: None })
+                let stuck = server.stuck();
+                let error = (!stuck.is_empty()).then(|| format!("stuck: {}", stuck.join(", ")));
+                Some(ServingStatus { port: wanted.port, sessions: server.sessions(), error })
             }
             State::Failed { port, problem, .. } => {
                 Some(ServingStatus { port: *port, sessions: 0, error: Some(problem.clone()) })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_lost_a_thread_is_reported_and_started_again() {
+        let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let mut node = testing::node(&testing::mesh(1, ""));
+        node.serve = Some(port);
+        let mut serving = Serving::default();
+        serving.sync(&node).await;
+        serving.retry(&node).await;
+        assert_eq!(serving.status().unwrap().error, None);
+        let State::On { server, .. } = &mut serving.0 else { panic!("{serving:?}") };
+        server.lose_a_thread();
+        serving.retry(&node).await;
+        let status = serving.status().unwrap();
+        assert!(status.port == port && status.error.unwrap().contains("a thread has ended"));
+        tokio::time::advance(RETRY).await;
+        serving.retry(&node).await;
+        assert_eq!(serving.status().unwrap().error, None, "it has its ports again");
+        serving.stop().await;
     }
 }

@@ -428,7 +428,7 @@ pub struct ServeArgs {
     /// The server's private key; made on first start.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// Old protocols to speak, by comma: natpunch-go, nat-hole-punching.
+    /// Old protocols to speak, by comma: natpunch-go (also the default with `allowed_keys`), nat-hole-punching.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub compat: Vec<String>,
     /// Speak natpunch's own rendezvous, to whoever knows the mesh's admission secret in this file; repeat it while the

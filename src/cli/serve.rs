@@ -66,6 +66,20 @@ fn render(status: &Status) -> String {
             rendezvous.max_mailboxes,
             rendezvous.max_memory_bytes >> 20
         ));
+        if rendezvous.max_relays > 0 {
+            let (relays, most, allocations) = (rendezvous.relays, rendezvous.max_relays, rendezvous.allocations);
+            lines.push(format!("{relays} of {most} pairs want a relay, {allocations} have one"));
+        }
+    }
+    if let Some(http) = &status.http {
+        let (kib, most) = (http.bytes >> 10, http.max_bytes >> 10);
+        lines.push(format!("{} of {} records, {kib} of {most} KiB", http.records, http.max_records));
+    }
+    if status.handshakes_waiting > 0 {
+        lines.push(format!("{} handshakes wait", status.handshakes_waiting));
+    }
+    if !status.stuck.is_empty() {
+        lines.push(format!("STUCK, restart the server: {}", status.stuck.join(", ")));
     }
     lines.extend(status.reloads.problem.iter().map(|problem| format!("the settings have an error: {problem}")));
     if !status.reloads.needs_restart.is_empty() {

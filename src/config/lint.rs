@@ -89,7 +89,7 @@ fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 
 /// Records that cross the internet in plain. They are sealed, but their tags are not.
 fn plain_http(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    for Discovery { name, settings } in &mesh.discovery {
+    for Discovery { name, settings, .. } in &mesh.discovery {
         let DiscoverySettings::Http(settings) = settings else { continue };
         let Ok(url) = Url::parse(settings.url.trim()) else { continue };
         let Some(host) = url.host().filter(|host| url.scheme() == "http" && !is_near(host)) else { continue };

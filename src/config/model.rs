@@ -123,6 +123,9 @@ pub struct Discovery {
     pub name: String,
     /// Its plugin and settings.
     pub settings: DiscoverySettings,
+    /// What its admission secret file holds on this node, if it can be read. The plugin reads the file itself; another
+    /// secret is another instance.
+    pub secret: Option<PresharedKey>,
 }
 
 /// The settings of a discovery instance, by plugin.

@@ -403,6 +403,14 @@ impl<'a> Resolve<'a> {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let mut discovery: Vec<Discovery> =
+            mesh.discovery.iter().filter(|instance| !is_node(instance, &own.public_key)).cloned().collect();
+        for instance in &mut discovery {
+            let DiscoverySettings::Rendezvous(settings) = &instance.settings else { continue };
+            let Some(file) = &settings.admission_secret_file else { continue };
+            instance.secret = keyfile::read(file, "keygen").ok();
+            files.push(file.clone());
+        }
         let (own_interface, all) = (&own.interface, &mesh.interface);
         let public_key = own.public_key;
         let exit = exit_node(mesh, own);
@@ -435,7 +443,7 @@ impl<'a> Resolve<'a> {
             peers,
             serve: own.serve,
             apply: mesh.apply.clone(),
-            discovery: mesh.discovery.iter().filter(|instance| !is_node(instance, &public_key)).cloned().collect(),
+            discovery,
             stun_servers: mesh.stun_servers.clone(),
             files,
             hosts: mesh.hosts,

@@ -143,5 +143,5 @@ pub(super) fn instances(
 
 fn instance(name: &str, server: String, public_key: PeerKey) -> Discovery {
     let settings = DiscoverySettings::Node(natpunch_plugin_rendezvous::ServingNode { server, public_key });
-    Discovery { name: name.to_owned(), settings }
+    Discovery { name: name.to_owned(), settings, secret: None }
 }

@@ -482,13 +482,13 @@ impl Check<'_> {
                 let error = ConfigError::at(instance.key, message).label("another plugin can't have this name");
                 self.errors.push(error.help("name the instance otherwise, such as [discovery.web]"));
             }
-            instances.push(Discovery { name, settings });
+            instances.push(Discovery { name, settings, secret: None });
         }
         self.places.discovery = seen.clone();
         let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
         if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
             let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
-            instances.push(Discovery { name: STATIC.to_owned(), settings });
+            instances.push(Discovery { name: STATIC.to_owned(), settings, secret: None });
         }
         let servers = std::mem::take(&mut self.servers);
         let known = relays::Known {

@@ -64,6 +64,10 @@ counters! {
     send_errors: "send errors",
     /// Errors of receiving.
     receive_errors: "receive errors",
+    /// Datagrams that the relay could not send.
+    relay_send_errors: "relay send errors",
+    /// Errors of receiving at the relay's ports.
+    relay_receive_errors: "relay receive errors",
     /// Connections refused because too many were open.
     http_refused: "http connections refused",
     /// Errors of accepting a connection.

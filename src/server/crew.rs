@@ -1,4 +1,4 @@
-//! The workers' threads: started together, stopped together, and missed when one is lost.
+//! The threads of the workers and of the relay: started together, stopped together, and missed when one is lost.
 
 use std::io;
 use std::net::UdpSocket;
@@ -12,16 +12,16 @@ use super::protocols::random;
 use super::relay::Relay;
 use super::worker::{Shared, Worker};
 
-/// All workers of a server.
+/// All threads of a server.
 pub(super) struct Crew {
     threads: Vec<JoinHandle<()>>,
     /// Closed to stop them.
     stop: UnixStream,
-    /// Each worker holds a sender that says so when it is dropped.
+    /// Each thread holds a sender that says so when it is dropped.
     lost: mpsc::UnboundedReceiver<()>,
 }
 
-/// Says that a worker is gone, whatever ended it.
+/// Says that a thread is gone, whatever ended it.
 struct Farewell(mpsc::UnboundedSender<()>);
 
 impl Drop for Farewell {
@@ -43,31 +43,49 @@ impl Crew {
         let (stop, stopped) = UnixStream::pair()?;
         let (farewell, lost) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
+        let now = shared.start.elapsed();
         for (number, sockets) in sockets.into_iter().enumerate() {
             let (shared, rng) = (shared.clone(), random()?);
+            let name = format!("worker-{number}");
+            let beat = shared.beats.expect(&name, now);
             let (stopped, farewell) = (stopped.try_clone()?, Farewell(farewell.clone()));
-            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            threads.push(thread.spawn(move || {
+            threads.push(std::thread::Builder::new().name(name).spawn(move || {
                 let _farewell = farewell;
-                Worker::new(number, sockets, shared, rng).run(&stopped);
+                Worker::new(sockets, shared, beat, rng).run(&stopped);
             })?);
         }
         for (number, passer) in passers.into_iter().enumerate() {
             let (stopped, farewell) = (stopped.try_clone()?, Farewell(farewell.clone()));
-            let thread = std::thread::Builder::new().name(format!("relay-{number}"));
-            threads.push(thread.spawn(move || {
+            let name = format!("relay-{number}");
+            let beat = shared.beats.expect(&name, now);
+            threads.push(std::thread::Builder::new().name(name).spawn(move || {
                 let _farewell = farewell;
-                passer.run(&stopped);
+                passer.run(&beat, &stopped);
             })?);
         }
         Ok(Self { threads, stop, lost })
     }
 
-    /// Waits until a worker has ended by itself, which may be for ever.
+    /// Whether a thread has ended by itself.
+    pub(super) fn has_lost(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits until a thread has ended by itself, which may be for ever.
     pub(super) async fn lost(&mut self) {
         if self.threads.is_empty() || self.lost.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// As if a thread had panicked.
+    #[cfg(test)]
+    pub(super) fn lose(&mut self) {
+        let thread = std::thread::spawn(|| ());
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        self.threads.push(thread);
     }
 
     /// Stops all and waits for them.

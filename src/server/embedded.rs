@@ -8,10 +8,12 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use natpunch_types::{PeerKey, SecretKey};
 use tokio::task::JoinSet;
 
+use super::beats;
 use super::crew::Crew;
 use super::protocols::Protocols;
 use super::relay;
@@ -19,6 +21,9 @@ use super::settings::{AlternatePort, RelaySettings};
 use super::sockets::{Sockets, has_ipv6};
 use super::worker::Shared;
 use super::{ServeError, keep};
+
+/// How long its threads may take to end. One that is stuck keeps its ports.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A server that runs as long as this lives.
 pub struct Embedded {
@@ -66,10 +71,26 @@ impl Embedded {
         self.shared.protocols.sessions()
     }
 
+    /// Whether a thread of it has ended by itself: nothing that it did is done any more.
+    pub fn has_lost_a_thread(&self) -> bool {
+        self.crew.has_lost()
+    }
+
+    /// The threads of it that are stuck.
+    pub fn stuck(&self) -> Vec<String> {
+        self.shared.stuck(beats::DEADLINE)
+    }
+
     /// Stops, and lets go of the ports.
     pub async fn stop(self) {
         let crew = self.crew;
-        let _ = tokio::task::spawn_blocking(|| crew.stop()).await;
+        let _ = tokio::time::timeout(STOP_GRACE, tokio::task::spawn_blocking(|| crew.stop())).await;
+    }
+
+    /// As if a thread had panicked.
+    #[cfg(test)]
+    pub(crate) fn lose_a_thread(&mut self) {
+        self.crew.lose();
     }
 }
 

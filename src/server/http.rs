@@ -34,6 +34,7 @@ use tokio::sync::{Semaphore, watch};
 use super::counters::Counters;
 use super::rate::RateLimiter;
 use super::settings::HttpSettings;
+use super::status::Records;
 use super::store::{Limits, Refused, Source, Store, Tag, Version, Waiters};
 use super::{Backoff, stopped};
 
@@ -64,12 +65,13 @@ const MAX_SOURCES: usize = 16_384;
 
 /// What all connections share.
 #[derive(Debug)]
-struct App {
+pub(super) struct App {
     state: Mutex<Shared>,
     /// Distinguishes the versions of this run from those of an earlier one.
     boot: u32,
     start: Stopwatch,
     proxies: Vec<IpAddr>,
+    max_connections: usize,
     stop: watch::Receiver<bool>,
 }
 
@@ -81,6 +83,30 @@ struct Shared {
 }
 
 impl App {
+    /// An empty store, to be served until `stop` becomes true.
+    pub(super) fn new(settings: &HttpSettings, stop: watch::Receiver<bool>) -> Arc<Self> {
+        let mut boot = [0; 4];
+        // Without randomness an old version may be taken for a new one after a restart: a change is seen late, no more.
+        let _ = getrandom::fill(&mut boot);
+        Arc::new(Self {
+            state: Mutex::new(Shared {
+                store: Store::new(Limits::default()),
+                waiters: Waiters::default(),
+                requests: RateLimiter::new(REQUEST_RATE, REQUEST_BURST, MAX_SOURCES),
+            }),
+            boot: u32::from_be_bytes(boot),
+            start: Stopwatch::start(),
+            proxies: settings.trusted_proxies.clone(),
+            max_connections: settings.max_connections,
+            stop,
+        })
+    }
+
+    /// How full the store is.
+    pub(super) fn usage(&self) -> Records {
+        self.lock().store.usage()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,34 +175,15 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Serves the record store on `listener` until `stop` becomes true.
-pub(super) async fn serve(
-    listener: TcpListener,
-    settings: HttpSettings,
-    counters: Arc<Counters>,
-    stop: watch::Receiver<bool>,
-) {
-    let mut boot = [0; 4];
-    // Without randomness an old version may be taken for a new one after a restart: a change is seen late, no more.
-    let _ = getrandom::fill(&mut boot);
-    let app = Arc::new(App {
-        state: Mutex::new(Shared {
-            store: Store::new(Limits::default()),
-            waiters: Waiters::default(),
-            requests: RateLimiter::new(REQUEST_RATE, REQUEST_BURST, MAX_SOURCES),
-        }),
-        boot: u32::from_be_bytes(boot),
-        start: Stopwatch::start(),
-        proxies: settings.trusted_proxies,
-        stop: stop.clone(),
-    });
+/// Serves the record store on `listener` until it is to stop.
+pub(super) async fn serve(listener: TcpListener, app: Arc<App>, counters: Arc<Counters>) {
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/v1/poll", post(poll))
         .route("/v1/{tag}", get(fetch).put(store))
         .with_state(app.clone());
     let expirer = tokio::spawn(expire(app.clone()));
-    accept(listener, &app, &router, settings.max_connections, &counters, stop).await;
+    accept(listener, &app, &router, &counters).await;
     expirer.abort();
 }
 
@@ -189,14 +196,8 @@ async fn expire(app: Arc<App>) {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    app: &Arc<App>,
-    router: &Router,
-    max_connections: usize,
-    counters: &Arc<Counters>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters: &Arc<Counters>) {
+    let (max_connections, mut stop) = (app.max_connections, app.stop.clone());
     let free = Arc::new(Semaphore::new(max_connections));
     let by_source = Arc::new(Mutex::new(HashMap::<Source, usize>::new()));
     let mut backoff = Backoff::new();

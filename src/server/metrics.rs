@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -18,8 +17,6 @@ use super::{Backoff, http, stopped};
 
 /// Connections at a time: some collectors and a health check.
 const CONNECTIONS: usize = 16;
-/// A server is not well if a worker has not shown itself for so long.
-const WORKER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Serves them on `listener` until `stop` becomes true.
 pub(super) async fn serve(listener: TcpListener, monitor: Arc<Monitor>, mut stop: watch::Receiver<bool>) {
@@ -53,11 +50,10 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], monitor.status().exposition())
 }
 
-async fn health(State(monitor): State<Arc<Monitor>>) -> (StatusCode, &'static str) {
-    if monitor.is_alive(WORKER_DEADLINE) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "a worker is stuck\n")
+async fn health(State(monitor): State<Arc<Monitor>>) -> (StatusCode, String) {
+    match monitor.stuck().as_slice() {
+        [] => (StatusCode::OK, "ok\n".to_owned()),
+        stuck => (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: {}\n", stuck.join(", "))),
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`worker`] with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
 //! place or dropped in silence; what is dropped is counted, and the counts are logged at most every ten seconds.
 
+mod beats;
 mod counters;
 mod crew;
 pub mod embedded;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::PresharedKey;
+use natpunch_types::{PresharedKey, SecretKey};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,8 +81,8 @@ pub enum ServeError {
         source: io::Error,
     },
     /// A thread has ended that never should.
-    #[error("a worker has ended by itself, which is a bug in natpunch; the log says where")]
-    WorkerLost,
+    #[error("a thread has ended by itself, which is a bug in natpunch; the log says where")]
+    ThreadLost,
     /// The runtime or its signal handlers can't be set up.
     #[error("can't start: {0}")]
     Runtime(#[from] io::Error),
@@ -106,11 +107,18 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = crate::config::public_key(&key);
     let rendezvous = match &settings.rendezvous {
-        Some(rendezvous) => Some(rendezvous_keys(rendezvous)?),
+        Some(rendezvous) => {
+            Some(RendezvousKeys { next: next_key(rendezvous, None)?, secrets: admission_secrets(rendezvous)? })
+        }
         None => None,
     };
     let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
+    let next = rendezvous.as_ref().and_then(|keys| keys.next.clone());
+    if let Some(next) = &next {
+        tracing::info!(public_key = %crate::config::public_key(next), "the next key");
+    }
+    let keys: Vec<SecretKey> = std::iter::once(key.clone()).chain(next).collect();
     let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;
     let relay = match &settings.relay {
         Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
@@ -148,15 +156,17 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
         let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
         let mut serving = JoinSet::new();
-        if let Some((listener, http)) = http.zip(settings.http.clone()) {
-            serving.spawn(http::serve(listener, http, counters, stopped.clone()));
+        let store = settings.http.as_ref().map(|http| http::App::new(http, stopped.clone()));
+        if let Some((listener, app)) = http.zip(store.clone()) {
+            serving.spawn(http::serve(listener, app, counters));
         }
         // These end with the server, whatever they do.
         let mut keeping = JoinSet::new();
         keeping.spawn(keep(shared.clone()));
         keeping.spawn(feed_watchdog(shared.clone()));
-        let reloader = Reloader::new(args.clone(), settings);
-        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, reloads: reloader.outcome() });
+        let reloader = Reloader::new(args.clone(), settings, keys);
+        let reloads = reloader.outcome();
+        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, http: store, reloads });
         keeping.spawn(reloader.run(shared, hangup));
         if let Some(listener) = metrics {
             keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
@@ -168,7 +178,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         let result = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-            () = crew.lost() => Err(ServeError::WorkerLost),
+            () = crew.lost() => Err(ServeError::ThreadLost),
         };
         tracing::info!("stopping");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -207,17 +217,10 @@ async fn listen_control(
     }
 }
 
-/// Reads the files that natpunch's own rendezvous needs.
-fn rendezvous_keys(settings: &settings::Rendezvous) -> Result<RendezvousKeys, key::KeyFileError> {
-    let next = match &settings.next_key_file {
-        Some(path) => {
-            let key = key::load_or_create(path)?;
-            tracing::info!(public_key = %crate::config::public_key(&key), "the next key");
-            Some(key)
-        }
-        None => None,
-    };
-    Ok(RendezvousKeys { next, secrets: admission_secrets(settings)? })
+/// The next private key, if there is to be one. It is made if its file does not exist, unless that file was in use already.
+fn next_key(settings: &settings::Rendezvous, in_use: Option<&Path>) -> Result<Option<SecretKey>, key::KeyFileError> {
+    let Some(path) = &settings.next_key_file else { return Ok(None) };
+    if in_use == Some(path) { key::load(path) } else { key::load_or_create(path) }.map(Some)
 }
 
 /// Reads the admission secrets.
@@ -258,13 +261,13 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Tells systemd that the runtime and all workers still turn, if it asked to be told.
+/// Tells systemd that the runtime and all threads still turn, if it asked to be told.
 async fn feed_watchdog(shared: Arc<Shared>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval(timeout / 3);
     loop {
         tick.tick().await;
-        if shared.is_alive(timeout) {
+        if shared.stuck(timeout).is_empty() {
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
     }

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
+use super::beats;
+use super::http;
 use super::reload::Outcome;
 use super::status::{Status, resident_bytes};
 use super::worker::Shared;
@@ -16,6 +18,7 @@ pub(super) struct Monitor {
     pub(super) shared: Arc<Shared>,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) alternate_port: Option<u16>,
+    pub(super) http: Option<Arc<http::App>>,
     pub(super) reloads: Outcome,
 }
 
@@ -27,16 +30,20 @@ impl Monitor {
             uptime_seconds: self.shared.start.elapsed().as_secs(),
             listen: self.listen.clone(),
             alternate_port: self.alternate_port,
-            workers: self.shared.beats.len(),
+            workers: self.shared.workers,
+            stuck: self.stuck(),
+            handshakes_waiting: self.shared.waiting.load(Ordering::Relaxed),
             resident_bytes: resident_bytes(),
             rendezvous: self.shared.protocols.usage(),
+            http: self.http.as_ref().map(|http| http.usage()),
             reloads: self.reloads.get(),
             events: counts.into_iter().map(Into::into).collect(),
         }
     }
 
-    pub(super) fn is_alive(&self, within: Duration) -> bool {
-        self.shared.is_alive(within)
+    /// The threads that are stuck.
+    pub(super) fn stuck(&self) -> Vec<String> {
+        self.shared.stuck(beats::DEADLINE)
     }
 
     /// Answers what comes over the control socket.

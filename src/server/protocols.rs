@@ -281,32 +281,48 @@ impl Protocols {
     }
 
     /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous that ended.
-    pub(super) fn reconfigure(&self, settings: &Settings, secrets: Vec<PresharedKey>, now: Duration) -> Option<usize> {
+    ///
+    /// # Errors
+    /// A key is none; nothing has changed.
+    pub(super) fn reconfigure(
+        &self,
+        settings: &Settings,
+        keys: &[SecretKey],
+        secrets: Vec<PresharedKey>,
+        now: Duration,
+    ) -> std::io::Result<usize> {
+        if let Some(rendezvous) = &self.rendezvous {
+            rendezvous.lock().set_keys(keys).map_err(std::io::Error::other)?;
+        }
         if let Some(server) = &self.natpunch_go {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
         if let Some(server) = &self.hole_punching {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
-        let allowed = settings.rendezvous.as_ref()?.allowed.clone();
-        let admission = rendezvous::Admission { secrets, allowed };
-        let rendezvous = self.rendezvous.as_ref()?;
+        let (Some(wanted), Some(rendezvous)) = (&settings.rendezvous, &self.rendezvous) else { return Ok(0) };
+        let admission = rendezvous::Admission { secrets, allowed: wanted.allowed.clone() };
         let mut server = rendezvous.lock();
         let ended = server.reconfigure(admission, limits(settings.limits, settings.relay.is_some()));
         // The relays of those who are gone end now. Nobody is told, so there is nothing to send.
         rendezvous.drain(&mut server, now);
-        Some(ended)
+        Ok(ended)
     }
 
     /// How full natpunch's own rendezvous is.
     pub(super) fn usage(&self) -> Option<status::Rendezvous> {
         let server = self.rendezvous.as_ref()?.lock();
         let limits = server.limits();
+        let (relays, allocations) = server.relays();
         Some(status::Rendezvous {
             sessions: server.sessions(),
             max_sessions: limits.sessions,
             mailboxes: server.mailboxes(),
             max_mailboxes: limits.mailboxes,
+            meetings: server.meetings(),
+            relays,
+            max_relays: limits.relays,
+            allocations,
             max_memory_bytes: limits.memory(),
         })
     }
@@ -330,6 +346,8 @@ impl Protocols {
                     ("revoked", counted.revoked),
                     ("records stored", counted.stored),
                     ("records pushed", counted.pushed),
+                    ("pairs met", counted.met),
+                    ("probed", counted.probed),
                     ("roamed", counted.roamed),
                     ("rate-limited", counted.limited),
                     ("forged", counted.forged),
@@ -337,6 +355,7 @@ impl Protocols {
                     ("not allowed", counted.not_allowed),
                     ("refused, no room", counted.full),
                     ("without session", counted.no_session),
+                    ("not sent, queue full", counted.unsent),
                 ],
             );
         }

@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
-use natpunch_rendezvous::relay::{Command, Counters, Event, Own, Port, Verdict};
+use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
 use natpunch_rendezvous::wire::BIND_LEN;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::beats::{BEAT, Beat};
 use super::protocols::Protocols;
 use super::settings::{RelayPorts, RelaySettings};
 use super::worker::Shared;
@@ -31,8 +32,6 @@ const LONGEST: usize = 9_216;
 const BUFFERS: usize = 2 << 20;
 /// How many ports there are unless the settings say it.
 const DEFAULT_PORTS: usize = 32;
-/// How often ports are asked what is over.
-const TICK: Duration = Duration::from_secs(1);
 /// How often another free port is tried, where any will do and one is needed on several addresses.
 const FREE_PORT_TRIES: usize = 16;
 
@@ -116,10 +115,11 @@ impl Sockets {
             addresses: listen.iter().map(SocketAddr::ip).collect(),
             ports: listen.iter().map(SocketAddr::port).chain(self.numbers.iter().copied()).collect(),
         };
+        let budget = Arc::new(Budget::new(settings.total_bytes_per_second));
         let port = || {
             let mut key = [0; 32];
             getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
-            Ok(Mutex::new(Port::new(settings.limits, own.clone(), key)))
+            Ok(Mutex::new(Port::new(settings.limits, own.clone(), key).within(budget.clone())))
         };
         let ports = self.numbers.iter().map(|_| port()).collect::<io::Result<_>>()?;
         Ok(Arc::new(Ports { ports }))
@@ -259,17 +259,19 @@ impl Passer {
     }
 
     /// Serves its ports until the other end of `stop` is closed.
-    pub(super) fn run(self, stop: &UnixStream) {
+    pub(super) fn run(self, beat: &Beat, stop: &UnixStream) {
         let (mut inbox, mut outbox) = (Inbox::new(LONGEST), Outbox::default());
         let mut backoff = Backoff::new();
         let mut ready = Vec::with_capacity(self.places.len());
-        let mut next_tick = self.shared.start.elapsed() + TICK;
+        let mut next_tick = self.shared.start.elapsed() + BEAT;
         while self.wait(stop, &mut ready) {
+            beat.show(self.shared.start.elapsed());
             for (port, socket) in ready.iter().copied() {
                 match self.pass(port, socket, &mut inbox, &mut outbox) {
                     Ok(()) => backoff.reset(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
+                        self.shared.counters.relay_receive_errors.add();
                         tracing::debug!(%error, "a relay port can't receive");
                         std::thread::sleep(backoff.next());
                     }
@@ -277,7 +279,7 @@ impl Passer {
             }
             let now = self.shared.start.elapsed();
             if now >= next_tick {
-                next_tick = now + TICK;
+                next_tick = now + BEAT;
                 self.tick(&mut outbox, now);
             }
         }
@@ -289,7 +291,7 @@ impl Passer {
         let mut files: Vec<PollFd<'_>> = self.sockets.iter().flatten().map(|socket| readable(socket.as_fd())).collect();
         files.push(readable(stop.as_fd()));
         // An interrupted wait is a short one.
-        let _ = poll(&mut files, PollTimeout::from(TICK.as_millis() as u16));
+        let _ = poll(&mut files, PollTimeout::from(BEAT.as_millis() as u16));
         let is_ready = |file: &PollFd<'_>| file.any() == Some(true);
         ready.clear();
         ready.extend(self.places.iter().zip(&files).filter(|(_, file)| is_ready(file)).map(|(place, _)| *place));
@@ -322,7 +324,8 @@ impl Passer {
         };
         for (socket, outgoing) in sockets.iter().zip(&outgoing).filter(|(_, outgoing)| !outgoing.is_empty()) {
             // What can't be sent is lost, as the network might have lost it.
-            outbox.send(socket, outgoing);
+            let sent = outbox.send(socket, outgoing);
+            self.shared.counters.relay_send_errors.count(outgoing.len() - sent);
         }
         self.report(&events, outbox, now);
         Ok(())
@@ -345,7 +348,8 @@ impl Passer {
         for transmit in rendezvous.handle_relay_events(events, now).into_iter().filter_map(Unsealed::seal) {
             let ends = Ends { remote: transmit.destination, local: transmit.via.local };
             if let Some(socket) = self.control.get(transmit.via.socket) {
-                outbox.send(socket, &[(ends, transmit.payload)]);
+                let sent = outbox.send(socket, &[(ends, transmit.payload)]);
+                self.shared.counters.relay_send_errors.count(1 - sent);
             }
         }
     }

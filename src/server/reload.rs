@@ -5,25 +5,30 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use natpunch_types::SecretKey;
 use tokio::signal::unix::Signal;
 
-use super::settings::Settings;
+use super::settings::{Compat, Settings};
 use super::status::Reloads;
 use super::worker::Shared;
-use super::{ServeError, admission_secrets};
+use super::{ServeError, admission_secrets, key, next_key};
 use crate::cli::args::ServeArgs;
-use crate::config::Watcher;
+use crate::config::{Watcher, public_key};
 
 /// Reads the settings again.
 pub(super) struct Reloader {
     args: ServeArgs,
     current: Settings,
+    /// The server's private keys, the current one first.
+    keys: Vec<SecretKey>,
+    /// The one that it started with, which natpunch-go's clients know.
+    first_key: Option<SecretKey>,
     outcome: Arc<Mutex<Reloads>>,
 }
 
 impl Reloader {
-    pub(super) fn new(args: ServeArgs, current: Settings) -> Self {
-        Self { args, current, outcome: Arc::default() }
+    pub(super) fn new(args: ServeArgs, current: Settings, keys: Vec<SecretKey>) -> Self {
+        Self { args, current, first_key: keys.first().cloned(), keys, outcome: Arc::default() }
     }
 
     /// What happened so far.
@@ -68,25 +73,37 @@ impl Reloader {
 
     /// The files whose content matters.
     fn files(&self) -> Vec<PathBuf> {
-        let secrets = self.current.rendezvous.iter().flat_map(|rendezvous| &rendezvous.secret_files);
-        self.args.config.iter().chain(secrets).cloned().collect()
+        let rendezvous = self.current.rendezvous.iter();
+        let named = rendezvous.flat_map(|rendezvous| rendezvous.next_key_file.iter().chain(&rendezvous.secret_files));
+        self.args.config.iter().chain([&self.current.key_file]).chain(named).cloned().collect()
     }
 
     /// Takes what is new.
     fn reload(&mut self, shared: &Shared) -> Result<Taken, ServeError> {
         let new = Settings::from_args(&self.args)?;
-        let secrets = match &new.rendezvous {
-            Some(rendezvous) => admission_secrets(rendezvous)?,
-            None => Vec::new(),
+        let key = key::load(&new.key_file)?;
+        let in_use = self.current.rendezvous.as_ref().and_then(|rendezvous| rendezvous.next_key_file.as_deref());
+        let (next, secrets) = match &new.rendezvous {
+            Some(rendezvous) => (next_key(rendezvous, in_use)?, admission_secrets(rendezvous)?),
+            None => (None, Vec::new()),
         };
-        let needs_restart = self.current.differences_for_restart(&new);
-        let ended = shared.protocols.reconfigure(&new, secrets, shared.start.elapsed()).unwrap_or(0);
-        let is_nothing = ended == 0 && new == self.current;
+        let mut needs_restart = self.current.differences_for_restart(&new);
+        if self.first_key.as_ref() != Some(&key) && self.current.compat.contains(&Compat::NatpunchGo) {
+            needs_restart.push("key_file, for clients of natpunch-go".to_owned());
+        }
+        let keys: Vec<SecretKey> = std::iter::once(key).chain(next).collect();
+        let ended = shared.protocols.reconfigure(&new, &keys, secrets, shared.start.elapsed())?;
+        for (number, key) in keys.iter().enumerate().filter(|(number, key)| self.keys.get(*number) != Some(*key)) {
+            let which = if number == 0 { "the key is another one now" } else { "the next key" };
+            tracing::info!(public_key = %public_key(key), "{which}");
+        }
+        let is_nothing = ended == 0 && new == self.current && keys == self.keys;
         // What needs a restart is compared with what runs, also the next time.
+        (self.keys, self.current.key_file) = (keys, new.key_file);
         self.current.allowed_keys = new.allowed_keys;
         self.current.limits = new.limits;
         if let (Some(current), Some(new)) = (&mut self.current.rendezvous, new.rendezvous) {
-            (current.secret_files, current.allowed) = (new.secret_files, new.allowed);
+            *current = new;
         }
         Ok(Taken { ended, needs_restart, is_nothing })
     }

@@ -119,12 +119,24 @@ pub struct Rendezvous {
 }
 
 /// The relay's settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelaySettings {
     /// Its UDP ports.
     pub ports: RelayPorts,
     /// What each pair may use.
     pub limits: relay::Limits,
+    /// Bytes that all pairs together may pass in a second, counted as those of each.
+    pub total_bytes_per_second: u64,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            ports: RelayPorts::default(),
+            limits: relay::Limits::default(),
+            total_bytes_per_second: DEFAULT_RELAY_BYTES_PER_SECOND,
+        }
+    }
 }
 
 /// Which UDP ports the relay has.
@@ -173,6 +185,8 @@ pub struct HttpSettings {
 
 /// Below the usual limit of 1,024 open files, with room for everything else.
 const DEFAULT_HTTP_CONNECTIONS: usize = 768;
+/// A gigabit a second: what the network of most servers carries.
+const DEFAULT_RELAY_BYTES_PER_SECOND: u64 = 125_000_000;
 /// Each has a socket on every address: far below the usual hard limit of open files.
 const MAX_RELAY_PORTS: usize = 1_024;
 
@@ -200,6 +214,7 @@ struct File {
     relay_ports: Option<RelayPorts>,
     relay_bytes_per_second: Option<u64>,
     relay_bytes_per_hour: Option<u64>,
+    relay_total_bytes_per_second: Option<u64>,
     relay_modified_wireguard: Option<bool>,
     http: Option<SocketAddr>,
     #[serde(default)]
@@ -221,6 +236,7 @@ struct FileLimits {
     sessions_per_network: usize,
     mailboxes: usize,
     mailboxes_per_client: usize,
+    mailboxes_per_network: usize,
     bytes: usize,
     relays: usize,
     relays_per_client: usize,
@@ -237,6 +253,7 @@ impl Default for FileLimits {
             sessions_per_network: limits.sessions_per_network,
             mailboxes: limits.mailboxes,
             mailboxes_per_client: limits.mailboxes_per_client,
+            mailboxes_per_network: limits.mailboxes_per_network,
             bytes: limits.bytes,
             relays: limits.relays,
             relays_per_client: limits.relays_per_client,
@@ -254,6 +271,7 @@ impl From<FileLimits> for Limits {
             sessions_per_network: file.sessions_per_network,
             mailboxes: file.mailboxes,
             mailboxes_per_client: file.mailboxes_per_client,
+            mailboxes_per_network: file.mailboxes_per_network,
             bytes: file.bytes,
             relays: file.relays,
             relays_per_client: file.relays_per_client,
@@ -294,6 +312,13 @@ pub enum SettingsError {
         "the server can't be open and ask for an admission secret or have a list of identities\n  hint: take one away"
     )]
     OpenAndClosed,
+    /// Nobody may register.
+    #[error(
+        "nobody was said to be admitted\n  hint: --admission-secret-file FILE (made by `natpunch keygen`) admits who knows \
+         that secret, allowed_identities in the --config file these nodes, --open everybody\n  hint: for clients of \
+         natpunch-go: --compat natpunch-go, or allowed_keys in the --config file"
+    )]
+    ForNobody,
     /// A key for nobody.
     #[error(
         "next_key_file is of natpunch's own rendezvous, which is not spoken\n  hint: say who may register: \
@@ -362,12 +387,18 @@ impl Settings {
             return Err(SettingsError::RelayForNobody);
         }
         let relay = file.relay_settings(args)?.filter(|_| rendezvous.is_some());
-        let compat = if args.compat.is_empty() {
-            // Who has the better protocol does not get the old one unasked.
-            file.compat.clone().unwrap_or_else(|| if rendezvous.is_some() { vec![] } else { vec![Compat::NatpunchGo] })
-        } else {
+        let compat = if !args.compat.is_empty() {
             let names = args.compat.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
             names.map(str::parse).collect::<Result<_, _>>().map_err(SettingsError::Compat)?
+        } else if let Some(named) = file.compat.clone() {
+            named
+        } else if rendezvous.is_some() || listen.is_empty() {
+            // Who has the better protocol does not get the old one unasked.
+            vec![]
+        } else if file.allowed_keys.is_some() {
+            vec![Compat::NatpunchGo]
+        } else {
+            return Err(SettingsError::ForNobody);
         };
         let http = args.http.or(file.http).map(|listen| HttpSettings {
             listen,
@@ -405,15 +436,13 @@ impl Settings {
 
     /// What is different in `new` and can't be changed while the server runs.
     pub(super) fn differences_for_restart(&self, new: &Self) -> Vec<String> {
-        let next_key =
-            |settings: &Self| settings.rendezvous.as_ref().map(|rendezvous| rendezvous.next_key_file.clone());
+        let speaks_own = |settings: &Self| settings.rendezvous.is_some();
         let differences = [
             ("listen", self.listen != new.listen),
             ("alternate_port", self.alternate_port != new.alternate_port),
             ("workers", self.workers != new.workers),
             ("stun_unpadded", self.stun_unpadded != new.stun_unpadded),
-            ("key_file", self.key_file != new.key_file),
-            ("next_key_file, or whether natpunch's own rendezvous is spoken", next_key(self) != next_key(new)),
+            ("whether natpunch's own rendezvous is spoken", speaks_own(self) != speaks_own(new)),
             ("relay", self.relay != new.relay),
             ("compat", self.compat != new.compat),
             ("http", self.http != new.http),
@@ -427,7 +456,7 @@ impl Settings {
 impl File {
     /// Whether anything is said of a relay.
     fn wants_relay(&self, args: &ServeArgs) -> bool {
-        let limits = [self.relay_bytes_per_second, self.relay_bytes_per_hour];
+        let limits = [self.relay_bytes_per_second, self.relay_bytes_per_hour, self.relay_total_bytes_per_second];
         self.relay == Some(true)
             || args.relay_ports.is_some()
             || self.relay_ports.is_some()
@@ -451,6 +480,7 @@ impl File {
                 bytes_per_hour: self.relay_bytes_per_hour.unwrap_or(limits.bytes_per_hour),
                 any_payload: self.relay_modified_wireguard.unwrap_or(limits.any_payload),
             },
+            total_bytes_per_second: self.relay_total_bytes_per_second.unwrap_or(DEFAULT_RELAY_BYTES_PER_SECOND),
         }))
     }
 
@@ -517,17 +547,29 @@ mod tests {
     }
 
     #[test]
-    fn only_natpunch_go_is_spoken_unless_said_otherwise() {
-        let base = ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
-        assert_eq!(Settings::from_args(&base).unwrap().compat, [Compat::NatpunchGo]);
-        let none = ServeArgs { compat: vec![String::new()], ..base };
-        assert_eq!(Settings::from_args(&none).unwrap().compat, []);
+    fn without_a_word_of_whom_it_admits_no_server_starts() {
+        let base = || ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
+        let error = Settings::from_args(&base()).unwrap_err();
+        assert!(matches!(error, SettingsError::ForNobody));
+        let error = error.to_string();
+        for choice in
+            ["--admission-secret-file", "allowed_identities", "--open", "--compat natpunch-go", "allowed_keys"]
+        {
+            assert!(error.contains(choice), "{error}");
+        }
+        let none = ServeArgs { compat: vec![String::new()], ..base() };
+        assert_eq!(Settings::from_args(&none).unwrap().compat, [], "STUN alone, by an explicit word");
+        let listed = with_file("allowed_keys = []", base()).unwrap();
+        assert_eq!((listed.compat, listed.rendezvous), (vec![Compat::NatpunchGo], None));
+        let records = ServeArgs { listen: vec![], http: Some("[::1]:1".parse().unwrap()), ..base() };
+        assert_eq!(Settings::from_args(&records).unwrap().compat, [], "records admit whoever knows a tag");
     }
 
     #[test]
     fn natpunchs_own_rendezvous_is_spoken_only_to_whom_the_settings_name() {
         let base = || ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
-        assert_eq!(Settings::from_args(&base()).unwrap().rendezvous, None);
+        let compat = ServeArgs { compat: vec!["natpunch-go".into()], ..base() };
+        assert_eq!(Settings::from_args(&compat).unwrap().rendezvous, None);
         let open = Settings::from_args(&ServeArgs { open: true, ..base() }).unwrap();
         assert_eq!((open.rendezvous, open.compat), (Some(Rendezvous::default()), vec![]));
         let secret = ServeArgs { admission_secret_file: vec!["s".into()], ..base() };
@@ -572,7 +614,8 @@ mod tests {
     #[test]
     fn metrics_for_everybody_need_a_word() {
         let text = |more| format!("listen = [\"[::1]:1\"]\nkey_file = \"k\"\n{more}");
-        let metrics = |more| with_file(&text(more), args()).map(|settings| settings.metrics);
+        let metrics =
+            |more| with_file(&text(more), ServeArgs { open: true, ..args() }).map(|settings| settings.metrics);
         assert_eq!(metrics("metrics = \"[::1]:9469\"").unwrap(), Some("[::1]:9469".parse().unwrap()));
         assert!(matches!(metrics("metrics = \"0.0.0.0:9469\""), Err(SettingsError::PublicMetrics(_))));
         assert!(metrics("metrics = \"0.0.0.0:9469\"\nmetrics_public = true").unwrap().is_some());
@@ -582,9 +625,9 @@ mod tests {
     fn what_is_missing_is_said_with_a_hint() {
         assert!(matches!(Settings::from_args(&args()), Err(SettingsError::NothingToServe)));
         let listen = vec!["0.0.0.0:1".parse().unwrap()];
-        let no_key = ServeArgs { listen: listen.clone(), ..args() };
+        let no_key = ServeArgs { listen: listen.clone(), open: true, ..args() };
         assert!(matches!(Settings::from_args(&no_key), Err(SettingsError::NoKeyFile)));
-        let twice = ServeArgs { listen: [listen.clone(), listen].concat(), key_file: Some("k".into()), ..args() };
+        let twice = ServeArgs { listen: [listen.clone(), listen].concat(), ..no_key };
         assert!(matches!(Settings::from_args(&twice), Err(SettingsError::Twice(_))));
         let typo = ServeArgs { http: Some("0.0.0.0:1".parse().unwrap()), compat: vec!["natpunch".into()], ..args() };
         assert!(Settings::from_args(&typo).unwrap_err().to_string().contains("did you mean"));

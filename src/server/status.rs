@@ -20,10 +20,16 @@ pub struct Status {
     pub alternate_port: Option<u16>,
     /// Threads that serve UDP.
     pub workers: usize,
+    /// Threads, of these and of the relay, that have shown no sign of life for ten seconds.
+    pub stuck: Vec<String>,
+    /// Handshakes that wait for their turn.
+    pub handshakes_waiting: usize,
     /// Bytes of memory that it has.
     pub resident_bytes: u64,
     /// natpunch's own rendezvous, if it is spoken.
     pub rendezvous: Option<Rendezvous>,
+    /// The record store, if it is offered.
+    pub http: Option<Records>,
     /// What happened to the settings since the start.
     pub reloads: Reloads,
     /// What happened, how often.
@@ -41,8 +47,29 @@ pub struct Rendezvous {
     pub mailboxes: usize,
     /// At most.
     pub max_mailboxes: usize,
+    /// Pairs of which one waits for the other to probe at the same moment.
+    pub meetings: usize,
+    /// Pairs of which somebody wants a relay.
+    pub relays: usize,
+    /// At most.
+    pub max_relays: usize,
+    /// Those of them that have a relay.
+    pub allocations: usize,
     /// Bytes of memory that it takes at most.
     pub max_memory_bytes: usize,
+}
+
+/// How full the record store is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// Records.
+    pub records: usize,
+    /// At most.
+    pub max_records: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// At most.
+    pub max_bytes: usize,
 }
 
 /// How often the settings were read again.
@@ -92,6 +119,8 @@ impl Status {
         };
         gauge("uptime_seconds", "Time since the start.", self.uptime_seconds);
         gauge("workers", "Threads that serve UDP.", self.workers as u64);
+        gauge("threads_stuck", "Threads without a sign of life for ten seconds.", self.stuck.len() as u64);
+        gauge("handshakes_waiting", "Handshakes that wait for their turn.", self.handshakes_waiting as u64);
         gauge("resident_bytes", "Memory of the process.", self.resident_bytes);
         gauge(
             "settings_broken",
@@ -103,7 +132,17 @@ impl Status {
             gauge("max_sessions", "Registered clients at most.", rendezvous.max_sessions as u64);
             gauge("mailboxes", "Mailboxes.", rendezvous.mailboxes as u64);
             gauge("max_mailboxes", "Mailboxes at most.", rendezvous.max_mailboxes as u64);
+            gauge("meetings", "Pairs of which one waits for the other.", rendezvous.meetings as u64);
+            gauge("relays", "Pairs of which somebody wants a relay.", rendezvous.relays as u64);
+            gauge("max_relays", "Such pairs at most.", rendezvous.max_relays as u64);
+            gauge("relay_allocations", "Pairs that have a relay.", rendezvous.allocations as u64);
             gauge("max_memory_bytes", "Memory of the rendezvous at most.", rendezvous.max_memory_bytes as u64);
+        }
+        if let Some(http) = &self.http {
+            gauge("http_records", "Records in the store.", http.records as u64);
+            gauge("http_max_records", "Records at most.", http.max_records as u64);
+            gauge("http_record_bytes", "Their bytes.", http.bytes as u64);
+            gauge("http_max_record_bytes", "Their bytes at most.", http.max_bytes as u64);
         }
         text.push_str(
             "# HELP natpunch_events_total What happened, by protocol.\n# TYPE natpunch_events_total counter\n",
@@ -129,14 +168,21 @@ mod tests {
             listen: vec!["192.0.2.77:51900".parse().unwrap()],
             alternate_port: Some(51901),
             workers: 2,
+            stuck: vec!["relay-0".into()],
+            handshakes_waiting: 7,
             resident_bytes: resident_bytes(),
             rendezvous: Some(Rendezvous {
                 sessions: 1,
                 max_sessions: 2,
                 mailboxes: 3,
                 max_mailboxes: 4,
-                max_memory_bytes: 5,
+                meetings: 5,
+                relays: 6,
+                max_relays: 7,
+                allocations: 8,
+                max_memory_bytes: 9,
             }),
+            http: Some(Records { records: 1, max_records: 2, bytes: 3, max_bytes: 4 }),
             reloads: Reloads { problem: Some("line 3 of 192.0.2.77".into()), ..Reloads::default() },
             events: vec![count.into()],
         };
@@ -147,6 +193,10 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("192.0.2.77"));
+        for gauge in ["threads_stuck 1", "handshakes_waiting 7", "meetings 5", "relays 6", "relay_allocations 8"] {
+            assert!(text.contains(&format!("\nnatpunch_{gauge}\n")), "{gauge}");
+        }
+        assert!(text.contains("\nnatpunch_http_records 1\n") && text.contains("\nnatpunch_http_record_bytes 3\n"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();
             assert!(name.starts_with("natpunch_") && value.parse::<u64>().is_ok(), "{line}");

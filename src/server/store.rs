@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::status::Records;
+
 /// Names a record: 16 bytes, written as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Tag(pub [u8; 16]);
@@ -181,6 +183,12 @@ impl Store {
         while let Some((_, tag)) = self.expiries.first().copied().filter(|(expires, _)| *expires <= now) {
             self.remove(tag);
         }
+    }
+
+    /// How full it is.
+    pub(super) fn usage(&self) -> Records {
+        let Self { entries, bytes, limits, .. } = self;
+        Records { records: entries.len(), max_records: limits.records, bytes: *bytes, max_bytes: limits.bytes }
     }
 
     fn remove(&mut self, tag: Tag) {

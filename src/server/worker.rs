@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, Stopwatch};
@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_chacha::ChaCha20Rng;
 
 use super::Backoff;
+use super::beats::{BEAT, Beat, Beats};
 use super::counters::Counters;
 use super::handshakes::HandshakeQueue;
 use super::protocols::{Answer, Class, Protocols};
@@ -28,8 +29,6 @@ use super::sockets::{Place, Sockets};
 const LONGEST: usize = 2_048;
 /// Handshakes worked on before the sockets get their turn again: about a millisecond.
 const HANDSHAKES_PER_TURN: usize = 4;
-/// A worker shows at least this often that it lives.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// What all workers share.
 pub(super) struct Shared {
@@ -39,8 +38,12 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// The origin of time.
     pub(super) start: Stopwatch,
-    /// When each worker was last alive, in milliseconds.
-    pub(super) beats: Vec<AtomicU64>,
+    /// Signs of life of the workers and of the relay's threads.
+    pub(super) beats: Beats,
+    /// How many workers there are.
+    pub(super) workers: usize,
+    /// Handshakes that wait for their turn, of all workers.
+    pub(super) waiting: AtomicUsize,
 }
 
 impl Shared {
@@ -51,22 +54,23 @@ impl Shared {
             places: Place::all(&sockets.addresses, sockets.alternate_port),
             counters,
             start: Stopwatch::start(),
-            beats: sockets.of_workers.iter().map(|_| AtomicU64::new(0)).collect(),
+            beats: Beats::default(),
+            workers: sockets.of_workers.len(),
+            waiting: AtomicUsize::new(0),
         }
     }
 
-    /// Whether every worker was alive within this time.
-    pub(super) fn is_alive(&self, within: Duration) -> bool {
-        let now = millis(self.start.elapsed());
-        self.beats.iter().all(|beat| now.saturating_sub(beat.load(Ordering::Relaxed)) <= millis(within))
+    /// The threads that have shown no sign of life within this time.
+    pub(super) fn stuck(&self, within: Duration) -> Vec<String> {
+        self.beats.missed(within, self.start.elapsed())
     }
 }
 
 /// Serves its sockets until the other end of `stop` is closed.
 pub(super) struct Worker {
-    number: usize,
     sockets: Vec<UdpSocket>,
     shared: Arc<Shared>,
+    beat: Arc<Beat>,
     rng: ChaCha20Rng,
     handshakes: HandshakeQueue,
     /// What is to be sent, by socket.
@@ -77,10 +81,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(number: usize, sockets: Vec<UdpSocket>, shared: Arc<Shared>, rng: ChaCha20Rng) -> Self {
+    pub(super) fn new(sockets: Vec<UdpSocket>, shared: Arc<Shared>, beat: Arc<Beat>, rng: ChaCha20Rng) -> Self {
         let outgoing = sockets.iter().map(|_| Vec::new()).collect();
         let (handshakes, outbox) = (HandshakeQueue::default(), Outbox::default());
-        Self { number, sockets, shared, rng, handshakes, outgoing, outbox, next: None }
+        Self { sockets, shared, beat, rng, handshakes, outgoing, outbox, next: None }
     }
 
     /// Serves.
@@ -90,9 +94,7 @@ impl Worker {
         let mut ready = Vec::with_capacity(self.sockets.len());
         loop {
             let now = self.now();
-            if let Some(beat) = self.shared.beats.get(self.number) {
-                beat.store(millis(now), Ordering::Relaxed);
-            }
+            self.beat.show(now);
             let wait = if self.handshakes.is_empty() {
                 self.next.map_or(BEAT, |next| next.saturating_sub(now)).min(BEAT)
             } else {
@@ -254,7 +256,9 @@ impl Worker {
 
     /// Keeps a handshake until there is time for it.
     fn queue(&mut self, index: usize, ends: Ends, payload: &[u8]) {
-        if !self.handshakes.push(index, ends, payload) {
+        if self.handshakes.push(index, ends, payload) {
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
             self.shared.counters.handshakes_shed.add();
         }
     }
@@ -265,6 +269,7 @@ impl Worker {
         let Shared { protocols, .. } = &*shared;
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some((index, ends, payload)) = self.handshakes.pop() else { return };
+            shared.waiting.fetch_sub(1, Ordering::Relaxed);
             let now = self.now();
             let answer = match (wire::Kind::of(&payload), protocols.door()) {
                 (Some(_), Some(door)) => door.welcome(ends.remote, &payload, &mut self.rng, now).map(Answer::Other),
@@ -299,8 +304,4 @@ impl Worker {
             outgoing.clear();
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

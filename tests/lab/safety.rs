@@ -122,7 +122,15 @@ lab_test!(the_peer_that_carries_a_login_is_not_removed_for_good, 60, |lab| {
     let before = revision(&a);
     // Something listens on the port of SSH, and b has a connection to it.
     let mut server = Command::new(NATPUNCH);
-    server.args(["serve", "--listen", "127.0.0.1:5999", "--http", &format!("{}:22", a.address), "--key-file"]);
+    server.args([
+        "serve",
+        "--open",
+        "--listen",
+        "127.0.0.1:5999",
+        "--http",
+        &format!("{}:22", a.address),
+        "--key-file",
+    ]);
     server.arg(a.host.directory().unwrap().join("login.key")).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = a.host.spawn(server).unwrap();
     let (address, deadline) = (a.address, soon());

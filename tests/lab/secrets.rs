@@ -1,4 +1,4 @@
-//! A mesh whose keys stand in its file, encrypted with age.
+//! Secrets: keys that stand in the mesh file, encrypted with age, and an admission secret that changes.
 
 use std::path::Path;
 use std::process::Command;
@@ -56,4 +56,21 @@ lab_test!(nodes_need_nothing_but_their_age_identity, 60, |lab| {
     let kept = a.host.directory().unwrap().join("state/wg-lab.journal");
     let journal = std::fs::read_to_string(kept).unwrap();
     assert!(journal.contains("BEGIN AGE ENCRYPTED FILE") && !journal.contains(psk_in_plain.trim()));
+});
+
+lab_test!(nodes_take_another_admission_secret_while_they_run, 90, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let (mut late, _nat) = world.node_behind(Nat::PortPreserving, "late");
+    let ([a, b], _routers) = world.pair([Nat::PortPreserving; 2]);
+    a.wait_connected("b");
+    let new = new_file(&a.host, "new.key", &["keygen"]);
+    // The server reads the same file, and lets nobody in by the old one from now on.
+    std::fs::rename(new, &world.server.secret_file).unwrap();
+    for node in [&a, &b] {
+        node.wait_log("reloaded the mesh file", soon()).expect("the secret is watched");
+    }
+    assert!(a.reaches(b.address), "the tunnel does not notice");
+    late.start();
+    late.wait_connected("a");
+    late.wait_connected("b");
 });

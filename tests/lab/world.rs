@@ -141,7 +141,7 @@ pub(crate) fn new_file(host: &Host, name: &str, command: &[&str]) -> PathBuf {
 pub(crate) struct Server {
     host: Host,
     pub(crate) public_key: String,
-    secret_file: PathBuf,
+    pub(crate) secret_file: PathBuf,
     process: Option<Process>,
 }
 

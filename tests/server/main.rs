@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 
 use process::{Server, fails, serve};
 
-const UDP: [&str; 2] = ["--listen", "127.0.0.1:0"];
+const UDP: [&str; 3] = ["--open", "--listen", "127.0.0.1:0"];
 
 #[test]
 fn the_first_start_makes_a_key_and_prints_its_public_key_first() {
@@ -69,9 +69,10 @@ fn what_is_missing_or_taken_is_said_with_a_hint() {
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, words) in [
         (&["--key-file", key][..], "nothing to serve"),
-        (&["--listen", "127.0.0.1:0"], "--key-file FILE"),
-        (&["--key-file", key, "--listen", &taken], "another process listens there"),
-        (&["--key-file", key, "--listen", "203.0.113.1:1"], "no such address"),
+        (&["--key-file", key, "--listen", "127.0.0.1:0"], "--open everybody"),
+        (&["--open", "--listen", "127.0.0.1:0"], "--key-file FILE"),
+        (&["--open", "--key-file", key, "--listen", &taken], "another process listens there"),
+        (&["--open", "--key-file", key, "--listen", "203.0.113.1:1"], "no such address"),
         (&["--key-file", key, "--listen", "127.0.0.1:0", "--compat", "natpunchgo"], "did you mean `natpunch-go`"),
         (&["--config", "/nonexistent"], "/nonexistent"),
     ] {
@@ -108,7 +109,7 @@ fn a_file_gives_the_same_server_as_flags() {
 #[test]
 fn it_stops_gracefully_also_with_polls_in_flight() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut server = Server::start(&["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let mut server = Server::start(&["--open", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         let poll = http::long_poll_in_flight(server.http.unwrap());
         server.signal(signal);
         assert_eq!(server.wait(Duration::from_secs(5)).code(), Some(0), "{}", server.log());
@@ -127,7 +128,7 @@ fn systemd_is_told_when_it_listens_and_when_it_stops() {
         let length = systemd.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
     };
-    let mut command = serve(&["--listen", "127.0.0.1:0", "--key-file"]);
+    let mut command = serve(&["--open", "--listen", "127.0.0.1:0", "--key-file"]);
     command.arg(directory.path().join("server.key")).env("NOTIFY_SOCKET", &path);
     let mut server = Server::spawn(command, directory.path());
     assert_eq!(told(), "READY=1");

@@ -2,13 +2,18 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use natpunch::server::status::Status;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, RelayUse, SecretKey};
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use crate::process::{Server, serve};
 use crate::rendezvous::{Node, key};
@@ -69,11 +74,10 @@ impl Operated {
 /// Writes these settings as an editor does, with what all servers need.
 fn write_settings(directory: &Path, settings: &str) {
     let path = |name: &str| directory.join(name);
-    let common = format!(
-        "listen = [\"127.0.0.1:0\"]\nkey_file = {:?}\ncontrol = {:?}\n",
-        path("server.key"),
-        path("control.sock")
-    );
+    let mut common = format!("listen = [\"127.0.0.1:0\"]\ncontrol = {:?}\n", path("control.sock"));
+    if !settings.starts_with("key_file") {
+        common += &format!("key_file = {:?}\n", path("server.key"));
+    }
     std::fs::write(path("serve.toml.new"), common + settings).unwrap();
     std::fs::rename(path("serve.toml.new"), path("serve.toml")).unwrap();
 }
@@ -120,19 +124,121 @@ fn a_broken_file_changes_nothing_and_is_named_with_its_line_until_it_is_mended()
     assert_eq!(status.rendezvous.map(|rendezvous| (rendezvous.sessions, rendezvous.max_sessions)), Some((1, 5)));
 }
 
+/// A record and a relay that both want, while both live.
+const TAG: [u8; 16] = [9; 16];
+
+#[test]
+fn what_a_withdrawn_secret_let_in_is_gone_within_a_second_of_the_change_relays_and_records_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let secrets = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
+    let files = ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
+    let files: Vec<PathBuf> = (1..).zip(files).map(|(n, text)| secret_file(directory.path(), n, text)).collect();
+    let both = format!("admission_secret_files = {files:?}\n");
+    let operated = Operated::start(&both);
+    let round = |n: u32| {
+        let mut nodes = [0, 1].map(|side| operated.node(2 * n + side, Some(secrets[side as usize].clone())));
+        for (side, node) in nodes.iter_mut().enumerate() {
+            let now = node.now();
+            node.client.set_records([([side as u8 + 1; 16], Arc::from([7; 100]))], now);
+            node.client.set_relays([(TAG, RelayUse::Carry)], now);
+        }
+        let end = Instant::now() + PATIENCE;
+        let usage = || operated.status().rendezvous.map(|at| (at.sessions, at.mailboxes, at.relays, at.allocations));
+        while usage() != Some((2, 2, 1, 1)) {
+            assert!(Instant::now() < end, "{:?} {}", usage(), operated.server.log());
+            for node in &mut nodes {
+                node.live_until(Duration::from_millis(20), |_| false);
+            }
+        }
+        let before = Instant::now();
+        operated.write(&format!("admission_secret_files = [{:?}]\n", files[1]));
+        while usage() != Some((1, 1, 1, 0)) {
+            assert!(Instant::now() < end, "{:?} {}", usage(), operated.server.log());
+        }
+        let took = before.elapsed();
+        // Nobody is left for the next round.
+        operated.write(&allowed(&[]));
+        operated.wait_for(|status| status.rendezvous.as_ref().unwrap().mailboxes == 0);
+        let taken = operated.status().reloads.taken;
+        operated.write(&both);
+        operated.wait_for(|status| status.reloads.taken > taken);
+        took
+    };
+    // The machine may be busy with something else, once.
+    let fastest = (0..3).map(round).min().unwrap();
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+}
+
+#[test]
+fn a_server_changes_its_key_while_it_runs_and_no_session_ends() {
+    let operated = Operated::start("open = true\n");
+    let (server, old) = (operated.server.udp[0], operated.server.public_key);
+    let next_file = operated.directory.path().join("next.key");
+    let node = |n: u32, keys: &[PeerKey], within: Duration| {
+        let mut node = Node::knowing(n, ([127, 0, 0, 1], 0).into(), server, keys, None);
+        let is_up = node.live_until(within, Node::is_up);
+        (is_up, node)
+    };
+    let (is_up, mut first) = node(1, &[old], PATIENCE);
+    assert!(is_up, "{}", operated.server.log());
+
+    operated.write(&format!("open = true\nnext_key_file = {next_file:?}\n"));
+    operated.wait_for(|status| status.reloads.taken == 1);
+    let next: SecretKey = std::fs::read_to_string(&next_file).unwrap().trim().parse().unwrap();
+    let next = public(&next);
+    assert!(operated.server.log().contains(&next.to_string()), "the operator is told its public key");
+    let (by_old, _second) = node(2, &[old, next], PATIENCE);
+    let (by_next, _third) = node(3, &[next], PATIENCE);
+    assert!(by_old && by_next, "either key opens: {by_old} {by_next}");
+
+    operated.write(&format!("key_file = {next_file:?}\nopen = true\n"));
+    let status = operated.wait_for(|status| status.reloads.taken == 2);
+    assert_eq!((status.reloads.problem, status.reloads.needs_restart), (None, vec![]));
+    assert_eq!(status.rendezvous.unwrap().sessions, 3, "nobody had to come again");
+    let now = first.now();
+    first.client.set_records([(TAG, Arc::from([7; 100]))], now);
+    let stored = first.live_until(PATIENCE, |_| operated.status().rendezvous.unwrap().mailboxes == 1);
+    assert!(stored && first.is_up(), "{}", operated.server.log());
+    let status = operated.status();
+    assert_eq!(status.events.iter().find(|event| event.event == "registered").unwrap().total, 3, "by its session");
+    let (by_both, _fourth) = node(4, &[old, next], PATIENCE);
+    let (by_old, _fifth) = node(5, &[old], Duration::from_secs(3));
+    assert!(by_both && !by_old, "the old key opens nothing any more: {by_both} {by_old}");
+
+    // What is no key changes nothing.
+    std::fs::write(&next_file, "nonsense\n").unwrap();
+    let status = operated.wait_for(|status| status.reloads.refused > 0);
+    assert!(status.reloads.problem.unwrap().contains("next.key"));
+    let (still, _sixth) = node(6, &[next], PATIENCE);
+    assert!(still);
+}
+
+#[test]
+fn another_key_for_clients_of_natpunch_go_needs_a_restart_and_that_is_said_until_then() {
+    let operated = Operated::start("compat = [\"natpunch-go\"]\nopen = true\n");
+    let other = secret_file(operated.directory.path(), 1, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    operated.write(&format!("key_file = {other:?}\ncompat = [\"natpunch-go\"]\nopen = true\n"));
+    let status = operated.wait_for(|status| status.reloads.taken == 1);
+    assert_eq!(status.reloads.needs_restart, ["key_file, for clients of natpunch-go"]);
+    operated.server.signal(Signal::SIGHUP);
+    let status = operated.wait_for(|status| status.reloads.taken == 2);
+    assert_eq!(status.reloads.needs_restart.len(), 1);
+}
+
+/// Keeps a secret in a file that is its owner's only.
+fn secret_file(directory: &Path, n: u32, text: &str) -> PathBuf {
+    let path = directory.join(format!("secret-{n}"));
+    std::fs::write(&path, format!("{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    path
+}
+
 #[test]
 fn a_new_admission_secret_is_taken_and_a_hang_up_reads_all_again() {
     let directory = tempfile::tempdir().unwrap();
     let [old, new] = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
-    let file = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, mode).unwrap();
-        path
-    };
-    let old_file = file("old", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n");
-    let new_file = file("new", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n");
+    let old_file = secret_file(directory.path(), 1, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    let new_file = secret_file(directory.path(), 2, "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=");
     let operated = Operated::start(&format!("admission_secret_files = [{old_file:?}]\n"));
     let _one = operated.node(1, Some(old));
     operated.write(&format!("admission_secret_files = [{old_file:?}, {new_file:?}]\n"));
@@ -162,12 +268,80 @@ fn metrics_count_what_happens_and_name_nobody() {
     let metrics = get(address, "/metrics", "127.0.0.1");
     assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4"), "{metrics}");
     assert!(metrics.contains("\nnatpunch_sessions 1\n"), "{metrics}");
-    assert!(metrics.contains("\nnatpunch_events_total{protocol=\"rendezvous\",event=\"registered\"} 1\n"), "{metrics}");
+    for event in ["registered\"} 1", "pairs_met\"} 0", "not_sent_queue_full\"} 0"] {
+        assert!(
+            metrics.contains(&format!("\nnatpunch_events_total{{protocol=\"rendezvous\",event=\"{event}\n")),
+            "{metrics}"
+        );
+    }
+    for gauge in ["relays 0", "max_relays 8192", "meetings 0", "handshakes_waiting 0", "threads_stuck 0"] {
+        assert!(metrics.contains(&format!("\nnatpunch_{gauge}\n")), "{metrics}");
+    }
     let own = public(&key(1)).to_string();
     assert!(!metrics.contains(&own) && !metrics.contains(&operated.server.public_key.to_string()));
     assert!(get(address, "/health", "localhost").ends_with("ok\n"));
     assert!(get(address, "/metrics", "evil.example").starts_with("HTTP/1.1 403"), "a name that somebody else made");
     drop(node);
+}
+
+/// Stops one thread of a process, as if it were stuck, until it is let go or this test's thread ends.
+struct Stuck(Pid);
+
+impl Stuck {
+    fn new(process: u32, thread: &str) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
+        let is_it = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == thread;
+        let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("no thread {thread}"));
+        let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Self(thread)
+    }
+
+    fn let_go(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+}
+
+#[test]
+fn a_thread_that_is_stuck_makes_the_server_unwell_and_the_watchdog_bite() {
+    for thread in ["relay-0", "worker-0"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify.sock");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        let told = || {
+            let mut buffer = [0; 512];
+            systemd.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+        };
+        write_settings(directory.path(), "open = true\nworkers = 1\nmetrics = \"127.0.0.1:0\"\n");
+        let mut command = serve(&["--config", directory.path().join("serve.toml").to_str().unwrap()]);
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000");
+        let operated = Operated { server: Server::spawn(command, directory.path()), directory };
+        let health = || get(operated.server.metrics.unwrap(), "/health", "localhost");
+        assert_eq!(told().unwrap(), "READY=1");
+        assert_eq!(told().unwrap(), "WATCHDOG=1");
+        assert!(health().ends_with("ok\n"));
+
+        let stuck = Stuck::new(operated.server.id(), thread);
+        let status = operated.wait_for(|status| !status.stuck.is_empty());
+        assert_eq!(status.stuck, [thread]);
+        let said = health();
+        assert!(said.starts_with("HTTP/1.1 503") && said.ends_with(&format!("stuck: {thread}\n")), "{said}");
+        // What it said before it was missed is read; then there is silence for longer than it was ever silent.
+        systemd.set_nonblocking(true).unwrap();
+        while told().is_some() {}
+        systemd.set_nonblocking(false).unwrap();
+        systemd.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        assert_eq!(told(), None);
+
+        stuck.let_go();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(told().unwrap(), "WATCHDOG=1");
+        operated.wait_for(|status| status.stuck.is_empty());
+        assert!(health().ends_with("ok\n"));
+    }
 }
 
 #[test]

@@ -34,11 +34,27 @@ impl Node {
         public_key: PeerKey,
         admission: Option<PresharedKey>,
     ) -> Self {
-        let config = Config { identity: key(n), servers: vec![public_key], admission };
+        Self::knowing(n, local, server, &[public_key], admission)
+    }
+
+    /// Starts, and takes a server of any of these keys, of which it expects the first.
+    pub(crate) fn knowing(
+        n: u32,
+        local: SocketAddr,
+        server: SocketAddr,
+        public_keys: &[PeerKey],
+        admission: Option<PresharedKey>,
+    ) -> Self {
+        let config = Config { identity: key(n), servers: public_keys.to_vec(), admission };
         let seed = std::array::from_fn(|i| (n.to_be_bytes()[i % 4]).wrapping_add(i as u8));
         let client = Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
         let socket = UdpSocket::bind(local).unwrap();
         Self { client, socket, server, start: Instant::now(), events: Vec::new() }
+    }
+
+    /// The time, as its client sees it.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// Lives until this is true; false if it does not come true in time.

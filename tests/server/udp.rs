@@ -6,10 +6,11 @@ use natpunch_core::stun;
 use crate::go_client::{GoClient, Keys, exchange, init, socket};
 use crate::process::Server;
 
+const GO: [&str; 2] = ["--compat", "natpunch-go"];
 pub(crate) const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn both() -> Server {
-    Server::start(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"])
+    Server::start(&[&GO[..], &["--listen", "127.0.0.1:0", "--listen", "[::1]:0"]].concat())
 }
 
 pub(crate) fn stun_answer(socket: &UdpSocket) -> Option<SocketAddr> {
@@ -32,7 +33,7 @@ fn stun_tells_a_client_its_address_over_both_families() {
 
 #[test]
 fn a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
-    let server = Server::start(&["--listen", "0.0.0.0:0"]);
+    let server = Server::start(&[&GO[..], &["--listen", "0.0.0.0:0"]].concat());
     // The route to 127.0.0.1 prefers 127.0.0.1 as the source; a connected socket takes answers only from where it asks.
     let asked = SocketAddr::from(([127, 0, 0, 2], server.udp[0].port()));
     let socket = socket(LOCAL, asked);
@@ -57,7 +58,7 @@ fn two_clients_of_natpunch_go_find_each_other() {
 #[test]
 fn clients_are_found_again_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Server::start_in(directory.path(), &["--listen", "127.0.0.1:0"]);
+    let first = Server::start_in(directory.path(), &[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
     let address = first.udp[0];
     let (mut a, mut b) = (
         GoClient::register(socket(LOCAL, address), &first.public_key).unwrap(),
@@ -66,7 +67,7 @@ fn clients_are_found_again_after_a_restart() {
     a.look_up(&b.keys.public);
     assert!(b.look_up(&a.keys.public).is_some());
     drop(first);
-    let second = Server::start_in(directory.path(), &["--listen", &address.to_string()]);
+    let second = Server::start_in(directory.path(), &[&GO[..], &["--listen", &address.to_string()]].concat());
     let mut a = GoClient::register_as(a.keys, a.socket, &second.public_key).unwrap();
     let mut b = GoClient::register_as(b.keys, b.socket, &second.public_key).unwrap();
     a.look_up(&b.keys.public);
@@ -76,13 +77,13 @@ fn clients_are_found_again_after_a_restart() {
 #[test]
 fn a_handshake_captured_before_a_restart_moves_nothing_after_it() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Server::start_in(directory.path(), &["--listen", "127.0.0.1:0"]);
+    let first = Server::start_in(directory.path(), &[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
     let address = first.udp[0];
     let victim = Keys::new();
     let (captured, _) = init(&victim, &first.public_key, &[0; 8]);
     exchange(&socket(LOCAL, address), &captured).unwrap();
     drop(first);
-    let second = Server::start_in(directory.path(), &["--listen", &address.to_string()]);
+    let second = Server::start_in(directory.path(), &[&GO[..], &["--listen", &address.to_string()]].concat());
     let mut victim = GoClient::register_as(victim, socket(LOCAL, address), &second.public_key).unwrap();
     let mut peer = GoClient::register(socket(LOCAL, address), &second.public_key).unwrap();
     victim.look_up(&peer.keys.public);
@@ -101,7 +102,7 @@ fn nat_hole_punching_is_spoken_only_if_named() {
     let found = exchange(&b, &request(2, 1)).unwrap();
     assert_eq!(found, [&[127, 0, 0, 1][..], &a.local_addr().unwrap().port().to_be_bytes()].concat());
 
-    let default = Server::start(&["--listen", "127.0.0.1:0"]);
+    let default = Server::start(&[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
     let a = socket(LOCAL, default.udp[0]);
     a.send(&request(1, 2)).unwrap();
     assert!(stun_answer(&a).is_some(), "the next answer is STUN's: the request had none");
@@ -201,7 +202,7 @@ pub(crate) fn change(flags: u8) -> Vec<u8> {
 #[test]
 fn the_alternate_port_answers_and_either_port_answers_from_the_other_one_when_asked() {
     for listen in ["0.0.0.0:0", "127.0.0.1:0"] {
-        let server = Server::start(&["--listen", listen]);
+        let server = Server::start(&["--open", "--no-relay", "--listen", listen]);
         let ports = [server.udp[0].port(), server.alternate_port.unwrap()];
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -227,11 +228,12 @@ fn the_alternate_port_answers_and_either_port_answers_from_the_other_one_when_as
 
 #[test]
 fn a_server_with_two_addresses_answers_from_the_other_one_when_asked() {
-    let server = Server::start(&["--listen", "127.0.0.1:0"]);
+    let server = Server::start(&[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
     let port = server.udp[0].port();
     drop(server);
     let [first, second] = [1, 2].map(|n| SocketAddr::from(([127, 0, 0, n], port)));
-    let server = Server::start(&["--listen", &first.to_string(), "--listen", &second.to_string()]);
+    let server =
+        Server::start(&["--open", "--no-relay", "--listen", &first.to_string(), "--listen", &second.to_string()]);
     let alternate = server.alternate_port.unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -254,7 +256,8 @@ fn a_stock_client_is_answered_only_where_that_was_said_and_only_so_often() {
         std::fs::write(
             &file,
             format!(
-                "listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\nstun_unpadded = {allowed}\nalternate_port = false\n"
+                "listen = [\"127.0.0.1:0\"]\nkey_file = {key:?}\nstun_unpadded = {allowed}\nalternate_port = false\n\
+                 compat = []\n"
             ),
         )
         .unwrap();

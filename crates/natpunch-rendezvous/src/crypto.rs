@@ -4,6 +4,7 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN as SESSION_
 use blake2::Blake2sMac256;
 use blake2::digest::Mac as _;
 use chacha20poly1305::{AeadInPlace, KeyInit, XChaCha20Poly1305, XNonce};
+use natpunch_noise::HandshakeState;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_core::RngCore;
 use subtle::ConstantTimeEq as _;
@@ -11,8 +12,36 @@ use zeroize::Zeroizing;
 
 use crate::wire::{CookieBytes, MAC_LEN, NONCE_LEN};
 
-/// Secret bytes of 32.
-pub(crate) type Key = Zeroizing<[u8; 32]>;
+/// Secret bytes of 32: wiped when they are let go, never shown, compared in constant time.
+#[derive(Clone)]
+pub struct Key(Zeroizing<[u8; 32]>);
+
+impl Key {
+    pub(crate) fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl std::ops::Deref for Key {
+    type Target = [u8; 32];
+    fn deref(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        equal(&**self, &**other)
+    }
+}
+
+impl Eq for Key {}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
 
 /// The rendezvous identity of the holder of a WireGuard private key: a key of its own, from which the WireGuard key
 /// can't be told.
@@ -63,6 +92,11 @@ pub(crate) fn mac2(cookie: &CookieBytes, text: &[u8]) -> [u8; MAC_LEN] {
         *to = *from;
     }
     short_mac(&key, &[b"natpunch rendezvous v1 mac2", text])
+}
+
+/// The two keys of a finished handshake: of what its caller says, and of what the other side says.
+pub(crate) fn split(handshake: &mut HandshakeState) -> Option<[Key; 2]> {
+    natpunch_noise::split(handshake).map(|keys| keys.map(Key))
 }
 
 /// Seals in place under a random nonce, which is put in front.
@@ -124,7 +158,7 @@ fn session_nonce(counter: u64) -> Nonce {
 pub(crate) fn mac(key: &[u8; 32], parts: &[&[u8]]) -> Key {
     let mut mac = <Blake2sMac256 as blake2::digest::KeyInit>::new(key.into());
     parts.iter().for_each(|part| mac.update(part));
-    Zeroizing::new(mac.finalize().into_bytes().into())
+    Key::new(mac.finalize().into_bytes().into())
 }
 
 pub(crate) fn short_mac<const N: usize>(key: &[u8; 32], parts: &[&[u8]]) -> [u8; N] {
@@ -144,5 +178,44 @@ pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
 pub(crate) fn random_key(rng: &mut impl RngCore) -> Key {
     let mut key = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *key);
-    key
+    Key(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::ZeroizeOnDrop;
+
+    use super::*;
+    use crate::frame::Notice;
+    use crate::relay::Command;
+    use crate::relay::bind::{Message, State};
+
+    #[test]
+    fn no_secret_is_shown_and_each_is_wiped() {
+        const fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+        // 0xa7 is 167.
+        let key = || Key::new([0xa7; 32]);
+        is_wiped(&key().0);
+        let keys = [key(), key()];
+        let registered = [std::net::SocketAddr::from(([192, 0, 2, 1], 1)); 2];
+        for shown in [
+            format!("{:?}", key()),
+            format!("{:#?}", Notice::RelayOffer { tag: [1; 16], port: 2, allocation: 3, key: key() }),
+            format!("{:?}", Command::Open { allocation: 1, keys, registered }),
+            format!("{:?}", Message { allocation: 1, nonce: [2; 8], cookie: [0xa7; 16], state: State::Unproven }),
+        ] {
+            assert!(!shown.contains("167") && !shown.to_lowercase().contains("a7"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn keys_are_equal_only_if_all_their_bytes_are() {
+        let key = Key::new([7; 32]);
+        assert_eq!(key, key.clone());
+        for at in 0..32 {
+            let mut other = [7; 32];
+            other[at] ^= 1;
+            assert_ne!(key, Key::new(other), "{at}");
+        }
+    }
 }

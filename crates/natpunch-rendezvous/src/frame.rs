@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use natpunch_types::RelayUse;
-use zeroize::Zeroizing;
 
 use crate::crypto::Key;
 use crate::wire::{CLASSES, Digest, MAX_BLOB, MAX_DATAGRAM, Reader, Tag, put_address};
@@ -274,7 +273,7 @@ impl Frame for Notice {
                 tag: body.array()?,
                 port: body.u16()?,
                 allocation: body.u64()?,
-                key: Zeroizing::new(body.array()?),
+                key: Key::new(body.array()?),
             },
             10 => Self::RelayState {
                 tag: body.array()?,
@@ -357,7 +356,7 @@ mod tests {
             Notice::PathChallenge { token: [6; 8] },
             Notice::Full { tag: [7; 16], retry_seconds: 60 },
             Notice::Busy { retry_seconds: 30 },
-            Notice::RelayOffer { tag: [8; 16], port: 258, allocation: 259, key: Zeroizing::new([9; 32]) },
+            Notice::RelayOffer { tag: [8; 16], port: 258, allocation: 259, key: Key::new([9; 32]) },
             Notice::RelayState { tag: [10; 16], wants: RelayUse::Carry, state: RelayState::Bound },
             Notice::RelayState { tag: [10; 16], wants: RelayUse::Off, state: RelayState::Refused },
             Notice::Fire { tag: [11; 16], delay_ms: 260 },

@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 
-use natpunch_noise::{HandshakeState, Identity, split};
+use natpunch_noise::{HandshakeState, Identity};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_core::CryptoRng;
 
-use crate::crypto::{Gate, Key, open_message, seal_message};
+use crate::crypto::{Gate, Key, open_message, seal_message, split};
 use crate::frame::{Frame, Notice, Request, pack, pad};
 use crate::wire::{
     CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, SESSION_HEADER_LEN,
@@ -135,8 +135,8 @@ pub fn welcome(
 }
 
 /// A secret of a relay's side.
-pub fn relay_secret(key: [u8; 32]) -> crate::relay::Secret {
-    crate::relay::Secret(Key::new(key))
+pub fn relay_secret(key: [u8; 32]) -> Key {
+    Key::new(key)
 }
 
 /// A bind with this secret, and with a cookie that the port gave.

@@ -5,7 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Net, key, public};
+use common::{Net, Raw, address, frame, key, public};
+use natpunch_rendezvous::relay::Command;
 use natpunch_rendezvous::server::{Admission, Limits};
 use natpunch_types::PresharedKey;
 
@@ -48,6 +49,53 @@ fn who_came_in_by_a_secret_that_is_taken_away_is_gone_and_who_came_by_another_st
     net.run(120 * SECOND);
     assert_eq!(net.server.sessions(), 2);
     assert!(!net.is_up(0) && net.is_up(1) && net.is_up(2));
+}
+
+/// A server that admits by two secrets, the later clients by the second one.
+fn two_secrets() -> (Net, [PresharedKey; 2]) {
+    let secrets = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
+    let mut net = Net::new(Admission { secrets: secrets.to_vec(), allowed: None }, Limits::default());
+    net.server.set_relay_ports(vec![9_100, 9_101]);
+    (net, secrets)
+}
+
+fn withdraw_all_but(net: &mut Net, secret: &PresharedKey) -> usize {
+    net.server.reconfigure(Admission { secrets: vec![secret.clone()], allowed: None }, Limits::default())
+}
+
+#[test]
+fn what_outlived_its_session_goes_with_the_secret_by_which_its_owner_came() {
+    let (mut net, [first, second]) = two_secrets();
+    let mut gone = Raw::register(&mut net, 1, address(1), Some(&first)).unwrap();
+    let mut stays = Raw::register(&mut net, 2, address(2), Some(&second)).unwrap();
+    assert!(gone.put(&mut net, [1; 16], b"x") && gone.watch(&mut net, [2; 16]).0);
+    assert!(stays.put(&mut net, [3; 16], b"x") && stays.watch(&mut net, [1; 16]).0);
+    for client in [&mut gone, &mut stays] {
+        client.say(&mut net, &frame(6, &[&[5; 16], &[2]]));
+    }
+    assert_eq!(net.server.relays(), (1, 1));
+    while net.server.poll_relay_command().is_some() {}
+    // The relay has its own signs of life, and goes on.
+    net.run(SECOND * 200);
+    assert_eq!((net.server.sessions(), net.server.mailboxes(), net.server.relays()), (0, 3, (1, 1)));
+    assert_eq!(withdraw_all_but(&mut net, &second), 0, "there is no session to end");
+    assert_eq!((net.server.mailboxes(), net.server.relays()), (2, (1, 0)));
+    assert!(matches!(net.server.poll_relay_command(), Some((_, Command::Close { .. }))));
+    let mut stays = Raw::register(&mut net, 2, address(2), Some(&second)).unwrap();
+    assert_eq!(stays.watch(&mut net, [1; 16]), (true, None), "the record is gone");
+    assert_eq!(stays.watch(&mut net, [3; 16]).1.unwrap(), b"x");
+}
+
+#[test]
+fn who_came_again_by_the_new_secret_keeps_what_it_left_under_the_old_one() {
+    let (mut net, [first, second]) = two_secrets();
+    let mut client = Raw::register(&mut net, 1, address(1), Some(&first)).unwrap();
+    assert!(client.put(&mut net, [1; 16], b"x"));
+    client.say(&mut net, &frame(6, &[&[5; 16], &[2]]));
+    let mut client = Raw::register(&mut net, 1, address(1), Some(&second)).unwrap();
+    assert_eq!(withdraw_all_but(&mut net, &second), 0);
+    assert_eq!((net.server.sessions(), net.server.mailboxes(), net.server.relays()), (1, 1, (1, 0)));
+    assert_eq!(client.watch(&mut net, [1; 16]).1.unwrap(), b"x");
 }
 
 #[test]

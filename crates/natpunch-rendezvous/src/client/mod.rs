@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_noise::{HandshakeState, Identity, split};
+use natpunch_noise::{HandshakeState, Identity};
 use natpunch_types::{Mapping, PeerKey, PresharedKey, RelayUse, SecretKey, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, Gate, digest, open_message, seal_message};
+use crate::crypto::{self, Gate, digest, open_message, seal_message, split};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{

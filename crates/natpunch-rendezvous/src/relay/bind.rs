@@ -19,8 +19,8 @@ pub(crate) enum State {
     Both,
 }
 
-/// Either datagram.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Either datagram. The cookie is as good as the address that it proves, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     /// The allocation, and in its lowest bit whose side of it.
     pub(crate) allocation: u64,
@@ -28,6 +28,14 @@ pub(crate) struct Message {
     /// The last cookie that the port gave for this allocation; zeros at first.
     pub(crate) cookie: CookieBytes,
     pub(crate) state: State,
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { allocation, nonce, state, .. } = self;
+        let fields = (allocation, nonce, state);
+        f.debug_tuple("Message").field(&fields).finish_non_exhaustive()
+    }
 }
 
 impl Message {

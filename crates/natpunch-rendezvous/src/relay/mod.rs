@@ -9,7 +9,10 @@
 //! shown the secret of its side and has answered a challenge from there.
 
 pub(crate) mod bind;
+mod budget;
 mod port;
 mod shape;
 
-pub use port::{Command, Counters, Event, Limits, Own, Port, Secret, Verdict};
+pub use crate::crypto::Key;
+pub use budget::Budget;
+pub use port::{Command, Counters, Event, Limits, Own, Port, Verdict};

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{canonical, is_global};
 
 use super::bind::{Message, State};
+use super::budget::Budget;
 use super::shape::{Index, Shape};
 use crate::crypto::{self, Key, short_mac};
 use crate::server::Via;
@@ -58,7 +60,7 @@ pub enum Command {
         /// An even number; whose binds say it with the lowest bit set is the second side.
         allocation: u64,
         /// The secret of each side's offer.
-        keys: [Secret; 2],
+        keys: [Key; 2],
         /// Where each side's session has proven to be.
         registered: [SocketAddr; 2],
     },
@@ -81,16 +83,6 @@ pub enum Command {
         /// Which.
         allocation: u64,
     },
-}
-
-/// A secret that is not shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub(crate) Key);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
 }
 
 /// What a port tells the server.
@@ -135,7 +127,7 @@ pub struct Counters {
     pub misshapen: u64,
     /// Dropped: the other side is not bound, or nobody asked to carry WireGuard's messages.
     pub not_carried: u64,
-    /// Dropped: beyond the allocation's rate or share.
+    /// Dropped: beyond the allocation's rate or share, or that of all.
     pub limited: u64,
     /// Binds refused: of an address that no client may have here.
     pub refused: u64,
@@ -158,6 +150,8 @@ impl std::ops::AddAssign for Counters {
 /// A port of a relay. Pure: feed datagrams and [`Command`]s, drain [`Event`]s.
 pub struct Port {
     limits: Limits,
+    /// What all ports may pass on together; `None`: no more is asked than each allocation's limits.
+    budget: Option<Arc<Budget>>,
     cookie_key: Key,
     own: Own,
     /// By their (even) number.
@@ -218,6 +212,7 @@ impl Port {
     pub fn new(limits: Limits, own: Own, key: [u8; 32]) -> Self {
         Self {
             limits,
+            budget: None,
             cookie_key: Key::new(key),
             own,
             allocations: BTreeMap::new(),
@@ -228,6 +223,12 @@ impl Port {
         }
     }
 
+    /// The same port, within a budget that it shares with others.
+    #[must_use]
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self { budget: Some(budget), ..self }
+    }
+
     /// Does what the server says.
     pub fn handle_command(&mut self, command: Command, now: Duration) {
         match command {
@@ -235,7 +236,7 @@ impl Port {
                 self.close(allocation);
                 let [a, b] = keys;
                 let [at_a, at_b] = registered.map(canonical);
-                let sides = [Side::new(a.0, at_a, now), Side::new(b.0, at_b, now)];
+                let sides = [Side::new(a, at_a, now), Side::new(b, at_b, now)];
                 let allocation_state = Allocation {
                     sides,
                     opened: now,
@@ -278,7 +279,18 @@ impl Port {
             return Verdict::Drop;
         };
         let Some(allocation) = self.allocations.get_mut(&allocation) else { return Verdict::Drop };
-        allocation.forward(side, via, payload, &self.limits, &mut self.counters, now)
+        let verdict = allocation.forward(side, via, payload, &self.limits, &mut self.counters, now);
+        if !matches!(verdict, Verdict::Forward { .. }) {
+            return verdict;
+        }
+        let bytes = payload.len() as u64;
+        if self.budget.as_ref().is_some_and(|budget| !budget.take(bytes + OVERHEAD, now)) {
+            self.counters.limited += 1;
+            return Verdict::Drop;
+        }
+        self.counters.forwarded += 1;
+        self.counters.bytes += bytes;
+        verdict
     }
 
     /// Ends what is over.
@@ -460,8 +472,6 @@ impl Allocation {
             counters.limited += 1;
             return Verdict::Drop;
         }
-        counters.forwarded += 1;
-        counters.bytes += payload.len() as u64;
         Verdict::Forward { via: to_via, to }
     }
 

@@ -37,7 +37,7 @@ fn port_with(limits: Limits) -> Port {
 }
 
 fn open(port: &mut Port, allocation: u64, keys: [u8; 2], registered: [SocketAddr; 2]) {
-    port.handle_command(Command::Open { allocation, keys: keys.map(|n| Secret(key(n))), registered }, START);
+    port.handle_command(Command::Open { allocation, keys: keys.map(key), registered }, START);
     port.handle_command(Command::Carry { allocation, carry: true }, START);
 }
 
@@ -407,6 +407,20 @@ fn an_allocation_keeps_to_its_rate_and_its_share_of_an_hour() {
     assert_eq!(send(&mut port, START + 2 * SECOND), 100);
     assert_eq!(send(&mut port, START + 4 * SECOND), 0, "the hour's share is used");
     assert!(port.counters().limited > 0);
+}
+
+#[test]
+fn ports_that_share_a_budget_pass_no_more_than_it_together() {
+    let each = 1_452 + OVERHEAD;
+    let budget = Arc::new(Budget::new(each * 100));
+    let mut ports = [(); 2].map(|()| bound_port(Limits::default()).within(budget.clone()));
+    let mut send = |now| {
+        let passed = ports.each_mut().map(|port| (0..70).filter(|_| passes(port, 0, &data(1), now)).count());
+        (passed, ports.each_ref().map(|port| port.counters().limited))
+    };
+    assert_eq!(send(START), ([70, 30], [0, 40]));
+    assert_eq!(send(START + SECOND / 2), ([50, 0], [20, 110]));
+    assert_eq!(ports.map(|port| port.counters().forwarded), [120, 30], "what was dropped is not counted as forwarded");
 }
 
 #[test]

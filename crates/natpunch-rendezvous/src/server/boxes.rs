@@ -8,7 +8,9 @@ use std::time::Duration;
 use natpunch_types::PeerKey;
 
 use super::Limits;
-use super::session::Slot;
+use super::door::SecretNumber;
+use super::session::{Slot, Speaker};
+use super::shares::{Network, Shares};
 use crate::frame::Notice;
 use crate::wire::{Digest, Tag};
 
@@ -33,12 +35,28 @@ struct Mailbox {
 struct Record {
     blob: Box<[u8]>,
     digest: Digest,
-    owner: PeerKey,
+    owner: Owner,
     expires: Duration,
+}
+
+/// Of whom something is kept: in whose shares it counts, and by which secret its owner had come in.
+#[derive(Clone, Copy)]
+struct Owner {
+    identity: PeerKey,
+    network: Network,
+    secret: SecretNumber,
+}
+
+impl From<&Speaker> for Owner {
+    fn from(speaker: &Speaker) -> Self {
+        Self { identity: speaker.slot.identity, network: speaker.network(), secret: speaker.secret }
+    }
 }
 
 struct Watcher {
     slot: Slot,
+    network: Network,
+    secret: SecretNumber,
     /// What it has.
     seen: Digest,
     expires: Duration,
@@ -71,11 +89,17 @@ impl Mailbox {
     }
 }
 
+/// How many records and wishes are kept of each client, and of each network.
+#[derive(Default)]
+struct Kept {
+    clients: Shares<PeerKey>,
+    networks: Shares<Network>,
+}
+
 #[derive(Default)]
 pub(super) struct Boxes {
     by_tag: BTreeMap<Tag, Mailbox>,
-    /// Records and wishes of each client.
-    shares: BTreeMap<PeerKey, usize>,
+    kept: Kept,
     bytes: usize,
     due: Due,
     sweep_after: Option<Tag>,
@@ -94,7 +118,7 @@ impl Boxes {
     /// owner's word, which only its own readers depend on.
     pub(super) fn put(
         &mut self,
-        from: &Slot,
+        from: &Speaker,
         tag: Tag,
         digest: Digest,
         blob: Vec<u8>,
@@ -105,33 +129,23 @@ impl Boxes {
         let entry = self.by_tag.entry(tag);
         let before = match &entry {
             Entry::Occupied(mailbox) => mailbox.get().record.as_ref(),
-            Entry::Vacant(_) => None,
+            Entry::Vacant(_) if has_room => None,
+            Entry::Vacant(_) => return None,
         };
-        let freed = before.map_or(0, |record| record.blob.len());
-        let owner = before.map(|record| record.owner);
-        let bytes = (self.bytes - freed).saturating_add(blob.len());
-        if (matches!(entry, Entry::Vacant(_)) && !has_room) || bytes > limits.bytes {
-            return None;
-        }
-        if owner != Some(from.identity) {
-            let share = self.shares.get(&from.identity).copied().unwrap_or_default();
-            (share < limits.mailboxes_per_client).then_some(())?;
-            *self.shares.entry(from.identity).or_default() += 1;
-        }
+        let bytes = (self.bytes - before.map_or(0, |record| record.blob.len())).saturating_add(blob.len());
+        (bytes <= limits.bytes).then_some(())?;
+        let owner = Owner::from(from);
+        self.kept.replace(before.map(|record| record.owner), owner, limits)?;
         self.bytes = bytes;
         let mailbox = entry.or_default();
-        mailbox.record = Some(Record { blob: blob.into(), digest, owner: from.identity, expires: now + LIFETIME });
-        let told = mailbox.tell(&tag, None, &mut self.due, now);
-        if let Some(owner) = owner.filter(|owner| *owner != from.identity) {
-            self.give_back(&owner);
-        }
-        Some(told)
+        mailbox.record = Some(Record { blob: blob.into(), digest, owner, expires: now + LIFETIME });
+        Some(mailbox.tell(&tag, None, &mut self.due, now))
     }
 
     /// Tells a client of a mailbox from now on; what it is to be told now. `None`: there is no room.
     pub(super) fn watch(
         &mut self,
-        who: &Slot,
+        who: &Speaker,
         tag: Tag,
         have: Digest,
         limits: &Limits,
@@ -144,27 +158,29 @@ impl Boxes {
             Entry::Vacant(_) if has_room => &[],
             Entry::Vacant(_) => return None,
         };
-        let known = watchers.iter().position(|watcher| watcher.slot == *who);
-        if known.is_none() {
-            let share = self.shares.get(&who.identity).copied().unwrap_or_default();
-            (share < limits.mailboxes_per_client && watchers.len() < MAX_WATCHERS).then_some(())?;
-            *self.shares.entry(who.identity).or_default() += 1;
-        }
+        let known = watchers.iter().position(|watcher| watcher.slot == who.slot);
+        let before = known.and_then(|known| watchers.get(known)).map(Watcher::owner);
+        (before.is_some() || watchers.len() < MAX_WATCHERS).then_some(())?;
+        let owner = Owner::from(who);
+        self.kept.replace(before, owner, limits)?;
+        let (network, secret, expires) = (owner.network, owner.secret, now + LIFETIME);
         let mailbox = entry.or_default();
-        let expires = now + LIFETIME;
         match known.and_then(|known| mailbox.watchers.get_mut(known)) {
-            Some(watcher) => (watcher.seen, watcher.expires) = (have, expires),
+            Some(watcher) => {
+                (watcher.seen, watcher.expires, watcher.network, watcher.secret) = (have, expires, network, secret);
+            }
             None => {
                 mailbox.watchers.reserve_exact(1);
-                mailbox.watchers.push(Watcher { slot: *who, seen: have, expires, tries: 0, due: None });
+                let (tries, due) = (0, None);
+                mailbox.watchers.push(Watcher { slot: who.slot, network, secret, seen: have, expires, tries, due });
             }
         }
-        Some(mailbox.tell(&tag, Some(who), &mut self.due, now))
+        Some(mailbox.tell(&tag, Some(&who.slot), &mut self.due, now))
     }
 
     /// Who else watches a mailbox in which this client's record is.
     pub(super) fn readers(&self, owner: &Slot, tag: &Tag, now: Duration) -> impl Iterator<Item = Slot> {
-        let is_owners = |record: &Record| record.owner == owner.identity && now < record.expires;
+        let is_owners = |record: &Record| record.owner.identity == owner.identity && now < record.expires;
         let mailbox = self.by_tag.get(tag).filter(|mailbox| mailbox.record.as_ref().is_some_and(is_owners));
         let watchers = mailbox.into_iter().flat_map(|mailbox| &mailbox.watchers);
         let others = watchers.filter(move |watcher| watcher.slot.identity != owner.identity && now < watcher.expires);
@@ -224,40 +240,61 @@ impl Boxes {
                 if let Some(due) = watcher.due {
                     self.due.remove(&(due, tag, watcher.slot));
                 }
-                over.push(watcher.slot.identity);
+                over.push(watcher.owner());
             }
             if mailbox.record.is_none() && mailbox.watchers.is_empty() {
                 self.by_tag.remove(&tag);
             }
-            over.iter().for_each(|owner| self.give_back(owner));
+            over.iter().for_each(|owner| self.kept.give_back(owner));
         }
     }
 
-    /// Forgets the records and wishes of all of whom this is not true.
-    pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey) -> bool) {
+    /// Forgets the records and wishes of all of whom this is not true, who came in by this secret.
+    pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey, SecretNumber) -> bool) {
+        let stays = |owner: &Owner| stays(&owner.identity, owner.secret);
         let mut over = Vec::new();
         self.by_tag.retain(|tag, mailbox| {
             if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
                 self.bytes -= record.blob.len();
                 over.push(record.owner);
             }
-            for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.slot.identity)) {
+            for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.owner())) {
                 if let Some(due) = watcher.due {
                     self.due.remove(&(due, *tag, watcher.slot));
                 }
-                over.push(watcher.slot.identity);
+                over.push(watcher.owner());
             }
             mailbox.record.is_some() || !mailbox.watchers.is_empty()
         });
-        over.iter().for_each(|owner| self.give_back(owner));
+        over.iter().for_each(|owner| self.kept.give_back(owner));
+    }
+}
+
+impl Kept {
+    /// Counts one for its owner, in place of what was there before. `None`, and nothing changes: it does not fit in the
+    /// shares of the client and its network.
+    fn replace(&mut self, before: Option<Owner>, owner: Owner, limits: &Limits) -> Option<()> {
+        let own = before.is_some_and(|before| before.identity == owner.identity);
+        let near = before.is_some_and(|before| before.network == owner.network);
+        let has_room = (own || self.clients.of(&owner.identity) < limits.mailboxes_per_client)
+            && (near || self.networks.of(&owner.network) < limits.mailboxes_per_network);
+        has_room.then_some(())?;
+        if !(own && near) {
+            before.iter().for_each(|before| self.give_back(before));
+            self.clients.take(owner.identity);
+            self.networks.take(owner.network);
+        }
+        Some(())
     }
 
-    fn give_back(&mut self, who: &PeerKey) {
-        if let Some(share) = self.shares.get_mut(who) {
-            *share = share.saturating_sub(1);
-            if *share == 0 {
-                self.shares.remove(who);
-            }
-        }
+    fn give_back(&mut self, owner: &Owner) {
+        self.clients.give_back(&owner.identity);
+        self.networks.give_back(&owner.network);
+    }
+}
+
+impl Watcher {
+    fn owner(&self) -> Owner {
+        Owner { identity: self.slot.identity, network: self.network, secret: self.secret }
     }
 }

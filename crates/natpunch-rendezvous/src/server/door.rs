@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use natpunch_noise::{Identity, split};
+use natpunch_noise::Identity;
 use natpunch_types::{PeerKey, PresharedKey, canonical};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::seals::{Message, Opened};
-use super::session::network;
+use super::shares::Network;
 use super::{Counters, Limits, read_key};
-use crate::crypto::{self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac};
+use crate::crypto::{self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac, split};
 use crate::wire::{
     CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN,
     WELCOME_LEN, put_address,
@@ -336,7 +336,7 @@ impl Door {
 
     /// The place of an address's network in the table. Nobody can tell from outside who shares one.
     fn network(&self, source: SocketAddr) -> usize {
-        let hash: [u8; 8] = short_mac(&self.network_key, &[&network(source.ip()).to_be_bytes()]);
+        let hash: [u8; 8] = short_mac(&self.network_key, &[&Network::of(source.ip()).0.to_be_bytes()]);
         (u64::from_be_bytes(hash) % NETWORKS as u64) as usize
     }
 }

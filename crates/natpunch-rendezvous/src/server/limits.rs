@@ -13,6 +13,8 @@ pub struct Limits {
     pub mailboxes: usize,
     /// Mailboxes written and watched by one client.
     pub mailboxes_per_client: usize,
+    /// Records and wishes of the clients of one IPv4 address or IPv6 /64.
+    pub mailboxes_per_network: usize,
     /// Bytes of all blobs.
     pub bytes: usize,
     /// Pairs of which somebody wants a relay.
@@ -35,6 +37,7 @@ impl Default for Limits {
             sessions_per_network: 4_096,
             mailboxes: 262_144,
             mailboxes_per_client: 4_096,
+            mailboxes_per_network: 65_536,
             bytes: 64 << 20,
             relays: 8_192,
             relays_per_client: 256,
@@ -48,10 +51,10 @@ impl Default for Limits {
 impl Limits {
     /// What a session takes, at most and with its share of all maps.
     const SESSION: usize = 1_024;
-    /// What a mailbox takes besides its blob, with its watchers.
-    const MAILBOX: usize = 768;
+    /// What a mailbox takes besides its blob, with four watchers that are to be told of it.
+    const MAILBOX: usize = 1_280;
     /// What does not grow with the others: queues, tables, and the meetings of a few seconds.
-    const FIXED: usize = 24 << 20;
+    const FIXED: usize = 32 << 20;
 
     /// Bytes of memory that a server with these limits keeps at most.
     pub fn memory(&self) -> usize {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use natpunch_types::PeerKey;
 
 use super::session::Slot;
+use super::shares::Shares;
 use crate::frame::Notice;
 use crate::wire::Tag;
 
@@ -51,10 +52,14 @@ impl Side {
 pub(super) struct Meetings {
     by_tag: BTreeMap<Tag, Meeting>,
     expiring: BTreeSet<(Duration, Tag)>,
-    shares: BTreeMap<PeerKey, usize>,
+    shares: Shares<PeerKey>,
 }
 
 impl Meetings {
+    pub(super) fn len(&self) -> usize {
+        self.by_tag.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.by_tag.is_empty()
     }
@@ -65,9 +70,8 @@ impl Meetings {
         let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
         let side = Side { slot, round_trip };
         let Some(meeting) = self.by_tag.get_mut(&tag) else {
-            let share = self.shares.get(&slot.identity).copied().unwrap_or_default();
-            if self.by_tag.len() < MAX_MEETINGS && share < MAX_OF_ONE {
-                *self.shares.entry(slot.identity).or_default() += 1;
+            if self.by_tag.len() < MAX_MEETINGS && self.shares.of(&slot.identity) < MAX_OF_ONE {
+                self.shares.take(slot.identity);
                 let expires = now + PATIENCE;
                 self.by_tag.insert(tag, Meeting { first: side, second: None, expires });
                 self.expiring.insert((expires, tag));
@@ -120,13 +124,7 @@ impl Meetings {
     fn remove(&mut self, tag: &Tag) {
         let Some(meeting) = self.by_tag.remove(tag) else { return };
         self.expiring.remove(&(meeting.expires, *tag));
-        let who = meeting.first.slot.identity;
-        if let Some(share) = self.shares.get_mut(&who) {
-            *share = share.saturating_sub(1);
-            if *share == 0 {
-                self.shares.remove(&who);
-            }
-        }
+        self.shares.give_back(&meeting.first.slot.identity);
     }
 }
 
@@ -184,7 +182,7 @@ mod tests {
         assert!(meetings.meet(slot(2), [8; 16], 0, ms(1)).is_empty());
         assert!(meetings.meet(slot(2), [7; 16], 0, ms(5_001)).is_empty());
         meetings.forget(ms(20_000));
-        assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.shares.is_empty());
+        assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.shares.len() == 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod meet;
 mod relays;
 mod seals;
 mod session;
+mod shares;
 
 use boxes::Boxes;
 use door::Ticket;
@@ -136,6 +137,8 @@ pub struct Counters {
     pub no_session: u64,
     /// Messages beyond a session's share.
     pub limited: u64,
+    /// Datagrams not sent: too many were waiting.
+    pub unsent: u64,
 }
 
 /// A rendezvous server.
@@ -201,17 +204,12 @@ impl<R: CryptoRng> Server<R> {
         let is_allowed = |who: &PeerKey| admission.allowed.as_ref().is_none_or(|allowed| allowed.contains(who));
         let door = &self.door;
         let over = self.sessions.remove_if(|slot, session| !is_allowed(&slot.identity) || !door.admits(session.secret));
-        // One that came in by an old secret over one family may have come by a new one over the other.
-        let gone: BTreeSet<PeerKey> = over
-            .iter()
-            .map(|slot| slot.identity)
-            .filter(|identity| {
-                ![false, true].iter().any(|v6| self.sessions.get(&Slot { identity: *identity, v6: *v6 }).is_some())
-            })
-            .collect();
-        self.boxes.retain(|owner| is_allowed(owner) && !gone.contains(owner));
-        self.relays.retain(|owner| is_allowed(owner) && !gone.contains(owner));
-        self.meetings.remove_if(|who| !is_allowed(who) || gone.contains(who));
+        // What is kept outlives its session. One that came in by an old secret may have come by a new one since, or over
+        // the other family.
+        let may_stay = |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
+        self.boxes.retain(may_stay);
+        self.relays.retain(may_stay);
+        self.meetings.remove_if(|who| !self.sessions.has(who));
         self.counters.revoked += over.len() as u64;
         (self.admission, self.limits) = (admission, limits);
         over.len()
@@ -352,6 +350,11 @@ impl<R: CryptoRng> Server<R> {
         (self.relays.len(), self.relays.allocations())
     }
 
+    /// How many meetings wait or have just been.
+    pub fn meetings(&self) -> usize {
+        self.meetings.len()
+    }
+
     /// How many mailboxes there are.
     pub fn mailboxes(&self) -> usize {
         self.boxes.len()
@@ -376,13 +379,12 @@ impl<R: CryptoRng> Server<R> {
                 self.counters.replayed += 1;
                 return;
             }
-            Some(_) => {}
-            None if !self.sessions.has_room(source.ip(), &self.limits) => {
-                self.counters.full += 1;
-                self.refuse(via, source, &ticket);
-                return;
-            }
-            None => {}
+            _ => {}
+        }
+        if !self.sessions.has_room(&slot, source, &self.limits) {
+            self.counters.full += 1;
+            self.refuse(via, source, &ticket);
+            return;
         }
         self.counters.registered += 1;
         let continued = self.sessions.insert(slot, Session::new(ticket, via, source, now), now);
@@ -429,7 +431,12 @@ impl<R: CryptoRng> Server<R> {
             let Request::PathResponse { token } = frame else { continue };
             let proven =
                 [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), token));
-            if proven && newest && source.is_ipv6() == slot.v6 && self.sessions.relocate(&slot, source, via, now) {
+            if !proven || !newest || source.is_ipv6() != slot.v6 {
+                continue;
+            }
+            if !self.sessions.has_room(&slot, source, &self.limits) {
+                self.counters.full += 1;
+            } else if self.sessions.relocate(&slot, source, via, now) {
                 self.counters.roamed += 1;
                 notices.push(Notice::Pong { observed: source });
             }
@@ -463,15 +470,15 @@ impl<R: CryptoRng> Server<R> {
         here: bool,
         now: Duration,
     ) {
+        let Some(speaker) = self.sessions.speaker(slot) else { return };
         let mut to_others = Vec::new();
         for frame in frames {
             match frame {
                 Request::Ping if here => {
-                    notices.extend(self.sessions.get(slot).map(|session| Notice::Pong { observed: session.address }));
+                    notices.push(Notice::Pong { observed: speaker.address });
                 }
                 Request::Relay { tag, wants } => {
-                    let Some(address) = self.sessions.get(slot).map(|session| session.address) else { continue };
-                    let told = self.relays.ask((slot, address), tag, wants, &self.limits, &mut self.rng, now);
+                    let told = self.relays.ask(&speaker, tag, wants, &self.limits, &mut self.rng, now);
                     to_others.extend(told);
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
@@ -488,7 +495,7 @@ impl<R: CryptoRng> Server<R> {
                     to_others.extend(told);
                 }
                 Request::Put { tag, digest, blob } => {
-                    match self.boxes.put(slot, tag, digest, blob, &self.limits, now) {
+                    match self.boxes.put(&speaker, tag, digest, blob, &self.limits, now) {
                         Some(told) => {
                             self.counters.stored += u64::from(!told.is_empty());
                             notices.push(Notice::Stored { tag, digest });
@@ -497,7 +504,7 @@ impl<R: CryptoRng> Server<R> {
                         None => notices.push(self.full(tag)),
                     }
                 }
-                Request::Watch { tag, have } => match self.boxes.watch(slot, tag, have, &self.limits, now) {
+                Request::Watch { tag, have } => match self.boxes.watch(&speaker, tag, have, &self.limits, now) {
                     Some(told) => {
                         notices.push(Notice::Watching { tag });
                         to_others.extend(told);
@@ -538,6 +545,8 @@ impl<R: CryptoRng> Server<R> {
     fn transmit(&mut self, datagram: impl Into<Unsealed>) {
         if self.transmits.len() < MAX_TRANSMITS {
             self.transmits.push_back(datagram.into());
+        } else {
+            self.counters.unsent += 1;
         }
     }
 }
@@ -561,5 +570,5 @@ fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Duration
 
 /// Reads a secret of a ticket.
 fn read_key(reader: &mut Reader<'_>) -> Option<crypto::Key> {
-    reader.array().map(zeroize::Zeroizing::new)
+    reader.array().map(crypto::Key::new)
 }

@@ -9,10 +9,12 @@ use natpunch_types::{PeerKey, RelayUse};
 use rand_core::CryptoRng;
 
 use super::Limits;
-use super::session::{Slot, network};
+use super::door::SecretNumber;
+use super::session::{Slot, Speaker};
+use super::shares::{Network, Shares};
 use crate::crypto::{self, Key};
 use crate::frame::{Notice, RelayState};
-use crate::relay::{Command, Event, Port, Secret};
+use crate::relay::{Command, Event, Port};
 use crate::wire::Tag;
 
 /// How long a wish is good after it was last said.
@@ -37,7 +39,8 @@ struct Pair {
 struct Side {
     slot: Slot,
     address: SocketAddr,
-    network: u128,
+    network: Network,
+    secret: SecretNumber,
     wants: RelayUse,
     expires: Duration,
     /// The secret of its offers.
@@ -65,8 +68,8 @@ pub(super) struct Relays {
     /// The ports that a client uses: never one for two peers, since an address names one allocation of a port.
     used: BTreeSet<(PeerKey, usize)>,
     /// Wishes of each client, and of each network.
-    shares: BTreeMap<PeerKey, usize>,
-    networks: BTreeMap<u128, usize>,
+    shares: Shares<PeerKey>,
+    networks: Shares<Network>,
     due: BTreeSet<(Duration, Tag)>,
     commands: VecDeque<(usize, Command)>,
     sweep_after: Option<Tag>,
@@ -94,23 +97,24 @@ impl Relays {
         self.commands.pop_front()
     }
 
-    /// A client at this address says what it wants for a pair.
+    /// A client says what it wants for a pair.
     pub(super) fn ask(
         &mut self,
-        (slot, address): (&Slot, SocketAddr),
+        who: &Speaker,
         tag: Tag,
         wants: RelayUse,
         limits: &Limits,
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Told {
+        let slot = &who.slot;
         let answer = |state| (*slot, Notice::RelayState { tag, wants, state });
         if wants == RelayUse::Off {
             let mut told = self.withdraw(&slot.identity, &tag);
             told.push(answer(RelayState::None));
             return told;
         }
-        if self.ports.is_empty() || !self.note(slot, address, tag, wants, limits, rng, now) {
+        if self.ports.is_empty() || !self.note(who, tag, wants, limits, rng, now) {
             return vec![answer(RelayState::Refused)];
         }
         let mut told = Vec::new();
@@ -129,24 +133,23 @@ impl Relays {
     }
 
     /// Keeps a wish; false if there is no room, or two others have this tag.
-    #[allow(clippy::too_many_arguments, reason = "one call, from above")]
     fn note(
         &mut self,
-        slot: &Slot,
-        address: SocketAddr,
+        who: &Speaker,
         tag: Tag,
         wants: RelayUse,
         limits: &Limits,
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> bool {
-        let network = network(address.ip());
+        let (Speaker { slot, address, secret }, network) = (*who, who.network());
         let pair = self.pairs.get_mut(&tag);
         let known = pair.is_some();
         if let Some(pair) = pair {
             if let Some((index, side)) = pair.side_mut(&slot.identity) {
                 let moved = side.address != address;
-                (side.slot, side.address, side.wants, side.expires) = (*slot, address, wants, now + LIFETIME);
+                (side.slot, side.address, side.secret) = (slot, address, secret);
+                (side.wants, side.expires) = (wants, now + LIFETIME);
                 if let Some(lease) = pair.lease.as_ref().filter(|_| moved) {
                     let allocation = lease.allocation | index as u64;
                     self.commands.push_back((lease.port, Command::Registered { allocation, address }));
@@ -163,18 +166,18 @@ impl Relays {
         let pair = self.pairs.get(&tag);
         if pair.is_some_and(|pair| pair.sides.iter().all(Option::is_some))
             || !known && self.pairs.len() >= limits.relays
-            || count(&self.shares, &slot.identity) >= limits.relays_per_client
-            || count(&self.networks, &network) >= limits.relays_per_network
+            || self.shares.of(&slot.identity) >= limits.relays_per_client
+            || self.networks.of(&network) >= limits.relays_per_network
         {
             return false;
         }
         let (expires, key) = (now + LIFETIME, crypto::random_key(rng));
-        let side = Side { slot: *slot, address, network, wants, expires, key };
+        let side = Side { slot, address, network, secret, wants, expires, key };
         if let Some(free) = self.pairs.entry(tag).or_default().sides.iter_mut().find(|side| side.is_none()) {
             *free = Some(side);
         }
-        *self.shares.entry(slot.identity).or_default() += 1;
-        *self.networks.entry(network).or_default() += 1;
+        self.shares.take(slot.identity);
+        self.networks.take(network);
         true
     }
 
@@ -191,7 +194,7 @@ impl Relays {
         }
         let due = RESEND.first().map(|wait| now + *wait);
         let lease = Lease { allocation, port, carry: false, both_bound: false, tries: 0, due };
-        let keys = [a, b].map(|side| Secret(side.key.clone()));
+        let keys = [a, b].map(|side| side.key.clone());
         let registered = [a.address, b.address];
         self.used.extend([(a.slot.identity, port), (b.slot.identity, port)]);
         self.by_allocation.insert(allocation, *tag);
@@ -318,32 +321,19 @@ impl Relays {
     }
 
     /// Ends what those have who may not be here any more. The others notice that their ports are silent.
-    pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey) -> bool) {
-        let gone = self.pairs.iter().flat_map(|(tag, pair)| {
-            pair.sides.iter().flatten().map(|side| (side.slot.identity, *tag)).collect::<Vec<_>>()
-        });
-        let gone: Vec<(PeerKey, Tag)> = gone.filter(|(who, _)| !may_stay(who)).collect();
+    pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey, SecretNumber) -> bool) {
+        let may_stay = |side: &Side| may_stay(&side.slot.identity, side.secret);
+        let sides = self.pairs.iter().flat_map(|(tag, pair)| pair.sides.iter().flatten().map(|side| (side, *tag)));
+        let gone = sides.filter(|(side, _)| !may_stay(side)).map(|(side, tag)| (side.slot.identity, tag));
+        let gone: Vec<(PeerKey, Tag)> = gone.collect();
         for (who, tag) in gone {
             self.withdraw(&who, &tag);
         }
     }
 
     fn give_back(&mut self, side: &Side) {
-        take_one(&mut self.shares, &side.slot.identity);
-        take_one(&mut self.networks, &side.network);
-    }
-}
-
-fn count<K: Ord>(counts: &BTreeMap<K, usize>, key: &K) -> usize {
-    counts.get(key).copied().unwrap_or_default()
-}
-
-fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(key);
-        }
+        self.shares.give_back(&side.slot.identity);
+        self.networks.give_back(&side.network);
     }
 }
 

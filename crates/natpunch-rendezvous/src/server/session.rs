@@ -1,7 +1,7 @@
 //! Sessions: one for each identity and address family, found by the number that the server gave.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use natpunch_types::PeerKey;
 
 use super::door::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
+use super::shares::{Network, Shares};
 use super::{Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
@@ -23,6 +24,20 @@ const SWEEP_SIZE: usize = 4_096;
 pub(super) struct Slot {
     pub(super) identity: PeerKey,
     pub(super) v6: bool,
+}
+
+/// Who says something: whose session, where it has proven to be, and by which secret it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Speaker {
+    pub(super) slot: Slot,
+    pub(super) address: SocketAddr,
+    pub(super) secret: SecretNumber,
+}
+
+impl Speaker {
+    pub(super) fn network(&self) -> Network {
+        Network::of(self.address.ip())
+    }
 }
 
 /// How long messages under the keys before the current ones are taken: those that were on their way, and those of a
@@ -133,20 +148,12 @@ impl Session {
     }
 }
 
-/// An IPv4 address, or the first 64 bits of an IPv6 one.
-pub(super) fn network(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64 | 1 << 63,
-    }
-}
-
 /// All of them.
 #[derive(Default)]
 pub(super) struct Sessions {
     by_slot: BTreeMap<Slot, Box<Session>>,
     by_id: BTreeMap<u64, Slot>,
-    by_network: BTreeMap<u128, usize>,
+    by_network: Shares<Network>,
     sweep_after: Option<Slot>,
 }
 
@@ -171,9 +178,25 @@ impl Sessions {
         self.by_id.get(&id).copied()
     }
 
-    pub(super) fn has_room(&self, ip: IpAddr, limits: &Limits) -> bool {
-        self.by_slot.len() < limits.sessions
-            && self.by_network.get(&network(ip)).is_none_or(|count| *count < limits.sessions_per_network)
+    pub(super) fn speaker(&self, slot: &Slot) -> Option<Speaker> {
+        self.get(slot).map(|session| Speaker { slot: *slot, address: session.address, secret: session.secret })
+    }
+
+    /// Whether somebody is registered, over either family.
+    pub(super) fn has(&self, identity: &PeerKey) -> bool {
+        [false, true].iter().any(|v6| self.by_slot.contains_key(&Slot { identity: *identity, v6: *v6 }))
+    }
+
+    /// Whether this slot may have its session there: a new one, or one that was elsewhere.
+    pub(super) fn has_room(&self, slot: &Slot, address: SocketAddr, limits: &Limits) -> bool {
+        let network = Network::of(address.ip());
+        match self.get(slot).map(|session| Network::of(session.address.ip())) {
+            Some(before) if before == network => return true,
+            Some(_) => {}
+            None if self.by_slot.len() >= limits.sessions => return false,
+            None => {}
+        }
+        self.by_network.of(&network) < limits.sessions_per_network
     }
 
     /// Adds a session. The slot's earlier one, if it lives, goes over into it: true.
@@ -185,7 +208,7 @@ impl Sessions {
             session.previous = Some(Box::new((before.track, now + PREVIOUS_LIFETIME)));
         }
         self.by_id.insert(session.track.id, slot);
-        *self.by_network.entry(network(session.address.ip())).or_default() += 1;
+        self.by_network.take(Network::of(session.address.ip()));
         self.by_slot.insert(slot, Box::new(session));
         continued
     }
@@ -196,17 +219,8 @@ impl Sessions {
         if let Some(previous) = &session.previous {
             self.by_id.remove(&previous.0.id);
         }
-        self.leave(session.address.ip());
+        self.by_network.give_back(&Network::of(session.address.ip()));
         Some(session)
-    }
-
-    fn leave(&mut self, ip: IpAddr) {
-        if let Some(count) = self.by_network.get_mut(&network(ip)) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_network.remove(&network(ip));
-            }
-        }
     }
 
     /// Moves a session to an address that its client has proven; false if it is there.
@@ -215,8 +229,8 @@ impl Sessions {
         session.heard = now;
         session.via = via;
         let before = std::mem::replace(&mut session.address, address);
-        self.leave(before.ip());
-        *self.by_network.entry(network(address.ip())).or_default() += 1;
+        self.by_network.give_back(&Network::of(before.ip()));
+        self.by_network.take(Network::of(address.ip()));
         before != address
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use natpunch_rendezvous::client::{self, Client, Event, Outgoing, To};
 use natpunch_rendezvous::relay::{self, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Server, Via};
+use natpunch_rendezvous::testing::{RawHello, RawSession};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -284,5 +285,67 @@ impl Net {
     pub fn answers(&mut self, source: SocketAddr, payload: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
         self.server.handle_datagram(Via::default(), source, payload, self.now);
         std::iter::from_fn(|| self.server.poll_transmit()).map(|t| (t.destination, t.payload)).collect()
+    }
+}
+
+/// A registered client that says what it is told to.
+pub struct Raw {
+    pub session: RawSession,
+    pub place: SocketAddr,
+}
+
+/// A frame: its kind and its body.
+pub type Frame = (u8, Vec<u8>);
+
+pub fn frame(kind: u8, body: &[&[u8]]) -> Vec<u8> {
+    let body = body.concat();
+    [&[kind][..], &(body.len() as u16).to_be_bytes(), &body].concat()
+}
+
+impl Raw {
+    /// Registers; `None` if it was refused.
+    pub fn register(net: &mut Net, n: u32, place: SocketAddr, admission: Option<&PresharedKey>) -> Option<Self> {
+        let mut identity = [7; 32];
+        identity[..4].copy_from_slice(&n.to_be_bytes());
+        let (identity, server) = (SecretKey::from_bytes(identity), public(&key(200)));
+        let hello = RawHello::new(&identity, &server, admission, &mut rng(n.into())).unwrap();
+        let welcome = net.answers(place, &hello.datagram).pop()?.1;
+        let (confirm, session) = hello.confirm(&welcome, &[]).unwrap();
+        let before = net.server.counters().registered;
+        net.answers(place, &confirm);
+        (net.server.counters().registered > before).then_some(Self { session, place })
+    }
+
+    /// Says this, and hears what the server says to that.
+    pub fn say(&mut self, net: &mut Net, frames: &[u8]) -> Vec<Frame> {
+        let datagram = self.session.say(frames);
+        let answers = net.answers(self.place, &datagram);
+        answers.iter().filter(|(to, _)| *to == self.place).flat_map(|(_, answer)| self.hear(answer)).collect()
+    }
+
+    /// The frames of a notice for this client.
+    pub fn hear(&self, notice: &[u8]) -> Vec<Frame> {
+        let text = self.session.open(notice).unwrap_or_default();
+        let (mut rest, mut frames) = (&text[..], Vec::new());
+        // Kind 0 is padding.
+        while let [kind @ 1..=255, high, low, body @ ..] = rest {
+            let (body, after) = body.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            frames.push((*kind, body.to_vec()));
+            rest = after;
+        }
+        frames
+    }
+
+    /// Leaves a record; whether there was room.
+    pub fn put(&mut self, net: &mut Net, tag: Tag, blob: &[u8]) -> bool {
+        let answers = self.say(net, &frame(2, &[&tag, blob]));
+        answers.iter().any(|(kind, body)| *kind == 3 && body.starts_with(&tag))
+    }
+
+    /// Watches a mailbox; whether there was room, and what is in it.
+    pub fn watch(&mut self, net: &mut Net, tag: Tag) -> (bool, Option<Vec<u8>>) {
+        let answers = self.say(net, &frame(3, &[&tag, &[0; 8]]));
+        let record = answers.iter().find(|(kind, body)| *kind == 5 && body.starts_with(&tag));
+        (answers.iter().any(|(kind, _)| *kind == 4), record.map(|(_, body)| body[tag.len()..].to_vec()))
     }
 }
