@@ -62,7 +62,9 @@ lab_test!(nodes_take_another_admission_secret_while_they_run, 90, |lab| {
     let mut world = World::new(lab, Discovery::Rendezvous);
     let (mut late, _nat) = world.node_behind(Nat::PortPreserving, "late");
     let ([a, b], _routers) = world.pair([Nat::PortPreserving; 2]);
-    a.wait_connected("b");
+    // A relay would end with the old secret, and be made anew.
+    a.wait_path(&b, "direct", soon());
+    b.wait_path(&a, "direct", soon());
     let new = new_file(&a.host, "new.key", &["keygen"]);
     // The server reads the same file, and lets nobody in by the old one from now on.
     std::fs::rename(new, &world.server.secret_file).unwrap();

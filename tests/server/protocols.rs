@@ -70,7 +70,7 @@ fn a_server_of_natpunchs_own_protocol_alone_ignores_the_old_ones_and_other_versi
     client.send(&go).unwrap();
     client.send(&hole_punching(1, 2)).unwrap();
     // A request in a session of natpunch-go that began at a server which speaks it.
-    let former = Server::start(&["--listen", "127.0.0.1:0"]);
+    let former = Server::start(&["--compat", "natpunch-go", "--listen", "127.0.0.1:0"]);
     let (begin, handshake) = init(&keys, &former.public_key, &[0; 8]);
     let answer = exchange(&socket(LOCAL, former.udp[0]), &begin).unwrap();
     client.send(&Session::of(&answer, handshake).request(&keys.public, &[2; 32])).unwrap();

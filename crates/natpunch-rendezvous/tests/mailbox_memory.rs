@@ -5,7 +5,7 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::{Net, Raw, Tag, frame};
+use common::{Net, Raw, Tag, frame, put};
 use natpunch_rendezvous::server::{Admission, Limits, Via};
 use rand_core::RngCore as _;
 
@@ -57,7 +57,7 @@ fn mailboxes_and_queues_take_no_more_than_the_stated_bound_counts_for_them() {
 
     // Each has a record that four are told of, and that nobody has acknowledged: no mailbox takes more.
     let tags_of_mailboxes = tags(MAILBOXES);
-    let puts: Vec<_> = tags_of_mailboxes.iter().map(|tag| frame(2, &[tag, &[7; BLOB]])).collect();
+    let puts: Vec<_> = tags_of_mailboxes.iter().map(|tag| put(*tag, &[7; BLOB])).collect();
     let watches: Vec<_> = tags_of_mailboxes.iter().map(|tag| frame(3, &[tag, &[0; 8]])).collect();
     let before = resident();
     watchers.iter_mut().for_each(|watcher| say_all(&mut net, watcher, &watches));
@@ -71,8 +71,8 @@ fn mailboxes_and_queues_take_no_more_than_the_stated_bound_counts_for_them() {
     // All meetings that fit, and a queue full of the longest datagrams.
     let mut clients: Vec<Raw> =
         (10..80).map(|n| Raw::register(&mut net, n.into(), place(n, false), None).unwrap()).collect();
-    let meetings: Vec<_> = tags(1_024 * clients.len()).iter().map(|tag| frame(7, &[tag, &[0, 9]])).collect();
-    let long = frame(2, &[&[9; 16], &[7; 1_024]]);
+    let meetings: Vec<_> = tags(1_024 * clients.len()).iter().map(|tag| frame(7, &[tag, &[0, 9], &[0; 16]])).collect();
+    let long = put([9; 16], &[7; 1_024]);
     say_all(&mut net, &mut owner, &[long]);
     let before = resident();
     clients.iter_mut().zip(meetings.chunks(1_024)).for_each(|(client, wishes)| say_all(&mut net, client, wishes));

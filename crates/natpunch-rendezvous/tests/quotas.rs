@@ -6,7 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, Raw, Tag, frame};
+use common::{Net, Raw, Tag, frame, put};
 use natpunch_rendezvous::server::{Admission, Limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ fn a_mailbox_has_four_watchers_who_are_told_and_a_fifth_is_refused() {
         (0..5).map(|n| Raw::register(&mut net, n, place(n as u16, false, 1), None).unwrap()).collect();
     let watching: Vec<bool> = clients.iter_mut().map(|client| client.watch(&mut net, tag(0, 0)).0).collect();
     assert_eq!(watching, [true, true, true, true, false]);
-    let said = clients[4].session.say(&frame(2, &[&tag(0, 0), b"blob"]));
+    let said = clients[4].session.say(&put(tag(0, 0), b"blob"));
     let told: Vec<SocketAddr> = net.answers(clients[4].place, &said).iter().map(|(to, _)| *to).collect();
     assert!(clients[..4].iter().all(|client| told.contains(&client.place)), "{told:?}");
     assert!(clients[0].watch(&mut net, tag(0, 0)).0, "and watches again");
@@ -134,7 +134,7 @@ fn the_clients_of_one_network_have_so_many_mailboxes_together() {
 fn flood(net: &mut Net, attacker: &mut Raw, number: u32, records: u32) {
     for (count, first) in (0..records).step_by(40).enumerate() {
         let tags = (first..records.min(first + 40)).map(|n| tag(number, n));
-        let text: Vec<u8> = tags.flat_map(|tag| frame(2, &[&tag, b"flood"])).collect();
+        let text: Vec<u8> = tags.flat_map(|tag| put(tag, b"flood")).collect();
         attacker.say(net, &text);
         if count % 200 == 199 {
             net.run(SECOND);
