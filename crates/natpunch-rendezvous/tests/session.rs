@@ -164,6 +164,27 @@ fn a_client_learns_how_its_nat_maps_in_three_round_trips_and_again_where_it_move
 }
 
 #[test]
+fn another_address_of_the_server_shows_a_nat_that_maps_by_address() {
+    let mut net = Net::open();
+    net.seen_by_other.insert(2, "192.0.0.2:7777".parse().unwrap());
+    for n in [1, 2] {
+        net.join(n, None);
+        let now = net.now;
+        net.clients.get_mut(&n).unwrap().set_other_address(Some(common::other_address()), now);
+    }
+    net.run(SECOND * 30);
+    assert_eq!(mappings(&net, 1), [Mapping::EndpointIndependent]);
+    assert_eq!(mappings(&net, 2).last(), Some(&Mapping::EndpointDependent), "whatever the second port says");
+    // A moved client is asked anew, and behind a better NAT says so.
+    net.seen_by_other.clear();
+    net.places.insert(2, address(77));
+    let now = net.now;
+    net.clients.get_mut(&2).unwrap().handle_network_change(now);
+    net.run(SECOND * 5);
+    assert_eq!(mappings(&net, 2).last(), Some(&Mapping::EndpointIndependent));
+}
+
+#[test]
 fn a_second_port_that_does_not_answer_says_nothing_of_the_nat() {
     let mut net = Net::open();
     net.join(1, None);

@@ -177,6 +177,14 @@ impl Link {
         let next = self.addresses.get((at + 1) % self.addresses.len())?;
         Some(*next).filter(|next| *next != address)
     }
+
+    /// Has the client ask at another address of the server, if there is one, how that sees us.
+    fn look_from_elsewhere(&mut self, now: Duration) {
+        let other = self.active.as_ref().and_then(|(address, _)| self.next_address(*address));
+        if let Some((_, client)) = &mut self.active {
+            client.set_other_address(other, now);
+        }
+    }
 }
 
 impl<'a> Run<'a> {
@@ -265,7 +273,8 @@ impl<'a> Run<'a> {
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                for (_, client) in self.clients().filter(|(address, _)| address.ip() == source.ip()) {
+                let of = |link: &&mut Link| link.addresses.iter().any(|address| address.ip() == source.ip());
+                for (_, client) in self.links.iter_mut().filter(of).filter_map(|link| link.active.as_mut()) {
                     client.handle_datagram(source, &payload, now);
                 }
             }
@@ -339,7 +348,9 @@ impl<'a> Run<'a> {
             let Some(link) = self.links.get_mut(family) else { continue };
             link.addresses = of_family;
             let stays = link.active.as_ref().is_some_and(|(address, _)| link.addresses.contains(address));
-            if !stays {
+            if stays {
+                link.look_from_elsewhere(now);
+            } else {
                 let first = link.addresses.first().copied();
                 self.connect(family, first);
             }
@@ -371,6 +382,7 @@ impl<'a> Run<'a> {
         if let Some(link) = self.links.get_mut(family) {
             link.active = active;
             link.state = State::Unknown;
+            link.look_from_elsewhere(now);
         }
         if family == self.relay_link {
             // Another client, another binding.

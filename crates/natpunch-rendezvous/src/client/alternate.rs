@@ -1,4 +1,6 @@
-//! The server's second port. A probe from the same port of ours shows how we are seen there: the same, or not.
+//! Other places of the server: its second port, and another of its addresses. A probe from the same port of ours shows
+//! how we are seen there: the same, or not. The first tells a NAT that maps by port, the second one that maps by address
+//! (RFC 4787, 4.1).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,29 +10,49 @@ use natpunch_types::Mapping;
 /// When a probe is sent again; then there is no answer.
 const RESEND: [Duration; 3] = [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
 
-#[derive(Default)]
-pub(super) struct Alternate {
-    /// Where the second port is.
-    address: Option<SocketAddr>,
-    /// How the first port sees us.
-    observed: Option<SocketAddr>,
+struct Place {
+    address: SocketAddr,
     due: Option<Duration>,
     tries: usize,
+    /// Whether it sees us where the first one does.
+    same: Option<bool>,
 }
 
-impl Alternate {
-    /// The server says which port that is.
+#[derive(Default)]
+pub(super) struct Alternates {
+    /// The second port, which the server names.
+    port: Option<Place>,
+    /// Another address, which the server's name has.
+    address: Option<Place>,
+    /// How the first place sees us.
+    observed: Option<SocketAddr>,
+    /// What was said of the NAT.
+    said: Option<Mapping>,
+}
+
+impl Alternates {
+    fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        [&mut self.port, &mut self.address].into_iter().flatten()
+    }
+
+    /// The server says which its second port is.
     pub(super) fn offer(&mut self, server: SocketAddr, port: u16, now: Duration) {
-        let mut address = server;
-        address.set_port(port);
-        let address = Some(address).filter(|address| *address != server && port != 0);
-        if self.address != address {
-            self.address = address;
+        let address = Some(SocketAddr::new(server.ip(), port)).filter(|address| *address != server && port != 0);
+        if self.port.as_ref().map(|place| place.address) != address {
+            self.port = address.map(Place::new);
             self.start(now);
         }
     }
 
-    /// The first port sees us here.
+    /// Another address of the server.
+    pub(super) fn set_address(&mut self, address: Option<SocketAddr>, now: Duration) {
+        if self.address.as_ref().map(|place| place.address) != address {
+            self.address = address.map(Place::new);
+            self.start(now);
+        }
+    }
+
+    /// The first place sees us here.
     pub(super) fn observe(&mut self, observed: SocketAddr, now: Duration) {
         if self.observed.replace(observed) != Some(observed) {
             self.start(now);
@@ -39,35 +61,52 @@ impl Alternate {
 
     /// What was known is not good any more.
     pub(super) fn forget(&mut self) {
-        (self.observed, self.due) = (None, None);
+        (self.observed, self.said) = (None, None);
+        self.places().for_each(|place| place.due = None);
+    }
+
+    /// The session is gone, and with it what the server said.
+    pub(super) fn end(&mut self) {
+        self.forget();
+        self.port = None;
     }
 
     fn start(&mut self, now: Duration) {
-        self.tries = 0;
-        self.due = (self.address.is_some() && self.observed.is_some()).then_some(now);
+        self.said = None;
+        let due = self.observed.map(|_| now);
+        self.places().for_each(|place| (place.tries, place.due, place.same) = (0, due, None));
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.due
+        [&self.port, &self.address].into_iter().flatten().filter_map(|place| place.due).min()
     }
 
     /// Where a probe is to go now.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<SocketAddr> {
-        self.due.filter(|due| *due <= now)?;
-        self.due = RESEND.get(self.tries).map(|wait| now + *wait);
-        self.tries += 1;
-        self.address
+        let place = self.places().find(|place| place.due.is_some_and(|due| due <= now))?;
+        place.due = RESEND.get(place.tries).map(|wait| now + *wait);
+        place.tries += 1;
+        Some(place.address)
     }
 
     /// Whether a datagram may come from there.
     pub(super) fn is(&self, source: SocketAddr) -> bool {
-        self.address == Some(source)
+        [&self.port, &self.address].into_iter().flatten().any(|place| place.address == source)
     }
 
-    /// The second port sees us here.
-    pub(super) fn answer(&mut self, seen: SocketAddr) -> Option<Mapping> {
-        self.due = None;
-        let same = self.observed? == seen;
-        Some(if same { Mapping::EndpointIndependent } else { Mapping::EndpointDependent })
+    /// A place sees us here; what that tells of the NAT, if it is news. One that sees us elsewhere is enough.
+    pub(super) fn answer(&mut self, from: SocketAddr, seen: SocketAddr) -> Option<Mapping> {
+        let observed = self.observed?;
+        let place = self.places().find(|place| place.address == from)?;
+        (place.due, place.same) = (None, Some(observed == seen));
+        let differs = self.places().any(|place| place.same == Some(false));
+        let mapping = if differs { Mapping::EndpointDependent } else { Mapping::EndpointIndependent };
+        (self.said.replace(mapping) != Some(mapping)).then_some(mapping)
+    }
+}
+
+impl Place {
+    fn new(address: SocketAddr) -> Self {
+        Self { address, due: None, tries: 0, same: None }
     }
 }

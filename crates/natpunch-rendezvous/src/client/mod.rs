@@ -24,7 +24,7 @@ mod meet;
 mod relays;
 mod session;
 
-use alternate::Alternate;
+use alternate::Alternates;
 use items::{Items, Name};
 use meet::Wishes;
 use relays::Relays;
@@ -162,7 +162,7 @@ pub struct Client<R> {
     items: Items,
     relays: Relays,
     wishes: Wishes,
-    alternate: Alternate,
+    alternates: Alternates,
     transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
@@ -225,7 +225,7 @@ impl<R: CryptoRng> Client<R> {
             items: Items::default(),
             relays: Relays::default(),
             wishes: Wishes::default(),
-            alternate: Alternate::default(),
+            alternates: Alternates::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -277,6 +277,13 @@ impl<R: CryptoRng> Client<R> {
         self.wishes.add(tag, mailbox, now);
     }
 
+    /// Another address of the same server, if its name has one: asked how it sees us, it shows whether our NAT maps by
+    /// address. One that is no server's, or another's, does not answer.
+    pub fn set_other_address(&mut self, address: Option<SocketAddr>, now: Duration) {
+        let address = address.map(canonical).filter(|other| other.is_ipv4() == self.address.is_ipv4());
+        self.alternates.set_address(address.filter(|other| *other != self.address), now);
+    }
+
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
         self.items.by_name.keys().copied().filter(filter).collect()
     }
@@ -285,7 +292,7 @@ impl<R: CryptoRng> Client<R> {
     pub fn handle_network_change(&mut self, now: Duration) {
         self.relays.restart(now);
         self.relays.rebind(now);
-        self.alternate.forget();
+        self.alternates.forget();
         if let Some(session) = &mut self.session {
             session.ping_due = now;
             // Of what is on its way nobody knows how long it takes.
@@ -308,7 +315,7 @@ impl<R: CryptoRng> Client<R> {
             Some(Kind::Welcome) if from_server => self.handle_welcome(payload, now),
             Some(Kind::Cookie) if from_server => self.handle_cookie(payload, now),
             Some(Kind::Notice) if from_server => self.handle_notice(payload, now),
-            Some(Kind::ProbeAnswer) if self.alternate.is(source) => self.handle_probe_answer(payload),
+            Some(Kind::ProbeAnswer) if self.alternates.is(source) => self.handle_probe_answer(source, payload),
             _ => None,
         };
     }
@@ -317,7 +324,7 @@ impl<R: CryptoRng> Client<R> {
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.session.as_ref().and_then(|session| session.asked).is_some_and(|asked| now >= asked + DEAD_AFTER) {
             (self.session, self.previous) = (None, None);
-            self.alternate = Alternate::default();
+            self.alternates.end();
             self.items.restart(now);
             self.relays.restart(now);
             self.emit(Event::Down);
@@ -347,7 +354,7 @@ impl<R: CryptoRng> Client<R> {
                 _ => None,
             };
             let dead = session.asked.map(|asked| asked + DEAD_AFTER);
-            [wishes, dead, rekey, self.wishes.next_due(), self.alternate.next_due()]
+            [wishes, dead, rekey, self.wishes.next_due(), self.alternates.next_due()]
                 .into_iter()
                 .flatten()
                 .fold(session.ping_due, Duration::min)
@@ -571,12 +578,12 @@ impl<R: CryptoRng> Client<R> {
         self.emit(Event::Up { round_trip });
     }
 
-    /// The server's second port has answered.
-    fn handle_probe_answer(&mut self, payload: &[u8]) -> Option<()> {
+    /// Another place of the server has answered.
+    fn handle_probe_answer(&mut self, source: SocketAddr, payload: &[u8]) -> Option<()> {
         let current = self.session.as_mut().and_then(|session| session.open(payload));
         let text = current.or_else(|| self.previous.as_mut()?.0.open(payload))?;
         let Some(Notice::Pong { observed }) = Notice::decode(&text).into_iter().next() else { return None };
-        let mapping = self.alternate.answer(observed)?;
+        let mapping = self.alternates.answer(source, observed)?;
         self.emit(Event::Mapping(mapping));
         Some(())
     }
@@ -593,7 +600,7 @@ impl<R: CryptoRng> Client<R> {
                 if let Some(session) = &mut self.session {
                     session.measure(now);
                 }
-                self.alternate.observe(observed, now);
+                self.alternates.observe(observed, now);
                 self.emit(Event::Observed(observed));
             }
             Notice::Stored { tag, digest } => self.kept(Name::Put(tag), Some(digest), now),
@@ -633,7 +640,7 @@ impl<R: CryptoRng> Client<R> {
                     self.emit(Event::Fire { tag, after });
                 }
             }
-            Notice::AlternatePort { port } => self.alternate.offer(self.address, port, now),
+            Notice::AlternatePort { port } => self.alternates.offer(self.address, port, now),
             Notice::Wanted { tag } if self.items.by_name.contains_key(&Name::Watch(tag)) => {
                 self.emit(Event::Wanted { tag });
             }
@@ -681,7 +688,7 @@ impl<R: CryptoRng> Client<R> {
         if requests.iter().any(Request::is_use) {
             session.used.get_or_insert(now);
         }
-        if let Some(address) = self.alternate.take_due(now) {
+        while let Some(address) = self.alternates.take_due(now) {
             let probe = session.seal(Kind::Probe, vec![0; PROBE_LEN - SESSION_HEADER_LEN - MAC_LEN]);
             self.transmits.extend(probe.map(|payload| Outgoing { to: To::Address(address), payload }));
         }

@@ -54,6 +54,12 @@ pub fn relay_address(index: usize) -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 1], FIRST_RELAY_PORT + index as u16))
 }
 
+/// The server's other address, and the number of its socket there.
+pub fn other_address() -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 2], 9000))
+}
+const OTHER_SOCKET: usize = usize::MAX;
+
 pub fn blob(n: u8) -> Arc<[u8]> {
     Arc::from([n; 150])
 }
@@ -99,6 +105,8 @@ pub struct Net {
     pub places: BTreeMap<u16, SocketAddr>,
     /// Where its second port sees each client that is behind a NAT of endpoint-dependent mapping.
     pub seen_elsewhere: BTreeMap<u16, SocketAddr>,
+    /// Where its other address sees each client whose NAT maps by address.
+    pub seen_by_other: BTreeMap<u16, SocketAddr>,
     /// How long a datagram takes from and to each client, if not 10 ms.
     pub distance: BTreeMap<u16, Duration>,
     pub events: BTreeMap<u16, Vec<Event>>,
@@ -121,6 +129,7 @@ impl Net {
             clients: BTreeMap::new(),
             places: BTreeMap::new(),
             seen_elsewhere: BTreeMap::new(),
+            seen_by_other: BTreeMap::new(),
             distance: BTreeMap::new(),
             events: BTreeMap::new(),
             times: BTreeMap::new(),
@@ -174,7 +183,7 @@ impl Net {
             while let Some(at) = self.in_flight.iter().position(|datagram| datagram.arrives <= now) {
                 let InFlight { to, socket, source, payload, .. } = self.in_flight.remove(at).unwrap();
                 match to {
-                    None if socket > 1 => self.arrive_at_relay(socket, source, &payload),
+                    None if socket > 1 && socket != OTHER_SOCKET => self.arrive_at_relay(socket, source, &payload),
                     None => self.server.handle_datagram(Via { socket, local: None }, source, &payload, now),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
@@ -206,13 +215,14 @@ impl Net {
     fn send_to_client(&mut self, socket: usize, destination: SocketAddr, payload: Vec<u8>) {
         self.sent += 1;
         self.wire.push((None, destination, payload.clone()));
-        let mut places = self.places.iter().chain(&self.seen_elsewhere);
+        let mut places = self.places.iter().chain(&self.seen_elsewhere).chain(&self.seen_by_other);
         let to = places.find(|(_, place)| **place == destination).map(|(n, _)| *n);
         if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
             let arrives = self.now + self.distance.get(&n).copied().unwrap_or(USUAL_DISTANCE);
             let source = match socket {
                 0 => server_address(),
                 1 => alternate_address(),
+                OTHER_SOCKET => other_address(),
                 _ => relay_address(socket - 2),
             };
             self.in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload });
@@ -235,6 +245,9 @@ impl Net {
                     To::Server => (0, here),
                     To::Address(to) if to == alternate_address() => {
                         (1, self.seen_elsewhere.get(n).copied().unwrap_or(here))
+                    }
+                    To::Address(to) if to == other_address() => {
+                        (OTHER_SOCKET, self.seen_by_other.get(n).copied().unwrap_or(here))
                     }
                     To::Address(to) => {
                         (2 + (0..self.ports.len()).find(|index| relay_address(*index) == to).unwrap(), here)
