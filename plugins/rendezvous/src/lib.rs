@@ -341,6 +341,7 @@ impl<'a> Run<'a> {
         };
         self.resolve_error = None;
         debug!(server = %self.server, count = addresses.len(), "resolved");
+        let now = self.now();
         for family in [0, 1] {
             let of_family = addresses.iter().map(|address| natpunch_types::canonical(*address));
             let of_family: Vec<_> =
