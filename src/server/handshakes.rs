@@ -33,6 +33,11 @@ impl HandshakeQueue {
         self.waiting == 0
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
     /// Adds a handshake; false if there is no room for it. One that waits already, which its client has repeated, is not
     /// worked on twice: else a server that is late would be given ever more work.
     pub(super) fn push(&mut self, socket: usize, from: Ends, payload: &[u8]) -> bool {
@@ -95,6 +100,7 @@ mod tests {
     fn a_handshake_that_is_repeated_while_it_waits_is_worked_on_once() {
         let mut queue = HandshakeQueue::default();
         assert!(queue.push(0, from(1), b"one") && queue.push(0, from(1), b"other") && queue.push(0, from(1), b"one"));
+        assert_eq!(queue.len(), 2);
         let payloads: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(.., payload)| payload).collect();
         assert_eq!(payloads, [b"one".to_vec(), b"other".to_vec()]);
     }

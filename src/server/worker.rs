@@ -256,8 +256,10 @@ impl Worker {
 
     /// Keeps a handshake until there is time for it.
     fn queue(&mut self, index: usize, ends: Ends, payload: &[u8]) {
+        let before = self.handshakes.len();
         if self.handshakes.push(index, ends, payload) {
-            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+            // None more if it waited already.
+            self.shared.waiting.fetch_add(self.handshakes.len() - before, Ordering::Relaxed);
         } else {
             self.shared.counters.handshakes_shed.add();
         }
