@@ -200,19 +200,24 @@ impl Agent {
         assert!(self.changes.recv().await.unwrap().answer.is_some());
     }
 
-    /// `natpunch reload`: looks at once, and applies what came.
+    /// `natpunch reload`: looks at once, and applies what came. A look that nobody asked for, such as the first one after
+    /// a start, may tell of a change before.
     pub(crate) async fn reload(&mut self) -> Result<(), String> {
         let (answer, mut answered) = oneshot::channel();
         self.source.ask(answer);
-        let change = tokio::select! {
-            reply = &mut answered => match reply.unwrap() {
-                Reply::Error(error) => return Err(error),
-                Reply::Ok(_) => panic!("nothing was loaded yet"),
-            },
-            change = self.changes.recv() => change.unwrap(),
-        };
-        assert!(change.answer.is_some());
-        self.apply().await
+        loop {
+            let change = tokio::select! {
+                reply = &mut answered => match reply.unwrap() {
+                    Reply::Error(error) => return Err(error),
+                    Reply::Ok(_) => panic!("nothing was loaded yet"),
+                },
+                change = self.changes.recv() => change.unwrap(),
+            };
+            self.apply().await?;
+            if change.answer.is_some() {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits for a change that nobody asked for.
