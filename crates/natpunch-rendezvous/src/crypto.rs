@@ -127,9 +127,14 @@ pub(crate) fn seal_message(key: &Key, counter: u64, header: &[u8], text: &[u8]) 
     let mut message = Vec::with_capacity(header.len() + text.len() + MAC_LEN);
     message.extend(header);
     message.extend(text);
-    let sealed = message.get_mut(header.len()..)?;
-    let tag =
-        session_cipher(key)?.seal_in_place_separate_tag(session_nonce(counter), Aad::from(header), sealed).ok()?;
+    seal_in_place(key, counter, header.len(), message)
+}
+
+/// The same, where the text stands behind its header already.
+pub(crate) fn seal_in_place(key: &Key, counter: u64, header_len: usize, mut message: Vec<u8>) -> Option<Vec<u8>> {
+    let (header, text) = message.split_at_mut_checked(header_len)?;
+    let cipher = session_cipher(key)?;
+    let tag = cipher.seal_in_place_separate_tag(session_nonce(counter), Aad::from(&*header), text).ok()?;
     message.extend(tag.as_ref());
     Some(message)
 }

@@ -1,11 +1,12 @@
 //! Frames: what the sealed text of a message is made of.
 
+use std::iter;
 use std::net::SocketAddr;
 
 use natpunch_types::RelayUse;
 
 use crate::crypto::Key;
-use crate::wire::{CLASSES, Digest, MAX_BLOB, MAX_DATAGRAM, Reader, Tag, put_address};
+use crate::wire::{CLASSES, Digest, MAC_LEN, MAX_BLOB, MAX_DATAGRAM, Reader, Tag, put_address};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +104,7 @@ fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
     }
 }
 
-/// Room for the text of most messages.
+/// Room for most messages.
 const USUAL: usize = 256;
 
 /// A part of a message: kind (1), length (2), body. Kind 0 and what follows it is padding.
@@ -296,31 +297,36 @@ impl Frame for Notice {
     }
 }
 
-/// Packs frames, in order, into as few texts as they fit, each padded so that with `overhead` bytes around it a datagram
-/// has the length of a class, and at least `least`.
+/// Packs frames, in order, into as few messages as they fit, to be [sealed in place](crate::crypto::seal_in_place): room
+/// for a header of this length, then the text, padded so that the datagram has the length of a class, and at least
+/// `least`.
 pub(crate) fn pack<'a, F: Frame + 'a>(
     frames: impl IntoIterator<Item = &'a F>,
-    overhead: usize,
+    header_len: usize,
     least: usize,
-) -> Vec<Vec<u8>> {
-    let mut texts: Vec<Vec<u8>> = Vec::with_capacity(1);
-    let mut text: Vec<u8> = Vec::with_capacity(USUAL);
-    for frame in frames {
-        let before = text.len();
-        frame.put(&mut text);
-        if before > 0 && text.len() + overhead > MAX_DATAGRAM {
-            let frame = text.split_off(before);
-            texts.push(std::mem::replace(&mut text, frame));
+) -> impl Iterator<Item = Vec<u8>> {
+    let mut frames = frames.into_iter();
+    let mut left_over = Vec::new();
+    iter::from_fn(move || {
+        let mut message = Vec::with_capacity(USUAL);
+        message.resize(header_len, 0);
+        message.append(&mut left_over);
+        for frame in frames.by_ref() {
+            let before = message.len();
+            frame.put(&mut message);
+            if before > header_len && message.len() + MAC_LEN > MAX_DATAGRAM {
+                left_over = message.split_off(before);
+                break;
+            }
         }
-    }
-    texts.extend(Some(text).filter(|text| !text.is_empty()));
-    for text in &mut texts {
-        pad(text, overhead, least);
-    }
-    texts
+        (message.len() > header_len).then(|| {
+            pad(&mut message, MAC_LEN, least);
+            message
+        })
+    })
 }
 
-/// Pads a text to its class.
+/// Pads a text to its class, with so many bytes around it.
 pub(crate) fn pad(text: &mut Vec<u8>, overhead: usize, least: usize) {
     let needed = (text.len() + overhead).max(least);
     let class = CLASSES.into_iter().find(|class| *class >= needed).unwrap_or(MAX_DATAGRAM);
@@ -364,11 +370,12 @@ mod tests {
             Notice::Continued,
             Notice::Wanted { tag: [12; 16] },
         ];
-        let texts = pack(&requests, 36, 0);
-        assert_eq!(texts.iter().flat_map(|text| Request::decode(text)).collect::<Vec<_>>(), requests);
-        let texts = pack(&notices, 36, 0);
-        assert!(texts.iter().all(|text| CLASSES.contains(&(text.len() + 36))));
-        assert_eq!(texts.iter().flat_map(|text| Notice::decode(text)).collect::<Vec<_>>(), notices);
+        let messages = pack(&requests, 20, 0);
+        assert_eq!(messages.flat_map(|message| Request::decode(&message[20..])).collect::<Vec<_>>(), requests);
+        let messages: Vec<_> = pack(&notices, 20, 0).collect();
+        assert!(messages.len() > 1 && messages.iter().all(|message| CLASSES.contains(&(message.len() + MAC_LEN))));
+        let read: Vec<_> = messages.iter().flat_map(|message| Notice::decode(&message[20..])).collect();
+        assert_eq!(read, notices);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub fn frames_hold(text: &[u8]) -> bool {
     fn holds<F: Frame + PartialEq>(text: &[u8]) -> bool {
         let frames = F::decode(text);
         let again = pack(&frames, 0, 0);
-        again.iter().flat_map(|text| F::decode(text)).collect::<Vec<_>>() == frames
+        again.flat_map(|text| F::decode(&text)).collect::<Vec<_>>() == frames
     }
     holds::<Request>(text) && holds::<Notice>(text)
 }

@@ -113,8 +113,8 @@ impl Kind {
 
     /// The kind of a datagram, if its length is one that this kind can have.
     pub fn of(datagram: &[u8]) -> Option<Self> {
-        let (header, _) = datagram.split_first_chunk::<HEADER_LEN>()?;
-        let kind = Self::ALL.into_iter().find(|kind| kind.header() == *header)?;
+        let ([magic @ .., kind], _) = datagram.split_first_chunk::<HEADER_LEN>()?;
+        let kind = *Self::ALL.get(usize::from(kind.checked_sub(1).filter(|_| *magic == MAGIC)?))?;
         let length = datagram.len();
         let fits = match kind {
             Self::Hello => length == HELLO_LEN,
@@ -134,10 +134,15 @@ impl Kind {
     }
 
     pub(crate) fn session_header(self, session: u64, counter: u64) -> [u8; SESSION_HEADER_LEN] {
-        let parts = [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()];
         let mut header = [0; SESSION_HEADER_LEN];
-        header.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        self.put_session_header(session, counter, &mut header);
         header
+    }
+
+    /// Writes the header of a session's message into the room that was left for it.
+    pub(crate) fn put_session_header(self, session: u64, counter: u64, message: &mut [u8]) {
+        let parts = [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()];
+        message.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
     }
 }
 

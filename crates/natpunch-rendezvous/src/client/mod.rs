@@ -10,7 +10,7 @@ use natpunch_noise::{HandshakeState, Identity};
 use natpunch_types::{Mapping, PeerKey, PresharedKey, RelayUse, SecretKey, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, Gate, digest, open_message, seal_message, split};
+use crate::crypto::{self, Gate, digest, open_message, seal_in_place, split};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
@@ -504,9 +504,10 @@ impl<R: CryptoRng> Client<R> {
         if requests.is_empty() {
             requests.push(Request::Ping);
         }
-        let text = pack(&requests, CONFIRM_HEADER_LEN + MAC_LEN, MIN_CONFIRM).into_iter().next()?;
-        let header = [&Kind::Confirm.header()[..], &ticket].concat();
-        let datagram = seal_message(&session.from_client, 0, &header, &text)?;
+        let mut message = pack(&requests, CONFIRM_HEADER_LEN, MIN_CONFIRM).next()?;
+        let header = Kind::Confirm.header();
+        message.iter_mut().zip(header.iter().chain(&ticket)).for_each(|(to, from)| *to = *from);
+        let datagram = seal_in_place(&session.from_client, 0, CONFIRM_HEADER_LEN, message)?;
         self.transmits.push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
         session.used = requests.iter().any(Request::is_use).then_some(now);
@@ -689,7 +690,7 @@ impl<R: CryptoRng> Client<R> {
             session.used.get_or_insert(now);
         }
         while let Some(address) = self.alternates.take_due(now) {
-            let probe = session.seal(Kind::Probe, vec![0; PROBE_LEN - SESSION_HEADER_LEN - MAC_LEN]);
+            let probe = session.seal(Kind::Probe, vec![0; PROBE_LEN - MAC_LEN]);
             self.transmits.extend(probe.map(|payload| Outgoing { to: To::Address(address), payload }));
         }
         self.request(&requests);
@@ -697,8 +698,8 @@ impl<R: CryptoRng> Client<R> {
 
     fn request(&mut self, requests: &[Request]) {
         let Some(session) = &mut self.session else { return };
-        for text in pack(requests, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            self.transmits.extend(session.seal(Kind::Request, text).map(Outgoing::to_server));
+        for message in pack(requests, SESSION_HEADER_LEN, 0) {
+            self.transmits.extend(session.seal(Kind::Request, message).map(Outgoing::to_server));
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::crypto::{Key, open_message, seal_message};
+use crate::crypto::{Key, open_message, seal_in_place};
 use crate::window::Window;
-use crate::wire::{Kind, session_message};
+use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
 /// When a session gets new keys: so long after it was first used, or began. Messages under the old ones that are on
 /// their way are done with well within two minutes.
@@ -47,10 +47,12 @@ impl Session {
         }
     }
 
-    pub(super) fn seal(&mut self, kind: Kind, text: Vec<u8>) -> Option<Vec<u8>> {
+    /// Seals a message that has room for the session's header.
+    pub(super) fn seal(&mut self, kind: Kind, mut message: Vec<u8>) -> Option<Vec<u8>> {
         let counter = self.next_counter;
         self.next_counter += 1;
-        seal_message(&self.from_client, counter, &kind.session_header(self.id, counter), &text)
+        kind.put_session_header(self.id, counter, &mut message);
+        seal_in_place(&self.from_client, counter, SESSION_HEADER_LEN, message)
     }
 
     /// Opens a message that the server sent in this session and that was not seen.

@@ -1,7 +1,7 @@
 //! Mailboxes: the newest sealed record under each tag, and who wants to be told of it.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -61,31 +61,52 @@ struct Watcher {
     seen: Digest,
     expires: Duration,
     tries: usize,
-    due: Option<Duration>,
+    /// Its turn among those that are told again.
+    due: Option<Turn>,
 }
 
+/// When somebody is told again, and which one among those of the same moment.
+type Turn = (Duration, u64);
+
 /// What is to be told again, and when.
-type Due = BTreeSet<(Duration, Tag, Slot)>;
+#[derive(Default)]
+struct Due {
+    turns: BTreeMap<Turn, (Tag, Slot)>,
+    given: u64,
+}
+
+impl Due {
+    fn insert(&mut self, at: Duration, tag: Tag, who: Slot) -> Turn {
+        self.given += 1;
+        let turn = (at, self.given);
+        self.turns.insert(turn, (tag, who));
+        turn
+    }
+
+    fn remove(&mut self, turn: Option<Turn>) {
+        if let Some(turn) = turn {
+            self.turns.remove(&turn);
+        }
+    }
+}
+
+/// Who is told what.
+pub(super) type Told = Vec<(Slot, Notice)>;
 
 impl Mailbox {
     /// What those who have not yet got the record are to be told now: all, or one.
-    fn tell(&mut self, tag: &Tag, only: Option<&Slot>, all_due: &mut Due, now: Duration) -> Vec<(Slot, Notice)> {
-        let Some(record) = self.record.as_ref().filter(|record| now < record.expires) else { return Vec::new() };
-        let mut told = Vec::new();
+    fn tell(&mut self, tag: &Tag, only: Option<&Slot>, due: &mut Due, told: &mut Told, now: Duration) {
+        let Some(record) = self.record.as_ref().filter(|record| now < record.expires) else { return };
         for watcher in &mut self.watchers {
             let concerned = only.is_none_or(|only| watcher.slot == *only);
             if !concerned || watcher.seen == record.digest || now >= watcher.expires {
                 continue;
             }
-            if let Some(due) = watcher.due.take() {
-                all_due.remove(&(due, *tag, watcher.slot));
-            }
+            due.remove(watcher.due.take());
             watcher.tries = 0;
-            watcher.due = Some(now + RESEND.first().copied().unwrap_or_default());
-            all_due.extend(watcher.due.map(|due| (due, *tag, watcher.slot)));
+            watcher.due = Some(due.insert(now + RESEND.first().copied().unwrap_or_default(), *tag, watcher.slot));
             told.push((watcher.slot, Notice::Record { tag: *tag, blob: record.blob.to_vec() }));
         }
-        told
     }
 }
 
@@ -114,17 +135,17 @@ impl Boxes {
         self.by_tag.is_empty()
     }
 
-    /// Keeps a record in place of an earlier one; who is to be told what now. `None`: there is no room. The digest is its
-    /// owner's word, which only its own readers depend on.
+    /// Keeps a record in place of an earlier one, and says who is to be told what now. `None`: there is no room. The digest
+    /// is its owner's word, which only its own readers depend on.
     pub(super) fn put(
         &mut self,
         from: &Speaker,
         tag: Tag,
-        digest: Digest,
-        blob: Vec<u8>,
+        (digest, blob): (Digest, Vec<u8>),
         limits: &Limits,
+        told: &mut Told,
         now: Duration,
-    ) -> Option<Vec<(Slot, Notice)>> {
+    ) -> Option<()> {
         let has_room = self.by_tag.len() < limits.mailboxes;
         let entry = self.by_tag.entry(tag);
         let before = match &entry {
@@ -139,18 +160,20 @@ impl Boxes {
         self.bytes = bytes;
         let mailbox = entry.or_default();
         mailbox.record = Some(Record { blob: blob.into(), digest, owner, expires: now + LIFETIME });
-        Some(mailbox.tell(&tag, None, &mut self.due, now))
+        mailbox.tell(&tag, None, &mut self.due, told, now);
+        Some(())
     }
 
-    /// Tells a client of a mailbox from now on; what it is to be told now. `None`: there is no room.
+    /// Tells a client of a mailbox from now on, and says what it is to be told now. `None`: there is no room.
     pub(super) fn watch(
         &mut self,
         who: &Speaker,
         tag: Tag,
         have: Digest,
         limits: &Limits,
+        told: &mut Told,
         now: Duration,
-    ) -> Option<Vec<(Slot, Notice)>> {
+    ) -> Option<()> {
         let has_room = self.by_tag.len() < limits.mailboxes;
         let entry = self.by_tag.entry(tag);
         let watchers = match &entry {
@@ -175,7 +198,8 @@ impl Boxes {
                 mailbox.watchers.push(Watcher { slot: who.slot, network, secret, seen: have, expires, tries, due });
             }
         }
-        Some(mailbox.tell(&tag, Some(&who.slot), &mut self.due, now))
+        mailbox.tell(&tag, Some(&who.slot), &mut self.due, told, now);
+        Some(())
     }
 
     /// Who else watches a mailbox in which this client's record is.
@@ -193,20 +217,18 @@ impl Boxes {
         let current = mailbox.record.as_ref().is_some_and(|record| record.digest == *digest);
         let Some(watcher) = mailbox.watchers.iter_mut().find(|watcher| watcher.slot == *who) else { return };
         watcher.seen = *digest;
-        if let Some(due) = watcher.due.take_if(|_| current) {
-            self.due.remove(&(due, *tag, *who));
-        }
+        self.due.remove(watcher.due.take_if(|_| current));
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.due.first().map(|(due, ..)| *due)
+        self.due.turns.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// What is to be told again.
-    pub(super) fn due(&mut self, now: Duration) -> Vec<(Slot, Notice)> {
+    pub(super) fn due(&mut self, now: Duration) -> Told {
         let mut told = Vec::new();
-        while let Some((_, tag, slot)) = self.due.first().filter(|(due, ..)| *due <= now).copied() {
-            self.due.pop_first();
+        while let Some(turn) = self.due.turns.first_entry().filter(|turn| turn.key().0 <= now) {
+            let (tag, slot) = turn.remove();
             let Some(Mailbox { record, watchers }) = self.by_tag.get_mut(&tag) else { continue };
             let Some(watcher) = watchers.iter_mut().find(|watcher| watcher.slot == slot) else { continue };
             watcher.due = None;
@@ -215,9 +237,8 @@ impl Boxes {
             if now >= watcher.expires {
                 continue;
             }
-            let due = now + RESEND.get(watcher.tries).copied().unwrap_or(RESEND_SLOWLY);
-            watcher.due = Some(due);
-            self.due.insert((due, tag, slot));
+            let wait = RESEND.get(watcher.tries).copied().unwrap_or(RESEND_SLOWLY);
+            watcher.due = Some(self.due.insert(now + wait, tag, slot));
             told.push((slot, Notice::Record { tag, blob: record.blob.to_vec() }));
         }
         told
@@ -237,9 +258,7 @@ impl Boxes {
                 over.push(record.owner);
             }
             for watcher in mailbox.watchers.extract_if(.., |watcher| now >= watcher.expires) {
-                if let Some(due) = watcher.due {
-                    self.due.remove(&(due, tag, watcher.slot));
-                }
+                self.due.remove(watcher.due);
                 over.push(watcher.owner());
             }
             if mailbox.record.is_none() && mailbox.watchers.is_empty() {
@@ -253,15 +272,13 @@ impl Boxes {
     pub(super) fn retain(&mut self, stays: impl Fn(&PeerKey, SecretNumber) -> bool) {
         let stays = |owner: &Owner| stays(&owner.identity, owner.secret);
         let mut over = Vec::new();
-        self.by_tag.retain(|tag, mailbox| {
+        self.by_tag.retain(|_, mailbox| {
             if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
                 self.bytes -= record.blob.len();
                 over.push(record.owner);
             }
             for watcher in mailbox.watchers.extract_if(.., |watcher| !stays(&watcher.owner())) {
-                if let Some(due) = watcher.due {
-                    self.due.remove(&(due, *tag, watcher.slot));
-                }
+                self.due.remove(watcher.due);
                 over.push(watcher.owner());
             }
             mailbox.record.is_some() || !mailbox.watchers.is_empty()

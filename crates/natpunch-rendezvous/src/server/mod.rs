@@ -14,10 +14,10 @@ use natpunch_noise::Identity;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, seal_message, short_mac};
+use crate::crypto::{self, short_mac};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::relay;
-use crate::wire::{Kind, MAC_LEN, Reader, SESSION_HEADER_LEN, Tag, session_message};
+use crate::wire::{Kind, Reader, SESSION_HEADER_LEN, Tag, session_message};
 
 mod boxes;
 mod door;
@@ -34,9 +34,9 @@ pub use door::{Door, Knock};
 pub use limits::Limits;
 use meet::Meetings;
 use relays::Relays;
-use seals::Message;
+use seals::{Content, Message};
 pub use seals::{Opened, Opener, Unsealed};
-use session::{Session, Sessions, Slot};
+use session::{Seat, Session, Sessions, Slot};
 
 /// How often a client should let itself be heard.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -157,7 +157,7 @@ pub struct Server<R> {
     relays: Relays,
     meetings: Meetings,
     next_sweep: Duration,
-    transmits: VecDeque<Unsealed>,
+    transmits: Transmits,
     counters: Counters,
 }
 
@@ -181,7 +181,7 @@ impl<R: CryptoRng> Server<R> {
             relays: Relays::default(),
             meetings: Meetings::default(),
             next_sweep: SWEEP,
-            transmits: VecDeque::new(),
+            transmits: Transmits::default(),
             counters: Counters::default(),
         })
     }
@@ -203,16 +203,17 @@ impl<R: CryptoRng> Server<R> {
         self.door.set_rate(&limits);
         let is_allowed = |who: &PeerKey| admission.allowed.as_ref().is_none_or(|allowed| allowed.contains(who));
         let door = &self.door;
-        let over = self.sessions.remove_if(|slot, session| !is_allowed(&slot.identity) || !door.admits(session.secret));
+        let over =
+            self.sessions.remove_if(|session| !is_allowed(&session.slot.identity) || !door.admits(session.secret));
         // What is kept outlives its session. One that came in by an old secret may have come by a new one since, or over
         // the other family.
         let may_stay = |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
         self.boxes.retain(may_stay);
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
-        self.counters.revoked += over.len() as u64;
+        self.counters.revoked += over as u64;
         (self.admission, self.limits) = (admission, limits);
-        over.len()
+        over
     }
 
     /// Takes other keys while it runs, the current one first. Sessions stay; each gets its next keys by one of these.
@@ -238,7 +239,7 @@ impl<R: CryptoRng> Server<R> {
                     Knock::Welcome => self.door.welcome(source, payload, &mut self.rng, now),
                 };
                 if let Some(payload) = answer {
-                    self.transmit(Transmit { via, destination: source, payload });
+                    self.transmits.push(Transmit { via, destination: source, payload }.into());
                 }
             }
             Some(Kind::Confirm) => {
@@ -260,7 +261,7 @@ impl<R: CryptoRng> Server<R> {
     /// What opens a request; `None` if it is of no session, or was seen.
     pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
         let (id, counter, ..) = session_message(payload)?;
-        let Some(track) = self.sessions.slot_of(id).and_then(|slot| self.sessions.get(&slot)?.track(id)) else {
+        let Some(track) = self.sessions.find(id).and_then(|seat| self.sessions.get(seat)?.track(id)) else {
             self.counters.no_session += 1;
             return None;
         };
@@ -325,12 +326,12 @@ impl<R: CryptoRng> Server<R> {
 
     /// The next datagram to send, to be sealed by its sender.
     pub fn poll_unsealed(&mut self) -> Option<Unsealed> {
-        self.transmits.pop_front()
+        self.transmits.waiting.pop_front()
     }
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        let mut counters = self.counters;
+        let mut counters = Counters { unsent: self.transmits.unsent, ..self.counters };
         self.door.count(&mut counters);
         counters
     }
@@ -367,19 +368,17 @@ impl<R: CryptoRng> Server<R> {
             return;
         }
         let slot = Slot { identity: ticket.identity, v6: source.is_ipv6() };
-        match self.sessions.get(&slot).map(|session| session.ticket) {
-            // Repeated, since our answer was lost: answered again, but moves nothing.
-            Some(number) if number == ticket.number => {
-                if self.sessions.get(&slot).is_some_and(|session| session.address == source) {
-                    self.tell(&slot, [accepted()].iter(), now);
-                }
-                return;
-            }
-            Some(number) if number > ticket.number => {
+        if let Some(seat) = self.sessions.seat(&slot)
+            && let Some(session) = self.sessions.get(seat)
+            && session.ticket >= ticket.number
+        {
+            if session.ticket > ticket.number {
                 self.counters.replayed += 1;
-                return;
+            } else if session.address == source {
+                // Repeated, since our answer was lost: answered again, but moves nothing.
+                self.tell(seat, [accepted()].iter(), now);
             }
-            _ => {}
+            return;
         }
         if !self.sessions.has_room(&slot, source, &self.limits) {
             self.counters.full += 1;
@@ -387,27 +386,26 @@ impl<R: CryptoRng> Server<R> {
             return;
         }
         self.counters.registered += 1;
-        let continued = self.sessions.insert(slot, Session::new(ticket, via, source, now), now);
+        let (seat, continued) = self.sessions.insert(Session::new(slot, ticket, via, source, now), now);
         let mut notices = vec![accepted(), Notice::Pong { observed: source }];
         notices.extend(continued.then_some(Notice::Continued));
         notices.extend(self.alternate_port.map(|port| Notice::AlternatePort { port }));
-        self.handle_frames(&slot, Request::decode(text), notices, true, now);
+        self.handle_frames(seat, Request::decode(text), notices, true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
-        let header = Kind::Notice.session_header(ticket.session, BUSY_COUNTER);
         let busy = [Notice::Busy { retry_seconds: RETRY_AFTER.as_secs() as u16 }];
-        for text in pack(&busy, SESSION_HEADER_LEN + MAC_LEN, 0) {
-            if let Some(payload) = seal_message(&ticket.from_server, BUSY_COUNTER, &header, &text) {
-                self.transmit(Transmit { via, destination, payload });
-            }
+        for mut message in pack(&busy, SESSION_HEADER_LEN, 0) {
+            Kind::Notice.put_session_header(ticket.session, BUSY_COUNTER, &mut message);
+            let (key, counter) = (ticket.from_server.clone(), BUSY_COUNTER);
+            self.transmits.push(Unsealed { via, destination, content: Content::Message { key, counter, message } });
         }
     }
 
     fn handle_request(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, text: &[u8], now: Duration) {
         // It may be gone since the key was fetched, and a copy of this message may have come first.
-        let Some(slot) = self.sessions.slot_of(id) else { return };
-        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        let Some(seat) = self.sessions.find(id) else { return };
+        let Some(session) = self.sessions.get_mut(seat) else { return };
         let Some(newest) = session.mark(id, counter, now) else {
             self.counters.replayed += 1;
             return;
@@ -416,14 +414,15 @@ impl<R: CryptoRng> Server<R> {
             self.counters.limited += 1;
             return;
         }
+        let slot = session.slot;
         let here = session.address == source && session.via == via;
         if here {
             session.heard = now;
         } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
             // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
-            let said = session.say_to(Kind::Notice, via, source, &[Notice::PathChallenge { token }]);
-            said.into_iter().for_each(|datagram| self.transmit(datagram));
+            let said = [Notice::PathChallenge { token }];
+            session.say_to(Kind::Notice, via, source, &said).for_each(|datagram| self.transmits.push(datagram));
         }
         let mut notices = Vec::new();
         let frames = Request::decode(text);
@@ -436,18 +435,17 @@ impl<R: CryptoRng> Server<R> {
             }
             if !self.sessions.has_room(&slot, source, &self.limits) {
                 self.counters.full += 1;
-            } else if self.sessions.relocate(&slot, source, via, now) {
+            } else if self.sessions.relocate(seat, source, via, now) {
                 self.counters.roamed += 1;
                 notices.push(Notice::Pong { observed: source });
             }
         }
-        self.handle_frames(&slot, frames, notices, here, now);
+        self.handle_frames(seat, frames, notices, here, now);
     }
 
     /// Says where a client is seen, to there; whoever has copied its packet gets as much as it sent, and can't read it.
     fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Duration) {
-        let Some(slot) = self.sessions.slot_of(id) else { return };
-        let Some(session) = self.sessions.get_mut(&slot) else { return };
+        let Some(session) = self.sessions.find(id).and_then(|seat| self.sessions.get_mut(seat)) else { return };
         if session.mark(id, counter, now).is_none() {
             self.counters.replayed += 1;
             return;
@@ -457,67 +455,49 @@ impl<R: CryptoRng> Server<R> {
             return;
         }
         self.counters.probed += 1;
-        let said = session.say_to(Kind::ProbeAnswer, via, source, &[Notice::Pong { observed: source }]);
-        said.into_iter().for_each(|datagram| self.transmit(datagram));
+        let said = [Notice::Pong { observed: source }];
+        session.say_to(Kind::ProbeAnswer, via, source, &said).for_each(|datagram| self.transmits.push(datagram));
     }
 
     /// Does what an authentic message asks for. `here`: it came from the proven address.
-    fn handle_frames(
-        &mut self,
-        slot: &Slot,
-        frames: Vec<Request>,
-        mut notices: Vec<Notice>,
-        here: bool,
-        now: Duration,
-    ) {
-        let Some(speaker) = self.sessions.speaker(slot) else { return };
-        let mut to_others = Vec::new();
+    fn handle_frames(&mut self, seat: Seat, frames: Vec<Request>, mut notices: Vec<Notice>, here: bool, now: Duration) {
+        let Some(speaker) = self.sessions.get(seat).map(Session::speaker) else { return };
+        let slot = &speaker.slot;
+        let mut told = Vec::new();
         for frame in frames {
             match frame {
                 Request::Ping if here => {
                     notices.push(Notice::Pong { observed: speaker.address });
                 }
                 Request::Relay { tag, wants } => {
-                    let told = self.relays.ask(&speaker, tag, wants, &self.limits, &mut self.rng, now);
-                    to_others.extend(told);
+                    told.extend(self.relays.ask(&speaker, tag, wants, &self.limits, &mut self.rng, now));
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
                 Request::Meet { tag, round_trip_ms, mailbox } => {
-                    let told = self.meetings.meet(*slot, tag, round_trip_ms, now);
-                    self.counters.met += u64::from(told.len() > 1);
-                    if told.is_empty() {
-                        to_others.extend(
-                            self.boxes
-                                .readers(slot, &mailbox, now)
-                                .map(|reader| (reader, Notice::Wanted { tag: mailbox })),
-                        );
+                    let fires = self.meetings.meet(*slot, tag, round_trip_ms, now);
+                    self.counters.met += u64::from(fires.len() > 1);
+                    if fires.is_empty() {
+                        let readers = self.boxes.readers(slot, &mailbox, now);
+                        told.extend(readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })));
                     }
-                    to_others.extend(told);
+                    told.extend(fires);
                 }
                 Request::Put { tag, digest, blob } => {
-                    match self.boxes.put(&speaker, tag, digest, blob, &self.limits, now) {
-                        Some(told) => {
-                            self.counters.stored += u64::from(!told.is_empty());
-                            notices.push(Notice::Stored { tag, digest });
-                            to_others.extend(told);
-                        }
-                        None => notices.push(self.full(tag)),
-                    }
+                    let before = told.len();
+                    let is_kept = self.boxes.put(&speaker, tag, (digest, blob), &self.limits, &mut told, now).is_some();
+                    self.counters.stored += u64::from(told.len() > before);
+                    notices.push(if is_kept { Notice::Stored { tag, digest } } else { self.full(tag) });
                 }
-                Request::Watch { tag, have } => match self.boxes.watch(&speaker, tag, have, &self.limits, now) {
-                    Some(told) => {
-                        notices.push(Notice::Watching { tag });
-                        to_others.extend(told);
-                    }
-                    None => notices.push(self.full(tag)),
-                },
+                Request::Watch { tag, have } => {
+                    let is_kept = self.boxes.watch(&speaker, tag, have, &self.limits, &mut told, now).is_some();
+                    notices.push(if is_kept { Notice::Watching { tag } } else { self.full(tag) });
+                }
                 Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
             }
         }
-        let (own, others): (Vec<_>, Vec<_>) = to_others.into_iter().partition(|(to, _)| to == slot);
-        notices.extend(own.into_iter().map(|(_, notice)| notice));
-        self.tell(slot, notices.iter(), now);
-        self.tell_all(others, now);
+        notices.extend(told.extract_if(.., |(to, _)| to == slot).map(|(_, notice)| notice));
+        self.tell(seat, notices.iter(), now);
+        self.tell_all(told, now);
     }
 
     /// There is no room for a mailbox.
@@ -530,23 +510,33 @@ impl<R: CryptoRng> Server<R> {
     fn tell_all(&mut self, mut notices: Vec<(Slot, Notice)>, now: Duration) {
         notices.sort_by_key(|(slot, _)| *slot);
         for of_one in notices.chunk_by(|(slot, _), (next, _)| slot == next) {
-            let Some((slot, _)) = of_one.first() else { continue };
-            self.tell(slot, of_one.iter().map(|(_, notice)| notice), now);
+            let Some(seat) = of_one.first().and_then(|(slot, _)| self.sessions.seat(slot)) else { continue };
+            self.tell(seat, of_one.iter().map(|(_, notice)| notice), now);
         }
     }
 
     /// Sends to a client's proven address.
-    fn tell<'a>(&mut self, slot: &Slot, notices: impl Iterator<Item = &'a Notice> + Clone, now: Duration) {
-        let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.is_over(now)) else { return };
+    fn tell<'a>(&mut self, seat: Seat, notices: impl Iterator<Item = &'a Notice> + Clone, now: Duration) {
+        let Some(session) = self.sessions.get_mut(seat).filter(|session| !session.is_over(now)) else { return };
         self.counters.pushed += notices.clone().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
-        session.say(notices).into_iter().for_each(|datagram| self.transmit(datagram));
+        session.say(notices).for_each(|datagram| self.transmits.push(datagram));
     }
+}
 
-    fn transmit(&mut self, datagram: impl Into<Unsealed>) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(datagram.into());
+/// What is to be sent.
+#[derive(Default)]
+struct Transmits {
+    waiting: VecDeque<Unsealed>,
+    /// How many there was no room for.
+    unsent: u64,
+}
+
+impl Transmits {
+    fn push(&mut self, datagram: Unsealed) {
+        if self.waiting.len() < MAX_TRANSMITS {
+            self.waiting.push_back(datagram);
         } else {
-            self.counters.unsent += 1;
+            self.unsent += 1;
         }
     }
 }

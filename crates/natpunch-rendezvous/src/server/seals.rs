@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::door::Ticket;
 use super::{Transmit, Via};
-use crate::crypto::{Key, open_message, seal_message};
+use crate::crypto::{Key, open_message, seal_in_place};
 use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
 /// A message of a client that was found authentic, for [`Server::handle_opened`](super::Server::handle_opened).
@@ -49,7 +49,12 @@ pub struct Unsealed {
 
 pub(super) enum Content {
     Ready(Vec<u8>),
-    Message { key: Key, counter: u64, header: [u8; SESSION_HEADER_LEN], text: Vec<u8> },
+    /// The header, and the text behind it.
+    Message {
+        key: Key,
+        counter: u64,
+        message: Vec<u8>,
+    },
 }
 
 impl Unsealed {
@@ -57,7 +62,7 @@ impl Unsealed {
     pub fn seal(self) -> Option<Transmit> {
         let payload = match self.content {
             Content::Ready(payload) => payload,
-            Content::Message { key, counter, header, text } => seal_message(&key, counter, &header, &text)?,
+            Content::Message { key, counter, message } => seal_in_place(&key, counter, SESSION_HEADER_LEN, message)?,
         };
         Some(Transmit { via: self.via, destination: self.destination, payload })
     }

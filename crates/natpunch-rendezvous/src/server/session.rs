@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use natpunch_types::PeerKey;
+use slab::Slab;
 
 use super::door::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
@@ -14,7 +15,7 @@ use super::{Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
 use crate::window::Window;
-use crate::wire::{Kind, MAC_LEN, SESSION_HEADER_LEN};
+use crate::wire::{Kind, SESSION_HEADER_LEN};
 
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
@@ -53,6 +54,7 @@ pub(super) struct Track {
 
 /// A registered client.
 pub(super) struct Session {
+    pub(super) slot: Slot,
     track: Track,
     /// That of the session that this one took over, and until when it is good.
     previous: Option<Box<(Track, Duration)>>,
@@ -70,10 +72,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(ticket: Ticket, via: Via, address: SocketAddr, now: Duration) -> Self {
+    pub(super) fn new(slot: Slot, ticket: Ticket, via: Via, address: SocketAddr, now: Duration) -> Self {
         let mut window = Window::default();
         window.mark(0); // the confirm
         Self {
+            slot,
             track: Track { id: ticket.session, from_client: ticket.from_client, window },
             previous: None,
             ticket: ticket.number,
@@ -85,6 +88,11 @@ impl Session {
             heard: now,
             meter: (0, 0),
         }
+    }
+
+    /// Whose session this is, and where it is.
+    pub(super) fn speaker(&self) -> Speaker {
+        Speaker { slot: self.slot, address: self.address, secret: self.secret }
     }
 
     /// What opens messages under this number.
@@ -122,7 +130,7 @@ impl Session {
     }
 
     /// The datagrams that say this, to its proven address.
-    pub(super) fn say<'a>(&mut self, notices: impl IntoIterator<Item = &'a Notice>) -> Vec<Unsealed> {
+    pub(super) fn say<'a>(&mut self, notices: impl IntoIterator<Item = &'a Notice>) -> impl Iterator<Item = Unsealed> {
         let (via, destination) = (self.via, self.address);
         self.say_to(Kind::Notice, via, destination, notices)
     }
@@ -134,52 +142,56 @@ impl Session {
         via: Via,
         destination: SocketAddr,
         notices: impl IntoIterator<Item = &'a Notice>,
-    ) -> Vec<Unsealed> {
-        let texts = pack(notices, SESSION_HEADER_LEN + MAC_LEN, 0).into_iter();
-        texts
-            .map(|text| {
-                let counter = self.next_counter;
-                self.next_counter += 1;
-                let header = kind.session_header(self.track.id, counter);
-                let key = self.from_server.clone();
-                Unsealed { via, destination, content: Content::Message { key, counter, header, text } }
-            })
-            .collect()
+    ) -> impl Iterator<Item = Unsealed> {
+        pack(notices, SESSION_HEADER_LEN, 0).map(move |mut message| {
+            let counter = self.next_counter;
+            self.next_counter += 1;
+            kind.put_session_header(self.track.id, counter, &mut message);
+            let key = self.from_server.clone();
+            Unsealed { via, destination, content: Content::Message { key, counter, message } }
+        })
     }
 }
+
+/// Where a session is kept. Good until one is inserted or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat(usize);
 
 /// All of them.
 #[derive(Default)]
 pub(super) struct Sessions {
-    by_slot: BTreeMap<Slot, Box<Session>>,
-    by_id: BTreeMap<u64, Slot>,
+    seats: Slab<Box<Session>>,
+    by_slot: BTreeMap<Slot, Seat>,
+    by_id: BTreeMap<u64, Seat>,
     by_network: Shares<Network>,
     sweep_after: Option<Slot>,
 }
 
 impl Sessions {
     pub(super) fn len(&self) -> usize {
-        self.by_slot.len()
+        self.seats.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_slot.is_empty()
+        self.seats.is_empty()
     }
 
-    pub(super) fn get(&self, slot: &Slot) -> Option<&Session> {
-        self.by_slot.get(slot).map(|session| &**session)
-    }
-
-    pub(super) fn get_mut(&mut self, slot: &Slot) -> Option<&mut Session> {
-        self.by_slot.get_mut(slot).map(|session| &mut **session)
-    }
-
-    pub(super) fn slot_of(&self, id: u64) -> Option<Slot> {
+    /// Where the session of this number is.
+    pub(super) fn find(&self, id: u64) -> Option<Seat> {
         self.by_id.get(&id).copied()
     }
 
-    pub(super) fn speaker(&self, slot: &Slot) -> Option<Speaker> {
-        self.get(slot).map(|session| Speaker { slot: *slot, address: session.address, secret: session.secret })
+    /// Where the session of this client is.
+    pub(super) fn seat(&self, slot: &Slot) -> Option<Seat> {
+        self.by_slot.get(slot).copied()
+    }
+
+    pub(super) fn get(&self, seat: Seat) -> Option<&Session> {
+        self.seats.get(seat.0).map(|session| &**session)
+    }
+
+    pub(super) fn get_mut(&mut self, seat: Seat) -> Option<&mut Session> {
+        self.seats.get_mut(seat.0).map(|session| &mut **session)
     }
 
     /// Whether somebody is registered, over either family.
@@ -190,31 +202,34 @@ impl Sessions {
     /// Whether this slot may have its session there: a new one, or one that was elsewhere.
     pub(super) fn has_room(&self, slot: &Slot, address: SocketAddr, limits: &Limits) -> bool {
         let network = Network::of(address.ip());
-        match self.get(slot).map(|session| Network::of(session.address.ip())) {
+        let before = self.seat(slot).and_then(|seat| self.get(seat));
+        match before.map(|session| Network::of(session.address.ip())) {
             Some(before) if before == network => return true,
             Some(_) => {}
-            None if self.by_slot.len() >= limits.sessions => return false,
+            None if self.len() >= limits.sessions => return false,
             None => {}
         }
         self.by_network.of(&network) < limits.sessions_per_network
     }
 
-    /// Adds a session. The slot's earlier one, if it lives, goes over into it: true.
-    pub(super) fn insert(&mut self, slot: Slot, mut session: Session, now: Duration) -> bool {
+    /// Adds a session: where it is. The client's earlier one, if it lives, goes over into it: true.
+    pub(super) fn insert(&mut self, mut session: Session, now: Duration) -> (Seat, bool) {
+        let slot = session.slot;
         let before = self.take(&slot).filter(|before| !before.is_over(now));
         let continued = before.is_some();
-        if let Some(before) = before {
-            self.by_id.insert(before.track.id, slot);
-            session.previous = Some(Box::new((before.track, now + PREVIOUS_LIFETIME)));
-        }
-        self.by_id.insert(session.track.id, slot);
-        self.by_network.take(Network::of(session.address.ip()));
-        self.by_slot.insert(slot, Box::new(session));
-        continued
+        let (id, network) = (session.track.id, Network::of(session.address.ip()));
+        let previous = before.map(|before| before.track);
+        let previous_id = previous.as_ref().map(|track| track.id);
+        session.previous = previous.map(|track| Box::new((track, now + PREVIOUS_LIFETIME)));
+        let seat = Seat(self.seats.insert(Box::new(session)));
+        self.by_id.extend([Some(id), previous_id].into_iter().flatten().map(|id| (id, seat)));
+        self.by_network.take(network);
+        self.by_slot.insert(slot, seat);
+        (seat, continued)
     }
 
     fn take(&mut self, slot: &Slot) -> Option<Session> {
-        let session = *self.by_slot.remove(slot)?;
+        let session = *self.seats.try_remove(self.by_slot.remove(slot)?.0)?;
         self.by_id.remove(&session.track.id);
         if let Some(previous) = &session.previous {
             self.by_id.remove(&previous.0.id);
@@ -224,8 +239,8 @@ impl Sessions {
     }
 
     /// Moves a session to an address that its client has proven; false if it is there.
-    pub(super) fn relocate(&mut self, slot: &Slot, address: SocketAddr, via: Via, now: Duration) -> bool {
-        let Some(session) = self.by_slot.get_mut(slot) else { return false };
+    pub(super) fn relocate(&mut self, seat: Seat, address: SocketAddr, via: Via, now: Duration) -> bool {
+        let Some(session) = self.seats.get_mut(seat.0) else { return false };
         session.heard = now;
         session.via = via;
         let before = std::mem::replace(&mut session.address, address);
@@ -235,20 +250,21 @@ impl Sessions {
     }
 
     /// Forgets all of which this is true.
-    pub(super) fn remove_if(&mut self, is_over: impl Fn(&Slot, &Session) -> bool) -> Vec<Slot> {
-        let over: Vec<Slot> =
-            self.by_slot.iter().filter(|(slot, session)| is_over(slot, session)).map(|(slot, _)| *slot).collect();
+    pub(super) fn remove_if(&mut self, is_over: impl Fn(&Session) -> bool) -> usize {
+        let over = self.seats.iter().filter(|(_, session)| is_over(session));
+        let over: Vec<Slot> = over.map(|(_, session)| session.slot).collect();
         for slot in &over {
             self.take(slot);
         }
-        over
+        over.len()
     }
 
     /// Forgets the silent ones among the next few; how many they were.
     pub(super) fn sweep(&mut self, now: Duration) -> u64 {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut seen: Vec<(Slot, bool)> = Vec::new();
-        for (slot, session) in self.by_slot.range_mut((from, Bound::Unbounded)).take(SWEEP_SIZE) {
+        for (slot, seat) in self.by_slot.range((from, Bound::Unbounded)).take(SWEEP_SIZE) {
+            let Some(session) = self.seats.get_mut(seat.0) else { continue };
             seen.push((*slot, session.is_over(now)));
             if let Some(previous) = session.previous.take_if(|previous| now >= previous.1) {
                 self.by_id.remove(&previous.0.id);
