@@ -291,6 +291,22 @@ fn after_a_restart_of_the_server_in_the_middle_of_new_keys_all_is_said_again() {
 }
 
 #[test]
+fn a_server_that_has_restarted_is_told_all_again_three_seconds_after_its_first_silence() {
+    let mut net = Net::open();
+    let now = net.now;
+    net.join(1, None).set_records([([7; 16], blob(1))], now);
+    net.run(SECOND);
+    net.server = common::server_with(key(200), Admission::default(), Limits::default());
+    let now = net.now;
+    net.clients.get_mut(&1).unwrap().set_records([([7; 16], blob(2))], now);
+    net.run(ms(2_900));
+    assert_eq!(net.server.sessions(), 0);
+    net.run(ms(700));
+    assert_eq!((net.server.sessions(), net.server.mailboxes()), (1, 1));
+    assert!(!net.events[&1].contains(&Event::Down), "the old session was kept until the new one was there");
+}
+
+#[test]
 fn a_server_changes_its_key_and_no_client_notices() {
     let keys = [200, 201].map(key);
     let mut net = Net::open();
