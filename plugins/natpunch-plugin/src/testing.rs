@@ -31,7 +31,7 @@ pub enum Effect {
     Fired(PeerKey, Duration),
     /// [`Host::mapping`].
     Mapped(Mapping),
-    /// [`Host::report`].
+    /// [`Host::report`] of something new.
     Reported(Health),
 }
 
@@ -50,6 +50,7 @@ struct State {
     plugin: Option<Waker>,
     test: Option<Waker>,
     random: u64,
+    health: Option<Health>,
 }
 
 impl FakeHost {
@@ -160,6 +161,9 @@ impl Host for FakeHost {
     }
 
     fn report(&self, health: Health) {
-        self.did(Effect::Reported(health));
+        let before = self.state().health.replace(health.clone());
+        if before.as_ref() != Some(&health) {
+            self.did(Effect::Reported(health));
+        }
     }
 }

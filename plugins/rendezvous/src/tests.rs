@@ -1,9 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
+use natpunch_plugin::{Health, Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 use natpunch_rendezvous::wire::Kind;
+use tokio::time::Instant;
 
 use super::*;
 

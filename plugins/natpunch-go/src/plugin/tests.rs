@@ -1,5 +1,6 @@
 use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, RecordTag, RelayUse};
+use natpunch_plugin::{Health, PeerInterest, RecordTag, RelayUse};
+use tokio::time::Instant;
 
 use super::*;
 use crate::Server;
