@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::{BoxFuture, Health, Host, Input, Mapping, Observation, PeerKey, SealedRecord, SecretKey};
+use crate::{
+    BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse, SealedRecord,
+    SecretKey,
+};
 
 /// Something that a plugin did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,20 @@ pub enum Effect {
     Mapped(Mapping),
     /// [`Host::report`] of something new.
     Reported(Health),
+}
+
+/// A peer without a path, of which nothing else is known.
+pub fn wanted(key: PeerKey) -> PeerInterest {
+    let tag = RecordTag([0; 16]);
+    PeerInterest {
+        key,
+        wanted: true,
+        endpoint: None,
+        inbound_tag: tag,
+        outbound_tag: tag,
+        pair_tag: tag,
+        relay: RelayUse::Off,
+    }
 }
 
 /// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it. Its random bytes
