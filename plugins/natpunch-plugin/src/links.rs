@@ -114,7 +114,7 @@ impl<'a, C> Links<'a, C> {
     }
 
     /// The link of a family.
-    pub fn get(&mut self, family: usize) -> Option<&mut Link<C>> {
+    fn get(&mut self, family: usize) -> Option<&mut Link<C>> {
         self.links.get_mut(family)
     }
 
