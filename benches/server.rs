@@ -37,7 +37,7 @@ use go_client::{GoClient, Keys, init, socket};
 use natpunch_net::Ends;
 use natpunch_rendezvous::client::Event;
 use process::Server;
-use shared::{Baseline, cpu_of, median};
+use shared::{Baseline, cpu_of, median, percentiles, verdict};
 use swarm::Swarm;
 
 const ROUNDS: usize = 9;
@@ -118,12 +118,6 @@ const TURNS: usize = 5;
 struct Cost {
     packets_per_cpu_second: f64,
     done_per_second: f64,
-}
-
-/// The times that things took, in microseconds: the middle one, and that which 1 % exceed.
-fn percentiles(mut times: Vec<f64>) -> (f64, f64) {
-    times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
 fn rendezvous() {
@@ -382,10 +376,6 @@ fn lookups() {
     println!("  natpunch / bare echo   {to_bare:5.2}   goal <= 1.25: {}", verdict(to_bare <= 1.25));
     println!("  natpunch / tokio echo  {to_tokio:5.2}");
     std::io::stdout().flush().unwrap();
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "MISSED" }
 }
 
 /// What a responder of Noise IK can't do without: one ephemeral key, four agreements. CPU time in microseconds.

@@ -110,14 +110,7 @@ const TABLE: &[Rule] = &[
     Rule { part: "crates/natpunch-lab", dependencies: May::Only(&["nix", "thiserror"]), never_names: &[] },
     Rule {
         part: "plugins/natpunch-plugin",
-        dependencies: May::NotUse(&[
-            "natpunch",
-            "natpunch-core",
-            "natpunch-net",
-            "natpunch-wg",
-            "natpunch-sim",
-            "tokio",
-        ]),
+        dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-net", "natpunch-wg", "natpunch-sim"]),
         never_names: &[],
     },
     Rule {

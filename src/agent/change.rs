@@ -30,6 +30,31 @@ pub(super) struct Good {
     pub(super) version: Arc<Version>,
 }
 
+/// A version that was tried and undone.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) to: [u8; 32],
+    pub(super) reason: String,
+    /// As this agent tried it; `None`: another one did.
+    pub(super) tried: Option<Box<NodeConfig>>,
+}
+
+impl Held {
+    /// What the journal says. It knows no keys.
+    pub(super) fn noted(to: [u8; 32], reason: String) -> Self {
+        Self { to, reason, tried: None }
+    }
+
+    /// Whether this is the version: the same files, and the same keys and secrets as far as these are known.
+    pub(super) fn is(&self, node: &NodeConfig) -> bool {
+        let keys = |of: &NodeConfig| of.peers.iter().map(|peer| peer.preshared_key.clone()).collect::<Vec<_>>();
+        let same_keys = |tried: &NodeConfig| {
+            tried.private_key == node.private_key && keys(tried) == keys(node) && tried.discovery == node.discovery
+        };
+        self.to == node.content_hash && self.tried.as_deref().is_none_or(same_keys)
+    }
+}
+
 /// A peer to watch, and where it was before.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {

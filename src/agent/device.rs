@@ -1,6 +1,7 @@
 //! The WireGuard device on a thread of its own: its calls block (netlink, sockets), the agent never does.
 //!
-//! Requests are done in order. Results come back through one channel, so the agent sees them as events.
+//! Requests are done in order. Results come back through one channel, so the agent sees them as events
+//! ([`Agent::on_device`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, Plan, WgErr
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Entry, Journal, Watch};
+use super::{Agent, AgentError, now, spec};
 
 /// Requests that wait for the device; the agent never has more than a few under way.
 const QUEUE: usize = 256;
@@ -203,6 +205,71 @@ fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mp
         };
         if events.blocking_send(event).is_err() {
             return;
+        }
+    }
+}
+
+impl Agent {
+    /// Takes what the device says.
+    pub(super) async fn on_device(&mut self, event: DeviceEvent) -> Result<(), AgentError> {
+        match event {
+            DeviceEvent::Snapshot(Ok(snapshot)) => {
+                self.on_snapshot(&snapshot);
+                // Who is alive is known now, which the change has to keep so.
+                if std::mem::take(&mut self.catch_up) {
+                    self.reload().await;
+                }
+            }
+            DeviceEvent::Drift { found, healed } => self.on_drift(&found, healed),
+            DeviceEvent::Noted(result) => {
+                if self.on_noted(result.map_err(|error| error.to_string())) {
+                    self.reload().await;
+                }
+            }
+            DeviceEvent::Snapshot(Err(error)) => {
+                tracing::error!(%error, "the WireGuard device is gone; making it anew");
+                self.open_device().await?;
+            }
+            DeviceEvent::EndpointSet { peer, endpoint, result } => {
+                let ok = matches!(result, Ok(EndpointUpdate::Updated));
+                match result {
+                    Ok(EndpointUpdate::Updated) => {}
+                    Ok(EndpointUpdate::NoSuchPeer) => {
+                        tracing::debug!(peer = %self.name_of(&peer), "the peer was removed meanwhile");
+                    }
+                    Err(error) => {
+                        tracing::warn!(peer = %self.name_of(&peer), %endpoint, %error, "can't set the endpoint");
+                    }
+                }
+                self.mesh.handle_endpoint_set(peer, endpoint, ok, now());
+                self.device.snapshot();
+            }
+            DeviceEvent::Applied { serial, result } => self.on_applied(serial, result).await,
+        }
+        Ok(())
+    }
+
+    /// Makes or adopts the interface again, after it was taken from under the agent.
+    async fn open_device(&mut self) -> Result<(), AgentError> {
+        let wanted = spec::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
+        let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
+            .await
+            .map_err(|error| AgentError::Internal(error.to_string()))??;
+        self.backend = interface.backend().to_string();
+        (self.device, self.sources.device) = DeviceThread::start(interface);
+        self.begin_again();
+        self.device.snapshot();
+        // Sockets on the old interface hear nothing any more.
+        self.tell_revision();
+        Ok(())
+    }
+
+    fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
+        self.device.snapshot_arrived();
+        self.endpoints = snapshot.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+        self.mesh.handle_device(snapshot, now());
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
+            guard.snapshot(snapshot);
         }
     }
 }

@@ -14,22 +14,18 @@ use std::time::Duration;
 use natpunch_core::{Mesh, PeerState};
 use natpunch_net::boot_time;
 use natpunch_types::PeerKey;
-use natpunch_wg::{Applied, InterfaceSpec, Plan, WgError};
+use natpunch_wg::{Applied, InterfaceSpec};
 use tokio::time::Instant;
 
-use super::change::{self, Good, Guard, Verdict};
+use super::change::{self, Good, Guard, Held, Verdict};
 use super::device::{ChangeError, Prepared};
-use super::journal::{Change, Entry, Journal, Version, boot_id, revision};
-use super::{
-    Agent, AgentError, DriftStatus, Held, caps, fill_random, forwarding, load, notify_systemd, now, plan, spec,
-};
+use super::journal::{Change, Entry, Version, boot_id, revision};
+use super::start::{key_files, load};
+use super::{Agent, AgentError, caps, forwarding, notify_systemd, now, plan, spec};
 use crate::config::NodeConfig;
 use crate::control::Reply;
-use crate::plugins::registry;
+use crate::plugins::{fill_random, registry};
 use crate::source;
-
-/// How often somebody else's changes are looked for.
-pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long after a failure the journal is written again.
 pub(super) const JOURNAL_RETRY: Duration = Duration::from_secs(5);
@@ -43,89 +39,6 @@ pub(super) struct PendingReload {
     back_from: Option<[u8; 32]>,
     by_person: bool,
     endpoints: BTreeMap<PeerKey, SocketAddr>,
-}
-
-/// The start of a node: which version it runs first, and what is open.
-pub(super) struct Beginning {
-    /// The version to run.
-    pub(super) node: NodeConfig,
-    pub(super) version: Arc<Version>,
-    /// The version to go back to, if it is another.
-    pub(super) good: Option<Good>,
-    pub(super) guard: Option<Guard>,
-    pub(super) held: Option<Held>,
-    /// Whether the mesh file says something else, which is to be applied as any change is.
-    pub(super) differs: bool,
-}
-
-impl Beginning {
-    /// Resolves what the journal says against what the file says.
-    pub(super) fn resolve(node: NodeConfig, version: Arc<Version>, journal: &Journal, is_up: bool) -> Self {
-        let plain = |node, version| Self { node, version, good: None, guard: None, held: None, differs: false };
-        let Some(Entry { good, change }) = journal.read() else { return plain(node, version) };
-        // Nothing runs that the change could be from. An open change is still undone: the reboot may be its doing.
-        let open =
-            matches!(&change, Some(Change::Open { watched, by_person, .. }) if *by_person || !watched.is_empty());
-        if good.hash == version.hash {
-            // What is held stays so: a source may come with its last good version first, and with the held one later.
-            // A change of key files alone has nothing in the journal to go back to: what they hold now runs.
-            let held = match change.filter(|change| change.to() != version.hash) {
-                Some(Change::Held { to, reason }) => Some(Held::noted(to, reason)),
-                Some(Change::Open { to, boot, deadline_ms, .. }) if open => {
-                    overdue(&boot, Duration::from_millis(deadline_ms)).map(|why| Held::noted(to, why.to_owned()))
-                }
-                _ => None,
-            };
-            return Self { held, ..plain(node, version) };
-        }
-        if !is_up && !open && !matches!(change, Some(Change::Held { .. })) {
-            return plain(node, version);
-        }
-        let before = match good.load() {
-            Ok(before) if before.interface == node.interface && before.mesh == node.mesh => before,
-            Ok(_) => return plain(node, version),
-            Err(error) => {
-                tracing::warn!(revision = good.revision(), "the version before can't be used any more\n{error}");
-                return plain(node, version);
-            }
-        };
-        let back = |held: Option<Held>, differs| Self {
-            node: before.clone(),
-            version: Arc::new(good.clone()),
-            good: None,
-            guard: None,
-            held,
-            differs,
-        };
-        match change {
-            Some(Change::Held { to, reason }) if to == version.hash => back(Some(Held::noted(to, reason)), false),
-            Some(Change::Open { to, boot, deadline_ms, by_person, watched, endpoints }) if open => {
-                let deadline = Duration::from_millis(deadline_ms);
-                let Some(reason) = overdue(&boot, deadline) else {
-                    if to != version.hash {
-                        return back(None, true);
-                    }
-                    let guard = Guard::new(to, deadline, by_person, watched, endpoints);
-                    let good = Some(Good { node: before, version: Arc::new(good) });
-                    return Self { node, version, good, guard: Some(guard), held: None, differs: false };
-                };
-                tracing::error!(revision = revision(&to), reason, "going back to the version before");
-                back(Some(Held::noted(to, reason.to_owned())), to != version.hash)
-            }
-            _ => back(None, true),
-        }
-    }
-}
-
-/// Why a change whose agent died may not be tried any longer.
-fn overdue(boot: &str, deadline: Duration) -> Option<&'static str> {
-    if boot.is_empty() || boot != boot_id() {
-        Some("the host was restarted before it was confirmed")
-    } else if boot_time() >= deadline {
-        Some("its time ran out while no agent ran")
-    } else {
-        None
-    }
 }
 
 impl Agent {
@@ -145,7 +58,7 @@ impl Agent {
         self.waits_for_journal = false;
         let result = match load(&self.source, &self.options).await {
             Ok((node, version)) => {
-                self.source.watch_keys(super::key_files(&node, &version));
+                self.source.watch_keys(key_files(&node, &version));
                 self.begin(node, version)
             }
             Err(error) => Err(error),
@@ -436,47 +349,6 @@ impl Agent {
             guard.answered(answered);
         }
         self.judge();
-    }
-
-    /// Looks for what others changed at the interface, while nothing of ours is under way.
-    pub(super) fn look_for_drift(&self) {
-        if self.pending.is_none()
-            && let Ok(wanted) = spec::interface(&self.node, &self.options.runtime_dir)
-        {
-            self.device.drift(with_endpoints(wanted, &self.endpoints), self.node.apply.heal);
-        }
-    }
-
-    pub(super) fn on_drift(&mut self, found: &Plan, healed: Option<Result<(), WgError>>) {
-        let changes: Vec<String> = plan::report(&self.node, None, found, &[])
-            .changes
-            .into_iter()
-            .map(|change| format!("{} {}", change.sign, change.text))
-            .collect();
-        if changes.is_empty() {
-            if let Some(drift) = self.drift.as_mut().filter(|drift| !drift.healed) {
-                drift.changes.clear();
-            }
-            return;
-        }
-        let (is_healed, error) = match healed {
-            None => (false, None),
-            Some(Ok(())) => (true, None),
-            Some(Err(error)) => (false, Some(error.to_string())),
-        };
-        let known = self.drift.as_ref().is_some_and(|drift| drift.changes == changes && drift.healed == is_healed);
-        let times = self.drift.as_ref().map_or(0, |drift| drift.times) + u64::from(is_healed || !known);
-        if is_healed || !known {
-            tracing::warn!(
-                needed = %changes.join("; "), times,
-                "somebody changed the interface; {}",
-                if is_healed { "it was put right" } else { "it stays so ([apply] heal)" }
-            );
-        }
-        if let Some(error) = error.filter(|_| !known) {
-            tracing::error!(%error, "can't put the interface right");
-        }
-        self.drift = Some(DriftStatus { changes, healed: is_healed, times });
     }
 
     /// Makes `node`, which the device has already, the running version for the core and the plugins.

@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, derive_listen_port};
+use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
-use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayPolicy, RelayUse, SecretKey,
-};
+use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayUse, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -108,16 +106,7 @@ fn address_bytes(address: SocketAddr) -> Vec<u8> {
 impl World {
     pub fn new(seed: u64, conduct: Conduct) -> Self {
         let mesh = |n: u8, peer: Option<PeerKey>| {
-            let peer = peer.map(|key| PeerSpec {
-                key,
-                name: "peer".to_owned(),
-                managed: true,
-                preshared_key: None,
-                persistent_keepalive: None,
-                listen_port: derive_listen_port(&key),
-                relay: RelayPolicy::Auto,
-                relays: None,
-            });
+            let peer = peer.map(|key| PeerSpec::new("peer", key));
             let peers = peer.into_iter().collect();
             let spec = MeshSpec { private_key: key(n), listen_port: 51820, overlay: vec![], peers };
             Mesh::new(spec, [seed as u8 ^ n; 32], Time::ZERO)

@@ -1,118 +1,60 @@
 //! The http plugin of two nodes, over the real server.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use natpunch_plugin::{
-    BoxFuture, Discovery as _, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse,
-    SealedRecord, SecretKey,
-};
+use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use natpunch_plugin::{Discovery as _, Health, Input, PeerInterest, PeerKey, RecordTag, SealedRecord};
 use natpunch_plugin_http::{Plugin, Settings};
-use tokio::sync::{Notify, mpsc};
 
 use crate::process::Server;
 
-/// A host that is a script and a notebook.
-struct FakeHost {
-    inputs: Mutex<VecDeque<Input>>,
-    input: Notify,
-    delivered: mpsc::UnboundedSender<SealedRecord>,
-    health: Mutex<Option<Health>>,
-}
-
-impl FakeHost {
-    fn tell(&self, input: Input) {
-        self.inputs.lock().unwrap().push_back(input);
-        self.input.notify_one();
-    }
-}
-
-impl Host for FakeHost {
-    fn own_key(&self) -> PeerKey {
-        PeerKey::from_bytes([1; 32])
-    }
-    fn private_key(&self) -> Option<SecretKey> {
-        None
-    }
-    fn listen_port(&self) -> u16 {
-        1
-    }
-    fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
-        Box::pin(async {
-            loop {
-                if let Some(input) = self.inputs.lock().unwrap().pop_front() {
-                    return input;
-                }
-                self.input.notified().await;
-            }
-        })
-    }
-    fn observe(&self, _: Observation) {}
-    fn observed_self(&self, _address: SocketAddr, _lifetime: Duration) {}
-    fn wanted(&self, _: PeerKey) {}
-    fn fire(&self, _: PeerKey, _: Duration) {}
-    fn mapping(&self, _: Mapping) {}
-
-    fn deliver(&self, record: SealedRecord) {
-        let _ = self.delivered.send(record);
-    }
-    fn send_from_wireguard_port(&self, _: SocketAddr, _: Vec<u8>) {}
-    fn random(&self, buffer: &mut [u8]) {
-        buffer.fill(128);
-    }
-    fn report(&self, health: Health) {
-        *self.health.lock().unwrap() = Some(health);
-    }
-}
-
 struct Node {
     host: Arc<FakeHost>,
-    delivered: mpsc::UnboundedReceiver<SealedRecord>,
     task: tokio::task::JoinHandle<()>,
+    health: Option<Health>,
+    record: Option<String>,
 }
 
 impl Node {
     /// A node whose peer leaves records under the tag `inbound`.
     fn start(http: SocketAddr, inbound: u8) -> Self {
-        let (sender, delivered) = mpsc::unbounded_channel();
-        let host = Arc::new(FakeHost {
-            inputs: Mutex::default(),
-            input: Notify::new(),
-            delivered: sender,
-            health: Mutex::default(),
-        });
+        let host = FakeHost::new(PeerKey::from_bytes([1; 32]), None, inbound.into());
         let settings = Settings { url: format!("http://{http}/v1"), stun: vec![], interval: 1 };
         let mut plugin = Plugin::new(settings).unwrap();
         let task = tokio::spawn({
             let host = host.clone();
             async move { plugin.run(host).await.unwrap() }
         });
-        let peer = PeerInterest {
-            key: PeerKey::from_bytes([2; 32]),
-            wanted: true,
-            endpoint: None,
-            inbound_tag: RecordTag([inbound; 16]),
-            outbound_tag: RecordTag([0; 16]),
-            pair_tag: RecordTag([0; 16]),
-            relay: RelayUse::Off,
-        };
-        host.tell(Input::Peers(Arc::from([peer])));
-        Self { host, delivered, task }
+        let key = PeerKey::from_bytes([2; 32]);
+        let peer = PeerInterest { inbound_tag: RecordTag([inbound; 16]), ..wanted(key) };
+        host.put(Input::Peers([peer].into()));
+        Self { host, task, health: None, record: None }
     }
 
     fn publish(&self, tag: u8, text: &str) {
         let record = SealedRecord { tag: RecordTag([tag; 16]), blob: text.as_bytes().into() };
-        self.host.tell(Input::Records(Arc::from([record])));
+        self.host.put(Input::Records([record].into()));
+    }
+
+    /// Lets the plugin go on until this is so.
+    async fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let effect = tokio::time::timeout(Duration::from_secs(10), self.host.effect()).await;
+            match effect.unwrap_or_else(|_| panic!("nothing in 10 s: {:?}", self.health)) {
+                Effect::Delivered(record) => self.record = Some(String::from_utf8(record.blob.to_vec()).unwrap()),
+                Effect::Reported(health) => self.health = Some(health),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     async fn delivered(&mut self) -> String {
-        let record = tokio::time::timeout(Duration::from_secs(10), self.delivered.recv()).await;
-        let record =
-            record.unwrap_or_else(|_| panic!("nothing in 10 s: {:?}", self.host.health.lock().unwrap())).unwrap();
-        String::from_utf8(record.blob.to_vec()).unwrap()
+        self.until(|node| node.record.is_some()).await;
+        self.record.take().unwrap()
     }
 }
 
@@ -125,7 +67,7 @@ async fn records_reach_the_other_side_at_once_and_survive_the_server() {
     a.publish(2, "from a");
     b.publish(1, "from b");
     assert_eq!((a.delivered().await, b.delivered().await), ("from b".into(), "from a".into()));
-    assert!(matches!(*a.host.health.lock().unwrap(), Some(Health::Good(_))));
+    a.until(|node| matches!(node.health, Some(Health::Good(_)))).await;
 
     let start = Instant::now();
     a.publish(2, "a moved");
@@ -138,11 +80,11 @@ async fn records_reach_the_other_side_at_once_and_survive_the_server() {
     let mut c = Node::start(address, 2);
     assert_eq!(c.delivered().await, "a moved");
 
-    a.host.tell(Input::NetworkChanged);
+    a.host.put(Input::NetworkChanged);
     a.publish(2, "a roamed");
     assert_eq!(c.delivered().await, "a roamed");
     for node in [&a, &b, &c] {
-        node.host.tell(Input::Shutdown);
+        node.host.put(Input::Shutdown);
     }
     for node in [a, b, c] {
         tokio::time::timeout(Duration::from_secs(2), node.task).await.expect("a plugin stops").unwrap();
@@ -187,8 +129,6 @@ async fn plain_files_on_any_web_server_are_read_and_read_again() {
     assert_eq!(node.delivered().await, "first");
     files.lock().unwrap().insert(path, "second one");
     assert_eq!(node.delivered().await, "second one", "an unchanged file is not delivered twice");
-    match node.host.health.lock().unwrap().clone() {
-        Some(Health::Bad(problem)) => assert!(problem.contains("can't be published"), "{problem}"),
-        other => panic!("that nothing can be published is not said: {other:?}"),
-    }
+    let said = |node: &Node| matches!(&node.health, Some(Health::Bad(why)) if why.contains("can't be published"));
+    node.until(said).await;
 }

@@ -43,6 +43,22 @@ pub struct PeerSpec {
     pub relays: Option<Arc<[Origin]>>,
 }
 
+impl PeerSpec {
+    /// A node of natpunch of which the mesh file says no more than its name and key.
+    pub fn new(name: impl Into<String>, key: PeerKey) -> Self {
+        Self {
+            key,
+            name: name.into(),
+            managed: true,
+            preshared_key: None,
+            persistent_keepalive: None,
+            listen_port: derive_listen_port(&key),
+            relay: RelayPolicy::Auto,
+            relays: None,
+        }
+    }
+}
+
 /// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.
 ///
 /// Below the ephemeral range of common systems (32768 and up), and different per node, because two nodes behind one

@@ -129,14 +129,14 @@ async fn run(base: url::Url, interval: Duration, host: Arc<dyn Host>) -> Result<
     }
 }
 
-/// States the health of both directions as one, when it changes.
+/// States the health of both directions as one.
 struct Reporter {
     host: Arc<dyn Host>,
     state: Mutex<Directions>,
 }
 
 /// What last came of each direction.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Directions {
     publishing: Option<Result<String, String>>,
     fetching: Option<Result<String, String>>,
@@ -158,11 +158,7 @@ impl Reporter {
     fn update(&self, change: impl FnOnce(&mut Directions)) {
         let health = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = state.clone();
             change(&mut state);
-            if *state == before {
-                return;
-            }
             let all = [&state.publishing, &state.fetching];
             let text = |wanted: fn(&Result<String, String>) -> Option<&String>| {
                 let texts: Vec<&str> = all.into_iter().flatten().filter_map(wanted).map(String::as_str).collect();

@@ -1,28 +1,19 @@
-//! The plugin: name resolution, a [`Client`], and the host.
+//! The plugin: a [`Client`], and the host.
 
-use std::future::{Future, pending};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation, PeerKey, PluginError,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input, Links, Observation,
+    PeerKey, PluginError,
 };
-use tokio::time::{Instant, sleep_until, timeout};
-use tracing::debug;
 
 use crate::client::{Client, Event};
 use crate::settings::Settings;
 
 /// How long an address is believed that the server gave.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// How often the server's name is resolved while all is well; while it is not, at first and at most.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
-const RESOLVE_BACKOFF_MIN: Duration = Duration::from_secs(1);
-const RESOLVE_BACKOFF_MAX: Duration = Duration::from_secs(60);
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Discovery through a server of WireGuard's nat-hole-punching example.
 #[derive(Debug)]
@@ -54,203 +45,99 @@ impl Discovery for Plugin {
 
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
-            Run::new(&self.server, &*host).work().await;
+            let (server, host) = (&self.server, &*host);
+            let links = Links::new(server, host).ipv4_only();
+            Run { server, host, peers: Vec::new(), links }.work().await;
             Ok(())
         })
     }
 }
 
-type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-
 /// One run of the plugin.
 struct Run<'a> {
     server: &'a Endpoint,
     host: &'a dyn Host,
-    start: Instant,
     peers: Vec<(PeerKey, bool)>,
-    client: Option<(SocketAddr, Client)>,
-    lookup: Option<Lookup>,
-    resolve_at: Instant,
-    resolve_backoff: Duration,
-    reported: Option<Health>,
+    links: Links<'a, Client>,
 }
 
-impl<'a> Run<'a> {
-    fn new(server: &'a Endpoint, host: &'a dyn Host) -> Self {
-        let now = Instant::now();
-        Self {
-            server,
-            host,
-            start: now,
-            peers: Vec::new(),
-            client: None,
-            lookup: None,
-            resolve_at: now,
-            resolve_backoff: RESOLVE_BACKOFF_MIN,
-            reported: None,
-        }
-    }
-
+impl Run<'_> {
     async fn work(mut self) {
-        let host = self.host;
-        let mut input = host.next();
         loop {
             self.drain();
-            if self.lookup.is_none() && Instant::now() >= self.resolve_at {
-                self.lookup = Some(lookup(self.server.clone()));
+            self.report();
+            let timeout = self.links.clients().filter_map(|(_, client)| client.poll_timeout()).min();
+            match self.links.next(timeout).await {
+                Happened::Input(Input::Shutdown) => return,
+                Happened::Input(input) => self.handle_input(input),
+                Happened::Moved(links) => links.into_iter().for_each(|(family, address)| self.connect(family, address)),
+                Happened::Timeout => {}
             }
-            let wake = self.wake();
-            tokio::select! {
-                next = &mut input => {
-                    input = host.next();
-                    if matches!(next, Input::Shutdown) {
-                        return;
-                    }
-                    self.handle_input(next);
-                }
-                addresses = poll_lookup(&mut self.lookup) => {
-                    self.lookup = None;
-                    self.handle_addresses(addresses);
-                }
-                () = sleep_until(wake) => {
-                    let now = self.now();
-                    if let Some((_, client)) = &mut self.client {
-                        client.handle_timeout(now);
-                    }
-                }
-            }
+            let now = self.links.now();
+            self.links.clients().for_each(|(_, client)| client.handle_timeout(now));
         }
-    }
-
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn wake(&self) -> Instant {
-        let resolve = self.lookup.is_none().then_some(self.resolve_at);
-        let client = self.client.as_ref().and_then(|(_, client)| client.poll_timeout()).map(|at| self.start + at);
-        let wake = client.into_iter().chain(resolve).min();
-        wake.unwrap_or_else(|| Instant::now() + RESOLVE_INTERVAL)
     }
 
     fn handle_input(&mut self, input: Input) {
-        let now = self.now();
-        if let Input::Peers(peers) = &input {
-            self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
-        }
-        if matches!(input, Input::NetworkChanged) {
-            self.resolve_at = Instant::now();
-        }
-        let Some((address, client)) = &mut self.client else { return };
+        let now = self.links.now();
         match input {
-            Input::Peers(_) => client.set_peers(self.peers.iter().copied(), now),
-            Input::Datagram { source, payload } if natpunch_types::canonical(source) == *address => {
-                client.handle_datagram(&payload, now);
+            Input::Peers(peers) => {
+                self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
+                self.links.clients().for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
             }
-            Input::NetworkChanged => client.handle_network_change(now),
-            Input::Datagram { .. } | Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
+            Input::Datagram { source, payload } => {
+                let source = natpunch_types::canonical(source);
+                for (_, client) in self.links.clients().filter(|(address, _)| *address == source) {
+                    client.handle_datagram(&payload, now);
+                }
+            }
+            Input::NetworkChanged => self.links.clients().for_each(|(_, client)| client.handle_network_change(now)),
+            Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
         }
     }
 
-    fn handle_addresses(&mut self, addresses: io::Result<Vec<SocketAddr>>) {
-        let addresses: Vec<_> = match addresses {
-            Ok(addresses) => addresses.into_iter().map(natpunch_types::canonical).filter(SocketAddr::is_ipv4).collect(),
-            Err(error) => {
-                let host = &self.server.host;
-                self.report(Health::Bad(format!(
-                    "{host} can't be resolved: {error}; check the name and this host's DNS"
-                )));
-                return self.retry_resolve();
-            }
-        };
-        debug!(server = %self.server, count = addresses.len(), "resolved");
-        let Some(first) = addresses.first() else {
-            self.report(Health::Bad(format!(
-                "{} has no IPv4 address, and this protocol knows no other",
-                self.server.host
-            )));
-            return self.retry_resolve();
-        };
-        self.resolve_at = Instant::now() + RESOLVE_INTERVAL;
-        let is_down = matches!(self.reported, Some(Health::Bad(_)));
-        let current = self.client.as_ref().map(|(address, _)| *address);
-        let at = addresses.iter().position(|address| Some(*address) == current);
-        let next = match at {
-            // It does not answer where it was: try the next address.
-            Some(at) if is_down => addresses.get((at + 1) % addresses.len()).copied(),
-            Some(_) => current,
-            None => Some(*first),
-        };
-        if is_down {
-            self.retry_resolve();
-        }
-        if let Some(next) = next.filter(|next| Some(*next) != current) {
-            let now = self.now();
+    /// Uses this address of the server for the family from now on.
+    fn connect(&mut self, family: usize, address: Option<SocketAddr>) {
+        let now = self.links.now();
+        let active = address.map(|address| {
             let mut client = Client::new(self.host.own_key(), now);
             client.set_peers(self.peers.iter().copied(), now);
-            self.client = Some((next, client));
-        }
+            (address, client)
+        });
+        self.links.connect(family, active);
     }
 
-    fn retry_resolve(&mut self) {
-        self.resolve_at = Instant::now() + self.resolve_backoff;
-        self.resolve_backoff = (self.resolve_backoff * 2).min(RESOLVE_BACKOFF_MAX);
-    }
-
-    /// Executes what the client has to send and to say.
+    /// Executes what the clients have to send and to say.
     fn drain(&mut self) {
-        let Some((server, client)) = &mut self.client else { return };
-        let server = *server;
-        let mut health = None;
-        while let Some(payload) = client.poll_transmit() {
-            self.host.send_from_wireguard_port(server, payload);
-        }
-        while let Some(event) = client.poll_event() {
-            match event {
-                Event::Found { peer, address } => self.host.observe(Observation {
-                    peer,
-                    address: address.into(),
-                    kind: CandidateKind::Reflexive,
-                    lifetime: LIFETIME,
-                }),
-                Event::Up => {
-                    self.resolve_backoff = RESOLVE_BACKOFF_MIN;
-                    health = Some(Health::Good(format!("registered with {} ({server})", self.server)));
-                }
-                Event::Down => {
-                    self.resolve_at = self.resolve_at.min(Instant::now() + self.resolve_backoff);
-                    health = Some(Health::Bad(format!(
-                        "no answer from {} ({server}): is it running, and may UDP reach port {}?",
-                        self.server, self.server.port
-                    )));
+        for family in FAMILIES {
+            let mut next = None;
+            while let Some(event) = self.links.client(family).and_then(|(_, client)| client.poll_event()) {
+                match event {
+                    Event::Found { peer, address } => self.host.observe(Observation {
+                        peer,
+                        address: address.into(),
+                        kind: CandidateKind::Reflexive,
+                        lifetime: LIFETIME,
+                    }),
+                    Event::Up => self.links.up(family, None),
+                    Event::Down => next = self.links.down(family),
                 }
             }
-        }
-        if let Some(health) = health {
-            self.report(health);
-        }
-    }
-
-    /// States the health, if it is another than before.
-    fn report(&mut self, health: Health) {
-        if self.reported.as_ref() != Some(&health) {
-            self.reported = Some(health.clone());
-            self.host.report(health);
+            let Some((address, client)) = self.links.client(family) else { continue };
+            while let Some(payload) = client.poll_transmit() {
+                self.host.send_from_wireguard_port(*address, payload);
+            }
+            if next.is_some() {
+                self.connect(family, next);
+            }
         }
     }
-}
 
-fn lookup(server: Endpoint) -> Lookup {
-    Box::pin(async move {
-        let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
-        Ok(timeout(RESOLVE_TIMEOUT, lookup).await.map_err(io::Error::from)??.collect())
-    })
-}
-
-async fn poll_lookup(lookup: &mut Option<Lookup>) -> io::Result<Vec<SocketAddr>> {
-    match lookup {
-        Some(lookup) => lookup.await,
-        None => pending().await,
+    fn report(&self) {
+        let server = self.server;
+        self.links.report(|address, _| {
+            format!("no answer from {server} ({address}): is it running, and may UDP reach port {}?", server.port)
+        });
     }
 }
 

@@ -1,8 +1,14 @@
 //! Where a server or a peer is said to be, as people write it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
+
+use natpunch_types::canonical;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 /// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,6 +34,20 @@ pub enum EndpointError {
     /// Neither a name nor an address.
     #[error("the host is neither a name nor an IP address")]
     BadHost,
+}
+
+impl Endpoint {
+    /// How long [`resolve`](Self::resolve) may take.
+    pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Looks its addresses up, in their canonical form. An address is a name that resolves to itself.
+    ///
+    /// # Errors
+    /// The name has none, or no name server answered in time.
+    pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let lookup = lookup_host((self.host.as_str(), self.port));
+        Ok(timeout(Self::LOOKUP_TIMEOUT, lookup).await.map_err(io::Error::from)??.map(canonical).collect())
+    }
 }
 
 impl FromStr for Endpoint {

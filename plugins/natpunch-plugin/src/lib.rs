@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod endpoint;
+mod links;
 mod schedule;
 pub mod testing;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub use links::{FAMILIES, Happened, Link, Links, State};
 pub use natpunch_types::{CandidateKind, Mapping, PeerKey, RelayUse, SecretKey};
 pub use schedule::Schedule;
 
@@ -92,7 +94,8 @@ pub trait Host: Send + Sync + 'static {
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
 
-    /// States the health of this plugin, shown by `status`: `Ok` with a short note, or what is wrong.
+    /// States the health of this plugin, shown by `status`. What is the same as before is no news: say it as often as you
+    /// like.
     fn report(&self, health: Health);
 }
 

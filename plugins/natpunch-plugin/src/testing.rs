@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::{BoxFuture, Health, Host, Input, Mapping, Observation, PeerKey, SealedRecord, SecretKey};
+use crate::{
+    BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse, SealedRecord,
+    SecretKey,
+};
 
 /// Something that a plugin did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +34,22 @@ pub enum Effect {
     Fired(PeerKey, Duration),
     /// [`Host::mapping`].
     Mapped(Mapping),
-    /// [`Host::report`].
+    /// [`Host::report`] of something new.
     Reported(Health),
+}
+
+/// A peer without a path, of which nothing else is known.
+pub fn wanted(key: PeerKey) -> PeerInterest {
+    let tag = RecordTag([0; 16]);
+    PeerInterest {
+        key,
+        wanted: true,
+        endpoint: None,
+        inbound_tag: tag,
+        outbound_tag: tag,
+        pair_tag: tag,
+        relay: RelayUse::Off,
+    }
 }
 
 /// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it. Its random bytes
@@ -50,6 +67,7 @@ struct State {
     plugin: Option<Waker>,
     test: Option<Waker>,
     random: u64,
+    health: Option<Health>,
 }
 
 impl FakeHost {
@@ -160,6 +178,9 @@ impl Host for FakeHost {
     }
 
     fn report(&self, health: Health) {
-        self.did(Effect::Reported(health));
+        let before = self.state().health.replace(health.clone());
+        if before.as_ref() != Some(&health) {
+            self.did(Effect::Reported(health));
+        }
     }
 }

@@ -1,25 +1,21 @@
-//! Discovery through natpunch's own rendezvous (`docs/protocol.md`): name resolution, one [`Client`] for each address
-//! family of the server, and the host.
+//! Discovery through natpunch's own rendezvous (`docs/protocol.md`): one [`Client`] for each address family of the
+//! server, and the host.
 //!
 //! The node registers from WireGuard's own port, so the address that the server sees is WireGuard's. It leaves its
 //! sealed records there, and is pushed those of its peers the moment that they change.
 
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation, PeerInterest, PeerKey,
-    PluginError, RecordTag, RelayUse, SealedRecord,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input, Link, Links,
+    Observation, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse, SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
@@ -32,12 +28,6 @@ pub use settings::{ServingNode, Settings};
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
 /// How long the address of a relay is believed: the client says it again with each sign of life (25 s).
 const RELAY_LIFETIME: Duration = Duration::from_secs(90);
-/// How often the server's name is resolved while all is well; while it is not, at first and at most.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
-const RESOLVE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many addresses of one family are tried in turn.
-const MAX_ADDRESSES: usize = 8;
 
 /// Discovery through a natpunch rendezvous server.
 #[derive(Debug)]
@@ -113,19 +103,17 @@ impl Discovery for Plugin {
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let config = self.config(&*host).await?;
-            Run::new(&self.server, self.settings.relay, config, &*host).work().await
+            Run::new(&self.server, self.settings.relay, config, &*host).work().await;
+            Ok(())
         })
     }
 }
-
-type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
 /// One run of the plugin.
 struct Run<'a> {
     server: &'a Endpoint,
     config: Config,
     host: &'a dyn Host,
-    start: Instant,
     /// The mailboxes in which peers leave their records for us.
     watches: BTreeMap<[u8; 16], PeerKey>,
     /// The tag that each peer and this node share, and the mailbox in which ours are for it.
@@ -139,62 +127,15 @@ struct Run<'a> {
     relay_link: usize,
     /// Where the relay of a pair is.
     relayed: BTreeMap<[u8; 16], SocketAddr>,
-    /// IPv4, IPv6.
-    links: [Link; 2],
-    lookup: Option<Lookup>,
-    resolve_at: Instant,
-    resolve_backoff: Duration,
-    resolve_error: Option<String>,
-    reported: Option<Health>,
-}
-
-/// The server's addresses of one family, and the client of the one in use.
-#[derive(Default)]
-struct Link {
-    addresses: Vec<SocketAddr>,
-    active: Option<(SocketAddr, Client<ChaCha20Rng>)>,
-    state: State,
-}
-
-/// How a link is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Unknown,
-    Up(Duration),
-    Silent,
-    Refused(Duration),
-}
-
-impl Link {
-    fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(_))
-    }
-
-    /// The address to try when this one is silent, if it is another.
-    fn next_address(&self, address: SocketAddr) -> Option<SocketAddr> {
-        let at = self.addresses.iter().position(|other| *other == address)?;
-        let next = self.addresses.get((at + 1) % self.addresses.len())?;
-        Some(*next).filter(|next| *next != address)
-    }
-
-    /// Has the client ask at another address of the server, if there is one, how that sees us.
-    fn look_from_elsewhere(&mut self, now: Duration) {
-        let other = self.active.as_ref().and_then(|(address, _)| self.next_address(*address));
-        if let Some((_, client)) = &mut self.active {
-            client.set_other_address(other, now);
-        }
-    }
+    links: Links<'a, Client<ChaCha20Rng>>,
 }
 
 impl<'a> Run<'a> {
     fn new(server: &'a Endpoint, relays: bool, config: Config, host: &'a dyn Host) -> Self {
-        let now = Instant::now();
         Self {
             server,
             config,
             host,
-            start: now,
             watches: BTreeMap::new(),
             pairs: BTreeMap::new(),
             records: Arc::from([]),
@@ -202,90 +143,56 @@ impl<'a> Run<'a> {
             relays,
             relay_link: 0,
             relayed: BTreeMap::new(),
-            links: Default::default(),
-            lookup: None,
-            resolve_at: now,
-            resolve_backoff: RESOLVE_BACKOFF.0,
-            resolve_error: None,
-            reported: None,
+            links: Links::new(server, host),
         }
     }
 
-    async fn work(mut self) -> Result<(), PluginError> {
-        let host = self.host;
-        let mut input = host.next();
+    async fn work(mut self) {
         loop {
             self.drain();
             self.report();
-            if self.lookup.is_none() && Instant::now() >= self.resolve_at {
-                self.lookup = Some(lookup(self.server.clone()));
-            }
-            let wake = self.wake();
-            tokio::select! {
-                next = &mut input => {
-                    input = host.next();
-                    if matches!(next, Input::Shutdown) {
-                        return Ok(());
-                    }
-                    self.handle_input(next);
+            let timeout = self.links.clients().filter_map(|(_, client)| client.poll_timeout()).min();
+            match self.links.next(timeout).await {
+                Happened::Input(Input::Shutdown) => return,
+                Happened::Input(input) => self.handle_input(input),
+                Happened::Moved(links) => {
+                    links.into_iter().for_each(|(family, address)| self.connect(family, address));
+                    self.look_from_elsewhere();
                 }
-                addresses = poll_lookup(&mut self.lookup) => {
-                    self.lookup = None;
-                    self.handle_addresses(addresses);
-                }
-                () = sleep_until(wake) => {}
+                Happened::Timeout => {}
             }
-            let now = self.now();
-            self.clients().for_each(|(_, client)| client.handle_timeout(now));
+            let now = self.links.now();
+            self.links.clients().for_each(|(_, client)| client.handle_timeout(now));
         }
     }
 
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn clients(&mut self) -> impl Iterator<Item = &mut (SocketAddr, Client<ChaCha20Rng>)> {
-        self.links.iter_mut().filter_map(|link| link.active.as_mut())
-    }
-
-    fn wake(&mut self) -> Instant {
-        let start = self.start;
-        let resolve = if self.lookup.is_some() { None } else { Some(self.resolve_at) };
-        let timeouts = self.clients().filter_map(|(_, client)| client.poll_timeout());
-        let wake = timeouts.map(|at| start + at).chain(resolve).min();
-        wake.unwrap_or_else(|| start + Duration::from_secs(86_400 * 365))
-    }
-
     fn handle_input(&mut self, input: Input) {
-        let now = self.now();
+        let now = self.links.now();
         match input {
             Input::Peers(peers) => {
                 // A peer without a tag has no key in common with us.
                 let known = peers.iter().filter(|peer| peer.inbound_tag.0 != [0; 16]);
                 self.watches = known.map(|peer| (peer.inbound_tag.0, peer.key)).collect();
                 let watches: Vec<_> = self.watches.keys().copied().collect();
-                self.clients().for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
+                self.links.clients().for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
                 self.set_pairs(&peers);
             }
             Input::Records(records) => {
                 self.records = records.clone();
-                self.clients().for_each(|(_, client)| set_records(client, &records, now));
+                self.links.clients().for_each(|(_, client)| set_records(client, &records, now));
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                let of = |link: &&mut Link| link.addresses.iter().any(|address| address.ip() == source.ip());
-                for (_, client) in self.links.iter_mut().filter(of).filter_map(|link| link.active.as_mut()) {
+                let of = |link: &&mut Link<_>| link.addresses.iter().any(|address| address.ip() == source.ip());
+                for (_, client) in self.links.iter().filter(of).filter_map(|link| link.active.as_mut()) {
                     client.handle_datagram(source, &payload, now);
                 }
             }
-            Input::NetworkChanged => {
-                self.resolve_at = Instant::now();
-                self.clients().for_each(|(_, client)| client.handle_network_change(now));
-            }
+            Input::NetworkChanged => self.links.clients().for_each(|(_, client)| client.handle_network_change(now)),
             Input::Meet(peer) => {
                 let tags = self.pairs.get(&peer).copied();
                 // Over one family: the server takes a wish of either for one of this node.
-                let up = self.links.iter_mut().filter_map(|link| match (&link.state, &mut link.active) {
+                let up = self.links.iter().filter_map(|link| match (&link.state, &mut link.active) {
                     (State::Up(round_trip), Some((_, client))) => Some((*round_trip, client)),
                     _ => None,
                 });
@@ -308,9 +215,9 @@ impl<'a> Run<'a> {
     /// Asks for relays by this link, and by no other.
     fn ask_for_relays(&mut self, family: usize) {
         self.relay_link = family;
-        let now = self.now();
+        let now = self.links.now();
         let wanted: Vec<_> = self.by_tag.iter().map(|(tag, (_, relay))| (*tag, *relay)).collect();
-        for (number, link) in self.links.iter_mut().enumerate() {
+        for (number, link) in self.links.iter().enumerate() {
             let Some((_, client)) = &mut link.active else { continue };
             let wanted = wanted.iter().filter(|_| self.relays && number == family);
             client.set_relays(wanted.copied(), now);
@@ -330,48 +237,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn handle_addresses(&mut self, addresses: io::Result<Vec<SocketAddr>>) {
-        let addresses = match addresses {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                self.resolve_error = Some(error.to_string());
-                self.retry_resolve();
-                return;
-            }
-        };
-        self.resolve_error = None;
-        debug!(server = %self.server, count = addresses.len(), "resolved");
-        let now = self.now();
-        for family in [0, 1] {
-            let of_family = addresses.iter().map(|address| natpunch_types::canonical(*address));
-            let of_family: Vec<_> =
-                of_family.filter(|address| usize::from(address.is_ipv6()) == family).take(MAX_ADDRESSES).collect();
-            let Some(link) = self.links.get_mut(family) else { continue };
-            link.addresses = of_family;
-            let stays = link.active.as_ref().is_some_and(|(address, _)| link.addresses.contains(address));
-            if stays {
-                link.look_from_elsewhere(now);
-            } else {
-                let first = link.addresses.first().copied();
-                self.connect(family, first);
-            }
-        }
-        let well = self.links.iter().any(Link::is_up);
-        if well || self.links.iter().all(|link| link.state == State::Unknown) {
-            self.resolve_at = Instant::now() + RESOLVE_INTERVAL;
-        } else {
-            self.retry_resolve();
-        }
-    }
-
-    fn retry_resolve(&mut self) {
-        self.resolve_at = Instant::now() + self.resolve_backoff;
-        self.resolve_backoff = (self.resolve_backoff * 2).min(RESOLVE_BACKOFF.1);
-    }
-
     /// Uses this address of the server for the family from now on.
     fn connect(&mut self, family: usize, address: Option<SocketAddr>) {
-        let now = self.now();
+        let now = self.links.now();
         let active = address.and_then(|address| {
             let mut seed = Zeroizing::new([0; 32]);
             self.host.random(&mut *seed);
@@ -380,11 +248,8 @@ impl<'a> Run<'a> {
             set_records(&mut client, &self.records, now);
             Some((address, client))
         });
-        if let Some(link) = self.links.get_mut(family) {
-            link.active = active;
-            link.state = State::Unknown;
-            link.look_from_elsewhere(now);
-        }
+        self.links.connect(family, active);
+        self.look_from_elsewhere();
         if family == self.relay_link {
             // Another client, another binding.
             let gone: Vec<_> = self.relayed.keys().copied().collect();
@@ -393,25 +258,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Has each client ask at another address of the server, if there is one, how that sees us.
+    fn look_from_elsewhere(&mut self) {
+        let now = self.links.now();
+        for link in self.links.iter() {
+            let other = link.next_address();
+            if let Some((_, client)) = &mut link.active {
+                client.set_other_address(other, now);
+            }
+        }
+    }
+
     /// Executes what the clients have to send and to say.
     fn drain(&mut self) {
-        for family in [0, 1] {
-            let (mut went_down, mut relays) = (false, Vec::new());
-            let Some(link) = self.links.get_mut(family) else { continue };
-            let Some((address, client)) = &mut link.active else { continue };
-            while let Some(event) = client.poll_event() {
+        for family in FAMILIES {
+            let (mut next, mut relays) = (None, Vec::new());
+            while let Some(event) = self.links.client(family).and_then(|(_, client)| client.poll_event()) {
                 match event {
                     Event::Observed(own) => self.host.observed_self(own, OBSERVED_LIFETIME),
                     Event::Record { tag, blob } => self.host.deliver(SealedRecord { tag: RecordTag(tag), blob }),
-                    Event::Up { round_trip } => {
-                        link.state = State::Up(round_trip);
-                        self.resolve_backoff = RESOLVE_BACKOFF.0;
-                    }
-                    Event::Down => {
-                        link.state = State::Silent;
-                        went_down = true;
-                    }
-                    Event::Refused { retry_after } => link.state = State::Refused(retry_after),
+                    Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
+                    Event::Down => next = self.links.down(family),
+                    Event::Refused { retry_after } => self.links.refused(family, retry_after),
                     Event::Relay { tag, address } => relays.push((tag, address)),
                     Event::Fire { tag, after } => {
                         if let Some((peer, _)) = self.by_tag.get(&tag) {
@@ -427,6 +295,7 @@ impl<'a> Run<'a> {
                     Event::Full { mailboxes } => debug!(server = %self.server, mailboxes, "no room for more mailboxes"),
                 }
             }
+            let Some((address, client)) = self.links.client(family) else { continue };
             while let Some(outgoing) = client.poll_transmit() {
                 let destination = match outgoing.to {
                     To::Server => *address,
@@ -434,81 +303,33 @@ impl<'a> Run<'a> {
                 };
                 self.host.send_from_wireguard_port(destination, outgoing.payload);
             }
-            let address = *address;
-            let (next, is_up) = (link.next_address(address), link.is_up());
             if family == self.relay_link {
                 relays.into_iter().for_each(|(tag, address)| self.handle_relay(tag, address));
-            } else if is_up && !self.links.get(self.relay_link).is_some_and(Link::is_up) {
+            } else if self.links.is_up(family) && !self.links.is_up(self.relay_link) {
                 self.ask_for_relays(family);
             }
-            if went_down {
-                self.resolve_at = self.resolve_at.min(Instant::now() + self.resolve_backoff);
-                if next.is_some() {
-                    self.connect(family, next);
-                    if let Some(link) = self.links.get_mut(family) {
-                        link.state = State::Silent;
-                    }
-                }
+            if next.is_some() {
+                self.connect(family, next);
             }
         }
     }
 
-    /// States the health, if it is another than before.
-    fn report(&mut self) {
-        let mut up = Vec::new();
-        let (mut silent, mut refused) = (false, None);
-        for link in &self.links {
-            match (&link.state, &link.active) {
-                (State::Up(round_trip), Some((address, _))) => {
-                    up.push(format!("{address}, {:.1} ms", round_trip.as_secs_f64() * 1000.0));
-                }
-                (State::Silent, _) => silent = true,
-                (State::Refused(retry_after), _) => refused = Some(*retry_after),
-                _ => {}
-            }
-        }
+    fn report(&self) {
         let server = self.server;
-        let health = if !up.is_empty() {
-            Health::Good(format!("registered with {server} ({})", up.join("; ")))
-        } else if let Some(retry_after) = refused {
-            Health::Bad(format!("{server} has no room for this node; tries again in {} s", retry_after.as_secs()))
-        } else if silent {
-            let identity = self.links.iter().find_map(|link| Some(link.active.as_ref()?.1.identity()));
-            let identity = identity.map_or(String::new(), |identity| format!(", and does it admit {identity}"));
-            let key = self.config.servers.first().map_or(String::new(), ToString::to_string);
-            Health::Bad(format!(
+        let key = self.config.servers.first().map_or(String::new(), ToString::to_string);
+        self.links.report(|_, client| {
+            format!(
                 "no answer from {server}: is it running, may UDP reach port {}, is its public key {key}, is the \
-                 admission secret the same{identity}?",
-                server.port
-            ))
-        } else if let Some(error) = &self.resolve_error {
-            Health::Bad(format!("{} can't be resolved: {error}; check the name and this host's DNS", server.host))
-        } else {
-            return;
-        };
-        if self.reported.as_ref() != Some(&health) {
-            self.reported = Some(health.clone());
-            self.host.report(health);
-        }
+                 admission secret the same, and does it admit {}?",
+                server.port,
+                client.identity()
+            )
+        });
     }
 }
 
 fn set_records(client: &mut Client<ChaCha20Rng>, records: &[SealedRecord], now: Duration) {
     client.set_records(records.iter().map(|record| (record.tag.0, record.blob.clone())), now);
-}
-
-fn lookup(server: Endpoint) -> Lookup {
-    Box::pin(async move {
-        let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
-        Ok(timeout(RESOLVE_TIMEOUT, lookup).await.map_err(io::Error::from)??.collect())
-    })
-}
-
-async fn poll_lookup(lookup: &mut Option<Lookup>) -> io::Result<Vec<SocketAddr>> {
-    match lookup {
-        Some(lookup) => lookup.await,
-        None => pending().await,
-    }
 }
 
 #[cfg(test)]

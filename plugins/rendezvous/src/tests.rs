@@ -1,9 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
-use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{Mapping, PeerInterest, PeerKey, RelayUse, SecretKey};
+use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use natpunch_plugin::{Health, Mapping, PeerInterest, PeerKey, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 use natpunch_rendezvous::wire::Kind;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -253,13 +254,6 @@ async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_
 }
 
 fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
-    PeerInterest {
-        key: PeerKey::from_bytes([peer; 32]),
-        wanted: true,
-        endpoint: None,
-        inbound_tag: tag,
-        outbound_tag: tag,
-        pair_tag: tag,
-        relay: RelayUse::Off,
-    }
+    let key = PeerKey::from_bytes([peer; 32]);
+    PeerInterest { inbound_tag: tag, outbound_tag: tag, pair_tag: tag, ..wanted(key) }
 }

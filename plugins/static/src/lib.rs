@@ -16,14 +16,13 @@ use natpunch_plugin::{
     PluginError,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 pub use settings::Settings;
 
 /// The shortest time between two lookups of a name.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many names are looked up at the same time. Each may occupy a thread.
 const MAX_LOOKUPS: usize = 8;
 /// How many addresses of one name are offered.
@@ -79,12 +78,11 @@ struct Run<'a> {
     host: &'a dyn Host,
     entries: BTreeMap<PeerKey, Entry>,
     lookups: JoinSet<Found>,
-    reported: Option<Health>,
 }
 
 impl<'a> Run<'a> {
     fn new(interval: Duration, host: &'a dyn Host) -> Self {
-        Self { interval, host, entries: BTreeMap::new(), lookups: JoinSet::new(), reported: None }
+        Self { interval, host, entries: BTreeMap::new(), lookups: JoinSet::new() }
     }
 
     async fn work(mut self) {
@@ -170,10 +168,10 @@ impl<'a> Run<'a> {
                 for address in addresses.into_iter().take(MAX_ADDRESSES) {
                     self.host.observe(Observation {
                         peer,
-                        address: natpunch_types::canonical(address),
+                        address,
                         kind: CandidateKind::Mapped,
                         // Outlives two failures in a row.
-                        lifetime: self.interval * 3 + LOOKUP_TIMEOUT,
+                        lifetime: self.interval * 3 + Endpoint::LOOKUP_TIMEOUT,
                     });
                 }
             }
@@ -182,8 +180,7 @@ impl<'a> Run<'a> {
         self.report();
     }
 
-    /// States the health, if it is another than before.
-    fn report(&mut self) {
+    fn report(&self) {
         let failed: Vec<_> =
             self.entries.values().filter_map(|entry| Some((&entry.text, entry.error.as_ref()?))).collect();
         let health = match failed.first() {
@@ -194,10 +191,7 @@ impl<'a> Run<'a> {
                 self.entries.len()
             )),
         };
-        if self.reported.as_ref() != Some(&health) {
-            self.reported = Some(health.clone());
-            self.host.report(health);
-        }
+        self.host.report(health);
     }
 }
 
@@ -212,8 +206,7 @@ impl Entry {
 
 async fn resolve(text: &str) -> io::Result<Vec<SocketAddr>> {
     let endpoint: Endpoint = text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    Ok(timeout(LOOKUP_TIMEOUT, lookup).await.map_err(io::Error::from)??.collect())
+    endpoint.resolve().await
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{RecordTag, RelayUse};
+use natpunch_plugin::testing::{self, Effect, FakeHost};
 
 use super::*;
 
@@ -9,13 +8,9 @@ fn key(n: u8) -> PeerKey {
 
 fn peers(peers: &[(u8, bool, Option<&str>)]) -> Input {
     let peers = peers.iter().map(|(n, wanted, endpoint)| PeerInterest {
-        key: key(*n),
         wanted: *wanted,
         endpoint: endpoint.map(str::to_owned),
-        inbound_tag: RecordTag([0; 16]),
-        outbound_tag: RecordTag([0; 16]),
-        pair_tag: RecordTag([0; 16]),
-        relay: RelayUse::Off,
+        ..testing::wanted(key(*n))
     });
     Input::Peers(peers.collect())
 }

@@ -11,7 +11,7 @@ use natpunch_core::{
     Command, Event, Interest, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Record, Time, Transmit,
     derive_listen_port, stun,
 };
-use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayPolicy, SecretKey};
+use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, SecretKey};
 
 pub const DELAY: Duration = Duration::from_millis(10);
 pub const STUN: &str = "198.51.100.53:3478";
@@ -39,17 +39,7 @@ pub fn public(number: u8) -> PeerKey {
 }
 
 pub fn peer(number: u8) -> PeerSpec {
-    let key = public(number);
-    PeerSpec {
-        key,
-        name: format!("n{number}"),
-        managed: true,
-        preshared_key: None,
-        persistent_keepalive: None,
-        listen_port: derive_listen_port(&key),
-        relay: RelayPolicy::Auto,
-        relays: None,
-    }
+    PeerSpec::new(format!("n{number}"), public(number))
 }
 
 pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {

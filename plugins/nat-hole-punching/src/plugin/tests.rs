@@ -1,5 +1,6 @@
-use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, RecordTag, RelayUse};
+use natpunch_plugin::Health;
+use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use tokio::time::Instant;
 
 use super::*;
 use crate::Server;
@@ -10,20 +11,7 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn interest(n: u8) -> Input {
-    let tag = RecordTag([0; 16]);
-    let relay = RelayUse::Off;
-    Input::Peers(
-        [PeerInterest {
-            key: key(n),
-            wanted: true,
-            endpoint: None,
-            inbound_tag: tag,
-            outbound_tag: tag,
-            pair_tag: tag,
-            relay,
-        }]
-        .into(),
-    )
+    Input::Peers([wanted(key(n))].into())
 }
 
 fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(), PluginError>> {

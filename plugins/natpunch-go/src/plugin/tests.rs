@@ -1,5 +1,6 @@
-use natpunch_plugin::testing::{Effect, FakeHost};
-use natpunch_plugin::{PeerInterest, RecordTag, RelayUse};
+use natpunch_plugin::Health;
+use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use tokio::time::Instant;
 
 use super::*;
 use crate::Server;
@@ -13,19 +14,6 @@ fn secret(n: u8) -> SecretKey {
 
 fn key(n: u8) -> PeerKey {
     Identity::new(&secret(n)).unwrap().public()
-}
-
-fn interest(n: u8, wanted: bool) -> PeerInterest {
-    let tag = RecordTag([0; 16]);
-    PeerInterest {
-        key: key(n),
-        wanted,
-        endpoint: None,
-        inbound_tag: tag,
-        outbound_tag: tag,
-        pair_tag: tag,
-        relay: RelayUse::Off,
-    }
 }
 
 fn settings(server: &str) -> Settings {
@@ -59,8 +47,8 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
     let hosts = [host(1), host(2)];
     let addresses: [SocketAddr; 2] = ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
     let tasks = [run(&hosts[0], "198.51.100.1:9000"), run(&hosts[1], "198.51.100.1:9000")];
-    hosts[0].put(Input::Peers([interest(2, true)].into()));
-    hosts[1].put(Input::Peers([interest(1, true)].into()));
+    hosts[0].put(Input::Peers([wanted(key(2))].into()));
+    hosts[1].put(Input::Peers([wanted(key(1))].into()));
 
     let start = Instant::now();
     let (mut observed, mut registered) = ([None, None], [false, false]);
@@ -97,7 +85,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
 async fn datagrams_of_others_and_a_silent_server_are_survived_and_reported() {
     let host = host(1);
     let task = run(&host, "[2001:db8::9]:9000");
-    host.put(Input::Peers([interest(2, true)].into()));
+    host.put(Input::Peers([wanted(key(2))].into()));
     let mut handshakes = 0;
     loop {
         match host.effect().await {

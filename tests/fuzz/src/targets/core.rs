@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, derive_listen_port, stun};
-use natpunch_types::{Candidate, CandidateKind, Mapping, Origin, PeerKey, RelayPolicy, SecretKey};
+use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, stun};
+use natpunch_types::{Candidate, CandidateKind, Mapping, Origin, PeerKey, SecretKey};
 
 use super::{Program, address};
 
@@ -13,16 +13,7 @@ fn own(n: u8) -> SecretKey {
 }
 
 fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
-    let peer = peer.map(|key| PeerSpec {
-        key,
-        name: "peer".to_owned(),
-        managed: true,
-        preshared_key: None,
-        persistent_keepalive: None,
-        listen_port: derive_listen_port(&key),
-        relay: RelayPolicy::Auto,
-        relays: None,
-    });
+    let peer = peer.map(|key| PeerSpec::new("peer", key));
     let spec = MeshSpec { private_key: own(n), listen_port: 1000, overlay: vec![], peers: peer.into_iter().collect() };
     Mesh::new(spec, [n; 32], Time::ZERO)
 }

@@ -1,0 +1,198 @@
+//! What the agent answers at the control socket: `status`, `status --mesh`, `plan --live`, `confirm`.
+
+use natpunch_core::MeshStatus;
+use natpunch_net::boot_time;
+use natpunch_plugin::Health;
+use serde::{Deserialize, Serialize};
+
+use super::drift::DriftStatus;
+use super::{Agent, PeerRevision, Runs, ServingStatus, hosts, journal, now, revision};
+use crate::control::{Call, Reply, Request};
+use crate::source::SourceStatus;
+
+/// What `status` prints.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Status {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// This node's name.
+    pub node: String,
+    /// Its interface.
+    pub interface: String,
+    /// Which WireGuard device carries the packets.
+    pub backend: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Hash of the mesh file's content that is applied, in hex, shortened.
+    pub revision: String,
+    /// Hash of what the mesh says, in hex, shortened: the same on all nodes that run the same mesh.
+    pub mesh_hash: String,
+    /// The generation that the mesh file states.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// For how long this version has run, in seconds.
+    pub runs_for_s: f64,
+    /// Reloads that were applied since start.
+    pub reloads: u64,
+    /// Why the newest mesh file is not applied, if it isn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reload_error: Option<String>,
+    /// Why the journal can't be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_error: Option<String>,
+    /// Where the mesh comes from, if not from a path of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
+    /// The change that is tried and not yet known to work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeStatus>,
+    /// The version that was tried and undone, and is not tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldStatus>,
+    /// What somebody else changed at the interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
+    /// The server of this node, if it serves the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<ServingStatus>,
+    /// Why the peers' names are not in the hosts file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts_error: Option<String>,
+    /// Discovery instances.
+    pub discovery: Vec<DiscoveryStatus>,
+    /// What the core knows: candidates of this node, peers and their paths.
+    #[serde(flatten)]
+    pub core: MeshStatus,
+}
+
+/// A change that is not yet known to work.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct ChangeStatus {
+    /// Its version.
+    pub revision: String,
+    /// When it will be undone, in seconds.
+    pub undone_in_s: f64,
+    /// Whether a person has to confirm it.
+    pub by_person: bool,
+    /// The peers whose sign of life is awaited.
+    pub waiting_for: Vec<String>,
+}
+
+/// A version that was undone.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct HeldStatus {
+    /// The version.
+    pub revision: String,
+    /// Why it was undone.
+    pub reason: String,
+}
+
+/// One discovery instance in `status`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct DiscoveryStatus {
+    /// NAME of `[discovery.NAME]`.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// What it did last, or what is wrong.
+    pub note: String,
+    /// Offers that were dropped because there were too many.
+    pub dropped: u64,
+}
+
+/// What `status --mesh` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshRevisions {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// This node's name.
+    pub node: String,
+    /// What it runs.
+    #[serde(flatten)]
+    pub runs: Runs,
+    /// The other peers, by name.
+    pub peers: Vec<PeerRevision>,
+}
+
+impl Agent {
+    /// Answers a call.
+    pub(super) async fn on_call(&mut self, call: Call) {
+        match call.request {
+            Request::Drift => return self.tell_drift(call),
+            Request::Mesh => return self.tell_mesh(call),
+            _ => {}
+        }
+        let reply = self.on_request(call.request, call.connected).await;
+        let _ = call.answer.send(reply);
+    }
+
+    async fn on_request(&mut self, request: Request, connected: std::time::Instant) -> Reply {
+        match request {
+            Request::Confirm => self.confirm_by_person(connected),
+            Request::Drift | Request::Mesh => Reply::Error("asked elsewhere".to_owned()),
+            Request::Status => match serde_json::to_value(self.status()) {
+                Ok(value) => Reply::Ok(value),
+                Err(error) => Reply::Error(error.to_string()),
+            },
+            Request::Reload | Request::Stop => Reply::Ok(serde_json::Value::Null),
+        }
+    }
+
+    /// Asks the nodes of the mesh what they run, and answers from a task.
+    fn tell_mesh(&self, call: Call) {
+        let asked = self.revisions.ask(self.alive());
+        let (mesh, node) = (self.node.mesh.clone(), self.node.name.clone());
+        tokio::spawn(async move {
+            let reply = match asked.await {
+                Ok((runs, peers)) => serde_json::to_value(MeshRevisions { mesh, node, runs, peers })
+                    .map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok),
+                Err(_) => Reply::Error("too many questions at one time".to_owned()),
+            };
+            let _ = call.answer.send(reply);
+        });
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            mesh: self.node.mesh.clone(),
+            node: self.node.name.clone(),
+            interface: self.node.interface.clone(),
+            backend: self.backend.clone(),
+            pid: std::process::id(),
+            revision: journal::revision(&self.node.content_hash),
+            mesh_hash: revision::short(&self.node.mesh_hash),
+            generation: self.node.generation,
+            runs_for_s: boot_time().saturating_sub(self.since).as_secs_f64(),
+            reloads: self.reloads,
+            reload_error: self.reload_error.clone(),
+            journal_error: self.journal_error.as_ref().map(|(error, _)| error.clone()),
+            source: self.source.status(),
+            change: self.guard.as_ref().map(|guard| ChangeStatus {
+                revision: journal::revision(&guard.to),
+                undone_in_s: guard.deadline.saturating_sub(boot_time()).as_millis() as f64 / 1e3,
+                by_person: guard.by_person,
+                waiting_for: guard.missing(),
+            }),
+            held: self
+                .held
+                .as_ref()
+                .map(|held| HeldStatus { revision: journal::revision(&held.to), reason: held.reason.clone() }),
+            drift: self.drift.clone(),
+            hosts_error: self.hosts.as_ref().and_then(hosts::Keeper::problem),
+            serving: self.serving.status(),
+            discovery: self
+                .plugins
+                .iter()
+                .map(|plugin| {
+                    let (health, dropped) = plugin.health();
+                    let (ok, note) = match health {
+                        Health::Good(note) => (true, note),
+                        Health::Bad(problem) => (false, problem),
+                    };
+                    DiscoveryStatus { name: plugin.origin().as_str().to_owned(), ok, note, dropped }
+                })
+                .collect(),
+            core: self.mesh.status(now()),
+        }
+    }
+}
