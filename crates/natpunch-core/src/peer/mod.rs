@@ -258,6 +258,7 @@ impl Peer {
             }
             return;
         }
+        let kind = self.table.get(&address).map_or(kind, |entry| entry.kind);
         env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
         if self.probes() {
             self.start_burst(address, self.first_burst(address, env, now), now);
