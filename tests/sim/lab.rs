@@ -20,6 +20,10 @@ pub(crate) const UPLINK: LinkConfig = LinkConfig::wire(Duration::from_millis(10)
 /// Between a server and the middle of the internet.
 pub(crate) const NEAR: LinkConfig = LinkConfig::wire(Duration::from_millis(10));
 
+/// The outside addresses of the two sides' outermost routers.
+pub(crate) const OUTSIDE_A: &str = "203.0.113.1";
+pub(crate) const OUTSIDE_B: &str = "203.0.113.2";
+
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -45,8 +49,8 @@ impl From<NatConfig> for Side {
 pub(crate) struct Lab {
     pub(crate) world: World,
     pub(crate) server: HostId,
-    /// The servers that relay.
-    pub(crate) relays: Vec<HostId>,
+    /// The servers of natpunch's own rendezvous.
+    pub(crate) servers: Vec<HostId>,
     pub(crate) a: HostId,
     pub(crate) b: HostId,
     /// The innermost routers.
@@ -117,7 +121,7 @@ impl Lab {
     /// Two nodes that are peers, whose agents have not started yet.
     pub(crate) fn new(seed: u64, a: impl Into<Side>, b: impl Into<Side>, uplink: LinkConfig, which: Discovery) -> Self {
         let mut world = World::new(seed);
-        let server = world.add_server("server", &[ip(SERVER_V4), ip(SERVER_V6)], LinkConfig::wire(10 * MS));
+        let server = world.add_model_server("server", &[ip(SERVER_V4), ip(SERVER_V6)], LinkConfig::wire(10 * MS));
         let place_a = side(&mut world, "gw-a", 1, &a.into(), uplink);
         let place_b = side(&mut world, "gw-b", 2, &b.into(), uplink);
         let config = discovery(&world, server, which);
@@ -125,28 +129,25 @@ impl Lab {
         let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
         world.peer(a, b);
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
-        Self { world, server, relays: Vec::new(), a, b, gateway_a, gateway_b }
+        Self { world, server, servers: Vec::new(), a, b, gateway_a, gateway_b }
     }
 
-    /// The same with relays, one on each of these links. The first is that of the server, too.
-    pub(crate) fn with_relays(seed: u64, a: impl Into<Side>, b: impl Into<Side>, links: &[LinkConfig]) -> Self {
+    /// The same with servers of natpunch's own rendezvous, one on each of these links.
+    pub(crate) fn with_servers(seed: u64, a: impl Into<Side>, b: impl Into<Side>, links: &[LinkConfig]) -> Self {
         let mut world = World::new(seed);
         let add = |(number, link): (usize, &LinkConfig)| {
             let address = IpAddr::from([198, 51, 100, 1 + number as u8]);
-            (world.add_server(&format!("server{number}"), &[address], *link), SocketAddr::new(address, 3478))
+            world.add_server(&format!("server{number}"), address, *link)
         };
-        let servers: Vec<_> = links.iter().enumerate().map(add).collect();
+        let (servers, addresses): (Vec<_>, _) = links.iter().enumerate().map(add).unzip();
         let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
         let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
-        let relays: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
-        let config =
-            DiscoveryConfig { stun: relays.clone(), rendezvous: relays.first().copied(), records: true, relays };
+        let config = DiscoveryConfig { servers: addresses, ..DiscoveryConfig::default() };
         let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
         let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
         world.peer(a, b);
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
-        let relays = servers.iter().map(|(server, _)| *server).collect();
-        Self { world, server: servers[0].0, relays, a, b, gateway_a, gateway_b }
+        Self { world, server: servers[0], servers, a, b, gateway_a, gateway_b }
     }
 
     /// The kinds of path that both nodes' statuses show.

@@ -1,6 +1,7 @@
 //! Every kind of NAT against every kind.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use natpunch_core::PeerState;
@@ -128,6 +129,14 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
+/// The seeds that the environment asks for, else this many.
+pub(crate) fn seeds_or(usual: u64) -> Range<u64> {
+    match number("NATPUNCH_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("NATPUNCH_SIM_SEEDS").unwrap_or(usual),
+    }
+}
+
 /// Runs so many seeds over these pairs, in an order in which few seeds already see all kinds.
 fn campaign(name: &str, mut pairs: Vec<Pair>, seeds: u64) -> Tally {
     let mut random = Random::new(pairs.len() as u64, 0);
@@ -135,10 +144,7 @@ fn campaign(name: &str, mut pairs: Vec<Pair>, seeds: u64) -> Tally {
         pairs.swap(index, random.below(index as u64 + 1) as usize);
     }
     let mut tally = Tally::default();
-    let seeds = match number("NATPUNCH_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("NATPUNCH_SIM_SEEDS").unwrap_or(seeds),
-    };
+    let seeds = seeds_or(seeds);
     for seed in seeds.clone() {
         run(seed, pairs[(seed % pairs.len() as u64) as usize], &mut tally);
     }

@@ -14,7 +14,7 @@ use crate::lab::{Discovery, LAN, Lab, MINUTE, SECOND, SERVER_V4, Side, UPLINK, d
 /// Two nodes behind one router, on its LAN.
 fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
     let mut world = World::new(seed);
-    let server = world.add_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
+    let server = world.add_model_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
     let router = GatewayConfig { v4: Some((nat, ip("203.0.113.1"))), v6: None, uplink: UPLINK };
     let (segment, gateway) = world.add_gateway("home", Network::INTERNET, router);
     let config = discovery(&world, server, which);
@@ -22,7 +22,7 @@ fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
     let b = world.add_node("b", segment, &[ip("192.168.1.3")], LAN, config);
     world.add_bystander("printer", segment, &[ip("192.168.1.9")], LAN);
     world.peer(a, b);
-    Lab { world, server, relays: Vec::new(), a, b, gateway_a: Some(gateway), gateway_b: Some(gateway) }
+    Lab { world, server, servers: Vec::new(), a, b, gateway_a: Some(gateway), gateway_b: Some(gateway) }
 }
 
 fn endpoint_of_b(lab: &Lab) -> SocketAddr {
@@ -88,7 +88,7 @@ fn hosts_behind_two_nats_each_connect() {
 fn homes_behind_one_carrier_nat_connect_when_it_hairpins() {
     for (hairpin, expected) in [(true, Verdict::Possible), (false, Verdict::Impossible)] {
         let mut world = World::new(1);
-        let server = world.add_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
+        let server = world.add_model_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
         let carrier = NatConfig { hairpin, ..NatConfig::home() };
         let carrier = GatewayConfig { v4: Some((carrier, ip("203.0.113.1"))), v6: None, uplink: UPLINK };
         let (inner, _) = world.add_gateway("carrier", Network::INTERNET, carrier);
@@ -100,7 +100,7 @@ fn homes_behind_one_carrier_nat_connect_when_it_hairpins() {
             world.add_node("node", segment, &[ip(&format!("192.168.{number}.2"))], LAN, config.clone())
         });
         world.peer(a, b);
-        let mut lab = Lab { world, server, relays: Vec::new(), a, b, gateway_a: None, gateway_b: None }.start();
+        let mut lab = Lab { world, server, servers: Vec::new(), a, b, gateway_a: None, gateway_b: None }.start();
         assert_eq!(direct_path_possible(&lab.world.network, a, b), expected);
         assert_eq!(lab.connect(MINUTE).is_some(), hairpin, "{}", lab.world.report());
         lab.expect_sound();
@@ -149,7 +149,7 @@ fn a_plain_peer_that_roams_is_not_fought() {
 #[test]
 fn a_mesh_of_six_behind_mixed_nats_connects_every_pair() {
     let mut world = World::new(6);
-    let server = world.add_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
+    let server = world.add_model_server("server", &[ip(SERVER_V4)], LinkConfig::wire(Duration::from_millis(10)));
     let config = discovery(&world, server, Discovery::Records);
     let nats = [NatConfig::home(), NatConfig::full_cone(), NatConfig::home()];
     let mut nodes = Vec::new();

@@ -4,13 +4,17 @@
 use std::time::Duration;
 
 use natpunch_sim::{NatConfig, Random, Verdict, direct_path_possible};
+use natpunch_types::RelayPolicy;
 
 use crate::lab::{Lab, MINUTE, NEAR, SECOND};
 
 /// Times to direct of the seeds that have a direct path within five minutes, sorted.
 fn times_to_direct(a: NatConfig, b: NatConfig, meet: bool, seeds: u64) -> Vec<Duration> {
     let time = |seed| {
-        let mut lab = if meet { Lab::with_relays(seed, a, b, &[NEAR]) } else { Lab::usual(seed, a, b) };
+        let mut lab = if meet { Lab::with_servers(seed, a, b, &[NEAR]) } else { Lab::usual(seed, a, b) };
+        for node in [lab.a, lab.b] {
+            lab.world.set_relay_policy(node, RelayPolicy::Never);
+        }
         if a != b || a != NatConfig::home() {
             assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Contended);
         }

@@ -178,6 +178,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: BTreeMap<SocketAddr, Entry>,
+    /// Relays that were forgotten, the newest last: what still comes from there comes through a relay.
+    former_relays: VecDeque<SocketAddr>,
 }
 
 /// What a table is told.
@@ -247,10 +249,11 @@ impl Table {
                 .min_by_key(|(_, entry)| entry.learned)
                 .map(|(address, _)| *address);
             let Some(victim) = victim else { return false };
-            self.entries.remove(&victim);
+            self.entries.remove(&victim).filter(Entry::is_relay).iter().for_each(|_| self.note_former(victim));
         }
+        let through_relay = !offer.is_of_peer() && self.former_relays.contains(&offer.address);
         let entry = Entry {
-            kind: offer.kind,
+            kind: if through_relay { CandidateKind::Relay } else { offer.kind },
             owned: offer.is_of_peer(),
             claims: BTreeMap::from([(offer.origin.clone(), claim)]),
             learned: now,
@@ -293,10 +296,20 @@ impl Table {
 
     /// Forgets what nobody claims any more, except `keep` and what is proven.
     pub(crate) fn expire(&mut self, keep: Option<SocketAddr>, now: Time) {
-        self.entries.retain(|address, entry| {
+        let over = self.entries.extract_if(.., |address, entry| {
             entry.claims.retain(|_, claim| now < claim.expires);
-            !entry.claims.is_empty() || Some(*address) == keep || entry.is_proven(now)
+            entry.claims.is_empty() && Some(*address) != keep && !entry.is_proven(now)
         });
+        let relays: Vec<SocketAddr> = over.filter(|(_, entry)| entry.is_relay()).map(|(address, _)| address).collect();
+        relays.into_iter().for_each(|address| self.note_former(address));
+    }
+
+    fn note_former(&mut self, relay: SocketAddr) {
+        self.former_relays.retain(|known| *known != relay);
+        if self.former_relays.len() >= MAX_CANDIDATES {
+            self.former_relays.pop_front();
+        }
+        self.former_relays.push_back(relay);
     }
 
     /// When the next claim expires.

@@ -237,6 +237,8 @@ impl Mesh {
     /// An address at which a server of some discovery instance sees WireGuard's port. It is published to the peers until
     /// `lifetime` is over or the instance states another of the same family.
     pub fn handle_reflexive(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
+        // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before any peer's record.
+        self.env.arranges = true;
         if self.env.local.learn(origin, address, lifetime, now) {
             self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address: canonical(address) });
             self.records.touch(now);
@@ -246,8 +248,6 @@ impl Mesh {
 
     /// What the server of some discovery instance has found of our NAT.
     pub fn handle_mapping(&mut self, origin: &Origin, mapping: Mapping, now: Time) {
-        // Only natpunch's own rendezvous tells it, and that also arranges meetings.
-        self.env.arranges = true;
         self.env.local.set_mapping(origin, mapping);
         self.flush(now);
     }

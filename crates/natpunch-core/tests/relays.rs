@@ -115,3 +115,28 @@ fn a_pong_through_a_relay_is_enough_for_a_first_path_and_one_on_a_direct_path_is
     assert_eq!(first_path(CandidateKind::Relay), ms(20), "one round trip");
     assert_eq!(first_path(CandidateKind::Reflexive), ms(30), "and the peer's word that it got its pong, too");
 }
+
+#[test]
+fn what_still_comes_from_a_relay_that_was_withdrawn_comes_through_a_relay() {
+    let (low, high) = low_high();
+    let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2"])]);
+    let here = world.address(1);
+    let offered = Candidate { address: here, ..relay("203.0.113.2:1", "hub") };
+    world.with(0, |mesh, now| {
+        mesh.handle_candidate(public(high), offered.clone(), now);
+        mesh.handle_candidate(public(high), Candidate { lifetime: secs(0), ..offered.clone() }, now);
+        assert!(mesh.status(now).peers[0].candidates.is_empty());
+    });
+    let back = Candidate { address: world.address(0), ..offered.clone() };
+    let mut only = spec(high, &[low]);
+    // So that the peer does not say that this address is its own, and no relay's.
+    only.peers[0].relay = RelayPolicy::Only;
+    world.with(1, |mesh, now| {
+        mesh.handle_spec(only, now);
+        mesh.handle_candidate(public(low), back, now);
+    });
+    world.run(secs(1));
+    let status = world.nodes[0].mesh.status(world.now);
+    let found = status.peers[0].candidates.iter().find(|candidate| candidate.address == here).unwrap();
+    assert_eq!(found.kind, CandidateKind::Relay);
+}

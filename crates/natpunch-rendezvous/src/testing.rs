@@ -9,9 +9,10 @@ use rand_core::CryptoRng;
 
 use crate::crypto::{Gate, Key, open_message, seal_message, split};
 use crate::frame::{Frame, Notice, Request, pack, pad};
+use crate::server::Unsealed;
 use crate::wire::{
-    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, SESSION_HEADER_LEN,
-    TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
+    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, Reader,
+    SESSION_HEADER_LEN, TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
 };
 
 /// Reads a text as both sides would; whether what was understood is said and understood again as the same.
@@ -132,6 +133,25 @@ pub fn welcome(
     let [theirs, ours] = split(&mut handshake)?;
     let datagram = seal_message(&ours, 0, &header, &[0; TICKET_LEN])?;
     Some((client, datagram, RawSession { id: session, ours, theirs, is_client: false, counter: 1 }))
+}
+
+/// Lets a server say something else than it would: edits the frames of a session's message, each its kind and its body,
+/// whatever they mean. Its datagram gets no shorter.
+pub fn reword(message: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)) {
+    let Some(text) = message.text_mut() else { return };
+    let overhead = SESSION_HEADER_LEN + MAC_LEN;
+    let least = text.len() + overhead;
+    let mut reader = Reader(text);
+    let next = || {
+        let kind = reader.u8().filter(|kind| *kind != 0)?;
+        let length = reader.u16()?;
+        Some((kind, reader.take(length.into())?.to_vec()))
+    };
+    let mut frames: Vec<_> = std::iter::from_fn(next).collect();
+    edit(&mut frames);
+    let frame = |(kind, body): &(u8, Vec<u8>)| [&[*kind][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    *text = frames.iter().flat_map(frame).collect();
+    pad(text, overhead, least);
 }
 
 /// A secret of a relay's side.

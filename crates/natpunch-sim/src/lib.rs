@@ -1,11 +1,13 @@
 //! A seeded internet in virtual time: hosts, links, RFC 4787 NATs, faults, an oracle.
 //!
-//! The hosts run the real [`natpunch_core::Mesh`]; everything around it is a model without sockets, threads or a clock.
+//! The hosts run the real [`natpunch_core::Mesh`] and, where there are servers of natpunch's own rendezvous, its real
+//! clients; those servers are the real ones, too. Everything around them is a model without sockets, threads or a clock.
 //! One seed gives one run, bit by bit, so that a failure is repeated by its seed and read in its [`Trace`].
 //!
 //! This crate is a tool of tests: a scenario that names a host which it did not add is a bug of the scenario, and panics.
 #![allow(clippy::indexing_slicing)]
 
+mod client;
 mod discovery;
 mod link;
 mod nat;
@@ -14,12 +16,13 @@ mod node;
 mod oracle;
 mod packet;
 mod random;
-mod relay;
 mod rendezvous;
+mod server;
 mod trace;
 mod wireguard;
 mod world;
 
+pub use client::ServerAddress;
 pub use link::LinkConfig;
 pub use nat::{Allocation, Filtering, Mapping, Nat, NatConfig, Refusal, Timers, Unsolicited};
 pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
@@ -27,8 +30,8 @@ pub use node::DiscoveryConfig;
 pub use oracle::{Verdict, direct_path_possible};
 pub use packet::{DEFAULT_TTL, Packet, Payload};
 pub use random::Random;
-pub use relay::Lie;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
+pub use server::Lie;
 pub use trace::{Entry, Trace, What};
 pub use wireguard::{
     Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage, Outgoing as WireGuardOutgoing,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
 
+use crate::client::{Clients, ServerAddress};
 use crate::discovery::Client;
 use crate::random::Random;
-use crate::relay::{self, Effect, RelayClient};
 use crate::rendezvous::Message;
 use crate::wireguard::Device;
 
@@ -23,21 +23,21 @@ const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
 /// Which discovery a host uses.
 #[derive(Debug, Clone, Default)]
 pub struct DiscoveryConfig {
-    /// The rendezvous server.
+    /// The rendezvous server of the model.
     pub rendezvous: Option<SocketAddr>,
     /// STUN servers.
     pub stun: Vec<SocketAddr>,
-    /// Whether sealed records are published and watched.
+    /// Whether sealed records are published and watched in the store of the model.
     pub records: bool,
-    /// Servers that relay and arrange moments to fire at.
-    pub relays: Vec<SocketAddr>,
+    /// Servers of natpunch's own rendezvous, with relays.
+    pub servers: Vec<ServerAddress>,
 }
 
 /// The agent process: dies and restarts without the device.
 pub(crate) struct Agent {
     pub(crate) mesh: Mesh,
     pub(crate) client: Option<Client>,
-    pub(crate) relays: RelayClient,
+    pub(crate) clients: Clients,
     next_device_poll: Duration,
     eager_until: Duration,
 }
@@ -54,7 +54,7 @@ impl Agent {
         if let Some(client) = &mut self.client {
             client.register_anew(now);
         }
-        self.relays.handle_network_change(now);
+        self.clients.handle_network_change(now);
     }
 }
 
@@ -150,9 +150,9 @@ impl Node {
         mesh.handle_local_addresses(addresses, time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
         let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
-        let relays = RelayClient::new(self.key, self.discovery.relays.clone(), now);
+        let clients = Clients::new(&self.spec.private_key, &self.discovery.servers, &mut self.random, now);
         let next_device_poll = now + DEVICE_POLL;
-        self.agent = Some(Agent { mesh, client, relays, next_device_poll, eager_until: now });
+        self.agent = Some(Agent { mesh, client, clients, next_device_poll, eager_until: now });
         self.agent.iter_mut().for_each(|agent| agent.watch_device(now));
         self.start_at = None;
     }
@@ -169,7 +169,7 @@ impl Node {
         let agent = self.agent.as_ref().map(|agent| {
             let mesh = agent.mesh.poll_timeout().map(|at| at.since_origin().saturating_sub(self.clock_offset));
             let client = agent.client.as_ref().map(Client::poll_timeout);
-            [mesh, client, agent.relays.poll_timeout()]
+            [mesh, client, agent.clients.poll_timeout()]
                 .into_iter()
                 .flatten()
                 .fold(agent.next_device_poll, Duration::min)
@@ -193,51 +193,13 @@ impl Node {
         if agent.mesh.poll_timeout().is_some_and(|at| at <= time) {
             agent.mesh.handle_timeout(time);
         }
-        let mut requests = Vec::new();
-        if let Some(client) = &mut agent.client {
-            let server = client.server();
-            requests.extend(client.handle_timeout(now).into_iter().map(|message| (server, message)));
-        }
-        let effects = agent.relays.handle_timeout(now);
-        requests.extend(self.apply(effects, now));
-        requests
-    }
-
-    /// Does what the relays' client wants; what it wants sent is returned.
-    fn apply(&mut self, effects: Vec<Effect>, now: Duration) -> Vec<(SocketAddr, Message)> {
-        let time = self.clock(now);
-        let mut requests = Vec::new();
-        let Some(agent) = &mut self.agent else { return requests };
-        for effect in effects {
-            match effect {
-                Effect::Send(to, message) => requests.push((to, message)),
-                Effect::Mapping(mapping) => agent.mesh.handle_mapping(&Origin::new("relays"), mapping, time),
-                Effect::Fire { peer, after } => agent.mesh.handle_fire(peer, after, time),
-                Effect::Candidate { peer, address, lifetime } => {
-                    let origin = relay::origin(address.ip());
-                    let candidate = Candidate { address, kind: CandidateKind::Relay, origin, lifetime };
-                    agent.mesh.handle_candidate(peer, candidate, time);
-                }
-            }
-        }
-        requests
-    }
-
-    /// A server sent something.
-    pub(crate) fn handle_server(
-        &mut self,
-        source: SocketAddr,
-        message: Message,
-        now: Duration,
-    ) -> Vec<(SocketAddr, Message)> {
-        self.handle_answer(message, now);
-        let Some(agent) = &mut self.agent else { return Vec::new() };
-        let effects = agent.relays.handle(source, message, now);
-        self.apply(effects, now)
+        let Some(client) = &mut agent.client else { return Vec::new() };
+        let server = client.server();
+        client.handle_timeout(now).into_iter().map(|message| (server, message)).collect()
     }
 
     /// The rendezvous server answered.
-    fn handle_answer(&mut self, message: Message, now: Duration) {
+    pub(crate) fn handle_answer(&mut self, message: Message, now: Duration) {
         let time = self.clock(now);
         let (Some(agent), Message::Answer { wanted, address: Some(address) }) = (&mut self.agent, message) else {
             return;
@@ -249,6 +211,15 @@ impl Node {
             lifetime: ANSWER_LIFETIME,
         };
         agent.mesh.handle_candidate(wanted, candidate, time);
+    }
+
+    /// Lets the clients of natpunch's own rendezvous do what is due; what they send.
+    pub(crate) fn drive_clients(&mut self, now: Duration) -> Vec<(SocketAddr, Vec<u8>)> {
+        let time = self.clock(now);
+        let Some(Agent { mesh, clients, .. }) = self.agent.as_mut().filter(|_| self.asleep_until.is_none()) else {
+            return Vec::new();
+        };
+        clients.drive(mesh, time, now)
     }
 
     /// What the core wants done next.

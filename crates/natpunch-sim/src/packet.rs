@@ -1,8 +1,11 @@
-//! What travels: UDP datagrams, with their payload either as bytes (whatever the core made) or as a model's message.
+//! What travels: UDP datagrams, with their payload either as bytes (whatever real code made) or as a model's message.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use natpunch_rendezvous::wire::Kind;
 
 use crate::network::HostId;
 use crate::{rendezvous, wireguard};
@@ -16,7 +19,7 @@ const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// What a datagram carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
-    /// Bytes that the core made or will parse: probes and STUN.
+    /// Bytes that real code made or will parse: probes, STUN, and natpunch's own rendezvous.
     Raw(Vec<u8>),
     /// A message of the WireGuard model.
     WireGuard(wireguard::Message),
@@ -32,13 +35,24 @@ impl Payload {
             Self::WireGuard(_) | Self::Rendezvous(_) => &[],
         }
     }
+
+    /// What a server that knows neither model sees of it.
+    pub(crate) fn to_bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::WireGuard(message) => message.outline().into(),
+            Self::Raw(_) | Self::Rendezvous(_) => self.bytes().into(),
+        }
+    }
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Raw(bytes) if bytes.get(4..8) == Some(&STUN_COOKIE) => write!(f, "stun {} B", bytes.len()),
-            Self::Raw(bytes) => write!(f, "probe {} B", bytes.len()),
+            Self::Raw(bytes) => match Kind::of(bytes) {
+                Some(kind) => write!(f, "{kind:?} {} B", bytes.len()),
+                None => write!(f, "probe {} B", bytes.len()),
+            },
             Self::WireGuard(message) => write!(f, "wg {message}"),
             Self::Rendezvous(message) => write!(f, "rendezvous {message}"),
         }

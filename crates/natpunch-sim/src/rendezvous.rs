@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{PeerKey, RelayUse};
+use natpunch_types::PeerKey;
 
 /// A registration is forgotten after this.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -28,53 +28,6 @@ pub enum Message {
         /// Where it was seen last.
         address: Option<SocketAddr>,
     },
-    /// "I am `from`, and want this of a relay with the other one of the pair."
-    Pair {
-        /// Who asks.
-        from: PeerKey,
-        /// The pair's tag.
-        pair: [u8; 16],
-        /// What it wants.
-        relay: RelayUse,
-        /// Its round trip to the server.
-        rtt: Duration,
-        /// Make both sides fire at the same moment.
-        meet: bool,
-    },
-    /// To a relay port: what comes from here is to be forwarded.
-    Bind {
-        /// Who asks.
-        from: PeerKey,
-        /// The pair's tag.
-        pair: [u8; 16],
-    },
-    /// How the server sees the pair.
-    State {
-        /// The pair's tag.
-        pair: [u8; 16],
-        /// What the receiver wants.
-        relay: RelayUse,
-        /// The relay port for the receiver.
-        port: Option<u16>,
-        /// Both sides have bound theirs.
-        bound: bool,
-    },
-    /// "How do you see me?"
-    WhereAmI,
-    /// The answer.
-    Seen {
-        /// The source of the question.
-        address: SocketAddr,
-        /// The port that was asked.
-        port: u16,
-    },
-    /// Probe the other one of the pair.
-    Fire {
-        /// The pair's tag.
-        pair: [u8; 16],
-        /// In how long.
-        after: Duration,
-    },
 }
 
 impl fmt::Display for Message {
@@ -84,12 +37,6 @@ impl fmt::Display for Message {
             Self::Request { wanted: Some(key), .. } => write!(f, "lookup {}", key.short()),
             Self::Answer { wanted, address: Some(address) } => write!(f, "answer {} at {address}", wanted.short()),
             Self::Answer { wanted, address: None } => write!(f, "answer {} unknown", wanted.short()),
-            Self::Pair { relay, meet, .. } => write!(f, "relay {relay}{}", if *meet { ", meet" } else { "" }),
-            Self::WhereAmI => f.write_str("where am I"),
-            Self::Seen { address, .. } => write!(f, "seen at {address}"),
-            Self::Bind { .. } => f.write_str("bind"),
-            Self::State { relay, port, bound, .. } => write!(f, "state {relay} port {port:?} bound {bound}"),
-            Self::Fire { after, .. } => write!(f, "fire in {after:?}"),
         }
     }
 }

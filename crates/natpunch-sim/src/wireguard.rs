@@ -76,11 +76,32 @@ impl Message {
         }
     }
 
+    /// What a relay can tell of it: its type, the indices by which its receiver and whoever answers find the session, and
+    /// its length.
+    pub(crate) fn outline(&self) -> Vec<u8> {
+        let (from, to) = (&self.from, &self.to);
+        let (kind, indices) = match self.content {
+            Content::Initiation { session, .. } => (1, vec![index(session, from)]),
+            Content::Response { session } => (2, vec![index(session, from), index(session, to)]),
+            Content::Data { session, .. } => (4, vec![index(session, to)]),
+        };
+        let mut bytes = vec![kind, 0, 0, 0];
+        bytes.extend(indices.into_iter().flat_map(u32::to_le_bytes));
+        bytes.resize(self.size() as usize, 0);
+        bytes
+    }
+
     #[cfg(test)]
     pub(crate) fn keepalive_for_test() -> Self {
         let key = PeerKey::from_bytes([0; 32]);
         Self { from: key, to: key, content: Content::Data { session: 0, counter: 0, length: 0 } }
     }
+}
+
+/// By which this side finds a session.
+fn index(session: u64, side: &PeerKey) -> u32 {
+    let [a, b, c, d, ..] = *side.as_bytes();
+    session as u32 ^ u32::from_le_bytes([a, b, c, d])
 }
 
 impl fmt::Display for Message {

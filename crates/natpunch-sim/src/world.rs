@@ -10,42 +10,37 @@ use natpunch_core::{
 };
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy, SecretKey};
 
+use crate::client::{self, ServerAddress};
 use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
 use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 use crate::node::{DiscoveryConfig, Node};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
-use crate::relay::{self, CONTROL_PORT, Lie, Relay};
 use crate::rendezvous;
+use crate::server::{self, Lie, Server};
 use crate::wireguard::Device;
 
 /// Most probes of one host in one second.
 const PROBES_PER_SECOND: u64 = 250;
 /// Most candidates that a core may keep of one peer.
 const CANDIDATES_PER_PEER: usize = 64;
-/// A proof is good for this long.
-const PROOF_LIFETIME: Duration = Duration::from_secs(60);
+/// An answer proves a path for this long, as the core has it.
+const PROOF_LIFETIME: Duration = Duration::from_secs(90);
 /// A session that got something authentic within this is alive.
 const LIVE: Duration = Duration::from_secs(20);
 /// Steps without any progress of time: a busy loop is a failure, not a hang.
 const MOST_STEPS_AT_ONCE: u64 = 10_000;
 
-/// What a server says that lies: the peer is where somebody else is.
-fn misdirect(answer: rendezvous::Message) -> rendezvous::Message {
-    let nowhere = SocketAddr::from(([203, 0, 113, 200], 9));
-    match answer {
-        rendezvous::Message::Answer { wanted, .. } => rendezvous::Message::Answer { wanted, address: Some(nowhere) },
-        other => other,
-    }
+/// A model of a server: rendezvous and STUN on one port.
+#[derive(Debug, Default)]
+struct ModelServer {
+    rendezvous: rendezvous::Server,
+    down: bool,
 }
 
-/// A server on the internet: rendezvous and STUN on one port.
-#[derive(Debug, Default)]
-struct Server {
-    rendezvous: rendezvous::Server,
-    relay: Relay,
-    down: bool,
+fn public_key(spec: &MeshSpec) -> PeerKey {
+    Mesh::new(spec.clone(), [0; 32], Time::ZERO).status(Time::ZERO).public_key
 }
 
 /// The simulation.
@@ -53,6 +48,7 @@ pub struct World {
     /// The network, with its trace.
     pub network: Network,
     nodes: BTreeMap<HostId, Node>,
+    model_servers: BTreeMap<HostId, ModelServer>,
     servers: BTreeMap<HostId, Server>,
     records: RecordStore,
     seed: u64,
@@ -73,6 +69,7 @@ impl World {
         Self {
             network: Network::new(seed),
             nodes: BTreeMap::new(),
+            model_servers: BTreeMap::new(),
             servers: BTreeMap::new(),
             records: RecordStore::default(),
             seed,
@@ -96,11 +93,21 @@ impl World {
         self.network.add_gateway(name, outside, config)
     }
 
-    /// Adds a server for rendezvous and STUN, on the internet.
-    pub fn add_server(&mut self, name: &str, addresses: &[IpAddr], link: LinkConfig) -> HostId {
+    /// Adds a model of a server for rendezvous and STUN, on the internet.
+    pub fn add_model_server(&mut self, name: &str, addresses: &[IpAddr], link: LinkConfig) -> HostId {
         let id = self.network.add_host(name, Network::INTERNET, addresses, link);
-        self.servers.insert(id, Server::default());
+        self.model_servers.insert(id, ModelServer::default());
         id
+    }
+
+    /// Adds a server of natpunch's own rendezvous, on the internet; what a mesh file says of it.
+    pub fn add_server(&mut self, name: &str, ip: IpAddr, link: LinkConfig) -> (HostId, ServerAddress) {
+        let id = self.network.add_host(name, Network::INTERNET, &[ip], link);
+        let private_key = SecretKey::from_bytes(self.keys.bytes32());
+        let spec = MeshSpec { private_key, listen_port: 0, overlay: Vec::new(), peers: Vec::new() };
+        let (key, address) = (public_key(&spec), SocketAddr::new(ip, server::PORT));
+        self.servers.insert(id, Server::new(spec.private_key, Random::new(self.seed, 10_000 + id.0 as u64)));
+        (id, ServerAddress { address, key })
     }
 
     /// Adds a host that takes part in nothing.
@@ -120,7 +127,7 @@ impl World {
         let id = self.network.add_host(name, segment, addresses, link);
         let private_key = SecretKey::from_bytes(self.keys.bytes32());
         let mut spec = MeshSpec { private_key, listen_port: 0, overlay: Vec::new(), peers: Vec::new() };
-        let key = Mesh::new(spec.clone(), [0; 32], Time::ZERO).status(Time::ZERO).public_key;
+        let key = public_key(&spec);
         spec.listen_port = derive_listen_port(&key);
         let random = Random::new(self.seed, 100 + id.0 as u64);
         self.nodes.insert(id, Node::new(key, spec, discovery, random, self.now));
@@ -253,22 +260,23 @@ impl World {
     /// Stops a server, or starts it again without its memory.
     pub fn set_server_down(&mut self, server: HostId, down: bool) {
         if let Some(server) = self.servers.get_mut(&server) {
+            server.set_down(down);
+        } else if let Some(server) = self.model_servers.get_mut(&server) {
             server.down = down;
             server.rendezvous.restart();
-            server.relay.restart();
         }
     }
 
     /// Lets a server deceive, or be honest again.
     pub fn set_lie(&mut self, server: HostId, lie: Option<Lie>) {
         if let Some(server) = self.servers.get_mut(&server) {
-            server.relay.lie = lie;
+            server.set_lie(lie);
         }
     }
 
     /// WireGuard's packets that a server's relay has forwarded.
     pub fn carried_by(&self, server: HostId) -> u64 {
-        self.servers.get(&server).map_or(0, |server| server.relay.carried)
+        self.servers.get(&server).map_or(0, |server| server.carried)
     }
 
     /// Changes whether a peer may be reached through relays.
@@ -280,7 +288,7 @@ impl World {
 
     /// Changes by whose relays peers may be reached, best first.
     pub fn set_relays(&mut self, node: HostId, servers: &[HostId]) {
-        let relays = servers.iter().flat_map(|server| self.network.addresses(*server)).map(|ip| relay::origin(*ip));
+        let relays = servers.iter().flat_map(|server| self.network.addresses(*server)).map(|ip| client::origin(*ip));
         let relays: Arc<[Origin]> = relays.collect();
         let mut spec = self.nodes[&node].spec.clone();
         spec.peers.iter_mut().for_each(|peer| peer.relays = Some(relays.clone()));
@@ -441,8 +449,9 @@ impl World {
         self.drain();
         loop {
             let nodes = self.nodes.values().filter_map(Node::poll_timeout);
+            let servers = self.servers.values().filter_map(Server::poll_timeout);
             let others = [self.network.poll_timeout(), self.records.poll_timeout()];
-            let next = nodes.chain(others.into_iter().flatten()).min();
+            let next = nodes.chain(servers).chain(others.into_iter().flatten()).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.steps_at_once = if next > self.now { 0 } else { self.steps_at_once + 1 };
             assert!(self.steps_at_once < MOST_STEPS_AT_ONCE, "a busy loop:\n{}", self.report());
@@ -468,6 +477,12 @@ impl World {
                 if let Some(agent) = &mut node.agent {
                     agent.mesh.handle_record(&Origin::new("records"), record.tag, &record.blob, time);
                 }
+            }
+        }
+        for (host, server) in &mut self.servers {
+            if server.poll_timeout().is_some_and(|at| at <= now) {
+                let packets = server.handle_timeout(now);
+                packets.into_iter().for_each(|packet| self.network.send(*host, packet, now));
             }
         }
         let hosts: Vec<_> = self.nodes.keys().copied().collect();
@@ -502,28 +517,16 @@ impl World {
 
     fn deliver(&mut self, host: HostId, packet: Packet) {
         let now = self.now;
-        if let Some(server) = self.servers.get_mut(&host).filter(|server| !server.down) {
-            let port = packet.destination.port();
-            if let Some((from, to)) = server.relay.forward(packet.source, port, &packet.payload) {
-                let source = SocketAddr::new(packet.destination.ip(), from);
-                let forwarded = Packet { origin: packet.origin, ..Packet::new(source, to, packet.payload) };
-                self.network.send(host, forwarded, now);
-                return;
-            }
-            if let Payload::Rendezvous(message) = packet.payload {
-                for (to, message) in server.relay.handle(packet.source, port, message, now, &mut self.keys) {
-                    // Only an answer comes from the port that was asked.
-                    let from = if to == packet.source { port } else { CONTROL_PORT };
-                    let source = SocketAddr::new(packet.destination.ip(), from);
-                    self.network.send(host, Packet::new(source, to, Payload::Rendezvous(message)), now);
-                }
-            }
-            let wrong = server.relay.lie == Some(Lie::WrongAddresses);
+        if let Some(server) = self.servers.get_mut(&host) {
+            let packets = server.handle(&packet, now);
+            packets.into_iter().for_each(|packet| self.network.send(host, packet, now));
+            return;
+        }
+        if let Some(server) = self.model_servers.get_mut(&host).filter(|server| !server.down) {
             let answer = match &packet.payload {
                 Payload::Raw(bytes) => stun::respond(bytes, packet.source).map(Payload::Raw),
                 Payload::Rendezvous(message) => {
-                    let answer = server.rendezvous.handle(packet.source, *message, now);
-                    answer.map(|answer| Payload::Rendezvous(if wrong { misdirect(answer) } else { answer }))
+                    server.rendezvous.handle(packet.source, *message, now).map(Payload::Rendezvous)
                 }
                 Payload::WireGuard(_) => None,
             };
@@ -551,13 +554,11 @@ impl World {
                 }
                 if let Some(agent) = &mut node.agent {
                     let destination = Some(packet.destination.ip()).filter(|ip| !is_multicast(*ip));
+                    agent.clients.handle_datagram(packet.source, &bytes, now);
                     agent.mesh.handle_datagram(packet.source, destination, &bytes, time);
                 }
             }
-            Payload::Rendezvous(message) => {
-                let requests = node.handle_server(packet.source, message, now);
-                self.send_requests(host, requests);
-            }
+            Payload::Rendezvous(message) => node.handle_answer(message, now),
         }
     }
 
@@ -570,6 +571,11 @@ impl World {
                 while let Some(command) = self.nodes.get_mut(&host).and_then(Node::poll_command) {
                     idle = false;
                     self.execute(host, command);
+                }
+                let now = self.now;
+                for (to, payload) in self.node_mut(host).drive_clients(now) {
+                    idle = false;
+                    self.send_from(host, None, to, DEFAULT_TTL, Payload::Raw(payload));
                 }
                 while let Some(transmit) =
                     self.node_mut(host).agent.as_mut().and_then(|agent| agent.mesh.poll_transmit())
@@ -597,20 +603,24 @@ impl World {
         let now = self.now;
         match command {
             Command::PublishRecords(records) => {
-                if self.node_mut(host).discovery.records {
+                let node = self.node_mut(host);
+                if let Some(agent) = &mut node.agent {
+                    agent.clients.set_records(&records, now);
+                }
+                if node.discovery.records {
                     self.records.publish(host, records, now);
                 }
             }
             Command::Meet { peer } => {
                 if let Some(agent) = &mut self.node_mut(host).agent {
-                    agent.relays.meet(peer, now);
+                    agent.clients.meet(peer, now);
                 }
             }
             Command::Interest(interest) => {
                 let node = self.node_mut(host);
                 let watches = node.discovery.records;
                 if let Some(agent) = &mut node.agent {
-                    agent.relays.set_interest(&interest, now);
+                    agent.clients.set_interest(&interest, now);
                 }
                 if let Some(client) = node.agent.as_mut().and_then(|agent| agent.client.as_mut()) {
                     client.set_interest(&interest, now);
@@ -706,7 +716,8 @@ impl World {
     }
 
     fn participants(&self) -> impl Iterator<Item = HostId> {
-        self.servers.keys().chain(self.nodes.keys()).chain(&self.injectors).copied()
+        let servers = self.servers.keys().chain(self.model_servers.keys());
+        servers.chain(self.nodes.keys()).chain(&self.injectors).copied()
     }
 
     fn learn_addresses(&mut self) {

@@ -55,6 +55,11 @@ impl DeviceView {
         !self.unanswered && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
     }
 
+    /// There was a handshake, and its keys still work, or nobody wants to say anything.
+    pub(super) fn needs_no_handshake(&self, now: Time) -> bool {
+        self.handshake_seen.is_some_and(|at| !self.unanswered || now.since(at) < LIVE)
+    }
+
     /// For how long what was sent has waited for anything to come back.
     pub(super) fn unanswered_for(&self, now: Time) -> Option<Duration> {
         self.waiting.map(|since| now.since(since))

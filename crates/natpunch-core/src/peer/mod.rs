@@ -258,6 +258,7 @@ impl Peer {
             }
             return;
         }
+        let kind = self.table.get(&address).map_or(kind, |entry| entry.kind);
         env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
         if self.probes() {
             self.start_burst(address, self.first_burst(address, env, now), now);
@@ -419,8 +420,9 @@ impl Peer {
         self.device.mark();
         // What was shown on another path is no sign on this one.
         self.sign_of_life_after = now;
-        // Where WireGuard has worked before and probes work again, it is left alone.
-        let check = if already && self.device.handshake_seen.is_some() {
+        // Where WireGuard has worked before and probes work again, it is left alone, unless it needs a handshake: of two that
+        // cross, as both sides' would now, neither comes to anything.
+        let check = if already && self.device.needs_no_handshake(now) {
             Check::Passed
         } else if self.controlling || live {
             self.set_endpoint(address, true, reason, env, now);

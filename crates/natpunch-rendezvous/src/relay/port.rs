@@ -26,8 +26,10 @@ const KEY_LIFETIME: Duration = Duration::from_secs(180);
 const INDEX_LIFETIME: Duration = Duration::from_secs(240);
 /// Indices of one side that are remembered: an attempt chooses one every 5 s.
 const INDICES: usize = 16;
-/// Sessions of each side that began on a direct path and go on here.
+/// Sessions of each side that began on another path and go on here, in one stretch of WireGuard's messages ...
 const TAKEN_OVER: u8 = 4;
+/// ... which begins after a pause of this length: meanwhile they took that path, also for handshakes.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Probes of one side: in a second, and at once.
 const PROBES: (u32, u32) = (20, 60);
 /// What a datagram counts besides its payload: headers of the link, IP and UDP.
@@ -175,8 +177,10 @@ pub struct Own {
 struct Allocation {
     sides: [Side; 2],
     opened: Duration,
-    /// Since when WireGuard's messages may pass.
-    carried_since: Option<Duration>,
+    /// Whether WireGuard's messages may pass.
+    carried: bool,
+    /// Since when they do without a pause, and when the last one did.
+    stretch: Option<(Duration, Duration)>,
     /// A handshake was completed here since then.
     shook_hands: bool,
     /// The server knows that both are bound.
@@ -240,7 +244,8 @@ impl Port {
                 let allocation_state = Allocation {
                     sides,
                     opened: now,
-                    carried_since: None,
+                    carried: false,
+                    stretch: None,
                     shook_hands: false,
                     told: false,
                     tokens: (self.limits.bytes_per_second, now),
@@ -257,11 +262,9 @@ impl Port {
             }
             Command::Carry { allocation, carry } => {
                 if let Some(allocation) = self.allocations.get_mut(&allocation)
-                    && allocation.carried_since.is_some() != carry
+                    && allocation.carried != carry
                 {
-                    allocation.carried_since = carry.then_some(now);
-                    allocation.shook_hands = false;
-                    allocation.sides.iter_mut().for_each(|side| side.taken_over = 0);
+                    (allocation.carried, allocation.stretch) = (carry, None);
                 }
             }
             Command::Close { allocation } => self.close(allocation),
@@ -412,7 +415,9 @@ impl Allocation {
         counters: &mut Counters,
         now: Duration,
     ) -> Verdict {
-        let carried_since = self.carried_since;
+        let shape = Shape::of(payload);
+        let is_probe = shape == Some(Shape::Probe);
+        let since = if self.carried && !is_probe { self.stretch_at(now) } else { now };
         let [a, b] = &mut self.sides;
         let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
         // The same address on another way of ours is another path.
@@ -421,7 +426,6 @@ impl Allocation {
             counters.not_carried += 1;
             return Verdict::Drop;
         };
-        let shape = Shape::of(payload);
         let known = match shape {
             Some(Shape::Probe) => {
                 if !sender.may_probe(now) {
@@ -430,7 +434,7 @@ impl Allocation {
                 }
                 true
             }
-            _ if carried_since.is_none() => {
+            _ if !self.carried => {
                 counters.not_carried += 1;
                 return Verdict::Drop;
             }
@@ -451,9 +455,9 @@ impl Allocation {
             Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
             Some(Shape::Data { receiver: session }) => {
                 receiver.knows(session, now) || {
-                    // A session whose handshake took the direct path that just died. WireGuard itself would notice
-                    // only after 15 s.
-                    let recent = carried_since.is_some_and(|since| now.saturating_sub(since) < KEY_LIFETIME);
+                    // A session whose handshake took the path that just died. WireGuard itself would notice only after
+                    // 15 s.
+                    let recent = now.saturating_sub(since) < KEY_LIFETIME;
                     let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
                     if taken {
                         receiver.taken_over += 1;
@@ -472,7 +476,24 @@ impl Allocation {
             counters.limited += 1;
             return Verdict::Drop;
         }
+        if !is_probe {
+            self.stretch = Some((since, now));
+        }
         Verdict::Forward { via: to_via, to }
+    }
+
+    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new one nothing is known of
+    /// what it was that they did meanwhile on another path.
+    fn stretch_at(&mut self, now: Duration) -> Duration {
+        let going_on = self.stretch.filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
+        going_on.map_or_else(
+            || {
+                self.shook_hands = false;
+                self.sides.iter_mut().for_each(|side| side.taken_over = 0);
+                now
+            },
+            |(since, _)| since,
+        )
     }
 
     fn has_tokens(&mut self, bytes: u64, limits: &Limits, now: Duration) -> bool {

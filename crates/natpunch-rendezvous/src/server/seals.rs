@@ -58,6 +58,14 @@ pub(super) enum Content {
 }
 
 impl Unsealed {
+    /// The text of a session's message.
+    pub(crate) fn text_mut(&mut self) -> Option<&mut Vec<u8>> {
+        match &mut self.content {
+            Content::Ready(_) => None,
+            Content::Message { text, .. } => Some(text),
+        }
+    }
+
     /// The datagram as it goes out.
     pub fn seal(self) -> Option<Transmit> {
         let payload = match self.content {
