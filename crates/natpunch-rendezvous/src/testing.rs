@@ -137,11 +137,10 @@ pub fn welcome(
 
 /// Lets a server say something else than it would: edits the frames of a session's message, each its kind and its body,
 /// whatever they mean. Its datagram gets no shorter.
-pub fn reword(message: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)) {
-    let Some(text) = message.text_mut() else { return };
-    let overhead = SESSION_HEADER_LEN + MAC_LEN;
-    let least = text.len() + overhead;
-    let mut reader = Reader(text);
+pub fn reword(datagram: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)) {
+    let Some(message) = datagram.message_mut() else { return };
+    let least = message.len() + MAC_LEN;
+    let mut reader = Reader(message.get(SESSION_HEADER_LEN..).unwrap_or_default());
     let next = || {
         let kind = reader.u8().filter(|kind| *kind != 0)?;
         let length = reader.u16()?;
@@ -150,8 +149,9 @@ pub fn reword(message: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)
     let mut frames: Vec<_> = std::iter::from_fn(next).collect();
     edit(&mut frames);
     let frame = |(kind, body): &(u8, Vec<u8>)| [&[*kind][..], &(body.len() as u16).to_be_bytes(), body].concat();
-    *text = frames.iter().flat_map(frame).collect();
-    pad(text, overhead, least);
+    message.truncate(SESSION_HEADER_LEN);
+    message.extend(frames.iter().flat_map(frame));
+    pad(message, MAC_LEN, least);
 }
 
 /// A secret of a relay's side.

@@ -58,11 +58,11 @@ pub(super) enum Content {
 }
 
 impl Unsealed {
-    /// The text of a session's message.
-    pub(crate) fn text_mut(&mut self) -> Option<&mut Vec<u8>> {
+    /// A session's message: its header, and the text behind it.
+    pub(crate) fn message_mut(&mut self) -> Option<&mut Vec<u8>> {
         match &mut self.content {
             Content::Ready(_) => None,
-            Content::Message { text, .. } => Some(text),
+            Content::Message { message, .. } => Some(message),
         }
     }
 
