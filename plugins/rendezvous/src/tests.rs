@@ -200,17 +200,13 @@ async fn nodes_that_slept_are_registered_seconds_after_they_wake_and_have_what_c
         net.sleep(Duration::from_secs(sleep));
         let woke = Instant::now();
         net.hosts[0].put(Input::Records([record(2)].into()));
-        // Who was forgotten says first that it is not registered any more.
-        let mut up = [!forgotten; 2];
-        while delivered != Some(record(2)) || up != [true; 2] {
-            match net.next().await {
-                (1, Effect::Delivered(record)) => delivered = Some(record),
-                (n, Effect::Reported(health)) => up[n] = matches!(health, Health::Good(_)),
-                _ => {}
+        while delivered != Some(record(2)) || net.server.sessions() < 2 {
+            if let (1, Effect::Delivered(record)) = net.next().await {
+                delivered = Some(record);
             }
         }
         let took = woke.elapsed();
-        assert!(took < Duration::from_secs(if forgotten { 10 } else { 1 }), "{took:?} after {sleep} s of sleep");
+        assert!(took < Duration::from_secs(if forgotten { 5 } else { 1 }), "{took:?} after {sleep} s of sleep");
         assert_eq!((net.server.sessions(), net.server.mailboxes()), (2, 1));
         net.shutdown().await;
     }

@@ -652,9 +652,13 @@ impl<R: CryptoRng> Client<R> {
     /// The server has an item; it is said again long before the server forgets it.
     fn kept(&mut self, name: Name, digest: Option<Digest>, now: Duration) {
         let Some(item) = self.items.by_name.get(&name) else { return };
-        if digest.is_none_or(|digest| digest == item.digest) && item.tries > 0 {
+        let (is_current, is_awaited) = (digest.is_none_or(|digest| digest == item.digest), item.tries > 0);
+        if is_current && is_awaited {
             let due = now + REFRESH - self.jitter(REFRESH / 4);
             self.items.schedule(name, due, 0);
+        } else if !is_current && !is_awaited {
+            // What we said before came late, and is what the server has now.
+            self.items.schedule(name, now, 0);
         }
     }
 
