@@ -399,6 +399,26 @@ fn a_word_that_is_lost_is_repeated_until_it_is_heard() {
 }
 
 #[test]
+fn a_challenge_is_answered_at_once_also_when_binds_before_it_were_lost() {
+    let mut net = Net::new(4, Limits::default());
+    net.symmetric = [1, 2].into();
+    net.pair(RelayUse::Carry);
+    while net.relay(1).is_none() || net.relay(2).is_none() {
+        net.run(Duration::from_millis(10));
+    }
+    // The first three binds of both are lost, 1.2 s long.
+    net.lose = Box::new(|_| true);
+    net.in_flight.clear();
+    net.run(Duration::from_millis(2_000));
+    net.lose = Box::new(|_| false);
+    // The fourth leaves 2.8 s after the first, and is challenged.
+    net.run(Duration::from_millis(800 + 4 * 50 + 100));
+    net.say(1, &initiation(1));
+    net.run(SECOND);
+    assert_eq!(net.forwarded(), 1);
+}
+
+#[test]
 fn who_wants_no_relay_any_more_ends_it_for_both() {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Carry);

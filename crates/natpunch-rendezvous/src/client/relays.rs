@@ -52,6 +52,8 @@ struct Binding {
     tries: u32,
     /// Since when an answer is awaited.
     asked: Option<Duration>,
+    /// A challenge was answered since then.
+    proved: bool,
     /// The address was told: a bind has left for it.
     told: bool,
     /// Both sides are bound.
@@ -170,6 +172,7 @@ impl Relays {
             due: now,
             tries: 0,
             asked: None,
+            proved: false,
             told: false,
             both: false,
         });
@@ -230,7 +233,7 @@ impl Relays {
         binding.cookie = answer.cookie;
         if answer.state == State::Unproven {
             // Once at once; who is challenged again waits as if there had been no answer.
-            if binding.tries == 1 {
+            if !std::mem::replace(&mut binding.proved, true) {
                 binding.due = now;
             }
             return None;
@@ -259,7 +262,7 @@ impl Binding {
     fn say(&mut self, rng: &mut impl CryptoRng, now: Duration) -> Outgoing {
         if self.asked.is_none() {
             rng.fill_bytes(&mut self.nonce);
-            self.asked = Some(now);
+            (self.asked, self.proved) = (Some(now), false);
         }
         self.due = now + backoff(RESEND, self.tries);
         self.tries = self.tries.saturating_add(1);
