@@ -41,7 +41,7 @@ const FAULTS: [Fault; 12] = [
 /// No pair is without a connection for longer than this while one of its servers works (docs/operations.md).
 const BOUND: Duration = Duration::from_secs(12);
 /// The same where the other one does not pass probes and drop WireGuard.
-const USUAL_BOUND: Duration = Duration::from_secs(6);
+const USUAL_BOUND: Duration = Duration::from_secs(8);
 
 /// Both nodes need a relay, one of them does, and none.
 fn pairs() -> [(&'static str, NatConfig, NatConfig); 3] {

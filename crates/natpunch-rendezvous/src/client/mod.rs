@@ -275,6 +275,7 @@ impl<R: CryptoRng> Client<R> {
     /// it watches `mailbox` and the record there is ours.
     pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
         self.wishes.add(tag, mailbox, now);
+        self.relays.rebind_pair(&tag, now);
     }
 
     /// Another address of the same server, if its name has one: asked how it sees us, it shows whether our NAT maps by

@@ -54,6 +54,8 @@ struct Binding {
     tries: u32,
     /// Since when an answer is awaited.
     asked: Option<Duration>,
+    /// A challenge was answered since then.
+    proved: bool,
     /// The address was told: a bind has left for it.
     told: bool,
     /// Both sides are bound.
@@ -98,6 +100,14 @@ impl Relays {
     pub(super) fn rebind(&mut self, now: Duration) {
         for binding in self.by_tag.values_mut().filter_map(|relay| relay.binding.as_mut()) {
             (binding.due, binding.tries, binding.asked) = (now, 0, None);
+        }
+    }
+
+    /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns of it now.
+    pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Duration) {
+        let binding = self.by_tag.get_mut(tag).and_then(|relay| relay.binding.as_mut());
+        if let Some(binding) = binding.filter(|binding| binding.asked.is_none()) {
+            (binding.due, binding.tries) = (now, 0);
         }
     }
 
@@ -167,6 +177,7 @@ impl Relays {
             due: now,
             tries: 0,
             asked: None,
+            proved: false,
             told: false,
             both: false,
         });
@@ -230,7 +241,7 @@ impl Relays {
         binding.cookie = answer.cookie;
         if answer.state == State::Unproven {
             // Once at once; who is challenged again waits as if there had been no answer.
-            if binding.tries == 1 {
+            if !std::mem::replace(&mut binding.proved, true) {
                 binding.due = now;
             }
             return None;
@@ -259,7 +270,7 @@ impl Binding {
     fn say(&mut self, rng: &mut impl CryptoRng, now: Duration) -> Outgoing {
         if self.asked.is_none() {
             rng.fill_bytes(&mut self.nonce);
-            self.asked = Some(now);
+            (self.asked, self.proved) = (Some(now), false);
         }
         self.due = now + backoff(RESEND, self.tries);
         self.tries = self.tries.saturating_add(1);
