@@ -76,7 +76,8 @@ pub trait Host: Send + Sync + 'static {
     fn deliver(&self, record: SealedRecord);
 
     /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this plugin as
-    /// [`Input::Datagram`] for the next minute. Dropped without the descriptor's `needs_wireguard_port`.
+    /// [`Input::Datagram`] for the next minute, those for other instances with the same server among them. Dropped without
+    /// the descriptor's `needs_wireguard_port`.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
     /// Says that this node should probe the peer after this time, when the peer probes it too. Dropped without the
