@@ -52,6 +52,8 @@ pub enum PluginEvent {
     },
     /// Probe the peer at the same moment as it probes this node.
     Fire {
+        /// Which instance's server says so.
+        origin: Origin,
         /// The peer.
         peer: PeerKey,
         /// In how long.
@@ -234,7 +236,7 @@ impl Host for Shared {
 
     fn fire(&self, peer: PeerKey, after: Duration) {
         if self.may_use_port {
-            self.emit(PluginEvent::Fire { peer, after });
+            self.emit(PluginEvent::Fire { origin: self.origin.clone(), peer, after });
         }
     }
 

@@ -252,9 +252,10 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// Discovery has arranged that the peer probes us at `now + after`: we probe it at the same moment.
-    pub fn handle_fire(&mut self, peer: PeerKey, after: Duration, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.handle_fire(after, env, now));
+    /// The server of some discovery instance has arranged that the peer probes us at `now + after`: we probe it at the same
+    /// moment. Each instance's word counts once for each `Meet`.
+    pub fn handle_fire(&mut self, origin: &Origin, peer: PeerKey, after: Duration, now: Time) {
+        self.with_peer(&peer, now, |peer, env| peer.handle_fire(origin, after, env, now));
         self.flush(now);
     }
 

@@ -160,3 +160,32 @@ fn what_a_server_sees_of_us_is_told_to_the_peers_until_it_expires() {
     world.with(0, |mesh, now| mesh.handle_reflexive(&origin, addr("198.51.100.78:4000"), secs(60), now));
     assert!(!told(&world));
 }
+
+#[test]
+fn the_moment_of_every_server_counts_once_for_each_time_that_it_was_asked() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, _| false);
+    world.tell(0, 1);
+    world.run(ms(900));
+    let start = world.now;
+    let key = public(world.nodes[1].number);
+    let fire = |world: &mut World, server: &str, after| {
+        world.with(0, |mesh, now| mesh.handle_fire(&Origin::new(server), key, ms(after), now));
+    };
+    // The liar is the first. Its second word, and those of a fifth server, count nothing.
+    for (server, after) in [("liar", 1), ("liar", 40), ("a", 111), ("b", 222), ("c", 333), ("d", 444)] {
+        fire(&mut world, server, after);
+    }
+    world.run(ms(500));
+    let fired = |world: &World, after: u64| world.nodes[0].sent.iter().any(|(at, _)| *at == start + ms(after));
+    let moments: Vec<u64> = [1, 40, 111, 222, 333, 444].into_iter().filter(|after| fired(&world, *after)).collect();
+    assert_eq!(moments, [1, 111, 222, 333]);
+    // A new candidate asks anew.
+    world.run(secs(2));
+    world.tell_address(0, 1, addr("203.0.113.9:9"));
+    world.run(ms(900));
+    let again = world.now.since(start).as_millis() as u64 + 17;
+    fire(&mut world, "liar", 17);
+    world.run(ms(500));
+    assert!(fired(&world, again));
+}
