@@ -235,14 +235,13 @@ impl Mesh {
     }
 
     /// An address at which a server of some discovery instance sees WireGuard's port. It is published to the peers until
-    /// `lifetime` is over or the instance states another of the same family.
+    /// `lifetime` is over or the instance states another of the same family. A few changes count at once, more of them one
+    /// after the other; then the last one does.
     pub fn handle_reflexive(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
         // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before any peer's record.
         self.env.arranges = true;
-        if self.env.local.learn(origin, address, lifetime, now) {
-            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address: canonical(address) });
-            self.records.touch(now);
-        }
+        self.env.local.hear(origin, address, lifetime, now);
+        self.believe_stated(now);
         self.flush(now);
     }
 
@@ -394,7 +393,15 @@ impl Mesh {
         self.wanted.values().any(|haste| *haste)
     }
 
+    fn believe_stated(&mut self, now: Time) {
+        for (origin, address) in self.env.local.believe(now) {
+            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address });
+            self.records.touch(now);
+        }
+    }
+
     fn ask_stun(&mut self, now: Time) {
+        self.believe_stated(now);
         let eager = self.is_eager();
         let Env { local, rng, out, .. } = &mut self.env;
         let before = local.candidates();

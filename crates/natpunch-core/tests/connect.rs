@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::*;
-use natpunch_core::{Event, PathKind, PeerState};
+use natpunch_core::{Event, Mesh, PathKind, PeerState};
 use natpunch_types::Origin;
 
 #[test]
@@ -159,6 +161,58 @@ fn what_a_server_sees_of_us_is_told_to_the_peers_until_it_expires() {
     world.with(0, |mesh, now| mesh.handle_reflexive(&origin, seen, secs(60), now));
     world.with(0, |mesh, now| mesh.handle_reflexive(&origin, addr("198.51.100.78:4000"), secs(60), now));
     assert!(!told(&world));
+}
+
+#[test]
+fn a_server_that_states_ever_new_addresses_of_us_is_believed_four_times_at_once_and_then_every_fifteen_seconds() {
+    let mut world = World::pair();
+    let state = |world: &mut World, server: &str, port: u16| {
+        let seen = SocketAddr::from(([198, 51, 100, 77], port));
+        world.with(0, |mesh, now| mesh.handle_reflexive(&Origin::new(server), seen, secs(180), now));
+    };
+    let told = |world: &World| {
+        let local = world.nodes[0].mesh.status(world.now).local;
+        local.iter().map(|local| local.address.port()).filter(|port| *port < 10_000).max()
+    };
+    for port in 1..=4 {
+        state(&mut world, "liar", port);
+        assert_eq!(told(&world), Some(port), "who roams does not wait");
+        world.run(ms(50));
+    }
+    let before = world.nodes[0].publications;
+    for port in 5..=104 {
+        state(&mut world, "liar", port);
+        world.run(ms(50));
+    }
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(4), before));
+    // The newest is kept, and nothing more has to happen.
+    world.run(secs(10));
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(104), before + 1));
+    // Who comes back to what is believed has not changed.
+    state(&mut world, "liar", 105);
+    state(&mut world, "liar", 104);
+    world.run(secs(20));
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(104), before + 1));
+    // What expires at once gives room to no more.
+    let believed = |world: &World| {
+        let of_liar = |event: &Event| matches!(event, Event::ReflexiveLearned { server, .. } if server == "liar");
+        world.nodes[0].events.iter().filter(|(_, event)| of_liar(event)).count()
+    };
+    let before = believed(&world);
+    for port in 200..=1399 {
+        let seen = SocketAddr::from(([198, 51, 100, 77], port));
+        world.with(0, |mesh, now| mesh.handle_reflexive(&Origin::new("liar"), seen, ms(40), now));
+        world.run(ms(50));
+    }
+    let lies = believed(&world) - before;
+    assert!((4..=5).contains(&lies), "{lies} in a minute");
+    // No other server has to wait for it, and that the network is another is not the server's word.
+    state(&mut world, "other", 2000);
+    assert_eq!(told(&world), Some(2000));
+    state(&mut world, "liar", 3000);
+    assert_eq!(told(&world), Some(2000));
+    world.with(0, Mesh::handle_network_change);
+    assert_eq!(told(&world), Some(3000));
 }
 
 #[test]
