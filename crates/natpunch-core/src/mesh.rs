@@ -123,7 +123,8 @@ impl Mesh {
 
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is re-punched.
     ///
-    /// A peer whose preshared key, `managed` or `relay` changed is a new peer, and all are if our private key changed.
+    /// A peer whose preshared key, `managed`, `relay` or `relays` changed is a new peer, and all are if our private key
+    /// changed. It inherits the session of the device, and what is known of its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = public_key(&spec.private_key);
@@ -162,7 +163,7 @@ impl Mesh {
             }
             let mut peer = Peer::new(listed.clone(), keys, &self.public_key, &mut self.env, now);
             if let Some(predecessor) = replaced.remove(&key) {
-                peer.inherit_device(predecessor, &mut self.env, now);
+                peer.inherit(predecessor, &mut self.env, now);
             } else if let Some(row) = self.strangers.remove(&key) {
                 peer.handle_device(Some(&row), &mut self.env, now);
             }
@@ -273,11 +274,7 @@ impl Mesh {
     /// A sealed record that some discovery instance found.
     pub fn handle_record(&mut self, origin: &Origin, tag: [u8; 16], blob: &[u8], now: Time) {
         let Some(key) = self.by_record_tag.get(&tag).copied() else { return };
-        self.with_peer(&key, now, |peer, env| {
-            if peer.spec.managed {
-                peer.handle_record(origin, blob, env, now);
-            }
-        });
+        self.with_peer(&key, now, |peer, env| peer.handle_record(origin, blob, env, now));
         self.flush(now);
     }
 
