@@ -205,6 +205,10 @@ impl Host for Shared {
         self.facts.listen_port
     }
 
+    fn now(&self) -> Duration {
+        natpunch_net::boot_time()
+    }
+
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
         Box::pin(async move {
             loop {
@@ -547,6 +551,14 @@ mod tests {
         let pauses: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4]);
         assert!(matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route")));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_plugins_goes_on_in_sleep() {
+        let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> { Box::pin(std::future::pending()) });
+        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), channel().0);
+        let before = natpunch_net::boot_time();
+        assert!((before..=before + Duration::from_secs(60)).contains(&instance.shared.now()));
     }
 
     #[tokio::test(start_paused = true)]
