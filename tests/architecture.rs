@@ -86,6 +86,7 @@ const TABLE: &[Rule] = &[
             "blake2",
             "chacha20poly1305",
             "rand_core",
+            "slab",
             "subtle",
             "thiserror",
             "zeroize",

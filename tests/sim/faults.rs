@@ -5,7 +5,7 @@ use std::time::Duration;
 use natpunch_core::Event;
 use natpunch_sim::{Allocation, GatewayConfig, NatConfig, Network, Random, Timers, Verdict, direct_path_possible};
 
-use crate::lab::{Discovery, LAN, Lab, MINUTE, SECOND, Side, UPLINK, ip};
+use crate::lab::{Discovery, LAN, Lab, MINUTE, NEAR, SECOND, Side, UPLINK, ip};
 
 const RANDOM: Allocation = Allocation::Random { low: 1024, high: 65_535 };
 const BOTH: [Discovery; 2] = [Discovery::Rendezvous, Discovery::Records];
@@ -135,6 +135,26 @@ fn a_suspended_node_is_back_soon_after_it_wakes() {
             lab.world.run_until(lab.world.now() + gap);
             let took = recovery(&mut lab, 30 * SECOND);
             println!("suspended for {gap:?}, {which:?}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn two_seconds_after_a_node_wakes_its_peer_that_has_gone_on_talking_is_heard_however_long_it_slept() {
+    for (name, nat) in [("directly", NatConfig::home()), ("by a relay", NatConfig::symmetric())] {
+        // As long as WireGuard's keys live, longer than that, longer than the server remembers anything.
+        for sleep in [100 * SECOND, 200 * SECOND, 20 * MINUTE] {
+            let gap = |seed| {
+                let mut lab = Lab::with_servers(seed, nat, nat, &[NEAR]).start();
+                lab.expect_connected(10 * SECOND);
+                lab.longest_gap(SECOND * (20 + 7 * seed as u32), |_| ());
+                lab.world.suspend(lab.a, sleep);
+                lab.longest_gap(sleep, |_| ());
+                lab.longest_gap(MINUTE, |_| ())
+            };
+            let gaps: Vec<_> = (0..4).map(gap).collect();
+            println!("connected {name}, one side slept {sleep:?}: back after {gaps:?}");
+            assert!(gaps.iter().all(|gap| *gap <= 2 * SECOND), "{name}, {sleep:?}: {gaps:?}");
         }
     }
 }

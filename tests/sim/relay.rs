@@ -163,3 +163,23 @@ fn a_relay_that_is_not_listed_is_not_used_even_if_no_other_is_left() {
     lab.run_with_pings(2 * MINUTE);
     expect_relayed_by(&lab, "198.51.100.1");
 }
+
+#[test]
+fn a_relayed_pair_goes_on_within_seven_seconds_when_a_router_forgets_its_mappings() {
+    for servers in [&[NEAR][..], &[NEAR, NEAR]] {
+        let gaps = (0..8).map(|seed| {
+            let symmetric = NatConfig::symmetric();
+            let mut lab = Lab::with_servers(seed, symmetric, symmetric, servers).start();
+            connect(&mut lab, 10 * SECOND);
+            // At any time between two binds that keep the mapping.
+            lab.longest_gap(SECOND * (30 + 7 * seed as u32), |_| ());
+            lab.world.reboot_gateway(lab.gateway_a.unwrap(), None);
+            let gap = lab.longest_gap(MINUTE, |_| ());
+            lab.expect_sound();
+            gap
+        });
+        let gaps: Vec<_> = gaps.collect();
+        println!("a router of a relayed pair reboots, {} servers: gaps {gaps:?}", servers.len());
+        assert!(gaps.iter().all(|gap| *gap <= 7 * SECOND), "{gaps:?}");
+    }
+}

@@ -399,6 +399,26 @@ fn a_word_that_is_lost_is_repeated_until_it_is_heard() {
 }
 
 #[test]
+fn a_challenge_is_answered_at_once_also_when_binds_before_it_were_lost() {
+    let mut net = Net::new(4, Limits::default());
+    net.symmetric = [1, 2].into();
+    net.pair(RelayUse::Carry);
+    while net.relay(1).is_none() || net.relay(2).is_none() {
+        net.run(Duration::from_millis(10));
+    }
+    // The first three binds of both are lost, 1.2 s long.
+    net.lose = Box::new(|_| true);
+    net.in_flight.clear();
+    net.run(Duration::from_millis(2_000));
+    net.lose = Box::new(|_| false);
+    // The fourth leaves 2.8 s after the first, and is challenged.
+    net.run(Duration::from_millis(800 + 4 * 50 + 100));
+    net.say(1, &initiation(1));
+    net.run(SECOND);
+    assert_eq!(net.forwarded(), 1);
+}
+
+#[test]
 fn who_wants_no_relay_any_more_ends_it_for_both() {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Carry);
@@ -441,6 +461,23 @@ fn a_client_that_moves_keeps_its_relay() {
     net.run(SECOND);
     assert_eq!(net.forwarded(), 1, "bound at the new address within two round trips");
     assert_eq!((net.relay(1), net.relay(2)), (relay, relay));
+}
+
+#[test]
+fn a_client_that_is_elsewhere_without_knowing_it_is_bound_there_as_soon_as_its_node_probes_the_peer() {
+    let mut net = Net::new(4, Limits::default());
+    net.pair(RelayUse::Carry);
+    net.run(SECOND * 2);
+    net.places.insert(1, "9.9.9.9:4000".parse().unwrap());
+    net.say(1, &initiation(1));
+    net.run(Duration::from_millis(500));
+    assert_eq!(net.forwarded(), 0, "nobody is bound there");
+    let now = net.now;
+    net.clients.get_mut(&1).unwrap().meet(TAG, [6; 16], now);
+    net.run(Duration::from_millis(4 * 50 + 1));
+    net.say(1, &initiation(1));
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.forwarded(), 1, "bound there within two round trips");
 }
 
 #[test]
@@ -495,14 +532,14 @@ fn the_data_path_outlives_the_clients_as_long_as_it_is_used() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute, and then carries.
+    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute, and is said again.
     #[test]
     fn loss_delays_the_relay_but_does_not_prevent_it(seed in any::<u64>()) {
         let mut net = Net::new(4, Limits::default());
         let mut random = rng(seed);
         net.lose = Box::new(move |_| rand_core::RngCore::next_u32(&mut random) % 10 < 3);
         net.pair(RelayUse::Carry);
-        net.run(SECOND * 60);
+        net.run(SECOND * 90);
         let both_bound = |n: u16| net.told(n).len() > 2;
         prop_assert!(both_bound(1) && both_bound(2));
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::{Net, Raw, address, frame, key, public};
 use natpunch_rendezvous::relay::Command;
-use natpunch_rendezvous::server::{Admission, Limits};
+use natpunch_rendezvous::server::{Admission, Limits, Via};
+use natpunch_rendezvous::testing::RawHello;
 use natpunch_types::PresharedKey;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -112,4 +113,40 @@ fn settings_that_change_nothing_end_nothing() {
     assert_eq!(net.server.reconfigure(Admission::default(), Limits::default()), 0);
     net.run(90 * SECOND);
     assert_eq!(net.server.sessions(), 2);
+}
+
+#[test]
+fn a_ticket_from_before_a_revocation_opens_nothing_also_if_its_owner_may_come_again() {
+    let mut net = Net::open();
+    let identity = key(7);
+    let hello = RawHello::new(&identity, &public(&key(200)), None, &mut common::rng(1)).unwrap();
+    let welcome = net.answers(address(1), &hello.datagram).pop().unwrap().1;
+    let (confirm, session) = hello.confirm(&welcome, &[]).unwrap();
+    let first = net.answers(address(1), &confirm);
+    assert_eq!((net.server.sessions(), first.len()), (1, 1));
+    // Taken off the list by one commit, and on it again by the next, within the ticket's life.
+    for allowed in [vec![], vec![public(&identity)]] {
+        let allowed = Some(allowed.into_iter().collect());
+        net.server.reconfigure(Admission { secrets: vec![], allowed }, Limits::default());
+    }
+    let second = net.answers(address(1), &confirm);
+    assert_eq!(
+        (net.server.sessions(), second),
+        (0, vec![]),
+        "its keys have sealed other texts under the same counters"
+    );
+    drop(session);
+    assert!(Raw::register_as(&mut net, &identity, address(1), None).is_some(), "a new hello is welcome");
+}
+
+#[test]
+fn a_secret_that_is_withdrawn_while_a_confirm_is_opened_admits_nobody() {
+    let (mut net, [first, second]) = two_secrets();
+    let hello = RawHello::new(&key(7), &public(&key(200)), Some(&first), &mut common::rng(1)).unwrap();
+    let welcome = net.answers(address(1), &hello.datagram).pop().unwrap().1;
+    let (confirm, _) = hello.confirm(&welcome, &[]).unwrap();
+    let opened = net.server.door().open_confirm(address(1), &confirm, net.now).unwrap();
+    withdraw_all_but(&mut net, &second);
+    net.server.handle_opened(Via::default(), address(1), opened, net.now);
+    assert_eq!(net.server.sessions(), 0);
 }

@@ -1,4 +1,4 @@
-//! What a session does for its client besides mailboxes: moments to fire at, what its NAT is like, and new keys.
+//! What a session does for its client besides mailboxes: moments to fire at, what its NAT is like, new keys, and relays.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, address, blob, key, public, rng};
+use common::{Net, Raw, address, blob, frame, key, public, rng};
 use natpunch_rendezvous::client::{self, Client, Event};
 use natpunch_rendezvous::server::{Admission, Limits};
 use natpunch_types::{Mapping, PresharedKey};
@@ -366,4 +366,23 @@ fn admission_by_the_next_secret_needs_no_new_session() {
     net.server.reconfigure(Admission { secrets: vec![old, new], allowed: None }, Limits::default());
     net.run(SECOND * 60);
     assert!(net.is_up(1) && rekeyed(&net) == 1);
+}
+
+#[test]
+fn what_a_client_takes_back_over_one_family_leaves_what_it_asked_over_the_other() {
+    let mut net = Net::open();
+    net.server.set_relay_ports(vec![9_100]);
+    let v6 = "[2001:db8::1]:7".parse().unwrap();
+    let mut ipv4 = Raw::register(&mut net, 1, address(1), None).unwrap();
+    let mut ipv6 = Raw::register(&mut net, 1, v6, None).unwrap();
+    let mut other = Raw::register(&mut net, 2, address(2), None).unwrap();
+    let says = |wants: u8| frame(6, &[&[5; 16][..], &[wants]]);
+    ipv4.say(&mut net, &says(1));
+    ipv6.say(&mut net, &says(2));
+    other.say(&mut net, &says(2));
+    assert_eq!(net.server.relays(), (1, 1));
+    ipv4.say(&mut net, &says(0));
+    assert_eq!(net.server.relays(), (1, 1), "the relay is the other family's now");
+    ipv6.say(&mut net, &says(0));
+    assert_eq!(net.server.relays(), (1, 0));
 }

@@ -50,14 +50,19 @@ impl DeviceView {
         self.handshake_seen.is_some() && !self.unanswered && !self.is_live(now)
     }
 
-    /// WireGuard has keys in use, and nothing that it sent has waited in vain.
-    pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
-        !self.unanswered && self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+    /// The keys of the last handshake can still be used.
+    pub(super) fn has_keys(&self, now: Time) -> bool {
+        self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
     }
 
-    /// There was a handshake, and its keys still work, or nobody wants to say anything.
+    /// WireGuard has keys in use, and nothing that it sent has waited in vain.
+    pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
+        !self.unanswered && self.has_keys(now)
+    }
+
+    /// There was a handshake, and its keys can still be used, or nobody wants to say anything.
     pub(super) fn needs_no_handshake(&self, now: Time) -> bool {
-        self.handshake_seen.is_some_and(|at| !self.unanswered || now.since(at) < LIVE)
+        self.has_keys(now) || self.handshake_seen.is_some() && !self.unanswered
     }
 
     /// For how long what was sent has waited for anything to come back.

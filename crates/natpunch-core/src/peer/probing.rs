@@ -324,8 +324,10 @@ impl Peer {
         if probe.in_use && !self.controlling && now >= self.deaf_until {
             self.nominated = Some(source);
         }
+        // Without keys it would be a handshake, and cross the one that the peer has just begun: both come to nothing.
+        let can_answer = self.has_live_session(now) && self.device.has_keys(now);
         let in_use = self.is_selected(source) && self.device.endpoint == Some(source);
-        if probe.checking && in_use && self.has_live_session(now) && now >= self.sign_of_life_after {
+        if probe.checking && in_use && can_answer && now >= self.sign_of_life_after {
             self.sign_of_life_after = now + SIGN_OF_LIFE_EVERY;
             self.set_endpoint(source, true, EndpointReason::Asked, env, now);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::wire::Tag;
 
-/// How long the other side may take: as long as the server keeps the wish.
+/// How long the other side may take after the wish was last said: as long as the server keeps it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// When a wish is said again.
 const RESEND: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(1200)];
@@ -42,6 +42,7 @@ impl Wishes {
             if wish.due.is_some_and(|due| due <= now) {
                 wish.due = RESEND.get(wish.tries).map(|wait| now + *wait);
                 wish.tries += 1;
+                wish.since = now;
                 due.push((*tag, wish.mailbox));
             }
         }
@@ -62,5 +63,22 @@ impl Wishes {
 
     fn forget(&mut self, now: Duration) {
         self.0.retain(|_, wish| now < wish.since + PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_waits_as_long_as_the_server_does_after_its_last_word() {
+        let ms = Duration::from_millis;
+        for (at, heeded) in [(6_500, true), (6_700, false)] {
+            let mut wishes = Wishes::default();
+            wishes.add([1; 16], [2; 16], ms(0));
+            let said: Vec<_> = [0, 400, 1_600].into_iter().flat_map(|now| wishes.take_due(ms(now))).collect();
+            assert_eq!((said.len(), wishes.next_due()), (3, None));
+            assert_eq!(wishes.fire(&[1; 16], 60, ms(at)).is_some(), heeded, "{at}");
+        }
     }
 }

@@ -275,6 +275,7 @@ impl<R: CryptoRng> Client<R> {
     /// it watches `mailbox` and the record there is ours.
     pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
         self.wishes.add(tag, mailbox, now);
+        self.relays.rebind_pair(&tag, now);
     }
 
     /// Another address of the same server, if its name has one: asked how it sees us, it shows whether our NAT maps by
@@ -652,9 +653,13 @@ impl<R: CryptoRng> Client<R> {
     /// The server has an item; it is said again long before the server forgets it.
     fn kept(&mut self, name: Name, digest: Option<Digest>, now: Duration) {
         let Some(item) = self.items.by_name.get(&name) else { return };
-        if digest.is_none_or(|digest| digest == item.digest) && item.tries > 0 {
+        let (is_current, is_awaited) = (digest.is_none_or(|digest| digest == item.digest), item.tries > 0);
+        if is_current && is_awaited {
             let due = now + REFRESH - self.jitter(REFRESH / 4);
             self.items.schedule(name, due, 0);
+        } else if !is_current && !is_awaited {
+            // What we said before came late, and is what the server has now.
+            self.items.schedule(name, now, 0);
         }
     }
 

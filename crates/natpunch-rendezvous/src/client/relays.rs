@@ -38,6 +38,8 @@ struct Relay {
     /// When it is said (again), and how often it was without an answer.
     due: Duration,
     tries: u32,
+    /// It was said at least once.
+    said: bool,
     binding: Option<Binding>,
 }
 
@@ -52,6 +54,8 @@ struct Binding {
     tries: u32,
     /// Since when an answer is awaited.
     asked: Option<Duration>,
+    /// A challenge was answered since then.
+    proved: bool,
     /// The address was told: a bind has left for it.
     told: bool,
     /// Both sides are bound.
@@ -77,9 +81,11 @@ impl Relays {
                 events.extend(relay.unbind(*tag));
             }
         }
+        // Nobody knows of it.
+        self.by_tag.retain(|_, relay| relay.said || relay.wants != RelayUse::Off);
         for (tag, wants) in wanted.into_iter().filter(|(_, wants)| *wants != RelayUse::Off) {
             if self.by_tag.len() < MAX_RELAYS {
-                self.by_tag.entry(tag).or_insert(Relay { wants, due: now, tries: 0, binding: None });
+                self.by_tag.entry(tag).or_insert(Relay { wants, due: now, tries: 0, said: false, binding: None });
             }
         }
         events
@@ -97,12 +103,21 @@ impl Relays {
         }
     }
 
+    /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns of it now.
+    pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Duration) {
+        let binding = self.by_tag.get_mut(tag).and_then(|relay| relay.binding.as_mut());
+        if let Some(binding) = binding.filter(|binding| binding.asked.is_none()) {
+            (binding.due, binding.tries) = (now, 0);
+        }
+    }
+
     /// Wishes that are due, at most so many, and notes that they were said.
     pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
         let due = self.by_tag.iter_mut().filter(|(_, relay)| relay.due <= now).take(most);
         due.map(|(tag, relay)| {
             relay.due = now + backoff(RESEND, relay.tries);
             relay.tries = relay.tries.saturating_add(1);
+            relay.said = true;
             Request::Relay { tag: *tag, wants: relay.wants }
         })
         .collect()
@@ -162,6 +177,7 @@ impl Relays {
             due: now,
             tries: 0,
             asked: None,
+            proved: false,
             told: false,
             both: false,
         });
@@ -184,6 +200,9 @@ impl Relays {
                 return None;
             }
             (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(random_part(rng)), 0);
+        } else if relay.tries == 0 {
+            // What we said before came late, and is what the server has heard last.
+            relay.due = now;
         }
         match state {
             RelayState::Offered => None,
@@ -222,7 +241,7 @@ impl Relays {
         binding.cookie = answer.cookie;
         if answer.state == State::Unproven {
             // Once at once; who is challenged again waits as if there had been no answer.
-            if binding.tries == 1 {
+            if !std::mem::replace(&mut binding.proved, true) {
                 binding.due = now;
             }
             return None;
@@ -251,12 +270,54 @@ impl Binding {
     fn say(&mut self, rng: &mut impl CryptoRng, now: Duration) -> Outgoing {
         if self.asked.is_none() {
             rng.fill_bytes(&mut self.nonce);
-            self.asked = Some(now);
+            (self.asked, self.proved) = (Some(now), false);
         }
         self.due = now + backoff(RESEND, self.tries);
         self.tries = self.tries.saturating_add(1);
         let bind =
             Message { allocation: self.allocation, nonce: self.nonce, cookie: self.cookie, state: State::default() };
         Outgoing { to: To::Address(self.to), payload: bind.seal(Kind::Bind, &self.key).to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    const TAG: Tag = [7; 16];
+    const NOW: Duration = Duration::from_secs(9);
+
+    fn said(relays: &mut Relays, now: Duration) -> Vec<RelayUse> {
+        let requests = relays.take_due(9, now).into_iter();
+        requests
+            .filter_map(|request| if let Request::Relay { wants, .. } = request { Some(wants) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn a_wish_that_was_never_said_is_not_taken_back_either() {
+        let mut relays = Relays::default();
+        relays.set([(TAG, RelayUse::Carry)], NOW);
+        relays.set([], NOW);
+        assert_eq!(said(&mut relays, NOW), []);
+        relays.set([(TAG, RelayUse::Carry)], NOW);
+        assert_eq!(said(&mut relays, NOW), [RelayUse::Carry]);
+        relays.set([], NOW);
+        assert_eq!(said(&mut relays, NOW), [RelayUse::Off]);
+    }
+
+    #[test]
+    fn a_server_that_heard_an_older_wish_last_is_told_again() {
+        let (mut relays, mut rng) = (Relays::default(), ChaCha20Rng::from_seed([1; 32]));
+        relays.set([(TAG, RelayUse::Standby)], NOW);
+        assert_eq!(said(&mut relays, NOW), [RelayUse::Standby]);
+        relays.handle_state(&TAG, RelayUse::Standby, RelayState::None, &mut rng, NOW);
+        assert_eq!(said(&mut relays, NOW), []);
+        // A datagram from before came late.
+        relays.handle_state(&TAG, RelayUse::Carry, RelayState::None, &mut rng, NOW);
+        assert_eq!(said(&mut relays, NOW), [RelayUse::Standby]);
     }
 }

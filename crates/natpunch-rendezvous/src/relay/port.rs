@@ -288,6 +288,7 @@ impl Port {
         }
         let bytes = payload.len() as u64;
         if self.budget.as_ref().is_some_and(|budget| !budget.take(bytes + OVERHEAD, now)) {
+            allocation.refund(bytes + OVERHEAD);
             self.counters.limited += 1;
             return Verdict::Drop;
         }
@@ -494,6 +495,12 @@ impl Allocation {
             },
             |(since, _)| since,
         )
+    }
+
+    /// What was taken for a datagram that is dropped all the same.
+    fn refund(&mut self, bytes: u64) {
+        self.tokens.0 = self.tokens.0.saturating_add(bytes);
+        self.used.1 = self.used.1.saturating_sub(bytes);
     }
 
     fn has_tokens(&mut self, bytes: u64, limits: &Limits, now: Duration) -> bool {

@@ -446,6 +446,15 @@ fn ports_that_share_a_budget_pass_no_more_than_it_together() {
 }
 
 #[test]
+fn what_the_budget_of_all_refuses_is_not_taken_from_a_pairs_own_share() {
+    let each = 1_452 + OVERHEAD;
+    let limits = Limits { bytes_per_hour: each * 30, ..Limits::default() };
+    let mut port = bound_port(limits).within(Arc::new(Budget::new(each * 10)));
+    let mut send = |second: u32| (0..100).filter(|_| passes(&mut port, 0, &data(1), START + second * SECOND)).count();
+    assert_eq!([0, 1, 2, 3].map(&mut send), [10, 10, 10, 0]);
+}
+
+#[test]
 fn an_allocation_ends_when_it_is_not_bound_in_time_and_when_it_is_idle() {
     let mut port = port();
     assert_eq!(prove(&mut port, homes()[0], ALLOCATION, 1, START), Some(State::Bound));

@@ -203,6 +203,11 @@ impl Door {
         entrances.secrets.iter().any(|(number, _)| *number == secret)
     }
 
+    /// How many tickets were given so far: the number of the last one.
+    pub(super) fn tickets(&self) -> u64 {
+        self.tickets.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_rate(&self, limits: &Limits) {
         self.meter().rate = f64::from(limits.hellos_per_second);
     }

@@ -64,6 +64,11 @@ impl Meetings {
         self.by_tag.is_empty()
     }
 
+    /// Whether one waits for the other.
+    pub(super) fn waits(&self, tag: &Tag) -> bool {
+        self.by_tag.get(tag).is_some_and(|meeting| meeting.second.is_none())
+    }
+
     /// A client wants to meet whoever else names this tag. Who is to be told what now.
     pub(super) fn meet(&mut self, slot: Slot, tag: Tag, round_trip_ms: u16, now: Duration) -> Vec<(Slot, Notice)> {
         self.forget(now);
@@ -167,10 +172,12 @@ mod tests {
             assert!(meetings.meet(slot(1), [7; 16], 0, ms(later)).is_empty());
             assert!(meetings.meet(slot(2), [7; 16], 0, ms(later)).is_empty());
         }
+        assert!(!meetings.waits(&[7; 16]), "nobody is told that the other one is wanted");
         // A third one is no side of it.
         assert!(meetings.meet(slot(3), [7; 16], 0, ms(30)).is_empty());
         // And then it is a new wish.
         assert!(meetings.meet(slot(1), [7; 16], 0, ms(2_000)).is_empty());
+        assert!(meetings.waits(&[7; 16]));
         assert_eq!(meetings.meet(slot(2), [7; 16], 0, ms(2_000)).len(), 2);
     }
 

@@ -156,6 +156,8 @@ pub struct Server<R> {
     boxes: Boxes,
     relays: Relays,
     meetings: Meetings,
+    /// Tickets up to this number may be those of sessions that were ended.
+    revoked_tickets: u64,
     next_sweep: Duration,
     transmits: Transmits,
     counters: Counters,
@@ -180,6 +182,7 @@ impl<R: CryptoRng> Server<R> {
             boxes: Boxes::default(),
             relays: Relays::default(),
             meetings: Meetings::default(),
+            revoked_tickets: 0,
             next_sweep: SWEEP,
             transmits: Transmits::default(),
             counters: Counters::default(),
@@ -212,6 +215,10 @@ impl<R: CryptoRng> Server<R> {
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
         self.counters.revoked += over as u64;
+        if over > 0 {
+            // Who is let in again gets other keys: those of an earlier ticket have sealed messages.
+            self.revoked_tickets = self.door.tickets();
+        }
         (self.admission, self.limits) = (admission, limits);
         over
     }
@@ -362,7 +369,11 @@ impl<R: CryptoRng> Server<R> {
     }
 
     fn handle_confirm(&mut self, via: Via, source: SocketAddr, ticket: Ticket, text: &[u8], now: Duration) {
-        // Key and address are proven.
+        // Key and address are proven. The secret may have been withdrawn since the ticket was opened.
+        if !self.door.admits(ticket.secret) || ticket.number <= self.revoked_tickets {
+            self.counters.replayed += 1;
+            return;
+        }
         if self.admission.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&ticket.identity)) {
             self.counters.not_allowed += 1;
             return;
@@ -476,7 +487,7 @@ impl<R: CryptoRng> Server<R> {
                 Request::Meet { tag, round_trip_ms, mailbox } => {
                     let fires = self.meetings.meet(*slot, tag, round_trip_ms, now);
                     self.counters.met += u64::from(fires.len() > 1);
-                    if fires.is_empty() {
+                    if self.meetings.waits(&tag) {
                         let readers = self.boxes.readers(slot, &mailbox, now);
                         told.extend(readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })));
                     }

@@ -110,7 +110,10 @@ impl Relays {
         let slot = &who.slot;
         let answer = |state| (*slot, Notice::RelayState { tag, wants, state });
         if wants == RelayUse::Off {
-            let mut told = self.withdraw(&slot.identity, &tag);
+            // A client that uses both families takes back by one what it has asked by the other since.
+            let asked_here = self.pairs.get_mut(&tag).and_then(|pair| pair.side_mut(&slot.identity));
+            let asked_here = asked_here.is_some_and(|(_, side)| side.slot == *slot);
+            let mut told = if asked_here { self.withdraw(&slot.identity, &tag) } else { Vec::new() };
             told.push(answer(RelayState::None));
             return told;
         }
@@ -148,7 +151,10 @@ impl Relays {
         if let Some(pair) = pair {
             if let Some((index, side)) = pair.side_mut(&slot.identity) {
                 let moved = side.address != address;
-                (side.slot, side.address, side.secret) = (slot, address, secret);
+                // Counted where it is now, also where there is no room for new ones: what is there is never evicted.
+                self.networks.give_back(&side.network);
+                self.networks.take(network);
+                (side.slot, side.address, side.network, side.secret) = (slot, address, network, secret);
                 (side.wants, side.expires) = (wants, now + LIFETIME);
                 if let Some(lease) = pair.lease.as_ref().filter(|_| moved) {
                     let allocation = lease.allocation | index as u64;
@@ -352,5 +358,29 @@ impl Pair {
 impl Lease {
     fn state(&self) -> RelayState {
         if self.both_bound { RelayState::Bound } else { RelayState::Offered }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn the_share_of_a_network_follows_a_client_that_moves() {
+        let (mut relays, mut rng) = (Relays::default(), ChaCha20Rng::from_seed([1; 32]));
+        relays.set_ports(vec![9_100]);
+        let limits = Limits { relays_per_network: 1, ..Limits::default() };
+        let mut ask = |n: u8, address: &str| {
+            let slot = Slot { identity: PeerKey::from_bytes([n; 32]), v6: false };
+            let who = Speaker { slot, address: address.parse().unwrap(), secret: 1 };
+            let told = relays.ask(&who, [n; 16], RelayUse::Standby, &limits, &mut rng, Duration::ZERO);
+            told.iter().all(|(_, notice)| !matches!(notice, Notice::RelayState { state: RelayState::Refused, .. }))
+        };
+        assert!(ask(1, "192.0.2.1:1") && !ask(2, "192.0.2.1:2"));
+        assert!(ask(1, "198.51.100.1:1"), "what is there is kept where it goes");
+        assert!(ask(2, "192.0.2.1:2") && !ask(3, "198.51.100.1:3"));
     }
 }

@@ -329,8 +329,18 @@ impl Raw {
     pub fn register(net: &mut Net, n: u32, place: SocketAddr, admission: Option<&PresharedKey>) -> Option<Self> {
         let mut identity = [7; 32];
         identity[..4].copy_from_slice(&n.to_be_bytes());
-        let (identity, server) = (SecretKey::from_bytes(identity), public(&key(200)));
-        let hello = RawHello::new(&identity, &server, admission, &mut rng(n.into())).unwrap();
+        Self::register_as(net, &SecretKey::from_bytes(identity), place, admission)
+    }
+
+    /// The same, by this identity.
+    pub fn register_as(
+        net: &mut Net,
+        identity: &SecretKey,
+        place: SocketAddr,
+        admission: Option<&PresharedKey>,
+    ) -> Option<Self> {
+        let seed = u64::from(identity.expose()[0]) << 16 | u64::from(place.port());
+        let hello = RawHello::new(identity, &public(&key(200)), admission, &mut rng(seed)).unwrap();
         let welcome = net.answers(place, &hello.datagram).pop()?.1;
         let (confirm, session) = hello.confirm(&welcome, &[]).unwrap();
         let before = net.server.counters().registered;
