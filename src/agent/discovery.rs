@@ -18,7 +18,7 @@ impl Agent {
             PluginEvent::OwnAddress { origin, address, lifetime } => {
                 self.mesh.handle_reflexive(&origin, address, lifetime, now());
             }
-            PluginEvent::Fire { peer, after } => self.mesh.handle_fire(peer, after, now()),
+            PluginEvent::Fire { origin, peer, after } => self.mesh.handle_fire(&origin, peer, after, now()),
             PluginEvent::Wanted { peer } => self.mesh.handle_wanted(peer, now()),
             PluginEvent::Mapping { origin, mapping } => self.mesh.handle_mapping(&origin, mapping, now()),
             PluginEvent::Record { origin, record } => {

@@ -315,9 +315,8 @@ impl Agent {
     }
 
     fn on_datagram(&mut self, received: natpunch_net::Received) {
-        if let Some(origin) = self.correspondents.of(&received.source)
-            && let Some(plugin) = self.plugins.iter().find(|plugin| plugin.origin() == origin)
-        {
+        let heard_by = self.correspondents.of(received.source, &received.payload);
+        for plugin in self.plugins.iter().filter(|plugin| heard_by.contains(plugin.origin())) {
             plugin.tell_datagram(received.source, received.payload.clone());
         }
         self.mesh.handle_datagram(received.source, Some(received.destination), &received.payload, now());

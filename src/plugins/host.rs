@@ -52,6 +52,8 @@ pub enum PluginEvent {
     },
     /// Probe the peer at the same moment as it probes this node.
     Fire {
+        /// Which instance's server says so.
+        origin: Origin,
         /// The peer.
         peer: PeerKey,
         /// In how long.
@@ -203,6 +205,10 @@ impl Host for Shared {
         self.facts.listen_port
     }
 
+    fn now(&self) -> Duration {
+        natpunch_net::boot_time()
+    }
+
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
         Box::pin(async move {
             loop {
@@ -234,7 +240,7 @@ impl Host for Shared {
 
     fn fire(&self, peer: PeerKey, after: Duration) {
         if self.may_use_port {
-            self.emit(PluginEvent::Fire { peer, after });
+            self.emit(PluginEvent::Fire { origin: self.origin.clone(), peer, after });
         }
     }
 
@@ -411,19 +417,16 @@ pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
     mpsc::channel(EVENT_QUEUE)
 }
 
-/// Which instance gets the datagrams of which server: an address is known for a minute after the last datagram sent.
+/// Which instances get the datagrams of which server: for a minute after the last datagram that each sent there.
+///
+/// One port of `natpunch serve` speaks several protocols. natpunch's own is told apart by its magic; instances of the
+/// others, and several of one, each get what comes from there, and heed what they can authenticate.
 #[derive(Debug, Default)]
 pub struct Correspondents {
-    by_address: BTreeMap<SocketAddr, Correspondent>,
-    /// Those that the packet filter has to know.
+    /// By the server's address, and whether the protocol is natpunch's own: who has sent there, and is heard until when.
+    by_address: BTreeMap<(SocketAddr, bool), Vec<(Origin, Duration)>>,
+    /// The addresses that the packet filter has to know: those of other protocols.
     filtered: usize,
-}
-
-#[derive(Debug)]
-struct Correspondent {
-    origin: Origin,
-    until: Duration,
-    filtered: bool,
 }
 
 impl Correspondents {
@@ -431,32 +434,43 @@ impl Correspondents {
     const LIFETIME: Duration = Duration::from_secs(60);
     /// The most addresses at one time that the packet filter has to know (its bound), and of all.
     const MAX: (usize, usize) = (64, 4_096);
+    /// The most instances that share the datagrams of one address. The next one takes the place of the one that has sent
+    /// nothing for the longest time.
+    const MAX_SHARING: usize = 4;
 
     /// Notes that `origin` sent a datagram to `address` at `now`. True when the packet filter must learn the address,
     /// which it need not if the answers pass by their form; `None` when there is no room.
     pub fn sent(&mut self, origin: &Origin, address: SocketAddr, payload: &[u8], now: Duration) -> Option<bool> {
-        let known = self.by_address.get(&address);
-        let was_filtered = known.is_some_and(|known| known.filtered);
-        let filtered = was_filtered || !payload.starts_with(&RENDEZVOUS_MAGIC);
-        let learns = filtered && !was_filtered;
-        if known.is_none() && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0 {
+        let key = (address, payload.starts_with(&RENDEZVOUS_MAGIC));
+        let is_new = !self.by_address.contains_key(&key);
+        let learns = is_new && !key.1;
+        if is_new && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0 {
             return None;
         }
         self.filtered += usize::from(learns);
-        self.by_address
-            .insert(address, Correspondent { origin: origin.clone(), until: now + Self::LIFETIME, filtered });
+        // In the order in which they sent last.
+        let sharing = self.by_address.entry(key).or_default();
+        sharing.retain(|(known, _)| known != origin);
+        if sharing.len() >= Self::MAX_SHARING {
+            sharing.remove(0);
+        }
+        sharing.push((origin.clone(), now + Self::LIFETIME));
         Some(learns)
     }
 
-    /// The instance that corresponds with `source`.
-    pub fn of(&self, source: &SocketAddr) -> Option<&Origin> {
-        self.by_address.get(source).map(|known| &known.origin)
+    /// The instances that correspond with `source` in the protocol of this payload, in order of their names.
+    pub fn of(&self, source: SocketAddr, payload: &[u8]) -> BTreeSet<&Origin> {
+        let sharing = self.by_address.get(&(source, payload.starts_with(&RENDEZVOUS_MAGIC)));
+        sharing.into_iter().flatten().map(|(origin, _)| origin).collect()
     }
 
-    /// Forgets the addresses whose time is over, and returns those that the packet filter knows.
+    /// Forgets the instances and addresses whose time is over, and returns the addresses that the packet filter knows.
     pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
-        let over = self.by_address.extract_if(.., |_, known| known.until <= now);
-        let over: Vec<_> = over.filter(|(_, known)| known.filtered).map(|(address, _)| address).collect();
+        let over = self.by_address.extract_if(.., |_, sharing| {
+            sharing.retain(|(_, until)| now < *until);
+            sharing.is_empty()
+        });
+        let over: Vec<_> = over.filter(|((_, ours), _)| !ours).map(|((address, _), _)| address).collect();
         self.filtered -= over.len();
         over
     }
@@ -539,6 +553,14 @@ mod tests {
         assert!(matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route")));
     }
 
+    #[tokio::test]
+    async fn the_time_of_plugins_goes_on_in_sleep() {
+        let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> { Box::pin(std::future::pending()) });
+        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), channel().0);
+        let before = natpunch_net::boot_time();
+        assert!((before..=before + Duration::from_secs(60)).contains(&instance.shared.now()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_offers_is_bounded_and_does_not_block_the_plugin() {
         let (events, mut received) = channel();
@@ -566,28 +588,71 @@ mod tests {
         assert_eq!(instance.health().1, 60_000 - EVENT_QUEUE as u64);
     }
 
+    fn ours() -> Vec<u8> {
+        [&RENDEZVOUS_MAGIC[..], &[7]].concat()
+    }
+
+    fn heard(known: &Correspondents, address: SocketAddr, payload: &[u8]) -> String {
+        known.of(address, payload).into_iter().map(Origin::as_str).collect::<Vec<_>>().join(" ")
+    }
+
     #[test]
     fn replies_reach_the_instance_that_asked_for_one_minute() {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
-        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), Some(true));
-        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::from_secs(30)), Some(false));
+        let a = Origin::new("a");
+        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true));
+        assert_eq!(known.sent(&a, address, &[1], Duration::from_secs(30)), Some(false));
         assert!(known.expire(Duration::from_secs(60)).is_empty());
-        assert_eq!(known.of(&address), Some(&Origin::new("a")));
+        assert_eq!(heard(&known, address, &[2]), "a");
         assert_eq!(known.expire(Duration::from_secs(90)), [address]);
-        assert_eq!(known.of(&address), None);
+        assert_eq!(heard(&known, address, &[2]), "");
         for port in 0..64 {
-            known.sent(&Origin::new("a"), SocketAddr::from(([192, 0, 2, 2], port)), &[1], Duration::ZERO);
+            known.sent(&a, SocketAddr::from(([192, 0, 2, 2], port)), &[1], Duration::ZERO);
         }
-        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), None, "no room");
-        let ours = [&RENDEZVOUS_MAGIC[..], &[7]].concat();
-        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false), "it passes by its form");
-        assert_eq!(known.of(&address), Some(&Origin::new("a")));
+        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), None, "no room");
+        assert_eq!(known.sent(&a, address, &ours(), Duration::ZERO), Some(false), "it passes by its form");
+        assert_eq!(heard(&known, address, &ours()), "a");
         assert_eq!(known.expire(Duration::from_secs(60)).len(), 64, "only what the filter knows");
-        assert_eq!(known.of(&address), None);
-        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false));
-        assert_eq!(known.sent(&Origin::new("a"), address, &[1], Duration::ZERO), Some(true), "another answer may come");
-        assert_eq!(known.sent(&Origin::new("a"), address, &ours, Duration::ZERO), Some(false));
-        assert_eq!(known.expire(Duration::from_secs(60)), [address]);
+        assert_eq!(heard(&known, address, &ours()), "");
+        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true), "there is room again");
+    }
+
+    #[test]
+    fn two_protocols_at_one_address_are_kept_apart() {
+        let mut known = Correspondents::default();
+        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
+        let (rendezvous, go) = (Origin::new("rendezvous"), Origin::new("go"));
+        assert_eq!(known.sent(&rendezvous, address, &ours(), Duration::ZERO), Some(false));
+        assert_eq!(known.sent(&go, address, &[1], Duration::ZERO), Some(true), "the filter does not know it yet");
+        assert_eq!(heard(&known, address, &ours()), "rendezvous");
+        assert_eq!(heard(&known, address, &[2]), "go");
+        known.sent(&rendezvous, address, &ours(), Duration::from_secs(30));
+        assert_eq!(known.expire(Duration::from_secs(60)), [address], "its own protocol needs no place in the filter");
+        assert_eq!((heard(&known, address, &ours()), heard(&known, address, &[2])), ("rendezvous".into(), "".into()));
+        assert_eq!(known.sent(&go, address, &[1], Duration::from_secs(60)), Some(true));
+    }
+
+    #[test]
+    fn instances_that_share_an_address_all_hear_what_comes_from_there() {
+        let mut known = Correspondents::default();
+        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
+        for (payload, learns) in [(&[1][..], true), (&ours(), false)] {
+            let mut sent = |name: &str, second| {
+                let now = Duration::from_secs(second);
+                assert_eq!(known.sent(&Origin::new(name), address, payload, now), Some(learns && second == 0));
+            };
+            ["a", "b", "c"].into_iter().zip(0..).for_each(|(name, second)| sent(name, second));
+            sent("a", 10);
+            assert_eq!(heard(&known, address, payload), "a b c");
+        }
+        assert!(known.expire(Duration::from_secs(61)).is_empty());
+        assert_eq!(heard(&known, address, &[1]), "a c", "each is heard for its own minute");
+        for (name, second) in [("d", 62), ("e", 63), ("f", 64)] {
+            known.sent(&Origin::new(name), address, &[1], Duration::from_secs(second));
+        }
+        assert_eq!(heard(&known, address, &[1]), "a d e f", "no more than four");
+        assert_eq!(known.expire(Duration::from_secs(200)), [address], "the filter knows the address once");
+        assert_eq!((known.filtered, known.by_address.len()), (0, 0));
     }
 }

@@ -290,7 +290,7 @@ impl World {
                         Event::Record { tag, blob } => node.mesh.handle_record(&origin, tag, &blob, time),
                         Event::Fire { after, .. } => {
                             self.fired += 1;
-                            node.mesh.handle_fire(node.peer, after, time);
+                            node.mesh.handle_fire(&origin, node.peer, after, time);
                         }
                         Event::Wanted { .. } => node.mesh.handle_wanted(node.peer, time),
                         Event::Mapping(mapping) => node.mesh.handle_mapping(&origin, mapping, time),

@@ -251,7 +251,7 @@ impl Table {
             let Some(victim) = victim else { return false };
             self.entries.remove(&victim).filter(Entry::is_relay).iter().for_each(|_| self.note_former(victim));
         }
-        let through_relay = !offer.is_of_peer() && self.former_relays.contains(&offer.address);
+        let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
         let entry = Entry {
             kind: if through_relay { CandidateKind::Relay } else { offer.kind },
             owned: offer.is_of_peer(),
@@ -294,6 +294,18 @@ impl Table {
         }
     }
 
+    /// Forgets what may no longer be used; the rest is probed as if nothing had been learned of how WireGuard does there.
+    pub(crate) fn restrict(&mut self, permits: impl Fn(SocketAddr, CandidateKind, &Origin) -> bool) {
+        let barred = self.entries.extract_if(.., |address, entry| {
+            entry.unblock();
+            entry.claims.retain(|origin, _| permits(*address, entry.kind, origin));
+            entry.claims.is_empty()
+        });
+        let relays: Vec<SocketAddr> =
+            barred.filter(|(_, entry)| entry.is_relay()).map(|(address, _)| address).collect();
+        relays.into_iter().for_each(|address| self.note_former(address));
+    }
+
     /// Forgets what nobody claims any more, except `keep` and what is proven.
     pub(crate) fn expire(&mut self, keep: Option<SocketAddr>, now: Time) {
         let over = self.entries.extract_if(.., |address, entry| {
@@ -302,6 +314,11 @@ impl Table {
         });
         let relays: Vec<SocketAddr> = over.filter(|(_, entry)| entry.is_relay()).map(|(address, _)| address).collect();
         relays.into_iter().for_each(|address| self.note_former(address));
+    }
+
+    /// It was a relay's, which was forgotten.
+    pub(crate) fn is_former_relay(&self, address: &SocketAddr) -> bool {
+        self.former_relays.contains(address)
     }
 
     fn note_former(&mut self, relay: SocketAddr) {

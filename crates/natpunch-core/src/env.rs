@@ -24,7 +24,16 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / per_second, burst, full_at: Time::ZERO }
+        Self::every(Duration::from_secs(1) / per_second, burst)
+    }
+
+    /// One token in each interval.
+    pub(crate) fn every(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst, full_at: Time::ZERO }
+    }
+
+    pub(crate) fn is_full(&self, now: Time) -> bool {
+        self.full_at <= now
     }
 
     pub(crate) fn take(&mut self, now: Time) -> bool {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use natpunch_types::{AddressClass, CandidateKind, Mapping, Origin, canonical, canonical_ip, classify};
 use rand_core::RngCore;
 
+use crate::env::Budget;
 use crate::stun::{self, Answer, TransactionId};
 use crate::{Event, Time, Transmit};
 
@@ -18,6 +19,10 @@ const MAX_SERVERS: usize = 16;
 const MAX_STATED: usize = 16;
 /// What they state is believed for an hour at most.
 const MAX_STATED_LIFETIME: Duration = Duration::from_secs(3600);
+/// How often one instance may change what it states of one family, and how often at once: each change is published, and
+/// every peer probes it. Who roams faster between networks says so himself ([`Local::restart`]).
+const STATED_CHANGE: Duration = Duration::from_secs(15);
+const STATED_CHANGES: u32 = 4;
 /// When a request is sent again without an answer (tries: one more than this).
 const RESEND: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
@@ -42,14 +47,24 @@ struct Server {
     mapped: Option<SocketAddr>,
 }
 
+/// What the server of one discovery instance says of us, of one family.
+#[derive(Debug)]
+struct Stated {
+    /// What is believed, and until when.
+    address: Option<(SocketAddr, Time)>,
+    /// What it said last, if that is another address: believed as soon as it may change.
+    newer: Option<(SocketAddr, Time)>,
+    changes: Budget,
+}
+
 /// What this node knows of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     listen_port: u16,
     hosts: Vec<IpAddr>,
     servers: BTreeMap<SocketAddr, Server>,
-    /// What the server of each discovery instance sees, of each family, and until when that is good.
-    stated: BTreeMap<(Origin, bool), (SocketAddr, Time)>,
+    /// What the server of each discovery instance sees; true for IPv6.
+    stated: BTreeMap<(Origin, bool), Stated>,
     /// What discovery instances have found of our NAT.
     mappings: BTreeMap<Origin, Mapping>,
 }
@@ -101,18 +116,38 @@ impl Local {
         }
     }
 
-    /// Takes what the server of a discovery instance says of us; true if it is news.
-    pub(crate) fn learn(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) -> bool {
+    /// Takes what the server of a discovery instance says of us. [`believe`](Self::believe) tells what comes of it.
+    pub(crate) fn hear(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
         let address = canonical(address);
         let key = (origin.clone(), address.is_ipv6());
         let usable = address.port() != 0
             && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private)
             && (self.stated.len() < MAX_STATED || self.stated.contains_key(&key));
         if !usable {
-            return false;
+            return;
         }
-        let until = now + lifetime.min(MAX_STATED_LIFETIME);
-        self.stated.insert(key, (address, until)).is_none_or(|(before, _)| before != address)
+        let stated = self.stated.entry(key).or_insert_with(|| Stated {
+            address: None,
+            newer: None,
+            changes: Budget::every(STATED_CHANGE, STATED_CHANGES),
+        });
+        let said = Some((address, now + lifetime.min(MAX_STATED_LIFETIME)));
+        let same = stated.address.is_some_and(|(before, _)| before == address);
+        (stated.address, stated.newer) = if same { (said, None) } else { (stated.address, said) };
+    }
+
+    /// What is believed from now on of what discovery instances say, and was not before.
+    pub(crate) fn believe(&mut self, now: Time) -> Vec<(Origin, SocketAddr)> {
+        let mut news = Vec::new();
+        for ((origin, _), stated) in &mut self.stated {
+            if let Some((address, _)) = stated.newer
+                && stated.changes.take(now)
+            {
+                stated.address = stated.newer.take();
+                news.push((origin.clone(), address));
+            }
+        }
+        news
     }
 
     /// Takes what a discovery instance has found of our NAT.
@@ -130,12 +165,15 @@ impl Local {
     /// How servers see us.
     fn reflexive(&self) -> impl Iterator<Item = SocketAddr> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
-        asked.chain(self.stated.values().map(|(address, _)| *address))
+        asked.chain(self.stated.values().filter_map(|stated| stated.address).map(|(address, _)| address))
     }
 
-    /// Asks all servers anew.
+    /// The network is another: asks all servers anew, and believes what is stated of us at once again.
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
         self.mappings.clear();
+        for stated in self.stated.values_mut() {
+            stated.changes = Budget::every(STATED_CHANGE, STATED_CHANGES);
+        }
         for server in self.servers.values_mut() {
             (server.transaction, server.tries, server.next) = (fresh(rng), 0, now);
         }
@@ -216,7 +254,10 @@ impl Local {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        let stated = self.stated.values().map(|(_, until)| *until);
+        let stated = self.stated.values().flat_map(|stated| {
+            let ends = [stated.address, stated.newer].into_iter().flatten().map(|(_, until)| until);
+            ends.chain(stated.newer.map(|_| stated.changes.available_at()))
+        });
         self.servers.values().map(|server| server.next).chain(stated).min()
     }
 
@@ -228,7 +269,11 @@ impl Local {
         now: Time,
         mut send: impl FnMut(Transmit),
     ) {
-        self.stated.retain(|_, (_, until)| now < *until);
+        self.stated.retain(|_, stated| {
+            stated.address.take_if(|(_, until)| *until <= now);
+            stated.newer.take_if(|(_, until)| *until <= now);
+            stated.address.is_some() || stated.newer.is_some() || !stated.changes.is_full(now)
+        });
         for (address, server) in self.servers.iter_mut().filter(|(_, server)| server.next <= now) {
             match RESEND.get(server.tries) {
                 _ if server.tries > RESEND.len() => {

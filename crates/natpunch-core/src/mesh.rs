@@ -123,7 +123,8 @@ impl Mesh {
 
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is re-punched.
     ///
-    /// A peer whose preshared key, `managed` or `relay` changed is a new peer, and all are if our private key changed.
+    /// A peer whose preshared key, `managed`, `relay` or `relays` changed is a new peer, and all are if our private key
+    /// changed. It inherits the session of the device, and what is known of its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = public_key(&spec.private_key);
@@ -162,7 +163,7 @@ impl Mesh {
             }
             let mut peer = Peer::new(listed.clone(), keys, &self.public_key, &mut self.env, now);
             if let Some(predecessor) = replaced.remove(&key) {
-                peer.inherit_device(predecessor, &mut self.env, now);
+                peer.inherit(predecessor, &mut self.env, now);
             } else if let Some(row) = self.strangers.remove(&key) {
                 peer.handle_device(Some(&row), &mut self.env, now);
             }
@@ -235,14 +236,13 @@ impl Mesh {
     }
 
     /// An address at which a server of some discovery instance sees WireGuard's port. It is published to the peers until
-    /// `lifetime` is over or the instance states another of the same family.
+    /// `lifetime` is over or the instance states another of the same family. A few changes count at once, more of them one
+    /// after the other; then the last one does.
     pub fn handle_reflexive(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
         // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before any peer's record.
         self.env.arranges = true;
-        if self.env.local.learn(origin, address, lifetime, now) {
-            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address: canonical(address) });
-            self.records.touch(now);
-        }
+        self.env.local.hear(origin, address, lifetime, now);
+        self.believe_stated(now);
         self.flush(now);
     }
 
@@ -252,9 +252,10 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// Discovery has arranged that the peer probes us at `now + after`: we probe it at the same moment.
-    pub fn handle_fire(&mut self, peer: PeerKey, after: Duration, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.handle_fire(after, env, now));
+    /// The server of some discovery instance has arranged that the peer probes us at `now + after`: we probe it at the same
+    /// moment. Each instance's word counts once for each `Meet`.
+    pub fn handle_fire(&mut self, origin: &Origin, peer: PeerKey, after: Duration, now: Time) {
+        self.with_peer(&peer, now, |peer, env| peer.handle_fire(origin, after, env, now));
         self.flush(now);
     }
 
@@ -273,11 +274,7 @@ impl Mesh {
     /// A sealed record that some discovery instance found.
     pub fn handle_record(&mut self, origin: &Origin, tag: [u8; 16], blob: &[u8], now: Time) {
         let Some(key) = self.by_record_tag.get(&tag).copied() else { return };
-        self.with_peer(&key, now, |peer, env| {
-            if peer.spec.managed {
-                peer.handle_record(origin, blob, env, now);
-            }
-        });
+        self.with_peer(&key, now, |peer, env| peer.handle_record(origin, blob, env, now));
         self.flush(now);
     }
 
@@ -393,7 +390,15 @@ impl Mesh {
         self.wanted.values().any(|haste| *haste)
     }
 
+    fn believe_stated(&mut self, now: Time) {
+        for (origin, address) in self.env.local.believe(now) {
+            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address });
+            self.records.touch(now);
+        }
+    }
+
     fn ask_stun(&mut self, now: Time) {
+        self.believe_stated(now);
         let eager = self.is_eager();
         let Env { local, rng, out, .. } = &mut self.env;
         let before = local.candidates();

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::*;
-use natpunch_core::{Event, PathKind, PeerState};
+use natpunch_core::{Event, Mesh, PathKind, PeerState};
 use natpunch_types::Origin;
 
 #[test]
@@ -159,4 +161,85 @@ fn what_a_server_sees_of_us_is_told_to_the_peers_until_it_expires() {
     world.with(0, |mesh, now| mesh.handle_reflexive(&origin, seen, secs(60), now));
     world.with(0, |mesh, now| mesh.handle_reflexive(&origin, addr("198.51.100.78:4000"), secs(60), now));
     assert!(!told(&world));
+}
+
+#[test]
+fn a_server_that_states_ever_new_addresses_of_us_is_believed_four_times_at_once_and_then_every_fifteen_seconds() {
+    let mut world = World::pair();
+    let state = |world: &mut World, server: &str, port: u16| {
+        let seen = SocketAddr::from(([198, 51, 100, 77], port));
+        world.with(0, |mesh, now| mesh.handle_reflexive(&Origin::new(server), seen, secs(180), now));
+    };
+    let told = |world: &World| {
+        let local = world.nodes[0].mesh.status(world.now).local;
+        local.iter().map(|local| local.address.port()).filter(|port| *port < 10_000).max()
+    };
+    for port in 1..=4 {
+        state(&mut world, "liar", port);
+        assert_eq!(told(&world), Some(port), "who roams does not wait");
+        world.run(ms(50));
+    }
+    let before = world.nodes[0].publications;
+    for port in 5..=104 {
+        state(&mut world, "liar", port);
+        world.run(ms(50));
+    }
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(4), before));
+    // The newest is kept, and nothing more has to happen.
+    world.run(secs(10));
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(104), before + 1));
+    // Who comes back to what is believed has not changed.
+    state(&mut world, "liar", 105);
+    state(&mut world, "liar", 104);
+    world.run(secs(20));
+    assert_eq!((told(&world), world.nodes[0].publications), (Some(104), before + 1));
+    // What expires at once gives room to no more.
+    let believed = |world: &World| {
+        let of_liar = |event: &Event| matches!(event, Event::ReflexiveLearned { server, .. } if server == "liar");
+        world.nodes[0].events.iter().filter(|(_, event)| of_liar(event)).count()
+    };
+    let before = believed(&world);
+    for port in 200..=1399 {
+        let seen = SocketAddr::from(([198, 51, 100, 77], port));
+        world.with(0, |mesh, now| mesh.handle_reflexive(&Origin::new("liar"), seen, ms(40), now));
+        world.run(ms(50));
+    }
+    let lies = believed(&world) - before;
+    assert!((4..=5).contains(&lies), "{lies} in a minute");
+    // No other server has to wait for it, and that the network is another is not the server's word.
+    state(&mut world, "other", 2000);
+    assert_eq!(told(&world), Some(2000));
+    state(&mut world, "liar", 3000);
+    assert_eq!(told(&world), Some(2000));
+    world.with(0, Mesh::handle_network_change);
+    assert_eq!(told(&world), Some(3000));
+}
+
+#[test]
+fn the_moment_of_every_server_counts_once_for_each_time_that_it_was_asked() {
+    let mut world = World::pair();
+    world.passes = Box::new(|_, _, _| false);
+    world.tell(0, 1);
+    world.run(ms(900));
+    let start = world.now;
+    let key = public(world.nodes[1].number);
+    let fire = |world: &mut World, server: &str, after| {
+        world.with(0, |mesh, now| mesh.handle_fire(&Origin::new(server), key, ms(after), now));
+    };
+    // The liar is the first. Its second word, and those of a fifth server, count nothing.
+    for (server, after) in [("liar", 1), ("liar", 40), ("a", 111), ("b", 222), ("c", 333), ("d", 444)] {
+        fire(&mut world, server, after);
+    }
+    world.run(ms(500));
+    let fired = |world: &World, after: u64| world.nodes[0].sent.iter().any(|(at, _)| *at == start + ms(after));
+    let moments: Vec<u64> = [1, 40, 111, 222, 333, 444].into_iter().filter(|after| fired(&world, *after)).collect();
+    assert_eq!(moments, [1, 111, 222, 333]);
+    // A new candidate asks anew.
+    world.run(secs(2));
+    world.tell_address(0, 1, addr("203.0.113.9:9"));
+    world.run(ms(900));
+    let again = world.now.since(start).as_millis() as u64 + 17;
+    fire(&mut world, "liar", 17);
+    world.run(ms(500));
+    assert!(fired(&world, again));
 }

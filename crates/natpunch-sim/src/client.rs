@@ -128,7 +128,8 @@ impl Clients {
                         }
                     }
                     Event::Fire { tag, after } => {
-                        peer(&tag).into_iter().for_each(|peer| mesh.handle_fire(peer, after, time));
+                        let origin = &link.origin;
+                        peer(&tag).into_iter().for_each(|peer| mesh.handle_fire(origin, peer, after, time));
                     }
                     Event::Wanted { tag } => {
                         self.watches.get(&tag).into_iter().for_each(|peer| mesh.handle_wanted(*peer, time));

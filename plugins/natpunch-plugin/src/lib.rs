@@ -61,6 +61,9 @@ pub trait Host: Send + Sync + 'static {
     /// WireGuard's listen port.
     fn listen_port(&self) -> u16;
 
+    /// The time since the machine was booted, sleep included. What has to be said to a server again counts by it.
+    fn now(&self) -> Duration;
+
     /// Waits for the next input. Inputs of one kind that were not fetched yet are merged, so a slow plugin sees the
     /// newest state, not a backlog.
     fn next<'a>(&'a self) -> BoxFuture<'a, Input>;
@@ -76,7 +79,8 @@ pub trait Host: Send + Sync + 'static {
     fn deliver(&self, record: SealedRecord);
 
     /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this plugin as
-    /// [`Input::Datagram`] for the next minute. Dropped without the descriptor's `needs_wireguard_port`.
+    /// [`Input::Datagram`] for the next minute, those for other instances with the same server among them. Dropped without
+    /// the descriptor's `needs_wireguard_port`.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
     /// Says that this node should probe the peer after this time, when the peer probes it too. Dropped without the
@@ -114,8 +118,7 @@ pub enum Input {
         payload: Vec<u8>,
     },
     /// The network changed (link, address, route) or the machine slept for more than 5 s: addresses may be new,
-    /// registrations stale. A plugin's own timers may have stood still in sleep (tokio's do): what it left at a server may be
-    /// gone there though it is not due to be said again.
+    /// registrations stale. What waits by tokio's timers has stood still in sleep; by [`Host::now`] it may be due.
     NetworkChanged,
     /// A round of probing this peer begins: make both sides fire at the same moment, if the server can
     /// ([`Host::fire`]).

@@ -20,12 +20,12 @@ const MAX_ADDRESSES: usize = 8;
 pub const FAMILIES: [usize; 2] = [0, 1];
 
 /// The links of one run of a plugin to its server: one for each address family, each with a client `C` of the protocol.
-/// All times count from the start of the run.
+/// All times count from the start of the run, on the clock of the host.
 pub struct Links<'a, C> {
     server: &'a Endpoint,
     host: &'a dyn Host,
     ipv4_only: bool,
-    start: Instant,
+    start: Duration,
     input: BoxFuture<'a, Input>,
     /// Waits until it is time, and resolves the name.
     lookup: BoxFuture<'a, io::Result<Vec<SocketAddr>>>,
@@ -88,15 +88,14 @@ impl<C> Link<C> {
 impl<'a, C> Links<'a, C> {
     /// Links to a server whose name is resolved at once.
     pub fn new(server: &'a Endpoint, host: &'a dyn Host) -> Self {
-        let now = Instant::now();
         Self {
             server,
             host,
             ipv4_only: false,
-            start: now,
+            start: host.now(),
             input: host.next(),
             lookup: Box::pin(server.resolve()),
-            lookup_at: now,
+            lookup_at: Instant::now(),
             backoff: RESOLVE_BACKOFF.0,
             problem: None,
             links: [const { Link { addresses: Vec::new(), active: None, state: State::Unknown } }; 2],
@@ -110,7 +109,7 @@ impl<'a, C> Links<'a, C> {
 
     /// The time now.
     pub fn now(&self) -> Duration {
-        self.start.elapsed()
+        self.host.now().saturating_sub(self.start)
     }
 
     /// The link of a family.
@@ -133,9 +132,11 @@ impl<'a, C> Links<'a, C> {
         self.iter().filter_map(|link| link.active.as_mut())
     }
 
-    /// Waits for what happens next, until `timeout`, if any.
+    /// Waits for what happens next, until `timeout`, if any. The wait stands still in sleep; after one comes
+    /// [`Input::NetworkChanged`], and what is due can be done.
     pub async fn next(&mut self, timeout: Option<Duration>) -> Happened {
-        let timeout = timeout.map(|at| self.start + at);
+        let wait = timeout.map(|at| at.saturating_sub(self.now()));
+        let timeout = wait.map(|wait| Instant::now() + wait);
         tokio::select! {
             input = &mut self.input => {
                 self.input = self.host.next();

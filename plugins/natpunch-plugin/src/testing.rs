@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse, SealedRecord,
     SecretKey,
@@ -57,6 +59,7 @@ pub fn wanted(key: PeerKey) -> PeerInterest {
 pub struct FakeHost {
     own_key: PeerKey,
     private_key: Option<SecretKey>,
+    start: Instant,
     state: Mutex<State>,
 }
 
@@ -68,13 +71,20 @@ struct State {
     test: Option<Waker>,
     random: u64,
     health: Option<Health>,
+    slept: Duration,
 }
 
 impl FakeHost {
     /// A host of this node. `seed` starts its random bytes.
     pub fn new(own_key: PeerKey, private_key: Option<SecretKey>, seed: u64) -> Arc<Self> {
         let state = State { random: seed, ..State::default() };
-        Arc::new(Self { own_key, private_key, state: Mutex::new(state) })
+        Arc::new(Self { own_key, private_key, start: Instant::now(), state: Mutex::new(state) })
+    }
+
+    /// Sleeps for this long: tokio's timers stand still, the time goes on. Then the plugin is told.
+    pub fn sleep(&self, time: Duration) {
+        self.state().slept += time;
+        self.put(Input::NetworkChanged);
     }
 
     /// Puts in the next input.
@@ -125,6 +135,10 @@ impl Host for FakeHost {
 
     fn listen_port(&self) -> u16 {
         51820
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed() + self.state().slept
     }
 
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {

@@ -148,8 +148,8 @@ impl Peer {
     }
 
     /// What the device is known to have, when a reload makes a new peer of an old one.
-    pub(crate) fn inherit_device(&mut self, predecessor: Peer, env: &mut Env, now: Time) {
-        self.device = DeviceView { setting: None, ..predecessor.device };
+    pub(super) fn inherit_device(&mut self, device: DeviceView, env: &mut Env, now: Time) {
+        self.device = DeviceView { setting: None, ..device };
         if self.probes() {
             self.adopt(env, now);
         }

@@ -4,11 +4,15 @@
 //! A side says that it wants to meet when it knows where the peer may be, and is told the moment once both have said so.
 //! Until then it sends openers only. A side whose candidates have been known for a while is not the first to know of the
 //! other, and need not wait: the other's openers are out.
+//!
+//! Each server names a moment of its own, to both sides. Which word arrives first may differ between them, and a server
+//! may lie: so both fire at every server's moment.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::CandidateKind;
+use natpunch_types::{CandidateKind, Origin};
 
 use crate::Time;
 use crate::burst::Burst;
@@ -19,8 +23,9 @@ use super::round::{Phase, may_be_poisoned};
 
 /// Discovery is asked at most this often for one peer.
 const EVERY: Duration = Duration::from_secs(2);
-/// What it says counts for this long after it was asked, and once.
+/// What it says counts for this long after it was asked, of each instance once, and of so many.
 const PATIENCE: Duration = Duration::from_secs(8);
+const MAX_ORIGINS: usize = 4;
 /// A moment that is further away than this is none that a server would name.
 const MAX_DELAY: Duration = Duration::from_secs(3);
 /// What was published this long ago has reached the peer before we could hear of it.
@@ -29,14 +34,15 @@ const KNOWN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Meeting {
     asked: Option<Time>,
-    /// Asked, and not told yet.
-    waits: bool,
-    fire_at: Option<Time>,
+    /// Who has told a moment since then.
+    told: BTreeSet<Origin>,
+    /// The moments to come: those of an earlier asking, too, each at most [`MAX_DELAY`] away.
+    fire_at: BTreeSet<Time>,
 }
 
 impl Meeting {
     pub(super) fn fires_at(&self) -> Option<Time> {
-        self.fire_at
+        self.fire_at.first().copied()
     }
 }
 
@@ -54,23 +60,26 @@ impl Peer {
         let often = self.meeting.asked.is_some_and(|asked| now.since(asked) < EVERY);
         let knows = self.table.iter().any(|(_, entry)| !entry.is_relay());
         if !often && knows && !self.is_settled(now) {
-            (self.meeting.asked, self.meeting.waits) = (Some(now), true);
+            self.meeting.asked = Some(now);
+            self.meeting.told.clear();
             env.out.meet(self.spec.key);
         }
     }
 
-    /// The peer probes us at this moment.
-    pub(crate) fn handle_fire(&mut self, after: Duration, env: &mut Env, now: Time) {
+    /// The peer probes us at this moment, says this instance's server.
+    pub(crate) fn handle_fire(&mut self, origin: &Origin, after: Duration, env: &mut Env, now: Time) {
         env.arranges = true;
-        let asked = self.meeting.asked.is_some_and(|asked| now.since(asked) < PATIENCE);
-        if asked && after <= MAX_DELAY && std::mem::take(&mut self.meeting.waits) {
-            self.meeting.fire_at = Some(now + after);
+        let Meeting { asked, told, fire_at } = &mut self.meeting;
+        let asked = asked.is_some_and(|asked| now.since(asked) < PATIENCE);
+        if asked && after <= MAX_DELAY && told.len() < MAX_ORIGINS && told.insert(origin.clone()) {
+            fire_at.insert(now + after);
         }
     }
 
     /// Probes all places that are not proven, if this is the moment.
     pub(super) fn fire(&mut self, now: Time) {
-        if self.meeting.fire_at.take_if(|at| *at <= now).is_none() || self.is_settled(now) {
+        let moments = self.meeting.fire_at.extract_if(..=now, |_| true).count();
+        if moments == 0 || self.is_settled(now) {
             return;
         }
         let aims =

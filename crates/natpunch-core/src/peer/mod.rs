@@ -109,6 +109,15 @@ enum Check {
     Passed,
 }
 
+/// The newest sealed record, whether its candidates may be used or not.
+struct Received {
+    counter: u64,
+    expires: Time,
+    /// Who brought it last.
+    origin: Origin,
+    candidates: Vec<(CandidateKind, SocketAddr)>,
+}
+
 /// One peer's state.
 pub(crate) struct Peer {
     pub(crate) spec: PeerSpec,
@@ -135,7 +144,7 @@ pub(crate) struct Peer {
     deaf_until: Time,
     sign_of_life_after: Time,
     seen_as: Option<SocketAddr>,
-    record: Option<(u64, Time)>,
+    record: Option<Received>,
     plain: PlainTries,
     meeting: Meeting,
 }
@@ -168,6 +177,28 @@ impl Peer {
         };
         peer.start_round(env, now);
         peer
+    }
+
+    /// Takes over what a reload leaves of the peer that was here before. Where the keys are the same, nobody else tells it
+    /// again: discovery has handed the record over, and the other side may have changed nothing.
+    pub(crate) fn inherit(&mut self, predecessor: Self, env: &mut Env, now: Time) {
+        let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
+        if pair(self) == pair(&predecessor) {
+            // Else the peer would take our probes for replays of this run, and we replays of its for new.
+            (self.sequence, self.remote) = (predecessor.sequence, predecessor.remote);
+            let mut table = predecessor.table;
+            // What WireGuard uses is adopted again if it is alive.
+            table.restrict(|address, kind, origin| {
+                origin.as_str() != FROM_WIREGUARD && self.permits(address, kind, origin)
+            });
+            self.table = table;
+            if let Some(record) = predecessor.record {
+                self.take_record(record, env, now);
+            }
+            self.start_round(env, now);
+        }
+        self.inherit_device(predecessor.device, env, now);
+        self.decide(env, now);
     }
 
     fn probes(&self) -> bool {
@@ -210,28 +241,37 @@ impl Peer {
     /// A sealed record for which this peer's tag was found.
     pub(crate) fn handle_record(&mut self, origin: &Origin, blob: &[u8], env: &mut Env, now: Time) {
         let Some(contents) = self.keys.as_ref().and_then(|keys| Contents::open(&keys.inbound, blob)) else { return };
-        let expires = match self.record {
+        let Contents { counter, lifetime, candidates } = contents;
+        let known = self.record.as_ref().filter(|known| counter <= known.counter);
+        let expires = match known {
             // The same record through another store, or read again: its lifetime still counts from its first receipt.
-            Some((counter, expires)) if contents.counter == counter => expires,
-            Some((counter, _)) if contents.counter < counter => return,
-            _ => {
-                self.table.withdraw_recorded();
-                now + contents.lifetime
-            }
+            Some(known) if counter == known.counter => known.expires,
+            Some(_) => return,
+            None => now + lifetime,
         };
+        let is_news = known.is_none();
+        if is_news {
+            self.table.withdraw_recorded();
+        }
         if expires <= now {
             return;
         }
-        let is_news = self.record.is_none_or(|(counter, _)| counter < contents.counter);
-        self.record = Some((contents.counter, expires));
-        for (kind, address) in contents.candidates {
-            self.learn(address, kind, origin, expires, true, env, now);
-        }
+        self.take_record(Received { counter, expires, origin: origin.clone(), candidates }, env, now);
         self.table.expire(self.keep(), now);
         if is_news {
             self.meet(env, now);
         }
         self.decide(env, now);
+    }
+
+    fn take_record(&mut self, record: Received, env: &mut Env, now: Time) {
+        // A plain peer has none; what was left before it became one is for its successor.
+        if self.spec.managed {
+            for (kind, address) in &record.candidates {
+                self.learn(*address, *kind, &record.origin, record.expires, true, env, now);
+            }
+        }
+        self.record = Some(record);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one candidate")]

@@ -57,7 +57,7 @@ impl Peer {
             _ if kind == CandidateKind::Relay && !listed => false,
             RelayPolicy::Auto => true,
             RelayPolicy::Only => relay || !self.spec.managed,
-            RelayPolicy::Never => !relay,
+            RelayPolicy::Never => !relay && !self.table.is_former_relay(&address),
         }
     }
 

@@ -144,7 +144,7 @@ impl Peer {
     /// Both sides are likely to hear of each other at this moment: a round now, if the last one was long ago, finds the
     /// peer's one, where two long silences might not meet for hours. Only for a peer that published something lately.
     pub(crate) fn meet(&mut self, env: &mut Env, now: Time) {
-        let alive = self.record.is_some_and(|(_, expires)| now < expires);
+        let alive = self.record.as_ref().is_some_and(|record| now < record.expires);
         let silent = matches!(self.round.phase, Phase::Silent { .. }) && now.since(self.round.started) >= RESET_EVERY;
         if alive && silent {
             self.start_round(env, now);

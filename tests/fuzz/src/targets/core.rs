@@ -66,7 +66,7 @@ pub(super) fn mesh(data: &[u8]) {
                 let candidate = Candidate { address: from, kind, origin: origin.clone(), lifetime };
                 mesh.handle_candidate(keys[1 - n], candidate, now);
             }
-            10 => mesh.handle_fire(keys[1 - n], program.time(), now),
+            10 => mesh.handle_fire(&origin, keys[1 - n], program.time(), now),
             11 => mesh.handle_mapping(&origin, Mapping::EndpointDependent, now),
             12 => mesh.handle_reflexive(&origin, from, program.time(), now),
             _ => now = now + program.time(),
