@@ -27,6 +27,8 @@ const PROBES_PER_SECOND: u64 = 250;
 const CANDIDATES_PER_PEER: usize = 64;
 /// An answer proves a path for this long, as the core has it.
 const PROOF_LIFETIME: Duration = Duration::from_secs(90);
+/// So long before it the question may have left.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
 /// A session that got something authentic within this is alive.
 const LIVE: Duration = Duration::from_secs(20);
 /// Steps without any progress of time: a busy loop is a failure, not a hang.
@@ -690,8 +692,9 @@ impl World {
         if node.device.endpoint(&peer) == Some(endpoint) {
             return;
         }
-        let recent = |at: Option<&Duration>| at.is_some_and(|at| now < *at + PROOF_LIFETIME);
-        let proven = recent(node.heard.get(&(peer, endpoint))) && recent(node.asked.get(&endpoint));
+        let within = |at: Option<&Duration>, lifetime| at.is_some_and(|at| now < *at + lifetime);
+        let proven = within(node.heard.get(&(peer, endpoint)), PROOF_LIFETIME)
+            && within(node.asked.get(&endpoint), PROOF_LIFETIME + ROUND_TRIP);
         let live = node.device.last_received(&peer).is_some_and(|at| now < at + LIVE);
         if spec.managed && !proven {
             self.violate(format!("host {}: endpoint {endpoint} is not proven ({reason})", host.0));
