@@ -194,7 +194,7 @@ fn a_pair_whose_relay_dies_for_good_goes_on_at_the_other_and_stays_there() {
 #[test]
 fn a_relayed_pair_is_back_soon_after_its_only_server_is() {
     let symmetric = NatConfig::symmetric();
-    for (away, bound) in [(0, 15), (2, 15), (30, 15), (120, 65), (600, 65)] {
+    for (away, bound) in [(0, 10), (2, 10), (30, 15), (120, 65), (600, 65)] {
         let beyond = (0..6).map(|seed| {
             let (mut lab, _) = connected(seed, (symmetric, symmetric), 1);
             lab.longest_gap(SECOND * (20 + seed as u32 * 7), |_| ());
