@@ -249,7 +249,8 @@ impl Table {
                 .min_by_key(|(_, entry)| entry.learned)
                 .map(|(address, _)| *address);
             let Some(victim) = victim else { return false };
-            self.entries.remove(&victim).filter(Entry::is_relay).iter().for_each(|_| self.note_former(victim));
+            let forgotten = self.entries.remove_entry(&victim).into_iter().collect();
+            self.note_former(forgotten);
         }
         let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
         let entry = Entry {
@@ -301,9 +302,8 @@ impl Table {
             entry.claims.retain(|origin, _| permits(*address, entry.kind, origin));
             entry.claims.is_empty()
         });
-        let relays: Vec<SocketAddr> =
-            barred.filter(|(_, entry)| entry.is_relay()).map(|(address, _)| address).collect();
-        relays.into_iter().for_each(|address| self.note_former(address));
+        let barred = barred.collect();
+        self.note_former(barred);
     }
 
     /// Forgets what nobody claims any more, except `keep` and what is proven.
@@ -312,8 +312,8 @@ impl Table {
             entry.claims.retain(|_, claim| now < claim.expires);
             entry.claims.is_empty() && Some(*address) != keep && !entry.is_proven(now)
         });
-        let relays: Vec<SocketAddr> = over.filter(|(_, entry)| entry.is_relay()).map(|(address, _)| address).collect();
-        relays.into_iter().for_each(|address| self.note_former(address));
+        let over = over.collect();
+        self.note_former(over);
     }
 
     /// It was a relay's, which was forgotten.
@@ -321,12 +321,15 @@ impl Table {
         self.former_relays.contains(address)
     }
 
-    fn note_former(&mut self, relay: SocketAddr) {
-        self.former_relays.retain(|known| *known != relay);
-        if self.former_relays.len() >= MAX_CANDIDATES {
-            self.former_relays.pop_front();
+    /// Remembers the relays among those that were forgotten.
+    fn note_former(&mut self, forgotten: Vec<(SocketAddr, Entry)>) {
+        for (relay, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
+            self.former_relays.retain(|known| *known != relay);
+            if self.former_relays.len() >= MAX_CANDIDATES {
+                self.former_relays.pop_front();
+            }
+            self.former_relays.push_back(relay);
         }
-        self.former_relays.push_back(relay);
     }
 
     /// When the next claim expires.

@@ -57,6 +57,10 @@ struct Stated {
     changes: Budget,
 }
 
+fn stated_changes() -> Budget {
+    Budget::every(STATED_CHANGE, STATED_CHANGES)
+}
+
 /// What this node knows of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
@@ -126,11 +130,8 @@ impl Local {
         if !usable {
             return;
         }
-        let stated = self.stated.entry(key).or_insert_with(|| Stated {
-            address: None,
-            newer: None,
-            changes: Budget::every(STATED_CHANGE, STATED_CHANGES),
-        });
+        let stated =
+            self.stated.entry(key).or_insert_with(|| Stated { address: None, newer: None, changes: stated_changes() });
         let said = Some((address, now + lifetime.min(MAX_STATED_LIFETIME)));
         let same = stated.address.is_some_and(|(before, _)| before == address);
         (stated.address, stated.newer) = if same { (said, None) } else { (stated.address, said) };
@@ -172,7 +173,7 @@ impl Local {
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
         self.mappings.clear();
         for stated in self.stated.values_mut() {
-            stated.changes = Budget::every(STATED_CHANGE, STATED_CHANGES);
+            stated.changes = stated_changes();
         }
         for server in self.servers.values_mut() {
             (server.transaction, server.tries, server.next) = (fresh(rng), 0, now);

@@ -107,6 +107,16 @@ fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
 /// Room for most messages.
 const USUAL: usize = 256;
 
+/// The kinds and bodies of a message's frames.
+pub(crate) fn bodies(text: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut reader = Reader(text);
+    iter::from_fn(move || {
+        let kind = reader.u8().filter(|kind| *kind != 0)?;
+        let length = reader.u16()?;
+        Some((kind, reader.take(length.into())?))
+    })
+}
+
 /// A part of a message: kind (1), length (2), body. Kind 0 and what follows it is padding.
 pub(crate) trait Frame: Sized {
     fn put_body(&self, out: &mut Vec<u8>) -> u8;
@@ -129,14 +139,7 @@ pub(crate) trait Frame: Sized {
 
     /// The frames of a message. Unknown and malformed ones are skipped.
     fn decode(text: &[u8]) -> Vec<Self> {
-        let mut reader = Reader(text);
-        let mut frames = Vec::new();
-        while let Some(kind) = reader.u8().filter(|kind| *kind != 0) {
-            let Some(length) = reader.u16() else { break };
-            let Some(body) = reader.take(length.into()) else { break };
-            frames.extend(Self::read_body(kind, Reader(body)));
-        }
-        frames
+        bodies(text).filter_map(|(kind, body)| Self::read_body(kind, Reader(body))).collect()
     }
 }
 

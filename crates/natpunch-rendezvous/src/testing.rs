@@ -7,12 +7,12 @@ use natpunch_noise::{HandshakeState, Identity};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_core::CryptoRng;
 
-use crate::crypto::{Gate, Key, open_message, seal_message, split};
-use crate::frame::{Frame, Notice, Request, pack, pad};
+use crate::crypto::{Gate, Key, open_message, seal_in_place, seal_message, split};
+use crate::frame::{Frame, Notice, Request, bodies, pack, pad};
 use crate::server::Unsealed;
 use crate::wire::{
-    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, Reader,
-    SESSION_HEADER_LEN, TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
+    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, SESSION_HEADER_LEN,
+    TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
 };
 
 /// Reads a text as both sides would; whether what was understood is said and understood again as the same.
@@ -43,13 +43,13 @@ impl RawSession {
 
     /// A message of this kind.
     pub fn say_as(&mut self, kind: Kind, text: &[u8]) -> Vec<u8> {
-        let overhead = SESSION_HEADER_LEN + MAC_LEN;
-        let mut text = text.to_vec();
-        text.truncate(MAX_DATAGRAM - overhead);
-        pad(&mut text, overhead, 0);
+        let mut message = [&[0; SESSION_HEADER_LEN], text].concat();
+        message.truncate(MAX_DATAGRAM - MAC_LEN);
+        pad(&mut message, MAC_LEN, 0);
         let counter = self.counter;
         self.counter = self.counter.wrapping_add(1);
-        seal_message(&self.ours, counter, &kind.session_header(self.id, counter), &text).unwrap_or_default()
+        kind.put_session_header(self.id, counter, &mut message);
+        seal_in_place(&self.ours, counter, SESSION_HEADER_LEN, message).unwrap_or_default()
     }
 
     /// The text of the other end's message.
@@ -140,13 +140,8 @@ pub fn welcome(
 pub fn reword(datagram: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)) {
     let Some(message) = datagram.message_mut() else { return };
     let least = message.len() + MAC_LEN;
-    let mut reader = Reader(message.get(SESSION_HEADER_LEN..).unwrap_or_default());
-    let next = || {
-        let kind = reader.u8().filter(|kind| *kind != 0)?;
-        let length = reader.u16()?;
-        Some((kind, reader.take(length.into())?.to_vec()))
-    };
-    let mut frames: Vec<_> = std::iter::from_fn(next).collect();
+    let text = message.get(SESSION_HEADER_LEN..).unwrap_or_default();
+    let mut frames: Vec<_> = bodies(text).map(|(kind, body)| (kind, body.to_vec())).collect();
     edit(&mut frames);
     let frame = |(kind, body): &(u8, Vec<u8>)| [&[*kind][..], &(body.len() as u16).to_be_bytes(), body].concat();
     message.truncate(SESSION_HEADER_LEN);

@@ -133,12 +133,6 @@ impl Kind {
         [a, b, version, self as u8 + 1]
     }
 
-    pub(crate) fn session_header(self, session: u64, counter: u64) -> [u8; SESSION_HEADER_LEN] {
-        let mut header = [0; SESSION_HEADER_LEN];
-        self.put_session_header(session, counter, &mut header);
-        header
-    }
-
     /// Writes the header of a session's message into the room that was left for it.
     pub(crate) fn put_session_header(self, session: u64, counter: u64, message: &mut [u8]) {
         let parts = [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()];

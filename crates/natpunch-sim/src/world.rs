@@ -158,17 +158,8 @@ impl World {
         let mut spec = self.nodes[&node].spec.clone();
         spec.peers.retain(|peer| peer.key != key);
         let persistent_keepalive = Some(Duration::from_secs(25));
-        let name = format!("peer-{}", peer.0);
-        spec.peers.push(PeerSpec {
-            key,
-            name,
-            managed,
-            preshared_key: None,
-            persistent_keepalive,
-            listen_port,
-            relay: RelayPolicy::Auto,
-            relays: None,
-        });
+        let named = PeerSpec::new(format!("peer-{}", peer.0), key);
+        spec.peers.push(PeerSpec { managed, persistent_keepalive, listen_port, ..named });
         self.reload(node, spec);
     }
 

@@ -249,7 +249,6 @@ impl<'a> Run<'a> {
             Some((address, client))
         });
         self.links.connect(family, active);
-        self.look_from_elsewhere();
         if family == self.relay_link {
             // Another client, another binding.
             let gone: Vec<_> = self.relayed.keys().copied().collect();
@@ -310,6 +309,7 @@ impl<'a> Run<'a> {
             }
             if next.is_some() {
                 self.connect(family, next);
+                self.look_from_elsewhere();
             }
         }
     }

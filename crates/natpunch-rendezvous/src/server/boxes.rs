@@ -9,7 +9,7 @@ use natpunch_types::PeerKey;
 
 use super::Limits;
 use super::door::SecretNumber;
-use super::session::{Slot, Speaker};
+use super::session::{Slot, Speaker, Told};
 use super::shares::{Network, Shares};
 use crate::frame::Notice;
 use crate::wire::{Digest, Tag};
@@ -89,9 +89,6 @@ impl Due {
         }
     }
 }
-
-/// Who is told what.
-pub(super) type Told = Vec<(Slot, Notice)>;
 
 impl Mailbox {
     /// What those who have not yet got the record are to be told now: all, or one.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use natpunch_types::PeerKey;
 
-use super::session::Slot;
+use super::session::{Slot, Told};
 use super::shares::Shares;
 use crate::frame::Notice;
 use crate::wire::Tag;
@@ -70,7 +70,7 @@ impl Meetings {
     }
 
     /// A client wants to meet whoever else names this tag. Who is to be told what now.
-    pub(super) fn meet(&mut self, slot: Slot, tag: Tag, round_trip_ms: u16, now: Duration) -> Vec<(Slot, Notice)> {
+    pub(super) fn meet(&mut self, slot: Slot, tag: Tag, round_trip_ms: u16, now: Duration) -> Told {
         self.forget(now);
         let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
         let side = Side { slot, round_trip };

@@ -36,7 +36,7 @@ use meet::Meetings;
 use relays::Relays;
 use seals::{Content, Message};
 pub use seals::{Opened, Opener, Unsealed};
-use session::{Seat, Session, Sessions, Slot};
+use session::{Seat, Session, Sessions, Slot, Told};
 
 /// How often a client should let itself be heard.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -518,7 +518,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Sends to several clients, to each in as few datagrams as they fit.
-    fn tell_all(&mut self, mut notices: Vec<(Slot, Notice)>, now: Duration) {
+    fn tell_all(&mut self, mut notices: Told, now: Duration) {
         notices.sort_by_key(|(slot, _)| *slot);
         for of_one in notices.chunk_by(|(slot, _), (next, _)| slot == next) {
             let Some(seat) = of_one.first().and_then(|(slot, _)| self.sessions.seat(slot)) else { continue };

@@ -10,7 +10,7 @@ use rand_core::CryptoRng;
 
 use super::Limits;
 use super::door::SecretNumber;
-use super::session::{Slot, Speaker};
+use super::session::{Slot, Speaker, Told};
 use super::shares::{Network, Shares};
 use crate::crypto::{self, Key};
 use crate::frame::{Notice, RelayState};
@@ -24,9 +24,6 @@ const RESEND: [Duration; 4] =
     [Duration::from_millis(300), Duration::from_millis(600), Duration::from_millis(1200), Duration::from_millis(2400)];
 /// Pairs looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
-
-/// What is to be told to whom.
-type Told = Vec<(Slot, Notice)>;
 
 /// Who has asked for one pair tag, at most two.
 #[derive(Default)]
@@ -110,10 +107,7 @@ impl Relays {
         let slot = &who.slot;
         let answer = |state| (*slot, Notice::RelayState { tag, wants, state });
         if wants == RelayUse::Off {
-            // A client that uses both families takes back by one what it has asked by the other since.
-            let asked_here = self.pairs.get_mut(&tag).and_then(|pair| pair.side_mut(&slot.identity));
-            let asked_here = asked_here.is_some_and(|(_, side)| side.slot == *slot);
-            let mut told = if asked_here { self.withdraw(&slot.identity, &tag) } else { Vec::new() };
+            let mut told = self.withdraw(slot, &tag);
             told.push(answer(RelayState::None));
             return told;
         }
@@ -263,10 +257,12 @@ impl Relays {
         pair.sides.iter().flatten().map(notice).collect()
     }
 
-    /// Takes back what a client wished; what the other one is to know.
-    fn withdraw(&mut self, who: &PeerKey, tag: &Tag) -> Told {
+    /// Takes back what a client wished over this family; what the other one is to know. If it uses both, what it has wished
+    /// over the other one since stays.
+    fn withdraw(&mut self, who: &Slot, tag: &Tag) -> Told {
         let Some(pair) = self.pairs.get_mut(tag) else { return Vec::new() };
-        let Some((index, _)) = pair.side_mut(who) else { return Vec::new() };
+        let side = pair.side_mut(&who.identity).filter(|(_, side)| side.slot == *who);
+        let Some((index, _)) = side else { return Vec::new() };
         self.end_lease(tag);
         let side = self.pairs.get_mut(tag).and_then(|pair| pair.sides.get_mut(index)?.take());
         if let Some(side) = side {
@@ -330,8 +326,8 @@ impl Relays {
     pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey, SecretNumber) -> bool) {
         let may_stay = |side: &Side| may_stay(&side.slot.identity, side.secret);
         let sides = self.pairs.iter().flat_map(|(tag, pair)| pair.sides.iter().flatten().map(|side| (side, *tag)));
-        let gone = sides.filter(|(side, _)| !may_stay(side)).map(|(side, tag)| (side.slot.identity, tag));
-        let gone: Vec<(PeerKey, Tag)> = gone.collect();
+        let gone: Vec<(Slot, Tag)> =
+            sides.filter(|(side, _)| !may_stay(side)).map(|(side, tag)| (side.slot, tag)).collect();
         for (who, tag) in gone {
             self.withdraw(&who, &tag);
         }

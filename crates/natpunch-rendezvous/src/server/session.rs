@@ -1,6 +1,7 @@
 //! Sessions: one for each identity and address family, found by the number that the server gave.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
@@ -34,6 +35,9 @@ pub(super) struct Speaker {
     pub(super) address: SocketAddr,
     pub(super) secret: SecretNumber,
 }
+
+/// Who is told what.
+pub(super) type Told = Vec<(Slot, Notice)>;
 
 impl Speaker {
     pub(super) fn network(&self) -> Network {
@@ -93,6 +97,11 @@ impl Session {
     /// Whose session this is, and where it is.
     pub(super) fn speaker(&self) -> Speaker {
         Speaker { slot: self.slot, address: self.address, secret: self.secret }
+    }
+
+    /// The numbers under which its messages come.
+    fn ids(&self) -> impl Iterator<Item = u64> + use<> {
+        iter::once(self.track.id).chain(self.previous.as_ref().map(|previous| previous.0.id))
     }
 
     /// What opens messages under this number.
@@ -217,12 +226,10 @@ impl Sessions {
         let slot = session.slot;
         let before = self.take(&slot).filter(|before| !before.is_over(now));
         let continued = before.is_some();
-        let (id, network) = (session.track.id, Network::of(session.address.ip()));
-        let previous = before.map(|before| before.track);
-        let previous_id = previous.as_ref().map(|track| track.id);
-        session.previous = previous.map(|track| Box::new((track, now + PREVIOUS_LIFETIME)));
+        session.previous = before.map(|before| Box::new((before.track, now + PREVIOUS_LIFETIME)));
+        let (ids, network) = (session.ids(), Network::of(session.address.ip()));
         let seat = Seat(self.seats.insert(Box::new(session)));
-        self.by_id.extend([Some(id), previous_id].into_iter().flatten().map(|id| (id, seat)));
+        self.by_id.extend(ids.map(|id| (id, seat)));
         self.by_network.take(network);
         self.by_slot.insert(slot, seat);
         (seat, continued)
@@ -230,10 +237,7 @@ impl Sessions {
 
     fn take(&mut self, slot: &Slot) -> Option<Session> {
         let session = *self.seats.try_remove(self.by_slot.remove(slot)?.0)?;
-        self.by_id.remove(&session.track.id);
-        if let Some(previous) = &session.previous {
-            self.by_id.remove(&previous.0.id);
-        }
+        session.ids().for_each(|id| _ = self.by_id.remove(&id));
         self.by_network.give_back(&Network::of(session.address.ip()));
         Some(session)
     }
