@@ -133,6 +133,8 @@ impl Driver {
             self.handshakes.clear();
             self.keepalives.clear();
         }
+        // Before the change: the first sign of life on a new path may come before the next reading.
+        change.peers.iter().filter_map(|peer| peer.endpoint).for_each(|endpoint| self.sockets.1.count(endpoint));
         let kicked = kicked(&change.peers);
         let outcome = self
             .device

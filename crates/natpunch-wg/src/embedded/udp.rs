@@ -49,6 +49,11 @@ impl Keepalives {
         }
     }
 
+    /// Counts those of an endpoint from now on.
+    pub(super) fn count(&self, endpoint: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(canonical(endpoint)).or_default();
+    }
+
     /// Those of an endpoint since the last call, which counts them from now on.
     pub(super) fn take(&self, endpoint: SocketAddr) -> u64 {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,6 +334,10 @@ mod tests {
         counted.retain(&HashSet::new());
         counted.note(&keepalive, endpoint);
         assert_eq!(counted.take(endpoint), 0);
+        counted.retain(&HashSet::new());
+        counted.count(endpoint);
+        counted.note(&keepalive, endpoint);
+        assert_eq!(counted.take(endpoint), 32, "also before it is asked for them for the first time");
     }
 
     #[tokio::test]
