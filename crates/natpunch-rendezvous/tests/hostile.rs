@@ -6,10 +6,11 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Net, Sent, address, alternate_address, blob, key, server_address};
+use common::{Net, Sent, address, alternate_address, blob, key, public, rng, server_address};
 use natpunch_rendezvous::client::Event;
 use natpunch_rendezvous::relay::Verdict;
 use natpunch_rendezvous::server::{Admission, Limits, Via};
+use natpunch_rendezvous::testing::RawHello;
 use natpunch_rendezvous::wire::Kind;
 use natpunch_types::{PresharedKey, RelayUse};
 use proptest::prelude::*;
@@ -118,6 +119,21 @@ fn no_datagram_of_up_to_three_bytes_moves_anything_or_gets_an_answer() {
     }
     assert_eq!(state(&net), before);
     println!("measured: {count} datagrams of 1 to 3 bytes, and the empty one");
+}
+
+#[test]
+fn a_confirm_is_good_only_from_the_address_that_got_its_ticket() {
+    let mut net = Net::open();
+    let hello = RawHello::new(&key(7), &public(&key(200)), None, &mut rng(1)).unwrap();
+    let welcome = net.answers(address(1), &hello.datagram).pop().unwrap().1;
+    let (confirm, _) = hello.confirm(&welcome, &[]).unwrap();
+    let same_host = SocketAddr::new(address(1).ip(), address(1).port() + 1);
+    for elsewhere in [address(2), same_host] {
+        assert_eq!(net.answers(elsewhere, &confirm), [], "who owns the key may have read this elsewhere");
+        assert_eq!(net.server.sessions(), 0);
+    }
+    assert_eq!(net.answers(address(1), &confirm).len(), 1);
+    assert_eq!(net.server.sessions(), 1);
 }
 
 #[test]
