@@ -1,14 +1,22 @@
-//! The agent's own costs, in a sandbox of its own, each against a baseline measured in the same run:
+//! The agent's own costs, in a sandbox of its own, each against a baseline measured in the same
+//! run:
 //!
-//! - `check` and `plan` of meshes of 1,000 and 10,000 peers: time and memory, which shall grow as the mesh does;
-//! - a reload of meshes of 1,000 and 10,000 peers in which one peer changed: time from the write of the file to the device
-//!   being changed, peers written, CPU time of agent and device; against `wg syncconf` of the same change on the same
-//!   device, without an agent that reads it meanwhile;
+//! - `check` and `plan` of meshes of 1,000 and 10,000 peers: time and memory, which shall grow as
+//!   the mesh does;
+//! - a reload of meshes of 1,000 and 10,000 peers in which one peer changed: time from the write of
+//!   the file to the device being changed, peers written, CPU time of agent and device; against
+//!   `wg syncconf` of the same change on the same device, without an agent that reads it meanwhile;
 //! - memory of the agent with 1 and 100 peers, against wireguard-go with the same peers.
 //!
-//! `cargo bench --bench agent`; needs root, wireguard-tools and wireguard-go. Ends by itself within three
-//! minutes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, missing_docs)]
+//! `cargo bench --bench agent`; needs root, wireguard-tools and wireguard-go. Ends by itself within
+//! three minutes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,20 +44,38 @@ fn main() {
         return;
     }
     if !sandbox::is_inside() {
-        let status = sandbox::command(std::env::current_exe().unwrap()).status().unwrap();
+        let status = sandbox::command(std::env::current_exe().unwrap())
+            .status()
+            .unwrap();
         assert!(status.success(), "{}", sandbox::HINT);
         return;
     }
     let _lab = sandbox::lab().unwrap();
     fs::create_dir(DIRECTORY).unwrap();
-    fs::write(path("key"), SecretKey::from_bytes([0x42; 32]).expose_base64().as_bytes()).unwrap();
+    fs::write(
+        path("key"),
+        SecretKey::from_bytes([0x42; 32]).expose_base64().as_bytes(),
+    )
+    .unwrap();
     fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).unwrap();
     memory();
     let looks = SIZES.map(looks);
-    grown("check", looks.map(|look| look[0].0), looks.map(|look| look[0].1));
-    grown("plan", looks.map(|look| look[1].0), looks.map(|look| look[1].1));
+    grown(
+        "check",
+        looks.map(|look| look[0].0),
+        looks.map(|look| look[0].1),
+    );
+    grown(
+        "plan",
+        looks.map(|look| look[1].0),
+        looks.map(|look| look[1].1),
+    );
     let reloads = SIZES.map(reload);
-    grown("reload, without the 0.15 s", reloads.map(|(time, _)| time - 0.15), reloads.map(|(_, memory)| memory));
+    grown(
+        "reload, without the 0.15 s",
+        reloads.map(|(time, _)| time - 0.15),
+        reloads.map(|(_, memory)| memory),
+    );
 }
 
 fn path(name: &str) -> PathBuf {
@@ -59,12 +85,19 @@ fn path(name: &str) -> PathBuf {
 fn peer(number: u32) -> (PeerKey, Ipv4Addr) {
     let mut bytes = [7; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
-    (PeerKey::from_bytes(bytes), Ipv4Addr::from(0x0a40_0002 + number))
+    (
+        PeerKey::from_bytes(bytes),
+        Ipv4Addr::from(0x0a40_0002 + number),
+    )
 }
 
 /// A mesh with this many other peers; `changed` gives the first one a route.
 fn mesh(peers: u32, changed: bool) -> String {
-    let output = Command::new(NATPUNCH).arg("pubkey").stdin(fs::File::open(path("key")).unwrap()).output().unwrap();
+    let output = Command::new(NATPUNCH)
+        .arg("pubkey")
+        .stdin(fs::File::open(path("key")).unwrap())
+        .output()
+        .unwrap();
     let own = String::from_utf8(output.stdout).unwrap();
     let mut text = format!(
         "[mesh]\nname = \"bench\"\nnetworks = [\"10.64.0.0/10\"]\n[interface]\nname = \"wg-bench\"\n\
@@ -74,7 +107,11 @@ fn mesh(peers: u32, changed: bool) -> String {
     );
     for number in 0..peers {
         let (key, address) = peer(number);
-        writeln!(text, "[peers.p{number}]\npublic_key = \"{key}\"\naddresses = [\"{address}\"]").unwrap();
+        writeln!(
+            text,
+            "[peers.p{number}]\npublic_key = \"{key}\"\naddresses = [\"{address}\"]"
+        )
+        .unwrap();
         if changed && number == 0 {
             text.push_str("routes = [\"192.168.77.0/24\"]\n");
         }
@@ -82,26 +119,46 @@ fn mesh(peers: u32, changed: bool) -> String {
     text
 }
 
-/// Gives a device the peers of [`mesh`] by `wg`, and says how long that took and whether `wg` was content: it sends
-/// every peer, and may find the device too slow.
+/// Gives a device the peers of [`mesh`] by `wg`, and says how long that took and whether `wg` was
+/// content: it sends every peer, and may find the device too slow.
 fn wg(command: &str, interface: &str, peers: u32, changed: bool) -> (f64, bool) {
     let mut text = "[Interface]\n".to_owned();
     if interface == "wg-bench" {
         let key = fs::read_to_string(path("key")).unwrap();
-        let port = Command::new("wg").args(["show", interface, "listen-port"]).output().unwrap();
+        let port = Command::new("wg")
+            .args(["show", interface, "listen-port"])
+            .output()
+            .unwrap();
         let port = String::from_utf8(port.stdout).unwrap();
-        writeln!(text, "PrivateKey = {}\nListenPort = {}", key.trim(), port.trim()).unwrap();
+        writeln!(
+            text,
+            "PrivateKey = {}\nListenPort = {}",
+            key.trim(),
+            port.trim()
+        )
+        .unwrap();
     }
     for number in 0..peers {
         let (key, address) = peer(number);
-        let route = if changed && number == 0 { ", 192.168.77.0/24" } else { "" };
-        writeln!(text, "[Peer]\nPublicKey = {key}\nAllowedIPs = {address}/32{route}\nPersistentKeepalive = 25")
-            .unwrap();
+        let route = if changed && number == 0 {
+            ", 192.168.77.0/24"
+        } else {
+            ""
+        };
+        writeln!(
+            text,
+            "[Peer]\nPublicKey = {key}\nAllowedIPs = {address}/32{route}\nPersistentKeepalive = 25"
+        )
+        .unwrap();
     }
     fs::write(path("wg.conf"), text).unwrap();
     let start = Instant::now();
-    let status =
-        Command::new("wg").args([command, interface]).arg(path("wg.conf")).stdout(Stdio::null()).status().unwrap();
+    let status = Command::new("wg")
+        .args([command, interface])
+        .arg(path("wg.conf"))
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
     (start.elapsed().as_secs_f64(), status.success())
 }
 
@@ -113,8 +170,13 @@ struct Agent {
 
 impl Agent {
     fn start(file: &Path) -> Self {
-        let mut process =
-            Command::new(NATPUNCH).arg("apply").arg(file).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut process = Command::new(NATPUNCH)
+            .arg("apply")
+            .arg(file)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
         let mut agent = Self { process, log };
         agent.wait_for("joined the mesh");
@@ -134,7 +196,14 @@ impl Agent {
     }
 
     fn down(mut self) {
-        assert!(Command::new(NATPUNCH).arg("down").stdout(Stdio::null()).status().unwrap().success());
+        assert!(
+            Command::new(NATPUNCH)
+                .arg("down")
+                .stdout(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        );
         self.process.wait().unwrap();
     }
 }
@@ -142,21 +211,35 @@ impl Agent {
 /// Resident memory in MB.
 fn resident(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1e3
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1e3
 }
 
 /// CPU seconds of a process so far.
 fn cpu(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit(')').next().unwrap();
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum();
+    let ticks: u64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|n| n.parse::<u64>().unwrap())
+        .sum();
     ticks as f64 / 100.0
 }
 
 fn device_pid() -> u32 {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let mut pids =
+        processes.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
     let is_device = |pid: &u32| {
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         command.contains("\0device\0wg-bench")
@@ -178,11 +261,17 @@ fn grown(what: &str, times: [f64; 2], memory: [f64; 2]) {
     );
 }
 
-/// Runs a command that looks and ends: seconds, and MB of memory at most (as far as it could be watched).
+/// Runs a command that looks and ends: seconds, and MB of memory at most (as far as it could be
+/// watched).
 fn look(command: &str, file: &Path) -> (f64, f64) {
     let start = Instant::now();
-    let mut child =
-        Command::new(NATPUNCH).arg(command).arg(file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new(NATPUNCH)
+        .arg(command)
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0.0_f64;
     let ended = loop {
@@ -196,7 +285,10 @@ fn look(command: &str, file: &Path) -> (f64, f64) {
         std::thread::sleep(Duration::from_millis(1));
     };
     // `plan` ends with 2 where there is something to do.
-    assert!([Some(0), Some(2)].contains(&ended.code()), "{command}: {ended}");
+    assert!(
+        [Some(0), Some(2)].contains(&ended.code()),
+        "{command}: {ended}"
+    );
     (start.elapsed().as_secs_f64(), most)
 }
 
@@ -206,7 +298,10 @@ fn looks(peers: u32) -> [(f64, f64); 2] {
     fs::write(&file, mesh(peers, false)).unwrap();
     ["check", "plan"].map(|command| {
         let runs: Vec<(f64, f64)> = (0..ROUNDS).map(|_| look(command, &file)).collect();
-        let (time, memory) = (median(runs.iter().map(|run| run.0)), median(runs.iter().map(|run| run.1)));
+        let (time, memory) = (
+            median(runs.iter().map(|run| run.0)),
+            median(runs.iter().map(|run| run.1)),
+        );
         println!("mesh of {peers} peers: {command} {time:.3} s, {memory:.1} MB");
         (time, memory)
     })
@@ -219,7 +314,10 @@ fn memory() {
         let agent = Agent::start(&path("small.toml"));
         std::thread::sleep(Duration::from_secs(2)); // What it needs is allocated when its first rounds are over.
         let device = resident(device_pid());
-        println!("  {peers:>3} peers: agent {:.1}, embedded device {device:.1}", resident(agent.process.id()));
+        println!(
+            "  {peers:>3} peers: agent {:.1}, embedded device {device:.1}",
+            resident(agent.process.id())
+        );
         agent.down();
     }
     let mut go = Command::new("wireguard-go")
@@ -231,9 +329,15 @@ fn memory() {
     while !Path::new("/var/run/wireguard/wggo.sock").exists() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(wg("setconf", "wggo", 100, false).1, "wireguard-go refuses the peers");
+    assert!(
+        wg("setconf", "wggo", 100, false).1,
+        "wireguard-go refuses the peers"
+    );
     std::thread::sleep(Duration::from_secs(2));
-    println!("  100 peers: wireguard-go {:.1} (baseline)", resident(go.id()));
+    println!(
+        "  100 peers: wireguard-go {:.1} (baseline)",
+        resident(go.id())
+    );
     go.kill().unwrap();
     go.wait().unwrap();
 }
@@ -245,9 +349,13 @@ fn reload(peers: u32) -> (f64, f64) {
     fs::write(&file, &versions[1]).unwrap();
     let start = Instant::now();
     let mut agent = Agent::start(&file);
-    println!("mesh of {peers} peers: up after {:.2} s", start.elapsed().as_secs_f64());
+    println!(
+        "mesh of {peers} peers: up after {:.2} s",
+        start.elapsed().as_secs_f64()
+    );
     let (own, device) = (agent.process.id(), device_pid());
-    let (mut times, mut agent_cpu, mut device_cpu, mut said) = (vec![], vec![], vec![], String::new());
+    let (mut times, mut agent_cpu, mut device_cpu, mut said) =
+        (vec![], vec![], vec![], String::new());
     for round in 0..ROUNDS {
         std::thread::sleep(Duration::from_secs(1)); // Let the regular reading of the device pass.
         let (agent_before, device_before, start) = (cpu(own), cpu(device), Instant::now());
@@ -286,6 +394,13 @@ fn reload(peers: u32) -> (f64, f64) {
             median(baseline)
         ),
     }
-    assert!(Command::new(NATPUNCH).arg("down").stdout(Stdio::null()).status().unwrap().success());
+    assert!(
+        Command::new(NATPUNCH)
+            .arg("down")
+            .stdout(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    );
     (time, memory)
 }

@@ -1,9 +1,11 @@
-//! What the relay costs: packets per CPU second and latency at half load, against a bare forwarder between two sockets.
+//! What the relay costs: packets per CPU second and latency at half load, against a bare forwarder
+//! between two sockets.
 //!
-//! `cargo bench --bench relay`, about 30 seconds. Both are processes of their own under the same load, in turn: packets of
-//! WireGuard's form and 1,452 bytes from several pairs, through UDP sockets of the same type and the same recvmmsg and
-//! sendmmsg with batches of up to 64. The bare forwarder has one socket for each side and knows where the other one is;
-//! it looks at nothing. CPU time is read from the scheduler's own account.
+//! `cargo bench --bench relay`, about 30 seconds. Both are processes of their own under the same
+//! load, in turn: packets of WireGuard's form and 1,452 bytes from several pairs, through UDP
+//! sockets of the same type and the same recvmmsg and sendmmsg with batches of up to 64. The bare
+//! forwarder has one socket for each side and knows where the other one is; it looks at nothing.
+//! CPU time is read from the scheduler's own account.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,19 +51,31 @@ fn main() {
     }
 }
 
-/// Forwards between pairs of sockets: what comes to one leaves by the other, to where the other was first called from.
+/// Forwards between pairs of sockets: what comes to one leaves by the other, to where the other was
+/// first called from.
 fn forwarder() {
-    let sockets: Vec<UdpSocket> = (0..2 * PAIRS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let sockets: Vec<UdpSocket> = (0..2 * PAIRS)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
     for socket in &sockets {
-        socket2::SockRef::from(socket).set_recv_buffer_size(2 << 20).unwrap();
+        socket2::SockRef::from(socket)
+            .set_recv_buffer_size(2 << 20)
+            .unwrap();
         println!("{}", socket.local_addr().unwrap());
     }
     let mut callers: Vec<Option<SocketAddr>> = vec![None; sockets.len()];
     let (mut inbox, mut outbox) = (Inbox::new(2_048), Outbox::default());
     loop {
-        let mut files: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        let mut files: Vec<_> = sockets
+            .iter()
+            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+            .collect();
         poll(&mut files, PollTimeout::NONE).unwrap();
-        for (n, socket) in sockets.iter().enumerate().filter(|(n, _)| files[*n].any() == Some(true)) {
+        for (n, socket) in sockets
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| files[*n].any() == Some(true))
+        {
             if inbox.receive(socket).is_err() {
                 continue;
             }
@@ -83,14 +97,20 @@ struct End {
 
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket2::SockRef::from(&socket).set_recv_buffer_size(2 << 20).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket2::SockRef::from(&socket)
+        .set_recv_buffer_size(2 << 20)
+        .unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     socket
 }
 
 fn message(kind: u8, length: usize, words: [u32; 2]) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0];
-    words.iter().for_each(|word| message.extend(word.to_le_bytes()));
+    words
+        .iter()
+        .for_each(|word| message.extend(word.to_le_bytes()));
     message.resize(length, 0xab);
     message
 }
@@ -108,7 +128,9 @@ fn bind(server: &Server, pair: u8) -> [End; 2] {
         let mut client = Client::new(config, server.udp[0], rng, Duration::ZERO).unwrap();
         client.set_relays([([pair + 1; 16], RelayUse::Carry)], Duration::ZERO);
         let socket = socket();
-        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(2)))
+            .unwrap();
         (socket, client, None)
     });
     let mut buffer = [0; 2_048];
@@ -134,12 +156,18 @@ fn bind(server: &Server, pair: u8) -> [End; 2] {
         }
     }
     ends.map(|(socket, _, relay)| {
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        End { socket, to: relay.unwrap() }
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        End {
+            socket,
+            to: relay.unwrap(),
+        }
     })
 }
 
-/// A handshake, after which both ends know each other's index; to a bare forwarder, the first packets.
+/// A handshake, after which both ends know each other's index; to a bare forwarder, the first
+/// packets.
 fn shake_hands([a, b]: &[End; 2]) {
     let mut buffer = [0; 2_048];
     for _ in 0..2 {
@@ -156,8 +184,8 @@ struct Load {
 }
 
 impl Load {
-    /// Sends bursts through all pairs, one direction and then the other: microseconds of the process's CPU for each packet
-    /// that arrived.
+    /// Sends bursts through all pairs, one direction and then the other: microseconds of the
+    /// process's CPU for each packet that arrived.
     fn run(&mut self, pid: u32, pairs: &[[End; 2]]) -> f64 {
         let before = cpu_of(pid);
         let mut arrived = 0;
@@ -167,7 +195,9 @@ impl Load {
             turn += 1;
             let packet = message(4, LENGTH, [index, turn as u32]);
             for pair in pairs {
-                let burst: Vec<(Ends, &[u8])> = (0..BURST).map(|_| (pair[from].to.into(), &packet[..])).collect();
+                let burst: Vec<(Ends, &[u8])> = (0..BURST)
+                    .map(|_| (pair[from].to.into(), &packet[..]))
+                    .collect();
                 self.outbox.send(&pair[from].socket, &burst);
             }
             for pair in pairs {
@@ -228,28 +258,56 @@ fn compare() {
          relay_bytes_per_hour = 100000000000000\nrelay_total_bytes_per_second = 100000000000\n"
     );
     std::fs::write(&config, text).unwrap();
-    let server = Server::spawn(process::serve(&["--config", config.to_str().unwrap()]), directory.path());
+    let server = Server::spawn(
+        process::serve(&["--config", config.to_str().unwrap()]),
+        directory.path(),
+    );
     let forwarder = Baseline::start("forwarder", 2 * PAIRS);
     let relayed: Vec<[End; 2]> = (0..PAIRS as u8).map(|pair| bind(&server, pair)).collect();
     let bare: Vec<[End; 2]> = forwarder
         .addresses
         .chunks_exact(2)
-        .map(|addresses| [addresses[0], addresses[1]].map(|to| End { socket: socket(), to }))
+        .map(|addresses| {
+            [addresses[0], addresses[1]].map(|to| End {
+                socket: socket(),
+                to,
+            })
+        })
         .collect();
     relayed.iter().chain(&bare).for_each(shake_hands);
 
-    let mut load = Load { inbox: Inbox::new(2_048), outbox: Outbox::default() };
+    let mut load = Load {
+        inbox: Inbox::new(2_048),
+        outbox: Outbox::default(),
+    };
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         ours.push(load.run(server.id(), &relayed));
         bares.push(load.run(forwarder.id(), &bare));
     }
-    let ratio = median(bares.iter().zip(&ours).map(|(bare, ours)| bare / ours).collect());
+    let ratio = median(
+        bares
+            .iter()
+            .zip(&ours)
+            .map(|(bare, ours)| bare / ours)
+            .collect(),
+    );
     let (ours, bares) = (median(ours), median(bares));
-    println!("relay: {ROUNDS} rounds of {PACKETS} packets of {LENGTH} bytes, {PAIRS} pairs, median CPU time");
-    println!("  bare forwarder   {bares:6.2} us, {:9.0} packets per CPU second", 1e6 / bares);
-    println!("  natpunch         {ours:6.2} us, {:9.0} packets per CPU second", 1e6 / ours);
-    println!("  natpunch / bare  {ratio:6.2}     goal >= 0.50: {}", verdict(ratio >= 0.5));
+    println!(
+        "relay: {ROUNDS} rounds of {PACKETS} packets of {LENGTH} bytes, {PAIRS} pairs, median CPU time"
+    );
+    println!(
+        "  bare forwarder   {bares:6.2} us, {:9.0} packets per CPU second",
+        1e6 / bares
+    );
+    println!(
+        "  natpunch         {ours:6.2} us, {:9.0} packets per CPU second",
+        1e6 / ours
+    );
+    println!(
+        "  natpunch / bare  {ratio:6.2}     goal >= 0.50: {}",
+        verdict(ratio >= 0.5)
+    );
 
     let rate = 0.5e6 / ours;
     let packets = (rate * 2.0) as usize;

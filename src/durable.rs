@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-/// Makes a directory and what is missing above it, for this user only. When this returns, each that was made has its
-/// name on the disk: flushing a file keeps its bytes, and where it is found only if the directories above are kept, too.
+/// Makes a directory and what is missing above it, for this user only. When this returns, each that
+/// was made has its name on the disk: flushing a file keeps its bytes, and where it is found only
+/// if the directories above are kept, too.
 pub(crate) fn create_dir_all(directory: &Path) -> io::Result<()> {
     match fs::metadata(directory) {
         Ok(meta) if meta.is_dir() => return Ok(()),
@@ -14,7 +15,10 @@ pub(crate) fn create_dir_all(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let above = directory.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above = directory
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     create_dir_all(above)?;
     match DirBuilder::new().mode(0o700).create(directory) {
         // Somebody else was faster.

@@ -1,7 +1,7 @@
 //! natpunch: a WireGuard mesh as code.
 //!
-//! This crate is the shell: the only place where the pure core, the sockets, the WireGuard device and the plugins
-//! meet. `docs/ARCHITECTURE.md` is the map.
+//! This crate is the shell: the only place where the pure core, the sockets, the WireGuard device
+//! and the plugins meet. `docs/ARCHITECTURE.md` is the map.
 
 pub mod agent;
 pub mod cli;

@@ -1,5 +1,5 @@
-//! The rules of `docs/ARCHITECTURE.md`, checked against what is written: who imports whom, what the pure parts may
-//! touch, where `unsafe` is, how long a file may be.
+//! The rules of `docs/ARCHITECTURE.md`, checked against what is written: who imports whom, what the
+//! pure parts may touch, where `unsafe` is, how long a file may be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -74,7 +74,14 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         part: "crates/natpunch-noise",
-        dependencies: May::Only(&["natpunch-types", "aws-lc-rs", "rand_core", "snow", "subtle", "zeroize"]),
+        dependencies: May::Only(&[
+            "natpunch-types",
+            "aws-lc-rs",
+            "rand_core",
+            "snow",
+            "subtle",
+            "zeroize",
+        ]),
         never_names: IMPURE,
     },
     Rule {
@@ -95,36 +102,83 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         part: "crates/natpunch-net",
-        dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-plugin", "natpunch-wg", "natpunch-sim"]),
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-core",
+            "natpunch-plugin",
+            "natpunch-wg",
+            "natpunch-sim",
+        ]),
         never_names: &[],
     },
     Rule {
         part: "crates/natpunch-wg",
-        dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-plugin", "natpunch-net", "natpunch-sim"]),
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-core",
+            "natpunch-plugin",
+            "natpunch-net",
+            "natpunch-sim",
+        ]),
         never_names: &[],
     },
     Rule {
         part: "crates/natpunch-sim",
-        dependencies: May::NotUse(&["natpunch", "natpunch-net", "natpunch-wg", "natpunch-plugin", "tokio"]),
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-net",
+            "natpunch-wg",
+            "natpunch-plugin",
+            "tokio",
+        ]),
         never_names: IMPURE_SIM,
     },
-    Rule { part: "crates/natpunch-lab", dependencies: May::Only(&["nix", "thiserror"]), never_names: &[] },
+    Rule {
+        part: "crates/natpunch-lab",
+        dependencies: May::Only(&["nix", "thiserror"]),
+        never_names: &[],
+    },
     Rule {
         part: "plugins/natpunch-plugin",
-        dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-net", "natpunch-wg", "natpunch-sim"]),
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-core",
+            "natpunch-net",
+            "natpunch-wg",
+            "natpunch-sim",
+        ]),
         never_names: &[],
     },
     Rule {
         part: "plugins/*",
-        dependencies: May::NotUse(&["natpunch", "natpunch-core", "natpunch-net", "natpunch-wg", "natpunch-sim"]),
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-core",
+            "natpunch-net",
+            "natpunch-wg",
+            "natpunch-sim",
+        ]),
         never_names: &[],
     },
-    Rule { part: "src/", dependencies: May::NotUse(&["natpunch-sim"]), never_names: &["natpunch_sim"] },
+    Rule {
+        part: "src/",
+        dependencies: May::NotUse(&["natpunch-sim"]),
+        never_names: &["natpunch_sim"],
+    },
 ];
 
 /// The simulator's scenarios may print; its time, randomness and order are as pure as the core's.
-const IMPURE_SIM: &[&str] =
-    &["std::env", "Instant::now", "SystemTime", "UdpSocket", "HashMap", "HashSet", "getrandom", "OsRng", "tokio::"];
+const IMPURE_SIM: &[&str] = &[
+    "std::env",
+    "Instant::now",
+    "SystemTime",
+    "UdpSocket",
+    "HashMap",
+    "HashSet",
+    "getrandom",
+    "OsRng",
+    "tokio::",
+];
 
 /// The packages that may contain `unsafe`.
 const UNSAFE: &[&str] = &["crates/natpunch-net", "crates/natpunch-wg"];
@@ -140,7 +194,11 @@ fn root() -> &'static Path {
 fn packages() -> Vec<String> {
     let mut packages: Vec<String> = ["crates", "plugins"]
         .iter()
-        .flat_map(|parent| fs::read_dir(root().join(parent)).unwrap().map(move |entry| (parent, entry.unwrap())))
+        .flat_map(|parent| {
+            fs::read_dir(root().join(parent))
+                .unwrap()
+                .map(move |entry| (parent, entry.unwrap()))
+        })
         .filter(|(_, entry)| entry.path().join("Cargo.toml").exists())
         .map(|(parent, entry)| format!("{parent}/{}", entry.file_name().into_string().unwrap()))
         .collect();
@@ -154,8 +212,16 @@ fn rule(package: &str) -> &'static Rule {
     TABLE
         .iter()
         .find(|rule| rule.part == package)
-        .or_else(|| TABLE.iter().find(|rule| rule.part.strip_suffix('*').is_some_and(|dir| package.starts_with(dir))))
-        .unwrap_or_else(|| panic!("{package} is in no row of the table: add it there and in docs/ARCHITECTURE.md"))
+        .or_else(|| {
+            TABLE.iter().find(|rule| {
+                rule.part
+                    .strip_suffix('*')
+                    .is_some_and(|dir| package.starts_with(dir))
+            })
+        })
+        .unwrap_or_else(|| {
+            panic!("{package} is in no row of the table: add it there and in docs/ARCHITECTURE.md")
+        })
 }
 
 fn dependencies(directory: &Path) -> BTreeSet<String> {
@@ -163,11 +229,22 @@ fn dependencies(directory: &Path) -> BTreeSet<String> {
     let manifest: toml::Table = text.parse().unwrap();
     let mut names = BTreeSet::new();
     let mut add = |table: Option<&toml::Value>| {
-        names.extend(table.and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys).cloned());
+        names.extend(
+            table
+                .and_then(toml::Value::as_table)
+                .into_iter()
+                .flat_map(toml::Table::keys)
+                .cloned(),
+        );
     };
     add(manifest.get("dependencies"));
     add(manifest.get("build-dependencies"));
-    for target in manifest.get("target").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::values) {
+    for target in manifest
+        .get("target")
+        .and_then(toml::Value::as_table)
+        .into_iter()
+        .flat_map(toml::Table::values)
+    {
         add(target.get("dependencies"));
     }
     names
@@ -192,34 +269,51 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The code of a source file, line by line with its number: without comments, and without the unit tests at its end.
+/// The code of a source file, line by line with its number: without comments, and without the unit
+/// tests at its end.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines()
         .take_while(|line| !line.starts_with("#[cfg(test)]"))
         .enumerate()
-        .map(|(number, line)| (number + 1, line.split_once("//").map_or(line, |(code, _)| code)))
+        .map(|(number, line)| {
+            (
+                number + 1,
+                line.split_once("//").map_or(line, |(code, _)| code),
+            )
+        })
 }
 
 /// Where the code names one of `words`, as `line: word`.
 fn names(text: &str, words: &[&str]) -> Vec<String> {
     code(text)
         .flat_map(|(number, line)| {
-            words.iter().filter(move |word| line.contains(**word)).map(move |word| format!("line {number}: {word}"))
+            words
+                .iter()
+                .filter(move |word| line.contains(**word))
+                .map(move |word| format!("line {number}: {word}"))
         })
         .collect()
 }
 
 /// Whether a line of code opens something unsafe; the lint's name is not that.
 fn is_unsafe(line: &str) -> bool {
-    line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|word| word == "unsafe")
 }
 
 /// Sessions, records and tickets of a server whose machine slept are as old as the world says.
 #[test]
 fn the_server_has_no_clock_that_stands_still_in_sleep_or_is_set_by_somebody() {
     for file in sources(&root().join("src/server")) {
-        let found = names(&fs::read_to_string(&file).unwrap(), &["Instant", "SystemTime"]);
-        assert!(found.is_empty(), "{}: {found:?}: natpunch_net::Stopwatch has the time", file.display());
+        let found = names(
+            &fs::read_to_string(&file).unwrap(),
+            &["Instant", "SystemTime"],
+        );
+        assert!(
+            found.is_empty(),
+            "{}: {found:?}: natpunch_net::Stopwatch has the time",
+            file.display()
+        );
     }
 }
 
@@ -228,10 +322,16 @@ fn the_server_has_no_clock_that_stands_still_in_sleep_or_is_set_by_somebody() {
 fn clients_of_servers_have_no_clock_that_stands_still_in_sleep() {
     for plugin in ["rendezvous", "natpunch-go", "nat-hole-punching"] {
         let is_test = |file: &PathBuf| file.file_name().is_some_and(|name| name == "tests.rs");
-        let files = sources(&root().join("plugins").join(plugin).join("src")).into_iter().filter(|file| !is_test(file));
+        let files = sources(&root().join("plugins").join(plugin).join("src"))
+            .into_iter()
+            .filter(|file| !is_test(file));
         for file in files {
             let found = names(&fs::read_to_string(&file).unwrap(), &["Instant"]);
-            assert!(found.is_empty(), "{}: {found:?}: natpunch_plugin::Links has the time", file.display());
+            assert!(
+                found.is_empty(),
+                "{}: {found:?}: natpunch_plugin::Links has the time",
+                file.display()
+            );
         }
     }
 }
@@ -245,7 +345,8 @@ fn every_package_depends_only_on_what_its_row_allows() {
                 May::Only(list) => list.contains(&dependency.as_str()),
                 May::NotUse(list) => !list.contains(&dependency.as_str()),
             };
-            let plugin = package.starts_with("plugins/") && dependency.starts_with("natpunch-plugin-");
+            let plugin =
+                package.starts_with("plugins/") && dependency.starts_with("natpunch-plugin-");
             if !allowed || plugin {
                 wrong.push(format!("{package} may not use {dependency}"));
             }
@@ -269,7 +370,11 @@ fn no_source_names_what_its_row_forbids() {
     let mut check = |rule: &Rule, directory: PathBuf| {
         for file in sources(&directory) {
             let found = names(&fs::read_to_string(&file).unwrap(), rule.never_names);
-            wrong.extend(found.iter().map(|found| format!("{}: {found}", file.display())));
+            wrong.extend(
+                found
+                    .iter()
+                    .map(|found| format!("{}: {found}", file.display())),
+            );
         }
     };
     for package in packages() {
@@ -282,10 +387,19 @@ fn no_source_names_what_its_row_forbids() {
 #[test]
 fn the_table_of_the_document_has_the_same_rows() {
     let document = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
-    let rows: Vec<&str> =
-        document.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1)).collect();
-    let documented: BTreeSet<&str> = rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
-    let documented: BTreeSet<&str> = documented.into_iter().filter(|part| *part != "natpunch").collect();
+    let rows: Vec<&str> = document
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .filter_map(|line| line.split('|').nth(1))
+        .collect();
+    let documented: BTreeSet<&str> = rows
+        .iter()
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .collect();
+    let documented: BTreeSet<&str> = documented
+        .into_iter()
+        .filter(|part| *part != "natpunch")
+        .collect();
     let checked: BTreeSet<&str> = TABLE.iter().map(|rule| rule.part).collect();
     assert_eq!(documented, checked);
 }
@@ -299,8 +413,13 @@ fn unsafe_code_is_only_where_sockets_and_devices_are() {
         .filter(|file| file.file_name().unwrap() != "architecture.rs")
         .flat_map(|file| {
             let text = fs::read_to_string(&file).unwrap();
-            let lines: Vec<usize> = code(&text).filter(|(_, line)| is_unsafe(line)).map(|(number, _)| number).collect();
-            lines.into_iter().map(move |number| format!("{}:{number}", file.display()))
+            let lines: Vec<usize> = code(&text)
+                .filter(|(_, line)| is_unsafe(line))
+                .map(|(number, _)| number)
+                .collect();
+            lines
+                .into_iter()
+                .map(move |number| format!("{}:{number}", file.display()))
         })
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -321,12 +440,17 @@ fn no_file_is_longer_than_a_thousand_lines() {
 
 #[test]
 fn the_checks_see_what_they_look_for() {
-    let source =
-        "use std::collections::HashMap; // HashSet\n/// SystemTime\nlet now = Instant::now();\n#[cfg(test)]\nHashSet";
-    assert_eq!(names(source, IMPURE), ["line 1: HashMap", "line 3: Instant::now"]);
+    let source = "use std::collections::HashMap; // HashSet\n/// SystemTime\nlet now = Instant::now();\n#[cfg(test)]\nHashSet";
+    assert_eq!(
+        names(source, IMPURE),
+        ["line 1: HashMap", "line 3: Instant::now"]
+    );
     assert!(is_unsafe("    unsafe { f() }"));
     assert!(is_unsafe("unsafe impl Send for T {}"));
     assert!(!is_unsafe("#![allow(unsafe_code)]"));
     let own = dependencies(root());
-    assert!(own.contains("natpunch-core") && !own.contains("natpunch-sim"), "{own:?}");
+    assert!(
+        own.contains("natpunch-core") && !own.contains("natpunch-sim"),
+        "{own:?}"
+    );
 }

@@ -1,6 +1,11 @@
-//! The fuzz targets, fed what fuzzers have found before: the corpora of `tests/fuzz/corpus`, as they are and a little
-//! altered. `make fuzz` looks for more.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]
+//! The fuzz targets, fed what fuzzers have found before: the corpora of `tests/fuzz/corpus`, as
+//! they are and a little altered. `make fuzz` looks for more.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -13,11 +18,17 @@ use rand_core::{RngCore as _, SeedableRng as _};
 mod targets;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
-    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(name);
+    let files =
+        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     files.sort();
-    files.into_iter().map(|file| std::fs::read(file).unwrap()).collect()
+    files
+        .into_iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect()
 }
 
 #[test]
@@ -82,7 +93,10 @@ fn altered_inputs_are_survived() {
 #[ignore = "takes 10 s for each target: cargo test --test fuzz -- --ignored --nocapture"]
 fn many_altered_inputs_are_survived() {
     for (name, entry) in targets::TARGETS {
-        println!("measured: {name}: {} executions", alterations(name, entry, Duration::from_secs(10), 0));
+        println!(
+            "measured: {name}: {} executions",
+            alterations(name, entry, Duration::from_secs(10), 0)
+        );
     }
 }
 

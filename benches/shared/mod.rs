@@ -1,4 +1,5 @@
-//! What the benchmarks of the server share: CPU time, and the baseline, which is this program in a process of its own.
+//! What the benchmarks of the server share: CPU time, and the baseline, which is this program in a
+//! process of its own.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -10,7 +11,10 @@ pub fn cpu_of(pid: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let of_task = |path: std::path::PathBuf| -> u64 {
         let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+        text.split(' ')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0)
     };
     Duration::from_nanos(tasks.map(|task| of_task(task.unwrap().path())).sum())
 }
@@ -42,10 +46,16 @@ pub struct Baseline {
 impl Baseline {
     /// Starts it with this argument, upon which it says so many addresses, a line each.
     pub fn start(kind: &str, addresses: usize) -> Self {
-        let mut child =
-            Command::new(std::env::current_exe().unwrap()).arg(kind).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg(kind)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addresses = lines.take(addresses).map(|line| line.unwrap().parse().unwrap()).collect();
+        let addresses = lines
+            .take(addresses)
+            .map(|line| line.unwrap().parse().unwrap())
+            .collect();
         Self { child, addresses }
     }
 

@@ -15,8 +15,8 @@ use crate::config::{NodeConfig, RemotePeer};
 const BASELINE: Duration = Duration::from_millis(600);
 /// How long an echo of the checks afterwards waits.
 const CHECK: Duration = Duration::from_millis(700);
-/// A new preshared key shows in the next handshake only, at the latest when the session ends (REJECT_AFTER_TIME is
-/// 180 s).
+/// A new preshared key shows in the next handshake only, at the latest when the session ends
+/// (REJECT_AFTER_TIME is 180 s).
 const NEXT_HANDSHAKE: Duration = Duration::from_secs(200);
 /// Most peers that are watched: a sample is enough to know whether the node is cut off.
 const MOST_WATCHED: usize = 64;
@@ -42,14 +42,26 @@ pub(super) struct Held {
 impl Held {
     /// What the journal says. It knows no keys.
     pub(super) fn noted(to: [u8; 32], reason: String) -> Self {
-        Self { to, reason, tried: None }
+        Self {
+            to,
+            reason,
+            tried: None,
+        }
     }
 
-    /// Whether this is the version: the same files, and the same keys and secrets as far as these are known.
+    /// Whether this is the version: the same files, and the same keys and secrets as far as these
+    /// are known.
     pub(super) fn is(&self, node: &NodeConfig) -> bool {
-        let keys = |of: &NodeConfig| of.peers.iter().map(|peer| peer.preshared_key.clone()).collect::<Vec<_>>();
+        let keys = |of: &NodeConfig| {
+            of.peers
+                .iter()
+                .map(|peer| peer.preshared_key.clone())
+                .collect::<Vec<_>>()
+        };
         let same_keys = |tried: &NodeConfig| {
-            tried.private_key == node.private_key && keys(tried) == keys(node) && tried.discovery == node.discovery
+            tried.private_key == node.private_key
+                && keys(tried) == keys(node)
+                && tried.discovery == node.discovery
         };
         self.to == node.content_hash && self.tried.as_deref().is_none_or(same_keys)
     }
@@ -61,12 +73,13 @@ pub(super) struct Candidate {
     watch: Watch,
     before: Vec<IpAddr>,
     mtu: u32,
-    /// It was watched in the change before, which is not confirmed: what it answered before that counts.
+    /// It was watched in the change before, which is not confirmed: what it answered before that
+    /// counts.
     known: bool,
 }
 
-/// What `change` has to keep alive: peers of `alive` (by name) that it touches. `operators` are the peers that carry a
-/// login on this host.
+/// What `change` has to keep alive: peers of `alive` (by name) that it touches. `operators` are the
+/// peers that carry a login on this host.
 pub(super) fn candidates(
     before: &NodeConfig,
     after: &NodeConfig,
@@ -79,11 +92,23 @@ pub(super) fn candidates(
         || before.fwmark != after.fwmark
         || before.mtu != after.mtu
         || before.addresses != after.addresses;
-    let by_name: BTreeMap<&str, &RemotePeer> = after.peers.iter().map(|peer| (peer.name.as_str(), peer)).collect();
-    let by_key: BTreeMap<PeerKey, &RemotePeer> = after.peers.iter().map(|peer| (peer.key, peer)).collect();
+    let by_name: BTreeMap<&str, &RemotePeer> = after
+        .peers
+        .iter()
+        .map(|peer| (peer.name.as_str(), peer))
+        .collect();
+    let by_key: BTreeMap<PeerKey, &RemotePeer> =
+        after.peers.iter().map(|peer| (peer.key, peer)).collect();
     let mut found = Vec::new();
-    for peer in before.peers.iter().filter(|peer| alive.contains(&peer.name)) {
-        let now = by_name.get(peer.name.as_str()).or_else(|| by_key.get(&peer.key)).copied();
+    for peer in before
+        .peers
+        .iter()
+        .filter(|peer| alive.contains(&peer.name))
+    {
+        let now = by_name
+            .get(peer.name.as_str())
+            .or_else(|| by_key.get(&peer.key))
+            .copied();
         let operator = operators.contains(&peer.name);
         let direct = match now {
             Some(now) => is_changed(peer, now),
@@ -107,9 +132,15 @@ pub(super) fn candidates(
         if let Some(earlier) = earlier {
             (watch.echo, watch.full) = (earlier.echo, earlier.full);
         }
-        found.push(Candidate { watch, before: peer.addresses.clone(), mtu: before.mtu, known: earlier.is_some() });
+        found.push(Candidate {
+            watch,
+            before: peer.addresses.clone(),
+            mtu: before.mtu,
+            known: earlier.is_some(),
+        });
     }
-    // Those that must be there come first, so that the sample never leaves one of them out for another.
+    // Those that must be there come first, so that the sample never leaves one of them out for
+    // another.
     found.sort_by_key(|candidate| !candidate.watch.must);
     found.truncate(MOST_WATCHED);
     found
@@ -128,30 +159,59 @@ fn is_changed(before: &RemotePeer, after: &RemotePeer) -> bool {
 /// Asks the candidates while everything is as it was. Blocks for at most [`BASELINE`] twice.
 pub(super) fn baseline(candidates: Vec<Candidate>) -> Vec<Watch> {
     let ask = |candidates: &[&Candidate], length: usize| {
-        let targets: Vec<IpAddr> = candidates.iter().flat_map(|candidate| candidate.before.first()).copied().collect();
+        let targets: Vec<IpAddr> = candidates
+            .iter()
+            .flat_map(|candidate| candidate.before.first())
+            .copied()
+            .collect();
         echo(&targets, length, BASELINE)
     };
-    let fresh: Vec<&Candidate> = candidates.iter().filter(|candidate| !candidate.known).collect();
+    let fresh: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|candidate| !candidate.known)
+        .collect();
     let small = ask(&fresh, SMALL);
-    let answering: Vec<&Candidate> =
-        fresh.into_iter().filter(|candidate| candidate.before.first().is_some_and(|ip| small.contains(ip))).collect();
-    let mtu = candidates.first().map_or(SMALL, |candidate| candidate.mtu as usize);
+    let answering: Vec<&Candidate> = fresh
+        .into_iter()
+        .filter(|candidate| {
+            candidate
+                .before
+                .first()
+                .is_some_and(|ip| small.contains(ip))
+        })
+        .collect();
+    let mtu = candidates
+        .first()
+        .map_or(SMALL, |candidate| candidate.mtu as usize);
     let full = ask(&answering, mtu);
-    let answered = |set: &BTreeSet<IpAddr>, ips: &[IpAddr]| ips.first().is_some_and(|ip| set.contains(ip));
+    let answered =
+        |set: &BTreeSet<IpAddr>, ips: &[IpAddr]| ips.first().is_some_and(|ip| set.contains(ip));
     candidates
         .into_iter()
-        .map(|Candidate { mut watch, before, known, .. }| {
-            if !known {
-                (watch.echo, watch.full) = (answered(&small, &before), answered(&full, &before));
-            }
-            watch
-        })
+        .map(
+            |Candidate {
+                 mut watch,
+                 before,
+                 known,
+                 ..
+             }| {
+                if !known {
+                    (watch.echo, watch.full) =
+                        (answered(&small, &before), answered(&full, &before));
+                }
+                watch
+            },
+        )
         .collect()
 }
 
 /// How long the peers of a change have.
 pub(super) fn window(confirm: Duration, watched: &[Watch]) -> Duration {
-    if watched.iter().any(|watch| watch.handshake) { confirm.max(NEXT_HANDSHAKE) } else { confirm }
+    if watched.iter().any(|watch| watch.handshake) {
+        confirm.max(NEXT_HANDSHAKE)
+    } else {
+        confirm
+    }
 }
 
 /// What to ask whom, to see who is back.
@@ -211,19 +271,45 @@ impl Guard {
         endpoints: BTreeMap<PeerKey, SocketAddr>,
     ) -> Self {
         let began = std::time::Instant::now();
-        Self { to, deadline, by_person, watched, endpoints, began, back: BTreeSet::new(), seen: None }
+        Self {
+            to,
+            deadline,
+            by_person,
+            watched,
+            endpoints,
+            began,
+            back: BTreeSet::new(),
+            seen: None,
+        }
     }
 
     /// The peers that are not back.
     pub(super) fn missing(&self) -> Vec<String> {
-        self.watched.iter().map(|watch| &watch.name).filter(|name| !self.back.contains(*name)).cloned().collect()
+        self.watched
+            .iter()
+            .map(|watch| &watch.name)
+            .filter(|name| !self.back.contains(*name))
+            .cloned()
+            .collect()
     }
 
     /// What to ask, if there is anything to learn by asking.
     pub(super) fn check(&self, mtu: u32) -> Option<Check> {
-        let mut check = Check { small: Vec::new(), full: Vec::new(), mtu: mtu as usize };
-        for watch in self.watched.iter().filter(|watch| !self.back.contains(&watch.name)) {
-            let list = if watch.full { &mut check.full } else { &mut check.small };
+        let mut check = Check {
+            small: Vec::new(),
+            full: Vec::new(),
+            mtu: mtu as usize,
+        };
+        for watch in self
+            .watched
+            .iter()
+            .filter(|watch| !self.back.contains(&watch.name))
+        {
+            let list = if watch.full {
+                &mut check.full
+            } else {
+                &mut check.small
+            };
             list.extend(watch.addresses.first().filter(|_| watch.key.is_some()));
         }
         (!check.small.is_empty() || !check.full.is_empty()).then_some(check)
@@ -231,18 +317,29 @@ impl Guard {
 
     /// Takes the answers of a [`Check`].
     pub(super) fn answered(&mut self, answered: &BTreeSet<IpAddr>) {
-        for watch in self.watched.iter().filter(|watch| watch.key.is_some() && !watch.handshake) {
-            if watch.addresses.first().is_some_and(|address| answered.contains(address)) {
+        for watch in self
+            .watched
+            .iter()
+            .filter(|watch| watch.key.is_some() && !watch.handshake)
+        {
+            if watch
+                .addresses
+                .first()
+                .is_some_and(|address| answered.contains(address))
+            {
                 self.back.insert(watch.name.clone());
             }
         }
     }
 
-    /// Takes what the device says. What it received shows life of those peers only that never answered an echo: a
-    /// keepalive passes where nothing else does.
+    /// Takes what the device says. What it received shows life of those peers only that never
+    /// answered an echo: a keepalive passes where nothing else does.
     pub(super) fn snapshot(&mut self, snapshot: &DeviceSnapshot) {
-        let now: BTreeMap<PeerKey, _> =
-            snapshot.peers.iter().map(|peer| (peer.key, (peer.last_handshake, peer.rx_bytes))).collect();
+        let now: BTreeMap<PeerKey, _> = snapshot
+            .peers
+            .iter()
+            .map(|peer| (peer.key, (peer.last_handshake, peer.rx_bytes)))
+            .collect();
         let Some(seen) = &self.seen else {
             self.seen = Some(now);
             return;
@@ -250,7 +347,9 @@ impl Guard {
         for watch in &self.watched {
             let Some(key) = watch.key else { continue };
             let (handshake, received) = seen.get(&key).copied().unwrap_or_default();
-            let Some((new_handshake, new_received)) = now.get(&key).copied() else { continue };
+            let Some((new_handshake, new_received)) = now.get(&key).copied() else {
+                continue;
+            };
             let alive = if watch.handshake {
                 new_handshake.is_some() && new_handshake != handshake
             } else {
@@ -283,7 +382,10 @@ impl Guard {
             .map(|watch| watch.name.as_str())
             .collect();
         if !needed.is_empty() {
-            return Verdict::Bad(format!("no sign of life after it from {}", needed.join(", ")));
+            return Verdict::Bad(format!(
+                "no sign of life after it from {}",
+                needed.join(", ")
+            ));
         }
         let others = self.watched.iter().filter(|watch| !watch.must).count();
         if missing.len() * 2 > others {
@@ -296,24 +398,37 @@ impl Guard {
     }
 }
 
-/// The peers through which somebody is logged in on this host: TCP connections to port 22 of one of its mesh addresses,
-/// by who owns the other end. (A daemon does not see `SSH_CONNECTION`.)
+/// The peers through which somebody is logged in on this host: TCP connections to port 22 of one of
+/// its mesh addresses, by who owns the other end. (A daemon does not see `SSH_CONNECTION`.)
 pub(super) fn operators(node: &NodeConfig) -> BTreeSet<String> {
     let mut remotes = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let text = std::fs::read_to_string(table).unwrap_or_default();
-        remotes.extend(logins(&text).filter(|(local, _)| node.addresses.iter().any(|own| own.addr() == *local)));
+        remotes.extend(
+            logins(&text)
+                .filter(|(local, _)| node.addresses.iter().any(|own| own.addr() == *local)),
+        );
     }
     let owner = |remote: &IpAddr| {
         // An exit node is allowed everything: as in WireGuard, the most exact network decides.
-        let networks = node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().map(move |net| (net, &peer.name)));
-        networks.filter(|(net, _)| net.contains(remote)).max_by_key(|(net, _)| net.prefix_len()).map(|(_, name)| name)
+        let networks = node
+            .peers
+            .iter()
+            .flat_map(|peer| peer.allowed_ips.iter().map(move |net| (net, &peer.name)));
+        networks
+            .filter(|(net, _)| net.contains(remote))
+            .max_by_key(|(net, _)| net.prefix_len())
+            .map(|(_, name)| name)
     };
-    remotes.iter().filter_map(|(_, remote)| owner(remote)).cloned().collect()
+    remotes
+        .iter()
+        .filter_map(|(_, remote)| owner(remote))
+        .cloned()
+        .collect()
 }
 
-/// The local and remote addresses of established connections to the port of SSH, from the kernel's table: words of it
-/// are `0100007F:0016`, the address in 32-bit words of the host's byte order.
+/// The local and remote addresses of established connections to the port of SSH, from the kernel's
+/// table: words of it are `0100007F:0016`, the address in 32-bit words of the host's byte order.
 fn logins(table: &str) -> impl Iterator<Item = (IpAddr, IpAddr)> {
     const ESTABLISHED: &str = "01";
     table.lines().skip(1).filter_map(|line| {
@@ -326,7 +441,11 @@ fn logins(table: &str) -> impl Iterator<Item = (IpAddr, IpAddr)> {
 }
 
 fn address(hex: &str) -> Option<IpAddr> {
-    let word = |n: usize| u32::from_str_radix(hex.get(n * 8..n * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let word = |n: usize| {
+        u32::from_str_radix(hex.get(n * 8..n * 8 + 8)?, 16)
+            .ok()
+            .map(u32::to_ne_bytes)
+    };
     match hex.len() {
         8 => Some(IpAddr::from(word(0)?)),
         32 => {
@@ -345,43 +464,85 @@ mod tests {
     use super::*;
     use crate::agent::testing::{mesh, node};
 
-    fn watched(before: &str, after: &str, alive: &[&str], operators: &[&str]) -> Vec<(String, bool)> {
+    fn watched(
+        before: &str,
+        after: &str,
+        alive: &[&str],
+        operators: &[&str],
+    ) -> Vec<(String, bool)> {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let found = candidates(&node(before), &node(after), &set(alive), &set(operators), &[]);
-        found.into_iter().map(|candidate| (candidate.watch.name, candidate.watch.must)).collect()
+        let found = candidates(
+            &node(before),
+            &node(after),
+            &set(alive),
+            &set(operators),
+            &[],
+        );
+        found
+            .into_iter()
+            .map(|candidate| (candidate.watch.name, candidate.watch.must))
+            .collect()
     }
 
     fn names(list: &[(&str, bool)]) -> Vec<(String, bool)> {
-        list.iter().map(|(name, must)| ((*name).to_owned(), *must)).collect()
+        list.iter()
+            .map(|(name, must)| ((*name).to_owned(), *must))
+            .collect()
     }
 
     #[test]
     fn only_peers_that_live_and_are_touched_are_watched() {
         let before = mesh(4, "");
-        let routed = before.replacen("[peers.p1]\n", "[peers.p1]\nroutes = [\"172.20.0.0/24\"]\n", 1);
-        assert_eq!(watched(&before, &routed, &["p1", "p2"], &[]), names(&[("p1", true)]));
-        assert!(watched(&before, &routed, &["p2"], &[]).is_empty(), "p1 was not alive before");
+        let routed = before.replacen(
+            "[peers.p1]\n",
+            "[peers.p1]\nroutes = [\"172.20.0.0/24\"]\n",
+            1,
+        );
+        assert_eq!(
+            watched(&before, &routed, &["p1", "p2"], &[]),
+            names(&[("p1", true)])
+        );
+        assert!(
+            watched(&before, &routed, &["p2"], &[]).is_empty(),
+            "p1 was not alive before"
+        );
         let key = PeerKey::from_bytes([9; 32]);
-        let server =
-            format!("[discovery.rv]\nplugin = \"rendezvous\"\nserver = \"rv.example.org:1\"\npublic_key = \"{key}\"\n");
+        let server = format!(
+            "[discovery.rv]\nplugin = \"rendezvous\"\nserver = \"rv.example.org:1\"\npublic_key = \"{key}\"\n"
+        );
         let found = format!("{before}{server}");
         let listed = found.replacen("[peers.p1]\n", "[peers.p1]\nrelays = [\"rv\"]\n", 1);
-        assert_eq!(watched(&found, &listed, &["p1", "p2"], &[]), names(&[("p1", true)]));
-        assert!(watched(&before, &mesh(3, ""), &["p1", "p4"], &[]).is_empty(), "whoever removes a peer means it");
+        assert_eq!(
+            watched(&found, &listed, &["p1", "p2"], &[]),
+            names(&[("p1", true)])
+        );
+        assert!(
+            watched(&before, &mesh(3, ""), &["p1", "p4"], &[]).is_empty(),
+            "whoever removes a peer means it"
+        );
     }
 
     #[test]
     fn a_change_of_this_nodes_own_settings_touches_every_peer() {
         let before = mesh(3, "");
         let moved = format!("{before}\n[interface]\nmtu = 1300\n");
-        assert_eq!(watched(&before, &moved, &["p1", "p3"], &[]), names(&[("p1", false), ("p3", false)]));
+        assert_eq!(
+            watched(&before, &moved, &["p1", "p3"], &[]),
+            names(&[("p1", false), ("p3", false)])
+        );
         let critical = moved.replacen("[peers.p3]\n", "[peers.p3]\ncritical = true\n", 1);
-        assert_eq!(watched(&before, &critical, &["p1", "p3"], &[]), names(&[("p3", true), ("p1", false)]));
+        assert_eq!(
+            watched(&before, &critical, &["p1", "p3"], &[]),
+            names(&[("p3", true), ("p1", false)])
+        );
     }
 
     #[test]
     fn the_peer_that_carries_a_login_is_not_removed_unnoticed() {
-        assert_eq!(watched(&mesh(4, ""), &mesh(3, ""), &["p4"], &["p4"]), names(&[("p4", true)]));
+        assert_eq!(
+            watched(&mesh(4, ""), &mesh(3, ""), &["p4"], &["p4"]),
+            names(&[("p4", true)])
+        );
     }
 
     fn guard(must: &[bool]) -> Guard {
@@ -394,11 +555,18 @@ mod tests {
             full: false,
             handshake: false,
         });
-        Guard::new([1; 32], Duration::from_secs(10), false, watched.collect(), BTreeMap::new())
+        Guard::new(
+            [1; 32],
+            Duration::from_secs(10),
+            false,
+            watched.collect(),
+            BTreeMap::new(),
+        )
     }
 
     #[test]
-    fn a_change_is_good_as_soon_as_everybody_is_back_and_bad_if_one_is_missing_that_must_be_there() {
+    fn a_change_is_good_as_soon_as_everybody_is_back_and_bad_if_one_is_missing_that_must_be_there()
+    {
         let (early, late) = (Duration::from_secs(1), Duration::from_secs(10));
         let mut guard = guard(&[true, false, false]);
         assert_eq!(guard.verdict(early), Verdict::Wait);
@@ -413,7 +581,10 @@ mod tests {
         let late = Duration::from_secs(10);
         let mut guard = guard(&[false, false, false]);
         guard.answered(&[IpAddr::from([10, 0, 0, 0])].into());
-        assert!(matches!(guard.verdict(late), Verdict::Bad(_)), "most are gone");
+        assert!(
+            matches!(guard.verdict(late), Verdict::Bad(_)),
+            "most are gone"
+        );
         guard.answered(&[IpAddr::from([10, 0, 0, 1])].into());
         assert_eq!(guard.verdict(late), Verdict::Good(vec!["p2".to_owned()]));
     }
@@ -423,7 +594,10 @@ mod tests {
         let mut guard = guard(&[]);
         guard.by_person = true;
         assert_eq!(guard.verdict(Duration::ZERO), Verdict::Wait);
-        assert!(matches!(guard.verdict(Duration::from_secs(10)), Verdict::Bad(_)));
+        assert!(matches!(
+            guard.verdict(Duration::from_secs(10)),
+            Verdict::Bad(_)
+        ));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The WireGuard device on a thread of its own: its calls block (netlink, sockets), the agent never does.
+//! The WireGuard device on a thread of its own: its calls block (netlink, sockets), the agent never
+//! does.
 //!
-//! Requests are done in order. Results come back through one channel, so the agent sees them as events
-//! ([`Agent::on_device`]).
+//! Requests are done in order. Results come back through one channel, so the agent sees them as
+//! events ([`Agent::on_device`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,11 +47,25 @@ pub(super) type Prepare = Box<dyn FnOnce() -> io::Result<Prepared> + Send>;
 
 /// What the agent asks of the device.
 enum Request {
-    Apply { spec: Box<InterfaceSpec>, serial: u64, prepare: Prepare },
+    Apply {
+        spec: Box<InterfaceSpec>,
+        serial: u64,
+        prepare: Prepare,
+    },
     Note(Journal, Box<Entry>),
-    Drift { spec: Box<InterfaceSpec>, heal: bool },
-    Compare { spec: Box<InterfaceSpec>, answer: oneshot::Sender<Result<Plan, WgError>> },
-    SetEndpoint { peer: PeerKey, endpoint: SocketAddr, kick: bool },
+    Drift {
+        spec: Box<InterfaceSpec>,
+        heal: bool,
+    },
+    Compare {
+        spec: Box<InterfaceSpec>,
+        answer: oneshot::Sender<Result<Plan, WgError>>,
+    },
+    SetEndpoint {
+        peer: PeerKey,
+        endpoint: SocketAddr,
+        kick: bool,
+    },
     Snapshot,
     Done(oneshot::Sender<()>),
 }
@@ -101,16 +116,32 @@ impl DeviceThread {
         let (requests, todo) = blocking::sync_channel(QUEUE);
         let (events, results) = mpsc::channel(QUEUE);
         let worker = move || run(interface, &todo, &events);
-        if let Err(error) = std::thread::Builder::new().name("wireguard".to_owned()).spawn(worker) {
+        if let Err(error) = std::thread::Builder::new()
+            .name("wireguard".to_owned())
+            .spawn(worker)
+        {
             tracing::error!(%error, "can't start a thread for the WireGuard device");
         }
-        (Self { requests, serial: 0, snapshot_asked: None, snapshot_cost: Duration::ZERO }, results)
+        (
+            Self {
+                requests,
+                serial: 0,
+                snapshot_asked: None,
+                snapshot_cost: Duration::ZERO,
+            },
+            results,
+        )
     }
 
-    /// Brings the device to `spec`, after `prepare`. The number names the [`DeviceEvent::Applied`] that answers.
+    /// Brings the device to `spec`, after `prepare`. The number names the [`DeviceEvent::Applied`]
+    /// that answers.
     pub(super) fn apply(&mut self, spec: InterfaceSpec, prepare: Prepare) -> u64 {
         self.serial += 1;
-        self.send(Request::Apply { spec: Box::new(spec), serial: self.serial, prepare });
+        self.send(Request::Apply {
+            spec: Box::new(spec),
+            serial: self.serial,
+            prepare,
+        });
         self.serial
     }
 
@@ -121,7 +152,10 @@ impl DeviceThread {
 
     /// Looks for what somebody else changed, and undoes it with `heal`.
     pub(super) fn drift(&self, spec: InterfaceSpec, heal: bool) {
-        self.send(Request::Drift { spec: Box::new(spec), heal });
+        self.send(Request::Drift {
+            spec: Box::new(spec),
+            heal,
+        });
     }
 
     /// Resolves when everything that was asked before is done.
@@ -134,13 +168,20 @@ impl DeviceThread {
     /// How the device differs from `spec`.
     pub(super) fn compare(&self, spec: InterfaceSpec) -> oneshot::Receiver<Result<Plan, WgError>> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Compare { spec: Box::new(spec), answer });
+        self.send(Request::Compare {
+            spec: Box::new(spec),
+            answer,
+        });
         answered
     }
 
     /// Tells WireGuard where a peer is.
     pub(super) fn set_endpoint(&mut self, peer: PeerKey, endpoint: SocketAddr, kick: bool) {
-        self.send(Request::SetEndpoint { peer, endpoint, kick });
+        self.send(Request::SetEndpoint {
+            peer,
+            endpoint,
+            kick,
+        });
     }
 
     /// Asks for the device's state, unless that was asked already and not yet answered.
@@ -170,10 +211,18 @@ impl DeviceThread {
     }
 }
 
-fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mpsc::Sender<DeviceEvent>) {
+fn run(
+    mut interface: Interface,
+    todo: &blocking::Receiver<Request>,
+    events: &mpsc::Sender<DeviceEvent>,
+) {
     while let Ok(request) = todo.recv() {
         let event = match request {
-            Request::Apply { spec, serial, prepare } => {
+            Request::Apply {
+                spec,
+                serial,
+                prepare,
+            } => {
                 let result = prepare()
                     .map_err(ChangeError::Journal)
                     .and_then(|prepared| Ok((interface.apply(&spec)?, prepared)));
@@ -197,9 +246,17 @@ fn run(mut interface: Interface, todo: &blocking::Receiver<Request>, events: &mp
                 let _ = answer.send(interface.drift(&spec));
                 continue;
             }
-            Request::SetEndpoint { peer, endpoint, kick } => {
+            Request::SetEndpoint {
+                peer,
+                endpoint,
+                kick,
+            } => {
                 let result = interface.set_endpoint(&peer, endpoint, kick);
-                DeviceEvent::EndpointSet { peer, endpoint, result }
+                DeviceEvent::EndpointSet {
+                    peer,
+                    endpoint,
+                    result,
+                }
             }
             Request::Snapshot => DeviceEvent::Snapshot(interface.snapshot()),
         };
@@ -230,7 +287,11 @@ impl Agent {
                 tracing::error!(%error, "the WireGuard device is gone; making it anew");
                 self.open_device().await?;
             }
-            DeviceEvent::EndpointSet { peer, endpoint, result } => {
+            DeviceEvent::EndpointSet {
+                peer,
+                endpoint,
+                result,
+            } => {
                 let ok = matches!(result, Ok(EndpointUpdate::Updated));
                 match result {
                     Ok(EndpointUpdate::Updated) => {}
@@ -251,7 +312,8 @@ impl Agent {
 
     /// Makes or adopts the interface again, after it was taken from under the agent.
     async fn open_device(&mut self) -> Result<(), AgentError> {
-        let wanted = spec::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
+        let wanted =
+            spec::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
         let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
@@ -266,7 +328,11 @@ impl Agent {
 
     fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
         self.device.snapshot_arrived();
-        self.endpoints = snapshot.peers.iter().filter_map(|peer| Some((peer.key, peer.endpoint?))).collect();
+        self.endpoints = snapshot
+            .peers
+            .iter()
+            .filter_map(|peer| Some((peer.key, peer.endpoint?)))
+            .collect();
         self.mesh.handle_device(snapshot, now());
         if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
             guard.snapshot(snapshot);

@@ -1,5 +1,5 @@
-//! The discovery instances of this node: started and stopped as the mesh file says, told what the core wants, and what they
-//! offer handed to it.
+//! The discovery instances of this node: started and stopped as the mesh file says, told what the
+//! core wants, and what they offer handed to it.
 
 use std::sync::Arc;
 
@@ -14,18 +14,39 @@ impl Agent {
     /// Takes what a plugin offers.
     pub(super) fn on_plugin(&mut self, event: PluginEvent) {
         match event {
-            PluginEvent::Candidate { peer, candidate } => self.mesh.handle_candidate(peer, candidate, now()),
-            PluginEvent::OwnAddress { origin, address, lifetime } => {
-                self.mesh.handle_reflexive(&origin, address, lifetime, now());
+            PluginEvent::Candidate { peer, candidate } => {
+                self.mesh.handle_candidate(peer, candidate, now())
             }
-            PluginEvent::Fire { origin, peer, after } => self.mesh.handle_fire(&origin, peer, after, now()),
+            PluginEvent::OwnAddress {
+                origin,
+                address,
+                lifetime,
+            } => {
+                self.mesh
+                    .handle_reflexive(&origin, address, lifetime, now());
+            }
+            PluginEvent::Fire {
+                origin,
+                peer,
+                after,
+            } => self.mesh.handle_fire(&origin, peer, after, now()),
             PluginEvent::Wanted { peer } => self.mesh.handle_wanted(peer, now()),
-            PluginEvent::Mapping { origin, mapping } => self.mesh.handle_mapping(&origin, mapping, now()),
-            PluginEvent::Record { origin, record } => {
-                self.mesh.handle_record(&origin, record.tag.0, &record.blob, now());
+            PluginEvent::Mapping { origin, mapping } => {
+                self.mesh.handle_mapping(&origin, mapping, now())
             }
-            PluginEvent::Send { origin, destination, payload } => {
-                match self.correspondents.sent(&origin, destination, &payload, boot_time()) {
+            PluginEvent::Record { origin, record } => {
+                self.mesh
+                    .handle_record(&origin, record.tag.0, &record.blob, now());
+            }
+            PluginEvent::Send {
+                origin,
+                destination,
+                payload,
+            } => {
+                match self
+                    .correspondents
+                    .sent(&origin, destination, &payload, boot_time())
+                {
                     None => {
                         tracing::debug!(discovery = %origin, %destination, "too many servers at one time; not sent");
                         return;
@@ -44,8 +65,8 @@ impl Agent {
         }
     }
 
-    /// Brings the running plugins to what the file says: those that it no longer names are stopped, new or changed
-    /// ones are started, the others are left alone.
+    /// Brings the running plugins to what the file says: those that it no longer names are stopped,
+    /// new or changed ones are started, the others are left alone.
     pub(super) async fn sync_plugins(&mut self) {
         let facts = || NodeFacts {
             own_key: self.node.public_key,
@@ -54,13 +75,22 @@ impl Agent {
         };
         let mut started = Vec::new();
         for discovery in &self.node.discovery {
-            if self.plugins.iter().any(|plugin| plugin.origin().as_str() == discovery.name) {
+            if self
+                .plugins
+                .iter()
+                .any(|plugin| plugin.origin().as_str() == discovery.name)
+            {
                 continue;
             }
             match registry::build(&discovery.settings) {
                 Ok(plugin) => {
                     let origin = Origin::new(&discovery.name);
-                    started.push(Instance::start(origin, plugin, facts(), self.to_plugins.clone()));
+                    started.push(Instance::start(
+                        origin,
+                        plugin,
+                        facts(),
+                        self.to_plugins.clone(),
+                    ));
                 }
                 Err(error) => tracing::error!(discovery = %discovery.name, %error, "can't start"),
             }
@@ -74,7 +104,9 @@ impl Agent {
 
     /// Stops the plugins but these.
     pub(super) async fn stop_plugins(&mut self, keep: impl Fn(&Instance) -> bool) {
-        let (kept, ended) = std::mem::take(&mut self.plugins).into_iter().partition(keep);
+        let (kept, ended) = std::mem::take(&mut self.plugins)
+            .into_iter()
+            .partition(keep);
         self.plugins = kept;
         for plugin in ended {
             plugin.stop().await;
@@ -85,7 +117,11 @@ impl Agent {
     pub(super) fn tell_interest(&self) {
         let interests: Arc<[_]> = spec::interests(&self.node, &self.interest).into();
         for plugin in &self.plugins {
-            plugin.tell_peers(spec::interests_at(plugin.origin(), &interests, &self.interest));
+            plugin.tell_peers(spec::interests_at(
+                plugin.origin(),
+                &interests,
+                &self.interest,
+            ));
         }
     }
 

@@ -1,5 +1,5 @@
-//! Drift: what somebody else changed at the interface. Looked for while nothing of ours is under way, told, and put right
-//! if the mesh file says so.
+//! Drift: what somebody else changed at the interface. Looked for while nothing of ours is under
+//! way, told, and put right if the mesh file says so.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::control::{Call, Reply};
 
 /// How often somebody else's changes are looked for.
 pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
-/// Looking for them takes at most one part in this many of the agent's time: it reads more than a snapshot.
+/// Looking for them takes at most one part in this many of the agent's time: it reads more than a
+/// snapshot.
 pub(super) const DRIFT_SHARE: u32 = 200;
 
 /// What somebody else changed at the interface.
@@ -32,7 +33,10 @@ impl Agent {
         if self.pending.is_none()
             && let Ok(wanted) = spec::interface(&self.node, &self.options.runtime_dir)
         {
-            self.device.drift(with_endpoints(wanted, &self.endpoints), self.node.apply.heal);
+            self.device.drift(
+                with_endpoints(wanted, &self.endpoints),
+                self.node.apply.heal,
+            );
         }
     }
 
@@ -54,8 +58,12 @@ impl Agent {
             Some(Ok(())) => (true, None),
             Some(Err(error)) => (false, Some(error.to_string())),
         };
-        let known = self.drift.as_ref().is_some_and(|drift| drift.changes == changes && drift.healed == is_healed);
-        let times = self.drift.as_ref().map_or(0, |drift| drift.times) + u64::from(is_healed || !known);
+        let known = self
+            .drift
+            .as_ref()
+            .is_some_and(|drift| drift.changes == changes && drift.healed == is_healed);
+        let times =
+            self.drift.as_ref().map_or(0, |drift| drift.times) + u64::from(is_healed || !known);
         if is_healed || !known {
             tracing::warn!(
                 needed = %changes.join("; "), times,
@@ -66,7 +74,11 @@ impl Agent {
         if let Some(error) = error.filter(|_| !known) {
             tracing::error!(%error, "can't put the interface right");
         }
-        self.drift = Some(DriftStatus { changes, healed: is_healed, times });
+        self.drift = Some(DriftStatus {
+            changes,
+            healed: is_healed,
+            times,
+        });
     }
 
     /// Compares on the device's thread, and answers from a task: the agent waits for neither.

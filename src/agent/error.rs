@@ -12,7 +12,11 @@ use crate::config::ConfigErrors;
 use crate::source::SourceError;
 
 fn list(refusals: &[Refusal]) -> String {
-    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    refusals
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// Why the agent can't start or go on.
@@ -45,13 +49,17 @@ pub enum AgentError {
     #[error("can't find the path of this program, which the embedded device needs: {0}")]
     Program(io::Error),
     /// A setting that a running mesh can't change.
-    #[error("{0} can't change while the mesh is up: run `natpunch down`, then `natpunch apply` again")]
+    #[error(
+        "{0} can't change while the mesh is up: run `natpunch down`, then `natpunch apply` again"
+    )]
     Fixed(&'static str),
     /// The change needs somebody's word.
     #[error("the change is refused: {}", list(.0))]
     Refused(Vec<Refusal>),
     /// The version was tried and undone.
-    #[error("this version was rolled back, and is not tried again until the mesh file changes: {0}")]
+    #[error(
+        "this version was rolled back, and is not tried again until the mesh file changes: {0}"
+    )]
     Held(String),
     /// The plan that was to be applied is not the one that would be.
     #[error("the plan has changed: it was {wanted}, it is {found}; nothing was changed")]
@@ -71,14 +79,18 @@ impl AgentError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.hint().map(str::to_owned),
-            Self::Control { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("this mesh is applied already; `natpunch status` shows it, `natpunch down` ends it".to_owned())
-            }
+            Self::Control { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+                "this mesh is applied already; `natpunch status` shows it, `natpunch down` ends it"
+                    .to_owned(),
+            ),
             Self::Control { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run as root, or set NATPUNCH_RUNTIME_DIR to a directory of yours".to_owned())
             }
             Self::Refused(refusals) => {
-                let words: Vec<&str> = refusals.iter().map(|refusal| refusal.consent.word()).collect();
+                let words: Vec<&str> = refusals
+                    .iter()
+                    .map(|refusal| refusal.consent.word())
+                    .collect();
                 Some(format!(
                     "if it is meant, say so in the file, [apply] allow = [\"{}\"], or with --allow {}",
                     words.join("\", \""),

@@ -1,5 +1,5 @@
-//! Whether this host forwards the packets that others send through it. Forwarding is a setting of the whole host, so it is
-//! the host's business: natpunch says what is missing and changes nothing.
+//! Whether this host forwards the packets that others send through it. Forwarding is a setting of
+//! the whole host, so it is the host's business: natpunch says what is missing and changes nothing.
 
 use crate::config::NodeConfig;
 
@@ -40,9 +40,18 @@ mod tests {
     #[test]
     fn who_offers_routes_is_told_which_switch_is_off() {
         let nothing = node(&mesh(2, ""));
-        assert!(missing(&nothing, |_| false).is_empty(), "nobody goes through it");
-        let forwards = |forwards| NodeConfig { forwards, ..nothing.clone() };
+        assert!(
+            missing(&nothing, |_| false).is_empty(),
+            "nobody goes through it"
+        );
+        let forwards = |forwards| NodeConfig {
+            forwards,
+            ..nothing.clone()
+        };
         assert_eq!(missing(&forwards([true, false]), |_| false), [SWITCHES[0]]);
-        assert_eq!(missing(&forwards([true, true]), |switch| switch.contains("ipv4")), [SWITCHES[1]]);
+        assert_eq!(
+            missing(&forwards([true, true]), |switch| switch.contains("ipv4")),
+            [SWITCHES[1]]
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! `[names] hosts`: the names of the peers in the hosts file, in a block of each interface's own.
 //!
-//! Everything else in the file is its owner's. The file is replaced in one step, keeps owner and mode, and a symbolic link
-//! to it stays one. A file that can't be written costs nothing but the names.
+//! Everything else in the file is its owner's. The file is replaced in one step, keeps owner and
+//! mode, and a symbolic link to it stays one. A file that can't be written costs nothing but the
+//! names.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,19 +22,27 @@ const LONGEST: u64 = 16 << 20;
 
 /// The hosts file: `$NATPUNCH_HOSTS_FILE`, else `/etc/hosts`.
 pub(crate) fn path() -> PathBuf {
-    std::env::var_os("NATPUNCH_HOSTS_FILE").map_or_else(|| PathBuf::from("/etc/hosts"), PathBuf::from)
+    std::env::var_os("NATPUNCH_HOSTS_FILE")
+        .map_or_else(|| PathBuf::from("/etc/hosts"), PathBuf::from)
 }
 
-/// The names that a node's hosts file shall have: address, and `NAME.MESH NAME`. Empty if the mesh wants none.
+/// The names that a node's hosts file shall have: address, and `NAME.MESH NAME`. Empty if the mesh
+/// wants none.
 pub(crate) fn names(node: &NodeConfig) -> Vec<(IpAddr, [String; 2])> {
     if !node.hosts {
         return Vec::new();
     }
     let peer = |name: &str, addresses: &[IpAddr]| {
         let names = [format!("{name}.{}", node.mesh), name.to_owned()];
-        addresses.iter().map(|address| (*address, names.clone())).collect::<Vec<_>>()
+        addresses
+            .iter()
+            .map(|address| (*address, names.clone()))
+            .collect::<Vec<_>>()
     };
-    node.peers.iter().flat_map(|peer_of| peer(&peer_of.name, &peer_of.addresses)).collect()
+    node.peers
+        .iter()
+        .flat_map(|peer_of| peer(&peer_of.name, &peer_of.addresses))
+        .collect()
 }
 
 /// How a hosts file differs from what it shall be.
@@ -46,11 +55,16 @@ pub(crate) struct Difference {
     text: String,
 }
 
-/// Compares the block of `interface` in the file with what it shall be. `None`: nothing is to be done.
+/// Compares the block of `interface` in the file with what it shall be. `None`: nothing is to be
+/// done.
 ///
 /// # Errors
 /// The file can't be read, is no text, or is too long.
-pub(crate) fn compare(file: &Path, interface: &str, names: &[(IpAddr, [String; 2])]) -> io::Result<Option<Difference>> {
+pub(crate) fn compare(
+    file: &Path,
+    interface: &str,
+    names: &[(IpAddr, [String; 2])],
+) -> io::Result<Option<Difference>> {
     let text = match read(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
@@ -62,7 +76,11 @@ pub(crate) fn compare(file: &Path, interface: &str, names: &[(IpAddr, [String; 2
 ///
 /// # Errors
 /// The file can't be read or replaced.
-pub(crate) fn apply(file: &Path, interface: &str, names: &[(IpAddr, [String; 2])]) -> io::Result<Option<Difference>> {
+pub(crate) fn apply(
+    file: &Path,
+    interface: &str,
+    names: &[(IpAddr, [String; 2])],
+) -> io::Result<Option<Difference>> {
     let difference = compare(file, interface, names)?;
     if let Some(difference) = &difference {
         replace_file(file, difference.text.as_bytes())?;
@@ -89,12 +107,20 @@ impl Keeper {
     pub(super) fn start() -> Self {
         let (wanted, told) = watch::channel(Wanted::default());
         let (tell, problem) = watch::channel(None);
-        Self { wanted, problem, task: tokio::spawn(keep(told, tell)) }
+        Self {
+            wanted,
+            problem,
+            task: tokio::spawn(keep(told, tell)),
+        }
     }
 
     /// The names from now on.
     pub(super) fn set(&self, node: &NodeConfig) {
-        self.wanted.send_replace(Wanted { interface: node.interface.clone(), names: names(node), again: false });
+        self.wanted.send_replace(Wanted {
+            interface: node.interface.clone(),
+            names: names(node),
+            again: false,
+        });
     }
 
     /// Looks whether somebody changed the block, and puts it right.
@@ -122,7 +148,11 @@ impl Keeper {
 async fn keep(mut told: watch::Receiver<Wanted>, tell: watch::Sender<Option<String>>) {
     // What was asked for last is still seen when nobody can ask any more.
     while told.changed().await.is_ok() {
-        let Wanted { interface, names, again } = told.borrow_and_update().clone();
+        let Wanted {
+            interface,
+            names,
+            again,
+        } = told.borrow_and_update().clone();
         let file = path();
         let shown = file.display().to_string();
         let done = tokio::task::spawn_blocking(move || apply(&file, &interface, &names)).await;
@@ -139,7 +169,10 @@ async fn keep(mut told: watch::Receiver<Wanted>, tell: watch::Sender<Option<Stri
             Ok(Err(error)) => Some(format!("can't put the peers' names into {shown}: {error}")),
             Err(error) => Some(error.to_string()),
         };
-        if let Some(problem) = problem.as_ref().filter(|problem| tell.borrow().as_ref() != Some(*problem)) {
+        if let Some(problem) = problem
+            .as_ref()
+            .filter(|problem| tell.borrow().as_ref() != Some(*problem))
+        {
             tracing::warn!("{problem}; the tunnels are not affected, and it is tried again");
         }
         tell.send_replace(problem);
@@ -148,10 +181,16 @@ async fn keep(mut told: watch::Receiver<Wanted>, tell: watch::Sender<Option<Stri
 
 fn read(file: &Path) -> io::Result<String> {
     // O_NONBLOCK: opening a FIFO would wait for a writer.
-    let open = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(file)?;
+    let open = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(file)?;
     let meta = open.metadata()?;
     if !meta.is_file() || meta.len() > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file, or too long for a hosts file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not a file, or too long for a hosts file",
+        ));
     }
     let mut text = String::new();
     open.take(LONGEST).read_to_string(&mut text)?;
@@ -170,7 +209,12 @@ fn with_block(text: &str, interface: &str, names: &[(IpAddr, [String; 2])]) -> O
         // A block without an end is nobody's: what is behind it may be somebody's.
         if line.trim_end() == begin && lines.clone().any(|later| later.trim_end() == end) {
             blocks += 1;
-            before.extend(lines.by_ref().map(str::trim_end).take_while(|inner| *inner != end));
+            before.extend(
+                lines
+                    .by_ref()
+                    .map(str::trim_end)
+                    .take_while(|inner| *inner != end),
+            );
         } else {
             others.push_str(line);
         }
@@ -187,15 +231,27 @@ fn with_block(text: &str, interface: &str, names: &[(IpAddr, [String; 2])]) -> O
     }
     let before: BTreeSet<&str> = before.into_iter().collect();
     let wanted: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
-    let (added, removed) = (wanted.difference(&before).count(), before.difference(&wanted).count());
-    Some(Difference { added, removed, text: others })
+    let (added, removed) = (
+        wanted.difference(&before).count(),
+        before.difference(&wanted).count(),
+    );
+    Some(Difference {
+        added,
+        removed,
+        text: others,
+    })
 }
 
 /// The lines of the block: names that the rest of the file gives to somebody stay his.
 fn block(others: &str, names: &[(IpAddr, [String; 2])]) -> Vec<String> {
     let mut taken = BTreeSet::from(["localhost".to_owned()]);
     for line in others.lines() {
-        let words = line.split('#').next().unwrap_or_default().split_whitespace().skip(1);
+        let words = line
+            .split('#')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1);
         taken.extend(words.map(str::to_lowercase));
     }
     let free = |name: &&String| is_host_name(name) && !taken.contains(*name);
@@ -208,11 +264,14 @@ fn block(others: &str, names: &[(IpAddr, [String; 2])]) -> Vec<String> {
         .collect()
 }
 
-/// What is written into the file is made of DNS labels and nothing else, whatever was checked before.
+/// What is written into the file is made of DNS labels and nothing else, whatever was checked
+/// before.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -228,42 +287,80 @@ mod tests {
     const REST: &str = "127.0.0.1\tlocalhost\n192.0.2.9 NAS # mine\n";
 
     fn names(peers: &[(&str, &str)]) -> Vec<(IpAddr, [String; 2])> {
-        let peer =
-            |(name, address): &(&str, &str)| (address.parse().unwrap(), [format!("{name}.home"), (*name).to_owned()]);
+        let peer = |(name, address): &(&str, &str)| {
+            (
+                address.parse().unwrap(),
+                [format!("{name}.home"), (*name).to_owned()],
+            )
+        };
         peers.iter().map(peer).collect()
     }
 
     fn after(text: &str, interface: &str, peers: &[(&str, &str)]) -> String {
-        with_block(text, interface, &names(peers)).map_or_else(|| text.to_owned(), |difference| difference.text)
+        with_block(text, interface, &names(peers))
+            .map_or_else(|| text.to_owned(), |difference| difference.text)
     }
 
     #[test]
     fn the_block_is_added_replaced_and_removed_and_the_rest_stays() {
         let one = after(REST, "wg-a", &[("oslo", "10.0.0.1")]);
-        let block =
-            "# natpunch wg-a: begin (these lines are replaced)\n10.0.0.1 oslo.home oslo\n# natpunch wg-a: end\n";
+        let block = "# natpunch wg-a: begin (these lines are replaced)\n10.0.0.1 oslo.home oslo\n# natpunch wg-a: end\n";
         assert_eq!(one, format!("{REST}{block}"));
-        assert_eq!(with_block(&one, "wg-a", &names(&[("oslo", "10.0.0.1")])), None, "there is nothing to do");
+        assert_eq!(
+            with_block(&one, "wg-a", &names(&[("oslo", "10.0.0.1")])),
+            None,
+            "there is nothing to do"
+        );
         let more = format!("{one}::1 ip6-localhost\n");
         let two = after(&more, "wg-a", &[("oslo", "10.0.0.2"), ("rome", "fd00::1")]);
-        assert!(two.starts_with(REST) && two.contains("::1 ip6-localhost\n") && !two.contains("10.0.0.1"), "{two}");
-        assert!(two.contains("10.0.0.2 oslo.home oslo\nfd00::1 rome.home rome\n"), "{two}");
-        assert_eq!(after(&two, "wg-a", &[]), format!("{REST}::1 ip6-localhost\n"));
+        assert!(
+            two.starts_with(REST)
+                && two.contains("::1 ip6-localhost\n")
+                && !two.contains("10.0.0.1"),
+            "{two}"
+        );
+        assert!(
+            two.contains("10.0.0.2 oslo.home oslo\nfd00::1 rome.home rome\n"),
+            "{two}"
+        );
+        assert_eq!(
+            after(&two, "wg-a", &[]),
+            format!("{REST}::1 ip6-localhost\n")
+        );
     }
 
     #[test]
     fn each_mesh_has_a_block_of_its_own() {
-        let both = after(&after(REST, "wg-a", &[("oslo", "10.0.0.1")]), "wg-b", &[("rome", "10.1.0.1")]);
+        let both = after(
+            &after(REST, "wg-a", &[("oslo", "10.0.0.1")]),
+            "wg-b",
+            &[("rome", "10.1.0.1")],
+        );
         let without = after(&both, "wg-a", &[]);
-        assert!(without.contains("rome") && !without.contains("oslo"), "{without}");
+        assert!(
+            without.contains("rome") && !without.contains("oslo"),
+            "{without}"
+        );
         assert_eq!(after(&without, "wg-b", &[]), REST);
     }
 
     #[test]
     fn names_that_the_file_gives_to_others_stay_theirs() {
-        let text = after(REST, "wg-a", &[("nas", "10.0.0.1"), ("localhost", "10.0.0.2"), ("mine", "10.0.0.3")]);
+        let text = after(
+            REST,
+            "wg-a",
+            &[
+                ("nas", "10.0.0.1"),
+                ("localhost", "10.0.0.2"),
+                ("mine", "10.0.0.3"),
+            ],
+        );
         let block: Vec<&str> = text.lines().skip(3).collect();
-        let expected = ["10.0.0.1 nas.home", "10.0.0.2 localhost.home", "10.0.0.3 mine.home mine"];
+        let expected = [
+            "10.0.0.1 nas.home",
+            "10.0.0.2 localhost.home",
+            "10.0.0.3 mine.home mine",
+        ];
         assert_eq!(block.split_last().unwrap().1, expected);
     }
 
@@ -271,32 +368,55 @@ mod tests {
     fn nothing_but_names_is_written() {
         for bad in ["a b", "a\nb", "A", "", "-a", "a-", "a#", "a..b", "é", "*"] {
             assert!(!is_host_name(bad), "{bad:?}");
-            assert_eq!(block("", &[("10.0.0.1".parse().unwrap(), [bad.to_owned(), bad.to_owned()])]).len(), 0);
+            assert_eq!(
+                block(
+                    "",
+                    &[(
+                        "10.0.0.1".parse().unwrap(),
+                        [bad.to_owned(), bad.to_owned()]
+                    )]
+                )
+                .len(),
+                0
+            );
         }
         assert!(is_host_name("nas-1.home"));
     }
 
     #[test]
     fn a_block_without_an_end_takes_nothing_with_it() {
-        let torn = format!("# natpunch wg-a: begin (these lines are replaced)\n10.0.0.1 oslo\n{REST}");
+        let torn =
+            format!("# natpunch wg-a: begin (these lines are replaced)\n10.0.0.1 oslo\n{REST}");
         assert!(after(&torn, "wg-a", &[("rome", "10.0.0.2")]).starts_with(&torn));
     }
 
     #[test]
     fn owner_mode_and_link_are_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let (real, link) = (directory.path().join("real"), directory.path().join("hosts"));
+        let (real, link) = (
+            directory.path().join("real"),
+            directory.path().join("hosts"),
+        );
         fs::write(&real, REST).unwrap();
         fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::chown(&real, Some(1), Some(2)).unwrap();
         symlink(&real, &link).unwrap();
-        let difference = apply(&link, "wg-a", &names(&[("oslo", "10.0.0.1")])).unwrap().unwrap();
+        let difference = apply(&link, "wg-a", &names(&[("oslo", "10.0.0.1")]))
+            .unwrap()
+            .unwrap();
         assert_eq!((difference.added, difference.removed), (1, 0));
         let meta = fs::metadata(&real).unwrap();
-        assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o640, 1, 2));
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            (0o640, 1, 2)
+        );
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(fs::read_to_string(&real).unwrap().contains("oslo.home"));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            2,
+            "nothing is left beside it"
+        );
     }
 
     #[test]
@@ -305,7 +425,9 @@ mod tests {
         let file = directory.path().join("hosts");
         assert_eq!(apply(&file, "wg-a", &[]).unwrap(), None);
         assert!(!file.exists());
-        apply(&file, "wg-a", &names(&[("oslo", "10.0.0.1")])).unwrap().unwrap();
+        apply(&file, "wg-a", &names(&[("oslo", "10.0.0.1")]))
+            .unwrap()
+            .unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
     }
 }

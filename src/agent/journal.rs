@@ -1,9 +1,10 @@
-//! The journal: the version of the mesh that this node is known to work with, and the change that is under way.
+//! The journal: the version of the mesh that this node is known to work with, and the change that
+//! is under way.
 //!
-//! One small file per interface in the state directory, written before the first change of the kernel and after the
-//! last (new file, fsync, rename, fsync of the directory) with a checksum over everything. Whoever starts next, after a
-//! crash or a reboot, finds in it which version to go back to and until when the newest one may be tried. It holds the
-//! mesh files' text, never a key.
+//! One small file per interface in the state directory, written before the first change of the
+//! kernel and after the last (new file, fsync, rename, fsync of the directory) with a checksum over
+//! everything. Whoever starts next, after a crash or a reboot, finds in it which version to go back
+//! to and until when the newest one may be tried. It holds the mesh files' text, never a key.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -55,10 +56,14 @@ impl Version {
 
 /// How a version is called in `status` and in the log.
 pub(crate) fn revision(hash: &[u8; 32]) -> String {
-    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// A peer that a change touches and that was alive before it, so that it has to be alive afterwards.
+/// A peer that a change touches and that was alive before it, so that it has to be alive
+/// afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Watch {
     /// Its name.
@@ -139,10 +144,13 @@ pub(crate) struct Journal {
 impl Journal {
     /// The journal of `interface`; the file need not exist.
     pub(crate) fn new(directory: &Path, interface: &str) -> Self {
-        Self { path: directory.join(format!("{interface}.journal")) }
+        Self {
+            path: directory.join(format!("{interface}.journal")),
+        }
     }
 
-    /// What it says. A file that is damaged is set aside (`.damaged`) and reported: what is unknown is not gone back to.
+    /// What it says. A file that is damaged is set aside (`.damaged`) and reported: what is unknown
+    /// is not gone back to.
     pub(crate) fn read(&self) -> Option<Entry> {
         match self.try_read() {
             Ok(entry) => entry,
@@ -180,7 +188,10 @@ impl Journal {
         file.take(LONGEST).read_to_end(&mut bytes)?;
         let envelope: Envelope = serde_json::from_slice(&bytes)?;
         if envelope.format != FORMAT {
-            return Err(io::Error::other(format!("it has format {}, this natpunch knows {FORMAT}", envelope.format)));
+            return Err(io::Error::other(format!(
+                "it has format {}, this natpunch knows {FORMAT}",
+                envelope.format
+            )));
         }
         if envelope.checksum != checksum(&envelope.entry) {
             return Err(io::Error::other("its checksum is wrong"));
@@ -191,12 +202,21 @@ impl Journal {
     /// Writes it, whole or not at all. When this returns, it is on the disk.
     pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
         let text = serde_json::to_string(entry)?;
-        let envelope = Envelope { format: FORMAT, checksum: checksum(&text), entry: text };
+        let envelope = Envelope {
+            format: FORMAT,
+            checksum: checksum(&text),
+            entry: text,
+        };
         let directory = self.path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(directory)?;
         let new = self.path.with_extension("journal.new");
         failpoint("journal: before the new file");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         failpoint("journal: an empty new file");
         file.write_all(&serde_json::to_vec(&envelope)?)?;
         failpoint("journal: written, not on disk");
@@ -218,12 +238,18 @@ impl Journal {
 }
 
 fn checksum(text: &str) -> String {
-    Blake2s256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Blake2s256::digest(text.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// The name of this boot. Two boots never have the same; where it can't be read, none is like another.
+/// The name of this boot. Two boots never have the same; where it can't be read, none is like
+/// another.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -231,9 +257,18 @@ mod tests {
     use super::*;
 
     fn entry(text: &str) -> Entry {
-        let version =
-            Version { hash: [7; 32], files: vec![("/etc/mesh.toml".into(), text.to_owned())], local: Local::default() };
-        Entry { good: version, change: Some(Change::Held { to: [8; 32], reason: "no answer".into() }) }
+        let version = Version {
+            hash: [7; 32],
+            files: vec![("/etc/mesh.toml".into(), text.to_owned())],
+            local: Local::default(),
+        };
+        Entry {
+            good: version,
+            change: Some(Change::Held {
+                to: [8; 32],
+                reason: "no answer".into(),
+            }),
+        }
     }
 
     #[test]

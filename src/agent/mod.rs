@@ -1,8 +1,9 @@
 //! The agent: one task owns the mesh. Events come in, the core decides, effects go out.
 //!
-//! [`run`] is the whole of `natpunch apply`. The loop in `Agent::turn` takes one event, hands it to the core, and
-//! drains what the core wants done, so nothing is decided here that the simulator could not see. What the agent does with
-//! an event has a file by its source: `start`, `device`, `discovery`, `reload`, `drift`, `status`.
+//! [`run`] is the whole of `natpunch apply`. The loop in `Agent::turn` takes one event, hands it to
+//! the core, and drains what the core wants done, so nothing is decided here that the simulator
+//! could not see. What the agent does with an event has a file by its source: `start`, `device`,
+//! `discovery`, `reload`, `drift`, `status`.
 
 pub(crate) mod caps;
 mod change;
@@ -64,7 +65,8 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is read while a handshake is awaited, and for how long.
 const EAGER_SNAPSHOT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// Reading a device takes at most one part in this many of the agent's time: with 10,000 peers it is slow.
+/// Reading a device takes at most one part in this many of the agent's time: with 10,000 peers it
+/// is slow.
 const SNAPSHOT_SHARE: u32 = 20;
 
 /// How long the device may take to end what it was asked before the agent stops.
@@ -85,7 +87,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// What changes may do beyond what the mesh file allows.
     pub allow: Vec<Consent>,
-    /// How long a person has to confirm each change; `None`: nobody has to, the peers' signs of life do.
+    /// How long a person has to confirm each change; `None`: nobody has to, the peers' signs of
+    /// life do.
     pub confirm: Option<Duration>,
     /// Do this plan at the start, or stop.
     pub plan: Option<String>,
@@ -105,7 +108,8 @@ pub enum Outcome {
 /// Runs the agent until it is told to stop. Tunnels stay up afterwards.
 ///
 /// # Errors
-/// The mesh file is wrong, or the host can't do what it asks for. Nothing was changed in the first case.
+/// The mesh file is wrong, or the host can't do what it asks for. Nothing was changed in the first
+/// case.
 pub async fn run(options: Options) -> Result<Outcome, AgentError> {
     let mut agent = Agent::start(options).await?;
     let outcome = agent.work().await;
@@ -185,7 +189,11 @@ impl Agent {
     async fn work(&mut self) -> Result<Outcome, AgentError> {
         loop {
             if let Some(deadline) = self.options.once {
-                if self.settled() && !self.catch_up && self.pending.is_none() && self.guard.is_none() {
+                if self.settled()
+                    && !self.catch_up
+                    && self.pending.is_none()
+                    && self.guard.is_none()
+                {
                     return Ok(Outcome::Done);
                 }
                 if self.started.elapsed() >= deadline {
@@ -274,14 +282,24 @@ impl Agent {
     /// Does what the core wants done.
     fn drain(&mut self) {
         while let Some(transmit) = self.mesh.poll_transmit() {
-            let Transmit { destination, source, ttl, payload } = transmit;
+            let Transmit {
+                destination,
+                source,
+                ttl,
+                payload,
+            } = transmit;
             if let Err(error) = self.raw.send(source, destination, ttl, &payload) {
                 tracing::trace!(%destination, %error, "not sent");
             }
         }
         while let Some(command) = self.mesh.poll_command() {
             match command {
-                Command::SetEndpoint { peer, endpoint, kick, reason } => {
+                Command::SetEndpoint {
+                    peer,
+                    endpoint,
+                    kick,
+                    reason,
+                } => {
                     tracing::debug!(peer = %self.name_of(&peer), %endpoint, %reason, kick, "setting the endpoint");
                     self.device.set_endpoint(peer, endpoint, kick);
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
@@ -291,13 +309,19 @@ impl Agent {
                     self.store.used(self.mesh.record_counter());
                     self.records = records
                         .into_iter()
-                        .map(|record| SealedRecord { tag: RecordTag(record.tag), blob: Arc::from(record.blob) })
+                        .map(|record| SealedRecord {
+                            tag: RecordTag(record.tag),
+                            blob: Arc::from(record.blob),
+                        })
                         .collect();
                     for plugin in &self.plugins {
                         plugin.tell_records(self.records.clone());
                     }
                 }
-                Command::Meet { peer } => self.plugins.iter().for_each(|plugin| plugin.tell_meet(peer)),
+                Command::Meet { peer } => self
+                    .plugins
+                    .iter()
+                    .for_each(|plugin| plugin.tell_meet(peer)),
                 Command::Interest(interest) => {
                     self.interest = interest;
                     self.tell_interest();
@@ -308,7 +332,9 @@ impl Agent {
             // The core writes keys; people know names.
             let text = event.to_string();
             match event.peer() {
-                Some(key) => tracing::info!("{}", text.replacen(&key.short(), &self.name_of(key), 1)),
+                Some(key) => {
+                    tracing::info!("{}", text.replacen(&key.short(), &self.name_of(key), 1))
+                }
                 None => tracing::info!("{text}"),
             }
         }
@@ -316,10 +342,19 @@ impl Agent {
 
     fn on_datagram(&mut self, received: natpunch_net::Received) {
         let heard_by = self.correspondents.of(received.source, &received.payload);
-        for plugin in self.plugins.iter().filter(|plugin| heard_by.contains(plugin.origin())) {
+        for plugin in self
+            .plugins
+            .iter()
+            .filter(|plugin| heard_by.contains(plugin.origin()))
+        {
             plugin.tell_datagram(received.source, received.payload.clone());
         }
-        self.mesh.handle_datagram(received.source, Some(received.destination), &received.payload, now());
+        self.mesh.handle_datagram(
+            received.source,
+            Some(received.destination),
+            &received.payload,
+            now(),
+        );
     }
 
     /// Opens the raw sockets anew, for another port or after they failed.
@@ -365,13 +400,21 @@ impl Agent {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.stop_plugins(|_| false).await;
         self.serving.stop().await;
-        // What was confirmed a moment ago must be in the journal before we end; a last try, if it was not to be had.
+        // What was confirmed a moment ago must be in the journal before we end; a last try, if it
+        // was not to be had.
         self.retry_journal(Instant::now() + reload::JOURNAL_RETRY);
-        if tokio::time::timeout(STOP_DEADLINE, self.device.done()).await.is_err() {
-            tracing::warn!("the WireGuard device is still busy; the journal may lack the last confirmation");
+        if tokio::time::timeout(STOP_DEADLINE, self.device.done())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "the WireGuard device is still busy; the journal may lack the last confirmation"
+            );
         }
         if let Some(hosts) = self.hosts.take()
-            && tokio::time::timeout(STOP_DEADLINE, hosts.stop()).await.is_err()
+            && tokio::time::timeout(STOP_DEADLINE, hosts.stop())
+                .await
+                .is_err()
         {
             tracing::warn!("the hosts file is still being written");
         }

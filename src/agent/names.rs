@@ -1,4 +1,5 @@
-//! Host names that the core needs as addresses: the STUN servers. Resolved again from time to time, since names move.
+//! Host names that the core needs as addresses: the STUN servers. Resolved again from time to time,
+//! since names move.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -36,7 +37,8 @@ impl Resolver {
                     }
                 }
                 let pause = if complete { REFRESH } else { RETRY };
-                // A time-out is a reason to look again, as is a change; only the end of the sender is not.
+                // A time-out is a reason to look again, as is a change; only the end of the sender
+                // is not.
                 if let Ok(Err(_)) = tokio::time::timeout(pause, told.changed()).await {
                     return;
                 }
@@ -63,9 +65,11 @@ async fn resolve(names: &[String]) -> (BTreeSet<SocketAddr>, bool) {
     let mut complete = true;
     for name in names {
         match tokio::net::lookup_host(name.as_str()).await {
-            Ok(found) => {
-                addresses.extend(found.map(canonical).take(MAX_ADDRESSES - addresses.len().min(MAX_ADDRESSES)))
-            }
+            Ok(found) => addresses.extend(
+                found
+                    .map(canonical)
+                    .take(MAX_ADDRESSES - addresses.len().min(MAX_ADDRESSES)),
+            ),
             Err(error) => {
                 complete = false;
                 tracing::warn!(server = %name, %error, "can't resolve the STUN server");

@@ -59,9 +59,18 @@ pub struct Need {
     pub what: String,
 }
 
-/// Writes a plan with names. `before` is the version that runs, if one does: it knows the names of peers that go.
-pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan, needs: &[Refusal]) -> PlanReport {
-    let all = before.into_iter().flat_map(|before| &before.peers).chain(&node.peers);
+/// Writes a plan with names. `before` is the version that runs, if one does: it knows the names of
+/// peers that go.
+pub(crate) fn report(
+    node: &NodeConfig,
+    before: Option<&NodeConfig>,
+    plan: &Plan,
+    needs: &[Refusal],
+) -> PlanReport {
+    let all = before
+        .into_iter()
+        .flat_map(|before| &before.peers)
+        .chain(&node.peers);
     // The newer name wins.
     let names: BTreeMap<PeerKey, &str> = all.map(|peer| (peer.key, peer.name.as_str())).collect();
     let name_of = |key: &PeerKey| names.get(key).map(|name| (*name).to_owned());
@@ -70,7 +79,10 @@ pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan
         .iter()
         .map(|change| {
             let name = change.peer().and_then(name_of);
-            let shown = name.clone().or_else(|| change.peer().map(ToString::to_string)).unwrap_or_default();
+            let shown = name
+                .clone()
+                .or_else(|| change.peer().map(ToString::to_string))
+                .unwrap_or_default();
             PlanChange {
                 sign: change.sign().to_string(),
                 text: change.words(&shown),
@@ -89,7 +101,10 @@ pub(crate) fn report(node: &NodeConfig, before: Option<&NodeConfig>, plan: &Plan
         serve: node.serve,
         needs: needs
             .iter()
-            .map(|need| Need { allow: need.consent.word().to_owned(), what: need.what.clone() })
+            .map(|need| Need {
+                allow: need.consent.word().to_owned(),
+                what: need.what.clone(),
+            })
             .collect(),
     }
 }
@@ -99,9 +114,16 @@ impl PlanReport {
     pub(crate) fn add_hosts(&mut self, file: &Path, difference: &Difference) {
         let Difference { added, removed, .. } = difference;
         let parts = [(added, "to add"), (removed, "to remove")];
-        let parts: Vec<String> =
-            parts.iter().filter(|(count, _)| **count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        let parts = if parts.is_empty() { "to put in order".to_owned() } else { parts.join(", ") };
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        let parts = if parts.is_empty() {
+            "to put in order".to_owned()
+        } else {
+            parts.join(", ")
+        };
         self.changes.push(PlanChange {
             sign: match (added, removed) {
                 (1.., 0) => "+",

@@ -1,9 +1,10 @@
 //! Which version of the mesh each node runs, asked and told inside the mesh.
 //!
-//! A datagram of [`LENGTH`] bytes over UDP, port [`PORT`], between the nodes' mesh addresses, each way: a question holds
-//! what the asker runs, an answer what the answerer does. Who sent it is known by its source address, which WireGuard
-//! lets no other peer use. Nothing is sent unless somebody asks `status --mesh`, or this node changed its version. This
-//! file is the codec and the book; [`revisions`](super::revisions) has the sockets.
+//! A datagram of [`LENGTH`] bytes over UDP, port [`PORT`], between the nodes' mesh addresses, each
+//! way: a question holds what the asker runs, an answer what the answerer does. Who sent it is
+//! known by its source address, which WireGuard lets no other peer use. Nothing is sent unless
+//! somebody asks `status --mesh`, or this node changed its version. This file is the codec and the
+//! book; [`revisions`](super::revisions) has the sockets.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -69,12 +70,20 @@ struct Message {
 
 impl Message {
     fn encode(&self) -> [u8; LENGTH] {
-        let Self { kind, nonce, revision } = self;
+        let Self {
+            kind,
+            nonce,
+            revision,
+        } = self;
         let kind = match kind {
             Kind::Question => 1,
             Kind::Answer => 2,
         };
-        let mut flags = if revision.generation.is_some() { HAS_GENERATION } else { 0 };
+        let mut flags = if revision.generation.is_some() {
+            HAS_GENERATION
+        } else {
+            0
+        };
         flags |= if revision.not_newest { NOT_NEWEST } else { 0 };
         let [major, minor, patch] = revision.version.map(u16::to_le_bytes);
         let parts: [&[u8]; 9] = [
@@ -83,7 +92,9 @@ impl Message {
             nonce,
             &revision.generation.unwrap_or_default().to_le_bytes(),
             &revision.hash,
-            &u32::try_from(revision.runs_for.as_secs()).unwrap_or(u32::MAX).to_le_bytes(),
+            &u32::try_from(revision.runs_for.as_secs())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
             &major,
             &minor,
             &patch,
@@ -121,7 +132,11 @@ impl Message {
             version: [major, minor, patch].map(|number| u16::from_le_bytes(*number)),
             not_newest: flags & NOT_NEWEST != 0,
         };
-        Some(Self { kind, nonce: *nonce, revision })
+        Some(Self {
+            kind,
+            nonce: *nonce,
+            revision,
+        })
     }
 }
 
@@ -201,7 +216,10 @@ impl Runs {
 
 /// The start of a hash as it is shown.
 pub(super) fn short(hash: &[u8]) -> String {
-    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[derive(Debug)]
@@ -233,8 +251,17 @@ impl Book {
                 self.by_address.extend(member.addresses.iter().map(own));
             }
             let entry = match before.remove(&member.name) {
-                Some(entry) if entry.member.addresses == member.addresses => Entry { member, ..entry },
-                _ => Entry { member, asked: None, answered: false, heard: None, answers: ANSWER_BURST, counted: now },
+                Some(entry) if entry.member.addresses == member.addresses => {
+                    Entry { member, ..entry }
+                }
+                _ => Entry {
+                    member,
+                    asked: None,
+                    answered: false,
+                    heard: None,
+                    answers: ANSWER_BURST,
+                    counted: now,
+                },
             };
             self.peers.insert(entry.member.name.clone(), entry);
         }
@@ -247,17 +274,32 @@ impl Book {
         }
     }
 
-    /// A question to a node, and where it goes; `None` if it is no node or has answered in this round.
-    pub(super) fn ask(&mut self, name: &str, own: &Revision, nonce: [u8; 8]) -> Option<(Vec<IpAddr>, [u8; LENGTH])> {
-        let entry = self.peers.get_mut(name).filter(|entry| entry.member.managed && !entry.answered)?;
+    /// A question to a node, and where it goes; `None` if it is no node or has answered in this
+    /// round.
+    pub(super) fn ask(
+        &mut self,
+        name: &str,
+        own: &Revision,
+        nonce: [u8; 8],
+    ) -> Option<(Vec<IpAddr>, [u8; LENGTH])> {
+        let entry = self
+            .peers
+            .get_mut(name)
+            .filter(|entry| entry.member.managed && !entry.answered)?;
         let nonce = *entry.asked.get_or_insert(nonce);
-        let message = Message { kind: Kind::Question, nonce, revision: *own };
+        let message = Message {
+            kind: Kind::Question,
+            nonce,
+            revision: *own,
+        };
         Some((entry.member.addresses.clone(), message.encode()))
     }
 
     /// Whether this node has answered in this round.
     pub(super) fn has_answered(&self, name: &str) -> bool {
-        self.peers.get(name).is_none_or(|entry| entry.answered || !entry.member.managed)
+        self.peers
+            .get(name)
+            .is_none_or(|entry| entry.answered || !entry.member.managed)
     }
 
     /// Takes a datagram from an address inside the mesh; the value is what to answer.
@@ -270,7 +312,11 @@ impl Book {
     ) -> Option<[u8; LENGTH]> {
         let name = self.by_address.get(&source)?;
         let entry = self.peers.get_mut(name)?;
-        let Message { kind, nonce, revision } = Message::decode(bytes)?;
+        let Message {
+            kind,
+            nonce,
+            revision,
+        } = Message::decode(bytes)?;
         match kind {
             Kind::Answer => {
                 if entry.asked == Some(nonce) {
@@ -280,20 +326,34 @@ impl Book {
                 None
             }
             Kind::Question => {
-                let earned = now.saturating_sub(entry.counted).as_millis() / ANSWER_INTERVAL.as_millis();
+                let earned =
+                    now.saturating_sub(entry.counted).as_millis() / ANSWER_INTERVAL.as_millis();
                 if earned > 0 {
                     let more = u32::try_from(earned).unwrap_or(u32::MAX);
-                    (entry.answers, entry.counted) = (entry.answers.saturating_add(more).min(ANSWER_BURST), now);
+                    (entry.answers, entry.counted) =
+                        (entry.answers.saturating_add(more).min(ANSWER_BURST), now);
                 }
                 entry.answers = entry.answers.checked_sub(1)?;
                 entry.heard = Some((revision, now));
-                Some(Message { kind: Kind::Answer, nonce, revision: *own }.encode())
+                Some(
+                    Message {
+                        kind: Kind::Answer,
+                        nonce,
+                        revision: *own,
+                    }
+                    .encode(),
+                )
             }
         }
     }
 
     /// Every peer as it stands to `own`, by name.
-    pub(super) fn report(&self, own: &Revision, connected: &dyn Fn(&str) -> bool, now: Duration) -> Vec<PeerRevision> {
+    pub(super) fn report(
+        &self,
+        own: &Revision,
+        connected: &dyn Fn(&str) -> bool,
+        now: Duration,
+    ) -> Vec<PeerRevision> {
         let peer = |entry: &Entry| {
             let standing = match &entry.heard {
                 _ if !entry.member.managed => Standing::Plain,
@@ -342,25 +402,49 @@ mod tests {
     }
 
     fn book() -> Book {
-        let member = |n: u8, managed| Member { name: format!("p{n}"), addresses: vec![address(n)], managed };
+        let member = |n: u8, managed| Member {
+            name: format!("p{n}"),
+            addresses: vec![address(n)],
+            managed,
+        };
         let mut book = Book::default();
-        book.set_members(vec![member(1, true), member(2, true), member(3, false)], Duration::ZERO);
+        book.set_members(
+            vec![member(1, true), member(2, true), member(3, false)],
+            Duration::ZERO,
+        );
         book
     }
 
     fn standing_of(book: &Book, name: &str) -> Standing {
         let report = book.report(&OWN, &|_| true, Duration::from_secs(1));
-        report.iter().find(|peer| peer.name == name).unwrap().standing
+        report
+            .iter()
+            .find(|peer| peer.name == name)
+            .unwrap()
+            .standing
     }
 
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
         for (generation, not_newest) in [(None, false), (Some(u64::MAX), true)] {
-            let revision = Revision { generation, not_newest, ..OWN };
-            let message = Message { kind: Kind::Answer, nonce: [3; 8], revision };
+            let revision = Revision {
+                generation,
+                not_newest,
+                ..OWN
+            };
+            let message = Message {
+                kind: Kind::Answer,
+                nonce: [3; 8],
+                revision,
+            };
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
-        let bytes = Message { kind: Kind::Question, nonce: [3; 8], revision: OWN }.encode();
+        let bytes = Message {
+            kind: Kind::Question,
+            nonce: [3; 8],
+            revision: OWN,
+        }
+        .encode();
         for length in 0..LENGTH {
             assert_eq!(Message::decode(&bytes[..length]), None, "{length} bytes");
         }
@@ -375,16 +459,32 @@ mod tests {
     #[test]
     fn a_question_is_answered_with_as_many_bytes_and_teaches_what_the_asker_runs() {
         let (mut asker, mut answerer) = (book(), book());
-        let other = Revision { generation: Some(6), hash: [6; 16], ..OWN };
+        let other = Revision {
+            generation: Some(6),
+            hash: [6; 16],
+            ..OWN
+        };
         asker.begin();
         let (to, question) = asker.ask("p1", &OWN, [9; 8]).unwrap();
         assert_eq!(to, [address(1)]);
-        let answer = answerer.handle(address(2), &question, &other, Duration::ZERO).unwrap();
+        let answer = answerer
+            .handle(address(2), &question, &other, Duration::ZERO)
+            .unwrap();
         assert_eq!(answer.len(), question.len());
-        assert_eq!(asker.handle(address(1), &answer, &OWN, Duration::ZERO), None);
+        assert_eq!(
+            asker.handle(address(1), &answer, &OWN, Duration::ZERO),
+            None
+        );
         assert_eq!(standing_of(&asker, "p1"), Standing::Behind);
         assert!(asker.has_answered("p1") && asker.ask("p1", &OWN, [9; 8]).is_none());
-        assert_eq!(answerer.report(&other, &|_| true, Duration::ZERO)[1].runs.as_ref().unwrap().generation, Some(7));
+        assert_eq!(
+            answerer.report(&other, &|_| true, Duration::ZERO)[1]
+                .runs
+                .as_ref()
+                .unwrap()
+                .generation,
+            Some(7)
+        );
     }
 
     #[test]
@@ -392,37 +492,70 @@ mod tests {
         let mut book = book();
         book.begin();
         book.ask("p1", &OWN, [9; 8]).unwrap();
-        let answer = |nonce| Message { kind: Kind::Answer, nonce, revision: OWN }.encode();
-        for (source, nonce) in [(address(2), [9; 8]), (address(1), [8; 8]), (address(3), [9; 8]), (address(99), [9; 8])]
-        {
-            assert_eq!(book.handle(source, &answer(nonce), &OWN, Duration::ZERO), None);
+        let answer = |nonce| {
+            Message {
+                kind: Kind::Answer,
+                nonce,
+                revision: OWN,
+            }
+            .encode()
+        };
+        for (source, nonce) in [
+            (address(2), [9; 8]),
+            (address(1), [8; 8]),
+            (address(3), [9; 8]),
+            (address(99), [9; 8]),
+        ] {
+            assert_eq!(
+                book.handle(source, &answer(nonce), &OWN, Duration::ZERO),
+                None
+            );
             assert_eq!(standing_of(&book, "p1"), Standing::Silent, "{source}");
         }
         book.handle(address(1), &answer([9; 8]), &OWN, Duration::ZERO);
         assert_eq!(standing_of(&book, "p1"), Standing::Same);
         book.begin();
-        assert_eq!(standing_of(&book, "p1"), Standing::Silent, "an old answer is not one of this round");
+        assert_eq!(
+            standing_of(&book, "p1"),
+            Standing::Silent,
+            "an old answer is not one of this round"
+        );
     }
 
     #[test]
     fn strangers_and_plain_peers_get_no_answer_and_a_peer_only_so_many() {
         let mut book = book();
-        let question = Message { kind: Kind::Question, nonce: [1; 8], revision: OWN }.encode();
+        let question = Message {
+            kind: Kind::Question,
+            nonce: [1; 8],
+            revision: OWN,
+        }
+        .encode();
         for source in [address(3), address(99)] {
             assert_eq!(book.handle(source, &question, &OWN, Duration::ZERO), None);
         }
         let answers = |book: &mut Book, peer, at| {
-            (0..1000).filter(|_| book.handle(address(peer), &question, &OWN, at).is_some()).count()
+            (0..1000)
+                .filter(|_| book.handle(address(peer), &question, &OWN, at).is_some())
+                .count()
         };
         assert_eq!(answers(&mut book, 1, Duration::ZERO), 8);
-        assert_eq!(answers(&mut book, 2, Duration::ZERO), 8, "each peer has its own share");
+        assert_eq!(
+            answers(&mut book, 2, Duration::ZERO),
+            8,
+            "each peer has its own share"
+        );
         assert_eq!(answers(&mut book, 1, Duration::from_secs(1)), 4);
         assert_eq!(answers(&mut book, 1, Duration::from_secs(3600)), 8);
     }
 
     #[test]
     fn without_generations_nobody_can_say_who_is_newer() {
-        let other = |generation, hash| Revision { generation, hash: [hash; 16], ..OWN };
+        let other = |generation, hash| Revision {
+            generation,
+            hash: [hash; 16],
+            ..OWN
+        };
         assert_eq!(standing(&OWN, &other(None, 7)), Standing::Same);
         assert_eq!(standing(&OWN, &other(Some(8), 8)), Standing::Ahead);
         for differs in [other(None, 8), other(Some(7), 8)] {

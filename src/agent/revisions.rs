@@ -1,4 +1,5 @@
-//! The sockets of [`revision`](super::revision): one on each mesh address of this node, bound to its interface.
+//! The sockets of [`revision`](super::revision): one on each mesh address of this node, bound to
+//! its interface.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -40,7 +41,10 @@ struct Own {
 
 enum Input {
     Own(Own),
-    Ask { connected: BTreeSet<String>, answer: oneshot::Sender<(Runs, Vec<PeerRevision>)> },
+    Ask {
+        connected: BTreeSet<String>,
+        answer: oneshot::Sender<(Runs, Vec<PeerRevision>)>,
+    },
 }
 
 /// The task that asks and answers. It ends when this is dropped.
@@ -55,7 +59,11 @@ impl Revisions {
         let (inbox, inputs) = mpsc::channel(16);
         let not_newest = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(run(inputs, Arc::clone(&not_newest)));
-        Self { inbox, not_newest, task }
+        Self {
+            inbox,
+            not_newest,
+            task,
+        }
     }
 
     /// This node runs `node` since `since` (time since boot). The connected peers are told.
@@ -76,12 +84,25 @@ impl Revisions {
         let members = node
             .peers
             .iter()
-            .map(|peer| Member { name: peer.name.clone(), addresses: peer.addresses.clone(), managed: peer.managed })
+            .map(|peer| Member {
+                name: peer.name.clone(),
+                addresses: peer.addresses.clone(),
+                managed: peer.managed,
+            })
             .collect();
         let addresses = node.addresses.iter().map(ipnet::IpNet::addr).collect();
-        let own = Own { interface: node.interface.clone(), addresses, revision, since, members, connected };
+        let own = Own {
+            interface: node.interface.clone(),
+            addresses,
+            revision,
+            since,
+            members,
+            connected,
+        };
         if self.inbox.try_send(Input::Own(own)).is_err() {
-            tracing::warn!("the exchange of revisions does not keep up; `status --mesh` shows an old version");
+            tracing::warn!(
+                "the exchange of revisions does not keep up; `status --mesh` shows an old version"
+            );
         }
     }
 
@@ -91,7 +112,10 @@ impl Revisions {
     }
 
     /// Asks the connected peers; what this node runs, and what they said.
-    pub(super) fn ask(&self, connected: BTreeSet<String>) -> oneshot::Receiver<(Runs, Vec<PeerRevision>)> {
+    pub(super) fn ask(
+        &self,
+        connected: BTreeSet<String>,
+    ) -> oneshot::Receiver<(Runs, Vec<PeerRevision>)> {
         let (answer, answered) = oneshot::channel();
         // Refused: the receiver finds its sender gone.
         let _ = self.inbox.try_send(Input::Ask { connected, answer });
@@ -181,7 +205,10 @@ async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
 }
 
 /// The next datagram of any socket; never, if there is none.
-async fn receive(sockets: &[(IpAddr, UdpSocket)], buffer: &mut [u8]) -> io::Result<(usize, usize, SocketAddr)> {
+async fn receive(
+    sockets: &[(IpAddr, UdpSocket)],
+    buffer: &mut [u8],
+) -> io::Result<(usize, usize, SocketAddr)> {
     std::future::poll_fn(|context| {
         for (at, (_, socket)) in sockets.iter().enumerate() {
             let mut room = tokio::io::ReadBuf::new(buffer);
@@ -209,7 +236,8 @@ impl Task {
 
     /// This node runs another version, or has another interface.
     fn renewed(&mut self) {
-        self.book.set_members(std::mem::take(&mut self.own.members), boot_time());
+        self.book
+            .set_members(std::mem::take(&mut self.own.members), boot_time());
         self.complained = false;
         self.sockets.clear();
         self.bind();
@@ -252,12 +280,19 @@ impl Task {
         }
         let own = self.revision();
         for _ in 0..BATCH {
-            let Some(name) = self.round.queue.pop() else { break };
+            let Some(name) = self.round.queue.pop() else {
+                break;
+            };
             let mut nonce = [0; 8];
             fill_random(&mut nonce);
-            let Some((addresses, question)) = self.book.ask(&name, &own, nonce) else { continue };
+            let Some((addresses, question)) = self.book.ask(&name, &own, nonce) else {
+                continue;
+            };
             let way = addresses.iter().find_map(|to| {
-                let (_, socket) = self.sockets.iter().find(|(from, _)| from.is_ipv4() == to.is_ipv4())?;
+                let (_, socket) = self
+                    .sockets
+                    .iter()
+                    .find(|(from, _)| from.is_ipv4() == to.is_ipv4())?;
                 Some((socket, *to))
             });
             if let Some((socket, to)) = way
@@ -274,7 +309,14 @@ impl Task {
         self.round.next = Some(Instant::now() + TRY_INTERVAL);
         if self.round.tries > 0 {
             let silent = |name: &&String| !self.book.has_answered(name);
-            self.round.queue = self.round.connected.iter().rev().filter(silent).cloned().collect();
+            self.round.queue = self
+                .round
+                .connected
+                .iter()
+                .rev()
+                .filter(silent)
+                .cloned()
+                .collect();
         }
     }
 
@@ -284,7 +326,9 @@ impl Task {
             return;
         }
         let own = self.revision();
-        let Some(answer) = self.book.handle(source.ip(), bytes, &own, boot_time()) else { return };
+        let Some(answer) = self.book.handle(source.ip(), bytes, &own, boot_time()) else {
+            return;
+        };
         if let Some((_, socket)) = self.sockets.get(at)
             && let Err(error) = socket.send_to(&answer, source).await
         {
@@ -296,11 +340,21 @@ impl Task {
     fn finish(&mut self) {
         let Some(next) = self.round.next else { return };
         let over = self.round.tries == 0 && Instant::now() >= next;
-        if !over && !self.round.connected.iter().all(|name| self.book.has_answered(name)) {
+        if !over
+            && !self
+                .round
+                .connected
+                .iter()
+                .all(|name| self.book.has_answered(name))
+        {
             return;
         }
         let own = self.revision();
-        let report = self.book.report(&own, &|name| self.round.connected.contains(name), boot_time());
+        let report = self.book.report(
+            &own,
+            &|name| self.round.connected.contains(name),
+            boot_time(),
+        );
         for waiting in std::mem::take(&mut self.round).waiting {
             let _ = waiting.send((Runs::of(&own, Duration::ZERO), report.clone()));
         }
@@ -308,7 +362,11 @@ impl Task {
 }
 
 fn open(address: IpAddr, interface: &str) -> io::Result<UdpSocket> {
-    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let domain = if address.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     // What comes to this address by another way than the tunnel is nobody's word.
     socket.bind_device(Some(interface.as_bytes()))?;

@@ -54,15 +54,29 @@ pub struct ServingStatus {
 
 /// The members of the mesh that may use this server.
 fn members(node: &NodeConfig) -> BTreeSet<PeerKey> {
-    node.peers.iter().filter(|peer| peer.managed).map(|peer| peer.key).collect()
+    node.peers
+        .iter()
+        .filter(|peer| peer.managed)
+        .map(|peer| peer.key)
+        .collect()
 }
 
 impl Serving {
-    /// Brings the server to what the mesh file says. Tunnels don't depend on it, so what is wrong is reported and tried
-    /// again, and no reason to stop.
+    /// Brings the server to what the mesh file says. Tunnels don't depend on it, so what is wrong
+    /// is reported and tried again, and no reason to stop.
     pub(super) async fn sync(&mut self, node: &NodeConfig) {
-        let wanted = node.serve.map(|port| Wanted { port, fwmark: node.fwmark, private_key: node.private_key.clone() });
-        if let (State::On { wanted: running, server }, Some(wanted)) = (&self.0, &wanted)
+        let wanted = node.serve.map(|port| Wanted {
+            port,
+            fwmark: node.fwmark,
+            private_key: node.private_key.clone(),
+        });
+        if let (
+            State::On {
+                wanted: running,
+                server,
+            },
+            Some(wanted),
+        ) = (&self.0, &wanted)
             && running == wanted
         {
             server.admit(members(node));
@@ -78,7 +92,11 @@ impl Serving {
             }
             Err(error) => {
                 tracing::error!("this node does not serve the mesh: {error}");
-                State::Failed { port, problem: error.to_string(), retry_at: Instant::now() + RETRY }
+                State::Failed {
+                    port,
+                    problem: error.to_string(),
+                    retry_at: Instant::now() + RETRY,
+                }
             }
         };
     }
@@ -88,9 +106,18 @@ impl Serving {
         if let State::On { wanted, server } = &self.0
             && server.has_lost_a_thread()
         {
-            let problem = "a thread has ended by itself, which is a bug in natpunch; the log says where".to_owned();
-            tracing::error!("this node does not serve the mesh for {} s: {problem}", RETRY.as_secs());
-            let failed = State::Failed { port: wanted.port, problem, retry_at: Instant::now() + RETRY };
+            let problem =
+                "a thread has ended by itself, which is a bug in natpunch; the log says where"
+                    .to_owned();
+            tracing::error!(
+                "this node does not serve the mesh for {} s: {problem}",
+                RETRY.as_secs()
+            );
+            let failed = State::Failed {
+                port: wanted.port,
+                problem,
+                retry_at: Instant::now() + RETRY,
+            };
             if let State::On { server, .. } = std::mem::replace(&mut self.0, failed) {
                 server.stop().await;
             }
@@ -113,11 +140,17 @@ impl Serving {
             State::On { wanted, server } => {
                 let stuck = server.stuck();
                 let error = (!stuck.is_empty()).then(|| format!("stuck: {}", stuck.join(", ")));
-                Some(ServingStatus { port: wanted.port, sessions: server.sessions(), error })
+                Some(ServingStatus {
+                    port: wanted.port,
+                    sessions: server.sessions(),
+                    error,
+                })
             }
-            State::Failed { port, problem, .. } => {
-                Some(ServingStatus { port: *port, sessions: 0, error: Some(problem.clone()) })
-            }
+            State::Failed { port, problem, .. } => Some(ServingStatus {
+                port: *port,
+                sessions: 0,
+                error: Some(problem.clone()),
+            }),
         }
     }
 }
@@ -129,21 +162,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_lost_a_thread_is_reported_and_started_again() {
-        let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::UdpSocket::bind("0.0.0.0:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let mut node = testing::node(&testing::mesh(1, ""));
         node.serve = Some(port);
         let mut serving = Serving::default();
         serving.sync(&node).await;
         serving.retry(&node).await;
         assert_eq!(serving.status().unwrap().error, None);
-        let State::On { server, .. } = &mut serving.0 else { panic!("{serving:?}") };
+        let State::On { server, .. } = &mut serving.0 else {
+            panic!("{serving:?}")
+        };
         server.lose_a_thread();
         serving.retry(&node).await;
         let status = serving.status().unwrap();
         assert!(status.port == port && status.error.unwrap().contains("a thread has ended"));
         tokio::time::advance(RETRY).await;
         serving.retry(&node).await;
-        assert_eq!(serving.status().unwrap().error, None, "it has its ports again");
+        assert_eq!(
+            serving.status().unwrap().error,
+            None,
+            "it has its ports again"
+        );
         serving.stop().await;
     }
 }

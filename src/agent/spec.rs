@@ -17,10 +17,19 @@ use crate::config::{Backend, DiscoverySettings, NodeConfig, RemotePeer};
 /// # Errors
 /// This program's own path is not known, so the embedded device can't be started.
 pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Result<InterfaceSpec> {
-    let mut routes: Vec<IpNet> = node.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
-    // The default route has its own place, and an address inside this node's own prefix is on-link already.
+    let mut routes: Vec<IpNet> = node
+        .peers
+        .iter()
+        .flat_map(|peer| peer.allowed_ips.iter().copied())
+        .collect();
+    // The default route has its own place, and an address inside this node's own prefix is on-link
+    // already.
     routes.retain(|route| {
-        route.prefix_len() > 0 && !node.addresses.iter().any(|address| address.trunc().contains(route))
+        route.prefix_len() > 0
+            && !node
+                .addresses
+                .iter()
+                .any(|address| address.trunc().contains(route))
     });
     routes.sort();
     routes.dedup();
@@ -66,8 +75,14 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
 pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
     let mut overlay = node.networks.clone();
     overlay.extend(node.addresses.iter().map(IpNet::trunc));
-    // Through an exit node all addresses are within the mesh: what goes outside is told by its mark, not by its address.
-    overlay.extend(node.peers.iter().flat_map(|peer| &peer.allowed_ips).filter(|net| net.prefix_len() > 0));
+    // Through an exit node all addresses are within the mesh: what goes outside is told by its
+    // mark, not by its address.
+    overlay.extend(
+        node.peers
+            .iter()
+            .flat_map(|peer| &peer.allowed_ips)
+            .filter(|net| net.prefix_len() > 0),
+    );
     overlay.sort();
     overlay.dedup();
     MeshSpec {
@@ -85,7 +100,10 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 persistent_keepalive: peer.persistent_keepalive,
                 listen_port: peer.listen_port,
                 relay: peer.relay,
-                relays: peer.relays.as_ref().map(|names| names.iter().map(|name| Origin::new(name)).collect()),
+                relays: peer
+                    .relays
+                    .as_ref()
+                    .map(|names| names.iter().map(|name| Origin::new(name)).collect()),
             })
             .collect(),
     }
@@ -93,13 +111,16 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
 
 /// What plugins are told of the peers, from what the core wants to know.
 pub(crate) fn interests(node: &NodeConfig, wanted: &[Interest]) -> Vec<PeerInterest> {
-    let peers: BTreeMap<PeerKey, &RemotePeer> = node.peers.iter().map(|peer| (peer.key, peer)).collect();
+    let peers: BTreeMap<PeerKey, &RemotePeer> =
+        node.peers.iter().map(|peer| (peer.key, peer)).collect();
     wanted
         .iter()
         .map(|interest| PeerInterest {
             key: interest.peer,
             wanted: interest.wanted,
-            endpoint: peers.get(&interest.peer).and_then(|peer| peer.endpoint.clone()),
+            endpoint: peers
+                .get(&interest.peer)
+                .and_then(|peer| peer.endpoint.clone()),
             inbound_tag: RecordTag(interest.inbound_tag),
             outbound_tag: RecordTag(interest.outbound_tag),
             pair_tag: RecordTag(interest.pair_tag),
@@ -108,7 +129,8 @@ pub(crate) fn interests(node: &NodeConfig, wanted: &[Interest]) -> Vec<PeerInter
         .collect()
 }
 
-/// The same for one discovery instance: it is asked for no relay of a pair that may not use its one.
+/// The same for one discovery instance: it is asked for no relay of a pair that may not use its
+/// one.
 pub(crate) fn interests_at(
     instance: &Origin,
     interests: &Arc<[PeerInterest]>,
@@ -118,7 +140,14 @@ pub(crate) fn interests_at(
         return interests.clone();
     }
     let relays = wanted.iter().map(|interest| interest.relay_by(instance));
-    interests.iter().zip(relays).map(|(interest, relay)| PeerInterest { relay, ..interest.clone() }).collect()
+    interests
+        .iter()
+        .zip(relays)
+        .map(|(interest, relay)| PeerInterest {
+            relay,
+            ..interest.clone()
+        })
+        .collect()
 }
 
 /// Every STUN server that the file names, `HOST:PORT`.
@@ -150,7 +179,10 @@ mod tests {
             relay: RelayUse::Carry,
             relays,
         };
-        let wanted = [interest(1, None), interest(2, Some([Origin::new("hub")].into()))];
+        let wanted = [
+            interest(1, None),
+            interest(2, Some([Origin::new("hub")].into())),
+        ];
         let told = |interest: &Interest| PeerInterest {
             key: interest.peer,
             wanted: interest.wanted,
@@ -163,7 +195,10 @@ mod tests {
         let all: Arc<[_]> = wanted.iter().map(told).collect();
         let relays = |instance| {
             let interests = interests_at(&Origin::new(instance), &all, &wanted);
-            interests.iter().map(|interest| interest.relay).collect::<Vec<_>>()
+            interests
+                .iter()
+                .map(|interest| interest.relay)
+                .collect::<Vec<_>>()
         };
         assert_eq!(relays("hub"), [RelayUse::Carry; 2]);
         assert_eq!(relays("rv"), [RelayUse::Carry, RelayUse::Off]);

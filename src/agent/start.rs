@@ -1,4 +1,5 @@
-//! The start of a node: what the mesh file and the journal say is to run, and everything that the agent opens for it.
+//! The start of a node: what the mesh file and the journal say is to run, and everything that the
+//! agent opens for it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,31 +22,48 @@ use super::reload::with_endpoints;
 use super::revisions::Revisions;
 use super::serving::Serving;
 use super::store::CounterStore;
-use super::{Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, forwarding, hosts, notify_systemd, now, plan, spec};
+use super::{
+    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, forwarding, hosts, notify_systemd, now,
+    plan, spec,
+};
 use crate::config::{self, NodeConfig};
 use crate::control;
 use crate::plugins::host::{self, Correspondents};
 use crate::plugins::{fill_random, registry};
 use crate::source::Source;
 
-/// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a moment.
-pub(super) async fn load(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Version>), AgentError> {
+/// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a
+/// moment.
+pub(super) async fn load(
+    source: &Source,
+    options: &Options,
+) -> Result<(NodeConfig, Arc<Version>), AgentError> {
     let (path, local) = (source.path(), options.local.clone());
     tokio::task::spawn_blocking(move || -> Result<_, AgentError> {
         let mesh = config::load(&path)?;
         let node = config::resolve_node_at(&mesh, &local)?;
-        let version = Version { hash: mesh.content_hash, files: mesh.texts(), local: local.absolute() };
+        let version = Version {
+            hash: mesh.content_hash,
+            files: mesh.texts(),
+            local: local.absolute(),
+        };
         Ok((node, Arc::new(version)))
     })
     .await
     .map_err(|error| AgentError::Internal(error.to_string()))?
 }
 
-/// Loads what there is to start with: the newest version, or the last good one if that can't be used.
-async fn load_first(source: &Source, options: &Options) -> Result<(NodeConfig, Arc<Version>), AgentError> {
+/// Loads what there is to start with: the newest version, or the last good one if that can't be
+/// used.
+async fn load_first(
+    source: &Source,
+    options: &Options,
+) -> Result<(NodeConfig, Arc<Version>), AgentError> {
     match load(source, options).await {
         Err(error) if source.fall_back() => {
-            tracing::error!("the newest version can't be used, starting with the last good one\n{error}");
+            tracing::error!(
+                "the newest version can't be used, starting with the last good one\n{error}"
+            );
             load(source, options).await
         }
         loaded => loaded,
@@ -54,14 +72,20 @@ async fn load_first(source: &Source, options: &Options) -> Result<(NodeConfig, A
 
 /// Checks that the plan that somebody has read is the one that would be done.
 async fn check_plan(options: &Options, node: &NodeConfig) -> Result<(), AgentError> {
-    let Some(wanted) = options.plan.clone() else { return Ok(()) };
+    let Some(wanted) = options.plan.clone() else {
+        return Ok(());
+    };
     let mut spec = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
     spec.adopt = options.adopt;
     let plan = tokio::task::spawn_blocking(move || Interface::plan(&spec))
         .await
         .map_err(|error| AgentError::Internal(error.to_string()))??;
     let found = plan::id(node, &plan);
-    if found == wanted { Ok(()) } else { Err(AgentError::PlanChanged { wanted, found }) }
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(AgentError::PlanChanged { wanted, found })
+    }
 }
 
 /// The key files among the files that a node was read from.
@@ -85,22 +109,39 @@ struct Beginning {
 impl Beginning {
     /// Resolves what the journal says against what the file says.
     fn resolve(node: NodeConfig, version: Arc<Version>, journal: &Journal, is_up: bool) -> Self {
-        let plain = |node, version| Self { node, version, good: None, guard: None, held: None, differs: false };
-        let Some(Entry { good, change }) = journal.read() else { return plain(node, version) };
-        // Nothing runs that the change could be from. An open change is still undone: the reboot may be its doing.
-        let open =
-            matches!(&change, Some(Change::Open { watched, by_person, .. }) if *by_person || !watched.is_empty());
+        let plain = |node, version| Self {
+            node,
+            version,
+            good: None,
+            guard: None,
+            held: None,
+            differs: false,
+        };
+        let Some(Entry { good, change }) = journal.read() else {
+            return plain(node, version);
+        };
+        // Nothing runs that the change could be from. An open change is still undone: the reboot
+        // may be its doing.
+        let open = matches!(&change, Some(Change::Open { watched, by_person, .. }) if *by_person || !watched.is_empty());
         if good.hash == version.hash {
-            // What is held stays so: a source may come with its last good version first, and with the held one later.
-            // A change of key files alone has nothing in the journal to go back to: what they hold now runs.
+            // What is held stays so: a source may come with its last good version first, and with
+            // the held one later. A change of key files alone has nothing in the journal to go back
+            // to: what they hold now runs.
             let held = match change.filter(|change| change.to() != version.hash) {
                 Some(Change::Held { to, reason }) => Some(Held::noted(to, reason)),
-                Some(Change::Open { to, boot, deadline_ms, .. }) if open => {
-                    overdue(&boot, Duration::from_millis(deadline_ms)).map(|why| Held::noted(to, why.to_owned()))
-                }
+                Some(Change::Open {
+                    to,
+                    boot,
+                    deadline_ms,
+                    ..
+                }) if open => overdue(&boot, Duration::from_millis(deadline_ms))
+                    .map(|why| Held::noted(to, why.to_owned())),
                 _ => None,
             };
-            return Self { held, ..plain(node, version) };
+            return Self {
+                held,
+                ..plain(node, version)
+            };
         }
         if !is_up && !open && !matches!(change, Some(Change::Held { .. })) {
             return plain(node, version);
@@ -109,7 +150,10 @@ impl Beginning {
             Ok(before) if before.interface == node.interface && before.mesh == node.mesh => before,
             Ok(_) => return plain(node, version),
             Err(error) => {
-                tracing::warn!(revision = good.revision(), "the version before can't be used any more\n{error}");
+                tracing::warn!(
+                    revision = good.revision(),
+                    "the version before can't be used any more\n{error}"
+                );
                 return plain(node, version);
             }
         };
@@ -122,18 +166,41 @@ impl Beginning {
             differs,
         };
         match change {
-            Some(Change::Held { to, reason }) if to == version.hash => back(Some(Held::noted(to, reason)), false),
-            Some(Change::Open { to, boot, deadline_ms, by_person, watched, endpoints }) if open => {
+            Some(Change::Held { to, reason }) if to == version.hash => {
+                back(Some(Held::noted(to, reason)), false)
+            }
+            Some(Change::Open {
+                to,
+                boot,
+                deadline_ms,
+                by_person,
+                watched,
+                endpoints,
+            }) if open => {
                 let deadline = Duration::from_millis(deadline_ms);
                 let Some(reason) = overdue(&boot, deadline) else {
                     if to != version.hash {
                         return back(None, true);
                     }
                     let guard = Guard::new(to, deadline, by_person, watched, endpoints);
-                    let good = Some(Good { node: before, version: Arc::new(good) });
-                    return Self { node, version, good, guard: Some(guard), held: None, differs: false };
+                    let good = Some(Good {
+                        node: before,
+                        version: Arc::new(good),
+                    });
+                    return Self {
+                        node,
+                        version,
+                        good,
+                        guard: Some(guard),
+                        held: None,
+                        differs: false,
+                    };
                 };
-                tracing::error!(revision = revision(&to), reason, "going back to the version before");
+                tracing::error!(
+                    revision = revision(&to),
+                    reason,
+                    "going back to the version before"
+                );
                 back(Some(Held::noted(to, reason.to_owned())), to != version.hash)
             }
             _ => back(None, true),
@@ -157,7 +224,11 @@ impl Agent {
     pub(super) async fn start(options: Options) -> Result<Self, AgentError> {
         let (source, mesh_changes) = Source::open(options.source.clone()).await?;
         let (file, version) = load_first(&source, &options).await?;
-        let plugins_ok: Result<Vec<_>, _> = file.discovery.iter().map(|d| registry::build(&d.settings)).collect();
+        let plugins_ok: Result<Vec<_>, _> = file
+            .discovery
+            .iter()
+            .map(|d| registry::build(&d.settings))
+            .collect();
         plugins_ok.map_err(AgentError::Plugin)?;
         check_plan(&options, &file).await?;
         source.watch_keys(key_files(&file, &version));
@@ -166,32 +237,55 @@ impl Agent {
         let socket = control::socket_path(&options.runtime_dir, &file.interface);
         let control = control::Server::listen(&socket, calls_in)
             .await
-            .map_err(|source| AgentError::Control { path: socket, source })?;
+            .map_err(|source| AgentError::Control {
+                path: socket,
+                source,
+            })?;
         // What was open when the last agent ended comes first.
         let journal = Journal::new(&options.state_dir, &file.interface);
         let name = file.interface.clone();
         let is_up = tokio::task::spawn_blocking(move || natpunch_wg::exists(&name))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
-        let Beginning { node, version, good, guard, held, differs } =
-            Beginning::resolve(file, version, &journal, is_up);
-        let mut wanted = spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
-        if let Some(Entry { change: Some(Change::Open { endpoints, .. }), .. }) = journal.peek() {
+        let Beginning {
+            node,
+            version,
+            good,
+            guard,
+            held,
+            differs,
+        } = Beginning::resolve(file, version, &journal, is_up);
+        let mut wanted =
+            spec::interface(&node, &options.runtime_dir).map_err(AgentError::Program)?;
+        if let Some(Entry {
+            change: Some(Change::Open { endpoints, .. }),
+            ..
+        }) = journal.peek()
+        {
             wanted = with_endpoints(wanted, &endpoints);
         }
         wanted.adopt = options.adopt;
-        let (interface, applied) = tokio::task::spawn_blocking(move || Interface::open_reporting(&wanted))
-            .await
-            .map_err(|error| AgentError::Internal(error.to_string()))??;
-        if matches!(applied.plan.changes.first(), Some(natpunch_wg::Change::Adopt { .. })) {
+        let (interface, applied) =
+            tokio::task::spawn_blocking(move || Interface::open_reporting(&wanted))
+                .await
+                .map_err(|error| AgentError::Internal(error.to_string()))??;
+        if matches!(
+            applied.plan.changes.first(),
+            Some(natpunch_wg::Change::Adopt { .. })
+        ) {
             for change in plan::report(&node, None, &applied.plan, &[]).changes {
                 tracing::info!("{} {}", change.sign, change.text);
             }
         }
         let mut first_note = Ok(());
         if guard.is_none() {
-            let change = held.clone().map(|Held { to, reason, .. }| Change::Held { to, reason });
-            first_note = journal.write(&Entry { good: (*version).clone(), change });
+            let change = held
+                .clone()
+                .map(|Held { to, reason, .. }| Change::Held { to, reason });
+            first_note = journal.write(&Entry {
+                good: (*version).clone(),
+                change,
+            });
         }
         let backend = interface.backend().to_string();
         let (mut device, device_events) = DeviceThread::start(interface);
@@ -212,12 +306,17 @@ impl Agent {
         resolver.set(spec::stun_servers(&node));
         let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
 
-        let good = good.unwrap_or_else(|| Good { node: node.clone(), version: Arc::clone(&version) });
+        let good = good.unwrap_or_else(|| Good {
+            node: node.clone(),
+            version: Arc::clone(&version),
+        });
         let mut agent = Self {
             good,
             version,
             guard,
-            reload_error: held.as_ref().map(|held| AgentError::Held(held.reason.clone()).to_string()),
+            reload_error: held
+                .as_ref()
+                .map(|held| AgentError::Held(held.reason.clone()).to_string()),
             held,
             retry_back: None,
             journal,

@@ -1,4 +1,5 @@
-//! What the agent answers at the control socket: `status`, `status --mesh`, `plan --live`, `confirm`.
+//! What the agent answers at the control socket: `status`, `status --mesh`, `plan --live`,
+//! `confirm`.
 
 use natpunch_core::MeshStatus;
 use natpunch_net::boot_time;
@@ -144,8 +145,13 @@ impl Agent {
         let (mesh, node) = (self.node.mesh.clone(), self.node.name.clone());
         tokio::spawn(async move {
             let reply = match asked.await {
-                Ok((runs, peers)) => serde_json::to_value(MeshRevisions { mesh, node, runs, peers })
-                    .map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok),
+                Ok((runs, peers)) => serde_json::to_value(MeshRevisions {
+                    mesh,
+                    node,
+                    runs,
+                    peers,
+                })
+                .map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok),
                 Err(_) => Reply::Error("too many questions at one time".to_owned()),
             };
             let _ = call.answer.send(reply);
@@ -173,10 +179,10 @@ impl Agent {
                 by_person: guard.by_person,
                 waiting_for: guard.missing(),
             }),
-            held: self
-                .held
-                .as_ref()
-                .map(|held| HeldStatus { revision: journal::revision(&held.to), reason: held.reason.clone() }),
+            held: self.held.as_ref().map(|held| HeldStatus {
+                revision: journal::revision(&held.to),
+                reason: held.reason.clone(),
+            }),
             drift: self.drift.clone(),
             hosts_error: self.hosts.as_ref().and_then(hosts::Keeper::problem),
             serving: self.serving.status(),
@@ -189,7 +195,12 @@ impl Agent {
                         Health::Good(note) => (true, note),
                         Health::Bad(problem) => (false, problem),
                     };
-                    DiscoveryStatus { name: plugin.origin().as_str().to_owned(), ok, note, dropped }
+                    DiscoveryStatus {
+                        name: plugin.origin().as_str().to_owned(),
+                        ok,
+                        note,
+                        dropped,
+                    }
                 })
                 .collect(),
             core: self.mesh.status(now()),

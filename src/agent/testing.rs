@@ -11,9 +11,16 @@ pub(crate) fn mesh(count: u8, lines: &str) -> String {
     let mut text = "[mesh]\nname = \"test\"\nnetworks = [\"10.77.0.0/16\"]\n".to_owned();
     for n in 0..=count {
         let key = natpunch_types::SecretKey::from_bytes([n + 1; 32]);
-        let (name, lines) = if n == 0 { ("self".to_owned(), "") } else { (format!("p{n}"), lines) };
+        let (name, lines) = if n == 0 {
+            ("self".to_owned(), "")
+        } else {
+            (format!("p{n}"), lines)
+        };
         let public = config::public_key(&key);
-        text += &format!("[peers.{name}]\npublic_key = \"{public}\"\naddresses = [\"10.77.0.{}\"]\n{lines}", n + 1);
+        text += &format!(
+            "[peers.{name}]\npublic_key = \"{public}\"\naddresses = [\"10.77.0.{}\"]\n{lines}",
+            n + 1
+        );
     }
     text
 }
@@ -24,8 +31,18 @@ pub(crate) fn node(text: &str) -> NodeConfig {
     use std::os::unix::fs::OpenOptionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("key");
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key).unwrap();
-    file.write_all(base64::engine::general_purpose::STANDARD.encode([1; 32]).as_bytes()).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&key)
+        .unwrap();
+    file.write_all(
+        base64::engine::general_purpose::STANDARD
+            .encode([1; 32])
+            .as_bytes(),
+    )
+    .unwrap();
     let mesh = config::load_texts(vec![(PathBuf::from("/mesh.toml"), text.to_owned())]).unwrap();
     config::resolve_node(&mesh, Some(&key)).unwrap()
 }

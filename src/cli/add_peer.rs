@@ -15,7 +15,11 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
         return already_there(&args, there);
     }
     let placeholder = PeerKey::from_bytes([0; 32]);
-    let addresses = if args.address.is_empty() { config::free_addresses(edit.mesh())? } else { args.address.clone() };
+    let addresses = if args.address.is_empty() {
+        config::free_addresses(edit.mesh())?
+    } else {
+        args.address.clone()
+    };
     let mut peer = NewPeer {
         name: args.name.clone(),
         public_key: args.public_key.unwrap_or(placeholder),
@@ -32,19 +36,33 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
         // With any key the rest must be right before a key is made.
         let any = config::public_key(&config::new_private_key()?);
         let mut trial = Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name)?;
-        trial.add_peer(&NewPeer { public_key: any, ..peer.clone() });
+        trial.add_peer(&NewPeer {
+            public_key: any,
+            ..peer.clone()
+        });
         trial.check()?;
         let (key, new) = config::new_key_file(file)?;
         peer.public_key = config::public_key(&key);
         let did = if new { "made" } else { "uses the key of" };
         // With standard error closed there is nobody to tell.
-        let _ = writeln!(anstream::stderr(), "{did} {}: keep it on {} only", file.display(), args.name);
+        let _ = writeln!(
+            anstream::stderr(),
+            "{did} {}: keep it on {} only",
+            file.display(),
+            args.name
+        );
     }
     edit.add_peer(&peer);
     edit.write()?;
     let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
     let file = edit.file().display();
-    writeln!(anstream::stdout(), "added {} to {file}: {} {}", peer.name, addresses.join(" "), peer.public_key)?;
+    writeln!(
+        anstream::stdout(),
+        "added {} to {file}: {} {}",
+        peer.name,
+        addresses.join(" "),
+        peer.public_key
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -75,12 +93,20 @@ fn already_there(args: &AddPeerArgs, there: &PeerConfig) -> Result<ExitCode, Cli
         differs.push("tags");
     }
     if differs.is_empty() {
-        writeln!(anstream::stdout(), "{} is there already, with all of this: nothing changed", args.name)?;
+        writeln!(
+            anstream::stdout(),
+            "{} is there already, with all of this: nothing changed",
+            args.name
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = args.mesh.path.display();
-    Err(CliError::new(format!("{path}: `{}` is there already, with another {}", args.name, differs.join(", ")))
-        .help("change it in the file, or remove it first: `natpunch remove-peer`"))
+    Err(CliError::new(format!(
+        "{path}: `{}` is there already, with another {}",
+        args.name,
+        differs.join(", ")
+    ))
+    .help("change it in the file, or remove it first: `natpunch remove-peer`"))
 }
 
 /// The error of a name that no peer has.

@@ -1,5 +1,5 @@
-//! What `apply`, `plan`, `status` and `down` share: errors of the agent as this command line prints them, and which
-//! agent is meant.
+//! What `apply`, `plan`, `status` and `down` share: errors of the agent as this command line prints
+//! them, and which agent is meant.
 
 use std::path::Path;
 
@@ -34,7 +34,9 @@ impl From<ControlError> for CliError {
         let message = Self::new(error.to_string());
         match error {
             ControlError::NotRunning { .. } => message.help("start it: `natpunch apply mesh.toml`"),
-            ControlError::Denied { .. } => message.help("run this as root, or as the user that runs the agent"),
+            ControlError::Denied { .. } => {
+                message.help("run this as root, or as the user that runs the agent")
+            }
             ControlError::Io { .. } | ControlError::Refused(_) => message,
         }
     }
@@ -47,9 +49,16 @@ pub(super) fn agent_of(directory: &Path, named: Option<&str>) -> Result<String, 
     }
     match control::running(directory).as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(CliError::new(format!("no natpunch agent answers in {}", directory.display()))
-            .help("run this as the agent's user (root), or start an agent: `natpunch apply mesh.toml`")),
-        several => Err(CliError::new(format!("several meshes are up: {}", several.join(", ")))
-            .help("say which one with `--interface NAME`")),
+        [] => Err(CliError::new(format!(
+            "no natpunch agent answers in {}",
+            directory.display()
+        ))
+        .help(
+            "run this as the agent's user (root), or start an agent: `natpunch apply mesh.toml`",
+        )),
+        several => Err(
+            CliError::new(format!("several meshes are up: {}", several.join(", ")))
+                .help("say which one with `--interface NAME`"),
+        ),
     }
 }

@@ -34,7 +34,10 @@ pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         plan: args.plan,
         adopt: args.adopt,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(agent::run(options));
     // A name being resolved may hang for long; it must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(200));

@@ -14,12 +14,18 @@ use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
 #[derive(Debug, Parser)]
-#[command(name = "natpunch", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "natpunch",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// Log format.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// Log filter, such as `info` or `natpunch=debug`; default: the NATPUNCH_LOG variable, else `info`.
+    /// Log filter, such as `info` or `natpunch=debug`; default: the NATPUNCH_LOG variable, else
+    /// `info`.
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
     /// What to do.
@@ -53,7 +59,8 @@ pub enum Command {
     AddPeer(AddPeerArgs),
     /// Remove a peer from the mesh file; comments and order stay.
     RemovePeer(RemovePeerArgs),
-    /// Make a mesh file from a file of wg-quick or a running interface; keys go to files of their own.
+    /// Make a mesh file from a file of wg-quick or a running interface; keys go to files of their
+    /// own.
     Import(ImportArgs),
     /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
     Export(ExportArgs),
@@ -87,17 +94,19 @@ pub enum Command {
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
-    /// https://HOST/mesh.toml.
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also
+    /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Location,
-    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    /// Who must have signed what a repository or web server gives; default:
+    /// /etc/natpunch/trust.toml, if it is there.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// Where this host's own secrets are.
     #[command(flatten)]
     pub local: LocalArgs,
-    /// How often to look for a new version in a repository or on a web server, such as 60s, 5m or 1h.
+    /// How often to look for a new version in a repository or on a web server, such as 60s, 5m or
+    /// 1h.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     pub poll: Duration,
     /// Exit when every reachable peer is connected (0) or the deadline has passed (3).
@@ -106,19 +115,19 @@ pub struct ApplyArgs {
     /// Deadline of `--once`, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub deadline: u64,
-    /// Let changes do what is refused otherwise; repeat for several (mass-removal, critical-removal, default-route,
-    /// empty-mesh).
+    /// Let changes do what is refused otherwise; repeat for several (mass-removal,
+    /// critical-removal, default-route, empty-mesh).
     #[arg(long, value_name = "WORD", value_parser = consent)]
     pub allow: Vec<Consent>,
-    /// Undo every change of the running mesh that nobody confirms within this time (such as 120s) with `natpunch
-    /// confirm`.
+    /// Undo every change of the running mesh that nobody confirms within this time (such as 120s)
+    /// with `natpunch confirm`.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub confirm: Option<Duration>,
     /// Do exactly the plan that `natpunch plan` printed with this id, or stop.
     #[arg(long, value_name = "ID")]
     pub plan: Option<String>,
-    /// Take over a running kernel interface that something else made, such as wg-quick, if it has this node's key and
-    /// name. Sessions go on. Needed once.
+    /// Take over a running kernel interface that something else made, such as wg-quick, if it has
+    /// this node's key and name. Sessions go on. Needed once.
     #[arg(long)]
     pub adopt: bool,
 }
@@ -129,8 +138,8 @@ pub struct LocalArgs {
     /// This node's private key file, if not the one the mesh file names.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
-    /// This node's age identity, which opens encrypted keys; default: what the mesh file names, else
-    /// /etc/natpunch/age.key.
+    /// This node's age identity, which opens encrypted keys; default: what the mesh file names,
+    /// else /etc/natpunch/age.key.
     #[arg(long, value_name = "FILE")]
     pub age_identity: Option<PathBuf>,
     /// The peer that this host is, if its identity opens the keys of several.
@@ -140,16 +149,23 @@ pub struct LocalArgs {
 
 impl From<LocalArgs> for Local {
     fn from(args: LocalArgs) -> Self {
-        Self { private_key_file: args.private_key_file, age_identity_file: args.age_identity, node: args.node }
+        Self {
+            private_key_file: args.private_key_file,
+            age_identity_file: args.age_identity,
+            node: args.node,
+        }
     }
 }
 
 fn consent(text: &str) -> Result<Consent, String> {
-    text.parse().map_err(|()| format!("one of {}", Consent::ALL.map(Consent::word).join(", ")))
+    text.parse()
+        .map_err(|()| format!("one of {}", Consent::ALL.map(Consent::word).join(", ")))
 }
 
 fn span(text: &str) -> Result<Duration, String> {
-    parse_span(text).filter(|span| !span.is_zero()).ok_or_else(|| "a number with s, m or h, such as 120s".to_owned())
+    parse_span(text)
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| "a number with s, m or h, such as 120s".to_owned())
 }
 
 /// Arguments of `confirm`.
@@ -163,11 +179,12 @@ pub struct ConfirmArgs {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
-    /// https://HOST/mesh.toml.
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also
+    /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", required_unless_present = "live", conflicts_with = "live", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Option<Location>,
-    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    /// Who must have signed what a repository or web server gives; default:
+    /// /etc/natpunch/trust.toml, if it is there.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// Show what somebody changed at the interface of a running mesh, as what would put it right.
@@ -193,11 +210,12 @@ pub struct PlanArgs {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also git+ssh, git+file), or
-    /// https://HOST/mesh.toml.
+    /// The mesh file, a directory of `*.toml` files, git+https://HOST/REPO.git#BRANCH:PATH (also
+    /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Location,
-    /// Who must have signed what a repository or web server gives; default: /etc/natpunch/trust.toml, if it is there.
+    /// Who must have signed what a repository or web server gives; default:
+    /// /etc/natpunch/trust.toml, if it is there.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// How findings are printed.
@@ -241,7 +259,8 @@ pub struct InitArgs {
     /// Name of the mesh, a DNS label.
     #[arg(long, default_value = "home")]
     pub name: String,
-    /// A network for the mesh's own addresses; repeat for several. Default: a random private one of IPv4 and of IPv6.
+    /// A network for the mesh's own addresses; repeat for several. Default: a random private one of
+    /// IPv4 and of IPv6.
     #[arg(long, value_name = "CIDR")]
     pub network: Vec<IpNet>,
 }
@@ -258,12 +277,19 @@ pub struct AddPeerArgs {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Its public key.
-    #[arg(long, value_name = "KEY", required_unless_present = "private_key_file", conflicts_with = "private_key_file")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        required_unless_present = "private_key_file",
+        conflicts_with = "private_key_file"
+    )]
     pub public_key: Option<PeerKey>,
-    /// Make its key pair, and keep the private key in this file, mode 0600. A key that is there is used.
+    /// Make its key pair, and keep the private key in this file, mode 0600. A key that is there is
+    /// used.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
-    /// Its address in the mesh; repeat for several. Default: the lowest free one of each address family.
+    /// Its address in the mesh; repeat for several. Default: the lowest free one of each address
+    /// family.
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<IpAddr>,
     /// A network behind it; repeat for several.
@@ -300,9 +326,16 @@ pub struct ImportArgs {
     #[arg(required_unless_present = "interface")]
     pub file: Option<PathBuf>,
     /// Read this running interface instead, whoever made it; needs root. Nothing on it is changed.
-    #[arg(long, short, value_name = "NAME", conflicts_with = "file", requires = "private_key_file")]
+    #[arg(
+        long,
+        short,
+        value_name = "NAME",
+        conflicts_with = "file",
+        requires = "private_key_file"
+    )]
     pub interface: Option<String>,
-    /// With --interface: the file that holds the interface's private key; the mesh file will name it.
+    /// With --interface: the file that holds the interface's private key; the mesh file will name
+    /// it.
     #[arg(long, value_name = "FILE", requires = "interface")]
     pub private_key_file: Option<PathBuf>,
     /// The mesh file to make; key files are made beside it. Nothing that is there is overwritten.
@@ -333,7 +366,12 @@ pub struct ImportArgs {
 
 fn peer_address(text: &str) -> Result<(String, IpAddr), String> {
     let (name, address) = text.split_once('=').ok_or("write PEER=ADDRESS")?;
-    Ok((name.to_owned(), address.parse().map_err(|_| format!("`{address}` is not an address"))?))
+    Ok((
+        name.to_owned(),
+        address
+            .parse()
+            .map_err(|_| format!("`{address}` is not an address"))?,
+    ))
 }
 
 /// Arguments of `export`.
@@ -428,11 +466,12 @@ pub struct ServeArgs {
     /// The server's private key; made on first start.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// Old protocols to speak, by comma: natpunch-go (also the default with `allowed_keys`), nat-hole-punching.
+    /// Old protocols to speak, by comma: natpunch-go (also the default with `allowed_keys`),
+    /// nat-hole-punching.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub compat: Vec<String>,
-    /// Speak natpunch's own rendezvous, to whoever knows the mesh's admission secret in this file; repeat it while the
-    /// secret changes.
+    /// Speak natpunch's own rendezvous, to whoever knows the mesh's admission secret in this file;
+    /// repeat it while the secret changes.
     #[arg(long, value_name = "FILE")]
     pub admission_secret_file: Vec<PathBuf>,
     /// Speak natpunch's own rendezvous, to everybody who knows the server's public key.
@@ -466,7 +505,8 @@ pub struct EncryptArgs {
     /// Who shall be able to open it, age1…; repeat for several.
     #[arg(long, short, value_name = "RECIPIENT", required = true)]
     pub recipient: Vec<AgeRecipient>,
-    /// Print it as a line of the mesh file with this key, such as private_key_age or preshared_key_age.
+    /// Print it as a line of the mesh file with this key, such as private_key_age or
+    /// preshared_key_age.
     #[arg(long, value_name = "KEY")]
     pub toml: Option<AgeKey>,
 }
@@ -529,7 +569,8 @@ pub struct DemoArgs {
 /// Kinds of NAT that the demo knows, by how RFC 4787 would describe them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NatKind {
-    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering (Linux masquerade).
+    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering
+    /// (Linux masquerade).
     PortPreserving,
     /// Endpoint-independent mapping and filtering.
     FullCone,
@@ -561,7 +602,9 @@ pub struct DeviceArgs {
 
 /// Reads a time such as `60s`, `5m` or `1h`, from a second to a day.
 fn interval(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
         "s" => 1,
@@ -569,7 +612,9 @@ fn interval(text: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => return Err("write a number with s, m or h after it, such as 60s".to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "write a number with s, m or h after it, such as 60s".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "write a number with s, m or h after it, such as 60s".to_owned())?;
     match number.saturating_mul(seconds) {
         total @ 1..=86_400 => Ok(Duration::from_secs(total)),
         _ => Err("from 1s to 24h".to_owned()),
@@ -585,7 +630,17 @@ mod tests {
         assert_eq!(interval("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(interval("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(interval("24h"), Ok(Duration::from_secs(86_400)));
-        for bad in ["", "60", "s", "0s", "25h", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+        for bad in [
+            "",
+            "60",
+            "s",
+            "0s",
+            "25h",
+            "1d",
+            "-1s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(interval(bad).is_err(), "{bad}");
         }
     }

@@ -27,14 +27,26 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let failed = found.errors.is_some() || args.strict && found.warnings.is_some();
     let warnings = found.warnings.as_ref().map_or(0, ConfigErrors::count);
     let mut out = anstream::stdout().lock();
-    match if args.json { CheckFormat::Json } else { args.format } {
+    match if args.json {
+        CheckFormat::Json
+    } else {
+        args.format
+    } {
         CheckFormat::Text => {
-            let all = [(&found.warnings, Severity::Warning), (&found.notes, Severity::Note)];
-            for (findings, severity) in
-                all.iter().filter_map(|(findings, severity)| Some((findings.as_ref()?, *severity)))
+            let all = [
+                (&found.warnings, Severity::Warning),
+                (&found.notes, Severity::Note),
+            ];
+            for (findings, severity) in all
+                .iter()
+                .filter_map(|(findings, severity)| Some((findings.as_ref()?, *severity)))
             {
                 // With standard error closed there is nobody to tell.
-                let _ = writeln!(anstream::stderr().lock(), "{}\n", report::render(findings, severity));
+                let _ = writeln!(
+                    anstream::stderr().lock(),
+                    "{}\n",
+                    report::render(findings, severity)
+                );
             }
             let mesh = loaded?;
             let word = if failed { "not ok" } else { "ok" };
@@ -61,12 +73,19 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
         }
         CheckFormat::Gitlab => {
             let mut seen = BTreeMap::new();
-            let report: Vec<Issue> = found.all().map(|(level, finding)| Issue::of(level, finding, &mut seen)).collect();
+            let report: Vec<Issue> = found
+                .all()
+                .map(|(level, finding)| Issue::of(level, finding, &mut seen))
+                .collect();
             serde_json::to_writer_pretty(&mut out, &report).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Everything that was found.
@@ -85,18 +104,27 @@ impl Found<'_> {
         ]
         .into_iter()
         .filter_map(|(severity, found)| Some((severity, found?)))
-        .flat_map(|(severity, found)| findings(found).into_iter().map(move |finding| (severity, finding)))
+        .flat_map(|(severity, found)| {
+            findings(found)
+                .into_iter()
+                .map(move |finding| (severity, finding))
+        })
     }
 }
 
-/// A workflow command (<https://docs.github.com/actions/reference/workflow-commands-for-github-actions>).
+/// A workflow command
+/// (<https://docs.github.com/actions/reference/workflow-commands-for-github-actions>).
 fn annotation(severity: Severity, finding: &Finding) -> String {
     let command = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
         Severity::Note => "notice",
     };
-    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let data = |text: &str| {
+        text.replace('%', "%25")
+            .replace('\r', "%0D")
+            .replace('\n', "%0A")
+    };
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let mut properties = Vec::new();
     if let Some(file) = &finding.file {
@@ -105,11 +133,15 @@ fn annotation(severity: Severity, finding: &Finding) -> String {
     properties.extend(finding.line.map(|line| format!("line={line}")));
     properties.extend(finding.column.map(|column| format!("col={column}")));
     properties.push(format!("title=natpunch {}", property(finding.rule)));
-    let text = std::iter::once(&finding.message).chain(&finding.help).map(|line| data(line)).collect::<Vec<_>>();
+    let text = std::iter::once(&finding.message)
+        .chain(&finding.help)
+        .map(|line| data(line))
+        .collect::<Vec<_>>();
     format!("::{command} {}::{}", properties.join(","), text.join("%0A"))
 }
 
-/// An issue of a code quality report (<https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format>).
+/// An issue of a code quality report
+/// (<https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format>).
 #[derive(Serialize)]
 struct Issue {
     description: String,
@@ -135,27 +167,46 @@ impl Issue {
     fn of(severity: Severity, finding: Finding, seen: &mut BTreeMap<String, u32>) -> Self {
         let path = finding.file.as_deref().map(relative).unwrap_or_default();
         let identity = format!("{}\n{path}\n{}", finding.rule, finding.message);
-        let count = seen.entry(identity.clone()).and_modify(|count| *count += 1).or_insert(0);
+        let count = seen
+            .entry(identity.clone())
+            .and_modify(|count| *count += 1)
+            .or_insert(0);
         let hash: [u8; 32] = Blake2s256::digest(format!("{identity}\n{count}")).into();
         Self {
-            description: std::iter::once(finding.message).chain(finding.help).collect::<Vec<_>>().join("\n"),
+            description: std::iter::once(finding.message)
+                .chain(finding.help)
+                .collect::<Vec<_>>()
+                .join("\n"),
             check_name: finding.rule,
-            fingerprint: hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint: hash
+                .iter()
+                .take(16)
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             severity: match severity {
                 Severity::Error => "critical",
                 Severity::Warning => "minor",
                 Severity::Note => "info",
             },
-            location: IssueLocation { path, lines: IssueLines { begin: finding.line.unwrap_or(1) } },
+            location: IssueLocation {
+                path,
+                lines: IssueLines {
+                    begin: finding.line.unwrap_or(1),
+                },
+            },
         }
     }
 }
 
-/// A path as CI services want it: from the directory in which the command runs, which is that of the repository.
+/// A path as CI services want it: from the directory in which the command runs, which is that of
+/// the repository.
 fn relative(file: &str) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let file = Path::new(file);
-    let file = file.strip_prefix(&here).or_else(|_| file.strip_prefix(".")).unwrap_or(file);
+    let file = file
+        .strip_prefix(&here)
+        .or_else(|_| file.strip_prefix("."))
+        .unwrap_or(file);
     file.display().to_string()
 }
 
@@ -189,7 +240,9 @@ fn findings(errors: &ConfigErrors) -> Vec<Finding> {
         Finding {
             rule: error.rule_name(),
             message: error.message().to_owned(),
-            file: location.as_ref().map(|location| location.file.display().to_string()),
+            file: location
+                .as_ref()
+                .map(|location| location.file.display().to_string()),
             line: place.map(|place| place.line),
             column: place.map(|place| place.column),
             help: error.hints().map(str::to_owned).collect(),
@@ -215,7 +268,11 @@ impl Summary {
             peers: mesh.peers.len(),
             managed: mesh.peers.values().filter(|peer| peer.managed).count(),
             routes: mesh.peers.values().map(|peer| peer.routes.len()).sum(),
-            discovery: mesh.discovery.iter().map(|instance| instance.name.clone()).collect(),
+            discovery: mesh
+                .discovery
+                .iter()
+                .map(|instance| instance.name.clone())
+                .collect(),
             files: mesh.files.len(),
         }
     }
@@ -225,7 +282,10 @@ impl Summary {
             0 => String::new(),
             plain => format!(" ({plain} plain WireGuard)"),
         };
-        let mut parts = vec![format!("mesh {}", self.name), format!("{}{plain}", count(self.peers, "peer"))];
+        let mut parts = vec![
+            format!("mesh {}", self.name),
+            format!("{}{plain}", count(self.peers, "peer")),
+        ];
         if self.routes > 0 {
             parts.push(count(self.routes, "route"));
         }

@@ -16,7 +16,13 @@ pub(super) fn run(args: &ConfirmArgs) -> Result<ExitCode, CliError> {
     let directory = runtime_dir();
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Confirm)?;
-    let revision = answer.get("revision").and_then(serde_json::Value::as_str).unwrap_or_default();
-    writeln!(anstream::stdout(), "revision {revision} of {interface} stays")?;
+    let revision = answer
+        .get("revision")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    writeln!(
+        anstream::stdout(),
+        "revision {revision} of {interface} stays"
+    )?;
     Ok(ExitCode::SUCCESS)
 }

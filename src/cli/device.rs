@@ -6,6 +6,7 @@ use super::CliError;
 use super::args::DeviceArgs;
 
 pub(super) fn run(args: DeviceArgs) -> Result<ExitCode, CliError> {
-    natpunch_wg::embedded::run_device(&args.name, &args.socket).map_err(|error| CliError::new(error.to_string()))?;
+    natpunch_wg::embedded::run_device(&args.name, &args.socket)
+        .map_err(|error| CliError::new(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,8 @@ use crate::control::{self, Client, ControlError, Request};
 /// How long an agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Stops the agent, if one runs, and removes the interface with its addresses, routes and device process.
+/// Stops the agent, if one runs, and removes the interface with its addresses, routes and device
+/// process.
 ///
 /// # Errors
 /// There is nothing of ours to remove, or it can't be removed.
@@ -26,25 +27,47 @@ pub(super) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     let interface = match interfaces.as_slice() {
         [one] => one,
         [] => {
-            let which = args.interface.as_ref().map(|name| format!(" on interface {name}")).unwrap_or_default();
-            return Err(CliError::new(format!("no mesh is up on this host{which}"))
-                .help(format!("natpunch looked in {}; it removes only what it made", directory.display())));
+            let which = args
+                .interface
+                .as_ref()
+                .map(|name| format!(" on interface {name}"))
+                .unwrap_or_default();
+            return Err(
+                CliError::new(format!("no mesh is up on this host{which}")).help(format!(
+                    "natpunch looked in {}; it removes only what it made",
+                    directory.display()
+                )),
+            );
         }
         several => {
-            let names: Vec<_> = several.iter().map(|interface| interface.name.as_str()).collect();
-            return Err(CliError::new(format!("several meshes are up: {}", names.join(", ")))
-                .help("say which one: `natpunch down --interface NAME`"));
+            let names: Vec<_> = several
+                .iter()
+                .map(|interface| interface.name.as_str())
+                .collect();
+            return Err(
+                CliError::new(format!("several meshes are up: {}", names.join(", ")))
+                    .help("say which one: `natpunch down --interface NAME`"),
+            );
         }
     };
     stop_agent(&directory, &interface.name)?;
-    let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory).map_err(AgentError::from)?;
+    let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory)
+        .map_err(AgentError::from)?;
     let file = hosts::path();
     if let Err(error) = hosts::apply(&file, &interface.name, &[]) {
         // The mesh is down all the same.
-        let _ = writeln!(anstream::stderr(), "warning: can't take the peers' names out of {}: {error}", file.display());
+        let _ = writeln!(
+            anstream::stderr(),
+            "warning: can't take the peers' names out of {}: {error}",
+            file.display()
+        );
     }
     Journal::new(&control::state_dir(), &interface.name).remove();
-    writeln!(anstream::stdout(), "mesh {} is down: {removed}", interface.owner)?;
+    writeln!(
+        anstream::stdout(),
+        "mesh {} is down: {removed}",
+        interface.owner
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -60,10 +83,15 @@ fn stop_agent(directory: &std::path::Path, interface: &str) -> Result<(), CliErr
         Err(error) => return Err(error.into()),
     }
     let deadline = Instant::now() + STOP_DEADLINE;
-    while control::running(directory).iter().any(|name| name == interface) {
+    while control::running(directory)
+        .iter()
+        .any(|name| name == interface)
+    {
         if Instant::now() > deadline {
-            return Err(CliError::new(format!("the agent of {interface} does not stop"))
-                .help("end its process, then run `natpunch down` again"));
+            return Err(
+                CliError::new(format!("the agent of {interface} does not stop"))
+                    .help("end its process, then run `natpunch down` again"),
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }

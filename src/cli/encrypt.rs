@@ -1,4 +1,5 @@
-//! `natpunch encrypt`: the key on standard input, encrypted with age so that it can stand in the mesh file.
+//! `natpunch encrypt`: the key on standard input, encrypted with age so that it can stand in the
+//! mesh file.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -17,11 +18,19 @@ const LONGEST: usize = 4096;
 pub(super) fn run(args: &EncryptArgs) -> Result<ExitCode, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(LONGEST));
     let bad = |problem: String| {
-        CliError::new(format!("standard input: {problem}"))
-            .help("natpunch encrypt --recipient age1… < KEYFILE, with a file made by `natpunch keygen`")
+        CliError::new(format!("standard input: {problem}")).help(
+            "natpunch encrypt --recipient age1… < KEYFILE, with a file made by `natpunch keygen`",
+        )
     };
-    std::io::stdin().lock().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
-    let key: SecretKey = text.trim().parse().map_err(|error| bad(format!("this is not a key: {error}")))?;
+    std::io::stdin()
+        .lock()
+        .take(LONGEST as u64)
+        .read_to_string(&mut text)
+        .map_err(|error| bad(error.to_string()))?;
+    let key: SecretKey = text
+        .trim()
+        .parse()
+        .map_err(|error| bad(format!("this is not a key: {error}")))?;
     let armor = config::age_encrypt(&key.expose_base64(), &args.recipient)
         .map_err(|error| CliError::new(format!("can't encrypt: {error}")))?;
     let mut out = std::io::stdout().lock();

@@ -14,7 +14,10 @@ use super::args::ExportArgs;
 use crate::config::{self, Local, MeshConfig, WgQuick, WgQuickPeer};
 
 fn local(args: &ExportArgs) -> Local {
-    Local { age_identity_file: args.age_identity.clone(), ..Local::default() }
+    Local {
+        age_identity_file: args.age_identity.clone(),
+        ..Local::default()
+    }
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
@@ -24,8 +27,12 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
         let key = config::read_key_file(key_file)?;
         let stated = mesh.peers.get(&args.peer).map(|peer| peer.public_key);
         if stated != Some(config::public_key(&key)) {
-            return Err(CliError::new(format!("{} does not hold the key of `{}`", key_file.display(), args.peer))
-                .help("its public key is another one than the mesh file says"));
+            return Err(CliError::new(format!(
+                "{} does not hold the key of `{}`",
+                key_file.display(),
+                args.peer
+            ))
+            .help("its public key is another one than the mesh file says"));
         }
         file.private_key = Some(key);
     } else if args.age_identity.is_some() {
@@ -46,12 +53,17 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
         config::create_secret_file(output, text.as_bytes())?;
     }
     if picture {
-        let code = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L).map_err(|_| {
-            CliError::new(format!("{} bytes are too many for a QR code", text.len()))
-                .help("give the peer fewer others, or bring it the file by --output")
-        })?;
+        let code =
+            QrCode::with_error_correction_level(text.as_bytes(), EcLevel::L).map_err(|_| {
+                CliError::new(format!("{} bytes are too many for a QR code", text.len()))
+                    .help("give the peer fewer others, or bring it the file by --output")
+            })?;
         if let Some(output) = &args.svg {
-            let picture = Zeroizing::new(code.render::<svg::Color<'_>>().min_dimensions(512, 512).build());
+            let picture = Zeroizing::new(
+                code.render::<svg::Color<'_>>()
+                    .min_dimensions(512, 512)
+                    .build(),
+            );
             config::create_secret_file(output, picture.as_bytes())?;
         }
         if args.qr {
@@ -73,11 +85,19 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
 /// What a peer's file says: itself, and every other peer of which one side can reach the other.
 fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
     let name = &args.peer;
-    let own = mesh.peers.get(name).ok_or_else(|| no_such_peer(mesh, &args.mesh.path, name))?;
+    let own = mesh
+        .peers
+        .get(name)
+        .ok_or_else(|| no_such_peer(mesh, &args.mesh.path, name))?;
     let reachable = |endpoint: &Option<String>| endpoint.is_some() || own.endpoint.is_some();
-    let (peers, hidden): (Vec<_>, Vec<_>) =
-        config::peers_of(mesh, name, &local(args))?.into_iter().partition(|peer| reachable(&peer.endpoint));
-    let around = |address| mesh.networks.iter().find(|network| network.contains(&address));
+    let (peers, hidden): (Vec<_>, Vec<_>) = config::peers_of(mesh, name, &local(args))?
+        .into_iter()
+        .partition(|peer| reachable(&peer.endpoint));
+    let around = |address| {
+        mesh.networks
+            .iter()
+            .find(|network| network.contains(&address))
+    };
     Ok(WgQuick {
         private_key: None,
         name: Some(name.clone()),
@@ -85,7 +105,8 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
             .addresses
             .iter()
             .map(|address| {
-                let network = around(*address).and_then(|network| IpNet::new(*address, network.prefix_len()).ok());
+                let network = around(*address)
+                    .and_then(|network| IpNet::new(*address, network.prefix_len()).ok());
                 network.unwrap_or_else(|| IpNet::from(*address))
             })
             .collect(),
@@ -101,10 +122,15 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
                 preshared_key: peer.preshared_key,
                 allowed_ips: peer.allowed_ips,
                 endpoint: peer.endpoint,
-                persistent_keepalive: peer.persistent_keepalive.and_then(|every| u16::try_from(every.as_secs()).ok()),
+                persistent_keepalive: peer
+                    .persistent_keepalive
+                    .and_then(|every| u16::try_from(every.as_secs()).ok()),
             })
             .collect(),
-        remarks: hidden.iter().map(|peer| format!("{} is left out: neither side has an endpoint", peer.name)).collect(),
+        remarks: hidden
+            .iter()
+            .map(|peer| format!("{} is left out: neither side has an endpoint", peer.name))
+            .collect(),
         left_out: Vec::new(),
     })
 }

@@ -11,18 +11,32 @@ use super::args::InitArgs;
 use crate::config;
 
 pub(super) fn run(args: &InitArgs) -> Result<ExitCode, CliError> {
-    let networks = if args.network.is_empty() { random_networks()?.to_vec() } else { args.network.clone() };
+    let networks = if args.network.is_empty() {
+        random_networks()?.to_vec()
+    } else {
+        args.network.clone()
+    };
     config::create_mesh(&args.path, &args.name, &networks)?;
     let mut out = anstream::stdout().lock();
     let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
-    writeln!(out, "{}: mesh {} with the networks {}", args.path.display(), args.name, shown.join(" and "))?;
-    let mesh =
-        if args.path.as_os_str() == "mesh.toml" { String::new() } else { format!(" --mesh {}", args.path.display()) };
+    writeln!(
+        out,
+        "{}: mesh {} with the networks {}",
+        args.path.display(),
+        args.name,
+        shown.join(" and ")
+    )?;
+    let mesh = if args.path.as_os_str() == "mesh.toml" {
+        String::new()
+    } else {
+        format!(" --mesh {}", args.path.display())
+    };
     writeln!(out, "next: natpunch add-peer{mesh} NAME --public-key KEY")?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Private networks that hardly anybody else has: 10.0.0.0/8 in parts of 256 addresses, and RFC 4193, 3.2.2.
+/// Private networks that hardly anybody else has: 10.0.0.0/8 in parts of 256 addresses, and RFC
+/// 4193, 3.2.2.
 fn random_networks() -> Result<[IpNet; 2], CliError> {
     let mut random = [0_u8; 7];
     getrandom::fill(&mut random)

@@ -1,4 +1,5 @@
-//! `natpunch keygen`: a new private key, as `wg genkey`, or an age identity. A preshared key is made the same way.
+//! `natpunch keygen`: a new private key, as `wg genkey`, or an age identity. A preshared key is
+//! made the same way.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;

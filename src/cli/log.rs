@@ -1,8 +1,9 @@
 //! The log: standard error, a bounded part of a minute's disk.
 //!
-//! What is logged for each packet or request of others is a way to fill a disk, and somebody always raises the level to
-//! see what is wrong. So whatever is logged, no more than 1 MiB a minute is written, no more than a quarter of it from one
-//! place in the program, so that what others cause there silences nothing else, and how much was not.
+//! What is logged for each packet or request of others is a way to fill a disk, and somebody always
+//! raises the level to see what is wrong. So whatever is logged, no more than 1 MiB a minute is
+//! written, no more than a quarter of it from one place in the program, so that what others cause
+//! there silences nothing else, and how much was not.
 //!
 //! Text of others can't pass for lines of ours: what follows a line break is indented.
 
@@ -43,18 +44,31 @@ struct Inner<W> {
 impl<W: Write> Limited<W> {
     /// Writes to `to`, in JSON or text.
     pub(super) fn new(to: W, json: bool) -> Self {
-        let inner = Inner { budget: Budget::new(1), causes: HashMap::new(), to };
-        Self { inner: Mutex::new(inner), start: Instant::now(), json }
+        let inner = Inner {
+            budget: Budget::new(1),
+            causes: HashMap::new(),
+            to,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            start: Instant::now(),
+            json,
+        }
     }
 
     fn write_line(&self, cause: Option<Identifier>, line: &[u8], now: Duration) -> io::Result<()> {
         let line = harmless(line);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { budget, causes, to } = &mut *inner;
-        let cause = cause.filter(|cause| causes.len() < MAX_CAUSES || causes.contains_key(&Some(cause.clone())));
+        let cause = cause
+            .filter(|cause| causes.len() < MAX_CAUSES || causes.contains_key(&Some(cause.clone())));
         let cause = causes.entry(cause).or_insert_with(|| Budget::new(CAUSES));
-        let Some(of_cause) = cause.take(line.len(), now) else { return Ok(()) };
-        let Some(of_all) = budget.take(line.len(), now) else { return Ok(()) };
+        let Some(of_cause) = cause.take(line.len(), now) else {
+            return Ok(());
+        };
+        let Some(of_all) = budget.take(line.len(), now) else {
+            return Ok(());
+        };
         let left_out = of_cause + of_all;
         let mut note = String::new();
         if left_out > 0 {
@@ -72,11 +86,13 @@ impl<W: Write> Limited<W> {
     }
 }
 
-/// A line of the log, what follows its first line break indented, and without characters that do anything to a terminal
-/// but colour it.
+/// A line of the log, what follows its first line break indented, and without characters that do
+/// anything to a terminal but colour it.
 fn harmless(line: &[u8]) -> Cow<'_, str> {
     let line = String::from_utf8_lossy(line);
-    let (text, end) = line.strip_suffix('\n').map_or((&*line, ""), |text| (text, "\n"));
+    let (text, end) = line
+        .strip_suffix('\n')
+        .map_or((&*line, ""), |text| (text, "\n"));
     if !text.contains(char::is_control) {
         return line;
     }
@@ -97,8 +113,9 @@ fn harmless(line: &[u8]) -> Cow<'_, str> {
 
 /// Whether this goes on, after its escape, as SGR of ECMA-48: a colour or the like.
 fn is_colour(text: &str) -> bool {
-    let parameters =
-        text.strip_prefix('[').map(|text| text.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
+    let parameters = text
+        .strip_prefix('[')
+        .map(|text| text.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
     parameters.is_some_and(|rest| rest.starts_with('m'))
 }
 
@@ -107,7 +124,9 @@ pub(super) struct Line<'a, W>(&'a Limited<W>, Option<Identifier>);
 
 impl<W: Write> Write for Line<'_, W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_line(self.1.clone(), line, self.0.start.elapsed()).map(|()| line.len())
+        self.0
+            .write_line(self.1.clone(), line, self.0.start.elapsed())
+            .map(|()| line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -139,15 +158,24 @@ struct Budget {
 
 impl Budget {
     fn new(share: u64) -> Self {
-        Self { share, bytes: BURST / share, at: Duration::ZERO, left_out: 0 }
+        Self {
+            share,
+            bytes: BURST / share,
+            at: Duration::ZERO,
+            left_out: 0,
+        }
     }
 
-    /// Room for a line, and how many had none since the last that had; `None` if there is none for this one.
+    /// Room for a line, and how many had none since the last that had; `None` if there is none for
+    /// this one.
     fn take(&mut self, length: usize, now: Duration) -> Option<u64> {
         let since = u64::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u64::MAX);
         let grown = since.saturating_mul((PER_MINUTE - BURST) / self.share) / 60_000;
         if grown > 0 {
-            (self.bytes, self.at) = (self.bytes.saturating_add(grown).min(BURST / self.share), now);
+            (self.bytes, self.at) = (
+                self.bytes.saturating_add(grown).min(BURST / self.share),
+                now,
+            );
         }
         // With the note that may go with it.
         let length = length as u64 + 128;
@@ -172,16 +200,27 @@ mod tests {
             let mut written_before = Vec::new();
             for second in 0..180 {
                 for n in 0..per_second {
-                    let now = Duration::from_secs(second) + Duration::from_nanos(n * 1_000_000_000 / per_second);
+                    let now = Duration::from_secs(second)
+                        + Duration::from_nanos(n * 1_000_000_000 / per_second);
                     log.write_line(None, &line, now).unwrap();
                 }
                 written_before.push(log.inner.lock().unwrap().to.len() as u64);
             }
             // Other causes have the rest.
-            let most = written_before.windows(61).map(|minute| minute[60] - minute[0]).max().unwrap();
-            assert!(most <= PER_MINUTE / CAUSES, "{per_second} lines a second: {most} bytes in a minute");
+            let most = written_before
+                .windows(61)
+                .map(|minute| minute[60] - minute[0])
+                .max()
+                .unwrap();
+            assert!(
+                most <= PER_MINUTE / CAUSES,
+                "{per_second} lines a second: {most} bytes in a minute"
+            );
             let text = String::from_utf8(log.inner.into_inner().unwrap().to).unwrap();
-            assert_eq!(text.contains("lines of the log were left out"), per_second > 100);
+            assert_eq!(
+                text.contains("lines of the log were left out"),
+                per_second > 100
+            );
         }
     }
 
@@ -202,20 +241,33 @@ mod tests {
     #[test]
     fn a_subscriber_writes_through_it() {
         let kept = Kept::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(Limited::new(kept.clone(), true)).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(Limited::new(kept.clone(), true))
+            .finish();
         tracing::subscriber::with_default(subscriber, || {
             (0..20_000).for_each(|n| tracing::warn!(n, "a line that somebody else can cause"));
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert!((BURST / 8..PER_MINUTE / CAUSES).contains(&(text.len() as u64)), "{}", text.len());
-        assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')));
+        assert!(
+            (BURST / 8..PER_MINUTE / CAUSES).contains(&(text.len() as u64)),
+            "{}",
+            text.len()
+        );
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with('{') && line.ends_with('}'))
+        );
     }
 
     /// What is logged in there, as text.
     fn logged(log: impl FnOnce()) -> String {
         let kept = Kept::default();
         let limited = Limited::new(kept.clone(), false);
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(limited).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(limited)
+            .finish();
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }
@@ -228,24 +280,35 @@ mod tests {
             (0..200).for_each(|n| tracing::warn!(n, "what the operator has to know"));
         });
         assert!(text.lines().count() < 20_000, "it was limited");
-        assert_eq!(text.lines().filter(|line| line.contains("what the operator has to know")).count(), 200);
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.contains("what the operator has to know"))
+                .count(),
+            200
+        );
     }
 
     #[test]
     fn all_causes_together_have_a_mebibyte_a_minute_and_are_as_many_as_fit() {
         let log = Limited::new(Vec::new(), false);
         for n in 0..60_000 {
-            log.write_line(None, &[b'x'; 99], Duration::from_millis(n)).unwrap();
+            log.write_line(None, &[b'x'; 99], Duration::from_millis(n))
+                .unwrap();
             log.inner.lock().unwrap().causes.clear();
         }
         let written = log.inner.lock().unwrap().to.len() as u64;
-        assert!((PER_MINUTE / 4..=PER_MINUTE).contains(&written), "{written}");
+        assert!(
+            (PER_MINUTE / 4..=PER_MINUTE).contains(&written),
+            "{written}"
+        );
     }
 
     #[test]
     fn text_of_others_can_not_pass_for_a_line_of_ours_nor_move_the_cursor() {
         let hostile = "x\r\u{8}\u{9b}2J\u{1b}[2J\u{1b}]0;t\u{7}\n2026-11-28T00:00:00Z ERROR forged\nERROR forged";
-        let text = logged(|| tracing::warn!(shown = %hostile, debugged = ?hostile, "a peer says {hostile}"));
+        let text = logged(
+            || tracing::warn!(shown = %hostile, debugged = ?hostile, "a peer says {hostile}"),
+        );
         for (number, line) in text.lines().enumerate() {
             assert_eq!(line.starts_with("  "), number > 0, "{text}");
             assert!(!line.contains(|c: char| c.is_control()), "{line:?}");

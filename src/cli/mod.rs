@@ -1,6 +1,7 @@
 //! The command line: parse, dispatch to one file per command, map results to exit codes.
 //!
-//! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed its deadline.
+//! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed
+//! its deadline.
 
 mod add_peer;
 mod agents;
@@ -81,10 +82,15 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
             .help("write a level (error, warn, info, debug, trace) or parts with levels: natpunch=debug,info")
     })?;
     let writer = log::Limited::new(std::io::stderr(), matches!(cli.log_format, LogFormat::Json));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
     // A second subscriber in one process (tests) changes nothing.
     let _ = match cli.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Text => log
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     Ok(())

@@ -1,5 +1,5 @@
-//! `natpunch plan`: what `apply` would change on this host, without changing it; with `--live`, what somebody else
-//! changed.
+//! `natpunch plan`: what `apply` would change on this host, without changing it; with `--live`,
+//! what somebody else changed.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -31,27 +31,40 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     };
     let mut out = anstream::stdout();
     if args.json {
-        let text = serde_json::to_string_pretty(&plan).map_err(|error| CliError::new(error.to_string()))?;
+        let text = serde_json::to_string_pretty(&plan)
+            .map_err(|error| CliError::new(error.to_string()))?;
         writeln!(out, "{text}")?;
     } else {
         write!(out, "{}", render(&plan, args.live))?;
     }
-    Ok(if plan.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+    Ok(if plan.changes.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(CHANGES)
+    })
 }
 
 fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError> {
     let look = Look::at(source, args.trust.as_deref(), &control::state_dir())?;
     let mesh = config::load(look.path()).map_err(AgentError::from)?;
-    let node = config::resolve_node_at(&mesh, &args.local.clone().into()).map_err(AgentError::from)?;
-    let wanted = InterfaceSpec { adopt: args.adopt, ..spec::interface(&node, &control::runtime_dir())? };
+    let node =
+        config::resolve_node_at(&mesh, &args.local.clone().into()).map_err(AgentError::from)?;
+    let wanted = InterfaceSpec {
+        adopt: args.adopt,
+        ..spec::interface(&node, &control::runtime_dir())?
+    };
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
     // The version that runs knows the names of peers that go, and what the change takes away.
     let running = Journal::new(&control::state_dir(), &node.interface).peek();
     let before = running.and_then(|entry| entry.good.load().ok());
-    let needs = before.as_ref().map(|before| caps::refusals(before, &node, &args.allow)).unwrap_or_default();
+    let needs = before
+        .as_ref()
+        .map(|before| caps::refusals(before, &node, &args.allow))
+        .unwrap_or_default();
     let mut report = report(&node, before.as_ref(), &plan, &needs);
     let file = hosts::path();
-    // A file that can't be read is the agent's to complain of; the plan of the tunnels is exact without it.
+    // A file that can't be read is the agent's to complain of; the plan of the tunnels is exact
+    // without it.
     if let Ok(Some(difference)) = hosts::compare(&file, &node.interface, &hosts::names(&node)) {
         report.add_hosts(&file, &difference);
     }
@@ -63,8 +76,10 @@ fn live(args: &PlanArgs) -> Result<PlanReport, CliError> {
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Drift)?;
     serde_json::from_value(answer).map_err(|error| {
-        CliError::new(format!("the agent speaks another version of natpunch: {error}"))
-            .help("restart the agent, tunnels stay up meanwhile")
+        CliError::new(format!(
+            "the agent speaks another version of natpunch: {error}"
+        ))
+        .help("restart the agent, tunnels stay up meanwhile")
     })
 }
 
@@ -73,10 +88,24 @@ fn render(plan: &PlanReport, live: bool) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
     if plan.changes.is_empty() {
-        let what = if live { "is as the mesh file wants it" } else { "needs no change" };
-        let _ = writeln!(text, "{} {what} (revision {})", plan.interface, plan.revision);
+        let what = if live {
+            "is as the mesh file wants it"
+        } else {
+            "needs no change"
+        };
+        let _ = writeln!(
+            text,
+            "{} {what} (revision {})",
+            plan.interface, plan.revision
+        );
     }
-    let width = plan.changes.iter().map(|change| change.text.chars().count()).max().unwrap_or_default().min(WIDEST);
+    let width = plan
+        .changes
+        .iter()
+        .map(|change| change.text.chars().count())
+        .max()
+        .unwrap_or_default()
+        .min(WIDEST);
     for change in &plan.changes {
         let colour = match change.sign.as_str() {
             "+" => AnsiColor::Green,
@@ -96,14 +125,27 @@ fn render(plan: &PlanReport, live: bool) -> String {
     }
     if let Some(port) = plan.serve.filter(|_| !live) {
         let last = port.saturating_add(config::SERVE_PORTS - 1);
-        let _ = writeln!(text, "{} serves the mesh: UDP ports {port} to {last} must be open", plan.node);
+        let _ = writeln!(
+            text,
+            "{} serves the mesh: UDP ports {port} to {last} must be open",
+            plan.node
+        );
     }
     for need in &plan.needs {
         let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-        let _ = writeln!(text, "{style}refused{style:#} without --allow {}: {}", need.allow, need.what);
+        let _ = writeln!(
+            text,
+            "{style}refused{style:#} without --allow {}: {}",
+            need.allow, need.what
+        );
     }
     if !plan.changes.is_empty() {
-        let count = |sign| plan.changes.iter().filter(|change| change.sign == sign).count();
+        let count = |sign| {
+            plan.changes
+                .iter()
+                .filter(|change| change.sign == sign)
+                .count()
+        };
         let _ = writeln!(
             text,
             "{}: {} to add, {} to change, {} to remove on {} (plan {})",

@@ -1,5 +1,5 @@
-//! `natpunch pubkey`: the public key of the private key on standard input, as `wg pubkey`; or its rendezvous identity, or an age
-//! recipient.
+//! `natpunch pubkey`: the public key of the private key on standard input, as `wg pubkey`; or its
+//! rendezvous identity, or an age recipient.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -20,7 +20,11 @@ pub(super) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
         CliError::new(format!("standard input: {problem}"))
             .help("natpunch pubkey < KEYFILE, with a file made by `natpunch keygen`")
     };
-    std::io::stdin().lock().take(LONGEST as u64).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
+    std::io::stdin()
+        .lock()
+        .take(LONGEST as u64)
+        .read_to_string(&mut text)
+        .map_err(|error| bad(error.to_string()))?;
     if args.age {
         let recipients = config::age_recipients(&text).ok_or_else(|| {
             CliError::new("standard input: this is not an age identity")
@@ -31,8 +35,15 @@ pub(super) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let key: SecretKey = text.trim().parse().map_err(|error| bad(format!("this is not a private key: {error}")))?;
-    let key = if args.rendezvous { natpunch_rendezvous::identity(&key) } else { key };
+    let key: SecretKey = text
+        .trim()
+        .parse()
+        .map_err(|error| bad(format!("this is not a private key: {error}")))?;
+    let key = if args.rendezvous {
+        natpunch_rendezvous::identity(&key)
+    } else {
+        key
+    };
     writeln!(std::io::stdout().lock(), "{}", config::public_key(&key))?;
     Ok(ExitCode::SUCCESS)
 }

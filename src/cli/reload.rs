@@ -22,6 +22,9 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CliError> {
     let mut client = Client::connect(&directory, &interface)?;
     client.set_patience(PATIENCE)?;
     client.ask(Request::Reload)?;
-    writeln!(anstream::stdout(), "{interface}: the newest version is loaded")?;
+    writeln!(
+        anstream::stdout(),
+        "{interface}: the newest version is loaded"
+    )?;
     Ok(ExitCode::SUCCESS)
 }

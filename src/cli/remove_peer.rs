@@ -12,13 +12,24 @@ pub(super) fn run(args: &RemovePeerArgs) -> Result<ExitCode, CliError> {
     let path = &args.mesh.path;
     let Some(mut edit) = Edit::for_peer(path, &args.name)? else {
         if args.if_present {
-            writeln!(anstream::stdout(), "{}: there is no peer {}: nothing changed", path.display(), args.name)?;
+            writeln!(
+                anstream::stdout(),
+                "{}: there is no peer {}: nothing changed",
+                path.display(),
+                args.name
+            )?;
             return Ok(ExitCode::SUCCESS);
         }
-        return Err(no_such_peer(&config::load(path)?, path, &args.name).help("with --if-present this is no error"));
+        return Err(no_such_peer(&config::load(path)?, path, &args.name)
+            .help("with --if-present this is no error"));
     };
     edit.remove_peer(&args.name);
     edit.write()?;
-    writeln!(anstream::stdout(), "removed {} from {}", args.name, edit.file().display())?;
+    writeln!(
+        anstream::stdout(),
+        "removed {} from {}",
+        args.name,
+        edit.file().display()
+    )?;
     Ok(ExitCode::SUCCESS)
 }

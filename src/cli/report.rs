@@ -1,5 +1,5 @@
-//! How errors and warnings look: the file, the line with the part that is wrong underlined, and what to do. Colour is
-//! for terminals; the streams of `anstream` take it away elsewhere.
+//! How errors and warnings look: the file, the line with the part that is wrong underlined, and
+//! what to do. Colour is for terminals; the streams of `anstream` take it away elsewhere.
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
@@ -37,7 +37,10 @@ pub enum CliError {
 impl CliError {
     /// An error with this message.
     pub fn new(message: impl Into<String>) -> Self {
-        Self::Failed { message: message.into(), hints: Vec::new() }
+        Self::Failed {
+            message: message.into(),
+            hints: Vec::new(),
+        }
     }
 
     /// Says what to do about it.
@@ -92,8 +95,11 @@ pub enum Severity {
 /// The findings with their lines, as text with ANSI colours.
 pub fn render(errors: &ConfigErrors, severity: Severity) -> String {
     let renderer = Renderer::styled();
-    let mut parts: Vec<String> =
-        errors.iter().take(MOST).map(|error| renderer.render(&[group(errors, error, severity)])).collect();
+    let mut parts: Vec<String> = errors
+        .iter()
+        .take(MOST)
+        .map(|error| renderer.render(&[group(errors, error, severity)]))
+        .collect();
     if let Some(more) = errors.count().checked_sub(MOST).filter(|more| *more > 0) {
         parts.push(format!("… and {more} more"));
     }
@@ -106,12 +112,18 @@ fn group<'a>(errors: &ConfigErrors, error: &'a ConfigError, severity: Severity) 
         Severity::Warning => Level::WARNING,
         Severity::Note => Level::NOTE,
     };
-    let mut group = level.primary_title(clean(error.message())).elements(std::iter::empty::<Origin<'_>>());
+    let mut group = level
+        .primary_title(clean(error.message()))
+        .elements(std::iter::empty::<Origin<'_>>());
     if let Some(file) = errors.whole_file(error) {
         group = group.element(Origin::path(clean(&file.to_string_lossy()).into_owned()));
     }
     for (n, excerpt) in errors.excerpts(error).into_iter().enumerate() {
-        let kind = if n == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let kind = if n == 0 {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
         group = match snippet(&excerpt, kind) {
             Some(snippet) => group.element(snippet),
             None => group.element(origin(&excerpt)),
@@ -135,19 +147,29 @@ fn snippet(
         annotation = annotation.label(clean(&excerpt.label).into_owned());
     }
     let path = clean(&excerpt.location.file.to_string_lossy()).into_owned();
-    Some(Snippet::source(excerpt.line.clone()).line_start(excerpt.location.line).path(path).annotation(annotation))
+    Some(
+        Snippet::source(excerpt.line.clone())
+            .line_start(excerpt.location.line)
+            .path(path)
+            .annotation(annotation),
+    )
 }
 
 fn origin(excerpt: &Excerpt) -> Origin<'static> {
     let path = clean(&excerpt.location.file.to_string_lossy()).into_owned();
-    Origin::path(path).line(excerpt.location.line).char_column(excerpt.location.column)
+    Origin::path(path)
+        .line(excerpt.location.line)
+        .char_column(excerpt.location.column)
 }
 
 /// Text without control characters, so that no file or file name can steer the terminal.
 fn clean(text: &str) -> Cow<'_, str> {
     let bad = |c: char| c.is_control() && c != '\n';
     if text.contains(bad) {
-        text.chars().map(|c| if bad(c) { '\u{fffd}' } else { c }).collect::<String>().into()
+        text.chars()
+            .map(|c| if bad(c) { '\u{fffd}' } else { c })
+            .collect::<String>()
+            .into()
     } else {
         text.into()
     }

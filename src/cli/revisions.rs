@@ -22,7 +22,8 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Mesh)?;
     let text = if args.json {
-        let text = serde_json::to_string_pretty(&answer).map_err(|error| CliError::new(error.to_string()))?;
+        let text = serde_json::to_string_pretty(&answer)
+            .map_err(|error| CliError::new(error.to_string()))?;
         format!("{text}\n")
     } else {
         let mesh = serde_json::from_value::<MeshRevisions>(answer).map_err(|error| {
@@ -37,9 +38,22 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
 
 fn render(mesh: &MeshRevisions) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["PEER", "MESH", "GENERATION", "HASH", "RUNS FOR", "NATPUNCH", "HEARD"]);
-    let generation = |runs: &Runs| runs.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string());
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "PEER",
+        "MESH",
+        "GENERATION",
+        "HASH",
+        "RUNS FOR",
+        "NATPUNCH",
+        "HEARD",
+    ]);
+    let generation = |runs: &Runs| {
+        runs.generation
+            .map_or_else(|| "-".to_owned(), |generation| generation.to_string())
+    };
     table.add_row([
         mesh.node.clone(),
         format!("this node{}", refuses(&mesh.runs)),
@@ -49,24 +63,47 @@ fn render(mesh: &MeshRevisions) -> String {
         mesh.runs.version.clone(),
         String::new(),
     ]);
-    for PeerRevision { name, standing, runs, heard_s } in &mesh.peers {
-        let column = |of: &dyn Fn(&Runs) -> String| runs.as_ref().map_or_else(|| "-".to_owned(), of);
+    for PeerRevision {
+        name,
+        standing,
+        runs,
+        heard_s,
+    } in &mesh.peers
+    {
+        let column =
+            |of: &dyn Fn(&Runs) -> String| runs.as_ref().map_or_else(|| "-".to_owned(), of);
         table.add_row([
             name.clone(),
-            format!("{}{}", word(*standing), runs.as_ref().map(refuses).unwrap_or_default()),
+            format!(
+                "{}{}",
+                word(*standing),
+                runs.as_ref().map(refuses).unwrap_or_default()
+            ),
             column(&generation),
             column(&|runs| runs.mesh_hash.clone()),
             column(&|runs| duration(runs.runs_for_s)),
             column(&|runs| runs.version.clone()),
-            heard_s.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", duration(seconds))),
+            heard_s.map_or_else(
+                || "-".to_owned(),
+                |seconds| format!("{} ago", duration(seconds)),
+            ),
         ]);
     }
     let mut text = String::new();
     for line in table.lines() {
         // Columns are padded on both sides; the first needs none.
-        let _ = writeln!(text, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end());
+        let _ = writeln!(
+            text,
+            "{}",
+            line.strip_prefix(' ').unwrap_or(&line).trim_end()
+        );
     }
-    let count = |wanted: &[Standing]| mesh.peers.iter().filter(|peer| wanted.contains(&peer.standing)).count();
+    let count = |wanted: &[Standing]| {
+        mesh.peers
+            .iter()
+            .filter(|peer| wanted.contains(&peer.standing))
+            .count()
+    };
     let _ = write!(
         text,
         "\nmesh {}: {} as this node, {} with another version, {} unknown\n",
@@ -79,7 +116,11 @@ fn render(mesh: &MeshRevisions) -> String {
 }
 
 fn refuses(runs: &Runs) -> &'static str {
-    if runs.not_newest { ", does not run its newest" } else { "" }
+    if runs.not_newest {
+        ", does not run its newest"
+    } else {
+        ""
+    }
 }
 
 fn word(standing: Standing) -> &'static str {

@@ -38,8 +38,11 @@ fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
     let text = if args.json {
         format!("{answer:#}\n")
     } else {
-        let status: Status = serde_json::from_value(answer)
-            .map_err(|error| CliError::new(format!("the server speaks another version of this: {error}")))?;
+        let status: Status = serde_json::from_value(answer).map_err(|error| {
+            CliError::new(format!(
+                "the server speaks another version of this: {error}"
+            ))
+        })?;
         render(&status)
     };
     // Whoever reads this may have seen enough.
@@ -56,7 +59,11 @@ fn render(status: &Status) -> String {
         status.resident_bytes >> 20
     )];
     lines.extend(status.listen.iter().map(|address| format!("udp {address}")));
-    lines.extend(status.alternate_port.map(|port| format!("alternate port {port}")));
+    lines.extend(
+        status
+            .alternate_port
+            .map(|port| format!("alternate port {port}")),
+    );
     if let Some(rendezvous) = &status.rendezvous {
         lines.push(format!(
             "{} of {} sessions, {} of {} mailboxes, at most {} MiB",
@@ -67,28 +74,54 @@ fn render(status: &Status) -> String {
             rendezvous.max_memory_bytes >> 20
         ));
         if rendezvous.max_relays > 0 {
-            let (relays, most, allocations) = (rendezvous.relays, rendezvous.max_relays, rendezvous.allocations);
-            lines.push(format!("{relays} of {most} pairs want a relay, {allocations} have one"));
+            let (relays, most, allocations) = (
+                rendezvous.relays,
+                rendezvous.max_relays,
+                rendezvous.allocations,
+            );
+            lines.push(format!(
+                "{relays} of {most} pairs want a relay, {allocations} have one"
+            ));
         }
     }
     if let Some(http) = &status.http {
         let (kib, most) = (http.bytes >> 10, http.max_bytes >> 10);
-        lines.push(format!("{} of {} records, {kib} of {most} KiB", http.records, http.max_records));
+        lines.push(format!(
+            "{} of {} records, {kib} of {most} KiB",
+            http.records, http.max_records
+        ));
     }
     if status.handshakes_waiting > 0 {
         lines.push(format!("{} handshakes wait", status.handshakes_waiting));
     }
     if !status.stuck.is_empty() {
-        lines.push(format!("STUCK, restart the server: {}", status.stuck.join(", ")));
+        lines.push(format!(
+            "STUCK, restart the server: {}",
+            status.stuck.join(", ")
+        ));
     }
-    lines.extend(status.reloads.problem.iter().map(|problem| format!("the settings have an error: {problem}")));
+    lines.extend(
+        status
+            .reloads
+            .problem
+            .iter()
+            .map(|problem| format!("the settings have an error: {problem}")),
+    );
     if !status.reloads.needs_restart.is_empty() {
-        lines.push(format!("not changed without a restart: {}", status.reloads.needs_restart.join(", ")));
+        lines.push(format!(
+            "not changed without a restart: {}",
+            status.reloads.needs_restart.join(", ")
+        ));
     }
     let events = status.events.iter().filter(|event| event.total > 0);
-    lines.extend(
-        events.map(|event| format!("{:>12} {}: {}", event.total, event.protocol, event.event.replace('_', " "))),
-    );
+    lines.extend(events.map(|event| {
+        format!(
+            "{:>12} {}: {}",
+            event.total,
+            event.protocol,
+            event.event.replace('_', " ")
+        )
+    }));
     lines.join("\n") + "\n"
 }
 

@@ -121,9 +121,12 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
             keep_peer(&mut status, name)?;
         }
         let text = if args.json {
-            let mut text =
-                if args.watch { serde_json::to_string(&status) } else { serde_json::to_string_pretty(&status) }
-                    .map_err(|error| CliError::new(error.to_string()))?;
+            let mut text = if args.watch {
+                serde_json::to_string(&status)
+            } else {
+                serde_json::to_string_pretty(&status)
+            }
+            .map_err(|error| CliError::new(error.to_string()))?;
             text.push('\n');
             text
         } else {
@@ -140,7 +143,12 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
             }
         };
         let mut out = anstream::stdout();
-        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() || !args.watch {
+        if out
+            .write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .is_err()
+            || !args.watch
+        {
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -149,14 +157,24 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
 
 /// Leaves only the peer with this name in the answer.
 fn keep_peer(status: &mut serde_json::Value, name: &str) -> Result<(), CliError> {
-    let Some(peers) = status.get_mut("peers").and_then(serde_json::Value::as_array_mut) else { return Ok(()) };
-    let names: Vec<String> = peers.iter().filter_map(|peer| peer.get("name")?.as_str().map(str::to_owned)).collect();
+    let Some(peers) = status
+        .get_mut("peers")
+        .and_then(serde_json::Value::as_array_mut)
+    else {
+        return Ok(());
+    };
+    let names: Vec<String> = peers
+        .iter()
+        .filter_map(|peer| peer.get("name")?.as_str().map(str::to_owned))
+        .collect();
     peers.retain(|peer| peer.get("name").and_then(serde_json::Value::as_str) == Some(name));
     if !peers.is_empty() {
         return Ok(());
     }
     let error = CliError::new(format!("this mesh has no peer {name:?}"));
-    let nearest = names.iter().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let nearest = names
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     Err(match nearest {
         Some(nearest) => error.help(format!("did you mean {nearest:?}?")),
         None => error,
@@ -174,11 +192,16 @@ fn render(view: &View, one_peer: bool) -> String {
         let _ = writeln!(text, "reachable as {} ({})", local.address, local.kind);
     }
     match &view.serving {
-        Some(Serving { error: Some(error), .. }) => {
+        Some(Serving {
+            error: Some(error), ..
+        }) => {
             let _ = writeln!(text, "does NOT serve the mesh: {error}");
         }
         Some(Serving { port, sessions, .. }) => {
-            let _ = writeln!(text, "serves the mesh on UDP port {port}, {sessions} registered");
+            let _ = writeln!(
+                text,
+                "serves the mesh on UDP port {port}, {sessions} registered"
+            );
         }
         None => {}
     }
@@ -186,10 +209,17 @@ fn render(view: &View, one_peer: bool) -> String {
         let _ = writeln!(text, "discovery {}: {}", discovery.name, discovery.note);
     }
     if let Some(error) = &view.reload_error {
-        let _ = writeln!(text, "the newest mesh file is NOT applied:\n{}", error.trim_end());
+        let _ = writeln!(
+            text,
+            "the newest mesh file is NOT applied:\n{}",
+            error.trim_end()
+        );
     }
     if let Some(error) = &view.journal_error {
-        let _ = writeln!(text, "the journal can't be written, changes have to wait: {error}");
+        let _ = writeln!(
+            text,
+            "the journal can't be written, changes have to wait: {error}"
+        );
     }
     if let Some(error) = &view.hosts_error {
         let _ = writeln!(text, "{error}");
@@ -201,48 +231,92 @@ fn render(view: &View, one_peer: bool) -> String {
         let until = duration(change.undone_in_s);
         let _ = match change.by_person {
             true => {
-                writeln!(text, "revision {} is undone in {until} unless you run `natpunch confirm`", change.revision)
+                writeln!(
+                    text,
+                    "revision {} is undone in {until} unless you run `natpunch confirm`",
+                    change.revision
+                )
             }
             false => {
                 let peers = change.waiting_for.join(", ");
-                writeln!(text, "revision {} is undone in {until} without a sign of life from {peers}", change.revision)
+                writeln!(
+                    text,
+                    "revision {} is undone in {until} without a sign of life from {peers}",
+                    change.revision
+                )
             }
         };
     }
-    if let Some(drift) = view.drift.as_ref().filter(|drift| !drift.changes.is_empty()) {
-        let what = if drift.healed { "was put right" } else { "is NOT put right" };
-        let _ = writeln!(text, "somebody changed the interface ({} times), which {what}:", drift.times);
+    if let Some(drift) = view
+        .drift
+        .as_ref()
+        .filter(|drift| !drift.changes.is_empty())
+    {
+        let what = if drift.healed {
+            "was put right"
+        } else {
+            "is NOT put right"
+        };
+        let _ = writeln!(
+            text,
+            "somebody changed the interface ({} times), which {what}:",
+            drift.times
+        );
         for change in &drift.changes {
             let _ = writeln!(text, "  {change}");
         }
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["PEER", "PATH", "ENDPOINT", "RTT", "HANDSHAKE", "RECEIVED", "SENT"]);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "PEER",
+        "PATH",
+        "ENDPOINT",
+        "RTT",
+        "HANDSHAKE",
+        "RECEIVED",
+        "SENT",
+    ]);
     for peer in &view.peers {
         let path = match peer.state.as_str() {
             "connected" => path(peer),
             state => state.to_owned(),
         };
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let name = if peer.managed { peer.name.clone() } else { format!("{} (plain)", peer.name) };
+        let name = if peer.managed {
+            peer.name.clone()
+        } else {
+            format!("{} (plain)", peer.name)
+        };
         table.add_row([
             name,
             path,
             or_dash(peer.endpoint.clone()),
             or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
-            or_dash(peer.handshake_age_s.map(|age| format!("{} ago", duration(age)))),
+            or_dash(
+                peer.handshake_age_s
+                    .map(|age| format!("{} ago", duration(age))),
+            ),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
         ]);
     }
     for line in table.lines() {
         // Columns are padded on both sides; the first needs none.
-        let _ = writeln!(text, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end());
+        let _ = writeln!(
+            text,
+            "{}",
+            line.strip_prefix(' ').unwrap_or(&line).trim_end()
+        );
     }
     for peer in &view.peers {
         if let Some(reason) = &peer.reason {
-            let retry = peer.retry_in_s.map(|s| format!("; next try in {}", duration(s))).unwrap_or_default();
+            let retry = peer
+                .retry_in_s
+                .map(|s| format!("; next try in {}", duration(s)))
+                .unwrap_or_default();
             let _ = writeln!(text, "{}: {reason}{retry}", peer.name);
         }
         if peer.probes_unanswered {
@@ -276,8 +350,14 @@ fn render(view: &View, one_peer: bool) -> String {
 
 /// The path in use, with the name of the relay if it is one.
 fn path(peer: &Peer) -> String {
-    let relay = peer.candidates.iter().find(|candidate| Some(&candidate.address) == peer.endpoint.as_ref());
-    match relay.filter(|_| peer.path == "relay").map(|relay| relay.origins.join(", ")) {
+    let relay = peer
+        .candidates
+        .iter()
+        .find(|candidate| Some(&candidate.address) == peer.endpoint.as_ref());
+    match relay
+        .filter(|_| peer.path == "relay")
+        .map(|relay| relay.origins.join(", "))
+    {
         Some(name) if !name.is_empty() => format!("relay ({name})"),
         _ => peer.path.clone(),
     }
@@ -299,7 +379,10 @@ fn source_line(source: &Source) -> String {
     line.push('\n');
     if let Some(problem) = &source.problem_text {
         let kind = source.problem.as_deref().unwrap_or("problem");
-        let last = source.checked_s.map(|s| format!("; last good answer {} ago", duration(s))).unwrap_or_default();
+        let last = source
+            .checked_s
+            .map(|s| format!("; last good answer {} ago", duration(s)))
+            .unwrap_or_default();
         let _ = writeln!(line, "source {kind}: {problem}{last}");
     }
     line
@@ -375,7 +458,10 @@ mod tests {
             "discovery rv: no answer",
             "c: no answer from 2 candidates; next try in 1 min",
         ] {
-            assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
+            assert!(
+                text.contains(expected),
+                "{expected:?} is missing in\n{text}"
+            );
         }
     }
 }

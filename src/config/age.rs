@@ -1,7 +1,9 @@
-//! Secrets that stand in the mesh file encrypted with age (<https://age-encryption.org/v1>): to recipients, in armor.
+//! Secrets that stand in the mesh file encrypted with age (<https://age-encryption.org/v1>): to
+//! recipients, in armor.
 //!
-//! [`Encrypted`] is one such value, checked for its form without any key. [`Identities`] are the keys of this host, which
-//! open the values that are for it. What is opened exists in memory only, and is wiped.
+//! [`Encrypted`] is one such value, checked for its form without any key. [`Identities`] are the
+//! keys of this host, which open the values that are for it. What is opened exists in memory only,
+//! and is wiped.
 
 use std::fmt;
 use std::io::Read as _;
@@ -25,7 +27,8 @@ pub const DEFAULT_IDENTITY_FILE: &str = "/etc/natpunch/age.key";
 
 const BEGIN: &str = "-----BEGIN AGE ENCRYPTED FILE-----";
 const END: &str = "-----END AGE ENCRYPTED FILE-----";
-const HOW: &str = "write what `natpunch encrypt --recipient age1… < KEYFILE` prints, between two \"\"\"";
+const HOW: &str =
+    "write what `natpunch encrypt --recipient age1… < KEYFILE` prints, between two \"\"\"";
 
 /// Longest armored value, in bytes: [`MOST_RECIPIENTS`] of the largest kind, and a key.
 const LONGEST: usize = 32 << 10;
@@ -89,11 +92,17 @@ impl Text for Encrypted {
         let text = text.trim();
         if text.parse::<PeerKey>().is_ok() {
             let problem = "this is a key in plain, not one encrypted with age";
-            return Err(Flaw::new(problem, format!("{HOW}; this key was exposed, make a new one")));
+            return Err(Flaw::new(
+                problem,
+                format!("{HOW}; this key was exposed, make a new one"),
+            ));
         }
         if text.starts_with("AGE-SECRET-KEY-") {
             let problem = "this is an age identity, which opens everything that is encrypted to it";
-            return Err(Flaw::new(problem, format!("it was exposed, make a new one; {HOW}")));
+            return Err(Flaw::new(
+                problem,
+                format!("it was exposed, make a new one; {HOW}"),
+            ));
         }
         if text.len() > LONGEST {
             return Err(flaw(format!("it is longer than {LONGEST} bytes")));
@@ -109,19 +118,33 @@ impl Text for Encrypted {
         armor.shrink_to_fit();
         let kinds = inspect(&armor)?;
         let foreign = kinds.into_iter().filter(|kind| kind != X25519).collect();
-        Ok(Self { armor, foreign, place: Place::default() })
+        Ok(Self {
+            armor,
+            foreign,
+            place: Place::default(),
+        })
     }
 }
 
 /// Takes the armor off and reads the header (<https://c2sp.org/age>): the kinds of its recipients.
 fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
-    let damaged = |what: &str| Flaw::new(format!("{what} is damaged"), format!("copy it again whole, or {HOW}"));
+    let damaged = |what: &str| {
+        Flaw::new(
+            format!("{what} is damaged"),
+            format!("copy it again whole, or {HOW}"),
+        )
+    };
     let mut file = Vec::new();
-    ArmoredReader::new(armor.as_bytes()).read_to_end(&mut file).map_err(|_| damaged("the armor"))?;
+    ArmoredReader::new(armor.as_bytes())
+        .read_to_end(&mut file)
+        .map_err(|_| damaged("the armor"))?;
     let mut kinds = Vec::new();
     let mut rest = file.as_slice();
     loop {
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("the age header"))?;
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| damaged("the age header"))?;
         let (line, after) = rest.split_at(end);
         rest = after.get(1..).unwrap_or_default();
         let line = std::str::from_utf8(line).map_err(|_| damaged("the age header"))?;
@@ -129,7 +152,9 @@ fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
             break;
         }
         // Stanzas of such a name are there to be ignored.
-        if let Some(kind) = line.strip_prefix("-> ").and_then(|stanza| stanza.split(' ').next())
+        if let Some(kind) = line
+            .strip_prefix("-> ")
+            .and_then(|stanza| stanza.split(' ').next())
             && !kind.ends_with("-grease")
         {
             kinds.push(Quoted(kind).to_string());
@@ -137,22 +162,35 @@ fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
     }
     // The nonce, and one chunk with its tag.
     if rest.len() > 16 + LONGEST_SECRET + 16 {
-        return Err(Flaw::new(format!("what is encrypted is longer than {LONGEST_SECRET} bytes"), HOW));
+        return Err(Flaw::new(
+            format!("what is encrypted is longer than {LONGEST_SECRET} bytes"),
+            HOW,
+        ));
     }
     if rest.len() <= 16 + 16 {
         return Err(damaged("what is encrypted"));
     }
     if kinds.len() > MOST_RECIPIENTS {
         let help = "name the nodes that need it, and no others";
-        return Err(Flaw::new(format!("it has more than {MOST_RECIPIENTS} recipients"), help));
+        return Err(Flaw::new(
+            format!("it has more than {MOST_RECIPIENTS} recipients"),
+            help,
+        ));
     }
-    let decryptor = Decryptor::new_buffered(file.as_slice()).map_err(|_| damaged("the age header"))?;
+    let decryptor =
+        Decryptor::new_buffered(file.as_slice()).map_err(|_| damaged("the age header"))?;
     if decryptor.is_scrypt() {
         let help = "encrypt it to the recipients of the nodes: natpunch encrypt --recipient age1… < KEYFILE";
-        return Err(Flaw::new("it is encrypted with a passphrase, which no node can type", help));
+        return Err(Flaw::new(
+            "it is encrypted with a passphrase, which no node can type",
+            help,
+        ));
     }
     if !kinds.iter().any(|kind| kind == X25519) {
-        let problem = format!("natpunch can be none of its recipients, which are of the kind {}", kinds.join(", "));
+        let problem = format!(
+            "natpunch can be none of its recipients, which are of the kind {}",
+            kinds.join(", ")
+        );
         let help = "encrypt it to recipients that begin with age1: `natpunch keygen --age` makes one, ssh-to-age one of \
                     an SSH host key";
         return Err(Flaw::new(problem, help));
@@ -187,16 +225,31 @@ impl Identities {
         let fail = |problem: &str| KeyFileError {
             absent: false,
             problem: format!("{} {problem}", file.display()),
-            help: "it holds a line AGE-SECRET-KEY-1…, as `natpunch keygen --age` prints it".to_owned(),
+            help: "it holds a line AGE-SECRET-KEY-1…, as `natpunch keygen --age` prints it"
+                .to_owned(),
         };
         let mut keys = Vec::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            keys.push(line.parse::<Identity>().map_err(|_| fail("holds something else than age identities"))?);
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            keys.push(
+                line.parse::<Identity>()
+                    .map_err(|_| fail("holds something else than age identities"))?,
+            );
             if keys.len() > MOST_IDENTITIES {
                 return Err(fail("holds too many age identities"));
             }
         }
-        if keys.is_empty() { Err(fail("holds no age identity")) } else { Ok(Self { file: file.to_owned(), keys }) }
+        if keys.is_empty() {
+            Err(fail("holds no age identity"))
+        } else {
+            Ok(Self {
+                file: file.to_owned(),
+                keys,
+            })
+        }
     }
 
     /// The file that they are from.
@@ -206,21 +259,28 @@ impl Identities {
 
     /// What others encrypt to.
     pub(super) fn recipients(&self) -> String {
-        self.keys.iter().map(|key| key.to_public().to_string()).collect::<Vec<_>>().join(" or ")
+        self.keys
+            .iter()
+            .map(|key| key.to_public().to_string())
+            .collect::<Vec<_>>()
+            .join(" or ")
     }
 
     /// Opens a value that holds a key.
     pub(super) fn open<K: FromStr<Err = KeyError>>(&self, value: &Encrypted) -> Result<K, Closed> {
-        let decryptor =
-            Decryptor::new_buffered(ArmoredReader::new(value.armor.as_bytes())).map_err(|_| Closed::Damaged)?;
-        let mut plain = match decryptor.decrypt(self.keys.iter().map(|key| key as &dyn age::Identity)) {
-            Ok(plain) => plain.take(LONGEST_SECRET as u64),
-            Err(DecryptError::NoMatchingKeys) => return Err(Closed::NotForUs),
-            Err(_) => return Err(Closed::Damaged),
-        };
+        let decryptor = Decryptor::new_buffered(ArmoredReader::new(value.armor.as_bytes()))
+            .map_err(|_| Closed::Damaged)?;
+        let mut plain =
+            match decryptor.decrypt(self.keys.iter().map(|key| key as &dyn age::Identity)) {
+                Ok(plain) => plain.take(LONGEST_SECRET as u64),
+                Err(DecryptError::NoMatchingKeys) => return Err(Closed::NotForUs),
+                Err(_) => return Err(Closed::Damaged),
+            };
         // Its room is there before it is filled, so that no copy of it is left behind.
         let mut secret = Zeroizing::new(String::with_capacity(LONGEST_SECRET));
-        plain.read_to_string(&mut secret).map_err(|_| Closed::Damaged)?;
+        plain
+            .read_to_string(&mut secret)
+            .map_err(|_| Closed::Damaged)?;
         secret.trim().parse().map_err(Closed::NotAKey)
     }
 }
@@ -230,14 +290,29 @@ pub fn new_age_identity() -> (Zeroizing<String>, String) {
     let identity = Identity::generate();
     let recipient = identity.to_public().to_string();
     let secret = identity.to_string();
-    (Zeroizing::new(format!("# public key: {recipient}\n{}\n", secret.expose_secret())), recipient)
+    (
+        Zeroizing::new(format!(
+            "# public key: {recipient}\n{}\n",
+            secret.expose_secret()
+        )),
+        recipient,
+    )
 }
 
-/// The recipients of the identities in the text of an identity file; `None` if it holds something else, or none.
+/// The recipients of the identities in the text of an identity file; `None` if it holds something
+/// else, or none.
 pub fn age_recipients(text: &str) -> Option<Vec<String>> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let recipients: Option<Vec<String>> =
-        lines.map(|line| line.parse::<Identity>().ok().map(|key| key.to_public().to_string())).collect();
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let recipients: Option<Vec<String>> = lines
+        .map(|line| {
+            line.parse::<Identity>()
+                .ok()
+                .map(|key| key.to_public().to_string())
+        })
+        .collect();
     recipients.filter(|recipients| !recipients.is_empty())
 }
 
@@ -272,7 +347,9 @@ pub fn age_encrypt(key: &str, recipients: &[AgeRecipient]) -> Result<String, Str
     if recipients.len() > MOST_RECIPIENTS {
         return Err(format!("more than {MOST_RECIPIENTS} recipients"));
     }
-    let to = recipients.iter().map(|recipient| &recipient.0 as &dyn age::Recipient);
+    let to = recipients
+        .iter()
+        .map(|recipient| &recipient.0 as &dyn age::Recipient);
     let encryptor = Encryptor::with_recipients(to).map_err(|error| error.to_string())?;
     let mut armor = Vec::new();
     let written = ArmoredWriter::wrap_output(&mut armor, Format::AsciiArmor).and_then(|armored| {

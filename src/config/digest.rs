@@ -1,12 +1,14 @@
-//! What a mesh says, as one number: equal on all nodes that have the same mesh, wherever its files lie.
+//! What a mesh says, as one number: equal on all nodes that have the same mesh, wherever its files
+//! lie.
 
 use blake2::{Blake2s256, Digest as _};
 use toml::{Table, Value};
 
 use super::error::Sources;
 
-/// BLAKE2s of the merged files' keys and values. The order of keys and sections, comments, the way that values are
-/// written, the names of the files and how the mesh is split into them make no difference.
+/// BLAKE2s of the merged files' keys and values. The order of keys and sections, comments, the way
+/// that values are written, the names of the files and how the mesh is split into them make no
+/// difference.
 pub(super) fn of(sources: &Sources) -> [u8; 32] {
     let mut merged = Table::new();
     for source in &sources.0 {
@@ -18,7 +20,8 @@ pub(super) fn of(sources: &Sources) -> [u8; 32] {
     Blake2s256::digest(&bytes).into()
 }
 
-/// Takes the keys of another file. None overrides another, so that arrays of sections are all that can meet.
+/// Takes the keys of another file. None overrides another, so that arrays of sections are all that
+/// can meet.
 fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {

@@ -1,5 +1,5 @@
-//! Edits of the mesh file that keep its comments and its order, and are written only if the whole mesh is valid after
-//! them.
+//! Edits of the mesh file that keep its comments and its order, and are written only if the whole
+//! mesh is valid after them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,13 +56,23 @@ pub struct Edit {
 impl Edit {
     /// Opens the mesh at `path`, which must be valid but may have no peers yet, to add a peer.
     ///
-    /// In a directory the file is `file` if given, else the only one that holds peers; where each peer has a file of its
-    /// own, the new one gets one, `NAME.toml`.
+    /// In a directory the file is `file` if given, else the only one that holds peers; where each
+    /// peer has a file of its own, the new one gets one, `NAME.toml`.
     ///
     /// # Errors
     /// The mesh is not valid, or the file can't be chosen.
-    pub fn for_new_peer(path: &Path, file: Option<&Path>, name: &str) -> Result<Self, ConfigErrors> {
-        let mesh = load_with(path, &Given { may_be_empty: true, ..Given::default() })?;
+    pub fn for_new_peer(
+        path: &Path,
+        file: Option<&Path>,
+        name: &str,
+    ) -> Result<Self, ConfigErrors> {
+        let mesh = load_with(
+            path,
+            &Given {
+                may_be_empty: true,
+                ..Given::default()
+            },
+        )?;
         let file = match file {
             Some(file) => given_file(path, &mesh, file)?,
             None => file_for_new_peer(path, &mesh, name)?,
@@ -70,22 +80,45 @@ impl Edit {
         Self::open(path, mesh, file)
     }
 
-    /// Opens the mesh at `path` to remove a peer: the file is the one that has it. `None` if no file has.
+    /// Opens the mesh at `path` to remove a peer: the file is the one that has it. `None` if no
+    /// file has.
     ///
     /// # Errors
     /// The mesh is not valid.
     pub fn for_peer(path: &Path, name: &str) -> Result<Option<Self>, ConfigErrors> {
         let mesh = load_with(path, &Given::default())?;
-        let file = mesh.places.peers.get(name).and_then(|place| mesh.files.get(place.file)).cloned();
+        let file = mesh
+            .places
+            .peers
+            .get(name)
+            .and_then(|place| mesh.files.get(place.file))
+            .cloned();
         file.map(|file| Self::open(path, mesh, file)).transpose()
     }
 
     fn open(path: &Path, mesh: MeshConfig, file: PathBuf) -> Result<Self, ConfigErrors> {
-        let before = mesh.sources.0.iter().find(|source| source.path == file).map(|source| source.text.clone());
-        let document = before.as_deref().unwrap_or_default().parse().map_err(|error: toml_edit::TomlError| {
-            fail(&file, format!("this is not TOML: {}", error.message()), "see https://toml.io")
-        })?;
-        Ok(Self { path: path.to_owned(), mesh, file, before, document })
+        let before = mesh
+            .sources
+            .0
+            .iter()
+            .find(|source| source.path == file)
+            .map(|source| source.text.clone());
+        let document = before.as_deref().unwrap_or_default().parse().map_err(
+            |error: toml_edit::TomlError| {
+                fail(
+                    &file,
+                    format!("this is not TOML: {}", error.message()),
+                    "see https://toml.io",
+                )
+            },
+        )?;
+        Ok(Self {
+            path: path.to_owned(),
+            mesh,
+            file,
+            before,
+            document,
+        })
     }
 
     /// The mesh as it was opened.
@@ -102,7 +135,11 @@ impl Edit {
     pub fn text(&self) -> String {
         let text = self.document.to_string();
         // The file's own line ends, also for the lines that are new.
-        if self.before.as_ref().is_some_and(|before| before.contains("\r\n")) {
+        if self
+            .before
+            .as_ref()
+            .is_some_and(|before| before.contains("\r\n"))
+        {
             text.replace("\r\n", "\n").replace('\n', "\r\n")
         } else {
             text
@@ -114,9 +151,16 @@ impl Edit {
         insert_peer(&mut self.document, peer);
     }
 
-    /// Removes a peer, with the comments right above it, and the preshared keys that it has with others in this file.
+    /// Removes a peer, with the comments right above it, and the preshared keys that it has with
+    /// others in this file.
     pub fn remove_peer(&mut self, name: &str) {
-        let Some(peers) = self.document.get_mut("peers").and_then(Item::as_table_like_mut) else { return };
+        let Some(peers) = self
+            .document
+            .get_mut("peers")
+            .and_then(Item::as_table_like_mut)
+        else {
+            return;
+        };
         let removed = peers.remove(name);
         if let Some(Item::Table(table)) = removed {
             self.keep_comments(&table);
@@ -127,32 +171,58 @@ impl Edit {
         };
         match self.document.get_mut("preshared") {
             Some(Item::ArrayOfTables(sections)) => {
-                let removed: Vec<Table> = sections.iter().filter(|table| names(*table)).cloned().collect();
-                let left: ArrayOfTables = sections.iter().filter(|table| !names(*table)).cloned().collect();
+                let removed: Vec<Table> = sections
+                    .iter()
+                    .filter(|table| names(*table))
+                    .cloned()
+                    .collect();
+                let left: ArrayOfTables = sections
+                    .iter()
+                    .filter(|table| !names(*table))
+                    .cloned()
+                    .collect();
                 *sections = left;
                 for table in &removed {
                     self.keep_comments(table);
                 }
             }
             Some(Item::Value(Value::Array(sections))) => {
-                sections.retain(|section| !section.as_inline_table().is_some_and(|table| names(table)));
+                sections
+                    .retain(|section| !section.as_inline_table().is_some_and(|table| names(table)));
             }
             _ => {}
         }
     }
 
-    /// Comments above a removed section that stand apart from it by an empty line are about what follows too.
+    /// Comments above a removed section that stand apart from it by an empty line are about what
+    /// follows too.
     fn keep_comments(&mut self, removed: &Table) {
-        let above = removed.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
-        let Some((kept, _)) = above.rsplit_once("\n\n").or_else(|| above.rsplit_once("\n\r\n")) else { return };
+        let above = removed
+            .decor()
+            .prefix()
+            .and_then(|prefix| prefix.as_str())
+            .unwrap_or_default();
+        let Some((kept, _)) = above
+            .rsplit_once("\n\n")
+            .or_else(|| above.rsplit_once("\n\r\n"))
+        else {
+            return;
+        };
         if kept.trim().is_empty() {
             return;
         }
         let at = removed.position().unwrap_or_default();
         match next_table(self.document.as_table_mut(), at) {
             Some(next) => {
-                let own = next.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
-                let joined = format!("{kept}\n{}{own}", if own.starts_with('\n') { "" } else { "\n" });
+                let own = next
+                    .decor()
+                    .prefix()
+                    .and_then(|prefix| prefix.as_str())
+                    .unwrap_or_default();
+                let joined = format!(
+                    "{kept}\n{}{own}",
+                    if own.starts_with('\n') { "" } else { "\n" }
+                );
                 next.decor_mut().set_prefix(joined);
             }
             None => {
@@ -168,33 +238,58 @@ impl Edit {
     /// # Errors
     /// Everything that would be wrong with it.
     pub fn check(&self) -> Result<MeshConfig, ConfigErrors> {
-        load_with(&self.path, &Given { file: Some((&self.file, &self.text())), may_be_empty: false })
+        load_with(
+            &self.path,
+            &Given {
+                file: Some((&self.file, &self.text())),
+                may_be_empty: false,
+            },
+        )
     }
 
-    /// Validates the mesh as it would be, and puts the new text in the file's place at once, with the mode that it has.
+    /// Validates the mesh as it would be, and puts the new text in the file's place at once, with
+    /// the mode that it has.
     ///
     /// # Errors
-    /// The mesh would not be valid, the file was changed by somebody else since, or it can't be written. The file is
-    /// then as it was.
+    /// The mesh would not be valid, the file was changed by somebody else since, or it can't be
+    /// written. The file is then as it was.
     pub fn write(&self) -> Result<(), ConfigErrors> {
         self.check()?;
         let now = match fs::read(&self.file) {
             Ok(bytes) => Some(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(fail(&self.file, format!("can't read this file: {}", reason(&error)), "")),
+            Err(error) => {
+                return Err(fail(
+                    &self.file,
+                    format!("can't read this file: {}", reason(&error)),
+                    "",
+                ));
+            }
         };
         if now.as_deref() != self.before.as_ref().map(String::as_bytes) {
-            return Err(fail(&self.file, "the file was changed by somebody else meanwhile", "say the command again"));
+            return Err(fail(
+                &self.file,
+                "the file was changed by somebody else meanwhile",
+                "say the command again",
+            ));
         }
         replace::replace(&self.file, self.text().as_bytes()).map_err(|error| {
-            fail(&self.file, format!("can't write this file: {}", reason(&error)), "nothing was changed")
+            fail(
+                &self.file,
+                format!("can't write this file: {}", reason(&error)),
+                "nothing was changed",
+            )
         })
     }
 }
 
 pub(super) fn fail(file: &Path, message: impl Into<String>, help: &str) -> ConfigErrors {
     let error = ConfigError::of(file, message);
-    let error = if help.is_empty() { error } else { error.help(help) };
+    let error = if help.is_empty() {
+        error
+    } else {
+        error.help(help)
+    };
     ConfigErrors::new(vec![error], Arc::default())
 }
 
@@ -209,7 +304,13 @@ fn given_file(path: &Path, mesh: &MeshConfig, file: &Path) -> Result<PathBuf, Co
     let name = file.file_name().map(Path::new);
     let bare = name == Some(file) || file.parent() == Some(path);
     let visible = name.is_some_and(|name| !name.as_os_str().as_encoded_bytes().starts_with(b"."));
-    if path.is_dir() && bare && visible && file.extension().is_some_and(|extension| extension == "toml") {
+    if path.is_dir()
+        && bare
+        && visible
+        && file
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+    {
         return Ok(path.join(name.unwrap_or(file)));
     }
     let help = if path.is_dir() {
@@ -217,7 +318,11 @@ fn given_file(path: &Path, mesh: &MeshConfig, file: &Path) -> Result<PathBuf, Co
     } else {
         "the mesh is one file: leave --file out"
     };
-    Err(fail(path, format!("{} is no file of this mesh", file.display()), help))
+    Err(fail(
+        path,
+        format!("{} is no file of this mesh", file.display()),
+        help,
+    ))
 }
 
 fn file_for_new_peer(path: &Path, mesh: &MeshConfig, name: &str) -> Result<PathBuf, ConfigErrors> {
@@ -225,7 +330,10 @@ fn file_for_new_peer(path: &Path, mesh: &MeshConfig, name: &str) -> Result<PathB
     for place in mesh.places.peers.values() {
         *peers.entry(place.file).or_default() += 1;
     }
-    let with_peers: Vec<&PathBuf> = peers.keys().filter_map(|file| mesh.files.get(*file)).collect();
+    let with_peers: Vec<&PathBuf> = peers
+        .keys()
+        .filter_map(|file| mesh.files.get(*file))
+        .collect();
     match with_peers.as_slice() {
         [only] => Ok((*only).clone()),
         [] => match mesh.files.as_slice() {
@@ -235,12 +343,20 @@ fn file_for_new_peer(path: &Path, mesh: &MeshConfig, name: &str) -> Result<PathB
         several if peers.values().all(|count| *count == 1) => {
             // A number in front orders the files; it is not part of the peer's name.
             let own = |file: &&PathBuf| {
-                let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                let stem = file
+                    .file_stem()
+                    .and_then(|stem| stem.to_str())
+                    .unwrap_or_default();
                 mesh.places.peers.iter().any(|(peer, place)| {
-                    mesh.files.get(place.file) == Some(*file) && (stem == peer || stem.ends_with(&format!("-{peer}")))
+                    mesh.files.get(place.file) == Some(*file)
+                        && (stem == peer || stem.ends_with(&format!("-{peer}")))
                 })
             };
-            if several.iter().all(own) { Ok(path.join(format!("{name}.toml"))) } else { Err(which_file(path, several)) }
+            if several.iter().all(own) {
+                Ok(path.join(format!("{name}.toml")))
+            } else {
+                Err(which_file(path, several))
+            }
         }
         several => Err(which_file(path, several)),
     }
@@ -256,7 +372,11 @@ fn which_file(path: &Path, files: &[&PathBuf]) -> ConfigErrors {
         .collect();
     let more = if files.len() > SHOWN { ", …" } else { "" };
     let message = format!("peers are in several files: {}{more}", names.join(", "));
-    fail(path, message, "say which one gets the new peer, or name a new one: --file NAME.toml")
+    fail(
+        path,
+        message,
+        "say which one gets the new peer, or name a new one: --file NAME.toml",
+    )
 }
 
 /// Adds a peer behind the last one of a document.
@@ -269,7 +389,9 @@ pub(super) fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
         Item::Table(table)
     });
     let inline = peers.is_inline_table()
-        || peers.as_table().is_some_and(|peers| peers.iter().any(|(_, peer)| peer.is_inline_table()));
+        || peers
+            .as_table()
+            .is_some_and(|peers| peers.iter().any(|(_, peer)| peer.is_inline_table()));
     if inline {
         if let Some(peers) = peers.as_table_like_mut() {
             let mut table = InlineTable::new();
@@ -310,9 +432,23 @@ fn fill(table: &mut dyn TableLike, peer: &NewPeer) {
         table.insert(key, Item::Value(value));
     };
     set("public_key", peer.public_key.to_string().into());
-    set("addresses", peer.addresses.iter().map(ToString::to_string).collect::<Array>().into());
+    set(
+        "addresses",
+        peer.addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Array>()
+            .into(),
+    );
     if !peer.routes.is_empty() {
-        set("routes", peer.routes.iter().map(ToString::to_string).collect::<Array>().into());
+        set(
+            "routes",
+            peer.routes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Array>()
+                .into(),
+        );
     }
     if peer.exit {
         set("exit", true.into());
@@ -330,7 +466,14 @@ fn fill(table: &mut dyn TableLike, peer: &NewPeer) {
         set("persistent_keepalive", i64::from(seconds).into());
     }
     if !peer.tags.is_empty() {
-        set("tags", peer.tags.iter().map(String::as_str).collect::<Array>().into());
+        set(
+            "tags",
+            peer.tags
+                .iter()
+                .map(String::as_str)
+                .collect::<Array>()
+                .into(),
+        );
     }
 }
 
@@ -342,7 +485,9 @@ fn last_position(table: &Table) -> Option<isize> {
         _ => None,
     });
     // An implicit table has no header, and a dotted one is written within another.
-    let own = table.position().filter(|_| !table.is_implicit() && !table.is_dotted());
+    let own = table
+        .position()
+        .filter(|_| !table.is_implicit() && !table.is_dotted());
     inner.max().max(own)
 }
 
@@ -355,10 +500,15 @@ fn next_table(table: &mut Table, after: isize) -> Option<&mut Table> {
 fn first_position(table: &Table, after: isize) -> Option<isize> {
     let inner = table.iter().filter_map(|(_, item)| match item {
         Item::Table(table) => first_position(table, after),
-        Item::ArrayOfTables(tables) => tables.iter().filter_map(|table| first_position(table, after)).min(),
+        Item::ArrayOfTables(tables) => tables
+            .iter()
+            .filter_map(|table| first_position(table, after))
+            .min(),
         _ => None,
     });
-    let own = table.position().filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
+    let own = table
+        .position()
+        .filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
     inner.chain(own).min()
 }
 
@@ -368,7 +518,9 @@ fn at_position(table: &mut Table, position: isize) -> Option<&mut Table> {
     }
     table.iter_mut().find_map(|(_, item)| match item {
         Item::Table(table) => at_position(table, position),
-        Item::ArrayOfTables(tables) => tables.iter_mut().find_map(|table| at_position(table, position)),
+        Item::ArrayOfTables(tables) => tables
+            .iter_mut()
+            .find_map(|table| at_position(table, position)),
         _ => None,
     })
 }
@@ -379,7 +531,8 @@ pub fn similar_peer<'a>(mesh: &'a MeshConfig, name: &str) -> Option<&'a str> {
     did_you_mean(name, &names)
 }
 
-/// The lowest free address of each address family that the mesh has: of the first network of the family with one.
+/// The lowest free address of each address family that the mesh has: of the first network of the
+/// family with one.
 ///
 /// # Errors
 /// A family has no network with a free address.
@@ -391,11 +544,19 @@ pub fn free_addresses(mesh: &MeshConfig) -> Result<Vec<IpAddr>, ConfigErrors> {
         let family = |net: &&IpNet| matches!(net, IpNet::V6(_)) == v6;
         for peer in mesh.peers.values() {
             let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
-            claims.extend(hosts.chain(peer.routes.iter().copied()).filter(|net| family(&net)).map(|net| bounds(&net)));
+            claims.extend(
+                hosts
+                    .chain(peer.routes.iter().copied())
+                    .filter(|net| family(&net))
+                    .map(|net| bounds(&net)),
+            );
         }
         claims.sort_unstable();
         let networks: Vec<&IpNet> = mesh.networks.iter().filter(family).collect();
-        match networks.iter().find_map(|network| free_in(network, &claims)) {
+        match networks
+            .iter()
+            .find_map(|network| free_in(network, &claims))
+        {
             Some(free) => addresses.push(free),
             None if networks.is_empty() => {}
             None => {
@@ -412,7 +573,10 @@ pub fn free_addresses(mesh: &MeshConfig) -> Result<Vec<IpAddr>, ConfigErrors> {
 
 fn bounds(net: &IpNet) -> (u128, u128) {
     match net {
-        IpNet::V4(net) => (u32::from(net.network()).into(), u32::from(net.broadcast()).into()),
+        IpNet::V4(net) => (
+            u32::from(net.network()).into(),
+            u32::from(net.broadcast()).into(),
+        ),
         IpNet::V6(net) => (net.network().into(), net.broadcast().into()),
     }
 }
@@ -463,7 +627,13 @@ pub fn new_mesh(path: &Path, name: &str, networks: &[IpNet]) -> Result<String, C
         quoted(networks.into()),
         quoted(format!("/etc/natpunch/{}.key", Quoted(name)).into()),
     );
-    load_with(path, &Given { file: Some((path, &text)), may_be_empty: true })?;
+    load_with(
+        path,
+        &Given {
+            file: Some((path, &text)),
+            may_be_empty: true,
+        },
+    )?;
     Ok(text)
 }
 
@@ -475,9 +645,15 @@ pub fn create_mesh(path: &Path, name: &str, networks: &[IpNet]) -> Result<(), Co
     let text = new_mesh(path, name, networks)?;
     replace::create(path, text.as_bytes(), 0o644).map_err(|error| {
         let help = match error.kind() {
-            io::ErrorKind::AlreadyExists => "name another file; a file that is there is never overwritten",
+            io::ErrorKind::AlreadyExists => {
+                "name another file; a file that is there is never overwritten"
+            }
             _ => "nothing was changed",
         };
-        fail(path, format!("can't make this file: {}", reason(&error)), help)
+        fail(
+            path,
+            format!("can't make this file: {}", reason(&error)),
+            help,
+        )
     })
 }

@@ -16,7 +16,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(path: PathBuf, text: String) -> Self {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
         Self { path, text, lines }
     }
 
@@ -24,7 +26,10 @@ impl Source {
     fn line(&self, offset: usize) -> (usize, Range<usize>) {
         let number = self.lines.partition_point(|start| *start <= offset).max(1);
         let start = self.lines.get(number - 1).copied().unwrap_or(0);
-        let end = self.lines.get(number).map_or(self.text.len(), |next| next - 1);
+        let end = self
+            .lines
+            .get(number)
+            .map_or(self.text.len(), |next| next - 1);
         (number, start..end.max(start))
     }
 }
@@ -86,8 +91,18 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error at a place.
     pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
-        let label = Label { place, text: String::new(), secret: false };
-        Self { message: message.into(), file: None, labels: vec![label], help: Vec::new(), rule: INVALID }
+        let label = Label {
+            place,
+            text: String::new(),
+            secret: false,
+        };
+        Self {
+            message: message.into(),
+            file: None,
+            labels: vec![label],
+            help: Vec::new(),
+            rule: INVALID,
+        }
     }
 
     /// An error of a file or directory as a whole.
@@ -125,7 +140,11 @@ impl ConfigError {
 
     /// Names another place.
     pub(super) fn also(mut self, place: Place, text: impl Into<String>) -> Self {
-        self.labels.push(Label { place, text: text.into(), secret: false });
+        self.labels.push(Label {
+            place,
+            text: text.into(),
+            secret: false,
+        });
         self
     }
 
@@ -145,7 +164,8 @@ impl ConfigError {
         &self.message
     }
 
-    /// The name of the rule that is broken, in kebab case and stable; `invalid` where the mesh can't be used.
+    /// The name of the rule that is broken, in kebab case and stable; `invalid` where the mesh
+    /// can't be used.
     pub fn rule_name(&self) -> &'static str {
         self.rule
     }
@@ -156,7 +176,8 @@ impl ConfigError {
     }
 }
 
-/// A line of a file with a part of it marked, ready to be shown. Values of secrets in it are masked.
+/// A line of a file with a part of it marked, ready to be shown. Values of secrets in it are
+/// masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excerpt {
     /// Where the marked part begins.
@@ -197,13 +218,21 @@ impl ConfigErrors {
     pub fn location(&self, error: &ConfigError) -> Option<Location> {
         match error.labels.first() {
             Some(label) => self.excerpt(label).map(|excerpt| excerpt.location),
-            None => error.file.as_ref().map(|file| Location { file: file.clone(), line: 1, column: 1 }),
+            None => error.file.as_ref().map(|file| Location {
+                file: file.clone(),
+                line: 1,
+                column: 1,
+            }),
         }
     }
 
     /// The lines that an error is about, the error's own first.
     pub fn excerpts(&self, error: &ConfigError) -> Vec<Excerpt> {
-        error.labels.iter().filter_map(|label| self.excerpt(label)).collect()
+        error
+            .labels
+            .iter()
+            .filter_map(|label| self.excerpt(label))
+            .collect()
     }
 
     /// The file, if an error is about a file as a whole.
@@ -215,16 +244,31 @@ impl ConfigErrors {
         let source = self.sources.0.get(label.place.file)?;
         let (number, range) = source.line(label.place.start);
         let line = source.text.get(range.clone())?.trim_end_matches('\r');
-        let start = label.place.start.saturating_sub(range.start).min(line.len());
-        let end = label.place.end.saturating_sub(range.start).clamp(start, line.len());
+        let start = label
+            .place
+            .start
+            .saturating_sub(range.start)
+            .min(line.len());
+        let end = label
+            .place
+            .end
+            .saturating_sub(range.start)
+            .clamp(start, line.len());
         let mut shown = mask_secret(line);
         if label.secret {
             let stars = "*".repeat(end - start);
-            shown = [shown.get(..start), Some(&stars), shown.get(end..)].into_iter().flatten().collect();
+            shown = [shown.get(..start), Some(&stars), shown.get(end..)]
+                .into_iter()
+                .flatten()
+                .collect();
         }
         let column = line.get(..start).map_or(0, |before| before.chars().count()) + 1;
         Some(Excerpt {
-            location: Location { file: source.path.clone(), line: number, column },
+            location: Location {
+                file: source.path.clone(),
+                line: number,
+                column,
+            },
             line: shown,
             marked: start..end,
             label: label.text.clone(),
@@ -255,32 +299,57 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Masks the value in a line that seems to hold a secret in plain, keeping its length so that columns stay right.
+/// Masks the value in a line that seems to hold a secret in plain, keeping its length so that
+/// columns stay right.
 fn mask_secret(line: &str) -> String {
     if let Some((code, comment)) = line.split_once('#')
         && holds_key(comment)
     {
         // Nobody knows what a key in a comment is.
-        let hidden: String = comment.chars().map(|c| if c.is_ascii_alphanumeric() { '*' } else { c }).collect();
+        let hidden: String = comment
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { '*' } else { c })
+            .collect();
         return format!("{}#{hidden}", mask_secret(code));
     }
     let lower = line.to_ascii_lowercase();
-    let secret = ["private", "presharedkey", "preshared_key", "preshared-key", "secret", "psk", "password"]
-        .iter()
-        .filter_map(|word| lower.find(word))
-        .filter_map(|at| lower.get(at..).and_then(|rest| rest.find('=')).map(|equals| (at, at + equals)))
-        .filter(|(at, equals)| {
-            // A path may be shown, unless a key stands in its place.
-            let is_path = lower.get(*at..*equals).is_some_and(|key| key.contains("_file"));
-            !is_path || line.get(equals + 1..).is_some_and(holds_key)
-        })
-        .map(|(_, equals)| equals)
-        .min();
-    let Some(equals) = secret else { return line.to_owned() };
+    let secret = [
+        "private",
+        "presharedkey",
+        "preshared_key",
+        "preshared-key",
+        "secret",
+        "psk",
+        "password",
+    ]
+    .iter()
+    .filter_map(|word| lower.find(word))
+    .filter_map(|at| {
+        lower
+            .get(at..)
+            .and_then(|rest| rest.find('='))
+            .map(|equals| (at, at + equals))
+    })
+    .filter(|(at, equals)| {
+        // A path may be shown, unless a key stands in its place.
+        let is_path = lower
+            .get(*at..*equals)
+            .is_some_and(|key| key.contains("_file"));
+        !is_path || line.get(equals + 1..).is_some_and(holds_key)
+    })
+    .map(|(_, equals)| equals)
+    .min();
+    let Some(equals) = secret else {
+        return line.to_owned();
+    };
     let mut masked = String::with_capacity(line.len());
     for (at, c) in line.char_indices() {
         let hide = at > equals && (c.is_ascii_alphanumeric() || "+/=".contains(c) || !c.is_ascii());
-        if hide { masked.extend(std::iter::repeat_n('*', c.len_utf8())) } else { masked.push(c) }
+        if hide {
+            masked.extend(std::iter::repeat_n('*', c.len_utf8()))
+        } else {
+            masked.push(c)
+        }
     }
     masked
 }
@@ -288,7 +357,8 @@ fn mask_secret(line: &str) -> String {
 /// Whether a text holds something as long as a key in base64.
 fn holds_key(text: &str) -> bool {
     let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
-    text.split(|c| !base64(c) && c != '=').any(|word| word.len() == 44 && word.ends_with('='))
+    text.split(|c| !base64(c) && c != '=')
+        .any(|word| word.len() == 44 && word.ends_with('='))
 }
 
 #[cfg(test)]
@@ -297,11 +367,21 @@ mod tests {
 
     #[test]
     fn a_secret_in_plain_is_masked_and_columns_stay() {
-        assert_eq!(mask_secret("private_key = \"aGk=\""), "private_key = \"****\"");
-        assert_eq!(mask_secret("x = { PresharedKey = 'é' }"), "x = { PresharedKey = '**' }");
+        assert_eq!(
+            mask_secret("private_key = \"aGk=\""),
+            "private_key = \"****\""
+        );
+        assert_eq!(
+            mask_secret("x = { PresharedKey = 'é' }"),
+            "x = { PresharedKey = '**' }"
+        );
         let key = "c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3M=";
         assert!(!mask_secret(&format!("private_key_file = '{key}'")).contains(key));
-        for plain in ["private_key_file = \"/etc/k\"", "public_key = \"aGk=\"", "# private"] {
+        for plain in [
+            "private_key_file = \"/etc/k\"",
+            "public_key = \"aGk=\"",
+            "# private",
+        ] {
             assert_eq!(mask_secret(plain), plain);
         }
     }

@@ -64,11 +64,26 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
     let mut document = DocumentMut::new();
     let mut section = Table::new();
     section.insert("name", value(&mesh.name));
-    section.insert("networks", value(mesh.networks.iter().map(ToString::to_string).collect::<Array>()));
+    section.insert(
+        "networks",
+        value(
+            mesh.networks
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Array>(),
+        ),
+    );
     section.set_position(Some(0));
-    section.decor_mut().set_prefix("# Made by `natpunch import`; every key: docs/config.md.\n\n");
+    section
+        .decor_mut()
+        .set_prefix("# Made by `natpunch import`; every key: docs/config.md.\n\n");
     document.insert("mesh", Item::Table(section));
-    let named = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let named = |file: &Path| {
+        file.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     for peer in &mesh.peers {
         insert_peer(&mut document, peer);
         if peer.name != mesh.own {
@@ -84,7 +99,10 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
         for (key, number) in [
             ("listen_port", mesh.listen_port.map(i64::from)),
             ("mtu", mesh.mtu.map(i64::from)),
-            ("fwmark", mesh.fwmark.filter(|mark| *mark != 0).map(i64::from)),
+            (
+                "fwmark",
+                mesh.fwmark.filter(|mark| *mark != 0).map(i64::from),
+            ),
         ] {
             if let Some(number) = number {
                 own.insert(key, value(number));
@@ -93,7 +111,9 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
         if mesh.external {
             own.insert("backend", value("external"));
         }
-        let section = document.get_mut("peers").and_then(|peers| peers.get_mut(&peer.name));
+        let section = document
+            .get_mut("peers")
+            .and_then(|peers| peers.get_mut(&peer.name));
         if let Some(section) = section.and_then(Item::as_table_mut) {
             own.set_position(section.position());
             own.decor_mut().set_prefix("\n");
@@ -112,11 +132,18 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
         )
         .ok();
     }
-    load_with(path, &Given { file: Some((path, &text)), may_be_empty: false })?;
+    load_with(
+        path,
+        &Given {
+            file: Some((path, &text)),
+            may_be_empty: false,
+        },
+    )?;
     Ok(text)
 }
 
-/// Makes the key files, each readable by its owner only, and then the mesh file. Nothing that is there is overwritten.
+/// Makes the key files, each readable by its owner only, and then the mesh file. Nothing that is
+/// there is overwritten.
 ///
 /// # Errors
 /// A file is there already, or can't be made. What was made before is removed again.
@@ -126,7 +153,11 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
     let keys = Some(private_key)
         .filter(|_| !mesh.private_key_is_there)
         .into_iter()
-        .chain(mesh.preshared.iter().map(|psk| (&psk.file, psk.key.expose_base64())));
+        .chain(
+            mesh.preshared
+                .iter()
+                .map(|psk| (&psk.file, psk.key.expose_base64())),
+        );
     let mut done = Ok(());
     for (file, key) in keys {
         done = keyfile::write(file, &key).map_err(|error| cannot_make(file, &error));
@@ -135,8 +166,9 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
         }
         made.push(file);
     }
-    let done =
-        done.and_then(|()| replace::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error)));
+    let done = done.and_then(|()| {
+        replace::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error))
+    });
     if done.is_err() {
         for file in made {
             std::fs::remove_file(file).ok();
@@ -159,14 +191,23 @@ pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigError
 /// What is wrong with the file.
 pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
     keyfile::read(file, "keygen").map_err(|error| {
-        ConfigErrors::new(vec![super::ConfigError::of(file, error.problem).help(error.help)], Arc::default())
+        ConfigErrors::new(
+            vec![super::ConfigError::of(file, error.problem).help(error.help)],
+            Arc::default(),
+        )
     })
 }
 
 fn cannot_make(file: &Path, error: &io::Error) -> ConfigErrors {
     let help = match error.kind() {
-        io::ErrorKind::AlreadyExists => "name another file; a file that is there is never overwritten",
+        io::ErrorKind::AlreadyExists => {
+            "name another file; a file that is there is never overwritten"
+        }
         _ => "nothing was changed",
     };
-    fail(file, format!("can't make this file: {}", reason(error)), help)
+    fail(
+        file,
+        format!("can't make this file: {}", reason(error)),
+        help,
+    )
 }

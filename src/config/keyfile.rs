@@ -33,13 +33,19 @@ pub(super) fn credential(file: &Path) -> Option<&str> {
 /// # Errors
 /// There is no such directory.
 pub(super) fn actual(file: &Path) -> Result<PathBuf, KeyFileError> {
-    let Some(name) = credential(file) else { return Ok(file.to_owned()) };
+    let Some(name) = credential(file) else {
+        return Ok(file.to_owned());
+    };
     match std::env::var_os("CREDENTIALS_DIRECTORY") {
         Some(directory) => Ok(PathBuf::from(directory).join(name)),
         None => Err(KeyFileError {
             absent: true,
-            problem: format!("the credential `{name}` is not there: systemd gave this process none"),
-            help: format!("add LoadCredential={name}:/path/of/the/key to the unit that runs natpunch"),
+            problem: format!(
+                "the credential `{name}` is not there: systemd gave this process none"
+            ),
+            help: format!(
+                "add LoadCredential={name}:/path/of/the/key to the unit that runs natpunch"
+            ),
         }),
     }
 }
@@ -61,34 +67,64 @@ pub(super) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Resul
 /// Reads a file with a secret after looking at its owner and mode.
 ///
 /// # Errors
-/// If it can't be read, if others than its owner may read it, if its owner is neither root nor this process' user, or if
-/// it is empty. No more than `longest` bytes are read.
-pub(super) fn read_text(file: &Path, what: &str, longest: usize) -> Result<Zeroizing<String>, KeyFileError> {
-    // systemd lets the service's user in by an access list, which shows as bits of the group; its directory is private.
-    let others = if credential(file).is_some() { 0o007 } else { 0o077 };
+/// If it can't be read, if others than its owner may read it, if its owner is neither root nor this
+/// process' user, or if it is empty. No more than `longest` bytes are read.
+pub(super) fn read_text(
+    file: &Path,
+    what: &str,
+    longest: usize,
+) -> Result<Zeroizing<String>, KeyFileError> {
+    // systemd lets the service's user in by an access list, which shows as bits of the group; its
+    // directory is private.
+    let others = if credential(file).is_some() {
+        0o007
+    } else {
+        0o077
+    };
     let file = &*actual(file)?;
     let shown = file.display();
-    let fail = |problem: String, help: String| KeyFileError { absent: false, problem, help };
+    let fail = |problem: String, help: String| KeyFileError {
+        absent: false,
+        problem,
+        help,
+    };
     // O_NONBLOCK: opening a FIFO would wait for a writer.
-    let mut open =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(file).map_err(|error| {
+    let mut open = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(file)
+        .map_err(|error| {
             let absent = error.kind() == std::io::ErrorKind::NotFound;
             let help = if absent {
                 format!("make it: (umask 077; natpunch {what} > {shown})")
             } else {
                 "run natpunch as the owner of the file, or as root".to_owned()
             };
-            KeyFileError { absent, problem: format!("can't read {shown}: {}", reason(&error)), help }
+            KeyFileError {
+                absent,
+                problem: format!("can't read {shown}: {}", reason(&error)),
+                help,
+            }
         })?;
-    let meta =
-        open.metadata().map_err(|error| fail(format!("can't read {shown}: {}", reason(&error)), String::new()))?;
+    let meta = open.metadata().map_err(|error| {
+        fail(
+            format!("can't read {shown}: {}", reason(&error)),
+            String::new(),
+        )
+    })?;
     if !meta.is_file() {
-        return Err(fail(format!("{shown} is not a file"), "name a file that holds the key".to_owned()));
+        return Err(fail(
+            format!("{shown} is not a file"),
+            "name a file that holds the key".to_owned(),
+        ));
     }
     let mode = meta.mode() & 0o7777;
     if mode & others != 0 {
         let problem = format!("{shown} can be read by others than its owner (mode {mode:04o})");
-        return Err(fail(problem, format!("chmod 600 {shown}; if others may have read it, make a new key")));
+        return Err(fail(
+            problem,
+            format!("chmod 600 {shown}; if others may have read it, make a new key"),
+        ));
     }
     let user = nix::unistd::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != user {
@@ -96,11 +132,20 @@ pub(super) fn read_text(file: &Path, what: &str, longest: usize) -> Result<Zeroi
         return Err(fail(problem, format!("chown root {shown}")));
     }
     let mut text = Zeroizing::new(String::with_capacity(longest));
-    open.by_ref().take(longest as u64).read_to_string(&mut text).map_err(|error| {
-        fail(format!("can't read {shown}: {}", reason(&error)), format!("it holds what `natpunch {what}` prints"))
-    })?;
+    open.by_ref()
+        .take(longest as u64)
+        .read_to_string(&mut text)
+        .map_err(|error| {
+            fail(
+                format!("can't read {shown}: {}", reason(&error)),
+                format!("it holds what `natpunch {what}` prints"),
+            )
+        })?;
     if text.trim().is_empty() {
-        return Err(fail(format!("{shown} is empty"), format!("it holds what `natpunch {what}` prints")));
+        return Err(fail(
+            format!("{shown} is empty"),
+            format!("it holds what `natpunch {what}` prints"),
+        ));
     }
     Ok(text)
 }
@@ -112,14 +157,16 @@ pub(super) fn read_text(file: &Path, what: &str, longest: usize) -> Result<Zeroi
 pub fn new_private_key() -> io::Result<SecretKey> {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(io::Error::other)?;
-    // Clamped as Curve25519 does it anyway (RFC 7748, 5), so that the key looks like those of `wg genkey`.
+    // Clamped as Curve25519 does it anyway (RFC 7748, 5), so that the key looks like those of
+    // `wg genkey`.
     let [first, .., last] = &mut *bytes;
     *first &= 0xf8;
     *last = (*last & 0x7f) | 0x40;
     Ok(SecretKey::from_bytes(*bytes))
 }
 
-/// The private key of a file: the one that it holds, or a new one if it is not there. The flag says whether it is new.
+/// The private key of a file: the one that it holds, or a new one if it is not there. The flag says
+/// whether it is new.
 ///
 /// # Errors
 /// What is wrong with the file that is there, or why it can't be made.
@@ -133,17 +180,28 @@ pub fn new_key_file(file: &Path) -> Result<(SecretKey, bool), ConfigErrors> {
         Err(error) if error.absent => {}
         Err(error) => return Err(fail(error.problem, &error.help)),
     }
-    let key =
-        new_private_key().map_err(|error| fail(format!("the system gives no random bytes: {error}"), "try again"))?;
+    let key = new_private_key().map_err(|error| {
+        fail(
+            format!("the system gives no random bytes: {error}"),
+            "try again",
+        )
+    })?;
     write(file, &key.expose_base64()).map_err(|error| {
-        fail(format!("can't make this key file: {}", reason(&error)), "name a file that can be made")
+        fail(
+            format!("can't make this key file: {}", reason(&error)),
+            "name a file that can be made",
+        )
     })?;
     Ok((key, true))
 }
 
 /// Makes a key file that is not there, readable by its owner only.
 pub(super) fn write(file: &Path, base64: &str) -> io::Result<()> {
-    replace::create(file, Zeroizing::new(format!("{base64}\n")).as_bytes(), 0o600)
+    replace::create(
+        file,
+        Zeroizing::new(format!("{base64}\n")).as_bytes(),
+        0o600,
+    )
 }
 
 /// Longest file that is read, in bytes; a key has 44.

@@ -46,13 +46,27 @@ fn place(mesh: &MeshConfig, peer: &str) -> Place {
 }
 
 fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let finds_nodes = mesh.discovery.iter().any(|instance| !matches!(instance.settings, DiscoverySettings::Static(_)));
+    let finds_nodes = mesh
+        .discovery
+        .iter()
+        .any(|instance| !matches!(instance.settings, DiscoverySettings::Static(_)));
     let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
-    let reachable_nodes = mesh.peers.values().any(|peer| peer.managed && !hidden(peer));
-    for (name, _) in mesh.peers.iter().filter(|(_, peer)| !peer.managed && hidden(peer)) {
+    let reachable_nodes = mesh
+        .peers
+        .values()
+        .any(|peer| peer.managed && !hidden(peer));
+    for (name, _) in mesh
+        .peers
+        .iter()
+        .filter(|(_, peer)| !peer.managed && hidden(peer))
+    {
         if !reachable_nodes {
-            let message = format!("nobody can reach the plain WireGuard peer `{}`, nor it them", Quoted(name));
-            let finding = ConfigError::at(place(mesh, name), message).label("has no natpunch and no endpoint");
+            let message = format!(
+                "nobody can reach the plain WireGuard peer `{}`, nor it them",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("has no natpunch and no endpoint");
             findings.push(
                 finding
                     .rule("unreachable-plain-peer")
@@ -61,24 +75,48 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         }
     }
     if !finds_nodes {
-        let mut nodes = mesh.peers.iter().filter(|(_, peer)| peer.managed && hidden(peer));
+        let mut nodes = mesh
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.managed && hidden(peer));
         if let (Some((first, _)), Some((second, _))) = (nodes.next(), nodes.next()) {
-            let message = format!("`{}` and `{}` can't find each other", Quoted(first), Quoted(second));
-            let finding = ConfigError::at(place(mesh, second), message).label("no endpoint, and no discovery either");
+            let message = format!(
+                "`{}` and `{}` can't find each other",
+                Quoted(first),
+                Quoted(second)
+            );
+            let finding = ConfigError::at(place(mesh, second), message)
+                .label("no endpoint, and no discovery either");
             let help = "give one an endpoint at which both reach it, with serve = true if there are more such pairs, or \
                         add a section [discovery.NAME] with a server";
-            findings.push(finding.rule("no-discovery").also(place(mesh, first), "no endpoint either").help(help));
+            findings.push(
+                finding
+                    .rule("no-discovery")
+                    .also(place(mesh, first), "no endpoint either")
+                    .help(help),
+            );
         }
     }
 }
 
 /// A peer that is to be reached by relays only, and no relay that both sides use.
 fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    if mesh.discovery.iter().any(|instance| relays::relays(&instance.settings)) {
+    if mesh
+        .discovery
+        .iter()
+        .any(|instance| relays::relays(&instance.settings))
+    {
         return;
     }
-    for (name, _) in mesh.peers.iter().filter(|(_, peer)| peer.relay == RelayPolicy::Only) {
-        let message = format!("`{}` is to be reached through relays only, and there is no relay", Quoted(name));
+    for (name, _) in mesh
+        .peers
+        .iter()
+        .filter(|(_, peer)| peer.relay == RelayPolicy::Only)
+    {
+        let message = format!(
+            "`{}` is to be reached through relays only, and there is no relay",
+            Quoted(name)
+        );
         let finding = ConfigError::at(place(mesh, name), message).label("has relay = \"only\"");
         findings.push(finding.rule("no-relay").help(
             "let a peer with an endpoint serve (serve = true), or name a server: [discovery.NAME] with \
@@ -90,9 +128,18 @@ fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 /// Records that cross the internet in plain. They are sealed, but their tags are not.
 fn plain_http(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     for Discovery { name, settings, .. } in &mesh.discovery {
-        let DiscoverySettings::Http(settings) = settings else { continue };
-        let Ok(url) = Url::parse(settings.url.trim()) else { continue };
-        let Some(host) = url.host().filter(|host| url.scheme() == "http" && !is_near(host)) else { continue };
+        let DiscoverySettings::Http(settings) = settings else {
+            continue;
+        };
+        let Ok(url) = Url::parse(settings.url.trim()) else {
+            continue;
+        };
+        let Some(host) = url
+            .host()
+            .filter(|host| url.scheme() == "http" && !is_near(host))
+        else {
+            continue;
+        };
         let at = mesh.places.discovery.get(name).copied().unwrap_or_default();
         let message = format!("`{}` asks {host} over plain HTTP", Quoted(name));
         let finding = ConfigError::at(at, message).label("its requests can be read on the way");
@@ -104,37 +151,59 @@ fn plain_http(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 
 /// Whether a host is this one or in a network of one's own, as far as its name tells.
 fn is_near(host: &Host<&str>) -> bool {
-    let near = |ip: IpAddr| ip.is_loopback() || matches!(classify(ip), AddressClass::Private | AddressClass::LinkLocal);
+    let near = |ip: IpAddr| {
+        ip.is_loopback()
+            || matches!(
+                classify(ip),
+                AddressClass::Private | AddressClass::LinkLocal
+            )
+    };
     match *host {
         Host::Ipv4(ip) => near(ip.into()),
         Host::Ipv6(ip) => near(ip.into()),
-        // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own have no dot.
+        // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own
+        // have no dot.
         Host::Domain(name) => {
             let name = name.trim_end_matches('.');
             !name.contains('.')
                 || ["localhost", "local", "home.arpa", "internal"]
                     .iter()
-                    .any(|own| name.strip_suffix(own).is_some_and(|rest| rest.ends_with('.')))
+                    .any(|own| {
+                        name.strip_suffix(own)
+                            .is_some_and(|rest| rest.ends_with('.'))
+                    })
         }
     }
 }
 
-/// Peers whose lists of relays have nothing in common: one finding for each list, for the first other that it misses.
+/// Peers whose lists of relays have nothing in common: one finding for each list, for the first
+/// other that it misses.
 fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let mut lists: BTreeMap<&[String], &str> = BTreeMap::new();
-    let may_relay = |peer: &PeerConfig| peer.managed && peer.relay != RelayPolicy::Never && !peer.relays.is_empty();
+    let may_relay = |peer: &PeerConfig| {
+        peer.managed && peer.relay != RelayPolicy::Never && !peer.relays.is_empty()
+    };
     for (name, peer) in mesh.peers.iter().filter(|(_, peer)| may_relay(peer)) {
         if lists.contains_key(peer.relays.as_slice()) {
             continue;
         }
-        let apart = |other: &[String]| relays_of_pair(&peer.relays, other).is_some_and(|shared| shared.is_empty());
+        let apart = |other: &[String]| {
+            relays_of_pair(&peer.relays, other).is_some_and(|shared| shared.is_empty())
+        };
         if let Some((_, other)) = lists.iter().find(|(list, _)| apart(list)) {
             let at = |peer: &str| mesh.places.relays.get(peer).copied().unwrap_or_default();
-            let message = format!("`{}` and `{}` have no relay in common", Quoted(other), Quoted(name));
+            let message = format!(
+                "`{}` and `{}` have no relay in common",
+                Quoted(other),
+                Quoted(name)
+            );
             let finding = ConfigError::at(at(name), message).label("by these only");
-            let finding = finding.also(at(other), "by these only").rule("no-shared-relay");
-            findings
-                .push(finding.help("name one in both lists, or the two can't be connected where no direct path is"));
+            let finding = finding
+                .also(at(other), "by these only")
+                .rule("no-shared-relay");
+            findings.push(finding.help(
+                "name one in both lists, or the two can't be connected where no direct path is",
+            ));
         }
         lists.insert(&peer.relays, name);
     }
@@ -146,27 +215,47 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         if let Some(mtu) = mtu.filter(|mtu| *mtu < IPV6_MTU)
             && peer.addresses.iter().any(std::net::IpAddr::is_ipv6)
         {
-            let message = format!("`{}` has an IPv6 address, but its MTU is {mtu}", Quoted(name));
-            let finding = ConfigError::at(place(mesh, name), message).label("Linux refuses IPv6 on such an interface");
-            findings.push(finding.rule("small-mtu").help(format!("IPv6 needs an MTU of {IPV6_MTU} bytes at least")));
+            let message = format!(
+                "`{}` has an IPv6 address, but its MTU is {mtu}",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("Linux refuses IPv6 on such an interface");
+            findings.push(
+                finding
+                    .rule("small-mtu")
+                    .help(format!("IPv6 needs an MTU of {IPV6_MTU} bytes at least")),
+            );
         }
         // A default is fine, and one warning for all nodes is enough.
-        let own = peer.interface.mtu.or(if index == 0 { mesh.interface.mtu } else { None });
+        let own = peer
+            .interface
+            .mtu
+            .or(if index == 0 { mesh.interface.mtu } else { None });
         if let Some(mtu) = own.filter(|mtu| mtu + OVERHEAD > LINK_MTU) {
             let sum = mtu + OVERHEAD;
-            let message = format!("an MTU of {mtu} makes packets of {sum} bytes, and most links carry {LINK_MTU}");
-            let finding = ConfigError::at(place(mesh, name), message).label("the MTU of this node's interface");
+            let message = format!(
+                "an MTU of {mtu} makes packets of {sum} bytes, and most links carry {LINK_MTU}"
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("the MTU of this node's interface");
             findings.push(finding.rule("large-mtu").help(format!(
                 "write {} or less: WireGuard over UDP and IPv6 adds {OVERHEAD}; more is for networks with jumbo frames only",
                 LINK_MTU - OVERHEAD
             )));
         }
         // Its listen port tells the others where it answers.
-        let unused = InterfaceConfig { listen_port: None, ..peer.interface.clone() };
+        let unused = InterfaceConfig {
+            listen_port: None,
+            ..peer.interface.clone()
+        };
         if !peer.managed && unused != InterfaceConfig::default() {
-            let message = format!("`{}` is a plain WireGuard peer: natpunch sets up no interface on it", Quoted(name));
-            let finding =
-                ConfigError::at(place(mesh, name), message).label("these interface settings are used by nobody");
+            let message = format!(
+                "`{}` is a plain WireGuard peer: natpunch sets up no interface on it",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("these interface settings are used by nobody");
             findings.push(
                 finding
                     .rule("unused-interface")
@@ -175,9 +264,13 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         }
     }
     let managed = mesh.peers.values().filter(|peer| peer.managed).count();
-    if let (Some(port), Some(place), true) = (mesh.interface.listen_port, mesh.places.listen_port, managed > 1) {
-        let finding =
-            ConfigError::at(place, format!("every node listens on port {port}")).label("the default of all nodes");
+    if let (Some(port), Some(place), true) = (
+        mesh.interface.listen_port,
+        mesh.places.listen_port,
+        managed > 1,
+    ) {
+        let finding = ConfigError::at(place, format!("every node listens on port {port}"))
+            .label("the default of all nodes");
         findings.push(
             finding.rule("shared-port").help(
                 "two nodes behind one NAT collide on a port: leave it out, and each node's is derived from its key",
@@ -189,58 +282,120 @@ fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let places = &mesh.places;
     for (at, kinds) in &mesh.places.foreign_recipients {
-        let message = format!("natpunch can't be the recipients of the kind {}", kinds.join(", "));
-        let finding = ConfigError::at(*at, message).label("can be opened by others than nodes, too");
-        let help = "recipients of nodes begin with age1; others are for people with their own tools";
+        let message = format!(
+            "natpunch can't be the recipients of the kind {}",
+            kinds.join(", ")
+        );
+        let finding =
+            ConfigError::at(*at, message).label("can be opened by others than nodes, too");
+        let help =
+            "recipients of nodes begin with age1; others are for people with their own tools";
         findings.push(finding.rule("foreign-recipient").help(help));
     }
     for (network, at) in mesh.networks.iter().zip(&places.networks) {
         if let Some(lan) = mesh.lans.iter().find(|lan| overlap(**lan, *network)) {
-            let finding = ConfigError::at(*at, format!("the mesh's network {network} clashes with the LAN {lan}"));
+            let finding = ConfigError::at(
+                *at,
+                format!("the mesh's network {network} clashes with the LAN {lan}"),
+            );
             let help = "nodes in that LAN would lose it: give the mesh a network of its own";
             findings.push(finding.label("of the mesh").rule("lan-clash").help(help));
         }
     }
     for (route, at) in &places.routes {
         let finding = |message: String, label: &str| ConfigError::at(*at, message).label(label);
-        if let Some(network) = mesh.networks.iter().find(|network| overlap(**network, *route)) {
+        if let Some(network) = mesh
+            .networks
+            .iter()
+            .find(|network| overlap(**network, *route))
+        {
             let message = format!("the route {route} is within the mesh's own network {network}");
             let help = "addresses of the mesh are the peers' own: list them in `addresses`, or route another network";
-            findings.push(finding(message, "not a network behind a peer").rule("route-in-mesh").help(help));
+            findings.push(
+                finding(message, "not a network behind a peer")
+                    .rule("route-in-mesh")
+                    .help(help),
+            );
         }
-        if let Some(lan) = mesh.lans.iter().find(|lan| route.contains(*lan) && *route != **lan) {
-            let message = format!("the route {route} is wider than the LAN {lan} and takes it along");
+        if let Some(lan) = mesh
+            .lans
+            .iter()
+            .find(|lan| route.contains(*lan) && *route != **lan)
+        {
+            let message =
+                format!("the route {route} is wider than the LAN {lan} and takes it along");
             let help = format!("route exactly what is behind the peer, such as {lan}");
-            findings.push(finding(message, "wider than the LAN").rule("widened-route").help(help));
+            findings.push(
+                finding(message, "wider than the LAN")
+                    .rule("widened-route")
+                    .help(help),
+            );
         }
     }
-    let inside: Vec<IpNet> = mesh.networks.iter().chain(places.routes.keys()).copied().collect();
+    let inside: Vec<IpNet> = mesh
+        .networks
+        .iter()
+        .chain(places.routes.keys())
+        .copied()
+        .collect();
     for (name, peer) in &mesh.peers {
-        let endpoint = peer.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
-        let around = endpoint.and_then(|endpoint| inside.iter().find(|net| net.contains(&endpoint.ip())));
+        let endpoint = peer
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+        let around =
+            endpoint.and_then(|endpoint| inside.iter().find(|net| net.contains(&endpoint.ip())));
         if let (Some(endpoint), Some(around)) = (endpoint, around) {
-            // Behind the peer itself is where it may well be seen from its own LAN; the others' packets loop.
-            let message = format!("the endpoint {endpoint} of `{}` is within {around}", Quoted(name));
-            let finding =
-                ConfigError::at(place(mesh, name), message).label("WireGuard's packets would go into the tunnel");
-            findings.push(finding.rule("endpoint-in-tunnel").help("write the address that it has outside of the mesh"));
+            // Behind the peer itself is where it may well be seen from its own LAN; the others'
+            // packets loop.
+            let message = format!(
+                "the endpoint {endpoint} of `{}` is within {around}",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("WireGuard's packets would go into the tunnel");
+            findings.push(
+                finding
+                    .rule("endpoint-in-tunnel")
+                    .help("write the address that it has outside of the mesh"),
+            );
         }
     }
 }
 
 /// What finds an exit node must not need it.
 fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let finds =
-        |instance: &Discovery| !matches!(instance.settings, DiscoverySettings::Static(_) | DiscoverySettings::Http(_));
+    let finds = |instance: &Discovery| {
+        !matches!(
+            instance.settings,
+            DiscoverySettings::Static(_) | DiscoverySettings::Http(_)
+        )
+    };
     if mesh.discovery.is_empty() || mesh.discovery.iter().any(finds) {
         return;
     }
     for (name, peer) in &mesh.peers {
-        let exit = peer.exit_node.as_ref().and_then(|exit| Some((exit, mesh.peers.get(exit)?)));
-        let Some((exit, _)) = exit.filter(|(_, exit)| exit.endpoint.is_none() && peer.managed) else { continue };
-        let place = mesh.places.exit_nodes.get(name).copied().unwrap_or_default();
-        let message = format!("`{}` can find its exit node `{}` only through it", Quoted(name), Quoted(exit));
-        let finding = ConfigError::at(place, message).label("asks a web server, which is behind this exit node");
+        let exit = peer
+            .exit_node
+            .as_ref()
+            .and_then(|exit| Some((exit, mesh.peers.get(exit)?)));
+        let Some((exit, _)) = exit.filter(|(_, exit)| exit.endpoint.is_none() && peer.managed)
+        else {
+            continue;
+        };
+        let place = mesh
+            .places
+            .exit_nodes
+            .get(name)
+            .copied()
+            .unwrap_or_default();
+        let message = format!(
+            "`{}` can find its exit node `{}` only through it",
+            Quoted(name),
+            Quoted(exit)
+        );
+        let finding = ConfigError::at(place, message)
+            .label("asks a web server, which is behind this exit node");
         findings.push(finding.rule("exit-node-needed-to-find-it").help(
             "give the exit node an endpoint, use a discovery that goes outside (all but http do), or name the web \
              server's addresses in exit_except",
@@ -248,40 +403,62 @@ fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     }
 }
 
-/// Private keys that stand anywhere in the files, comments included: texts whose public key a peer has.
+/// Private keys that stand anywhere in the files, comments included: texts whose public key a peer
+/// has.
 fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let owners: BTreeMap<PeerKey, &str> =
-        mesh.peers.iter().map(|(name, peer)| (peer.public_key, name.as_str())).collect();
+    let owners: BTreeMap<PeerKey, &str> = mesh
+        .peers
+        .iter()
+        .map(|(name, peer)| (peer.public_key, name.as_str()))
+        .collect();
     let mut tried = BTreeSet::new();
     for (file, source) in mesh.sources.0.iter().enumerate() {
         let base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
-        let words = source.text.split(|c| !base64(c)).filter(|word| word.len() == 44 && word.ends_with('='));
+        let words = source
+            .text
+            .split(|c| !base64(c))
+            .filter(|word| word.len() == 44 && word.ends_with('='));
         for word in words {
-            let Ok(key) = word.parse::<SecretKey>() else { continue };
+            let Ok(key) = word.parse::<SecretKey>() else {
+                continue;
+            };
             if owners.contains_key(&PeerKey::from_bytes(*key.expose())) {
                 continue;
             }
             if tried.len() == MOST_TRIED || !tried.insert(word) {
                 continue;
             }
-            let Some(owner) = owners.get(&public_key(&key)) else { continue };
+            let Some(owner) = owners.get(&public_key(&key)) else {
+                continue;
+            };
             let start = word.as_ptr().addr() - source.text.as_ptr().addr();
-            let at = Place { file, start, end: start + word.len() };
+            let at = Place {
+                file,
+                start,
+                end: start + word.len(),
+            };
             let message = format!("the private key of `{}` stands in the file", Quoted(owner));
-            let finding = ConfigError::at(at, message).label("whoever reads the file is this peer").secret();
-            let help = "make a new key pair with `natpunch keygen`: what was in git once stays known";
+            let finding = ConfigError::at(at, message)
+                .label("whoever reads the file is this peer")
+                .secret();
+            let help =
+                "make a new key pair with `natpunch keygen`: what was in git once stays known";
             findings.push(finding.rule("private-key-in-file").help(help));
         }
     }
 }
 
-/// Pairs that will not connect by themselves, as far as the file tells: what is worth to know, and often meant. `None`
-/// if there are none.
+/// Pairs that will not connect by themselves, as far as the file tells: what is worth to know, and
+/// often meant. `None` if there are none.
 pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
     const SHOWN: usize = 5;
     let mut findings = Vec::new();
     let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
-    for (name, _) in mesh.peers.iter().filter(|(_, peer)| !peer.managed && hidden(peer)) {
+    for (name, _) in mesh
+        .peers
+        .iter()
+        .filter(|(_, peer)| !peer.managed && hidden(peer))
+    {
         let others: Vec<&str> = mesh
             .peers
             .iter()
@@ -292,37 +469,80 @@ pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
             continue;
         }
         let more = others.len().saturating_sub(SHOWN);
-        let mut shown =
-            others.iter().take(SHOWN).map(|other| format!("`{}`", Quoted(other))).collect::<Vec<_>>().join(", ");
+        let mut shown = others
+            .iter()
+            .take(SHOWN)
+            .map(|other| format!("`{}`", Quoted(other)))
+            .collect::<Vec<_>>()
+            .join(", ");
         if more > 0 {
             shown.push_str(&format!(" and {more} more"));
         }
-        let message = format!("the plain WireGuard peer `{}` can't reach {shown}", Quoted(name));
-        let finding = ConfigError::at(place(mesh, name), message).label("neither side has an endpoint");
-        findings.push(finding.rule("unreachable-pair").help("natpunch punches only between two nodes that run it"));
+        let message = format!(
+            "the plain WireGuard peer `{}` can't reach {shown}",
+            Quoted(name)
+        );
+        let finding =
+            ConfigError::at(place(mesh, name), message).label("neither side has an endpoint");
+        findings.push(
+            finding
+                .rule("unreachable-pair")
+                .help("natpunch punches only between two nodes that run it"),
+        );
     }
     for (name, place) in &mesh.places.exit_nodes {
         let own = mesh.peers.get(name);
-        let Some(exit) = own.and_then(|own| mesh.peers.get(own.exit_node.as_ref()?)) else { continue };
+        let Some(exit) = own.and_then(|own| mesh.peers.get(own.exit_node.as_ref()?)) else {
+            continue;
+        };
         for (ipv6, family) in [(false, "IPv4"), (true, "IPv6")] {
-            let has = |peer: &PeerConfig| peer.addresses.iter().any(|address| address.is_ipv6() == ipv6);
-            let Some(without) = [own, Some(exit)].into_iter().flatten().find(|peer| !has(peer)) else { continue };
-            let who = mesh.peers.iter().find(|(_, peer)| *peer == without).map_or(name, |(name, _)| name);
-            let message = format!("`{}` has no {family} to the internet while it uses an exit node", Quoted(name));
-            let finding = ConfigError::at(*place, message).label(format!("`{}` has no {family} address", Quoted(who)));
+            let has = |peer: &PeerConfig| {
+                peer.addresses
+                    .iter()
+                    .any(|address| address.is_ipv6() == ipv6)
+            };
+            let Some(without) = [own, Some(exit)]
+                .into_iter()
+                .flatten()
+                .find(|peer| !has(peer))
+            else {
+                continue;
+            };
+            let who = mesh
+                .peers
+                .iter()
+                .find(|(_, peer)| *peer == without)
+                .map_or(name, |(name, _)| name);
+            let message = format!(
+                "`{}` has no {family} to the internet while it uses an exit node",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(*place, message)
+                .label(format!("`{}` has no {family} address", Quoted(who)));
             let help = "it would leak otherwise; for both give the two of them addresses of both kinds in the mesh";
             findings.push(finding.rule("exit-node-family").help(help));
         }
     }
     for (network, at) in mesh.networks.iter().zip(&mesh.places.networks) {
         if overlap(*network, CARRIER_NAT) {
-            let finding = ConfigError::at(*at, format!("{network} is shared address space of carrier NATs (RFC 6598)"));
+            let finding = ConfigError::at(
+                *at,
+                format!("{network} is shared address space of carrier NATs (RFC 6598)"),
+            );
             let help = "a node behind such a NAT may need addresses of it outside of the mesh";
-            findings.push(finding.label("of the mesh").rule("carrier-nat-clash").help(help));
+            findings.push(
+                finding
+                    .label("of the mesh")
+                    .rule("carrier-nat-clash")
+                    .help(help),
+            );
         }
     }
     (!findings.is_empty()).then(|| ConfigErrors::new(findings, Arc::clone(&mesh.sources)))
 }
 
 /// 100.64.0.0/10 (RFC 6598).
-const CARRIER_NAT: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(100, 64, 0, 0), 10));
+const CARRIER_NAT: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(
+    std::net::Ipv4Addr::new(100, 64, 0, 0),
+    10,
+));

@@ -22,8 +22,8 @@ const LONGEST_FILE: u64 = 8 << 20;
 /// Most files that a directory may hold.
 const MOST_FILES: usize = 4096;
 
-/// Loads the mesh of one TOML file, or of a directory's `*.toml` files in lexical order, and validates it for every node
-/// in it. Needs no privileges and no private key.
+/// Loads the mesh of one TOML file, or of a directory's `*.toml` files in lexical order, and
+/// validates it for every node in it. Needs no privileges and no private key.
 ///
 /// # Errors
 /// Every error of every file.
@@ -67,13 +67,20 @@ pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, Co
     load_files(files, errors, given.may_be_empty)
 }
 
-/// Loads the mesh of files that were read before, as [`load`] gives it: relative paths in them count from where the
-/// files were.
+/// Loads the mesh of files that were read before, as [`load`] gives it: relative paths in them
+/// count from where the files were.
 ///
 /// # Errors
 /// Every error of every file.
 pub fn load_texts(files: Vec<(PathBuf, String)>) -> Result<MeshConfig, ConfigErrors> {
-    load_files(files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(), Vec::new(), false)
+    load_files(
+        files
+            .into_iter()
+            .map(|(path, text)| (path, text.into_bytes()))
+            .collect(),
+        Vec::new(),
+        false,
+    )
 }
 
 fn load_files(
@@ -81,7 +88,11 @@ fn load_files(
     mut errors: Vec<ConfigError>,
     may_be_empty: bool,
 ) -> Result<MeshConfig, ConfigErrors> {
-    let content_hash = hash(files.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())));
+    let content_hash = hash(
+        files
+            .iter()
+            .map(|(file, bytes)| (file.as_path(), bytes.as_slice())),
+    );
     let mut sources = Sources::default();
     for (file, bytes) in files {
         match String::from_utf8(bytes) {
@@ -92,23 +103,37 @@ fn load_files(
                 let mut bytes = error.into_bytes();
                 bytes.truncate(bad);
                 let text = String::from_utf8(bytes).unwrap_or_default();
-                let place = Place { file: sources.0.len(), start: text.len(), end: text.len() };
+                let place = Place {
+                    file: sources.0.len(),
+                    start: text.len(),
+                    end: text.len(),
+                };
                 sources.0.push(Source::new(file, text));
-                let error =
-                    ConfigError::at(place, "the file is not UTF-8 text").label("the first byte that is not UTF-8");
-                errors.push(error.help("save it as UTF-8, or remove the file if it is not a mesh file"));
+                let error = ConfigError::at(place, "the file is not UTF-8 text")
+                    .label("the first byte that is not UTF-8");
+                errors.push(
+                    error.help("save it as UTF-8, or remove the file if it is not a mesh file"),
+                );
             }
         }
     }
     let sources = Arc::new(sources);
     let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
-    let mut parts =
-        Parts { raw: RawFile::default(), unusable: BTreeSet::new(), complete: errors.is_empty(), may_be_empty };
+    let mut parts = Parts {
+        raw: RawFile::default(),
+        unusable: BTreeSet::new(),
+        complete: errors.is_empty(),
+        may_be_empty,
+    };
     for (index, source) in sources.0.iter().enumerate() {
         if broken.contains(&index) {
             continue;
         }
-        let mut reader = Reader { file: index, errors: Vec::new(), unusable: BTreeSet::new() };
+        let mut reader = Reader {
+            file: index,
+            errors: Vec::new(),
+            unusable: BTreeSet::new(),
+        };
         match parse(source, &mut reader) {
             Some(raw) => merge(&mut parts.raw, raw, &mut reader.errors),
             None => parts.complete = false,
@@ -135,8 +160,8 @@ pub(super) struct Parts {
     pub(super) may_be_empty: bool,
 }
 
-/// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the hash only tells
-/// versions apart.
+/// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the
+/// hash only tells versions apart.
 pub(crate) fn fingerprint(path: &Path) -> [u8; 32] {
     let files = list(path).unwrap_or_default();
     let contents: Vec<(PathBuf, Vec<u8>)> = files
@@ -146,7 +171,11 @@ pub(crate) fn fingerprint(path: &Path) -> [u8; 32] {
             (file, bytes)
         })
         .collect();
-    hash(contents.iter().map(|(file, bytes)| (file.as_path(), bytes.as_slice())))
+    hash(
+        contents
+            .iter()
+            .map(|(file, bytes)| (file.as_path(), bytes.as_slice())),
+    )
 }
 
 /// [`fingerprint`], if there is a mesh, and a hash of what these key files hold.
@@ -177,8 +206,12 @@ fn hash<'a>(files: impl Iterator<Item = (&'a Path, &'a [u8])>) -> [u8; 32] {
 fn list(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let failed = |error: std::io::Error| {
         let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "check the path; the mesh file may also be a directory of *.toml files",
-            std::io::ErrorKind::PermissionDenied => "make it readable for the user that runs natpunch",
+            std::io::ErrorKind::NotFound => {
+                "check the path; the mesh file may also be a directory of *.toml files"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "make it readable for the user that runs natpunch"
+            }
             _ => "name a TOML file, or a directory of *.toml files",
         };
         ConfigError::of(path, format!("can't read this path: {}", reason(&error))).help(help)
@@ -193,36 +226,51 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         // Hidden files are editors' and Kubernetes' own.
         let hidden = name.as_encoded_bytes().starts_with(b".");
         let file = path.join(&name);
-        if !hidden && file.extension().is_some_and(|extension| extension == "toml") {
+        if !hidden
+            && file
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+        {
             files.push(file);
         }
     }
     files.sort();
     if files.is_empty() {
-        return Err(ConfigError::of(path, "the directory holds no *.toml files").help("put the mesh file into it"));
+        return Err(ConfigError::of(path, "the directory holds no *.toml files")
+            .help("put the mesh file into it"));
     }
     if files.len() > MOST_FILES {
-        return Err(ConfigError::of(path, format!("the directory holds more than {MOST_FILES} *.toml files"))
-            .help("is this the directory that you meant?"));
+        return Err(ConfigError::of(
+            path,
+            format!("the directory holds more than {MOST_FILES} *.toml files"),
+        )
+        .help("is this the directory that you meant?"));
     }
     Ok(files)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |error: std::io::Error| {
-        ConfigError::of(file, format!("can't read this file: {}", reason(&error))).help("make it a readable TOML file")
+        ConfigError::of(file, format!("can't read this file: {}", reason(&error)))
+            .help("make it a readable TOML file")
     };
     // Opening a FIFO would wait for a writer.
     if !fs::metadata(file).map_err(failed)?.is_file() {
-        return Err(
-            ConfigError::of(file, "this is not a file").help("name a TOML file, or a directory of *.toml files")
-        );
+        return Err(ConfigError::of(file, "this is not a file")
+            .help("name a TOML file, or a directory of *.toml files"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(file).and_then(|open| open.take(LONGEST_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    fs::File::open(file)
+        .and_then(|open| open.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
     if bytes.len() as u64 > LONGEST_FILE {
-        return Err(ConfigError::of(file, format!("the file is longer than {} MiB", LONGEST_FILE >> 20))
-            .help("is this a mesh file? a large mesh can be split into several files of one directory"));
+        return Err(ConfigError::of(
+            file,
+            format!("the file is longer than {} MiB", LONGEST_FILE >> 20),
+        )
+        .help(
+            "is this a mesh file? a large mesh can be split into several files of one directory",
+        ));
     }
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ConfigError::of(file, "the file is empty").help(
@@ -235,7 +283,10 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// What the system says of an error, without its number.
 pub(super) fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
 }
 
 /// Parses one file and reads its sections.
@@ -263,8 +314,8 @@ fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
     }
 }
 
-/// Where the key was defined first that is defined again at `at`: by reading what is before that line, and the line by
-/// itself.
+/// Where the key was defined first that is defined again at `at`: by reading what is before that
+/// line, and the line by itself.
 fn first_definition(text: &str, at: usize) -> Option<Range<usize>> {
     let line_start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
     let before = text.get(..line_start)?;
@@ -285,7 +336,10 @@ fn first_definition(text: &str, at: usize) -> Option<Range<usize>> {
     };
     let mut path = Vec::new();
     if !line.trim_start().starts_with('[') {
-        let header = before.lines().rev().find(|line| line.trim_start().starts_with('['));
+        let header = before
+            .lines()
+            .rev()
+            .find(|line| line.trim_start().starts_with('['));
         path = header.and_then(path_in).unwrap_or_default();
     }
     path.extend(path_in(line)?);
@@ -323,7 +377,12 @@ fn merge_named<T>(into: &mut Field<raw::Named<T>>, from: Field<raw::Named<T>>) {
     }
 }
 
-fn merge_section<T: Section>(name: &str, into: &mut Field<T>, from: Field<T>, errors: &mut Vec<ConfigError>) {
+fn merge_section<T: Section>(
+    name: &str,
+    into: &mut Field<T>,
+    from: Field<T>,
+    errors: &mut Vec<ConfigError>,
+) {
     match (into, from) {
         (Some(into), Some(from)) => into.value.merge(from.value, &mut |key, second, first| {
             errors.push(twice(&format!("{name}.{key}"), second, first));

@@ -1,8 +1,8 @@
 //! The mesh file: raw (as written, with spans), merged, resolved, validated.
 //!
-//! [`load`] reads one TOML file, or a directory's `*.toml` files in lexical order, and gives the whole mesh or every
-//! error of every file at once. [`resolve_node`] then finds this host in it by its private key. Neither writes
-//! anything anywhere.
+//! [`load`] reads one TOML file, or a directory's `*.toml` files in lexical order, and gives the
+//! whole mesh or every error of every file at once. [`resolve_node`] then finds this host in it by
+//! its private key. Neither writes anything anywhere.
 
 mod age;
 mod digest;
@@ -26,17 +26,22 @@ mod value;
 mod watch;
 mod wg_quick;
 
-pub use age::{AgeRecipient, DEFAULT_IDENTITY_FILE, Encrypted, age_encrypt, age_recipients, new_age_identity};
+pub use age::{
+    AgeRecipient, DEFAULT_IDENTITY_FILE, Encrypted, age_encrypt, age_recipients, new_age_identity,
+};
 pub use edit::{Edit, NewPeer, create_mesh, free_addresses, new_mesh, similar_peer};
 pub use error::{ConfigError, ConfigErrors, Excerpt, Location};
-pub use import::{ImportedMesh, ImportedPreshared, create_secret_file, imported_text, read_key_file, write_imported};
+pub use import::{
+    ImportedMesh, ImportedPreshared, create_secret_file, imported_text, read_key_file,
+    write_imported,
+};
 pub use keyfile::{new_key_file, new_private_key};
 pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
-    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig,
-    PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
+    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig,
+    MeshConfig, NodeConfig, PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
 };
 pub(crate) use replace::replace as replace_file;
 pub use resolve::{Local, peers_of, private_key_of, public_key, resolve_node, resolve_node_at};
@@ -44,5 +49,6 @@ pub use schema::schema;
 pub use value::parse_span;
 pub use watch::Watcher;
 pub use wg_quick::{
-    LONGEST as WG_QUICK_LONGEST, WgQuick, WgQuickError, WgQuickPeer, format as format_wg_quick, parse as parse_wg_quick,
+    LONGEST as WG_QUICK_LONGEST, WgQuick, WgQuickError, WgQuickPeer, format as format_wg_quick,
+    parse as parse_wg_quick,
 };

@@ -26,15 +26,19 @@ pub enum Backend {
     Kernel,
     /// The embedded one.
     Userspace,
-    /// A device of this name that something else made and that listens on a UAPI socket, such as wireguard-go.
+    /// A device of this name that something else made and that listens on a UAPI socket, such as
+    /// wireguard-go.
     External,
 }
 
-/// How many UDP ports a node that serves takes: that of the rendezvous, its alternate one, and the relay's.
+/// How many UDP ports a node that serves takes: that of the rendezvous, its alternate one, and the
+/// relay's.
 pub const SERVE_PORTS: u16 = 1 + 1 + 32;
 
 /// A consent to a change that is refused without it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum Consent {
@@ -50,7 +54,12 @@ pub enum Consent {
 
 impl Consent {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::MassRemoval, Self::CriticalRemoval, Self::DefaultRoute, Self::EmptyMesh];
+    pub const ALL: [Self; 4] = [
+        Self::MassRemoval,
+        Self::CriticalRemoval,
+        Self::DefaultRoute,
+        Self::EmptyMesh,
+    ];
 
     /// The word for it in the file and on the command line.
     pub fn word(self) -> &'static str {
@@ -66,15 +75,18 @@ impl Consent {
 impl std::str::FromStr for Consent {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|consent| consent.word() == text).ok_or(())
+        Self::ALL
+            .into_iter()
+            .find(|consent| consent.word() == text)
+            .ok_or(())
     }
 }
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
-    /// In a file of the node's own; relative paths of the mesh file are resolved against the directory of the file that
-    /// names it.
+    /// In a file of the node's own; relative paths of the mesh file are resolved against the
+    /// directory of the file that names it.
     File(PathBuf),
     /// In the mesh file, encrypted.
     Age(Encrypted),
@@ -93,11 +105,16 @@ pub struct ApplyConfig {
 
 impl Default for ApplyConfig {
     fn default() -> Self {
-        Self { confirm: Duration::from_secs(60), heal: true, allow: Vec::new() }
+        Self {
+            confirm: Duration::from_secs(60),
+            heal: true,
+            allow: Vec::new(),
+        }
     }
 }
 
-/// Interface settings as far as the file states them: the defaults of `[interface]`, or what one peer overrides.
+/// Interface settings as far as the file states them: the defaults of `[interface]`, or what one
+/// peer overrides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InterfaceConfig {
     /// Interface name.
@@ -123,8 +140,8 @@ pub struct Discovery {
     pub name: String,
     /// Its plugin and settings.
     pub settings: DiscoverySettings,
-    /// What its admission secret file holds on this node, if it can be read. The plugin reads the file itself; another
-    /// secret is another instance.
+    /// What its admission secret file holds on this node, if it can be read. The plugin reads the
+    /// file itself; another secret is another instance.
     pub secret: Option<PresharedKey>,
 }
 
@@ -174,7 +191,8 @@ pub struct PeerConfig {
     pub relay: RelayPolicy,
     /// By whose relays, best first: names of discovery instances. Empty: any.
     pub relays: Vec<String>,
-    /// Interval of persistent keepalives that every node sends to it; `None`: what the node's interface says.
+    /// Interval of persistent keepalives that every node sends to it; `None`: what the node's
+    /// interface says.
     pub persistent_keepalive: Option<Duration>,
     /// What it overrides of `[interface]`.
     pub interface: InterfaceConfig,
@@ -199,8 +217,8 @@ pub struct MeshConfig {
     pub interface: InterfaceConfig,
     /// How changes are applied.
     pub apply: ApplyConfig,
-    /// Discovery instances in the order of the file. An instance of `static` is there whenever a peer has an endpoint,
-    /// and one for each peer that serves.
+    /// Discovery instances in the order of the file. An instance of `static` is there whenever a
+    /// peer has an endpoint, and one for each peer that serves.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
     pub stun_servers: Vec<String>,
@@ -220,16 +238,21 @@ pub struct MeshConfig {
 }
 
 impl MeshConfig {
-    /// BLAKE2s of what the mesh says: the same on every node that has the same mesh, wherever its files lie, however they
-    /// are named, and in whatever order they say it.
+    /// BLAKE2s of what the mesh says: the same on every node that has the same mesh, wherever its
+    /// files lie, however they are named, and in whatever order they say it.
     pub fn mesh_hash(&self) -> [u8; 32] {
         super::digest::of(&self.sources)
     }
 
-    /// The files that this was read from, with absolute paths, as [`load_texts`](super::load_texts) takes them.
+    /// The files that this was read from, with absolute paths, as [`load_texts`](super::load_texts)
+    /// takes them.
     pub fn texts(&self) -> Vec<(PathBuf, String)> {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        self.sources.0.iter().map(|source| (absolute(&source.path), source.text.clone())).collect()
+        self.sources
+            .0
+            .iter()
+            .map(|source| (absolute(&source.path), source.text.clone()))
+            .collect()
     }
 }
 
@@ -248,7 +271,8 @@ pub struct RemotePeer {
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
-    /// WireGuard's allowed IPs: addresses as host networks, routes, and the default routes of an exit node; sorted.
+    /// WireGuard's allowed IPs: addresses as host networks, routes, and the default routes of an
+    /// exit node; sorted.
     pub allowed_ips: Vec<IpNet>,
     /// `HOST:PORT` of the file.
     pub endpoint: Option<String>,
@@ -271,7 +295,8 @@ pub struct ExitNode {
     pub peer: String,
     /// The routing table that leads there.
     pub table: u32,
-    /// Whether IPv4 goes there: both have such an address. Else nothing of it leaves the host's own networks.
+    /// Whether IPv4 goes there: both have such an address. Else nothing of it leaves the host's own
+    /// networks.
     pub ipv4: bool,
     /// The same for IPv6.
     pub ipv6: bool,
@@ -300,13 +325,15 @@ pub struct NodeConfig {
     pub fwmark: u32,
     /// The exit node that it uses.
     pub exit_node: Option<ExitNode>,
-    /// Whether others reach networks or the internet through it, so that it has to forward packets: of IPv4, of IPv6.
+    /// Whether others reach networks or the internet through it, so that it has to forward packets:
+    /// of IPv4, of IPv6.
     pub forwards: [bool; 2],
     /// MTU, in bytes.
     pub mtu: u32,
     /// Which WireGuard device.
     pub backend: Backend,
-    /// Interval of persistent keepalives that this node sends where its peer says nothing else; `None` is off.
+    /// Interval of persistent keepalives that this node sends where its peer says nothing else;
+    /// `None` is off.
     pub persistent_keepalive: Option<Duration>,
     /// This node's addresses, each with the prefix length of the mesh network around it.
     pub addresses: Vec<IpNet>,

@@ -1,4 +1,5 @@
-//! Reading a parsed TOML document section by section: every error is kept, with its place, and reading goes on.
+//! Reading a parsed TOML document section by section: every error is kept, with its place, and
+//! reading goes on.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -49,7 +50,10 @@ impl<'a> KeyPath<'a> {
     }
 
     pub(super) const fn join(&'a self, name: &'a str) -> Self {
-        Self { parent: Some(self), name }
+        Self {
+            parent: Some(self),
+            name,
+        }
     }
 }
 
@@ -70,9 +74,17 @@ impl fmt::Display for Quoted<'_> {
         const LONGEST: usize = 64;
         let mut characters = self.0.chars();
         for c in characters.by_ref().take(LONGEST) {
-            if c.is_control() || is_invisible(c) { write!(f, "{}", c.escape_unicode())? } else { write!(f, "{c}")? }
+            if c.is_control() || is_invisible(c) {
+                write!(f, "{}", c.escape_unicode())?
+            } else {
+                write!(f, "{c}")?
+            }
         }
-        if characters.next().is_some() { f.write_str("…") } else { Ok(()) }
+        if characters.next().is_some() {
+            f.write_str("…")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -92,7 +104,11 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn place(&self, span: Option<Range<usize>>) -> Place {
         let span = span.unwrap_or_default();
-        Place { file: self.file, start: span.start, end: span.end }
+        Place {
+            file: self.file,
+            start: span.start,
+            end: span.end,
+        }
     }
 
     pub(super) fn report(&mut self, error: ConfigError) {
@@ -106,7 +122,12 @@ impl Reader {
     }
 
     /// Reads one key of a table.
-    pub(super) fn field<T: Value>(&mut self, table: &dyn TableLike, path: &KeyPath<'_>, key: &str) -> Field<T> {
+    pub(super) fn field<T: Value>(
+        &mut self,
+        table: &dyn TableLike,
+        path: &KeyPath<'_>,
+        key: &str,
+    ) -> Field<T> {
         let item = table.get(key)?;
         let key_place = self.key_place(table, key);
         let place = item.span().map_or(key_place, |span| self.place(Some(span)));
@@ -114,11 +135,20 @@ impl Reader {
         if value.is_none() {
             self.unusable.insert(path.join(key).to_string());
         }
-        value.map(|value| Located { value, place, key: key_place })
+        value.map(|value| Located {
+            value,
+            place,
+            key: key_place,
+        })
     }
 
     /// Reports every key of a table that is not one of `known`.
-    pub(super) fn unknown_keys(&mut self, table: &dyn TableLike, path: &KeyPath<'_>, known: &[&str]) {
+    pub(super) fn unknown_keys(
+        &mut self,
+        table: &dyn TableLike,
+        path: &KeyPath<'_>,
+        known: &[&str],
+    ) {
         for (key, _) in table.iter() {
             if known.contains(&key) {
                 continue;
@@ -138,9 +168,13 @@ impl Reader {
         (key, help): (&str, &str),
     ) {
         // A misspelt key is there, and is reported as such.
-        let misspelt = |(word, _): (&str, &Item)| !known.contains(&word) && did_you_mean(word, known) == Some(key);
+        let misspelt = |(word, _): (&str, &Item)| {
+            !known.contains(&word) && did_you_mean(word, known) == Some(key)
+        };
         // A secret is in a file, or stands here encrypted.
-        let other = key.strip_suffix("_file").map(|secret| format!("{secret}_age"));
+        let other = key
+            .strip_suffix("_file")
+            .map(|secret| format!("{secret}_age"));
         if other.is_some_and(|other| table.contains_key(&other)) {
             return;
         }
@@ -151,7 +185,13 @@ impl Reader {
     }
 
     /// Reports a value of another type than `expected`.
-    pub(super) fn wrong_type(&mut self, item: &Item, place: Place, path: &KeyPath<'_>, expected: &str) {
+    pub(super) fn wrong_type(
+        &mut self,
+        item: &Item,
+        place: Place,
+        path: &KeyPath<'_>,
+        expected: &str,
+    ) {
         let found = match item.type_name() {
             "string" => "a string",
             "integer" => "an integer",
@@ -175,15 +215,19 @@ impl Reader {
 }
 
 fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> ConfigError {
-    let section = if path.name.is_empty() { "the mesh file".to_owned() } else { format!("[{path}]") };
+    let section = if path.name.is_empty() {
+        "the mesh file".to_owned()
+    } else {
+        format!("[{path}]")
+    };
     if is_secret(key) {
         return ConfigError::at(place, format!("`{}` in plain: secrets are never written in the mesh file", Quoted(key)))
             .label("a secret does not belong here")
             .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section; or encrypt it with `natpunch encrypt`")
             .help("whoever can read this file may have seen the key: make a new one with `natpunch keygen`");
     }
-    let error =
-        ConfigError::at(place, format!("unknown key `{}` in {section}", Quoted(key))).label("not a key of natpunch");
+    let error = ConfigError::at(place, format!("unknown key `{}` in {section}", Quoted(key)))
+        .label("not a key of natpunch");
     let in_peer = path.parent.is_some_and(|parent| parent.name == "peers");
     match did_you_mean(key, known) {
         _ if in_peer && super::raw::RawInterface::KEYS.contains(&key) => {
@@ -196,11 +240,23 @@ fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> C
 
 fn is_secret(key: &str) -> bool {
     let plain = squashed(key);
-    ["privatekey", "presharedkey", "psk", "secretkey", "secret", "privkey"].contains(&plain.as_str())
+    [
+        "privatekey",
+        "presharedkey",
+        "psk",
+        "secretkey",
+        "secret",
+        "privkey",
+    ]
+    .contains(&plain.as_str())
 }
 
 fn squashed(key: &str) -> String {
-    key.chars().filter(|c| c.is_alphanumeric()).take(64).flat_map(char::to_lowercase).collect()
+    key.chars()
+        .filter(|c| c.is_alphanumeric())
+        .take(64)
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// The known word that a misspelt one most likely stands for.
@@ -208,7 +264,12 @@ pub(super) fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str>
     let word = squashed(word);
     known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(&word, &squashed(candidate)), *candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&word, &squashed(candidate)),
+                *candidate,
+            )
+        })
         .filter(|(similarity, _)| *similarity >= 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
@@ -236,7 +297,10 @@ pub(super) struct Flaw {
 
 impl Flaw {
     pub(super) fn new(problem: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { problem: problem.into(), help: help.into() }
+        Self {
+            problem: problem.into(),
+            help: help.into(),
+        }
     }
 }
 
@@ -250,8 +314,11 @@ impl<T: Text> Value for T {
             Ok(value) => Some(value),
             Err(flaw) => {
                 let message = format!("bad value of `{path}`: {}", flaw.problem);
-                reader
-                    .report(ConfigError::at(place, message).label(format!("expected {}", T::EXPECTED)).help(flaw.help));
+                reader.report(
+                    ConfigError::at(place, message)
+                        .label(format!("expected {}", T::EXPECTED))
+                        .help(flaw.help),
+                );
                 None
             }
         }
@@ -261,13 +328,26 @@ impl<T: Text> Value for T {
 impl<T: Value> Value for Vec<Located<T>> {
     fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self> {
         let elements: Vec<Item> = match (item.as_array(), item.as_array_of_tables()) {
-            (Some(array), _) => array.iter().map(|value| Item::Value(value.clone())).collect(),
-            (_, Some(tables)) => tables.iter().map(|table| Item::Table(table.clone())).collect(),
+            (Some(array), _) => array
+                .iter()
+                .map(|value| Item::Value(value.clone()))
+                .collect(),
+            (_, Some(tables)) => tables
+                .iter()
+                .map(|table| Item::Table(table.clone()))
+                .collect(),
             _ => {
                 let error = ConfigError::at(place, format!("wrong type: `{path}` is not an array"));
                 let help = match item.as_str() {
-                    Some(text) => format!("write it in square brackets: {} = [\"{}\"]", path.name, Quoted(text)),
-                    None => "write it as an array, in square brackets, even with one element: [ … ]".to_owned(),
+                    Some(text) => format!(
+                        "write it in square brackets: {} = [\"{}\"]",
+                        path.name,
+                        Quoted(text)
+                    ),
+                    None => {
+                        "write it as an array, in square brackets, even with one element: [ … ]"
+                            .to_owned()
+                    }
                 };
                 reader.report(error.label("expected an array").help(help));
                 return None;
@@ -277,7 +357,11 @@ impl<T: Value> Value for Vec<Located<T>> {
         for element in &elements {
             let place = reader.place(element.span());
             match T::read(element, place, path, reader) {
-                Some(value) => read.push(Located { value, place, key: place }),
+                Some(value) => read.push(Located {
+                    value,
+                    place,
+                    key: place,
+                }),
                 // Reported, and left out.
                 None => {
                     reader.unusable.insert(path.to_string());
@@ -311,11 +395,15 @@ pub(super) fn integer<T: TryFrom<i64>>(
         reader.wrong_type(item, place, path, &expected);
         return None;
     };
-    let inside = Some(value).filter(|value| (least..=most).contains(value)).and_then(|value| T::try_from(value).ok());
+    let inside = Some(value)
+        .filter(|value| (least..=most).contains(value))
+        .and_then(|value| T::try_from(value).ok());
     if inside.is_none() {
         let message = format!("bad value of `{path}`: {value} is out of range");
         reader.report(
-            ConfigError::at(place, message).label(format!("expected {expected}")).help(format!("write {expected}")),
+            ConfigError::at(place, message)
+                .label(format!("expected {expected}"))
+                .help(format!("write {expected}")),
         );
     }
     inside
@@ -323,12 +411,14 @@ pub(super) fn integer<T: TryFrom<i64>>(
 
 /// A section whose keys may come from several files.
 pub(super) trait Section {
-    /// Takes the keys of another file; tells of each key that both have, its second place and its first.
+    /// Takes the keys of another file; tells of each key that both have, its second place and its
+    /// first.
     fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, Place, Place));
 }
 
-/// Defines a section of the mesh file: a struct with one [`Field`] a key, its list of keys and its reader, all from one
-/// list. Its JSON schema and the reference manual come from the same doc comments.
+/// Defines a section of the mesh file: a struct with one [`Field`] a key, its list of keys and its
+/// reader, all from one list. Its JSON schema and the reference manual come from the same doc
+/// comments.
 macro_rules! section {
     ($(#[$meta:meta])* struct $name:ident $(requires { $($required:ident: $help:literal,)* })? { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
         #[derive(Debug, Clone, Default, schemars::JsonSchema)]

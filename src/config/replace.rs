@@ -5,12 +5,14 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
-/// Puts new content in a file's place in one step: a reader sees the old one or the new one. Mode and owner stay; a
-/// symbolic link stays one, and the file behind it is replaced.
+/// Puts new content in a file's place in one step: a reader sees the old one or the new one. Mode
+/// and owner stay; a symbolic link stays one, and the file behind it is replaced.
 pub(crate) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let file = match fs::canonicalize(file) {
         Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return create(file, content, 0o644),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return create(file, content, 0o644);
+        }
         Err(error) => return Err(error),
     };
     let meta = fs::metadata(&file)?;
@@ -38,14 +40,25 @@ pub(super) fn create(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Writes a hidden file beside `file` and has `finish` give it its name.
-fn in_place(file: &Path, content: &[u8], finish: impl FnOnce(&fs::File, &Path) -> io::Result<()>) -> io::Result<()> {
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn in_place(
+    file: &Path,
+    content: &[u8],
+    finish: impl FnOnce(&fs::File, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut name = std::ffi::OsString::from(".");
     name.push(file.file_name().ok_or(io::ErrorKind::InvalidInput)?);
     name.push(format!(".{}.new", std::process::id()));
     let temporary = directory.join(name);
-    let mut open =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC).open(&temporary)?;
+    let mut open = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(&temporary)?;
     let done = open
         .write_all(content)
         .and_then(|()| open.sync_all())

@@ -20,15 +20,16 @@ use super::age::{Closed, DEFAULT_IDENTITY_FILE, Encrypted, Identities};
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
 use super::model::{
-    Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
-    SecretSource,
+    Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
+    RemotePeer, SecretSource,
 };
 use super::read::Quoted;
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
 const DEFAULT_MTU: u32 = 1420;
 
-/// Shorter than the UDP mapping lifetime of nearly every NAT (RFC 4787, REQ-5 asks for 2 minutes; 30 s are seen).
+/// Shorter than the UDP mapping lifetime of nearly every NAT (RFC 4787, REQ-5 asks for 2 minutes;
+/// 30 s are seen).
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(25);
 
 /// The public key of a private key.
@@ -68,16 +69,25 @@ impl Local {
 ///
 /// # Errors
 /// If a key can't be used, or if no peer, or more than one, is this host.
-pub fn resolve_node(mesh: &MeshConfig, private_key_file: Option<&Path>) -> Result<NodeConfig, ConfigErrors> {
-    resolve_node_at(mesh, &Local { private_key_file: private_key_file.map(Path::to_owned), ..Local::default() })
+pub fn resolve_node(
+    mesh: &MeshConfig,
+    private_key_file: Option<&Path>,
+) -> Result<NodeConfig, ConfigErrors> {
+    resolve_node_at(
+        mesh,
+        &Local {
+            private_key_file: private_key_file.map(Path::to_owned),
+            ..Local::default()
+        },
+    )
 }
 
-/// Finds this host in a mesh by its private key and gives its part of it. Reads key files and opens encrypted keys: the
-/// private one, and the preshared ones that it shares.
+/// Finds this host in a mesh by its private key and gives its part of it. Reads key files and opens
+/// encrypted keys: the private one, and the preshared ones that it shares.
 ///
-/// The private key is that of `local.private_key_file` if given. Otherwise it is that of the file that a peer's own
-/// section or `[interface]` names, if that file is on this host; otherwise the encrypted one that this host's age
-/// identity opens.
+/// The private key is that of `local.private_key_file` if given. Otherwise it is that of the file
+/// that a peer's own section or `[interface]` names, if that file is on this host; otherwise the
+/// encrypted one that this host's age identity opens.
 ///
 /// # Errors
 /// If a key can't be used, or if no peer, or more than one, is this host.
@@ -87,35 +97,64 @@ pub fn resolve_node_at(mesh: &MeshConfig, local: &Local) -> Result<NodeConfig, C
         Some(file) => resolve.by_file(file),
         None => resolve.by_mesh(),
     };
-    found.and_then(|found| resolve.node(found)).map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
+    found
+        .and_then(|found| resolve.node(found))
+        .map_err(|errors| ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
 }
 
-/// The other peers of a mesh as the peer `name` sees them, plain WireGuard peers too. Reads the preshared keys that they
-/// share.
+/// The other peers of a mesh as the peer `name` sees them, plain WireGuard peers too. Reads the
+/// preshared keys that they share.
 ///
 /// # Errors
 /// If one can't be used.
-pub fn peers_of(mesh: &MeshConfig, name: &str, local: &Local) -> Result<Vec<RemotePeer>, ConfigErrors> {
-    let Some(own) = mesh.peers.get(name) else { return Ok(Vec::new()) };
+pub fn peers_of(
+    mesh: &MeshConfig,
+    name: &str,
+    local: &Local,
+) -> Result<Vec<RemotePeer>, ConfigErrors> {
+    let Some(own) = mesh.peers.get(name) else {
+        return Ok(Vec::new());
+    };
     let mut errors = Vec::new();
-    let peers = Resolve::new(mesh, local).peers(name, keepalive_of(mesh, own), &mut Vec::new(), &mut errors);
-    if errors.is_empty() { Ok(peers) } else { Err(ConfigErrors::new(errors, Arc::clone(&mesh.sources))) }
+    let peers = Resolve::new(mesh, local).peers(
+        name,
+        keepalive_of(mesh, own),
+        &mut Vec::new(),
+        &mut errors,
+    );
+    if errors.is_empty() {
+        Ok(peers)
+    } else {
+        Err(ConfigErrors::new(errors, Arc::clone(&mesh.sources)))
+    }
 }
 
 /// The private key of the peer `name`, if it stands in the mesh file encrypted.
 ///
 /// # Errors
 /// It can't be opened, or is not the peer's.
-pub fn private_key_of(mesh: &MeshConfig, name: &str, local: &Local) -> Result<Option<SecretKey>, ConfigErrors> {
-    let Some(peer) = mesh.peers.get(name) else { return Ok(None) };
-    let Some(SecretSource::Age(value)) = &peer.interface.private_key else { return Ok(None) };
+pub fn private_key_of(
+    mesh: &MeshConfig,
+    name: &str,
+    local: &Local,
+) -> Result<Option<SecretKey>, ConfigErrors> {
+    let Some(peer) = mesh.peers.get(name) else {
+        return Ok(None);
+    };
+    let Some(SecretSource::Age(value)) = &peer.interface.private_key else {
+        return Ok(None);
+    };
     let resolve = Resolve::new(mesh, local);
-    let key = resolve.open(value).and_then(|key| resolve.check_key(name, peer, value, key));
-    key.map(Some).map_err(|error| ConfigErrors::new(vec![error], Arc::clone(&mesh.sources)))
+    let key = resolve
+        .open(value)
+        .and_then(|key| resolve.check_key(name, peer, value, key));
+    key.map(Some)
+        .map_err(|error| ConfigErrors::new(vec![error], Arc::clone(&mesh.sources)))
 }
 
-/// The preshared key of a pair from the secret of the mesh: BLAKE2s keyed by the secret (RFC 7693, 2.9) over a label and
-/// the two public keys, the lesser first. It depends on nothing else, so no other peer changes it.
+/// The preshared key of a pair from the secret of the mesh: BLAKE2s keyed by the secret (RFC 7693,
+/// 2.9) over a label and the two public keys, the lesser first. It depends on nothing else, so no
+/// other peer changes it.
 fn derive_preshared_key(secret: &PresharedKey, a: &PeerKey, b: &PeerKey) -> PresharedKey {
     let (first, second) = if a < b { (a, b) } else { (b, a) };
     let mut mac = Blake2sMac256::new(secret.expose().into());
@@ -129,7 +168,10 @@ fn derive_preshared_key(secret: &PresharedKey, a: &PeerKey, b: &PeerKey) -> Pres
 }
 
 fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Duration {
-    own.interface.persistent_keepalive.or(mesh.interface.persistent_keepalive).unwrap_or(DEFAULT_KEEPALIVE)
+    own.interface
+        .persistent_keepalive
+        .or(mesh.interface.persistent_keepalive)
+        .unwrap_or(DEFAULT_KEEPALIVE)
 }
 
 struct Resolve<'a> {
@@ -144,16 +186,26 @@ type Found<'a> = (&'a str, SecretKey, PathBuf);
 
 impl<'a> Resolve<'a> {
     fn new(mesh: &'a MeshConfig, local: &'a Local) -> Self {
-        Self { mesh, local, identities: OnceCell::new() }
+        Self {
+            mesh,
+            local,
+            identities: OnceCell::new(),
+        }
     }
 
     fn identity_file(&self) -> &Path {
-        let file = self.local.age_identity_file.as_deref().or(self.mesh.age_identity_file.as_deref());
+        let file = self
+            .local
+            .age_identity_file
+            .as_deref()
+            .or(self.mesh.age_identity_file.as_deref());
         file.unwrap_or(Path::new(DEFAULT_IDENTITY_FILE))
     }
 
     fn identities(&self) -> Result<&Identities, &KeyFileError> {
-        self.identities.get_or_init(|| Identities::read(self.identity_file())).as_ref()
+        self.identities
+            .get_or_init(|| Identities::read(self.identity_file()))
+            .as_ref()
     }
 
     /// The identity that an encrypted value needs can't be used.
@@ -164,15 +216,21 @@ impl<'a> Resolve<'a> {
             shown = shown.help(error.help.as_str());
         }
         if error.absent {
-            shown = shown.help("or name this node's identity: --age-identity FILE, or identity_file in [secrets]");
+            shown = shown.help(
+                "or name this node's identity: --age-identity FILE, or identity_file in [secrets]",
+            );
         }
         shown
     }
 
     /// Opens an encrypted value.
     fn open<K: FromStr<Err = KeyError>>(&self, value: &Encrypted) -> Result<K, ConfigError> {
-        let identities = self.identities().map_err(|error| self.no_identity(value, error))?;
-        identities.open(value).map_err(|closed| self.closed(value, closed, identities))
+        let identities = self
+            .identities()
+            .map_err(|error| self.no_identity(value, error))?;
+        identities
+            .open(value)
+            .map_err(|closed| self.closed(value, closed, identities))
     }
 
     fn closed(&self, value: &Encrypted, closed: Closed, identities: &Identities) -> ConfigError {
@@ -180,11 +238,17 @@ impl<'a> Resolve<'a> {
         let error = |message: String| ConfigError::at(value.place, message).label("encrypted");
         match closed {
             Closed::NotForUs => error(format!("the age identity of {file} does not open this"))
-                .help(format!("encrypt it to this node, too: --recipient {}", identities.recipients())),
-            Closed::Damaged => error("what is encrypted here is damaged".to_owned())
-                .help("it is for this node, but was changed after it was made: encrypt the key again"),
-            Closed::NotAKey(problem) => error(format!("what is encrypted here is not a key: {problem}"))
-                .help("encrypt what `natpunch keygen` prints, with `natpunch encrypt`"),
+                .help(format!(
+                    "encrypt it to this node, too: --recipient {}",
+                    identities.recipients()
+                )),
+            Closed::Damaged => error("what is encrypted here is damaged".to_owned()).help(
+                "it is for this node, but was changed after it was made: encrypt the key again",
+            ),
+            Closed::NotAKey(problem) => {
+                error(format!("what is encrypted here is not a key: {problem}"))
+                    .help("encrypt what `natpunch keygen` prints, with `natpunch encrypt`")
+            }
         }
     }
 
@@ -200,15 +264,22 @@ impl<'a> Resolve<'a> {
         if public == peer.public_key {
             return Ok(key);
         }
-        let error = ConfigError::at(value.place, format!("what is encrypted here is not the private key of `{name}`"));
-        Err(error
-            .label("another key")
-            .help(format!("the public key of this one is {public}: correct public_key, or encrypt the right key")))
+        let error = ConfigError::at(
+            value.place,
+            format!("what is encrypted here is not the private key of `{name}`"),
+        );
+        Err(error.label("another key").help(format!(
+            "the public key of this one is {public}: correct public_key, or encrypt the right key"
+        )))
     }
 
     fn place(&self, file: &Path) -> Option<Place> {
         let places = &self.mesh.places;
-        places.private_key_files.get(file).or_else(|| places.preshared_key_files.get(file)).copied()
+        places
+            .private_key_files
+            .get(file)
+            .or_else(|| places.preshared_key_files.get(file))
+            .copied()
     }
 
     fn error(&self, file: &Path, message: String) -> ConfigError {
@@ -220,31 +291,56 @@ impl<'a> Resolve<'a> {
 
     fn key_file_error(&self, file: &Path, error: KeyFileError) -> ConfigError {
         let shown = self.error(file, error.problem);
-        if error.help.is_empty() { shown } else { shown.help(error.help) }
+        if error.help.is_empty() {
+            shown
+        } else {
+            shown.help(error.help)
+        }
     }
 
     /// The file that would hold a peer's key on its host.
     fn key_file_of(&self, peer: &'a PeerConfig) -> Option<&'a Path> {
-        match peer.interface.private_key.as_ref().or(self.mesh.interface.private_key.as_ref())? {
+        match peer
+            .interface
+            .private_key
+            .as_ref()
+            .or(self.mesh.interface.private_key.as_ref())?
+        {
             SecretSource::File(file) => Some(file),
             SecretSource::Age(_) => None,
         }
     }
 
     fn by_file(&self, file: &Path) -> Result<Found<'a>, Vec<ConfigError>> {
-        let key: SecretKey = keyfile::read(file, "keygen").map_err(|error| vec![self.key_file_error(file, error)])?;
+        let key: SecretKey = keyfile::read(file, "keygen")
+            .map_err(|error| vec![self.key_file_error(file, error)])?;
         let public = public_key(&key);
-        match self.mesh.peers.iter().find(|(_, peer)| peer.public_key == public) {
+        match self
+            .mesh
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.public_key == public)
+        {
             Some((name, _)) => Ok((name, key, file.to_owned())),
             None => Err(vec![self.nobody(file, &key)]),
         }
     }
 
     fn by_mesh(&self) -> Result<Found<'a>, Vec<ConfigError>> {
-        if let Some(node) = self.local.node.as_deref().filter(|node| !self.mesh.peers.contains_key(*node)) {
+        if let Some(node) = self
+            .local
+            .node
+            .as_deref()
+            .filter(|node| !self.mesh.peers.contains_key(*node))
+        {
             let file = self.mesh.files.first().cloned().unwrap_or_default();
-            let error = ConfigError::of(&file, format!("there is no peer `{}`, as --node says", Quoted(node)));
-            return Err(vec![error.help("name the peer that this host is, as in its section [peers.NAME]")]);
+            let error = ConfigError::of(
+                &file,
+                format!("there is no peer `{}`, as --node says", Quoted(node)),
+            );
+            return Err(vec![error.help(
+                "name the peer that this host is, as in its section [peers.NAME]",
+            )]);
         }
         // Peers by the file that would hold their key on their host.
         let mut files: BTreeMap<&Path, BTreeMap<PeerKey, &'a str>> = BTreeMap::new();
@@ -254,12 +350,19 @@ impl<'a> Resolve<'a> {
                 files.entry(file).or_default().insert(peer.public_key, name);
             }
         }
-        let present: Vec<&Path> = files.keys().copied().filter(|file| keyfile::exists(file)).collect();
+        let present: Vec<&Path> = files
+            .keys()
+            .copied()
+            .filter(|file| keyfile::exists(file))
+            .collect();
         let mut found: Vec<Found<'a>> = Vec::new();
         let mut errors = Vec::new();
         for file in &present {
             match keyfile::read::<SecretKey>(file, "keygen") {
-                Ok(key) => match files.get(file).and_then(|peers| peers.get(&public_key(&key))) {
+                Ok(key) => match files
+                    .get(file)
+                    .and_then(|peers| peers.get(&public_key(&key)))
+                {
                     Some(name) => found.push((name, key, file.to_path_buf())),
                     None => errors.push(self.nobody(file, &key)),
                 },
@@ -279,17 +382,23 @@ impl<'a> Resolve<'a> {
             0 => Err(vec![self.no_key_file(files.keys().next().copied())]),
             _ => {
                 let names: Vec<&str> = found.iter().map(|(name, ..)| *name).collect();
-                let message = format!("this host holds the keys of several peers: {}", names.join(", "));
-                let file = found.first().map(|(.., file)| file.clone()).unwrap_or_default();
-                Err(vec![
-                    self.error(&file, message).help("say which one it is: --node NAME, or --private-key-file FILE"),
-                ])
+                let message = format!(
+                    "this host holds the keys of several peers: {}",
+                    names.join(", ")
+                );
+                let file = found
+                    .first()
+                    .map(|(.., file)| file.clone())
+                    .unwrap_or_default();
+                Err(vec![self.error(&file, message).help(
+                    "say which one it is: --node NAME, or --private-key-file FILE",
+                )])
             }
         }
     }
 
-    /// Looks for encrypted private keys that this host's identity opens. The value is what is wrong if there are such
-    /// keys, but none of them opens.
+    /// Looks for encrypted private keys that this host's identity opens. The value is what is wrong
+    /// if there are such keys, but none of them opens.
     fn by_identity(
         &self,
         is_meant: &dyn Fn(&str) -> bool,
@@ -298,7 +407,9 @@ impl<'a> Resolve<'a> {
     ) -> Option<ConfigError> {
         let mut closed = None;
         for (name, peer) in self.mesh.peers.iter().filter(|(name, _)| is_meant(name)) {
-            let Some(SecretSource::Age(value)) = &peer.interface.private_key else { continue };
+            let Some(SecretSource::Age(value)) = &peer.interface.private_key else {
+                continue;
+            };
             let identities = match self.identities() {
                 Ok(identities) => identities,
                 Err(error) => return Some(self.no_identity(value, error)),
@@ -308,7 +419,9 @@ impl<'a> Resolve<'a> {
                     Ok(key) => found.push((name, key, identities.file().to_owned())),
                     Err(error) => errors.push(error),
                 },
-                Err(Closed::NotForUs) => closed = closed.or(Some(self.closed(value, Closed::NotForUs, identities))),
+                Err(Closed::NotForUs) => {
+                    closed = closed.or(Some(self.closed(value, Closed::NotForUs, identities)))
+                }
                 Err(broken) => errors.push(self.closed(value, broken, identities)),
             }
         }
@@ -357,26 +470,41 @@ impl<'a> Resolve<'a> {
             let key = match secret {
                 SecretSource::File(file) => {
                     files.push(keyfile::actual(file).unwrap_or_else(|_| file.to_owned()));
-                    keyfile::read::<PresharedKey>(file, "keygen").map_err(|error| self.key_file_error(file, error))
+                    keyfile::read::<PresharedKey>(file, "keygen")
+                        .map_err(|error| self.key_file_error(file, error))
                 }
                 SecretSource::Age(value) => self.open(value),
             };
             key.map_err(|error| errors.push(error)).ok()
         };
         let secret = mesh.preshared_secret.as_ref().and_then(&mut read);
-        let relaying = mesh.peers.get(name).map(|own| (own.relay, own.relays.as_slice())).unwrap_or_default();
+        let relaying = mesh
+            .peers
+            .get(name)
+            .map(|own| (own.relay, own.relays.as_slice()))
+            .unwrap_or_default();
         let own = mesh.peers.get(name).map(|own| own.public_key);
         let mut peers = Vec::with_capacity(mesh.peers.len());
         for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
-            let pair =
-                if name < other.as_str() { (name.to_owned(), other.clone()) } else { (other.clone(), name.to_owned()) };
+            let pair = if name < other.as_str() {
+                (name.to_owned(), other.clone())
+            } else {
+                (other.clone(), name.to_owned())
+            };
             let preshared_key = match (mesh.preshared_keys.get(&pair), &secret, own) {
                 (Some(stated), ..) => read(stated),
-                (None, Some(secret), Some(own)) => Some(derive_preshared_key(secret, &own, &peer.public_key)),
+                (None, Some(secret), Some(own)) => {
+                    Some(derive_preshared_key(secret, &own, &peer.public_key))
+                }
                 (None, ..) => None,
             };
             let mut peer = remote(mesh, other, peer, preshared_key, keepalive, relaying);
-            if let Some(exit) = mesh.peers.get(name).and_then(|own| exit_node(mesh, own)).filter(|e| e.peer == *other) {
+            if let Some(exit) = mesh
+                .peers
+                .get(name)
+                .and_then(|own| exit_node(mesh, own))
+                .filter(|e| e.peer == *other)
+            {
                 peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));
                 peer.allowed_ips.extend(exit.ipv6.then_some(EVERYTHING[1]));
                 peer.allowed_ips.sort();
@@ -386,14 +514,25 @@ impl<'a> Resolve<'a> {
         peers
     }
 
-    fn node(&self, (name, private_key, key_file): Found<'_>) -> Result<NodeConfig, Vec<ConfigError>> {
+    fn node(
+        &self,
+        (name, private_key, key_file): Found<'_>,
+    ) -> Result<NodeConfig, Vec<ConfigError>> {
         let mesh = self.mesh;
-        let Some(own) = mesh.peers.get(name) else { return Err(Vec::new()) };
+        let Some(own) = mesh.peers.get(name) else {
+            return Err(Vec::new());
+        };
         if !own.managed {
             let place = mesh.places.peers.get(name).copied().unwrap_or_default();
-            let error =
-                ConfigError::at(place, format!("this host is `{name}`, which the file calls a plain WireGuard peer"));
-            return Err(vec![error.label("this host").help("remove managed = false, or don't run natpunch here")]);
+            let error = ConfigError::at(
+                place,
+                format!("this host is `{name}`, which the file calls a plain WireGuard peer"),
+            );
+            return Err(vec![
+                error
+                    .label("this host")
+                    .help("remove managed = false, or don't run natpunch here"),
+            ]);
         }
         let keepalive = keepalive_of(mesh, own);
         let mut errors = Vec::new();
@@ -403,11 +542,19 @@ impl<'a> Resolve<'a> {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut discovery: Vec<Discovery> =
-            mesh.discovery.iter().filter(|instance| !is_node(instance, &own.public_key)).cloned().collect();
+        let mut discovery: Vec<Discovery> = mesh
+            .discovery
+            .iter()
+            .filter(|instance| !is_node(instance, &own.public_key))
+            .cloned()
+            .collect();
         for instance in &mut discovery {
-            let DiscoverySettings::Rendezvous(settings) = &instance.settings else { continue };
-            let Some(file) = &settings.admission_secret_file else { continue };
+            let DiscoverySettings::Rendezvous(settings) = &instance.settings else {
+                continue;
+            };
+            let Some(file) = &settings.admission_secret_file else {
+                continue;
+            };
             instance.secret = keyfile::read(file, "keygen").ok();
             files.push(file.clone());
         }
@@ -433,13 +580,25 @@ impl<'a> Resolve<'a> {
             },
             exit_node: exit,
             forwards: [false, true].map(|ipv6| {
-                let route = own.routes.iter().any(|route| route.addr().is_ipv6() == ipv6);
-                route || (own.exit && own.addresses.iter().any(|address| address.is_ipv6() == ipv6))
+                let route = own
+                    .routes
+                    .iter()
+                    .any(|route| route.addr().is_ipv6() == ipv6);
+                route
+                    || (own.exit
+                        && own
+                            .addresses
+                            .iter()
+                            .any(|address| address.is_ipv6() == ipv6))
             }),
             mtu: own_interface.mtu.or(all.mtu).unwrap_or(DEFAULT_MTU),
             backend: own_interface.backend.or(all.backend).unwrap_or_default(),
             persistent_keepalive: Some(keepalive).filter(|keepalive| !keepalive.is_zero()),
-            addresses: own.addresses.iter().map(|address| with_prefix(mesh, *address)).collect(),
+            addresses: own
+                .addresses
+                .iter()
+                .map(|address| with_prefix(mesh, *address))
+                .collect(),
             peers,
             serve: own.serve,
             apply: mesh.apply.clone(),
@@ -489,12 +648,18 @@ const EVERYTHING: [IpNet; 2] = [
     IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
 
-/// The exit node that a peer uses. Two meshes on one host differ in their port, and so in their table; its upper half is
-/// "NP", so that it is nobody else's.
+/// The exit node that a peer uses. Two meshes on one host differ in their port, and so in their
+/// table; its upper half is "NP", so that it is nobody else's.
 fn exit_node(mesh: &MeshConfig, own: &PeerConfig) -> Option<ExitNode> {
     let name = own.exit_node.as_ref()?;
     let exit = mesh.peers.get(name)?;
-    let both = |ipv6| [own, exit].iter().all(|peer| peer.addresses.iter().any(|address| address.is_ipv6() == ipv6));
+    let both = |ipv6| {
+        [own, exit].iter().all(|peer| {
+            peer.addresses
+                .iter()
+                .any(|address| address.is_ipv6() == ipv6)
+        })
+    };
     Some(ExitNode {
         peer: name.clone(),
         table: 0x4e50_0000 | u32::from(listen_port(&mesh.interface, own)),
@@ -507,10 +672,14 @@ fn exit_node(mesh: &MeshConfig, own: &PeerConfig) -> Option<ExitNode> {
 /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.
 fn of_pair(a: RelayPolicy, b: RelayPolicy) -> RelayPolicy {
     let either = |policy| a == policy || b == policy;
-    [RelayPolicy::Never, RelayPolicy::Only].into_iter().find(|policy| either(*policy)).unwrap_or_default()
+    [RelayPolicy::Never, RelayPolicy::Only]
+        .into_iter()
+        .find(|policy| either(*policy))
+        .unwrap_or_default()
 }
 
-/// The relays of a pair of which the sides list these: those of both, by the sum of their places, then by name. `None`: any.
+/// The relays of a pair of which the sides list these: those of both, by the sum of their places,
+/// then by name. `None`: any.
 pub(super) fn relays_of_pair(a: &[String], b: &[String]) -> Option<Vec<String>> {
     match (a, b) {
         ([], []) => None,
@@ -538,9 +707,14 @@ pub(super) fn listen_port(all: &InterfaceConfig, peer: &PeerConfig) -> u16 {
     stated.unwrap_or_else(|| derive_listen_port(&peer.public_key))
 }
 
-/// An own address with the prefix length of the mesh network around it, so that the interface's connected route is the
-/// mesh.
+/// An own address with the prefix length of the mesh network around it, so that the interface's
+/// connected route is the mesh.
 fn with_prefix(mesh: &MeshConfig, address: IpAddr) -> IpNet {
-    let around = mesh.networks.iter().find(|network| network.contains(&address));
-    around.and_then(|network| IpNet::new(address, network.prefix_len()).ok()).unwrap_or_else(|| IpNet::from(address))
+    let around = mesh
+        .networks
+        .iter()
+        .find(|network| network.contains(&address));
+    around
+        .and_then(|network| IpNet::new(address, network.prefix_len()).ok())
+        .unwrap_or_else(|| IpNet::from(address))
 }

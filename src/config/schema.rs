@@ -9,13 +9,16 @@ use super::raw::RawFile;
 
 /// The JSON schema (draft 2020-12) of the mesh file.
 pub fn schema() -> Value {
-    let generator = SchemaSettings::draft2020_12().with_transform(ForToml).into_generator();
+    let generator = SchemaSettings::draft2020_12()
+        .with_transform(ForToml)
+        .into_generator();
     let mut schema = generator.into_root_schema_for::<RawFile>();
     schema.insert("title".to_owned(), "natpunch mesh".into());
     schema.to_value()
 }
 
-/// TOML has no null: a key is there or it is not. And the lines of a doc comment are those of the source.
+/// TOML has no null: a key is there or it is not. And the lines of a doc comment are those of the
+/// source.
 #[derive(Clone)]
 struct ForToml;
 

@@ -31,9 +31,18 @@ impl Server {
             name: name.to_owned(),
             port: serve.value.0?,
             place: serve.place,
-            managed: raw.managed.as_ref().filter(|managed| !managed.value).map(|managed| managed.place),
-            endpoint: raw.endpoint.as_ref().map(|endpoint| (endpoint.value.0.clone(), endpoint.place)),
-            listen_port: interface.and_then(|interface| interface.listen_port.as_ref()).map(|port| port.place),
+            managed: raw
+                .managed
+                .as_ref()
+                .filter(|managed| !managed.value)
+                .map(|managed| managed.place),
+            endpoint: raw
+                .endpoint
+                .as_ref()
+                .map(|endpoint| (endpoint.value.0.clone(), endpoint.place)),
+            listen_port: interface
+                .and_then(|interface| interface.listen_port.as_ref())
+                .map(|port| port.place),
         })
     }
 
@@ -42,7 +51,10 @@ impl Server {
     }
 
     fn host(&self) -> Option<&str> {
-        self.endpoint.as_ref().and_then(|(endpoint, _)| endpoint.rsplit_once(':')).map(|(host, _)| host)
+        self.endpoint
+            .as_ref()
+            .and_then(|(endpoint, _)| endpoint.rsplit_once(':'))
+            .map(|(host, _)| host)
     }
 
     fn has(&self, port: u16) -> bool {
@@ -55,14 +67,19 @@ impl Server {
     }
 
     fn error(&self, problem: &str) -> ConfigError {
-        ConfigError::at(self.place, format!("`{}` can't serve: {problem}", Quoted(&self.name)))
+        ConfigError::at(
+            self.place,
+            format!("`{}` can't serve: {problem}", Quoted(&self.name)),
+        )
     }
 
     /// Its ports must be its own: on its host, and behind a router that forwards them.
     fn clashes(&self, peer: &PeerConfig, all: &InterfaceConfig, errors: &mut Vec<ConfigError>) {
         let (first, last) = (self.port, self.last());
-        let help =
-            format!("serve at another port, such as: serve = {}", if self.has(51_900) { 52_900 } else { 51_900 });
+        let help = format!(
+            "serve at another port, such as: serve = {}",
+            if self.has(51_900) { 52_900 } else { 51_900 }
+        );
         let listen = listen_port(all, peer);
         if self.has(listen) {
             let error = self
@@ -76,19 +93,25 @@ impl Server {
             return;
         }
         if let Some((endpoint, place)) = &self.endpoint
-            && let Some(port) = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+            && let Some(port) = endpoint
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok())
             && self.has(port)
         {
             let error = self
                 .error(&format!("port {port} of its endpoint is WireGuard's"))
                 .label(format!("takes the UDP ports {first} to {last}"));
-            errors.push(error.also(*place, "WireGuard's port, as the others see it").help(help));
+            errors.push(
+                error
+                    .also(*place, "WireGuard's port, as the others see it")
+                    .help(help),
+            );
         }
     }
 }
 
-/// Checks the peers that serve, and gives the discovery instance of each, named after it. `taken`: the instances that the
-/// file names itself.
+/// Checks the peers that serve, and gives the discovery instance of each, named after it. `taken`:
+/// the instances that the file names itself.
 pub(super) fn instances(
     servers: &[Server],
     peers: &BTreeMap<String, PeerConfig>,
@@ -101,21 +124,42 @@ pub(super) fn instances(
     for (n, server) in servers.iter().enumerate() {
         let name = &server.name;
         if let Some(place) = server.managed {
-            let error = server.error("it is a plain WireGuard peer").label("serving is natpunch's work");
-            errors.push(error.also(place, "no natpunch on it").help("remove one of the two lines"));
+            let error = server
+                .error("it is a plain WireGuard peer")
+                .label("serving is natpunch's work");
+            errors.push(
+                error
+                    .also(place, "no natpunch on it")
+                    .help("remove one of the two lines"),
+            );
         }
         if let Some(place) = taken.get(name) {
             let message = format!("two discovery instances have the name `{}`", Quoted(name));
             let error = ConfigError::at(*place, message).label("one is this");
-            let error = error.also(server.place, "the other is the peer of this name, which serves");
-            errors.push(error.help("name this section otherwise, or remove it: a peer that serves needs none"));
+            let error = error.also(
+                server.place,
+                "the other is the peer of this name, which serves",
+            );
+            errors.push(
+                error.help(
+                    "name this section otherwise, or remove it: a peer that serves needs none",
+                ),
+            );
         } else if name == super::validate::STATIC {
-            let error = server.error(&format!("the name `{name}` is kept for the plugin of this name"));
-            errors.push(error.label("a peer that serves is a discovery instance").help("name the peer otherwise"));
+            let error = server.error(&format!(
+                "the name `{name}` is kept for the plugin of this name"
+            ));
+            errors.push(
+                error
+                    .label("a peer that serves is a discovery instance")
+                    .help("name the peer otherwise"),
+            );
         }
         let Some(host) = server.host() else {
             if !endpoint_is_known(name) {
-                let error = server.error("the file does not say where it is").label("the others must reach it");
+                let error = server
+                    .error("the file does not say where it is")
+                    .label("the others must reach it");
                 errors.push(error.help(
                     "add a line to the peer: endpoint = \"HOST:PORT\", at which the others reach its WireGuard; it \
                      serves at the same HOST",
@@ -123,25 +167,46 @@ pub(super) fn instances(
             }
             continue;
         };
-        let twin = servers
-            .iter()
-            .take(n)
-            .find(|other| other.host() == Some(host) && (other.has(server.port) || server.has(other.port)));
+        let twin = servers.iter().take(n).find(|other| {
+            other.host() == Some(host) && (other.has(server.port) || server.has(other.port))
+        });
         if let Some(twin) = twin {
-            let message = format!("`{}` and `{}` serve at the same ports of {host}", Quoted(&twin.name), Quoted(name));
+            let message = format!(
+                "`{}` and `{}` serve at the same ports of {host}",
+                Quoted(&twin.name),
+                Quoted(name)
+            );
             let error = ConfigError::at(server.place, message);
-            let error = error.label(format!("takes the UDP ports {} to {}", server.port, server.last()));
-            let help = format!("serve at other ports, such as: serve = {}", twin.port.saturating_add(1_000));
+            let error = error.label(format!(
+                "takes the UDP ports {} to {}",
+                server.port,
+                server.last()
+            ));
+            let help = format!(
+                "serve at other ports, such as: serve = {}",
+                twin.port.saturating_add(1_000)
+            );
             errors.push(error.also(twin.place, "so does this").help(help));
         }
-        let Some(peer) = peers.get(name) else { continue };
+        let Some(peer) = peers.get(name) else {
+            continue;
+        };
         server.clashes(peer, all, errors);
-        instances.push(instance(name, format!("{host}:{}", server.port), peer.public_key));
+        instances.push(instance(
+            name,
+            format!("{host}:{}", server.port),
+            peer.public_key,
+        ));
     }
     instances
 }
 
 fn instance(name: &str, server: String, public_key: PeerKey) -> Discovery {
-    let settings = DiscoverySettings::Node(natpunch_plugin_rendezvous::ServingNode { server, public_key });
-    Discovery { name: name.to_owned(), settings, secret: None }
+    let settings =
+        DiscoverySettings::Node(natpunch_plugin_rendezvous::ServingNode { server, public_key });
+    Discovery {
+        name: name.to_owned(),
+        settings,
+        secret: None,
+    }
 }

@@ -13,7 +13,10 @@ use super::age::Encrypted;
 use super::error::{ConfigError, Place, Sources};
 use super::keyfile;
 use super::load::{Parts, twice};
-use super::model::{ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig, SecretSource};
+use super::model::{
+    ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig,
+    SecretSource,
+};
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, did_you_mean};
 use super::relays;
@@ -27,38 +30,94 @@ pub(super) fn validate(
     content_hash: [u8; 32],
     errors: &mut Vec<ConfigError>,
 ) -> Option<MeshConfig> {
-    let Parts { raw, unusable, complete, may_be_empty } = parts;
+    let Parts {
+        raw,
+        unusable,
+        complete,
+        may_be_empty,
+    } = parts;
     let places = Places::default();
-    let mut check =
-        Check { sources, complete, may_be_empty, unusable, errors, places, servers: vec![], relays: vec![] };
-    let generation = raw.mesh.as_ref().and_then(|mesh| mesh.value.generation.as_ref()).map(|field| field.value.0);
+    let mut check = Check {
+        sources,
+        complete,
+        may_be_empty,
+        unusable,
+        errors,
+        places,
+        servers: vec![],
+        relays: vec![],
+    };
+    let generation = raw
+        .mesh
+        .as_ref()
+        .and_then(|mesh| mesh.value.generation.as_ref())
+        .map(|field| field.value.0);
     let mesh = check.mesh(raw.mesh);
-    check.places.listen_port =
-        raw.interface.as_ref().and_then(|all| all.value.listen_port.as_ref()).map(|port| port.key);
-    let apply = raw.apply.map(|apply| apply_config(apply.value)).unwrap_or_default();
-    if let Some(age) = raw.interface.as_ref().and_then(|all| all.value.private_key_age.as_ref()) {
+    check.places.listen_port = raw
+        .interface
+        .as_ref()
+        .and_then(|all| all.value.listen_port.as_ref())
+        .map(|port| port.key);
+    let apply = raw
+        .apply
+        .map(|apply| apply_config(apply.value))
+        .unwrap_or_default();
+    if let Some(age) = raw
+        .interface
+        .as_ref()
+        .and_then(|all| all.value.private_key_age.as_ref())
+    {
         let error = ConfigError::at(age.key, "`private_key_age` is for one peer, not for all");
         let help = "put it into the peer's own section: [peers.NAME.interface]";
-        check.errors.push(error.label("every node would have this key").help(help));
+        check
+            .errors
+            .push(error.label("every node would have this key").help(help));
     }
-    let hosts = raw.names.and_then(|names| names.value.hosts).is_some_and(|hosts| hosts.value);
-    let age_identity_file = raw.secrets.and_then(|secrets| secrets.value.identity_file).map(|file| {
-        check.places.age_identity_file = Some(file.place);
-        check.resolve(file.place, &file.value.0)
-    });
-    let interface = raw.interface.map(|interface| check.interface(interface.value)).unwrap_or_default();
+    let hosts = raw
+        .names
+        .and_then(|names| names.value.hosts)
+        .is_some_and(|hosts| hosts.value);
+    let age_identity_file = raw
+        .secrets
+        .and_then(|secrets| secrets.value.identity_file)
+        .map(|file| {
+            check.places.age_identity_file = Some(file.place);
+            check.resolve(file.place, &file.value.0)
+        });
+    let interface = raw
+        .interface
+        .map(|interface| check.interface(interface.value))
+        .unwrap_or_default();
     // With a network that could not be read, nothing can be said to be outside of the networks.
     let all_known = check.is_all_read("mesh.networks");
-    let networks = mesh.as_ref().map(|mesh| mesh.networks.as_slice()).filter(|_| all_known);
+    let networks = mesh
+        .as_ref()
+        .map(|mesh| mesh.networks.as_slice())
+        .filter(|_| all_known);
     let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers, &interface);
     let preshared_keys = check.preshared(raw.preshared);
-    let stun_servers = raw.stun.and_then(|stun| stun.value.servers).map(|servers| servers.value).unwrap_or_default();
-    let MeshSection { name, networks, lans, preshared_secret } = mesh?;
+    let stun_servers = raw
+        .stun
+        .and_then(|stun| stun.value.servers)
+        .map(|servers| servers.value)
+        .unwrap_or_default();
+    let MeshSection {
+        name,
+        networks,
+        lans,
+        preshared_secret,
+    } = mesh?;
     if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
-        let message = format!("`wg-{}` is too long for the name of an interface", name.value.0);
-        let error = ConfigError::at(name.place, message).label("the interface is named after the mesh");
-        check.errors.push(error.help("name it yourself: [interface] with name = \"…\", at most 15 characters"));
+        let message = format!(
+            "`wg-{}` is too long for the name of an interface",
+            name.value.0
+        );
+        let error =
+            ConfigError::at(name.place, message).label("the interface is named after the mesh");
+        check.errors.push(
+            error.help("name it yourself: [interface] with name = \"…\", at most 15 characters"),
+        );
     }
     Some(MeshConfig {
         name: name.value.0,
@@ -71,7 +130,10 @@ pub(super) fn validate(
         interface,
         apply,
         discovery,
-        stun_servers: stun_servers.into_iter().map(|server| server.value.0).collect(),
+        stun_servers: stun_servers
+            .into_iter()
+            .map(|server| server.value.0)
+            .collect(),
         peers,
         preshared_keys,
         files: sources.0.iter().map(|source| source.path.clone()).collect(),
@@ -146,7 +208,11 @@ struct Claim {
 
 impl Check<'_> {
     fn missing(&mut self, place: Place, what: &str, label: &str, help: &str) {
-        self.errors.push(ConfigError::at(place, format!("{what} is missing")).label(label).help(help));
+        self.errors.push(
+            ConfigError::at(place, format!("{what} is missing"))
+                .label(label)
+                .help(help),
+        );
     }
 
     /// Whether nothing of a key stands in the files beyond what could be read.
@@ -158,36 +224,75 @@ impl Check<'_> {
     fn missing_section(&mut self, section: &str, help: &str) {
         if let (true, Some(source)) = (self.is_all_read(section), self.sources.0.first()) {
             let message = format!("the section [{section}] is missing");
-            self.errors.push(ConfigError::of(&source.path, message).help(help));
+            self.errors
+                .push(ConfigError::of(&source.path, message).help(help));
         }
     }
 
     fn mesh(&mut self, mesh: Field<RawMesh>) -> Option<MeshSection> {
         let Some(mesh) = mesh else {
-            self.missing_section("mesh", "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]");
+            self.missing_section(
+                "mesh",
+                "add: [mesh] with name = \"home\" and networks = [\"10.77.0.0/16\"]",
+            );
             return None;
         };
-        let RawMesh { name, networks, lans, preshared_secret_file, preshared_secret_age, .. } = mesh.value;
+        let RawMesh {
+            name,
+            networks,
+            lans,
+            preshared_secret_file,
+            preshared_secret_age,
+            ..
+        } = mesh.value;
         if name.is_none() && self.is_all_read("mesh.name") {
-            self.missing(mesh.key, "`mesh.name`", "this section has no name", "add a line: name = \"home\"");
+            self.missing(
+                mesh.key,
+                "`mesh.name`",
+                "this section has no name",
+                "add a line: name = \"home\"",
+            );
         }
-        if networks.as_ref().is_none_or(|networks| networks.value.is_empty()) && self.is_all_read("mesh.networks") {
-            let place = networks.as_ref().map_or(mesh.key, |networks| networks.place);
-            let help = "add the networks of the mesh's own addresses: networks = [\"10.77.0.0/16\"]";
-            self.missing(place, "`mesh.networks`", "a mesh needs at least one network", help);
+        if networks
+            .as_ref()
+            .is_none_or(|networks| networks.value.is_empty())
+            && self.is_all_read("mesh.networks")
+        {
+            let place = networks
+                .as_ref()
+                .map_or(mesh.key, |networks| networks.place);
+            let help =
+                "add the networks of the mesh's own addresses: networks = [\"10.77.0.0/16\"]";
+            self.missing(
+                place,
+                "`mesh.networks`",
+                "a mesh needs at least one network",
+                help,
+            );
         }
         let networks = networks?.value;
         for (n, network) in networks.iter().enumerate() {
-            let earlier = networks.iter().take(n).find(|other| overlap(other.value.0, network.value.0));
+            let earlier = networks
+                .iter()
+                .take(n)
+                .find(|other| overlap(other.value.0, network.value.0));
             if let Some(earlier) = earlier {
-                let message = format!("the networks {} and {} overlap", network.value.0, earlier.value.0);
-                let error =
-                    ConfigError::at(network.place, message).label("overlaps").also(earlier.place, "with this one");
+                let message = format!(
+                    "the networks {} and {} overlap",
+                    network.value.0, earlier.value.0
+                );
+                let error = ConfigError::at(network.place, message)
+                    .label("overlaps")
+                    .also(earlier.place, "with this one");
                 self.errors.push(error.help("remove one of the two"));
             }
         }
         self.places.networks = networks.iter().map(|network| network.place).collect();
-        let preshared_secret = self.secret("preshared_secret", preshared_secret_file, preshared_secret_age);
+        let preshared_secret = self.secret(
+            "preshared_secret",
+            preshared_secret_file,
+            preshared_secret_age,
+        );
         if let Some((SecretSource::File(path), place)) = &preshared_secret {
             self.places.preshared_key_files.insert(path.clone(), *place);
         }
@@ -200,25 +305,45 @@ impl Check<'_> {
     }
 
     /// A secret that is in a file, or stands here encrypted, and where it is said.
-    fn secret(&mut self, name: &str, file: Field<FilePath>, age: Field<Encrypted>) -> Option<(SecretSource, Place)> {
+    fn secret(
+        &mut self,
+        name: &str,
+        file: Field<FilePath>,
+        age: Field<Encrypted>,
+    ) -> Option<(SecretSource, Place)> {
         if let (Some(file), Some(age)) = (&file, &age) {
             let error = ConfigError::at(age.key, format!("both `{name}_file` and `{name}_age`"));
             let help = "remove one of the two: the key is in a file of the node's own, or in here";
-            self.errors.push(error.label("one secret too many").also(file.key, "the other one").help(help));
+            self.errors.push(
+                error
+                    .label("one secret too many")
+                    .also(file.key, "the other one")
+                    .help(help),
+            );
         }
         if let Some(age) = age {
             if !age.value.foreign().is_empty() {
-                self.places.foreign_recipients.push((age.key, age.value.foreign().to_vec()));
+                self.places
+                    .foreign_recipients
+                    .push((age.key, age.value.foreign().to_vec()));
             }
             return Some((SecretSource::Age(age.value.at(age.key)), age.key));
         }
-        file.map(|file| (SecretSource::File(self.resolve(file.place, &file.value.0)), file.place))
+        file.map(|file| {
+            (
+                SecretSource::File(self.resolve(file.place, &file.value.0)),
+                file.place,
+            )
+        })
     }
 
     fn interface(&mut self, raw: RawInterface) -> InterfaceConfig {
         let private_key = self.secret("private_key", raw.private_key_file, raw.private_key_age);
         if let Some((SecretSource::File(path), place)) = &private_key {
-            self.places.private_key_files.entry(path.clone()).or_insert(*place);
+            self.places
+                .private_key_files
+                .entry(path.clone())
+                .or_insert(*place);
         }
         InterfaceConfig {
             name: raw.name.map(|name| name.value.0),
@@ -236,7 +361,11 @@ impl Check<'_> {
         if keyfile::credential(path).is_some() {
             return path.to_owned();
         }
-        let directory = self.sources.0.get(place.file).and_then(|source| source.path.parent());
+        let directory = self
+            .sources
+            .0
+            .get(place.file)
+            .and_then(|source| source.path.parent());
         directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
     }
 
@@ -259,7 +388,11 @@ impl Check<'_> {
         for (name, peer) in entries {
             match self.places.peers.entry(name.clone()) {
                 Entry::Occupied(first) => {
-                    self.errors.push(twice(&format!("peers.{}", Quoted(&name)), peer.key, *first.get()));
+                    self.errors.push(twice(
+                        &format!("peers.{}", Quoted(&name)),
+                        peer.key,
+                        *first.get(),
+                    ));
                     continue;
                 }
                 Entry::Vacant(entry) => entry.insert(peer.key),
@@ -271,9 +404,13 @@ impl Check<'_> {
                     self.places.exit_nodes.insert(name.clone(), exit.place);
                 }
                 (None, Some(except)) if self.is_all_read(&format!("peers.{name}.exit_node")) => {
-                    let message = format!("`{}` has exceptions from an exit node, but uses none", Quoted(&name));
+                    let message = format!(
+                        "`{}` has exceptions from an exit node, but uses none",
+                        Quoted(&name)
+                    );
                     let error = ConfigError::at(except.key, message).label("exceptions from what?");
-                    self.errors.push(error.help("add exit_node = \"NAME\", or remove this line"));
+                    self.errors
+                        .push(error.help("add exit_node = \"NAME\", or remove this line"));
                 }
                 (None, _) => {}
             }
@@ -291,13 +428,17 @@ impl Check<'_> {
     /// An exit node is another peer, and one that offers itself.
     fn exit_nodes(&mut self, peers: &BTreeMap<String, PeerConfig>) {
         for (name, peer) in peers {
-            let (Some(exit), Some(place)) = (&peer.exit_node, self.places.exit_nodes.get(name).copied()) else {
+            let (Some(exit), Some(place)) =
+                (&peer.exit_node, self.places.exit_nodes.get(name).copied())
+            else {
                 continue;
             };
             let error = match peers.get(exit) {
-                Some(_) if exit == name => ConfigError::at(place, format!("`{}` is its own exit node", Quoted(name)))
-                    .label("names itself")
-                    .help("name another peer, or remove this line"),
+                Some(_) if exit == name => {
+                    ConfigError::at(place, format!("`{}` is its own exit node", Quoted(name)))
+                        .label("names itself")
+                        .help("name another peer, or remove this line")
+                }
                 Some(node) if !node.exit => {
                     let message = format!("`{}` is no exit node", Quoted(exit));
                     let error = ConfigError::at(place, message).label("all traffic shall go there");
@@ -309,13 +450,18 @@ impl Check<'_> {
                 Some(_) => continue,
                 None if !self.complete || self.places.peers.contains_key(exit) => continue,
                 None => {
-                    let known: Vec<&str> =
-                        peers.iter().filter(|(_, p)| p.exit).map(|(name, _)| name.as_str()).collect();
+                    let known: Vec<&str> = peers
+                        .iter()
+                        .filter(|(_, p)| p.exit)
+                        .map(|(name, _)| name.as_str())
+                        .collect();
                     let message = format!("there is no peer `{}`", Quoted(exit));
                     let error = ConfigError::at(place, message).label("not a peer of this mesh");
                     match did_you_mean(exit, &known) {
                         Some(best) => error.help(format!("did you mean \"{best}\"?")),
-                        None => error.help("name a peer as in its section [peers.NAME], one with exit = true"),
+                        None => error.help(
+                            "name a peer as in its section [peers.NAME], one with exit = true",
+                        ),
                     }
                 }
             };
@@ -350,10 +496,18 @@ impl Check<'_> {
                 }
             }
         }
-        let interface = raw.interface.map(|interface| self.interface(interface.value)).unwrap_or_default();
+        let interface = raw
+            .interface
+            .map(|interface| self.interface(interface.value))
+            .unwrap_or_default();
         Some(PeerConfig {
             public_key: raw.public_key?.value.0,
-            addresses: raw.addresses?.value.into_iter().map(|address| address.value.0).collect(),
+            addresses: raw
+                .addresses?
+                .value
+                .into_iter()
+                .map(|address| address.value.0)
+                .collect(),
             routes: values(raw.routes).map(|route| route.0).collect(),
             exit: raw.exit.is_some_and(|exit| exit.value),
             exit_node: raw.exit_node.map(|peer| peer.value.0),
@@ -384,21 +538,40 @@ impl Check<'_> {
             && self.is_all_read(&format!("peers.{name}.addresses"))
         {
             let help = "write an address of one of `mesh.networks`, such as [\"10.77.0.2\"]";
-            self.missing(addresses.place, "the peer's address", "a peer has at least one", help);
+            self.missing(
+                addresses.place,
+                "the peer's address",
+                "a peer has at least one",
+                help,
+            );
         }
         for address in raw.addresses.iter().flat_map(|addresses| &addresses.value) {
             let ip = address.value.0;
-            claims.push(Claim { net: IpNet::from(ip), peer, place: address.place });
+            claims.push(Claim {
+                net: IpNet::from(ip),
+                peer,
+                place: address.place,
+            });
             let Some(networks) = networks else { continue };
-            match networks.iter().find(|network| network.value.0.contains(&ip)) {
+            match networks
+                .iter()
+                .find(|network| network.value.0.contains(&ip))
+            {
                 None => {
                     let message = format!("{ip} is outside of the mesh's networks");
-                    let all: Vec<String> = networks.iter().map(|network| network.value.0.to_string()).collect();
-                    let mut error = ConfigError::at(address.place, message).label("in none of `mesh.networks`");
+                    let all: Vec<String> = networks
+                        .iter()
+                        .map(|network| network.value.0.to_string())
+                        .collect();
+                    let mut error =
+                        ConfigError::at(address.place, message).label("in none of `mesh.networks`");
                     if let Some(first) = networks.first() {
                         error = error.also(first.place, "the mesh's networks");
                     }
-                    let help = format!("write an address of {}, or add a network to `mesh.networks`", all.join(" or "));
+                    let help = format!(
+                        "write an address of {}, or add a network to `mesh.networks`",
+                        all.join(" or ")
+                    );
                     self.errors.push(error.help(help));
                 }
                 Some(network) => self.not_special(ip, network.value.0, address.place),
@@ -406,7 +579,11 @@ impl Check<'_> {
         }
         for route in raw.routes.iter().flat_map(|routes| &routes.value) {
             self.places.routes.insert(route.value.0, route.place);
-            claims.push(Claim { net: route.value.0, peer, place: route.place });
+            claims.push(Claim {
+                net: route.value.0,
+                peer,
+                place: route.place,
+            });
         }
     }
 
@@ -418,23 +595,35 @@ impl Check<'_> {
             IpNet::V4(_) if ip == network.broadcast() => "the network's broadcast address",
             _ => return,
         };
-        let error = ConfigError::at(place, format!("{ip} is {what}")).label(format!("in {network}"));
-        self.errors.push(error.help("give the peer another address"));
+        let error =
+            ConfigError::at(place, format!("{ip} is {what}")).label(format!("in {network}"));
+        self.errors
+            .push(error.help("give the peer another address"));
     }
 
-    /// Finds networks of different peers that overlap. Networks nest or are apart, so that in sorted order everything
-    /// around a network is on the stack.
+    /// Finds networks of different peers that overlap. Networks nest or are apart, so that in
+    /// sorted order everything around a network is on the stack.
     fn overlaps(&mut self, mut claims: Vec<Claim>, names: &[String]) {
         claims.sort_by_key(|claim| (claim.net.network(), claim.net.prefix_len(), claim.place));
         let mut around: Vec<&Claim> = Vec::new();
         let name = |peer: usize| names.get(peer).map(String::as_str).unwrap_or_default();
         for claim in &claims {
-            while around.last().is_some_and(|outer| !overlap(outer.net, claim.net)) {
+            while around
+                .last()
+                .is_some_and(|outer| !overlap(outer.net, claim.net))
+            {
                 around.pop();
             }
-            let rival = around.iter().rev().find(|outer| outer.peer != claim.peer || outer.net == claim.net);
+            let rival = around
+                .iter()
+                .rev()
+                .find(|outer| outer.peer != claim.peer || outer.net == claim.net);
             if let Some(rival) = rival {
-                let (first, second) = if rival.place < claim.place { (*rival, claim) } else { (claim, *rival) };
+                let (first, second) = if rival.place < claim.place {
+                    (*rival, claim)
+                } else {
+                    (claim, *rival)
+                };
                 let message = if first.peer == second.peer {
                     format!("{} is there twice", shown(second.net))
                 } else if first.net == second.net {
@@ -446,7 +635,11 @@ impl Check<'_> {
                     )
                 } else {
                     let (a, b) = (Quoted(name(second.peer)), Quoted(name(first.peer)));
-                    format!("{} of `{a}` overlaps {} of `{b}`", shown(second.net), shown(first.net))
+                    format!(
+                        "{} of `{a}` overlaps {} of `{b}`",
+                        shown(second.net),
+                        shown(first.net)
+                    )
                 };
                 let help = if first.peer == second.peer {
                     "remove one of the two"
@@ -454,7 +647,8 @@ impl Check<'_> {
                     "WireGuard sends a packet to one peer: every address belongs to exactly one"
                 };
                 let error = ConfigError::at(second.place, message).label("claimed again here");
-                self.errors.push(error.also(first.place, "first claimed here").help(help));
+                self.errors
+                    .push(error.also(first.place, "first claimed here").help(help));
             }
             around.push(claim);
         }
@@ -471,7 +665,11 @@ impl Check<'_> {
         for (name, instance) in raw.map(|raw| raw.value.0).unwrap_or_default() {
             match seen.entry(name.clone()) {
                 Entry::Occupied(first) => {
-                    self.errors.push(twice(&format!("discovery.{}", Quoted(&name)), instance.key, *first.get()));
+                    self.errors.push(twice(
+                        &format!("discovery.{}", Quoted(&name)),
+                        instance.key,
+                        *first.get(),
+                    ));
                     continue;
                 }
                 Entry::Vacant(entry) => entry.insert(instance.key),
@@ -479,16 +677,28 @@ impl Check<'_> {
             let settings = instance.value.0;
             if name == STATIC && !matches!(settings, DiscoverySettings::Static(_)) {
                 let message = format!("the name `{STATIC}` is kept for the plugin of this name");
-                let error = ConfigError::at(instance.key, message).label("another plugin can't have this name");
-                self.errors.push(error.help("name the instance otherwise, such as [discovery.web]"));
+                let error = ConfigError::at(instance.key, message)
+                    .label("another plugin can't have this name");
+                self.errors
+                    .push(error.help("name the instance otherwise, such as [discovery.web]"));
             }
-            instances.push(Discovery { name, settings, secret: None });
+            instances.push(Discovery {
+                name,
+                settings,
+                secret: None,
+            });
         }
         self.places.discovery = seen.clone();
-        let has_static = instances.iter().any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
+        let has_static = instances
+            .iter()
+            .any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
         if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
             let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
-            instances.push(Discovery { name: STATIC.to_owned(), settings, secret: None });
+            instances.push(Discovery {
+                name: STATIC.to_owned(),
+                settings,
+                secret: None,
+            });
         }
         let servers = std::mem::take(&mut self.servers);
         let known = relays::Known {
@@ -498,33 +708,55 @@ impl Check<'_> {
             peers: &self.places.peers,
         };
         let unread = |name: &str| {
-            let keys = [format!("discovery.{name}"), format!("peers.{name}"), format!("peers.{name}.serve")];
+            let keys = [
+                format!("discovery.{name}"),
+                format!("peers.{name}"),
+                format!("peers.{name}.serve"),
+            ];
             !self.complete || keys.iter().any(|key| self.unusable.contains(key))
         };
-        self.relays.iter().for_each(|list| known.check(list, unread, self.errors));
+        self.relays
+            .iter()
+            .for_each(|list| known.check(list, unread, self.errors));
         let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
-        instances.extend(serve::instances(&servers, peers, interface, &seen, unreadable, self.errors));
+        instances.extend(serve::instances(
+            &servers,
+            peers,
+            interface,
+            &seen,
+            unreadable,
+            self.errors,
+        ));
         instances
     }
 
-    fn preshared(&mut self, raw: Field<Vec<Located<RawPreshared>>>) -> BTreeMap<(String, String), SecretSource> {
+    fn preshared(
+        &mut self,
+        raw: Field<Vec<Located<RawPreshared>>>,
+    ) -> BTreeMap<(String, String), SecretSource> {
         let mut seen: BTreeMap<(String, String), Place> = BTreeMap::new();
         let mut keys = BTreeMap::new();
         for section in raw.map(|raw| raw.value).unwrap_or_default() {
-            let RawPreshared { peers, preshared_key_file, preshared_key_age } = section.value;
+            let RawPreshared {
+                peers,
+                preshared_key_file,
+                preshared_key_age,
+            } = section.value;
             let key = self.secret("preshared_key", preshared_key_file, preshared_key_age);
             let Some(pair) = peers else { continue };
-            let mut names: Vec<String> = pair.value.iter().map(|name| name.value.0.clone()).collect();
+            let mut names: Vec<String> =
+                pair.value.iter().map(|name| name.value.0.clone()).collect();
             names.sort();
             let [first, second] = names.as_slice() else {
-                let error =
-                    ConfigError::at(pair.place, "a preshared key belongs to two peers").label("expected two names");
-                self.errors.push(error.help("write: peers = [\"laptop\", \"nas\"]"));
+                let error = ConfigError::at(pair.place, "a preshared key belongs to two peers")
+                    .label("expected two names");
+                self.errors
+                    .push(error.help("write: peers = [\"laptop\", \"nas\"]"));
                 continue;
             };
             if first == second {
-                let error =
-                    ConfigError::at(pair.place, "a peer has no preshared key with itself").label("twice the same");
+                let error = ConfigError::at(pair.place, "a peer has no preshared key with itself")
+                    .label("twice the same");
                 self.errors.push(error.help("name two peers"));
                 continue;
             }
@@ -534,7 +766,8 @@ impl Check<'_> {
                 {
                     let known: Vec<&str> = self.places.peers.keys().map(String::as_str).collect();
                     let message = format!("there is no peer `{}`", Quoted(&name.value.0));
-                    let error = ConfigError::at(name.place, message).label("not a peer of this mesh");
+                    let error =
+                        ConfigError::at(name.place, message).label("not a peer of this mesh");
                     self.errors.push(match did_you_mean(&name.value.0, &known) {
                         Some(best) => error.help(format!("did you mean \"{best}\"?")),
                         None => error.help("name a peer as in its section [peers.NAME]"),
@@ -544,9 +777,17 @@ impl Check<'_> {
             let names = (first.clone(), second.clone());
             match seen.entry(names.clone()) {
                 Entry::Occupied(earlier) => {
-                    let message = format!("two preshared keys for `{}` and `{}`", Quoted(first), Quoted(second));
+                    let message = format!(
+                        "two preshared keys for `{}` and `{}`",
+                        Quoted(first),
+                        Quoted(second)
+                    );
                     let error = ConfigError::at(pair.place, message).label("named again here");
-                    self.errors.push(error.also(*earlier.get(), "first named here").help("remove one of the two"));
+                    self.errors.push(
+                        error
+                            .also(*earlier.get(), "first named here")
+                            .help("remove one of the two"),
+                    );
                 }
                 Entry::Vacant(entry) => {
                     entry.insert(pair.place);
@@ -554,7 +795,10 @@ impl Check<'_> {
             }
             if let Some((key, place)) = key {
                 if let SecretSource::File(path) = &key {
-                    self.places.preshared_key_files.entry(path.clone()).or_insert(place);
+                    self.places
+                        .preshared_key_files
+                        .entry(path.clone())
+                        .or_insert(place);
                 }
                 keys.insert(names, key);
             }
@@ -563,8 +807,8 @@ impl Check<'_> {
     }
 }
 
-/// Whether the first address of a network, and of IPv4 the last, are no peer's (RFC 3021, RFC 6164: not where there are
-/// just one or two).
+/// Whether the first address of a network, and of IPv4 the last, are no peer's (RFC 3021, RFC 6164:
+/// not where there are just one or two).
 pub(super) fn has_special_addresses(network: IpNet) -> bool {
     network.max_prefix_len() - network.prefix_len() >= 2
 }
@@ -573,7 +817,11 @@ pub(super) fn has_special_addresses(network: IpNet) -> bool {
 pub(super) const STATIC: &str = "static";
 
 fn values<T>(field: Field<Vec<Located<T>>>) -> impl Iterator<Item = T> {
-    field.map(|field| field.value).unwrap_or_default().into_iter().map(|element| element.value)
+    field
+        .map(|field| field.value)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|element| element.value)
 }
 
 pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
@@ -582,5 +830,9 @@ pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
 
 /// A host network as the address that it is.
 fn shown(net: IpNet) -> String {
-    if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
+    if net.prefix_len() == net.max_prefix_len() {
+        net.addr().to_string()
+    } else {
+        net.to_string()
+    }
 }

@@ -40,7 +40,10 @@ impl Text for Word {
     const EXPECTED: &'static str = "a string";
     fn parse(text: &str) -> Result<Self, Flaw> {
         if text.is_empty() {
-            return Err(Flaw::new("it is empty", "write something, or leave the key out"));
+            return Err(Flaw::new(
+                "it is empty",
+                "write something, or leave the key out",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -62,8 +65,12 @@ impl Text for DnsLabel {
             || text.ends_with('-')
         {
             let problem = format!("`{}` is not a DNS label", Quoted(text));
-            let suggestion: String =
-                text.to_lowercase().chars().map(|c| if allowed(c) { c } else { '-' }).take(63).collect();
+            let suggestion: String = text
+                .to_lowercase()
+                .chars()
+                .map(|c| if allowed(c) { c } else { '-' })
+                .take(63)
+                .collect();
             let suggestion = suggestion.trim_matches('-');
             let rule = "1 to 63 lower-case letters, digits and inner hyphens";
             return Err(Flaw::new(
@@ -87,7 +94,11 @@ schema!(InterfaceName, { "type": "string", "pattern": "^[A-Za-z0-9_=+.-]{1,15}$"
 impl InterfaceName {
     pub(super) fn valid(text: &str) -> bool {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_=+.-".contains(c);
-        !text.is_empty() && text.len() <= 15 && text != "." && text != ".." && text.chars().all(allowed)
+        !text.is_empty()
+            && text.len() <= 15
+            && text != "."
+            && text != ".."
+            && text.chars().all(allowed)
     }
 }
 
@@ -96,7 +107,10 @@ impl Text for InterfaceName {
     fn parse(text: &str) -> Result<Self, Flaw> {
         if !Self::valid(text) {
             let problem = format!("`{}` can't name an interface", Quoted(text));
-            return Err(Flaw::new(problem, "write 1 to 15 letters, digits or any of _ = + . -, such as \"wg-home\""));
+            return Err(Flaw::new(
+                problem,
+                "write 1 to 15 letters, digits or any of _ = + . -, such as \"wg-home\"",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -117,10 +131,15 @@ impl Text for FilePath {
             ));
         }
         if text.is_empty() || text.contains('\0') {
-            return Err(Flaw::new("this can't be a path", "write a path, such as \"/etc/natpunch/home.key\""));
+            return Err(Flaw::new(
+                "this can't be a path",
+                "write a path, such as \"/etc/natpunch/home.key\"",
+            ));
         }
         let credential = keyfile::credential(Path::new(text));
-        if credential.is_some_and(|name| name.is_empty() || name == "." || name == ".." || name.contains('/')) {
+        if credential.is_some_and(|name| {
+            name.is_empty() || name == "." || name == ".." || name.contains('/')
+        }) {
             let help = "write credential: and the name of LoadCredential= in the unit, such as \"credential:home.key\"";
             return Err(Flaw::new("this is no name of a credential", help));
         }
@@ -136,12 +155,15 @@ schema!(PublicKey, { "type": "string", "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgk
 impl Text for PublicKey {
     const EXPECTED: &'static str = "44 characters of base64, as `natpunch pubkey` prints them";
     fn parse(text: &str) -> Result<Self, Flaw> {
-        let help = "print it on that peer: natpunch pubkey < KEYFILE (or: wg show INTERFACE public-key)";
+        let help =
+            "print it on that peer: natpunch pubkey < KEYFILE (or: wg show INTERFACE public-key)";
         let key: PeerKey = text.parse().map_err(|error| {
             Flaw::new(
                 match error {
                     KeyError::NotBase64 => "this is not base64".to_owned(),
-                    KeyError::WrongLength(bytes) => format!("this is {bytes} bytes long, a key has 32"),
+                    KeyError::WrongLength(bytes) => {
+                        format!("this is {bytes} bytes long, a key has 32")
+                    }
                 },
                 help,
             )
@@ -174,7 +196,10 @@ impl Text for MeshAddress {
             })?,
         };
         if matches!(classify(address), AddressClass::Never) {
-            return Err(Flaw::new(format!("no peer can have the address {address}"), "write a unicast address"));
+            return Err(Flaw::new(
+                format!("no peer can have the address {address}"),
+                "write a unicast address",
+            ));
         }
         Ok(Self(address))
     }
@@ -192,21 +217,34 @@ impl Text for Network {
             let problem = format!("`{}` is not a network", Quoted(text));
             let help = match text.parse::<IpAddr>() {
                 Ok(ip) => {
-                    format!("add the prefix length; for this one address: \"{ip}/{}\"", IpNet::from(ip).prefix_len())
+                    format!(
+                        "add the prefix length; for this one address: \"{ip}/{}\"",
+                        IpNet::from(ip).prefix_len()
+                    )
                 }
-                Err(_) => "write address and prefix length, such as \"192.168.1.0/24\" or \"fd77:1::/64\"".to_owned(),
+                Err(_) => {
+                    "write address and prefix length, such as \"192.168.1.0/24\" or \"fd77:1::/64\""
+                        .to_owned()
+                }
             };
             return Err(Flaw::new(problem, help));
         };
         if net.trunc() != net {
             let problem = format!("{net} has bits set beyond its prefix length");
-            return Err(Flaw::new(problem, format!("did you mean \"{}\"?", net.trunc())));
+            return Err(Flaw::new(
+                problem,
+                format!("did you mean \"{}\"?", net.trunc()),
+            ));
         }
         if matches!(net, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
-            return Err(Flaw::new("this is an IPv4 network written as IPv6", "write it as IPv4"));
+            return Err(Flaw::new(
+                "this is an IPv4 network written as IPv6",
+                "write it as IPv4",
+            ));
         }
         if net.prefix_len() == 0 {
-            let problem = format!("{net} is everything: a mesh network or route can't be the default route");
+            let problem =
+                format!("{net} is everything: a mesh network or route can't be the default route");
             let help = "name the networks that are behind the peer; for all traffic write exit = true at this peer, and \
                         exit_node = \"NAME\" at those who shall send theirs through it";
             return Err(Flaw::new(problem, help));
@@ -227,12 +265,21 @@ impl Text for HostPort {
     }
 }
 
-/// Checks the form `HOST:PORT`, in which HOST is a name, an IPv4 address or an IPv6 address in brackets.
+/// Checks the form `HOST:PORT`, in which HOST is a name, an IPv4 address or an IPv6 address in
+/// brackets.
 pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
-    let example = "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"";
+    let example =
+        "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"";
     if let Ok(ip) = text.parse::<IpAddr>() {
-        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-        return Err(Flaw::new("the port is missing", format!("write \"{host}:51820\", if 51820 is its port")));
+        let host = if ip.is_ipv6() {
+            format!("[{ip}]")
+        } else {
+            ip.to_string()
+        };
+        return Err(Flaw::new(
+            "the port is missing",
+            format!("write \"{host}:51820\", if 51820 is its port"),
+        ));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(Flaw::new(
@@ -249,14 +296,25 @@ pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
             "write a port from 1 to 65535 behind the last colon",
         ));
     }
-    let host_ok = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    let host_ok = match host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
         None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
     };
-    if host_ok { Ok(()) } else { Err(Flaw::new(format!("`{}` is not a host", Quoted(host)), example)) }
+    if host_ok {
+        Ok(())
+    } else {
+        Err(Flaw::new(
+            format!("`{}` is not a host", Quoted(host)),
+            example,
+        ))
+    }
 }
 
-/// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address would be a name).
+/// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address
+/// would be a name).
 fn is_host_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let label_ok = |label: &str| {
@@ -267,7 +325,10 @@ fn is_host_name(host: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last_is_number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let last_is_number = host
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     host.len() <= 253 && !last_is_number && host.split('.').all(label_ok)
 }
 
@@ -321,7 +382,8 @@ impl Value for Serve {
         match item.as_bool() {
             Some(serves) => Some(Self(serves.then_some(Self::DEFAULT))),
             None if item.is_integer() => {
-                integer(item, place, path, reader, (1, Self::MAX.into()), "").map(|port| Self(Some(port)))
+                integer(item, place, path, reader, (1, Self::MAX.into()), "")
+                    .map(|port| Self(Some(port)))
             }
             None => {
                 reader.wrong_type(item, place, path, "true, false or a port");
@@ -363,7 +425,10 @@ impl Text for Span {
     const EXPECTED: &'static str = "a number with s, m or h, such as \"60s\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
         parse_span(text).map(Self).ok_or_else(|| {
-            Flaw::new(format!("`{}` is not a span of time", Quoted(text)), format!("write {}", Self::EXPECTED))
+            Flaw::new(
+                format!("`{}` is not a span of time", Quoted(text)),
+                format!("write {}", Self::EXPECTED),
+            )
         })
     }
 }
@@ -378,11 +443,16 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let plain = (1..=6).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
-    number.parse::<u64>().ok().filter(|_| plain).map(|number| Duration::from_secs(number * unit))
+    number
+        .parse::<u64>()
+        .ok()
+        .filter(|_| plain)
+        .map(|number| Duration::from_secs(number * unit))
 }
 
 impl Text for Consent {
-    const EXPECTED: &'static str = "\"mass-removal\", \"critical-removal\", \"default-route\" or \"empty-mesh\"";
+    const EXPECTED: &'static str =
+        "\"mass-removal\", \"critical-removal\", \"default-route\" or \"empty-mesh\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
         text.parse().map_err(|()| {
             let words = Self::ALL.map(Self::word);
@@ -390,7 +460,10 @@ impl Text for Consent {
                 Some(best) => format!("did you mean \"{best}\"?"),
                 None => format!("write {}", <Self as Text>::EXPECTED),
             };
-            Flaw::new(format!("`{}` is nothing that can be allowed", Quoted(text)), help)
+            Flaw::new(
+                format!("`{}` is nothing that can be allowed", Quoted(text)),
+                help,
+            )
         })
     }
 }
@@ -426,12 +499,15 @@ impl Text for Relay {
     const EXPECTED: &'static str = "\"auto\", \"only\" or \"never\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
         let all = [RelayPolicy::Auto, RelayPolicy::Only, RelayPolicy::Never];
-        all.into_iter().find(|policy| policy.to_string() == text).map(Self).ok_or_else(|| {
-            let help = match did_you_mean(text, &["auto", "only", "never"]) {
-                Some(best) => format!("did you mean \"{best}\"?"),
-                None => "write \"auto\", \"only\" or \"never\"".to_owned(),
-            };
-            Flaw::new(format!("there is no `{}`", Quoted(text)), help)
-        })
+        all.into_iter()
+            .find(|policy| policy.to_string() == text)
+            .map(Self)
+            .ok_or_else(|| {
+                let help = match did_you_mean(text, &["auto", "only", "never"]) {
+                    Some(best) => format!("did you mean \"{best}\"?"),
+                    None => "write \"auto\", \"only\" or \"never\"".to_owned(),
+                };
+                Flaw::new(format!("there is no `{}`", Quoted(text)), help)
+            })
     }
 }

@@ -1,9 +1,10 @@
 //! Watching a mesh file, and the key files that it names, for changes.
 //!
-//! A file's own watch dies with the first atomic rename over it, so directories are watched: every one that holds a
-//! component of the path or a target of a symbolic link on the way, which is where editors, `git pull`, the `..data`
-//! swap of Kubernetes and the directory link of git-sync leave their traces. After every event the way is walked
-//! again. Whether anything changed is decided by what the files hold, never by the events.
+//! A file's own watch dies with the first atomic rename over it, so directories are watched: every
+//! one that holds a component of the path or a target of a symbolic link on the way, which is where
+//! editors, `git pull`, the `..data` swap of Kubernetes and the directory link of git-sync leave
+//! their traces. After every event the way is walked again. Whether anything changed is decided by
+//! what the files hold, never by the events.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -51,10 +52,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches a path from what it holds now. Never fails: where events can't be had, the files are polled.
+    /// Watches a path from what it holds now. Never fails: where events can't be had, the files are
+    /// polled.
     pub fn new(path: &Path) -> Self {
         // An absolute path keeps its meaning.
-        Self::watch(Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))
+        Self::watch(Some(
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        ))
     }
 
     /// Watches no mesh file, only what [`Watcher::watch_keys`] names.
@@ -78,14 +82,23 @@ impl Watcher {
             )
             .ok();
         let (keys, content, unsettled) = (Vec::new(), None, false);
-        let mut watcher = Self { mesh, keys, content, unsettled, events, way, happened, _open: open };
+        let mut watcher = Self {
+            mesh,
+            keys,
+            content,
+            unsettled,
+            events,
+            way,
+            happened,
+            _open: open,
+        };
         watcher.watch_way();
         watcher.content = Some(watcher.fingerprint());
         watcher
     }
 
-    /// Watches these key files, too, and those that were named before no longer. It is told once more if they are
-    /// others than before: nobody knows whether they changed since they were read.
+    /// Watches these key files, too, and those that were named before no longer. It is told once
+    /// more if they are others than before: nobody knows whether they changed since they were read.
     pub fn watch_keys(&mut self, files: &[PathBuf]) {
         if self.keys != files {
             files.clone_into(&mut self.keys);
@@ -93,8 +106,8 @@ impl Watcher {
         }
     }
 
-    /// Waits until the files hold something else than when this was last told, or than at the start, and until their
-    /// writes have settled. Dropping the future loses nothing.
+    /// Waits until the files hold something else than when this was last told, or than at the
+    /// start, and until their writes have settled. Dropping the future loses nothing.
     pub async fn changed(&mut self) {
         loop {
             self.settled().await;
@@ -107,7 +120,8 @@ impl Watcher {
         }
     }
 
-    /// To be called before somebody else tells of the files as they are now: the next change counts from here.
+    /// To be called before somebody else tells of the files as they are now: the next change counts
+    /// from here.
     pub fn told(&mut self) {
         self.content = Some(self.fingerprint());
     }
@@ -136,9 +150,15 @@ impl Watcher {
     fn watch_way(&mut self) {
         let now = Way::of(self.mesh.as_deref(), &self.keys);
         let before = std::mem::replace(&mut *lock(&self.way), now.clone());
-        let Some(events) = &mut self.events else { return };
+        let Some(events) = &mut self.events else {
+            return;
+        };
         // A directory that was removed took its watch with it.
-        for gone in before.directories.difference(&now.directories).filter(|gone| gone.exists()) {
+        for gone in before
+            .directories
+            .difference(&now.directories)
+            .filter(|gone| gone.exists())
+        {
             let _ = events.unwatch(gone);
         }
         for directory in &now.directories {
@@ -162,8 +182,9 @@ fn concerns(event: &notify::Event, way: &Way) -> bool {
         EventKind::Access(_) => true,
         _ => false,
     };
-    let touches =
-        |path: &PathBuf| way.entries.contains(path) || (way.mesh.is_some() && path.parent() == way.mesh.as_deref());
+    let touches = |path: &PathBuf| {
+        way.entries.contains(path) || (way.mesh.is_some() && path.parent() == way.mesh.as_deref())
+    };
     !is_read && (event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(touches))
 }
 

@@ -81,8 +81,13 @@ pub fn parse(text: &str) -> Result<WgQuick, WgQuickError> {
     let mut last = 0;
     for (index, line) in text.lines().enumerate() {
         last = index + 1;
-        let fail = |problem: &str| WgQuickError { line: index + 1, problem: problem.to_owned() };
-        let (code, remark) = line.split_once('#').map_or((line, None), |(code, remark)| (code, Some(remark.trim())));
+        let fail = |problem: &str| WgQuickError {
+            line: index + 1,
+            problem: problem.to_owned(),
+        };
+        let (code, remark) = line
+            .split_once('#')
+            .map_or((line, None), |(code, remark)| (code, Some(remark.trim())));
         let code = code.trim();
         if code.is_empty() {
             match remark {
@@ -126,22 +131,34 @@ pub fn parse(text: &str) -> Result<WgQuick, WgQuickError> {
             _ => {}
         }
         comment = None;
-        let (key, value) = code.split_once('=').ok_or_else(|| fail("expected [Interface], [Peer] or KEY = VALUE"))?;
+        let (key, value) = code
+            .split_once('=')
+            .ok_or_else(|| fail("expected [Interface], [Peer] or KEY = VALUE"))?;
         let (key, value) = (key.trim(), value.trim());
         let known = match section {
             Section::Interface => file.interface(key, value),
-            Section::Peer(n) => file.peers.get_mut(n).map_or(Ok(false), |peer| peer.set(key, value)),
+            Section::Peer(n) => file
+                .peers
+                .get_mut(n)
+                .map_or(Ok(false), |peer| peer.set(key, value)),
             Section::None => return Err(fail("a value before the first section")),
         };
         if !known.map_err(|problem| fail(&format!("{key}: {problem}")))? {
             return Err(fail(&format!("`{key}` is no key of this section")));
         }
     }
-    let end = |problem: &str| WgQuickError { line: last, problem: problem.to_owned() };
+    let end = |problem: &str| WgQuickError {
+        line: last,
+        problem: problem.to_owned(),
+    };
     if !has_interface {
         return Err(end("there is no [Interface]: is this a file of wg-quick?"));
     }
-    if file.peers.iter().any(|peer| peer.public_key.as_bytes() == &[0; 32]) {
+    if file
+        .peers
+        .iter()
+        .any(|peer| peer.public_key.as_bytes() == &[0; 32])
+    {
         return Err(end("a [Peer] has no PublicKey"));
     }
     Ok(file)
@@ -152,7 +169,10 @@ fn stated_name(remark: &str) -> Option<String> {
     let (key, value) = remark.split_once(['=', ':'])?;
     let key = key.trim().to_ascii_lowercase().replace(['_', '-', ' '], "");
     let names = ["name", "friendlyname", "peername", "client"];
-    names.contains(&key.as_str()).then(|| value.trim().to_owned()).filter(|name| !name.is_empty())
+    names
+        .contains(&key.as_str())
+        .then(|| value.trim().to_owned())
+        .filter(|name| !name.is_empty())
 }
 
 type Known = Result<bool, &'static str>;
@@ -160,9 +180,13 @@ type Known = Result<bool, &'static str>;
 impl WgQuick {
     fn interface(&mut self, key: &str, value: &str) -> Known {
         match key.to_ascii_lowercase().as_str() {
-            "privatekey" => self.private_key = Some(value.parse().map_err(|_| "this is not a key")?),
+            "privatekey" => {
+                self.private_key = Some(value.parse().map_err(|_| "this is not a key")?)
+            }
             "address" => self.addresses.extend(networks(value)?),
-            "listenport" => self.listen_port = Some(value.parse().map_err(|_| "this is not a port")?),
+            "listenport" => {
+                self.listen_port = Some(value.parse().map_err(|_| "this is not a port")?)
+            }
             "mtu" => self.mtu = Some(value.parse().map_err(|_| "this is not a number of bytes")?),
             "fwmark" => self.fwmark = Some(mark(value).ok_or("this is not a mark")?),
             "dns" | "table" | "preup" | "postup" | "predown" | "postdown" | "saveconfig" => {
@@ -185,11 +209,17 @@ impl WgQuickPeer {
                 // All zeros is WireGuard's word for none.
                 self.preshared_key = Some(psk).filter(|psk| psk.expose() != &[0; 32]);
             }
-            "allowedips" => self.allowed_ips.extend(networks(value)?.into_iter().map(|net| net.trunc())),
+            "allowedips" => self
+                .allowed_ips
+                .extend(networks(value)?.into_iter().map(|net| net.trunc())),
             "endpoint" => self.endpoint = Some(value.to_owned()),
             "persistentkeepalive" if value == "off" => self.persistent_keepalive = Some(0),
             "persistentkeepalive" => {
-                self.persistent_keepalive = Some(value.parse().map_err(|_| "this is not a number of seconds")?);
+                self.persistent_keepalive = Some(
+                    value
+                        .parse()
+                        .map_err(|_| "this is not a number of seconds")?,
+                );
             }
             _ => return Ok(false),
         }
@@ -200,9 +230,14 @@ impl WgQuickPeer {
 fn networks(list: &str) -> Result<Vec<IpNet>, &'static str> {
     let one = |text: &str| {
         let text = text.trim();
-        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| "this is not a network")
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map_err(|_| "this is not a network")
     };
-    list.split(',').filter(|text| !text.trim().is_empty()).map(one).collect()
+    list.split(',')
+        .filter(|text| !text.trim().is_empty())
+        .map(one)
+        .collect()
 }
 
 fn mark(text: &str) -> Option<u32> {
@@ -221,7 +256,13 @@ pub fn format(file: &WgQuick) -> Zeroizing<String> {
 }
 
 fn write(text: &mut String, file: &WgQuick) -> std::fmt::Result {
-    let list = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let list = |networks: &[IpNet]| {
+        networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     writeln!(text, "[Interface]")?;
     if let Some(name) = &file.name {
         writeln!(text, "# Name = {name}")?;
@@ -260,7 +301,9 @@ fn write(text: &mut String, file: &WgQuick) -> std::fmt::Result {
     if !file.remarks.is_empty() {
         writeln!(text)?;
     }
-    file.remarks.iter().try_for_each(|remark| writeln!(text, "# {remark}"))
+    file.remarks
+        .iter()
+        .try_for_each(|remark| writeln!(text, "# {remark}"))
 }
 
 #[cfg(test)]
@@ -284,9 +327,17 @@ mod tests {
     #[test]
     fn an_error_names_the_line_and_never_the_value() {
         for (text, line, word) in [
-            ("[Interface]\nPrivateKey = secret", 2, "PrivateKey: this is not a key"),
+            (
+                "[Interface]\nPrivateKey = secret",
+                2,
+                "PrivateKey: this is not a key",
+            ),
             ("PrivateKey = secret", 1, "before the first section"),
-            ("[Interface]\n[Peer]\nPresharedKey = secret", 3, "PresharedKey: this is not a key"),
+            (
+                "[Interface]\n[Peer]\nPresharedKey = secret",
+                3,
+                "PresharedKey: this is not a key",
+            ),
             ("[Interface]\nsecret", 2, "KEY = VALUE"),
             ("[Interface]\n[Peer]\n", 2, "no PublicKey"),
             ("[Interface]\n[Interface]", 2, "second"),
@@ -294,7 +345,10 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.line, line, "{text}");
-            assert!(error.problem.contains(word) && !error.problem.contains("secret"), "{error}");
+            assert!(
+                error.problem.contains(word) && !error.problem.contains("secret"),
+                "{error}"
+            );
         }
     }
 

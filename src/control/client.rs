@@ -66,9 +66,14 @@ impl Client {
             Ok(stream)
         };
         match connect() {
-            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self {
+                path,
+                stream: BufReader::new(stream),
+            }),
             Err(source) => Err(match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning { path },
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ControlError::NotRunning { path }
+                }
                 io::ErrorKind::PermissionDenied => ControlError::Denied { path },
                 _ => ControlError::Io { path, source },
             }),
@@ -81,7 +86,10 @@ impl Client {
     /// The connection broke.
     pub fn set_patience(&mut self, patience: Duration) -> Result<(), ControlError> {
         let set = self.stream.get_ref().set_read_timeout(Some(patience));
-        set.map_err(|source| ControlError::Io { path: self.path.clone(), source })
+        set.map_err(|source| ControlError::Io {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Asks and waits for the answer.
@@ -103,16 +111,30 @@ impl Client {
         match exchange() {
             Ok(Reply::Ok(value)) => Ok(value),
             Ok(Reply::Error(problem)) => Err(ControlError::Refused(problem)),
-            Err(source) => Err(ControlError::Io { path: self.path.clone(), source }),
+            Err(source) => Err(ControlError::Io {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 }
 
-/// The interfaces whose agents have a socket in `directory`, sorted. Those of dead agents are left out.
+/// The interfaces whose agents have a socket in `directory`, sorted. Those of dead agents are left
+/// out.
 pub fn running(directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
     let mut names: Vec<_> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".agent.sock").map(str::to_owned))
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .into_string()
+                .ok()?
+                .strip_suffix(".agent.sock")
+                .map(str::to_owned)
+        })
         .filter(|name| UnixStream::connect(socket_path(directory, name)).is_ok())
         .collect();
     names.sort();

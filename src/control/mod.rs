@@ -1,8 +1,9 @@
 //! The local control socket behind `status` and `down`: one JSON object a line, each way.
 //!
-//! The socket is `NAME.agent.sock` in the runtime directory, with mode 0600, and only root and the agent's own user may
-//! speak to it (checked by the kernel's peer credentials, since a mode can be changed). A request is at most 4 KiB, a
-//! connection may send them for as long as it likes, and at most 16 connections are served at a time.
+//! The socket is `NAME.agent.sock` in the runtime directory, with mode 0600, and only root and the
+//! agent's own user may speak to it (checked by the kernel's peer credentials, since a mode can be
+//! changed). A request is at most 4 KiB, a connection may send them for as long as it likes, and at
+//! most 16 connections are served at a time.
 
 mod client;
 mod server;
@@ -44,11 +45,12 @@ pub enum Reply {
 
 /// Where agents keep their sockets: `$NATPUNCH_RUNTIME_DIR`, else `/run/natpunch`.
 pub fn runtime_dir() -> PathBuf {
-    std::env::var_os("NATPUNCH_RUNTIME_DIR").map_or_else(|| PathBuf::from("/run/natpunch"), PathBuf::from)
+    std::env::var_os("NATPUNCH_RUNTIME_DIR")
+        .map_or_else(|| PathBuf::from("/run/natpunch"), PathBuf::from)
 }
 
-/// Where agents keep what must survive a reboot: `$NATPUNCH_STATE_DIR`, else `$STATE_DIRECTORY` (systemd), else
-/// `/var/lib/natpunch`.
+/// Where agents keep what must survive a reboot: `$NATPUNCH_STATE_DIR`, else `$STATE_DIRECTORY`
+/// (systemd), else `/var/lib/natpunch`.
 pub fn state_dir() -> PathBuf {
     ["NATPUNCH_STATE_DIR", "STATE_DIRECTORY"]
         .iter()

@@ -35,17 +35,23 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `path` and passes requests to `calls`. A stale socket of a dead agent is replaced; a living agent's
-    /// is an error of kind `AddrInUse`.
+    /// Listens on `path` and passes requests to `calls`. A stale socket of a dead agent is
+    /// replaced; a living agent's is an error of kind `AddrInUse`.
     ///
     /// # Errors
     /// The directory or the socket can't be made, or somebody answers there already.
     pub async fn listen(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<Self> {
         if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another agent answers there",
+            ));
         }
         if let Some(directory) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -56,7 +62,9 @@ impl Server {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let task = tokio::spawn(async move {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let Ok(place) = places.clone().acquire_owned().await else {
+                    return;
+                };
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let calls = calls.clone();
@@ -74,7 +82,10 @@ impl Server {
                 }
             }
         });
-        Ok(Self { path: path.to_owned(), task })
+        Ok(Self {
+            path: path.to_owned(),
+            task,
+        })
     }
 }
 
@@ -88,7 +99,10 @@ impl Drop for Server {
 async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} may not control the agent")));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("user {uid} may not control the agent"),
+        ));
     }
     let connected = Instant::now();
     let (read, mut write) = stream.into_split();
@@ -101,16 +115,29 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
             Ok(read) => _ = read?,
         }
         if !line.ends_with('\n') {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "request is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "request is too long",
+            ));
         }
         let reply = match serde_json::from_str::<Request>(&line) {
             Err(error) => Reply::Error(format!("not a request: {error}")),
             Ok(request) => {
                 let (answer, answered) = oneshot::channel();
-                if calls.send(Call { request, connected, answer }).await.is_err() {
+                if calls
+                    .send(Call {
+                        request,
+                        connected,
+                        answer,
+                    })
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
-                answered.await.unwrap_or_else(|_| Reply::Error("the agent is stopping".to_owned()))
+                answered
+                    .await
+                    .unwrap_or_else(|_| Reply::Error("the agent is stopping".to_owned()))
             }
         };
         let mut text = serde_json::to_vec(&reply)?;

@@ -1,8 +1,9 @@
 //! `natpunch demo`: the main job on one machine, where anyone can watch it.
 //!
-//! A small internet of network namespaces, a server, two nodes behind two NATs: real processes of this very binary. The
-//! process that the user started only waits; the demo itself runs in a sandbox (see [`natpunch_lab::sandbox`]), which
-//! the kernel takes down with all that is in it when the demo ends, is interrupted, or is killed.
+//! A small internet of network namespaces, a server, two nodes behind two NATs: real processes of
+//! this very binary. The process that the user started only waits; the demo itself runs in a
+//! sandbox (see [`natpunch_lab::sandbox`]), which the kernel takes down with all that is in it when
+//! the demo ends, is interrupted, or is killed.
 
 mod mesh;
 mod node;
@@ -65,17 +66,22 @@ impl DemoError {
     }
 
     fn process(who: &str, problem: impl Into<String>) -> Self {
-        DemoError::Process { who: who.to_owned(), problem: problem.into() }
+        DemoError::Process {
+            who: who.to_owned(),
+            problem: problem.into(),
+        }
     }
 }
 
-/// Runs the demo. Exit codes: 0 connected and reloaded without a lost ping, 1 something failed, 3 the two NATs let no
-/// path through, 130 interrupted.
+/// Runs the demo. Exit codes: 0 connected and reloaded without a lost ping, 1 something failed, 3
+/// the two NATs let no path through, 130 interrupted.
 ///
 /// # Errors
 /// The lab can't be built here, or a process of the demo failed.
 pub fn run(args: &DemoArgs) -> Result<ExitCode, DemoError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(DemoError::system("cannot start the runtime"))?;
     if sandbox::is_inside() {
         // The first process of a PID namespace ignores signals that it does not ask for.
@@ -98,8 +104,10 @@ async fn wait_for_sandbox() -> Result<ExitCode, DemoError> {
     let program = std::env::current_exe().map_err(DemoError::system("cannot find this program"))?;
     let mut command = sandbox::command(program);
     command.args(std::env::args_os().skip(1));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::system("cannot listen for Ctrl-C"))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::system("cannot listen for SIGTERM"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(DemoError::system("cannot listen for Ctrl-C"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(DemoError::system("cannot listen for SIGTERM"))?;
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
@@ -108,7 +116,8 @@ async fn wait_for_sandbox() -> Result<ExitCode, DemoError> {
     let status = tokio::select! {
         status = child.wait() => status.map_err(failed)?,
         _ = interrupt.recv() => {
-            // A terminal's Ctrl-C went to the sandbox, too; a signal sent to this process alone did not.
+            // A terminal's Ctrl-C went to the sandbox, too; a signal sent to this process alone did
+            // not.
             let _ = tokio::time::timeout(GRACE, child.wait()).await;
             let _ = child.kill().await;
             return Ok(ExitCode::from(INTERRUPTED));
@@ -118,5 +127,8 @@ async fn wait_for_sandbox() -> Result<ExitCode, DemoError> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }

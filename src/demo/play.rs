@@ -34,9 +34,17 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     let timeline = Timeline::start();
 
     headline("A small internet: one server, two nodes behind two NATs");
-    let server = Server::start(lab.public_host("server")?, SERVER_PORT, Instant::now() + START)?;
+    let server = Server::start(
+        lab.public_host("server")?,
+        SERVER_PORT,
+        Instant::now() + START,
+    )?;
     timeline.now("server", &format!("listens on {}", server.address));
-    mesh.set_server(&server.address.to_string(), &server.public_key, &server.secret_file)?;
+    mesh.set_server(
+        &server.address.to_string(),
+        &server.public_key,
+        &server.secret_file,
+    )?;
     let mut machines = Vec::new();
     let mut routers = Vec::new();
     for (name, kind) in NODES.into_iter().zip([args.nat_a, args.nat_b]) {
@@ -51,24 +59,38 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     mesh.write(&file)?;
 
     headline("Both nodes run `natpunch apply mesh.toml`");
-    // The log names keys in full and shortened; the full one first, since the short one is a part of it.
+    // The log names keys in full and shortened; the full one first, since the short one is a part
+    // of it.
     let keys = |machine: &Machine| [machine.public_key.to_string(), machine.public_key.short()];
-    let names: Vec<_> = machines.iter().flat_map(|m| keys(m).map(|key| (key, m.host.name().to_owned()))).collect();
+    let names: Vec<_> = machines
+        .iter()
+        .flat_map(|m| keys(m).map(|key| (key, m.host.name().to_owned())))
+        .collect();
     let start = Instant::now();
     let mut nodes = Vec::new();
     for machine in machines {
         nodes.push(machine.join(&file, timeline, names.clone())?);
     }
     for node in &mut nodes {
-        node.wait(Instant::now() + START, "did not answer `natpunch status`", |_| Some(()))?;
+        node.wait(
+            Instant::now() + START,
+            "did not answer `natpunch status`",
+            |_| Some(()),
+        )?;
     }
-    let [a, b] = nodes.as_mut_slice() else { return Err(DemoError::process("demo", "has lost a node")) };
+    let [a, b] = nodes.as_mut_slice() else {
+        return Err(DemoError::process("demo", "has lost a node"));
+    };
     let ping = Ping::start(&a.host, to, PING_INTERVAL)?;
     let Some((at, first)) = first_answer(&ping, [a, b])? else {
         return not_connected([a, b]);
     };
     let milliseconds = first.round_trip.as_secs_f64() * 1e3;
-    timeline.say(at, "a", &format!("first ping of {to} is answered, in {milliseconds:.1} ms"));
+    timeline.say(
+        at,
+        "a",
+        &format!("first ping of {to} is answered, in {milliseconds:.1} ms"),
+    );
     let seconds = at.duration_since(start).as_secs_f64();
 
     headline("The file changes while the ping runs");
@@ -83,7 +105,10 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     }
     timeline.now(
         "mesh",
-        &format!("both nodes have applied it, {:.2} s after it was written", changed.elapsed().as_secs_f64()),
+        &format!(
+            "both nodes have applied it, {:.2} s after it was written",
+            changed.elapsed().as_secs_f64()
+        ),
     );
     let still_there = ping.wait_for(PINGS_AFTER, Instant::now() + CONNECT);
     let pings = ping.stop();
@@ -95,7 +120,9 @@ pub(super) fn play(args: &DemoArgs) -> Result<ExitCode, DemoError> {
     if still_there && pings.lost() == 0 {
         outcome(
             true,
-            &format!("connected {seconds:.2} s after the start of the nodes; no ping was lost in the reload"),
+            &format!(
+                "connected {seconds:.2} s after the start of the nodes; no ping was lost in the reload"
+            ),
         );
         Ok(ExitCode::SUCCESS)
     } else {
@@ -120,13 +147,20 @@ fn machine(lab: &mut Lab, name: &str, kind: NatKind) -> Result<(Host, Option<Rou
 fn place(host: &Host, router: Option<&Router>, kind: NatKind) -> String {
     let address = host.ipv4().map(|ip| ip.to_string()).unwrap_or_default();
     match (router, clap::ValueEnum::to_possible_value(&kind)) {
-        (Some(router), Some(kind)) => format!("is {address}, behind a {} NAT at {}", kind.get_name(), router.address()),
+        (Some(router), Some(kind)) => format!(
+            "is {address}, behind a {} NAT at {}",
+            kind.get_name(),
+            router.address()
+        ),
         _ => format!("is {address}, a public address"),
     }
 }
 
 /// Waits for the first answer, or until both nodes have given up, or for [`CONNECT`].
-fn first_answer(ping: &Ping, nodes: [&Node; 2]) -> Result<Option<(Instant, natpunch_lab::Answer)>, DemoError> {
+fn first_answer(
+    ping: &Ping,
+    nodes: [&Node; 2],
+) -> Result<Option<(Instant, natpunch_lab::Answer)>, DemoError> {
     let deadline = Instant::now() + CONNECT;
     while Instant::now() < deadline {
         let look = Instant::now() + Duration::from_millis(500);
@@ -135,7 +169,9 @@ fn first_answer(ping: &Ping, nodes: [&Node; 2]) -> Result<Option<(Instant, natpu
         }
         let [a, b] = nodes;
         let gave_up = |of: &Node, peer: &Node| -> Result<bool, DemoError> {
-            Ok(of.peer(peer.name())?.is_some_and(|peer| text(&peer, "state") == "unreachable"))
+            Ok(of
+                .peer(peer.name())?
+                .is_some_and(|peer| text(&peer, "state") == "unreachable"))
         };
         if gave_up(a, b)? && gave_up(b, a)? {
             break;
@@ -168,11 +204,17 @@ fn number(status: &Value, key: &str) -> u64 {
 }
 
 fn reloads(node: &Node) -> Result<u64, DemoError> {
-    Ok(node.status()?.map(|status| number(&status, "reloads")).unwrap_or_default())
+    Ok(node
+        .status()?
+        .map(|status| number(&status, "reloads"))
+        .unwrap_or_default())
 }
 
 fn ping_summary(pings: &Pings, to: IpAddr) -> String {
     let count = pings.answers.len();
     let gap = pings.longest_gap().as_secs_f64() * 1e3;
-    format!("{count} pings of {to} answered, {} lost, longest pause {gap:.0} ms", pings.lost())
+    format!(
+        "{count} pings of {to} answered, {} lost, longest pause {gap:.0} ms",
+        pings.lost()
+    )
 }

@@ -17,14 +17,19 @@ pub(super) struct Timeline {
 
 impl Timeline {
     pub(super) fn start() -> Self {
-        Timeline { start: Instant::now() }
+        Timeline {
+            start: Instant::now(),
+        }
     }
 
     /// One line: when, who, what.
     pub(super) fn say(&self, at: Instant, who: &str, what: &str) {
         let seconds = at.saturating_duration_since(self.start).as_secs_f64();
         let mut lines = what.lines();
-        anstream::println!("{TIME}+{seconds:7.3} s{TIME:#}  {who:<8} {}", lines.next().unwrap_or_default());
+        anstream::println!(
+            "{TIME}+{seconds:7.3} s{TIME:#}  {who:<8} {}",
+            lines.next().unwrap_or_default()
+        );
         for line in lines {
             anstream::println!("{:21}{line}", "");
         }

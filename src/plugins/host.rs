@@ -1,8 +1,9 @@
-//! The plugin host: runs each discovery instance as a task of its own, stamps the origin of what it offers, bounds
-//! rate and count, and starts it again with back-off when it fails.
+//! The plugin host: runs each discovery instance as a task of its own, stamps the origin of what it
+//! offers, bounds rate and count, and starts it again with back-off when it fails.
 //!
-//! A plugin never blocks the agent: what it offers goes through one bounded channel and is dropped, with a count,
-//! when the agent can't keep up; what it is told is kept as the newest state, not as a backlog.
+//! A plugin never blocks the agent: what it offers goes through one bounded channel and is dropped,
+//! with a count, when the agent can't keep up; what it is told is kept as the newest state, not as
+//! a backlog.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -11,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord, SecretKey,
+    BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord,
+    SecretKey,
 };
 use natpunch_types::{Candidate, Mapping, Origin, RENDEZVOUS_MAGIC, canonical};
 use tokio::sync::{Notify, mpsc};
@@ -24,7 +26,8 @@ const EVENT_QUEUE: usize = 1024;
 const DATAGRAM_QUEUE: usize = 64;
 /// Peers to meet that wait for a plugin; more are not told, and come again with their next round.
 const MEET_QUEUE: usize = 1024;
-/// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few seconds.
+/// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few
+/// seconds.
 const OFFERS_PER_SECOND: u32 = 4096;
 /// The first and the longest pause before a failed plugin is run again.
 const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -160,7 +163,9 @@ impl Inbox {
         if let Some(peer) = self.meets.pop_first() {
             return Some(Input::Meet(peer));
         }
-        self.datagrams.pop_front().map(|(source, payload)| Input::Datagram { source, payload })
+        self.datagrams
+            .pop_front()
+            .map(|(source, payload)| Input::Datagram { source, payload })
     }
 }
 
@@ -175,7 +180,10 @@ impl Shared {
         let mut meter = lock(&self.meter);
         let now = Instant::now();
         if now.duration_since(meter.since) >= Duration::from_secs(1) {
-            *meter = Meter { since: now, offers: 0 };
+            *meter = Meter {
+                since: now,
+                offers: 0,
+            };
         }
         meter.offers += 1;
         let admitted = meter.offers <= OFFERS_PER_SECOND;
@@ -227,20 +235,31 @@ impl Host for Shared {
             origin: self.origin.clone(),
             lifetime: observation.lifetime,
         };
-        self.emit(PluginEvent::Candidate { peer: observation.peer, candidate });
+        self.emit(PluginEvent::Candidate {
+            peer: observation.peer,
+            candidate,
+        });
     }
 
     fn observed_self(&self, address: SocketAddr, lifetime: Duration) {
         // Who has no port can't know how the world sees it.
         if self.may_use_port {
             let address = canonical(address);
-            self.emit(PluginEvent::OwnAddress { origin: self.origin.clone(), address, lifetime });
+            self.emit(PluginEvent::OwnAddress {
+                origin: self.origin.clone(),
+                address,
+                lifetime,
+            });
         }
     }
 
     fn fire(&self, peer: PeerKey, after: Duration) {
         if self.may_use_port {
-            self.emit(PluginEvent::Fire { origin: self.origin.clone(), peer, after });
+            self.emit(PluginEvent::Fire {
+                origin: self.origin.clone(),
+                peer,
+                after,
+            });
         }
     }
 
@@ -252,20 +271,30 @@ impl Host for Shared {
 
     fn mapping(&self, mapping: Mapping) {
         if self.may_use_port {
-            self.emit(PluginEvent::Mapping { origin: self.origin.clone(), mapping });
+            self.emit(PluginEvent::Mapping {
+                origin: self.origin.clone(),
+                mapping,
+            });
         }
     }
 
     fn deliver(&self, record: SealedRecord) {
         if record.blob.len() <= SealedRecord::MAX {
-            self.emit(PluginEvent::Record { origin: self.origin.clone(), record });
+            self.emit(PluginEvent::Record {
+                origin: self.origin.clone(),
+                record,
+            });
         }
     }
 
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
         if self.may_use_port {
             let destination = canonical(destination);
-            self.emit(PluginEvent::Send { origin: self.origin.clone(), destination, payload });
+            self.emit(PluginEvent::Send {
+                origin: self.origin.clone(),
+                destination,
+                payload,
+            });
         }
     }
 
@@ -303,7 +332,10 @@ impl Instance {
             wake: Notify::new(),
             events,
             dropped: AtomicU64::new(0),
-            meter: Mutex::new(Meter { since: Instant::now(), offers: 0 }),
+            meter: Mutex::new(Meter {
+                since: Instant::now(),
+                offers: 0,
+            }),
             health: Mutex::new(Health::Good("starting".to_owned())),
         });
         let host = shared.clone();
@@ -322,7 +354,10 @@ impl Instance {
                 if started.elapsed() > RESTART_BACKOFF.1 {
                     backoff = RESTART_BACKOFF.0;
                 }
-                host.report(Health::Bad(format!("{problem}; runs again in {} s", backoff.as_secs())));
+                host.report(Health::Bad(format!(
+                    "{problem}; runs again in {} s",
+                    backoff.as_secs()
+                )));
                 tokio::select! {
                     () = tokio::time::sleep(backoff) => {}
                     () = shutdown_told(&host) => return,
@@ -333,7 +368,11 @@ impl Instance {
                 inbox.records = inbox.last_records.clone();
             }
         });
-        Self { origin, shared, task }
+        Self {
+            origin,
+            shared,
+            task,
+        }
     }
 
     /// Its name in the mesh file.
@@ -343,7 +382,10 @@ impl Instance {
 
     /// How it is doing, and how many of its offers were dropped.
     pub fn health(&self) -> (Health, u64) {
-        (lock(&self.shared.health).clone(), self.shared.dropped.load(Ordering::Relaxed))
+        (
+            lock(&self.shared.health).clone(),
+            self.shared.dropped.load(Ordering::Relaxed),
+        )
     }
 
     /// The peers of interest, complete.
@@ -391,7 +433,10 @@ impl Instance {
     /// Asks it to stop and waits a little; then it is aborted.
     pub async fn stop(mut self) {
         self.shared.tell(|inbox| inbox.shutdown = true);
-        if tokio::time::timeout(STOP_DEADLINE, &mut self.task).await.is_err() {
+        if tokio::time::timeout(STOP_DEADLINE, &mut self.task)
+            .await
+            .is_err()
+        {
             self.task.abort();
         }
     }
@@ -417,13 +462,16 @@ pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
     mpsc::channel(EVENT_QUEUE)
 }
 
-/// Which instances get the datagrams of which server: for a minute after the last datagram that each sent there.
+/// Which instances get the datagrams of which server: for a minute after the last datagram that
+/// each sent there.
 ///
-/// One port of `natpunch serve` speaks several protocols. natpunch's own is told apart by its magic; instances of the
-/// others, and several of one, each get what comes from there, and heed what they can authenticate.
+/// One port of `natpunch serve` speaks several protocols. natpunch's own is told apart by its
+/// magic; instances of the others, and several of one, each get what comes from there, and heed
+/// what they can authenticate.
 #[derive(Debug, Default)]
 pub struct Correspondents {
-    /// By the server's address, and whether the protocol is natpunch's own: who has sent there, and is heard until when.
+    /// By the server's address, and whether the protocol is natpunch's own: who has sent there, and
+    /// is heard until when.
     by_address: BTreeMap<(SocketAddr, bool), Vec<(Origin, Duration)>>,
     /// The addresses that the packet filter has to know: those of other protocols.
     filtered: usize,
@@ -434,17 +482,25 @@ impl Correspondents {
     const LIFETIME: Duration = Duration::from_secs(60);
     /// The most addresses at one time that the packet filter has to know (its bound), and of all.
     const MAX: (usize, usize) = (64, 4_096);
-    /// The most instances that share the datagrams of one address. The next one takes the place of the one that has sent
-    /// nothing for the longest time.
+    /// The most instances that share the datagrams of one address. The next one takes the place of
+    /// the one that has sent nothing for the longest time.
     const MAX_SHARING: usize = 4;
 
-    /// Notes that `origin` sent a datagram to `address` at `now`. True when the packet filter must learn the address,
-    /// which it need not if the answers pass by their form; `None` when there is no room.
-    pub fn sent(&mut self, origin: &Origin, address: SocketAddr, payload: &[u8], now: Duration) -> Option<bool> {
+    /// Notes that `origin` sent a datagram to `address` at `now`. True when the packet filter must
+    /// learn the address, which it need not if the answers pass by their form; `None` when there is
+    /// no room.
+    pub fn sent(
+        &mut self,
+        origin: &Origin,
+        address: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Option<bool> {
         let key = (address, payload.starts_with(&RENDEZVOUS_MAGIC));
         let is_new = !self.by_address.contains_key(&key);
         let learns = is_new && !key.1;
-        if is_new && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0 {
+        if is_new && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0
+        {
             return None;
         }
         self.filtered += usize::from(learns);
@@ -458,19 +514,30 @@ impl Correspondents {
         Some(learns)
     }
 
-    /// The instances that correspond with `source` in the protocol of this payload, in order of their names.
+    /// The instances that correspond with `source` in the protocol of this payload, in order of
+    /// their names.
     pub fn of(&self, source: SocketAddr, payload: &[u8]) -> BTreeSet<&Origin> {
-        let sharing = self.by_address.get(&(source, payload.starts_with(&RENDEZVOUS_MAGIC)));
-        sharing.into_iter().flatten().map(|(origin, _)| origin).collect()
+        let sharing = self
+            .by_address
+            .get(&(source, payload.starts_with(&RENDEZVOUS_MAGIC)));
+        sharing
+            .into_iter()
+            .flatten()
+            .map(|(origin, _)| origin)
+            .collect()
     }
 
-    /// Forgets the instances and addresses whose time is over, and returns the addresses that the packet filter knows.
+    /// Forgets the instances and addresses whose time is over, and returns the addresses that the
+    /// packet filter knows.
     pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
         let over = self.by_address.extract_if(.., |_, sharing| {
             sharing.retain(|(_, until)| now < *until);
             sharing.is_empty()
         });
-        let over: Vec<_> = over.filter(|((_, ours), _)| !ours).map(|((address, _), _)| address).collect();
+        let over: Vec<_> = over
+            .filter(|((_, ours), _)| !ours)
+            .map(|((address, _), _)| address)
+            .collect();
         self.filtered -= over.len();
         over
     }
@@ -490,7 +557,12 @@ mod tests {
     }
 
     fn descriptor() -> Descriptor {
-        Descriptor { id: "test", needs_private_key: false, needs_wireguard_port: false, carries_records: false }
+        Descriptor {
+            id: "test",
+            needs_private_key: false,
+            needs_wireguard_port: false,
+            carries_records: false,
+        }
     }
 
     struct Scripted<F>(F);
@@ -524,7 +596,9 @@ mod tests {
             })
         });
         let _instance = Instance::start(Origin::new("web"), Box::new(plugin), facts(), events);
-        let Some(PluginEvent::Candidate { candidate, .. }) = received.recv().await else { panic!("no candidate") };
+        let Some(PluginEvent::Candidate { candidate, .. }) = received.recv().await else {
+            panic!("no candidate")
+        };
         assert_eq!(candidate.origin.as_str(), "web");
         assert_eq!(candidate.address, "192.0.2.7:9".parse().unwrap());
     }
@@ -548,14 +622,21 @@ mod tests {
         for _ in 0..4 {
             times.push(starts.recv().await.unwrap());
         }
-        let pauses: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        let pauses: Vec<_> = times
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).as_secs())
+            .collect();
         assert_eq!(pauses, [1, 2, 4]);
-        assert!(matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route")));
+        assert!(
+            matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route"))
+        );
     }
 
     #[tokio::test]
     async fn the_time_of_plugins_goes_on_in_sleep() {
-        let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> { Box::pin(std::future::pending()) });
+        let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> {
+            Box::pin(std::future::pending())
+        });
         let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), channel().0);
         let before = natpunch_net::boot_time();
         assert!((before..=before + Duration::from_secs(60)).contains(&instance.shared.now()));
@@ -593,7 +674,12 @@ mod tests {
     }
 
     fn heard(known: &Correspondents, address: SocketAddr, payload: &[u8]) -> String {
-        known.of(address, payload).into_iter().map(Origin::as_str).collect::<Vec<_>>().join(" ")
+        known
+            .of(address, payload)
+            .into_iter()
+            .map(Origin::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -602,20 +688,44 @@ mod tests {
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let a = Origin::new("a");
         assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true));
-        assert_eq!(known.sent(&a, address, &[1], Duration::from_secs(30)), Some(false));
+        assert_eq!(
+            known.sent(&a, address, &[1], Duration::from_secs(30)),
+            Some(false)
+        );
         assert!(known.expire(Duration::from_secs(60)).is_empty());
         assert_eq!(heard(&known, address, &[2]), "a");
         assert_eq!(known.expire(Duration::from_secs(90)), [address]);
         assert_eq!(heard(&known, address, &[2]), "");
         for port in 0..64 {
-            known.sent(&a, SocketAddr::from(([192, 0, 2, 2], port)), &[1], Duration::ZERO);
+            known.sent(
+                &a,
+                SocketAddr::from(([192, 0, 2, 2], port)),
+                &[1],
+                Duration::ZERO,
+            );
         }
-        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), None, "no room");
-        assert_eq!(known.sent(&a, address, &ours(), Duration::ZERO), Some(false), "it passes by its form");
+        assert_eq!(
+            known.sent(&a, address, &[1], Duration::ZERO),
+            None,
+            "no room"
+        );
+        assert_eq!(
+            known.sent(&a, address, &ours(), Duration::ZERO),
+            Some(false),
+            "it passes by its form"
+        );
         assert_eq!(heard(&known, address, &ours()), "a");
-        assert_eq!(known.expire(Duration::from_secs(60)).len(), 64, "only what the filter knows");
+        assert_eq!(
+            known.expire(Duration::from_secs(60)).len(),
+            64,
+            "only what the filter knows"
+        );
         assert_eq!(heard(&known, address, &ours()), "");
-        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true), "there is room again");
+        assert_eq!(
+            known.sent(&a, address, &[1], Duration::ZERO),
+            Some(true),
+            "there is room again"
+        );
     }
 
     #[test]
@@ -623,14 +733,34 @@ mod tests {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let (rendezvous, go) = (Origin::new("rendezvous"), Origin::new("go"));
-        assert_eq!(known.sent(&rendezvous, address, &ours(), Duration::ZERO), Some(false));
-        assert_eq!(known.sent(&go, address, &[1], Duration::ZERO), Some(true), "the filter does not know it yet");
+        assert_eq!(
+            known.sent(&rendezvous, address, &ours(), Duration::ZERO),
+            Some(false)
+        );
+        assert_eq!(
+            known.sent(&go, address, &[1], Duration::ZERO),
+            Some(true),
+            "the filter does not know it yet"
+        );
         assert_eq!(heard(&known, address, &ours()), "rendezvous");
         assert_eq!(heard(&known, address, &[2]), "go");
         known.sent(&rendezvous, address, &ours(), Duration::from_secs(30));
-        assert_eq!(known.expire(Duration::from_secs(60)), [address], "its own protocol needs no place in the filter");
-        assert_eq!((heard(&known, address, &ours()), heard(&known, address, &[2])), ("rendezvous".into(), "".into()));
-        assert_eq!(known.sent(&go, address, &[1], Duration::from_secs(60)), Some(true));
+        assert_eq!(
+            known.expire(Duration::from_secs(60)),
+            [address],
+            "its own protocol needs no place in the filter"
+        );
+        assert_eq!(
+            (
+                heard(&known, address, &ours()),
+                heard(&known, address, &[2])
+            ),
+            ("rendezvous".into(), "".into())
+        );
+        assert_eq!(
+            known.sent(&go, address, &[1], Duration::from_secs(60)),
+            Some(true)
+        );
     }
 
     #[test]
@@ -640,19 +770,38 @@ mod tests {
         for (payload, learns) in [(&[1][..], true), (&ours(), false)] {
             let mut sent = |name: &str, second| {
                 let now = Duration::from_secs(second);
-                assert_eq!(known.sent(&Origin::new(name), address, payload, now), Some(learns && second == 0));
+                assert_eq!(
+                    known.sent(&Origin::new(name), address, payload, now),
+                    Some(learns && second == 0)
+                );
             };
-            ["a", "b", "c"].into_iter().zip(0..).for_each(|(name, second)| sent(name, second));
+            ["a", "b", "c"]
+                .into_iter()
+                .zip(0..)
+                .for_each(|(name, second)| sent(name, second));
             sent("a", 10);
             assert_eq!(heard(&known, address, payload), "a b c");
         }
         assert!(known.expire(Duration::from_secs(61)).is_empty());
-        assert_eq!(heard(&known, address, &[1]), "a c", "each is heard for its own minute");
+        assert_eq!(
+            heard(&known, address, &[1]),
+            "a c",
+            "each is heard for its own minute"
+        );
         for (name, second) in [("d", 62), ("e", 63), ("f", 64)] {
-            known.sent(&Origin::new(name), address, &[1], Duration::from_secs(second));
+            known.sent(
+                &Origin::new(name),
+                address,
+                &[1],
+                Duration::from_secs(second),
+            );
         }
         assert_eq!(heard(&known, address, &[1]), "a d e f", "no more than four");
-        assert_eq!(known.expire(Duration::from_secs(200)), [address], "the filter knows the address once");
+        assert_eq!(
+            known.expire(Duration::from_secs(200)),
+            [address],
+            "the filter knows the address once"
+        );
         assert_eq!((known.filtered, known.by_address.len()), (0, 0));
     }
 }

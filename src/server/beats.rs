@@ -31,15 +31,24 @@ pub(super) struct Beats(Mutex<Vec<Arc<Beat>>>);
 impl Beats {
     /// Expects signs of life of this thread from now on.
     pub(super) fn expect(&self, thread: &str, now: Duration) -> Arc<Beat> {
-        let beat = Arc::new(Beat { thread: thread.to_owned(), at: AtomicU64::new(millis(now)) });
+        let beat = Arc::new(Beat {
+            thread: thread.to_owned(),
+            at: AtomicU64::new(millis(now)),
+        });
         self.lock().push(beat.clone());
         beat
     }
 
     /// The threads that have not shown themselves within this time.
     pub(super) fn missed(&self, within: Duration, now: Duration) -> Vec<String> {
-        let is_missed = |beat: &Beat| millis(now).saturating_sub(beat.at.load(Ordering::Relaxed)) > millis(within);
-        self.lock().iter().filter(|beat| is_missed(beat)).map(|beat| beat.thread.clone()).collect()
+        let is_missed = |beat: &Beat| {
+            millis(now).saturating_sub(beat.at.load(Ordering::Relaxed)) > millis(within)
+        };
+        self.lock()
+            .iter()
+            .filter(|beat| is_missed(beat))
+            .map(|beat| beat.thread.clone())
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Beat>>> {
@@ -59,7 +68,10 @@ mod tests {
     fn a_thread_whose_sign_of_life_stands_still_is_missed_by_name_and_the_others_are_not() {
         let beats = Beats::default();
         let seconds = Duration::from_secs;
-        let (worker, relay) = (beats.expect("worker-0", seconds(1)), beats.expect("relay-0", seconds(1)));
+        let (worker, relay) = (
+            beats.expect("worker-0", seconds(1)),
+            beats.expect("relay-0", seconds(1)),
+        );
         assert!(beats.missed(DEADLINE, seconds(11)).is_empty());
         worker.show(seconds(11));
         assert_eq!(beats.missed(DEADLINE, seconds(12)), ["relay-0"]);

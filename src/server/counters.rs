@@ -1,5 +1,5 @@
-//! What the server counts instead of logging each packet: an attacker decides how often something goes wrong, the
-//! server decides how often it says so.
+//! What the server counts instead of logging each packet: an attacker decides how often something
+//! goes wrong, the server decides how often it says so.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,12 +79,20 @@ counters! {
 pub(super) struct Reporter(Vec<Count>);
 
 impl Reporter {
-    /// Of these, always in the same order, what has changed since the last call, as `12 received, 3 dropped; rendezvous: 5
-    /// welcomed`; nothing if nothing has.
+    /// Of these, always in the same order, what has changed since the last call, as
+    /// `12 received, 3 dropped; rendezvous: 5 welcomed`; nothing if nothing has.
     pub(super) fn changes(&mut self, now: Vec<Count>) -> Option<String> {
         let mut text = String::new();
         let mut last = "server";
-        for (index, Count { protocol, event, total }) in now.iter().copied().enumerate() {
+        for (
+            index,
+            Count {
+                protocol,
+                event,
+                total,
+            },
+        ) in now.iter().copied().enumerate()
+        {
             let before = self.0.get(index).map_or(0, |before| before.total);
             if total > before {
                 let separator = match (text.is_empty(), protocol == last) {
@@ -113,13 +121,29 @@ mod tests {
         counters.received.add();
         counters.received.add();
         counters.dropped.add();
-        assert_eq!(reporter.changes(counters.read()).unwrap(), "2 received, 1 dropped");
+        assert_eq!(
+            reporter.changes(counters.read()).unwrap(),
+            "2 received, 1 dropped"
+        );
         assert_eq!(reporter.changes(counters.read()), None);
         counters.dropped.add();
         assert_eq!(reporter.changes(counters.read()).unwrap(), "1 dropped");
-        let with = |total| [counters.read(), vec![Count { protocol: "relay", event: "bound", total }]].concat();
+        let with = |total| {
+            [
+                counters.read(),
+                vec![Count {
+                    protocol: "relay",
+                    event: "bound",
+                    total,
+                }],
+            ]
+            .concat()
+        };
         assert_eq!(reporter.changes(with(2)).unwrap(), "relay: 2 bound");
         counters.received.add();
-        assert_eq!(reporter.changes(with(3)).unwrap(), "1 received; relay: 1 bound");
+        assert_eq!(
+            reporter.changes(with(3)).unwrap(),
+            "1 received; relay: 1 bound"
+        );
     }
 }

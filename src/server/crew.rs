@@ -1,4 +1,5 @@
-//! The threads of the workers and of the relay: started together, stopped together, and missed when one is lost.
+//! The threads of the workers and of the relay: started together, stopped together, and missed when
+//! one is lost.
 
 use std::io;
 use std::net::UdpSocket;
@@ -35,7 +36,11 @@ impl Crew {
     ///
     /// # Errors
     /// If the system has no randomness, threads or files left.
-    pub(super) fn start(sockets: Vec<Vec<UdpSocket>>, relay: Option<Relay>, shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(
+        sockets: Vec<Vec<UdpSocket>>,
+        relay: Option<Relay>,
+        shared: &Arc<Shared>,
+    ) -> io::Result<Self> {
         let passers = match (relay, sockets.first()) {
             (Some(relay), Some(first)) => relay.passers(sockets.len(), first, shared)?,
             _ => Vec::new(),
@@ -63,7 +68,11 @@ impl Crew {
                 passer.run(&beat, &stopped);
             })?);
         }
-        Ok(Self { threads, stop, lost })
+        Ok(Self {
+            threads,
+            stop,
+            lost,
+        })
     }
 
     /// Whether a thread has ended by itself.

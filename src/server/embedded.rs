@@ -1,9 +1,9 @@
-//! The server inside a node's agent (`serve` of a peer in the mesh file): natpunch's own rendezvous and STUN for the
-//! mesh's members alone.
+//! The server inside a node's agent (`serve` of a peer in the mesh file): natpunch's own rendezvous
+//! and STUN for the mesh's members alone.
 //!
-//! The node's WireGuard key is the server's, and the members' are their identities: all of them stand in the mesh file,
-//! which every member has, so nobody needs another word. Whoever is taken out of the file is taken off the list, and
-//! what was kept of it is forgotten at once.
+//! The node's WireGuard key is the server's, and the members' are their identities: all of them
+//! stand in the mesh file, which every member has, so nobody needs another word. Whoever is taken
+//! out of the file is taken off the list, and what was kept of it is forgotten at once.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,7 +34,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Serves on a UDP port of all addresses, and on the one after it if that is free, with packets of this firewall mark.
+    /// Serves on a UDP port of all addresses, and on the one after it if that is free, with packets
+    /// of this firewall mark.
     ///
     /// # Errors
     /// The port can't be listened on.
@@ -50,19 +51,34 @@ impl Embedded {
         // One mesh is no work for several cores.
         let sockets = Sockets::bind(&listen, AlternatePort::Next, 1, fwmark)?;
         let mut protocols = Protocols::of_node(private_key, members, sockets.alternate_port)?;
-        let relay = relay::open(&mut protocols, &sockets.addresses, &RelaySettings::default(), fwmark)?;
+        let relay = relay::open(
+            &mut protocols,
+            &sockets.addresses,
+            &RelaySettings::default(),
+            fwmark,
+        )?;
         let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default()));
         let crew = Crew::start(sockets.of_workers, Some(relay), &shared)?;
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(shared.clone()));
-        Ok(Self { shared, crew, _keeper: keeper })
+        Ok(Self {
+            shared,
+            crew,
+            _keeper: keeper,
+        })
     }
 
     /// These are the members from now on.
     pub fn admit(&self, members: BTreeSet<PeerKey>) {
-        let ended = self.shared.protocols.admit(members, self.shared.start.elapsed());
+        let ended = self
+            .shared
+            .protocols
+            .admit(members, self.shared.start.elapsed());
         if ended > 0 {
-            tracing::info!(sessions = ended, "ended the sessions of those who are no members any more");
+            tracing::info!(
+                sessions = ended,
+                "ended the sessions of those who are no members any more"
+            );
         }
     }
 
@@ -117,7 +133,11 @@ mod tests {
     }
 
     fn free_port() -> u16 {
-        std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+        std::net::UdpSocket::bind("0.0.0.0:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
     }
 
     /// Whether a node with this key gets in within some time.
@@ -130,14 +150,22 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         let start = Instant::now();
-        let mut client = Client::new(config, server, ChaCha20Rng::from_seed([node; 32]), Duration::ZERO).unwrap();
+        let mut client = Client::new(
+            config,
+            server,
+            ChaCha20Rng::from_seed([node; 32]),
+            Duration::ZERO,
+        )
+        .unwrap();
         let mut buffer = [0; 2_048];
         while start.elapsed() < Duration::from_secs(2) {
             client.handle_timeout(start.elapsed());
             while let Some(sent) = client.poll_transmit() {
                 socket.send_to(&sent.payload, server).await.unwrap();
             }
-            if let Ok(received) = tokio::time::timeout(Duration::from_millis(50), socket.recv_from(&mut buffer)).await {
+            if let Ok(received) =
+                tokio::time::timeout(Duration::from_millis(50), socket.recv_from(&mut buffer)).await
+            {
                 let (length, from) = received.unwrap();
                 client.handle_datagram(from, &buffer[..length], start.elapsed());
             }
@@ -153,7 +181,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn members_get_in_by_their_wireguard_keys_and_nobody_else() {
         let port = free_port();
-        let members = |keys: &[u8]| keys.iter().map(|n| public_key(&key(*n))).collect::<BTreeSet<_>>();
+        let members = |keys: &[u8]| {
+            keys.iter()
+                .map(|n| public_key(&key(*n)))
+                .collect::<BTreeSet<_>>()
+        };
         let server = Embedded::start(port, 0, key(1), members(&[2])).unwrap();
         assert!(gets_in(port, 2).await);
         assert!(!gets_in(port, 3).await, "not in the mesh file");
@@ -162,14 +194,22 @@ mod tests {
         assert_eq!(server.sessions(), 0, "taken out of the mesh file");
         assert!(gets_in(port, 3).await);
         server.stop().await;
-        Embedded::start(port, 0, key(1), members(&[2])).unwrap().stop().await;
+        Embedded::start(port, 0, key(1), members(&[2]))
+            .unwrap()
+            .stop()
+            .await;
     }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named() {
         let taken = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = Embedded::start(port, 0, key(1), BTreeSet::new()).unwrap_err().to_string();
-        assert!(error.contains(&format!("0.0.0.0:{port}")) && error.contains("ss -lunp"), "{error}");
+        let error = Embedded::start(port, 0, key(1), BTreeSet::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("0.0.0.0:{port}")) && error.contains("ss -lunp"),
+            "{error}"
+        );
     }
 }

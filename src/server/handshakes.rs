@@ -1,8 +1,9 @@
 //! Handshakes that wait for their turn: bounded, and fair between sources.
 //!
-//! A handshake costs four X25519 operations, a lookup none. So handshakes queue, and lookups pass them. A source that
-//! floods fills its own share only; a flood from spoofed sources can fill the queue, for the old protocol has nothing
-//! by which to tell such a packet from another before the first X25519 operation.
+//! A handshake costs four X25519 operations, a lookup none. So handshakes queue, and lookups pass
+//! them. A source that floods fills its own share only; a flood from spoofed sources can fill the
+//! queue, for the old protocol has nothing by which to tell such a packet from another before the
+//! first X25519 operation.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -38,8 +39,9 @@ impl HandshakeQueue {
         self.waiting
     }
 
-    /// Adds a handshake; false if there is no room for it. One that waits already, which its client has repeated, is not
-    /// worked on twice: else a server that is late would be given ever more work.
+    /// Adds a handshake; false if there is no room for it. One that waits already, which its client
+    /// has repeated, is not worked on twice: else a server that is late would be given ever more
+    /// work.
     pub(super) fn push(&mut self, socket: usize, from: Ends, payload: &[u8]) -> bool {
         if self.waiting >= MAX {
             return false;
@@ -89,7 +91,9 @@ mod tests {
     #[test]
     fn a_flooding_source_delays_another_by_one_handshake() {
         let mut queue = HandshakeQueue::default();
-        let kept = (0..1_000_u32).filter(|n| queue.push(0, from(1), &n.to_be_bytes())).count();
+        let kept = (0..1_000_u32)
+            .filter(|n| queue.push(0, from(1), &n.to_be_bytes()))
+            .count();
         assert_eq!(kept, MAX_PER_SOURCE);
         assert!(queue.push(0, from(2), b"honest"));
         assert_eq!(queue.pop().unwrap().1, from(1));
@@ -99,9 +103,15 @@ mod tests {
     #[test]
     fn a_handshake_that_is_repeated_while_it_waits_is_worked_on_once() {
         let mut queue = HandshakeQueue::default();
-        assert!(queue.push(0, from(1), b"one") && queue.push(0, from(1), b"other") && queue.push(0, from(1), b"one"));
+        assert!(
+            queue.push(0, from(1), b"one")
+                && queue.push(0, from(1), b"other")
+                && queue.push(0, from(1), b"one")
+        );
         assert_eq!(queue.len(), 2);
-        let payloads: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(.., payload)| payload).collect();
+        let payloads: Vec<_> = std::iter::from_fn(|| queue.pop())
+            .map(|(.., payload)| payload)
+            .collect();
         assert_eq!(payloads, [b"one".to_vec(), b"other".to_vec()]);
     }
 

@@ -7,9 +7,9 @@
 //! | `GET /v1/TAG[?wait=SECONDS]` | 200 with the record and its `ETag`; 404; 304 if `If-None-Match` names it still |
 //! | `POST /v1/poll`, `{"tags": {TAG: etag or null, …}, "wait": SECONDS}` | 200, `{"records": {TAG: {"etag", "blob"} or null, …}}` with those that differ |
 //!
-//! With `wait` (at most 25 s) an answer that would be "nothing new" is held back until there is something new.
-//! Everything is bounded: connections in all and of each source, the time for a request's head and body, the life of
-//! a connection, request rate, header and body sizes.
+//! With `wait` (at most 25 s) an answer that would be "nothing new" is held back until there is
+//! something new. Everything is bounded: connections in all and of each source, the time for a
+//! request's head and body, the life of a connection, request rate, header and body sizes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,8 @@ use super::status::Records;
 use super::store::{Limits, Refused, Source, Store, Tag, Version, Waiters};
 use super::{Backoff, stopped};
 
-/// The longest wait of a long poll: below the 30 s after which middleboxes start to forget idle connections.
+/// The longest wait of a long poll: below the 30 s after which middleboxes start to forget idle
+/// connections.
 const MAX_WAIT: Duration = Duration::from_secs(25);
 /// Tags in one poll.
 const MAX_TAGS: usize = 256;
@@ -86,7 +87,8 @@ impl App {
     /// An empty store, to be served until `stop` becomes true.
     pub(super) fn new(settings: &HttpSettings, stop: watch::Receiver<bool>) -> Arc<Self> {
         let mut boot = [0; 4];
-        // Without randomness an old version may be taken for a new one after a restart: a change is seen late, no more.
+        // Without randomness an old version may be taken for a new one after a restart: a change is
+        // seen late, no more.
         let _ = getrandom::fill(&mut boot);
         Arc::new(Self {
             state: Mutex::new(Shared {
@@ -120,8 +122,8 @@ impl App {
         format!("{:08x}-{:x}", self.boot, version.0)
     }
 
-    /// Runs `look` until it finds something, `wait` is over or the server stops, again at each change of one of
-    /// `tags`. Returns what the last look found.
+    /// Runs `look` until it finds something, `wait` is over or the server stops, again at each
+    /// change of one of `tags`. Returns what the last look found.
     async fn look_until<T>(
         &self,
         tags: &[Tag],
@@ -171,7 +173,10 @@ impl<'a> Waiter<'a> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.app.lock().waiters.leave(self.id, self.tags.iter().copied());
+        self.app
+            .lock()
+            .waiters
+            .leave(self.id, self.tags.iter().copied());
     }
 }
 
@@ -219,8 +224,15 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
         };
         backoff.reset();
         let ip = natpunch_types::canonical_ip(peer.ip());
-        let limit = if app.proxies.contains(&ip) { max_connections } else { CONNECTIONS_PER_SOURCE };
-        let (Ok(permit), Some(place)) = (free.clone().try_acquire_owned(), Place::take(&by_source, ip, limit)) else {
+        let limit = if app.proxies.contains(&ip) {
+            max_connections
+        } else {
+            CONNECTIONS_PER_SOURCE
+        };
+        let (Ok(permit), Some(place)) = (
+            free.clone().try_acquire_owned(),
+            Place::take(&by_source, ip, limit),
+        ) else {
             counters.http_refused.add();
             continue;
         };
@@ -232,7 +244,10 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(STOP_GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(STOP_GRACE, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// One of the connections that a source may have.
@@ -242,7 +257,11 @@ struct Place {
 }
 
 impl Place {
-    fn take(by_source: &Arc<Mutex<HashMap<Source, usize>>>, ip: IpAddr, limit: usize) -> Option<Self> {
+    fn take(
+        by_source: &Arc<Mutex<HashMap<Source, usize>>>,
+        ip: IpAddr,
+        limit: usize,
+    ) -> Option<Self> {
         let source = Source::of(ip);
         let mut counts = by_source.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(source).or_default();
@@ -251,13 +270,19 @@ impl Place {
         }
         *count += 1;
         drop(counts);
-        Some(Self { source, by_source: by_source.clone() })
+        Some(Self {
+            source,
+            by_source: by_source.clone(),
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .by_source
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.source) {
             *count -= 1;
             if *count == 0 {
@@ -292,10 +317,24 @@ struct Peer(IpAddr);
 /// Who sends a request: the other end of the connection, or whom a trusted proxy names.
 fn source(app: &App, Peer(ip): Peer, headers: &HeaderMap) -> Source {
     let forwarded = || {
-        let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim();
-        last.parse::<IpAddr>().ok().or_else(|| Some(last.parse::<SocketAddr>().ok()?.ip()))
+        let last = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .next_back()?
+            .to_str()
+            .ok()?
+            .rsplit(',')
+            .next()?
+            .trim();
+        last.parse::<IpAddr>()
+            .ok()
+            .or_else(|| Some(last.parse::<SocketAddr>().ok()?.ip()))
     };
-    Source::of(if app.proxies.contains(&ip) { forwarded().unwrap_or(ip) } else { ip })
+    Source::of(if app.proxies.contains(&ip) {
+        forwarded().unwrap_or(ip)
+    } else {
+        ip
+    })
 }
 
 /// A request that was refused.
@@ -315,13 +354,22 @@ fn admit(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Source, Failure> 
     if app.lock().requests.allow(source, app.now()) {
         return Ok(source);
     }
-    Err(Failure(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address"))
+    Err(Failure(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many requests from this address",
+    ))
 }
 
 async fn body(body: Body, limit: usize) -> Result<Bytes, Failure> {
     match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, limit)).await {
-        Err(_) => Err(Failure(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
-        Ok(Err(_)) => Err(Failure(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or broken")),
+        Err(_) => Err(Failure(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body took too long",
+        )),
+        Ok(Err(_)) => Err(Failure(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is too long or broken",
+        )),
         Ok(Ok(bytes)) => Ok(bytes),
     }
 }
@@ -344,15 +392,24 @@ async fn store(
         put
     };
     match put {
-        Ok(put) => {
-            Ok((StatusCode::NO_CONTENT, [(header::ETAG, format!("\"{}\"", app.etag(put.version)))]).into_response())
-        }
+        Ok(put) => Ok((
+            StatusCode::NO_CONTENT,
+            [(header::ETAG, format!("\"{}\"", app.etag(put.version)))],
+        )
+            .into_response()),
         Err(Refused::Empty) => Err(Failure(StatusCode::BAD_REQUEST, "the record is empty")),
-        Err(Refused::TooLong(_)) => Err(Failure(StatusCode::PAYLOAD_TOO_LARGE, "the record is too long")),
-        Err(Refused::SourceFull) => {
-            Err(Failure(StatusCode::TOO_MANY_REQUESTS, "this address holds as many records as one may"))
-        }
-        Err(Refused::Full) => Err(Failure(StatusCode::INSUFFICIENT_STORAGE, "the store is full")),
+        Err(Refused::TooLong(_)) => Err(Failure(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the record is too long",
+        )),
+        Err(Refused::SourceFull) => Err(Failure(
+            StatusCode::TOO_MANY_REQUESTS,
+            "this address holds as many records as one may",
+        )),
+        Err(Refused::Full) => Err(Failure(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "the store is full",
+        )),
     }
 }
 
@@ -370,11 +427,18 @@ async fn fetch(
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|list| list.split(','))
-        .map(|etag| etag.trim().trim_start_matches("W/").trim_matches('"').to_owned())
+        .map(|etag| {
+            etag.trim()
+                .trim_start_matches("W/")
+                .trim_matches('"')
+                .to_owned()
+        })
         .collect();
     let found = app
         .look_until(&[tag], wait_of(&uri), |store, now| {
-            store.get(tag, now).filter(|(version, _)| !known.contains(&app.etag(*version)))
+            store
+                .get(tag, now)
+                .filter(|(version, _)| !known.contains(&app.etag(*version)))
         })
         .await;
     const CACHE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-cache");
@@ -428,17 +492,27 @@ async fn poll(
 ) -> Result<Json<PollResponse>, Failure> {
     admit(&app, peer, request.headers())?;
     let bytes = body(request.into_body(), MAX_POLL_BODY).await?;
-    let request: PollRequest = serde_json::from_slice(&bytes)
-        .map_err(|_| Failure(StatusCode::BAD_REQUEST, r#"a poll is {"tags": {TAG: etag or null}, "wait": SECONDS}"#))?;
+    let request: PollRequest = serde_json::from_slice(&bytes).map_err(|_| {
+        Failure(
+            StatusCode::BAD_REQUEST,
+            r#"a poll is {"tags": {TAG: etag or null}, "wait": SECONDS}"#,
+        )
+    })?;
     if request.tags.len() > MAX_TAGS {
-        return Err(Failure(StatusCode::BAD_REQUEST, "a poll asks for at most 256 tags"));
+        return Err(Failure(
+            StatusCode::BAD_REQUEST,
+            "a poll asks for at most 256 tags",
+        ));
     }
     let known = request
         .tags
         .into_iter()
         .map(|(text, etag)| Some((Tag::parse(&text)?, text, etag)))
         .collect::<Option<Vec<_>>>()
-        .ok_or(Failure(StatusCode::BAD_REQUEST, "a tag is 32 hexadecimal digits"))?;
+        .ok_or(Failure(
+            StatusCode::BAD_REQUEST,
+            "a tag is 32 hexadecimal digits",
+        ))?;
     let tags: Vec<Tag> = known.iter().map(|(tag, ..)| *tag).collect();
     let found = app
         .look_until(&tags, Duration::from_secs(request.wait), |store, now| {
@@ -458,9 +532,16 @@ async fn poll(
             (!differing.is_empty()).then_some(differing)
         })
         .await;
-    let records = found
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(text, record)| (text, record.map(|(etag, blob)| PollRecord { etag, blob: STANDARD.encode(blob) })));
-    Ok(Json(PollResponse { records: records.collect() }))
+    let records = found.unwrap_or_default().into_iter().map(|(text, record)| {
+        (
+            text,
+            record.map(|(etag, blob)| PollRecord {
+                etag,
+                blob: STANDARD.encode(blob),
+            }),
+        )
+    });
+    Ok(Json(PollResponse {
+        records: records.collect(),
+    }))
 }

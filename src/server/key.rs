@@ -1,7 +1,8 @@
-//! The server's key file: made on first start, refused when it is anything but a private key that only we can read.
+//! The server's key file: made on first start, refused when it is anything but a private key that
+//! only we can read.
 //!
-//! The server's identity is what every client pins, so a start never goes on with a damaged, shared or empty key, and
-//! never makes a new identity where there was one.
+//! The server's identity is what every client pins, so a start never goes on with a damaged, shared
+//! or empty key, and never makes a new identity where there was one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -84,7 +85,8 @@ pub enum Problem {
 /// Reads the key of `path`, or makes one there if the file does not exist.
 ///
 /// # Errors
-/// If the file can't be read or made, is readable by others, or holds no key. A file that exists is never changed.
+/// If the file can't be read or made, is readable by others, or holds no key. A file that exists is
+/// never changed.
 pub fn load_or_create(path: &Path) -> Result<SecretKey, KeyFileError> {
     match File::open(path) {
         Ok(file) => read(path, file),
@@ -103,35 +105,61 @@ pub fn load_or_create(path: &Path) -> Result<SecretKey, KeyFileError> {
 /// # Errors
 /// If the file can't be read, is readable by others, or holds no key.
 pub fn load(path: &Path) -> Result<SecretKey, KeyFileError> {
-    read(path, File::open(path).map_err(|source| io_error(path, "open", source))?)
+    read(
+        path,
+        File::open(path).map_err(|source| io_error(path, "open", source))?,
+    )
 }
 
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> KeyFileError {
     let hint = match source.kind() {
-        io::ErrorKind::NotFound => "make its directory first, writable by the user that runs the server",
-        io::ErrorKind::PermissionDenied => "the user that runs the server must own the file and its directory",
+        io::ErrorKind::NotFound => {
+            "make its directory first, writable by the user that runs the server"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the user that runs the server must own the file and its directory"
+        }
         _ => "name another place with --key-file",
     };
-    KeyFileError::Io { path: path.to_owned(), action, source, hint }
+    KeyFileError::Io {
+        path: path.to_owned(),
+        action,
+        source,
+        hint,
+    }
 }
 
 fn read(path: &Path, file: File) -> Result<SecretKey, KeyFileError> {
-    let invalid = |problem| KeyFileError::Invalid { path: path.to_owned(), problem };
-    let metadata = file.metadata().map_err(|source| io_error(path, "examine", source))?;
+    let invalid = |problem| KeyFileError::Invalid {
+        path: path.to_owned(),
+        problem,
+    };
+    let metadata = file
+        .metadata()
+        .map_err(|source| io_error(path, "examine", source))?;
     if !metadata.is_file() {
-        return Err(KeyFileError::NotAFile { path: path.to_owned() });
+        return Err(KeyFileError::NotAFile {
+            path: path.to_owned(),
+        });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
+        return Err(KeyFileError::Exposed {
+            path: path.to_owned(),
+            mode,
+        });
     }
     // Enough from the start: a growing buffer would leave unwiped copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize + 1));
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|source| io_error(path, "read", source))?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| io_error(path, "read", source))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(invalid(Problem::TooLong));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| invalid(Problem::NotText))?.trim();
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| invalid(Problem::NotText))?
+        .trim();
     if text.is_empty() {
         return Err(invalid(Problem::Empty));
     }
@@ -142,8 +170,8 @@ fn read(path: &Path, file: File) -> Result<SecretKey, KeyFileError> {
     Ok(key)
 }
 
-/// Makes a key under another name and links it to its own, so that no start ever sees half a key and of two starts at
-/// once both use the same key.
+/// Makes a key under another name and links it to its own, so that no start ever sees half a key
+/// and of two starts at once both use the same key.
 fn create(path: &Path) -> Result<(), KeyFileError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)
@@ -155,21 +183,31 @@ fn create(path: &Path) -> Result<(), KeyFileError> {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".new-{}", std::process::id()));
     let temporary = path.with_file_name(name);
-    let result = write_new(&temporary, &key).and_then(|()| match std::fs::hard_link(&temporary, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    });
+    let result =
+        write_new(&temporary, &key).and_then(|()| match std::fs::hard_link(&temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        });
     // The name is ours alone (create_new), unless it was there before, where nothing was linked.
     if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
         let _ = std::fs::remove_file(&temporary);
     }
     result.map_err(|source| io_error(path, "make", source))?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|source| io_error(path, "store", source))
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io_error(path, "store", source))
 }
 
 fn write_new(path: &Path, key: &SecretKey) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(key.expose_base64().as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()
@@ -196,7 +234,11 @@ mod tests {
         let first = load_or_create(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert!(load_or_create(&path).unwrap() == first);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary file was left");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "a temporary file was left"
+        );
     }
 
     #[test]
@@ -204,11 +246,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         let keys: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| load_or_create(&path))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| load_or_create(&path)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         let kept = load_or_create(&path).unwrap();
-        // Threads share a process id: those that lost the temporary name may fail, but none may have another key.
+        // Threads share a process id: those that lost the temporary name may fail, but none may
+        // have another key.
         for key in keys.into_iter().flatten() {
             assert!(key == kept);
         }
@@ -240,7 +288,9 @@ mod tests {
         let key = SecretKey::from_bytes([7; 32]).expose_base64();
         for mode in [0o604, 0o640, 0o620, 0o601, 0o644] {
             let (_directory, path) = file(key.as_bytes(), mode);
-            assert!(matches!(load_or_create(&path), Err(KeyFileError::Exposed { mode: found, .. }) if found == mode));
+            assert!(
+                matches!(load_or_create(&path), Err(KeyFileError::Exposed { mode: found, .. }) if found == mode)
+            );
         }
         let (_directory, path) = file(key.as_bytes(), 0o400);
         assert!(load_or_create(&path).is_ok());
@@ -249,8 +299,16 @@ mod tests {
     #[test]
     fn a_missing_directory_is_an_error_with_a_hint() {
         let directory = tempfile::tempdir().unwrap();
-        let error = load_or_create(&directory.path().join("not/there")).unwrap_err().to_string();
-        assert!(error.contains("hint:") && error.contains("not/there"), "{error}");
-        assert!(matches!(load_or_create(directory.path()), Err(KeyFileError::NotAFile { .. })));
+        let error = load_or_create(&directory.path().join("not/there"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("hint:") && error.contains("not/there"),
+            "{error}"
+        );
+        assert!(matches!(
+            load_or_create(directory.path()),
+            Err(KeyFileError::NotAFile { .. })
+        ));
     }
 }

@@ -19,7 +19,11 @@ use super::{Backoff, http, stopped};
 const CONNECTIONS: usize = 16;
 
 /// Serves them on `listener` until `stop` becomes true.
-pub(super) async fn serve(listener: TcpListener, monitor: Arc<Monitor>, mut stop: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    monitor: Arc<Monitor>,
+    mut stop: watch::Receiver<bool>,
+) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/health", get(health))
@@ -37,7 +41,9 @@ pub(super) async fn serve(listener: TcpListener, monitor: Arc<Monitor>, mut stop
             continue;
         };
         backoff.reset();
-        let Ok(permit) = free.clone().try_acquire_owned() else { continue };
+        let Ok(permit) = free.clone().try_acquire_owned() else {
+            continue;
+        };
         let (router, stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
             http::connection(stream, router, stop).await;
@@ -47,19 +53,29 @@ pub(super) async fn serve(listener: TcpListener, monitor: Arc<Monitor>, mut stop
 }
 
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], monitor.status().exposition())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        monitor.status().exposition(),
+    )
 }
 
 async fn health(State(monitor): State<Arc<Monitor>>) -> (StatusCode, String) {
     match monitor.stuck().as_slice() {
         [] => (StatusCode::OK, "ok\n".to_owned()),
-        stuck => (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: {}\n", stuck.join(", "))),
+        stuck => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("stuck: {}\n", stuck.join(", ")),
+        ),
     }
 }
 
-/// A page in a browser can make any name mean this address; it can't make a request say another name than its own.
+/// A page in a browser can make any name mean this address; it can't make a request say another
+/// name than its own.
 async fn check_host(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     if host.is_none_or(is_address) {
         next.run(request).await
     } else {
@@ -82,10 +98,22 @@ mod tests {
 
     #[test]
     fn a_name_that_somebody_else_made_is_told_from_an_address() {
-        for good in ["127.0.0.1:9469", "127.0.0.1", "[::1]:9469", "[::1]", "localhost:9469"] {
+        for good in [
+            "127.0.0.1:9469",
+            "127.0.0.1",
+            "[::1]:9469",
+            "[::1]",
+            "localhost:9469",
+        ] {
             assert!(is_address(good), "{good}");
         }
-        for bad in ["evil.example:9469", "localhost.evil.example", "", "127.0.0.1.evil.example", "[evil]"] {
+        for bad in [
+            "evil.example:9469",
+            "localhost.evil.example",
+            "",
+            "127.0.0.1.evil.example",
+            "[evil]",
+        ] {
             assert!(!is_address(bad), "{bad}");
         }
     }

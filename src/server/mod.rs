@@ -1,9 +1,10 @@
 //! `natpunch serve`: the UDP and HTTP shell around the pure protocol servers.
 //!
-//! The server introduces nodes and tells them their address; it never decides anything about a mesh. It needs no
-//! privileges, keeps nothing on disk but its key, and holds bounded memory whatever is sent to it. Each core has a
-//! [`worker`] with sockets of its own. Every datagram is parsed by a pure server (`protocols`) and answered in
-//! place or dropped in silence; what is dropped is counted, and the counts are logged at most every ten seconds.
+//! The server introduces nodes and tells them their address; it never decides anything about a
+//! mesh. It needs no privileges, keeps nothing on disk but its key, and holds bounded memory
+//! whatever is sent to it. Each core has a [`worker`] with sockets of its own. Every datagram is
+//! parsed by a pure server (`protocols`) and answered in place or dropped in silence; what is
+//! dropped is counted, and the counts are logged at most every ten seconds.
 
 mod beats;
 mod counters;
@@ -90,15 +91,19 @@ pub enum ServeError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "\n  hint: another process listens there; `ss -lunp` and `ss -ltnp` show which",
-        io::ErrorKind::AddrNotAvailable => "\n  hint: this host has no such address; 0.0.0.0 and [::] mean all",
+        io::ErrorKind::AddrInUse => {
+            "\n  hint: another process listens there; `ss -lunp` and `ss -ltnp` show which"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "\n  hint: this host has no such address; 0.0.0.0 and [::] mean all"
+        }
         io::ErrorKind::PermissionDenied => "\n  hint: ports below 1024 need CAP_NET_BIND_SERVICE",
         _ => "",
     }
 }
 
-/// Runs the server of a command line until SIGTERM or SIGINT. `out` gets the public key, then a line for each address
-/// listened on.
+/// Runs the server of a command line until SIGTERM or SIGINT. `out` gets the public key, then a
+/// line for each address listened on.
 ///
 /// # Errors
 /// If the server can't start. Once it runs, it goes on.
@@ -107,12 +112,16 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = crate::config::public_key(&key);
     let rendezvous = match &settings.rendezvous {
-        Some(rendezvous) => {
-            Some(RendezvousKeys { next: next_key(rendezvous, None)?, secrets: admission_secrets(rendezvous)? })
-        }
+        Some(rendezvous) => Some(RendezvousKeys {
+            next: next_key(rendezvous, None)?,
+            secrets: admission_secrets(rendezvous)?,
+        }),
         None => None,
     };
-    let workers = settings.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let workers = settings
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
     let next = rendezvous.as_ref().and_then(|keys| keys.next.clone());
     if let Some(next) = &next {
@@ -124,81 +133,107 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
         None => None,
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
-        let http = settings.http.as_ref().map(|http| bind_http(http.listen)).transpose()?;
-        let metrics = settings.metrics.map(bind_http).transpose()?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
-        let (calls, called) = mpsc::channel(16);
-        let control = listen_control(settings.control.as_deref(), calls).await?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async move {
+            let http = settings
+                .http
+                .as_ref()
+                .map(|http| bind_http(http.listen))
+                .transpose()?;
+            let metrics = settings.metrics.map(bind_http).transpose()?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let hangup = signal(SignalKind::hangup())?;
+            let (calls, called) = mpsc::channel(16);
+            let control = listen_control(settings.control.as_deref(), calls).await?;
 
-        // Whoever started us may not listen any more; that is no reason not to serve.
-        let _ = writeln!(out, "public key: {public_key}");
-        let listen: Vec<SocketAddr> = sockets.addresses.iter().take(sockets.named).copied().collect();
-        for address in &listen {
-            let _ = writeln!(out, "listening on udp {address}");
-        }
-        if let Some(port) = sockets.alternate_port {
-            let _ = writeln!(out, "alternate port {port}");
-        }
-        for (name, listener) in [("http", &http), ("metrics", &metrics)] {
-            if let Some(listener) = listener {
-                let _ = writeln!(out, "listening on {name} {}", listener.local_addr()?);
+            // Whoever started us may not listen any more; that is no reason not to serve.
+            let _ = writeln!(out, "public key: {public_key}");
+            let listen: Vec<SocketAddr> = sockets
+                .addresses
+                .iter()
+                .take(sockets.named)
+                .copied()
+                .collect();
+            for address in &listen {
+                let _ = writeln!(out, "listening on udp {address}");
             }
-        }
-        let _ = writeln!(out, "ready");
-        let _ = out.flush();
+            if let Some(port) = sockets.alternate_port {
+                let _ = writeln!(out, "alternate port {port}");
+            }
+            for (name, listener) in [("http", &http), ("metrics", &metrics)] {
+                if let Some(listener) = listener {
+                    let _ = writeln!(out, "listening on {name} {}", listener.local_addr()?);
+                }
+            }
+            let _ = writeln!(out, "ready");
+            let _ = out.flush();
 
-        let (stop, stopped) = watch::channel(false);
-        let counters = Arc::new(Counters::default());
-        let alternate_port = sockets.alternate_port;
-        let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
-        let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
-        let mut serving = JoinSet::new();
-        let store = settings.http.as_ref().map(|http| http::App::new(http, stopped.clone()));
-        if let Some((listener, app)) = http.zip(store.clone()) {
-            serving.spawn(http::serve(listener, app, counters));
-        }
-        // These end with the server, whatever they do.
-        let mut keeping = JoinSet::new();
-        keeping.spawn(keep(shared.clone()));
-        keeping.spawn(feed_watchdog(shared.clone()));
-        let reloader = Reloader::new(args.clone(), settings, keys);
-        let reloads = reloader.outcome();
-        let monitor = Arc::new(Monitor { shared: shared.clone(), listen, alternate_port, http: store, reloads });
-        keeping.spawn(reloader.run(shared, hangup));
-        if let Some(listener) = metrics {
-            keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
-        }
-        keeping.spawn(async move { monitor.answer(called).await });
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
-        tracing::info!(%public_key, "serving");
+            let (stop, stopped) = watch::channel(false);
+            let counters = Arc::new(Counters::default());
+            let alternate_port = sockets.alternate_port;
+            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
+            let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
+            let mut serving = JoinSet::new();
+            let store = settings
+                .http
+                .as_ref()
+                .map(|http| http::App::new(http, stopped.clone()));
+            if let Some((listener, app)) = http.zip(store.clone()) {
+                serving.spawn(http::serve(listener, app, counters));
+            }
+            // These end with the server, whatever they do.
+            let mut keeping = JoinSet::new();
+            keeping.spawn(keep(shared.clone()));
+            keeping.spawn(feed_watchdog(shared.clone()));
+            let reloader = Reloader::new(args.clone(), settings, keys);
+            let reloads = reloader.outcome();
+            let monitor = Arc::new(Monitor {
+                shared: shared.clone(),
+                listen,
+                alternate_port,
+                http: store,
+                reloads,
+            });
+            keeping.spawn(reloader.run(shared, hangup));
+            if let Some(listener) = metrics {
+                keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
+            }
+            keeping.spawn(async move { monitor.answer(called).await });
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
+            tracing::info!(%public_key, "serving");
 
-        let result = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-            () = crew.lost() => Err(ServeError::ThreadLost),
-        };
-        tracing::info!("stopping");
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        let _ = stop.send(true);
-        drop(control);
-        crew.stop();
-        while serving.join_next().await.is_some() {}
-        keeping.shutdown().await;
-        result
-    })
+            let result = tokio::select! {
+                _ = terminate.recv() => Ok(()),
+                _ = interrupt.recv() => Ok(()),
+                () = crew.lost() => Err(ServeError::ThreadLost),
+            };
+            tracing::info!("stopping");
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            let _ = stop.send(true);
+            drop(control);
+            crew.stop();
+            while serving.join_next().await.is_some() {}
+            keeping.shutdown().await;
+            result
+        })
 }
 
-/// Where `natpunch serve status` finds the server: `$NATPUNCH_RUNTIME_DIR` or `$RUNTIME_DIRECTORY` (systemd), else
-/// `/run/natpunch-serve`.
+/// Where `natpunch serve status` finds the server: `$NATPUNCH_RUNTIME_DIR` or `$RUNTIME_DIRECTORY`
+/// (systemd), else `/run/natpunch-serve`.
 pub fn control_path() -> PathBuf {
-    let directory = ["NATPUNCH_RUNTIME_DIR", "RUNTIME_DIRECTORY"].iter().find_map(std::env::var_os);
-    directory.map_or_else(|| PathBuf::from("/run/natpunch-serve"), PathBuf::from).join("serve.sock")
+    let directory = ["NATPUNCH_RUNTIME_DIR", "RUNTIME_DIRECTORY"]
+        .iter()
+        .find_map(std::env::var_os);
+    directory
+        .map_or_else(|| PathBuf::from("/run/natpunch-serve"), PathBuf::from)
+        .join("serve.sock")
 }
 
-/// Opens the control socket. A server that may not have the usual one does without; one that was named must be had.
+/// Opens the control socket. A server that may not have the usual one does without; one that was
+/// named must be had.
 async fn listen_control(
     named: Option<&Path>,
     calls: mpsc::Sender<control::Call>,
@@ -217,25 +252,48 @@ async fn listen_control(
     }
 }
 
-/// The next private key, if there is to be one. It is made if its file does not exist, unless that file was in use already.
-fn next_key(settings: &settings::Rendezvous, in_use: Option<&Path>) -> Result<Option<SecretKey>, key::KeyFileError> {
-    let Some(path) = &settings.next_key_file else { return Ok(None) };
-    if in_use == Some(path) { key::load(path) } else { key::load_or_create(path) }.map(Some)
+/// The next private key, if there is to be one. It is made if its file does not exist, unless that
+/// file was in use already.
+fn next_key(
+    settings: &settings::Rendezvous,
+    in_use: Option<&Path>,
+) -> Result<Option<SecretKey>, key::KeyFileError> {
+    let Some(path) = &settings.next_key_file else {
+        return Ok(None);
+    };
+    if in_use == Some(path) {
+        key::load(path)
+    } else {
+        key::load_or_create(path)
+    }
+    .map(Some)
 }
 
 /// Reads the admission secrets.
-fn admission_secrets(settings: &settings::Rendezvous) -> Result<Vec<PresharedKey>, key::KeyFileError> {
+fn admission_secrets(
+    settings: &settings::Rendezvous,
+) -> Result<Vec<PresharedKey>, key::KeyFileError> {
     let secrets = settings.secret_files.iter().map(|path| key::load(path));
-    secrets.map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose()))).collect()
+    secrets
+        .map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose())))
+        .collect()
 }
 
 /// Opens the HTTP listener; an IPv6 one takes IPv6 only, as for UDP.
 fn bind_http(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    listen_tcp(address).map_err(|source| ServeError::Listen { protocol: "TCP", address, source })
+    listen_tcp(address).map_err(|source| ServeError::Listen {
+        protocol: "TCP",
+        address,
+        source,
+    })
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -248,7 +306,12 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Expires what is dead also when nothing arrives, and logs what was counted.
 async fn keep(shared: Arc<Shared>) {
-    let Shared { protocols, counters, start, .. } = &*shared;
+    let Shared {
+        protocols,
+        counters,
+        start,
+        ..
+    } = &*shared;
     let mut reporter = Reporter::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
@@ -263,7 +326,9 @@ async fn keep(shared: Arc<Shared>) {
 
 /// Tells systemd that the runtime and all threads still turn, if it asked to be told.
 async fn feed_watchdog(shared: Arc<Shared>) {
-    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    let Some(timeout) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     let mut tick = tokio::time::interval(timeout / 3);
     loop {
         tick.tick().await;

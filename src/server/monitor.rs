@@ -24,7 +24,11 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn status(&self) -> Status {
-        let counts = [self.shared.counters.read(), self.shared.protocols.counters()].concat();
+        let counts = [
+            self.shared.counters.read(),
+            self.shared.protocols.counters(),
+        ]
+        .concat();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.shared.start.elapsed().as_secs(),
@@ -54,7 +58,9 @@ impl Monitor {
                     Ok(status) => Reply::Ok(status),
                     Err(error) => Reply::Error(error.to_string()),
                 },
-                _ => Reply::Error("this is a server: it answers status, and no agent's requests".to_owned()),
+                _ => Reply::Error(
+                    "this is a server: it answers status, and no agent's requests".to_owned(),
+                ),
             };
             let _ = call.answer.send(reply);
         }

@@ -1,12 +1,14 @@
 //! The protocols on one UDP socket, told apart by form.
 //!
-//! 1. A complete STUN message (RFC 8489, 5: two zero bits, the cookie at offset 4, a length that is a multiple of four
-//!    and that of the datagram) is STUN.
-//! 2. natpunch's own magic and a length that its kind can have is natpunch's own rendezvous, if that is spoken.
+//! 1. A complete STUN message (RFC 8489, 5: two zero bits, the cookie at offset 4, a length that is
+//!    a multiple of four and that of the datagram) is STUN.
+//! 2. natpunch's own magic and a length that its kind can have is natpunch's own rendezvous, if
+//!    that is spoken.
 //! 3. Exactly 64 bytes is nat-hole-punching, if that is spoken.
-//! 4. Everything else is natpunch-go, if that is spoken. Its requests have 93 and 109 bytes, neither of which a STUN
-//!    message can have, so the order never takes a datagram from its protocol. A request of nat-hole-punching could be
-//!    taken for another protocol's with a public key made for it, by its owner alone.
+//! 4. Everything else is natpunch-go, if that is spoken. Its requests have 93 and 109 bytes,
+//!    neither of which a STUN message can have, so the order never takes a datagram from its
+//!    protocol. A request of nat-hole-punching could be taken for another protocol's with a public
+//!    key made for it, by its owner alone.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -39,8 +41,8 @@ const HOLE_PUNCHING_REQUEST: usize = 64;
 
 /// The longest answer to a STUN request: three IPv6 addresses.
 const LONGEST_STUN: usize = 20 + 3 * 24;
-/// STUN requests of one network that are answered by more bytes than they have, where that is allowed: in a second, at
-/// once, and the networks at a time.
+/// STUN requests of one network that are answered by more bytes than they have, where that is
+/// allowed: in a second, at once, and the networks at a time.
 const UNPADDED_STUN: (u32, u32, usize) = (4, 16, 4_096);
 
 /// Which protocol a datagram belongs to.
@@ -105,9 +107,13 @@ impl Rendezvous {
         lock(&self.server)
     }
 
-    /// What the rendezvous has to send, after its relay's ports have done what it says: a client that learns of an offer
-    /// is expected there.
-    pub(super) fn drain(&self, server: &mut rendezvous::Server<ChaCha20Rng>, now: Duration) -> Vec<Unsealed> {
+    /// What the rendezvous has to send, after its relay's ports have done what it says: a client
+    /// that learns of an offer is expected there.
+    pub(super) fn drain(
+        &self,
+        server: &mut rendezvous::Server<ChaCha20Rng>,
+        now: Duration,
+    ) -> Vec<Unsealed> {
         while let Some((port, command)) = server.poll_relay_command() {
             if let Some(relay) = &self.relay {
                 relay.command(port, command, now);
@@ -119,7 +125,9 @@ impl Rendezvous {
     /// What is to be sent when the relay's ports have something to tell.
     pub(super) fn handle_relay_events(&self, events: &[Event], now: Duration) -> Vec<Unsealed> {
         let mut server = self.lock();
-        events.iter().for_each(|event| server.handle_relay_event(*event, now));
+        events
+            .iter()
+            .for_each(|event| server.handle_relay_event(*event, now));
         self.drain(&mut server, now)
     }
 }
@@ -137,22 +145,41 @@ impl Protocols {
     ) -> std::io::Result<Self> {
         let rendezvous = match rendezvous {
             Some(keys) => {
-                let allowed = settings.rendezvous.as_ref().and_then(|rendezvous| rendezvous.allowed.clone());
+                let allowed = settings
+                    .rendezvous
+                    .as_ref()
+                    .and_then(|rendezvous| rendezvous.allowed.clone());
                 let config = rendezvous::Config {
-                    keys: std::iter::once(private_key.clone()).chain(keys.next).collect(),
-                    admission: rendezvous::Admission { secrets: keys.secrets, allowed },
+                    keys: std::iter::once(private_key.clone())
+                        .chain(keys.next)
+                        .collect(),
+                    admission: rendezvous::Admission {
+                        secrets: keys.secrets,
+                        allowed,
+                    },
                     limits: limits(settings.limits, settings.relay.is_some()),
                     alternate_port,
                 };
-                tracing::info!("the rendezvous takes at most {} MiB of memory", config.limits.memory() >> 20);
-                let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
-                Some(Rendezvous { door: server.door(), server: Mutex::new(server), relay: None })
+                tracing::info!(
+                    "the rendezvous takes at most {} MiB of memory",
+                    config.limits.memory() >> 20
+                );
+                let server =
+                    rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
+                Some(Rendezvous {
+                    door: server.door(),
+                    server: Mutex::new(server),
+                    relay: None,
+                })
             }
             None => None,
         };
         let allowed = settings.allowed_keys.clone();
         let natpunch_go = if settings.compat.contains(&Compat::NatpunchGo) {
-            let config = natpunch_go::Config { allowed: allowed.clone(), ..natpunch_go::Config::new(private_key) };
+            let config = natpunch_go::Config {
+                allowed: allowed.clone(),
+                ..natpunch_go::Config::new(private_key)
+            };
             let server = natpunch_go::Server::new(config, random()?);
             Some(Mutex::new(server.map_err(std::io::Error::other)?))
         } else {
@@ -165,11 +192,19 @@ impl Protocols {
             }))
         });
         let (rate, burst, networks) = UNPADDED_STUN;
-        let unpadded = settings.stun_unpadded.then(|| Mutex::new(RateLimiter::new(rate, burst, networks)));
-        Ok(Self { rendezvous, natpunch_go, hole_punching, unpadded })
+        let unpadded = settings
+            .stun_unpadded
+            .then(|| Mutex::new(RateLimiter::new(rate, burst, networks)));
+        Ok(Self {
+            rendezvous,
+            natpunch_go,
+            hole_punching,
+            unpadded,
+        })
     }
 
-    /// STUN and natpunch's own rendezvous for the members of a mesh, by the WireGuard key of one of them.
+    /// STUN and natpunch's own rendezvous for the members of a mesh, by the WireGuard key of one of
+    /// them.
     ///
     /// # Errors
     /// If the system has no randomness.
@@ -185,8 +220,17 @@ impl Protocols {
             alternate_port,
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
-        let rendezvous = Rendezvous { door: server.door(), server: Mutex::new(server), relay: None };
-        Ok(Self { rendezvous: Some(rendezvous), natpunch_go: None, hole_punching: None, unpadded: None })
+        let rendezvous = Rendezvous {
+            door: server.door(),
+            server: Mutex::new(server),
+            relay: None,
+        };
+        Ok(Self {
+            rendezvous: Some(rendezvous),
+            natpunch_go: None,
+            hole_punching: None,
+            unpadded: None,
+        })
     }
 
     /// Offers a relay at these UDP ports.
@@ -211,14 +255,20 @@ impl Protocols {
 
     /// How many clients are registered by natpunch's own rendezvous.
     pub(super) fn sessions(&self) -> usize {
-        self.rendezvous.as_ref().map_or(0, |server| server.lock().sessions())
+        self.rendezvous
+            .as_ref()
+            .map_or(0, |server| server.lock().sessions())
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
     pub(super) fn classify(&self, payload: &[u8]) -> Class {
         if stun::is_stun(payload) {
             Class::Stun
-        } else if let Some(kind) = self.rendezvous.as_ref().and_then(|_| wire::Kind::of(payload)) {
+        } else if let Some(kind) = self
+            .rendezvous
+            .as_ref()
+            .and_then(|_| wire::Kind::of(payload))
+        {
             Class::Rendezvous(kind)
         } else if self.hole_punching.is_some() && payload.len() == HOLE_PUNCHING_REQUEST {
             Class::HolePunching
@@ -232,20 +282,27 @@ impl Protocols {
     }
 
     /// The answer to a datagram of this class, if it deserves one.
-    pub(super) fn handle(&self, class: Class, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Answer> {
+    pub(super) fn handle(
+        &self,
+        class: Class,
+        source: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Option<Answer> {
         match class {
-            Class::HolePunching => {
-                lock(self.hole_punching.as_ref()?).handle_datagram(source, payload, now).map(Answer::Other)
-            }
-            Class::Handshake | Class::NatpunchGo => {
-                lock(self.natpunch_go.as_ref()?).handle_datagram(source, payload, now).map(Answer::NatpunchGo)
-            }
+            Class::HolePunching => lock(self.hole_punching.as_ref()?)
+                .handle_datagram(source, payload, now)
+                .map(Answer::Other),
+            Class::Handshake | Class::NatpunchGo => lock(self.natpunch_go.as_ref()?)
+                .handle_datagram(source, payload, now)
+                .map(Answer::NatpunchGo),
             Class::Stun | Class::Rendezvous(_) | Class::Unknown => None,
         }
     }
 
-    /// The answer to a STUN request that came from `source`, and from where it goes. It is not longer than the request,
-    /// unless the settings allow that, and then only for a few requests of each network.
+    /// The answer to a STUN request that came from `source`, and from where it goes. It is not
+    /// longer than the request, unless the settings allow that, and then only for a few requests of
+    /// each network.
     pub(super) fn answer_stun(
         &self,
         request: &[u8],
@@ -254,9 +311,14 @@ impl Protocols {
         now: Duration,
     ) -> Option<(Vec<u8>, stun::Change)> {
         stun::respond_from(request, source, origins, request.len()).or_else(|| {
-            let unpadded = self.unpadded.as_ref().filter(|_| request.len() < LONGEST_STUN)?;
+            let unpadded = self
+                .unpadded
+                .as_ref()
+                .filter(|_| request.len() < LONGEST_STUN)?;
             let is_allowed = lock(unpadded).allow(Source::of(source.ip()), now);
-            is_allowed.then(|| stun::respond_from(request, source, origins, LONGEST_STUN)).flatten()
+            is_allowed
+                .then(|| stun::respond_from(request, source, origins, LONGEST_STUN))
+                .flatten()
         })
     }
 
@@ -280,7 +342,8 @@ impl Protocols {
         }
     }
 
-    /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous that ended.
+    /// Takes what can change while the server runs; how many sessions of natpunch's own rendezvous
+    /// that ended.
     ///
     /// # Errors
     /// A key is none; nothing has changed.
@@ -292,7 +355,10 @@ impl Protocols {
         now: Duration,
     ) -> std::io::Result<usize> {
         if let Some(rendezvous) = &self.rendezvous {
-            rendezvous.lock().set_keys(keys).map_err(std::io::Error::other)?;
+            rendezvous
+                .lock()
+                .set_keys(keys)
+                .map_err(std::io::Error::other)?;
         }
         if let Some(server) = &self.natpunch_go {
             lock(server).set_allowed(settings.allowed_keys.clone());
@@ -300,10 +366,16 @@ impl Protocols {
         if let Some(server) = &self.hole_punching {
             lock(server).set_allowed(settings.allowed_keys.clone());
         }
-        let (Some(wanted), Some(rendezvous)) = (&settings.rendezvous, &self.rendezvous) else { return Ok(0) };
-        let admission = rendezvous::Admission { secrets, allowed: wanted.allowed.clone() };
+        let (Some(wanted), Some(rendezvous)) = (&settings.rendezvous, &self.rendezvous) else {
+            return Ok(0);
+        };
+        let admission = rendezvous::Admission {
+            secrets,
+            allowed: wanted.allowed.clone(),
+        };
         let mut server = rendezvous.lock();
-        let ended = server.reconfigure(admission, limits(settings.limits, settings.relay.is_some()));
+        let ended =
+            server.reconfigure(admission, limits(settings.limits, settings.relay.is_some()));
         // The relays of those who are gone end now. Nobody is told, so there is nothing to send.
         rendezvous.drain(&mut server, now);
         Ok(ended)
@@ -331,7 +403,11 @@ impl Protocols {
     pub(super) fn counters(&self) -> Vec<Count> {
         let mut counters = Vec::new();
         let mut add = |protocol, counted: &[(&'static str, u64)]| {
-            counters.extend(counted.iter().map(|(event, total)| Count { protocol, event, total: *total }));
+            counters.extend(counted.iter().map(|(event, total)| Count {
+                protocol,
+                event,
+                total: *total,
+            }));
         };
         if let Some(server) = &self.rendezvous {
             let counted = server.lock().counters();
@@ -359,7 +435,11 @@ impl Protocols {
                 ],
             );
         }
-        if let Some(relay) = self.rendezvous.as_ref().and_then(|rendezvous| rendezvous.relay.as_ref()) {
+        if let Some(relay) = self
+            .rendezvous
+            .as_ref()
+            .and_then(|rendezvous| rendezvous.relay.as_ref())
+        {
             let counted = relay.counters();
             add(
                 "relay",
@@ -425,12 +505,22 @@ pub(super) struct RendezvousKeys {
 
 /// Who is a member, by its WireGuard key.
 fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
-    rendezvous::Admission { secrets: vec![natpunch_rendezvous::node_admission()], allowed: Some(members) }
+    rendezvous::Admission {
+        secrets: vec![natpunch_rendezvous::node_admission()],
+        allowed: Some(members),
+    }
 }
 
 /// What the rendezvous may use, with a relay or without.
 fn limits(limits: rendezvous::Limits, relay: bool) -> rendezvous::Limits {
-    if relay { limits } else { rendezvous::Limits { relays: 0, ..limits } }
+    if relay {
+        limits
+    } else {
+        rendezvous::Limits {
+            relays: 0,
+            ..limits
+        }
+    }
 }
 
 /// A generator with a seed of the system's.
@@ -471,10 +561,23 @@ mod tests {
         let request = [1; 64];
         let silent = protocols(&[Compat::NatpunchGo]);
         assert_eq!(silent.classify(&request), Class::NatpunchGo);
-        assert!(silent.handle(silent.classify(&request), source(), &request, Duration::ZERO).is_none());
+        assert!(
+            silent
+                .handle(
+                    silent.classify(&request),
+                    source(),
+                    &request,
+                    Duration::ZERO
+                )
+                .is_none()
+        );
         let named = protocols(&[Compat::NatHolePunching]);
         assert_eq!(named.classify(&request), Class::HolePunching);
-        assert!(named.handle(Class::HolePunching, source(), &request, Duration::ZERO).is_some());
+        assert!(
+            named
+                .handle(Class::HolePunching, source(), &request, Duration::ZERO)
+                .is_some()
+        );
         let mut handshake = [0; HANDSHAKE];
         handshake[0] = 1;
         assert_eq!(named.classify(&handshake), Class::Unknown);
@@ -484,13 +587,30 @@ mod tests {
     #[test]
     fn stun_is_answered_whatever_else_is_spoken_and_never_with_more_bytes() {
         let request = stun::request(stun::TransactionId([9; 12]));
-        for compat in [&[][..], &[Compat::NatpunchGo], &[Compat::NatpunchGo, Compat::NatHolePunching]] {
+        for compat in [
+            &[][..],
+            &[Compat::NatpunchGo],
+            &[Compat::NatpunchGo, Compat::NatHolePunching],
+        ] {
             let protocols = protocols(compat);
             for source in [source(), "[2001:db8::1]:1000".parse().unwrap()] {
                 assert_eq!(protocols.classify(&request), Class::Stun);
-                let here = if source.is_ipv4() { "192.0.2.9:1" } else { "[2001:db8::9]:1" }.parse().unwrap();
-                let origins = stun::Origins { here, other_port: None, other_ip: None, other: None };
-                let (answer, _) = protocols.answer_stun(&request, source, &origins, Duration::ZERO).unwrap();
+                let here = if source.is_ipv4() {
+                    "192.0.2.9:1"
+                } else {
+                    "[2001:db8::9]:1"
+                }
+                .parse()
+                .unwrap();
+                let origins = stun::Origins {
+                    here,
+                    other_port: None,
+                    other_ip: None,
+                    other: None,
+                };
+                let (answer, _) = protocols
+                    .answer_stun(&request, source, &origins, Duration::ZERO)
+                    .unwrap();
                 assert!(answer.len() <= request.len());
                 assert!(
                     matches!(stun::parse_answer(&answer), Some((_, stun::Answer::Mapped(found))) if found == source)

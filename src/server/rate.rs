@@ -22,7 +22,8 @@ struct Bucket {
 }
 
 impl RateLimiter {
-    /// A limiter that remembers at most `capacity` sources; when so many are active at once, new ones are refused.
+    /// A limiter that remembers at most `capacity` sources; when so many are active at once, new
+    /// ones are refused.
     pub(super) fn new(rate: u32, burst: u32, capacity: usize) -> Self {
         Self {
             rate: f64::from(rate),
@@ -42,7 +43,10 @@ impl RateLimiter {
             }
         }
         let (rate, burst) = (self.rate, self.burst);
-        let bucket = self.buckets.entry(source).or_insert(Bucket { tokens: burst, at: now });
+        let bucket = self.buckets.entry(source).or_insert(Bucket {
+            tokens: burst,
+            at: now,
+        });
         bucket.tokens = bucket.refilled(rate, burst, now);
         bucket.at = now;
         let allowed = bucket.tokens >= 1.0;
@@ -52,13 +56,14 @@ impl RateLimiter {
         allowed
     }
 
-    /// Forgets the sources whose bucket is full again: they are as good as new. At most once per second, so that a
-    /// flood of sources costs no scan each.
+    /// Forgets the sources whose bucket is full again: they are as good as new. At most once per
+    /// second, so that a flood of sources costs no scan each.
     fn prune(&mut self, now: Duration) {
         if now.saturating_sub(self.pruned) >= Duration::from_secs(1) {
             self.pruned = now;
             let (rate, burst) = (self.rate, self.burst);
-            self.buckets.retain(|_, bucket| bucket.refilled(rate, burst, now) < burst);
+            self.buckets
+                .retain(|_, bucket| bucket.refilled(rate, burst, now) < burst);
         }
     }
 }
@@ -81,19 +86,31 @@ mod tests {
     fn a_burst_is_allowed_and_then_the_rate() {
         let mut limiter = RateLimiter::new(10, 3, 8);
         let allowed = |limiter: &mut RateLimiter, ms| {
-            (0..10).filter(|_| limiter.allow(source(1), Duration::from_millis(ms))).count()
+            (0..10)
+                .filter(|_| limiter.allow(source(1), Duration::from_millis(ms)))
+                .count()
         };
         assert_eq!(allowed(&mut limiter, 1_000), 3);
         assert_eq!(allowed(&mut limiter, 1_200), 2);
-        assert_eq!(allowed(&mut limiter, 100_000), 3, "a bucket never holds more than the burst");
-        assert!(limiter.allow(source(2), Duration::from_secs(100)), "one source does not use another's share");
+        assert_eq!(
+            allowed(&mut limiter, 100_000),
+            3,
+            "a bucket never holds more than the burst"
+        );
+        assert!(
+            limiter.allow(source(2), Duration::from_secs(100)),
+            "one source does not use another's share"
+        );
     }
 
     #[test]
     fn memory_is_bounded_and_idle_sources_make_room() {
         let mut limiter = RateLimiter::new(1, 2, 4);
         let at = Duration::from_secs(10);
-        assert_eq!((0..100).filter(|n| limiter.allow(source(*n), at)).count(), 4);
+        assert_eq!(
+            (0..100).filter(|n| limiter.allow(source(*n), at)).count(),
+            4
+        );
         assert_eq!(limiter.buckets.len(), 4);
         assert!(limiter.allow(source(50), at + Duration::from_secs(2)));
         assert_eq!(limiter.buckets.len(), 1);

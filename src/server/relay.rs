@@ -1,8 +1,10 @@
-//! The relay's shell: the sockets of its ports, spread over threads of their own, which pass datagrams on by the batch.
+//! The relay's shell: the sockets of its ports, spread over threads of their own, which pass
+//! datagrams on by the batch.
 //!
-//! Each port has a socket on every address that the server listens on, so that a pair may meet on it from IPv4 and IPv6.
-//! A port belongs to one thread. Its lock is taken once for a batch, and by others only to do what the rendezvous says,
-//! which is rare; the rendezvous' own lock is never taken to pass something on.
+//! Each port has a socket on every address that the server listens on, so that a pair may meet on
+//! it from IPv4 and IPv6. A port belongs to one thread. Its lock is taken once for a batch, and by
+//! others only to do what the rendezvous says, which is rare; the rendezvous' own lock is never
+//! taken to pass something on.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,7 +28,8 @@ use super::settings::{RelayPorts, RelaySettings};
 use super::worker::Shared;
 use super::{Backoff, ServeError};
 
-/// Longer than any packet of WireGuard's on a usual path, and than those that fit in one of Ethernet's jumbo frames.
+/// Longer than any packet of WireGuard's on a usual path, and than those that fit in one of
+/// Ethernet's jumbo frames.
 const LONGEST: usize = 9_216;
 /// What is asked of the kernel for each socket; it gives what net.core.rmem_max and wmem_max allow.
 const BUFFERS: usize = 2 << 20;
@@ -51,7 +54,9 @@ impl Ports {
     /// What all ports did so far, together.
     pub(super) fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        self.ports.iter().for_each(|port| sum += lock(port).counters());
+        self.ports
+            .iter()
+            .for_each(|port| sum += lock(port).counters());
         sum
     }
 }
@@ -69,31 +74,52 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Opens the sockets of the settings' ports on the addresses that the server listens on. `mark`: their firewall mark,
-    /// or 0.
+    /// Opens the sockets of the settings' ports on the addresses that the server listens on.
+    /// `mark`: their firewall mark, or 0.
     ///
     /// # Errors
-    /// A port that was asked for by number can't be had. Without that, one that can't be had is left out.
-    pub(super) fn bind(listen: &[SocketAddr], ports: &RelayPorts, mark: u32) -> Result<Self, ServeError> {
+    /// A port that was asked for by number can't be had. Without that, one that can't be had is
+    /// left out.
+    pub(super) fn bind(
+        listen: &[SocketAddr],
+        ports: &RelayPorts,
+        mark: u32,
+    ) -> Result<Self, ServeError> {
         let addresses: BTreeSet<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
         let taken: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
-        let mut sockets = Self { numbers: Vec::new(), of_ports: Vec::new() };
-        let Some(first) = listen.first().map(SocketAddr::port) else { return Ok(sockets) };
+        let mut sockets = Self {
+            numbers: Vec::new(),
+            of_ports: Vec::new(),
+        };
+        let Some(first) = listen.first().map(SocketAddr::port) else {
+            return Ok(sockets);
+        };
         let mut bind = |port: u16| -> Result<(), ServeError> {
             let bound = bind_port(&addresses, port, mark)?;
-            sockets.numbers.extend(bound.iter().take(1).filter_map(|socket| Some(socket.local_addr().ok()?.port())));
+            sockets.numbers.extend(
+                bound
+                    .iter()
+                    .take(1)
+                    .filter_map(|socket| Some(socket.local_addr().ok()?.port())),
+            );
             sockets.of_ports.push(bound);
             Ok(())
         };
         let mut refused = None;
         match ports {
             RelayPorts::Range(range) => {
-                range.clone().filter(|port| !taken.contains(port)).try_for_each(&mut bind)?;
+                range
+                    .clone()
+                    .filter(|port| !taken.contains(port))
+                    .try_for_each(&mut bind)?;
             }
             RelayPorts::Any => refused = (0..DEFAULT_PORTS).filter_map(|_| bind(0).err()).last(),
             RelayPorts::Next => {
                 let next = (first.saturating_add(1)..u16::MAX).filter(|port| !taken.contains(port));
-                refused = next.take(DEFAULT_PORTS).filter_map(|port| bind(port).err()).last();
+                refused = next
+                    .take(DEFAULT_PORTS)
+                    .filter_map(|port| bind(port).err())
+                    .last();
             }
         }
         if let Some(error) = refused {
@@ -110,24 +136,42 @@ impl Sockets {
     ///
     /// # Errors
     /// The system has no randomness.
-    pub(super) fn ports(&self, listen: &[SocketAddr], settings: &RelaySettings) -> io::Result<Arc<Ports>> {
+    pub(super) fn ports(
+        &self,
+        listen: &[SocketAddr],
+        settings: &RelaySettings,
+    ) -> io::Result<Arc<Ports>> {
         let own = Own {
             addresses: listen.iter().map(SocketAddr::ip).collect(),
-            ports: listen.iter().map(SocketAddr::port).chain(self.numbers.iter().copied()).collect(),
+            ports: listen
+                .iter()
+                .map(SocketAddr::port)
+                .chain(self.numbers.iter().copied())
+                .collect(),
         };
         let budget = Arc::new(Budget::new(settings.total_bytes_per_second));
         let port = || {
             let mut key = [0; 32];
             getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
-            Ok(Mutex::new(Port::new(settings.limits, own.clone(), key).within(budget.clone())))
+            Ok(Mutex::new(
+                Port::new(settings.limits, own.clone(), key).within(budget.clone()),
+            ))
         };
-        let ports = self.numbers.iter().map(|_| port()).collect::<io::Result<_>>()?;
+        let ports = self
+            .numbers
+            .iter()
+            .map(|_| port())
+            .collect::<io::Result<_>>()?;
         Ok(Arc::new(Ports { ports }))
     }
 }
 
 /// One port on all addresses; 0 for any that is free on all of them.
-fn bind_port(addresses: &BTreeSet<IpAddr>, port: u16, mark: u32) -> Result<Vec<UdpSocket>, ServeError> {
+fn bind_port(
+    addresses: &BTreeSet<IpAddr>,
+    port: u16,
+    mark: u32,
+) -> Result<Vec<UdpSocket>, ServeError> {
     let tries = if port == 0 { FREE_PORT_TRIES } else { 1 };
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..tries {
@@ -143,12 +187,22 @@ fn bind_port(addresses: &BTreeSet<IpAddr>, port: u16, mark: u32) -> Result<Vec<U
             Err(error) => last = error,
         }
     }
-    let address = addresses.first().map_or(IpAddr::from([0, 0, 0, 0]), |ip| *ip);
-    Err(ServeError::Listen { protocol: "UDP", address: SocketAddr::new(address, port), source: last })
+    let address = addresses
+        .first()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |ip| *ip);
+    Err(ServeError::Listen {
+        protocol: "UDP",
+        address: SocketAddr::new(address, port),
+        source: last,
+    })
 }
 
 fn open_socket(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     } else {
@@ -167,7 +221,8 @@ fn open_socket(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Opens the relay of a server that listens at these addresses; its rendezvous offers it from now on.
+/// Opens the relay of a server that listens at these addresses; its rendezvous offers it from now
+/// on.
 ///
 /// # Errors
 /// As [`Sockets::bind`]; or the system has no randomness.
@@ -179,8 +234,12 @@ pub(super) fn open(
 ) -> Result<Relay, ServeError> {
     let sockets = Sockets::bind(listen, &settings.ports, mark)?;
     let ports = sockets.ports(listen, settings)?;
-    if let (Some(first), Some(last)) = (sockets.numbers.iter().min(), sockets.numbers.iter().max()) {
-        tracing::info!("the relay has {} UDP ports, {first} to {last}", sockets.numbers.len());
+    if let (Some(first), Some(last)) = (sockets.numbers.iter().min(), sockets.numbers.iter().max())
+    {
+        tracing::info!(
+            "the relay has {} UDP ports, {first} to {last}",
+            sockets.numbers.len()
+        );
     }
     protocols.set_relay(sockets.numbers.clone(), ports.clone());
     Ok(Relay { sockets, ports })
@@ -193,8 +252,8 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// The ports, spread over at most so many threads. `control` are the server's own sockets: what the rendezvous says
-    /// when ports have something to tell leaves by them.
+    /// The ports, spread over at most so many threads. `control` are the server's own sockets: what
+    /// the rendezvous says when ports have something to tell leaves by them.
     ///
     /// # Errors
     /// The system has no files left.
@@ -204,7 +263,8 @@ impl Relay {
         control: &[UdpSocket],
         shared: &Arc<Shared>,
     ) -> io::Result<Vec<Passer>> {
-        let mut shares: Vec<Vec<(usize, Vec<UdpSocket>)>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<(usize, Vec<UdpSocket>)>> =
+            (0..threads.max(1)).map(|_| Vec::new()).collect();
         let count = shares.len();
         for (index, sockets) in self.sockets.of_ports.into_iter().enumerate() {
             if let Some(share) = shares.get_mut(index % count) {
@@ -212,10 +272,22 @@ impl Relay {
             }
         }
         let passer = |share| {
-            let control = control.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
-            Ok(Passer::new(share, self.ports.clone(), control, shared.clone()))
+            let control = control
+                .iter()
+                .map(UdpSocket::try_clone)
+                .collect::<io::Result<_>>()?;
+            Ok(Passer::new(
+                share,
+                self.ports.clone(),
+                control,
+                shared.clone(),
+            ))
         };
-        shares.into_iter().filter(|share| !share.is_empty()).map(passer).collect()
+        shares
+            .into_iter()
+            .filter(|share| !share.is_empty())
+            .map(passer)
+            .collect()
     }
 }
 
@@ -254,8 +326,18 @@ impl Passer {
         shared: Arc<Shared>,
     ) -> Self {
         let (numbers, sockets): (Vec<_>, Vec<_>) = share.into_iter().unzip();
-        let places = sockets.iter().enumerate().flat_map(|(port, sockets)| (0..sockets.len()).map(move |n| (port, n)));
-        Self { places: places.collect(), sockets, numbers, ports, control, shared }
+        let places = sockets
+            .iter()
+            .enumerate()
+            .flat_map(|(port, sockets)| (0..sockets.len()).map(move |n| (port, n)));
+        Self {
+            places: places.collect(),
+            sockets,
+            numbers,
+            ports,
+            control,
+            shared,
+        }
     }
 
     /// Serves its ports until the other end of `stop` is closed.
@@ -288,44 +370,82 @@ impl Passer {
     /// Waits for datagrams or the next tick; false if the server is to stop.
     fn wait(&self, stop: &UnixStream, ready: &mut Vec<(usize, usize)>) -> bool {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut files: Vec<PollFd<'_>> = self.sockets.iter().flatten().map(|socket| readable(socket.as_fd())).collect();
+        let mut files: Vec<PollFd<'_>> = self
+            .sockets
+            .iter()
+            .flatten()
+            .map(|socket| readable(socket.as_fd()))
+            .collect();
         files.push(readable(stop.as_fd()));
         // An interrupted wait is a short one.
         let _ = poll(&mut files, PollTimeout::from(BEAT.as_millis() as u16));
         let is_ready = |file: &PollFd<'_>| file.any() == Some(true);
         ready.clear();
-        ready.extend(self.places.iter().zip(&files).filter(|(_, file)| is_ready(file)).map(|(place, _)| *place));
+        ready.extend(
+            self.places
+                .iter()
+                .zip(&files)
+                .filter(|(_, file)| is_ready(file))
+                .map(|(place, _)| *place),
+        );
         !files.last().is_some_and(is_ready)
     }
 
     /// Passes one batch on.
-    fn pass(&self, port: usize, socket: usize, inbox: &mut Inbox, outbox: &mut Outbox) -> io::Result<()> {
-        let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else { return Ok(()) };
-        let (Some(from), Some(state)) = (sockets.get(socket), self.ports.ports.get(*number)) else { return Ok(()) };
+    fn pass(
+        &self,
+        port: usize,
+        socket: usize,
+        inbox: &mut Inbox,
+        outbox: &mut Outbox,
+    ) -> io::Result<()> {
+        let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else {
+            return Ok(());
+        };
+        let (Some(from), Some(state)) = (sockets.get(socket), self.ports.ports.get(*number)) else {
+            return Ok(());
+        };
         inbox.receive(from)?;
         let now = self.shared.start.elapsed();
-        let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> = sockets.iter().map(|_| Vec::new()).collect();
+        let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
+            sockets.iter().map(|_| Vec::new()).collect();
         let events: Vec<Event> = {
             let mut state = lock(state);
             for (ends, payload) in inbox.datagrams() {
-                let via = Via { socket, local: ends.local };
-                let (to, ends, payload) = match state.handle_datagram(via, ends.remote, payload, now) {
-                    Verdict::Drop => continue,
-                    Verdict::Forward { via, to } => {
-                        (via.socket, Ends { remote: to, local: via.local }, Payload::Forwarded(payload))
-                    }
-                    Verdict::Answer(answer) => (socket, ends, Payload::Answer(answer)),
+                let via = Via {
+                    socket,
+                    local: ends.local,
                 };
+                let (to, ends, payload) =
+                    match state.handle_datagram(via, ends.remote, payload, now) {
+                        Verdict::Drop => continue,
+                        Verdict::Forward { via, to } => (
+                            via.socket,
+                            Ends {
+                                remote: to,
+                                local: via.local,
+                            },
+                            Payload::Forwarded(payload),
+                        ),
+                        Verdict::Answer(answer) => (socket, ends, Payload::Answer(answer)),
+                    };
                 if let Some(outgoing) = outgoing.get_mut(to) {
                     outgoing.push((ends, payload));
                 }
             }
             std::iter::from_fn(|| state.poll_event()).collect()
         };
-        for (socket, outgoing) in sockets.iter().zip(&outgoing).filter(|(_, outgoing)| !outgoing.is_empty()) {
+        for (socket, outgoing) in sockets
+            .iter()
+            .zip(&outgoing)
+            .filter(|(_, outgoing)| !outgoing.is_empty())
+        {
             // What can't be sent is lost, as the network might have lost it.
             let sent = outbox.send(socket, outgoing);
-            self.shared.counters.relay_send_errors.count(outgoing.len() - sent);
+            self.shared
+                .counters
+                .relay_send_errors
+                .count(outgoing.len() - sent);
         }
         self.report(&events, outbox, now);
         Ok(())
@@ -334,7 +454,11 @@ impl Passer {
     /// Ends what is over.
     fn tick(&self, outbox: &mut Outbox, now: Duration) {
         let mut events = Vec::new();
-        for state in self.numbers.iter().filter_map(|number| self.ports.ports.get(*number)) {
+        for state in self
+            .numbers
+            .iter()
+            .filter_map(|number| self.ports.ports.get(*number))
+        {
             let mut state = lock(state);
             state.handle_timeout(now);
             events.extend(std::iter::from_fn(|| state.poll_event()));
@@ -344,9 +468,23 @@ impl Passer {
 
     /// Tells the rendezvous what became of allocations, and sends what it says to that.
     fn report(&self, events: &[Event], outbox: &mut Outbox, now: Duration) {
-        let Some(rendezvous) = self.shared.protocols.rendezvous().filter(|_| !events.is_empty()) else { return };
-        for transmit in rendezvous.handle_relay_events(events, now).into_iter().filter_map(Unsealed::seal) {
-            let ends = Ends { remote: transmit.destination, local: transmit.via.local };
+        let Some(rendezvous) = self
+            .shared
+            .protocols
+            .rendezvous()
+            .filter(|_| !events.is_empty())
+        else {
+            return;
+        };
+        for transmit in rendezvous
+            .handle_relay_events(events, now)
+            .into_iter()
+            .filter_map(Unsealed::seal)
+        {
+            let ends = Ends {
+                remote: transmit.destination,
+                local: transmit.via.local,
+            };
             if let Some(socket) = self.control.get(transmit.via.socket) {
                 let sent = outbox.send(socket, &[(ends, transmit.payload)]);
                 self.shared.counters.relay_send_errors.count(1 - sent);

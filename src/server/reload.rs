@@ -1,6 +1,8 @@
-//! Settings that change while the server runs: on SIGHUP, and when the `--config` file or a file that it names changes.
+//! Settings that change while the server runs: on SIGHUP, and when the `--config` file or a file
+//! that it names changes.
 //!
-//! A file with an error changes nothing. What can't be changed without a restart is said and left as it is.
+//! A file with an error changes nothing. What can't be changed without a restart is said and left
+//! as it is.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +30,13 @@ pub(super) struct Reloader {
 
 impl Reloader {
     pub(super) fn new(args: ServeArgs, current: Settings, keys: Vec<SecretKey>) -> Self {
-        Self { args, current, first_key: keys.first().cloned(), keys, outcome: Arc::default() }
+        Self {
+            args,
+            current,
+            first_key: keys.first().cloned(),
+            keys,
+            outcome: Arc::default(),
+        }
     }
 
     /// What happened so far.
@@ -51,16 +59,25 @@ impl Reloader {
             match result {
                 // A watcher tells once of what it found first.
                 Ok(taken) if !has_looked && taken.is_nothing => outcome.problem = None,
-                Ok(Taken { ended, needs_restart, .. }) => {
+                Ok(Taken {
+                    ended,
+                    needs_restart,
+                    ..
+                }) => {
                     tracing::info!(sessions_ended = ended, "took the settings as they are now");
                     if !needs_restart.is_empty() {
-                        tracing::warn!("not changed without a restart: {}", needs_restart.join(", "));
+                        tracing::warn!(
+                            "not changed without a restart: {}",
+                            needs_restart.join(", ")
+                        );
                     }
                     outcome.taken += 1;
                     (outcome.problem, outcome.needs_restart) = (None, needs_restart);
                 }
                 Err(error) => {
-                    tracing::error!("the settings have an error, so those from before stay: {error}");
+                    tracing::error!(
+                        "the settings have an error, so those from before stay: {error}"
+                    );
                     outcome.refused += 1;
                     outcome.problem = Some(error.to_string());
                 }
@@ -74,27 +91,57 @@ impl Reloader {
     /// The files whose content matters.
     fn files(&self) -> Vec<PathBuf> {
         let rendezvous = self.current.rendezvous.iter();
-        let named = rendezvous.flat_map(|rendezvous| rendezvous.next_key_file.iter().chain(&rendezvous.secret_files));
-        self.args.config.iter().chain([&self.current.key_file]).chain(named).cloned().collect()
+        let named = rendezvous.flat_map(|rendezvous| {
+            rendezvous
+                .next_key_file
+                .iter()
+                .chain(&rendezvous.secret_files)
+        });
+        self.args
+            .config
+            .iter()
+            .chain([&self.current.key_file])
+            .chain(named)
+            .cloned()
+            .collect()
     }
 
     /// Takes what is new.
     fn reload(&mut self, shared: &Shared) -> Result<Taken, ServeError> {
         let new = Settings::from_args(&self.args)?;
         let key = key::load(&new.key_file)?;
-        let in_use = self.current.rendezvous.as_ref().and_then(|rendezvous| rendezvous.next_key_file.as_deref());
+        let in_use = self
+            .current
+            .rendezvous
+            .as_ref()
+            .and_then(|rendezvous| rendezvous.next_key_file.as_deref());
         let (next, secrets) = match &new.rendezvous {
-            Some(rendezvous) => (next_key(rendezvous, in_use)?, admission_secrets(rendezvous)?),
+            Some(rendezvous) => (
+                next_key(rendezvous, in_use)?,
+                admission_secrets(rendezvous)?,
+            ),
             None => (None, Vec::new()),
         };
         let mut needs_restart = self.current.differences_for_restart(&new);
-        if self.first_key.as_ref() != Some(&key) && self.current.compat.contains(&Compat::NatpunchGo) {
+        if self.first_key.as_ref() != Some(&key)
+            && self.current.compat.contains(&Compat::NatpunchGo)
+        {
             needs_restart.push("key_file, for clients of natpunch-go".to_owned());
         }
         let keys: Vec<SecretKey> = std::iter::once(key).chain(next).collect();
-        let ended = shared.protocols.reconfigure(&new, &keys, secrets, shared.start.elapsed())?;
-        for (number, key) in keys.iter().enumerate().filter(|(number, key)| self.keys.get(*number) != Some(*key)) {
-            let which = if number == 0 { "the key is another one now" } else { "the next key" };
+        let ended = shared
+            .protocols
+            .reconfigure(&new, &keys, secrets, shared.start.elapsed())?;
+        for (number, key) in keys
+            .iter()
+            .enumerate()
+            .filter(|(number, key)| self.keys.get(*number) != Some(*key))
+        {
+            let which = if number == 0 {
+                "the key is another one now"
+            } else {
+                "the next key"
+            };
             tracing::info!(public_key = %public_key(key), "{which}");
         }
         let is_nothing = ended == 0 && new == self.current && keys == self.keys;
@@ -105,7 +152,11 @@ impl Reloader {
         if let (Some(current), Some(new)) = (&mut self.current.rendezvous, new.rendezvous) {
             *current = new;
         }
-        Ok(Taken { ended, needs_restart, is_nothing })
+        Ok(Taken {
+            ended,
+            needs_restart,
+            is_nothing,
+        })
     }
 }
 

@@ -24,8 +24,10 @@ pub enum Compat {
 }
 
 impl Compat {
-    const ALL: [(&'static str, Self); 2] =
-        [("natpunch-go", Self::NatpunchGo), ("nat-hole-punching", Self::NatHolePunching)];
+    const ALL: [(&'static str, Self); 2] = [
+        ("natpunch-go", Self::NatpunchGo),
+        ("nat-hole-punching", Self::NatHolePunching),
+    ];
 }
 
 impl FromStr for Compat {
@@ -34,17 +36,23 @@ impl FromStr for Compat {
         if let Some((_, found)) = Self::ALL.into_iter().find(|(name, _)| *name == text) {
             return Ok(found);
         }
-        let near = Self::ALL.into_iter().find(|(name, _)| strsim::damerau_levenshtein(name, text) <= 4);
+        let near = Self::ALL
+            .into_iter()
+            .find(|(name, _)| strsim::damerau_levenshtein(name, text) <= 4);
         Err(match near {
             Some((name, _)) => format!("unknown protocol `{text}`; did you mean `{name}`?"),
-            None => format!("unknown protocol `{text}`; known are natpunch-go and nat-hole-punching"),
+            None => {
+                format!("unknown protocol `{text}`; known are natpunch-go and nat-hole-punching")
+            }
         })
     }
 }
 
 impl<'de> Deserialize<'de> for Compat {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -57,7 +65,8 @@ pub struct Settings {
     pub alternate_port: AlternatePort,
     /// Threads that serve UDP; `None`: one for each core.
     pub workers: Option<NonZeroUsize>,
-    /// Whether STUN requests are answered that are shorter than their answers, as those of stock clients are.
+    /// Whether STUN requests are answered that are shorter than their answers, as those of stock
+    /// clients are.
     pub stun_unpadded: bool,
     /// The private key; made on first start.
     pub key_file: PathBuf,
@@ -75,7 +84,8 @@ pub struct Settings {
     pub http: Option<HttpSettings>,
     /// Where to listen for collectors of metrics.
     pub metrics: Option<SocketAddr>,
-    /// The socket that `natpunch serve status` asks; `None`: [the usual place](super::control_path), if it can be had.
+    /// The socket that `natpunch serve status` asks; `None`:
+    /// [the usual place](super::control_path), if it can be had.
     pub control: Option<PathBuf>,
 }
 
@@ -94,7 +104,10 @@ pub enum AlternatePort {
 impl<'de> Deserialize<'de> for AlternatePort {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a port from 1 to 65535, or false for none")]
+        #[serde(
+            untagged,
+            expecting = "expected a port from 1 to 65535, or false for none"
+        )]
         enum Written {
             Port(std::num::NonZeroU16),
             Switch(bool),
@@ -112,7 +125,8 @@ impl<'de> Deserialize<'de> for AlternatePort {
 pub struct Rendezvous {
     /// The server's next private key, while clients change over; made if the file does not exist.
     pub next_key_file: Option<PathBuf>,
-    /// The files of the admission secrets of which a client must know one. None: no secret is asked for.
+    /// The files of the admission secrets of which a client must know one. None: no secret is asked
+    /// for.
     pub secret_files: Vec<PathBuf>,
     /// The identities that may register, if there is a list.
     pub allowed: Option<BTreeSet<PeerKey>>,
@@ -156,9 +170,12 @@ impl FromStr for RelayPorts {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |text: &str| text.trim().parse::<NonZeroU16>().ok().map(NonZeroU16::get);
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let range = number(first).zip(number(last)).filter(|(first, last)| first <= last);
-        let (first, last) = range
-            .ok_or_else(|| format!("`{text}` is no range of ports; it is written FIRST-LAST, such as 51901-51932"))?;
+        let range = number(first)
+            .zip(number(last))
+            .filter(|(first, last)| first <= last);
+        let (first, last) = range.ok_or_else(|| {
+            format!("`{text}` is no range of ports; it is written FIRST-LAST, such as 51901-51932")
+        })?;
         if usize::from(last - first) >= MAX_RELAY_PORTS {
             return Err(format!("`{text}` are more than {MAX_RELAY_PORTS} ports"));
         }
@@ -168,7 +185,9 @@ impl FromStr for RelayPorts {
 
 impl<'de> Deserialize<'de> for RelayPorts {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -177,7 +196,8 @@ impl<'de> Deserialize<'de> for RelayPorts {
 pub struct HttpSettings {
     /// Where to listen for TCP.
     pub listen: SocketAddr,
-    /// Reverse proxies whose last `X-Forwarded-For` element is believed to be the client, for quotas.
+    /// Reverse proxies whose last `X-Forwarded-For` element is believed to be the client, for
+    /// quotas.
     pub trusted_proxies: Vec<IpAddr>,
     /// Connections at a time, from all clients together.
     pub max_connections: usize,
@@ -305,7 +325,9 @@ pub enum SettingsError {
     #[error("--compat: {0}")]
     Compat(String),
     /// No key file named.
-    #[error("no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start")]
+    #[error(
+        "no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start"
+    )]
     NoKeyFile,
     /// Open, and not.
     #[error(
@@ -358,13 +380,20 @@ impl Settings {
     pub fn from_args(args: &ServeArgs) -> Result<Self, SettingsError> {
         let file = match &args.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
+                        path: path.clone(),
+                        source,
+                    })?;
                 File::parse(path, &text)?
             }
             None => File::default(),
         };
-        let listen = if args.listen.is_empty() { file.listen.clone() } else { args.listen.clone() };
+        let listen = if args.listen.is_empty() {
+            file.listen.clone()
+        } else {
+            args.listen.clone()
+        };
         let secret_files = if args.admission_secret_file.is_empty() {
             file.admission_secret_files.clone()
         } else {
@@ -388,8 +417,15 @@ impl Settings {
         }
         let relay = file.relay_settings(args)?.filter(|_| rendezvous.is_some());
         let compat = if !args.compat.is_empty() {
-            let names = args.compat.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
-            names.map(str::parse).collect::<Result<_, _>>().map_err(SettingsError::Compat)?
+            let names = args
+                .compat
+                .iter()
+                .map(|name| name.trim())
+                .filter(|name| !name.is_empty());
+            names
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(SettingsError::Compat)?
         } else if let Some(named) = file.compat.clone() {
             named
         } else if rendezvous.is_some() || listen.is_empty() {
@@ -402,21 +438,39 @@ impl Settings {
         };
         let http = args.http.or(file.http).map(|listen| HttpSettings {
             listen,
-            trusted_proxies: file.http_trusted_proxies.iter().copied().map(natpunch_types::canonical_ip).collect(),
-            max_connections: file.http_max_connections.unwrap_or(DEFAULT_HTTP_CONNECTIONS).max(1),
+            trusted_proxies: file
+                .http_trusted_proxies
+                .iter()
+                .copied()
+                .map(natpunch_types::canonical_ip)
+                .collect(),
+            max_connections: file
+                .http_max_connections
+                .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
+                .max(1),
         });
         if listen.is_empty() && http.is_none() {
             return Err(SettingsError::NothingToServe);
         }
         // Port 0 asks for a free port each time.
         let mut seen = BTreeSet::new();
-        if let Some(twice) = listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
+        if let Some(twice) = listen
+            .iter()
+            .find(|address| address.port() != 0 && !seen.insert(**address))
+        {
             return Err(SettingsError::Twice(*twice));
         }
-        if let Some(metrics) = file.metrics.filter(|metrics| !metrics.ip().is_loopback() && !file.metrics_public) {
+        if let Some(metrics) = file
+            .metrics
+            .filter(|metrics| !metrics.ip().is_loopback() && !file.metrics_public)
+        {
             return Err(SettingsError::PublicMetrics(metrics));
         }
-        let key_file = args.key_file.clone().or(file.key_file).ok_or(SettingsError::NoKeyFile)?;
+        let key_file = args
+            .key_file
+            .clone()
+            .or(file.key_file)
+            .ok_or(SettingsError::NoKeyFile)?;
         Ok(Self {
             listen,
             alternate_port: file.alternate_port,
@@ -442,21 +496,32 @@ impl Settings {
             ("alternate_port", self.alternate_port != new.alternate_port),
             ("workers", self.workers != new.workers),
             ("stun_unpadded", self.stun_unpadded != new.stun_unpadded),
-            ("whether natpunch's own rendezvous is spoken", speaks_own(self) != speaks_own(new)),
+            (
+                "whether natpunch's own rendezvous is spoken",
+                speaks_own(self) != speaks_own(new),
+            ),
             ("relay", self.relay != new.relay),
             ("compat", self.compat != new.compat),
             ("http", self.http != new.http),
             ("metrics", self.metrics != new.metrics),
             ("control", self.control != new.control),
         ];
-        differences.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
+        differences
+            .into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 }
 
 impl File {
     /// Whether anything is said of a relay.
     fn wants_relay(&self, args: &ServeArgs) -> bool {
-        let limits = [self.relay_bytes_per_second, self.relay_bytes_per_hour, self.relay_total_bytes_per_second];
+        let limits = [
+            self.relay_bytes_per_second,
+            self.relay_bytes_per_hour,
+            self.relay_total_bytes_per_second,
+        ];
         self.relay == Some(true)
             || args.relay_ports.is_some()
             || self.relay_ports.is_some()
@@ -469,18 +534,35 @@ impl File {
         if args.no_relay || self.relay == Some(false) {
             return Ok(None);
         }
-        let any = args.listen.first().or(self.listen.first()).is_some_and(|address| address.port() == 0);
-        let default = if any { RelayPorts::Any } else { RelayPorts::Next };
-        let flag = args.relay_ports.as_deref().map(str::parse).transpose().map_err(SettingsError::RelayPorts)?;
+        let any = args
+            .listen
+            .first()
+            .or(self.listen.first())
+            .is_some_and(|address| address.port() == 0);
+        let default = if any {
+            RelayPorts::Any
+        } else {
+            RelayPorts::Next
+        };
+        let flag = args
+            .relay_ports
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(SettingsError::RelayPorts)?;
         let limits = relay::Limits::default();
         Ok(Some(RelaySettings {
             ports: flag.or_else(|| self.relay_ports.clone()).unwrap_or(default),
             limits: relay::Limits {
-                bytes_per_second: self.relay_bytes_per_second.unwrap_or(limits.bytes_per_second),
+                bytes_per_second: self
+                    .relay_bytes_per_second
+                    .unwrap_or(limits.bytes_per_second),
                 bytes_per_hour: self.relay_bytes_per_hour.unwrap_or(limits.bytes_per_hour),
                 any_payload: self.relay_modified_wireguard.unwrap_or(limits.any_payload),
             },
-            total_bytes_per_second: self.relay_total_bytes_per_second.unwrap_or(DEFAULT_RELAY_BYTES_PER_SECOND),
+            total_bytes_per_second: self
+                .relay_total_bytes_per_second
+                .unwrap_or(DEFAULT_RELAY_BYTES_PER_SECOND),
         }))
     }
 
@@ -528,55 +610,131 @@ mod tests {
     #[test]
     fn a_file_says_the_same_as_flags() {
         let flags = ServeArgs {
-            listen: vec!["0.0.0.0:51900".parse().unwrap(), "[::]:51900".parse().unwrap()],
+            listen: vec![
+                "0.0.0.0:51900".parse().unwrap(),
+                "[::]:51900".parse().unwrap(),
+            ],
             key_file: Some("/var/lib/natpunch/server.key".into()),
             compat: vec!["natpunch-go".into(), "nat-hole-punching".into()],
             http: Some("127.0.0.1:8080".parse().unwrap()),
             ..args()
         };
-        assert_eq!(with_file(FILE, args()).unwrap(), Settings::from_args(&flags).unwrap());
+        assert_eq!(
+            with_file(FILE, args()).unwrap(),
+            Settings::from_args(&flags).unwrap()
+        );
     }
 
     #[test]
     fn a_flag_overrides_its_key_and_no_other() {
-        let settings = with_file(FILE, ServeArgs { compat: vec!["natpunch-go".into()], ..args() }).unwrap();
+        let settings = with_file(
+            FILE,
+            ServeArgs {
+                compat: vec!["natpunch-go".into()],
+                ..args()
+            },
+        )
+        .unwrap();
         assert_eq!(settings.compat, [Compat::NatpunchGo]);
         assert_eq!(settings.listen.len(), 2);
-        let settings = with_file(FILE, ServeArgs { listen: vec!["127.0.0.1:1".parse().unwrap()], ..args() }).unwrap();
+        let settings = with_file(
+            FILE,
+            ServeArgs {
+                listen: vec!["127.0.0.1:1".parse().unwrap()],
+                ..args()
+            },
+        )
+        .unwrap();
         assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
     }
 
     #[test]
     fn without_a_word_of_whom_it_admits_no_server_starts() {
-        let base = || ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
+        let base = || ServeArgs {
+            listen: vec!["[::1]:1".parse().unwrap()],
+            key_file: Some("k".into()),
+            ..args()
+        };
         let error = Settings::from_args(&base()).unwrap_err();
         assert!(matches!(error, SettingsError::ForNobody));
         let error = error.to_string();
-        for choice in
-            ["--admission-secret-file", "allowed_identities", "--open", "--compat natpunch-go", "allowed_keys"]
-        {
+        for choice in [
+            "--admission-secret-file",
+            "allowed_identities",
+            "--open",
+            "--compat natpunch-go",
+            "allowed_keys",
+        ] {
             assert!(error.contains(choice), "{error}");
         }
-        let none = ServeArgs { compat: vec![String::new()], ..base() };
-        assert_eq!(Settings::from_args(&none).unwrap().compat, [], "STUN alone, by an explicit word");
+        let none = ServeArgs {
+            compat: vec![String::new()],
+            ..base()
+        };
+        assert_eq!(
+            Settings::from_args(&none).unwrap().compat,
+            [],
+            "STUN alone, by an explicit word"
+        );
         let listed = with_file("allowed_keys = []", base()).unwrap();
-        assert_eq!((listed.compat, listed.rendezvous), (vec![Compat::NatpunchGo], None));
-        let records = ServeArgs { listen: vec![], http: Some("[::1]:1".parse().unwrap()), ..base() };
-        assert_eq!(Settings::from_args(&records).unwrap().compat, [], "records admit whoever knows a tag");
+        assert_eq!(
+            (listed.compat, listed.rendezvous),
+            (vec![Compat::NatpunchGo], None)
+        );
+        let records = ServeArgs {
+            listen: vec![],
+            http: Some("[::1]:1".parse().unwrap()),
+            ..base()
+        };
+        assert_eq!(
+            Settings::from_args(&records).unwrap().compat,
+            [],
+            "records admit whoever knows a tag"
+        );
     }
 
     #[test]
     fn natpunchs_own_rendezvous_is_spoken_only_to_whom_the_settings_name() {
-        let base = || ServeArgs { listen: vec!["[::1]:1".parse().unwrap()], key_file: Some("k".into()), ..args() };
-        let compat = ServeArgs { compat: vec!["natpunch-go".into()], ..base() };
+        let base = || ServeArgs {
+            listen: vec!["[::1]:1".parse().unwrap()],
+            key_file: Some("k".into()),
+            ..args()
+        };
+        let compat = ServeArgs {
+            compat: vec!["natpunch-go".into()],
+            ..base()
+        };
         assert_eq!(Settings::from_args(&compat).unwrap().rendezvous, None);
-        let open = Settings::from_args(&ServeArgs { open: true, ..base() }).unwrap();
-        assert_eq!((open.rendezvous, open.compat), (Some(Rendezvous::default()), vec![]));
-        let secret = ServeArgs { admission_secret_file: vec!["s".into()], ..base() };
-        let settings = Settings::from_args(&ServeArgs { compat: vec!["natpunch-go".into()], ..secret }).unwrap();
-        assert_eq!(settings.rendezvous.unwrap().secret_files, [PathBuf::from("s")]);
+        let open = Settings::from_args(&ServeArgs {
+            open: true,
+            ..base()
+        })
+        .unwrap();
+        assert_eq!(
+            (open.rendezvous, open.compat),
+            (Some(Rendezvous::default()), vec![])
+        );
+        let secret = ServeArgs {
+            admission_secret_file: vec!["s".into()],
+            ..base()
+        };
+        let settings = Settings::from_args(&ServeArgs {
+            compat: vec!["natpunch-go".into()],
+            ..secret
+        })
+        .unwrap();
+        assert_eq!(
+            settings.rendezvous.unwrap().secret_files,
+            [PathBuf::from("s")]
+        );
         assert_eq!(settings.compat, [Compat::NatpunchGo]);
-        let both = with_file("admission_secret_files = [\"s\"]", ServeArgs { open: true, ..base() });
+        let both = with_file(
+            "admission_secret_files = [\"s\"]",
+            ServeArgs {
+                open: true,
+                ..base()
+            },
+        );
         assert!(matches!(both, Err(SettingsError::OpenAndClosed)));
         let nobody = with_file("next_key_file = \"n\"", base());
         assert!(matches!(nobody, Err(SettingsError::NextKeyForNobody)));
@@ -585,51 +743,130 @@ mod tests {
     #[test]
     fn an_error_in_the_file_names_its_line() {
         for (text, line, words) in [
-            ("listen = [\"0.0.0.0:1\"]\nkey_fil = \"k\"\n", "line 2", "key_file"),
+            (
+                "listen = [\"0.0.0.0:1\"]\nkey_fil = \"k\"\n",
+                "line 2",
+                "key_file",
+            ),
             ("listen = [\"0.0.0.0\"]\n", "line 1", "socket address"),
-            ("\ncompat = [\"natpunchgo\"]\n", "line 2", "did you mean `natpunch-go`"),
+            (
+                "\ncompat = [\"natpunchgo\"]\n",
+                "line 2",
+                "did you mean `natpunch-go`",
+            ),
             ("alternate_port = 70000\n", "line 1", "65535"),
             ("workers = 0\n", "line 1", "nonzero"),
-            ("[limits]\nsessions = 5\nsesions_per_network = 5\n", "line 3", "sessions_per_network"),
+            (
+                "[limits]\nsessions = 5\nsesions_per_network = 5\n",
+                "line 3",
+                "sessions_per_network",
+            ),
             ("[limits]\nhellos_per_second = 0\n", "line 2", "nonzero"),
             ("key_file = 7\n", "line 1", "expected"),
             ("allowed_keys = [\"AAEC\"]\n", "line 1", "a key has 32"),
-            ("http = \"[::]:1\"\nhttp = \"[::]:2\"\n", "line 2", "duplicate"),
+            (
+                "http = \"[::]:1\"\nhttp = \"[::]:2\"\n",
+                "line 2",
+                "duplicate",
+            ),
         ] {
             let error = with_file(text, args()).unwrap_err().to_string();
-            assert!(error.contains(line) && error.contains(words), "{text:?} gave: {error}");
+            assert!(
+                error.contains(line) && error.contains(words),
+                "{text:?} gave: {error}"
+            );
         }
     }
 
     #[test]
     fn limits_that_are_not_written_are_the_usual_ones() {
-        let flags = || ServeArgs { open: true, ..args() };
+        let flags = || ServeArgs {
+            open: true,
+            ..args()
+        };
         let text = |limits| format!("listen = [\"[::1]:1\"]\nkey_file = \"k\"\n{limits}");
-        assert_eq!(with_file(&text(""), flags()).unwrap().limits, Limits::default());
-        let limits =
-            with_file(&text("[limits]\nsessions = 131072\nhellos_per_second = 5000\n"), flags()).unwrap().limits;
-        assert_eq!(limits, Limits { sessions: 131_072, hellos_per_second: 5_000, ..Limits::default() });
+        assert_eq!(
+            with_file(&text(""), flags()).unwrap().limits,
+            Limits::default()
+        );
+        let limits = with_file(
+            &text("[limits]\nsessions = 131072\nhellos_per_second = 5000\n"),
+            flags(),
+        )
+        .unwrap()
+        .limits;
+        assert_eq!(
+            limits,
+            Limits {
+                sessions: 131_072,
+                hellos_per_second: 5_000,
+                ..Limits::default()
+            }
+        );
     }
 
     #[test]
     fn metrics_for_everybody_need_a_word() {
         let text = |more| format!("listen = [\"[::1]:1\"]\nkey_file = \"k\"\n{more}");
-        let metrics =
-            |more| with_file(&text(more), ServeArgs { open: true, ..args() }).map(|settings| settings.metrics);
-        assert_eq!(metrics("metrics = \"[::1]:9469\"").unwrap(), Some("[::1]:9469".parse().unwrap()));
-        assert!(matches!(metrics("metrics = \"0.0.0.0:9469\""), Err(SettingsError::PublicMetrics(_))));
-        assert!(metrics("metrics = \"0.0.0.0:9469\"\nmetrics_public = true").unwrap().is_some());
+        let metrics = |more| {
+            with_file(
+                &text(more),
+                ServeArgs {
+                    open: true,
+                    ..args()
+                },
+            )
+            .map(|settings| settings.metrics)
+        };
+        assert_eq!(
+            metrics("metrics = \"[::1]:9469\"").unwrap(),
+            Some("[::1]:9469".parse().unwrap())
+        );
+        assert!(matches!(
+            metrics("metrics = \"0.0.0.0:9469\""),
+            Err(SettingsError::PublicMetrics(_))
+        ));
+        assert!(
+            metrics("metrics = \"0.0.0.0:9469\"\nmetrics_public = true")
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[test]
     fn what_is_missing_is_said_with_a_hint() {
-        assert!(matches!(Settings::from_args(&args()), Err(SettingsError::NothingToServe)));
+        assert!(matches!(
+            Settings::from_args(&args()),
+            Err(SettingsError::NothingToServe)
+        ));
         let listen = vec!["0.0.0.0:1".parse().unwrap()];
-        let no_key = ServeArgs { listen: listen.clone(), open: true, ..args() };
-        assert!(matches!(Settings::from_args(&no_key), Err(SettingsError::NoKeyFile)));
-        let twice = ServeArgs { listen: [listen.clone(), listen].concat(), ..no_key };
-        assert!(matches!(Settings::from_args(&twice), Err(SettingsError::Twice(_))));
-        let typo = ServeArgs { http: Some("0.0.0.0:1".parse().unwrap()), compat: vec!["natpunch".into()], ..args() };
-        assert!(Settings::from_args(&typo).unwrap_err().to_string().contains("did you mean"));
+        let no_key = ServeArgs {
+            listen: listen.clone(),
+            open: true,
+            ..args()
+        };
+        assert!(matches!(
+            Settings::from_args(&no_key),
+            Err(SettingsError::NoKeyFile)
+        ));
+        let twice = ServeArgs {
+            listen: [listen.clone(), listen].concat(),
+            ..no_key
+        };
+        assert!(matches!(
+            Settings::from_args(&twice),
+            Err(SettingsError::Twice(_))
+        ));
+        let typo = ServeArgs {
+            http: Some("0.0.0.0:1".parse().unwrap()),
+            compat: vec!["natpunch".into()],
+            ..args()
+        };
+        assert!(
+            Settings::from_args(&typo)
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean")
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! The UDP sockets: for each address that is listened on, and for its alternate port, one socket of each worker.
+//! The UDP sockets: for each address that is listened on, and for its alternate port, one socket of
+//! each worker.
 //!
-//! The sockets of one address share it (`SO_REUSEPORT`); the kernel gives all datagrams of a client to the same one of
-//! them, and whichever worker sends, the client sees the same address.
+//! The sockets of one address share it (`SO_REUSEPORT`); the kernel gives all datagrams of a client
+//! to the same one of them, and whichever worker sends, the client sees the same address.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -21,7 +22,8 @@ const FREE_PORT_TRIES: usize = 16;
 
 /// All sockets of a server.
 pub(super) struct Sockets {
-    /// The address of each socket of a worker: first those to listen on, as named, then those of the alternate port.
+    /// The address of each socket of a worker: first those to listen on, as named, then those of
+    /// the alternate port.
     pub(super) addresses: Vec<SocketAddr>,
     /// How many of them were named.
     pub(super) named: usize,
@@ -35,15 +37,18 @@ impl Sockets {
     /// Opens them; their packets have this firewall mark (0: none).
     ///
     /// # Errors
-    /// An address can't be had. Without a chosen alternate port the server starts, if it was not asked for by number.
+    /// An address can't be had. Without a chosen alternate port the server starts, if it was not
+    /// asked for by number.
     pub(super) fn bind(
         listen: &[SocketAddr],
         alternate: AlternatePort,
         workers: usize,
         fwmark: u32,
     ) -> Result<Self, ServeError> {
-        let mut bound: Vec<Bound> =
-            listen.iter().map(|address| bind(*address, workers, fwmark)).collect::<Result<_, _>>()?;
+        let mut bound: Vec<Bound> = listen
+            .iter()
+            .map(|address| bind(*address, workers, fwmark))
+            .collect::<Result<_, _>>()?;
         let named = bound.len();
         let first = listen.first().map(SocketAddr::port);
         let (port, is_needed) = match (alternate, first) {
@@ -72,9 +77,17 @@ impl Sockets {
         let workers = if bound.is_empty() { 0 } else { workers };
         let mut of_workers: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
         for (_, sockets) in bound {
-            of_workers.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.push(socket));
+            of_workers
+                .iter_mut()
+                .zip(sockets)
+                .for_each(|(worker, socket)| worker.push(socket));
         }
-        Ok(Self { addresses, named, alternate_port, of_workers })
+        Ok(Self {
+            addresses,
+            named,
+            alternate_port,
+            of_workers,
+        })
     }
 }
 
@@ -94,7 +107,8 @@ fn bind_alternates(
         let (mut port, mut bound) = (port, Vec::<Bound>::new());
         let result = addresses.iter().try_for_each(|address| {
             let alternate = SocketAddr::new(address.ip(), port);
-            let is_there = addresses.contains(&alternate) || bound.iter().any(|(bound, _)| *bound == alternate);
+            let is_there = addresses.contains(&alternate)
+                || bound.iter().any(|(bound, _)| *bound == alternate);
             if !is_there {
                 let sockets = bind(alternate, workers, fwmark)?;
                 port = sockets.0.port();
@@ -113,8 +127,8 @@ fn bind_alternates(
 /// As many sockets on this address as there are workers.
 fn bind(address: SocketAddr, workers: usize, fwmark: u32) -> Result<Bound, ServeError> {
     let bind = || {
-        // The first one has the address for itself, so that a second server can't take half of the first one's clients.
-        // Only then it shares.
+        // The first one has the address for itself, so that a second server can't take half of the
+        // first one's clients. Only then it shares.
         let first = open(address, fwmark)?;
         first.bind(&address.into())?;
         first.set_reuse_port(true)?;
@@ -129,12 +143,20 @@ fn bind(address: SocketAddr, workers: usize, fwmark: u32) -> Result<Bound, Serve
         }
         Ok((address, sockets))
     };
-    bind().map_err(|source| ServeError::Listen { protocol: "UDP", address, source })
+    bind().map_err(|source| ServeError::Listen {
+        protocol: "UDP",
+        address,
+        source,
+    })
 }
 
 /// An IPv6 socket takes IPv6 only, so that both wildcards can be bound with the same port.
 fn open(address: SocketAddr, fwmark: u32) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -152,7 +174,9 @@ fn open(address: SocketAddr, fwmark: u32) -> io::Result<Socket> {
 /// Whether this host has IPv6.
 pub(super) fn has_ipv6() -> bool {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    open(any, 0).and_then(|socket| socket.bind(&any.into())).is_ok()
+    open(any, 0)
+        .and_then(|socket| socket.bind(&any.into()))
+        .is_ok()
 }
 
 /// From which sockets a request that came to one of them can be answered (RFC 5780, 3).
@@ -169,25 +193,37 @@ impl Place {
     pub(super) fn all(addresses: &[SocketAddr], alternate_port: Option<u16>) -> Vec<Self> {
         let find = |ip: IpAddr, port: u16| {
             let wanted = SocketAddr::new(ip, port);
-            addresses.iter().position(|address| *address == wanted).map(|index| (index, wanted))
+            addresses
+                .iter()
+                .position(|address| *address == wanted)
+                .map(|index| (index, wanted))
         };
         let place = |address: &SocketAddr| {
             let (ip, port) = (address.ip(), address.port());
-            let others = addresses.iter().map(SocketAddr::port).filter(|other| *other != port);
+            let others = addresses
+                .iter()
+                .map(SocketAddr::port)
+                .filter(|other| *other != port);
             let other_port = match alternate_port {
                 Some(alternate) if port != alternate => Some(alternate),
                 Some(_) => others.clone().find(|port| find(ip, *port).is_some()),
                 None => None,
             };
-            // A wildcard has all addresses of the host, but which of them others reach is not known.
+            // A wildcard has all addresses of the host, but which of them others reach is not
+            // known.
             let other_ip = addresses.iter().map(SocketAddr::ip).find(|other| {
-                *other != ip && other.is_ipv4() == ip.is_ipv4() && !ip.is_unspecified() && !other.is_unspecified()
+                *other != ip
+                    && other.is_ipv4() == ip.is_ipv4()
+                    && !ip.is_unspecified()
+                    && !other.is_unspecified()
             });
             Self {
                 address: *address,
                 other_port: other_port.and_then(|port| find(ip, port)),
                 other_ip: other_ip.and_then(|ip| find(ip, port)),
-                other: other_ip.zip(other_port).and_then(|(ip, port)| find(ip, port)),
+                other: other_ip
+                    .zip(other_port)
+                    .and_then(|(ip, port)| find(ip, port)),
             }
         };
         addresses.iter().map(place).collect()
@@ -207,7 +243,8 @@ impl Place {
         }
     }
 
-    /// The number of the socket for an answer with this change; `own` is that to which the request came.
+    /// The number of the socket for an answer with this change; `own` is that to which the request
+    /// came.
     pub(super) fn socket(&self, own: usize, change: Change) -> usize {
         let other = match (change.ip, change.port) {
             (false, false) => None,
@@ -233,11 +270,32 @@ mod tests {
         let v4 = Sockets::bind(&listen, AlternatePort::Off, 1, 0).unwrap();
         let port = v4.addresses[0].port();
         assert_eq!((v4.addresses.len(), v4.alternate_port), (1, None));
-        Sockets::bind(&[SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))], AlternatePort::Off, 2, 0).unwrap();
-        let both = Sockets::bind(&addresses(&["127.0.0.1:0", "[::1]:0"]), AlternatePort::Next, 3, 0).unwrap();
+        Sockets::bind(
+            &[SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))],
+            AlternatePort::Off,
+            2,
+            0,
+        )
+        .unwrap();
+        let both = Sockets::bind(
+            &addresses(&["127.0.0.1:0", "[::1]:0"]),
+            AlternatePort::Next,
+            3,
+            0,
+        )
+        .unwrap();
         let alternate = both.alternate_port.unwrap();
-        assert_eq!(both.addresses[2..].iter().map(SocketAddr::port).collect::<Vec<_>>(), [alternate, alternate]);
-        assert_eq!(both.of_workers.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4]);
+        assert_eq!(
+            both.addresses[2..]
+                .iter()
+                .map(SocketAddr::port)
+                .collect::<Vec<_>>(),
+            [alternate, alternate]
+        );
+        assert_eq!(
+            both.of_workers.iter().map(Vec::len).collect::<Vec<_>>(),
+            [4, 4, 4]
+        );
     }
 
     #[test]
@@ -253,13 +311,24 @@ mod tests {
 
     #[test]
     fn an_alternate_port_that_is_taken_is_an_error_only_if_it_was_named() {
-        let taken = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let taken = UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let holder = UdpSocket::bind(taken).unwrap();
-        let named = Sockets::bind(&addresses(&["127.0.0.1:0"]), AlternatePort::Number(taken.port()), 1, 0);
+        let named = Sockets::bind(
+            &addresses(&["127.0.0.1:0"]),
+            AlternatePort::Number(taken.port()),
+            1,
+            0,
+        );
         assert!(matches!(named, Err(ServeError::Listen { .. })));
         let before = SocketAddr::new(taken.ip(), taken.port() - 1);
         if let Ok(sockets) = Sockets::bind(&[before], AlternatePort::Next, 1, 0) {
-            assert_eq!((sockets.addresses, sockets.alternate_port), (vec![before], None));
+            assert_eq!(
+                (sockets.addresses, sockets.alternate_port),
+                (vec![before], None)
+            );
         }
         drop(holder);
     }
@@ -285,14 +354,25 @@ mod tests {
             (4, true, true, 0),
             (2, false, true, 5),
         ] {
-            assert_eq!(places[from].socket(from, change(ip, port)), to, "{from} {ip} {port}");
+            assert_eq!(
+                places[from].socket(from, change(ip, port)),
+                to,
+                "{from} {ip} {port}"
+            );
         }
         assert_eq!(places[0].origins(None).other, Some(sockets[4]));
-        assert_eq!(places[2].origins(None).other_ip, None, "the other family is no other address");
+        assert_eq!(
+            places[2].origins(None).other_ip,
+            None,
+            "the other family is no other address"
+        );
         let wildcard = Place::all(&addresses(&["0.0.0.0:10", "0.0.0.0:11"]), Some(11));
         let asked = "198.51.100.7".parse().unwrap();
         let origins = wildcard[0].origins(Some((asked, 0)));
-        assert_eq!((origins.here, origins.other_port), (SocketAddr::new(asked, 10), Some(SocketAddr::new(asked, 11))));
+        assert_eq!(
+            (origins.here, origins.other_port),
+            (SocketAddr::new(asked, 10), Some(SocketAddr::new(asked, 11)))
+        );
         assert_eq!((origins.other_ip, origins.other), (None, None));
     }
 }

@@ -1,4 +1,5 @@
-//! What a running server says of itself: to `natpunch serve status`, and to Prometheus. No keys, no clients' addresses.
+//! What a running server says of itself: to `natpunch serve status`, and to Prometheus. No keys, no
+//! clients' addresses.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -97,16 +98,38 @@ pub struct Event {
 }
 
 impl From<Count> for Event {
-    fn from(Count { protocol, event, total }: Count) -> Self {
-        Self { protocol: protocol.to_owned(), event: event.replace([' ', '-'], "_").replace(',', ""), total }
+    fn from(
+        Count {
+            protocol,
+            event,
+            total,
+        }: Count,
+    ) -> Self {
+        Self {
+            protocol: protocol.to_owned(),
+            event: event.replace([' ', '-'], "_").replace(',', ""),
+            total,
+        }
     }
 }
 
 /// Bytes of memory that this process has; 0 if the system does not say.
 pub(super) fn resident_bytes() -> u64 {
-    let pages = || std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok();
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-    pages().unwrap_or(0) * page.and_then(|page| u64::try_from(page).ok()).unwrap_or(4_096)
+    let pages = || {
+        std::fs::read_to_string("/proc/self/statm")
+            .ok()?
+            .split(' ')
+            .nth(1)?
+            .parse::<u64>()
+            .ok()
+    };
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten();
+    pages().unwrap_or(0)
+        * page
+            .and_then(|page| u64::try_from(page).ok())
+            .unwrap_or(4_096)
 }
 
 impl Status {
@@ -114,42 +137,108 @@ impl Status {
     pub fn exposition(&self) -> String {
         let mut text = String::new();
         let mut gauge = |name: &str, help: &str, value: u64| {
-            let _ =
-                writeln!(text, "# HELP natpunch_{name} {help}\n# TYPE natpunch_{name} gauge\nnatpunch_{name} {value}");
+            let _ = writeln!(
+                text,
+                "# HELP natpunch_{name} {help}\n# TYPE natpunch_{name} gauge\nnatpunch_{name} {value}"
+            );
         };
-        gauge("uptime_seconds", "Time since the start.", self.uptime_seconds);
+        gauge(
+            "uptime_seconds",
+            "Time since the start.",
+            self.uptime_seconds,
+        );
         gauge("workers", "Threads that serve UDP.", self.workers as u64);
-        gauge("threads_stuck", "Threads without a sign of life for ten seconds.", self.stuck.len() as u64);
-        gauge("handshakes_waiting", "Handshakes that wait for their turn.", self.handshakes_waiting as u64);
-        gauge("resident_bytes", "Memory of the process.", self.resident_bytes);
+        gauge(
+            "threads_stuck",
+            "Threads without a sign of life for ten seconds.",
+            self.stuck.len() as u64,
+        );
+        gauge(
+            "handshakes_waiting",
+            "Handshakes that wait for their turn.",
+            self.handshakes_waiting as u64,
+        );
+        gauge(
+            "resident_bytes",
+            "Memory of the process.",
+            self.resident_bytes,
+        );
         gauge(
             "settings_broken",
             "1 if the settings file has an error and the ones before are used.",
             self.reloads.problem.is_some().into(),
         );
         if let Some(rendezvous) = &self.rendezvous {
-            gauge("sessions", "Registered clients.", rendezvous.sessions as u64);
-            gauge("max_sessions", "Registered clients at most.", rendezvous.max_sessions as u64);
+            gauge(
+                "sessions",
+                "Registered clients.",
+                rendezvous.sessions as u64,
+            );
+            gauge(
+                "max_sessions",
+                "Registered clients at most.",
+                rendezvous.max_sessions as u64,
+            );
             gauge("mailboxes", "Mailboxes.", rendezvous.mailboxes as u64);
-            gauge("max_mailboxes", "Mailboxes at most.", rendezvous.max_mailboxes as u64);
-            gauge("meetings", "Pairs of which one waits for the other.", rendezvous.meetings as u64);
-            gauge("relays", "Pairs of which somebody wants a relay.", rendezvous.relays as u64);
-            gauge("max_relays", "Such pairs at most.", rendezvous.max_relays as u64);
-            gauge("relay_allocations", "Pairs that have a relay.", rendezvous.allocations as u64);
-            gauge("max_memory_bytes", "Memory of the rendezvous at most.", rendezvous.max_memory_bytes as u64);
+            gauge(
+                "max_mailboxes",
+                "Mailboxes at most.",
+                rendezvous.max_mailboxes as u64,
+            );
+            gauge(
+                "meetings",
+                "Pairs of which one waits for the other.",
+                rendezvous.meetings as u64,
+            );
+            gauge(
+                "relays",
+                "Pairs of which somebody wants a relay.",
+                rendezvous.relays as u64,
+            );
+            gauge(
+                "max_relays",
+                "Such pairs at most.",
+                rendezvous.max_relays as u64,
+            );
+            gauge(
+                "relay_allocations",
+                "Pairs that have a relay.",
+                rendezvous.allocations as u64,
+            );
+            gauge(
+                "max_memory_bytes",
+                "Memory of the rendezvous at most.",
+                rendezvous.max_memory_bytes as u64,
+            );
         }
         if let Some(http) = &self.http {
             gauge("http_records", "Records in the store.", http.records as u64);
-            gauge("http_max_records", "Records at most.", http.max_records as u64);
+            gauge(
+                "http_max_records",
+                "Records at most.",
+                http.max_records as u64,
+            );
             gauge("http_record_bytes", "Their bytes.", http.bytes as u64);
-            gauge("http_max_record_bytes", "Their bytes at most.", http.max_bytes as u64);
+            gauge(
+                "http_max_record_bytes",
+                "Their bytes at most.",
+                http.max_bytes as u64,
+            );
         }
         text.push_str(
             "# HELP natpunch_events_total What happened, by protocol.\n# TYPE natpunch_events_total counter\n",
         );
-        for Event { protocol, event, total } in &self.events {
+        for Event {
+            protocol,
+            event,
+            total,
+        } in &self.events
+        {
             // Names of this program's own: nothing to escape.
-            let _ = writeln!(text, "natpunch_events_total{{protocol=\"{protocol}\",event=\"{event}\"}} {total}");
+            let _ = writeln!(
+                text,
+                "natpunch_events_total{{protocol=\"{protocol}\",event=\"{event}\"}} {total}"
+            );
         }
         text
     }
@@ -161,7 +250,11 @@ mod tests {
 
     #[test]
     fn metrics_are_well_formed_and_have_no_addresses() {
-        let count = Count { protocol: "rendezvous", event: "refused, no room", total: 3 };
+        let count = Count {
+            protocol: "rendezvous",
+            event: "refused, no room",
+            total: 3,
+        };
         let status = Status {
             version: "1".into(),
             uptime_seconds: 5,
@@ -182,24 +275,46 @@ mod tests {
                 allocations: 8,
                 max_memory_bytes: 9,
             }),
-            http: Some(Records { records: 1, max_records: 2, bytes: 3, max_bytes: 4 }),
-            reloads: Reloads { problem: Some("line 3 of 192.0.2.77".into()), ..Reloads::default() },
+            http: Some(Records {
+                records: 1,
+                max_records: 2,
+                bytes: 3,
+                max_bytes: 4,
+            }),
+            reloads: Reloads {
+                problem: Some("line 3 of 192.0.2.77".into()),
+                ..Reloads::default()
+            },
             events: vec![count.into()],
         };
         assert!(status.resident_bytes > 1 << 20);
         let text = status.exposition();
         assert!(
-            text.ends_with("natpunch_events_total{protocol=\"rendezvous\",event=\"refused_no_room\"} 3\n"),
+            text.ends_with(
+                "natpunch_events_total{protocol=\"rendezvous\",event=\"refused_no_room\"} 3\n"
+            ),
             "{text}"
         );
         assert!(!text.contains("192.0.2.77"));
-        for gauge in ["threads_stuck 1", "handshakes_waiting 7", "meetings 5", "relays 6", "relay_allocations 8"] {
+        for gauge in [
+            "threads_stuck 1",
+            "handshakes_waiting 7",
+            "meetings 5",
+            "relays 6",
+            "relay_allocations 8",
+        ] {
             assert!(text.contains(&format!("\nnatpunch_{gauge}\n")), "{gauge}");
         }
-        assert!(text.contains("\nnatpunch_http_records 1\n") && text.contains("\nnatpunch_http_record_bytes 3\n"));
+        assert!(
+            text.contains("\nnatpunch_http_records 1\n")
+                && text.contains("\nnatpunch_http_record_bytes 3\n")
+        );
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(name.starts_with("natpunch_") && value.parse::<u64>().is_ok(), "{line}");
+            assert!(
+                name.starts_with("natpunch_") && value.parse::<u64>().is_ok(),
+                "{line}"
+            );
             let family = name.split('{').next().unwrap();
             assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
         }

@@ -1,9 +1,11 @@
-//! The record store: sealed records by tag, in memory, bounded, expiring. Pure: the time is an argument.
+//! The record store: sealed records by tag, in memory, bounded, expiring. Pure: the time is an
+//! argument.
 //!
-//! The store can't tell a rightful writer from another: records are sealed end to end, tags are secrets of the two
-//! peers concerned, and whoever learns a tag can at worst withhold the record behind it. What the store has to defend
-//! is itself: it holds a bounded number of records and bytes in all and of each source, refuses new ones when full,
-//! and never drops a live record to make room.
+//! The store can't tell a rightful writer from another: records are sealed end to end, tags are
+//! secrets of the two peers concerned, and whoever learns a tag can at worst withhold the record
+//! behind it. What the store has to defend is itself: it holds a bounded number of records and
+//! bytes in all and of each source, refuses new ones when full, and never drops a live record to
+//! make room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,7 +25,11 @@ impl Tag {
         let mut tag = [0; 16];
         for (byte, pair) in tag.iter_mut().zip(digits.chunks_exact(2)) {
             let &[high, low] = pair else { return None };
-            let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            let digit = |c: u8| {
+                char::from(c)
+                    .to_digit(16)
+                    .and_then(|digit| u8::try_from(digit).ok())
+            };
             *byte = digit(high)? << 4 | digit(low)?;
         }
         Some(Self(tag))
@@ -137,7 +143,13 @@ impl Store {
     ///
     /// # Errors
     /// If a bound would be passed; nothing changes then.
-    pub(super) fn put(&mut self, tag: Tag, blob: &[u8], source: Source, now: Duration) -> Result<Put, Refused> {
+    pub(super) fn put(
+        &mut self,
+        tag: Tag,
+        blob: &[u8],
+        source: Source,
+        now: Duration,
+    ) -> Result<Put, Refused> {
         self.expire(now);
         if blob.is_empty() {
             return Err(Refused::Empty);
@@ -148,7 +160,10 @@ impl Store {
         let old = self.entries.get(&tag);
         let old_bytes = old.map_or(0, |old| old.blob.len());
         if old.is_none_or(|old| old.source != source)
-            && self.sources.get(&source).is_some_and(|held| *held >= self.limits.records_per_source)
+            && self
+                .sources
+                .get(&source)
+                .is_some_and(|held| *held >= self.limits.records_per_source)
         {
             return Err(Refused::SourceFull);
         }
@@ -157,7 +172,9 @@ impl Store {
         {
             return Err(Refused::Full);
         }
-        let same = old.filter(|old| *old.blob == *blob).map(|old| (old.version, old.blob.clone()));
+        let same = old
+            .filter(|old| *old.blob == *blob)
+            .map(|old| (old.version, old.blob.clone()));
         let changed = same.is_none();
         let (version, blob) = same.unwrap_or_else(|| {
             self.version += 1;
@@ -168,7 +185,15 @@ impl Store {
         self.bytes += blob.len();
         *self.sources.entry(source).or_default() += 1;
         self.expiries.insert((expires, tag));
-        self.entries.insert(tag, Entry { version, blob, expires, source });
+        self.entries.insert(
+            tag,
+            Entry {
+                version,
+                blob,
+                expires,
+                source,
+            },
+        );
         Ok(Put { version, changed })
     }
 
@@ -180,19 +205,36 @@ impl Store {
 
     /// Forgets the records whose lifetime is over.
     pub(super) fn expire(&mut self, now: Duration) {
-        while let Some((_, tag)) = self.expiries.first().copied().filter(|(expires, _)| *expires <= now) {
+        while let Some((_, tag)) = self
+            .expiries
+            .first()
+            .copied()
+            .filter(|(expires, _)| *expires <= now)
+        {
             self.remove(tag);
         }
     }
 
     /// How full it is.
     pub(super) fn usage(&self) -> Records {
-        let Self { entries, bytes, limits, .. } = self;
-        Records { records: entries.len(), max_records: limits.records, bytes: *bytes, max_bytes: limits.bytes }
+        let Self {
+            entries,
+            bytes,
+            limits,
+            ..
+        } = self;
+        Records {
+            records: entries.len(),
+            max_records: limits.records,
+            bytes: *bytes,
+            max_bytes: limits.bytes,
+        }
     }
 
     fn remove(&mut self, tag: Tag) {
-        let Some(entry) = self.entries.remove(&tag) else { return };
+        let Some(entry) = self.entries.remove(&tag) else {
+            return;
+        };
         self.expiries.remove(&(entry.expires, tag));
         self.bytes -= entry.blob.len();
         if let Some(held) = self.sources.get_mut(&entry.source) {
@@ -214,7 +256,10 @@ pub(super) struct Waiters {
 
 impl Waiters {
     /// Adds a waiter; [`Waiters::leave`] takes it away again.
-    pub(super) fn join(&mut self, tags: impl Iterator<Item = Tag>) -> (u64, Arc<tokio::sync::Notify>) {
+    pub(super) fn join(
+        &mut self,
+        tags: impl Iterator<Item = Tag>,
+    ) -> (u64, Arc<tokio::sync::Notify>) {
         self.next += 1;
         let id = self.next;
         self.tags.extend(tags.map(|tag| (tag, id)));
@@ -245,8 +290,13 @@ impl Waiters {
 mod tests {
     use super::*;
 
-    const SMALL: Limits =
-        Limits { records: 4, bytes: 40, records_per_source: 3, record_bytes: 16, lifetime: Duration::from_secs(100) };
+    const SMALL: Limits = Limits {
+        records: 4,
+        bytes: 40,
+        records_per_source: 3,
+        record_bytes: 16,
+        lifetime: Duration::from_secs(100),
+    };
 
     fn tag(n: u8) -> Tag {
         Tag([n; 16])
@@ -262,7 +312,10 @@ mod tests {
 
     #[test]
     fn a_tag_is_32_hexadecimal_digits() {
-        assert_eq!(Tag::parse("000102030405060708090a0b0c0d0eFf").unwrap().0[14..], [14, 255]);
+        assert_eq!(
+            Tag::parse("000102030405060708090a0b0c0d0eFf").unwrap().0[14..],
+            [14, 255]
+        );
         for bad in [
             "",
             "00",
@@ -279,7 +332,13 @@ mod tests {
         let mut store = Store::new(SMALL);
         let first = store.put(tag(1), b"a", source(1), at(0)).unwrap();
         let again = store.put(tag(1), b"a", source(1), at(90)).unwrap();
-        assert_eq!(again, Put { version: first.version, changed: false });
+        assert_eq!(
+            again,
+            Put {
+                version: first.version,
+                changed: false
+            }
+        );
         assert!(store.get(tag(1), at(150)).is_some(), "not refreshed");
         let other = store.put(tag(1), b"b", source(1), at(150)).unwrap();
         assert!(other.changed && other.version > first.version);
@@ -292,7 +351,12 @@ mod tests {
         assert!(store.get(tag(1), at(99)).is_some());
         assert!(store.get(tag(1), at(100)).is_none());
         store.expire(at(100));
-        assert!(store.entries.is_empty() && store.sources.is_empty() && store.expiries.is_empty() && store.bytes == 0);
+        assert!(
+            store.entries.is_empty()
+                && store.sources.is_empty()
+                && store.expiries.is_empty()
+                && store.bytes == 0
+        );
     }
 
     #[test]
@@ -301,15 +365,36 @@ mod tests {
         for n in 1..=3 {
             store.put(tag(n), b"0123456789", source(1), at(0)).unwrap();
         }
-        assert_eq!(store.put(tag(4), b"x", source(1), at(1)), Err(Refused::SourceFull));
-        assert_eq!(store.put(tag(4), b"0123456789abc", source(2), at(1)), Err(Refused::Full), "bytes");
+        assert_eq!(
+            store.put(tag(4), b"x", source(1), at(1)),
+            Err(Refused::SourceFull)
+        );
+        assert_eq!(
+            store.put(tag(4), b"0123456789abc", source(2), at(1)),
+            Err(Refused::Full),
+            "bytes"
+        );
         store.put(tag(4), b"0123456789", source(2), at(1)).unwrap();
-        assert_eq!(store.put(tag(5), b"x", source(2), at(1)), Err(Refused::Full), "records");
-        store.put(tag(1), b"abcdefghij", source(1), at(1)).expect("an old record can still change");
-        assert_eq!(store.put(tag(1), b"", source(1), at(1)), Err(Refused::Empty));
-        assert_eq!(store.put(tag(1), &[0; 17], source(1), at(1)), Err(Refused::TooLong(16)));
+        assert_eq!(
+            store.put(tag(5), b"x", source(2), at(1)),
+            Err(Refused::Full),
+            "records"
+        );
+        store
+            .put(tag(1), b"abcdefghij", source(1), at(1))
+            .expect("an old record can still change");
+        assert_eq!(
+            store.put(tag(1), b"", source(1), at(1)),
+            Err(Refused::Empty)
+        );
+        assert_eq!(
+            store.put(tag(1), &[0; 17], source(1), at(1)),
+            Err(Refused::TooLong(16))
+        );
         assert_eq!(store.entries.len(), 4);
-        store.put(tag(5), b"x", source(1), at(101)).expect("room again when the others have expired");
+        store
+            .put(tag(5), b"x", source(1), at(101))
+            .expect("room again when the others have expired");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A worker: one thread with its own socket on every address, which takes datagrams by the batch, lets the protocols
-//! answer, and sends by the batch.
+//! A worker: one thread with its own socket on every address, which takes datagrams by the batch,
+//! lets the protocols answer, and sends by the batch.
 //!
-//! What is the same for all workers is locked for what changes it and for nothing else: Diffie-Hellman, ciphers and
-//! system calls run outside of any lock.
+//! What is the same for all workers is locked for what changes it and for nothing else:
+//! Diffie-Hellman, ciphers and system calls run outside of any lock.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -81,10 +81,24 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(sockets: Vec<UdpSocket>, shared: Arc<Shared>, beat: Arc<Beat>, rng: ChaCha20Rng) -> Self {
+    pub(super) fn new(
+        sockets: Vec<UdpSocket>,
+        shared: Arc<Shared>,
+        beat: Arc<Beat>,
+        rng: ChaCha20Rng,
+    ) -> Self {
         let outgoing = sockets.iter().map(|_| Vec::new()).collect();
         let (handshakes, outbox) = (HandshakeQueue::default(), Outbox::default());
-        Self { sockets, shared, beat, rng, handshakes, outgoing, outbox, next: None }
+        Self {
+            sockets,
+            shared,
+            beat,
+            rng,
+            handshakes,
+            outgoing,
+            outbox,
+            next: None,
+        }
     }
 
     /// Serves.
@@ -96,7 +110,9 @@ impl Worker {
             let now = self.now();
             self.beat.show(now);
             let wait = if self.handshakes.is_empty() {
-                self.next.map_or(BEAT, |next| next.saturating_sub(now)).min(BEAT)
+                self.next
+                    .map_or(BEAT, |next| next.saturating_sub(now))
+                    .min(BEAT)
             } else {
                 Duration::ZERO
             };
@@ -129,7 +145,11 @@ impl Worker {
     /// Waits for datagrams, at most this long; false if the server is to stop.
     fn wait(&self, stop: &UnixStream, longest: Duration, ready: &mut Vec<usize>) -> bool {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut files: Vec<PollFd> = self.sockets.iter().map(|socket| readable(socket.as_fd())).collect();
+        let mut files: Vec<PollFd> = self
+            .sockets
+            .iter()
+            .map(|socket| readable(socket.as_fd()))
+            .collect();
         files.push(readable(stop.as_fd()));
         // Rounded up, for else the last millisecond would be waited for in a busy loop.
         let milliseconds = u16::try_from(longest.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
@@ -137,52 +157,81 @@ impl Worker {
         let _ = poll(&mut files, PollTimeout::from(milliseconds));
         let is_ready = |file: &PollFd| file.any() == Some(true);
         ready.extend(
-            files.iter().take(self.sockets.len()).enumerate().filter(|(_, file)| is_ready(file)).map(|(n, _)| n),
+            files
+                .iter()
+                .take(self.sockets.len())
+                .enumerate()
+                .filter(|(_, file)| is_ready(file))
+                .map(|(n, _)| n),
         );
         !files.last().is_some_and(is_ready)
     }
 
     /// Takes one batch from a socket.
     fn receive(&mut self, index: usize, inbox: &mut Inbox) -> io::Result<()> {
-        let Some(socket) = self.sockets.get(index) else { return Ok(()) };
+        let Some(socket) = self.sockets.get(index) else {
+            return Ok(());
+        };
         let shared = self.shared.clone();
-        let Shared { protocols, places, counters, .. } = &*shared;
+        let Shared {
+            protocols,
+            places,
+            counters,
+            ..
+        } = &*shared;
         let count = inbox.receive(socket)?;
         counters.received.count(count);
         let now = self.now();
         let (mut requests, mut opened) = (Vec::new(), Vec::new());
         let mut others: Vec<(Via, SocketAddr, &[u8])> = Vec::new();
         for (ends, payload) in inbox.datagrams() {
-            let via = Via { socket: index, local: ends.local };
+            let via = Via {
+                socket: index,
+                local: ends.local,
+            };
             match protocols.classify(payload) {
                 Class::Stun => {
                     let answer = places.get(index).and_then(|place| {
-                        let (answer, change) =
-                            protocols.answer_stun(payload, ends.remote, &place.origins(ends.local), now)?;
+                        let (answer, change) = protocols.answer_stun(
+                            payload,
+                            ends.remote,
+                            &place.origins(ends.local),
+                            now,
+                        )?;
                         let local = ends.local.filter(|_| !change.ip);
                         Some((place.socket(index, change), Ends { local, ..ends }, answer))
                     });
                     match answer {
-                        Some((socket, ends, answer)) => self.push(socket, ends, Answer::Other(answer)),
+                        Some((socket, ends, answer)) => {
+                            self.push(socket, ends, Answer::Other(answer))
+                        }
                         None => counters.dropped.add(),
                     }
                 }
                 Class::Rendezvous(wire::Kind::Hello) => {
-                    let Some(door) = protocols.door() else { continue };
+                    let Some(door) = protocols.door() else {
+                        continue;
+                    };
                     match door.knock(ends.remote, payload, &mut self.rng, now) {
                         Knock::Ignore => counters.dropped.add(),
-                        Knock::Cookie(answer) => self.answer(index, ends, payload, Some(Answer::Other(answer))),
+                        Knock::Cookie(answer) => {
+                            self.answer(index, ends, payload, Some(Answer::Other(answer)))
+                        }
                         Knock::Welcome => self.queue(index, ends, payload),
                     }
                 }
                 Class::Rendezvous(wire::Kind::Confirm) => {
-                    let confirm = protocols.door().and_then(|door| door.open_confirm(ends.remote, payload, now));
+                    let confirm = protocols
+                        .door()
+                        .and_then(|door| door.open_confirm(ends.remote, payload, now));
                     match confirm {
                         Some(confirm) => opened.push((via, ends.remote, confirm)),
                         None => counters.dropped.add(),
                     }
                 }
-                Class::Rendezvous(wire::Kind::Request) => requests.push((via, ends.remote, payload)),
+                Class::Rendezvous(wire::Kind::Request) => {
+                    requests.push((via, ends.remote, payload))
+                }
                 Class::Rendezvous(_) => others.push((via, ends.remote, payload)),
                 Class::Handshake => self.queue(index, ends, payload),
                 class => {
@@ -197,7 +246,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Lets the rendezvous take what came in one batch: requests by their sessions' keys, and what was opened already.
+    /// Lets the rendezvous take what came in one batch: requests by their sessions' keys, and what
+    /// was opened already.
     fn handle_rendezvous(
         &mut self,
         requests: &[(Via, SocketAddr, &[u8])],
@@ -205,11 +255,20 @@ impl Worker {
         others: &[(Via, SocketAddr, &[u8])],
         now: Duration,
     ) {
-        let Shared { protocols, counters, .. } = &*self.shared;
-        let Some(rendezvous) = protocols.rendezvous() else { return };
+        let Shared {
+            protocols,
+            counters,
+            ..
+        } = &*self.shared;
+        let Some(rendezvous) = protocols.rendezvous() else {
+            return;
+        };
         let openers: Vec<_> = {
             let mut server = rendezvous.lock();
-            requests.iter().map(|(.., payload)| server.opener(payload)).collect()
+            requests
+                .iter()
+                .map(|(.., payload)| server.opener(payload))
+                .collect()
         };
         for ((via, source, payload), opener) in requests.iter().zip(openers) {
             match opener {
@@ -234,7 +293,11 @@ impl Worker {
     /// Calls the rendezvous if it wants to be called.
     fn keep_time(&mut self) {
         let now = self.now();
-        let Some(rendezvous) = self.shared.protocols.rendezvous().filter(|_| self.next.is_none_or(|next| next <= now))
+        let Some(rendezvous) = self
+            .shared
+            .protocols
+            .rendezvous()
+            .filter(|_| self.next.is_none_or(|next| next <= now))
         else {
             return;
         };
@@ -249,7 +312,10 @@ impl Worker {
 
     fn seal(&mut self, unsealed: Vec<Unsealed>) {
         for transmit in unsealed.into_iter().filter_map(Unsealed::seal) {
-            let ends = Ends { remote: transmit.destination, local: transmit.via.local };
+            let ends = Ends {
+                remote: transmit.destination,
+                local: transmit.via.local,
+            };
             self.push(transmit.via.socket, ends, Answer::Other(transmit.payload));
         }
     }
@@ -259,7 +325,9 @@ impl Worker {
         let before = self.handshakes.len();
         if self.handshakes.push(index, ends, payload) {
             // None more if it waited already.
-            self.shared.waiting.fetch_add(self.handshakes.len() - before, Ordering::Relaxed);
+            self.shared
+                .waiting
+                .fetch_add(self.handshakes.len() - before, Ordering::Relaxed);
         } else {
             self.shared.counters.handshakes_shed.add();
         }
@@ -270,18 +338,23 @@ impl Worker {
         let shared = self.shared.clone();
         let Shared { protocols, .. } = &*shared;
         for _ in 0..HANDSHAKES_PER_TURN {
-            let Some((index, ends, payload)) = self.handshakes.pop() else { return };
+            let Some((index, ends, payload)) = self.handshakes.pop() else {
+                return;
+            };
             shared.waiting.fetch_sub(1, Ordering::Relaxed);
             let now = self.now();
             let answer = match (wire::Kind::of(&payload), protocols.door()) {
-                (Some(_), Some(door)) => door.welcome(ends.remote, &payload, &mut self.rng, now).map(Answer::Other),
+                (Some(_), Some(door)) => door
+                    .welcome(ends.remote, &payload, &mut self.rng, now)
+                    .map(Answer::Other),
                 _ => protocols.handle(Class::Handshake, ends.remote, &payload, now),
             };
             self.answer(index, ends, &payload, answer);
         }
     }
 
-    /// Keeps an answer for sending, unless it were longer than what it answers: whoever spoofs a source must not gain.
+    /// Keeps an answer for sending, unless it were longer than what it answers: whoever spoofs a
+    /// source must not gain.
     fn answer(&mut self, index: usize, ends: Ends, request: &[u8], answer: Option<Answer>) {
         match answer.filter(|answer| answer.len() <= request.len()) {
             Some(answer) => self.push(index, ends, answer),
@@ -295,14 +368,21 @@ impl Worker {
         }
     }
 
-    /// Sends what is kept. What can't be sent is lost, as the network might have lost it: the client asks again.
+    /// Sends what is kept. What can't be sent is lost, as the network might have lost it: the
+    /// client asks again.
     fn flush(&mut self) {
-        for (socket, outgoing) in
-            self.sockets.iter().zip(&mut self.outgoing).filter(|(_, outgoing)| !outgoing.is_empty())
+        for (socket, outgoing) in self
+            .sockets
+            .iter()
+            .zip(&mut self.outgoing)
+            .filter(|(_, outgoing)| !outgoing.is_empty())
         {
             let sent = self.outbox.send(socket, outgoing);
             self.shared.counters.answered.count(sent);
-            self.shared.counters.send_errors.count(outgoing.len() - sent);
+            self.shared
+                .counters
+                .send_errors
+                .count(outgoing.len() - sent);
             outgoing.clear();
         }
     }

@@ -10,7 +10,8 @@ pub enum Problem {
     Unreachable,
     /// It gives a version that may not be used here.
     Refused,
-    /// This machine can't keep or read what it must: the state directory, the trust file, a missing program.
+    /// This machine can't keep or read what it must: the state directory, the trust file, a missing
+    /// program.
     Local,
     /// What stands on the command line can't be used.
     Usage,
@@ -27,7 +28,11 @@ pub struct SourceError {
 
 impl SourceError {
     fn new(problem: Problem, message: impl Into<String>) -> Self {
-        Self { problem, message: message.into(), hint: None }
+        Self {
+            problem,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub(super) fn unreachable(message: impl Into<String>) -> Self {

@@ -106,8 +106,9 @@ impl Shared {
 }
 
 impl Source {
-    /// Begins to follow a source. Where a version was applied before, that is what the agent starts with, so that a
-    /// start never waits for a network that the mesh itself may carry; a newer one comes as a change.
+    /// Begins to follow a source. Where a version was applied before, that is what the agent starts
+    /// with, so that a start never waits for a network that the mesh itself may carry; a newer one
+    /// comes as a change.
     ///
     /// # Errors
     /// There is no version to start with: the source gives none, and none was applied before.
@@ -116,12 +117,23 @@ impl Source {
         let (asks, asked) = mpsc::channel(4);
         let (applied, accepted) = watch::channel(None);
         let (keys, named) = watch::channel(Vec::new());
-        let shared = Arc::new(Shared { location: options.location.clone(), seen: Mutex::default() });
+        let shared = Arc::new(Shared {
+            location: options.location.clone(),
+            seen: Mutex::default(),
+        });
         if let Location::Local(path) = &options.location {
             shared.seen().path.clone_from(path);
             // Before the first load, so that nothing is missed.
             tokio::spawn(watch_files(Watcher::new(path), named, asked, tell));
-            return Ok((Self { shared, asks, applied, keys }, changes));
+            return Ok((
+                Self {
+                    shared,
+                    asks,
+                    applied,
+                    keys,
+                },
+                changes,
+            ));
         }
         let store = Store::open(&options.state_dir, &options.location)?;
         let mut follower = Follower {
@@ -136,9 +148,22 @@ impl Source {
         };
         let wait = follower.start().await?;
         let (_, nobody_asks) = mpsc::channel(1);
-        tokio::spawn(watch_files(Watcher::of_keys(), named, nobody_asks, tell.clone()));
+        tokio::spawn(watch_files(
+            Watcher::of_keys(),
+            named,
+            nobody_asks,
+            tell.clone(),
+        ));
         tokio::spawn(follower.run(wait, asked, accepted, tell));
-        Ok((Self { shared, asks, applied, keys }, changes))
+        Ok((
+            Self {
+                shared,
+                asks,
+                applied,
+                keys,
+            },
+            changes,
+        ))
     }
 
     /// The mesh file or directory to load.
@@ -146,8 +171,8 @@ impl Source {
         self.shared.seen().path.clone()
     }
 
-    /// Goes back to the version that was applied last, for an agent that can't start with what [`Source::path`] is.
-    /// False: there is none, or that was it.
+    /// Goes back to the version that was applied last, for an agent that can't start with what
+    /// [`Source::path`] is. False: there is none, or that was it.
     pub fn fall_back(&self) -> bool {
         let mut seen = self.shared.seen();
         match seen.applied.as_ref().map(|(_, path)| path.clone()) {
@@ -159,13 +184,14 @@ impl Source {
         }
     }
 
-    /// To be told the [`content_hash`](config::MeshConfig::content_hash) of the mesh that now runs: it becomes the last
-    /// good version.
+    /// To be told the [`content_hash`](config::MeshConfig::content_hash) of the mesh that now runs:
+    /// it becomes the last good version.
     pub fn applied(&self, content_hash: [u8; 32]) {
         self.applied.send_replace(Some(content_hash));
     }
 
-    /// To be told the key files of the mesh that was loaded: what changes in them is a [`Change`], too.
+    /// To be told the key files of the mesh that was loaded: what changes in them is a [`Change`],
+    /// too.
     pub fn watch_keys(&self, files: &[PathBuf]) {
         self.keys.send_if_modified(|known| {
             let is_new = known != files;
@@ -179,7 +205,9 @@ impl Source {
     /// Looks at once. A [`Change`] with the asker follows, or the asker hears why there is none.
     pub fn ask(&self, answer: oneshot::Sender<Reply>) {
         if let Err(error) = self.asks.try_send(answer) {
-            let _ = error.into_inner().send(Reply::Error("too many have asked already: try again".to_owned()));
+            let _ = error.into_inner().send(Reply::Error(
+                "too many have asked already: try again".to_owned(),
+            ));
         }
     }
 
@@ -195,7 +223,10 @@ impl Source {
             revision: applied.map(|version| version.revision.clone()),
             generation: applied.and_then(|version| version.generation),
             age_s: applied.map(|version| unix_time().saturating_sub(version.fetched)),
-            newest: seen.newest.clone().filter(|newest| applied.is_none_or(|version| version.revision != *newest)),
+            newest: seen
+                .newest
+                .clone()
+                .filter(|newest| applied.is_none_or(|version| version.revision != *newest)),
             problem: seen.problem.as_ref().map(SourceError::problem),
             problem_text: seen.problem.as_ref().map(in_full),
             checked_s: seen.checked.map(|at| at.elapsed().as_secs()),
@@ -203,8 +234,8 @@ impl Source {
     }
 }
 
-/// Tells of changes of files of this machine: the mesh, if it is here, and its keys. A task of its own: the watcher's
-/// wait for quiet must not be cut off by the agent's other events.
+/// Tells of changes of files of this machine: the mesh, if it is here, and its keys. A task of its
+/// own: the watcher's wait for quiet must not be cut off by the agent's other events.
 async fn watch_files(
     mut watcher: Watcher,
     mut keys: watch::Receiver<Vec<PathBuf>>,
@@ -316,7 +347,8 @@ impl Follower {
                 (Ok(false), None) => None,
                 (Ok(_), answer) => Some(Change { answer }),
             };
-            // The agent's word may have come meanwhile, or the disk may have been full when it came.
+            // The agent's word may have come meanwhile, or the disk may have been full when it
+            // came.
             self.accept(*accepted.borrow_and_update());
             next = Instant::now() + self.next_wait();
             if let Some(change) = answer
@@ -349,7 +381,11 @@ impl Follower {
         let workspace = self.store.workspace()?;
         let location = self.options.location.clone();
         let applied = self.store.applied().map(|version| version.revision.clone());
-        let refused = self.judged.as_ref().filter(|(by, _, _)| *by == trust).map(|(_, tip, _)| tip.clone());
+        let refused = self
+            .judged
+            .as_ref()
+            .filter(|(by, _, _)| *by == trust)
+            .map(|(_, tip, _)| tip.clone());
         let known = Known {
             applied: applied.as_deref(),
             newest: self.seen_revision.as_deref(),
@@ -362,7 +398,9 @@ impl Follower {
             Ok(super::Found::Unchanged) => return Ok(false),
             Ok(super::Found::RefusedBefore) => {
                 let again = self.judged.as_ref().map(|(_, _, error)| error.clone());
-                return Err(again.unwrap_or_else(|| SourceError::refused("the newest commit is refused")));
+                return Err(
+                    again.unwrap_or_else(|| SourceError::refused("the newest commit is refused"))
+                );
             }
             Ok(super::Found::New(fetched)) => fetched,
             Err(super::Failed { error, tip }) => {
@@ -380,7 +418,8 @@ impl Follower {
         if let Some((last, last_path)) = last
             && config::fingerprint(&last_path) == content
         {
-            // Another commit, the same mesh: there is nothing to load, but what follows counts from here.
+            // Another commit, the same mesh: there is nothing to load, but what follows counts from
+            // here.
             version.generation = last.generation;
             self.seen_revision = Some(revision);
             self.seen_etag = etag;
@@ -394,7 +433,12 @@ impl Follower {
             seen.newest = None;
             return Ok(back);
         }
-        let judged = judge(path.clone(), self.store.applied().cloned(), must_have_generation(&location, &trust)).await;
+        let judged = judge(
+            path.clone(),
+            self.store.applied().cloned(),
+            must_have_generation(&location, &trust),
+        )
+        .await;
         version.generation = match judged {
             Ok(generation) => generation,
             Err(error) => {
@@ -420,8 +464,20 @@ impl Follower {
     /// Keeps the version with this content as the last good one.
     fn accept(&mut self, content: Option<[u8; 32]>) {
         let Some(content) = content else { return };
-        let Some(index) = self.candidates.iter().rposition(|candidate| candidate.content == content) else { return };
-        let Some(version) = self.candidates.get(index).map(|candidate| candidate.version.clone()) else { return };
+        let Some(index) = self
+            .candidates
+            .iter()
+            .rposition(|candidate| candidate.content == content)
+        else {
+            return;
+        };
+        let Some(version) = self
+            .candidates
+            .get(index)
+            .map(|candidate| candidate.version.clone())
+        else {
+            return;
+        };
         if let Err(error) = self.store.accept(&version) {
             // The versions before stay candidates, so that the next look tries again.
             self.report(&error);
@@ -436,7 +492,11 @@ impl Follower {
     }
 
     fn prune(&self) {
-        let mut keep: Vec<&Version> = self.candidates.iter().map(|candidate| &candidate.version).collect();
+        let mut keep: Vec<&Version> = self
+            .candidates
+            .iter()
+            .map(|candidate| &candidate.version)
+            .collect();
         let seen = self.shared.seen();
         keep.extend(seen.applied.as_ref().map(|(version, _)| version));
         self.store.prune(&keep);
@@ -457,22 +517,35 @@ impl Follower {
     fn next_wait(&self) -> Duration {
         let mut random = [0; 8];
         crate::plugins::fill_random(&mut random);
-        wait(self.options.poll, self.failures, u64::from_le_bytes(random) as f64 / u64::MAX as f64)
+        wait(
+            self.options.poll,
+            self.failures,
+            u64::from_le_bytes(random) as f64 / u64::MAX as f64,
+        )
     }
 }
 
 /// Judges off the agent's threads: a large mesh takes a moment.
-async fn judge(path: PathBuf, applied: Option<Version>, must_have: bool) -> Result<Option<u64>, SourceError> {
-    tokio::task::spawn_blocking(move || check_generation(Path::new(&path), applied.as_ref(), must_have))
-        .await
-        .map_err(|error| SourceError::local(error.to_string()))?
+async fn judge(
+    path: PathBuf,
+    applied: Option<Version>,
+    must_have: bool,
+) -> Result<Option<u64>, SourceError> {
+    tokio::task::spawn_blocking(move || {
+        check_generation(Path::new(&path), applied.as_ref(), must_have)
+    })
+    .await
+    .map_err(|error| SourceError::local(error.to_string()))?
 }
 
-/// How long to wait until the next look: the interval, doubled with each failure up to [`LONGEST_WAIT`], and a tenth
-/// more or less, so that many nodes do not ask at one time. `random` is in 0..=1.
+/// How long to wait until the next look: the interval, doubled with each failure up to
+/// [`LONGEST_WAIT`], and a tenth more or less, so that many nodes do not ask at one time. `random`
+/// is in 0..=1.
 fn wait(interval: Duration, failures: u32, random: f64) -> Duration {
     let doubled = interval.saturating_mul(1 << failures.min(16));
-    doubled.min(LONGEST_WAIT.max(interval)).mul_f64(0.9 + 0.2 * random)
+    doubled
+        .min(LONGEST_WAIT.max(interval))
+        .mul_f64(0.9 + 0.2 * random)
 }
 
 fn in_full(error: &SourceError) -> String {
@@ -483,7 +556,9 @@ fn in_full(error: &SourceError) -> String {
 }
 
 fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

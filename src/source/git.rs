@@ -1,8 +1,8 @@
 //! Fetches a path on a branch with the installed `git`.
 //!
-//! Every look that finds a new commit fetches into a new repository, which is thrown away afterwards: there is no state
-//! of git's that could grow or be broken. Of the commit that was asked for only the mesh files are read, as objects;
-//! nothing is ever checked out.
+//! Every look that finds a new commit fetches into a new repository, which is thrown away
+//! afterwards: there is no state of git's that could grow or be broken. Of the commit that was
+//! asked for only the mesh files are read, as objects; nothing is ever checked out.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -22,7 +22,8 @@ use super::{File, MOST_BYTES, MOST_FILE_BYTES, MOST_FILES};
 /// For everything that a look does over the network.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Commits that are fetched at first where signatures are checked. Where these do not reach back far enough, all are.
+/// Commits that are fetched at first where signatures are checked. Where these do not reach back
+/// far enough, all are.
 const FIRST_DEPTH: &str = "64";
 /// git's own word for all of them.
 const ALL: &str = "2147483647";
@@ -58,8 +59,9 @@ impl<'a> Git<'a> {
     /// git is not installed, or the directory can't be written to.
     pub(super) fn new(location: &'a GitLocation, workspace: &'a Path) -> Result<Self, SourceError> {
         let missing = |name: &str| {
-            SourceError::local(format!("the program `{name}` is not installed"))
-                .help(format!("install it, or deploy the mesh file another way: {name} is what fetches it"))
+            SourceError::local(format!("the program `{name}` is not installed")).help(format!(
+                "install it, or deploy the mesh file another way: {name} is what fetches it"
+            ))
         };
         let program = program::find("git").ok_or_else(|| missing("git"))?;
         let ssh = match location.url.scheme() {
@@ -68,13 +70,26 @@ impl<'a> Git<'a> {
         };
         let configuration = workspace.join("gitconfig");
         fs::write(&configuration, configuration_text(location)).map_err(|error| {
-            SourceError::local(format!("can't write to {}: {error}", workspace.display())).help(ROOM)
+            SourceError::local(format!("can't write to {}: {error}", workspace.display()))
+                .help(ROOM)
         })?;
         let deadline = Instant::now() + DEADLINE;
-        Ok(Self { program, location, workspace, configuration, ssh, deadline })
+        Ok(Self {
+            program,
+            location,
+            workspace,
+            configuration,
+            ssh,
+            deadline,
+        })
     }
 
-    async fn run<S: AsRef<OsStr>>(&self, arguments: &[S], input: &[u8], most: u64) -> Result<Vec<u8>, Failure> {
+    async fn run<S: AsRef<OsStr>>(
+        &self,
+        arguments: &[S],
+        input: &[u8],
+        most: u64,
+    ) -> Result<Vec<u8>, Failure> {
         let environment: [(&str, &OsStr); 13] = [
             ("GIT_CONFIG_NOSYSTEM", OsStr::new("1")),
             ("GIT_CONFIG_GLOBAL", self.configuration.as_os_str()),
@@ -104,21 +119,37 @@ impl<'a> Git<'a> {
     }
 
     /// Runs a command that reads the repository.
-    async fn read<S: AsRef<OsStr>>(&self, arguments: &[S], input: &[u8], most: u64) -> Result<Vec<u8>, SourceError> {
-        self.run(arguments, input, most).await.map_err(|failure| self.explain(failure))
+    async fn read<S: AsRef<OsStr>>(
+        &self,
+        arguments: &[S],
+        input: &[u8],
+        most: u64,
+    ) -> Result<Vec<u8>, SourceError> {
+        self.run(arguments, input, most)
+            .await
+            .map_err(|failure| self.explain(failure))
     }
 
     fn explain(&self, failure: Failure) -> SourceError {
         let url = &self.location.url;
         match failure {
             Failure::NotStarted(problem) => SourceError::local(problem),
-            Failure::TooSlow => {
-                SourceError::unreachable(format!("{url} did not answer within {} s", DEADLINE.as_secs()))
+            Failure::TooSlow => SourceError::unreachable(format!(
+                "{url} did not answer within {} s",
+                DEADLINE.as_secs()
+            )),
+            Failure::TooMuch => {
+                SourceError::refused(format!("{url} gives more than {} MiB", LONGEST_FILE >> 20))
+                    .help("a repository of mesh files is small: put them into one of their own")
             }
-            Failure::TooMuch => SourceError::refused(format!("{url} gives more than {} MiB", LONGEST_FILE >> 20))
-                .help("a repository of mesh files is small: put them into one of their own"),
-            Failure::Failed(said) if said.contains("No space left") || said.contains("Read-only file system") => {
-                SourceError::local(format!("git can't write to {}: {said}", self.workspace.display())).help(ROOM)
+            Failure::Failed(said)
+                if said.contains("No space left") || said.contains("Read-only file system") =>
+            {
+                SourceError::local(format!(
+                    "git can't write to {}: {said}",
+                    self.workspace.display()
+                ))
+                .help(ROOM)
             }
             // What ssh says of it fills a screen and is cut.
             Failure::Failed(said) if said.contains("HOST IDENTIFICATION HAS CHANGED") => {
@@ -140,7 +171,9 @@ impl<'a> Git<'a> {
                     error.help(
                         "add the host's key to known_hosts of the agent's user; natpunch never accepts an unknown one",
                     )
-                } else if said.contains("could not read Username") || said.contains("Authentication failed") {
+                } else if said.contains("could not read Username")
+                    || said.contains("Authentication failed")
+                {
                     error.help("put the credentials into ~/.netrc of the agent's user (mode 0600), or use git+ssh")
                 } else if said.contains("Permission denied (") {
                     error.help("make the public key of the agent's user (~/.ssh/id_ed25519.pub) a deploy key of the repository")
@@ -157,14 +190,24 @@ impl<'a> Git<'a> {
     /// The repository can't be reached, or has no such branch.
     pub(super) async fn tip(&self) -> Result<String, SourceError> {
         let reference = format!("refs/heads/{}", self.location.branch);
-        let arguments = ["ls-remote", "--quiet", "--refs", "--", self.location.url.as_str(), &reference];
+        let arguments = [
+            "ls-remote",
+            "--quiet",
+            "--refs",
+            "--",
+            self.location.url.as_str(),
+            &reference,
+        ];
         let list = self.read(&arguments, b"", MOST_LIST).await?;
         let tip = String::from_utf8_lossy(&list).lines().find_map(|line| {
             let (commit, name) = line.split_once('\t')?;
             (name == reference && is_commit(commit)).then(|| commit.to_owned())
         });
         tip.ok_or_else(|| {
-            SourceError::unreachable(format!("{} has no branch {}", self.location.url, self.location.branch))
+            SourceError::unreachable(format!(
+                "{} has no branch {}",
+                self.location.url, self.location.branch
+            ))
         })
     }
 
@@ -172,13 +215,24 @@ impl<'a> Git<'a> {
     ///
     /// # Errors
     /// It can't be fetched, or `trust` refuses it after `applied`.
-    pub(super) async fn fetch(&self, trust: &Trust, applied: Option<&str>) -> Result<String, SourceError> {
-        self.read(&["init", "--quiet", "--bare", "--template=", "repository"], b"", MOST_LIST).await?;
+    pub(super) async fn fetch(
+        &self,
+        trust: &Trust,
+        applied: Option<&str>,
+    ) -> Result<String, SourceError> {
+        self.read(
+            &["init", "--quiet", "--bare", "--template=", "repository"],
+            b"",
+            MOST_LIST,
+        )
+        .await?;
         if !trust.demands_signatures() {
             return self.fetch_depth("1").await;
         }
         let base = applied.or(trust.since.as_deref());
-        let mut commit = self.fetch_depth(if base.is_some() { FIRST_DEPTH } else { "1" }).await?;
+        let mut commit = self
+            .fetch_depth(if base.is_some() { FIRST_DEPTH } else { "1" })
+            .await?;
         let unsigned = match base {
             None => vec![commit.clone()],
             Some(base) => match self.since(base, &commit).await? {
@@ -220,27 +274,55 @@ impl<'a> Git<'a> {
             refspec.as_str(),
         ];
         self.read(&arguments, b"", MOST_LIST).await?;
-        let name = self.read(&["rev-parse", "--verify", &format!("{FETCHED}^{{commit}}")], b"", MOST_LIST).await?;
+        let name = self
+            .read(
+                &["rev-parse", "--verify", &format!("{FETCHED}^{{commit}}")],
+                b"",
+                MOST_LIST,
+            )
+            .await?;
         let name = String::from_utf8_lossy(&name).trim().to_owned();
         match is_commit(&name) {
             true => Ok(name),
-            false => Err(SourceError::refused(format!("{} gives no commit", self.location.url))),
+            false => Err(SourceError::refused(format!(
+                "{} gives no commit",
+                self.location.url
+            ))),
         }
     }
 
-    /// The commits after `base` up to `commit`; `None` if the one does not come after the other in what was fetched, or
-    /// if what was fetched ends within them.
+    /// The commits after `base` up to `commit`; `None` if the one does not come after the other in
+    /// what was fetched, or if what was fetched ends within them.
     async fn since(&self, base: &str, commit: &str) -> Result<Option<Vec<String>>, SourceError> {
-        match self.run(&["merge-base", "--is-ancestor", base, commit], b"", MOST_LIST).await {
+        match self
+            .run(
+                &["merge-base", "--is-ancestor", base, commit],
+                b"",
+                MOST_LIST,
+            )
+            .await
+        {
             Ok(_) => {}
             Err(Failure::Failed(_)) => return Ok(None),
             Err(other) => return Err(self.explain(other)),
         }
         let most = format!("--max-count={}", MOST_COMMITS + 1);
-        let list = self.read(&["rev-list", &most, commit, &format!("^{base}")], b"", MOST_LIST).await?;
-        let list: Vec<String> = String::from_utf8_lossy(&list).lines().map(str::to_owned).collect();
+        let list = self
+            .read(
+                &["rev-list", &most, commit, &format!("^{base}")],
+                b"",
+                MOST_LIST,
+            )
+            .await?;
+        let list: Vec<String> = String::from_utf8_lossy(&list)
+            .lines()
+            .map(str::to_owned)
+            .collect();
         let cut = fs::read_to_string(self.workspace.join("repository/shallow")).unwrap_or_default();
-        if list.iter().any(|commit| cut.lines().any(|line| line == commit)) {
+        if list
+            .iter()
+            .any(|commit| cut.lines().any(|line| line == commit))
+        {
             return Ok(None);
         }
         if list.len() > MOST_COMMITS {
@@ -259,39 +341,52 @@ impl<'a> Git<'a> {
         wanted.push('\n');
         let objects = self.objects(wanted.as_bytes(), MOST_COMMIT_BYTES).await?;
         for (commit, object) in commits.iter().zip(&objects) {
-            signature::check_commit(trust, object, self.workspace, self.deadline).await.map_err(|error| {
-                let hint = error.hint().map(str::to_owned);
-                let refused = match error.problem() {
-                    super::Problem::Refused => SourceError::refused(format!("commit {} {error}", short(commit))),
-                    _ => return error,
-                };
-                match hint {
-                    Some(hint) => refused.help(hint),
-                    None => refused,
-                }
-            })?;
+            signature::check_commit(trust, object, self.workspace, self.deadline)
+                .await
+                .map_err(|error| {
+                    let hint = error.hint().map(str::to_owned);
+                    let refused = match error.problem() {
+                        super::Problem::Refused => {
+                            SourceError::refused(format!("commit {} {error}", short(commit)))
+                        }
+                        _ => return error,
+                    };
+                    match hint {
+                        Some(hint) => refused.help(hint),
+                        None => refused,
+                    }
+                })?;
         }
         match commits.len() == objects.len() {
             true => Ok(()),
-            false => Err(SourceError::refused("a commit is missing in what the repository gives")),
+            false => Err(SourceError::refused(
+                "a commit is missing in what the repository gives",
+            )),
         }
     }
 
-    /// The mesh files of a commit: the one file that the path names, or the `*.toml` files of the directory.
+    /// The mesh files of a commit: the one file that the path names, or the `*.toml` files of the
+    /// directory.
     ///
     /// # Errors
     /// The path is not there, or it leads to something that is no plain file, or to too much.
     pub(super) async fn files(&self, commit: &str) -> Result<(Vec<File>, bool), SourceError> {
         let path = self.location.path.as_str();
-        let shown = if path.is_empty() { "the root of the repository" } else { path };
-        let refused = |what: String| SourceError::refused(format!("{what} at commit {}", short(commit)));
+        let shown = if path.is_empty() {
+            "the root of the repository"
+        } else {
+            path
+        };
+        let refused =
+            |what: String| SourceError::refused(format!("{what} at commit {}", short(commit)));
         let single = if path.is_empty() {
             None
         } else {
             let found = self.list(commit, path).await?;
             let Some(entry) = found.into_iter().next() else {
-                return Err(refused(format!("{path} is not there"))
-                    .help("check the part after `:`; a path through a symbolic link is not followed"));
+                return Err(refused(format!("{path} is not there")).help(
+                    "check the part after `:`; a path through a symbolic link is not followed",
+                ));
             };
             match entry.kind {
                 Kind::Directory => None,
@@ -302,7 +397,11 @@ impl<'a> Git<'a> {
         let entries = match single {
             Some(entry) => vec![entry],
             None => {
-                let directory = if path.is_empty() { String::new() } else { format!("{path}/") };
+                let directory = if path.is_empty() {
+                    String::new()
+                } else {
+                    format!("{path}/")
+                };
                 let mut entries = self.list(commit, &directory).await?;
                 entries.retain(|entry| entry.is_mesh_file());
                 entries
@@ -312,7 +411,9 @@ impl<'a> Git<'a> {
             return Err(refused(format!("{shown} holds no *.toml files")));
         }
         if entries.len() > MOST_FILES {
-            return Err(refused(format!("{shown} holds more than {MOST_FILES} *.toml files")));
+            return Err(refused(format!(
+                "{shown} holds more than {MOST_FILES} *.toml files"
+            )));
         }
         let mut sum = 0;
         for entry in &entries {
@@ -320,9 +421,12 @@ impl<'a> Git<'a> {
             match entry.kind {
                 Kind::File => {}
                 Kind::Link => {
-                    return Err(refused(format!("{name} is a symbolic link")).help("put the file itself there"));
+                    return Err(refused(format!("{name} is a symbolic link"))
+                        .help("put the file itself there"));
                 }
-                Kind::Directory | Kind::Other => return Err(refused(format!("{name} is not a plain file"))),
+                Kind::Directory | Kind::Other => {
+                    return Err(refused(format!("{name} is not a plain file")));
+                }
             }
             if entry.name.chars().any(char::is_control) || entry.name.len() > 200 {
                 return Err(refused(format!("`{name}` is not a name for a mesh file")));
@@ -345,7 +449,13 @@ impl<'a> Git<'a> {
         if contents.len() != entries.len() {
             return Err(refused(format!("a file of {shown} is missing")));
         }
-        let files = entries.into_iter().zip(contents).map(|(entry, content)| File { name: entry.name, content });
+        let files = entries
+            .into_iter()
+            .zip(contents)
+            .map(|(entry, content)| File {
+                name: entry.name,
+                content,
+            });
         Ok((files.collect(), is_single))
     }
 
@@ -369,7 +479,8 @@ impl<'a> Git<'a> {
         let output = self.read(&["cat-file", "--batch"], names, most).await?;
         let mut rest = output.as_slice();
         let mut objects = Vec::new();
-        // Each is `NAME TYPE SIZE`, a line feed, the content and another line feed; or `NAME missing`.
+        // Each is `NAME TYPE SIZE`, a line feed, the content and another line feed; or
+        // `NAME missing`.
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let size = String::from_utf8_lossy(rest.get(..end).unwrap_or_default())
                 .split(' ')
@@ -377,7 +488,9 @@ impl<'a> Git<'a> {
                 .and_then(|size| size.parse::<usize>().ok());
             let Some(size) = size else { break };
             let start = end + 1;
-            let Some(content) = start.checked_add(size).and_then(|end| rest.get(start..end)) else { break };
+            let Some(content) = start.checked_add(size).and_then(|end| rest.get(start..end)) else {
+                break;
+            };
             objects.push(content.to_vec());
             rest = rest.get(start + size + 1..).unwrap_or_default();
         }
@@ -395,12 +508,19 @@ fn configuration_text(location: &GitLocation) -> String {
          [transfer]\n\tfsckObjects = true\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n\
          [credential]\n\thelper = \n[http]\n\tlowSpeedLimit = 100\n\tlowSpeedTime = 20\n\tfollowRedirects = initial\n"
     );
-    // The repository that the operator named may belong to another user of this machine; no other may.
+    // The repository that the operator named may belong to another user of this machine; no other
+    // may.
     if let Ok(path) = location.url.to_file_path() {
-        let path = path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
+        let path = path
+            .to_string_lossy()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
         if !path.contains('\n') {
             let path = path.trim_end_matches('/');
-            let _ = write!(text, "[safe]\n\tdirectory = \"{path}\"\n\tdirectory = \"{path}/.git\"\n");
+            let _ = write!(
+                text,
+                "[safe]\n\tdirectory = \"{path}\"\n\tdirectory = \"{path}/.git\"\n"
+            );
         }
     }
     text
@@ -442,11 +562,20 @@ impl Entry {
         };
         let object = facts.nth(1)?.to_owned();
         let size = facts.next()?.parse().unwrap_or(0);
-        Some(Self { name: path.rsplit('/').next()?.to_owned(), kind, object, size })
+        Some(Self {
+            name: path.rsplit('/').next()?.to_owned(),
+            kind,
+            object,
+            size,
+        })
     }
 
-    /// Whether a directory's entry counts as a part of the mesh, by the rules for directories of this machine.
+    /// Whether a directory's entry counts as a part of the mesh, by the rules for directories of
+    /// this machine.
     fn is_mesh_file(&self) -> bool {
-        !self.name.starts_with('.') && Path::new(&self.name).extension().is_some_and(|extension| extension == "toml")
+        !self.name.starts_with('.')
+            && Path::new(&self.name)
+                .extension()
+                .is_some_and(|extension| extension == "toml")
     }
 }

@@ -34,13 +34,15 @@ const FORMS: &str = "write a file, a directory, git+https://HOST/REPO.git#BRANCH
                      https://HOST/mesh.toml";
 
 impl Location {
-    /// Reads what stands on the command line. What is no `git+…` or `http…` URL is a local path, also one that holds
-    /// `#` or `:`.
+    /// Reads what stands on the command line. What is no `git+…` or `http…` URL is a local path,
+    /// also one that holds `#` or `:`.
     ///
     /// # Errors
     /// It is meant as a URL, but can't be used as one.
     pub fn parse(text: &OsStr) -> Result<Self, SourceError> {
-        let Some(url) = text.to_str().filter(|text| is_url(text)) else { return Ok(Self::Local(text.into())) };
+        let Some(url) = text.to_str().filter(|text| is_url(text)) else {
+            return Ok(Self::Local(text.into()));
+        };
         match url.strip_prefix("git+") {
             Some(url) => GitLocation::parse(url).map(Self::Git),
             None => {
@@ -92,26 +94,43 @@ impl GitLocation {
         let (branch, path) = place.split_once(':').unwrap_or((place, ""));
         let url = parse_url(repository)?;
         if branch.is_empty() {
-            return Err(SourceError::usage(format!("git+{url} names no branch"))
-                .help(format!("say which branch, and which path on it: git+{url}#main:mesh.toml")));
+            return Err(
+                SourceError::usage(format!("git+{url} names no branch")).help(format!(
+                    "say which branch, and which path on it: git+{url}#main:mesh.toml"
+                )),
+            );
         }
         if !is_branch(branch) {
-            return Err(SourceError::usage(format!("`{}` is not the name of a branch", branch.escape_default()))
-                .help("letters, digits and . _ - / + @ make a name, such as main or site/berlin"));
+            return Err(SourceError::usage(format!(
+                "`{}` is not the name of a branch",
+                branch.escape_default()
+            ))
+            .help("letters, digits and . _ - / + @ make a name, such as main or site/berlin"));
         }
         let plain = Path::new(path)
             .components()
             .filter(|component| *component != Component::CurDir)
             .map(|component| match component {
-                Component::Normal(name) => name.to_str().filter(|name| !name.contains(char::is_control)),
+                Component::Normal(name) => name
+                    .to_str()
+                    .filter(|name| !name.contains(char::is_control)),
                 _ => None,
             })
             .collect::<Option<Vec<&str>>>();
         let Some(plain) = plain else {
-            return Err(SourceError::usage(format!("`{}` leads out of the repository", path.escape_default()))
-                .help("write the path from the root of the repository, such as mesh.toml or sites/home"));
+            return Err(SourceError::usage(format!(
+                "`{}` leads out of the repository",
+                path.escape_default()
+            ))
+            .help(
+                "write the path from the root of the repository, such as mesh.toml or sites/home",
+            ));
         };
-        Ok(Self { url, branch: branch.to_owned(), path: plain.join("/") })
+        Ok(Self {
+            url,
+            branch: branch.to_owned(),
+            path: plain.join("/"),
+        })
     }
 }
 
@@ -124,12 +143,22 @@ fn parse_url(text: &str) -> Result<Url, SourceError> {
         SourceError::usage(format!("`{}` is not a URL: {error}", text.escape_default())).help(FORMS)
     })?;
     let host_fits = match url.scheme() {
-        "https" | "http" | "ssh" => url.host_str().is_some_and(|host| !host.is_empty() && !host.starts_with('-')),
+        "https" | "http" | "ssh" => url
+            .host_str()
+            .is_some_and(|host| !host.is_empty() && !host.starts_with('-')),
         "file" => url.host().is_none(),
-        scheme => return Err(SourceError::usage(format!("natpunch does not fetch over `{scheme}`")).help(FORMS)),
+        scheme => {
+            return Err(
+                SourceError::usage(format!("natpunch does not fetch over `{scheme}`")).help(FORMS),
+            );
+        }
     };
     if !host_fits {
-        return Err(SourceError::usage(format!("{} does not say where it is", text.escape_default())).help(FORMS));
+        return Err(SourceError::usage(format!(
+            "{} does not say where it is",
+            text.escape_default()
+        ))
+        .help(FORMS));
     }
     if url.password().is_some() {
         let host = url.host_str().unwrap_or_default();
@@ -148,7 +177,9 @@ fn is_branch(name: &str) -> bool {
     name.len() <= 200
         && name.chars().all(fits)
         && !name.contains("..")
-        && name.split('/').all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock"))
+        && name.split('/').all(|part| {
+            !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock")
+        })
         && !name.ends_with('.')
 }
 
@@ -200,8 +231,14 @@ mod tests {
     fn what_git_or_a_terminal_could_take_for_something_else_is_refused() {
         for (bad, why) in [
             ("git+https://git.example/mesh.git", "names no branch"),
-            ("git+https://git.example/mesh.git#--upload-pack=x:a", "not the name of a branch"),
-            ("git+https://git.example/mesh.git#a..b:a", "not the name of a branch"),
+            (
+                "git+https://git.example/mesh.git#--upload-pack=x:a",
+                "not the name of a branch",
+            ),
+            (
+                "git+https://git.example/mesh.git#a..b:a",
+                "not the name of a branch",
+            ),
             ("git+https://git.example/mesh.git#main:../etc", "leads out"),
             ("git+https://git.example/mesh.git#main:/etc", "leads out"),
             ("git+ext::sh -c id#main:a", "does not fetch over `ext`"),
@@ -221,7 +258,9 @@ mod tests {
     #[test]
     fn plain_http_is_told_from_loopback_and_https() {
         let plain = |text| parse(text).unwrap().is_plain_http();
-        assert!(plain("http://192.0.2.1/mesh.toml") && plain("git+http://git.example/x.git#main:a"));
+        assert!(
+            plain("http://192.0.2.1/mesh.toml") && plain("git+http://git.example/x.git#main:a")
+        );
         assert!(!plain("http://127.0.0.1:8080/mesh.toml") && !plain("http://[::1]/mesh.toml"));
         assert!(!plain("https://192.0.2.1/mesh.toml") && !plain("git+file:///x#main:a"));
     }

@@ -1,9 +1,10 @@
 //! Where the mesh comes from: a path of this machine, a git repository or a web server.
 //!
-//! A [`Source`] gives the agent a local path to load, and tells when there is another version to load from it. What
-//! comes over the network is fetched (`git`, `web`), judged by what this machine trusts (`trust`), and kept with
-//! the version that was applied last (`store`), which is what the node starts with when it finds nothing newer.
-//! Nothing here decides whether a version is a good mesh: that is for the configuration and the agent.
+//! A [`Source`] gives the agent a local path to load, and tells when there is another version to
+//! load from it. What comes over the network is fetched (`git`, `web`), judged by what this machine
+//! trusts (`trust`), and kept with the version that was applied last (`store`), which is what the
+//! node starts with when it finds nothing newer. Nothing here decides whether a version is a good
+//! mesh: that is for the configuration and the agent.
 
 mod error;
 mod follow;
@@ -93,16 +94,27 @@ impl From<SourceError> for Failed {
 ///
 /// # Errors
 /// It can't be had, or may not be used.
-async fn fetch(location: &Location, trust: &Trust, known: &Known<'_>, workspace: &Path) -> Result<Found, Failed> {
+async fn fetch(
+    location: &Location,
+    trust: &Trust,
+    known: &Known<'_>,
+    workspace: &Path,
+) -> Result<Found, Failed> {
     if location.is_plain_http() && !trust.plain_http {
-        let message = format!("{location} would be fetched in plain HTTP, which anybody on the way can change");
+        let message = format!(
+            "{location} would be fetched in plain HTTP, which anybody on the way can change"
+        );
         return Err(SourceError::usage(message)
             .help("use https; where that can't be, write plain_http = true under [trust] in the trust file")
             .into());
     }
     match location {
-        Location::Local(path) => Err(SourceError::usage(format!("{} is on this machine", path.display())).into()),
-        Location::Web(url) => Ok(web::fetch(url, trust, known.etag).await?.map_or(Found::Unchanged, Found::New)),
+        Location::Local(path) => {
+            Err(SourceError::usage(format!("{} is on this machine", path.display())).into())
+        }
+        Location::Web(url) => Ok(web::fetch(url, trust, known.etag)
+            .await?
+            .map_or(Found::Unchanged, Found::New)),
         Location::Git(place) => {
             let git = Git::new(place, workspace)?;
             let tip = git.tip().await?;
@@ -115,20 +127,35 @@ async fn fetch(location: &Location, trust: &Trust, known: &Known<'_>, workspace:
             let got = async {
                 let revision = git.fetch(trust, known.applied).await?;
                 let (files, single) = git.files(&revision).await?;
-                Ok(Found::New(Fetched { revision, files, single, etag: None }))
+                Ok(Found::New(Fetched {
+                    revision,
+                    files,
+                    single,
+                    etag: None,
+                }))
             };
-            got.await.map_err(|error| Failed { error, tip: Some(tip) })
+            got.await.map_err(|error| Failed {
+                error,
+                tip: Some(tip),
+            })
         }
     }
 }
 
-/// Whether the mesh at `path` may follow the version that was applied last: its generation never goes back. Gives the
-/// generation. A mesh that is not valid may: the agent says what is wrong with it, and does not apply it.
+/// Whether the mesh at `path` may follow the version that was applied last: its generation never
+/// goes back. Gives the generation. A mesh that is not valid may: the agent says what is wrong with
+/// it, and does not apply it.
 ///
 /// # Errors
 /// It may not.
-fn check_generation(path: &Path, applied: Option<&Version>, must_have: bool) -> Result<Option<u64>, SourceError> {
-    let Ok(mesh) = crate::config::load(path) else { return Ok(None) };
+fn check_generation(
+    path: &Path,
+    applied: Option<&Version>,
+    must_have: bool,
+) -> Result<Option<u64>, SourceError> {
+    let Ok(mesh) = crate::config::load(path) else {
+        return Ok(None);
+    };
     let help = "raise `generation` under [mesh] with every change";
     match (mesh.generation, applied.and_then(|applied| applied.generation)) {
         (Some(new), Some(old)) if new <= old => Err(SourceError::refused(format!(
@@ -154,26 +181,53 @@ pub struct Look {
 }
 
 impl Look {
-    /// Gets what is at a location now, by the rules that an agent of this machine would go by: for a local path that is
-    /// the path itself, anything else is fetched into a temporary directory.
+    /// Gets what is at a location now, by the rules that an agent of this machine would go by: for
+    /// a local path that is the path itself, anything else is fetched into a temporary directory.
     ///
     /// # Errors
     /// It can't be had, or may not be used.
-    pub fn at(location: &Location, trust: Option<&Path>, state_dir: &Path) -> Result<Self, SourceError> {
+    pub fn at(
+        location: &Location,
+        trust: Option<&Path>,
+        state_dir: &Path,
+    ) -> Result<Self, SourceError> {
         if let Location::Local(path) = location {
-            return Ok(Self { path: path.clone(), _directory: None });
+            return Ok(Self {
+                path: path.clone(),
+                _directory: None,
+            });
         }
-        let failed = |error: std::io::Error| SourceError::local(format!("can't fetch {location}: {error}"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let directory = tempfile::Builder::new().prefix("natpunch-").tempdir().map_err(failed)?;
+        let failed =
+            |error: std::io::Error| SourceError::local(format!("can't fetch {location}: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let directory = tempfile::Builder::new()
+            .prefix("natpunch-")
+            .tempdir()
+            .map_err(failed)?;
         let trust = Trust::load(trust)?;
         let applied = Store::peek(state_dir, location);
-        let known = Known { applied: applied.as_ref().map(|applied| applied.revision.as_str()), ..Known::default() };
+        let known = Known {
+            applied: applied.as_ref().map(|applied| applied.revision.as_str()),
+            ..Known::default()
+        };
         let workspace = directory.path().join("work");
         std::fs::create_dir(&workspace).map_err(failed)?;
-        let found = runtime.block_on(fetch(location, &trust, &known, &workspace)).map_err(|failed| failed.error)?;
-        let Found::New(Fetched { revision, files, single, .. }) = found else {
-            return Err(SourceError::unreachable(format!("{location} gives nothing")));
+        let found = runtime
+            .block_on(fetch(location, &trust, &known, &workspace))
+            .map_err(|failed| failed.error)?;
+        let Found::New(Fetched {
+            revision,
+            files,
+            single,
+            ..
+        }) = found
+        else {
+            return Err(SourceError::unreachable(format!(
+                "{location} gives nothing"
+            )));
         };
         let mut path = directory.path().join(git::short(&revision));
         std::fs::create_dir(&path).map_err(failed)?;
@@ -183,10 +237,20 @@ impl Look {
         if let Some(file) = files.first().filter(|_| single) {
             path.push(&file.name);
         }
-        if applied.as_ref().is_none_or(|applied| applied.revision != revision) {
-            check_generation(&path, applied.as_ref(), must_have_generation(location, &trust))?;
+        if applied
+            .as_ref()
+            .is_none_or(|applied| applied.revision != revision)
+        {
+            check_generation(
+                &path,
+                applied.as_ref(),
+                must_have_generation(location, &trust),
+            )?;
         }
-        Ok(Self { path, _directory: Some(directory) })
+        Ok(Self {
+            path,
+            _directory: Some(directory),
+        })
     }
 
     /// The mesh file or directory.

@@ -1,4 +1,5 @@
-//! Runs a program of this machine with bounds: no shell, no terminal, a time, an amount of output, memory and file size.
+//! Runs a program of this machine with bounds: no shell, no terminal, a time, an amount of output,
+//! memory and file size.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout_at};
 
-/// Where programs are looked for: what only root writes to. The last two are where NixOS and Guix have them.
-const DIRECTORIES: &[&str] =
-    &["/usr/local/bin", "/usr/bin", "/bin", "/run/current-system/sw/bin", "/run/current-system/profile/bin"];
+/// Where programs are looked for: what only root writes to. The last two are where NixOS and Guix
+/// have them.
+const DIRECTORIES: &[&str] = &[
+    "/usr/local/bin",
+    "/usr/bin",
+    "/bin",
+    "/run/current-system/sw/bin",
+    "/run/current-system/profile/bin",
+];
 
 /// Most bytes of standard error that are kept.
 const MOST_COMPLAINT: u64 = 16 << 10;
@@ -43,7 +50,10 @@ pub(super) enum Failure {
 
 /// The path of an installed program.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
-    DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+    DIRECTORIES
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| path.is_file())
 }
 
 /// A program, its surroundings and its bounds.
@@ -57,8 +67,14 @@ pub(super) struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Runs it to its end and gives what it printed, at most `most` bytes. Dropping the future ends it.
-    pub(super) async fn run(&self, arguments: &[&OsStr], input: &[u8], most: u64) -> Result<Vec<u8>, Failure> {
+    /// Runs it to its end and gives what it printed, at most `most` bytes. Dropping the future ends
+    /// it.
+    pub(super) async fn run(
+        &self,
+        arguments: &[&OsStr],
+        input: &[u8],
+        most: u64,
+    ) -> Result<Vec<u8>, Failure> {
         let mut command = Command::new(self.path);
         command
             .args(arguments)
@@ -78,11 +94,14 @@ impl Program<'_> {
                 command.env(kept, value);
             }
         }
-        let failed = |error: std::io::Error| Failure::NotStarted(format!("can't run {}: {error}", self.path.display()));
+        let failed = |error: std::io::Error| {
+            Failure::NotStarted(format!("can't run {}: {error}", self.path.display()))
+        };
         let mut child = command.spawn().map_err(failed)?;
         let group = Group::of(&child);
         group.limit();
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut stdin) = stdin {
                 // It may end without having read all.
@@ -92,7 +111,10 @@ impl Program<'_> {
         let complaint = async {
             let mut text = Vec::new();
             if let Some(mut stderr) = stderr {
-                let _ = (&mut stderr).take(MOST_COMPLAINT).read_to_end(&mut text).await;
+                let _ = (&mut stderr)
+                    .take(MOST_COMPLAINT)
+                    .read_to_end(&mut text)
+                    .await;
                 let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
             }
             text
@@ -102,14 +124,22 @@ impl Program<'_> {
             if let Some(stdout) = stdout {
                 let _ = stdout.take(most + 1).read_to_end(&mut bytes).await;
             }
-            if bytes.len() as u64 > most { Err(Failure::TooMuch) } else { Ok(bytes) }
+            if bytes.len() as u64 > most {
+                Err(Failure::TooMuch)
+            } else {
+                Ok(bytes)
+            }
         };
         let work = async {
             // The first that fails ends the others, and with them the program.
             let (bytes, ended) = tokio::try_join!(output, async {
                 let ((), text) = tokio::join!(feed, complaint);
                 let status = child.wait().await.map_err(failed)?;
-                if status.success() { Ok(()) } else { Err(Failure::Failed(clean(&text))) }
+                if status.success() {
+                    Ok(())
+                } else {
+                    Err(Failure::Failed(clean(&text)))
+                }
             })?;
             let () = ended;
             Ok(bytes)
@@ -121,7 +151,9 @@ impl Program<'_> {
         drop(group);
         match result {
             // The limit of the file size ends it in ways that each program words differently.
-            Err(Failure::Failed(_)) if size(self.directory) >= LONGEST_FILE => Err(Failure::TooMuch),
+            Err(Failure::Failed(_)) if size(self.directory) >= LONGEST_FILE => {
+                Err(Failure::TooMuch)
+            }
             result => result,
         }
     }
@@ -132,15 +164,36 @@ struct Group(Option<Pid>);
 
 impl Group {
     fn of(child: &tokio::process::Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+        Self(
+            child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw),
+        )
     }
 
     /// Limits what the program and everything that it starts from now on can take.
     fn limit(&self) {
-        let Some(pid) = self.0.and_then(|pid| rustix::process::Pid::from_raw(pid.as_raw())) else { return };
-        for (resource, most) in [(Resource::Fsize, LONGEST_FILE), (Resource::As, MOST_MEMORY), (Resource::Core, 0)] {
+        let Some(pid) = self
+            .0
+            .and_then(|pid| rustix::process::Pid::from_raw(pid.as_raw()))
+        else {
+            return;
+        };
+        for (resource, most) in [
+            (Resource::Fsize, LONGEST_FILE),
+            (Resource::As, MOST_MEMORY),
+            (Resource::Core, 0),
+        ] {
             // An error is a program that has ended already.
-            let _ = prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) });
+            let _ = prlimit(
+                Some(pid),
+                resource,
+                Rlimit {
+                    current: Some(most),
+                    maximum: Some(most),
+                },
+            );
         }
     }
 }
@@ -183,7 +236,12 @@ fn clean(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let lines: Vec<String> = text
         .lines()
-        .map(|line| line.chars().filter(|c| !c.is_control()).take(300).collect::<String>())
+        .map(|line| {
+            line.chars()
+                .filter(|c| !c.is_control())
+                .take(300)
+                .collect::<String>()
+        })
         .filter(|line| !line.trim().is_empty())
         .take(MOST_LINES)
         .collect();
@@ -194,11 +252,21 @@ fn clean(text: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    async fn run(program: &str, arguments: &[&str], most: u64, limit: Duration) -> Result<Vec<u8>, Failure> {
+    async fn run(
+        program: &str,
+        arguments: &[&str],
+        most: u64,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Failure> {
         let directory = tempfile::tempdir().unwrap();
         let path = find(program).unwrap();
         let deadline = Instant::now() + limit;
-        let program = Program { path: &path, environment: &[], directory: directory.path(), deadline };
+        let program = Program {
+            path: &path,
+            environment: &[],
+            directory: directory.path(),
+            deadline,
+        };
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
         program.run(&arguments, b"in", most).await
     }
@@ -209,17 +277,31 @@ mod tests {
     async fn a_program_gets_its_input_and_nothing_of_the_environment() {
         assert_eq!(run("cat", &[], 10, LONG).await.unwrap(), b"in");
         let seen = String::from_utf8(run("env", &[], 10_000, LONG).await.unwrap()).unwrap();
-        assert!(seen.contains("LC_ALL=C") && !seen.contains("CARGO"), "{seen}");
+        assert!(
+            seen.contains("LC_ALL=C") && !seen.contains("CARGO"),
+            "{seen}"
+        );
     }
 
     #[tokio::test]
     async fn a_program_is_ended_at_its_bounds() {
         let start = Instant::now();
-        assert!(matches!(run("sleep", &["60"], 10, Duration::from_millis(200)).await, Err(Failure::TooSlow)));
-        assert!(matches!(run("cat", &["/dev/zero"], 1000, LONG).await, Err(Failure::TooMuch)));
+        assert!(matches!(
+            run("sleep", &["60"], 10, Duration::from_millis(200)).await,
+            Err(Failure::TooSlow)
+        ));
+        assert!(matches!(
+            run("cat", &["/dev/zero"], 1000, LONG).await,
+            Err(Failure::TooMuch)
+        ));
         let copy = ["if=/dev/zero", "of=big", "bs=1M", "count=100000"];
-        assert!(matches!(run("dd", &copy, 1000, LONG).await, Err(Failure::TooMuch)));
+        assert!(matches!(
+            run("dd", &copy, 1000, LONG).await,
+            Err(Failure::TooMuch)
+        ));
         assert!(start.elapsed() < LONG);
-        assert!(matches!(run("cat", &["gone"], 10, LONG).await, Err(Failure::Failed(text)) if text.contains("gone")));
+        assert!(
+            matches!(run("cat", &["gone"], 10, LONG).await, Err(Failure::Failed(text)) if text.contains("gone"))
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! SSH signatures of commits, checked by `ssh-keygen` against the listed signers only.
 //!
-//! Not by `git verify-commit`: its verdict depends on settings, and it also knows signatures of kinds that nobody listed.
+//! Not by `git verify-commit`: its verdict depends on settings, and it also knows signatures of
+//! kinds that nobody listed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -38,27 +39,49 @@ pub(super) async fn check_commit(
         SourceError::local("the program `ssh-keygen` is not installed, which checks signatures")
             .help("install the package openssh-client")
     })?;
-    let failed = |error| SourceError::local(format!("can't write to {}: {error}", workspace.display()));
+    let failed =
+        |error| SourceError::local(format!("can't write to {}: {error}", workspace.display()));
     let (signers, signature) = (workspace.join("signers"), workspace.join("signature"));
     fs::write(&signers, trust.allowed_signers(PRINCIPAL)?).map_err(failed)?;
     fs::write(&signature, &signed.signature).map_err(failed)?;
-    let arguments = ["-Y", "verify", "-f", "signers", "-I", PRINCIPAL, "-n", "git", "-s", "signature"].map(OsStr::new);
-    let program = Program { path: &path, environment: &[], directory: workspace, deadline };
+    let arguments = [
+        "-Y",
+        "verify",
+        "-f",
+        "signers",
+        "-I",
+        PRINCIPAL,
+        "-n",
+        "git",
+        "-s",
+        "signature",
+    ]
+    .map(OsStr::new);
+    let program = Program {
+        path: &path,
+        environment: &[],
+        directory: workspace,
+        deadline,
+    };
     match program.run(&arguments, &signed.payload, 1 << 16).await {
         Ok(_) => Ok(()),
-        Err(Failure::Failed(said)) => {
-            Err(SourceError::refused(format!("is not signed by a listed signer: {said}")).help(help))
-        }
+        Err(Failure::Failed(said)) => Err(SourceError::refused(format!(
+            "is not signed by a listed signer: {said}"
+        ))
+        .help(help)),
         Err(Failure::NotStarted(problem)) => Err(SourceError::local(problem)),
-        Err(Failure::TooSlow | Failure::TooMuch) => {
-            Err(SourceError::unreachable("could not be checked in time: too many commits at once"))
-        }
+        Err(Failure::TooSlow | Failure::TooMuch) => Err(SourceError::unreachable(
+            "could not be checked in time: too many commits at once",
+        )),
     }
 }
 
 /// Takes the signature out of a commit, as git did before it signed.
 fn split(commit: &[u8]) -> Result<Signed, String> {
-    let end = commit.windows(2).position(|pair| pair == b"\n\n").ok_or("has no end of its header")?;
+    let end = commit
+        .windows(2)
+        .position(|pair| pair == b"\n\n")
+        .ok_or("has no end of its header")?;
     let (header, message) = commit.split_at(end + 1);
     let mut payload = Vec::with_capacity(commit.len());
     let mut signature: Option<Vec<u8>> = None;
@@ -82,7 +105,8 @@ fn split(commit: &[u8]) -> Result<Signed, String> {
         match (in_signature, &mut signature) {
             (None, _) => payload.extend_from_slice(line),
             (Some(true), Some(signature)) => {
-                signature.extend_from_slice(continued.or(line.strip_prefix(b"gpgsig ")).unwrap_or(line));
+                signature
+                    .extend_from_slice(continued.or(line.strip_prefix(b"gpgsig ")).unwrap_or(line));
             }
             _ => {}
         }
@@ -104,16 +128,26 @@ mod tests {
         let commit = b"tree 1\nauthor a\ngpgsig -----BEGIN SSH SIGNATURE-----\n AAAA\n -----END SSH SIGNATURE-----\n\
                        mergetag object 2\n gpgsig fake\n x\n\ngpgsig in the message\n";
         let signed = split(commit).unwrap();
-        assert_eq!(signed.signature, b"-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n");
-        assert_eq!(signed.payload, b"tree 1\nauthor a\nmergetag object 2\n gpgsig fake\n x\n\ngpgsig in the message\n");
+        assert_eq!(
+            signed.signature,
+            b"-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"
+        );
+        assert_eq!(
+            signed.payload,
+            b"tree 1\nauthor a\nmergetag object 2\n gpgsig fake\n x\n\ngpgsig in the message\n"
+        );
     }
 
     #[test]
     fn what_is_not_one_ssh_signature_is_refused() {
         let refused = |commit: &[u8]| split(commit).unwrap_err();
-        assert_eq!(refused(b"tree 1\n\ngpgsig -----BEGIN SSH SIGNATURE-----\n"), "is not signed");
+        assert_eq!(
+            refused(b"tree 1\n\ngpgsig -----BEGIN SSH SIGNATURE-----\n"),
+            "is not signed"
+        );
         assert!(refused(b"gpgsig -----BEGIN PGP SIGNATURE-----\n\nx").contains("something else"));
-        let twice = b"gpgsig -----BEGIN SSH SIGNATURE-----\ngpgsig -----BEGIN SSH SIGNATURE-----\n\nx";
+        let twice =
+            b"gpgsig -----BEGIN SSH SIGNATURE-----\ngpgsig -----BEGIN SSH SIGNATURE-----\n\nx";
         assert_eq!(refused(twice), "has two signatures");
         assert!(refused(b"tree 1").contains("no end"));
     }

@@ -6,9 +6,9 @@
 //! 7-3f2a91c0d4e5/       a version's mesh files; nothing in it is ever changed
 //! ```
 //!
-//! A version is written beside its place, flushed and renamed. It counts only when the manifest, written the same way,
-//! names it: so there is the version before or the new one, never a part. What does not match its checksum is set
-//! aside, and the next look at the source replaces it.
+//! A version is written beside its place, flushed and renamed. It counts only when the manifest,
+//! written the same way, names it: so there is the version before or the new one, never a part.
+//! What does not match its checksum is set aside, and the next look at the source replaces it.
 
 use std::fs::{self, File as DiskFile, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -70,7 +70,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the store of a source, and checks what it holds. A disk that can't be written to does not matter yet.
+    /// Opens the store of a source, and checks what it holds. A disk that can't be written to does
+    /// not matter yet.
     ///
     /// # Errors
     /// Another agent follows the source.
@@ -90,12 +91,22 @@ impl Store {
         let lock = match open.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
             Ok(Ok(lock)) => Some(lock),
             Ok(Err((_, Errno::EWOULDBLOCK))) => {
-                return Err(SourceError::local(format!("another natpunch agent follows {location} already"))
-                    .help("`natpunch status` shows it, `natpunch reload` makes it look for a new version"));
+                return Err(SourceError::local(format!(
+                    "another natpunch agent follows {location} already"
+                ))
+                .help(
+                    "`natpunch status` shows it, `natpunch reload` makes it look for a new version",
+                ));
             }
             _ => None,
         };
-        let mut store = Self { directory, location: location.to_string(), applied: None, serial: 0, _lock: lock };
+        let mut store = Self {
+            directory,
+            location: location.to_string(),
+            applied: None,
+            serial: 0,
+            _lock: lock,
+        };
         store.applied = store.read().unwrap_or_else(|problem| {
             tracing::warn!(directory = %store.directory.display(), "{problem}; it is set aside and not used");
             store.set_aside("manifest");
@@ -109,7 +120,15 @@ impl Store {
     /// What was applied last, without a lock and without any change: for commands that only look.
     pub(super) fn peek(state_dir: &Path, location: &Location) -> Option<Version> {
         let directory = directory_of(state_dir, location);
-        Self { directory, location: location.to_string(), applied: None, serial: 0, _lock: None }.read().ok()?
+        Self {
+            directory,
+            location: location.to_string(),
+            applied: None,
+            serial: 0,
+            _lock: None,
+        }
+        .read()
+        .ok()?
     }
 
     /// The version that was applied last.
@@ -126,13 +145,18 @@ impl Store {
         }
     }
 
-    /// Room for work, below the state directory since `/tmp` may be small; what is left of an earlier one is removed.
+    /// Room for work, below the state directory since `/tmp` may be small; what is left of an
+    /// earlier one is removed.
     ///
     /// # Errors
     /// The disk can't be written to.
     pub(super) fn workspace(&self) -> Result<TempDir, SourceError> {
         durable::create_dir_all(&self.directory)
-            .and_then(|()| tempfile::Builder::new().prefix(".work-").tempdir_in(&self.directory))
+            .and_then(|()| {
+                tempfile::Builder::new()
+                    .prefix(".work-")
+                    .tempdir_in(&self.directory)
+            })
             .map_err(|error| self.cant_write(&error))
     }
 
@@ -140,15 +164,30 @@ impl Store {
     ///
     /// # Errors
     /// The disk can't be written to; nothing is left of the attempt.
-    pub(super) fn write(&mut self, fetched: Fetched, fetched_at: u64) -> Result<Version, SourceError> {
-        let Fetched { revision, files, single, etag } = fetched;
+    pub(super) fn write(
+        &mut self,
+        fetched: Fetched,
+        fetched_at: u64,
+    ) -> Result<Version, SourceError> {
+        let Fetched {
+            revision,
+            files,
+            single,
+            etag,
+        } = fetched;
         let short = revision.get(..12).unwrap_or(&revision);
         let version = Version {
             directory: format!("{}-{short}", self.serial + 1),
-            file: files.first().filter(|_| single).map(|file| file.name.clone()),
+            file: files
+                .first()
+                .filter(|_| single)
+                .map(|file| file.name.clone()),
             files: files
                 .iter()
-                .map(|file| Checksum { name: file.name.clone(), blake2s: hex(&blake2(&file.content)) })
+                .map(|file| Checksum {
+                    name: file.name.clone(),
+                    blake2s: hex(&blake2(&file.content)),
+                })
                 .collect(),
             revision,
             generation: None,
@@ -156,10 +195,15 @@ impl Store {
             fetched: fetched_at,
         };
         let write = || -> io::Result<()> {
-            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.directory)?;
+            let new = tempfile::Builder::new()
+                .prefix(".new-")
+                .tempdir_in(&self.directory)?;
             for file in &files {
-                let mut open =
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.path().join(&file.name))?;
+                let mut open = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(new.path().join(&file.name))?;
                 open.write_all(&file.content)?;
                 open.sync_all()?;
             }
@@ -179,10 +223,15 @@ impl Store {
     /// # Errors
     /// The disk can't be written to; the version before stays.
     pub(super) fn accept(&mut self, version: &Version) -> Result<(), SourceError> {
-        let manifest = Manifest { location: self.location.clone(), applied: version.clone() };
+        let manifest = Manifest {
+            location: self.location.clone(),
+            applied: version.clone(),
+        };
         let write = || -> io::Result<()> {
             let json = serde_json::to_vec_pretty(&manifest)?;
-            let mut new = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.directory)?;
+            let mut new = tempfile::Builder::new()
+                .prefix(".new-")
+                .tempfile_in(&self.directory)?;
             writeln!(new, "{HEAD}{}", hex(&blake2(&json)))?;
             new.write_all(&json)?;
             new.as_file().sync_all()?;
@@ -196,12 +245,20 @@ impl Store {
 
     /// Removes versions other than the applied one and these.
     pub(super) fn prune(&self, keep: &[&Version]) {
-        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let is_kept = ["lock", "manifest"].contains(&name)
                 || name.starts_with("set-aside-")
-                || self.applied.iter().chain(keep.iter().copied()).any(|version| version.directory == name);
+                || self
+                    .applied
+                    .iter()
+                    .chain(keep.iter().copied())
+                    .any(|version| version.directory == name);
             if !is_kept {
                 // What can't be removed now is tried again.
                 let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
@@ -213,11 +270,16 @@ impl Store {
     fn read(&self) -> Result<Option<Version>, String> {
         let path = self.directory.join("manifest");
         let mut text = String::new();
-        let read = DiskFile::open(&path).and_then(|file| file.take(LONGEST_MANIFEST).read_to_string(&mut text));
+        let read = DiskFile::open(&path)
+            .and_then(|file| file.take(LONGEST_MANIFEST).read_to_string(&mut text));
         match read {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("the record of the last good version can't be read: {error}")),
+            Err(error) => {
+                return Err(format!(
+                    "the record of the last good version can't be read: {error}"
+                ));
+            }
         }
         let corrupt = || "the record of the last good version is damaged".to_owned();
         let (head, json) = text.split_once('\n').ok_or_else(corrupt)?;
@@ -226,10 +288,13 @@ impl Store {
         }
         let Manifest { location, applied } = serde_json::from_str(json).map_err(|_| corrupt())?;
         if location != self.location {
-            return Err(format!("the last good version is of another source, {location}"));
+            return Err(format!(
+                "the last good version is of another source, {location}"
+            ));
         }
         for Checksum { name, blake2s } in &applied.files {
-            let content = fs::read(self.directory.join(&applied.directory).join(name)).unwrap_or_default();
+            let content =
+                fs::read(self.directory.join(&applied.directory).join(name)).unwrap_or_default();
             if hex(&blake2(&content)) != *blake2s {
                 self.set_aside(&applied.directory);
                 return Err(format!("{name} of the last good version is damaged"));
@@ -240,16 +305,26 @@ impl Store {
 
     /// Keeps something out of the way for a person to look at: one thing of a kind, the newest.
     fn set_aside(&self, name: &str) {
-        let kind = if name == "manifest" { "manifest" } else { "version" };
+        let kind = if name == "manifest" {
+            "manifest"
+        } else {
+            "version"
+        };
         let to = self.directory.join(format!("set-aside-{kind}"));
         let _ = fs::remove_dir_all(&to).or_else(|_| fs::remove_file(&to));
         let _ = fs::rename(self.directory.join(name), &to);
     }
 
     fn last_serial(&self) -> u64 {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         let serial = |name: &str| name.split_once('-')?.0.parse().ok();
-        entries.filter_map(|entry| serial(entry.file_name().to_str()?)).max().unwrap_or(0)
+        entries
+            .filter_map(|entry| serial(entry.file_name().to_str()?))
+            .max()
+            .unwrap_or(0)
     }
 
     fn cant_write(&self, error: &io::Error) -> SourceError {
@@ -277,8 +352,16 @@ mod tests {
     }
 
     fn fetched(text: &str) -> Fetched {
-        let file = File { name: "mesh.toml".to_owned(), content: text.as_bytes().to_vec() };
-        Fetched { revision: hex(&blake2(text.as_bytes())), files: vec![file], single: true, etag: None }
+        let file = File {
+            name: "mesh.toml".to_owned(),
+            content: text.as_bytes().to_vec(),
+        };
+        Fetched {
+            revision: hex(&blake2(text.as_bytes())),
+            files: vec![file],
+            single: true,
+            etag: None,
+        }
     }
 
     fn with_version(state: &Path, text: &str) -> (Store, Version) {
@@ -293,13 +376,21 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (mut store, first) = with_version(state.path(), "one");
         let second = store.write(fetched("two"), 2).unwrap();
-        assert!(Store::open(state.path(), &location()).unwrap_err().to_string().contains("another natpunch agent"));
+        assert!(
+            Store::open(state.path(), &location())
+                .unwrap_err()
+                .to_string()
+                .contains("another natpunch agent")
+        );
         let (first_path, second_path) = (store.path(&first), store.path(&second));
         drop(store);
         let store = Store::open(state.path(), &location()).unwrap();
         assert_eq!(store.applied(), Some(&first));
         assert_eq!(fs::read_to_string(first_path).unwrap(), "one");
-        assert!(!second_path.exists(), "a version that was never applied is not kept");
+        assert!(
+            !second_path.exists(),
+            "a version that was never applied is not kept"
+        );
     }
 
     #[test]
@@ -310,7 +401,9 @@ mod tests {
             |store, _| fs::write(store.directory.join("manifest"), "").unwrap(),
             |store, _| {
                 let path = store.directory.join("manifest");
-                let text = fs::read_to_string(&path).unwrap().replace("\"fetched\": 1", "\"fetched\": 2");
+                let text = fs::read_to_string(&path)
+                    .unwrap()
+                    .replace("\"fetched\": 1", "\"fetched\": 2");
                 fs::write(path, text).unwrap();
             },
         ];
@@ -324,7 +417,10 @@ mod tests {
             assert!(store.directory.join("set-aside-manifest").exists());
             drop(store);
             let (store, _) = with_version(state.path(), "two");
-            assert!(store.applied().is_some(), "the next version is kept as ever");
+            assert!(
+                store.applied().is_some(),
+                "the next version is kept as ever"
+            );
         }
     }
 }

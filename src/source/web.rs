@@ -23,7 +23,11 @@ const LONGEST_ETAG: usize = 512;
 ///
 /// # Errors
 /// The server does not give it, or its signature is not one that `trust` demands.
-pub(super) async fn fetch(url: &Url, trust: &Trust, etag: Option<&str>) -> Result<Option<Fetched>, SourceError> {
+pub(super) async fn fetch(
+    url: &Url,
+    trust: &Trust,
+    etag: Option<&str>,
+) -> Result<Option<Fetched>, SourceError> {
     // A redirect never leads from a protected connection to a plain one.
     let scheme = url.scheme().to_owned();
     let policy = redirect::Policy::custom(move |attempt| {
@@ -47,35 +51,59 @@ pub(super) async fn fetch(url: &Url, trust: &Trust, etag: Option<&str>) -> Resul
     if let Some(etag) = etag {
         request = request.header(IF_NONE_MATCH, etag);
     }
-    let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+    let response = request
+        .send()
+        .await
+        .map_err(|error| unreachable(url, &error))?;
     if response.status() == StatusCode::NOT_MODIFIED && etag.is_some() {
         return Ok(None);
     }
     let response = expect_ok(url, response)?;
-    let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
-    let etag = etag.filter(|etag| etag.len() <= LONGEST_ETAG).map(str::to_owned);
+    let etag = response
+        .headers()
+        .get(ETAG)
+        .and_then(|value| value.to_str().ok());
+    let etag = etag
+        .filter(|etag| etag.len() <= LONGEST_ETAG)
+        .map(str::to_owned);
     let content = body(url, response, MOST_FILE_BYTES).await?;
     if trust.demands_signatures() {
         let mut beside = url.clone();
         beside.set_path(&format!("{}.minisig", url.path()));
-        let response = client.get(beside.clone()).send().await.map_err(|error| unreachable(&beside, &error))?;
+        let response = client
+            .get(beside.clone())
+            .send()
+            .await
+            .map_err(|error| unreachable(&beside, &error))?;
         if response.status() == StatusCode::NOT_FOUND {
-            return Err(SourceError::refused(format!("{url} is not signed: there is no {beside}"))
-                .help("sign it with `minisign -S` and put the signature beside it"));
+            return Err(
+                SourceError::refused(format!("{url} is not signed: there is no {beside}"))
+                    .help("sign it with `minisign -S` and put the signature beside it"),
+            );
         }
         let signature = body(&beside, expect_ok(&beside, response)?, LONGEST_SIGNATURE).await?;
         trust.check_minisign(&content, &String::from_utf8_lossy(&signature))?;
     }
-    let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+    let last = url
+        .path_segments()
+        .and_then(|mut segments| segments.next_back())
+        .unwrap_or_default();
     let plain = |name: &str| {
         !name.starts_with('.')
             && name.ends_with(".toml")
             && name.len() <= 200
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     let name = if plain(last) { last } else { "mesh.toml" }.to_owned();
     let revision = super::hex(&super::blake2(&content));
-    Ok(Some(Fetched { revision, files: vec![File { name, content }], single: true, etag }))
+    Ok(Some(Fetched {
+        revision,
+        files: vec![File { name, content }],
+        single: true,
+        etag,
+    }))
 }
 
 fn expect_ok(url: &Url, response: Response) -> Result<Response, SourceError> {
@@ -87,11 +115,18 @@ fn expect_ok(url: &Url, response: Response) -> Result<Response, SourceError> {
 
 async fn body(url: &Url, mut response: Response, most: u64) -> Result<Vec<u8>, SourceError> {
     let too_long = || SourceError::refused(format!("{url} gives more than {} KiB", most >> 10));
-    if response.content_length().is_some_and(|length| length > most) {
+    if response
+        .content_length()
+        .is_some_and(|length| length > most)
+    {
         return Err(too_long());
     }
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(url, &error))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| unreachable(url, &error))?
+    {
         if (bytes.len() + chunk.len()) as u64 > most {
             return Err(too_long());
         }

@@ -22,7 +22,10 @@ fn a_public_key_is_that_of_rfc_7748() {
     // RFC 7748, 6.1: Alice's key pair.
     let output = pubkey(b"dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n");
     assert!(output.status.success());
-    assert_eq!(output.stdout, b"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n");
+    assert_eq!(
+        output.stdout,
+        b"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n"
+    );
 }
 
 #[test]
@@ -42,14 +45,21 @@ fn a_wrong_private_key_is_not_printed_back() {
         let output = pubkey(wrong);
         assert_eq!(output.status.code(), Some(1));
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(text.starts_with("error: standard input: ") && text.contains("help: "), "{text}");
+        assert!(
+            text.starts_with("error: standard input: ") && text.contains("help: "),
+            "{text}"
+        );
         assert!(!text.contains("c2VjcmV0"));
     }
 }
 
 #[test]
 fn a_reader_that_goes_away_makes_no_noise() {
-    for args in [&["schema"][..], &["completions", "zsh"], &["check", "examples/configs/home.toml", "--json"]] {
+    for args in [
+        &["schema"][..],
+        &["completions", "zsh"],
+        &["check", "examples/configs/home.toml", "--json"],
+    ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_natpunch"))
             .args(args)
             .current_dir(root())
@@ -59,8 +69,17 @@ fn a_reader_that_goes_away_makes_no_noise() {
             .unwrap();
         drop(child.stdout.take());
         let mut text = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!((child.wait().unwrap().code(), text.as_str()), (Some(0), ""), "{args:?}");
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(
+            (child.wait().unwrap().code(), text.as_str()),
+            (Some(0), ""),
+            "{args:?}"
+        );
     }
 }
 
@@ -69,7 +88,10 @@ fn completions_are_there_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = natpunch(&root(), &["completions", shell]);
         assert!(output.status.success());
-        assert!(String::from_utf8(output.stdout).unwrap().contains("keygen"), "{shell}");
+        assert!(
+            String::from_utf8(output.stdout).unwrap().contains("keygen"),
+            "{shell}"
+        );
     }
 }
 
@@ -77,5 +99,9 @@ fn completions_are_there_for_every_shell() {
 fn a_wrong_log_filter_is_an_error() {
     let output = natpunch(&root(), &["--log", "=debug=", "keygen"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: --log: "));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .starts_with("error: --log: ")
+    );
 }

@@ -46,8 +46,14 @@ fn mesh(directory: &Path) -> std::path::PathBuf {
 
 /// The lines that only one of two texts has.
 fn changed<'a>(before: &'a str, after: &'a str) -> (Vec<&'a str>, Vec<&'a str>) {
-    let lost = before.lines().filter(|line| !after.lines().any(|other| other == *line)).collect();
-    let new = after.lines().filter(|line| !before.lines().any(|other| other == *line)).collect();
+    let lost = before
+        .lines()
+        .filter(|line| !after.lines().any(|other| other == *line))
+        .collect();
+    let new = after
+        .lines()
+        .filter(|line| !before.lines().any(|other| other == *line))
+        .collect();
     (lost, new)
 }
 
@@ -58,9 +64,20 @@ fn a_new_mesh_is_valid_as_soon_as_it_has_a_peer() {
     let text = fs::read_to_string(directory.path().join("mesh.toml")).unwrap();
     let error = refused(directory.path(), &["check", "mesh.toml"]);
     assert_eq!(error.matches("error: ").count(), 1, "{error}");
-    assert!(error.contains("[peers] is missing") && error.contains("natpunch add-peer"), "{error}");
+    assert!(
+        error.contains("[peers] is missing") && error.contains("natpunch add-peer"),
+        "{error}"
+    );
     for name in ["a", "b"] {
-        done(directory.path(), &["add-peer", name, "--private-key-file", &format!("{name}.key")]);
+        done(
+            directory.path(),
+            &[
+                "add-peer",
+                name,
+                "--private-key-file",
+                &format!("{name}.key"),
+            ],
+        );
     }
     let mesh = config::load(&directory.path().join("mesh.toml")).unwrap();
     assert_eq!(mesh.networks.len(), 2);
@@ -73,7 +90,10 @@ fn a_new_mesh_is_valid_as_soon_as_it_has_a_peer() {
     // Each node finds itself by the key that was made for it.
     let node = config::resolve_node(&mesh, Some(&directory.path().join("b.key"))).unwrap();
     assert_eq!(node.name, "b");
-    let mode = fs::metadata(directory.path().join("a.key")).unwrap().permissions().mode();
+    let mode = fs::metadata(directory.path().join("a.key"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o7777, 0o600);
 }
 
@@ -85,16 +105,26 @@ fn a_file_that_is_there_is_never_overwritten() {
     assert_eq!(fs::read_to_string(file).unwrap(), BY_HAND);
     let key = directory.path().join("other.key");
     write(&key, "not a key\n", 0o600);
-    refused(directory.path(), &["add-peer", "x", "--private-key-file", "other.key"]);
+    refused(
+        directory.path(),
+        &["add-peer", "x", "--private-key-file", "other.key"],
+    );
     assert_eq!(fs::read_to_string(key).unwrap(), "not a key\n");
 }
 
 #[test]
 fn a_bad_name_or_network_makes_no_file() {
     let directory = tempfile::tempdir().unwrap();
-    for args in [["init", "--name", "My Mesh"], ["init", "--network", "10.77.0.1/24"]] {
+    for args in [
+        ["init", "--name", "My Mesh"],
+        ["init", "--network", "10.77.0.1/24"],
+    ] {
         refused(directory.path(), &args);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{args:?}");
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            0,
+            "{args:?}"
+        );
     }
 }
 
@@ -103,8 +133,17 @@ fn a_peer_is_added_behind_the_last_one_and_nothing_else_changes() {
     let directory = tempfile::tempdir().unwrap();
     let file = mesh(directory.path());
     let key = key_pair(3).1.to_string();
-    let args =
-        ["add-peer", "phone", "--public-key", &key, "--unmanaged", "--route", "172.16.0.0/24", "--tag", "mobile"];
+    let args = [
+        "add-peer",
+        "phone",
+        "--public-key",
+        &key,
+        "--unmanaged",
+        "--route",
+        "172.16.0.0/24",
+        "--tag",
+        "mobile",
+    ];
     done(directory.path(), &args);
     let after = fs::read_to_string(&file).unwrap();
     let (lost, new) = changed(BY_HAND, &after);
@@ -123,13 +162,32 @@ fn a_peer_is_added_behind_the_last_one_and_nothing_else_changes() {
     );
     assert!(after.find("[peers.laptop]") < after.find("[peers.phone]"));
     assert!(after.find("[peers.phone]") < after.find("[[preshared]]"));
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640, "the mode stays");
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
+        0o640,
+        "the mode stays"
+    );
+    assert_eq!(
+        fs::read_dir(directory.path()).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
     // The same again changes nothing; another key is not taken silently.
     assert!(done(directory.path(), &args).contains("nothing changed"));
     assert_eq!(fs::read_to_string(&file).unwrap(), after);
-    let error = refused(directory.path(), &["add-peer", "phone", "--public-key", &key_pair(4).1.to_string()]);
-    assert!(error.contains("another public_key, routes, managed, tags"), "{error}");
+    let error = refused(
+        directory.path(),
+        &[
+            "add-peer",
+            "phone",
+            "--public-key",
+            &key_pair(4).1.to_string(),
+        ],
+    );
+    assert!(
+        error.contains("another public_key, routes, managed, tags"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -139,17 +197,32 @@ fn adding_and_removing_a_peer_gives_the_same_file() {
         let file = directory.path().join("mesh.toml");
         let by_hand = BY_HAND.replace('\n', eol);
         write(&file, &by_hand, 0o644);
-        done(directory.path(), &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()]);
+        done(
+            directory.path(),
+            &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()],
+        );
         done(directory.path(), &["remove-peer", "x"]);
         assert_eq!(fs::read_to_string(&file).unwrap(), by_hand);
     }
-    for example in ["home.toml", "two-nodes.toml", "preshared.toml", "plain-wireguard-peer.toml"] {
+    for example in [
+        "home.toml",
+        "two-nodes.toml",
+        "preshared.toml",
+        "plain-wireguard-peer.toml",
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("mesh.toml");
         fs::copy(root().join("examples/configs").join(example), &file).unwrap();
         let before = fs::read_to_string(&file).unwrap();
-        done(directory.path(), &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()]);
-        assert!(changed(&before, &fs::read_to_string(&file).unwrap()).0.is_empty());
+        done(
+            directory.path(),
+            &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()],
+        );
+        assert!(
+            changed(&before, &fs::read_to_string(&file).unwrap())
+                .0
+                .is_empty()
+        );
         done(directory.path(), &["remove-peer", "x"]);
         assert_eq!(fs::read_to_string(&file).unwrap(), before, "{example}");
     }
@@ -164,7 +237,13 @@ fn a_peer_goes_with_its_own_comments_and_keys_and_leaves_those_of_others() {
     for gone in ["nas", "# the storage box", "51820", "[[preshared]]"] {
         assert!(!after.contains(gone), "{gone}: {after}");
     }
-    for kept in ["# Our mesh.", "# -- Berlin --", "# -- Oslo --\n\n# roams\n[peers.laptop]", "# the end", "# a label"] {
+    for kept in [
+        "# Our mesh.",
+        "# -- Berlin --",
+        "# -- Oslo --\n\n# roams\n[peers.laptop]",
+        "# the end",
+        "# a label",
+    ] {
         assert!(after.contains(kept), "{kept}: {after}");
     }
 }
@@ -173,8 +252,13 @@ fn a_peer_goes_with_its_own_comments_and_keys_and_leaves_those_of_others() {
 fn removing_a_peer_that_is_not_there_is_an_error_with_a_suggestion() {
     let directory = tempfile::tempdir().unwrap();
     let file = mesh(directory.path());
-    assert!(refused(directory.path(), &["remove-peer", "lapto"]).contains("did you mean `laptop`?"));
-    assert!(done(directory.path(), &["remove-peer", "lapto", "--if-present"]).contains("nothing changed"));
+    assert!(
+        refused(directory.path(), &["remove-peer", "lapto"]).contains("did you mean `laptop`?")
+    );
+    assert!(
+        done(directory.path(), &["remove-peer", "lapto", "--if-present"])
+            .contains("nothing changed")
+    );
     assert_eq!(fs::read_to_string(file).unwrap(), BY_HAND);
 }
 
@@ -184,13 +268,31 @@ fn an_edit_that_would_break_the_mesh_writes_nothing_and_makes_no_key() {
     let file = mesh(directory.path());
     for (args, problem) in [
         (&["add-peer", "Phone"][..], "not a DNS label"),
-        (&["add-peer", "phone", "--address", "10.77.0.1"], "both have 10.77.0.1"),
-        (&["add-peer", "phone", "--address", "10.78.0.1"], "outside of the mesh's networks"),
-        (&["add-peer", "phone", "--route", "192.168.0.0/16"], "overlaps"),
-        (&["add-peer", "phone", "--route", "0.0.0.0/0"], "default route"),
-        (&["add-peer", "phone", "--endpoint", "nowhere"], "port is missing"),
+        (
+            &["add-peer", "phone", "--address", "10.77.0.1"],
+            "both have 10.77.0.1",
+        ),
+        (
+            &["add-peer", "phone", "--address", "10.78.0.1"],
+            "outside of the mesh's networks",
+        ),
+        (
+            &["add-peer", "phone", "--route", "192.168.0.0/16"],
+            "overlaps",
+        ),
+        (
+            &["add-peer", "phone", "--route", "0.0.0.0/0"],
+            "default route",
+        ),
+        (
+            &["add-peer", "phone", "--endpoint", "nowhere"],
+            "port is missing",
+        ),
     ] {
-        let error = refused(directory.path(), &[args, &["--private-key-file", "new.key"]].concat());
+        let error = refused(
+            directory.path(),
+            &[args, &["--private-key-file", "new.key"]].concat(),
+        );
         assert!(error.contains(problem), "{args:?}: {error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), BY_HAND, "{args:?}");
         assert!(!directory.path().join("new.key").exists(), "{args:?}");
@@ -209,16 +311,28 @@ fn the_free_address_is_the_lowest_and_a_full_network_says_so() {
     done(directory.path(), &["init", "--network", "10.9.0.0/29"]);
     for n in 1..=6 {
         let key = key_pair(n).1.to_string();
-        done(directory.path(), &["add-peer", &format!("p{n}"), "--public-key", &key]);
+        done(
+            directory.path(),
+            &["add-peer", &format!("p{n}"), "--public-key", &key],
+        );
         let mesh = config::load(&file).unwrap();
-        assert_eq!(mesh.peers[&format!("p{n}")].addresses[0].to_string(), format!("10.9.0.{n}"));
+        assert_eq!(
+            mesh.peers[&format!("p{n}")].addresses[0].to_string(),
+            format!("10.9.0.{n}")
+        );
     }
     let key = key_pair(7).1.to_string();
     let error = refused(directory.path(), &["add-peer", "p7", "--public-key", &key]);
-    assert!(error.contains("no address is free in 10.9.0.0/29"), "{error}");
+    assert!(
+        error.contains("no address is free in 10.9.0.0/29"),
+        "{error}"
+    );
     done(directory.path(), &["remove-peer", "p3"]);
     done(directory.path(), &["add-peer", "p7", "--public-key", &key]);
-    assert_eq!(config::load(&file).unwrap().peers["p7"].addresses[0].to_string(), "10.9.0.3");
+    assert_eq!(
+        config::load(&file).unwrap().peers["p7"].addresses[0].to_string(),
+        "10.9.0.3"
+    );
 }
 
 #[test]
@@ -233,32 +347,68 @@ fn in_a_directory_the_file_is_chosen_or_asked_for() {
     let key = key_pair(3).1.to_string();
     let add = ["add-peer", "--mesh", "split", "x", "--public-key", &key];
     let error = refused(directory.path(), &add);
-    assert!(error.contains("20-berlin.toml, 30-oslo.toml") && error.contains("--file"), "{error}");
+    assert!(
+        error.contains("20-berlin.toml, 30-oslo.toml") && error.contains("--file"),
+        "{error}"
+    );
     for outside in ["../x.toml", "/tmp/x.toml", ".x.toml", "x.txt"] {
         refused(directory.path(), &[&add[..], &["--file", outside]].concat());
     }
-    done(directory.path(), &[&add[..], &["--file", "30-oslo.toml"]].concat());
-    assert!(fs::read_to_string(copy.join("30-oslo.toml")).unwrap().contains("[peers.x]"));
+    done(
+        directory.path(),
+        &[&add[..], &["--file", "30-oslo.toml"]].concat(),
+    );
+    assert!(
+        fs::read_to_string(copy.join("30-oslo.toml"))
+            .unwrap()
+            .contains("[peers.x]")
+    );
     done(directory.path(), &["remove-peer", "--mesh", "split", "x"]);
-    done(directory.path(), &[&add[..], &["--file", "40-new.toml"]].concat());
-    assert!(fs::read_to_string(copy.join("40-new.toml")).unwrap().starts_with("[peers.x]"));
+    done(
+        directory.path(),
+        &[&add[..], &["--file", "40-new.toml"]].concat(),
+    );
+    assert!(
+        fs::read_to_string(copy.join("40-new.toml"))
+            .unwrap()
+            .starts_with("[peers.x]")
+    );
     config::load(&copy).unwrap();
 }
 
 #[test]
 fn where_each_peer_has_a_file_a_new_one_gets_one() {
     let directory = tempfile::tempdir().unwrap();
-    write(&directory.path().join("00-mesh.toml"), "[mesh]\nname = 'm'\nnetworks = ['10.1.0.0/24']\n", 0o644);
+    write(
+        &directory.path().join("00-mesh.toml"),
+        "[mesh]\nname = 'm'\nnetworks = ['10.1.0.0/24']\n",
+        0o644,
+    );
     for (n, name) in [(1, "a"), (2, "b"), (3, "c")] {
         let key = key_pair(n).1;
         if n < 3 {
-            let text = format!("[peers.{name}]\npublic_key = '{key}'\naddresses = ['10.1.0.{n}']\n");
+            let text =
+                format!("[peers.{name}]\npublic_key = '{key}'\naddresses = ['10.1.0.{n}']\n");
             write(&directory.path().join(format!("{name}.toml")), &text, 0o644);
         } else {
-            done(directory.path(), &["add-peer", "--mesh", ".", name, "--public-key", &key.to_string()]);
+            done(
+                directory.path(),
+                &[
+                    "add-peer",
+                    "--mesh",
+                    ".",
+                    name,
+                    "--public-key",
+                    &key.to_string(),
+                ],
+            );
         }
     }
-    assert!(fs::read_to_string(directory.path().join("c.toml")).unwrap().contains("10.1.0.3"));
+    assert!(
+        fs::read_to_string(directory.path().join("c.toml"))
+            .unwrap()
+            .contains("10.1.0.3")
+    );
 }
 
 #[test]
@@ -272,7 +422,10 @@ fn inline_peers_stay_inline() {
     write(&file, &text, 0o644);
     done(directory.path(), &["add-peer", "b", "--public-key", &two]);
     let after = fs::read_to_string(&file).unwrap();
-    assert_eq!(after, format!("{text}b = {{ public_key = \"{two}\", addresses = [\"10.1.0.2\"] }}\n"));
+    assert_eq!(
+        after,
+        format!("{text}b = {{ public_key = \"{two}\", addresses = [\"10.1.0.2\"] }}\n")
+    );
     done(directory.path(), &["remove-peer", "b"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
@@ -283,7 +436,18 @@ fn a_symbolic_link_to_the_mesh_file_stays_one() {
     fs::create_dir(directory.path().join("repository")).unwrap();
     mesh(&directory.path().join("repository"));
     std::os::unix::fs::symlink("repository/mesh.toml", directory.path().join("mesh.toml")).unwrap();
-    done(directory.path(), &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()]);
-    assert!(fs::symlink_metadata(directory.path().join("mesh.toml")).unwrap().is_symlink());
-    assert!(fs::read_to_string(directory.path().join("repository/mesh.toml")).unwrap().contains("[peers.x]"));
+    done(
+        directory.path(),
+        &["add-peer", "x", "--public-key", &key_pair(3).1.to_string()],
+    );
+    assert!(
+        fs::symlink_metadata(directory.path().join("mesh.toml"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert!(
+        fs::read_to_string(directory.path().join("repository/mesh.toml"))
+            .unwrap()
+            .contains("[peers.x]")
+    );
 }

@@ -10,8 +10,10 @@ use crate::support::root;
 
 /// The meshes among the examples: files, and directories of files.
 fn examples() -> Vec<PathBuf> {
-    let mut meshes: Vec<PathBuf> =
-        fs::read_dir(root().join("examples/configs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut meshes: Vec<PathBuf> = fs::read_dir(root().join("examples/configs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     meshes.sort();
     assert!(meshes.len() >= 5, "{meshes:?}");
     meshes
@@ -33,13 +35,17 @@ fn the_schema_knows_every_key_of_every_example() {
     let schema = config::schema();
     for path in examples() {
         let files = if path.is_dir() {
-            fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect()
+            fs::read_dir(&path)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect()
         } else {
             vec![path]
         };
         for file in files {
             let document: Value = toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-            accepts(&schema, &schema, &document, "").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            accepts(&schema, &schema, &document, "")
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 }
@@ -62,15 +68,20 @@ fn the_schema_refuses_what_the_parser_refuses() {
     }
 }
 
-/// As much of JSON schema as the mesh file's uses, apart from `pattern`, `format` and `required` of the root (a file may
-/// be one of several).
+/// As much of JSON schema as the mesh file's uses, apart from `pattern`, `format` and `required` of
+/// the root (a file may be one of several).
 fn accepts(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
-        let target = root.pointer(reference.trim_start_matches('#')).ok_or(format!("{path}: no {reference}"))?;
+        let target = root
+            .pointer(reference.trim_start_matches('#'))
+            .ok_or(format!("{path}: no {reference}"))?;
         accepts(root, target, value, path)?;
     }
     if let Some(forms) = schema["oneOf"].as_array() {
-        let fitting = forms.iter().filter(|form| accepts(root, form, value, path).is_ok()).count();
+        let fitting = forms
+            .iter()
+            .filter(|form| accepts(root, form, value, path).is_ok())
+            .count();
         if fitting != 1 {
             return Err(format!("{path}: {fitting} forms fit {value}"));
         }
@@ -93,7 +104,9 @@ fn accepts(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<()
         return Err(format!("{path}: {value} is no {}", schema["type"]));
     }
     if let Some(number) = value.as_i64() {
-        let inside = schema["minimum"].as_i64().is_none_or(|least| least <= number)
+        let inside = schema["minimum"]
+            .as_i64()
+            .is_none_or(|least| least <= number)
             && schema["maximum"].as_i64().is_none_or(|most| number <= most);
         if !inside {
             return Err(format!("{path}: {number} is out of range"));
@@ -109,7 +122,12 @@ fn accepts(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<()
                 (known, _) => accepts(root, known, value, &path)?,
             }
         }
-        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for key in schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             if !path.is_empty() && !object.contains_key(key) {
                 return Err(format!("{path}.{key}: missing"));
             }

@@ -1,4 +1,5 @@
-//! Broken meshes, made from the examples with a seed: never a panic, and never an error without a place.
+//! Broken meshes, made from the examples with a seed: never a panic, and never an error without a
+//! place.
 
 use std::fs;
 
@@ -22,14 +23,23 @@ fn a_thousand_broken_meshes_load_or_say_where_they_are_broken() {
 #[ignore = "ten thousand: `make mutations`"]
 fn ten_thousand_broken_meshes_load_or_say_where_they_are_broken() {
     let refused = load_or_say(0..10_000);
-    println!("measured: of 10000 mutated meshes {refused} are refused, each with a place and a hint, none panics");
+    println!(
+        "measured: of 10000 mutated meshes {refused} are refused, each with a place and a hint, none panics"
+    );
 }
 
 /// How many were refused.
 fn load_or_say(seeds: std::ops::Range<u64>) -> u64 {
     let count = seeds.end - seeds.start;
-    let examples = ["home", "http", "plain-wireguard-peer", "preshared", "two-nodes", "wireguard-example"]
-        .map(|name| fs::read_to_string(root().join(format!("examples/configs/{name}.toml"))).unwrap());
+    let examples = [
+        "home",
+        "http",
+        "plain-wireguard-peer",
+        "preshared",
+        "two-nodes",
+        "wireguard-example",
+    ]
+    .map(|name| fs::read_to_string(root().join(format!("examples/configs/{name}.toml"))).unwrap());
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("mesh.toml");
     let mut refused = 0;
@@ -46,17 +56,31 @@ fn load_or_say(seeds: std::ops::Range<u64>) -> u64 {
                 refused += 1;
                 assert!(errors.count() > 0, "seed {seed}");
                 for error in errors.iter() {
-                    assert!(errors.location(error).is_some(), "seed {seed}: {}", error.message());
-                    assert!(error.hints().next().is_some(), "seed {seed}: no hint: {}", error.message());
+                    assert!(
+                        errors.location(error).is_some(),
+                        "seed {seed}: {}",
+                        error.message()
+                    );
+                    assert!(
+                        error.hints().next().is_some(),
+                        "seed {seed}: no hint: {}",
+                        error.message()
+                    );
                 }
                 let shown = render(&errors, Severity::Error);
                 let plain = anstream::adapter::strip_str(&shown).to_string();
-                assert!(!plain.chars().any(|c| c.is_control() && c != '\n'), "seed {seed}: {plain:?}");
+                assert!(
+                    !plain.chars().any(|c| c.is_control() && c != '\n'),
+                    "seed {seed}: {plain:?}"
+                );
             }
         }
     }
     // Comments and the like may be broken without harm.
-    assert!(refused > count / 2, "only {refused} of {count} were refused");
+    assert!(
+        refused > count / 2,
+        "only {refused} of {count} were refused"
+    );
     refused
 }
 

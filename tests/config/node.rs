@@ -10,14 +10,17 @@ use tempfile::TempDir;
 
 use crate::support::{key_pair, matches_snapshot, root, shown, write};
 
-/// A directory with a mesh of four peers: `a` and `b` with key files, `nas` with overrides, a plain `phone`.
+/// A directory with a mesh of four peers: `a` and `b` with key files, `nas` with overrides, a plain
+/// `phone`.
 struct Host {
     directory: TempDir,
 }
 
 impl Host {
     fn new() -> Self {
-        let host = Self { directory: TempDir::new().unwrap() };
+        let host = Self {
+            directory: TempDir::new().unwrap(),
+        };
         for (name, seed) in [("a", 1), ("b", 2), ("psk", 9)] {
             write(
                 &host.file(&format!("{name}.key")),
@@ -50,9 +53,11 @@ impl Host {
     }
 
     fn resolve(&self, key_file: Option<&str>) -> Result<NodeConfig, String> {
-        let mesh = config::load(&self.file("mesh.toml")).map_err(|errors| shown(&errors, self.directory.path()))?;
+        let mesh = config::load(&self.file("mesh.toml"))
+            .map_err(|errors| shown(&errors, self.directory.path()))?;
         let key_file = key_file.map(|name| self.file(name));
-        config::resolve_node(&mesh, key_file.as_deref()).map_err(|errors| shown(&errors, self.directory.path()))
+        config::resolve_node(&mesh, key_file.as_deref())
+            .map_err(|errors| shown(&errors, self.directory.path()))
     }
 }
 
@@ -66,22 +71,52 @@ fn a_node_finds_itself_by_its_private_key() {
 #[test]
 fn defaults_hold_where_the_file_says_nothing() {
     let node = Host::new().resolve(None).unwrap();
-    assert_eq!((node.mesh.as_str(), node.interface.as_str()), ("home", "wg-home"));
-    assert_eq!((node.mtu, node.fwmark, node.backend), (1420, 0, Backend::Auto));
-    assert_eq!(node.listen_port, natpunch_core::derive_listen_port(&node.public_key));
+    assert_eq!(
+        (node.mesh.as_str(), node.interface.as_str()),
+        ("home", "wg-home")
+    );
+    assert_eq!(
+        (node.mtu, node.fwmark, node.backend),
+        (1420, 0, Backend::Auto)
+    );
+    assert_eq!(
+        node.listen_port,
+        natpunch_core::derive_listen_port(&node.public_key)
+    );
     assert_eq!(node.persistent_keepalive, Some(Duration::from_secs(25)));
-    assert_eq!(node.addresses, ["10.77.0.1/16".parse().unwrap(), "fd77:1::1/64".parse().unwrap()]);
-    assert_eq!(node.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["b", "nas", "phone"]);
+    assert_eq!(
+        node.addresses,
+        [
+            "10.77.0.1/16".parse().unwrap(),
+            "fd77:1::1/64".parse().unwrap()
+        ]
+    );
+    assert_eq!(
+        node.peers
+            .iter()
+            .map(|peer| peer.name.as_str())
+            .collect::<Vec<_>>(),
+        ["b", "nas", "phone"]
+    );
 }
 
 #[test]
 fn a_peer_overrides_the_defaults_of_every_node() {
     let host = Host::new();
     write(&host.file("nas.key"), &key_pair(3).0.expose_base64(), 0o400);
-    host.mesh("name = 'wg1'\nmtu = 1400\npersistent_keepalive = 0\nprivate_key_file = 'a.key'", "");
+    host.mesh(
+        "name = 'wg1'\nmtu = 1400\npersistent_keepalive = 0\nprivate_key_file = 'a.key'",
+        "",
+    );
     let nas = host.resolve(Some("nas.key")).unwrap();
-    assert_eq!((nas.interface.as_str(), nas.mtu, nas.listen_port, nas.fwmark), ("wg9", 1300, 51820, 0x77));
-    assert_eq!((nas.backend, nas.persistent_keepalive), (Backend::Kernel, None));
+    assert_eq!(
+        (nas.interface.as_str(), nas.mtu, nas.listen_port, nas.fwmark),
+        ("wg9", 1300, 51820, 0x77)
+    );
+    assert_eq!(
+        (nas.backend, nas.persistent_keepalive),
+        (Backend::Kernel, None)
+    );
     let a = host.resolve(None).unwrap();
     assert_eq!((a.interface.as_str(), a.mtu, a.fwmark), ("wg1", 1400, 0));
 }
@@ -89,18 +124,34 @@ fn a_peer_overrides_the_defaults_of_every_node() {
 #[test]
 fn a_peer_is_seen_with_its_networks_port_and_keepalive() {
     let node = Host::new().resolve(None).unwrap();
-    let [b, nas, phone] = node.peers.as_slice() else { panic!("three peers") };
-    assert_eq!(nas.allowed_ips, ["10.77.0.3/32".parse().unwrap(), "192.168.1.0/24".parse().unwrap()]);
-    assert_eq!((nas.endpoint.as_deref(), nas.listen_port), (Some("nas.example.org:51820"), 51820));
+    let [b, nas, phone] = node.peers.as_slice() else {
+        panic!("three peers")
+    };
+    assert_eq!(
+        nas.allowed_ips,
+        [
+            "10.77.0.3/32".parse().unwrap(),
+            "192.168.1.0/24".parse().unwrap()
+        ]
+    );
+    assert_eq!(
+        (nas.endpoint.as_deref(), nas.listen_port),
+        (Some("nas.example.org:51820"), 51820)
+    );
     assert_eq!(nas.persistent_keepalive, Some(Duration::from_secs(25)));
     assert_eq!((phone.managed, phone.persistent_keepalive), (false, None));
-    assert_eq!((b.managed, b.listen_port), (true, natpunch_core::derive_listen_port(&b.key)));
+    assert_eq!(
+        (b.managed, b.listen_port),
+        (true, natpunch_core::derive_listen_port(&b.key))
+    );
 }
 
 #[test]
 fn an_endpoint_works_without_any_discovery_section() {
     let node = Host::new().resolve(None).unwrap();
-    let [instance] = node.discovery.as_slice() else { panic!("one instance") };
+    let [instance] = node.discovery.as_slice() else {
+        panic!("one instance")
+    };
     assert_eq!(instance.name, "static");
     assert!(matches!(instance.settings, DiscoverySettings::Static(_)));
 }
@@ -109,11 +160,15 @@ fn an_endpoint_works_without_any_discovery_section() {
 fn a_mesh_that_names_only_a_rendezvous_sends_in_no_old_protocol() {
     let host = Host::new();
     let server = key_pair(200).1;
-    let section =
-        format!("[discovery.rv]\nplugin = 'rendezvous'\nserver = 'rv.example.org:51900'\npublic_key = '{server}'\n");
+    let section = format!(
+        "[discovery.rv]\nplugin = 'rendezvous'\nserver = 'rv.example.org:51900'\npublic_key = '{server}'\n"
+    );
     host.mesh("private_key_file = 'a.key'", &section);
     let node = host.resolve(None).unwrap();
-    let plugins = node.discovery.iter().map(|instance| natpunch::plugins::registry::build(&instance.settings).unwrap());
+    let plugins = node
+        .discovery
+        .iter()
+        .map(|instance| natpunch::plugins::registry::build(&instance.settings).unwrap());
     let mut of_endpoints = 0;
     for plugin in plugins.map(|plugin| plugin.descriptor()) {
         match plugin.id {
@@ -132,14 +187,27 @@ fn a_mesh_that_names_only_a_rendezvous_sends_in_no_old_protocol() {
 #[test]
 fn a_preshared_key_is_that_of_the_pair() {
     let host = Host::new();
-    host.mesh("private_key_file = 'a.key'", "[[preshared]]\npeers = ['nas', 'a']\npreshared_key_file = 'psk.key'\n");
+    host.mesh(
+        "private_key_file = 'a.key'",
+        "[[preshared]]\npeers = ['nas', 'a']\npreshared_key_file = 'psk.key'\n",
+    );
     let node = host.resolve(None).unwrap();
-    let with: Vec<&str> =
-        node.peers.iter().filter(|peer| peer.preshared_key.is_some()).map(|peer| peer.name.as_str()).collect();
+    let with: Vec<&str> = node
+        .peers
+        .iter()
+        .filter(|peer| peer.preshared_key.is_some())
+        .map(|peer| peer.name.as_str())
+        .collect();
     assert_eq!(with, ["nas"]);
     assert!(node.files.contains(&host.file("psk.key")));
     // The other pairs' files are other hosts' business.
-    assert!(host.resolve(Some("b.key")).unwrap().peers.iter().all(|peer| peer.preshared_key.is_none()));
+    assert!(
+        host.resolve(Some("b.key"))
+            .unwrap()
+            .peers
+            .iter()
+            .all(|peer| peer.preshared_key.is_none())
+    );
     fs::remove_file(host.file("psk.key")).unwrap();
     host.resolve(Some("b.key")).unwrap();
     assert!(host.resolve(None).is_err());
@@ -179,21 +247,41 @@ fn a_link_to_a_key_file_is_followed() {
 fn a_key_file_that_can_not_be_used_is_shown_with_a_hint() {
     let host = Host::new();
     let text = key_pair(1).0.expose_base64();
-    for (name, mode) in [("group.key", 0o640), ("world.key", 0o604), ("writable.key", 0o622)] {
+    for (name, mode) in [
+        ("group.key", 0o640),
+        ("world.key", 0o604),
+        ("writable.key", 0o622),
+    ] {
         write(&host.file(name), &text, mode);
     }
     write(&host.file("owner.key"), &text, 0o600);
     std::os::unix::fs::chown(host.file("owner.key"), Some(12345), None).unwrap();
     write(&host.file("empty.key"), "\n", 0o600);
     write(&host.file("short.key"), "AAEC\n", 0o600);
-    write(&host.file("garbage.key"), "[Interface]\nPrivateKey = x\n", 0o600);
+    write(
+        &host.file("garbage.key"),
+        "[Interface]\nPrivateKey = x\n",
+        0o600,
+    );
     write(&host.file("long.key"), &"A".repeat(100_000), 0o600);
     fs::write(host.file("binary.key"), [0xff; 32]).unwrap();
     fs::set_permissions(host.file("binary.key"), fs::Permissions::from_mode(0o600)).unwrap();
-    write(&host.file("other.key"), &key_pair(77).0.expose_base64(), 0o600);
+    write(
+        &host.file("other.key"),
+        &key_pair(77).0.expose_base64(),
+        0o600,
+    );
     fs::create_dir(host.file("directory.key")).unwrap();
-    nix::unistd::mkfifo(&host.file("fifo.key"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    write(&host.file("phone.key"), &key_pair(4).0.expose_base64(), 0o600);
+    nix::unistd::mkfifo(
+        &host.file("fifo.key"),
+        nix::sys::stat::Mode::from_bits_truncate(0o600),
+    )
+    .unwrap();
+    write(
+        &host.file("phone.key"),
+        &key_pair(4).0.expose_base64(),
+        0o600,
+    );
 
     let mut all = String::new();
     let names = [
@@ -214,14 +302,26 @@ fn a_key_file_that_can_not_be_used_is_shown_with_a_hint() {
     ];
     for name in names {
         host.mesh(&format!("private_key_file = '{name}.key'"), "");
-        let error = host.resolve(if name == "phone" { Some("phone.key") } else { None }).unwrap_err();
+        let error = host
+            .resolve(if name == "phone" {
+                Some("phone.key")
+            } else {
+                None
+            })
+            .unwrap_err();
         assert!(!error.contains(text.as_str()), "a secret is never printed");
         all += &format!("# {name}\n{error}\n\n");
     }
     host.mesh("", "");
     all += &format!("# none named\n{}\n\n", host.resolve(None).unwrap_err());
-    all += &format!("# named by the command line\n{}\n\n", host.resolve(Some("other.key")).unwrap_err());
-    host.mesh("private_key_file = 'a.key'", "[[preshared]]\npeers = ['a', 'b']\npreshared_key_file = 'group.key'\n");
+    all += &format!(
+        "# named by the command line\n{}\n\n",
+        host.resolve(Some("other.key")).unwrap_err()
+    );
+    host.mesh(
+        "private_key_file = 'a.key'",
+        "[[preshared]]\npeers = ['a', 'b']\npreshared_key_file = 'group.key'\n",
+    );
     all += &format!("# preshared\n{}\n\n", host.resolve(None).unwrap_err());
     let all = all.replace(&format!("{}/", host.directory.path().display()), "");
     matches_snapshot(&root().join("tests/config/key-files.txt"), &all).unwrap();
@@ -236,7 +336,10 @@ fn two_own_keys_on_one_host_need_a_choice() {
     let own = format!("public_key = '{b}'\ninterface = {{ private_key_file = 'b.key' }}");
     fs::write(&path, text.replace(&format!("public_key = '{b}'"), &own)).unwrap();
     let error = host.resolve(None).unwrap_err();
-    assert!(error.contains("the keys of several peers: a, b") && error.contains("--private-key-file"), "{error}");
+    assert!(
+        error.contains("the keys of several peers: a, b") && error.contains("--private-key-file"),
+        "{error}"
+    );
     assert_eq!(host.resolve(Some("b.key")).unwrap().name, "b");
 }
 
@@ -270,21 +373,40 @@ fn the_relays_of_a_pair_are_those_that_both_sides_list_by_the_sum_of_their_place
             "[discovery.{name}]\nplugin = 'rendezvous'\nserver = '{name}.example.org:51900'\npublic_key = '{key}'\n"
         );
     }
-    for (name, seed, list) in
-        [("all", 11, "'r1', 'r2', 'r3'"), ("back", 12, "'r3', 'r2'"), ("ends", 13, "'r3', 'r1'"), ("one", 14, "'r1'")]
-    {
+    for (name, seed, list) in [
+        ("all", 11, "'r1', 'r2', 'r3'"),
+        ("back", 12, "'r3', 'r2'"),
+        ("ends", 13, "'r3', 'r1'"),
+        ("one", 14, "'r1'"),
+    ] {
         let (private, public) = key_pair(seed);
-        write(&host.file(&format!("{name}.key")), &format!("{}\n", private.expose_base64().as_str()), 0o600);
-        more +=
-            &format!("[peers.{name}]\npublic_key = '{public}'\naddresses = ['10.77.1.{seed}']\nrelays = [{list}]\n");
+        write(
+            &host.file(&format!("{name}.key")),
+            &format!("{}\n", private.expose_base64().as_str()),
+            0o600,
+        );
+        more += &format!(
+            "[peers.{name}]\npublic_key = '{public}'\naddresses = ['10.77.1.{seed}']\nrelays = [{list}]\n"
+        );
     }
     host.mesh("private_key_file = 'a.key'", &more);
     let mesh = config::load(&host.file("mesh.toml")).unwrap();
     let pair = |own: &str, other: &str| {
         let node = config::resolve_node(&mesh, Some(&host.file(&format!("{own}.key")))).unwrap();
-        node.peers.into_iter().find(|peer| peer.name == other).unwrap().relays
+        node.peers
+            .into_iter()
+            .find(|peer| peer.name == other)
+            .unwrap()
+            .relays
     };
-    let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    let list = |names: &[&str]| {
+        Some(
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+        )
+    };
     assert_eq!(pair("a", "b"), None, "any");
     for (a, b, both) in [
         ("all", "a", &["r1", "r2", "r3"][..]),

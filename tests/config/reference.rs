@@ -11,7 +11,11 @@ const INTRODUCTION: &str = include_str!("reference-introduction.md");
 
 #[test]
 fn the_reference_is_that_of_this_version() {
-    matches_snapshot(&root().join("docs/config.md"), &reference(&config::schema())).unwrap();
+    matches_snapshot(
+        &root().join("docs/config.md"),
+        &reference(&config::schema()),
+    )
+    .unwrap();
 }
 
 fn reference(schema: &Value) -> String {
@@ -35,9 +39,18 @@ fn reference(schema: &Value) -> String {
         };
         section_table(&mut text, schema, title, text_of(property), section);
     }
-    writeln!(text, "\n## `[discovery.NAME]`\n\n{}", text_of(&schema["properties"]["discovery"])).unwrap();
-    let forms =
-        resolve(schema, &schema["properties"]["discovery"]["additionalProperties"])["oneOf"].as_array().unwrap();
+    writeln!(
+        text,
+        "\n## `[discovery.NAME]`\n\n{}",
+        text_of(&schema["properties"]["discovery"])
+    )
+    .unwrap();
+    let forms = resolve(
+        schema,
+        &schema["properties"]["discovery"]["additionalProperties"],
+    )["oneOf"]
+        .as_array()
+        .unwrap();
     for form in forms {
         let plugin = form["properties"]["plugin"]["const"].as_str().unwrap();
         writeln!(text, "\n### `plugin = \"{plugin}\"`\n").unwrap();
@@ -46,27 +59,51 @@ fn reference(schema: &Value) -> String {
     text
 }
 
-fn section_table(text: &mut String, schema: &Value, title: &str, description: &str, section: &Value) {
-    writeln!(text, "\n## `{}`\n\n{description}\n", title.replace(" and ", "` and `")).unwrap();
+fn section_table(
+    text: &mut String,
+    schema: &Value,
+    title: &str,
+    description: &str,
+    section: &Value,
+) {
+    writeln!(
+        text,
+        "\n## `{}`\n\n{description}\n",
+        title.replace(" and ", "` and `")
+    )
+    .unwrap();
     keys_table(text, schema, section);
 }
 
 fn keys_table(text: &mut String, schema: &Value, section: &Value) {
-    let required: Vec<&str> =
-        section["required"].as_array().into_iter().flatten().map(|key| key.as_str().unwrap()).collect();
+    let required: Vec<&str> = section["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|key| key.as_str().unwrap())
+        .collect();
     writeln!(text, "| key | value | meaning |\n|---|---|---|").unwrap();
     for (key, property) in section["properties"].as_object().unwrap() {
         if key == "plugin" {
             continue;
         }
-        let needed = if required.contains(&key.as_str()) { " Required." } else { "" };
+        let needed = if required.contains(&key.as_str()) {
+            " Required."
+        } else {
+            ""
+        };
         let default = match &property["default"] {
             Value::Null => String::new(),
             default => format!(" Default: `{default}`."),
         };
         let meaning = text_of(property).replace('|', "\\|");
         assert!(!meaning.is_empty(), "{key} is not documented");
-        writeln!(text, "| `{key}` | {} | {meaning}{default}{needed} |", kind(schema, property)).unwrap();
+        writeln!(
+            text,
+            "| `{key}` | {} | {meaning}{default}{needed} |",
+            kind(schema, property)
+        )
+        .unwrap();
     }
 }
 

@@ -46,8 +46,12 @@ fn loading_takes_time_in_proportion_to_the_peers() {
     load_time(100, &directory);
     let (small, large) = (load_time(1_000, &directory), load_time(10_000, &directory));
     println!("1,000 peers: {small:?}, 10,000 peers: {large:?}");
-    // Ten times the peers: 100 times the time if anything were quadratic. Other programs use this machine too.
-    assert!(large < small * 40 + Duration::from_secs(1), "1,000 peers: {small:?}, 10,000 peers: {large:?}");
+    // Ten times the peers: 100 times the time if anything were quadratic. Other programs use this
+    // machine too.
+    assert!(
+        large < small * 40 + Duration::from_secs(1),
+        "1,000 peers: {small:?}, 10,000 peers: {large:?}"
+    );
 }
 
 #[test]

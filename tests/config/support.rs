@@ -27,7 +27,10 @@ pub(crate) fn natpunch(directory: &Path, args: &[&str]) -> Output {
 /// Runs the program and gives what it printed; it must have succeeded.
 pub(crate) fn done(directory: &Path, args: &[&str]) -> String {
     let output = natpunch(directory, args);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (out, err) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
     assert!(output.status.success(), "{args:?}: {err}");
     out + &err
 }
@@ -50,7 +53,9 @@ pub(crate) fn matches_snapshot(file: &Path, actual: &str) -> Result<(), String> 
         return Ok(());
     }
     let shown = file.strip_prefix(root()).unwrap_or(file).display();
-    Err(format!("--- {shown}\n{expected}\n+++ now\n{actual}\n(BLESS=1 cargo test --test config accepts it)"))
+    Err(format!(
+        "--- {shown}\n{expected}\n+++ now\n{actual}\n(BLESS=1 cargo test --test config accepts it)"
+    ))
 }
 
 /// A key pair that exists for this test only.
@@ -87,5 +92,9 @@ pub(crate) fn piped(directory: &Path, args: &[&str], input: &str) -> Result<Stri
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    if output.status.success() { Ok(out) } else { Err(err) }
+    if output.status.success() {
+        Ok(out)
+    } else {
+        Err(err)
+    }
 }

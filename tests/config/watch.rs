@@ -1,4 +1,5 @@
-//! How files change in real life, and what the watcher tells of it: each change once, within a second.
+//! How files change in real life, and what the watcher tells of it: each change once, within a
+//! second.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,14 +22,19 @@ async fn told_once(watcher: &mut Watcher, what: &str, change: impl FnOnce()) {
     change();
     // Time that the change itself took does not count as waiting.
     let changed = start.elapsed();
-    timeout(Duration::from_secs(10), watcher.changed()).await.unwrap_or_else(|_| panic!("{what}: not told"));
+    timeout(Duration::from_secs(10), watcher.changed())
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not told"));
     let waited = start.elapsed() - changed;
     assert!(waited <= SOON, "{what}: told after {waited:?}");
     silent(watcher, what).await;
 }
 
 async fn silent(watcher: &mut Watcher, what: &str) {
-    assert!(timeout(NEVER, watcher.changed()).await.is_err(), "{what}: told of nothing new");
+    assert!(
+        timeout(NEVER, watcher.changed()).await.is_err(),
+        "{what}: told of nothing new"
+    );
 }
 
 fn directory() -> (TempDir, PathBuf) {
@@ -54,7 +60,10 @@ async fn a_write_in_place_is_told_once() {
     let (_directory, file) = directory();
     let mut watcher = Watcher::new(&file);
     for version in 1..=3 {
-        told_once(&mut watcher, "write", || fs::write(&file, text(version)).unwrap()).await;
+        told_once(&mut watcher, "write", || {
+            fs::write(&file, text(version)).unwrap()
+        })
+        .await;
     }
 }
 
@@ -94,18 +103,32 @@ async fn a_removed_file_that_comes_back_is_told() {
     let (_directory, file) = directory();
     let mut watcher = Watcher::new(&file);
     told_once(&mut watcher, "removal", || fs::remove_file(&file).unwrap()).await;
-    told_once(&mut watcher, "return", || fs::write(&file, text(1)).unwrap()).await;
+    told_once(&mut watcher, "return", || {
+        fs::write(&file, text(1)).unwrap()
+    })
+    .await;
 }
 
 fn git(directory: &Path, args: &[&str]) {
     let output = Command::new("git")
-        .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
+        .args([
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "init.defaultBranch=main",
+        ])
         .args(args)
         .current_dir(directory)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
         .expect("git is needed for this test");
-    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "git {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]
@@ -120,11 +143,17 @@ async fn a_git_pull_is_told_once() {
     git(upstream.path(), &["init", "-q"]);
     commit(0);
     let clone = TempDir::new().unwrap();
-    git(clone.path(), &["clone", "-q", upstream.path().to_str().unwrap(), "."]);
+    git(
+        clone.path(),
+        &["clone", "-q", upstream.path().to_str().unwrap(), "."],
+    );
     let mut watcher = Watcher::new(clone.path());
     for version in 1..=2 {
         commit(version);
-        told_once(&mut watcher, "git pull", || git(clone.path(), &["pull", "-q", "--ff-only"])).await;
+        told_once(&mut watcher, "git pull", || {
+            git(clone.path(), &["pull", "-q", "--ff-only"])
+        })
+        .await;
     }
 }
 
@@ -164,7 +193,15 @@ async fn a_git_sync_swap_of_the_directory_is_told_once_and_later_writes_too() {
     let checkout = |version: u32| {
         let name = format!("rev{version}");
         fs::create_dir_all(volume.path().join("worktrees").join(&name).join("mesh")).unwrap();
-        fs::write(volume.path().join("worktrees").join(&name).join("mesh/a.toml"), text(version)).unwrap();
+        fs::write(
+            volume
+                .path()
+                .join("worktrees")
+                .join(&name)
+                .join("mesh/a.toml"),
+            text(version),
+        )
+        .unwrap();
         swap_link(&format!("worktrees/{name}"), &volume.path().join("current"));
         if let Some(old) = version.checked_sub(1) {
             fs::remove_dir_all(volume.path().join(format!("worktrees/rev{old}"))).unwrap();
@@ -176,7 +213,10 @@ async fn a_git_sync_swap_of_the_directory_is_told_once_and_later_writes_too() {
     for version in 1..=3 {
         told_once(&mut watcher, "git-sync", || checkout(version)).await;
     }
-    told_once(&mut watcher, "a write after the swap", || fs::write(mesh.join("a.toml"), "x = 1\n").unwrap()).await;
+    told_once(&mut watcher, "a write after the swap", || {
+        fs::write(mesh.join("a.toml"), "x = 1\n").unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -197,7 +237,10 @@ async fn a_replaced_parent_directory_is_told_once() {
     for version in 1..=2 {
         told_once(&mut watcher, "new parent", || make(version)).await;
     }
-    told_once(&mut watcher, "a write after it", || fs::write(parent.join("mesh.toml"), text(9)).unwrap()).await;
+    told_once(&mut watcher, "a write after it", || {
+        fs::write(parent.join("mesh.toml"), text(9)).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -205,10 +248,22 @@ async fn files_of_a_directory_are_told_when_they_come_change_and_go() {
     let (directory, _) = directory();
     let mut watcher = Watcher::new(directory.path());
     let second = directory.path().join("second.toml");
-    told_once(&mut watcher, "new file", || fs::write(&second, text(1)).unwrap()).await;
-    told_once(&mut watcher, "changed file", || fs::write(&second, text(2)).unwrap()).await;
-    told_once(&mut watcher, "renamed file", || fs::rename(&second, directory.path().join("third.toml")).unwrap()).await;
-    told_once(&mut watcher, "removed file", || fs::remove_file(directory.path().join("third.toml")).unwrap()).await;
+    told_once(&mut watcher, "new file", || {
+        fs::write(&second, text(1)).unwrap()
+    })
+    .await;
+    told_once(&mut watcher, "changed file", || {
+        fs::write(&second, text(2)).unwrap()
+    })
+    .await;
+    told_once(&mut watcher, "renamed file", || {
+        fs::rename(&second, directory.path().join("third.toml")).unwrap()
+    })
+    .await;
+    told_once(&mut watcher, "removed file", || {
+        fs::remove_file(directory.path().join("third.toml")).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -217,13 +272,21 @@ async fn what_changes_nothing_is_not_told() {
     let mut of_file = Watcher::new(&file);
     let mut of_directory = Watcher::new(directory.path());
     fs::write(&file, "version = 0\n").unwrap();
-    fs::File::options().append(true).open(&file).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    fs::File::options()
+        .append(true)
+        .open(&file)
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
     fs::write(directory.path().join("README.md"), "hello").unwrap();
     fs::write(directory.path().join(".hidden.toml"), "hello").unwrap();
     for _ in 0..10 {
         fs::read(&file).unwrap();
     }
-    tokio::join!(silent(&mut of_file, "file"), silent(&mut of_directory, "directory"));
+    tokio::join!(
+        silent(&mut of_file, "file"),
+        silent(&mut of_directory, "directory")
+    );
 }
 
 #[tokio::test]
@@ -241,7 +304,10 @@ async fn of_a_thousand_writes_in_a_burst_the_last_wins_and_few_are_told() {
     });
     let mut seen = Vec::new();
     let mut last = Instant::now();
-    while timeout(Duration::from_millis(1500), watcher.changed()).await.is_ok() {
+    while timeout(Duration::from_millis(1500), watcher.changed())
+        .await
+        .is_ok()
+    {
         last = Instant::now();
         seen.push(fs::read_to_string(&file).unwrap());
     }
@@ -249,8 +315,17 @@ async fn of_a_thousand_writes_in_a_burst_the_last_wins_and_few_are_told() {
     assert_eq!(seen.last(), Some(&text(1000)));
     // At most one in 700 ms while writes go on, and the last.
     let most = (written - start).as_millis() / 700 + 2;
-    assert!(seen.len() as u128 <= most, "{} told in {:?}", seen.len(), written - start);
-    assert!(last.saturating_duration_since(written) <= SOON, "the last was told after {:?}", last - written);
+    assert!(
+        seen.len() as u128 <= most,
+        "{} told in {:?}",
+        seen.len(),
+        written - start
+    );
+    assert!(
+        last.saturating_duration_since(written) <= SOON,
+        "the last was told after {:?}",
+        last - written
+    );
 }
 
 #[tokio::test]
@@ -287,10 +362,16 @@ async fn key_files_are_told_as_the_mesh_file_is_and_a_new_list_of_them_once() {
             // Naming the same ones again changes nothing.
             watcher.watch_keys(&keys);
         }
-        tokio::join!(told_once(&mut with_mesh, what, change), told_once(&mut without, what, || {}));
+        tokio::join!(
+            told_once(&mut with_mesh, what, change),
+            told_once(&mut without, what, || {})
+        );
     }
     fs::write(&file, text(1)).unwrap();
-    tokio::join!(told_once(&mut with_mesh, "the mesh file", || {}), silent(&mut without, "the mesh file"));
+    tokio::join!(
+        told_once(&mut with_mesh, "the mesh file", || {}),
+        silent(&mut without, "the mesh file")
+    );
 }
 
 #[tokio::test]
@@ -300,7 +381,11 @@ async fn a_wait_that_is_given_up_loses_no_change() {
     fs::write(&file, text(1)).unwrap();
     // Given up after the event, before the writes count as settled.
     for _ in 0..20 {
-        assert!(timeout(Duration::from_millis(10), watcher.changed()).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(10), watcher.changed())
+                .await
+                .is_err()
+        );
     }
     told_once(&mut watcher, "the change", || {}).await;
 }

@@ -1,7 +1,14 @@
-//! A rendezvous server that holds the real keys and means harm, against real nodes: client and core together, in virtual
-//! time. It withholds, swaps, repeats and alters records, lies about addresses and NATs, names moments at will, and offers
-//! relays that are none. What is asserted is what the nodes believe, and what they send to whom.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, unreachable_pub)]
+//! A rendezvous server that holds the real keys and means harm, against real nodes: client and core
+//! together, in virtual time. It withholds, swaps, repeats and alters records, lies about addresses
+//! and NATs, names moments at will, and offers relays that are none. What is asserted is what the
+//! nodes believe, and what they send to whom.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub
+)]
 
 mod world;
 
@@ -13,7 +20,13 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// All that it can do, by chance.
 fn harmful(seed: u64) -> World {
-    World::new(seed, Conduct { harm: true, ..Conduct::default() })
+    World::new(
+        seed,
+        Conduct {
+            harm: true,
+            ..Conduct::default()
+        },
+    )
 }
 
 #[test]
@@ -35,7 +48,11 @@ fn a_hostile_server_moves_no_endpoint_to_where_the_peer_has_not_answered() {
                 assert_eq!(endpoint, address(1 - n), "seed {seed}");
             }
         }
-        assert!(world.lies > 50, "seed {seed}: it has tried ({})", world.lies);
+        assert!(
+            world.lies > 50,
+            "seed {seed}: it has tried ({})",
+            world.lies
+        );
     }
 }
 
@@ -49,17 +66,30 @@ fn a_hostile_server_does_not_turn_nodes_on_a_victim() {
         bytes += world.to_victims.1;
         // What its lies cost the server, in bytes that it sent.
         most = most.max(world.to_victims.1 as f64 / world.from_server as f64);
-        assert!(world.to_victims.0 < 2 * 300 * 10, "seed {seed}: {:?}", world.to_victims);
+        assert!(
+            world.to_victims.0 < 2 * 300 * 10,
+            "seed {seed}: {:?}",
+            world.to_victims
+        );
     }
     println!(
         "measured: {datagrams} datagrams, {bytes} bytes to victims in 1,800 node seconds; at most {most:.2} of what it sent"
     );
-    assert!(most < 1.0, "the server would have done better to send them itself: {most:.2}");
+    assert!(
+        most < 1.0,
+        "the server would have done better to send them itself: {most:.2}"
+    );
 }
 
 #[test]
 fn an_older_record_or_one_of_another_mailbox_is_not_believed() {
-    let mut world = World::new(3, Conduct { withhold: true, ..Conduct::default() });
+    let mut world = World::new(
+        3,
+        Conduct {
+            withhold: true,
+            ..Conduct::default()
+        },
+    );
     let [old, new] = [victim(1), victim(2)];
     // The first node is at an address of which its record tells, then at another.
     world.observe(0, old);
@@ -71,7 +101,11 @@ fn an_older_record_or_one_of_another_mailbox_is_not_believed() {
     let (newest, earlier) = records.split_last().unwrap();
     world.tell(1, newest.0, &newest.1);
     world.run(SECOND);
-    assert!(world.candidates(1).contains(&new), "the newest is believed: {:?}", world.candidates(1));
+    assert!(
+        world.candidates(1).contains(&new),
+        "the newest is believed: {:?}",
+        world.candidates(1)
+    );
     for (tag, blob) in earlier {
         world.tell(1, *tag, blob);
         // And what it wrote itself, under the other's tag.
@@ -87,12 +121,22 @@ fn an_older_record_or_one_of_another_mailbox_is_not_believed() {
         }
         world.run(SECOND);
     }
-    assert!(!world.candidates(1).contains(&old), "{:?}", world.candidates(1));
+    assert!(
+        !world.candidates(1).contains(&old),
+        "{:?}",
+        world.candidates(1)
+    );
 }
 
 #[test]
 fn a_moment_that_nobody_asked_for_makes_nobody_fire() {
-    let mut world = World::new(4, Conduct { withhold: true, ..Conduct::default() });
+    let mut world = World::new(
+        4,
+        Conduct {
+            withhold: true,
+            ..Conduct::default()
+        },
+    );
     world.run(SECOND * 20);
     let before = world.fired;
     for n in [0, 1] {
@@ -104,5 +148,9 @@ fn a_moment_that_nobody_asked_for_makes_nobody_fire() {
             world.say(n, &[&[11, 0, 18][..], &tag, &[0xff, 0xff]].concat());
         }
     }
-    assert!(world.fired - before <= 2, "at most what each waits for: {}", world.fired - before);
+    assert!(
+        world.fired - before <= 2,
+        "at most what each waits for: {}",
+        world.fired - before
+    );
 }

@@ -8,7 +8,9 @@ use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
-use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayUse, SecretKey};
+use natpunch_types::{
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayUse, SecretKey,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -68,12 +70,20 @@ pub struct Server {
 impl Server {
     /// What this node has put, in order.
     pub fn of(&self, node: usize) -> Vec<(Tag, Vec<u8>)> {
-        self.records.iter().filter(|(by, ..)| *by == node).map(|(_, tag, blob)| (*tag, blob.clone())).collect()
+        self.records
+            .iter()
+            .filter(|(by, ..)| *by == node)
+            .map(|(_, tag, blob)| (*tag, blob.clone()))
+            .collect()
     }
 
     /// All tags that it knows.
     pub fn tags(&self) -> Vec<Tag> {
-        self.watches.iter().map(|(_, tag)| *tag).chain(self.pairs.iter().copied()).collect()
+        self.watches
+            .iter()
+            .map(|(_, tag)| *tag)
+            .chain(self.pairs.iter().copied())
+            .collect()
     }
 }
 
@@ -99,8 +109,14 @@ fn frame(kind: u8, body: &[&[u8]]) -> Vec<u8> {
 }
 
 fn address_bytes(address: SocketAddr) -> Vec<u8> {
-    let SocketAddr::V4(v4) = address else { panic!("IPv4 here") };
-    [&v4.ip().to_ipv6_mapped().octets()[..], &v4.port().to_be_bytes()].concat()
+    let SocketAddr::V4(v4) = address else {
+        panic!("IPv4 here")
+    };
+    [
+        &v4.ip().to_ipv6_mapped().octets()[..],
+        &v4.port().to_be_bytes(),
+    ]
+    .concat()
 }
 
 impl World {
@@ -108,13 +124,22 @@ impl World {
         let mesh = |n: u8, peer: Option<PeerKey>| {
             let peer = peer.map(|key| PeerSpec::new("peer", key));
             let peers = peer.into_iter().collect();
-            let spec = MeshSpec { private_key: key(n), listen_port: 51820, overlay: vec![], peers };
+            let spec = MeshSpec {
+                private_key: key(n),
+                listen_port: 51820,
+                overlay: vec![],
+                peers,
+            };
             Mesh::new(spec, [seed as u8 ^ n; 32], Time::ZERO)
         };
         let keys = [1, 2].map(|n| mesh(n, None).status(Time::ZERO).public_key);
         let server_key = mesh(200, None).status(Time::ZERO).public_key;
         let nodes = [0, 1].map(|n: usize| {
-            let config = Config { identity: key(n as u8 + 50), servers: vec![server_key], admission: None };
+            let config = Config {
+                identity: key(n as u8 + 50),
+                servers: vec![server_key],
+                admission: None,
+            };
             let rng = ChaCha20Rng::seed_from_u64(seed * 10 + n as u64);
             Node {
                 mesh: mesh(n as u8 + 1, Some(keys[1 - n])),
@@ -140,7 +165,9 @@ impl World {
             fired: 0,
         };
         for n in [0, 1] {
-            world.nodes[n].mesh.handle_local_addresses(&[address(n).ip()], Time::ZERO);
+            world.nodes[n]
+                .mesh
+                .handle_local_addresses(&[address(n).ip()], Time::ZERO);
         }
         world.read_devices();
         world
@@ -152,7 +179,10 @@ impl World {
         for node in &mut self.nodes {
             if right == [true; 2] {
                 node.received += 100;
-                if node.handshake.is_none_or(|at| self.now > at + Duration::from_secs(120)) {
+                if node
+                    .handshake
+                    .is_none_or(|at| self.now > at + Duration::from_secs(120))
+                {
                     node.handshake = Some(self.now);
                 }
             }
@@ -166,7 +196,11 @@ impl World {
                 allowed_ips: vec![],
                 has_preshared_key: false,
             };
-            let snapshot = DeviceSnapshot { listen_port: 51820, peers: vec![row], ..DeviceSnapshot::default() };
+            let snapshot = DeviceSnapshot {
+                listen_port: 51820,
+                peers: vec![row],
+                ..DeviceSnapshot::default()
+            };
             node.mesh.handle_device(&snapshot, Time::ZERO + self.now);
         }
     }
@@ -180,7 +214,11 @@ impl World {
     /// What this node thinks that its peer may be at.
     pub fn candidates(&self, n: usize) -> Vec<SocketAddr> {
         let status = self.nodes[n].mesh.status(self.time());
-        status.peers.iter().flat_map(|peer| peer.candidates.iter().map(|candidate| candidate.address)).collect()
+        status
+            .peers
+            .iter()
+            .flat_map(|peer| peer.candidates.iter().map(|candidate| candidate.address))
+            .collect()
     }
 
     fn time(&self) -> Time {
@@ -192,20 +230,34 @@ impl World {
         let mut lie_at = self.now;
         loop {
             self.drain();
-            let timeouts = self.nodes.iter().filter_map(|node| node.client.poll_timeout());
-            let meshes = self.nodes.iter().filter_map(|node| node.mesh.poll_timeout());
+            let timeouts = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.client.poll_timeout());
+            let meshes = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.mesh.poll_timeout());
             let meshes = meshes.map(|at| at.since(Time::ZERO));
             let arrivals = self.in_flight.iter().map(|(at, ..)| *at);
-            let lie = self.conduct.harm.then_some(lie_at).into_iter().chain([self.next_second]);
+            let lie = self
+                .conduct
+                .harm
+                .then_some(lie_at)
+                .into_iter()
+                .chain([self.next_second]);
             let next = timeouts.chain(meshes).chain(arrivals).chain(lie).min();
-            let Some(next) = next.filter(|next| *next <= end) else { break };
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
             self.now = self.now.max(next);
             if self.now >= self.next_second {
                 self.next_second = self.now + Duration::from_secs(1);
                 self.read_devices();
             }
             if self.conduct.harm && self.now >= lie_at {
-                lie_at = self.now + Duration::from_millis(u64::from(self.rng.next_u32() % 900) + 20);
+                lie_at =
+                    self.now + Duration::from_millis(u64::from(self.rng.next_u32() % 900) + 20);
                 for n in [0, 1] {
                     self.lie(n);
                 }
@@ -225,7 +277,8 @@ impl World {
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         if to.ip() == server_address().ip() || (0..2).any(|n| address(n) == to) {
-            self.in_flight.push_back((self.now + WAY, from, to, payload));
+            self.in_flight
+                .push_back((self.now + WAY, from, to, payload));
         } else if to.ip() == victim(0).ip() || (0..=255).any(|n| victim(n).ip() == to.ip()) {
             self.to_victims.0 += 1;
             self.to_victims.1 += payload.len() as u64;
@@ -238,12 +291,16 @@ impl World {
             n.into_iter().for_each(|n| self.handle_client(n, payload));
             return;
         }
-        let Some(n) = (0..2).find(|n| address(*n) == to) else { return };
+        let Some(n) = (0..2).find(|n| address(*n) == to) else {
+            return;
+        };
         let (now, time) = (self.now, self.time());
         if from.ip() == server_address().ip() {
             self.nodes[n].client.handle_datagram(from, payload, now);
         } else {
-            self.nodes[n].mesh.handle_datagram(from, None, payload, time);
+            self.nodes[n]
+                .mesh
+                .handle_datagram(from, None, payload, time);
         }
     }
 
@@ -263,15 +320,20 @@ impl World {
                             node.mesh.handle_endpoint_set(peer, endpoint, true, time);
                         }
                         Command::PublishRecords(records) => {
-                            let records = records.into_iter().map(|record| (record.tag, record.blob.into()));
+                            let records = records
+                                .into_iter()
+                                .map(|record| (record.tag, record.blob.into()));
                             node.client.set_records(records, now);
                         }
                         Command::Interest(interest) => {
-                            node.client.set_watches(interest.iter().map(|peer| peer.inbound_tag), now);
+                            node.client
+                                .set_watches(interest.iter().map(|peer| peer.inbound_tag), now);
                             let relays = interest.iter().filter(|peer| peer.relay != RelayUse::Off);
-                            node.client.set_relays(relays.map(|peer| (peer.pair_tag, peer.relay)), now);
-                            node.tags =
-                                interest.first().map_or([[0; 16]; 2], |peer| [peer.pair_tag, peer.outbound_tag]);
+                            node.client
+                                .set_relays(relays.map(|peer| (peer.pair_tag, peer.relay)), now);
+                            node.tags = interest
+                                .first()
+                                .map_or([[0; 16]; 2], |peer| [peer.pair_tag, peer.outbound_tag]);
                         }
                         Command::Meet { .. } => {
                             let [pair, outbound] = node.tags;
@@ -285,9 +347,16 @@ impl World {
                     let origin = Origin::new("server");
                     match event {
                         Event::Observed(address) => {
-                            node.mesh.handle_reflexive(&origin, address, Duration::from_secs(180), time);
+                            node.mesh.handle_reflexive(
+                                &origin,
+                                address,
+                                Duration::from_secs(180),
+                                time,
+                            );
                         }
-                        Event::Record { tag, blob } => node.mesh.handle_record(&origin, tag, &blob, time),
+                        Event::Record { tag, blob } => {
+                            node.mesh.handle_record(&origin, tag, &blob, time)
+                        }
                         Event::Fire { after, .. } => {
                             self.fired += 1;
                             node.mesh.handle_fire(&origin, node.peer, after, time);
@@ -298,11 +367,19 @@ impl World {
                             if let Some(address) = address {
                                 let lifetime = Duration::from_secs(60);
                                 let kind = CandidateKind::Relay;
-                                let candidate = Candidate { address, kind, origin, lifetime };
+                                let candidate = Candidate {
+                                    address,
+                                    kind,
+                                    origin,
+                                    lifetime,
+                                };
                                 node.mesh.handle_candidate(node.peer, candidate, time);
                             }
                         }
-                        Event::Up { .. } | Event::Down | Event::Refused { .. } | Event::Full { .. } => {}
+                        Event::Up { .. }
+                        | Event::Down
+                        | Event::Refused { .. }
+                        | Event::Full { .. } => {}
                     }
                 }
                 while let Some(outgoing) = node.client.poll_transmit() {
@@ -328,10 +405,14 @@ impl World {
 
     /// Says this to a client, now.
     pub fn say(&mut self, n: usize, text: &[u8]) {
-        let Some(session) = self.server.sessions.get_mut(&n) else { return };
+        let Some(session) = self.server.sessions.get_mut(&n) else {
+            return;
+        };
         let notice = session.say(text);
         self.from_server += notice.len() as u64;
-        self.nodes[n].client.handle_datagram(server_address(), &notice, self.now);
+        self.nodes[n]
+            .client
+            .handle_datagram(server_address(), &notice, self.now);
         self.drain();
     }
 
@@ -350,42 +431,66 @@ impl World {
     fn handle_client(&mut self, n: usize, payload: &[u8]) {
         match Kind::of(payload) {
             Some(Kind::Hello) => {
-                let seen = if self.conduct.harm { self.some_address() } else { address(n) };
+                let seen = if self.conduct.harm {
+                    self.some_address()
+                } else {
+                    address(n)
+                };
                 let number = self.rng.next_u64();
-                let Some((_, welcome, session)) = welcome(&key(200), None, payload, number, seen, &mut self.rng) else {
+                let Some((_, welcome, session)) =
+                    welcome(&key(200), None, payload, number, seen, &mut self.rng)
+                else {
                     return;
                 };
                 self.server.sessions.insert(n, session);
                 self.from_server += welcome.len() as u64;
-                self.in_flight.push_back((self.now + WAY, server_address(), address(n), welcome));
+                self.in_flight
+                    .push_back((self.now + WAY, server_address(), address(n), welcome));
             }
             Some(Kind::Confirm) => {
                 // What it carries comes again: the session is not told what it has.
-                let continued = if self.conduct.harm { frame(13, &[]) } else { Vec::new() };
+                let continued = if self.conduct.harm {
+                    frame(13, &[])
+                } else {
+                    Vec::new()
+                };
                 self.answer(n, [frame(1, &[&[0, 25]]), continued].concat());
             }
             Some(Kind::Request) => {
-                let text = self.server.sessions.get(&n).and_then(|session| session.open(payload));
-                text.into_iter().for_each(|text| self.handle_frames(n, &text));
+                let text = self
+                    .server
+                    .sessions
+                    .get(&n)
+                    .and_then(|session| session.open(payload));
+                text.into_iter()
+                    .for_each(|text| self.handle_frames(n, &text));
             }
             _ => {}
         }
     }
 
     fn answer(&mut self, n: usize, text: Vec<u8>) {
-        let Some(session) = self.server.sessions.get_mut(&n) else { return };
+        let Some(session) = self.server.sessions.get_mut(&n) else {
+            return;
+        };
         let notice = session.say(&text);
         self.from_server += notice.len() as u64;
-        self.in_flight.push_back((self.now + WAY, server_address(), address(n), notice));
+        self.in_flight
+            .push_back((self.now + WAY, server_address(), address(n), notice));
     }
 
     fn handle_frames(&mut self, n: usize, mut text: &[u8]) {
         let mut answers = Vec::new();
         while let [kind @ 1..=255, high, low, rest @ ..] = text {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
-            let Some((body, rest)) = rest.split_at_checked(length) else { break };
+            let Some((body, rest)) = rest.split_at_checked(length) else {
+                break;
+            };
             text = rest;
-            let tag: Tag = body.get(..16).and_then(|tag| tag.try_into().ok()).unwrap_or_default();
+            let tag: Tag = body
+                .get(..16)
+                .and_then(|tag| tag.try_into().ok())
+                .unwrap_or_default();
             match kind {
                 1 => {
                     let seen = self.server.seen.get(&n).copied().unwrap_or(address(n));
@@ -394,15 +499,25 @@ impl World {
                 2 => {
                     let blob = body[24..].to_vec();
                     self.server.records.push((n, tag, blob.clone()));
-                    if !self.conduct.withhold && !self.conduct.harm && self.server.watches.contains(&(1 - n, tag)) {
+                    if !self.conduct.withhold
+                        && !self.conduct.harm
+                        && self.server.watches.contains(&(1 - n, tag))
+                    {
                         self.answer(1 - n, frame(5, &[&tag, &blob]));
                     }
                 }
                 3 => {
                     self.server.watches.insert((n, tag));
                     answers.extend(frame(4, &[&tag]));
-                    let known = self.server.records.iter().rfind(|(_, of, _)| *of == tag).cloned();
-                    if let Some((_, _, blob)) = known.filter(|_| !self.conduct.withhold && !self.conduct.harm) {
+                    let known = self
+                        .server
+                        .records
+                        .iter()
+                        .rfind(|(_, of, _)| *of == tag)
+                        .cloned();
+                    if let Some((_, _, blob)) =
+                        known.filter(|_| !self.conduct.withhold && !self.conduct.harm)
+                    {
                         answers.extend(frame(5, &[&tag, &blob]));
                     }
                 }
@@ -439,13 +554,20 @@ impl World {
         self.lies += 1;
         let choice = self.rng.next_u32();
         let tags = self.server.tags();
-        let tag = tags.get(choice as usize % tags.len().max(1)).copied().unwrap_or_default();
+        let tag = tags
+            .get(choice as usize % tags.len().max(1))
+            .copied()
+            .unwrap_or_default();
         let records = &self.server.records;
-        let record = records.get(self.rng.next_u32() as usize % records.len().max(1)).cloned();
+        let record = records
+            .get(self.rng.next_u32() as usize % records.len().max(1))
+            .cloned();
         let text = match choice >> 8 & 15 {
             // A record: the newest, any, of any mailbox, or altered.
             0..=5 => {
-                let Some((_, of, mut blob)) = record else { return };
+                let Some((_, of, mut blob)) = record else {
+                    return;
+                };
                 if choice & 3 == 0 {
                     let at = self.rng.next_u32() as usize % blob.len();
                     blob[at] ^= 1 << (choice >> 16 & 7);
@@ -455,7 +577,15 @@ impl World {
             }
             6 | 7 => frame(2, &[&address_bytes(self.some_address())]),
             8 | 9 => frame(11, &[&tag, &((choice >> 12) as u16).to_be_bytes()]),
-            10 => frame(9, &[&tag, &((choice >> 12) as u16).to_be_bytes(), &[1; 8], &[2; 32]]),
+            10 => frame(
+                9,
+                &[
+                    &tag,
+                    &((choice >> 12) as u16).to_be_bytes(),
+                    &[1; 8],
+                    &[2; 32],
+                ],
+            ),
             11 => frame(10, &[&tag, &[2, 2]]),
             12 => frame(12, &[&((choice >> 12) as u16).to_be_bytes()]),
             13 => frame(8, &[&[0, 0]]),

@@ -7,25 +7,34 @@ use serde_json::Value;
 
 use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 
-/// The endpoint that the status names for a peer, once connected without a relay, which may well come first.
+/// The endpoint that the status names for a peer, once connected without a relay, which may well
+/// come first.
 fn endpoint(node: &Node, peer: &str) -> (SocketAddr, Value) {
     let peer = node.wait_peer(peer, "a path without a relay", soon(), |peer| {
         let connected = peer["state"] == "connected" && !peer["handshake_age_s"].is_null();
         // What was chosen may still be on its way to WireGuard.
         let candidates = peer["candidates"].as_array()?;
-        let at_relay = candidates.iter().any(|known| known["kind"] == "relay" && known["address"] == peer["endpoint"]);
+        let at_relay = candidates
+            .iter()
+            .any(|known| known["kind"] == "relay" && known["address"] == peer["endpoint"]);
         (connected && peer["path"] != "relay" && !at_relay).then(|| peer.clone())
     });
     (peer["endpoint"].as_str().unwrap().parse().unwrap(), peer)
 }
 
-/// Waits until both are connected, directly and at each other's public address, and a ping passes each way.
+/// Waits until both are connected, directly and at each other's public address, and a ping passes
+/// each way.
 fn connect_directly([a, b]: &[Node; 2], addresses: [Ipv4Addr; 2]) {
     for (node, peer, at) in [(a, b, addresses[1]), (b, a, addresses[0])] {
         let (endpoint, status) = endpoint(node, peer.name());
         assert_eq!(endpoint.ip(), IpAddr::V4(at), "{status:#}");
         assert_eq!(status["path"], "direct");
-        assert!(node.reaches(peer.address), "{} does not reach {}", node.name(), peer.name());
+        assert!(
+            node.reaches(peer.address),
+            "{} does not reach {}",
+            node.name(),
+            peer.name()
+        );
     }
 }
 
@@ -35,20 +44,32 @@ fn connects_directly(lab: Lab, discovery: Discovery, nats: [Nat; 2]) {
     connect_directly(&nodes, [routers[0].address(), routers[1].address()]);
 }
 
-lab_test!(the_rendezvous_connects_two_port_preserving_nats, 60, |lab| {
-    connects_directly(lab, Discovery::Rendezvous, [Nat::PortPreserving; 2]);
-});
+lab_test!(
+    the_rendezvous_connects_two_port_preserving_nats,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::Rendezvous, [Nat::PortPreserving; 2]);
+    }
+);
 
-lab_test!(the_rendezvous_connects_a_symmetric_and_a_full_cone_nat, 60, |lab| {
-    connects_directly(lab, Discovery::Rendezvous, [Nat::Symmetric, Nat::FullCone]);
-});
+lab_test!(
+    the_rendezvous_connects_a_symmetric_and_a_full_cone_nat,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::Rendezvous, [Nat::Symmetric, Nat::FullCone]);
+    }
+);
 
 lab_test!(two_port_preserving_nats_connect, 60, |lab| {
     connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving; 2]);
 });
 
 lab_test!(a_port_preserving_and_a_full_cone_nat_connect, 60, |lab| {
-    connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving, Nat::FullCone]);
+    connects_directly(
+        lab,
+        Discovery::NatpunchGo,
+        [Nat::PortPreserving, Nat::FullCone],
+    );
 });
 
 lab_test!(two_restricted_nats_connect, 60, |lab| {
@@ -59,9 +80,13 @@ lab_test!(a_symmetric_and_a_full_cone_nat_connect, 60, |lab| {
     connects_directly(lab, Discovery::NatpunchGo, [Nat::Symmetric, Nat::FullCone]);
 });
 
-lab_test!(records_on_a_web_server_and_stun_are_enough_to_connect, 60, |lab| {
-    connects_directly(lab, Discovery::Http, [Nat::PortPreserving; 2]);
-});
+lab_test!(
+    records_on_a_web_server_and_stun_are_enough_to_connect,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::Http, [Nat::PortPreserving; 2]);
+    }
+);
 
 lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
@@ -75,40 +100,61 @@ lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
     connect_directly(&[a, b], [router.address(), public]);
 });
 
-lab_test!(two_nodes_behind_one_nat_connect_within_their_lan, 60, |lab| {
-    let mut world = World::new(lab, Discovery::Http);
-    let router = world.lab.router("home", Nat::PortPreserving).unwrap();
-    let [mut a, mut b] = ["a", "b"].map(|name| {
-        let host = world.lab.host_behind(&router, name).unwrap();
-        world.node(host)
-    });
-    world.write_mesh();
-    a.start();
-    b.start();
-    for (node, peer) in [(&a, &b), (&b, &a)] {
-        let (endpoint, status) = endpoint(node, peer.name());
-        assert_eq!(endpoint.ip(), IpAddr::V4(peer.host.ipv4().unwrap()), "{status:#}");
-        assert_eq!(status["path"], "lan");
-        assert!(node.reaches(peer.address));
+lab_test!(
+    two_nodes_behind_one_nat_connect_within_their_lan,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Http);
+        let router = world.lab.router("home", Nat::PortPreserving).unwrap();
+        let [mut a, mut b] = ["a", "b"].map(|name| {
+            let host = world.lab.host_behind(&router, name).unwrap();
+            world.node(host)
+        });
+        world.write_mesh();
+        a.start();
+        b.start();
+        for (node, peer) in [(&a, &b), (&b, &a)] {
+            let (endpoint, status) = endpoint(node, peer.name());
+            assert_eq!(
+                endpoint.ip(),
+                IpAddr::V4(peer.host.ipv4().unwrap()),
+                "{status:#}"
+            );
+            assert_eq!(status["path"], "lan");
+            assert!(node.reaches(peer.address));
+        }
     }
-});
+);
 
-lab_test!(ipv6_connects_through_stateful_firewalls_where_ipv4_cannot, 60, |lab| {
-    let mut world = World::new(lab, Discovery::Http);
-    let routers = ["a", "b"].map(|name| world.lab.dual_router(&format!("nat-{name}"), Nat::Symmetric).unwrap());
-    let [mut a, mut b] = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
-        let host = world.lab.host_behind(router, name).unwrap();
-        world.node(host)
-    });
-    world.write_mesh();
-    a.start();
-    b.start();
-    for (node, peer) in [(&a, &b), (&b, &a)] {
-        let (endpoint, status) = endpoint(node, peer.name());
-        assert_eq!(endpoint.ip(), IpAddr::V6(peer.host.ipv6().unwrap()), "{status:#}");
-        assert!(node.reaches(peer.address));
+lab_test!(
+    ipv6_connects_through_stateful_firewalls_where_ipv4_cannot,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Http);
+        let routers = ["a", "b"].map(|name| {
+            world
+                .lab
+                .dual_router(&format!("nat-{name}"), Nat::Symmetric)
+                .unwrap()
+        });
+        let [mut a, mut b] = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
+            let host = world.lab.host_behind(router, name).unwrap();
+            world.node(host)
+        });
+        world.write_mesh();
+        a.start();
+        b.start();
+        for (node, peer) in [(&a, &b), (&b, &a)] {
+            let (endpoint, status) = endpoint(node, peer.name());
+            assert_eq!(
+                endpoint.ip(),
+                IpAddr::V6(peer.host.ipv6().unwrap()),
+                "{status:#}"
+            );
+            assert!(node.reaches(peer.address));
+        }
     }
-});
+);
 
 lab_test!(two_symmetric_nats_are_said_to_be_not_reachable, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
@@ -125,38 +171,60 @@ lab_test!(two_symmetric_nats_are_said_to_be_not_reachable, 60, |lab| {
 lab_test!(down_removes_what_apply_made_and_nothing_else, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let ([mut a, b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
-    a.host.ip("link add name other type bridge\nlink set other up\n").unwrap();
+    a.host
+        .ip("link add name other type bridge\nlink set other up\n")
+        .unwrap();
     a.wait_connected("b");
     a.stop();
     assert!(a.reaches(b.address), "the tunnel outlives its agent");
     let output = a.natpunch(&["down"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let links = a.host.output("ip", &["-o", "link"]).unwrap();
     let links = String::from_utf8(links.stdout).unwrap();
-    assert!(!links.contains(INTERFACE) && links.contains("other"), "{links}");
+    assert!(
+        !links.contains(INTERFACE) && links.contains("other"),
+        "{links}"
+    );
     let routes = a.host.output("ip", &["route"]).unwrap();
     assert!(!String::from_utf8(routes.stdout).unwrap().contains("10.77."));
     assert!(!a.reaches(b.address));
     // And it can join again.
     a.start();
-    a.wait("its peer b", soon(), |status| crate::world::peer_in(status, "b").map(|_| ()));
+    a.wait("its peer b", soon(), |status| {
+        crate::world::peer_in(status, "b").map(|_| ())
+    });
     a.wait_connected("b");
 });
 
-lab_test!(apply_once_ends_when_connected_or_when_its_deadline_has_passed, 60, |lab| {
-    let mut world = World::new(lab, Discovery::NatpunchGo);
-    let (a, _nat_a) = world.node_behind(Nat::PortPreserving, "a");
-    let (mut b, _nat_b) = world.node_behind(Nat::PortPreserving, "b");
-    world.write_mesh();
-    let once = |deadline: &str| {
-        let file = world.file();
-        let arguments = ["apply", file.to_str().unwrap(), "--once", "--deadline", deadline, "--private-key-file"];
-        let output = a.natpunch(&[&arguments[..], &[a.key_file.to_str().unwrap()]].concat());
-        output.status.code()
-    };
-    assert_eq!(once("2"), Some(3), "b is not there");
-    b.start();
-    b.wait_up();
-    assert_eq!(once("20"), Some(0));
-    assert!(a.reaches(b.address), "the tunnel stays");
-});
+lab_test!(
+    apply_once_ends_when_connected_or_when_its_deadline_has_passed,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::NatpunchGo);
+        let (a, _nat_a) = world.node_behind(Nat::PortPreserving, "a");
+        let (mut b, _nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        world.write_mesh();
+        let once = |deadline: &str| {
+            let file = world.file();
+            let arguments = [
+                "apply",
+                file.to_str().unwrap(),
+                "--once",
+                "--deadline",
+                deadline,
+                "--private-key-file",
+            ];
+            let output = a.natpunch(&[&arguments[..], &[a.key_file.to_str().unwrap()]].concat());
+            output.status.code()
+        };
+        assert_eq!(once("2"), Some(3), "b is not there");
+        b.start();
+        b.wait_up();
+        assert_eq!(once("20"), Some(0));
+        assert!(a.reaches(b.address), "the tunnel stays");
+    }
+);

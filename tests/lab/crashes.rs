@@ -16,15 +16,24 @@ lab_test!(an_agent_killed_under_ping_loses_no_packet, 60, |lab| {
     assert!(ping.wait_for(10, soon()));
     let before = a.wg_peer(&b);
     a.kill();
-    assert!(ping.wait_for(50, soon()), "the tunnel stopped with its agent");
+    assert!(
+        ping.wait_for(50, soon()),
+        "the tunnel stopped with its agent"
+    );
     a.start();
     a.wait_connected("b");
     assert!(ping.wait_for(50, soon()));
     let after = a.wg_peer(&b);
     assert_eq!(ping.stop().lost(), 0);
-    assert_eq!(after.latest_handshake, before.latest_handshake, "the session was kept");
+    assert_eq!(
+        after.latest_handshake, before.latest_handshake,
+        "the session was kept"
+    );
     assert_eq!(after.endpoint, before.endpoint);
-    assert!(after.received > before.received && after.sent > before.sent, "the counters went on");
+    assert!(
+        after.received > before.received && after.sent > before.sent,
+        "the counters went on"
+    );
 });
 
 lab_test!(a_server_that_is_gone_takes_no_tunnel_with_it, 90, |lab| {
@@ -43,5 +52,8 @@ lab_test!(a_server_that_is_gone_takes_no_tunnel_with_it, 90, |lab| {
     world.server.restart();
     assert_eq!(world.server.public_key, key);
     world.lab.reboot(&mut routers[0]).unwrap();
-    assert!(ping.wait_for(20, within(40)), "no connection after the server came back");
+    assert!(
+        ping.wait_for(20, within(40)),
+        "no connection after the server came back"
+    );
 });

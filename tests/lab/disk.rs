@@ -1,8 +1,9 @@
-//! A disk that does what disks do: it forgets at a power cut what was not flushed, it fills up, it fails. A file system
-//! in memory, in user space (FUSE), that remembers of each file and directory what it is and what of it was flushed.
+//! A disk that does what disks do: it forgets at a power cut what was not flushed, it fills up, it
+//! fails. A file system in memory, in user space (FUSE), that remembers of each file and directory
+//! what it is and what of it was flushed.
 //!
-//! It is as strict as POSIX allows: flushing a file keeps its bytes and not its name, a name is kept by flushing its
-//! directory, and a file whose name was kept but not its bytes is empty.
+//! It is as strict as POSIX allows: flushing a file keeps its bytes and not its name, a name is
+//! kept by flushing its directory, and a file whose name was kept but not its bytes is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -11,9 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 use natpunch_lab::Host;
 
@@ -49,8 +51,11 @@ impl Disk {
         std::fs::create_dir_all(directory).unwrap();
         let tree = Arc::new(Mutex::new(Tree::default()));
         let (served, directory) = (Server(Arc::clone(&tree)), directory.to_owned());
-        let session = host.run(move || fuser::spawn_mount(served, &directory, &Config::default())).unwrap();
-        let _session = session.expect("FUSE is needed: /dev/fuse, and a kernel with CONFIG_FUSE_FS");
+        let session = host
+            .run(move || fuser::spawn_mount(served, &directory, &Config::default()))
+            .unwrap();
+        let _session =
+            session.expect("FUSE is needed: /dev/fuse, and a kernel with CONFIG_FUSE_FS");
         Self { tree, _session }
     }
 
@@ -90,7 +95,11 @@ struct Tree {
 impl Default for Tree {
     fn default() -> Self {
         let root = (Node::Directory(Kept::default()), 0o755);
-        Self { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, fault: Fault::None }
+        Self {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            last: ROOT,
+            fault: Fault::None,
+        }
     }
 }
 
@@ -115,7 +124,11 @@ impl Tree {
     }
 
     fn may_read(&self) -> Result<()> {
-        if self.fault == Fault::Broken { Err(Errno::EIO) } else { Ok(()) }
+        if self.fault == Fault::Broken {
+            Err(Errno::EIO)
+        } else {
+            Ok(())
+        }
     }
 
     fn may_write(&self) -> Result<()> {
@@ -218,7 +231,9 @@ impl Tree {
         self.may_write()?;
         let number = *self.directory(from.0)?.get(from.1).ok_or(Errno::ENOENT)?;
         if let Some(other) = self.directory(to.0)?.get(to.1).copied()
-            && self.directory(other).is_ok_and(|entries| !entries.is_empty())
+            && self
+                .directory(other)
+                .is_ok_and(|entries| !entries.is_empty())
         {
             return Err(Errno::ENOTEMPTY);
         }
@@ -312,7 +327,15 @@ impl Filesystem for Server {
         attr(resized.and_then(|()| tree.attributes(ino.0)), reply);
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         let node = Node::Directory(Kept::default());
         entry(self.tree().add(parent.0, name, node, mode & !umask), reply);
     }
@@ -335,7 +358,10 @@ impl Filesystem for Server {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        empty(self.tree().rename((parent.0, name), (newparent.0, newname)), reply);
+        empty(
+            self.tree().rename((parent.0, name), (newparent.0, newname)),
+            reply,
+        );
     }
 
     fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -352,7 +378,16 @@ impl Filesystem for Server {
         }
     }
 
-    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, _: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
         let node = Node::File(Kept::default());
         match self.tree().add(parent.0, name, node, mode & !umask) {
             Ok(attributes) => {
@@ -415,14 +450,23 @@ impl Filesystem for Server {
         empty(self.tree().flush(ino.0), reply);
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let mut tree = self.tree();
         let entries = match tree.may_read().and_then(|()| tree.directory(ino.0)) {
             Ok(entries) => entries.clone(),
             Err(error) => return reply.error(error),
         };
         for (index, (name, number)) in (0..).zip(entries).skip(usize::try_from(offset).unwrap()) {
-            let kind = tree.attributes(number).map_or(FileType::RegularFile, |attributes| attributes.kind);
+            let kind = tree
+                .attributes(number)
+                .map_or(FileType::RegularFile, |attributes| attributes.kind);
             if reply.add(INodeNo(number), index + 1, kind, name) {
                 break;
             }

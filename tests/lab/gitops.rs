@@ -21,7 +21,16 @@ impl Repository {
         let repository = Self { directory };
         repository.run(&["git", "init", "-q", "--bare", "-b", "main", "mesh.git"]);
         repository.run(&["git", "clone", "-q", "mesh.git", "work"]);
-        repository.run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "signer"]);
+        repository.run(&[
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-f",
+            "signer",
+        ]);
         let key = std::fs::read_to_string(repository.directory.join("signer.pub")).unwrap();
         let trust = format!("[trust]\nsigners = [\"{}\"]\n", key.trim());
         std::fs::write(repository.directory.join("trust.toml"), trust).unwrap();
@@ -32,12 +41,25 @@ impl Repository {
         let output = Command::new(command[0])
             .args(&command[1..])
             .current_dir(&self.directory)
-            .envs([("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
-            .envs([("GIT_AUTHOR_NAME", "a"), ("GIT_AUTHOR_EMAIL", "a@example.org")])
-            .envs([("GIT_COMMITTER_NAME", "a"), ("GIT_COMMITTER_EMAIL", "a@example.org")])
+            .envs([
+                ("GIT_CONFIG_NOSYSTEM", "1"),
+                ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ])
+            .envs([
+                ("GIT_AUTHOR_NAME", "a"),
+                ("GIT_AUTHOR_EMAIL", "a@example.org"),
+            ])
+            .envs([
+                ("GIT_COMMITTER_NAME", "a"),
+                ("GIT_COMMITTER_EMAIL", "a@example.org"),
+            ])
             .output()
             .unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
@@ -49,15 +71,32 @@ impl Repository {
     fn publish(&self, file: &str, text: &str, signed: bool, message: &str) -> String {
         std::fs::write(self.directory.join("work").join(file), text).unwrap();
         self.git(&["add", "-A"]);
-        let key = format!("user.signingKey={}", self.directory.join("signer").display());
+        let key = format!(
+            "user.signingKey={}",
+            self.directory.join("signer").display()
+        );
         let sign = if signed { "-S" } else { "--no-gpg-sign" };
-        self.git(&["-c", "gpg.format=ssh", "-c", &key, "commit", "-q", sign, "-m", message]);
+        self.git(&[
+            "-c",
+            "gpg.format=ssh",
+            "-c",
+            &key,
+            "commit",
+            "-q",
+            sign,
+            "-m",
+            message,
+        ]);
         self.git(&["push", "-q", "--force", "origin", "HEAD:main"]);
         self.git(&["rev-parse", "HEAD"])
     }
 
     fn url(&self) -> PathBuf {
-        format!("git+file://{}/mesh.git#main:mesh.toml", self.directory.display()).into()
+        format!(
+            "git+file://{}/mesh.git#main:mesh.toml",
+            self.directory.display()
+        )
+        .into()
     }
 
     fn trust(&self) -> &Path {
@@ -111,18 +150,30 @@ impl Play {
             running: String::new(),
         };
         let text = play.text();
-        play.running = play.repository.publish("mesh.toml", &text, true, "the mesh");
+        play.running = play
+            .repository
+            .publish("mesh.toml", &text, true, "the mesh");
         for node in &mut play.nodes {
             node.file = play.repository.url();
-            let trust = play.repository.trust().join("trust.toml").display().to_string();
-            node.arguments = ["--poll", "1s", "--trust", &trust].map(str::to_owned).into();
+            let trust = play
+                .repository
+                .trust()
+                .join("trust.toml")
+                .display()
+                .to_string();
+            node.arguments = ["--poll", "1s", "--trust", &trust]
+                .map(str::to_owned)
+                .into();
             node.start();
         }
         let (first, others) = play.nodes.split_first().unwrap();
         for node in others {
             first.wait_connected(node.name());
         }
-        play.pings = others.iter().map(|node| first.ping(node.address, INTERVAL)).collect();
+        play.pings = others
+            .iter()
+            .map(|node| first.ping(node.address, INTERVAL))
+            .collect();
         for ping in &play.pings {
             assert!(ping.wait_for(5, soon()));
         }
@@ -132,7 +183,11 @@ impl Play {
     /// The mesh file of the next generation.
     fn text(&mut self) -> String {
         self.generation += 1;
-        self.world.mesh.text().replacen("[mesh]\n", &format!("[mesh]\ngeneration = {}\n", self.generation), 1)
+        self.world.mesh.text().replacen(
+            "[mesh]\n",
+            &format!("[mesh]\ngeneration = {}\n", self.generation),
+            1,
+        )
     }
 
     fn change(&mut self, peer: &str, more: &str, message: &str) {
@@ -151,12 +206,18 @@ impl Play {
             let what = format!("`{message}` ({expected:?})");
             let said = node.wait(&what, soon(), |status| {
                 let source = &status["source"];
-                let (is_new, is_old) = (source["revision"] == *commit, source["revision"] == *self.running);
+                let (is_new, is_old) = (
+                    source["revision"] == *commit,
+                    source["revision"] == *self.running,
+                );
                 match expected {
-                    Expected::Applied => (is_new && status["reload_error"].is_null()).then(String::new),
+                    Expected::Applied => {
+                        (is_new && status["reload_error"].is_null()).then(String::new)
+                    }
                     Expected::Invalid => {
                         let error = status["reload_error"].as_str()?;
-                        (is_old && source["newest"] == *commit).then(|| error.lines().next().unwrap_or("").to_owned())
+                        (is_old && source["newest"] == *commit)
+                            .then(|| error.lines().next().unwrap_or("").to_owned())
                     }
                     Expected::Refused => {
                         let error = source["problem_text"].as_str()?;
@@ -164,15 +225,23 @@ impl Play {
                     }
                 }
             });
-            record.push(format!("{} {:.1} s", node.name(), pushed.elapsed().as_secs_f64()));
+            record.push(format!(
+                "{} {:.1} s",
+                node.name(),
+                pushed.elapsed().as_secs_f64()
+            ));
             if !said.is_empty() && record.len() == 1 {
                 println!("gitops: {} says: {said}", node.name());
             }
         }
-        println!("gitops: | {message} | {expected:?} | {} |", record.join(", "));
+        println!(
+            "gitops: | {message} | {expected:?} | {} |",
+            record.join(", ")
+        );
         match expected {
             Expected::Applied => self.running = commit,
-            // What is refused has to leave the branch; an invalid mesh is mended by the next commit.
+            // What is refused has to leave the branch; an invalid mesh is mended by the next
+            // commit.
             Expected::Refused => _ = self.repository.git(&["reset", "-q", "--hard", "HEAD~1"]),
             Expected::Invalid => {}
         }
@@ -190,34 +259,65 @@ impl Play {
     /// What `natpunch reload` on the first node does: its exit code and what it says.
     fn reload(&self) -> (bool, String) {
         let output = self.nodes[0].natpunch(&["reload"]);
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     }
 }
 
-lab_test!(a_mesh_follows_its_repository_and_nothing_that_it_may_not, 90, |lab| {
-    let mut play = Play::start(lab, &["a", "b"], &[]);
-    play.change("b", "routes = [\"172.20.1.0/24\"]\n", "a route of b");
-    assert!(play.nodes[0].wg_peer(&play.nodes[1]).allowed_ips.contains("172.20.1.0/24"));
-    let text = play.text();
-    play.commit("mesh.toml", &text.replace("172.20.1", "172.20.2"), Expected::Refused, "an unsigned route");
-    let (ok, said) = play.reload();
-    assert!(!ok && said.contains("is not signed"), "{said}");
-    assert!(play.nodes[0].wg_peer(&play.nodes[1]).allowed_ips.contains("172.20.1.0/24"));
-    // The repository is gone, and so is the agent: the node comes back with what it had.
-    play.nodes[0].kill();
-    let (there, gone) = (play.repository.directory.join("mesh.git"), play.repository.directory.join("gone"));
-    std::fs::rename(&there, &gone).unwrap();
-    play.nodes[0].start();
-    play.nodes[0].wait("the last good version", soon(), |status| {
-        let source = &status["source"];
-        (source["revision"] == *play.running && source["problem"] == "unreachable").then_some(())
-    });
-    std::fs::rename(&gone, &there).unwrap();
-    play.change("b", "", "no route of b");
-    assert!(play.reload().0);
-    assert!(!play.nodes[0].wg_peer(&play.nodes[1]).allowed_ips.contains("172.20.1.0/24"));
-    play.end();
-});
+lab_test!(
+    a_mesh_follows_its_repository_and_nothing_that_it_may_not,
+    90,
+    |lab| {
+        let mut play = Play::start(lab, &["a", "b"], &[]);
+        play.change("b", "routes = [\"172.20.1.0/24\"]\n", "a route of b");
+        assert!(
+            play.nodes[0]
+                .wg_peer(&play.nodes[1])
+                .allowed_ips
+                .contains("172.20.1.0/24")
+        );
+        let text = play.text();
+        play.commit(
+            "mesh.toml",
+            &text.replace("172.20.1", "172.20.2"),
+            Expected::Refused,
+            "an unsigned route",
+        );
+        let (ok, said) = play.reload();
+        assert!(!ok && said.contains("is not signed"), "{said}");
+        assert!(
+            play.nodes[0]
+                .wg_peer(&play.nodes[1])
+                .allowed_ips
+                .contains("172.20.1.0/24")
+        );
+        // The repository is gone, and so is the agent: the node comes back with what it had.
+        play.nodes[0].kill();
+        let (there, gone) = (
+            play.repository.directory.join("mesh.git"),
+            play.repository.directory.join("gone"),
+        );
+        std::fs::rename(&there, &gone).unwrap();
+        play.nodes[0].start();
+        play.nodes[0].wait("the last good version", soon(), |status| {
+            let source = &status["source"];
+            (source["revision"] == *play.running && source["problem"] == "unreachable")
+                .then_some(())
+        });
+        std::fs::rename(&gone, &there).unwrap();
+        play.change("b", "", "no route of b");
+        assert!(play.reload().0);
+        assert!(
+            !play.nodes[0]
+                .wg_peer(&play.nodes[1])
+                .allowed_ips
+                .contains("172.20.1.0/24")
+        );
+        play.end();
+    }
+);
 
 lab_test!(
     #[ignore = "a record: cargo test --test lab -- --ignored --nocapture ten_commits"]
@@ -226,19 +326,46 @@ lab_test!(
     |lab| {
         let mut play = Play::start(lab, &["a", "b"], &["c", "d", "e"]);
         play.change("c", "routes = [\"172.20.1.0/24\"]\n", "1 a route behind c");
-        play.change("d", "tags = [\"db\"]\nroutes = [\"172.20.2.0/24\"]\n", "2 a tag and a route of d");
+        play.change(
+            "d",
+            "tags = [\"db\"]\nroutes = [\"172.20.2.0/24\"]\n",
+            "2 a tag and a route of d",
+        );
         let broken = play.text().replace("10.77.0.5", "10.77.0.4");
-        play.commit("mesh.toml", &broken, Expected::Invalid, "3 BAD: two nodes with one address");
+        play.commit(
+            "mesh.toml",
+            &broken,
+            Expected::Invalid,
+            "3 BAD: two nodes with one address",
+        );
         play.change("c", "", "4 mended; c has no route");
-        play.commit("README.md", "Ask before you merge.\n", Expected::Applied, "5 only the README");
+        play.commit(
+            "README.md",
+            "Ask before you merge.\n",
+            Expected::Applied,
+            "5 only the README",
+        );
         let unsigned = play.text();
-        play.commit("mesh.toml", &unsigned, Expected::Refused, "6 BAD: not signed");
+        play.commit(
+            "mesh.toml",
+            &unsigned,
+            Expected::Refused,
+            "6 BAD: not signed",
+        );
         let phone = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
         play.world.mesh.add("phone", phone, "managed = false\n");
         let text = play.text();
-        play.commit("mesh.toml", &text, Expected::Applied, "7 the branch put back; a phone joins");
+        play.commit(
+            "mesh.toml",
+            &text,
+            Expected::Applied,
+            "7 the branch put back; a phone joins",
+        );
         play.change("e", "persistent_keepalive = 20\n", "8 keepalives to e");
-        play.world.mesh.members.retain(|member| member.name != "phone");
+        play.world
+            .mesh
+            .members
+            .retain(|member| member.name != "phone");
         let text = play.text();
         play.commit("mesh.toml", &text, Expected::Applied, "9 the phone leaves");
         play.change("b", "routes = [\"172.20.3.0/24\"]\n", "10 a route behind b");

@@ -1,6 +1,6 @@
-//! The agent killed at every step of a change: the next one finishes the job, and the peer that the change is not about
-//! notices nothing. The steps are the failpoints of the program, by number, until a run passes them all; and at each of
-//! them the disk is left in three states.
+//! The agent killed at every step of a change: the next one finishes the job, and the peer that the
+//! change is not about notices nothing. The steps are the failpoints of the program, by number,
+//! until a run passes them all; and at each of them the disk is left in three states.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -31,8 +31,12 @@ const FAULTS: [Fault; 4] = [Fault::Full, Fault::ReadOnly, Fault::Flush, Fault::B
 type Step = fn(&mut Mesh, u8);
 
 const CHANGES: [(&str, Step); 8] = [
-    ("a route of another peer", |mesh, n| mesh.member("third").more = format!("routes = [\"172.20.{n}.0/24\"]\n")),
-    ("an address of another peer", |mesh, n| mesh.member("third").address = [10, 77, 0, 100 + n].into()),
+    ("a route of another peer", |mesh, n| {
+        mesh.member("third").more = format!("routes = [\"172.20.{n}.0/24\"]\n")
+    }),
+    ("an address of another peer", |mesh, n| {
+        mesh.member("third").address = [10, 77, 0, 100 + n].into()
+    }),
     ("a peer added", |mesh, n| {
         let key = mesh.member("spare").public_key.clone();
         mesh.members.retain(|member| member.name != "spare");
@@ -45,7 +49,9 @@ const CHANGES: [(&str, Step); 8] = [
             mesh.members.retain(|member| member.name != "spare");
         }
     }),
-    ("a keepalive", |mesh, n| mesh.member("third").more = format!("persistent_keepalive = {}\n", 30 + n)),
+    ("a keepalive", |mesh, n| {
+        mesh.member("third").more = format!("persistent_keepalive = {}\n", 30 + n)
+    }),
     ("the MTU of this node", |mesh, n| {
         mesh.member("a").more = format!("[peers.a.interface]\nmtu = {}\n", 1300 + u32::from(n));
     }),
@@ -53,13 +59,14 @@ const CHANGES: [(&str, Step); 8] = [
         mesh.member("a").more = format!("[peers.a.interface]\nfwmark = {}\n", 100 + u32::from(n));
     }),
     ("many things at once", |mesh, n| {
-        mesh.member("third").more = format!("routes = [\"172.21.{n}.0/24\"]\npersistent_keepalive = 9\n");
+        mesh.member("third").more =
+            format!("routes = [\"172.21.{n}.0/24\"]\npersistent_keepalive = 9\n");
         mesh.member("spare").address = [10, 77, 0, 200].into();
     }),
 ];
 
-/// Kills the agent at every `stride`th step of a change, with the disk in each state, or with a stride in one after the
-/// other; gives the places and states.
+/// Kills the agent at every `stride`th step of a change, with the disk in each state, or with a
+/// stride in one after the other; gives the places and states.
 fn kill_at_every_step(
     a: &mut Node,
     disk: &Disk,
@@ -80,8 +87,10 @@ fn kill_at_every_step(
         change(&mut mesh, u8::try_from(turn % 50).unwrap());
         mesh.write(&a.file);
         let _ = std::fs::remove_file(&log);
-        a.environment =
-            vec![("NATPUNCH_FAIL_AT", at.to_string()), ("NATPUNCH_FAIL_LOG", log.to_str().unwrap().to_owned())];
+        a.environment = vec![
+            ("NATPUNCH_FAIL_AT", at.to_string()),
+            ("NATPUNCH_FAIL_LOG", log.to_str().unwrap().to_owned()),
+        ];
         a.start();
         let deadline = soon();
         let mut settled = None;
@@ -90,12 +99,18 @@ fn kill_at_every_step(
                 break true;
             }
             // A last note of the journal may come a moment after the change.
-            match (a.status().is_some_and(|status| status["change"].is_null()), settled) {
+            match (
+                a.status().is_some_and(|status| status["change"].is_null()),
+                settled,
+            ) {
                 (true, None) => settled = Some(Instant::now()),
                 (true, Some(since)) if since.elapsed() > Duration::from_millis(700) => break false,
                 _ => {}
             }
-            assert!(Instant::now() < deadline, "step {at}: neither killed nor done");
+            assert!(
+                Instant::now() < deadline,
+                "step {at}: neither killed nor done"
+            );
             std::thread::sleep(Duration::from_millis(10));
         };
         a.environment.clear();
@@ -103,7 +118,12 @@ fn kill_at_every_step(
             // Its counter goes on.
             a.stop();
         }
-        let place = std::fs::read_to_string(&log).unwrap_or_default().lines().last().unwrap_or_default().to_owned();
+        let place = std::fs::read_to_string(&log)
+            .unwrap_or_default()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned();
         match found {
             Found::Written => {}
             Found::Flushed => disk.cut_power(),
@@ -114,17 +134,32 @@ fn kill_at_every_step(
             a.wait_up();
             disk.set(Fault::None);
         }
-        a.wait(&format!("the new version after a kill at {place}, {found:?}"), soon(), |status| {
-            if status["reload_error"].is_string() {
-                // By itself it would take some seconds.
-                a.natpunch(&["reload"]);
-            }
-            (status["change"].is_null() && status["held"].is_null() && status["reload_error"].is_null()).then_some(())
-        });
+        a.wait(
+            &format!("the new version after a kill at {place}, {found:?}"),
+            soon(),
+            |status| {
+                if status["reload_error"].is_string() {
+                    // By itself it would take some seconds.
+                    a.natpunch(&["reload"]);
+                }
+                (status["change"].is_null()
+                    && status["held"].is_null()
+                    && status["reload_error"].is_null())
+                .then_some(())
+            },
+        );
         let (file, key) = (a.file.to_str().unwrap(), a.key_file.to_str().unwrap());
         let deadline = soon();
-        while a.natpunch(&["plan", file, "--private-key-file", key]).status.code() != Some(0) {
-            assert!(Instant::now() < deadline, "killed at {place}, {found:?}: the next start does not converge");
+        while a
+            .natpunch(&["plan", file, "--private-key-file", key])
+            .status
+            .code()
+            != Some(0)
+        {
+            assert!(
+                Instant::now() < deadline,
+                "killed at {place}, {found:?}: the next start does not converge"
+            );
         }
         if killed {
             places.insert((place, format!("{found:?}")));
@@ -155,7 +190,9 @@ fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> us
         points += places.len();
         let last = revision(&a);
         good.write(&a.file);
-        a.wait("the version to begin from", soon(), |status| (status["revision"] != *last).then_some(()));
+        a.wait("the version to begin from", soon(), |status| {
+            (status["revision"] != *last).then_some(())
+        });
     }
     let after = a.wg_peer(&b);
     // Keys last two minutes, then WireGuard itself shakes hands again.
@@ -163,15 +200,22 @@ fn matrix(lab: natpunch_lab::Lab, changes: &[(&str, Step)], stride: usize) -> us
         assert_eq!(after.latest_handshake, before.latest_handshake);
     }
     assert_eq!(after.endpoint, before.endpoint);
-    assert!(after.received > before.received && after.sent > before.sent, "the counters went on");
+    assert!(
+        after.received > before.received && after.sent > before.sent,
+        "the counters went on"
+    );
     let pings = ping.stop();
     assert_eq!(pings.lost(), 0, "packets were lost");
     points
 }
 
-lab_test!(an_agent_killed_within_a_change_leaves_it_to_the_next_one, 120, |lab| {
-    matrix(lab, &CHANGES[..1], 5);
-});
+lab_test!(
+    an_agent_killed_within_a_change_leaves_it_to_the_next_one,
+    120,
+    |lab| {
+        matrix(lab, &CHANGES[..1], 5);
+    }
+);
 
 lab_test!(
     #[ignore = "takes minutes: `make kill-matrix`"]
@@ -179,7 +223,9 @@ lab_test!(
     1800,
     |lab| {
         let points = matrix(lab, &CHANGES, 1);
-        println!("measured: killed at {points} points and states of the disk, no packet of an untouched peer lost");
+        println!(
+            "measured: killed at {points} points and states of the disk, no packet of an untouched peer lost"
+        );
         assert!(points >= 600, "{points}");
     }
 );

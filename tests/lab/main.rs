@@ -1,7 +1,8 @@
 //! The real binary in a small internet: what natpunch promises, on real NATs, with real processes.
 //!
-//! Each test has a sandbox of its own (`natpunch_lab::sandbox`), so they run side by side and leave nothing behind.
-//! `NATPUNCH_LAB_BACKEND=kernel` runs them on kernel WireGuard, as `make test-vm` does.
+//! Each test has a sandbox of its own (`natpunch_lab::sandbox`), so they run side by side and leave
+//! nothing behind. `NATPUNCH_LAB_BACKEND=kernel` runs them on kernel WireGuard, as `make test-vm`
+//! does.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

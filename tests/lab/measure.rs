@@ -7,10 +7,12 @@ use natpunch_lab::{Lab, Nat, Router, lab_test, sandbox};
 use crate::world::{Discovery, Node, World, within};
 
 const RUNS: usize = 15;
-/// The goal, and what natpunch-go needs, are printed beside the result; a busy machine is no failure.
+/// The goal, and what natpunch-go needs, are printed beside the result; a busy machine is no
+/// failure.
 const GENEROUS: Duration = Duration::from_secs(3);
 
-/// Whether somebody pings from the first moment, or only once the nodes say that they are connected.
+/// Whether somebody pings from the first moment, or only once the nodes say that they are
+/// connected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Traffic {
     Quiet,
@@ -38,7 +40,11 @@ fn first_ping(nodes: &mut [Node; 2], traffic: Traffic, deadline: Instant) -> Opt
 }
 
 /// Two nodes behind two routers, in a mesh of their own.
-fn pair(world: &mut World, router: fn(&mut Lab, &str) -> Router, number: usize) -> ([Node; 2], Vec<Router>) {
+fn pair(
+    world: &mut World,
+    router: fn(&mut Lab, &str) -> Router,
+    number: usize,
+) -> ([Node; 2], Vec<Router>) {
     let mut routers = Vec::new();
     world.mesh.members.clear();
     let mut nodes = ["a", "b"].map(|name| {
@@ -72,9 +78,15 @@ fn runs(lab: Lab, discovery: Discovery, traffic: Traffic) -> Vec<Option<Duration
 }
 
 /// All pairs at a time: what they mostly do is wait.
-fn runs_at_once(lab: Lab, router: fn(&mut Lab, &str) -> Router, limit: u64) -> Vec<Option<Duration>> {
+fn runs_at_once(
+    lab: Lab,
+    router: fn(&mut Lab, &str) -> Router,
+    limit: u64,
+) -> Vec<Option<Duration>> {
     let mut world = World::new(lab, Discovery::NatpunchGo);
-    let mut pairs: Vec<_> = (0..RUNS).map(|number| pair(&mut world, router, number)).collect();
+    let mut pairs: Vec<_> = (0..RUNS)
+        .map(|number| pair(&mut world, router, number))
+        .collect();
     std::thread::scope(|scope| {
         let runs: Vec<_> = pairs
             .iter_mut()
@@ -93,8 +105,13 @@ fn median(times: &[Duration]) -> Option<Duration> {
 fn report(what: &str, times: &[Option<Duration>]) -> Option<Duration> {
     let connected: Vec<Duration> = times.iter().flatten().copied().collect();
     let median = median(&connected);
-    let seconds = |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.3}", time.as_secs_f64()));
-    let (least, most) = (connected.iter().min().copied(), connected.iter().max().copied());
+    let seconds = |time: Option<Duration>| {
+        time.map_or("-".to_owned(), |time| format!("{:.3}", time.as_secs_f64()))
+    };
+    let (least, most) = (
+        connected.iter().min().copied(),
+        connected.iter().max().copied(),
+    );
     println!(
         "measured: {what}: {} of {} connected, first ping after {} s (median; {} to {})",
         connected.len(),
@@ -132,7 +149,11 @@ lab_test!(
     300,
     |lab| {
         let times = runs(lab, Discovery::Rendezvous, Traffic::Quiet);
-        let median = report("two port-preserving NATs, natpunch's own rendezvous", &times).unwrap();
+        let median = report(
+            "two port-preserving NATs, natpunch's own rendezvous",
+            &times,
+        )
+        .unwrap();
         assert!(times.iter().all(Option::is_some));
         assert!(median < GENEROUS * sandbox::patience());
     }
@@ -144,7 +165,11 @@ lab_test!(
     300,
     |lab| {
         let times = runs(lab, Discovery::NatpunchGo, Traffic::Pinging);
-        let median = report("the same while somebody already pings (natpunch-go: 5.1 s)", &times).unwrap();
+        let median = report(
+            "the same while somebody already pings (natpunch-go: 5.1 s)",
+            &times,
+        )
+        .unwrap();
         assert!(times.iter().all(Option::is_some));
         assert!(median < GENEROUS * sandbox::patience());
     }
@@ -157,7 +182,10 @@ lab_test!(
     |lab| {
         // No claim: what it takes to undo a poisoned tuple depends on how the two happen to start.
         let times = runs_at_once(lab, accepting, 120);
-        report("two routers that accept on their WAN (natpunch-go: 0 of 15)", &times);
+        report(
+            "two routers that accept on their WAN (natpunch-go: 0 of 15)",
+            &times,
+        );
     }
 );
 
@@ -168,8 +196,8 @@ struct Step {
     line: String,
 }
 
-/// Starts both nodes and gives the time to each step, and to the first ping that was sent once the nodes say that they
-/// are connected.
+/// Starts both nodes and gives the time to each step, and to the first ping that was sent once the
+/// nodes say that they are connected.
 fn steps(nodes: &mut [Node; 2], steps: &[Step]) -> Vec<Option<Duration>> {
     let [a, b] = nodes;
     let deadline = within(20);
@@ -178,9 +206,16 @@ fn steps(nodes: &mut [Node; 2], steps: &[Step]) -> Vec<Option<Duration>> {
     b.start();
     let connected = a.wait_log("connected at", deadline);
     let ping = a.ping(b.address, Duration::from_millis(2));
-    let first = connected.and_then(|_| ping.first(deadline)).map(|(at, _)| at);
-    let times = steps.iter().map(|step| a.wait_log(&step.line, deadline)).chain([first]);
-    times.map(|at| at.map(|at| at.duration_since(start))).collect()
+    let first = connected
+        .and_then(|_| ping.first(deadline))
+        .map(|(at, _)| at);
+    let times = steps
+        .iter()
+        .map(|step| a.wait_log(&step.line, deadline))
+        .chain([first]);
+    times
+        .map(|at| at.map(|at| at.duration_since(start)))
+        .collect()
 }
 
 /// Prints the medians of all steps of so many pairs, one after the other.
@@ -197,19 +232,34 @@ fn report_steps(lab: Lab, nat: Nat, title: &str, of: impl Fn(&World, &Router) ->
         let (mut nodes, routers) = pair(&mut world, router, number);
         let wanted = of(&world, &routers[1]);
         let found = steps(&mut nodes, &wanted);
-        names = wanted.iter().map(|step| step.what).chain(["first ping answered"]).collect();
+        names = wanted
+            .iter()
+            .map(|step| step.what)
+            .chain(["first ping answered"])
+            .collect();
         times.resize(names.len(), Vec::new());
-        times.iter_mut().zip(found).for_each(|(all, time)| all.extend(time));
+        times
+            .iter_mut()
+            .zip(found)
+            .for_each(|(all, time)| all.extend(time));
         for node in &mut nodes {
             node.stop();
             node.natpunch(&["down"]);
         }
     }
     for (name, all) in names.iter().zip(&times) {
-        let middle = median(all).map_or("-".to_owned(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
-        println!("measured: {title}: {name}: {middle} (median of {} of {PAIRS})", all.len());
+        let middle = median(all).map_or("-".to_owned(), |time| {
+            format!("{:.0} ms", time.as_secs_f64() * 1e3)
+        });
+        println!(
+            "measured: {title}: {name}: {middle} (median of {} of {PAIRS})",
+            all.len()
+        );
     }
-    assert!(times.iter().all(|all| all.len() == PAIRS), "a step was not seen");
+    assert!(
+        times.iter().all(|all| all.len() == PAIRS),
+        "a step was not seen"
+    );
 }
 
 fn symmetric(lab: &mut Lab, name: &str) -> Router {
@@ -219,11 +269,26 @@ fn symmetric(lab: &mut Lab, name: &str) -> Router {
 fn steps_to_a_relay(world: &World) -> Vec<Step> {
     let server = world.server.address();
     vec![
-        Step { what: "agent runs", line: "joined the mesh".to_owned() },
-        Step { what: "registered", line: "registered with".to_owned() },
-        Step { what: "relay bound by this side", line: format!("relay candidate {server}") },
-        Step { what: "relay proven and chosen", line: format!("endpoint {server}") },
-        Step { what: "WireGuard connected", line: "connected at".to_owned() },
+        Step {
+            what: "agent runs",
+            line: "joined the mesh".to_owned(),
+        },
+        Step {
+            what: "registered",
+            line: "registered with".to_owned(),
+        },
+        Step {
+            what: "relay bound by this side",
+            line: format!("relay candidate {server}"),
+        },
+        Step {
+            what: "relay proven and chosen",
+            line: format!("endpoint {server}"),
+        },
+        Step {
+            what: "WireGuard connected",
+            line: "connected at".to_owned(),
+        },
     ]
 }
 
@@ -232,7 +297,9 @@ lab_test!(
     measure_the_steps_to_a_relayed_ping,
     200,
     |lab| {
-        report_steps(lab, Nat::Symmetric, "two symmetric NATs", |world, _| steps_to_a_relay(world));
+        report_steps(lab, Nat::Symmetric, "two symmetric NATs", |world, _| {
+            steps_to_a_relay(world)
+        });
     }
 );
 
@@ -241,13 +308,30 @@ lab_test!(
     measure_the_steps_to_a_direct_path,
     200,
     |lab| {
-        report_steps(lab, Nat::PortPreserving, "two port-preserving NATs", |_, router| {
-            vec![
-                Step { what: "agent runs", line: "joined the mesh".to_owned() },
-                Step { what: "registered", line: "registered with".to_owned() },
-                Step { what: "direct path proven and chosen", line: format!("endpoint {}", router.address()) },
-                Step { what: "WireGuard connected", line: "connected at".to_owned() },
-            ]
-        });
+        report_steps(
+            lab,
+            Nat::PortPreserving,
+            "two port-preserving NATs",
+            |_, router| {
+                vec![
+                    Step {
+                        what: "agent runs",
+                        line: "joined the mesh".to_owned(),
+                    },
+                    Step {
+                        what: "registered",
+                        line: "registered with".to_owned(),
+                    },
+                    Step {
+                        what: "direct path proven and chosen",
+                        line: format!("endpoint {}", router.address()),
+                    },
+                    Step {
+                        what: "WireGuard connected",
+                        line: "connected at".to_owned(),
+                    },
+                ]
+            },
+        );
     }
 );

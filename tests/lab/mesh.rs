@@ -14,7 +14,11 @@ pub(crate) struct Mesh {
 
 impl Default for Mesh {
     fn default() -> Self {
-        Self { networks: "10.77.0.0/24".into(), discovery: String::new(), members: Vec::new() }
+        Self {
+            networks: "10.77.0.0/24".into(),
+            discovery: String::new(),
+            members: Vec::new(),
+        }
     }
 }
 
@@ -43,18 +47,33 @@ impl Mesh {
     }
 
     pub(crate) fn member(&mut self, name: &str) -> &mut Member {
-        self.members.iter_mut().find(|member| member.name == name).unwrap()
+        self.members
+            .iter_mut()
+            .find(|member| member.name == name)
+            .unwrap()
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("[mesh]\nname = \"lab\"\nnetworks = [\"{}\"]\n\n[interface]\n", self.networks);
+        let mut text = format!(
+            "[mesh]\nname = \"lab\"\nnetworks = [\"{}\"]\n\n[interface]\n",
+            self.networks
+        );
         if let Ok(backend) = std::env::var("NATPUNCH_LAB_BACKEND") {
             writeln!(text, "backend = \"{backend}\"").unwrap();
         }
         writeln!(text, "\n{}", self.discovery).unwrap();
-        for Member { name, public_key, address, more } in &self.members {
-            writeln!(text, "[peers.{name}]\npublic_key = \"{public_key}\"\naddresses = [\"{address}\"]\n{more}")
-                .unwrap();
+        for Member {
+            name,
+            public_key,
+            address,
+            more,
+        } in &self.members
+        {
+            writeln!(
+                text,
+                "[peers.{name}]\npublic_key = \"{public_key}\"\naddresses = [\"{address}\"]\n{more}"
+            )
+            .unwrap();
         }
         text
     }

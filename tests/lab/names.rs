@@ -19,8 +19,10 @@ lab_test!(names_of_the_peers_come_and_go_with_the_mesh, 60, |lab| {
     let hosts = a.host.directory().unwrap().join("hosts");
     std::fs::write(&hosts, OWN).unwrap();
     // The command line of the test and the agent share it.
-    a.environment.push(("NATPUNCH_HOSTS_FILE", hosts.display().to_string()));
-    b.environment.push(("NATPUNCH_HOSTS_FILE", "/proc/natpunch/hosts".to_owned()));
+    a.environment
+        .push(("NATPUNCH_HOSTS_FILE", hosts.display().to_string()));
+    b.environment
+        .push(("NATPUNCH_HOSTS_FILE", "/proc/natpunch/hosts".to_owned()));
     let text = || std::fs::read_to_string(&hosts).unwrap();
     let wait = |what: &str, check: &dyn Fn(&str) -> bool| {
         let deadline = soon();
@@ -34,25 +36,39 @@ lab_test!(names_of_the_peers_come_and_go_with_the_mesh, 60, |lab| {
     b.start();
     a.wait_connected("b");
     let line = format!("{} b.lab b\n", b.address);
-    wait("the names", &|text| text.starts_with(OWN) && text.contains(&line));
+    wait("the names", &|text| {
+        text.starts_with(OWN) && text.contains(&line)
+    });
 
     // Where they can't be written, the tunnels are as they are, and the node says why.
-    let error = b.wait("the error", soon(), |status| status["hosts_error"].as_str().map(str::to_owned));
+    let error = b.wait("the error", soon(), |status| {
+        status["hosts_error"].as_str().map(str::to_owned)
+    });
     assert!(error.contains("/proc/natpunch/hosts"), "{error}");
     assert!(a.reaches(b.address));
 
     // What somebody takes out comes back, and what somebody adds outside of the block stays.
     std::fs::write(&hosts, format!("{OWN}192.0.2.2 b\n")).unwrap();
-    wait("healing", &|text| text.contains(&format!("{} b.lab\n", b.address)));
+    wait("healing", &|text| {
+        text.contains(&format!("{} b.lab\n", b.address))
+    });
     assert!(text().starts_with(OWN) && text().contains("192.0.2.2 b\n"));
 
     // A reload that wants none takes them away.
     let before = revision(&a);
-    world.mesh.discovery = world.mesh.discovery.replace("hosts = true", "hosts = false");
+    world.mesh.discovery = world
+        .mesh
+        .discovery
+        .replace("hosts = true", "hosts = false");
     world.write_mesh();
-    a.wait("the reload", soon(), |status| (status["revision"] != *before).then_some(()));
+    a.wait("the reload", soon(), |status| {
+        (status["revision"] != *before).then_some(())
+    });
     wait("no names", &|text| text == format!("{OWN}192.0.2.2 b\n"));
-    world.mesh.discovery = world.mesh.discovery.replace("hosts = false", "hosts = true");
+    world.mesh.discovery = world
+        .mesh
+        .discovery
+        .replace("hosts = false", "hosts = true");
     world.write_mesh();
     wait("the names again", &|text| text.contains("b.lab"));
 
@@ -60,6 +76,10 @@ lab_test!(names_of_the_peers_come_and_go_with_the_mesh, 60, |lab| {
     a.stop();
     assert!(text().contains("b.lab"));
     let down = a.natpunch(&["down", "--interface", INTERFACE]);
-    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert!(
+        down.status.success(),
+        "{}",
+        String::from_utf8_lossy(&down.stderr)
+    );
     assert_eq!(text(), format!("{OWN}192.0.2.2 b\n"));
 });

@@ -10,7 +10,12 @@ use crate::mesh::{Mesh, replace};
 use crate::world::{Discovery, Node, World, new_key, soon};
 
 fn write(mesh: &Mesh, generation: u64, file: &Path) {
-    replace(file, &mesh.text().replace("[mesh]\n", &format!("[mesh]\ngeneration = {generation}\n")));
+    replace(
+        file,
+        &mesh
+            .text()
+            .replace("[mesh]\n", &format!("[mesh]\ngeneration = {generation}\n")),
+    );
 }
 
 /// Asks until the nodes stand as expected; the last answer.
@@ -22,18 +27,28 @@ fn wait_standing(node: &Node, expected: &[(&str, &[&str])]) -> Value {
         let stands = |(peer, wanted): &(&str, &[&str])| {
             let peers = view["peers"].as_array().into_iter().flatten();
             peers.into_iter().any(|other| {
-                other["name"] == **peer && wanted.contains(&other["standing"].as_str().unwrap_or_default())
+                other["name"] == **peer
+                    && wanted.contains(&other["standing"].as_str().unwrap_or_default())
             })
         };
         if expected.iter().all(stands) {
             return view;
         }
-        assert!(Instant::now() < deadline, "{}: not {expected:?} but {view:#}", node.name());
+        assert!(
+            Instant::now() < deadline,
+            "{}: not {expected:?} but {view:#}",
+            node.name()
+        );
     }
 }
 
 fn peer<'a>(view: &'a Value, name: &str) -> &'a Value {
-    view["peers"].as_array().unwrap().iter().find(|peer| peer["name"] == name).unwrap()
+    view["peers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|peer| peer["name"] == name)
+        .unwrap()
 }
 
 lab_test!(who_lags_is_seen_from_every_node, 90, |lab| {
@@ -58,22 +73,40 @@ lab_test!(who_lags_is_seen_from_every_node, 90, |lab| {
     wait_standing(&b, &[("a", same), ("c", same)]);
 
     // Two nodes follow, one does not.
-    world.mesh.member("phone").more.push_str("tags = [\"new\"]\n");
+    world
+        .mesh
+        .member("phone")
+        .more
+        .push_str("tags = [\"new\"]\n");
     write(&world.mesh, 2, &world.file());
     let view = wait_standing(&a, &[("b", same), ("c", &["behind"])]);
-    assert_eq!((&view["generation"], &peer(&view, "b")["generation"]), (&2.into(), &2.into()));
-    assert_eq!((&peer(&view, "c")["generation"], &peer(&view, "c")["not_newest"]), (&1.into(), &false.into()));
+    assert_eq!(
+        (&view["generation"], &peer(&view, "b")["generation"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(
+        (
+            &peer(&view, "c")["generation"],
+            &peer(&view, "c")["not_newest"]
+        ),
+        (&1.into(), &false.into())
+    );
     wait_standing(&c, &[("a", &["ahead"]), ("b", &["ahead"])]);
 
     // One has a newest version that it can't use.
     replace(&c.file, "this is no mesh\n");
-    c.wait("the error", soon(), |status| (!status["reload_error"].is_null()).then_some(()));
+    c.wait("the error", soon(), |status| {
+        (!status["reload_error"].is_null()).then_some(())
+    });
     let deadline = soon();
     while peer(&wait_standing(&a, &[("c", &["behind"])]), "c")["not_newest"] != true {
         assert!(Instant::now() < deadline, "c does not say so");
     }
     let table = String::from_utf8(a.natpunch(&["status", "--mesh"]).stdout).unwrap();
-    assert!(table.contains("behind, does not run its newest") && table.contains("plain WireGuard"), "{table}");
+    assert!(
+        table.contains("behind, does not run its newest") && table.contains("plain WireGuard"),
+        "{table}"
+    );
 
     // One whose agent is gone: what is known of it stays, with its age.
     b.kill();

@@ -38,7 +38,13 @@ impl SelfServed {
         });
         mesh.write(&file);
         mesh.write(&hub_file);
-        SelfServed { mesh, hub_file, hub, nodes, _routers: routers.try_into().ok().unwrap() }
+        SelfServed {
+            mesh,
+            hub_file,
+            hub,
+            nodes,
+            _routers: routers.try_into().ok().unwrap(),
+        }
     }
 
     fn start(&mut self) {
@@ -54,43 +60,57 @@ fn wait_sessions(hub: &Node, sessions: u64, deadline: Instant) {
     });
 }
 
-lab_test!(a_node_that_serves_connects_its_mesh_without_any_other_server, 90, |lab| {
-    let mut served = SelfServed::new(&mut lab, [Nat::PortPreserving; 2]);
-    served.start();
-    let [a, b] = &served.nodes;
-    for (node, peer) in [(a, b), (b, a)] {
-        node.wait_path(peer, "direct", soon());
-        assert!(node.reaches(peer.address));
-        assert!(node.reaches(served.hub.address));
+lab_test!(
+    a_node_that_serves_connects_its_mesh_without_any_other_server,
+    90,
+    |lab| {
+        let mut served = SelfServed::new(&mut lab, [Nat::PortPreserving; 2]);
+        served.start();
+        let [a, b] = &served.nodes;
+        for (node, peer) in [(a, b), (b, a)] {
+            node.wait_path(peer, "direct", soon());
+            assert!(node.reaches(peer.address));
+            assert!(node.reaches(served.hub.address));
+        }
+        wait_sessions(&served.hub, 2, soon());
+        let status = String::from_utf8(served.hub.natpunch(&["status"]).stdout).unwrap();
+        assert!(
+            status.contains("serves the mesh on UDP port 51900, 2 registered"),
+            "{status}"
+        );
+
+        // Whoever is taken out of the file is out at once.
+        let mut without_b = served.mesh.clone();
+        without_b.members.retain(|member| member.name != "b");
+        without_b.write(&served.hub_file);
+        wait_sessions(&served.hub, 1, soon());
+
+        // The hub's agent may end: the tunnels of the others stay.
+        let ping = a.ping(b.address, Duration::from_millis(50));
+        served.hub.kill();
+        assert!(ping.wait_for(ping.so_far().answers.len() + 20, soon()));
+        let pings = ping.stop();
+        assert_eq!(pings.lost(), 0, "longest pause {:?}", pings.longest_gap());
     }
-    wait_sessions(&served.hub, 2, soon());
-    let status = String::from_utf8(served.hub.natpunch(&["status"]).stdout).unwrap();
-    assert!(status.contains("serves the mesh on UDP port 51900, 2 registered"), "{status}");
+);
 
-    // Whoever is taken out of the file is out at once.
-    let mut without_b = served.mesh.clone();
-    without_b.members.retain(|member| member.name != "b");
-    without_b.write(&served.hub_file);
-    wait_sessions(&served.hub, 1, soon());
-
-    // The hub's agent may end: the tunnels of the others stay.
-    let ping = a.ping(b.address, Duration::from_millis(50));
-    served.hub.kill();
-    assert!(ping.wait_for(ping.so_far().answers.len() + 20, soon()));
-    let pings = ping.stop();
-    assert_eq!(pings.lost(), 0, "longest pause {:?}", pings.longest_gap());
-});
-
-lab_test!(a_node_that_serves_relays_for_two_symmetric_nats, 60, |lab| {
-    let mut served = SelfServed::new(&mut lab, [Nat::Symmetric; 2]);
-    served.start();
-    let [a, b] = &served.nodes;
-    for (node, peer) in [(a, b), (b, a)] {
-        let status = node.wait_path(peer, "relay", soon());
-        let hub = served.hub.host.ipv4().unwrap().to_string();
-        assert!(status["endpoint"].as_str().unwrap().starts_with(&hub), "{status:#}");
-        assert!(node.reaches(peer.address));
+lab_test!(
+    a_node_that_serves_relays_for_two_symmetric_nats,
+    60,
+    |lab| {
+        let mut served = SelfServed::new(&mut lab, [Nat::Symmetric; 2]);
+        served.start();
+        let [a, b] = &served.nodes;
+        for (node, peer) in [(a, b), (b, a)] {
+            let status = node.wait_path(peer, "relay", soon());
+            let hub = served.hub.host.ipv4().unwrap().to_string();
+            assert!(
+                status["endpoint"].as_str().unwrap().starts_with(&hub),
+                "{status:#}"
+            );
+            assert!(node.reaches(peer.address));
+        }
+        let status = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+        assert!(status.contains("relay (hub)"), "{status}");
     }
-    let status = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
-    assert!(status.contains("relay (hub)"), "{status}");
-});
+);

@@ -1,5 +1,5 @@
-//! Very many versions: thousands that are broken, of which none reaches the kernel, and thousands that are good, of which
-//! the last one counts.
+//! Very many versions: thousands that are broken, of which none reaches the kernel, and thousands
+//! that are good, of which the last one counts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,8 +24,15 @@ fn everything(node: &Node, log: &Path) -> Vec<Vec<u8>> {
         of("ip", &["-o", "address"]),
         of("ip", &["-o", "link", "show", INTERFACE]),
         of("ip", &["route", "show", "table", "all"]),
-        std::fs::read(node.host.directory().unwrap().join(format!("state/{INTERFACE}.journal"))).unwrap(),
-        // Each change of a device, of a route, of an address and of the journal passes places that are noted here.
+        std::fs::read(
+            node.host
+                .directory()
+                .unwrap()
+                .join(format!("state/{INTERFACE}.journal")),
+        )
+        .unwrap(),
+        // Each change of a device, of a route, of an address and of the journal passes places that
+        // are noted here.
         std::fs::read(log).unwrap(),
     ]
 }
@@ -36,9 +43,20 @@ fn broken(lab: Lab, versions: u32) {
     world.server.kill();
     let host = world.lab.public_host("a").unwrap();
     let mut a = world.node(host);
-    for (name, more) in [("nas", "critical = true\n"), ("phone", "managed = false\n"), ("office", "tags = [\"x\"]\n")] {
+    for (name, more) in [
+        ("nas", "critical = true\n"),
+        ("phone", "managed = false\n"),
+        ("office", "tags = [\"x\"]\n"),
+    ] {
         let (_, key) = crate::world::new_key(&world.lab.public_host(name).unwrap());
-        world.mesh.add(name, &key, &format!("{more}routes = [\"172.20.{}.0/24\"]\n", world.mesh.members.len()));
+        world.mesh.add(
+            name,
+            &key,
+            &format!(
+                "{more}routes = [\"172.20.{}.0/24\"]\n",
+                world.mesh.members.len()
+            ),
+        );
     }
     a.own_file(&mut world.mesh, "[apply]\nconfirm = \"90s\"\nheal = true\n");
     let log = a.host.directory().unwrap().join("places");
@@ -46,7 +64,10 @@ fn broken(lab: Lab, versions: u32) {
     a.start();
     a.wait_up();
     let before = everything(&a, &log);
-    assert!(!before.iter().any(Vec::is_empty), "what is compared is there");
+    assert!(
+        !before.iter().any(Vec::is_empty),
+        "what is compared is there"
+    );
     let (good, file) = (world.mesh.text(), a.file.clone());
     let start = Instant::now();
     a.host
@@ -73,16 +94,25 @@ fn broken(lab: Lab, versions: u32) {
             }
         })
         .unwrap();
-    println!("measured: {versions} broken versions refused by a running agent in {:?}", start.elapsed());
+    println!(
+        "measured: {versions} broken versions refused by a running agent in {:?}",
+        start.elapsed()
+    );
     assert_eq!(a.status().unwrap()["reloads"], 0);
     assert_eq!(everything(&a, &log), before, "something was written");
     world.mesh.write(&a.file);
-    a.wait("the end of it", soon(), |status| status["reload_error"].is_null().then_some(()));
+    a.wait("the end of it", soon(), |status| {
+        status["reload_error"].is_null().then_some(())
+    });
 }
 
-lab_test!(of_hundreds_of_broken_versions_none_reaches_the_kernel, 90, |lab| {
-    broken(lab, 300);
-});
+lab_test!(
+    of_hundreds_of_broken_versions_none_reaches_the_kernel,
+    90,
+    |lab| {
+        broken(lab, 300);
+    }
+);
 
 lab_test!(
     #[ignore = "takes a minute: `make mutations`"]
@@ -97,7 +127,10 @@ lab_test!(
 fn resident(node: &Node) -> u64 {
     let pid = node.status().unwrap()["pid"].as_u64().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -106,8 +139,8 @@ fn version(mesh: &mut Mesh, number: u32) -> String {
     mesh.text()
 }
 
-/// Writes as many versions in so much time, every seventh of them broken, under traffic of a peer that they are not
-/// about.
+/// Writes as many versions in so much time, every seventh of them broken, under traffic of a peer
+/// that they are not about.
 fn storm(lab: Lab, peers: u32, versions: u32, time: Duration) {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let strangers = (1..=peers).map(|number| {
@@ -123,7 +156,9 @@ fn storm(lab: Lab, peers: u32, versions: u32, time: Duration) {
     let (a, b, _routers) = pair(&mut world, "");
     let ping = b.ping(a.address, Duration::from_millis(20));
     assert!(ping.wait_for(10, soon()));
-    let (before, reloads) = (a.wg_peer(&b), |node: &Node| node.status().unwrap()["reloads"].as_u64().unwrap());
+    let (before, reloads) = (a.wg_peer(&b), |node: &Node| {
+        node.status().unwrap()["reloads"].as_u64().unwrap()
+    });
     let mut memory = Vec::new();
     let start = Instant::now();
     for number in 1..=versions {
@@ -142,10 +177,15 @@ fn storm(lab: Lab, peers: u32, versions: u32, time: Duration) {
     let last = format!("172.20.{}.0/24", versions % 250);
     let deadline = within(60);
     while !a.wg().iter().any(|peer| peer.allowed_ips.contains(&last)) {
-        assert!(Instant::now() < deadline, "the last version was not applied");
+        assert!(
+            Instant::now() < deadline,
+            "the last version was not applied"
+        );
     }
     let lag = written.elapsed();
-    a.wait("the end of it", soon(), |status| status["reload_error"].is_null().then_some(()));
+    a.wait("the end of it", soon(), |status| {
+        status["reload_error"].is_null().then_some(())
+    });
     let after = a.wg_peer(&b);
     println!(
         "measured: {versions} versions of {} peers written in {:?}: {} reloads, the last one {lag:?} after its write; \
@@ -155,19 +195,35 @@ fn storm(lab: Lab, peers: u32, versions: u32, time: Duration) {
         reloads(&a),
     );
     assert_eq!(ping.stop().lost(), 0);
-    assert_eq!((after.latest_handshake, after.endpoint), (before.latest_handshake, before.endpoint));
-    assert!(after.received > before.received && after.sent > before.sent, "the counters went on");
+    assert_eq!(
+        (after.latest_handshake, after.endpoint),
+        (before.latest_handshake, before.endpoint)
+    );
+    assert!(
+        after.received > before.received && after.sent > before.sent,
+        "the counters went on"
+    );
     let (first, end) = (memory[0], memory[memory.len() - 1]);
-    assert!(end < first + first / 4 + 8192, "the agent grows: {memory:?} KB");
+    assert!(
+        end < first + first / 4 + 8192,
+        "the agent grows: {memory:?} KB"
+    );
     // Nothing of the versions between is left.
     let routes = String::from_utf8(a.host.output("ip", &["route"]).unwrap().stdout).unwrap();
-    let left: Vec<&str> = routes.lines().filter(|line| line.contains("172.20.")).collect();
+    let left: Vec<&str> = routes
+        .lines()
+        .filter(|line| line.contains("172.20."))
+        .collect();
     assert!(left.len() == 1 && left[0].starts_with(&last), "{left:?}");
 }
 
-lab_test!(a_storm_of_versions_of_a_large_mesh_ends_in_the_last_one, 120, |lab| {
-    storm(lab, 998, 500, Duration::from_secs(3));
-});
+lab_test!(
+    a_storm_of_versions_of_a_large_mesh_ends_in_the_last_one,
+    120,
+    |lab| {
+        storm(lab, 998, 500, Duration::from_secs(3));
+    }
+);
 
 lab_test!(
     #[ignore = "takes minutes: `make reload-storm`"]

@@ -1,5 +1,5 @@
-//! The ways in which files change in real life, each of which the running agent takes as one change; and what it tells
-//! systemd.
+//! The ways in which files change in real life, each of which the running agent takes as one
+//! change; and what it tells systemd.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,7 +13,8 @@ use natpunch_lab::{lab_test, sandbox};
 use crate::mesh::replace;
 use crate::world::{Discovery, NATPUNCH, Node, World, new_key, soon};
 
-/// Longer than the agent waits for writes to settle: a reload that has not come by then does not come.
+/// Longer than the agent waits for writes to settle: a reload that has not come by then does not
+/// come.
 const NEVER: Duration = Duration::from_millis(900);
 
 /// Puts a version of the mesh file in place below a directory, from version 0 on.
@@ -21,15 +22,20 @@ type Way = fn(&Path, u32, &str);
 
 /// Each way, and the path that `natpunch apply` is given.
 const WAYS: [(&str, &str, Way); 6] = [
-    ("a write in place", "mesh.toml", |dir, _, text| fs::write(dir.join("mesh.toml"), text).unwrap()),
-    ("an atomic rename", "mesh.toml", |dir, _, text| replace(&dir.join("mesh.toml"), text)),
+    ("a write in place", "mesh.toml", |dir, _, text| {
+        fs::write(dir.join("mesh.toml"), text).unwrap()
+    }),
+    ("an atomic rename", "mesh.toml", |dir, _, text| {
+        replace(&dir.join("mesh.toml"), text)
+    }),
     ("an editor's swap", "mesh.toml", editor),
     ("a git pull", "clone/mesh.toml", git_pull),
     ("a ConfigMap", "mesh.toml", config_map),
     ("git-sync", "current", git_sync),
 ];
 
-/// As vim does with `backupcopy=no`: a probe file, the old file moved away, a new one, the old one removed.
+/// As vim does with `backupcopy=no`: a probe file, the old file moved away, a new one, the old one
+/// removed.
 fn editor(dir: &Path, version: u32, text: &str) {
     let (file, backup) = (dir.join("mesh.toml"), dir.join("mesh.toml~"));
     fs::write(dir.join("4913"), "").unwrap();
@@ -44,13 +50,24 @@ fn editor(dir: &Path, version: u32, text: &str) {
 fn git_pull(dir: &Path, version: u32, text: &str) {
     let git = |at: &Path, args: &[&str]| {
         let output = Command::new("git")
-            .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
+            .args([
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@example.org",
+                "-c",
+                "init.defaultBranch=main",
+            ])
             .args(args)
             .current_dir(at)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .output()
             .expect("git is needed for this test");
-        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "git {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     let (upstream, clone) = (dir.join("upstream"), dir.join("clone"));
     if version == 0 {
@@ -98,68 +115,93 @@ fn reloads(node: &Node) -> u64 {
     node.status().unwrap()["reloads"].as_u64().unwrap()
 }
 
-lab_test!(each_way_of_changing_the_file_is_exactly_one_reload_within_a_second, 120, |lab| {
-    let mut world = World::new(lab, Discovery::NatpunchGo);
-    let third = world.lab.public_host("third").unwrap();
-    world.mesh.add("third", &new_key(&third).1, "");
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    for (number, (way, path, change)) in WAYS.into_iter().enumerate() {
-        let dir = a.host.directory().unwrap().join(format!("way{number}"));
-        fs::create_dir(&dir).unwrap();
-        let mut put = |version: u32| {
-            world.mesh.member("third").more = format!("routes = [\"172.20.{version}.0/24\"]\n");
-            change(&dir, version, &world.mesh.text());
-        };
-        put(0);
-        a.file = dir.join(path);
-        a.start();
-        a.wait_up();
-        for version in 1..=2 {
-            put(version);
-            let changed = Instant::now();
-            let wanted = format!("172.20.{version}.0/24");
-            while !a.wg().iter().any(|peer| peer.allowed_ips.contains(&wanted)) {
-                assert!(Instant::now() < soon(), "{way}: never applied");
-                std::thread::sleep(Duration::from_millis(5));
+lab_test!(
+    each_way_of_changing_the_file_is_exactly_one_reload_within_a_second,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::NatpunchGo);
+        let third = world.lab.public_host("third").unwrap();
+        world.mesh.add("third", &new_key(&third).1, "");
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        for (number, (way, path, change)) in WAYS.into_iter().enumerate() {
+            let dir = a.host.directory().unwrap().join(format!("way{number}"));
+            fs::create_dir(&dir).unwrap();
+            let mut put = |version: u32| {
+                world.mesh.member("third").more = format!("routes = [\"172.20.{version}.0/24\"]\n");
+                change(&dir, version, &world.mesh.text());
+            };
+            put(0);
+            a.file = dir.join(path);
+            a.start();
+            a.wait_up();
+            for version in 1..=2 {
+                put(version);
+                let changed = Instant::now();
+                let wanted = format!("172.20.{version}.0/24");
+                while !a.wg().iter().any(|peer| peer.allowed_ips.contains(&wanted)) {
+                    assert!(Instant::now() < soon(), "{way}: never applied");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let lag = changed.elapsed();
+                println!("{way}: in place after {lag:?}");
+                assert!(
+                    lag < Duration::from_secs(1) * sandbox::patience(),
+                    "{way}: applied after {lag:?}"
+                );
+                std::thread::sleep(NEVER);
+                assert_eq!(reloads(&a), u64::from(version), "{way}: reloads");
             }
-            let lag = changed.elapsed();
-            println!("{way}: in place after {lag:?}");
-            assert!(lag < Duration::from_secs(1) * sandbox::patience(), "{way}: applied after {lag:?}");
-            std::thread::sleep(NEVER);
-            assert_eq!(reloads(&a), u64::from(version), "{way}: reloads");
+            a.stop();
+            // Else the next start would change what runs, which is a reload, too.
+            assert!(a.natpunch(&["down"]).status.success());
         }
-        a.stop();
-        // Else the next start would change what runs, which is a reload, too.
-        assert!(a.natpunch(&["down"]).status.success());
     }
-});
+);
 
-lab_test!(systemd_is_told_when_the_agent_is_ready_and_when_it_stops, 60, |lab| {
-    let mut world = World::new(lab, Discovery::NatpunchGo);
-    let host = world.lab.public_host("a").unwrap();
-    let a = world.node(host);
-    world.write_mesh();
-    let path = a.host.directory().unwrap().join("notify.sock");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut command = Command::new(NATPUNCH);
-    command.arg("apply").arg(&a.file).arg("--private-key-file").arg(&a.key_file);
-    command.env("NATPUNCH_STATE_DIR", a.host.directory().unwrap().join("state"));
-    command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::null());
-    let agent = a.host.spawn(command).unwrap();
-    let told = |state: &str| {
-        let mut buffer = [0; 512];
-        loop {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{state} was not told: {error}"));
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if text.lines().any(|line| line == state) {
-                return;
+lab_test!(
+    systemd_is_told_when_the_agent_is_ready_and_when_it_stops,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::NatpunchGo);
+        let host = world.lab.public_host("a").unwrap();
+        let a = world.node(host);
+        world.write_mesh();
+        let path = a.host.directory().unwrap().join("notify.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut command = Command::new(NATPUNCH);
+        command
+            .arg("apply")
+            .arg(&a.file)
+            .arg("--private-key-file")
+            .arg(&a.key_file);
+        command.env(
+            "NATPUNCH_STATE_DIR",
+            a.host.directory().unwrap().join("state"),
+        );
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let agent = a.host.spawn(command).unwrap();
+        let told = |state: &str| {
+            let mut buffer = [0; 512];
+            loop {
+                let length = socket
+                    .recv(&mut buffer)
+                    .unwrap_or_else(|error| panic!("{state} was not told: {error}"));
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if text.lines().any(|line| line == state) {
+                    return;
+                }
             }
-        }
-    };
-    told("READY=1");
-    assert!(a.status().is_some(), "ready means that it answers");
-    agent.terminate().unwrap();
-    told("STOPPING=1");
-});
+        };
+        told("READY=1");
+        assert!(a.status().is_some(), "ready means that it answers");
+        agent.terminate().unwrap();
+        told("STOPPING=1");
+    }
+);

@@ -61,7 +61,10 @@ impl World {
                  stun = [\"{address}:{UDP_PORT}\"]\n"
             ),
         };
-        let mesh = Mesh { discovery: section, ..Mesh::default() };
+        let mesh = Mesh {
+            discovery: section,
+            ..Mesh::default()
+        };
         World { lab, mesh, server }
     }
 
@@ -69,8 +72,10 @@ impl World {
     pub(crate) fn over_ipv6(lab: Lab) -> Self {
         let mut world = World::new(lab, Discovery::Rendezvous);
         let (ipv4, ipv6) = (world.server.address(), world.server.ipv6());
-        world.mesh.discovery =
-            world.mesh.discovery.replace(&format!("{ipv4}:{UDP_PORT}"), &format!("[{ipv6}]:{UDP_PORT}"));
+        world.mesh.discovery = world.mesh.discovery.replace(
+            &format!("{ipv4}:{UDP_PORT}"),
+            &format!("[{ipv6}]:{UDP_PORT}"),
+        );
         world
     }
 
@@ -119,8 +124,16 @@ impl World {
 pub(crate) fn new_key(host: &Host) -> (PathBuf, String) {
     let key_file = new_secret(host, "node.key");
     let mut pubkey = Command::new(NATPUNCH);
-    let public = pubkey.arg("pubkey").stdin(std::fs::File::open(&key_file).unwrap()).output().unwrap().stdout;
-    (key_file, String::from_utf8(public).unwrap().trim().to_owned())
+    let public = pubkey
+        .arg("pubkey")
+        .stdin(std::fs::File::open(&key_file).unwrap())
+        .output()
+        .unwrap()
+        .stdout;
+    (
+        key_file,
+        String::from_utf8(public).unwrap().trim().to_owned(),
+    )
 }
 
 /// Makes a private key in a file of this host.
@@ -130,9 +143,18 @@ fn new_secret(host: &Host, name: &str) -> PathBuf {
 
 /// Keeps what a command prints in a file of this host that is its owner's only.
 pub(crate) fn new_file(host: &Host, name: &str, command: &[&str]) -> PathBuf {
-    let secret = Command::new(NATPUNCH).args(command).output().unwrap().stdout;
+    let secret = Command::new(NATPUNCH)
+        .args(command)
+        .output()
+        .unwrap()
+        .stdout;
     let path = host.directory().unwrap().join(name);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
     file.write_all(&secret).unwrap();
     path
 }
@@ -148,7 +170,12 @@ pub(crate) struct Server {
 impl Server {
     fn start(host: Host) -> Self {
         let secret_file = new_secret(&host, "admission.key");
-        let mut server = Server { host, public_key: String::new(), secret_file, process: None };
+        let mut server = Server {
+            host,
+            public_key: String::new(),
+            secret_file,
+            process: None,
+        };
         server.restart();
         server
     }
@@ -179,7 +206,13 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let mut command = Command::new(NATPUNCH);
         command
-            .args(["serve", "--listen", &format!("0.0.0.0:{UDP_PORT}"), "--listen", &format!("[::]:{UDP_PORT}")])
+            .args([
+                "serve",
+                "--listen",
+                &format!("0.0.0.0:{UDP_PORT}"),
+                "--listen",
+                &format!("[::]:{UDP_PORT}"),
+            ])
             .args(["--compat", "natpunch-go"])
             .arg("--admission-secret-file")
             .arg(&self.secret_file)
@@ -191,9 +224,16 @@ impl Server {
         let lines = Follower::start(stdout, |_, line| Some(line.to_owned())).unwrap();
         let ready = lines.wait(soon(), |lines| {
             let (_, first) = lines.first()?;
-            lines.iter().any(|(_, line)| line.contains("listening on http")).then(|| first.clone())
+            lines
+                .iter()
+                .any(|(_, line)| line.contains("listening on http"))
+                .then(|| first.clone())
         });
-        self.public_key = ready.unwrap().strip_prefix("public key: ").unwrap().to_owned();
+        self.public_key = ready
+            .unwrap()
+            .strip_prefix("public key: ")
+            .unwrap()
+            .to_owned();
         self.process = Some(process);
     }
 }
@@ -228,7 +268,17 @@ impl Node {
         let (key_file, public_key) = new_key(&host);
         let address = mesh.add(host.name(), &public_key, more);
         let (arguments, environment) = (Vec::new(), Vec::new());
-        Self { host, key_file, age_identity: None, public_key, address, file, arguments, environment, agent: None }
+        Self {
+            host,
+            key_file,
+            age_identity: None,
+            public_key,
+            address,
+            file,
+            arguments,
+            environment,
+            agent: None,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -249,7 +299,10 @@ impl Node {
             .arg(file)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"))
+            .env(
+                "NATPUNCH_STATE_DIR",
+                self.host.directory().unwrap().join("state"),
+            )
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut process = self.host.spawn(command).unwrap();
@@ -257,10 +310,16 @@ impl Node {
         let start = Instant::now();
         let log = Follower::start(process.child().stderr.take().unwrap(), move |at, line| {
             // Shown if the test fails.
-            eprintln!("{name} +{:.3} {line}", at.duration_since(start).as_secs_f64());
+            eprintln!(
+                "{name} +{:.3} {line}",
+                at.duration_since(start).as_secs_f64()
+            );
             Some(line.to_owned())
         });
-        self.agent = Some(Agent { process, log: log.unwrap() });
+        self.agent = Some(Agent {
+            process,
+            log: log.unwrap(),
+        });
     }
 
     /// Kills the agent with SIGKILL.
@@ -270,10 +329,13 @@ impl Node {
 
     /// Whether the agent has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.agent.as_mut().is_none_or(|agent| agent.process.child().try_wait().unwrap().is_some())
+        self.agent
+            .as_mut()
+            .is_none_or(|agent| agent.process.child().try_wait().unwrap().is_some())
     }
 
-    /// A mesh file of this node alone, with these lines more: what changes in it, the others do not follow.
+    /// A mesh file of this node alone, with these lines more: what changes in it, the others do not
+    /// follow.
     pub(crate) fn own_file(&mut self, mesh: &mut Mesh, lines: &str) {
         mesh.discovery.push_str(lines);
         self.file = self.host.directory().unwrap().join("mesh.toml");
@@ -283,13 +345,22 @@ impl Node {
     /// Stops the agent with SIGTERM.
     pub(crate) fn stop(&mut self) {
         let status = self.agent.take().unwrap().process.terminate().unwrap();
-        assert!(status.success(), "the agent of {} ended with {status}", self.name());
+        assert!(
+            status.success(),
+            "the agent of {} ended with {status}",
+            self.name()
+        );
     }
 
     /// Waits for a line of the agent's log; when it came.
     pub(crate) fn wait_log(&self, text: &str, deadline: Instant) -> Option<Instant> {
         let log = &self.agent.as_ref().unwrap().log;
-        log.wait(deadline, |lines| lines.iter().find(|(_, line)| line.contains(text)).map(|(at, _)| *at))
+        log.wait(deadline, |lines| {
+            lines
+                .iter()
+                .find(|(_, line)| line.contains(text))
+                .map(|(at, _)| *at)
+        })
     }
 
     /// Runs a natpunch command on this host and gives what it printed.
@@ -298,8 +369,14 @@ impl Node {
         command
             .args(arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("NATPUNCH_STATE_DIR", self.host.directory().unwrap().join("state"));
-        self.host.run(move || command.stdin(Stdio::null()).output()).unwrap().unwrap()
+            .env(
+                "NATPUNCH_STATE_DIR",
+                self.host.directory().unwrap().join("state"),
+            );
+        self.host
+            .run(move || command.stdin(Stdio::null()).output())
+            .unwrap()
+            .unwrap()
     }
 
     /// `natpunch status --json`; `None` while no agent answers.
@@ -308,13 +385,22 @@ impl Node {
     }
 
     /// Asks for the status until `check` finds in it what it looks for. Panics at the deadline.
-    pub(crate) fn wait<R>(&self, what: &str, deadline: Instant, mut check: impl FnMut(&Value) -> Option<R>) -> R {
+    pub(crate) fn wait<R>(
+        &self,
+        what: &str,
+        deadline: Instant,
+        mut check: impl FnMut(&Value) -> Option<R>,
+    ) -> R {
         loop {
             let status = self.status();
             if let Some(found) = status.as_ref().and_then(&mut check) {
                 return found;
             }
-            assert!(Instant::now() < deadline, "{}: {what} did not come; its status is\n{status:#?}", self.name());
+            assert!(
+                Instant::now() < deadline,
+                "{}: {what} did not come; its status is\n{status:#?}",
+                self.name()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -332,22 +418,32 @@ impl Node {
         deadline: Instant,
         mut check: impl FnMut(&Value) -> Option<R>,
     ) -> R {
-        self.wait(&format!("{what} for {peer}"), deadline, |status| check(peer_in(status, peer)?))
+        self.wait(&format!("{what} for {peer}"), deadline, |status| {
+            check(peer_in(status, peer)?)
+        })
     }
 
     /// Waits until a peer is connected, and gives what the status says of it.
     pub(crate) fn wait_connected(&self, peer: &str) -> Value {
         self.wait_peer(peer, "a connection", soon(), |peer| {
-            (peer["state"] == "connected" && !peer["handshake_age_s"].is_null()).then(|| peer.clone())
+            (peer["state"] == "connected" && !peer["handshake_age_s"].is_null())
+                .then(|| peer.clone())
         })
     }
 
-    /// Waits until this node reaches another by this kind of path, and gives what the status says of it.
+    /// Waits until this node reaches another by this kind of path, and gives what the status says
+    /// of it.
     pub(crate) fn wait_path(&self, peer: &Node, path: &str, deadline: Instant) -> Value {
-        self.wait_peer(peer.name(), &format!("a path of the kind {path}"), deadline, |status| {
-            let connected = status["state"] == "connected" && !status["handshake_age_s"].is_null();
-            (connected && status["path"] == path).then(|| status.clone())
-        })
+        self.wait_peer(
+            peer.name(),
+            &format!("a path of the kind {path}"),
+            deadline,
+            |status| {
+                let connected =
+                    status["state"] == "connected" && !status["handshake_age_s"].is_null();
+                (connected && status["path"] == path).then(|| status.clone())
+            },
+        )
     }
 
     /// Starts to ping another node.
@@ -357,7 +453,11 @@ impl Node {
 
     /// Whether one ping of another node is answered within a second.
     pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
-        self.host.output("ping", &["-n", "-c1", "-W1", &to.to_string()]).unwrap().status.success()
+        self.host
+            .output("ping", &["-n", "-c1", "-W1", &to.to_string()])
+            .unwrap()
+            .status
+            .success()
     }
 
     /// What `wg show` says of each peer.
@@ -367,13 +467,19 @@ impl Node {
 
     /// What `wg show` says of another node.
     pub(crate) fn wg_peer(&self, peer: &Node) -> WgPeer {
-        self.wg().into_iter().find(|candidate| candidate.public_key == peer.public_key).unwrap()
+        self.wg()
+            .into_iter()
+            .find(|candidate| candidate.public_key == peer.public_key)
+            .unwrap()
     }
 }
 
 /// The part of a status that is about a peer.
 pub(crate) fn peer_in<'a>(status: &'a Value, peer: &str) -> Option<&'a Value> {
-    status["peers"].as_array()?.iter().find(|candidate| candidate["name"] == peer)
+    status["peers"]
+        .as_array()?
+        .iter()
+        .find(|candidate| candidate["name"] == peer)
 }
 
 /// A peer, as WireGuard itself has it.
@@ -392,7 +498,11 @@ pub(crate) struct WgPeer {
 /// Reads `wg show INTERFACE dump`.
 pub(crate) fn wg_peers(host: &Host, interface: &str) -> Vec<WgPeer> {
     let output = host.output("wg", &["show", interface, "dump"]).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let peers = text.lines().skip(1).map(|line| {
         let fields: Vec<&str> = line.split('\t').collect();

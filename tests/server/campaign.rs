@@ -1,4 +1,5 @@
-//! What the server bears: floods, and everybody at once. Short here; at full size by `make flood` and `make restart`.
+//! What the server bears: floods, and everybody at once. Short here; at full size by `make flood`
+//! and `make restart`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +23,8 @@ use crate::swarm::{Swarm, address, any_loopback, key, readable};
 fn server(directory: &std::path::Path, listen: &str, more: &str) -> Server {
     let file = directory.join("serve.toml");
     let key = directory.join("server.key");
-    let text = format!("listen = [{listen:?}]\nkey_file = {key:?}\nopen = true\nrelay = false\n{more}");
+    let text =
+        format!("listen = [{listen:?}]\nkey_file = {key:?}\nopen = true\nrelay = false\n{more}");
     std::fs::write(&file, text).unwrap();
     Server::spawn(serve(&["--config", file.to_str().unwrap()]), directory)
 }
@@ -36,8 +38,18 @@ fn resident(pid: u32) -> i64 {
 /// Hellos as the server likes them, of different clients.
 fn hellos(count: u32, server: SocketAddr, public_key: PeerKey) -> Vec<Vec<u8>> {
     let hello = |n| {
-        let config = Config { identity: key(1_000_000 + n), servers: vec![public_key], admission: None };
-        let mut client = Client::new(config, server, ChaCha20Rng::from_seed([n as u8; 32]), Duration::ZERO).unwrap();
+        let config = Config {
+            identity: key(1_000_000 + n),
+            servers: vec![public_key],
+            admission: None,
+        };
+        let mut client = Client::new(
+            config,
+            server,
+            ChaCha20Rng::from_seed([n as u8; 32]),
+            Duration::ZERO,
+        )
+        .unwrap();
         client.handle_timeout(Duration::ZERO);
         client.poll_transmit().unwrap().payload
     };
@@ -52,8 +64,8 @@ struct Flood {
     answered_bytes: AtomicU64,
 }
 
-/// Sends a third garbage, a third hellos of strangers (wrong mac1) and a third right ones, from ever new sources, at this
-/// rate, until it is told to stop.
+/// Sends a third garbage, a third hellos of strangers (wrong mac1) and a third right ones, from
+/// ever new sources, at this rate, until it is told to stop.
 fn flood(flood: &Flood, rate: f64, server: SocketAddr, public_key: PeerKey, stop: &AtomicBool) {
     let right = hellos(64, server, public_key);
     let stranger = hellos(64, server, natpunch::config::public_key(&key(77)));
@@ -79,17 +91,29 @@ fn flood(flood: &Flood, rate: f64, server: SocketAddr, public_key: PeerKey, stop
                         _ => right[count as usize % 64].clone(),
                     };
                     // 2²⁰ sources, none of which is a client's.
-                    let source = Ipv4Addr::from_bits(address(1 << 22).to_bits() + rng.next_u32() % (1 << 20));
-                    (Ends { remote: server, local: Some((source.into(), 0)) }, payload)
+                    let source = Ipv4Addr::from_bits(
+                        address(1 << 22).to_bits() + rng.next_u32() % (1 << 20),
+                    );
+                    (
+                        Ends {
+                            remote: server,
+                            local: Some((source.into(), 0)),
+                        },
+                        payload,
+                    )
                 })
                 .collect();
             let sent = outbox.send(&socket, &batch);
             flood.sent.fetch_add(sent as u64, Ordering::Relaxed);
-            flood.sent_bytes.fetch_add((sent * HELLO_LEN) as u64, Ordering::Relaxed);
+            flood
+                .sent_bytes
+                .fetch_add((sent * HELLO_LEN) as u64, Ordering::Relaxed);
         }
         while inbox.receive(&socket).is_ok() {
             let bytes: usize = inbox.datagrams().map(|(_, payload)| payload.len()).sum();
-            flood.answered_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            flood
+                .answered_bytes
+                .fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 }
@@ -121,7 +145,8 @@ fn clients_under_flood(rate: f64, time: Duration, least: usize) -> Served {
         let mut before = None;
         let mut come_and_go = || {
             while start.elapsed() < time || (next as usize) < least {
-                // The memory that a first flood touches is there before; from then on it must not grow.
+                // The memory that a first flood touches is there before; from then on it must not
+                // grow.
                 if start.elapsed() > time / 4 && next as usize >= least / 2 {
                     before.get_or_insert_with(|| resident(server.id()));
                 }
@@ -137,19 +162,30 @@ fn clients_under_flood(rate: f64, time: Duration, least: usize) -> Served {
     let sent = counts.sent.load(Ordering::Relaxed) as f64;
     let bytes = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     let rate = sent / start.elapsed().as_secs_f64();
-    Served { tries, grown, rate, amplification: bytes(&counts.answered_bytes) / bytes(&counts.sent_bytes) }
+    Served {
+        tries,
+        grown,
+        rate,
+        amplification: bytes(&counts.answered_bytes) / bytes(&counts.sent_bytes),
+    }
 }
 
-/// So many clients come again and again, since a server keeps the sessions of those that went for a while.
+/// So many clients come again and again, since a server keeps the sessions of those that went for a
+/// while.
 const REGULARS: u32 = 1_024;
 
 /// Registers one client: how often it had to say something, once being the least.
 fn register(visit: u32, server: SocketAddr, public_key: PeerKey) -> usize {
     let n = visit % REGULARS;
-    let config = Config { identity: key(n), servers: vec![public_key], admission: None };
+    let config = Config {
+        identity: key(n),
+        servers: vec![public_key],
+        admission: None,
+    };
     let mut seed = [8; 32];
     seed[..4].copy_from_slice(&visit.to_be_bytes());
-    let mut client = Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
+    let mut client =
+        Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
     let socket = socket(address(n).into(), server);
     let start = Instant::now();
     let mut said: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
@@ -164,8 +200,13 @@ fn register(visit: u32, server: SocketAddr, public_key: PeerKey) -> usize {
         {
             return said.into_values().max().unwrap();
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "client {n} was never served");
-        socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "client {n} was never served"
+        );
+        socket
+            .set_read_timeout(Some(Duration::from_millis(5)))
+            .unwrap();
         let mut buffer = [0; 2_048];
         if let Ok(length) = socket.recv(&mut buffer) {
             client.handle_datagram(server, &buffer[..length], start.elapsed());
@@ -176,15 +217,30 @@ fn register(visit: u32, server: SocketAddr, public_key: PeerKey) -> usize {
 #[test]
 fn clients_are_served_and_memory_stays_while_strangers_flood() {
     // Each one is served, else this panics; how fast is the campaign's question.
-    let Served { tries, grown, rate, amplification } = clients_under_flood(5_000.0, Duration::from_secs(2), 30);
-    println!("by tries {tries:?}; {rate:.0} packets/s; {grown} bytes; {amplification:.3} out for in");
-    assert!(amplification <= 1.0 && grown <= 1 << 20, "{amplification} {grown}");
+    let Served {
+        tries,
+        grown,
+        rate,
+        amplification,
+    } = clients_under_flood(5_000.0, Duration::from_secs(2), 30);
+    println!(
+        "by tries {tries:?}; {rate:.0} packets/s; {grown} bytes; {amplification:.3} out for in"
+    );
+    assert!(
+        amplification <= 1.0 && grown <= 1 << 20,
+        "{amplification} {grown}"
+    );
 }
 
 #[test]
 #[ignore = "a minute of flood, in a release build: make flood"]
 fn campaign_flood() {
-    let Served { tries, grown, rate, amplification } = clients_under_flood(60_000.0, Duration::from_secs(60), 100);
+    let Served {
+        tries,
+        grown,
+        rate,
+        amplification,
+    } = clients_under_flood(60_000.0, Duration::from_secs(60), 100);
     let clients: usize = tries.values().sum();
     println!(
         "measured flood: {rate:.0} packets/s for 60 s, {clients} clients came and went, by tries {tries:?}; the server's \
@@ -192,13 +248,20 @@ fn campaign_flood() {
         grown >> 10
     );
     assert!(tries.keys().all(|tries| *tries <= 3), "{tries:?}");
-    assert!(amplification <= 1.0 && grown <= 1 << 20, "{amplification} {grown}");
+    assert!(
+        amplification <= 1.0 && grown <= 1 << 20,
+        "{amplification} {grown}"
+    );
 }
 
 #[test]
 fn no_message_of_a_stranger_is_answered_by_more_bytes_than_it_has() {
     let directory = tempfile::tempdir().unwrap();
-    let server = server(directory.path(), "127.0.0.1:0", "[limits]\nhellos_per_second = 8\n");
+    let server = server(
+        directory.path(),
+        "127.0.0.1:0",
+        "[limits]\nhellos_per_second = 8\n",
+    );
     let to = server.udp[0];
     let hello = hellos(2, to, server.public_key);
     let kind = |kind: u8, length: usize| {
@@ -210,7 +273,10 @@ fn no_message_of_a_stranger_is_answered_by_more_bytes_than_it_has() {
         ("hello, welcomed", hello[0].clone()),
         ("hello, asked for a cookie", hello[1].clone()),
         ("STUN, padded", stun::request(stun::TransactionId([1; 12]))),
-        ("STUN, bare", stun::request(stun::TransactionId([1; 12]))[..20].to_vec()),
+        (
+            "STUN, bare",
+            stun::request(stun::TransactionId([1; 12]))[..20].to_vec(),
+        ),
         ("hole punching's", vec![1; 64]),
         ("natpunch-go's handshake", [vec![1], vec![9; 108]].concat()),
     ];
@@ -233,28 +299,43 @@ fn no_message_of_a_stranger_is_answered_by_more_bytes_than_it_has() {
         for (name, message) in &messages {
             let socket = socket([127, 0, 0, 1].into(), SocketAddr::new(to.ip(), ports));
             socket.send(message).unwrap();
-            // Answered after it, on the same socket of the same worker: what comes before is for the message.
-            socket.send(&stun::request(stun::TransactionId([7; 12]))).unwrap();
+            // Answered after it, on the same socket of the same worker: what comes before is for
+            // the message.
+            socket
+                .send(&stun::request(stun::TransactionId([7; 12])))
+                .unwrap();
             let mut answered = 0;
             let mut buffer = [0; 2_048];
             // A welcome takes longer than STUN.
-            let wait = if Kind::of(message) == Some(Kind::Hello) { 300 } else { 0 };
+            let wait = if Kind::of(message) == Some(Kind::Hello) {
+                300
+            } else {
+                0
+            };
             let mut seen = false;
-            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
             while let Ok(length) = socket.recv(&mut buffer) {
                 if length >= 20 && buffer[8..20] == [7; 12] {
                     seen = true;
                     if wait == 0 {
                         break;
                     }
-                    socket.set_read_timeout(Some(Duration::from_millis(wait))).unwrap();
+                    socket
+                        .set_read_timeout(Some(Duration::from_millis(wait)))
+                        .unwrap();
                 } else {
                     answered += length;
                 }
             }
             assert!(seen, "{name}: the server is silent");
             println!("{name}: {} bytes in, {answered} out", message.len());
-            assert!(answered <= message.len(), "{name}: {answered} for {}", message.len());
+            assert!(
+                answered <= message.len(),
+                "{name}: {answered} for {}",
+                message.len()
+            );
         }
     }
 }
@@ -271,8 +352,15 @@ struct Return {
 /// Threads that play the clients.
 const PLAYERS: u32 = 2;
 
-/// Registers so many clients, restarts the server, and waits until all are back. `notice`: they notice at once.
-fn all_return(count: u32, spread: Duration, limits: &str, notice: bool, patience: Duration) -> Return {
+/// Registers so many clients, restarts the server, and waits until all are back. `notice`: they
+/// notice at once.
+fn all_return(
+    count: u32,
+    spread: Duration,
+    limits: &str,
+    notice: bool,
+    patience: Duration,
+) -> Return {
     let directory = tempfile::tempdir().unwrap();
     let first = server(directory.path(), "127.0.0.1:0", limits);
     let (to, public_key) = (first.udp[0], first.public_key);
@@ -286,10 +374,14 @@ fn all_return(count: u32, spread: Duration, limits: &str, notice: bool, patience
         }
         start.elapsed()
     };
-    // The times that a player's clients took, and what they sent. Channels, for a player that panics closes its ends.
+    // The times that a player's clients took, and what they sent. Channels, for a player that
+    // panics closes its ends.
     let play = |player: u32, registered: Sender<Duration>, restarted: Receiver<()>| {
-        let numbers =
-            count / PLAYERS * player..if player + 1 == PLAYERS { count } else { count / PLAYERS * (player + 1) };
+        let numbers = count / PLAYERS * player..if player + 1 == PLAYERS {
+            count
+        } else {
+            count / PLAYERS * (player + 1)
+        };
         let mut swarm = Swarm::new(numbers.clone(), to, public_key, begins);
         registered.send(wait(&mut swarm, "registered")).unwrap();
         drop(registered);
@@ -322,7 +414,10 @@ fn all_return(count: u32, spread: Duration, limits: &str, notice: bool, patience
         drop(first);
         let second = server(directory.path(), &to.to_string(), limits);
         players.iter().for_each(|(go, _)| go.send(()).unwrap());
-        let results: Vec<_> = players.into_iter().map(|(_, player)| player.join().unwrap()).collect();
+        let results: Vec<_> = players
+            .into_iter()
+            .map(|(_, player)| player.join().unwrap())
+            .collect();
         drop(second);
         Return {
             first: times.into_iter().max().unwrap(),
@@ -335,16 +430,36 @@ fn all_return(count: u32, spread: Duration, limits: &str, notice: bool, patience
 
 #[test]
 fn everybody_is_back_after_a_restart() {
-    let result = all_return(200, Duration::from_secs(1), "", true, Duration::from_secs(120));
-    assert!(result.storm < 20, "{} datagrams of each client", result.storm);
+    let result = all_return(
+        200,
+        Duration::from_secs(1),
+        "",
+        true,
+        Duration::from_secs(120),
+    );
+    assert!(
+        result.storm < 20,
+        "{} datagrams of each client",
+        result.storm
+    );
 }
 
 #[test]
 #[ignore = "100,000 clients, in a release build: make restart"]
 fn campaign_restart() {
     let limits = "[limits]\nsessions = 131072\nhellos_per_second = 6000\n";
-    let Return { first, back, each, storm } =
-        all_return(100_000, Duration::from_secs(45), limits, false, Duration::from_secs(240));
+    let Return {
+        first,
+        back,
+        each,
+        storm,
+    } = all_return(
+        100_000,
+        Duration::from_secs(45),
+        limits,
+        false,
+        Duration::from_secs(240),
+    );
     println!(
         "measured restart: 100000 clients registered in {:.1} s (they began over 45 s), {each} bytes of the server's memory \
          each; all back {:.1} s after the restart, {storm} datagrams sent by each",

@@ -1,5 +1,5 @@
-//! A client of natpunch-go's protocol, written from its description alone and on snow's own ciphers: independent of
-//! the implementation under test.
+//! A client of natpunch-go's protocol, written from its description alone and on snow's own
+//! ciphers: independent of the implementation under test.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -15,12 +15,17 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new() -> Self {
         let pair = builder().generate_keypair().unwrap();
-        Self { private: pair.private.try_into().unwrap(), public: pair.public.try_into().unwrap() }
+        Self {
+            private: pair.private.try_into().unwrap(),
+            public: pair.public.try_into().unwrap(),
+        }
     }
 }
 
 fn builder<'a>() -> Builder<'a> {
-    Builder::new("Noise_IK_25519_ChaChaPoly_BLAKE2s".parse().unwrap()).prologue(b"natpunch-go is the best :)").unwrap()
+    Builder::new("Noise_IK_25519_ChaChaPoly_BLAKE2s".parse().unwrap())
+        .prologue(b"natpunch-go is the best :)")
+        .unwrap()
 }
 
 /// A handshake whose payload is any bytes (natpunch-go: eight bytes of time).
@@ -34,7 +39,9 @@ pub(crate) fn init(keys: &Keys, server: &PeerKey, payload: &[u8]) -> (Vec<u8>, H
         .unwrap();
     let mut datagram = vec![1, 0, 0, 0, 7];
     datagram.resize(5 + 1024, 0);
-    let length = handshake.write_message(payload, &mut datagram[5..]).unwrap();
+    let length = handshake
+        .write_message(payload, &mut datagram[5..])
+        .unwrap();
     datagram.truncate(5 + length);
     (datagram, handshake)
 }
@@ -48,7 +55,12 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn of(response: &[u8], mut handshake: HandshakeState) -> Self {
         assert_eq!((response.len(), response[0]), (53, 2));
-        assert_eq!(handshake.read_message(&response[5..], &mut [0; 64]).unwrap(), 0);
+        assert_eq!(
+            handshake
+                .read_message(&response[5..], &mut [0; 64])
+                .unwrap(),
+            0
+        );
         Self {
             index: response[1..5].try_into().unwrap(),
             transport: handshake.into_stateless_transport_mode().unwrap(),
@@ -59,8 +71,14 @@ impl Session {
     pub(crate) fn request(&mut self, own: &[u8; 32], wanted: &[u8; 32]) -> Vec<u8> {
         let mut datagram = [&[3][..], &self.index, &self.nonce.to_be_bytes()].concat();
         datagram.resize(13 + 80, 0);
-        let length =
-            self.transport.write_message(self.nonce, &[&own[..], wanted].concat(), &mut datagram[13..]).unwrap();
+        let length = self
+            .transport
+            .write_message(
+                self.nonce,
+                &[&own[..], wanted].concat(),
+                &mut datagram[13..],
+            )
+            .unwrap();
         assert_eq!(length, 80);
         self.nonce += 1;
         datagram
@@ -71,12 +89,21 @@ impl Session {
         assert_eq!(datagram[0], 3);
         let nonce = u64::from_be_bytes(datagram[1..9].try_into().unwrap());
         let mut plain = [0; 64];
-        let length = self.transport.read_message(nonce, &datagram[9..], &mut plain).unwrap();
+        let length = self
+            .transport
+            .read_message(nonce, &datagram[9..], &mut plain)
+            .unwrap();
         let port = |at: usize| u16::from_be_bytes(plain[at..at + 2].try_into().unwrap());
         match length {
             0 => None,
-            6 => Some(SocketAddr::new(IpAddr::from(<[u8; 4]>::try_from(&plain[..4]).unwrap()), port(4))),
-            18 => Some(SocketAddr::new(IpAddr::from(<[u8; 16]>::try_from(&plain[..16]).unwrap()), port(16))),
+            6 => Some(SocketAddr::new(
+                IpAddr::from(<[u8; 4]>::try_from(&plain[..4]).unwrap()),
+                port(4),
+            )),
+            18 => Some(SocketAddr::new(
+                IpAddr::from(<[u8; 16]>::try_from(&plain[..16]).unwrap()),
+                port(16),
+            )),
             other => panic!("an answer of {other} bytes"),
         }
     }
@@ -93,7 +120,9 @@ pub(crate) struct GoClient {
 pub(crate) fn socket(local: IpAddr, server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((local, 0)).unwrap();
     socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     socket
 }
 
@@ -101,7 +130,11 @@ pub(crate) fn exchange(socket: &UdpSocket, datagram: &[u8]) -> std::io::Result<V
     socket.send(datagram)?;
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer)?;
-    assert!(length <= datagram.len(), "an answer of {length} bytes to {}", datagram.len());
+    assert!(
+        length <= datagram.len(),
+        "an answer of {length} bytes to {}",
+        datagram.len()
+    );
     Ok(buffer[..length].to_vec())
 }
 
@@ -110,10 +143,19 @@ impl GoClient {
         Self::register_as(Keys::new(), socket, server)
     }
 
-    pub(crate) fn register_as(keys: Keys, socket: UdpSocket, server: &PeerKey) -> std::io::Result<Self> {
-        let (datagram, handshake) = init(&keys, server, &1_700_000_000_000_000_000_u64.to_be_bytes());
+    pub(crate) fn register_as(
+        keys: Keys,
+        socket: UdpSocket,
+        server: &PeerKey,
+    ) -> std::io::Result<Self> {
+        let (datagram, handshake) =
+            init(&keys, server, &1_700_000_000_000_000_000_u64.to_be_bytes());
         let session = Session::of(&exchange(&socket, &datagram)?, handshake);
-        Ok(Self { socket, keys, session })
+        Ok(Self {
+            socket,
+            keys,
+            session,
+        })
     }
 
     pub(crate) fn request(&mut self, wanted: &[u8; 32]) -> Vec<u8> {
@@ -122,6 +164,7 @@ impl GoClient {
 
     pub(crate) fn look_up(&mut self, wanted: &[u8; 32]) -> Option<SocketAddr> {
         let datagram = self.request(wanted);
-        self.session.answer(&exchange(&self.socket, &datagram).unwrap())
+        self.session
+            .answer(&exchange(&self.socket, &datagram).unwrap())
     }
 }

@@ -16,7 +16,9 @@ fn start() -> (Server, SocketAddr) {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .unwrap();
     stream
 }
 
@@ -24,7 +26,9 @@ fn connect_from(local: IpAddr, address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(local, 0).into()).unwrap();
     socket.connect(&address.into()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .unwrap();
     socket.into()
 }
 
@@ -52,10 +56,17 @@ impl Answer {
 fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("an HTTP answer");
+    let end = bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .expect("an HTTP answer");
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head, body: bytes[end + 4..].to_vec() }
+    Answer {
+        status,
+        head,
+        body: bytes[end + 4..].to_vec(),
+    }
 }
 
 fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> TcpStream {
@@ -95,10 +106,40 @@ fn a_record_is_stored_fetched_and_named_by_an_etag() {
     let found = http(address, "GET", &path, "", b"");
     assert_eq!((found.status, &found.body[..]), (200, &b"sealed"[..]));
     let etag = found.header("etag").unwrap();
-    assert_eq!(http(address, "GET", &path, &format!("If-None-Match: {etag}\r\n"), b"").status, 304);
-    assert_eq!(http(address, "GET", &path, &format!("If-None-Match: W/{etag}, \"x\"\r\n"), b"").status, 304);
+    assert_eq!(
+        http(
+            address,
+            "GET",
+            &path,
+            &format!("If-None-Match: {etag}\r\n"),
+            b""
+        )
+        .status,
+        304
+    );
+    assert_eq!(
+        http(
+            address,
+            "GET",
+            &path,
+            &format!("If-None-Match: W/{etag}, \"x\"\r\n"),
+            b""
+        )
+        .status,
+        304
+    );
     put(address, TAG, b"sealed again");
-    assert_eq!(http(address, "GET", &path, &format!("If-None-Match: {etag}\r\n"), b"").body, b"sealed again");
+    assert_eq!(
+        http(
+            address,
+            "GET",
+            &path,
+            &format!("If-None-Match: {etag}\r\n"),
+            b""
+        )
+        .body,
+        b"sealed again"
+    );
     assert_eq!(http(address, "GET", "/health", "", b"").status, 200);
 }
 
@@ -110,13 +151,25 @@ fn what_is_not_a_record_is_refused() {
     assert_eq!(put(address, TAG, b"").status, 400);
     assert_eq!(put(address, "short", b"x").status, 404);
     assert_eq!(put(address, &TAG.replace('0', "g"), b"x").status, 404);
-    assert_eq!(http(address, "DELETE", &format!("/v1/{TAG}"), "", b"").status, 405);
+    assert_eq!(
+        http(address, "DELETE", &format!("/v1/{TAG}"), "", b"").status,
+        405
+    );
     assert_eq!(http(address, "POST", "/v1/poll", "", b"{").status, 400);
-    assert_eq!(http(address, "POST", "/v1/poll", "", br#"{"tags": {"x": null}}"#).status, 400);
+    assert_eq!(
+        http(address, "POST", "/v1/poll", "", br#"{"tags": {"x": null}}"#).status,
+        400
+    );
     let many: Vec<String> = (0..257).map(|n| format!("\"{n:032x}\": null")).collect();
     let many = format!("{{\"tags\": {{{}}}}}", many.join(","));
-    assert_eq!(http(address, "POST", "/v1/poll", "", many.as_bytes()).status, 400);
-    assert_eq!(http(address, "GET", &format!("/{}", "x".repeat(20_000)), "", b"").status / 100, 4);
+    assert_eq!(
+        http(address, "POST", "/v1/poll", "", many.as_bytes()).status,
+        400
+    );
+    assert_eq!(
+        http(address, "GET", &format!("/{}", "x".repeat(20_000)), "", b"").status / 100,
+        4
+    );
 }
 
 #[test]
@@ -129,7 +182,10 @@ fn a_poll_tells_what_differs_and_nothing_else() {
     };
     let first = poll(&serde_json::Value::Null, "gone since");
     assert_eq!(first[TAG]["blob"], "b25l");
-    assert!(first[OTHER].is_null() && first.as_object().unwrap().contains_key(OTHER), "a lost record is told as null");
+    assert!(
+        first[OTHER].is_null() && first.as_object().unwrap().contains_key(OTHER),
+        "a lost record is told as null"
+    );
     let second = poll(&first[TAG]["etag"], "gone since");
     assert!(!second.as_object().unwrap().contains_key(TAG));
 }
@@ -138,7 +194,10 @@ fn a_poll_tells_what_differs_and_nothing_else() {
 fn a_long_poll_answers_within_100_ms_of_the_change() {
     let (_server, address) = start();
     put(address, TAG, b"old");
-    let etag = http(address, "GET", &format!("/v1/{TAG}"), "", b"").header("etag").unwrap().to_owned();
+    let etag = http(address, "GET", &format!("/v1/{TAG}"), "", b"")
+        .header("etag")
+        .unwrap()
+        .to_owned();
     let bare = etag.trim_matches('"');
     let by_poll = send(
         address,
@@ -147,28 +206,50 @@ fn a_long_poll_answers_within_100_ms_of_the_change() {
         "",
         format!(r#"{{"tags": {{"{TAG}": "{bare}", "{OTHER}": null}}, "wait": 25}}"#).as_bytes(),
     );
-    let by_get = send(address, "GET", &format!("/v1/{TAG}?wait=25"), &format!("If-None-Match: {etag}\r\n"), b"");
+    let by_get = send(
+        address,
+        "GET",
+        &format!("/v1/{TAG}?wait=25"),
+        &format!("If-None-Match: {etag}\r\n"),
+        b"",
+    );
     std::thread::sleep(Duration::from_millis(300));
-    put(address, &TAG.replace('0', "1"), b"another record wakes nobody");
+    put(
+        address,
+        &TAG.replace('0', "1"),
+        b"another record wakes nobody",
+    );
     put(address, TAG, b"old");
     for early in [&by_poll, &by_get] {
         early.set_nonblocking(true).unwrap();
-        assert!(early.peek(&mut [0]).is_err(), "answered although nothing changed");
+        assert!(
+            early.peek(&mut [0]).is_err(),
+            "answered although nothing changed"
+        );
         early.set_nonblocking(false).unwrap();
     }
     let start = Instant::now();
     put(address, TAG, b"new");
     assert_eq!(read(by_poll).json()["records"][TAG]["blob"], "bmV3");
     assert_eq!(read(by_get).body, b"new");
-    assert!(start.elapsed() < Duration::from_millis(100), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(100),
+        "took {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn a_long_poll_without_a_change_ends_in_time() {
     let (_server, address) = start();
     let start = Instant::now();
-    let answer =
-        http(address, "POST", "/v1/poll", "", format!(r#"{{"tags": {{"{TAG}": null}}, "wait": 1}}"#).as_bytes());
+    let answer = http(
+        address,
+        "POST",
+        "/v1/poll",
+        "",
+        format!(r#"{{"tags": {{"{TAG}": null}}, "wait": 1}}"#).as_bytes(),
+    );
     assert_eq!(answer.json()["records"], serde_json::json!({}));
     assert!((1.0..3.0).contains(&start.elapsed().as_secs_f64()));
 }
@@ -178,11 +259,15 @@ fn life_of(address: SocketAddr, head: &str) -> Duration {
     let start = Instant::now();
     let mut stream = connect(address);
     stream.write_all(head.as_bytes()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(250)))
+        .unwrap();
     loop {
         match stream.read(&mut [0; 1024]) {
             Ok(0) => return start.elapsed(),
-            Err(error) if !matches!(error.kind(), std::io::ErrorKind::WouldBlock) => return start.elapsed(),
+            Err(error) if !matches!(error.kind(), std::io::ErrorKind::WouldBlock) => {
+                return start.elapsed();
+            }
             _ if start.elapsed() > Duration::from_secs(60) => return start.elapsed(),
             // A byte now and then is what keeps a naive server's timer from running out.
             _ => drop(stream.write_all(b"x")),
@@ -200,7 +285,10 @@ fn slow_heads_and_bodies_are_cut_off() {
         let idle = scope.spawn(|| life_of(address, ""));
         for (what, thread) in [("head", head), ("body", body), ("idle", idle)] {
             let life = thread.join().unwrap();
-            assert!(life < Duration::from_secs(20), "a slow {what} was kept for {life:?}");
+            assert!(
+                life < Duration::from_secs(20),
+                "a slow {what} was kept for {life:?}"
+            );
         }
     });
 }
@@ -208,13 +296,22 @@ fn slow_heads_and_bodies_are_cut_off() {
 #[test]
 fn one_source_can_not_take_all_connections() {
     let (_server, address) = start();
-    let held: Vec<TcpStream> = (0..200).map(|_| connect_from([127, 0, 0, 2].into(), address)).collect();
+    let held: Vec<TcpStream> = (0..200)
+        .map(|_| connect_from([127, 0, 0, 2].into(), address))
+        .collect();
     let mut refused = 0;
     for stream in &held {
-        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         let mut stream = stream;
-        refused += usize::from(matches!(stream.read(&mut [0]), Ok(0)) || stream.peek(&mut [0]).is_ok());
+        refused +=
+            usize::from(matches!(stream.read(&mut [0]), Ok(0)) || stream.peek(&mut [0]).is_ok());
     }
     assert_eq!(refused, 200 - 64);
-    assert_eq!(http(address, "GET", "/health", "", b"").status, 200, "another source is served");
+    assert_eq!(
+        http(address, "GET", "/health", "", b"").status,
+        200,
+        "another source is served"
+    );
 }

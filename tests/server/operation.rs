@@ -32,7 +32,10 @@ impl Operated {
         let directory = tempfile::tempdir().unwrap();
         write_settings(directory.path(), settings);
         let path = directory.path().join("serve.toml");
-        let server = Server::spawn(serve(&["--config", path.to_str().unwrap()]), directory.path());
+        let server = Server::spawn(
+            serve(&["--config", path.to_str().unwrap()]),
+            directory.path(),
+        );
         Self { directory, server }
     }
 
@@ -46,8 +49,16 @@ impl Operated {
 
     fn status(&self) -> Status {
         let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
-        let output = command.args(["serve", "status", "--json", "--control"]).arg(self.control()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = command
+            .args(["serve", "status", "--json", "--control"])
+            .arg(self.control())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -65,8 +76,18 @@ impl Operated {
     }
 
     fn node(&self, n: u32, admission: Option<PresharedKey>) -> Node {
-        let mut node = Node::new(n, ([127, 0, 0, 1], 0).into(), self.server.udp[0], self.server.public_key, admission);
-        assert!(node.live_until(PATIENCE, Node::is_up), "{}", self.server.log());
+        let mut node = Node::new(
+            n,
+            ([127, 0, 0, 1], 0).into(),
+            self.server.udp[0],
+            self.server.public_key,
+            admission,
+        );
+        assert!(
+            node.live_until(PATIENCE, Node::is_up),
+            "{}",
+            self.server.log()
+        );
         node
     }
 }
@@ -74,7 +95,10 @@ impl Operated {
 /// Writes these settings as an editor does, with what all servers need.
 fn write_settings(directory: &Path, settings: &str) {
     let path = |name: &str| directory.join(name);
-    let mut common = format!("listen = [\"127.0.0.1:0\"]\ncontrol = {:?}\n", path("control.sock"));
+    let mut common = format!(
+        "listen = [\"127.0.0.1:0\"]\ncontrol = {:?}\n",
+        path("control.sock")
+    );
     if !settings.starts_with("key_file") {
         common += &format!("key_file = {:?}\n", path("server.key"));
     }
@@ -87,7 +111,10 @@ fn public(key: &SecretKey) -> PeerKey {
 }
 
 fn allowed(nodes: &[u32]) -> String {
-    let keys: Vec<String> = nodes.iter().map(|n| format!("\"{}\"", public(&key(*n)))).collect();
+    let keys: Vec<String> = nodes
+        .iter()
+        .map(|n| format!("\"{}\"", public(&key(*n))))
+        .collect();
     format!("allowed_identities = [{}]\n", keys.join(", "))
 }
 
@@ -100,11 +127,26 @@ fn who_is_taken_off_the_list_is_gone_within_a_second_of_the_change() {
     operated.write(&allowed(&[2, 3]));
     let status = operated.wait_for(|status| status.rendezvous.as_ref().unwrap().sessions == 1);
     // The change is seen after 0.15 s of quiet and done at once; the rest is this machine's.
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        before.elapsed()
+    );
     assert_eq!((status.reloads.taken, status.reloads.problem), (1, None));
-    assert_eq!(status.events.iter().find(|event| event.event == "revoked").unwrap().total, 1);
+    assert_eq!(
+        status
+            .events
+            .iter()
+            .find(|event| event.event == "revoked")
+            .unwrap()
+            .total,
+        1
+    );
     let _three = operated.node(3, None);
-    assert!(two.live_until(Duration::from_millis(300), |_| false) || two.is_up(), "who stays is not disturbed");
+    assert!(
+        two.live_until(Duration::from_millis(300), |_| false) || two.is_up(),
+        "who stays is not disturbed"
+    );
 }
 
 #[test]
@@ -114,14 +156,33 @@ fn a_broken_file_changes_nothing_and_is_named_with_its_line_until_it_is_mended()
     operated.write("allowed_identities = []\n[limits]\nsesions = 5\n");
     let status = operated.wait_for(|status| status.reloads.refused > 0);
     let problem = status.reloads.problem.unwrap();
-    assert!(problem.contains("line 6") && problem.contains("sesions"), "{problem}");
-    assert_eq!(status.rendezvous.unwrap().sessions, 1, "nothing has changed");
+    assert!(
+        problem.contains("line 6") && problem.contains("sesions"),
+        "{problem}"
+    );
+    assert_eq!(
+        status.rendezvous.unwrap().sessions,
+        1,
+        "nothing has changed"
+    );
     assert!(operated.server.log().contains("line 6"));
-    operated.write(&format!("{}workers = 7\n[limits]\nsessions = 5\n", allowed(&[1])));
+    operated.write(&format!(
+        "{}workers = 7\n[limits]\nsessions = 5\n",
+        allowed(&[1])
+    ));
     let status = operated.wait_for(|status| status.reloads.taken > 0);
     assert_eq!(status.reloads.problem, None);
-    assert_eq!(status.reloads.needs_restart, ["workers"], "what can't be changed is said");
-    assert_eq!(status.rendezvous.map(|rendezvous| (rendezvous.sessions, rendezvous.max_sessions)), Some((1, 5)));
+    assert_eq!(
+        status.reloads.needs_restart,
+        ["workers"],
+        "what can't be changed is said"
+    );
+    assert_eq!(
+        status
+            .rendezvous
+            .map(|rendezvous| (rendezvous.sessions, rendezvous.max_sessions)),
+        Some((1, 5))
+    );
 }
 
 /// A record and a relay that both want, while both live.
@@ -131,21 +192,39 @@ const TAG: [u8; 16] = [9; 16];
 fn what_a_withdrawn_secret_let_in_is_gone_within_a_second_of_the_change_relays_and_records_too() {
     let directory = tempfile::tempdir().unwrap();
     let secrets = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
-    let files = ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
-    let files: Vec<PathBuf> = (1..).zip(files).map(|(n, text)| secret_file(directory.path(), n, text)).collect();
+    let files = [
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+        "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+    ];
+    let files: Vec<PathBuf> = (1..)
+        .zip(files)
+        .map(|(n, text)| secret_file(directory.path(), n, text))
+        .collect();
     let both = format!("admission_secret_files = {files:?}\n");
     let operated = Operated::start(&both);
     let round = |n: u32| {
-        let mut nodes = [0, 1].map(|side| operated.node(2 * n + side, Some(secrets[side as usize].clone())));
+        let mut nodes =
+            [0, 1].map(|side| operated.node(2 * n + side, Some(secrets[side as usize].clone())));
         for (side, node) in nodes.iter_mut().enumerate() {
             let now = node.now();
-            node.client.set_records([([side as u8 + 1; 16], Arc::from([7; 100]))], now);
+            node.client
+                .set_records([([side as u8 + 1; 16], Arc::from([7; 100]))], now);
             node.client.set_relays([(TAG, RelayUse::Carry)], now);
         }
         let end = Instant::now() + PATIENCE;
-        let usage = || operated.status().rendezvous.map(|at| (at.sessions, at.mailboxes, at.relays, at.allocations));
+        let usage = || {
+            operated
+                .status()
+                .rendezvous
+                .map(|at| (at.sessions, at.mailboxes, at.relays, at.allocations))
+        };
         while usage() != Some((2, 2, 1, 1)) {
-            assert!(Instant::now() < end, "{:?} {}", usage(), operated.server.log());
+            assert!(
+                Instant::now() < end,
+                "{:?} {}",
+                usage(),
+                operated.server.log()
+            );
             for node in &mut nodes {
                 node.live_until(Duration::from_millis(20), |_| false);
             }
@@ -153,7 +232,12 @@ fn what_a_withdrawn_secret_let_in_is_gone_within_a_second_of_the_change_relays_a
         let before = Instant::now();
         operated.write(&format!("admission_secret_files = [{:?}]\n", files[1]));
         while usage() != Some((1, 1, 1, 0)) {
-            assert!(Instant::now() < end, "{:?} {}", usage(), operated.server.log());
+            assert!(
+                Instant::now() < end,
+                "{:?} {}",
+                usage(),
+                operated.server.log()
+            );
         }
         let took = before.elapsed();
         // Nobody is left for the next round.
@@ -184,26 +268,54 @@ fn a_server_changes_its_key_while_it_runs_and_no_session_ends() {
 
     operated.write(&format!("open = true\nnext_key_file = {next_file:?}\n"));
     operated.wait_for(|status| status.reloads.taken == 1);
-    let next: SecretKey = std::fs::read_to_string(&next_file).unwrap().trim().parse().unwrap();
+    let next: SecretKey = std::fs::read_to_string(&next_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     let next = public(&next);
-    assert!(operated.server.log().contains(&next.to_string()), "the operator is told its public key");
+    assert!(
+        operated.server.log().contains(&next.to_string()),
+        "the operator is told its public key"
+    );
     let (by_old, _second) = node(2, &[old, next], PATIENCE);
     let (by_next, _third) = node(3, &[next], PATIENCE);
     assert!(by_old && by_next, "either key opens: {by_old} {by_next}");
 
     operated.write(&format!("key_file = {next_file:?}\nopen = true\n"));
     let status = operated.wait_for(|status| status.reloads.taken == 2);
-    assert_eq!((status.reloads.problem, status.reloads.needs_restart), (None, vec![]));
-    assert_eq!(status.rendezvous.unwrap().sessions, 3, "nobody had to come again");
+    assert_eq!(
+        (status.reloads.problem, status.reloads.needs_restart),
+        (None, vec![])
+    );
+    assert_eq!(
+        status.rendezvous.unwrap().sessions,
+        3,
+        "nobody had to come again"
+    );
     let now = first.now();
     first.client.set_records([(TAG, Arc::from([7; 100]))], now);
-    let stored = first.live_until(PATIENCE, |_| operated.status().rendezvous.unwrap().mailboxes == 1);
+    let stored = first.live_until(PATIENCE, |_| {
+        operated.status().rendezvous.unwrap().mailboxes == 1
+    });
     assert!(stored && first.is_up(), "{}", operated.server.log());
     let status = operated.status();
-    assert_eq!(status.events.iter().find(|event| event.event == "registered").unwrap().total, 3, "by its session");
+    assert_eq!(
+        status
+            .events
+            .iter()
+            .find(|event| event.event == "registered")
+            .unwrap()
+            .total,
+        3,
+        "by its session"
+    );
     let (by_both, _fourth) = node(4, &[old, next], PATIENCE);
     let (by_old, _fifth) = node(5, &[old], Duration::from_secs(3));
-    assert!(by_both && !by_old, "the old key opens nothing any more: {by_both} {by_old}");
+    assert!(
+        by_both && !by_old,
+        "the old key opens nothing any more: {by_both} {by_old}"
+    );
 
     // What is no key changes nothing.
     std::fs::write(&next_file, "nonsense\n").unwrap();
@@ -216,10 +328,19 @@ fn a_server_changes_its_key_while_it_runs_and_no_session_ends() {
 #[test]
 fn another_key_for_clients_of_natpunch_go_needs_a_restart_and_that_is_said_until_then() {
     let operated = Operated::start("compat = [\"natpunch-go\"]\nopen = true\n");
-    let other = secret_file(operated.directory.path(), 1, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
-    operated.write(&format!("key_file = {other:?}\ncompat = [\"natpunch-go\"]\nopen = true\n"));
+    let other = secret_file(
+        operated.directory.path(),
+        1,
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    );
+    operated.write(&format!(
+        "key_file = {other:?}\ncompat = [\"natpunch-go\"]\nopen = true\n"
+    ));
     let status = operated.wait_for(|status| status.reloads.taken == 1);
-    assert_eq!(status.reloads.needs_restart, ["key_file, for clients of natpunch-go"]);
+    assert_eq!(
+        status.reloads.needs_restart,
+        ["key_file, for clients of natpunch-go"]
+    );
     operated.server.signal(Signal::SIGHUP);
     let status = operated.wait_for(|status| status.reloads.taken == 2);
     assert_eq!(status.reloads.needs_restart.len(), 1);
@@ -237,16 +358,30 @@ fn secret_file(directory: &Path, n: u32, text: &str) -> PathBuf {
 fn a_new_admission_secret_is_taken_and_a_hang_up_reads_all_again() {
     let directory = tempfile::tempdir().unwrap();
     let [old, new] = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
-    let old_file = secret_file(directory.path(), 1, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
-    let new_file = secret_file(directory.path(), 2, "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=");
+    let old_file = secret_file(
+        directory.path(),
+        1,
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    );
+    let new_file = secret_file(
+        directory.path(),
+        2,
+        "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+    );
     let operated = Operated::start(&format!("admission_secret_files = [{old_file:?}]\n"));
     let _one = operated.node(1, Some(old));
-    operated.write(&format!("admission_secret_files = [{old_file:?}, {new_file:?}]\n"));
+    operated.write(&format!(
+        "admission_secret_files = [{old_file:?}, {new_file:?}]\n"
+    ));
     operated.wait_for(|status| status.reloads.taken == 1);
     let _two = operated.node(2, Some(new));
     operated.write(&format!("admission_secret_files = [{new_file:?}]\n"));
     let status = operated.wait_for(|status| status.reloads.taken == 2);
-    assert_eq!(status.rendezvous.unwrap().sessions, 1, "who knows the old one only is gone");
+    assert_eq!(
+        status.rendezvous.unwrap().sessions,
+        1,
+        "who knows the old one only is gone"
+    );
     operated.server.signal(Signal::SIGHUP);
     operated.wait_for(|status| status.reloads.taken == 3);
 }
@@ -254,7 +389,11 @@ fn a_new_admission_secret_is_taken_and_a_hang_up_reads_all_again() {
 fn get(address: SocketAddr, path: &str, host: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -266,32 +405,60 @@ fn metrics_count_what_happens_and_name_nobody() {
     let address = operated.server.metrics.unwrap();
     let node = operated.node(1, None);
     let metrics = get(address, "/metrics", "127.0.0.1");
-    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4"), "{metrics}");
+    assert!(
+        metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4"),
+        "{metrics}"
+    );
     assert!(metrics.contains("\nnatpunch_sessions 1\n"), "{metrics}");
-    for event in ["registered\"} 1", "pairs_met\"} 0", "not_sent_queue_full\"} 0"] {
+    for event in [
+        "registered\"} 1",
+        "pairs_met\"} 0",
+        "not_sent_queue_full\"} 0",
+    ] {
         assert!(
-            metrics.contains(&format!("\nnatpunch_events_total{{protocol=\"rendezvous\",event=\"{event}\n")),
+            metrics.contains(&format!(
+                "\nnatpunch_events_total{{protocol=\"rendezvous\",event=\"{event}\n"
+            )),
             "{metrics}"
         );
     }
-    for gauge in ["relays 0", "max_relays 8192", "meetings 0", "handshakes_waiting 0", "threads_stuck 0"] {
-        assert!(metrics.contains(&format!("\nnatpunch_{gauge}\n")), "{metrics}");
+    for gauge in [
+        "relays 0",
+        "max_relays 8192",
+        "meetings 0",
+        "handshakes_waiting 0",
+        "threads_stuck 0",
+    ] {
+        assert!(
+            metrics.contains(&format!("\nnatpunch_{gauge}\n")),
+            "{metrics}"
+        );
     }
     let own = public(&key(1)).to_string();
     assert!(!metrics.contains(&own) && !metrics.contains(&operated.server.public_key.to_string()));
     assert!(get(address, "/health", "localhost").ends_with("ok\n"));
-    assert!(get(address, "/metrics", "evil.example").starts_with("HTTP/1.1 403"), "a name that somebody else made");
+    assert!(
+        get(address, "/metrics", "evil.example").starts_with("HTTP/1.1 403"),
+        "a name that somebody else made"
+    );
     drop(node);
 }
 
-/// Stops one thread of a process, as if it were stuck, until it is let go or this test's thread ends.
+/// Stops one thread of a process, as if it were stuck, until it is let go or this test's thread
+/// ends.
 struct Stuck(Pid);
 
 impl Stuck {
     fn new(process: u32, thread: &str) -> Self {
-        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
-        let is_it = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == thread;
-        let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("no thread {thread}"));
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
+            .unwrap()
+            .map(|task| task.unwrap().path());
+        let is_it =
+            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == thread;
+        let task = tasks
+            .into_iter()
+            .find(is_it)
+            .unwrap_or_else(|| panic!("no thread {thread}"));
         let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
@@ -313,12 +480,26 @@ fn a_thread_that_is_stuck_makes_the_server_unwell_and_the_watchdog_bite() {
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let told = || {
             let mut buffer = [0; 512];
-            systemd.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+            systemd
+                .recv(&mut buffer)
+                .ok()
+                .map(|length| String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
         };
-        write_settings(directory.path(), "open = true\nworkers = 1\nmetrics = \"127.0.0.1:0\"\n");
-        let mut command = serve(&["--config", directory.path().join("serve.toml").to_str().unwrap()]);
-        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000");
-        let operated = Operated { server: Server::spawn(command, directory.path()), directory };
+        write_settings(
+            directory.path(),
+            "open = true\nworkers = 1\nmetrics = \"127.0.0.1:0\"\n",
+        );
+        let mut command = serve(&[
+            "--config",
+            directory.path().join("serve.toml").to_str().unwrap(),
+        ]);
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "3000000");
+        let operated = Operated {
+            server: Server::spawn(command, directory.path()),
+            directory,
+        };
         let health = || get(operated.server.metrics.unwrap(), "/health", "localhost");
         // Signs of life may begin before it is ready.
         while told().unwrap() != "READY=1" {}
@@ -329,12 +510,18 @@ fn a_thread_that_is_stuck_makes_the_server_unwell_and_the_watchdog_bite() {
         let status = operated.wait_for(|status| !status.stuck.is_empty());
         assert_eq!(status.stuck, [thread]);
         let said = health();
-        assert!(said.starts_with("HTTP/1.1 503") && said.ends_with(&format!("stuck: {thread}\n")), "{said}");
-        // What it said before it was missed is read; then there is silence for longer than it was ever silent.
+        assert!(
+            said.starts_with("HTTP/1.1 503") && said.ends_with(&format!("stuck: {thread}\n")),
+            "{said}"
+        );
+        // What it said before it was missed is read; then there is silence for longer than it was
+        // ever silent.
         systemd.set_nonblocking(true).unwrap();
         while told().is_some() {}
         systemd.set_nonblocking(false).unwrap();
-        systemd.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        systemd
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
         assert_eq!(told(), None);
 
         stuck.let_go();
@@ -349,17 +536,33 @@ fn a_thread_that_is_stuck_makes_the_server_unwell_and_the_watchdog_bite() {
 fn the_status_is_for_the_owner_of_the_server_and_readable() {
     use std::os::unix::fs::MetadataExt as _;
     let operated = Operated::start("open = true\n");
-    assert_eq!(std::fs::metadata(operated.control()).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(operated.control()).unwrap().mode() & 0o777,
+        0o600
+    );
     let status = operated.status();
     assert_eq!(status.listen, operated.server.udp);
     assert_eq!(status.alternate_port, operated.server.alternate_port);
     assert!(status.workers >= 1 && status.resident_bytes > 0);
     let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
-    let output = command.args(["serve", "status", "--control"]).arg(operated.control()).output().unwrap();
+    let output = command
+        .args(["serve", "status", "--control"])
+        .arg(operated.control())
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("0 of 65536 sessions") && text.contains("workers"), "{text}");
+    assert!(
+        text.contains("0 of 65536 sessions") && text.contains("workers"),
+        "{text}"
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
-    let output = command.args(["serve", "status", "--control", "/nonexistent"]).output().unwrap();
+    let output = command
+        .args(["serve", "status", "--control", "/nonexistent"])
+        .output()
+        .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("no natpunch server answers"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("no natpunch server answers"),
+        "{error}"
+    );
 }

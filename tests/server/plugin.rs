@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use natpunch_plugin::testing::{Effect, FakeHost, wanted};
-use natpunch_plugin::{Discovery as _, Health, Input, PeerInterest, PeerKey, RecordTag, SealedRecord};
+use natpunch_plugin::{
+    Discovery as _, Health, Input, PeerInterest, PeerKey, RecordTag, SealedRecord,
+};
 use natpunch_plugin_http::{Plugin, Settings};
 
 use crate::process::Server;
@@ -23,20 +25,35 @@ impl Node {
     /// A node whose peer leaves records under the tag `inbound`.
     fn start(http: SocketAddr, inbound: u8) -> Self {
         let host = FakeHost::new(PeerKey::from_bytes([1; 32]), None, inbound.into());
-        let settings = Settings { url: format!("http://{http}/v1"), stun: vec![], interval: 1 };
+        let settings = Settings {
+            url: format!("http://{http}/v1"),
+            stun: vec![],
+            interval: 1,
+        };
         let mut plugin = Plugin::new(settings).unwrap();
         let task = tokio::spawn({
             let host = host.clone();
             async move { plugin.run(host).await.unwrap() }
         });
         let key = PeerKey::from_bytes([2; 32]);
-        let peer = PeerInterest { inbound_tag: RecordTag([inbound; 16]), ..wanted(key) };
+        let peer = PeerInterest {
+            inbound_tag: RecordTag([inbound; 16]),
+            ..wanted(key)
+        };
         host.put(Input::Peers([peer].into()));
-        Self { host, task, health: None, record: None }
+        Self {
+            host,
+            task,
+            health: None,
+            record: None,
+        }
     }
 
     fn publish(&self, tag: u8, text: &str) {
-        let record = SealedRecord { tag: RecordTag([tag; 16]), blob: text.as_bytes().into() };
+        let record = SealedRecord {
+            tag: RecordTag([tag; 16]),
+            blob: text.as_bytes().into(),
+        };
         self.host.put(Input::Records([record].into()));
     }
 
@@ -45,7 +62,9 @@ impl Node {
         while !is_so(self) {
             let effect = tokio::time::timeout(Duration::from_secs(10), self.host.effect()).await;
             match effect.unwrap_or_else(|_| panic!("nothing in 10 s: {:?}", self.health)) {
-                Effect::Delivered(record) => self.record = Some(String::from_utf8(record.blob.to_vec()).unwrap()),
+                Effect::Delivered(record) => {
+                    self.record = Some(String::from_utf8(record.blob.to_vec()).unwrap())
+                }
                 Effect::Reported(health) => self.health = Some(health),
                 other => panic!("{other:?}"),
             }
@@ -66,13 +85,21 @@ async fn records_reach_the_other_side_at_once_and_survive_the_server() {
     let (mut a, mut b) = (Node::start(address, 1), Node::start(address, 2));
     a.publish(2, "from a");
     b.publish(1, "from b");
-    assert_eq!((a.delivered().await, b.delivered().await), ("from b".into(), "from a".into()));
-    a.until(|node| matches!(node.health, Some(Health::Good(_)))).await;
+    assert_eq!(
+        (a.delivered().await, b.delivered().await),
+        ("from b".into(), "from a".into())
+    );
+    a.until(|node| matches!(node.health, Some(Health::Good(_))))
+        .await;
 
     let start = Instant::now();
     a.publish(2, "a moved");
     assert_eq!(b.delivered().await, "a moved");
-    assert!(start.elapsed() < Duration::from_millis(500), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "took {:?}",
+        start.elapsed()
+    );
 
     // The store is in memory. Whoever comes after the restart finds what was published before it.
     drop(server);
@@ -87,7 +114,10 @@ async fn records_reach_the_other_side_at_once_and_survive_the_server() {
         node.host.put(Input::Shutdown);
     }
     for node in [a, b, c] {
-        tokio::time::timeout(Duration::from_secs(2), node.task).await.expect("a plugin stops").unwrap();
+        tokio::time::timeout(Duration::from_secs(2), node.task)
+            .await
+            .expect("a plugin stops")
+            .unwrap();
     }
 }
 
@@ -99,11 +129,20 @@ fn file_server(files: Arc<Mutex<HashMap<String, &'static str>>>) -> SocketAddr {
         for mut stream in listener.incoming().flatten() {
             let mut head = String::new();
             let mut lines = BufReader::new(stream.try_clone().unwrap());
-            while !head.ends_with("\r\n\r\n") && lines.read_line(&mut head).is_ok_and(|read| read > 0) {}
+            while !head.ends_with("\r\n\r\n")
+                && lines.read_line(&mut head).is_ok_and(|read| read > 0)
+            {}
             let path = head.split(' ').nth(1).unwrap_or_default();
-            let file = files.lock().unwrap().get(path).copied().filter(|_| head.starts_with("GET"));
+            let file = files
+                .lock()
+                .unwrap()
+                .get(path)
+                .copied()
+                .filter(|_| head.starts_with("GET"));
             let (status, content) = match file {
-                Some(file) if head.contains(&format!("\"{}\"", file.len())) => ("304 Not Modified", ""),
+                Some(file) if head.contains(&format!("\"{}\"", file.len())) => {
+                    ("304 Not Modified", "")
+                }
                 Some(file) => ("200 OK", file),
                 None if head.starts_with("GET") => ("404 Not Found", ""),
                 None => ("405 Method Not Allowed", ""),
@@ -128,7 +167,11 @@ async fn plain_files_on_any_web_server_are_read_and_read_again() {
     files.lock().unwrap().insert(path.clone(), "first");
     assert_eq!(node.delivered().await, "first");
     files.lock().unwrap().insert(path, "second one");
-    assert_eq!(node.delivered().await, "second one", "an unchanged file is not delivered twice");
+    assert_eq!(
+        node.delivered().await,
+        "second one",
+        "an unchanged file is not delivered twice"
+    );
     let said = |node: &Node| matches!(&node.health, Some(Health::Bad(why)) if why.contains("can't be published"));
     node.until(said).await;
 }

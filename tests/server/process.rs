@@ -26,7 +26,12 @@ pub(crate) fn serve(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
     // No place for a control socket, unless a test gives one.
     command.env("NATPUNCH_RUNTIME_DIR", "/dev/null");
-    command.arg("serve").args(arguments).stdin(Stdio::null()).env_remove("NATPUNCH_LOG").env_remove("NOTIFY_SOCKET");
+    command
+        .arg("serve")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("NATPUNCH_LOG")
+        .env_remove("NOTIFY_SOCKET");
     command
 }
 
@@ -49,11 +54,21 @@ impl Server {
 
     pub(crate) fn spawn(mut command: Command, directory: &Path) -> Self {
         let log = directory.join(format!("log-{:?}", Instant::now()).replace(' ', ""));
-        let mut child = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first =
-            lines.next().unwrap_or_else(|| panic!("no output: {}", std::fs::read_to_string(&log).unwrap())).unwrap();
-        let public_key = first.strip_prefix("public key: ").expect(&first).parse().unwrap();
+        let first = lines
+            .next()
+            .unwrap_or_else(|| panic!("no output: {}", std::fs::read_to_string(&log).unwrap()))
+            .unwrap();
+        let public_key = first
+            .strip_prefix("public key: ")
+            .expect(&first)
+            .parse()
+            .unwrap();
         let mut server = Self {
             child,
             public_key,
@@ -93,7 +108,11 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
+            signal,
+        )
+        .unwrap();
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
@@ -124,9 +143,14 @@ fn wait(child: &mut Child, deadline: Duration) -> ExitStatus {
     }
 }
 
-/// Runs a server that is expected to end by itself: its exit code, standard output and standard error.
+/// Runs a server that is expected to end by itself: its exit code, standard output and standard
+/// error.
 pub(crate) fn fails(mut command: Command) -> (Option<i32>, String, String) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let status = wait(&mut child, Duration::from_secs(10));
     let (mut out, mut error) = (String::new(), String::new());
     child.stdout.unwrap().read_to_string(&mut out).unwrap();

@@ -45,11 +45,22 @@ impl Node {
         public_keys: &[PeerKey],
         admission: Option<PresharedKey>,
     ) -> Self {
-        let config = Config { identity: key(n), servers: public_keys.to_vec(), admission };
+        let config = Config {
+            identity: key(n),
+            servers: public_keys.to_vec(),
+            admission,
+        };
         let seed = std::array::from_fn(|i| (n.to_be_bytes()[i % 4]).wrapping_add(i as u8));
-        let client = Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
+        let client =
+            Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
         let socket = UdpSocket::bind(local).unwrap();
-        Self { client, socket, server, start: Instant::now(), events: Vec::new() }
+        Self {
+            client,
+            socket,
+            server,
+            start: Instant::now(),
+            events: Vec::new(),
+        }
     }
 
     /// The time, as its client sees it.
@@ -73,19 +84,27 @@ impl Node {
         while let Some(sent) = self.client.poll_transmit() {
             self.socket.send_to(&sent.payload, self.server).unwrap();
         }
-        let wait = self.client.poll_timeout().map_or(Duration::MAX, |at| at.saturating_sub(now));
+        let wait = self
+            .client
+            .poll_timeout()
+            .map_or(Duration::MAX, |at| at.saturating_sub(now));
         let wait = wait.clamp(Duration::from_millis(1), Duration::from_millis(50));
         self.socket.set_read_timeout(Some(wait)).unwrap();
         let mut buffer = [0; 2_048];
         if let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
-            self.client.handle_datagram(from, &buffer[..length], self.start.elapsed());
+            self.client
+                .handle_datagram(from, &buffer[..length], self.start.elapsed());
         }
-        self.events.extend(std::iter::from_fn(|| self.client.poll_event()));
+        self.events
+            .extend(std::iter::from_fn(|| self.client.poll_event()));
     }
 
     /// Whether the last thing that it was told about the server is good.
     pub(crate) fn is_up(&self) -> bool {
-        let mut states = self.events.iter().filter(|event| matches!(event, Event::Up { .. } | Event::Down));
+        let mut states = self
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::Up { .. } | Event::Down));
         matches!(states.next_back(), Some(Event::Up { .. }))
     }
 }

@@ -1,5 +1,5 @@
-//! Many clients of natpunch's own rendezvous in one process, each with an address of its own in 127.0.0.0/8, behind one
-//! socket: the real client state machine, real packets.
+//! Many clients of natpunch's own rendezvous in one process, each with an address of its own in
+//! 127.0.0.0/8, behind one socket: the real client state machine, real packets.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -49,10 +49,14 @@ pub(crate) fn key(n: u32) -> SecretKey {
 /// Waits until a socket can be read, at most this long.
 pub(crate) fn readable(socket: &UdpSocket, longest: Duration) {
     let milliseconds = u16::try_from(longest.as_millis()).unwrap_or(u16::MAX);
-    let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(milliseconds));
+    let _ = poll(
+        &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
+        PollTimeout::from(milliseconds),
+    );
 }
 
-/// Timers that are taken before what has come gets its turn again: a client whose answer has come does not ask again.
+/// Timers that are taken before what has come gets its turn again: a client whose answer has come
+/// does not ask again.
 const TIMERS_AT_ONCE: usize = 64;
 
 /// The clients.
@@ -87,7 +91,11 @@ impl Swarm {
         begins: impl Fn(u32) -> Duration,
     ) -> Self {
         let client = |n: u32| {
-            let config = Config { identity: key(n), servers: vec![public_key], admission: None };
+            let config = Config {
+                identity: key(n),
+                servers: vec![public_key],
+                admission: None,
+            };
             let mut seed = [3; 32];
             seed[..4].copy_from_slice(&n.to_be_bytes());
             Client::new(config, server, ChaCha20Rng::from_seed(seed), begins(n)).unwrap()
@@ -129,7 +137,11 @@ impl Swarm {
     pub(crate) fn turn(&mut self, mut on_event: impl FnMut(u32, Event, Duration)) {
         let now = self.now();
         for _ in 0..TIMERS_AT_ONCE {
-            let due = self.timers.peek().filter(|Reverse((due, _))| *due <= now).copied();
+            let due = self
+                .timers
+                .peek()
+                .filter(|Reverse((due, _))| *due <= now)
+                .copied();
             let Some(Reverse((_, n))) = due else { break };
             self.timers.pop();
             let index = self.index(n);
@@ -138,7 +150,12 @@ impl Swarm {
             self.settle(n, now, &mut on_event);
         }
         self.flush();
-        let wait = self.timers.peek().map_or(Duration::MAX, |Reverse((due, _))| due.saturating_sub(self.now()));
+        let wait = self
+            .timers
+            .peek()
+            .map_or(Duration::MAX, |Reverse((due, _))| {
+                due.saturating_sub(self.now())
+            });
         readable(&self.socket, wait.min(self.patience));
         // Not for ever: timers are due, too.
         for _ in 0..64 {
@@ -146,10 +163,16 @@ impl Swarm {
             let received = inbox.receive(&self.socket);
             let now = self.now();
             for (ends, payload) in inbox.datagrams() {
-                let Some((IpAddr::V4(ip), _)) = ends.local else { continue };
-                let Some(n) = number(ip).filter(|n| *n >= self.first) else { continue };
+                let Some((IpAddr::V4(ip), _)) = ends.local else {
+                    continue;
+                };
+                let Some(n) = number(ip).filter(|n| *n >= self.first) else {
+                    continue;
+                };
                 let index = self.index(n);
-                let Some(client) = self.clients.get_mut(index) else { continue };
+                let Some(client) = self.clients.get_mut(index) else {
+                    continue;
+                };
                 self.received += 1;
                 client.handle_datagram(ends.remote, payload, now);
                 self.settle(n, now, &mut on_event);
@@ -163,11 +186,19 @@ impl Swarm {
     }
 
     /// Sends what a client says, after something was done with it.
-    pub(crate) fn settle(&mut self, n: u32, now: Duration, on_event: &mut impl FnMut(u32, Event, Duration)) {
+    pub(crate) fn settle(
+        &mut self,
+        n: u32,
+        now: Duration,
+        on_event: &mut impl FnMut(u32, Event, Duration),
+    ) {
         let index = self.index(n);
         let client = &mut self.clients[index];
         while let Some(sent) = client.poll_transmit() {
-            let ends = Ends { remote: self.server, local: Some((address(n).into(), 0)) };
+            let ends = Ends {
+                remote: self.server,
+                local: Some((address(n).into(), 0)),
+            };
             self.outgoing.push((ends, sent.payload));
         }
         while let Some(event) = client.poll_event() {
@@ -180,7 +211,10 @@ impl Swarm {
             self.is_up[index] = is_up;
             on_event(n, event, now);
         }
-        if let Some(due) = client.poll_timeout().filter(|due| *due < self.scheduled[index]) {
+        if let Some(due) = client
+            .poll_timeout()
+            .filter(|due| *due < self.scheduled[index])
+        {
             self.scheduled[index] = due;
             self.timers.push(Reverse((due, n)));
         }

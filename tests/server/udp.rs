@@ -25,7 +25,10 @@ pub(crate) fn stun_answer(socket: &UdpSocket) -> Option<SocketAddr> {
 #[test]
 fn stun_tells_a_client_its_address_over_both_families() {
     let server = both();
-    for (local, server) in [(LOCAL, server.udp[0]), (Ipv6Addr::LOCALHOST.into(), server.udp[1])] {
+    for (local, server) in [
+        (LOCAL, server.udp[0]),
+        (Ipv6Addr::LOCALHOST.into(), server.udp[1]),
+    ] {
         let socket = socket(local, server);
         assert_eq!(stun_answer(&socket), Some(socket.local_addr().unwrap()));
     }
@@ -34,17 +37,24 @@ fn stun_tells_a_client_its_address_over_both_families() {
 #[test]
 fn a_server_on_all_addresses_answers_from_the_one_that_was_asked() {
     let server = Server::start(&[&GO[..], &["--listen", "0.0.0.0:0"]].concat());
-    // The route to 127.0.0.1 prefers 127.0.0.1 as the source; a connected socket takes answers only from where it asks.
+    // The route to 127.0.0.1 prefers 127.0.0.1 as the source; a connected socket takes answers only
+    // from where it asks.
     let asked = SocketAddr::from(([127, 0, 0, 2], server.udp[0].port()));
     let socket = socket(LOCAL, asked);
     assert_eq!(stun_answer(&socket), Some(socket.local_addr().unwrap()));
-    assert!(GoClient::register(socket, &server.public_key).is_ok(), "handshakes, too");
+    assert!(
+        GoClient::register(socket, &server.public_key).is_ok(),
+        "handshakes, too"
+    );
 }
 
 #[test]
 fn two_clients_of_natpunch_go_find_each_other() {
     let server = both();
-    for (local, address) in [(LOCAL, server.udp[0]), (Ipv6Addr::LOCALHOST.into(), server.udp[1])] {
+    for (local, address) in [
+        (LOCAL, server.udp[0]),
+        (Ipv6Addr::LOCALHOST.into(), server.udp[1]),
+    ] {
         let mut a = GoClient::register(socket(local, address), &server.public_key).unwrap();
         let mut b = GoClient::register(socket(local, address), &server.public_key).unwrap();
         let (a_key, b_key) = (a.keys.public, b.keys.public);
@@ -58,7 +68,10 @@ fn two_clients_of_natpunch_go_find_each_other() {
 #[test]
 fn clients_are_found_again_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Server::start_in(directory.path(), &[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
+    let first = Server::start_in(
+        directory.path(),
+        &[&GO[..], &["--listen", "127.0.0.1:0"]].concat(),
+    );
     let address = first.udp[0];
     let (mut a, mut b) = (
         GoClient::register(socket(LOCAL, address), &first.public_key).unwrap(),
@@ -67,45 +80,80 @@ fn clients_are_found_again_after_a_restart() {
     a.look_up(&b.keys.public);
     assert!(b.look_up(&a.keys.public).is_some());
     drop(first);
-    let second = Server::start_in(directory.path(), &[&GO[..], &["--listen", &address.to_string()]].concat());
+    let second = Server::start_in(
+        directory.path(),
+        &[&GO[..], &["--listen", &address.to_string()]].concat(),
+    );
     let mut a = GoClient::register_as(a.keys, a.socket, &second.public_key).unwrap();
     let mut b = GoClient::register_as(b.keys, b.socket, &second.public_key).unwrap();
     a.look_up(&b.keys.public);
-    assert_eq!(b.look_up(&a.keys.public), Some(a.socket.local_addr().unwrap()));
+    assert_eq!(
+        b.look_up(&a.keys.public),
+        Some(a.socket.local_addr().unwrap())
+    );
 }
 
 #[test]
 fn a_handshake_captured_before_a_restart_moves_nothing_after_it() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Server::start_in(directory.path(), &[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
+    let first = Server::start_in(
+        directory.path(),
+        &[&GO[..], &["--listen", "127.0.0.1:0"]].concat(),
+    );
     let address = first.udp[0];
     let victim = Keys::new();
     let (captured, _) = init(&victim, &first.public_key, &[0; 8]);
     exchange(&socket(LOCAL, address), &captured).unwrap();
     drop(first);
-    let second = Server::start_in(directory.path(), &[&GO[..], &["--listen", &address.to_string()]].concat());
-    let mut victim = GoClient::register_as(victim, socket(LOCAL, address), &second.public_key).unwrap();
+    let second = Server::start_in(
+        directory.path(),
+        &[&GO[..], &["--listen", &address.to_string()]].concat(),
+    );
+    let mut victim =
+        GoClient::register_as(victim, socket(LOCAL, address), &second.public_key).unwrap();
     let mut peer = GoClient::register(socket(LOCAL, address), &second.public_key).unwrap();
     victim.look_up(&peer.keys.public);
     let replayer = socket(LOCAL, address);
     replayer.send(&captured).unwrap();
     assert!(stun_answer(&socket(LOCAL, address)).is_some());
-    assert_eq!(peer.look_up(&victim.keys.public), Some(victim.socket.local_addr().unwrap()));
+    assert_eq!(
+        peer.look_up(&victim.keys.public),
+        Some(victim.socket.local_addr().unwrap())
+    );
 }
 
 #[test]
 fn nat_hole_punching_is_spoken_only_if_named() {
     let request = |own: u8, wanted: u8| [[own; 32], [wanted; 32]].concat();
-    let named = Server::start(&["--listen", "127.0.0.1:0", "--compat", "natpunch-go,nat-hole-punching"]);
+    let named = Server::start(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--compat",
+        "natpunch-go,nat-hole-punching",
+    ]);
     let (a, b) = (socket(LOCAL, named.udp[0]), socket(LOCAL, named.udp[0]));
-    assert_eq!(exchange(&a, &request(1, 2)).unwrap().len(), 0, "not known yet");
+    assert_eq!(
+        exchange(&a, &request(1, 2)).unwrap().len(),
+        0,
+        "not known yet"
+    );
     let found = exchange(&b, &request(2, 1)).unwrap();
-    assert_eq!(found, [&[127, 0, 0, 1][..], &a.local_addr().unwrap().port().to_be_bytes()].concat());
+    assert_eq!(
+        found,
+        [
+            &[127, 0, 0, 1][..],
+            &a.local_addr().unwrap().port().to_be_bytes()
+        ]
+        .concat()
+    );
 
     let default = Server::start(&[&GO[..], &["--listen", "127.0.0.1:0"]].concat());
     let a = socket(LOCAL, default.udp[0]);
     a.send(&request(1, 2)).unwrap();
-    assert!(stun_answer(&a).is_some(), "the next answer is STUN's: the request had none");
+    assert!(
+        stun_answer(&a).is_some(),
+        "the next answer is STUN's: the request had none"
+    );
 }
 
 #[test]
@@ -116,7 +164,10 @@ fn handshakes_with_any_payload_length_leave_it_alive() {
         let (datagram, _) = init(&Keys::new(), &server.public_key, &vec![0; length]);
         socket.send(&datagram).unwrap();
     }
-    assert!(stun_answer(&socket).is_some(), "STUN's answer is the only one");
+    assert!(
+        stun_answer(&socket).is_some(),
+        "STUN's answer is the only one"
+    );
     assert!(server.is_alive());
 }
 
@@ -128,7 +179,9 @@ fn no_datagram_is_answered_or_does_harm() {
     let (junk, judge) = (socket(LOCAL, server.udp[0]), socket(LOCAL, server.udp[0]));
     let mut state = 1_u64;
     let mut noise: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     })
     .take(4_096)
@@ -138,14 +191,22 @@ fn no_datagram_is_answered_or_does_harm() {
             let at = usize::from(first);
             noise[at] = first;
             junk.send(&noise[at..at + length]).unwrap();
-            // The server has seen all before when it answers the judge; its buffer never overflows so.
+            // The server has seen all before when it answers the judge; its buffer never overflows
+            // so.
             if first % 16 == 15 {
-                assert!(stun_answer(&judge).is_some(), "no answer after length {length}");
+                assert!(
+                    stun_answer(&judge).is_some(),
+                    "no answer after length {length}"
+                );
             }
         }
     }
     junk.set_nonblocking(true).unwrap();
-    assert_eq!(junk.recv(&mut [0; 2048]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "junk was answered");
+    assert_eq!(
+        junk.recv(&mut [0; 2048]).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "junk was answered"
+    );
     assert!(server.is_alive());
     let mut client = GoClient::register(socket(LOCAL, server.udp[0]), &server.public_key).unwrap();
     assert_eq!(client.look_up(&[7; 32]), None);
@@ -177,8 +238,12 @@ fn a_flood_of_handshakes_from_one_source_bars_no_other() {
         });
         for n in 1..=40 {
             let socket = socket([127, 0, 1, n].into(), address);
-            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-            let served = (0..3).any(|_| GoClient::register(socket.try_clone().unwrap(), &server.public_key).is_ok());
+            socket
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
+            let served = (0..3).any(|_| {
+                GoClient::register(socket.try_clone().unwrap(), &server.public_key).is_ok()
+            });
             if !served {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
                 panic!("client {n} was not served in three tries");
@@ -191,7 +256,14 @@ fn a_flood_of_handshakes_from_one_source_bars_no_other() {
 /// A Binding request with these attributes.
 fn binding(attributes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
-    [&[0, 1][..], &length, &stun::MAGIC_COOKIE.to_be_bytes(), &[5; 12], attributes].concat()
+    [
+        &[0, 1][..],
+        &length,
+        &stun::MAGIC_COOKIE.to_be_bytes(),
+        &[5; 12],
+        attributes,
+    ]
+    .concat()
 }
 
 /// CHANGE-REQUEST with these flags, and a PADDING of 60 bytes.
@@ -205,13 +277,21 @@ fn the_alternate_port_answers_and_either_port_answers_from_the_other_one_when_as
         let server = Server::start(&["--open", "--no-relay", "--listen", listen]);
         let ports = [server.udp[0].port(), server.alternate_port.unwrap()];
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         for asked in [0, 1] {
             for (flags, from) in [(0, asked), (2, 1 - asked)] {
-                client.send_to(&change(flags), (LOCAL, ports[asked])).unwrap();
+                client
+                    .send_to(&change(flags), (LOCAL, ports[asked]))
+                    .unwrap();
                 let mut buffer = [0; 256];
                 let (length, source) = client.recv_from(&mut buffer).unwrap();
-                assert_eq!(source, SocketAddr::new(LOCAL, ports[from]), "{listen} {asked} {flags}");
+                assert_eq!(
+                    source,
+                    SocketAddr::new(LOCAL, ports[from]),
+                    "{listen} {asked} {flags}"
+                );
                 let own = client.local_addr().unwrap();
                 assert!(
                     matches!(stun::parse_answer(&buffer[..length]), Some((_, stun::Answer::Mapped(seen))) if seen == own)
@@ -221,7 +301,10 @@ fn the_alternate_port_answers_and_either_port_answers_from_the_other_one_when_as
             let mut buffer = [0; 256];
             let length = client.recv(&mut buffer).unwrap();
             let refused = stun::parse_answer(&buffer[..length]);
-            assert!(matches!(refused, Some((_, stun::Answer::Refused(420)))), "there is one address: {refused:?}");
+            assert!(
+                matches!(refused, Some((_, stun::Answer::Refused(420)))),
+                "there is one address: {refused:?}"
+            );
         }
     }
 }
@@ -232,18 +315,40 @@ fn a_server_with_two_addresses_answers_from_the_other_one_when_asked() {
     let port = server.udp[0].port();
     drop(server);
     let [first, second] = [1, 2].map(|n| SocketAddr::from(([127, 0, 0, n], port)));
-    let server =
-        Server::start(&["--open", "--no-relay", "--listen", &first.to_string(), "--listen", &second.to_string()]);
+    let server = Server::start(&[
+        "--open",
+        "--no-relay",
+        "--listen",
+        &first.to_string(),
+        "--listen",
+        &second.to_string(),
+    ]);
     let alternate = server.alternate_port.unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    for (flags, from) in [(4, second), (6, SocketAddr::new(second.ip(), alternate)), (0, first)] {
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    for (flags, from) in [
+        (4, second),
+        (6, SocketAddr::new(second.ip(), alternate)),
+        (0, first),
+    ] {
         client.send_to(&change(flags), first).unwrap();
         let mut buffer = [0; 256];
         let (length, source) = client.recv_from(&mut buffer).unwrap();
         assert_eq!(source, from);
-        let other = [&[0x80, 0x2c, 0, 8, 0, 1][..], &alternate.to_be_bytes(), &[127, 0, 0, 2]].concat();
-        assert!(buffer[..length].windows(other.len()).any(|window| window == other), "OTHER-ADDRESS is missing");
+        let other = [
+            &[0x80, 0x2c, 0, 8, 0, 1][..],
+            &alternate.to_be_bytes(),
+            &[127, 0, 0, 2],
+        ]
+        .concat();
+        assert!(
+            buffer[..length]
+                .windows(other.len())
+                .any(|window| window == other),
+            "OTHER-ADDRESS is missing"
+        );
     }
 }
 
@@ -261,7 +366,10 @@ fn a_stock_client_is_answered_only_where_that_was_said_and_only_so_often() {
             ),
         )
         .unwrap();
-        let server = Server::spawn(crate::process::serve(&["--config", file.to_str().unwrap()]), directory.path());
+        let server = Server::spawn(
+            crate::process::serve(&["--config", file.to_str().unwrap()]),
+            directory.path(),
+        );
         assert_eq!(server.alternate_port, None);
         let client = socket(LOCAL, server.udp[0]);
         for _ in 0..100 {

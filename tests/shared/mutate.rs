@@ -15,7 +15,10 @@ pub(crate) fn pick<'a, T>(rng: &mut ChaCha8Rng, from: &'a [T]) -> &'a T {
 pub(crate) fn mutate(text: &str, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     for _ in 0..=below(rng, 3) {
-        let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        let mut lines: Vec<Vec<u8>> = bytes
+            .split(|byte| *byte == b'\n')
+            .map(<[u8]>::to_vec)
+            .collect();
         let line = below(rng, lines.len());
         match below(rng, 10) {
             0 => {
@@ -31,7 +34,16 @@ pub(crate) fn mutate(text: &str, rng: &mut ChaCha8Rng) -> Vec<u8> {
             }
             2 => {
                 let at = below(rng, bytes.len());
-                let odd: [&[u8]; 8] = [b"\0", b"\xff", b"\"", b"[[", b"]", b"\r", "\u{202e}".as_bytes(), b"'''"];
+                let odd: [&[u8]; 8] = [
+                    b"\0",
+                    b"\xff",
+                    b"\"",
+                    b"[[",
+                    b"]",
+                    b"\r",
+                    "\u{202e}".as_bytes(),
+                    b"'''",
+                ];
                 bytes.splice(at..at, pick(rng, &odd).iter().copied());
                 continue;
             }

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use natpunch_core::Event;
-use natpunch_sim::{Allocation, GatewayConfig, NatConfig, Network, Random, Timers, Verdict, direct_path_possible};
+use natpunch_sim::{
+    Allocation, GatewayConfig, NatConfig, Network, Random, Timers, Verdict, direct_path_possible,
+};
 
 use crate::lab::{Discovery, LAN, Lab, MINUTE, NEAR, SECOND, Side, UPLINK, ip};
 
-const RANDOM: Allocation = Allocation::Random { low: 1024, high: 65_535 };
+const RANDOM: Allocation = Allocation::Random {
+    low: 1024,
+    high: 65_535,
+};
 const BOTH: [Discovery; 2] = [Discovery::Rendezvous, Discovery::Records];
 
 fn connected(seed: u64, a: impl Into<Side>, b: impl Into<Side>, which: Discovery) -> Lab {
@@ -26,7 +31,12 @@ fn recovery(lab: &mut Lab, patience: Duration) -> Duration {
 
 #[test]
 fn a_connected_pair_stays_connected_for_a_day_without_a_change_of_endpoint() {
-    let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Rendezvous);
+    let mut lab = connected(
+        1,
+        NatConfig::home(),
+        NatConfig::home(),
+        Discovery::Rendezvous,
+    );
     let endpoint = |lab: &Lab| lab.world.device(lab.a).endpoint(&lab.world.key(lab.b));
     let before = endpoint(&lab);
     let probes = lab.world.probes_sent(lab.a);
@@ -34,8 +44,16 @@ fn a_connected_pair_stays_connected_for_a_day_without_a_change_of_endpoint() {
     lab.expect_flow(5 * SECOND);
     assert_eq!(endpoint(&lab), before);
     let selected = |event: &&(Duration, Event)| matches!(event.1, Event::PathSelected { .. });
-    assert_eq!(lab.world.events(lab.a).iter().filter(selected).count(), 1, "{}", lab.world.report());
-    println!("probes of one node in a connected day: {}", lab.world.probes_sent(lab.a) - probes);
+    assert_eq!(
+        lab.world.events(lab.a).iter().filter(selected).count(),
+        1,
+        "{}",
+        lab.world.report()
+    );
+    println!(
+        "probes of one node in a connected day: {}",
+        lab.world.probes_sent(lab.a) - probes
+    );
 }
 
 /// How a NAT comes back after a power cut.
@@ -52,25 +70,37 @@ enum Reboot {
 #[test]
 fn a_nat_that_reboots_costs_seconds() {
     for which in BOTH {
-        for (reboot, limit) in
-            [(Reboot::SamePorts, SECOND), (Reboot::NewPorts, 15 * SECOND), (Reboot::NewAddress, 15 * SECOND)]
-        {
+        for (reboot, limit) in [
+            (Reboot::SamePorts, SECOND),
+            (Reboot::NewPorts, 15 * SECOND),
+            (Reboot::NewAddress, 15 * SECOND),
+        ] {
             let nat = match reboot {
                 Reboot::SamePorts => NatConfig::home(),
-                _ => NatConfig { allocation: RANDOM, ..NatConfig::home() },
+                _ => NatConfig {
+                    allocation: RANDOM,
+                    ..NatConfig::home()
+                },
             };
             let outside = matches!(reboot, Reboot::NewAddress).then(|| ip("203.0.113.50"));
             let mut times = Vec::new();
             for seed in 0..20 {
                 let mut lab = connected(seed, nat, nat, which);
                 lab.run_with_pings(Random::new(seed, 11).duration(MINUTE));
-                let gateway = if seed % 2 == 0 { lab.gateway_a } else { lab.gateway_b };
+                let gateway = if seed % 2 == 0 {
+                    lab.gateway_a
+                } else {
+                    lab.gateway_b
+                };
                 lab.world.reboot_gateway(gateway.unwrap(), outside);
                 times.push(recovery(&mut lab, MINUTE));
                 lab.run_with_pings(MINUTE);
             }
             times.sort();
-            println!("NAT rebooted, {reboot:?}, {which:?}: p50 {:?} worst {:?}", times[10], times[19]);
+            println!(
+                "NAT rebooted, {reboot:?}, {which:?}: p50 {:?} worst {:?}",
+                times[10], times[19]
+            );
             assert!(times[19] <= limit, "{:?}", times[19]);
         }
     }
@@ -79,11 +109,19 @@ fn a_nat_that_reboots_costs_seconds() {
 #[test]
 fn both_nats_rebooting_at_once_are_survived() {
     for which in BOTH {
-        let nat = NatConfig { allocation: RANDOM, ..NatConfig::home() };
+        let nat = NatConfig {
+            allocation: RANDOM,
+            ..NatConfig::home()
+        };
         let mut lab = connected(1, nat, nat, which);
-        lab.world.reboot_gateway(lab.gateway_a.unwrap(), Some(ip("203.0.113.50")));
-        lab.world.reboot_gateway(lab.gateway_b.unwrap(), Some(ip("203.0.113.51")));
-        println!("both NATs rebooted, {which:?}: {:?}", recovery(&mut lab, 2 * MINUTE));
+        lab.world
+            .reboot_gateway(lab.gateway_a.unwrap(), Some(ip("203.0.113.50")));
+        lab.world
+            .reboot_gateway(lab.gateway_b.unwrap(), Some(ip("203.0.113.51")));
+        println!(
+            "both NATs rebooted, {which:?}: {:?}",
+            recovery(&mut lab, 2 * MINUTE)
+        );
     }
 }
 
@@ -91,13 +129,22 @@ fn both_nats_rebooting_at_once_are_survived() {
 fn a_node_that_moves_to_another_network_is_found_again() {
     for which in BOTH {
         let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
-        let hotel = GatewayConfig { v4: Some((NatConfig::home(), ip("203.0.113.60"))), v6: None, uplink: UPLINK };
+        let hotel = GatewayConfig {
+            v4: Some((NatConfig::home(), ip("203.0.113.60"))),
+            v6: None,
+            uplink: UPLINK,
+        };
         let (segment, _) = lab.world.add_gateway("hotel", Network::INTERNET, hotel);
         lab.world.move_node(lab.a, segment, &[ip("10.20.30.40")]);
         let took = recovery(&mut lab, 30 * SECOND);
         println!("moved, {which:?}: {took:?}");
-        // A record reaches the other side at once; of a server that is asked only when needed it learns late.
-        let limit = if which == Discovery::Records { 3 * SECOND } else { 15 * SECOND };
+        // A record reaches the other side at once; of a server that is asked only when needed it
+        // learns late.
+        let limit = if which == Discovery::Records {
+            3 * SECOND
+        } else {
+            15 * SECOND
+        };
         assert!(took <= limit, "{took:?}\n{}", lab.world.report());
         lab.run_with_pings(5 * MINUTE);
     }
@@ -107,7 +154,11 @@ fn a_node_that_moves_to_another_network_is_found_again() {
 fn a_node_that_moves_after_hours_is_found_as_soon() {
     let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
     lab.world.run_until(180 * MINUTE);
-    let hotel = GatewayConfig { v4: Some((NatConfig::home(), ip("203.0.113.60"))), v6: None, uplink: UPLINK };
+    let hotel = GatewayConfig {
+        v4: Some((NatConfig::home(), ip("203.0.113.60"))),
+        v6: None,
+        uplink: UPLINK,
+    };
     let (segment, _) = lab.world.add_gateway("hotel", Network::INTERNET, hotel);
     lab.world.move_node(lab.a, segment, &[ip("10.20.30.40")]);
     let took = recovery(&mut lab, 30 * SECOND);
@@ -122,7 +173,11 @@ fn a_node_that_comes_home_uses_the_lan() {
     let home = lab.world.network.segment_of(lab.b);
     lab.world.move_node(lab.a, home, &[ip("192.168.2.77")]);
     lab.run_with_pings(2 * MINUTE);
-    let endpoint = lab.world.device(lab.b).endpoint(&lab.world.key(lab.a)).unwrap();
+    let endpoint = lab
+        .world
+        .device(lab.b)
+        .endpoint(&lab.world.key(lab.a))
+        .unwrap();
     assert_eq!(endpoint.ip(), ip("192.168.2.77"), "{}", lab.world.report());
 }
 
@@ -140,9 +195,14 @@ fn a_suspended_node_is_back_soon_after_it_wakes() {
 }
 
 #[test]
-fn two_seconds_after_a_node_wakes_its_peer_that_has_gone_on_talking_is_heard_however_long_it_slept() {
-    for (name, nat) in [("directly", NatConfig::home()), ("by a relay", NatConfig::symmetric())] {
-        // As long as WireGuard's keys live, longer than that, longer than the server remembers anything.
+fn two_seconds_after_a_node_wakes_its_peer_that_has_gone_on_talking_is_heard_however_long_it_slept()
+{
+    for (name, nat) in [
+        ("directly", NatConfig::home()),
+        ("by a relay", NatConfig::symmetric()),
+    ] {
+        // As long as WireGuard's keys live, longer than that, longer than the server remembers
+        // anything.
         for sleep in [100 * SECOND, 200 * SECOND, 20 * MINUTE] {
             let gap = |seed| {
                 let mut lab = Lab::with_servers(seed, nat, nat, &[NEAR]).start();
@@ -154,7 +214,10 @@ fn two_seconds_after_a_node_wakes_its_peer_that_has_gone_on_talking_is_heard_how
             };
             let gaps: Vec<_> = (0..4).map(gap).collect();
             println!("connected {name}, one side slept {sleep:?}: back after {gaps:?}");
-            assert!(gaps.iter().all(|gap| *gap <= 2 * SECOND), "{name}, {sleep:?}: {gaps:?}");
+            assert!(
+                gaps.iter().all(|gap| *gap <= 2 * SECOND),
+                "{name}, {sleep:?}: {gaps:?}"
+            );
         }
     }
 }
@@ -165,11 +228,24 @@ fn tunnels_outlive_the_server() {
         let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
         lab.world.set_server_down(lab.server, true);
         lab.world.set_record_store_down(true);
-        let handshakes = lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b));
+        let handshakes = lab
+            .world
+            .device(lab.a)
+            .last_handshake(&lab.world.key(lab.b));
         lab.run_with_pings(30 * MINUTE);
-        assert!(lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b)) > handshakes);
+        assert!(
+            lab.world
+                .device(lab.a)
+                .last_handshake(&lab.world.key(lab.b))
+                > handshakes
+        );
         let lost = |event: &&(Duration, Event)| matches!(event.1, Event::PathLost { .. });
-        assert_eq!(lab.world.events(lab.a).iter().filter(lost).count(), 0, "{}", lab.world.report());
+        assert_eq!(
+            lab.world.events(lab.a).iter().filter(lost).count(),
+            0,
+            "{}",
+            lab.world.report()
+        );
     }
 }
 
@@ -192,15 +268,28 @@ fn a_restarted_agent_adopts_the_running_tunnel() {
         let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
         let device = |lab: &Lab| {
             let device = lab.world.device(lab.a);
-            (device.endpoint(&lab.world.key(lab.b)), device.last_handshake(&lab.world.key(lab.b)))
+            (
+                device.endpoint(&lab.world.key(lab.b)),
+                device.last_handshake(&lab.world.key(lab.b)),
+            )
         };
         let before = device(&lab);
         lab.world.restart_agent(lab.a, 3 * SECOND);
         lab.run_with_pings(20 * SECOND);
         assert_eq!(device(&lab), before, "{}", lab.world.report());
-        let events: Vec<_> = lab.world.events(lab.a).iter().map(|(_, event)| event).collect();
+        let events: Vec<_> = lab
+            .world
+            .events(lab.a)
+            .iter()
+            .map(|(_, event)| event)
+            .collect();
         let adopted = |event: &&&Event| matches!(event, Event::Adopted { .. });
-        assert_eq!(events.iter().filter(adopted).count(), 1, "{}", lab.world.report());
+        assert_eq!(
+            events.iter().filter(adopted).count(),
+            1,
+            "{}",
+            lab.world.report()
+        );
         lab.run_with_pings(10 * MINUTE);
     }
 }
@@ -210,10 +299,17 @@ fn a_partition_heals() {
     for which in BOTH {
         for gap in [10 * SECOND, 5 * MINUTE] {
             let mut lab = connected(1, NatConfig::home(), NatConfig::home(), which);
-            lab.world.network.set_uplink_connected(lab.gateway_a.unwrap(), false);
+            lab.world
+                .network
+                .set_uplink_connected(lab.gateway_a.unwrap(), false);
             lab.world.run_until(lab.world.now() + gap);
-            lab.world.network.set_uplink_connected(lab.gateway_a.unwrap(), true);
-            println!("cut for {gap:?}, {which:?}: {:?}", recovery(&mut lab, 30 * SECOND));
+            lab.world
+                .network
+                .set_uplink_connected(lab.gateway_a.unwrap(), true);
+            println!(
+                "cut for {gap:?}, {which:?}: {:?}",
+                recovery(&mut lab, 30 * SECOND)
+            );
         }
     }
 }
@@ -233,8 +329,17 @@ fn a_removed_peer_stays_removed_and_can_come_back() {
 #[test]
 fn a_reload_of_one_peer_leaves_the_others_in_peace() {
     let mut lab = connected(1, NatConfig::home(), NatConfig::home(), Discovery::Records);
-    let other = lab.world.add_node("other", Network::INTERNET, &[ip("203.0.113.90")], LAN, Default::default());
-    let before = lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b));
+    let other = lab.world.add_node(
+        "other",
+        Network::INTERNET,
+        &[ip("203.0.113.90")],
+        LAN,
+        Default::default(),
+    );
+    let before = lab
+        .world
+        .device(lab.a)
+        .last_handshake(&lab.world.key(lab.b));
     let selected = |lab: &Lab| {
         let counts = |event: &&(Duration, Event)| matches!(event.1, Event::PathSelected { .. });
         lab.world.events(lab.a).iter().filter(counts).count()
@@ -246,16 +351,31 @@ fn a_reload_of_one_peer_leaves_the_others_in_peace() {
         lab.world.unpeer(lab.a, other);
         lab.run_with_pings(SECOND);
     }
-    assert_eq!(lab.world.device(lab.a).last_handshake(&lab.world.key(lab.b)), before);
+    assert_eq!(
+        lab.world
+            .device(lab.a)
+            .last_handshake(&lab.world.key(lab.b)),
+        before
+    );
     assert_eq!(selected(&lab), selections);
 }
 
 #[test]
 fn short_nat_timers_are_outlived() {
-    let timers = Timers { one_way: 20 * SECOND, two_way: 30 * SECOND, refresh_inbound: false };
-    let nat = NatConfig { timers, ..NatConfig::home() };
+    let timers = Timers {
+        one_way: 20 * SECOND,
+        two_way: 30 * SECOND,
+        refresh_inbound: false,
+    };
+    let nat = NatConfig {
+        timers,
+        ..NatConfig::home()
+    };
     let mut lab = connected(1, nat, nat, Discovery::Records);
-    assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Possible);
+    assert_eq!(
+        direct_path_possible(&lab.world.network, lab.a, lab.b),
+        Verdict::Possible
+    );
     for _ in 0..6 {
         lab.world.run_until(lab.world.now() + 10 * MINUTE);
         lab.expect_flow(5 * SECOND);
@@ -277,7 +397,10 @@ fn an_outage_of_hours_on_both_sides_ends_when_the_network_is_back() {
                 lab.world.network.set_uplink_connected(gateway, true);
                 lab.world.reboot_gateway(gateway, None);
             }
-            println!("both cut for {outage:?}, {which:?}: {:?}", recovery(&mut lab, 30 * SECOND));
+            println!(
+                "both cut for {outage:?}, {which:?}: {:?}",
+                recovery(&mut lab, 30 * SECOND)
+            );
         }
     }
 }
@@ -295,7 +418,10 @@ fn a_peer_that_comes_back_after_a_night_is_connected_at_once() {
             times.push(lab.expect_connected(MINUTE));
         }
         times.sort();
-        println!("other node ten hours later, {which:?}: median {:?}, worst {:?}", times[2], times[4]);
+        println!(
+            "other node ten hours later, {which:?}: median {:?}, worst {:?}",
+            times[2], times[4]
+        );
         assert!(times[4] <= 10 * SECOND, "{times:?}");
     }
 }

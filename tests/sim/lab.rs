@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use natpunch_core::{PathKind, PeerState};
 use natpunch_sim::{
-    DiscoveryConfig, GatewayConfig, GatewayId, HostId, LinkConfig, NatConfig, Network, SegmentId, World,
+    DiscoveryConfig, GatewayConfig, GatewayId, HostId, LinkConfig, NatConfig, Network, SegmentId,
+    World,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -14,7 +15,8 @@ pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// Between a host and its router.
 pub(crate) const LAN: LinkConfig = LinkConfig::wire(Duration::from_micros(200));
-/// Between a router and the middle of the internet: 20 ms from node to node, three hops to each side.
+/// Between a router and the middle of the internet: 20 ms from node to node, three hops to each
+/// side.
 pub(crate) const UPLINK: LinkConfig = LinkConfig::wire(Duration::from_millis(10)).with_hops(3);
 
 /// Between a server and the middle of the internet.
@@ -71,25 +73,57 @@ pub(crate) const SERVER_V4: &str = "198.51.100.1";
 pub(crate) const SERVER_V6: &str = "2001:db8:ffff::1";
 
 pub(crate) fn discovery(world: &World, server: HostId, which: Discovery) -> DiscoveryConfig {
-    let servers: Vec<_> = world.network.addresses(server).iter().map(|ip| SocketAddr::new(*ip, 3478)).collect();
+    let servers: Vec<_> = world
+        .network
+        .addresses(server)
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, 3478))
+        .collect();
     match which {
-        Discovery::Rendezvous => DiscoveryConfig { rendezvous: servers.first().copied(), ..Default::default() },
-        Discovery::Records => DiscoveryConfig { stun: servers, records: true, ..Default::default() },
+        Discovery::Rendezvous => DiscoveryConfig {
+            rendezvous: servers.first().copied(),
+            ..Default::default()
+        },
+        Discovery::Records => DiscoveryConfig {
+            stun: servers,
+            records: true,
+            ..Default::default()
+        },
     }
 }
 
 /// Builds the routers of one side; returns where its hosts go, and the innermost router.
-pub(crate) fn side(world: &mut World, name: &str, number: u8, side: &Side, uplink: LinkConfig) -> Place {
+pub(crate) fn side(
+    world: &mut World,
+    name: &str,
+    number: u8,
+    side: &Side,
+    uplink: LinkConfig,
+) -> Place {
     match side {
         Side::Public => {
             let address = IpAddr::from([203, 0, 113, 100 + number]);
-            Place { segment: Network::INTERNET, addresses: vec![address], gateway: None, link: uplink }
+            Place {
+                segment: Network::INTERNET,
+                addresses: vec![address],
+                gateway: None,
+                link: uplink,
+            }
         }
         Side::Ipv6 => {
-            let firewall = GatewayConfig { v4: None, v6: Some(NatConfig::firewall()), uplink };
+            let firewall = GatewayConfig {
+                v4: None,
+                v6: Some(NatConfig::firewall()),
+                uplink,
+            };
             let (segment, gateway) = world.add_gateway(name, Network::INTERNET, firewall);
             let address = IpAddr::from([0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, 2]);
-            Place { segment, addresses: vec![address], gateway: Some(gateway), link: LAN }
+            Place {
+                segment,
+                addresses: vec![address],
+                gateway: Some(gateway),
+                link: LAN,
+            }
         }
         Side::Behind(nats) => {
             let (mut segment, mut gateway) = (Network::INTERNET, None);
@@ -99,12 +133,21 @@ pub(crate) fn side(world: &mut World, name: &str, number: u8, side: &Side, uplin
                     _ => IpAddr::from([100, 64, depth as u8, number]),
                 };
                 let link = if depth == 0 { uplink } else { LAN };
-                let config = GatewayConfig { v4: Some((*nat, outside)), v6: None, uplink: link };
+                let config = GatewayConfig {
+                    v4: Some((*nat, outside)),
+                    v6: None,
+                    uplink: link,
+                };
                 let (inside, id) = world.add_gateway(&format!("{name}{depth}"), segment, config);
                 (segment, gateway) = (inside, Some(id));
             }
             let address = IpAddr::from([192, 168, number, 2]);
-            Place { segment, addresses: vec![address], gateway, link: LAN }
+            Place {
+                segment,
+                addresses: vec![address],
+                gateway,
+                link: LAN,
+            }
         }
     }
 }
@@ -119,21 +162,56 @@ pub(crate) struct Place {
 
 impl Lab {
     /// Two nodes that are peers, whose agents have not started yet.
-    pub(crate) fn new(seed: u64, a: impl Into<Side>, b: impl Into<Side>, uplink: LinkConfig, which: Discovery) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        a: impl Into<Side>,
+        b: impl Into<Side>,
+        uplink: LinkConfig,
+        which: Discovery,
+    ) -> Self {
         let mut world = World::new(seed);
-        let server = world.add_model_server("server", &[ip(SERVER_V4), ip(SERVER_V6)], LinkConfig::wire(10 * MS));
+        let server = world.add_model_server(
+            "server",
+            &[ip(SERVER_V4), ip(SERVER_V6)],
+            LinkConfig::wire(10 * MS),
+        );
         let place_a = side(&mut world, "gw-a", 1, &a.into(), uplink);
         let place_b = side(&mut world, "gw-b", 2, &b.into(), uplink);
         let config = discovery(&world, server, which);
-        let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
-        let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
+        let a = world.add_node(
+            "a",
+            place_a.segment,
+            &place_a.addresses,
+            place_a.link,
+            config.clone(),
+        );
+        let b = world.add_node(
+            "b",
+            place_b.segment,
+            &place_b.addresses,
+            place_b.link,
+            config,
+        );
         world.peer(a, b);
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
-        Self { world, server, servers: Vec::new(), a, b, gateway_a, gateway_b }
+        Self {
+            world,
+            server,
+            servers: Vec::new(),
+            a,
+            b,
+            gateway_a,
+            gateway_b,
+        }
     }
 
     /// The same with servers of natpunch's own rendezvous, one on each of these links.
-    pub(crate) fn with_servers(seed: u64, a: impl Into<Side>, b: impl Into<Side>, links: &[LinkConfig]) -> Self {
+    pub(crate) fn with_servers(
+        seed: u64,
+        a: impl Into<Side>,
+        b: impl Into<Side>,
+        links: &[LinkConfig],
+    ) -> Self {
         let mut world = World::new(seed);
         let add = |(number, link): (usize, &LinkConfig)| {
             let address = IpAddr::from([198, 51, 100, 1 + number as u8]);
@@ -142,21 +220,50 @@ impl Lab {
         let (servers, addresses): (Vec<_>, _) = links.iter().enumerate().map(add).unzip();
         let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
         let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
-        let config = DiscoveryConfig { servers: addresses, ..DiscoveryConfig::default() };
-        let a = world.add_node("a", place_a.segment, &place_a.addresses, place_a.link, config.clone());
-        let b = world.add_node("b", place_b.segment, &place_b.addresses, place_b.link, config);
+        let config = DiscoveryConfig {
+            servers: addresses,
+            ..DiscoveryConfig::default()
+        };
+        let a = world.add_node(
+            "a",
+            place_a.segment,
+            &place_a.addresses,
+            place_a.link,
+            config.clone(),
+        );
+        let b = world.add_node(
+            "b",
+            place_b.segment,
+            &place_b.addresses,
+            place_b.link,
+            config,
+        );
         world.peer(a, b);
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
-        Self { world, server: servers[0], servers, a, b, gateway_a, gateway_b }
+        Self {
+            world,
+            server: servers[0],
+            servers,
+            a,
+            b,
+            gateway_a,
+            gateway_b,
+        }
     }
 
     /// The kinds of path that both nodes' statuses show.
     pub(crate) fn paths(&self) -> Vec<PathKind> {
-        let statuses = [self.a, self.b].into_iter().filter_map(|node| self.world.status(node));
-        statuses.flat_map(|status| status.peers).map(|peer| peer.path).collect()
+        let statuses = [self.a, self.b]
+            .into_iter()
+            .filter_map(|node| self.world.status(node));
+        statuses
+            .flat_map(|status| status.peers)
+            .map(|peer| peer.path)
+            .collect()
     }
 
-    /// Runs until both nodes use such a path, for at most this long; how long it took. A ping each way goes every 10 ms.
+    /// Runs until both nodes use such a path, for at most this long; how long it took. A ping each
+    /// way goes every 10 ms.
     pub(crate) fn reach(&mut self, path: PathKind, patience: Duration) -> Duration {
         let start = self.world.now();
         while self.paths() != [path; 2] {
@@ -188,14 +295,22 @@ impl Lab {
         self.world.run_until(end + SECOND);
         let after = received(self);
         assert!(start < end);
-        (sent - (after.0 - before.0).min(sent), sent - (after.1 - before.1).min(sent))
+        (
+            sent - (after.0 - before.0).min(sent),
+            sent - (after.1 - before.1).min(sent),
+        )
     }
 
-    /// Runs on with a ping each way every 100 ms, `each` before each of them; the longest time for which one side got
-    /// nothing.
-    pub(crate) fn longest_gap(&mut self, duration: Duration, mut each: impl FnMut(&mut Self)) -> Duration {
+    /// Runs on with a ping each way every 100 ms, `each` before each of them; the longest time for
+    /// which one side got nothing.
+    pub(crate) fn longest_gap(
+        &mut self,
+        duration: Duration,
+        mut each: impl FnMut(&mut Self),
+    ) -> Duration {
         let end = self.world.now() + duration;
-        let mut sides = [(self.a, self.b), (self.b, self.a)].map(|(node, from)| (node, from, 0, self.world.now()));
+        let mut sides = [(self.a, self.b), (self.b, self.a)]
+            .map(|(node, from)| (node, from, 0, self.world.now()));
         let mut longest = Duration::ZERO;
         while self.world.now() < end {
             each(self);
@@ -203,7 +318,10 @@ impl Lab {
             let next = self.world.now() + 100 * MS;
             self.world.run_until(next);
             for (node, from, count, since) in &mut sides {
-                let received = self.world.device(*node).received_data(&self.world.key(*from));
+                let received = self
+                    .world
+                    .device(*node)
+                    .received_data(&self.world.key(*from));
                 if received > *count {
                     (*count, *since) = (received, self.world.now());
                 }
@@ -230,7 +348,9 @@ impl Lab {
     pub(crate) fn connect(&mut self, patience: Duration) -> Option<Duration> {
         let start = self.world.now();
         let (a, b) = (self.a, self.b);
-        let at = self.world.run_until_done(start + patience, |world| world.has_sessions(a, b));
+        let at = self
+            .world
+            .run_until_done(start + patience, |world| world.has_sessions(a, b));
         at.map(|at| at - start)
     }
 
@@ -239,16 +359,24 @@ impl Lab {
         let start = self.world.now();
         let (a, b) = (self.a, self.b);
         let direct = |world: &World, node| {
-            let peers = world.status(node).map(|status| status.peers).unwrap_or_default();
+            let peers = world
+                .status(node)
+                .map(|status| status.peers)
+                .unwrap_or_default();
             peers.iter().any(|peer| peer.path == PathKind::Direct)
         };
         let done = |world: &World| world.has_sessions(a, b) && direct(world, a) && direct(world, b);
-        self.world.run_until_done(start + patience, done).map(|at| at - start)
+        self.world
+            .run_until_done(start + patience, done)
+            .map(|at| at - start)
     }
 
-    /// Asserts that the nodes connect, that data flows both ways, and that nothing broke on the way.
+    /// Asserts that the nodes connect, that data flows both ways, and that nothing broke on the
+    /// way.
     pub(crate) fn expect_connected(&mut self, patience: Duration) -> Duration {
-        let Some(took) = self.connect(patience) else { self.fail("no sessions") };
+        let Some(took) = self.connect(patience) else {
+            self.fail("no sessions")
+        };
         self.expect_flow(5 * SECOND);
         took
     }
@@ -283,12 +411,22 @@ impl Lab {
 
     /// The state of the other node, as each node's status shows it.
     pub(crate) fn states(&self) -> Vec<PeerState> {
-        let statuses = [self.a, self.b].into_iter().filter_map(|node| self.world.status(node));
-        statuses.flat_map(|status| status.peers).map(|peer| peer.state).collect()
+        let statuses = [self.a, self.b]
+            .into_iter()
+            .filter_map(|node| self.world.status(node));
+        statuses
+            .flat_map(|status| status.peers)
+            .map(|peer| peer.state)
+            .collect()
     }
 
     /// Ends the test with all that is known.
     pub(crate) fn fail(&self, why: &str) -> ! {
-        panic!("{why} at {:?}, states {:?}\n{}", self.world.now(), self.states(), self.world.report());
+        panic!(
+            "{why} at {:?}, states {:?}\n{}",
+            self.world.now(),
+            self.states(),
+            self.world.report()
+        );
     }
 }

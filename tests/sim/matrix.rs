@@ -6,18 +6,28 @@ use std::time::Duration;
 
 use natpunch_core::PeerState;
 use natpunch_sim::{
-    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Random, Verdict, World, direct_path_possible,
+    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Random, Verdict, World,
+    direct_path_possible,
 };
 
 use crate::lab::{Discovery, Lab, MINUTE, SECOND, UPLINK};
 
-const MAPPINGS: [Mapping; 3] =
-    [Mapping::EndpointIndependent, Mapping::AddressDependent, Mapping::AddressAndPortDependent];
-const FILTERINGS: [Filtering; 3] =
-    [Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent];
+const MAPPINGS: [Mapping; 3] = [
+    Mapping::EndpointIndependent,
+    Mapping::AddressDependent,
+    Mapping::AddressAndPortDependent,
+];
+const FILTERINGS: [Filtering; 3] = [
+    Filtering::EndpointIndependent,
+    Filtering::AddressDependent,
+    Filtering::AddressAndPortDependent,
+];
 const ALLOCATIONS: [Allocation; 4] = [
     Allocation::Preserve,
-    Allocation::Random { low: 1024, high: 65_535 },
+    Allocation::Random {
+        low: 1024,
+        high: 65_535,
+    },
     Allocation::Sequential { step: 1 },
     Allocation::Block { size: 512 },
 ];
@@ -41,13 +51,16 @@ fn all_nats() -> Vec<NatConfig> {
 fn all_pairs() -> Vec<Pair> {
     let nats = all_nats();
     let rows = nats.iter().enumerate();
-    rows.flat_map(|(row, a)| nats[row..].iter().map(move |b| (*a, *b))).collect()
+    rows.flat_map(|(row, a)| nats[row..].iter().map(move |b| (*a, *b)))
+        .collect()
 }
 
 type Pair = (NatConfig, NatConfig);
 
 fn has_an_easy_side((a, b): &Pair) -> bool {
-    [a, b].into_iter().any(|nat| nat.mapping == Mapping::EndpointIndependent)
+    [a, b]
+        .into_iter()
+        .any(|nat| nat.mapping == Mapping::EndpointIndependent)
 }
 
 /// Links of this seed: up to 10 % loss from node to node, with jitter, reordering and duplicates.
@@ -55,7 +68,9 @@ fn rough_uplink(random: &mut Random) -> LinkConfig {
     let loss = random.below(5_001) as f64 / 100_000.0;
     let delay = Duration::from_millis(1 + random.below(60));
     let disorder = random.below(1_001) as f64 / 100_000.0;
-    LinkConfig { delay, ..UPLINK }.with_loss(loss).with_disorder(random.duration(delay / 4), disorder, disorder)
+    LinkConfig { delay, ..UPLINK }
+        .with_loss(loss)
+        .with_disorder(random.duration(delay / 4), disorder, disorder)
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +84,11 @@ fn run(seed: u64, (a, b): Pair, tally: &mut Tally) {
     let mut random = Random::new(seed, 3);
     let uplink = rough_uplink(&mut random);
     let (a, b) = if random.chance(0.5) { (a, b) } else { (b, a) };
-    let which = if random.chance(0.5) { Discovery::Rendezvous } else { Discovery::Records };
+    let which = if random.chance(0.5) {
+        Discovery::Rendezvous
+    } else {
+        Discovery::Records
+    };
     let mut lab = Lab::new(seed, a, b, uplink, which);
     let starts = [random.duration(2 * SECOND), random.duration(2 * SECOND)];
     lab.world.start_at(lab.a, starts[0]);
@@ -121,12 +140,20 @@ fn expect_statement(lab: &mut Lab, at: Duration) {
 }
 
 fn is_stated(world: &World, node: HostId) -> bool {
-    let peers = world.status(node).map(|status| status.peers).unwrap_or_default();
-    peers.iter().all(|peer| matches!(peer.state, PeerState::Unreachable { .. }))
+    let peers = world
+        .status(node)
+        .map(|status| status.peers)
+        .unwrap_or_default();
+    peers
+        .iter()
+        .all(|peer| matches!(peer.state, PeerState::Unreachable { .. }))
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+    })
 }
 
 /// The seeds that the environment asks for, else this many.
@@ -146,12 +173,29 @@ fn campaign(name: &str, mut pairs: Vec<Pair>, seeds: u64) -> Tally {
     let mut tally = Tally::default();
     let seeds = seeds_or(seeds);
     for seed in seeds.clone() {
-        run(seed, pairs[(seed % pairs.len() as u64) as usize], &mut tally);
+        run(
+            seed,
+            pairs[(seed % pairs.len() as u64) as usize],
+            &mut tally,
+        );
     }
     tally.times.sort();
-    let at = |share: usize| tally.times.get(tally.times.len() * share / 100).copied().unwrap_or_default();
-    let (half, most, worst) = (at(50), at(95), tally.times.last().copied().unwrap_or_default());
-    println!("{name}: seeds {seeds:?}, {:?}; time to direct p50 {half:?} p95 {most:?} worst {worst:?}", tally.outcomes);
+    let at = |share: usize| {
+        tally
+            .times
+            .get(tally.times.len() * share / 100)
+            .copied()
+            .unwrap_or_default()
+    };
+    let (half, most, worst) = (
+        at(50),
+        at(95),
+        tally.times.last().copied().unwrap_or_default(),
+    );
+    println!(
+        "{name}: seeds {seeds:?}, {:?}; time to direct p50 {half:?} p95 {most:?} worst {worst:?}",
+        tally.outcomes
+    );
     tally
 }
 
@@ -160,7 +204,10 @@ fn easy_pairs() -> Vec<Pair> {
 }
 
 fn hard_pairs() -> Vec<Pair> {
-    all_pairs().into_iter().filter(|pair| !has_an_easy_side(pair)).collect()
+    all_pairs()
+        .into_iter()
+        .filter(|pair| !has_an_easy_side(pair))
+        .collect()
 }
 
 #[test]
@@ -183,9 +230,17 @@ fn every_pair_does_what_the_oracle_says_over_ten_thousand_seeds() {
 #[test]
 fn poison_prone_routers_only_delay_where_ports_are_compared() {
     let mut random = Random::new(0, 4);
-    let poison = |nat: NatConfig, random: &mut Random| if random.chance(0.7) { nat.poisoned() } else { nat };
-    let pairs: Vec<Pair> =
-        easy_pairs().into_iter().map(|(a, b)| (poison(a, &mut random), poison(b, &mut random))).collect();
+    let poison = |nat: NatConfig, random: &mut Random| {
+        if random.chance(0.7) {
+            nat.poisoned()
+        } else {
+            nat
+        }
+    };
+    let pairs: Vec<Pair> = easy_pairs()
+        .into_iter()
+        .map(|(a, b)| (poison(a, &mut random), poison(b, &mut random)))
+        .collect();
     let seeds = pairs.len() as u64;
     let tally = campaign("poison-prone", pairs, seeds);
     assert!(tally.outcomes.contains_key("connected although contended"));
@@ -194,10 +249,18 @@ fn poison_prone_routers_only_delay_where_ports_are_compared() {
 #[test]
 fn a_symmetric_nat_connects_to_an_address_filtering_one_through_peer_reflexive_learning() {
     for filtering in [Filtering::EndpointIndependent, Filtering::AddressDependent] {
-        let easy = NatConfig::new(Mapping::EndpointIndependent, filtering, Allocation::Preserve);
+        let easy = NatConfig::new(
+            Mapping::EndpointIndependent,
+            filtering,
+            Allocation::Preserve,
+        );
         for seed in 0..10 {
-            Lab::usual(seed, NatConfig::symmetric(), easy).start().expect_connected(10 * SECOND);
-            Lab::usual(seed, easy, NatConfig::symmetric()).start().expect_connected(10 * SECOND);
+            Lab::usual(seed, NatConfig::symmetric(), easy)
+                .start()
+                .expect_connected(10 * SECOND);
+            Lab::usual(seed, easy, NatConfig::symmetric())
+                .start()
+                .expect_connected(10 * SECOND);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Routers that take an early packet for their own (Linux with an accepting INPUT chain on the outside), and so move the
-//! very session that was wanted to another port.
+//! Routers that take an early packet for their own (Linux with an accepting INPUT chain on the
+//! outside), and so move the very session that was wanted to another port.
 
 use std::time::Duration;
 
@@ -11,12 +11,19 @@ use crate::lab::{Lab, MINUTE, NEAR, SECOND};
 /// Times to direct of the seeds that have a direct path within five minutes, sorted.
 fn times_to_direct(a: NatConfig, b: NatConfig, meet: bool, seeds: u64) -> Vec<Duration> {
     let time = |seed| {
-        let mut lab = if meet { Lab::with_servers(seed, a, b, &[NEAR]) } else { Lab::usual(seed, a, b) };
+        let mut lab = if meet {
+            Lab::with_servers(seed, a, b, &[NEAR])
+        } else {
+            Lab::usual(seed, a, b)
+        };
         for node in [lab.a, lab.b] {
             lab.world.set_relay_policy(node, RelayPolicy::Never);
         }
         if a != b || a != NatConfig::home() {
-            assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Contended);
+            assert_eq!(
+                direct_path_possible(&lab.world.network, lab.a, lab.b),
+                Verdict::Contended
+            );
         }
         let mut random = Random::new(seed, 5);
         let starts = [random.duration(2 * SECOND), random.duration(2 * SECOND)];
@@ -34,11 +41,18 @@ fn times_to_direct(a: NatConfig, b: NatConfig, meet: bool, seeds: u64) -> Vec<Du
 #[test]
 fn poison_prone_routers_are_passed_after_the_silence_in_which_they_forget() {
     let home = NatConfig::home();
-    for (name, a, b) in [("both", home.poisoned(), home.poisoned()), ("one", home.poisoned(), home)] {
+    for (name, a, b) in [
+        ("both", home.poisoned(), home.poisoned()),
+        ("one", home.poisoned(), home),
+    ] {
         let times = times_to_direct(a, b, false, 100);
         let half = times.get(times.len() / 2);
         assert!(times.len() >= 99, "{name}: {} of 100", times.len());
-        println!("poison-prone routers: {name}: {} of 100 connect, p50 {half:?} worst {:?}", times.len(), times.last());
+        println!(
+            "poison-prone routers: {name}: {} of 100 connect, p50 {half:?} worst {:?}",
+            times.len(),
+            times.last()
+        );
     }
 }
 
@@ -53,7 +67,13 @@ fn poison_prone_routers_are_passed_at_once_where_discovery_makes_both_sides_fire
     ] {
         let times = times_to_direct(a, b, true, 40);
         let half = times.get(times.len() / 2);
-        println!("poison-prone: {name}, both told when to fire: p50 {half:?} worst {:?}", times.last());
-        assert!(times.len() == 40 && times.iter().all(|took| *took <= 2 * SECOND), "{name}: {times:?}");
+        println!(
+            "poison-prone: {name}, both told when to fire: p50 {half:?} worst {:?}",
+            times.last()
+        );
+        assert!(
+            times.len() == 40 && times.iter().all(|took| *took <= 2 * SECOND),
+            "{name}: {times:?}"
+        );
     }
 }

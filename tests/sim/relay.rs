@@ -11,7 +11,8 @@ const FAR: LinkConfig = LinkConfig::wire(Duration::from_millis(80));
 
 /// Time until both nodes have a session.
 fn connect(lab: &mut Lab, patience: Duration) -> Duration {
-    lab.connect(patience).unwrap_or_else(|| lab.fail("no session"))
+    lab.connect(patience)
+        .unwrap_or_else(|| lab.fail("no session"))
 }
 
 /// Two home routers that can reach each other, on a direct path, with a relay beside it.
@@ -24,8 +25,12 @@ fn direct(seed: u64) -> Lab {
 }
 
 fn set_routes(lab: &mut Lab, there: bool, back: bool) {
-    lab.world.network.set_route(ip(OUTSIDE_A), ip(OUTSIDE_B), there);
-    lab.world.network.set_route(ip(OUTSIDE_B), ip(OUTSIDE_A), back);
+    lab.world
+        .network
+        .set_route(ip(OUTSIDE_A), ip(OUTSIDE_B), there);
+    lab.world
+        .network
+        .set_route(ip(OUTSIDE_B), ip(OUTSIDE_A), back);
 }
 
 #[test]
@@ -33,11 +38,28 @@ fn two_symmetric_nats_connect_through_a_relay_within_two_round_trips_and_200_ms_
     const ROUND_TRIP: Duration = Duration::from_millis(80);
     let mut times = Vec::new();
     for seed in 0..40 {
-        let mut lab = Lab::with_servers(seed, NatConfig::symmetric(), NatConfig::symmetric(), &[NEAR]);
-        assert_eq!(direct_path_possible(&lab.world.network, lab.a, lab.b), Verdict::Impossible);
+        let mut lab = Lab::with_servers(
+            seed,
+            NatConfig::symmetric(),
+            NatConfig::symmetric(),
+            &[NEAR],
+        );
+        assert_eq!(
+            direct_path_possible(&lab.world.network, lab.a, lab.b),
+            Verdict::Impossible
+        );
         // The first half at the same time, the others one after the other.
-        let both_up = lab.world.now() + if seed < 20 { Duration::ZERO } else { MS * (seed as u32 * 313 % 4_000) };
-        let (first, second) = if seed % 2 == 0 { (lab.a, lab.b) } else { (lab.b, lab.a) };
+        let both_up = lab.world.now()
+            + if seed < 20 {
+                Duration::ZERO
+            } else {
+                MS * (seed as u32 * 313 % 4_000)
+            };
+        let (first, second) = if seed % 2 == 0 {
+            (lab.a, lab.b)
+        } else {
+            (lab.b, lab.a)
+        };
         lab.world.start_at(first, lab.world.now());
         lab.world.start_at(second, both_up);
         lab.world.run_until(both_up);
@@ -66,7 +88,12 @@ fn a_relayed_pair_moves_to_the_direct_path_and_stays_there() {
         most = most.max(lost.0).max(lost.1);
         let carried = lab.world.carried_by(lab.server);
         lab.pings_lost(MINUTE);
-        assert_eq!(lab.world.carried_by(lab.server), carried, "{}", lab.world.report());
+        assert_eq!(
+            lab.world.carried_by(lab.server),
+            carried,
+            "{}",
+            lab.world.report()
+        );
     }
     assert!(most <= 25, "{most} of 100 pings a second lost");
     println!("relay to direct: {most} of 100 pings a second lost at worst");
@@ -74,7 +101,11 @@ fn a_relayed_pair_moves_to_the_direct_path_and_stays_there() {
 
 #[test]
 fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
-    for (name, there, back) in [("both ways", false, false), ("one way", false, true), ("other way", true, false)] {
+    for (name, there, back) in [
+        ("both ways", false, false),
+        ("one way", false, true),
+        ("other way", true, false),
+    ] {
         let (mut takeovers, mut returns) = (Vec::new(), Vec::new());
         for seed in 0..6 {
             let mut lab = direct(seed);
@@ -98,12 +129,17 @@ fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
 #[test]
 fn of_two_relays_the_nearer_one_is_used() {
     for (links, nearer) in [([FAR, NEAR], "198.51.100.2"), ([NEAR, FAR], "198.51.100.1")] {
-        let mut lab = Lab::with_servers(1, NatConfig::symmetric(), NatConfig::symmetric(), &links).start();
+        let mut lab =
+            Lab::with_servers(1, NatConfig::symmetric(), NatConfig::symmetric(), &links).start();
         connect(&mut lab, 10 * SECOND);
         lab.reach(PathKind::Relay, SECOND);
         lab.run_with_pings(5 * SECOND);
         for (node, peer) in [(lab.a, lab.b), (lab.b, lab.a)] {
-            let endpoint = lab.world.device(node).endpoint(&lab.world.key(peer)).unwrap();
+            let endpoint = lab
+                .world
+                .device(node)
+                .endpoint(&lab.world.key(peer))
+                .unwrap();
             assert_eq!(endpoint.ip(), ip(nearer), "{}", lab.world.report());
         }
     }
@@ -112,16 +148,30 @@ fn of_two_relays_the_nearer_one_is_used() {
 /// Both nodes' WireGuard goes by the server at this address, and their statuses say so.
 fn expect_relayed_by(lab: &Lab, server: &str) {
     for (node, peer) in [(lab.a, lab.b), (lab.b, lab.a)] {
-        let endpoint = lab.world.device(node).endpoint(&lab.world.key(peer)).unwrap();
+        let endpoint = lab
+            .world
+            .device(node)
+            .endpoint(&lab.world.key(peer))
+            .unwrap();
         assert_eq!(endpoint.ip(), ip(server), "{}", lab.world.report());
         let status = lab.world.status(node).unwrap();
-        assert_eq!(status.peers[0].relayed_by, [format!("server-{server}")], "{}", lab.world.report());
+        assert_eq!(
+            status.peers[0].relayed_by,
+            [format!("server-{server}")],
+            "{}",
+            lab.world.report()
+        );
     }
 }
 
 /// Two nodes that list relays by their numbers: the first is far, the second near.
 fn listing(list: &[usize]) -> Lab {
-    let mut lab = Lab::with_servers(1, NatConfig::symmetric(), NatConfig::symmetric(), &[FAR, NEAR]);
+    let mut lab = Lab::with_servers(
+        1,
+        NatConfig::symmetric(),
+        NatConfig::symmetric(),
+        &[FAR, NEAR],
+    );
     let servers: Vec<_> = list.iter().map(|number| lab.servers[*number]).collect();
     for node in [lab.a, lab.b] {
         lab.world.set_relays(node, &servers);
@@ -156,7 +206,10 @@ fn a_relay_that_is_not_listed_is_not_used_even_if_no_other_is_left() {
     assert_eq!(lab.world.carried_by(near), 0, "{}", lab.world.report());
     for node in [lab.a, lab.b] {
         let status = lab.world.status(node).unwrap();
-        let offered = status.peers[0].candidates.iter().any(|candidate| candidate.address.ip() == ip("198.51.100.2"));
+        let offered = status.peers[0]
+            .candidates
+            .iter()
+            .any(|candidate| candidate.address.ip() == ip("198.51.100.2"));
         assert!(!offered, "{}", lab.world.report());
     }
     lab.world.set_server_down(far, false);
@@ -179,7 +232,10 @@ fn a_relayed_pair_goes_on_within_seven_seconds_when_a_router_forgets_its_mapping
             gap
         });
         let gaps: Vec<_> = gaps.collect();
-        println!("a router of a relayed pair reboots, {} servers: gaps {gaps:?}", servers.len());
+        println!(
+            "a router of a relayed pair reboots, {} servers: gaps {gaps:?}",
+            servers.len()
+        );
         assert!(gaps.iter().all(|gap| *gap <= 7 * SECOND), "{gaps:?}");
     }
 }

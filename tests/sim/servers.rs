@@ -1,5 +1,5 @@
-//! Servers that restart, lose packets, are cut off, or lie: what they cost a pair that has another one. Servers, relays and
-//! clients are the real ones.
+//! Servers that restart, lose packets, are cut off, or lie: what they cost a pair that has another
+//! one. Servers, relays and clients are the real ones.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,9 +38,11 @@ const FAULTS: [Fault; 12] = [
     Fault::Lies(Lie::ProbesOnly),
 ];
 
-/// No pair is without a connection for longer than this while one of its servers works (docs/operations.md).
+/// No pair is without a connection for longer than this while one of its servers works
+/// (docs/operations.md).
 const BOUND: Duration = Duration::from_secs(12);
-/// The same where both relays have passed probes only, one soon after the other, so that the first is still avoided.
+/// The same where both relays have passed probes only, one soon after the other, so that the first
+/// is still avoided.
 const TWICE_BOUND: Duration = Duration::from_secs(25);
 /// The same where the other one does not pass probes and drop WireGuard.
 const USUAL_BOUND: Duration = Duration::from_secs(8);
@@ -48,7 +50,11 @@ const USUAL_BOUND: Duration = Duration::from_secs(8);
 /// Both nodes need a relay, one of them does, and none.
 fn pairs() -> [(&'static str, NatConfig, NatConfig); 3] {
     let (home, symmetric) = (NatConfig::home(), NatConfig::symmetric());
-    [("symmetric", symmetric, symmetric), ("symmetric and home", symmetric, home), ("home", home, home)]
+    [
+        ("symmetric", symmetric, symmetric),
+        ("symmetric and home", symmetric, home),
+        ("home", home, home),
+    ]
 }
 
 fn set(lab: &mut Lab, server: usize, fault: Fault, wrong: bool) {
@@ -64,23 +70,34 @@ fn set(lab: &mut Lab, server: usize, fault: Fault, wrong: bool) {
             world.network.set_route(here, there, !wrong);
             world.network.set_route(there, here, !wrong);
         }
-        Fault::Lossy => world.network.set_host_loss(server, if wrong { 0.3 } else { 0.0 }),
+        Fault::Lossy => world
+            .network
+            .set_host_loss(server, if wrong { 0.3 } else { 0.0 }),
         Fault::Lies(lie) => world.set_lie(server, wrong.then_some(lie)),
     }
 }
 
 /// Where a lying server says that peers are.
 fn add_victim(lab: &mut Lab) -> HostId {
-    let victim = lab.world.add_bystander("victim", Network::INTERNET, &[ip("203.0.113.200")], LAN);
+    let victim = lab
+        .world
+        .add_bystander("victim", Network::INTERNET, &[ip("203.0.113.200")], LAN);
     // From now on what it gets is counted.
     let from = SocketAddr::new(ip("203.0.113.200"), 9);
-    let nothing = Packet { ttl: DEFAULT_TTL, ..Packet::new(from, from, Payload::Raw(Vec::new())) };
+    let nothing = Packet {
+        ttl: DEFAULT_TTL,
+        ..Packet::new(from, from, Payload::Raw(Vec::new()))
+    };
     lab.world.inject(victim, nothing);
     victim
 }
 
 fn expect_victim_spared(lab: &Lab, victim: HostId) {
-    assert!(lab.world.packets_to(victim) <= 400, "{} packets to the victim", lab.world.packets_to(victim));
+    assert!(
+        lab.world.packets_to(victim) <= 400,
+        "{} packets to the victim",
+        lab.world.packets_to(victim)
+    );
 }
 
 /// A pair that is connected, with so many servers.
@@ -88,12 +105,13 @@ fn connected(seed: u64, (a, b): (NatConfig, NatConfig), servers: usize) -> (Lab,
     let mut lab = Lab::with_servers(seed, a, b, &[NEAR, NEAR][..servers]);
     let victim = add_victim(&mut lab);
     lab = lab.start();
-    lab.connect(10 * SECOND).unwrap_or_else(|| lab.fail("no session"));
+    lab.connect(10 * SECOND)
+        .unwrap_or_else(|| lab.fail("no session"));
     (lab, victim)
 }
 
-/// The longest gap of a pair whose servers have one fault after the other, never both at the same time; with the last two
-/// faults before it began, the latest first.
+/// The longest gap of a pair whose servers have one fault after the other, never both at the same
+/// time; with the last two faults before it began, the latest first.
 fn longest_gap(seed: u64, nats: (NatConfig, NatConfig)) -> (Duration, [Option<Fault>; 2]) {
     let (mut lab, victim) = connected(seed, nats, 2);
     let mut longest = (lab.longest_gap(30 * SECOND, |_| ()), [None; 2]);
@@ -122,18 +140,20 @@ fn one_good_server_of_two_is_enough() {
         gaps.sort_by_key(|(gap, _)| *gap);
         println!("{name}: longest gaps {gaps:?}");
         for (gap, faults) in gaps {
-            let bound = match faults.map(|fault| matches!(fault, Some(Fault::Lies(Lie::ProbesOnly)))) {
-                _ if name == "home" => Duration::ZERO, // on a direct path nobody notices
-                [true, true] => TWICE_BOUND,
-                [true, false] => BOUND,
-                _ => USUAL_BOUND,
-            };
+            let bound =
+                match faults.map(|fault| matches!(fault, Some(Fault::Lies(Lie::ProbesOnly)))) {
+                    _ if name == "home" => Duration::ZERO, // on a direct path nobody notices
+                    [true, true] => TWICE_BOUND,
+                    [true, false] => BOUND,
+                    _ => USUAL_BOUND,
+                };
             assert!(gap <= bound, "{name}: {gap:?} after {faults:?}");
         }
     }
 }
 
-/// How long a new pair takes to connect with so many servers, of which one may be at fault from the start.
+/// How long a new pair takes to connect with so many servers, of which one may be at fault from the
+/// start.
 fn connects_after(
     seed: u64,
     (a, b): (NatConfig, NatConfig),
@@ -155,15 +175,29 @@ fn connects_after(
 #[test]
 fn with_a_server_that_is_at_fault_from_the_start_a_new_pair_connects_as_with_the_good_one_alone() {
     for (name, a, b) in pairs() {
-        let worst = |servers, fault| (0..4).map(|seed| connects_after(seed, (a, b), servers, fault)).max().unwrap();
+        let worst = |servers, fault| {
+            (0..4)
+                .map(|seed| connects_after(seed, (a, b), servers, fault))
+                .max()
+                .unwrap()
+        };
         let alone = worst(1, None);
         assert!(alone <= MS * 350, "{alone:?}");
         for fault in FAULTS {
             let took = [0, 1].map(|server| worst(2, Some((server, fault))));
-            println!("{name}: with one good server {alone:?}, with another that is {fault:?} {took:?}");
+            println!(
+                "{name}: with one good server {alone:?}, with another that is {fault:?} {took:?}"
+            );
             // That WireGuard does not pass is seen only when it was tried, twice.
-            let more = if matches!(fault, Fault::Lies(Lie::ProbesOnly)) { SECOND * 2 } else { MS * 100 };
-            assert!(took.into_iter().all(|took| took <= alone + more), "{fault:?}: {took:?}");
+            let more = if matches!(fault, Fault::Lies(Lie::ProbesOnly)) {
+                SECOND * 2
+            } else {
+                MS * 100
+            };
+            assert!(
+                took.into_iter().all(|took| took <= alone + more),
+                "{fault:?}: {took:?}"
+            );
         }
     }
 }
@@ -171,13 +205,26 @@ fn with_a_server_that_is_at_fault_from_the_start_a_new_pair_connects_as_with_the
 #[test]
 fn a_pair_whose_relay_dies_for_good_goes_on_at_the_other_and_stays_there() {
     let symmetric = NatConfig::symmetric();
-    for fault in [Fault::Down, Fault::CutOff, Fault::CutOffFromOne, Fault::Lies(Lie::DeadPorts)] {
+    for fault in [
+        Fault::Down,
+        Fault::CutOff,
+        Fault::CutOffFromOne,
+        Fault::Lies(Lie::DeadPorts),
+    ] {
         let gaps = (0..4).map(|seed| {
             let (mut lab, _) = connected(seed, (symmetric, symmetric), 2);
             // Also long after the other one began to carry, and after keys that it has not seen.
             lab.longest_gap(SECOND * [5, 100, 170, 400][seed as usize], |_| ());
-            let endpoint = lab.world.device(lab.a).endpoint(&lab.world.key(lab.b)).unwrap().ip();
-            let used = lab.servers.iter().position(|server| lab.world.network.addresses(*server) == [endpoint]);
+            let endpoint = lab
+                .world
+                .device(lab.a)
+                .endpoint(&lab.world.key(lab.b))
+                .unwrap()
+                .ip();
+            let used = lab
+                .servers
+                .iter()
+                .position(|server| lab.world.network.addresses(*server) == [endpoint]);
             set(&mut lab, used.unwrap(), fault, true);
             let gap = lab.longest_gap(MINUTE, |_| ());
             let later = lab.longest_gap(10 * MINUTE, |_| ());
@@ -187,7 +234,10 @@ fn a_pair_whose_relay_dies_for_good_goes_on_at_the_other_and_stays_there() {
         });
         let gaps: Vec<_> = gaps.collect();
         println!("the relay in use is {fault:?}: gaps {gaps:?}");
-        assert!(gaps.iter().all(|gap| *gap <= USUAL_BOUND), "{fault:?}: {gaps:?}");
+        assert!(
+            gaps.iter().all(|gap| *gap <= USUAL_BOUND),
+            "{fault:?}: {gaps:?}"
+        );
     }
 }
 
@@ -207,7 +257,10 @@ fn a_relayed_pair_is_back_soon_after_its_only_server_is() {
         });
         let beyond: Vec<_> = beyond.collect();
         println!("the only server is away for {away} s: back after {beyond:?}");
-        assert!(beyond.iter().all(|beyond| *beyond <= SECOND * bound), "{away} s: {beyond:?}");
+        assert!(
+            beyond.iter().all(|beyond| *beyond <= SECOND * bound),
+            "{away} s: {beyond:?}"
+        );
     }
 }
 
@@ -220,9 +273,11 @@ fn a_node_that_starts_anew_finds_one_that_has_moved_though_one_server_is_at_faul
                 let (mut lab, victim) = connected(seed, (home, home), 2);
                 lab.longest_gap(30 * SECOND, |_| ());
                 set(&mut lab, server, fault, true);
-                lab.world.run_until(lab.world.now() + SECOND * 5 * seed as u32);
+                lab.world
+                    .run_until(lab.world.now() + SECOND * 5 * seed as u32);
                 let (a, router) = (lab.a, lab.gateway_b.unwrap());
-                // It remembers no counter of a record, so that an older one is as good as a new one.
+                // It remembers no counter of a record, so that an older one is as good as a new
+                // one.
                 lab.world.restart_agent(a, SECOND);
                 lab.world.reboot_gateway(router, Some(ip("203.0.113.77")));
                 let gap = lab.longest_gap(MINUTE, |_| ());
@@ -232,7 +287,10 @@ fn a_node_that_starts_anew_finds_one_that_has_moved_though_one_server_is_at_faul
             });
             let took: Vec<_> = took.collect();
             println!("server {server} {fault:?}, one side moves, the other starts anew: {took:?}");
-            assert!(took.iter().all(|took| *took <= 30 * SECOND), "{fault:?}: {took:?}");
+            assert!(
+                took.iter().all(|took| *took <= 30 * SECOND),
+                "{fault:?}: {took:?}"
+            );
         }
     }
 }

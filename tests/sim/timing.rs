@@ -11,9 +11,12 @@ fn percentile(times: &mut [Duration], share: usize) -> Duration {
     times[(times.len() - 1) * share / 100]
 }
 
-/// Times from the start of the later of two nodes, which start within half a second of each other, over 200 seeds.
+/// Times from the start of the later of two nodes, which start within half a second of each other,
+/// over 200 seeds.
 fn times_to_direct(which: Discovery, loss: f64) -> Vec<Duration> {
-    let jittery = UPLINK.with_loss(loss).with_disorder(Duration::from_millis(1), 0.0, 0.0);
+    let jittery = UPLINK
+        .with_loss(loss)
+        .with_disorder(Duration::from_millis(1), 0.0, 0.0);
     let time = |seed| {
         let mut lab = Lab::new(seed, NatConfig::home(), NatConfig::home(), jittery, which);
         let mut random = Random::new(seed, 8);
@@ -33,7 +36,10 @@ fn two_endpoint_independent_nats_connect_within_half_a_second() {
         let mut times = times_to_direct(which, 0.0);
         let (half, most) = (percentile(&mut times, 50), percentile(&mut times, 95));
         println!("{which:?}, 20 ms one way: time to both sessions p50 {half:?} p95 {most:?}");
-        assert!(half <= SECOND / 2 && most <= SECOND, "p50 {half:?} p95 {most:?}");
+        assert!(
+            half <= SECOND / 2 && most <= SECOND,
+            "p50 {half:?} p95 {most:?}"
+        );
     }
 }
 
@@ -66,9 +72,19 @@ fn the_later_of_two_nodes_is_connected_once_the_other_polls_again() {
 #[test]
 fn the_same_seed_gives_the_same_run_bit_by_bit() {
     let run = |seed| {
-        let rough = UPLINK.with_loss(0.05).with_disorder(Duration::from_millis(5), 0.02, 0.02);
-        let timers = Timers { one_way: 20 * SECOND, two_way: 40 * SECOND, refresh_inbound: false };
-        let unusual = NatConfig { timers, unsolicited: Unsolicited::CreateState, ..NatConfig::symmetric() };
+        let rough = UPLINK
+            .with_loss(0.05)
+            .with_disorder(Duration::from_millis(5), 0.02, 0.02);
+        let timers = Timers {
+            one_way: 20 * SECOND,
+            two_way: 40 * SECOND,
+            refresh_inbound: false,
+        };
+        let unusual = NatConfig {
+            timers,
+            unsolicited: Unsolicited::CreateState,
+            ..NatConfig::symmetric()
+        };
         let easy = NatConfig {
             filtering: Filtering::AddressDependent,
             mapping: Mapping::EndpointIndependent,
@@ -76,7 +92,10 @@ fn the_same_seed_gives_the_same_run_bit_by_bit() {
         };
         let mut lab = Lab::new(seed, unusual, easy, rough, Discovery::Records).start();
         lab.world.run_until(3 * MINUTE);
-        (lab.world.network.trace.hash(), lab.world.network.trace.text(usize::MAX))
+        (
+            lab.world.network.trace.hash(),
+            lab.world.network.trace.text(usize::MAX),
+        )
     };
     let (first, second, other) = (run(42), run(42), run(43));
     assert_eq!(first.1, second.1);

@@ -7,7 +7,11 @@ use crate::support::{Agent, Repository, Signer, mesh, nobody, options};
 fn natpunch(arguments: &[&str]) -> Output {
     let state = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
-    command.args(arguments).env("NATPUNCH_STATE_DIR", state.path()).output().unwrap()
+    command
+        .args(arguments)
+        .env("NATPUNCH_STATE_DIR", state.path())
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -17,11 +21,25 @@ fn check_fetches_what_it_checks_and_says_why_it_may_not_be_used() {
     let location = repository.file_url("mesh.toml");
     let nobody = nobody();
     let ok = natpunch(&["check", &location, "--trust", nobody.to_str().unwrap()]);
-    assert!(ok.status.success(), "{}", String::from_utf8_lossy(&ok.stderr));
+    assert!(
+        ok.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ok.stderr)
+    );
     assert!(String::from_utf8_lossy(&ok.stdout).contains("ok: mesh lab"));
-    let unsigned = natpunch(&["check", &location, "--trust", signer.trust("").to_str().unwrap()]);
+    let unsigned = natpunch(&[
+        "check",
+        &location,
+        "--trust",
+        signer.trust("").to_str().unwrap(),
+    ]);
     let said = String::from_utf8_lossy(&unsigned.stderr).into_owned();
-    assert!(!unsigned.status.success() && said.contains("is not signed") && said.contains("gpg.format ssh"), "{said}");
+    assert!(
+        !unsigned.status.success()
+            && said.contains("is not signed")
+            && said.contains("gpg.format ssh"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -29,7 +47,10 @@ fn a_location_that_can_not_be_used_is_wrong_usage() {
     for (location, why) in [
         ("git+https://git.example/mesh.git", "names no branch"),
         ("git+ext::sh -c id#main:x", "does not fetch over"),
-        ("https://user:hunter2@config.example/mesh.toml", "holds a password"),
+        (
+            "https://user:hunter2@config.example/mesh.toml",
+            "holds a password",
+        ),
     ] {
         let output = natpunch(&["apply", location]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -43,7 +64,9 @@ async fn what_changes_between_the_opening_of_a_file_and_its_first_load_is_told()
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("mesh.toml");
     std::fs::write(&file, mesh(1)).unwrap();
-    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path())).await.unwrap();
+    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path()))
+        .await
+        .unwrap();
     std::fs::write(&file, mesh(2)).unwrap();
     agent.changed().await;
 }
@@ -53,7 +76,9 @@ async fn a_file_that_is_put_back_after_somebody_asked_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("mesh.toml");
     std::fs::write(&file, mesh(1)).unwrap();
-    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path())).await.unwrap();
+    let mut agent = Agent::open(options(file.to_str().unwrap(), None, directory.path()))
+        .await
+        .unwrap();
     std::fs::write(&file, "[mesh").unwrap();
     agent.ask().await;
     // Before the writes have settled: the agent has seen the broken one, and would go on saying so.

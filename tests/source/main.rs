@@ -1,4 +1,5 @@
-//! Meshes from git repositories and web servers: real git, real servers on loopback, real disks that are full.
+//! Meshes from git repositories and web servers: real git, real servers on loopback, real disks
+//! that are full.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod commands;

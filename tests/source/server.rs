@@ -42,12 +42,19 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(repositories: PathBuf) -> Self {
-        let shown = Arc::new(Mutex::new(Shown { repositories, ..Shown::default() }));
+        let shown = Arc::new(Mutex::new(Shown {
+            repositories,
+            ..Shown::default()
+        }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(serve).with_state(Arc::clone(&shown));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, shown, task }
+        Self {
+            address,
+            shown,
+            task,
+        }
     }
 
     /// `git+http://` to a path on main.
@@ -60,8 +67,16 @@ impl Server {
     }
 
     pub(crate) fn page(&self, path: &str, content: impl Into<Vec<u8>>, etag: Option<&str>) {
-        let page = Page { content: content.into(), etag: etag.map(str::to_owned), redirect: None };
-        self.shown.lock().unwrap().pages.insert(path.to_owned(), page);
+        let page = Page {
+            content: content.into(),
+            etag: etag.map(str::to_owned),
+            redirect: None,
+        };
+        self.shown
+            .lock()
+            .unwrap()
+            .pages
+            .insert(path.to_owned(), page);
     }
 
     pub(crate) fn answers(&self) -> Vec<(String, u16)> {
@@ -82,7 +97,11 @@ async fn serve(State(shown): State<Arc<Mutex<Shown>>>, request: Request) -> Resp
         None if path.contains(".git/") => backend(&shown, request).await,
         None => answer(StatusCode::NOT_FOUND, Body::empty()),
     };
-    shown.lock().unwrap().answers.push((path, response.status().as_u16()));
+    shown
+        .lock()
+        .unwrap()
+        .answers
+        .push((path, response.status().as_u16()));
     response
 }
 
@@ -92,13 +111,25 @@ fn answer(status: StatusCode, body: Body) -> Response {
 
 fn file(page: &Page, headers: &HeaderMap) -> Response {
     if let Some(to) = &page.redirect {
-        return Response::builder().status(302).header(header::LOCATION, to).body(Body::empty()).unwrap();
+        return Response::builder()
+            .status(302)
+            .header(header::LOCATION, to)
+            .body(Body::empty())
+            .unwrap();
     }
-    let Some(etag) = &page.etag else { return answer(StatusCode::OK, page.content.clone().into()) };
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == etag.as_str()) {
+    let Some(etag) = &page.etag else {
+        return answer(StatusCode::OK, page.content.clone().into());
+    };
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known == etag.as_str())
+    {
         return answer(StatusCode::NOT_MODIFIED, Body::empty());
     }
-    Response::builder().header(header::ETAG, etag).body(page.content.clone().into()).unwrap()
+    Response::builder()
+        .header(header::ETAG, etag)
+        .body(page.content.clone().into())
+        .unwrap()
 }
 
 /// CGI (RFC 3875), as far as git's own program needs it.
@@ -109,7 +140,13 @@ async fn backend(shown: &Mutex<Shown>, request: Request) -> Response {
     };
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-    let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let text = |name: &str| {
+        parts
+            .headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+            .unwrap_or_default()
+    };
     let mut child = tokio::process::Command::new("git")
         .arg("http-backend")
         .env("GIT_PROJECT_ROOT", &root)
@@ -132,7 +169,10 @@ async fn backend(shown: &Mutex<Shown>, request: Request) -> Response {
     stdin.write_all(&body).await.unwrap();
     drop(stdin);
     let output = child.wait_with_output().await.unwrap().stdout;
-    let end = output.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let end = output
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
     let mut response = Response::builder();
     for line in String::from_utf8(output[..end].to_vec()).unwrap().lines() {
         let (name, value) = line.split_once(": ").unwrap();

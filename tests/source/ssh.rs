@@ -17,7 +17,8 @@ use crate::support::{Agent, Repository, mesh, options};
 const PORT: u16 = 2222;
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// A user with a home of its own, as ssh sees it, and a server with a key, both in the sandbox of a test.
+/// A user with a home of its own, as ssh sees it, and a server with a key, both in the sandbox of a
+/// test.
 pub(crate) struct Ssh {
     directory: PathBuf,
     server: Option<Child>,
@@ -25,24 +26,37 @@ pub(crate) struct Ssh {
 
 fn key(file: &Path) {
     let mut command = Command::new("ssh-keygen");
-    command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(file);
+    command
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(file);
     assert!(command.status().unwrap().success());
 }
 
 impl Ssh {
     /// Everything is as it should be: the server knows the user's key, the user knows the server's.
     pub(crate) fn start(directory: &Path) -> Self {
-        let ssh = Self { directory: directory.join("ssh"), server: None };
+        let ssh = Self {
+            directory: directory.join("ssh"),
+            server: None,
+        };
         let own = ssh.home().join(".ssh");
         fs::create_dir_all(&own).unwrap();
         fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
         // ssh asks the list of users, not the environment, for the user's home.
-        let passwd =
-            format!("root:x:0:0:root:{}:/bin/sh\nsshd:x:104:65534::/run/sshd:/bin/false\n", ssh.home().display());
+        let passwd = format!(
+            "root:x:0:0:root:{}:/bin/sh\nsshd:x:104:65534::/run/sshd:/bin/false\n",
+            ssh.home().display()
+        );
         ssh.over("/etc/passwd", &passwd);
-        ssh.over("/etc/shadow", "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n");
+        ssh.over(
+            "/etc/shadow",
+            "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
+        );
         fs::create_dir_all("/run/sshd").unwrap();
-        let loopback = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        let loopback = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap();
         assert!(loopback.success(), "ip link set lo up");
         key(&own.join("id_ed25519"));
         for name in ["host", "other-host"] {
@@ -63,14 +77,23 @@ impl Ssh {
     fn over(&self, file: &str, text: &str) {
         let own = self.directory.join(Path::new(file).file_name().unwrap());
         fs::write(&own, text).unwrap();
-        let status = Command::new("mount").arg("--bind").arg(&own).arg(file).status().unwrap();
+        let status = Command::new("mount")
+            .arg("--bind")
+            .arg(&own)
+            .arg(file)
+            .status()
+            .unwrap();
         assert!(status.success(), "mount --bind over {file}");
     }
 
     /// The user knows this key of the server, and no other.
     fn trust_host(&self, key: &str) {
         let public = fs::read_to_string(self.directory.join(key).with_extension("pub")).unwrap();
-        fs::write(self.home().join(".ssh/known_hosts"), format!("[127.0.0.1]:{PORT} {public}")).unwrap();
+        fs::write(
+            self.home().join(".ssh/known_hosts"),
+            format!("[127.0.0.1]:{PORT} {public}"),
+        )
+        .unwrap();
     }
 
     /// Starts the server, with this key.
@@ -84,13 +107,22 @@ impl Ssh {
         );
         let file = self.directory.join("sshd_config");
         fs::write(&file, config).unwrap();
-        assert!(Path::new(SSHD).exists(), "{SSHD} (package openssh-server) is needed");
+        assert!(
+            Path::new(SSHD).exists(),
+            "{SSHD} (package openssh-server) is needed"
+        );
         let mut command = Command::new(SSHD);
-        command.args(["-D", "-e", "-f"]).arg(&file).stdin(Stdio::null());
+        command
+            .args(["-D", "-e", "-f"])
+            .arg(&file)
+            .stdin(Stdio::null());
         let mut server = command.spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20) * sandbox::patience();
         while TcpStream::connect(("127.0.0.1", PORT)).is_err() {
-            assert!(server.try_wait().unwrap().is_none(), "sshd ended: is this run as root?");
+            assert!(
+                server.try_wait().unwrap().is_none(),
+                "sshd ended: is this run as root?"
+            );
             assert!(Instant::now() < deadline, "sshd does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -105,55 +137,80 @@ impl Ssh {
     }
 
     pub(crate) fn url(&self, repository: &Repository) -> String {
-        format!("git+ssh://root@127.0.0.1:{PORT}{}/mesh.git#main:mesh.toml", repository.served().display())
+        format!(
+            "git+ssh://root@127.0.0.1:{PORT}{}/mesh.git#main:mesh.toml",
+            repository.served().display()
+        )
     }
 }
 
-lab_test!(a_repository_behind_sshd_is_followed_and_the_host_must_be_known, 90, |lab| {
-    run(async move {
-        let mut ssh = Ssh::start(lab.directory());
-        let (repository, state) = (Repository::new(), tempfile::tempdir().unwrap());
-        repository.publish(&mesh(1), None);
-        let location = ssh.url(&repository);
-        let mut agent = Agent::start(options(&location, None, state.path())).await.unwrap();
-        assert_eq!(agent.text(), mesh(1));
-        repository.publish(&mesh(2), None);
-        agent.reload().await.unwrap();
-        assert_eq!(agent.text(), mesh(2));
+lab_test!(
+    a_repository_behind_sshd_is_followed_and_the_host_must_be_known,
+    90,
+    |lab| {
+        run(async move {
+            let mut ssh = Ssh::start(lab.directory());
+            let (repository, state) = (Repository::new(), tempfile::tempdir().unwrap());
+            repository.publish(&mesh(1), None);
+            let location = ssh.url(&repository);
+            let mut agent = Agent::start(options(&location, None, state.path()))
+                .await
+                .unwrap();
+            assert_eq!(agent.text(), mesh(1));
+            repository.publish(&mesh(2), None);
+            agent.reload().await.unwrap();
+            assert_eq!(agent.text(), mesh(2));
 
-        // Somebody else answers.
-        repository.publish(&mesh(3), None);
-        ssh.serve("other-host");
-        let error = agent.reload().await.unwrap_err();
-        assert!(error.contains("host key") && error.contains("changed") && error.contains("ssh-keygen -R"), "{error}");
-        assert_eq!((agent.text(), agent.status().problem), (mesh(2), Some(Problem::Unreachable)));
-        // A key that nobody ever said anything about is not believed either, and not remembered.
-        let known = ssh.home().join(".ssh/known_hosts");
-        for _ in 0..2 {
-            fs::write(&known, "").unwrap();
+            // Somebody else answers.
+            repository.publish(&mesh(3), None);
+            ssh.serve("other-host");
             let error = agent.reload().await.unwrap_err();
-            assert!(error.contains("never accepts an unknown one"), "{error}");
-            assert_eq!(fs::read_to_string(&known).unwrap(), "");
-        }
-        ssh.trust_host("other-host");
-        agent.reload().await.unwrap();
-        assert_eq!(agent.text(), mesh(3));
+            assert!(
+                error.contains("host key")
+                    && error.contains("changed")
+                    && error.contains("ssh-keygen -R"),
+                "{error}"
+            );
+            assert_eq!(
+                (agent.text(), agent.status().problem),
+                (mesh(2), Some(Problem::Unreachable))
+            );
+            // A key that nobody ever said anything about is not believed either, and not
+            // remembered.
+            let known = ssh.home().join(".ssh/known_hosts");
+            for _ in 0..2 {
+                fs::write(&known, "").unwrap();
+                let error = agent.reload().await.unwrap_err();
+                assert!(error.contains("never accepts an unknown one"), "{error}");
+                assert_eq!(fs::read_to_string(&known).unwrap(), "");
+            }
+            ssh.trust_host("other-host");
+            agent.reload().await.unwrap();
+            assert_eq!(agent.text(), mesh(3));
 
-        // The server does not know the user any more.
-        repository.publish(&mesh(4), None);
-        fs::write(ssh.directory.join("authorized"), "").unwrap();
-        let error = agent.reload().await.unwrap_err();
-        assert!(error.contains("Permission denied") && error.contains("deploy key"), "{error}");
-        fs::copy(ssh.home().join(".ssh/id_ed25519.pub"), ssh.directory.join("authorized")).unwrap();
-        ssh.stop();
-        let error = agent.reload().await.unwrap_err();
-        assert!(error.contains("Connection refused"), "{error}");
-        assert_eq!(agent.text(), mesh(3));
-        ssh.serve("other-host");
-        agent.reload().await.unwrap();
-        assert_eq!(agent.text(), mesh(4));
-    });
-});
+            // The server does not know the user any more.
+            repository.publish(&mesh(4), None);
+            fs::write(ssh.directory.join("authorized"), "").unwrap();
+            let error = agent.reload().await.unwrap_err();
+            assert!(
+                error.contains("Permission denied") && error.contains("deploy key"),
+                "{error}"
+            );
+            fs::copy(
+                ssh.home().join(".ssh/id_ed25519.pub"),
+                ssh.directory.join("authorized"),
+            )
+            .unwrap();
+            ssh.stop();
+            let error = agent.reload().await.unwrap_err();
+            assert!(error.contains("Connection refused"), "{error}");
+            assert_eq!(agent.text(), mesh(3));
+            ssh.serve("other-host");
+            agent.reload().await.unwrap();
+            assert_eq!(agent.text(), mesh(4));
+        });
+    }
+);
 
 lab_test!(what_must_be_refused_is_refused_over_ssh, 120, |lab| {
     run(async move {

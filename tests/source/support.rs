@@ -36,16 +36,34 @@ impl Signer {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key");
         let mut command = Command::new("ssh-keygen");
-        command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file);
-        assert!(command.status().expect("ssh-keygen (package openssh-client) is needed").success());
-        let public = fs::read_to_string(file.with_extension("pub")).unwrap().trim().to_owned();
-        Self { file, public, _directory: directory }
+        command
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&file);
+        assert!(
+            command
+                .status()
+                .expect("ssh-keygen (package openssh-client) is needed")
+                .success()
+        );
+        let public = fs::read_to_string(file.with_extension("pub"))
+            .unwrap()
+            .trim()
+            .to_owned();
+        Self {
+            file,
+            public,
+            _directory: directory,
+        }
     }
 
     /// A trust file that lists this key, and more lines.
     pub(crate) fn trust(&self, more: &str) -> PathBuf {
         let path = self.file.with_file_name("trust.toml");
-        fs::write(&path, format!("[trust]\nsigners = [\"{}\"]\n{more}", self.public)).unwrap();
+        fs::write(
+            &path,
+            format!("[trust]\nsigners = [\"{}\"]\n{more}", self.public),
+        )
+        .unwrap();
         path
     }
 }
@@ -57,9 +75,17 @@ pub(crate) struct Repository {
 
 impl Repository {
     pub(crate) fn new() -> Self {
-        let repository = Self { directory: tempfile::tempdir().unwrap() };
-        repository.run(repository.directory.path(), &["init", "-q", "--bare", "-b", "main", "served/mesh.git"]);
-        repository.run(repository.directory.path(), &["clone", "-q", "served/mesh.git", "work"]);
+        let repository = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        repository.run(
+            repository.directory.path(),
+            &["init", "-q", "--bare", "-b", "main", "served/mesh.git"],
+        );
+        repository.run(
+            repository.directory.path(),
+            &["clone", "-q", "served/mesh.git", "work"],
+        );
         repository
     }
 
@@ -73,7 +99,10 @@ impl Repository {
 
     /// `git+file://` to a path on main.
     pub(crate) fn file_url(&self, path: &str) -> String {
-        format!("git+file://{}/mesh.git#main:{path}", self.served().display())
+        format!(
+            "git+file://{}/mesh.git#main:{path}",
+            self.served().display()
+        )
     }
 
     fn run(&self, directory: &Path, arguments: &[&str]) -> String {
@@ -82,8 +111,14 @@ impl Repository {
             .current_dir(directory)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .envs([("GIT_AUTHOR_NAME", "a"), ("GIT_AUTHOR_EMAIL", "a@example.org")])
-            .envs([("GIT_COMMITTER_NAME", "a"), ("GIT_COMMITTER_EMAIL", "a@example.org")])
+            .envs([
+                ("GIT_AUTHOR_NAME", "a"),
+                ("GIT_AUTHOR_EMAIL", "a@example.org"),
+            ])
+            .envs([
+                ("GIT_COMMITTER_NAME", "a"),
+                ("GIT_COMMITTER_EMAIL", "a@example.org"),
+            ])
             .stdin(Stdio::null())
             .output()
             .expect("git is needed");
@@ -110,7 +145,18 @@ impl Repository {
             None => self.git(&["commit", "-q", "--allow-empty", "-m", "change"]),
             Some(signer) => {
                 let key = format!("user.signingKey={}", signer.file.display());
-                self.git(&["-c", "gpg.format=ssh", "-c", &key, "commit", "-q", "-S", "--allow-empty", "-m", "change"])
+                self.git(&[
+                    "-c",
+                    "gpg.format=ssh",
+                    "-c",
+                    &key,
+                    "commit",
+                    "-q",
+                    "-S",
+                    "--allow-empty",
+                    "-m",
+                    "change",
+                ])
             }
         };
         self.head()
@@ -200,8 +246,8 @@ impl Agent {
         assert!(self.changes.recv().await.unwrap().answer.is_some());
     }
 
-    /// `natpunch reload`: looks at once, and applies what came. A look that nobody asked for, such as the first one after
-    /// a start, may tell of a change before.
+    /// `natpunch reload`: looks at once, and applies what came. A look that nobody asked for, such
+    /// as the first one after a start, may tell of a change before.
     pub(crate) async fn reload(&mut self) -> Result<(), String> {
         let (answer, mut answered) = oneshot::channel();
         self.source.ask(answer);

@@ -24,7 +24,9 @@ async fn a_file_is_sent_again_only_if_it_changed_also_after_a_restart() {
     let (server, state) = (server().await, tempfile::tempdir().unwrap());
     server.page(PAGE, mesh(1), Some("\"one\""));
     let location = server.url(PAGE);
-    let mut agent = Agent::start(options(&location, None, state.path())).await.unwrap();
+    let mut agent = Agent::start(options(&location, None, state.path()))
+        .await
+        .unwrap();
     assert_eq!(agent.text(), mesh(1));
     agent.reload().await.unwrap();
     server.page(PAGE, mesh(2), Some("\"two\""));
@@ -34,7 +36,11 @@ async fn a_file_is_sent_again_only_if_it_changed_also_after_a_restart() {
     let mut again = options(&location, None, state.path());
     again.look_first = true;
     assert_eq!(restarted(again).await.text(), mesh(2));
-    let statuses: Vec<u16> = server.answers().into_iter().map(|(_, status)| status).collect();
+    let statuses: Vec<u16> = server
+        .answers()
+        .into_iter()
+        .map(|(_, status)| status)
+        .collect();
     assert_eq!(statuses, [200, 304, 200, 304]);
 }
 
@@ -42,7 +48,9 @@ async fn a_file_is_sent_again_only_if_it_changed_also_after_a_restart() {
 async fn a_server_without_etags_is_fine_and_the_same_content_is_no_change() {
     let (server, state) = (server().await, tempfile::tempdir().unwrap());
     server.page(PAGE, mesh(1), None);
-    let mut agent = Agent::start(options(&server.url(PAGE), None, state.path())).await.unwrap();
+    let mut agent = Agent::start(options(&server.url(PAGE), None, state.path()))
+        .await
+        .unwrap();
     let revision = agent.status().revision;
     agent.reload().await.unwrap();
     assert_eq!(agent.status().revision, revision);
@@ -53,19 +61,32 @@ async fn a_server_without_etags_is_fine_and_the_same_content_is_no_change() {
 async fn what_is_no_mesh_file_changes_nothing() {
     let (server, state) = (server().await, tempfile::tempdir().unwrap());
     server.page(PAGE, mesh(1), None);
-    let mut agent = Agent::start(options(&server.url(PAGE), None, state.path())).await.unwrap();
+    let mut agent = Agent::start(options(&server.url(PAGE), None, state.path()))
+        .await
+        .unwrap();
     server.page(PAGE, vec![b'#'; (8 << 20) + 1], None);
     let error = agent.reload().await.unwrap_err();
     assert!(error.contains("more than 8192 KiB"), "{error}");
     assert_eq!(agent.status().problem, Some(Problem::Refused));
     server.shown.lock().unwrap().pages.clear();
     assert!(agent.reload().await.unwrap_err().contains("404"));
-    let loop_back = Page { redirect: Some(PAGE.to_owned()), ..Page::default() };
-    server.shown.lock().unwrap().pages.insert(PAGE.to_owned(), loop_back);
+    let loop_back = Page {
+        redirect: Some(PAGE.to_owned()),
+        ..Page::default()
+    };
+    server
+        .shown
+        .lock()
+        .unwrap()
+        .pages
+        .insert(PAGE.to_owned(), loop_back);
     assert!(agent.reload().await.unwrap_err().contains("redirect"));
     server.page(PAGE, "<html>a portal</html>", None);
     assert!(agent.reload().await.is_err());
-    assert_eq!(agent.status().revision.map(|revision| revision.len()), Some(64));
+    assert_eq!(
+        agent.status().revision.map(|revision| revision.len()),
+        Some(64)
+    );
     server.page(PAGE, mesh(3), None);
     agent.reload().await.unwrap();
     assert_eq!(agent.text(), mesh(3));
@@ -74,7 +95,10 @@ async fn what_is_no_mesh_file_changes_nothing() {
 #[tokio::test]
 async fn plain_http_over_a_network_needs_explicit_words() {
     let state = tempfile::tempdir().unwrap();
-    let error = Agent::open(options("http://192.0.2.1/mesh.toml", None, state.path())).await.err().unwrap();
+    let error = Agent::open(options("http://192.0.2.1/mesh.toml", None, state.path()))
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("plain HTTP"), "{error}");
     assert!(error.hint().unwrap().contains("plain_http = true"));
 }
@@ -96,7 +120,9 @@ impl Minisign {
     fn sign(&self, content: &[u8]) -> String {
         let signature = self.0.sign(&Blake2b512::digest(content));
         let comment = "about";
-        let global = self.0.sign(&[signature.as_ref(), comment.as_bytes()].concat());
+        let global = self
+            .0
+            .sign(&[signature.as_ref(), comment.as_bytes()].concat());
         format!(
             "untrusted comment: x\n{}\ntrusted comment: {comment}\n{}\n",
             BASE64.encode([b"ED", Self::ID.as_slice(), signature.as_ref()].concat()),
@@ -110,20 +136,41 @@ async fn with_signers_a_file_must_be_signed_and_newer() {
     let (server, state) = (server().await, tempfile::tempdir().unwrap());
     let (signer, stranger) = (Minisign::new(), Minisign::new());
     let trust = state.path().join("trust.toml");
-    fs::write(&trust, format!("[trust]\nsigners = [\"{}\"]\n", signer.public())).unwrap();
+    fs::write(
+        &trust,
+        format!("[trust]\nsigners = [\"{}\"]\n", signer.public()),
+    )
+    .unwrap();
     let publish = |text: &str, by: Option<&Minisign>| {
         server.page(PAGE, text, None);
         match by {
             Some(by) => server.page("/mesh.toml.minisig", by.sign(text.as_bytes()), None),
-            None => _ = server.shown.lock().unwrap().pages.remove("/mesh.toml.minisig"),
+            None => {
+                _ = server
+                    .shown
+                    .lock()
+                    .unwrap()
+                    .pages
+                    .remove("/mesh.toml.minisig")
+            }
         }
     };
     publish(&mesh_of_generation(1, 1), Some(&signer));
-    let mut agent = Agent::start(options(&server.url(PAGE), Some(&trust), state.path())).await.unwrap();
+    let mut agent = Agent::start(options(&server.url(PAGE), Some(&trust), state.path()))
+        .await
+        .unwrap();
     for (text, by, why) in [
         (mesh_of_generation(2, 2), None, "is not signed"),
-        (mesh_of_generation(2, 2), Some(&stranger), "not signed by any listed signer"),
-        (mesh_of_generation(2, 1), Some(&signer), "its generation is 1"),
+        (
+            mesh_of_generation(2, 2),
+            Some(&stranger),
+            "not signed by any listed signer",
+        ),
+        (
+            mesh_of_generation(2, 1),
+            Some(&signer),
+            "its generation is 1",
+        ),
         (mesh(2), Some(&signer), "no generation"),
     ] {
         publish(&text, by);
@@ -133,7 +180,10 @@ async fn with_signers_a_file_must_be_signed_and_newer() {
     publish(&mesh_of_generation(2, 2), Some(&signer));
     server.page(PAGE, mesh_of_generation(3, 2), None);
     let error = agent.reload().await.unwrap_err();
-    assert!(error.contains("not signed by any listed signer"), "another file's signature: {error}");
+    assert!(
+        error.contains("not signed by any listed signer"),
+        "another file's signature: {error}"
+    );
     assert_eq!(agent.text(), mesh_of_generation(1, 1));
     publish(&mesh_of_generation(2, 2), Some(&signer));
     agent.reload().await.unwrap();

@@ -1,5 +1,5 @@
-//! The compatible protocols, byte for byte: vectors of an independent implementation (`generate.py`, in Python from
-//! the Noise specification) against ours, as server and as client.
+//! The compatible protocols, byte for byte: vectors of an independent implementation
+//! (`generate.py`, in Python from the Noise specification) against ours, as server and as client.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod nat_hole_punching;
@@ -15,12 +15,16 @@ struct Vectors {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("vectors.json")).expect("vectors.json is what generate.py writes")
+    serde_json::from_str(include_str!("vectors.json"))
+        .expect("vectors.json is what generate.py writes")
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
     assert!(hex.len().is_multiple_of(2), "{hex}");
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn array(hex: &str) -> [u8; 32] {

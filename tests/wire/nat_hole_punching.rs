@@ -24,7 +24,8 @@ pub(crate) struct Exchange {
 fn the_server_answers_with_the_bytes_of_the_vectors() {
     let mut server = Server::new(Config::default());
     for exchange in vectors().nat_hole_punching {
-        let answer = server.handle_datagram(exchange.from, &bytes(&exchange.request), Duration::ZERO);
+        let answer =
+            server.handle_datagram(exchange.from, &bytes(&exchange.request), Duration::ZERO);
         assert_eq!(answer, Some(bytes(&exchange.answer)));
     }
 }

@@ -46,7 +46,10 @@ struct Exchange {
 
 impl Session {
     fn client(&self, public: &str) -> &Handshake {
-        self.clients.iter().find(|client| client.public == public).unwrap()
+        self.clients
+            .iter()
+            .find(|client| client.public == public)
+            .unwrap()
     }
 }
 
@@ -78,7 +81,11 @@ impl CryptoRng for Scripted {}
 fn the_server_answers_a_whole_session_with_the_bytes_of_the_vectors() {
     let session = vectors().natpunch_go;
     let script = Scripted {
-        keys: session.clients.iter().map(|client| array(&client.server_ephemeral)).collect(),
+        keys: session
+            .clients
+            .iter()
+            .map(|client| array(&client.server_ephemeral))
+            .collect(),
         numbers: session.clients.iter().map(|client| client.index).collect(),
     };
     let config = Config::new(SecretKey::from_bytes(array(&session.server_private)));
@@ -87,13 +94,23 @@ fn the_server_answers_a_whole_session_with_the_bytes_of_the_vectors() {
 
     let now = Duration::from_secs(1);
     for client in &session.clients {
-        let response = server.handle_datagram(client.address, &bytes(&client.init), now).unwrap();
+        let response = server
+            .handle_datagram(client.address, &bytes(&client.init), now)
+            .unwrap();
         assert_eq!(response.to_vec(), bytes(&client.response));
     }
     for exchange in &session.exchanges {
         let source = session.client(&exchange.from).address;
-        let answer = server.handle_datagram(source, &bytes(&exchange.request), now).unwrap();
-        assert_eq!(answer.to_vec(), bytes(&exchange.answer), "{} asks for {}", exchange.from, exchange.wanted);
+        let answer = server
+            .handle_datagram(source, &bytes(&exchange.request), now)
+            .unwrap();
+        assert_eq!(
+            answer.to_vec(),
+            bytes(&exchange.answer),
+            "{} asks for {}",
+            exchange.from,
+            exchange.wanted
+        );
     }
 }
 
@@ -125,10 +142,21 @@ fn the_client_asks_with_the_bytes_of_the_vectors_and_reads_their_answers() {
         };
         let private = SecretKey::from_bytes(array(&vector.private));
         let unix_time = Duration::from_nanos(vector.timestamp);
-        let mut client = Client::new(&private, key(&session.server_public), script, unix_time, Duration::ZERO).unwrap();
+        let mut client = Client::new(
+            &private,
+            key(&session.server_public),
+            script,
+            unix_time,
+            Duration::ZERO,
+        )
+        .unwrap();
         let mut now = Duration::ZERO;
         let mut connected = false;
-        for exchange in session.exchanges.iter().filter(|exchange| exchange.from == vector.public) {
+        for exchange in session
+            .exchanges
+            .iter()
+            .filter(|exchange| exchange.from == vector.public)
+        {
             client.set_peers([(key(&exchange.wanted), true)], now);
             if !connected {
                 assert_eq!(client.poll_transmit(), Some(bytes(&vector.init)));
@@ -138,7 +166,12 @@ fn the_client_asks_with_the_bytes_of_the_vectors_and_reads_their_answers() {
             assert_eq!(next_datagram(&mut client), bytes(&exchange.request));
             client.handle_datagram(&bytes(&exchange.answer), now);
             let found = next_found(&mut client);
-            assert_eq!(found, exchange.found.map(|address| (key(&exchange.wanted), address)));
+            assert_eq!(
+                found,
+                exchange
+                    .found
+                    .map(|address| (key(&exchange.wanted), address))
+            );
             now = client.poll_timeout().unwrap_or(now);
         }
         assert!(connected);

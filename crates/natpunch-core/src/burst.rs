@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-/// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up for.
+/// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up
+/// for.
 const DIRECT: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
 /// The openers of an opening burst ...
 const OPENERS: [u64; 3] = [0, 500, 1500];
-/// ... and its pings proper, late enough that the other side, which may be two seconds behind, has opened too.
+/// ... and its pings proper, late enough that the other side, which may be two seconds behind, has
+/// opened too.
 const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
-/// How far each opener goes: past the own NATs, and dead before the peer's. Nobody knows both distances: the first is
-/// for a single NAT, the others for a provider's behind it.
+/// How far each opener goes: past the own NATs, and dead before the peer's. Nobody knows both
+/// distances: the first is for a single NAT, the others for a provider's behind it.
 const OPENER_TTL: [u8; 3] = [2, 4, 7];
-/// The openers of a burst that is held until discovery says that both sides fire, and how far they go ...
+/// The openers of a burst that is held until discovery says that both sides fire, and how far they
+/// go ...
 const HELD_OPENERS: [u64; 2] = [0, 30];
 const HELD_OPENER_TTL: [u8; 2] = [2, 4];
 /// ... and its pings proper, if discovery says nothing.
@@ -25,11 +28,12 @@ pub(crate) enum Burst {
     /// All pings go to the peer.
     #[default]
     Direct,
-    /// First some that only open the own NAT. A ping that arrives before the other NAT has a mapping for it makes some
-    /// routers (Linux that accepts on its outside) take the very five-tuple that the peer is about to use, and every
-    /// repetition keeps it taken.
+    /// First some that only open the own NAT. A ping that arrives before the other NAT has a
+    /// mapping for it makes some routers (Linux that accepts on its outside) take the very
+    /// five-tuple that the peer is about to use, and every repetition keeps it taken.
     Opening,
-    /// The same, but only until the moment at which both sides are told to fire, which starts a [`Burst::Direct`].
+    /// The same, but only until the moment at which both sides are told to fire, which starts a
+    /// [`Burst::Direct`].
     Held,
 }
 
@@ -55,12 +59,18 @@ impl Burst {
 
     /// Number of pings that are due this long after the start.
     pub(crate) fn due(self, elapsed: Duration) -> usize {
-        (0..).map_while(|step| self.offset(step)).take_while(|offset| *offset <= elapsed).count()
+        (0..)
+            .map_while(|step| self.offset(step))
+            .take_while(|offset| *offset <= elapsed)
+            .count()
     }
 
     /// From the start to the time for the last answers.
     pub(crate) fn duration(self) -> Duration {
-        let last = (0..).map_while(|step| self.offset(step)).last().unwrap_or_default();
+        let last = (0..)
+            .map_while(|step| self.offset(step))
+            .last()
+            .unwrap_or_default();
         last + Duration::from_millis(600)
     }
 }
@@ -73,11 +83,24 @@ mod tests {
     fn openers_come_first_and_full_pings_after_them() {
         let burst = Burst::Opening;
         let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step)).collect();
-        assert_eq!(ttls, [Some(2), Some(4), Some(7), None, None, None, None, None]);
+        assert_eq!(
+            ttls,
+            [Some(2), Some(4), Some(7), None, None, None, None, None]
+        );
         assert!((0..8).all(|step| Burst::Direct.ttl(step).is_none()));
-        let held: Vec<_> = (0..4).map(|step| (Burst::Held.offset(step), Burst::Held.ttl(step))).collect();
+        let held: Vec<_> = (0..4)
+            .map(|step| (Burst::Held.offset(step), Burst::Held.ttl(step)))
+            .collect();
         let at = |millis| Some(Duration::from_millis(millis));
-        assert_eq!(held, [(at(0), Some(2)), (at(30), Some(4)), (at(500), None), (at(520), None)]);
+        assert_eq!(
+            held,
+            [
+                (at(0), Some(2)),
+                (at(30), Some(4)),
+                (at(500), None),
+                (at(520), None)
+            ]
+        );
         assert_eq!(burst.offset(8), None);
         assert_eq!(burst.due(Duration::from_millis(1500)), 3);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The places where one peer may be: merged by address, each with who said so and what probing it has shown.
+//! The places where one peer may be: merged by address, each with who said so and what probing it
+//! has shown.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,11 +14,17 @@ use crate::peer::{FROM_PEER, FROM_WIREGUARD};
 
 /// A peer has at most this many candidates ...
 const MAX_CANDIDATES: usize = 16;
-/// ... of which one discovery instance alone can fill no more than this, lest a lying one starve the others.
+/// ... of which one discovery instance alone can fill no more than this, lest a lying one starve
+/// the others.
 const MAX_PER_ORIGIN: usize = 8;
-/// For how long a path is left alone on which probes pass and WireGuard does not, the first time, the second, and
-/// from then on: a device that is restarted or a key that is being replaced is soon over, a firewall is not.
-const BLOCKED: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
+/// For how long a path is left alone on which probes pass and WireGuard does not, the first time,
+/// the second, and from then on: a device that is restarted or a key that is being replaced is soon
+/// over, a firewall is not.
+const BLOCKED: [Duration; 3] = [
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+    Duration::from_secs(600),
+];
 /// How long an answer proves a path.
 const PROOF: Duration = Duration::from_secs(90);
 
@@ -80,7 +87,11 @@ impl Entry {
         if nowhere {
             self.blocks = 0;
         }
-        let silence = BLOCKED.get(self.blocks).or(BLOCKED.last()).copied().unwrap_or_default();
+        let silence = BLOCKED
+            .get(self.blocks)
+            .or(BLOCKED.last())
+            .copied()
+            .unwrap_or_default();
         self.blocks = self.blocks.saturating_add(1);
         *self.blocked_until.insert(now + silence)
     }
@@ -107,10 +118,18 @@ impl Entry {
     /// Its worth; `relays` are those that may be used, best first.
     pub(crate) fn rank(&self, address: SocketAddr, relays: Option<&[Origin]>) -> Rank {
         let place = |relays: &[Origin]| {
-            relays.iter().position(|origin| self.claims.contains_key(origin)).unwrap_or(relays.len())
+            relays
+                .iter()
+                .position(|origin| self.claims.contains_key(origin))
+                .unwrap_or(relays.len())
         };
         let place = relays.filter(|_| self.is_relay()).map_or(0, place);
-        Rank::new(self.kind, address, place, self.rtt.unwrap_or(Duration::from_secs(1)))
+        Rank::new(
+            self.kind,
+            address,
+            place,
+            self.rtt.unwrap_or(Duration::from_secs(1)),
+        )
     }
 
     pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {
@@ -143,8 +162,9 @@ impl Entry {
         self.answered.is_some_and(|at| at >= since)
     }
 
-    /// Takes over how an offer says that the address was found. A relay's port stays one, wherever else it is seen, unless
-    /// the peer itself claims the address. False for an offer that says nothing new of a relay.
+    /// Takes over how an offer says that the address was found. A relay's port stays one, wherever
+    /// else it is seen, unless the peer itself claims the address. False for an offer that says
+    /// nothing new of a relay.
     fn is_of_kind(&mut self, offer: &Offer<'_>) -> bool {
         self.owned |= offer.is_of_peer();
         match (self.is_relay(), offer.kind == CandidateKind::Relay) {
@@ -178,7 +198,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: BTreeMap<SocketAddr, Entry>,
-    /// Relays that were forgotten, the newest last: what still comes from there comes through a relay.
+    /// Relays that were forgotten, the newest last: what still comes from there comes through a
+    /// relay.
     former_relays: VecDeque<SocketAddr>,
 }
 
@@ -222,7 +243,10 @@ impl Table {
 
     /// Merges an (admitted, canonical) address; true if it is new. `keep` is never evicted for it.
     pub(crate) fn learn(&mut self, offer: Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
-        let claim = Claim { expires: offer.expires, recorded: offer.recorded };
+        let claim = Claim {
+            expires: offer.expires,
+            recorded: offer.recorded,
+        };
         if let Some(entry) = self.entries.get_mut(&offer.address) {
             if !entry.is_of_kind(&offer) {
                 return false;
@@ -233,7 +257,12 @@ impl Table {
             return false;
         }
         let of_origin = |entry: &Entry| entry.claims.contains_key(offer.origin);
-        let crowded = self.entries.values().filter(|entry| of_origin(entry)).count() >= MAX_PER_ORIGIN;
+        let crowded = self
+            .entries
+            .values()
+            .filter(|entry| of_origin(entry))
+            .count()
+            >= MAX_PER_ORIGIN;
         if crowded || self.entries.len() >= MAX_CANDIDATES {
             // Only what was tried and proved nothing makes room, the oldest first.
             let victim = self
@@ -254,7 +283,11 @@ impl Table {
         }
         let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
         let entry = Entry {
-            kind: if through_relay { CandidateKind::Relay } else { offer.kind },
+            kind: if through_relay {
+                CandidateKind::Relay
+            } else {
+                offer.kind
+            },
             owned: offer.is_of_peer(),
             claims: BTreeMap::from([(offer.origin.clone(), claim)]),
             learned: now,
@@ -279,9 +312,15 @@ impl Table {
 
     /// An origin takes its word for an address back. True if it was all that spoke for a relay.
     pub(crate) fn withdraw(&mut self, address: &SocketAddr, origin: &Origin) -> bool {
-        let Some(entry) = self.entries.get_mut(address) else { return false };
+        let Some(entry) = self.entries.get_mut(address) else {
+            return false;
+        };
         let gone = entry.claims.remove(origin).is_some() && entry.is_relay();
-        let gone = gone && !entry.claims.keys().any(|origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str()));
+        let gone = gone
+            && !entry
+                .claims
+                .keys()
+                .any(|origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str()));
         if gone {
             entry.forget_proof();
         }
@@ -295,11 +334,17 @@ impl Table {
         }
     }
 
-    /// Forgets what may no longer be used; the rest is probed as if nothing had been learned of how WireGuard does there.
-    pub(crate) fn restrict(&mut self, permits: impl Fn(SocketAddr, CandidateKind, &Origin) -> bool) {
+    /// Forgets what may no longer be used; the rest is probed as if nothing had been learned of how
+    /// WireGuard does there.
+    pub(crate) fn restrict(
+        &mut self,
+        permits: impl Fn(SocketAddr, CandidateKind, &Origin) -> bool,
+    ) {
         let barred = self.entries.extract_if(.., |address, entry| {
             entry.unblock();
-            entry.claims.retain(|origin, _| permits(*address, entry.kind, origin));
+            entry
+                .claims
+                .retain(|origin, _| permits(*address, entry.kind, origin));
             entry.claims.is_empty()
         });
         let barred = barred.collect();
@@ -334,7 +379,11 @@ impl Table {
 
     /// When the next claim expires.
     pub(crate) fn next_expiry(&self) -> Option<Time> {
-        self.entries.values().flat_map(|entry| entry.claims.values()).map(|claim| claim.expires).min()
+        self.entries
+            .values()
+            .flat_map(|entry| entry.claims.values())
+            .map(|claim| claim.expires)
+            .min()
     }
 }
 
@@ -362,11 +411,22 @@ impl Pending {
     }
 
     /// The ping that a pong answers.
-    pub(crate) fn take(&mut self, transaction: &crate::probe::Transaction, now: Time) -> Option<PendingPing> {
-        while self.0.front().is_some_and(|ping| now.since(ping.sent) > Self::LIFETIME) {
+    pub(crate) fn take(
+        &mut self,
+        transaction: &crate::probe::Transaction,
+        now: Time,
+    ) -> Option<PendingPing> {
+        while self
+            .0
+            .front()
+            .is_some_and(|ping| now.since(ping.sent) > Self::LIFETIME)
+        {
             self.0.pop_front();
         }
-        let index = self.0.iter().position(|ping| ping.transaction == *transaction)?;
+        let index = self
+            .0
+            .iter()
+            .position(|ping| ping.transaction == *transaction)?;
         self.0.remove(index)
     }
 }

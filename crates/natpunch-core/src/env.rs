@@ -1,4 +1,5 @@
-//! What all peers share: randomness, the identity of this run, local candidates, budgets and the outbox.
+//! What all peers share: randomness, the identity of this run, local candidates, budgets and the
+//! outbox.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,7 +30,11 @@ impl Budget {
 
     /// One token in each interval.
     pub(crate) fn every(interval: Duration, burst: u32) -> Self {
-        Self { interval, burst, full_at: Time::ZERO }
+        Self {
+            interval,
+            burst,
+            full_at: Time::ZERO,
+        }
     }
 
     pub(crate) fn is_full(&self, now: Time) -> bool {
@@ -83,11 +88,13 @@ impl Outbox {
     }
 
     pub(crate) fn forget_meet(&mut self, key: &PeerKey) {
-        self.commands.retain(|queued| !matches!(queued, Command::Meet { peer } if peer == key));
+        self.commands
+            .retain(|queued| !matches!(queued, Command::Meet { peer } if peer == key));
     }
 
     pub(crate) fn forget_endpoint(&mut self, key: &PeerKey) {
-        self.commands.retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } if peer == key));
+        self.commands
+            .retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } if peer == key));
     }
 }
 

@@ -13,7 +13,8 @@ pub enum Rejected {
     NoPort,
     /// Unspecified, loopback, multicast, broadcast or reserved.
     Special,
-    /// An IPv6 address that embeds an IPv4 address which only means something elsewhere (NAT64, 6to4).
+    /// An IPv6 address that embeds an IPv4 address which only means something elsewhere (NAT64,
+    /// 6to4).
     Embedded,
     /// Valid on one link only, and nothing says which.
     ForeignLink,
@@ -77,14 +78,26 @@ mod tests {
     use super::*;
 
     fn check(address: &str) -> Result<SocketAddr, Rejected> {
-        let overlay = ["10.77.0.0/16".parse().unwrap(), "fd77::/64".parse().unwrap()];
-        let own: [SocketAddr; 2] = ["192.168.1.10:20000".parse().unwrap(), "[2001:db8::10]:20000".parse().unwrap()];
-        admit(address.parse().unwrap(), &overlay, |address| own.contains(&address))
+        let overlay = [
+            "10.77.0.0/16".parse().unwrap(),
+            "fd77::/64".parse().unwrap(),
+        ];
+        let own: [SocketAddr; 2] = [
+            "192.168.1.10:20000".parse().unwrap(),
+            "[2001:db8::10]:20000".parse().unwrap(),
+        ];
+        admit(address.parse().unwrap(), &overlay, |address| {
+            own.contains(&address)
+        })
     }
 
     /// Every way to write an IPv4 address as a socket address.
     fn encodings(ip: &str, port: u16) -> [String; 3] {
-        [format!("{ip}:{port}"), format!("[::ffff:{ip}]:{port}"), format!("[::{ip}]:{port}")]
+        [
+            format!("{ip}:{port}"),
+            format!("[::ffff:{ip}]:{port}"),
+            format!("[::{ip}]:{port}"),
+        ]
     }
 
     #[test]
@@ -142,17 +155,34 @@ mod tests {
             assert_eq!(check(&encoding), Err(Rejected::Own), "{encoding}");
         }
         assert_eq!(check("[2001:db8::10]:20000"), Err(Rejected::Own));
-        assert!(check("192.168.1.10:20001").is_ok(), "another node behind the same address");
+        assert!(
+            check("192.168.1.10:20001").is_ok(),
+            "another node behind the same address"
+        );
     }
 
     #[test]
     fn what_a_peer_may_have_is_admitted_in_canonical_form() {
-        for good in ["203.0.113.1:1", "192.168.1.11:20000", "10.0.0.1:1", "100.64.0.1:1", "172.16.0.1:1"] {
-            for encoding in [good.to_owned(), format!("[::ffff:{}", good.replacen(':', "]:", 1))] {
+        for good in [
+            "203.0.113.1:1",
+            "192.168.1.11:20000",
+            "10.0.0.1:1",
+            "100.64.0.1:1",
+            "172.16.0.1:1",
+        ] {
+            for encoding in [
+                good.to_owned(),
+                format!("[::ffff:{}", good.replacen(':', "]:", 1)),
+            ] {
                 assert_eq!(check(&encoding), Ok(good.parse().unwrap()), "{encoding}");
             }
         }
-        for good in ["[2001:db8::1]:1", "[fd00::1]:1", "[64:ff9b::cb00:7101]:1", "[fe80::1%3]:1"] {
+        for good in [
+            "[2001:db8::1]:1",
+            "[fd00::1]:1",
+            "[64:ff9b::cb00:7101]:1",
+            "[fe80::1%3]:1",
+        ] {
             assert_eq!(check(good), Ok(good.parse().unwrap()), "{good}");
         }
     }

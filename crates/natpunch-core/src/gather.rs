@@ -1,11 +1,14 @@
-//! This node's own candidates: its interface addresses, and how STUN and rendezvous servers see WireGuard's port.
+//! This node's own candidates: its interface addresses, and how STUN and rendezvous servers see
+//! WireGuard's port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, CandidateKind, Mapping, Origin, canonical, canonical_ip, classify};
+use natpunch_types::{
+    AddressClass, CandidateKind, Mapping, Origin, canonical, canonical_ip, classify,
+};
 use rand_core::RngCore;
 
 use crate::env::Budget;
@@ -19,13 +22,18 @@ const MAX_SERVERS: usize = 16;
 const MAX_STATED: usize = 16;
 /// What they state is believed for an hour at most.
 const MAX_STATED_LIFETIME: Duration = Duration::from_secs(3600);
-/// How often one instance may change what it states of one family, and how often at once: each change is published, and
-/// every peer probes it. Who roams faster between networks says so himself ([`Local::restart`]).
+/// How often one instance may change what it states of one family, and how often at once: each
+/// change is published, and every peer probes it. Who roams faster between networks says so himself
+/// ([`Local::restart`]).
 const STATED_CHANGE: Duration = Duration::from_secs(15);
 const STATED_CHANGES: u32 = 4;
 /// When a request is sent again without an answer (tries: one more than this).
-const RESEND: [Duration; 4] =
-    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
+const RESEND: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(2000),
+];
 /// How often to ask while a peer is not connected: often enough that mappings of 30 s stay open ...
 const EAGER: Duration = Duration::from_secs(25);
 /// ... and when all are.
@@ -100,11 +108,18 @@ impl Local {
     }
 
     /// Starts asking servers that are new; forgets those that are gone.
-    pub(crate) fn set_servers(&mut self, servers: &[SocketAddr], rng: &mut impl RngCore, now: Time) {
+    pub(crate) fn set_servers(
+        &mut self,
+        servers: &[SocketAddr],
+        rng: &mut impl RngCore,
+        now: Time,
+    ) {
         let wanted: BTreeSet<SocketAddr> = servers
             .iter()
             .map(|server| canonical(*server))
-            .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
+            .filter(|server| {
+                server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast()
+            })
             .take(MAX_SERVERS)
             .collect();
         self.servers.retain(|server, _| wanted.contains(server));
@@ -120,21 +135,38 @@ impl Local {
         }
     }
 
-    /// Takes what the server of a discovery instance says of us. [`believe`](Self::believe) tells what comes of it.
-    pub(crate) fn hear(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
+    /// Takes what the server of a discovery instance says of us. [`believe`](Self::believe) tells
+    /// what comes of it.
+    pub(crate) fn hear(
+        &mut self,
+        origin: &Origin,
+        address: SocketAddr,
+        lifetime: Duration,
+        now: Time,
+    ) {
         let address = canonical(address);
         let key = (origin.clone(), address.is_ipv6());
         let usable = address.port() != 0
-            && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private)
+            && matches!(
+                classify(address.ip()),
+                AddressClass::Global | AddressClass::Private
+            )
             && (self.stated.len() < MAX_STATED || self.stated.contains_key(&key));
         if !usable {
             return;
         }
-        let stated =
-            self.stated.entry(key).or_insert_with(|| Stated { address: None, newer: None, changes: stated_changes() });
+        let stated = self.stated.entry(key).or_insert_with(|| Stated {
+            address: None,
+            newer: None,
+            changes: stated_changes(),
+        });
         let said = Some((address, now + lifetime.min(MAX_STATED_LIFETIME)));
         let same = stated.address.is_some_and(|(before, _)| before == address);
-        (stated.address, stated.newer) = if same { (said, None) } else { (stated.address, said) };
+        (stated.address, stated.newer) = if same {
+            (said, None)
+        } else {
+            (stated.address, said)
+        };
     }
 
     /// What is believed from now on of what discovery instances say, and was not before.
@@ -166,10 +198,16 @@ impl Local {
     /// How servers see us.
     fn reflexive(&self) -> impl Iterator<Item = SocketAddr> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
-        asked.chain(self.stated.values().filter_map(|stated| stated.address).map(|(address, _)| address))
+        asked.chain(
+            self.stated
+                .values()
+                .filter_map(|stated| stated.address)
+                .map(|(address, _)| address),
+        )
     }
 
-    /// The network is another: asks all servers anew, and believes what is stated of us at once again.
+    /// The network is another: asks all servers anew, and believes what is stated of us at once
+    /// again.
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
         self.mappings.clear();
         for stated in self.stated.values_mut() {
@@ -191,7 +229,8 @@ impl Local {
         }
     }
 
-    /// A peer is no longer connected, and the reason may be that our NAT has a new mapping for us: asks now.
+    /// A peer is no longer connected, and the reason may be that our NAT has a new mapping for us:
+    /// asks now.
     pub(crate) fn hurry(&mut self, now: Time) {
         for server in self.servers.values_mut().filter(|server| server.tries == 0) {
             let earliest = server.asked.map_or(now, |asked| (asked + HURRY).max(now));
@@ -199,8 +238,8 @@ impl Local {
         }
     }
 
-    /// An address of one of our interfaces with our port. What a STUN server says does not count: it may lie, and name
-    /// a peer's address.
+    /// An address of one of our interfaces with our port. What a STUN server says does not count:
+    /// it may lie, and name a peer's address.
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
         address.port() == self.listen_port && self.hosts.contains(&address.ip())
     }
@@ -226,11 +265,15 @@ impl Local {
 
     /// Private IPv4 addresses, from which a LAN beacon is sent.
     pub(crate) fn beacon_sources(&self) -> impl Iterator<Item = IpAddr> {
-        self.hosts.iter().copied().filter(|ip| ip.is_ipv4() && classify(*ip) == AddressClass::Private).take(4)
+        self.hosts
+            .iter()
+            .copied()
+            .filter(|ip| ip.is_ipv4() && classify(*ip) == AddressClass::Private)
+            .take(4)
     }
 
-    /// The addresses that a ping tells the peer: private IPv4 first, since nothing else can find them, then global
-    /// IPv6.
+    /// The addresses that a ping tells the peer: private IPv4 first, since nothing else can find
+    /// them, then global IPv6.
     pub(crate) fn ping_hosts(&self) -> Vec<SocketAddr> {
         let mut hosts = self.hosts.clone();
         hosts.sort_by_key(|ip| match (ip, classify(*ip)) {
@@ -238,12 +281,19 @@ impl Local {
             (IpAddr::V6(_), AddressClass::Global) => 1,
             _ => 2,
         });
-        hosts.iter().take(crate::probe::MAX_HOSTS).map(|ip| SocketAddr::new(*ip, self.listen_port)).collect()
+        hosts
+            .iter()
+            .take(crate::probe::MAX_HOSTS)
+            .map(|ip| SocketAddr::new(*ip, self.listen_port))
+            .collect()
     }
 
     /// Everything worth publishing, best first.
     pub(crate) fn candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
-        let hosts = self.hosts.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, self.listen_port)));
+        let hosts = self
+            .hosts
+            .iter()
+            .map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, self.listen_port)));
         let mut all: Vec<_> = hosts.collect();
         for mapped in self.reflexive() {
             if !all.iter().any(|(_, address)| *address == mapped) {
@@ -256,10 +306,17 @@ impl Local {
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
         let stated = self.stated.values().flat_map(|stated| {
-            let ends = [stated.address, stated.newer].into_iter().flatten().map(|(_, until)| until);
+            let ends = [stated.address, stated.newer]
+                .into_iter()
+                .flatten()
+                .map(|(_, until)| until);
             ends.chain(stated.newer.map(|_| stated.changes.available_at()))
         });
-        self.servers.values().map(|server| server.next).chain(stated).min()
+        self.servers
+            .values()
+            .map(|server| server.next)
+            .chain(stated)
+            .min()
     }
 
     /// Sends the requests that are due.
@@ -275,7 +332,11 @@ impl Local {
             stated.newer.take_if(|(_, until)| *until <= now);
             stated.address.is_some() || stated.newer.is_some() || !stated.changes.is_full(now)
         });
-        for (address, server) in self.servers.iter_mut().filter(|(_, server)| server.next <= now) {
+        for (address, server) in self
+            .servers
+            .iter_mut()
+            .filter(|(_, server)| server.next <= now)
+        {
             match RESEND.get(server.tries) {
                 _ if server.tries > RESEND.len() => {
                     server.silent_rounds = server.silent_rounds.saturating_add(1);
@@ -292,11 +353,17 @@ impl Local {
             server.tries += 1;
             server.asked = Some(now);
             let payload = stun::request(server.transaction);
-            send(Transmit { destination: *address, source: None, ttl: None, payload });
+            send(Transmit {
+                destination: *address,
+                source: None,
+                ttl: None,
+                payload,
+            });
         }
     }
 
-    /// Takes an answer, if it is one of a server to our request. An unusable one voids what the server said before.
+    /// Takes an answer, if it is one of a server to our request. An unusable one voids what the
+    /// server said before.
     pub(crate) fn handle_answer(
         &mut self,
         source: SocketAddr,
@@ -312,12 +379,20 @@ impl Local {
         }
         (server.transaction, server.tries, server.silent_rounds) = (fresh(rng), 0, 0);
         server.next = now + if eager { EAGER } else { RELAXED };
-        let Answer::Mapped(address) = answer else { return None };
+        let Answer::Mapped(address) = answer else {
+            return None;
+        };
         let address = canonical(address);
-        let usable =
-            address.port() != 0 && matches!(classify(address.ip()), AddressClass::Global | AddressClass::Private);
+        let usable = address.port() != 0
+            && matches!(
+                classify(address.ip()),
+                AddressClass::Global | AddressClass::Private
+            );
         let before = std::mem::replace(&mut server.mapped, usable.then_some(address));
-        (usable && before != Some(address)).then_some(Event::ReflexiveLearned { server: source.to_string(), address })
+        (usable && before != Some(address)).then_some(Event::ReflexiveLearned {
+            server: source.to_string(),
+            address,
+        })
     }
 }
 

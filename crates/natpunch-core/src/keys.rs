@@ -1,5 +1,5 @@
-//! Keys that one pair of peers shares, derived from their WireGuard static keys under labels of natpunch's own, so that
-//! they can never be mistaken for WireGuard's.
+//! Keys that one pair of peers shares, derived from their WireGuard static keys under labels of
+//! natpunch's own, so that they can never be mistaken for WireGuard's.
 
 use blake2::Blake2sMac256;
 use blake2::digest::Mac as _;
@@ -31,16 +31,29 @@ pub(crate) fn public_key(private: &SecretKey) -> PeerKey {
 }
 
 impl PairKeys {
-    /// `None` if the peer's key is a point of low order: the shared secret would be known to everyone.
-    pub(crate) fn derive(private: &SecretKey, peer: &PeerKey, psk: Option<&PresharedKey>) -> Option<Self> {
-        let shared = StaticSecret::from(*private.expose()).diffie_hellman(&PublicKey::from(*peer.as_bytes()));
+    /// `None` if the peer's key is a point of low order: the shared secret would be known to
+    /// everyone.
+    pub(crate) fn derive(
+        private: &SecretKey,
+        peer: &PeerKey,
+        psk: Option<&PresharedKey>,
+    ) -> Option<Self> {
+        let shared = StaticSecret::from(*private.expose())
+            .diffie_hellman(&PublicKey::from(*peer.as_bytes()));
         if !shared.was_contributory() {
             return None;
         }
         let own = public_key(private);
-        let (low, high) = if own < *peer { (own, *peer) } else { (*peer, own) };
+        let (low, high) = if own < *peer {
+            (own, *peer)
+        } else {
+            (*peer, own)
+        };
         let psk = psk.map_or(&[0; 32], PresharedKey::expose);
-        let root = mac(shared.as_bytes(), &[b"natpunch pair v1", low.as_bytes(), high.as_bytes(), psk]);
+        let root = mac(
+            shared.as_bytes(),
+            &[b"natpunch pair v1", low.as_bytes(), high.as_bytes(), psk],
+        );
         Some(Self {
             outbound: Direction::derive(&root, &own, peer),
             inbound: Direction::derive(&root, peer, &own),
@@ -53,7 +66,10 @@ impl Direction {
     fn derive(root: &[u8; 32], sender: &PeerKey, receiver: &PeerKey) -> Self {
         let key = |label: &[u8]| mac(root, &[label, sender.as_bytes(), receiver.as_bytes()]);
         let mut pair = [0; 64];
-        for (to, from) in pair.iter_mut().zip(sender.as_bytes().iter().chain(receiver.as_bytes())) {
+        for (to, from) in pair
+            .iter_mut()
+            .zip(sender.as_bytes().iter().chain(receiver.as_bytes()))
+        {
             *to = *from;
         }
         Self {

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayPolicy, RelayUse, canonical,
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayPolicy,
+    RelayUse, canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -16,7 +17,8 @@ use crate::keys::{PairKeys, public_key};
 use crate::peer::Peer;
 use crate::record::Contents;
 use crate::{
-    Command, Event, Interest, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Record, Time, Transmit, probe, stun,
+    Command, Event, Interest, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Record, Time, Transmit,
+    probe, stun,
 };
 
 /// Pings per second of the whole node.
@@ -31,7 +33,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const RECORD_LIFETIME: Duration = Duration::from_secs(600);
 const REPUBLISH: Duration = Duration::from_secs(300);
 
-/// Something that is told to discovery when it changed, at once at first and then not more often than [`SETTLE`].
+/// Something that is told to discovery when it changed, at once at first and then not more often
+/// than [`SETTLE`].
 #[derive(Debug, Default)]
 struct Notice<T> {
     last: Option<T>,
@@ -56,9 +59,10 @@ impl<T> Notice<T> {
 
 /// One node's view of its mesh.
 ///
-/// Feed one input by a `handle_*` method, then drain `poll_transmit`, `poll_command` and `poll_event`, then call
-/// `handle_timeout` at `poll_timeout`. The first snapshot of the device should come first of all: until then no
-/// endpoint is set, since a device that ran before us may have live sessions.
+/// Feed one input by a `handle_*` method, then drain `poll_transmit`, `poll_command` and
+/// `poll_event`, then call `handle_timeout` at `poll_timeout`. The first snapshot of the device
+/// should come first of all: until then no endpoint is set, since a device that ran before us may
+/// have live sessions.
 pub struct Mesh {
     spec: MeshSpec,
     public_key: PeerKey,
@@ -66,12 +70,14 @@ pub struct Mesh {
     by_probe_tag: BTreeMap<[u8; 8], PeerKey>,
     by_record_tag: BTreeMap<[u8; 16], PeerKey>,
     env: Env,
-    /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live session already.
+    /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live
+    /// session already.
     strangers: BTreeMap<PeerKey, DevicePeer>,
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
-    /// Peers without a connection, or with one by a relay only; true for those that are worth haste.
+    /// Peers without a connection, or with one by a relay only; true for those that are worth
+    /// haste.
     wanted: BTreeMap<PeerKey, bool>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
@@ -83,7 +89,8 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A mesh that knows nothing but its spec. `seed` must be random in production and is the run in a simulation.
+    /// A mesh that knows nothing but its spec. `seed` must be random in production and is the run
+    /// in a simulation.
     pub fn new(spec: MeshSpec, seed: [u8; 32], now: Time) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let session = rng.next_u64().max(1);
@@ -115,24 +122,33 @@ impl Mesh {
             record_counter: 0,
             last_change: None,
             pending_change: None,
-            spec: MeshSpec { peers: Vec::new(), ..spec.clone() },
+            spec: MeshSpec {
+                peers: Vec::new(),
+                ..spec.clone()
+            },
         };
         mesh.handle_spec(spec, now);
         mesh
     }
 
-    /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is re-punched.
+    /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is
+    /// re-punched.
     ///
-    /// A peer whose preshared key, `managed`, `relay` or `relays` changed is a new peer, and all are if our private key
-    /// changed. It inherits the session of the device, and what is known of its addresses if the keys of the pair are the same.
+    /// A peer whose preshared key, `managed`, `relay` or `relays` changed is a new peer, and all
+    /// are if our private key changed. It inherits the session of the device, and what is known of
+    /// its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = public_key(&spec.private_key);
         self.env.overlay.clone_from(&spec.overlay);
         let port_changed = spec.listen_port != self.spec.listen_port;
         self.env.local.set_listen_port(spec.listen_port);
-        let listed: BTreeMap<PeerKey, &PeerSpec> =
-            spec.peers.iter().filter(|peer| peer.key != self.public_key).map(|peer| (peer.key, peer)).collect();
+        let listed: BTreeMap<PeerKey, &PeerSpec> = spec
+            .peers
+            .iter()
+            .filter(|peer| peer.key != self.public_key)
+            .map(|peer| (peer.key, peer))
+            .collect();
 
         let gone: Vec<PeerKey> = self
             .peers
@@ -149,8 +165,10 @@ impl Mesh {
             .map(|(key, _)| *key)
             .collect();
         let mut changed = !gone.is_empty();
-        let mut replaced: BTreeMap<PeerKey, Peer> =
-            gone.iter().filter_map(|key| Some((*key, self.remove(key)?))).collect();
+        let mut replaced: BTreeMap<PeerKey, Peer> = gone
+            .iter()
+            .filter_map(|key| Some((*key, self.remove(key)?)))
+            .collect();
         for (key, listed) in listed {
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.spec = listed.clone();
@@ -171,7 +189,10 @@ impl Mesh {
             self.settle(&key, now);
             changed = true;
         }
-        self.spec = MeshSpec { peers: Vec::new(), ..spec };
+        self.spec = MeshSpec {
+            peers: Vec::new(),
+            ..spec
+        };
         if changed {
             self.interest.touch(now);
             self.records.last = None;
@@ -207,10 +228,14 @@ impl Mesh {
         }
     }
 
-    /// Route or link change, or a suspend gap: everything may be different, so there is a new round for all peers; old
-    /// paths are kept until replaced.
+    /// Route or link change, or a suspend gap: everything may be different, so there is a new round
+    /// for all peers; old paths are kept until replaced.
     pub fn handle_network_change(&mut self, now: Time) {
-        match self.last_change.map(|last| last + DEBOUNCE).filter(|until| now < *until) {
+        match self
+            .last_change
+            .map(|last| last + DEBOUNCE)
+            .filter(|until| now < *until)
+        {
             Some(until) => self.pending_change = Some(until),
             None => self.change_network(now),
         }
@@ -235,11 +260,19 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// An address at which a server of some discovery instance sees WireGuard's port. It is published to the peers until
-    /// `lifetime` is over or the instance states another of the same family. A few changes count at once, more of them one
-    /// after the other; then the last one does.
-    pub fn handle_reflexive(&mut self, origin: &Origin, address: SocketAddr, lifetime: Duration, now: Time) {
-        // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before any peer's record.
+    /// An address at which a server of some discovery instance sees WireGuard's port. It is
+    /// published to the peers until `lifetime` is over or the instance states another of the same
+    /// family. A few changes count at once, more of them one after the other; then the last one
+    /// does.
+    pub fn handle_reflexive(
+        &mut self,
+        origin: &Origin,
+        address: SocketAddr,
+        lifetime: Duration,
+        now: Time,
+    ) {
+        // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before
+        // any peer's record.
         self.env.arranges = true;
         self.env.local.hear(origin, address, lifetime, now);
         self.believe_stated(now);
@@ -252,10 +285,12 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// The server of some discovery instance has arranged that the peer probes us at `now + after`: we probe it at the same
-    /// moment. Each instance's word counts once for each `Meet`.
+    /// The server of some discovery instance has arranged that the peer probes us at `now + after`:
+    /// we probe it at the same moment. Each instance's word counts once for each `Meet`.
     pub fn handle_fire(&mut self, origin: &Origin, peer: PeerKey, after: Duration, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.handle_fire(origin, after, env, now));
+        self.with_peer(&peer, now, |peer, env| {
+            peer.handle_fire(origin, after, env, now)
+        });
         self.flush(now);
     }
 
@@ -265,29 +300,50 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in the spec.
+    /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in
+    /// the spec.
     pub fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.handle_candidate(&candidate, env, now));
+        self.with_peer(&peer, now, |peer, env| {
+            peer.handle_candidate(&candidate, env, now)
+        });
         self.flush(now);
     }
 
     /// A sealed record that some discovery instance found.
     pub fn handle_record(&mut self, origin: &Origin, tag: [u8; 16], blob: &[u8], now: Time) {
-        let Some(key) = self.by_record_tag.get(&tag).copied() else { return };
-        self.with_peer(&key, now, |peer, env| peer.handle_record(origin, blob, env, now));
+        let Some(key) = self.by_record_tag.get(&tag).copied() else {
+            return;
+        };
+        self.with_peer(&key, now, |peer, env| {
+            peer.handle_record(origin, blob, env, now)
+        });
         self.flush(now);
     }
 
-    /// A datagram that arrived raw on WireGuard's port. Anything but probes and answers to our STUN requests is ignored.
-    pub fn handle_datagram(&mut self, source: SocketAddr, destination: Option<IpAddr>, payload: &[u8], now: Time) {
+    /// A datagram that arrived raw on WireGuard's port. Anything but probes and answers to our STUN
+    /// requests is ignored.
+    pub fn handle_datagram(
+        &mut self,
+        source: SocketAddr,
+        destination: Option<IpAddr>,
+        payload: &[u8],
+        now: Time,
+    ) {
         let source = canonical(source);
         if let Some(tag) = probe::tag(payload) {
-            let Some(key) = self.by_probe_tag.get(&tag).copied() else { return };
-            self.with_peer(&key, now, |peer, env| peer.handle_probe(source, destination, payload, env, now));
+            let Some(key) = self.by_probe_tag.get(&tag).copied() else {
+                return;
+            };
+            self.with_peer(&key, now, |peer, env| {
+                peer.handle_probe(source, destination, payload, env, now)
+            });
         } else if stun::is_stun(payload) {
             let eager = self.is_eager();
             let was_known = self.env.local.has_reflexive();
-            let learned = self.env.local.handle_answer(source, payload, eager, &mut self.env.rng, now);
+            let learned =
+                self.env
+                    .local
+                    .handle_answer(source, payload, eager, &mut self.env.rng, now);
             if let Some(event) = learned {
                 self.env.out.event(event);
                 self.records.touch(now);
@@ -310,14 +366,25 @@ impl Mesh {
             let row = rows.get(&key).copied();
             self.with_peer(&key, now, |peer, env| peer.handle_device(row, env, now));
         }
-        let strangers = snapshot.peers.iter().filter(|row| !self.peers.contains_key(&row.key));
+        let strangers = snapshot
+            .peers
+            .iter()
+            .filter(|row| !self.peers.contains_key(&row.key));
         self.strangers = strangers.map(|row| (row.key, row.clone())).collect();
         self.flush(now);
     }
 
     /// The result of a `SetEndpoint`.
-    pub fn handle_endpoint_set(&mut self, peer: PeerKey, endpoint: SocketAddr, ok: bool, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.handle_endpoint_set(endpoint, ok, env, now));
+    pub fn handle_endpoint_set(
+        &mut self,
+        peer: PeerKey,
+        endpoint: SocketAddr,
+        ok: bool,
+        now: Time,
+    ) {
+        self.with_peer(&peer, now, |peer, env| {
+            peer.handle_endpoint_set(endpoint, ok, env, now)
+        });
         self.flush(now);
     }
 
@@ -327,7 +394,12 @@ impl Mesh {
             self.change_network(now);
         }
         self.ask_stun(now);
-        let due: Vec<PeerKey> = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
+        let due: Vec<PeerKey> = self
+            .timers
+            .iter()
+            .take_while(|(time, _)| *time <= now)
+            .map(|(_, key)| *key)
+            .collect();
         for key in due {
             self.with_peer(&key, now, |peer, env| peer.handle_timeout(env, now));
         }
@@ -352,13 +424,22 @@ impl Mesh {
     /// When `handle_timeout` wants to be called; it may already be past.
     pub fn poll_timeout(&self) -> Option<Time> {
         let peers = self.timers.first().map(|(time, _)| *time);
-        let local = [self.env.local.next_timeout(), self.pending_change, self.interest.due, self.records.due];
+        let local = [
+            self.env.local.next_timeout(),
+            self.pending_change,
+            self.interest.due,
+            self.records.due,
+        ];
         local.into_iter().chain([peers]).flatten().min()
     }
 
     /// Everything that is to be seen.
     pub fn status(&self, now: Time) -> MeshStatus {
-        let mut peers: Vec<_> = self.peers.values().map(|peer| peer.status(&self.env, now)).collect();
+        let mut peers: Vec<_> = self
+            .peers
+            .values()
+            .map(|peer| peer.status(&self.env, now))
+            .collect();
         peers.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
         MeshStatus {
             public_key: self.public_key,
@@ -392,7 +473,10 @@ impl Mesh {
 
     fn believe_stated(&mut self, now: Time) {
         for (origin, address) in self.env.local.believe(now) {
-            self.env.out.event(Event::ReflexiveLearned { server: origin.to_string(), address });
+            self.env.out.event(Event::ReflexiveLearned {
+                server: origin.to_string(),
+                address,
+            });
             self.records.touch(now);
         }
     }
@@ -400,7 +484,9 @@ impl Mesh {
     fn ask_stun(&mut self, now: Time) {
         self.believe_stated(now);
         let eager = self.is_eager();
-        let Env { local, rng, out, .. } = &mut self.env;
+        let Env {
+            local, rng, out, ..
+        } = &mut self.env;
         let before = local.candidates();
         local.handle_timeout(eager, rng, now, |transmit| out.transmit(transmit));
         if local.candidates() != before {
@@ -425,7 +511,9 @@ impl Mesh {
     }
 
     fn settle(&mut self, key: &PeerKey, now: Time) {
-        let Some(peer) = self.peers.get(key) else { return };
+        let Some(peer) = self.peers.get(key) else {
+            return;
+        };
         let next = peer.next_timeout(now);
         let before = match next {
             Some(next) => self.timer_of.insert(*key, next),
@@ -467,8 +555,14 @@ impl Mesh {
                 .map(|(key, peer)| Interest {
                     peer: *key,
                     wanted: self.wanted.get(key).copied().unwrap_or_default(),
-                    inbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.inbound.record_tag),
-                    outbound_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.outbound.record_tag),
+                    inbound_tag: peer
+                        .keys
+                        .as_ref()
+                        .map_or([0; 16], |keys| keys.inbound.record_tag),
+                    outbound_tag: peer
+                        .keys
+                        .as_ref()
+                        .map_or([0; 16], |keys| keys.outbound.record_tag),
                     pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
                     relay: self.relays.get(key).copied().unwrap_or_default(),
                     relays: peer.spec.relays.clone(),
@@ -476,8 +570,14 @@ impl Mesh {
                 .collect();
             if self.interest.last.as_ref() != Some(&interest) {
                 self.interest.sent = Some(now);
-                self.env.out.commands.retain(|queued| !matches!(queued, Command::Interest(_)));
-                self.env.out.commands.push_back(Command::Interest(interest.clone()));
+                self.env
+                    .out
+                    .commands
+                    .retain(|queued| !matches!(queued, Command::Interest(_)));
+                self.env
+                    .out
+                    .commands
+                    .push_back(Command::Interest(interest.clone()));
                 self.interest.last = Some(interest);
             }
         }
@@ -488,28 +588,42 @@ impl Mesh {
 
     fn publish(&mut self, now: Time) {
         let candidates = self.env.local.candidates();
-        let republish = self.records.sent.is_none_or(|sent| now.since(sent) >= REPUBLISH);
+        let republish = self
+            .records
+            .sent
+            .is_none_or(|sent| now.since(sent) >= REPUBLISH);
         if candidates.is_empty() {
             return;
         }
         if republish || self.records.last.as_ref() != Some(&candidates) {
             // A bound that is never met; beyond it a record would be refused as old.
             self.record_counter = self.record_counter.saturating_add(1);
-            let contents =
-                Contents { counter: self.record_counter, lifetime: RECORD_LIFETIME, candidates: candidates.clone() };
+            let contents = Contents {
+                counter: self.record_counter,
+                lifetime: RECORD_LIFETIME,
+                candidates: candidates.clone(),
+            };
             let rng = &mut self.env.rng;
             // Who is to be reached through a relay only needs no address of ours.
             let told = |peer: &&Peer| peer.spec.managed && peer.spec.relay != RelayPolicy::Only;
             let managed = self.peers.values().filter(told);
             let keys = managed.filter_map(|peer| peer.keys.as_ref());
-            let records: Vec<Record> = keys.map(|keys| contents.seal(&keys.outbound, rng)).collect();
+            let records: Vec<Record> = keys
+                .map(|keys| contents.seal(&keys.outbound, rng))
+                .collect();
             self.records.sent = Some(now);
             if self.records.last.as_ref() != Some(&candidates) {
                 self.env.published = Some(now);
             }
             self.records.last = Some(candidates);
-            self.env.out.commands.retain(|queued| !matches!(queued, Command::PublishRecords(_)));
-            self.env.out.commands.push_back(Command::PublishRecords(records));
+            self.env
+                .out
+                .commands
+                .retain(|queued| !matches!(queued, Command::PublishRecords(_)));
+            self.env
+                .out
+                .commands
+                .push_back(Command::PublishRecords(records));
             // The peers get it at about the same moment, and try too.
             self.for_wanted(now, Peer::meet);
         }

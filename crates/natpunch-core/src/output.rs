@@ -1,4 +1,5 @@
-//! What the core wants done. Effects are data: the shell executes them and feeds back what came of it.
+//! What the core wants done. Effects are data: the shell executes them and feeds back what came of
+//! it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -60,7 +61,8 @@ pub enum EndpointReason {
     Restored,
     /// The peer's WireGuard has not answered yet: the same endpoint again, with a push.
     Retry,
-    /// The endpoint that it has, with a push only: the peer's WireGuard asks for a sign of life on its new path.
+    /// The endpoint that it has, with a push only: the peer's WireGuard asks for a sign of life on
+    /// its new path.
     Asked,
     /// A plain WireGuard peer: the address is taken as offered.
     Plain,
@@ -112,7 +114,10 @@ pub struct Interest {
 impl Interest {
     /// What the pair wants of the relay of this discovery instance.
     pub fn relay_by(&self, origin: &Origin) -> RelayUse {
-        let listed = self.relays.as_ref().is_none_or(|relays| relays.contains(origin));
+        let listed = self
+            .relays
+            .as_ref()
+            .is_none_or(|relays| relays.contains(origin));
         if listed { self.relay } else { RelayUse::Off }
     }
 }
@@ -223,26 +228,67 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CandidateLearned { peer, address, kind, origin } => {
-                write!(f, "{}: {kind} candidate {address} from {origin}", peer.short())
+            Self::CandidateLearned {
+                peer,
+                address,
+                kind,
+                origin,
+            } => {
+                write!(
+                    f,
+                    "{}: {kind} candidate {address} from {origin}",
+                    peer.short()
+                )
             }
             Self::PathProven { peer, address, rtt } => {
-                write!(f, "{}: answers at {address} in {:.1} ms", peer.short(), rtt.as_secs_f64() * 1e3)
+                write!(
+                    f,
+                    "{}: answers at {address} in {:.1} ms",
+                    peer.short(),
+                    rtt.as_secs_f64() * 1e3
+                )
             }
-            Self::PathSelected { peer, address, reason } => {
+            Self::PathSelected {
+                peer,
+                address,
+                reason,
+            } => {
                 write!(f, "{}: endpoint {address}: {reason}", peer.short())
             }
-            Self::Connected { peer, address } => write!(f, "{}: connected at {address}", peer.short()),
-            Self::Roamed { peer, address } => write!(f, "{}: WireGuard roamed to {address}", peer.short()),
-            Self::Adopted { peer, address } => write!(f, "{}: running session at {address} kept", peer.short()),
-            Self::PathLost { peer, address } => write!(f, "{}: {address} stopped answering", peer.short()),
+            Self::Connected { peer, address } => {
+                write!(f, "{}: connected at {address}", peer.short())
+            }
+            Self::Roamed { peer, address } => {
+                write!(f, "{}: WireGuard roamed to {address}", peer.short())
+            }
+            Self::Adopted { peer, address } => {
+                write!(f, "{}: running session at {address} kept", peer.short())
+            }
+            Self::PathLost { peer, address } => {
+                write!(f, "{}: {address} stopped answering", peer.short())
+            }
             Self::WireGuardBlocked { peer, address } => {
-                write!(f, "{}: probes are answered at {address} but WireGuard's handshake is not", peer.short())
+                write!(
+                    f,
+                    "{}: probes are answered at {address} but WireGuard's handshake is not",
+                    peer.short()
+                )
             }
-            Self::Unreachable { peer, reason, retry_in } => {
-                write!(f, "{}: not reachable: {reason}; next try in {} s", peer.short(), retry_in.as_secs())
+            Self::Unreachable {
+                peer,
+                reason,
+                retry_in,
+            } => {
+                write!(
+                    f,
+                    "{}: not reachable: {reason}; next try in {} s",
+                    peer.short(),
+                    retry_in.as_secs()
+                )
             }
-            Self::ReflexiveLearned { server, address } => write!(f, "this node is {address} as {server} sees it"),
+            Self::ReflexiveLearned { server, address } => {
+                write!(f, "this node is {address} as {server} sees it")
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use natpunch_types::{CandidateKind, is_mesh_lan};
 
-/// A path of the same tier and place replaces the one in use only if its round trip is shorter by more than this share ...
+/// A path of the same tier and place replaces the one in use only if its round trip is shorter by
+/// more than this share ...
 const GAIN_PERCENT: u32 = 10;
 /// ... and by more than this time ...
 const GAIN: Duration = Duration::from_millis(5);
@@ -32,9 +33,18 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
-    pub(crate) fn new(kind: CandidateKind, address: SocketAddr, place: usize, rtt: Duration) -> Self {
+    pub(crate) fn new(
+        kind: CandidateKind,
+        address: SocketAddr,
+        place: usize,
+        rtt: Duration,
+    ) -> Self {
         let cost = if address.is_ipv6() { rtt * 9 / 10 } else { rtt };
-        Self { tier: tier(kind, address), place, cost }
+        Self {
+            tier: tier(kind, address),
+            place,
+            cost,
+        }
     }
 
     /// Whether it is worth leaving `current` for this path.
@@ -42,7 +52,10 @@ impl Rank {
         match (self.tier, self.place).cmp(&(current.tier, current.place)) {
             Ordering::Less => true,
             Ordering::Greater => false,
-            Ordering::Equal => self.cost + GAIN < current.cost && self.cost * 100 < current.cost * (100 - GAIN_PERCENT),
+            Ordering::Equal => {
+                self.cost + GAIN < current.cost
+                    && self.cost * 100 < current.cost * (100 - GAIN_PERCENT)
+            }
         }
     }
 }
@@ -60,11 +73,21 @@ mod tests {
     use super::*;
 
     fn rank(address: &str, millis: u64) -> Rank {
-        Rank::new(CandidateKind::Host, address.parse().unwrap(), 0, Duration::from_millis(millis))
+        Rank::new(
+            CandidateKind::Host,
+            address.parse().unwrap(),
+            0,
+            Duration::from_millis(millis),
+        )
     }
 
     fn relay(place: usize, millis: u64) -> Rank {
-        Rank::new(CandidateKind::Relay, "203.0.113.1:1".parse().unwrap(), place, Duration::from_millis(millis))
+        Rank::new(
+            CandidateKind::Relay,
+            "203.0.113.1:1".parse().unwrap(),
+            place,
+            Duration::from_millis(millis),
+        )
     }
 
     #[test]
@@ -80,16 +103,29 @@ mod tests {
     #[test]
     fn a_preferred_relay_is_worth_leaving_a_nearer_one_and_never_the_other_way() {
         let (preferred, nearer) = (relay(0, 300), relay(1, 2));
-        assert!(preferred < nearer && preferred.is_worth_leaving(&nearer) && !nearer.is_worth_leaving(&preferred));
-        assert!(relay(1, 100).is_worth_leaving(&relay(1, 300)), "the same place: the round trip decides");
+        assert!(
+            preferred < nearer
+                && preferred.is_worth_leaving(&nearer)
+                && !nearer.is_worth_leaving(&preferred)
+        );
+        assert!(
+            relay(1, 100).is_worth_leaving(&relay(1, 300)),
+            "the same place: the round trip decides"
+        );
     }
 
     #[test]
     fn a_little_faster_is_not_worth_a_change() {
         let current = rank("203.0.113.1:1", 100);
-        assert!(!rank("203.0.113.2:1", 91).is_worth_leaving(&current), "less than a tenth");
+        assert!(
+            !rank("203.0.113.2:1", 91).is_worth_leaving(&current),
+            "less than a tenth"
+        );
         assert!(rank("203.0.113.2:1", 89).is_worth_leaving(&current));
-        assert!(!rank("203.0.113.2:1", 2).is_worth_leaving(&rank("203.0.113.1:1", 6)), "less than 5 ms");
+        assert!(
+            !rank("203.0.113.2:1", 2).is_worth_leaving(&rank("203.0.113.1:1", 6)),
+            "less than 5 ms"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Probes: authenticated datagrams from WireGuard's port to a peer's, by which a path is proven.
 //!
-//! Ping and pong have the same fixed length, so that an answer is never larger than what it answers and a sealed probe
-//! tells an onlooker nothing. Layout (integers big-endian):
+//! Ping and pong have the same fixed length, so that an answer is never larger than what it answers
+//! and a sealed probe tells an onlooker nothing. Layout (integers big-endian):
 //!
 //! ```text
 //!   0  magic "NPch"          16  nonce (24, random)
@@ -16,11 +16,13 @@
 //!                                    58  ping: up to 4 host addresses; zeros up to 136
 //! ```
 //!
-//! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path; from the side that
-//! decides for the pair, this nominates it), 4 checking (the sender's WireGuard uses this path and waits for a sign of life of the receiver's).
+//! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path;
+//! from the side that decides for the pair, this nominates it), 4 checking (the sender's WireGuard
+//! uses this path and waits for a sign of life of the receiver's).
 //!
-//! A receiver believes flags only in a fresh message: a pong answers a random transaction of its own; a ping names the
-//! receiver's session, which is random per start, and a sequence number that was not seen before.
+//! A receiver believes flags only in a fresh message: a pong answers a random transaction of its
+//! own; a ping names the receiver's session, which is random per start, and a sequence number that
+//! was not seen before.
 
 use std::net::SocketAddr;
 
@@ -82,7 +84,8 @@ pub(crate) fn tag(datagram: &[u8]) -> Option<[u8; 8]> {
         return None;
     }
     let mut reader = Reader(datagram);
-    (reader.bytes()? == PROBE_MAGIC && reader.bytes()? == [VERSION, 0, 0, 0]).then(|| reader.bytes())?
+    (reader.bytes()? == PROBE_MAGIC && reader.bytes()? == [VERSION, 0, 0, 0])
+        .then(|| reader.bytes())?
 }
 
 impl Probe {
@@ -93,8 +96,11 @@ impl Probe {
             Kind::Pong => 2,
         });
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        plaintext
-            .push(flag(self.heard, FLAG_HEARD) | flag(self.in_use, FLAG_IN_USE) | flag(self.checking, FLAG_CHECKING));
+        plaintext.push(
+            flag(self.heard, FLAG_HEARD)
+                | flag(self.in_use, FLAG_IN_USE)
+                | flag(self.checking, FLAG_CHECKING),
+        );
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
         plaintext.push(0);
@@ -114,7 +120,11 @@ impl Probe {
         datagram.extend(keys.probe_tag);
         let mut nonce = [0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
-        match keys.probe.encrypt_in_place_detached(XNonce::from_slice(&nonce), &datagram, &mut plaintext) {
+        match keys.probe.encrypt_in_place_detached(
+            XNonce::from_slice(&nonce),
+            &datagram,
+            &mut plaintext,
+        ) {
             Ok(mac) => {
                 datagram.extend(nonce);
                 datagram.extend(plaintext);
@@ -135,7 +145,9 @@ impl Probe {
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
         let (sealed, mac) = rest.split_first_chunk::<PLAINTEXT_LEN>()?;
         let mut plaintext = *sealed;
-        keys.probe.decrypt_in_place_detached(nonce.into(), header, &mut plaintext, mac.into()).ok()?;
+        keys.probe
+            .decrypt_in_place_detached(nonce.into(), header, &mut plaintext, mac.into())
+            .ok()?;
 
         let mut reader = Reader(&plaintext);
         let kind = match reader.u8()? {

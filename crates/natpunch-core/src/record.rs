@@ -1,9 +1,10 @@
 //! Records: a node's candidates, sealed for one peer, that any untrusted store may carry.
 //!
-//! A store can withhold a record, but not read, forge, mix or (while the receiver runs) roll it back: the sealed text
-//! names the pair and the direction, carries a counter that only rises and a lifetime that counts from receipt, and is
-//! padded to one of two sizes. Layout: version 1, nonce (24), then sealed: version 1, counter (8), lifetime in
-//! seconds (4), number of candidates, then per candidate kind (1) and address (18); zeros; tag (16).
+//! A store can withhold a record, but not read, forge, mix or (while the receiver runs) roll it
+//! back: the sealed text names the pair and the direction, carries a counter that only rises and a
+//! lifetime that counts from receipt, and is padded to one of two sizes. Layout: version 1, nonce
+//! (24), then sealed: version 1, counter (8), lifetime in seconds (4), number of candidates, then
+//! per candidate kind (1) and address (18); zeros; tag (16).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +45,11 @@ impl Contents {
         let mut text = Vec::with_capacity(size);
         text.push(VERSION);
         text.extend(self.counter.to_be_bytes());
-        text.extend(u32::try_from(self.lifetime.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
+        text.extend(
+            u32::try_from(self.lifetime.as_secs())
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
         text.push(candidates.len() as u8);
         for (kind, address) in candidates {
             text.push(kind_code(*kind));
@@ -57,12 +62,19 @@ impl Contents {
         let mut blob = Vec::with_capacity(1 + NONCE_LEN + size + MAC_LEN);
         blob.push(VERSION);
         blob.extend(nonce);
-        // The cipher refuses only texts of more than 256 GiB; such a record would be one that nobody can open.
-        if let Ok(mac) = keys.record.encrypt_in_place_detached(XNonce::from_slice(&nonce), &aad(keys), &mut text) {
+        // The cipher refuses only texts of more than 256 GiB; such a record would be one that
+        // nobody can open.
+        if let Ok(mac) =
+            keys.record
+                .encrypt_in_place_detached(XNonce::from_slice(&nonce), &aad(keys), &mut text)
+        {
             blob.extend(text);
             blob.extend(mac);
         }
-        Record { tag: keys.record_tag, blob }
+        Record {
+            tag: keys.record_tag,
+            blob,
+        }
     }
 
     /// `None` for anything that the peer did not seal for us.
@@ -77,7 +89,9 @@ impl Contents {
             return None;
         }
         let mut text = sealed.to_vec();
-        keys.record.decrypt_in_place_detached(nonce.into(), &aad(keys), &mut text, mac.into()).ok()?;
+        keys.record
+            .decrypt_in_place_detached(nonce.into(), &aad(keys), &mut text, mac.into())
+            .ok()?;
 
         let mut reader = Reader(&text);
         if reader.u8()? != VERSION {
@@ -93,7 +107,11 @@ impl Contents {
             // A kind that this version does not know is skipped, not an error.
             candidates.extend(kind_from_code(kind).zip(address));
         }
-        Some(Self { counter, lifetime, candidates })
+        Some(Self {
+            counter,
+            lifetime,
+            candidates,
+        })
     }
 }
 
@@ -136,8 +154,15 @@ mod tests {
         let ours = PairKeys::derive(&a, &public_key(&b), None).unwrap();
         let theirs = PairKeys::derive(&b, &public_key(&a), None).unwrap();
         for (said, believed) in [(600, 600), (3600, 3600), (86_400, 3600), (u64::MAX, 3600)] {
-            let contents = Contents { counter: 1, lifetime: Duration::from_secs(said), candidates: vec![] };
-            let record = contents.seal(&ours.outbound, &mut rand_chacha::ChaCha20Rng::from_seed([0; 32]));
+            let contents = Contents {
+                counter: 1,
+                lifetime: Duration::from_secs(said),
+                candidates: vec![],
+            };
+            let record = contents.seal(
+                &ours.outbound,
+                &mut rand_chacha::ChaCha20Rng::from_seed([0; 32]),
+            );
             let opened = Contents::open(&theirs.inbound, &record.blob).unwrap();
             assert_eq!(opened.lifetime, Duration::from_secs(believed));
         }

@@ -14,8 +14,8 @@ pub struct MeshSpec {
     pub private_key: SecretKey,
     /// The UDP port that WireGuard listens on, and from which every probe leaves.
     pub listen_port: u16,
-    /// All networks of the mesh (overlay addresses and routes): never valid as an outer address, which would send the
-    /// tunnel through itself.
+    /// All networks of the mesh (overlay addresses and routes): never valid as an outer address,
+    /// which would send the tunnel through itself.
     pub overlay: Vec<IpNet>,
     /// The peers, each key once. This node itself is dropped if it is among them.
     pub peers: Vec<PeerSpec>,
@@ -34,8 +34,8 @@ pub struct PeerSpec {
     pub preshared_key: Option<PresharedKey>,
     /// WireGuard's own keepalive interval towards the peer.
     pub persistent_keepalive: Option<Duration>,
-    /// The port that the peer listens on as far as the file tells ([`derive_listen_port`] unless set): where a LAN
-    /// beacon finds it.
+    /// The port that the peer listens on as far as the file tells ([`derive_listen_port`] unless
+    /// set): where a LAN beacon finds it.
     pub listen_port: u16,
     /// Whether it may be reached through relays.
     pub relay: RelayPolicy,
@@ -61,11 +61,17 @@ impl PeerSpec {
 
 /// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.
 ///
-/// Below the ephemeral range of common systems (32768 and up), and different per node, because two nodes behind one
-/// NAT with the same port cost one of them its port-preserving mapping.
+/// Below the ephemeral range of common systems (32768 and up), and different per node, because two
+/// nodes behind one NAT with the same port cost one of them its port-preserving mapping.
 pub fn derive_listen_port(key: &PeerKey) -> u16 {
-    let digest = Blake2s256::new().chain_update(b"natpunch listen port v1").chain_update(key.as_bytes()).finalize();
-    let number = digest.iter().take(4).fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
+    let digest = Blake2s256::new()
+        .chain_update(b"natpunch listen port v1")
+        .chain_update(key.as_bytes())
+        .finalize();
+    let number = digest
+        .iter()
+        .take(4)
+        .fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
     20_000 + (number % 12_000) as u16
 }
 

@@ -52,7 +52,8 @@ pub struct PeerStatus {
     /// Smoothed round-trip time of the path in use.
     #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
     pub rtt: Option<Duration>,
-    /// How long ago the last handshake was, as far as it is of use: not one that ended long before our start.
+    /// How long ago the last handshake was, as far as it is of use: not one that ended long before
+    /// our start.
     #[serde(rename = "handshake_age_s", serialize_with = "option_seconds")]
     pub handshake_age: Option<Duration>,
     /// Bytes received from the peer.
@@ -61,8 +62,8 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Where the peer sees this node.
     pub seen_as: Option<SocketAddr>,
-    /// The peer's natpunch does not answer, though WireGuard's session with it is live: it has ended or was stopped, or
-    /// the path has just died.
+    /// The peer's natpunch does not answer, though WireGuard's session with it is live: it has
+    /// ended or was stopped, or the path has just died.
     pub probes_unanswered: bool,
     /// How things stand.
     #[serde(flatten)]
@@ -78,7 +79,8 @@ pub struct CandidateStatus {
     pub address: SocketAddr,
     /// How it was found.
     pub kind: CandidateKind,
-    /// Who offered it: names of discovery instances, `peer` (itself, authenticated), `wireguard` (roaming).
+    /// Who offered it: names of discovery instances, `peer` (itself, authenticated), `wireguard`
+    /// (roaming).
     pub origins: Vec<String>,
     /// For how long it has been known.
     #[serde(rename = "age_s", serialize_with = "seconds")]
@@ -150,7 +152,11 @@ impl fmt::Display for PeerState {
             Self::Punching => f.write_str("punching"),
             Self::Waiting { reason } => write!(f, "waiting: {reason}"),
             Self::Unreachable { reason, retry_in } => {
-                write!(f, "unreachable: {reason}; next try in {} s", retry_in.as_secs())
+                write!(
+                    f,
+                    "unreachable: {reason}; next try in {} s",
+                    retry_in.as_secs()
+                )
             }
         }
     }
@@ -160,10 +166,20 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_millis() as f64 / 1e3)
 }
 
-fn option_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|d| d.as_millis() as f64 / 1e3).serialize(serializer)
+fn option_seconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration
+        .map(|d| d.as_millis() as f64 / 1e3)
+        .serialize(serializer)
 }
 
-fn option_millis<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|d| d.as_micros() as f64 / 1e3).serialize(serializer)
+fn option_millis<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration
+        .map(|d| d.as_micros() as f64 / 1e3)
+        .serialize(serializer)
 }

@@ -1,10 +1,11 @@
-//! STUN Binding (RFC 8489), as much of it as a mesh needs: ask "which address do you see me from?", answer that
-//! question, and tell STUN from anything else on the same port. A server with several ports or addresses also answers
-//! from another one, when asked to, so that a client can tell how its NAT filters (RFC 5780).
+//! STUN Binding (RFC 8489), as much of it as a mesh needs: ask "which address do you see me from?",
+//! answer that question, and tell STUN from anything else on the same port. A server with several
+//! ports or addresses also answers from another one, when asked to, so that a client can tell how
+//! its NAT filters (RFC 5780).
 //!
-//! Every function is pure and total: any bytes may be passed in. An answer is never longer than the request it answers,
-//! so that a server is of no use as an amplifier; [`request`] is therefore long enough for the longest answer. A
-//! standard 20-byte request is left unanswered.
+//! Every function is pure and total: any bytes may be passed in. An answer is never longer than the
+//! request it answers, so that a server is of no use as an amplifier; [`request`] is therefore long
+//! enough for the longest answer. A standard 20-byte request is left unanswered.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -33,8 +34,9 @@ const OTHER_ADDRESS: u16 = 0x802c;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
 
-/// Attributes of 0x0000-0x7fff that may be there without changing the meaning of a Binding: those of RFC 8489 (an agent
-/// that does not authenticate ignores the credentials) and PADDING (RFC 5780), which only lengthens a request.
+/// Attributes of 0x0000-0x7fff that may be there without changing the meaning of a Binding: those
+/// of RFC 8489 (an agent that does not authenticate ignores the credentials) and PADDING (RFC
+/// 5780), which only lengthens a request.
 const UNDERSTOOD: [u16; 12] = [
     MAPPED_ADDRESS,
     0x0006, // USERNAME
@@ -54,7 +56,8 @@ const FAMILY_IPV4: u8 = 1;
 const FAMILY_IPV6: u8 = 2;
 const UNKNOWN_ATTRIBUTE: u16 = 420;
 
-/// Ties an answer to its request. It must be unguessable, since nothing else proves that an answer is genuine.
+/// Ties an answer to its request. It must be unguessable, since nothing else proves that an answer
+/// is genuine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(pub [u8; 12]);
 
@@ -67,8 +70,9 @@ pub enum Answer {
     Refused(u16),
 }
 
-/// True if a datagram has the form of a STUN message: the two zero bits, the cookie, and a length that is a multiple of
-/// four and that of the datagram. WireGuard's messages and natpunch's own probes never have it.
+/// True if a datagram has the form of a STUN message: the two zero bits, the cookie, and a length
+/// that is a multiple of four and that of the datagram. WireGuard's messages and natpunch's own
+/// probes never have it.
 pub fn is_stun(payload: &[u8]) -> bool {
     Message::parse(payload).is_some()
 }
@@ -76,14 +80,17 @@ pub fn is_stun(payload: &[u8]) -> bool {
 /// A Binding request, as long as the longest answer to it.
 pub fn request(id: TransactionId) -> Vec<u8> {
     let mut message = Builder::new(BINDING_REQUEST, id);
-    // SOFTWARE is the one attribute that every server ignores and that may hold anything. PADDING is made for this, but
-    // a server without RFC 5780 must refuse it.
-    message.attribute(SOFTWARE, &format!("{:<1$}", "natpunch", LONGEST_ANSWER - HEADER - 4).into_bytes());
+    // SOFTWARE is the one attribute that every server ignores and that may hold anything. PADDING
+    // is made for this, but a server without RFC 5780 must refuse it.
+    message.attribute(
+        SOFTWARE,
+        &format!("{:<1$}", "natpunch", LONGEST_ANSWER - HEADER - 4).into_bytes(),
+    );
     message.finish()
 }
 
-/// The answer to a Binding request that came from `source`; `None` for anything else, and for a request that is shorter
-/// than its answer.
+/// The answer to a Binding request that came from `source`; `None` for anything else, and for a
+/// request that is shorter than its answer.
 pub fn respond(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
     let message = Message::parse(request)?;
     let answer = match message.answerable(&[])? {
@@ -93,8 +100,8 @@ pub fn respond(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
     (answer.len() <= request.len()).then_some(answer)
 }
 
-/// How the answer to a request is to leave otherwise than the request came (CHANGE-REQUEST, RFC 5780, 7.2). It goes to
-/// where the request came from in any case.
+/// How the answer to a request is to leave otherwise than the request came (CHANGE-REQUEST, RFC
+/// 5780, 7.2). It goes to where the request came from in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
     /// From the server's other address.
@@ -127,9 +134,10 @@ impl Origins {
     }
 }
 
-/// [`respond`] for a server with several ports (RFC 5780, 6.1), by an answer of at most `longest` bytes: which, and from
-/// where. A change that is not possible is refused as an attribute that is not understood. RESPONSE-PORT is, too: no
-/// answer goes to where no request came from. What only informs is left out where it does not fit.
+/// [`respond`] for a server with several ports (RFC 5780, 6.1), by an answer of at most `longest`
+/// bytes: which, and from where. A change that is not possible is refused as an attribute that is
+/// not understood. RESPONSE-PORT is, too: no answer goes to where no request came from. What only
+/// informs is left out where it does not fit.
 pub fn respond_from(
     request: &[u8],
     source: SocketAddr,
@@ -137,17 +145,33 @@ pub fn respond_from(
     longest: usize,
 ) -> Option<(Vec<u8>, Change)> {
     let message = Message::parse(request)?;
-    let change = message.find(CHANGE_REQUEST).map_or(Some(Change::default()), |value| match value {
-        [_, _, _, flags] => Some(Change { ip: flags & 4 != 0, port: flags & 2 != 0 }),
-        _ => None,
-    });
+    let change =
+        message
+            .find(CHANGE_REQUEST)
+            .map_or(Some(Change::default()), |value| match value {
+                [_, _, _, flags] => Some(Change {
+                    ip: flags & 4 != 0,
+                    port: flags & 2 != 0,
+                }),
+                _ => None,
+            });
     let possible = change.and_then(|change| Some((change, origins.after(change)?)));
-    let understood: &[u16] = if possible.is_some() { &[CHANGE_REQUEST] } else { &[] };
+    let understood: &[u16] = if possible.is_some() {
+        &[CHANGE_REQUEST]
+    } else {
+        &[]
+    };
     let (answer, change) = match (message.answerable(understood)?, possible) {
         (Ok(()), Some((change, origin))) => {
             let mut answer = message.mapped(source);
-            let informs = [(RESPONSE_ORIGIN, Some(origin)), (OTHER_ADDRESS, origins.other)];
-            for (kind, address) in informs.into_iter().filter_map(|(kind, address)| Some((kind, address?))) {
+            let informs = [
+                (RESPONSE_ORIGIN, Some(origin)),
+                (OTHER_ADDRESS, origins.other),
+            ];
+            for (kind, address) in informs
+                .into_iter()
+                .filter_map(|(kind, address)| Some((kind, address?)))
+            {
                 let value = encode_address(address);
                 if answer.0.len() + 4 + value.len() <= longest {
                     answer.attribute(kind, &value);
@@ -161,8 +185,8 @@ pub fn respond_from(
     (answer.len() <= longest).then_some((answer, change))
 }
 
-/// Reads the answer to a Binding request; `None` if these bytes are not one. The caller compares the transaction id and
-/// the source address with those of its request.
+/// Reads the answer to a Binding request; `None` if these bytes are not one. The caller compares
+/// the transaction id and the source address with those of its request.
 pub fn parse_answer(payload: &[u8]) -> Option<(TransactionId, Answer)> {
     let message = Message::parse(payload)?;
     if !message.is_intact() {
@@ -210,8 +234,16 @@ impl<'a> Message<'a> {
         if !is_stun {
             return None;
         }
-        let message = Self { kind, id: TransactionId(*id), whole, attributes };
-        let walked: usize = message.all().map(|(_, value)| 4 + value.len().next_multiple_of(4)).sum();
+        let message = Self {
+            kind,
+            id: TransactionId(*id),
+            whole,
+            attributes,
+        };
+        let walked: usize = message
+            .all()
+            .map(|(_, value)| 4 + value.len().next_multiple_of(4))
+            .sum();
         (walked == attributes.len()).then_some(message)
     }
 
@@ -228,33 +260,50 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// The attributes that count: what follows a message integrity is not covered by it (RFC 8489, 14.5).
+    /// The attributes that count: what follows a message integrity is not covered by it (RFC 8489,
+    /// 14.5).
     fn counted(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
-        self.all().take_while(|(kind, _)| !matches!(*kind, MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256))
+        self.all()
+            .take_while(|(kind, _)| !matches!(*kind, MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256))
     }
 
     /// The first attribute of a kind; later ones are ignored (RFC 8489, 14).
     fn find(&self, kind: u16) -> Option<&'a [u8]> {
-        self.counted().find(|(found, _)| *found == kind).map(|(_, value)| value)
+        self.counted()
+            .find(|(found, _)| *found == kind)
+            .map(|(_, value)| value)
     }
 
     /// Attributes that must be understood and are not.
     fn unknown_attributes(&self) -> impl Iterator<Item = u16> + use<'a> {
-        self.counted().map(|(kind, _)| kind).filter(|kind| *kind < 0x8000 && !UNDERSTOOD.contains(kind))
+        self.counted()
+            .map(|(kind, _)| kind)
+            .filter(|kind| *kind < 0x8000 && !UNDERSTOOD.contains(kind))
     }
 
-    /// Nothing if this is no Binding request that is intact; the refusal of one that asks for what is not understood.
+    /// Nothing if this is no Binding request that is intact; the refusal of one that asks for what
+    /// is not understood.
     fn answerable(&self, also_understood: &[u16]) -> Option<Result<(), Vec<u8>>> {
         if self.kind != BINDING_REQUEST || !self.is_intact() {
             return None;
         }
-        let unknown = self.unknown_attributes().filter(|kind| !also_understood.contains(kind));
+        let unknown = self
+            .unknown_attributes()
+            .filter(|kind| !also_understood.contains(kind));
         let unknown: Vec<u8> = unknown.flat_map(u16::to_be_bytes).collect();
         if unknown.is_empty() {
             return Some(Ok(()));
         }
         let mut refusal = Builder::new(BINDING_ERROR, self.id);
-        refusal.attribute(ERROR_CODE, &[0, 0, (UNKNOWN_ATTRIBUTE / 100) as u8, (UNKNOWN_ATTRIBUTE % 100) as u8]);
+        refusal.attribute(
+            ERROR_CODE,
+            &[
+                0,
+                0,
+                (UNKNOWN_ATTRIBUTE / 100) as u8,
+                (UNKNOWN_ATTRIBUTE % 100) as u8,
+            ],
+        );
         refusal.attribute(UNKNOWN_ATTRIBUTES, &unknown);
         Some(Err(refusal.finish()))
     }
@@ -262,14 +311,23 @@ impl<'a> Message<'a> {
     /// The answer that names this address.
     fn mapped(&self, source: SocketAddr) -> Builder {
         let mut answer = Builder::new(BINDING_SUCCESS, self.id);
-        answer.attribute(XOR_MAPPED_ADDRESS, &encode_address(xor_address(canonical(source), self.id)));
+        answer.attribute(
+            XOR_MAPPED_ADDRESS,
+            &encode_address(xor_address(canonical(source), self.id)),
+        );
         answer
     }
 
-    /// False if there is a FINGERPRINT that is not the last attribute or does not match (RFC 8489, 14.7).
+    /// False if there is a FINGERPRINT that is not the last attribute or does not match (RFC 8489,
+    /// 14.7).
     fn is_intact(&self) -> bool {
-        let Some(position) = self.all().position(|(kind, _)| kind == FINGERPRINT) else { return true };
-        let Some((covered, [0x80, 0x28, 0, 4, crc @ ..])) = self.whole.split_last_chunk::<8>() else { return false };
+        let Some(position) = self.all().position(|(kind, _)| kind == FINGERPRINT) else {
+            return true;
+        };
+        let Some((covered, [0x80, 0x28, 0, 4, crc @ ..])) = self.whole.split_last_chunk::<8>()
+        else {
+            return false;
+        };
         let is_last = self.all().count() == position + 1;
         is_last && *crc == (crc32(covered) ^ 0x5354_554e).to_be_bytes()
     }
@@ -304,7 +362,11 @@ impl Builder {
 }
 
 fn encode_address(address: SocketAddr) -> Vec<u8> {
-    let family = if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
+    let family = if address.is_ipv4() {
+        FAMILY_IPV4
+    } else {
+        FAMILY_IPV6
+    };
     let mut value = vec![0, family];
     value.extend(address.port().to_be_bytes());
     match address.ip() {
@@ -315,23 +377,33 @@ fn encode_address(address: SocketAddr) -> Vec<u8> {
 }
 
 fn decode_address(value: &[u8]) -> Option<SocketAddr> {
-    let [_, family, port_high, port_low, ip @ ..] = value else { return None };
+    let [_, family, port_high, port_low, ip @ ..] = value else {
+        return None;
+    };
     let ip = match *family {
         FAMILY_IPV4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?)),
         FAMILY_IPV6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?)),
         _ => return None,
     };
-    Some(SocketAddr::new(ip, u16::from_be_bytes([*port_high, *port_low])))
+    Some(SocketAddr::new(
+        ip,
+        u16::from_be_bytes([*port_high, *port_low]),
+    ))
 }
 
-/// To the XORed form and back (RFC 8489, 14.2): it keeps middleboxes from rewriting addresses that they find in packets.
+/// To the XORed form and back (RFC 8489, 14.2): it keeps middleboxes from rewriting addresses that
+/// they find in packets.
 fn xor_address(address: SocketAddr, id: TransactionId) -> SocketAddr {
     let port = address.port() ^ (MAGIC_COOKIE >> 16) as u16;
     let ip = match address.ip() {
         IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) ^ MAGIC_COOKIE)),
         IpAddr::V6(ip) => {
-            let id = id.0.iter().fold(0_u128, |mask, byte| mask << 8 | u128::from(*byte));
-            IpAddr::V6(Ipv6Addr::from(u128::from(ip) ^ (u128::from(MAGIC_COOKIE) << 96 | id)))
+            let id =
+                id.0.iter()
+                    .fold(0_u128, |mask, byte| mask << 8 | u128::from(*byte));
+            IpAddr::V6(Ipv6Addr::from(
+                u128::from(ip) ^ (u128::from(MAGIC_COOKIE) << 96 | id),
+            ))
         }
     };
     SocketAddr::new(ip, port)
@@ -340,7 +412,13 @@ fn xor_address(address: SocketAddr, id: TransactionId) -> SocketAddr {
 /// CRC-32 of ITU V.42, bit by bit: it runs over a hundred bytes now and then.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
     })
 }
 

@@ -1,9 +1,11 @@
-//! Against the vectors of RFC 5769, whose fingerprints and message integrities were checked by a second implementation
-//! (Python's zlib and hmac), and against every length and bit flip.
+//! Against the vectors of RFC 5769, whose fingerprints and message integrities were checked by a
+//! second implementation (Python's zlib and hmac), and against every length and bit flip.
 
 use super::*;
 
-const ID: TransactionId = TransactionId([0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae]);
+const ID: TransactionId = TransactionId([
+    0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae,
+]);
 const V4: &str = "192.0.2.1:32853";
 const V6: &str = "[2001:db8:1234:5678:11:2233:4455:6677]:32853";
 
@@ -20,7 +22,10 @@ const V6_RESPONSE: &str = "010100482112a442b7e7a701bc34d686fa87dfae8022000b74657
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+    digits
+        .chunks(2)
+        .map(|pair| (pair[0] * 16 + pair[1]) as u8)
+        .collect()
 }
 
 /// A message of the given type and attributes, put together without the code under test.
@@ -50,7 +55,10 @@ fn the_sample_responses_of_rfc_5769_are_read() {
 fn the_sample_request_of_rfc_5769_asks_for_ice_which_a_server_refuses() {
     let answer = respond(&hex(ICE_REQUEST), V4.parse().unwrap()).unwrap();
     // ERROR-CODE 420, UNKNOWN-ATTRIBUTES with PRIORITY, padded.
-    assert_eq!(answer, message(0x0111, "00090004 00000414 000a0002 00240000"));
+    assert_eq!(
+        answer,
+        message(0x0111, "00090004 00000414 000a0002 00240000")
+    );
     assert_eq!(parse_answer(&answer), Some((ID, Answer::Refused(420))));
 }
 
@@ -59,7 +67,10 @@ fn an_answer_has_the_bytes_of_the_rfc() {
     let answer = respond(&request(ID), V4.parse().unwrap()).unwrap();
     assert_eq!(answer, message(0x0101, "00200008 0001a147 e112a643"));
     let answer = respond(&request(ID), V6.parse().unwrap()).unwrap();
-    assert_eq!(answer, message(0x0101, "00200014 0002a147 0113a9faa5d3f179bc25f4b5bed2b9d9"));
+    assert_eq!(
+        answer,
+        message(0x0101, "00200014 0002a147 0113a9faa5d3f179bc25f4b5bed2b9d9")
+    );
 }
 
 #[test]
@@ -72,17 +83,29 @@ fn a_request_is_a_plain_binding_with_nothing_that_a_server_may_refuse() {
 fn an_answer_is_never_longer_than_its_request() {
     for source in [V4, V6, "[::ffff:192.0.2.1]:32853"] {
         let source: SocketAddr = source.parse().unwrap();
-        let needed = if source.is_ipv4() || source.to_string().contains("ffff") { 32 } else { 44 };
+        let needed = if source.is_ipv4() || source.to_string().contains("ffff") {
+            32
+        } else {
+            44
+        };
         assert!(respond(&request(ID), source).is_some());
         for padding in 0..40_u16 {
-            let attribute = format!("8022{:04x}{}", padding * 4, "20".repeat(usize::from(padding) * 4));
+            let attribute = format!(
+                "8022{:04x}{}",
+                padding * 4,
+                "20".repeat(usize::from(padding) * 4)
+            );
             let request = message(0x0001, &attribute);
             match respond(&request, source) {
                 Some(answer) => assert!(answer.len() <= request.len()),
                 None => assert!(request.len() < needed),
             }
         }
-        assert_eq!(respond(&message(0x0001, ""), source), None, "a bare request is shorter than any answer");
+        assert_eq!(
+            respond(&message(0x0001, ""), source),
+            None,
+            "a bare request is shorter than any answer"
+        );
         // Many unknown attributes, each of which the refusal would name.
         for count in 0..200 {
             let request = message(0x0001, &"00030000".repeat(count));
@@ -95,34 +118,62 @@ fn an_answer_is_never_longer_than_its_request() {
 fn a_mapped_source_is_answered_and_read_in_its_canonical_form() {
     let answer = respond(&request(ID), "[::ffff:192.0.2.1]:32853".parse().unwrap()).unwrap();
     assert_eq!(mapped(&answer), Some(V4.parse().unwrap()));
-    let answer = message(0x0101, "00010014 00028055 00000000 00000000 0000ffff c0000201");
+    let answer = message(
+        0x0101,
+        "00010014 00028055 00000000 00000000 0000ffff c0000201",
+    );
     assert_eq!(mapped(&answer), Some(V4.parse().unwrap()));
 }
 
 #[test]
 fn an_old_server_that_answers_with_mapped_address_only_is_understood() {
-    assert_eq!(mapped(&message(0x0101, "00010008 00018055 c0000201")), Some(V4.parse().unwrap()));
-    let both = message(0x0101, "00010008 00010001 0a000001 00200008 0001a147 e112a643");
-    assert_eq!(mapped(&both), Some(V4.parse().unwrap()), "the XORed address wins: middleboxes rewrite the other");
+    assert_eq!(
+        mapped(&message(0x0101, "00010008 00018055 c0000201")),
+        Some(V4.parse().unwrap())
+    );
+    let both = message(
+        0x0101,
+        "00010008 00010001 0a000001 00200008 0001a147 e112a643",
+    );
+    assert_eq!(
+        mapped(&both),
+        Some(V4.parse().unwrap()),
+        "the XORed address wins: middleboxes rewrite the other"
+    );
 }
 
 #[test]
 fn what_must_be_understood_and_is_not_voids_an_answer() {
     let address = "00200008 0001a147 e112a643";
-    assert_eq!(mapped(&message(0x0101, &format!("7fff0000 {address}"))), None);
-    assert_eq!(mapped(&message(0x0101, &format!("ffff0000 {address}"))), Some(V4.parse().unwrap()));
+    assert_eq!(
+        mapped(&message(0x0101, &format!("7fff0000 {address}"))),
+        None
+    );
+    assert_eq!(
+        mapped(&message(0x0101, &format!("ffff0000 {address}"))),
+        Some(V4.parse().unwrap())
+    );
 }
 
 #[test]
 fn attributes_after_a_message_integrity_do_not_count() {
     let integrity = format!("00080014{}", "00".repeat(20));
-    assert_eq!(mapped(&message(0x0101, &format!("{integrity} 00200008 0001a147 e112a643"))), None);
+    assert_eq!(
+        mapped(&message(
+            0x0101,
+            &format!("{integrity} 00200008 0001a147 e112a643")
+        )),
+        None
+    );
 }
 
 #[test]
 fn padding_lengthens_a_request_and_changes_nothing_else() {
     let request = message(0x0001, &format!("00260018{}", "00".repeat(24)));
-    assert_eq!(mapped(&respond(&request, V6.parse().unwrap()).unwrap()), Some(V6.parse().unwrap()));
+    assert_eq!(
+        mapped(&respond(&request, V6.parse().unwrap()).unwrap()),
+        Some(V6.parse().unwrap())
+    );
 }
 
 #[test]
@@ -132,10 +183,18 @@ fn only_a_binding_request_is_answered() {
     let padding = &padding[..48];
     assert!(respond(&message(0x0001, padding), source).is_some());
     for kind in [0x0000, 0x0002, 0x0003, 0x0011, 0x0101, 0x0111, 0x3fff] {
-        assert_eq!(respond(&message(kind, padding), source), None, "{kind:#06x}");
+        assert_eq!(
+            respond(&message(kind, padding), source),
+            None,
+            "{kind:#06x}"
+        );
     }
     for reply in [V4_RESPONSE, V6_RESPONSE] {
-        assert_eq!(respond(&hex(reply), source), None, "two servers can't be made to answer each other");
+        assert_eq!(
+            respond(&hex(reply), source),
+            None,
+            "two servers can't be made to answer each other"
+        );
     }
 }
 
@@ -147,7 +206,8 @@ fn a_fingerprint_that_does_not_match_or_is_not_last_voids_a_message() {
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            // A flip may make FINGERPRINT unknown, or part of the attribute before it: nothing is left to check then.
+            // A flip may make FINGERPRINT unknown, or part of the attribute before it: nothing is
+            // left to check then.
             let fingerprinted = |m: Message<'_>| m.all().any(|(kind, _)| kind == FINGERPRINT);
             if Message::parse(&bytes).is_none_or(fingerprinted) {
                 assert_eq!(parse_answer(&bytes), None, "bit {bit}");
@@ -169,8 +229,10 @@ fn a_fingerprint_that_does_not_match_or_is_not_last_voids_a_message() {
 #[test]
 fn any_length_and_any_bit_flip_is_survived() {
     let source = V6.parse().unwrap();
-    let samples =
-        [ICE_REQUEST, V4_RESPONSE, V6_RESPONSE].map(hex).into_iter().chain([request(ID), vec![0; 64], vec![0xff; 64]]);
+    let samples = [ICE_REQUEST, V4_RESPONSE, V6_RESPONSE]
+        .map(hex)
+        .into_iter()
+        .chain([request(ID), vec![0; 64], vec![0xff; 64]]);
     for sample in samples {
         for length in 0..=sample.len() {
             let mut bytes = sample[..length].to_vec();
@@ -178,13 +240,21 @@ fn any_length_and_any_bit_flip_is_survived() {
             assert!(complete || !is_stun(&bytes), "a truncated message is none");
             for bit in 0..bytes.len() * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                let _ = (is_stun(&bytes), parse_answer(&bytes), respond(&bytes, source));
+                let _ = (
+                    is_stun(&bytes),
+                    parse_answer(&bytes),
+                    respond(&bytes, source),
+                );
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
             // The same with a header that claims just these bytes.
             if let Some(claimed) = length.checked_sub(20) {
                 bytes[2..4].copy_from_slice(&(claimed as u16).to_be_bytes());
-                let _ = (is_stun(&bytes), parse_answer(&bytes), respond(&bytes, source));
+                let _ = (
+                    is_stun(&bytes),
+                    parse_answer(&bytes),
+                    respond(&bytes, source),
+                );
             }
         }
     }
@@ -207,7 +277,8 @@ fn wireguard_and_natpunch_are_never_taken_for_stun() {
         let mut packet = vec![0; length];
         packet[0] = kind;
         assert!(!is_stun(&packet));
-        // Even with a sender index of the cookie's bytes: WireGuard's type is four bytes, little endian.
+        // Even with a sender index of the cookie's bytes: WireGuard's type is four bytes, little
+        // endian.
         packet[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
         assert!(!is_stun(&packet));
     }
@@ -233,15 +304,45 @@ fn padding(bytes: usize) -> String {
 fn a_server_with_two_addresses_names_them_and_answers_from_the_one_that_is_wanted() {
     let source = V4.parse().unwrap();
     for (flags, change, origin) in [
-        (0, Change { ip: false, port: false }, "0d96c000020a"),
-        (2, Change { ip: false, port: true }, "0d97c000020a"),
-        (4, Change { ip: true, port: false }, "0d96c000020b"),
-        (6, Change { ip: true, port: true }, "0d97c000020b"),
+        (
+            0,
+            Change {
+                ip: false,
+                port: false,
+            },
+            "0d96c000020a",
+        ),
+        (
+            2,
+            Change {
+                ip: false,
+                port: true,
+            },
+            "0d97c000020a",
+        ),
+        (
+            4,
+            Change {
+                ip: true,
+                port: false,
+            },
+            "0d96c000020b",
+        ),
+        (
+            6,
+            Change {
+                ip: true,
+                port: true,
+            },
+            "0d97c000020b",
+        ),
     ] {
         let request = message(0x0001, &format!("00030004 0000000{flags} {}", padding(40)));
-        let (answer, changed) = respond_from(&request, source, &origins(true), request.len()).unwrap();
+        let (answer, changed) =
+            respond_from(&request, source, &origins(true), request.len()).unwrap();
         assert_eq!(changed, change);
-        let expected = format!("00200008 0001a147 e112a643 802b0008 0001{origin} 802c0008 0001 0d97c000020b");
+        let expected =
+            format!("00200008 0001a147 e112a643 802b0008 0001{origin} 802c0008 0001 0d97c000020b");
         assert_eq!(answer, message(0x0101, &expected));
     }
 }
@@ -251,30 +352,55 @@ fn a_change_that_is_not_possible_is_refused_and_no_other_address_is_named() {
     let source = V4.parse().unwrap();
     for flags in [4, 6] {
         let request = message(0x0001, &format!("00030004 0000000{flags} {}", padding(40)));
-        let (answer, change) = respond_from(&request, source, &origins(false), request.len()).unwrap();
-        assert_eq!(answer, message(0x0111, "00090004 00000414 000a0002 00030000"));
+        let (answer, change) =
+            respond_from(&request, source, &origins(false), request.len()).unwrap();
+        assert_eq!(
+            answer,
+            message(0x0111, "00090004 00000414 000a0002 00030000")
+        );
         assert_eq!(change, Change::default());
     }
     let request = message(0x0001, &format!("00030004 00000002 {}", padding(40)));
     let (answer, change) = respond_from(&request, source, &origins(false), request.len()).unwrap();
-    assert_eq!(answer, message(0x0101, "00200008 0001a147 e112a643 802b0008 0001 0d97 c000020a"));
-    assert_eq!(change, Change { ip: false, port: true });
+    assert_eq!(
+        answer,
+        message(
+            0x0101,
+            "00200008 0001a147 e112a643 802b0008 0001 0d97 c000020a"
+        )
+    );
+    assert_eq!(
+        change,
+        Change {
+            ip: false,
+            port: true
+        }
+    );
 }
 
 #[test]
 fn no_answer_goes_to_another_port_than_the_request_came_from() {
     let request = message(0x0001, &format!("00270004 11110000 {}", padding(40)));
-    let (answer, _) = respond_from(&request, V4.parse().unwrap(), &origins(true), request.len()).unwrap();
-    assert_eq!(answer, message(0x0111, "00090004 00000414 000a0002 00270000"));
+    let (answer, _) =
+        respond_from(&request, V4.parse().unwrap(), &origins(true), request.len()).unwrap();
+    assert_eq!(
+        answer,
+        message(0x0111, "00090004 00000414 000a0002 00270000")
+    );
 }
 
 #[test]
 fn what_only_informs_never_makes_an_answer_too_long() {
     let origins = origins(true);
     for length in 0..40 {
-        for attributes in [padding(length * 4), format!("00030004 00000006 {}", padding(length * 4))] {
+        for attributes in [
+            padding(length * 4),
+            format!("00030004 00000006 {}", padding(length * 4)),
+        ] {
             let request = message(0x0001, &attributes);
-            let fits = |(answer, _): &(Vec<u8>, Change)| answer.len() <= request.len() && mapped(answer).is_some();
+            let fits = |(answer, _): &(Vec<u8>, Change)| {
+                answer.len() <= request.len() && mapped(answer).is_some()
+            };
             let answer = respond_from(&request, V4.parse().unwrap(), &origins, request.len());
             assert!(answer.as_ref().is_none_or(fits), "{length}: {answer:?}");
             assert_eq!(answer.is_some(), request.len() >= 32);
@@ -282,5 +408,9 @@ fn what_only_informs_never_makes_an_answer_too_long() {
     }
     let bare = message(0x0001, "");
     let (answer, _) = respond_from(&bare, V4.parse().unwrap(), &origins, 1_500).unwrap();
-    assert_eq!(answer.len(), 56, "where the asker is known, a bare request gets all");
+    assert_eq!(
+        answer.len(),
+        56,
+        "where the asker is known, a bare request gets all"
+    );
 }

@@ -3,7 +3,8 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Time since an arbitrary origin, on a clock that never goes back and counts suspend (`CLOCK_BOOTTIME` on Linux).
+/// Time since an arbitrary origin, on a clock that never goes back and counts suspend
+/// (`CLOCK_BOOTTIME` on Linux).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(Duration);
 

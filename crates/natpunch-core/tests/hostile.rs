@@ -14,7 +14,11 @@ fn captured() -> (World, Vec<Vec<u8>>) {
     let mut world = World::pair();
     world.tell_both();
     world.connect();
-    let datagrams: Vec<Vec<u8>> = world.nodes[1].sent.iter().map(|(_, transmit)| transmit.payload.clone()).collect();
+    let datagrams: Vec<Vec<u8>> = world.nodes[1]
+        .sent
+        .iter()
+        .map(|(_, transmit)| transmit.payload.clone())
+        .collect();
     assert!(datagrams.len() > 4);
     (world, datagrams)
 }
@@ -29,7 +33,11 @@ fn assert_ignored(world: &mut World, source: &str, payload: &[u8]) {
     let mesh = &mut world.nodes[0].mesh;
     let before = fingerprint(mesh, now);
     mesh.handle_datagram(addr(source), None, payload, now);
-    assert!(mesh.poll_transmit().is_none(), "answered {} bytes", payload.len());
+    assert!(
+        mesh.poll_transmit().is_none(),
+        "answered {} bytes",
+        payload.len()
+    );
     assert!(mesh.poll_command().is_none() && mesh.poll_event().is_none());
     assert_eq!(before, fingerprint(mesh, now));
 }
@@ -56,8 +64,16 @@ fn every_truncation_and_every_flipped_bit_of_a_probe_is_ignored() {
 fn every_length_of_every_kind_of_packet_is_survived_in_silence() {
     let (mut world, datagrams) = captured();
     let stun = [0x01, 0x01, 0, 0, 0x21, 0x12, 0xa4, 0x42];
-    let starts: [&[u8]; 8] =
-        [&PROBE_MAGIC, &datagrams[0][..16], &stun, &[1, 0, 0, 0], &[2, 0, 0, 0], &[3, 0, 0, 0], &[4, 0, 0, 0], &[0xff]];
+    let starts: [&[u8]; 8] = [
+        &PROBE_MAGIC,
+        &datagrams[0][..16],
+        &stun,
+        &[1, 0, 0, 0],
+        &[2, 0, 0, 0],
+        &[3, 0, 0, 0],
+        &[4, 0, 0, 0],
+        &[0xff],
+    ];
     for start in starts {
         for length in 0..=2048 {
             for filler in [0x00, 0xff] {
@@ -75,7 +91,12 @@ fn a_replayed_probe_of_the_running_session_is_ignored() {
     let (mut world, _) = captured();
     let start = world.now;
     world.run(secs(30));
-    let since: Vec<_> = world.nodes[1].sent.iter().filter(|(at, _)| *at >= start).cloned().collect();
+    let since: Vec<_> = world.nodes[1]
+        .sent
+        .iter()
+        .filter(|(at, _)| *at >= start)
+        .cloned()
+        .collect();
     assert!(since.len() >= 8, "pings and pongs");
     for (_, transmit) in since {
         assert_ignored(&mut world, "198.51.100.66:666", &transmit.payload);
@@ -87,7 +108,10 @@ fn replays_from_an_earlier_run_move_nothing() {
     let (mut world, datagrams) = captured();
     world.restart_agent(0, 77);
     world.run(secs(30));
-    let before = (world.nodes[0].endpoint(world.nodes[1].number), world.nodes[0].sets.len());
+    let before = (
+        world.nodes[0].endpoint(world.nodes[1].number),
+        world.nodes[0].sets.len(),
+    );
     let start = world.now;
     for round in 0..20 {
         for datagram in &datagrams {
@@ -95,18 +119,36 @@ fn replays_from_an_earlier_run_move_nothing() {
         }
         world.run(secs(1));
     }
-    let replies = world.nodes[0].sent.iter().filter(|(at, _)| *at >= start).count();
+    let replies = world.nodes[0]
+        .sent
+        .iter()
+        .filter(|(at, _)| *at >= start)
+        .count();
     let injected = datagrams.len() * 20;
-    assert!(replies <= injected + 16 * 8 + 40, "{replies} datagrams for {injected} replayed ones");
+    assert!(
+        replies <= injected + 16 * 8 + 40,
+        "{replies} datagrams for {injected} replayed ones"
+    );
     world.run(secs(60));
-    assert_eq!(before, (world.nodes[0].endpoint(world.nodes[1].number), world.nodes[0].sets.len()));
+    assert_eq!(
+        before,
+        (
+            world.nodes[0].endpoint(world.nodes[1].number),
+            world.nodes[0].sets.len()
+        )
+    );
     assert_eq!(world.status(0).state, PeerState::Connected);
 }
 
 #[test]
 fn a_reply_is_never_larger_than_what_it_answers() {
     let (world, _) = captured();
-    let lengths: Vec<usize> = world.nodes.iter().flat_map(|n| &n.sent).map(|(_, sent)| sent.payload.len()).collect();
+    let lengths: Vec<usize> = world
+        .nodes
+        .iter()
+        .flat_map(|n| &n.sent)
+        .map(|(_, sent)| sent.payload.len())
+        .collect();
     assert!(lengths.iter().all(|length| *length == lengths[0]));
 }
 
@@ -134,11 +176,19 @@ fn a_probe_under_another_preshared_key_is_not_known() {
 #[test]
 fn addresses_that_no_peer_can_have_are_never_sent_to() {
     let mut world = World::pair();
-    world.with(0, |mesh, now| mesh.handle_local_addresses(&["203.0.113.1".parse().unwrap()], now));
+    world.with(0, |mesh, now| {
+        mesh.handle_local_addresses(&["203.0.113.1".parse().unwrap()], now)
+    });
     let own = world.address(0).to_string();
-    for bad in
-        ["127.0.0.1:1", "0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "10.77.0.9:1", "[::ffff:127.0.0.1]:1", &own]
-    {
+    for bad in [
+        "127.0.0.1:1",
+        "0.0.0.0:1",
+        "224.0.0.1:1",
+        "255.255.255.255:1",
+        "10.77.0.9:1",
+        "[::ffff:127.0.0.1]:1",
+        &own,
+    ] {
         world.tell_address(0, 1, addr(bad));
     }
     world.run(secs(10));
@@ -151,12 +201,23 @@ fn a_lying_discovery_source_neither_starves_others_nor_floods() {
     let mut world = World::pair();
     let start = world.now;
     for number in 0..1000_u32 {
-        world.tell_address(0, 1, addr(&format!("198.51.{}.{}:1000", number / 250, number % 250 + 1)));
+        world.tell_address(
+            0,
+            1,
+            addr(&format!(
+                "198.51.{}.{}:1000",
+                number / 250,
+                number % 250 + 1
+            )),
+        );
     }
     // The truth comes last, from another source.
     let address = world.address(1);
     let key = public(world.nodes[1].number);
-    let honest = natpunch_types::Candidate { origin: Origin::new("honest"), ..candidate(address) };
+    let honest = natpunch_types::Candidate {
+        origin: Origin::new("honest"),
+        ..candidate(address)
+    };
     world.with(0, |mesh, now| mesh.handle_candidate(key, honest, now));
     world.tell(1, 0);
     world.connect();
@@ -177,7 +238,10 @@ fn an_unreachable_peer_costs_little_and_says_why() {
     let PeerState::Unreachable { reason, retry_in } = world.status(0).state else {
         panic!("{:?}", world.status(0).state)
     };
-    assert!(reason.contains("no probe was answered at any of 8 addresses"), "{reason}");
+    assert!(
+        reason.contains("no probe was answered at any of 8 addresses"),
+        "{reason}"
+    );
     assert!(retry_in > secs(10));
     let start = world.now;
     world.run(secs(3600));
@@ -185,7 +249,11 @@ fn an_unreachable_peer_costs_little_and_says_why() {
     assert!(sent <= 1_200, "{sent} datagrams in an hour");
     let start = world.now;
     world.run(secs(24 * 3600));
-    assert!(world.sent_since(0, start) <= 24 * 900, "{}", world.sent_since(0, start));
+    assert!(
+        world.sent_since(0, start) <= 24 * 900,
+        "{}",
+        world.sent_since(0, start)
+    );
     // A new candidate is tried at once.
     let start = world.now;
     world.tell_address(0, 1, addr("203.0.113.50:5"));
@@ -200,7 +268,11 @@ fn many_peers_share_one_probe_budget() {
     let now = Time::from_millis(5);
     for number in &numbers {
         for port in 1000..1008 {
-            mesh.handle_candidate(public(*number), candidate(addr(&format!("198.51.100.{number}:{port}"))), now);
+            mesh.handle_candidate(
+                public(*number),
+                candidate(addr(&format!("198.51.100.{number}:{port}"))),
+                now,
+            );
         }
     }
     let mut now = now;
@@ -235,7 +307,11 @@ fn take(world: &mut World, index: usize, record: &Record) -> usize {
 fn a_record_tells_the_peer_where_we_are_and_nobody_else() {
     let (mut world, record) = published();
     assert_eq!(world.nodes[1].interest[0].inbound_tag, record.tag);
-    assert_eq!(take(&mut world, 0, &record), 0, "our own record is not for us");
+    assert_eq!(
+        take(&mut world, 0, &record),
+        0,
+        "our own record is not for us"
+    );
     assert_eq!(take(&mut world, 1, &record), 1);
     let candidates = world.status(1).candidates;
     assert_eq!(
@@ -249,7 +325,9 @@ fn a_record_tells_the_peer_where_we_are_and_nobody_else() {
 fn an_older_record_is_dropped_and_a_newer_one_replaces_it() {
     let (mut world, first) = published();
     let counter = world.nodes[0].mesh.record_counter();
-    world.with(0, |mesh, now| mesh.handle_local_addresses(&["203.0.113.77".parse().unwrap()], now));
+    world.with(0, |mesh, now| {
+        mesh.handle_local_addresses(&["203.0.113.77".parse().unwrap()], now)
+    });
     world.run(secs(1));
     let second = world.nodes[0].records[0].clone();
     assert!(world.nodes[0].mesh.record_counter() > counter);
@@ -270,25 +348,73 @@ fn a_record_read_again_does_not_live_longer() {
         world.run(secs(60));
     }
     assert_eq!(take(&mut world, 1, &record), 0, "ten minutes are over");
-    assert!(matches!(world.status(1).state, PeerState::Waiting { .. }), "{:?}", world.status(1).state);
+    assert!(
+        matches!(world.status(1).state, PeerState::Waiting { .. }),
+        "{:?}",
+        world.status(1).state
+    );
 }
 
 #[test]
 fn a_forged_mixed_or_damaged_record_is_dropped() {
     let (mut world, record) = published();
     let other = world.nodes[1].records[0].clone();
-    assert_eq!(take(&mut world, 1, &Record { tag: record.tag, blob: other.blob }), 0, "mixed");
-    assert_eq!(take(&mut world, 1, &Record { tag: [0; 16], blob: record.blob.clone() }), 0, "foreign tag");
+    assert_eq!(
+        take(
+            &mut world,
+            1,
+            &Record {
+                tag: record.tag,
+                blob: other.blob
+            }
+        ),
+        0,
+        "mixed"
+    );
+    assert_eq!(
+        take(
+            &mut world,
+            1,
+            &Record {
+                tag: [0; 16],
+                blob: record.blob.clone()
+            }
+        ),
+        0,
+        "foreign tag"
+    );
     for bit in 0..record.blob.len() * 8 {
         let mut blob = record.blob.clone();
         blob[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(take(&mut world, 1, &Record { tag: record.tag, blob }), 0, "bit {bit}");
+        assert_eq!(
+            take(
+                &mut world,
+                1,
+                &Record {
+                    tag: record.tag,
+                    blob
+                }
+            ),
+            0,
+            "bit {bit}"
+        );
     }
     for length in 0..=2048 {
         let mut blob = record.blob.clone();
         blob.resize(length, 0);
         if length != record.blob.len() {
-            assert_eq!(take(&mut world, 1, &Record { tag: record.tag, blob }), 0, "length {length}");
+            assert_eq!(
+                take(
+                    &mut world,
+                    1,
+                    &Record {
+                        tag: record.tag,
+                        blob
+                    }
+                ),
+                0,
+                "length {length}"
+            );
         }
     }
 }
@@ -307,17 +433,27 @@ fn a_peer_key_of_low_order_is_named_as_the_problem() {
     spec.peers[0].key = natpunch_types::PeerKey::from_bytes([0; 32]);
     let mesh = Mesh::new(spec, [0; 32], Time::ZERO);
     let status = mesh.status(Time::ZERO);
-    assert!(status.peers[0].state.to_string().contains("public key"), "{}", status.peers[0].state);
+    assert!(
+        status.peers[0].state.to_string().contains("public key"),
+        "{}",
+        status.peers[0].state
+    );
 }
 
 #[test]
 fn own_key_among_the_peers_is_no_peer() {
     let mut spec = spec(1, &[2]);
     spec.private_key = SecretKey::from_bytes([2; 32]);
-    assert!(Mesh::new(spec, [0; 32], Time::ZERO).status(Time::ZERO).peers.is_empty());
+    assert!(
+        Mesh::new(spec, [0; 32], Time::ZERO)
+            .status(Time::ZERO)
+            .peers
+            .is_empty()
+    );
 }
 
-/// A node that knows nobody's address, and a ping of its peer that names no session: one that can be replayed for ever.
+/// A node that knows nobody's address, and a ping of its peer that names no session: one that can
+/// be replayed for ever.
 fn replayable() -> (World, Vec<u8>) {
     let mut world = World::pair();
     world.nodes[0].mesh_up = false;
@@ -337,11 +473,19 @@ fn a_replayed_ping_costs_one_answer_of_its_size_and_teaches_nothing() {
         let start = world.now;
         world.inject(0, addr(&format!("198.51.100.{round}:9")), &ping);
         world.run(ms(250));
-        let sent: usize = world.nodes[0].sent.iter().filter(|(at, _)| *at >= start).map(|(_, t)| t.payload.len()).sum();
+        let sent: usize = world.nodes[0]
+            .sent
+            .iter()
+            .filter(|(at, _)| *at >= start)
+            .map(|(_, t)| t.payload.len())
+            .sum();
         assert!(sent <= ping.len(), "{sent} bytes for {}", ping.len());
     }
     let after = world.status(0);
-    assert_eq!((&before.state, &before.candidates), (&after.state, &after.candidates));
+    assert_eq!(
+        (&before.state, &before.candidates),
+        (&after.state, &after.candidates)
+    );
 }
 
 #[test]
@@ -361,7 +505,12 @@ fn a_flood_of_replays_is_answered_at_a_bounded_rate_and_starves_nobody() {
         world.inject(0, addr("198.51.100.66:9"), &ping);
         world.run(ms(1));
     }
-    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        world.status(0).state,
+        PeerState::Connected,
+        "{:#?}",
+        world.nodes[0].events
+    );
 }
 
 #[test]
@@ -370,10 +519,27 @@ fn a_stun_server_that_names_the_peers_address_as_ours_silences_nobody() {
     let liar = addr("198.51.100.99:3478");
     let peers_address = world.address(1);
     world.with(0, |mesh, now| mesh.handle_stun_servers(&[liar], now));
-    let request = world.nodes[0].sent.iter().find(|(_, sent)| sent.destination == liar).unwrap().1.payload.clone();
+    let request = world.nodes[0]
+        .sent
+        .iter()
+        .find(|(_, sent)| sent.destination == liar)
+        .unwrap()
+        .1
+        .payload
+        .clone();
     let answer = natpunch_core::stun::respond(&request, peers_address).unwrap();
-    world.with(0, |mesh, now| mesh.handle_datagram(liar, None, &answer, now));
-    assert!(world.nodes[0].mesh.status(world.now).local.iter().any(|local| local.address == peers_address), "believed");
+    world.with(0, |mesh, now| {
+        mesh.handle_datagram(liar, None, &answer, now)
+    });
+    assert!(
+        world.nodes[0]
+            .mesh
+            .status(world.now)
+            .local
+            .iter()
+            .any(|local| local.address == peers_address),
+        "believed"
+    );
     world.tell_both();
     world.connect();
 }
@@ -400,7 +566,8 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(from, data)| Input::Datagram(from, data)),
         (address.clone(), any::<usize>()).prop_map(|(from, which)| Input::Captured(from, which)),
         prop::collection::vec(any::<u8>(), 0..400).prop_map(Input::Record),
-        (prop::option::of(address), 0..5_u64, 0..5_u64).prop_map(|(at, hs, rx)| Input::Device(at, hs, rx)),
+        (prop::option::of(address), 0..5_u64, 0..5_u64)
+            .prop_map(|(at, hs, rx)| Input::Device(at, hs, rx)),
         Just(Input::Network),
         any::<bool>().prop_map(Input::Set),
         (0..100_000_u64).prop_map(Input::Wait),

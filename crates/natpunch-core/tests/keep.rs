@@ -1,4 +1,5 @@
-//! A path in use: guarded, followed when WireGuard roams, replaced when it dies, adopted after a restart.
+//! A path in use: guarded, followed when WireGuard roams, replaced when it dies, adopted after a
+//! restart.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -11,7 +12,11 @@ use natpunch_core::{Event, PathKind, PeerState, Time};
 use natpunch_types::Origin;
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
-    world.nodes[index].events.iter().filter(|(_, event)| matches(event)).count()
+    world.nodes[index]
+        .events
+        .iter()
+        .filter(|(_, event)| matches(event))
+        .count()
 }
 
 fn connected() -> World {
@@ -24,7 +29,10 @@ fn connected() -> World {
 #[test]
 fn a_live_endpoint_is_never_replaced_by_an_unproven_one() {
     let mut world = connected();
-    let before = [world.nodes[0].endpoint(world.nodes[1].number), world.nodes[1].endpoint(world.nodes[0].number)];
+    let before = [
+        world.nodes[0].endpoint(world.nodes[1].number),
+        world.nodes[1].endpoint(world.nodes[0].number),
+    ];
     let sets = world.nodes[0].sets.len() + world.nodes[1].sets.len();
     for last in 10..60 {
         world.tell_address(0, 1, addr(&format!("198.51.100.{last}:1000")));
@@ -34,7 +42,10 @@ fn a_live_endpoint_is_never_replaced_by_an_unproven_one() {
     world.run(secs(600));
     assert_eq!(
         before,
-        [world.nodes[0].endpoint(world.nodes[1].number), world.nodes[1].endpoint(world.nodes[0].number)]
+        [
+            world.nodes[0].endpoint(world.nodes[1].number),
+            world.nodes[1].endpoint(world.nodes[0].number)
+        ]
     );
     assert_eq!(sets, world.nodes[0].sets.len() + world.nodes[1].sets.len());
 }
@@ -42,7 +53,10 @@ fn a_live_endpoint_is_never_replaced_by_an_unproven_one() {
 #[test]
 fn a_lan_path_replaces_an_internet_path_once_proven_and_both_follow() {
     let (low, high) = low_high();
-    let mut world = World::new(&[(low, &["203.0.113.1", "10.0.0.1"]), (high, &["203.0.113.2", "10.0.0.2"])]);
+    let mut world = World::new(&[
+        (low, &["203.0.113.1", "10.0.0.1"]),
+        (high, &["203.0.113.2", "10.0.0.2"]),
+    ]);
     // The LAN is down at first.
     world.passes = Box::new(|_, destination, _| !destination.ip().to_string().starts_with("10."));
     world.tell_both();
@@ -56,24 +70,46 @@ fn a_lan_path_replaces_an_internet_path_once_proven_and_both_follow() {
     }
     world.run(secs(400));
     for index in 0..2 {
-        assert_eq!(world.status(index).path, PathKind::Lan, "{:#?}", world.nodes[index].events);
-        assert_eq!(count(&world, index, |event| matches!(event, Event::PathSelected { .. })), 2);
+        assert_eq!(
+            world.status(index).path,
+            PathKind::Lan,
+            "{:#?}",
+            world.nodes[index].events
+        );
+        assert_eq!(
+            count(&world, index, |event| matches!(
+                event,
+                Event::PathSelected { .. }
+            )),
+            2
+        );
     }
 }
 
 #[test]
 fn a_path_that_is_a_little_faster_is_not_worth_a_change() {
     let (low, high) = low_high();
-    let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.3"])]);
+    let mut world = World::new(&[
+        (low, &["203.0.113.1"]),
+        (high, &["203.0.113.2", "203.0.113.3"]),
+    ]);
     let fast: SocketAddr = SocketAddr::new("203.0.113.3".parse().unwrap(), world.nodes[1].port);
-    world.delay =
-        Box::new(move |source, destination| if [source, destination].contains(&fast) { ms(48) } else { ms(50) });
+    world.delay = Box::new(move |source, destination| {
+        if [source, destination].contains(&fast) {
+            ms(48)
+        } else {
+            ms(50)
+        }
+    });
     world.tell(1, 0);
     world.tell(0, 1);
     world.run(secs(2));
     world.tell_address(0, 1, fast);
     world.run(secs(300));
-    assert_eq!(world.nodes[0].endpoint(world.nodes[1].number), Some(world.address(1)));
+    assert_eq!(
+        world.nodes[0].endpoint(world.nodes[1].number),
+        Some(world.address(1))
+    );
 }
 
 #[test]
@@ -89,13 +125,26 @@ fn roaming_is_accepted_and_never_fought() {
         let row = world.nodes[watcher].device.get_mut(&key).unwrap();
         (row.endpoint, row.rx_bytes) = (Some(roamed), row.rx_bytes + 1000);
         world.run(secs(100));
-        assert_eq!(world.nodes[watcher].endpoint(world.nodes[roamer].number), Some(roamed));
+        assert_eq!(
+            world.nodes[watcher].endpoint(world.nodes[roamer].number),
+            Some(roamed)
+        );
         assert_eq!(world.nodes[watcher].sets.len(), sets, "fought");
         assert_eq!(world.status(watcher).endpoint, Some(roamed));
         // The new path is the one that counts from now on.
         assert_eq!(world.status(watcher).state, PeerState::Connected);
-        assert_eq!(count(&world, watcher, |event| matches!(event, Event::Roamed { .. })), 1);
-        let listed = world.status(watcher).candidates.iter().any(|c| c.address == roamed && c.origins == ["wireguard"]);
+        assert_eq!(
+            count(&world, watcher, |event| matches!(
+                event,
+                Event::Roamed { .. }
+            )),
+            1
+        );
+        let listed = world
+            .status(watcher)
+            .candidates
+            .iter()
+            .any(|c| c.address == roamed && c.origins == ["wireguard"]);
         assert!(listed);
     }
 }
@@ -133,7 +182,12 @@ fn an_adopted_session_that_is_dead_is_punched_anew() {
     world.restart_agent(1, 98);
     world.tell_both();
     world.run(secs(15));
-    assert_eq!(world.nodes[0].endpoint(world.nodes[1].number), Some(world.address(1)), "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        world.nodes[0].endpoint(world.nodes[1].number),
+        Some(world.address(1)),
+        "{:#?}",
+        world.nodes[0].events
+    );
     assert_eq!(world.status(0).state, PeerState::Connected);
 }
 
@@ -144,12 +198,16 @@ fn a_node_that_moves_to_another_network_is_followed_within_a_second() {
         world.run(secs(20));
         let addresses = vec!["203.0.113.99".parse().unwrap()];
         world.nodes[mover].addresses = addresses.clone();
-        world.with(mover, |mesh, now| mesh.handle_local_addresses(&addresses, now));
+        world.with(mover, |mesh, now| {
+            mesh.handle_local_addresses(&addresses, now)
+        });
         let other = 1 - mover;
         let number = world.nodes[mover].number;
         let target = world.address(mover);
         let end = world.now + secs(1);
-        let done = world.run_until(end, |world| world.nodes[other].endpoint(number) == Some(target));
+        let done = world.run_until(end, |world| {
+            world.nodes[other].endpoint(number) == Some(target)
+        });
         assert!(done, "{mover}: {:#?}", world.nodes[other].events);
         world.run(secs(30));
         assert_eq!(world.nodes[other].endpoint(number), Some(target));
@@ -161,9 +219,18 @@ fn a_node_that_moves_to_another_network_is_followed_within_a_second() {
 #[test]
 fn a_dead_path_is_noticed_and_replaced_by_one_that_answers() {
     let (low, high) = low_high();
-    let mut world = World::new(&[(low, &["203.0.113.1", "2001:db8::1"]), (high, &["203.0.113.2", "2001:db8::2"])]);
+    let mut world = World::new(&[
+        (low, &["203.0.113.1", "2001:db8::1"]),
+        (high, &["203.0.113.2", "2001:db8::2"]),
+    ]);
     // IPv6 is slow, so IPv4 is in use.
-    world.delay = Box::new(|_, destination| if destination.is_ipv6() { ms(100) } else { ms(10) });
+    world.delay = Box::new(|_, destination| {
+        if destination.is_ipv6() {
+            ms(100)
+        } else {
+            ms(10)
+        }
+    });
     world.tell_both();
     world.connect();
     let number = world.nodes[1].number;
@@ -171,11 +238,24 @@ fn a_dead_path_is_noticed_and_replaced_by_one_that_answers() {
     world.passes = Box::new(|_, destination, _| destination.is_ipv6());
     let start = world.now;
     let end = start + secs(30);
-    assert!(world.run_until(end, |world| world.nodes[0].endpoint(number).is_some_and(|at| at.is_ipv6())));
-    assert!(world.now.since(start) <= secs(17), "{:?}", world.now.since(start));
+    assert!(world.run_until(end, |world| {
+        world.nodes[0]
+            .endpoint(number)
+            .is_some_and(|at| at.is_ipv6())
+    }));
+    assert!(
+        world.now.since(start) <= secs(17),
+        "{:?}",
+        world.now.since(start)
+    );
     world.run(secs(10));
     for index in 0..2 {
-        assert_eq!(world.status(index).state, PeerState::Connected, "{:#?}", world.nodes[index].events);
+        assert_eq!(
+            world.status(index).state,
+            PeerState::Connected,
+            "{:#?}",
+            world.nodes[index].events
+        );
     }
 }
 
@@ -188,36 +268,66 @@ fn traffic_keeps_a_path_alive_whose_probes_are_lost() {
         world.nodes[0].device.get_mut(&key).unwrap().rx_bytes += 100;
         world.run(secs(1));
     }
-    assert_eq!(count(&world, 0, |event| matches!(event, Event::PathLost { .. })), 0);
+    assert_eq!(
+        count(&world, 0, |event| matches!(event, Event::PathLost { .. })),
+        0
+    );
     assert_eq!(world.status(0).state, PeerState::Connected);
 }
 
 #[test]
 fn where_probes_pass_and_wireguard_does_not_the_next_path_is_taken() {
     let (low, high) = low_high();
-    let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.3"])]);
+    let mut world = World::new(&[
+        (low, &["203.0.113.1"]),
+        (high, &["203.0.113.2", "203.0.113.3"]),
+    ]);
     let blocked = world.address(1);
     let second = SocketAddr::new("203.0.113.3".parse().unwrap(), world.nodes[1].port);
-    world.delay = Box::new(move |_, destination| if destination == second { ms(60) } else { ms(10) });
-    world.passes =
-        Box::new(move |source, destination, wireguard| !(wireguard && (source == blocked || destination == blocked)));
+    world.delay = Box::new(move |_, destination| {
+        if destination == second {
+            ms(60)
+        } else {
+            ms(10)
+        }
+    });
+    world.passes = Box::new(move |source, destination, wireguard| {
+        !(wireguard && (source == blocked || destination == blocked))
+    });
     world.tell_both();
     world.tell_address(0, 1, second);
     let number = world.nodes[1].number;
     let end = world.now + secs(30);
-    assert!(world.run_until(end, |world| world.nodes[0].handshakes(number).is_some()), "{:#?}", world.nodes[0].events);
+    assert!(
+        world.run_until(end, |world| world.nodes[0].handshakes(number).is_some()),
+        "{:#?}",
+        world.nodes[0].events
+    );
     world.run(secs(30));
     assert_eq!(world.nodes[0].endpoint(number), Some(second));
     assert_eq!(world.status(0).state, PeerState::Connected);
-    assert!(count(&world, 0, |event| matches!(event, Event::WireGuardBlocked { .. })) >= 1);
+    assert!(
+        count(&world, 0, |event| matches!(
+            event,
+            Event::WireGuardBlocked { .. }
+        )) >= 1
+    );
 }
 
 #[test]
 fn the_first_handshake_is_not_started_from_both_sides_at_once() {
     let world = connected();
     assert_eq!(world.initiations, 1);
-    let first_kick = |index: usize| world.nodes[index].sets.iter().find(|(.., kick)| *kick).map(|(at, ..)| *at);
-    let handshake = world.nodes[1].handshakes(world.nodes[0].number).map(Time::from_origin);
+    let first_kick = |index: usize| {
+        world.nodes[index]
+            .sets
+            .iter()
+            .find(|(.., kick)| *kick)
+            .map(|(at, ..)| *at)
+    };
+    let handshake = world.nodes[1]
+        .handshakes(world.nodes[0].number)
+        .map(Time::from_origin);
     assert!(first_kick(0) < handshake && first_kick(1).is_none_or(|at| Some(at) > handshake));
 }
 
@@ -225,7 +335,8 @@ fn the_first_handshake_is_not_started_from_both_sides_at_once() {
 fn a_lost_first_handshake_is_made_up_for_by_the_other_side() {
     let mut world = World::pair();
     let mut lost = false;
-    world.passes = Box::new(move |_, _, wireguard| !wireguard || std::mem::replace(&mut lost, true));
+    world.passes =
+        Box::new(move |_, _, wireguard| !wireguard || std::mem::replace(&mut lost, true));
     world.tell_both();
     let took = world.connect();
     assert!(took <= secs(2), "{took:?}");
@@ -235,7 +346,9 @@ fn a_lost_first_handshake_is_made_up_for_by_the_other_side() {
 fn a_device_that_lost_its_endpoint_gets_it_back() {
     let mut world = connected();
     let number = world.nodes[1].number;
-    world.nodes[0].device.insert(public(number), row(public(number)));
+    world.nodes[0]
+        .device
+        .insert(public(number), row(public(number)));
     world.run(secs(5));
     assert_eq!(world.nodes[0].endpoint(number), Some(world.address(1)));
     assert_eq!(world.status(0).state, PeerState::Connected);
@@ -252,10 +365,21 @@ fn a_reload_keeps_untouched_peers_as_they_are() {
     spec.peers[0].name = "renamed".to_owned();
     world.with(0, |mesh, now| mesh.handle_spec(spec, now));
     let after = world.nodes[0].mesh.status(world.now);
-    let after = after.peers.iter().find(|peer| peer.key == before.key).unwrap();
+    let after = after
+        .peers
+        .iter()
+        .find(|peer| peer.key == before.key)
+        .unwrap();
     assert_eq!(after.name, "renamed");
-    assert_eq!((after.state.clone(), &after.candidates, after.rtt), (before.state, &before.candidates, before.rtt));
-    assert_eq!((world.nodes[0].sets.len(), world.nodes[0].sent.len()), (sets, sent), "nothing is re-punched");
+    assert_eq!(
+        (after.state.clone(), &after.candidates, after.rtt),
+        (before.state, &before.candidates, before.rtt)
+    );
+    assert_eq!(
+        (world.nodes[0].sets.len(), world.nodes[0].sent.len()),
+        (sets, sent),
+        "nothing is re-punched"
+    );
 }
 
 #[test]
@@ -288,9 +412,16 @@ fn a_peer_that_is_missing_in_a_device_made_anew_gets_its_endpoint_back() {
         if absent {
             world.run(secs(3));
         }
-        world.nodes[0].device.insert(public(number), row(public(number)));
+        world.nodes[0]
+            .device
+            .insert(public(number), row(public(number)));
         world.run(secs(3));
-        assert_eq!(world.nodes[0].endpoint(number), Some(world.address(1)), "{:#?}", world.nodes[0].events);
+        assert_eq!(
+            world.nodes[0].endpoint(number),
+            Some(world.address(1)),
+            "{:#?}",
+            world.nodes[0].events
+        );
         assert_eq!(world.status(0).state, PeerState::Connected);
     }
 }
@@ -302,7 +433,11 @@ fn after_a_long_connection_a_new_candidate_is_still_pinged() {
     let fresh = addr("198.51.100.7:7");
     world.tell_address(0, 1, fresh);
     world.run(secs(3));
-    let pings = world.nodes[0].sent.iter().filter(|(_, sent)| sent.destination == fresh).count();
+    let pings = world.nodes[0]
+        .sent
+        .iter()
+        .filter(|(_, sent)| sent.destination == fresh)
+        .count();
     assert_eq!(pings, 8);
 }
 
@@ -313,9 +448,20 @@ fn an_idle_tunnel_to_a_peer_whose_agent_ended_is_connected_as_long_as_its_sessio
     world.nodes[1].mesh_up = false;
     world.run(secs(60));
     let status = world.status(0);
-    assert_eq!(status.state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        status.state,
+        PeerState::Connected,
+        "{:#?}",
+        world.nodes[0].events
+    );
     assert!(status.probes_unanswered && status.path == PathKind::Direct);
-    assert_eq!(count(&world, 0, |event| matches!(event, Event::Unreachable { .. })), 0);
+    assert_eq!(
+        count(&world, 0, |event| matches!(
+            event,
+            Event::Unreachable { .. }
+        )),
+        0
+    );
     // WireGuard sends and gets nothing back: then it is not.
     let key = public(world.nodes[1].number);
     world.nodes[0].device.get_mut(&key).unwrap().tx_bytes += 100;
@@ -334,7 +480,12 @@ fn wireguard_that_was_blocked_for_half_a_minute_is_tried_again_soon() {
     assert!(world.run_until(end, |world| count(world, 0, blocked) == 1));
     world.passes = Box::new(|_, _, _| true);
     world.run(secs(45));
-    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        world.status(0).state,
+        PeerState::Connected,
+        "{:#?}",
+        world.nodes[0].events
+    );
 }
 
 #[test]
@@ -343,7 +494,9 @@ fn wireguard_that_stays_blocked_is_tried_less_and_less() {
     world.passes = Box::new(|_, _, wireguard| !wireguard);
     world.tell_both();
     world.run(secs(3600));
-    let times = count(&world, 0, |event| matches!(event, Event::WireGuardBlocked { .. }));
+    let times = count(&world, 0, |event| {
+        matches!(event, Event::WireGuardBlocked { .. })
+    });
     assert!((5..=10).contains(&times), "{times}");
 }
 
@@ -358,7 +511,12 @@ fn a_peer_that_restarts_ends_the_pause_of_a_blocked_wireguard() {
         world.restart_agent(restarted, 99);
         world.tell_both();
         world.run(secs(8));
-        assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[1 - restarted].events);
+        assert_eq!(
+            world.status(0).state,
+            PeerState::Connected,
+            "{:#?}",
+            world.nodes[1 - restarted].events
+        );
     }
 }
 
@@ -370,9 +528,17 @@ fn a_session_of_last_week_is_not_adopted() {
     (dead.endpoint, dead.last_handshake) = (Some(addr("203.0.113.77:7")), Some(secs(1_000)));
     world.read_at = Some(secs(700_000));
     world.restart_agent(0, 99);
-    assert!(!matches!(world.status(0).state, PeerState::Connected), "{:?}", world.status(0).state);
+    assert!(
+        !matches!(world.status(0).state, PeerState::Connected),
+        "{:?}",
+        world.status(0).state
+    );
     assert!(world.nodes[0].wanted(number));
-    let listed = world.status(0).candidates.iter().any(|candidate| candidate.address == addr("203.0.113.77:7"));
+    let listed = world
+        .status(0)
+        .candidates
+        .iter()
+        .any(|candidate| candidate.address == addr("203.0.113.77:7"));
     assert!(listed, "its endpoint is one place to ask");
     world.tell_both();
     world.run(secs(3));
@@ -381,19 +547,47 @@ fn a_session_of_last_week_is_not_adopted() {
 
 #[test]
 fn a_new_listen_port_voids_what_stun_said_of_the_old_one() {
-    let mut world = World::new(&[(low_high().0, &["192.168.1.1"]), (low_high().1, &["203.0.113.2"])]);
+    let mut world = World::new(&[
+        (low_high().0, &["192.168.1.1"]),
+        (low_high().1, &["203.0.113.2"]),
+    ]);
     let server = addr(STUN);
     world.run(secs(1));
     world.with(0, |mesh, now| mesh.handle_stun_servers(&[server], now));
-    let requests = |world: &World| world.nodes[0].sent.iter().filter(|(_, sent)| sent.destination == server).count();
-    let request = world.nodes[0].sent.iter().find(|(_, sent)| sent.destination == server).unwrap().1.payload.clone();
+    let requests = |world: &World| {
+        world.nodes[0]
+            .sent
+            .iter()
+            .filter(|(_, sent)| sent.destination == server)
+            .count()
+    };
+    let request = world.nodes[0]
+        .sent
+        .iter()
+        .find(|(_, sent)| sent.destination == server)
+        .unwrap()
+        .1
+        .payload
+        .clone();
     let mapped = addr("198.51.100.1:1111");
     let answer = natpunch_core::stun::respond(&request, mapped).unwrap();
-    world.with(0, |mesh, now| mesh.handle_datagram(server, None, &answer, now));
-    let told = |world: &World| world.nodes[0].mesh.status(world.now).local.iter().any(|local| local.address == mapped);
+    world.with(0, |mesh, now| {
+        mesh.handle_datagram(server, None, &answer, now)
+    });
+    let told = |world: &World| {
+        world.nodes[0]
+            .mesh
+            .status(world.now)
+            .local
+            .iter()
+            .any(|local| local.address == mapped)
+    };
     assert!(told(&world));
     let before = requests(&world);
-    let spec = natpunch_core::MeshSpec { listen_port: 12_345, ..spec(low_high().0, &[low_high().1]) };
+    let spec = natpunch_core::MeshSpec {
+        listen_port: 12_345,
+        ..spec(low_high().0, &[low_high().1])
+    };
     world.with(0, |mesh, now| mesh.handle_spec(spec, now));
     assert!(!told(&world));
     assert_eq!(requests(&world), before + 1, "asked anew at once");
@@ -410,7 +604,9 @@ fn a_lost_path_asks_stun_at_once() {
     assert!(world.run_until(end, lost));
     let start = world.now;
     world.run(ms(100));
-    let asked = |(at, sent): &&(Time, natpunch_core::Transmit)| *at >= start && sent.destination == addr(STUN);
+    let asked = |(at, sent): &&(Time, natpunch_core::Transmit)| {
+        *at >= start && sent.destination == addr(STUN)
+    };
     assert_eq!(world.nodes[0].sent.iter().filter(asked).count(), 1);
 }
 
@@ -425,7 +621,9 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
         for (from, to) in [(0, 1), (1, 0)] {
             let record = world.nodes[from].records[0].clone();
             let origin = natpunch_types::Origin::new("http");
-            world.with(to, |mesh, now| mesh.handle_record(&origin, record.tag, &record.blob, now));
+            world.with(to, |mesh, now| {
+                mesh.handle_record(&origin, record.tag, &record.blob, now)
+            });
         }
     };
     for _ in 0..3600 {
@@ -444,7 +642,12 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
     }
     exchange(&mut world);
     world.run(secs(2));
-    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        world.status(0).state,
+        PeerState::Connected,
+        "{:#?}",
+        world.nodes[0].events
+    );
 }
 
 #[test]
@@ -455,7 +658,9 @@ fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
     let record = world.nodes[0].records[0].clone();
     let news = |world: &mut World| {
         let record = record.clone();
-        world.with(1, |mesh, now| mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now));
+        world.with(1, |mesh, now| {
+            mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+        });
     };
     news(&mut world);
     world.run(secs(200));
@@ -467,7 +672,10 @@ fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
     };
     assert!(pings(&mut world) >= 2, "a round of probing begins");
     world.run(secs(20));
-    assert!(pings(&mut world) == 0, "whoever says it all the time changes nothing");
+    assert!(
+        pings(&mut world) == 0,
+        "whoever says it all the time changes nothing"
+    );
 }
 
 #[test]
@@ -476,7 +684,9 @@ fn the_first_word_of_stun_after_an_outage_ends_the_long_silence() {
     world.passes = Box::new(|_, _, _| false);
     world.tell_both();
     for index in 0..2 {
-        world.with(index, |mesh, now| mesh.handle_stun_servers(&[addr(STUN)], now));
+        world.with(index, |mesh, now| {
+            mesh.handle_stun_servers(&[addr(STUN)], now)
+        });
     }
     world.run(secs(3600));
     world.passes = Box::new(|_, _, _| true);
@@ -491,5 +701,10 @@ fn the_first_word_of_stun_after_an_outage_ends_the_long_silence() {
     let end = world.now + secs(40);
     assert!(world.run_until(end, answered) || world.status(0).state == PeerState::Connected);
     world.run(secs(1));
-    assert_eq!(world.status(0).state, PeerState::Connected, "{:#?}", world.nodes[0].events);
+    assert_eq!(
+        world.status(0).state,
+        PeerState::Connected,
+        "{:#?}",
+        world.nodes[0].events
+    );
 }

@@ -24,7 +24,10 @@ fn a_plain_peer_gets_its_endpoint_as_offered_and_no_probe() {
     assert!(matches!(world.status(0).state, PeerState::Waiting { .. }));
     world.tell(0, 1);
     world.run(secs(2));
-    assert_eq!(world.nodes[0].endpoint(world.nodes[1].number), Some(world.address(1)));
+    assert_eq!(
+        world.nodes[0].endpoint(world.nodes[1].number),
+        Some(world.address(1))
+    );
     assert_eq!(world.status(0).state, PeerState::Connected);
     assert!(world.nodes[0].sent.is_empty(), "it answers no probes");
     assert!(!world.nodes[0].wanted(world.nodes[1].number));
@@ -55,16 +58,31 @@ fn the_candidates_of_a_plain_peer_are_tried_in_turn_with_pauses() {
         world.tell_address(0, 1, addr(&format!("198.51.100.{last}:1")));
     }
     world.run(secs(29));
-    let tried: Vec<_> = world.nodes[0].sets.iter().map(|(_, _, endpoint, _)| *endpoint).collect();
+    let tried: Vec<_> = world.nodes[0]
+        .sets
+        .iter()
+        .map(|(_, _, endpoint, _)| *endpoint)
+        .collect();
     assert_eq!(tried.len(), 3, "{tried:?}");
     world.run(secs(5));
-    assert!(matches!(world.status(0).state, PeerState::Unreachable { .. }), "{:?}", world.status(0).state);
+    assert!(
+        matches!(world.status(0).state, PeerState::Unreachable { .. }),
+        "{:?}",
+        world.status(0).state
+    );
     world.run(secs(3600));
-    assert!(world.nodes[0].sets.len() < 40, "{}", world.nodes[0].sets.len());
+    assert!(
+        world.nodes[0].sets.len() < 40,
+        "{}",
+        world.nodes[0].sets.len()
+    );
     // What is new is tried at once.
     world.tell(0, 1);
     world.run(secs(2));
-    assert_eq!(world.nodes[0].endpoint(world.nodes[1].number), Some(world.address(1)));
+    assert_eq!(
+        world.nodes[0].endpoint(world.nodes[1].number),
+        Some(world.address(1))
+    );
     assert_eq!(world.status(0).state, PeerState::Connected);
 }
 
@@ -74,7 +92,8 @@ fn a_running_session_is_adopted_when_the_peer_becomes_plain_or_comes_by_reload()
         let mut world = World::pair();
         let (own, other) = (world.nodes[0].number, world.nodes[1].number);
         let key = public(other);
-        // At first the file does not have the peer, or has it as managed, while the device has a session with it.
+        // At first the file does not have the peer, or has it as managed, while the device has a
+        // session with it.
         let peers: Vec<u8> = first.iter().map(|_: &i32| other).collect();
         world.with(0, |mesh, now| mesh.handle_spec(spec(own, &peers), now));
         let row = world.nodes[0].device.get_mut(&key).unwrap();
@@ -101,8 +120,15 @@ fn stun_from_wireguards_port_tells_the_reflexive_address() {
     assert_eq!(local.len(), 1, "{local:?}");
     assert_eq!(world.nodes[0].publications, publications);
     world.run(secs(60));
-    let asked = world.nodes[0].sent.iter().filter(|(_, transmit)| transmit.destination == addr(STUN)).count();
-    assert!((2..=5).contains(&asked), "{asked} requests in a minute while a peer is wanted");
+    let asked = world.nodes[0]
+        .sent
+        .iter()
+        .filter(|(_, transmit)| transmit.destination == addr(STUN))
+        .count();
+    assert!(
+        (2..=5).contains(&asked),
+        "{asked} requests in a minute while a peer is wanted"
+    );
 }
 
 #[test]
@@ -111,7 +137,11 @@ fn a_silent_stun_server_is_asked_five_times_and_then_left_alone_for_a_while() {
     world.passes = Box::new(|_, _, _| false);
     world.with(0, |mesh, now| mesh.handle_stun_servers(&[addr(STUN)], now));
     world.run(secs(20));
-    let asked = world.nodes[0].sent.iter().filter(|(_, transmit)| transmit.destination == addr(STUN)).count();
+    let asked = world.nodes[0]
+        .sent
+        .iter()
+        .filter(|(_, transmit)| transmit.destination == addr(STUN))
+        .count();
     assert_eq!(asked, 5);
 }
 
@@ -129,5 +159,10 @@ fn a_plain_session_of_last_week_does_not_keep_new_addresses_away() {
     world.nodes[0].sets.clear();
     world.tell(0, 1);
     world.run(secs(1));
-    assert_eq!(world.nodes[0].endpoint(other), Some(world.address(1)), "{:?}", world.nodes[0].sets);
+    assert_eq!(
+        world.nodes[0].endpoint(other),
+        Some(world.address(1)),
+        "{:?}",
+        world.nodes[0].sets
+    );
 }

@@ -16,7 +16,11 @@ fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
 }
 
 fn relay(address: &str, origin: &str) -> Candidate {
-    Candidate { kind: CandidateKind::Relay, origin: Origin::new(origin), ..candidate(addr(address)) }
+    Candidate {
+        kind: CandidateKind::Relay,
+        origin: Origin::new(origin),
+        ..candidate(addr(address))
+    }
 }
 
 #[test]
@@ -27,7 +31,10 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     assert!(mesh.poll_transmit().is_none());
     mesh.handle_candidate(public(2), relay("198.51.100.2:40001", "eu"), Time::ZERO);
     mesh.handle_timeout(Time::ZERO);
-    assert_eq!(mesh.poll_transmit().unwrap().destination, addr("198.51.100.2:40001"));
+    assert_eq!(
+        mesh.poll_transmit().unwrap().destination,
+        addr("198.51.100.2:40001")
+    );
 
     let interest = std::iter::from_fn(|| mesh.poll_command()).find_map(|command| match command {
         Command::Interest(interest) => Some(interest),
@@ -38,10 +45,14 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     assert_eq!(interest.relay_by(&Origin::new("us")), RelayUse::Off);
 }
 
-/// A pair that lists these relays and knows the one named `second`, and the candidates by the `first` and by it.
+/// A pair that lists these relays and knows the one named `second`, and the candidates by the
+/// `first` and by it.
 fn two_relays(list: &[&str]) -> (World, Candidate, Candidate) {
     let (low, high) = low_high();
-    let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2", "203.0.113.22"])]);
+    let mut world = World::new(&[
+        (low, &["203.0.113.1"]),
+        (high, &["203.0.113.2", "203.0.113.22"]),
+    ]);
     for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
         let mut spec = listing(spec(own, &[other]), list);
         // So that the peer does not say that these addresses are its own, and no relay's.
@@ -51,8 +62,13 @@ fn two_relays(list: &[&str]) -> (World, Candidate, Candidate) {
     let port = world.address(1).port();
     let by_second = relay(&format!("203.0.113.2:{port}"), "second");
     let by_first = relay(&format!("203.0.113.22:{port}"), "first");
-    let back = Candidate { address: world.address(0), ..by_second.clone() };
-    world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_second.clone(), now));
+    let back = Candidate {
+        address: world.address(0),
+        ..by_second.clone()
+    };
+    world.with(0, |mesh, now| {
+        mesh.handle_candidate(public(high), by_second.clone(), now)
+    });
     world.with(1, |mesh, now| mesh.handle_candidate(public(low), back, now));
     (world, by_first, by_second)
 }
@@ -61,7 +77,9 @@ fn two_relays(list: &[&str]) -> (World, Candidate, Candidate) {
 fn a_relay_is_not_left_for_a_better_one_while_a_session_is_made_over_it() {
     let (mut world, by_first, by_second) = two_relays(&["first", "second"]);
     let high = world.nodes[1].number;
-    world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_first.clone(), now));
+    world.with(0, |mesh, now| {
+        mesh.handle_candidate(public(high), by_first.clone(), now)
+    });
     world.connect();
     let chosen: Vec<_> = world.nodes[0]
         .events
@@ -71,7 +89,10 @@ fn a_relay_is_not_left_for_a_better_one_while_a_session_is_made_over_it() {
             _ => None,
         })
         .collect();
-    assert_eq!([chosen[0].1, chosen[1].1], [by_second.address, by_first.address]);
+    assert_eq!(
+        [chosen[0].1, chosen[1].1],
+        [by_second.address, by_first.address]
+    );
     assert_eq!(chosen[1].0.since(chosen[0].0), secs(1));
 }
 
@@ -84,11 +105,19 @@ fn the_relay_that_is_listed_first_is_moved_to_and_not_left() {
         assert_eq!(world.status(0).endpoint, Some(by_second.address));
         assert_eq!(world.status(0).relayed_by, ["second"]);
 
-        world.with(0, |mesh, now| mesh.handle_candidate(public(high), by_first.clone(), now));
-        // Not for longer: the device of this world answers from its first address, and WireGuard would roam back.
+        world.with(0, |mesh, now| {
+            mesh.handle_candidate(public(high), by_first.clone(), now)
+        });
+        // Not for longer: the device of this world answers from its first address, and WireGuard
+        // would roam back.
         world.run(ms(500));
         let used = if moves { &by_first } else { &by_second };
-        assert_eq!(world.status(0).endpoint, Some(used.address), "{list:?}: {:#?}", world.nodes[0].events);
+        assert_eq!(
+            world.status(0).endpoint,
+            Some(used.address),
+            "{list:?}: {:#?}",
+            world.nodes[0].events
+        );
         assert_eq!(world.status(0).relayed_by, [used.origin.as_str()]);
     }
 }
@@ -100,20 +129,38 @@ fn a_pong_through_a_relay_is_enough_for_a_first_path_and_one_on_a_direct_path_is
         let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2"])]);
         for (index, (own, other)) in [(low, high), (high, low)].into_iter().enumerate() {
             let mut spec = spec(own, &[other]);
-            spec.peers[0].relay = if kind == CandidateKind::Relay { RelayPolicy::Only } else { RelayPolicy::Auto };
+            spec.peers[0].relay = if kind == CandidateKind::Relay {
+                RelayPolicy::Only
+            } else {
+                RelayPolicy::Auto
+            };
             world.with(index, |mesh, now| mesh.handle_spec(spec, now));
         }
         let start = world.now;
         for (index, other) in [(0, high), (1, low)] {
-            let candidate = Candidate { kind, ..candidate(world.address(1 - index)) };
-            world.with(index, |mesh, now| mesh.handle_candidate(public(other), candidate, now));
+            let candidate = Candidate {
+                kind,
+                ..candidate(world.address(1 - index))
+            };
+            world.with(index, |mesh, now| {
+                mesh.handle_candidate(public(other), candidate, now)
+            });
         }
         world.connect();
         let chosen = |event: &Event| matches!(event, Event::PathSelected { .. });
-        world.nodes[0].events.iter().find(|(_, event)| chosen(event)).map(|(at, _)| at.since(start)).unwrap()
+        world.nodes[0]
+            .events
+            .iter()
+            .find(|(_, event)| chosen(event))
+            .map(|(at, _)| at.since(start))
+            .unwrap()
     };
     assert_eq!(first_path(CandidateKind::Relay), ms(20), "one round trip");
-    assert_eq!(first_path(CandidateKind::Reflexive), ms(30), "and the peer's word that it got its pong, too");
+    assert_eq!(
+        first_path(CandidateKind::Reflexive),
+        ms(30),
+        "and the peer's word that it got its pong, too"
+    );
 }
 
 #[test]
@@ -121,13 +168,26 @@ fn what_still_comes_from_a_relay_that_was_withdrawn_comes_through_a_relay() {
     let (low, high) = low_high();
     let mut world = World::new(&[(low, &["203.0.113.1"]), (high, &["203.0.113.2"])]);
     let here = world.address(1);
-    let offered = Candidate { address: here, ..relay("203.0.113.2:1", "hub") };
+    let offered = Candidate {
+        address: here,
+        ..relay("203.0.113.2:1", "hub")
+    };
     world.with(0, |mesh, now| {
         mesh.handle_candidate(public(high), offered.clone(), now);
-        mesh.handle_candidate(public(high), Candidate { lifetime: secs(0), ..offered.clone() }, now);
+        mesh.handle_candidate(
+            public(high),
+            Candidate {
+                lifetime: secs(0),
+                ..offered.clone()
+            },
+            now,
+        );
         assert!(mesh.status(now).peers[0].candidates.is_empty());
     });
-    let back = Candidate { address: world.address(0), ..offered.clone() };
+    let back = Candidate {
+        address: world.address(0),
+        ..offered.clone()
+    };
     let mut only = spec(high, &[low]);
     // So that the peer does not say that this address is its own, and no relay's.
     only.peers[0].relay = RelayPolicy::Only;
@@ -137,6 +197,10 @@ fn what_still_comes_from_a_relay_that_was_withdrawn_comes_through_a_relay() {
     });
     world.run(secs(1));
     let status = world.nodes[0].mesh.status(world.now);
-    let found = status.peers[0].candidates.iter().find(|candidate| candidate.address == here).unwrap();
+    let found = status.peers[0]
+        .candidates
+        .iter()
+        .find(|candidate| candidate.address == here)
+        .unwrap();
     assert_eq!(found.kind, CandidateKind::Relay);
 }

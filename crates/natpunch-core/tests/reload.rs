@@ -23,12 +23,16 @@ fn with_record() -> (World, Record, SocketAddr) {
 }
 
 fn take(world: &mut World, record: &Record) {
-    world.with(0, |mesh, now| mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now));
+    world.with(0, |mesh, now| {
+        mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+    });
 }
 
 /// The other's record when it has moved to this address.
 fn moves(world: &mut World, to: &str) -> Record {
-    world.with(1, |mesh, now| mesh.handle_local_addresses(&[to.parse().unwrap()], now));
+    world.with(1, |mesh, now| {
+        mesh.handle_local_addresses(&[to.parse().unwrap()], now)
+    });
     world.run(secs(1));
     world.nodes[1].records[0].clone()
 }
@@ -40,7 +44,11 @@ fn reload(world: &mut World, index: usize, change: impl FnOnce(&mut PeerSpec)) {
 }
 
 fn has_candidate(world: &World, address: SocketAddr) -> bool {
-    world.status(0).candidates.iter().any(|candidate| candidate.address == address)
+    world
+        .status(0)
+        .candidates
+        .iter()
+        .any(|candidate| candidate.address == address)
 }
 
 #[test]
@@ -59,7 +67,12 @@ fn a_reload_that_changes_a_peer_keeps_its_record_and_probes_at_once() {
         assert!(has_candidate(&world, address) && has_candidate(&world, addr("203.0.113.99:9")));
         let now = world.now;
         world.run(ms(1));
-        assert!(world.nodes[0].sent.iter().any(|(at, sent)| *at == now && sent.destination == address));
+        assert!(
+            world.nodes[0]
+                .sent
+                .iter()
+                .any(|(at, sent)| *at == now && sent.destination == address)
+        );
         // It is still the same record, and expires when it does.
         take(&mut world, &record);
         world.run(secs(501));
@@ -72,7 +85,10 @@ fn a_reload_that_changes_a_peer_keeps_its_record_and_probes_at_once() {
 #[test]
 fn what_a_peers_record_says_is_used_as_soon_as_a_reload_allows_it() {
     let (mut world, _, address) = with_record();
-    for change in [|peer: &mut PeerSpec| peer.relay = RelayPolicy::Only, |peer: &mut PeerSpec| peer.managed = false] {
+    for change in [
+        |peer: &mut PeerSpec| peer.relay = RelayPolicy::Only,
+        |peer: &mut PeerSpec| peer.managed = false,
+    ] {
         reload(&mut world, 0, change);
         let newer = moves(&mut world, "203.0.113.50");
         take(&mut world, &newer);
@@ -94,13 +110,19 @@ fn a_reload_that_changes_a_peer_does_not_let_an_older_record_in() {
     world.run(secs(300));
     reload(&mut world, 0, |peer| peer.relay = RelayPolicy::Never);
     take(&mut world, &older);
-    assert!(!has_candidate(&world, address), "{:?}", world.status(0).candidates);
+    assert!(
+        !has_candidate(&world, address),
+        "{:?}",
+        world.status(0).candidates
+    );
 }
 
 #[test]
 fn another_key_of_a_pair_inherits_nothing() {
     let (mut world, _, address) = with_record();
-    reload(&mut world, 0, |peer| peer.preshared_key = Some(PresharedKey::from_bytes([7; 32])));
+    reload(&mut world, 0, |peer| {
+        peer.preshared_key = Some(PresharedKey::from_bytes([7; 32]))
+    });
     assert!(!has_candidate(&world, address));
 }
 
@@ -115,19 +137,35 @@ fn a_reload_that_changes_a_peer_leaves_its_path_as_it_is_and_the_peer_still_answ
     world.run(secs(60));
     assert_eq!(world.status(0).state, PeerState::Connected);
     let lost = |(_, event): &(Time, Event)| matches!(event, Event::PathLost { .. });
-    assert!(!world.nodes[0].events.iter().any(lost), "{:#?}", world.nodes[0].events);
+    assert!(
+        !world.nodes[0].events.iter().any(lost),
+        "{:#?}",
+        world.nodes[0].events
+    );
     // The other side heard nothing but this node's probes, and none of them was a replay to it.
-    let probes = world.nodes[0].sent.iter().filter(|(at, _)| *at > start + secs(10)).count();
+    let probes = world.nodes[0]
+        .sent
+        .iter()
+        .filter(|(at, _)| *at > start + secs(10))
+        .count();
     assert!((10..40).contains(&probes), "{probes} in 50 s");
 }
 
 #[test]
 fn a_relay_that_a_reload_forbids_is_left() {
     let mut world = World::pair();
-    let by = |address| Candidate { kind: CandidateKind::Relay, ..candidate(address) };
+    let by = |address| Candidate {
+        kind: CandidateKind::Relay,
+        ..candidate(address)
+    };
     for index in [0, 1] {
-        let (address, key) = (world.address(1 - index), public(world.nodes[1 - index].number));
-        world.with(index, |mesh, now| mesh.handle_candidate(key, by(address), now));
+        let (address, key) = (
+            world.address(1 - index),
+            public(world.nodes[1 - index].number),
+        );
+        world.with(index, |mesh, now| {
+            mesh.handle_candidate(key, by(address), now)
+        });
         reload(&mut world, index, |peer| peer.relay = RelayPolicy::Only);
     }
     world.connect();
@@ -135,5 +173,9 @@ fn a_relay_that_a_reload_forbids_is_left() {
     reload(&mut world, 0, |peer| peer.relay = RelayPolicy::Never);
     world.run(secs(5));
     let status = world.status(0);
-    assert_eq!((status.path, status.candidates), (PathKind::None, vec![]), "it was a relay, and is no direct path now");
+    assert_eq!(
+        (status.path, status.candidates),
+        (PathKind::None, vec![]),
+        "it was a relay, and is no direct path now"
+    );
 }

@@ -37,27 +37,38 @@ impl<T: Clone + Send + 'static> Follower<T> {
         pipe: impl Read + Send + 'static,
         mut parse: impl FnMut(Instant, &str) -> Option<T> + Send + 'static,
     ) -> io::Result<Self> {
-        let read = Progress { lines: Vec::new(), ended: false };
-        let shared = Arc::new(Shared { read: Mutex::new(read), changed: Condvar::new() });
+        let read = Progress {
+            lines: Vec::new(),
+            ended: false,
+        };
+        let shared = Arc::new(Shared {
+            read: Mutex::new(read),
+            changed: Condvar::new(),
+        });
         let seen = Arc::clone(&shared);
-        std::thread::Builder::new().name("follow".into()).spawn(move || {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            // A line that is not UTF-8 is shown as well as it can be.
-            while pipe.read_until(b'\n', &mut line).is_ok_and(|length| length != 0) {
-                let now = Instant::now();
-                if let Some(parsed) = parse(now, String::from_utf8_lossy(&line).trim_end()) {
-                    let mut read = seen.lock();
-                    if read.lines.len() < MAX_LINES {
-                        read.lines.push((now, parsed));
+        std::thread::Builder::new()
+            .name("follow".into())
+            .spawn(move || {
+                let mut pipe = BufReader::new(pipe);
+                let mut line = Vec::new();
+                // A line that is not UTF-8 is shown as well as it can be.
+                while pipe
+                    .read_until(b'\n', &mut line)
+                    .is_ok_and(|length| length != 0)
+                {
+                    let now = Instant::now();
+                    if let Some(parsed) = parse(now, String::from_utf8_lossy(&line).trim_end()) {
+                        let mut read = seen.lock();
+                        if read.lines.len() < MAX_LINES {
+                            read.lines.push((now, parsed));
+                        }
+                        seen.changed.notify_all();
                     }
-                    seen.changed.notify_all();
+                    line.clear();
                 }
-                line.clear();
-            }
-            seen.lock().ended = true;
-            seen.changed.notify_all();
-        })?;
+                seen.lock().ended = true;
+                seen.changed.notify_all();
+            })?;
         Ok(Follower { shared })
     }
 
@@ -66,9 +77,13 @@ impl<T: Clone + Send + 'static> Follower<T> {
         self.shared.lock().lines.clone()
     }
 
-    /// Waits until `check` finds what it looks for in everything so far; `None` if the deadline passes or the pipe ends
-    /// before.
-    pub fn wait<R>(&self, deadline: Instant, mut check: impl FnMut(&[(Instant, T)]) -> Option<R>) -> Option<R> {
+    /// Waits until `check` finds what it looks for in everything so far; `None` if the deadline
+    /// passes or the pipe ends before.
+    pub fn wait<R>(
+        &self,
+        deadline: Instant,
+        mut check: impl FnMut(&[(Instant, T)]) -> Option<R>,
+    ) -> Option<R> {
         let mut read = self.shared.lock();
         loop {
             if let Some(found) = check(&read.lines) {
@@ -78,7 +93,12 @@ impl<T: Clone + Send + 'static> Follower<T> {
                 return None;
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            read = self.shared.changed.wait_timeout(read, left).unwrap_or_else(PoisonError::into_inner).0;
+            read = self
+                .shared
+                .changed
+                .wait_timeout(read, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }

@@ -27,7 +27,11 @@ pub struct Host {
 
 impl Host {
     pub(crate) fn new(name: &str, namespace: Namespace) -> Self {
-        Host { name: name.to_owned(), namespace, network: Network::default() }
+        Host {
+            name: name.to_owned(),
+            namespace,
+            network: Network::default(),
+        }
     }
 
     /// Its name.
@@ -37,18 +41,24 @@ impl Host {
 
     /// Its IPv4 address on its link.
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
-        self.network.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        })
+        self.network
+            .addresses
+            .iter()
+            .find_map(|address| match address {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            })
     }
 
     /// Its IPv6 address on its link.
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
-        self.network.addresses.iter().find_map(|address| match address {
-            IpAddr::V6(ip) => Some(*ip),
-            IpAddr::V4(_) => None,
-        })
+        self.network
+            .addresses
+            .iter()
+            .find_map(|address| match address {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            })
     }
 
     /// A directory of this host, below the lab's shared one.
@@ -83,7 +93,9 @@ impl Host {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
         let program = program.to_owned();
-        self.namespace.run(move || command.output())?.map_err(|source| Error::Program { program, source })
+        self.namespace
+            .run(move || command.output())?
+            .map_err(|source| Error::Program { program, source })
     }
 
     pub(crate) fn detach(&self) -> Result<()> {

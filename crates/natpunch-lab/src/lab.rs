@@ -15,8 +15,9 @@ const MAX_UPLINKS: u8 = 63;
 const FIRST_HOST: u8 = 10;
 const MAX_HOSTS: u8 = 200;
 
-/// Routers between any two uplinks. Real paths between homes have about as many or more; it matters for packets that
-/// are meant to die on the way. There is one router in truth, which drops what would not have survived so many.
+/// Routers between any two uplinks. Real paths between homes have about as many or more; it matters
+/// for packets that are meant to die on the way. There is one router in truth, which drops what
+/// would not have survived so many.
 const INTERNET_HOPS: u8 = 8;
 
 /// A link into the internet: a network of its own, so that traffic between two of them is routed.
@@ -39,7 +40,10 @@ impl Uplink {
     /// The internet's end.
     fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
         let number = self.number;
-        (Ipv4Addr::new(203, 0, 113, number * 4 + 1), Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 1))
+        (
+            Ipv4Addr::new(203, 0, 113, number * 4 + 1),
+            Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 1),
+        )
     }
 
     /// The network behind it, if a router is there (64 bits).
@@ -75,10 +79,16 @@ impl Lab {
                 }}
             }}\n"
         ))?;
-        Ok(Lab { internet, directory, uplinks: 0, hosts: 0 })
+        Ok(Lab {
+            internet,
+            directory,
+            uplinks: 0,
+            hosts: 0,
+        })
     }
 
-    /// A directory that all hosts of the lab see, for configuration files. It vanishes with the lab.
+    /// A directory that all hosts of the lab see, for configuration files. It vanishes with the
+    /// lab.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -100,7 +110,8 @@ impl Lab {
         self.build_router(name, nat, WanInput::Accept, false)
     }
 
-    /// A router with a NAT for IPv4, and global IPv6 addresses for its hosts behind a stateful firewall.
+    /// A router with a NAT for IPv4, and global IPv6 addresses for its hosts behind a stateful
+    /// firewall.
     pub fn dual_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
         self.build_router(name, nat, WanInput::default(), true)
     }
@@ -112,7 +123,8 @@ impl Lab {
         Ok(host)
     }
 
-    /// Moves a host to the network of another router: its link goes away, and a new one with new addresses comes.
+    /// Moves a host to the network of another router: its link goes away, and a new one with new
+    /// addresses comes.
     pub fn move_behind(&mut self, host: &mut Host, router: &Router) -> Result<()> {
         host.detach()?;
         self.attach_behind(host, router)
@@ -137,12 +149,26 @@ impl Lab {
         self.configure_router(router)
     }
 
-    fn build_router(&mut self, name: &str, nat: Nat, input: WanInput, has_ipv6: bool) -> Result<Router> {
+    fn build_router(
+        &mut self,
+        name: &str,
+        nat: Nat,
+        input: WanInput,
+        has_ipv6: bool,
+    ) -> Result<Router> {
         let namespace = Namespace::new(name, true)?;
         let uplink = self.next_uplink()?;
         self.connect(&uplink, &namespace, "wan")?;
-        namespace.ip("link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n")?;
-        let router = Router { namespace, uplink, has_ipv6, nat, input };
+        namespace.ip(
+            "link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n",
+        )?;
+        let router = Router {
+            namespace,
+            uplink,
+            has_ipv6,
+            nat,
+            input,
+        };
         router.load_rules()?;
         self.configure_router(&router)?;
         Ok(router)
@@ -153,11 +179,14 @@ impl Lab {
         self.configure_uplink(uplink, &router.namespace, "wan", router.has_ipv6)?;
         if router.has_ipv6 {
             let prefix = router.lan_prefix();
-            self.internet.ip(format!("route replace {prefix}/64 via {}\n", uplink.ipv6))?;
+            self.internet
+                .ip(format!("route replace {prefix}/64 via {}\n", uplink.ipv6))?;
             let mut segments = prefix.segments();
             segments[7] = 1;
             let gateway = Ipv6Addr::from(segments);
-            router.namespace.ip(format!("address replace {gateway}/64 dev lan nodad\n"))?;
+            router
+                .namespace
+                .ip(format!("address replace {gateway}/64 dev lan nodad\n"))?;
         }
         Ok(())
     }
@@ -166,7 +195,9 @@ impl Lab {
         let uplink = self.next_uplink()?;
         self.connect(&uplink, &host.namespace, "eth0")?;
         self.configure_uplink(&uplink, &host.namespace, "eth0", true)?;
-        host.network = Network { addresses: vec![IpAddr::V4(uplink.ipv4), IpAddr::V6(uplink.ipv6)] };
+        host.network = Network {
+            addresses: vec![IpAddr::V4(uplink.ipv4), IpAddr::V6(uplink.ipv6)],
+        };
         Ok(())
     }
 
@@ -182,8 +213,9 @@ impl Lab {
             "link add name {port} type veth peer name eth0 netns {}\nlink set {port} master lan up\n",
             host.namespace.thread_id()
         ))?;
-        host.namespace
-            .ip(format!("link set eth0 up\naddress add {ipv4}/24 dev eth0\nroute add default via 192.168.1.1\n"))?;
+        host.namespace.ip(format!(
+            "link set eth0 up\naddress add {ipv4}/24 dev eth0\nroute add default via 192.168.1.1\n"
+        ))?;
         let mut addresses = vec![IpAddr::V4(ipv4)];
         if router.has_ipv6 {
             let mut segments = router.lan_prefix().segments();
@@ -191,7 +223,9 @@ impl Lab {
             let gateway = Ipv6Addr::from(segments);
             segments[7] = number.into();
             let ipv6 = Ipv6Addr::from(segments);
-            host.namespace.ip(format!("address add {ipv6}/64 dev eth0 nodad\nroute add default via {gateway}\n"))?;
+            host.namespace.ip(format!(
+                "address add {ipv6}/64 dev eth0 nodad\nroute add default via {gateway}\n"
+            ))?;
             addresses.push(IpAddr::V6(ipv6));
         }
         host.network = Network { addresses };
@@ -211,10 +245,19 @@ impl Lab {
     /// Makes the link of an uplink: `name` in `namespace`, and its other end in the internet.
     fn connect(&self, uplink: &Uplink, namespace: &Namespace, name: &str) -> Result<()> {
         let link = uplink.link();
-        self.internet.ip(format!("link add name {link} type veth peer name {name} netns {}\n", namespace.thread_id()))
+        self.internet.ip(format!(
+            "link add name {link} type veth peer name {name} netns {}\n",
+            namespace.thread_id()
+        ))
     }
 
-    fn configure_uplink(&self, uplink: &Uplink, namespace: &Namespace, name: &str, has_ipv6: bool) -> Result<()> {
+    fn configure_uplink(
+        &self,
+        uplink: &Uplink,
+        namespace: &Namespace,
+        name: &str,
+        has_ipv6: bool,
+    ) -> Result<()> {
         let link = uplink.link();
         let (gateway4, gateway6) = uplink.gateways();
         let Uplink { ipv4, ipv6, .. } = uplink;
@@ -224,7 +267,9 @@ impl Lab {
         namespace
             .ip(format!("link set {name} up\naddress add {ipv4}/30 dev {name}\nroute add default via {gateway4}\n"))?;
         if has_ipv6 {
-            namespace.ip(format!("address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"))?;
+            namespace.ip(format!(
+                "address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"
+            ))?;
         }
         self.internet.wait_for_carrier(&link)?;
         namespace.wait_for_carrier(name)

@@ -8,18 +8,20 @@
 //!               node a      node b          192.168.1.0/24 at both, as in real homes
 //! ```
 //!
-//! Each host and router is a network namespace with its own `/run/natpunch` and `/run/wireguard`, held by one thread
-//! ([`Host::run`] runs code there, [`Host::spawn`] a program). The lab itself lives in a [`sandbox`]: a process that is
-//! number 1 of its own PID namespace. When it ends, however it ends, the kernel ends every process of the lab, even
-//! detached ones, and the namespaces, links and rules vanish with them. Nothing of it is ever visible on the host. No
+//! Each host and router is a network namespace with its own `/run/natpunch` and `/run/wireguard`,
+//! held by one thread ([`Host::run`] runs code there, [`Host::spawn`] a program). The lab itself
+//! lives in a [`sandbox`]: a process that is number 1 of its own PID namespace. When it ends,
+//! however it ends, the kernel ends every process of the lab, even detached ones, and the
+//! namespaces, links and rules vanish with them. Nothing of it is ever visible on the host. No
 //! privileges are needed where user namespaces are allowed.
 //!
 //! Links and rules are made by `ip` and `nft`, started without a shell.
 //!
-//! Why not the `patchbay` crate, which does much of this: its routers have no rule on the WAN's input, so each of them
-//! is one on which an early packet moves the mapping (the poisoned tuple), and the plain home router could not be
-//! told apart from it; it gives no PID or mount namespace, so that a crash leaves natpunch's detached device behind and
-//! two nodes would share `/run`; and it would put eighteen more crates into the shipped binary.
+//! Why not the `patchbay` crate, which does much of this: its routers have no rule on the WAN's
+//! input, so each of them is one on which an early packet moves the mapping (the poisoned tuple),
+//! and the plain home router could not be told apart from it; it gives no PID or mount namespace,
+//! so that a crash leaves natpunch's detached device behind and two nodes would share `/run`; and
+//! it would put eighteen more crates into the shipped binary.
 
 mod follow;
 mod host;
@@ -41,7 +43,9 @@ pub use router::Router;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program that the lab needs is missing or cannot be started.
-    #[error("cannot run {program}: {source} (Debian: apt-get install iproute2 nftables iputils-ping util-linux)")]
+    #[error(
+        "cannot run {program}: {source} (Debian: apt-get install iproute2 nftables iputils-ping util-linux)"
+    )]
     Program {
         /// Its name.
         program: String,

@@ -1,4 +1,5 @@
-//! One network namespace with a mount namespace of its own, held by a thread that runs what it is given.
+//! One network namespace with a mount namespace of its own, held by a thread that runs what it is
+//! given.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -37,13 +38,24 @@ impl Namespace {
             .spawn(move || {
                 let entered = enter(forward);
                 let ok = entered.is_ok();
-                if ready.send(entered.map(|()| nix::unistd::gettid().as_raw())).is_ok() && ok {
+                if ready
+                    .send(entered.map(|()| nix::unistd::gettid().as_raw()))
+                    .is_ok()
+                    && ok
+                {
                     work.iter().for_each(|job| job());
                 }
             })
-            .map_err(|source| Error::System { what: "cannot start a thread", source })?;
+            .map_err(|source| Error::System {
+                what: "cannot start a thread",
+                source,
+            })?;
         let thread_id = is_ready.recv().map_err(|_| Error::Gone)??;
-        Ok(Namespace { thread_id, jobs: Some(jobs), thread: Some(thread) })
+        Ok(Namespace {
+            thread_id,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 
     /// The thread in it, by which `ip link ... netns` names the namespace.
@@ -51,14 +63,22 @@ impl Namespace {
         self.thread_id
     }
 
-    /// Runs `f` in the namespace and waits for its result. A socket or process that `f` makes stays in the namespace.
-    pub(crate) fn run<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> Result<R> {
+    /// Runs `f` in the namespace and waits for its result. A socket or process that `f` makes stays
+    /// in the namespace.
+    pub(crate) fn run<R: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R> {
         let (answer, result) = mpsc::channel();
         let job: Job = Box::new(move || {
             // The caller waits below, so that it is there to receive.
             let _ = answer.send(f());
         });
-        self.jobs.as_ref().ok_or(Error::Gone)?.send(job).map_err(|_| Error::Gone)?;
+        self.jobs
+            .as_ref()
+            .ok_or(Error::Gone)?
+            .send(job)
+            .map_err(|_| Error::Gone)?;
         result.recv().map_err(|_| Error::Gone)
     }
 
@@ -68,8 +88,8 @@ impl Namespace {
         self.run(move || feed("ip", &["-batch", "-"], &lines))?
     }
 
-    /// Waits until a link carries packets: the kernel sees a carrier a moment after both ends are up, and until then drops
-    /// what is sent.
+    /// Waits until a link carries packets: the kernel sees a carrier a moment after both ends are
+    /// up, and until then drops what is sent.
     pub(crate) fn wait_for_carrier(&self, link: &str) -> Result<()> {
         let link = link.to_owned();
         self.run(move || wait_for_carrier(&link))?
@@ -94,14 +114,32 @@ impl Drop for Namespace {
 
 /// Moves the calling thread into new namespaces.
 fn enter(forward: bool) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-        .map_err(|e| Error::System { what: "cannot make a network namespace", source: e.into() })?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(|e| Error::System {
+        what: "cannot make a network namespace",
+        source: e.into(),
+    })?;
     for directory in PRIVATE_DIRECTORIES {
-        mount(Some("natpunch-lab"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-            .map_err(|e| Error::System { what: "cannot mount a private directory", source: e.into() })?;
+        mount(
+            Some("natpunch-lab"),
+            directory,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )
+        .map_err(|e| Error::System {
+            what: "cannot mount a private directory",
+            source: e.into(),
+        })?;
     }
-    // /sys shows the links of the namespace that mounted it. Where a container forbids the mount, nothing here needs it.
-    let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>);
+    // /sys shows the links of the namespace that mounted it. Where a container forbids the mount,
+    // nothing here needs it.
+    let _ = mount(
+        Some("sysfs"),
+        "/sys",
+        Some("sysfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    );
     // Addresses must be usable at once: no duplicate address detection.
     sysctl("net/ipv6/conf/all/accept_dad", "0")?;
     sysctl("net/ipv6/conf/default/accept_dad", "0")?;
@@ -118,12 +156,17 @@ fn wait_for_carrier(link: &str) -> Result<()> {
         let output = Command::new("ip")
             .args(["-oneline", "link", "show", "dev", link])
             .output()
-            .map_err(|source| Error::Program { program: "ip".into(), source })?;
+            .map_err(|source| Error::Program {
+                program: "ip".into(),
+                source,
+            })?;
         if String::from_utf8_lossy(&output.stdout).contains("state UP") {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(Error::NoCarrier { link: link.to_owned() });
+            return Err(Error::NoCarrier {
+                link: link.to_owned(),
+            });
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -131,13 +174,18 @@ fn wait_for_carrier(link: &str) -> Result<()> {
 
 /// Sets a kernel setting of the calling thread's network namespace.
 fn sysctl(key: &str, value: &str) -> Result<()> {
-    std::fs::write(format!("/proc/sys/{key}"), value)
-        .map_err(|source| Error::System { what: "cannot write a network setting below /proc/sys", source })
+    std::fs::write(format!("/proc/sys/{key}"), value).map_err(|source| Error::System {
+        what: "cannot write a network setting below /proc/sys",
+        source,
+    })
 }
 
 /// Runs a program with `input` on its standard input.
 fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()> {
-    let failed = |source| Error::Program { program: program.to_owned(), source };
+    let failed = |source| Error::Program {
+        program: program.to_owned(),
+        source,
+    };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())

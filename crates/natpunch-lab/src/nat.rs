@@ -3,7 +3,8 @@
 /// What a router does to UDP, in the words of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nat {
-    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering: Linux `masquerade`.
+    /// Endpoint-independent mapping that keeps the port, address-and-port-dependent filtering:
+    /// Linux `masquerade`.
     PortPreserving,
     /// Endpoint-independent mapping that keeps the port, endpoint-independent filtering.
     FullCone,
@@ -19,13 +20,14 @@ pub enum WanInput {
     /// Drops it, as home routers do.
     #[default]
     Drop,
-    /// Lets it reach the router itself, as a bare Linux gateway does. Connection tracking then knows the packet's
-    /// addresses, and a later packet of a host behind the router to the same place is given another port: the
-    /// poisoned tuple.
+    /// Lets it reach the router itself, as a bare Linux gateway does. Connection tracking then
+    /// knows the packet's addresses, and a later packet of a host behind the router to the same
+    /// place is given another port: the poisoned tuple.
     Accept,
 }
 
-/// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and forgets its mappings.
+/// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and
+/// forgets its mappings.
 pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
     let masquerade = match nat {
         Nat::Symmetric => "masquerade fully-random",
@@ -39,17 +41,24 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
             oifname wan meta l4proto udp update @contacted { udp sport . ip daddr }"
         }
     };
-    let remember = if remember.is_empty() { String::new() } else { format!("oifname wan {remember}") };
+    let remember = if remember.is_empty() {
+        String::new()
+    } else {
+        format!("oifname wan {remember}")
+    };
     let admit = match nat {
         Nat::PortPreserving | Nat::Symmetric => "",
         Nat::FullCone => "iifname wan dnat ip to udp dport map @cone",
-        Nat::Restricted => "iifname wan udp dport . ip saddr @contacted dnat ip to udp dport map @cone",
+        Nat::Restricted => {
+            "iifname wan udp dport . ip saddr @contacted dnat ip to udp dport map @cone"
+        }
     };
     let unexpected = match input {
         WanInput::Drop => "iifname wan ct state new drop",
         WanInput::Accept => "",
     };
-    // The maps are filled when a flow starts, before masquerade: right as long as it can keep the port.
+    // The maps are filled when a flow starts, before masquerade: right as long as it can keep the
+    // port.
     format!(
         "table ip natpunch_lab
         delete table ip natpunch_lab

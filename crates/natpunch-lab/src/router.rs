@@ -32,7 +32,8 @@ impl Router {
         self.namespace.nft(nat::rules(self.nat, self.input))
     }
 
-    /// Takes the cable of the internet out, or puts it back in. Out, packets vanish without an error.
+    /// Takes the cable of the internet out, or puts it back in. Out, packets vanish without an
+    /// error.
     pub fn set_connected(&self, connected: bool) -> Result<()> {
         let rules = if connected {
             ""
@@ -43,7 +44,8 @@ impl Router {
         self.cut("natpunch_cut", rules)
     }
 
-    /// Lets no UDP pass between its hosts and an address, or lets it pass again; everything else stays.
+    /// Lets no UDP pass between its hosts and an address, or lets it pass again; everything else
+    /// stays.
     pub fn set_blocked(&self, address: impl Into<IpAddr>, blocked: bool) -> Result<()> {
         let address = address.into();
         let ip = if address.is_ipv4() { "ip" } else { "ip6" };
@@ -60,7 +62,8 @@ impl Router {
 
     /// Replaces a table by these chains.
     fn cut(&self, table: &str, rules: &str) -> Result<()> {
-        self.namespace
-            .nft(format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{rules}\n}}\n"))
+        self.namespace.nft(format!(
+            "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{rules}\n}}\n"
+        ))
     }
 }

@@ -1,7 +1,8 @@
-//! The process that a lab lives in: number 1 of its own PID namespace, with mounts and a network of its own.
+//! The process that a lab lives in: number 1 of its own PID namespace, with mounts and a network of
+//! its own.
 //!
-//! `unshare` and `setpriv` of util-linux do the work. The program is started again in there, which [`is_inside`] tells
-//! it. A user who is not root is root of a new user namespace there.
+//! `unshare` and `setpriv` of util-linux do the work. The program is started again in there, which
+//! [`is_inside`] tells it. A user who is not root is root of a new user namespace there.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -26,15 +27,23 @@ pub fn is_inside() -> bool {
     std::process::id() == 1 && std::env::var_os(MARK).is_some()
 }
 
-/// A command that runs `program` in a sandbox. Killing it ends everything in there, and so does the end of the thread
-/// that starts it.
+/// A command that runs `program` in a sandbox. Killing it ends everything in there, and so does the
+/// end of the thread that starts it.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]);
     if !nix::unistd::Uid::effective().is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["--fork", "--kill-child=KILL", "--pid", "--mount-proc", "--mount", "--net", "--"]);
+    command.args([
+        "--fork",
+        "--kill-child=KILL",
+        "--pid",
+        "--mount-proc",
+        "--mount",
+        "--net",
+        "--",
+    ]);
     command.arg(program).env(MARK, "1");
     command
 }
@@ -47,7 +56,10 @@ pub fn check() -> Result<()> {
     let output = command("true")
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| Error::Program { program: "setpriv".into(), source })?;
+        .map_err(|source| Error::Program {
+            program: "setpriv".into(),
+            source,
+        })?;
     if output.status.success() {
         return Ok(());
     }
@@ -64,29 +76,53 @@ pub const HINT: &str = "a lab needs root, or user namespaces for everybody (sysc
 pub fn lab() -> Result<Lab> {
     if !is_inside() {
         let source = io::Error::other("this process is not in a sandbox");
-        return Err(Error::System { what: "cannot build a lab", source });
+        return Err(Error::System {
+            what: "cannot build a lab",
+            source,
+        });
     }
-    // Whatever the host keeps in /run is not for the lab, and what the lab keeps there vanishes with it.
-    mount(Some("natpunch-lab"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-        .map_err(|e| Error::System { what: "cannot mount /run", source: e.into() })?;
+    // Whatever the host keeps in /run is not for the lab, and what the lab keeps there vanishes
+    // with it.
+    mount(
+        Some("natpunch-lab"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .map_err(|e| Error::System {
+        what: "cannot mount /run",
+        source: e.into(),
+    })?;
     for directory in [SHARED_DIRECTORY, "/run/natpunch", "/run/wireguard"] {
-        std::fs::create_dir(directory).map_err(|source| Error::System { what: "cannot make a directory", source })?;
+        std::fs::create_dir(directory).map_err(|source| Error::System {
+            what: "cannot make a directory",
+            source,
+        })?;
     }
     if !Path::new("/var/run/wireguard").exists() {
         // Not a symbolic link to /run here: WireGuard's sockets would be shared by all hosts.
         let source = io::Error::other("/var/run is not /run");
-        return Err(Error::System { what: "cannot give each host its own /var/run/wireguard", source });
+        return Err(Error::System {
+            what: "cannot give each host its own /var/run/wireguard",
+            source,
+        });
     }
     Lab::new()
 }
 
-/// How many times longer than usual things may take here: `NATPUNCH_LAB_PATIENCE`, for slow machines; else 1.
+/// How many times longer than usual things may take here: `NATPUNCH_LAB_PATIENCE`, for slow
+/// machines; else 1.
 pub fn patience() -> u32 {
-    std::env::var("NATPUNCH_LAB_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+    std::env::var("NATPUNCH_LAB_PATIENCE")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .unwrap_or(1)
 }
 
-/// Runs the test named `path` (as libtest names it) in a sandbox: the test binary starts itself there for this test
-/// only, and `body` gets a lab. Panics as the test did, with its output, or when `limit` has passed.
+/// Runs the test named `path` (as libtest names it) in a sandbox: the test binary starts itself
+/// there for this test only, and `body` gets a lab. Panics as the test did, with its output, or
+/// when `limit` has passed.
 ///
 /// Use it through [`lab_test!`](crate::lab_test).
 pub fn test(path: &str, limit: Duration, body: impl FnOnce(Lab)) {
@@ -97,11 +133,13 @@ pub fn test(path: &str, limit: Duration, body: impl FnOnce(Lab)) {
         }
     }
     let limit = limit * patience();
-    let (outcome, output) =
-        run_again(path, limit).unwrap_or_else(|error| panic!("cannot run {path} in a sandbox: {error}; {HINT}"));
+    let (outcome, output) = run_again(path, limit)
+        .unwrap_or_else(|error| panic!("cannot run {path} in a sandbox: {error}; {HINT}"));
     // The inner run's own summary would be counted twice.
-    let output: Vec<&str> =
-        output.lines().filter(|line| !line.starts_with("running ") && !line.starts_with("test ")).collect();
+    let output: Vec<&str> = output
+        .lines()
+        .filter(|line| !line.starts_with("running ") && !line.starts_with("test "))
+        .collect();
     let output = output.join("\n");
     match outcome {
         Outcome::Passed => print(&output),
@@ -110,7 +148,10 @@ pub fn test(path: &str, limit: Duration, body: impl FnOnce(Lab)) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a test's output, which libtest captures")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a test's output, which libtest captures"
+)]
 fn print(output: &str) {
     println!("{output}");
 }
@@ -125,7 +166,13 @@ fn run_again(path: &str, limit: Duration) -> io::Result<(Outcome, String)> {
     let (mut reader, writer) = io::pipe()?;
     let mut command = command(std::env::current_exe()?);
     command
-        .args([path, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
+        .args([
+            path,
+            "--exact",
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer);
@@ -136,7 +183,8 @@ fn run_again(path: &str, limit: Duration) -> io::Result<(Outcome, String)> {
     let thread = std::thread::spawn(move || {
         let mut output = Vec::new();
         let result = reader.read_to_end(&mut output).map(|_| ());
-        // The receiver may have given up waiting; it then reads the output from the thread's result.
+        // The receiver may have given up waiting; it then reads the output from the thread's
+        // result.
         let _ = sender.send(result);
         output
     });

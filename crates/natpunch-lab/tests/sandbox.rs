@@ -14,7 +14,10 @@ fn processes_with(marker: &str) -> Vec<String> {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|id| *id != own)
-        .filter(|id| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains(marker)))
+        .filter(|id| {
+            std::fs::read_to_string(format!("/proc/{id}/cmdline"))
+                .is_ok_and(|line| line.contains(marker))
+        })
         .collect()
 }
 
@@ -23,7 +26,14 @@ fn killing_a_sandbox_ends_even_its_detached_processes() {
     // Nothing else on the machine sleeps for just this long.
     let seconds = format!("{}.25", 100_000 + std::process::id());
     let mut child = sandbox::command("setsid")
-        .args(["--fork", "sh", "-c", "sleep \"$1\" & echo started; wait", "sh", &seconds])
+        .args([
+            "--fork",
+            "sh",
+            "-c",
+            "sleep \"$1\" & echo started; wait",
+            "sh",
+            &seconds,
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .expect(sandbox::HINT);
@@ -36,7 +46,11 @@ fn killing_a_sandbox_ends_even_its_detached_processes() {
     stdout.read_line(&mut line).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     while !processes_with(&seconds).is_empty() {
-        assert!(Instant::now() < deadline, "still there: {:?}", processes_with(&seconds));
+        assert!(
+            Instant::now() < deadline,
+            "still there: {:?}",
+            processes_with(&seconds)
+        );
         std::thread::yield_now();
     }
 }
@@ -45,7 +59,10 @@ lab_test!(a_panic_in_a_sandbox_fails_the_test, 20, |lab| {
     drop(lab);
     let path = "this_one_panics_in_its_sandbox";
     let again = std::env::current_exe().unwrap();
-    let output = Command::new(again).args([path, "--exact", "--ignored", "--test-threads=1"]).output().unwrap();
+    let output = Command::new(again)
+        .args([path, "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("the reason of the panic"), "{text}");
@@ -65,7 +82,10 @@ lab_test!(
 fn a_test_that_hangs_is_ended() {
     let path = "this_one_hangs_in_its_sandbox";
     let again = std::env::current_exe().unwrap();
-    let output = Command::new(again).args([path, "--exact", "--ignored", "--test-threads=1"]).output().unwrap();
+    let output = Command::new(again)
+        .args([path, "--exact", "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("did not end within 1s"), "{text}");

@@ -1,9 +1,10 @@
 //! Datagrams in and out of an ordinary UDP socket, many with one system call.
 //!
-//! A socket that is bound to a wildcard address must answer from the address that was asked: a host with several (a
-//! floating IP, a VPN, IPv6 nearly always) would else answer from the one that the route to the client prefers, and the
-//! client's NAT drops what comes from where it never sent anything (RFC 1123 2.1, RFC 4787 5). The kernel tells by
-//! `IP_PKTINFO` which address was asked, and is told by the same.
+//! A socket that is bound to a wildcard address must answer from the address that was asked: a host
+//! with several (a floating IP, a VPN, IPv6 nearly always) would else answer from the one that the
+//! route to the client prefers, and the client's NAT drops what comes from where it never sent
+//! anything (RFC 1123 2.1, RFC 4787 5). The kernel tells by `IP_PKTINFO` which address was asked,
+//! and is told by the same.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -23,17 +24,22 @@ const CONTROL: usize = 8;
 pub struct Ends {
     /// The other's address.
     pub remote: SocketAddr,
-    /// Our address, and the interface if the address is link-local; `None`: that of the socket, or the route's choice.
+    /// Our address, and the interface if the address is link-local; `None`: that of the socket, or
+    /// the route's choice.
     pub local: Option<(IpAddr, u32)>,
 }
 
 impl From<SocketAddr> for Ends {
     fn from(remote: SocketAddr) -> Self {
-        Self { remote, local: None }
+        Self {
+            remote,
+            local: None,
+        }
     }
 }
 
-/// Asks the kernel to tell which address each datagram was sent to, if the socket is to be bound to a wildcard.
+/// Asks the kernel to tell which address each datagram was sent to, if the socket is to be bound to
+/// a wildcard.
 ///
 /// # Errors
 /// The socket is not of this family.
@@ -80,10 +86,16 @@ impl Inbox {
         self.received = 0;
         self.slices.clear();
         let slices = self.bytes.chunks_exact_mut(self.longest);
-        self.slices
-            .extend(slices.map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }));
+        self.slices.extend(slices.map(|bytes| libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        }));
         self.headers.clear();
-        let parts = self.slices.iter_mut().zip(&mut self.names).zip(&mut self.controls);
+        let parts = self
+            .slices
+            .iter_mut()
+            .zip(&mut self.names)
+            .zip(&mut self.controls);
         self.headers.extend(parts.map(|((slice, name), control)| {
             // SAFETY: an all-zero mmsghdr is a valid one that has no buffers.
             let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
@@ -95,12 +107,19 @@ impl Inbox {
             header.msg_hdr.msg_controllen = size_of_val(control) as _;
             header
         }));
-        // SAFETY: each header points to one name, one slice of bytes and one control buffer of the lengths it says, which
-        // all live in `self`, are not touched during the call, and belong to no other header.
+        // SAFETY: each header points to one name, one slice of bytes and one control buffer of the
+        // lengths it says, which all live in `self`, are not touched during the call, and belong to
+        // no other header.
         let received = unsafe {
             let count = self.headers.len() as libc::c_uint;
             let fd = socket.as_fd().as_raw_fd();
-            libc::recvmmsg(fd, self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
+            libc::recvmmsg(
+                fd,
+                self.headers.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
         };
         self.received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         Ok(self.received)
@@ -108,13 +127,26 @@ impl Inbox {
 
     /// What was received last.
     pub fn datagrams(&self) -> impl Iterator<Item = (Ends, &[u8])> {
-        let parts = self.headers.iter().zip(&self.names).zip(self.bytes.chunks_exact(self.longest));
-        parts.take(self.received).filter_map(|((header, name), bytes)| {
-            let payload = bytes.get(..header.msg_len as usize)?;
-            // SAFETY: the kernel has filled in the control buffer, which the header points to and which lives in `self`.
-            let local = unsafe { local_of(&header.msg_hdr) };
-            Some((Ends { remote: address_of(name)?, local }, payload))
-        })
+        let parts = self
+            .headers
+            .iter()
+            .zip(&self.names)
+            .zip(self.bytes.chunks_exact(self.longest));
+        parts
+            .take(self.received)
+            .filter_map(|((header, name), bytes)| {
+                let payload = bytes.get(..header.msg_len as usize)?;
+                // SAFETY: the kernel has filled in the control buffer, which the header points to
+                // and which lives in `self`.
+                let local = unsafe { local_of(&header.msg_hdr) };
+                Some((
+                    Ends {
+                        remote: address_of(name)?,
+                        local,
+                    },
+                    payload,
+                ))
+            })
     }
 }
 
@@ -123,21 +155,32 @@ impl Inbox {
 /// # Safety
 /// The control buffer of this header is as the kernel has left it.
 unsafe fn local_of(header: &libc::msghdr) -> Option<(IpAddr, u32)> {
-    // SAFETY: these walk the messages of the control buffer within the length that the kernel set; the data of a message
-    // of these types is the structure that is read, at any alignment.
+    // SAFETY: these walk the messages of the control buffer within the length that the kernel set;
+    // the data of a message of these types is the structure that is read, at any alignment.
     unsafe {
         let mut message = libc::CMSG_FIRSTHDR(header);
         while !message.is_null() {
             match ((*message).cmsg_level, (*message).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info: libc::in_pktinfo = libc::CMSG_DATA(message).cast::<libc::in_pktinfo>().read_unaligned();
-                    return Some((Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into(), 0));
+                    let info: libc::in_pktinfo = libc::CMSG_DATA(message)
+                        .cast::<libc::in_pktinfo>()
+                        .read_unaligned();
+                    return Some((
+                        Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into(),
+                        0,
+                    ));
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = libc::CMSG_DATA(message).cast::<libc::in6_pktinfo>().read_unaligned();
+                    let info = libc::CMSG_DATA(message)
+                        .cast::<libc::in6_pktinfo>()
+                        .read_unaligned();
                     let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                     // Else the answer takes whatever route there is.
-                    let interface = if address.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+                    let interface = if address.is_unicast_link_local() {
+                        info.ipi6_ifindex
+                    } else {
+                        0
+                    };
                     return Some((address.into(), interface));
                 }
                 _ => message = libc::CMSG_NXTHDR(header, message),
@@ -150,7 +193,8 @@ unsafe fn local_of(header: &libc::msghdr) -> Option<(IpAddr, u32)> {
 fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(name.ss_family) {
         libc::AF_INET => {
-            // SAFETY: this is the structure of this family, which fits in any sockaddr_storage and is aligned as it is.
+            // SAFETY: this is the structure of this family, which fits in any sockaddr_storage and
+            // is aligned as it is.
             let name = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
             Some(SocketAddrV4::new(ip, u16::from_be(name.sin_port)).into())
@@ -175,7 +219,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Sends these; how many went out. One that can't be sent is lost, as the network might have lost it. Does not wait.
+    /// Sends these; how many went out. One that can't be sent is lost, as the network might have
+    /// lost it. Does not wait.
     pub fn send<P: AsRef<[u8]>>(&mut self, socket: &impl AsFd, datagrams: &[(Ends, P)]) -> usize {
         let (mut left, mut all) = (datagrams, 0);
         while !left.is_empty() {
@@ -190,34 +235,50 @@ impl Outbox {
 
     fn send_batch<P: AsRef<[u8]>>(&mut self, socket: &impl AsFd, datagrams: &[(Ends, P)]) -> usize {
         self.names.clear();
-        self.names.extend(datagrams.iter().map(|(ends, _)| name_of(ends.remote)));
+        self.names
+            .extend(datagrams.iter().map(|(ends, _)| name_of(ends.remote)));
         self.controls.clear();
-        self.controls.extend(datagrams.iter().map(|(ends, _)| control_of(ends.local)));
+        self.controls
+            .extend(datagrams.iter().map(|(ends, _)| control_of(ends.local)));
         self.slices.clear();
         self.slices.extend(datagrams.iter().map(|(_, payload)| {
             let payload = payload.as_ref();
-            libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() }
+            libc::iovec {
+                iov_base: payload.as_ptr().cast_mut().cast(),
+                iov_len: payload.len(),
+            }
         }));
         self.headers.clear();
-        let parts = self.slices.iter_mut().zip(&mut self.names).zip(&mut self.controls);
-        self.headers.extend(parts.map(|((slice, (name, length)), (control, used))| {
-            // SAFETY: an all-zero mmsghdr is a valid one that has no buffers.
-            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
-            header.msg_hdr.msg_name = (&raw mut *name).cast();
-            header.msg_hdr.msg_namelen = *length;
-            header.msg_hdr.msg_iov = slice;
-            header.msg_hdr.msg_iovlen = 1;
-            if *used > 0 {
-                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = *used as _;
-            }
-            header
-        }));
-        // SAFETY: each header points to a name, a slice and a control buffer of the lengths it says, which live in `self` or
-        // in `datagrams` for as long as the call takes; the kernel only reads them.
+        let parts = self
+            .slices
+            .iter_mut()
+            .zip(&mut self.names)
+            .zip(&mut self.controls);
+        self.headers
+            .extend(parts.map(|((slice, (name, length)), (control, used))| {
+                // SAFETY: an all-zero mmsghdr is a valid one that has no buffers.
+                let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+                header.msg_hdr.msg_name = (&raw mut *name).cast();
+                header.msg_hdr.msg_namelen = *length;
+                header.msg_hdr.msg_iov = slice;
+                header.msg_hdr.msg_iovlen = 1;
+                if *used > 0 {
+                    header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                    header.msg_hdr.msg_controllen = *used as _;
+                }
+                header
+            }));
+        // SAFETY: each header points to a name, a slice and a control buffer of the lengths it
+        // says, which live in `self` or in `datagrams` for as long as the call takes; the kernel
+        // only reads them.
         let sent = unsafe {
             let count = self.headers.len() as libc::c_uint;
-            libc::sendmmsg(socket.as_fd().as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+            libc::sendmmsg(
+                socket.as_fd().as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT as _,
+            )
         };
         usize::try_from(sent).unwrap_or(0)
     }
@@ -226,7 +287,12 @@ impl Outbox {
 fn name_of(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     let address = socket2::SockAddr::from(address);
     // SAFETY: the storage that socket2 filled in is copied whole.
-    let storage = unsafe { address.as_ptr().cast::<libc::sockaddr_storage>().read_unaligned() };
+    let storage = unsafe {
+        address
+            .as_ptr()
+            .cast::<libc::sockaddr_storage>()
+            .read_unaligned()
+    };
     (storage, address.len())
 }
 
@@ -236,13 +302,21 @@ fn control_of(local: Option<(IpAddr, u32)>) -> ([u64; CONTROL], usize) {
     let used = match local {
         None => 0,
         Some((IpAddr::V4(address), _)) => {
-            let source = libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
-            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: libc::in_addr { s_addr: 0 } };
+            let source = libc::in_addr {
+                s_addr: u32::from_ne_bytes(address.octets()),
+            };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: source,
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
             write_control(&mut control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
         }
         Some((IpAddr::V6(address), interface)) => {
             let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: address.octets(),
+                },
                 ipi6_ifindex: interface as _,
             };
             write_control(&mut control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
@@ -251,13 +325,22 @@ fn control_of(local: Option<(IpAddr, u32)>) -> ([u64; CONTROL], usize) {
     (control, used)
 }
 
-fn write_control<T>(control: &mut [u64; CONTROL], level: libc::c_int, kind: libc::c_int, value: T) -> usize {
+fn write_control<T>(
+    control: &mut [u64; CONTROL],
+    level: libc::c_int,
+    kind: libc::c_int,
+    value: T,
+) -> usize {
     const {
         assert!(size_of::<T>() <= size_of::<libc::in6_pktinfo>());
         // SAFETY: computes a length.
-        assert!(unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as _) } as usize <= CONTROL * 8);
+        assert!(
+            unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as _) } as usize
+                <= CONTROL * 8
+        );
     }
-    // SAFETY: the buffer has room for a header and a value of this size, as asserted above, and is aligned for a header.
+    // SAFETY: the buffer has room for a header and a value of this size, as asserted above, and is
+    // aligned for a header.
     unsafe {
         let message = control.as_mut_ptr().cast::<libc::cmsghdr>();
         (*message).cmsg_level = level;
@@ -276,15 +359,25 @@ mod tests {
 
     /// Waits until something can be received, at most ten seconds.
     fn receive(inbox: &mut Inbox, socket: &UdpSocket) -> Vec<(Ends, Vec<u8>)> {
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
         socket.peek_from(&mut [0]).unwrap();
         inbox.receive(socket).unwrap();
-        inbox.datagrams().map(|(ends, payload)| (ends, payload.to_vec())).collect()
+        inbox
+            .datagrams()
+            .map(|(ends, payload)| (ends, payload.to_vec()))
+            .collect()
     }
 
     fn bound(address: &str) -> UdpSocket {
         let address: SocketAddr = address.parse().unwrap();
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None).unwrap();
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::DGRAM,
+            None,
+        )
+        .unwrap();
         want_local_address(&socket, address).unwrap();
         socket.bind(&address.into()).unwrap();
         socket.into()
@@ -299,13 +392,21 @@ mod tests {
         ] {
             let (server, client) = (bound(wildcard), bound(from));
             let to = SocketAddr::new(asked.parse().unwrap(), server.local_addr().unwrap().port());
-            let questions: Vec<(Ends, Vec<u8>)> = (0..40_u8).map(|n| (to.into(), vec![n; usize::from(n)])).collect();
+            let questions: Vec<(Ends, Vec<u8>)> = (0..40_u8)
+                .map(|n| (to.into(), vec![n; usize::from(n)]))
+                .collect();
             let (mut inbox, mut outbox) = (Inbox::new(2048), Outbox::default());
             assert_eq!(outbox.send(&client, &questions), 40);
             let mut answers = receive(&mut inbox, &server);
             assert_eq!(
-                answers.iter().map(|(_, payload)| payload.clone()).collect::<Vec<_>>(),
-                questions.iter().map(|(_, payload)| payload.clone()).collect::<Vec<_>>()
+                answers
+                    .iter()
+                    .map(|(_, payload)| payload.clone())
+                    .collect::<Vec<_>>(),
+                questions
+                    .iter()
+                    .map(|(_, payload)| payload.clone())
+                    .collect::<Vec<_>>()
             );
             for (ends, payload) in &mut answers {
                 assert_eq!(ends.remote, client.local_addr().unwrap());
@@ -315,8 +416,14 @@ mod tests {
             assert_eq!(outbox.send(&server, &answers), 40);
             let received = receive(&mut inbox, &client);
             assert_eq!(received.len(), 40);
-            assert!(received.iter().all(|(ends, _)| ends.remote == to), "{received:?}");
-            assert_eq!(inbox.receive(&client).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert!(
+                received.iter().all(|(ends, _)| ends.remote == to),
+                "{received:?}"
+            );
+            assert_eq!(
+                inbox.receive(&client).unwrap_err().kind(),
+                io::ErrorKind::WouldBlock
+            );
             assert_eq!(inbox.datagrams().count(), 0);
         }
     }
@@ -326,8 +433,9 @@ mod tests {
         let (server, client) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
         let good = Ends::from(server.local_addr().unwrap());
         let bad = Ends::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let datagrams: Vec<(Ends, Vec<u8>)> =
-            (0..200_u8).map(|n| (if n % 3 == 1 { bad } else { good }, vec![n])).collect();
+        let datagrams: Vec<(Ends, Vec<u8>)> = (0..200_u8)
+            .map(|n| (if n % 3 == 1 { bad } else { good }, vec![n]))
+            .collect();
         assert_eq!(Outbox::default().send(&client, &datagrams), 133);
         let mut inbox = Inbox::new(64);
         let mut received = 0;

@@ -52,10 +52,19 @@ pub(crate) struct SuspendWatch {
 
 impl SuspendWatch {
     pub(crate) fn new() -> io::Result<Self> {
-        let timer = TimerFd::new(TimerClock::CLOCK_BOOTTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        timer.set(Expiration::Interval(TimeSpec::from(SUSPENDED)), TimerSetTimeFlags::empty())?;
+        let timer = TimerFd::new(
+            TimerClock::CLOCK_BOOTTIME,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        )?;
+        timer.set(
+            Expiration::Interval(TimeSpec::from(SUSPENDED)),
+            TimerSetTimeFlags::empty(),
+        )?;
         let gap = SuspendGap::new(boot_time(), read(ClockId::CLOCK_MONOTONIC));
-        Ok(Self { timer: readable(OwnedFd::from(timer))?, gap })
+        Ok(Self {
+            timer: readable(OwnedFd::from(timer))?,
+            gap,
+        })
     }
 
     /// Resolves after the next sleep of more than [`SUSPENDED`].
@@ -66,7 +75,10 @@ impl SuspendWatch {
                 tracing::warn!(%error, "cannot read the boot clock's timer: sleep goes unnoticed from now on");
                 return std::future::pending().await;
             }
-            if self.gap.observe(boot_time(), read(ClockId::CLOCK_MONOTONIC)) {
+            if self
+                .gap
+                .observe(boot_time(), read(ClockId::CLOCK_MONOTONIC))
+            {
                 return;
             }
         }
@@ -82,7 +94,8 @@ impl SuspendGap {
         Self(boot.saturating_sub(monotonic))
     }
 
-    /// True if the distance has grown by more than [`SUSPENDED`] since it was last true. Short naps add up.
+    /// True if the distance has grown by more than [`SUSPENDED`] since it was last true. Short naps
+    /// add up.
     fn observe(&mut self, boot: Duration, monotonic: Duration) -> bool {
         let gap = boot.saturating_sub(monotonic);
         let slept = gap.saturating_sub(self.0) > SUSPENDED;
@@ -106,7 +119,10 @@ mod tests {
         assert!(gap.observe(s(2020), s(1410)), "ten in two naps are not");
         assert!(!gap.observe(s(2030), s(1420)), "told once");
         assert!(gap.observe(s(12_030), s(1420)));
-        assert!(!gap.observe(s(1), s(2)), "clocks that make no sense are no sleep");
+        assert!(
+            !gap.observe(s(1), s(2)),
+            "clocks that make no sense are no sleep"
+        );
     }
 
     #[test]

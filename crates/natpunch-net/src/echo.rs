@@ -21,17 +21,24 @@ const REPEAT: Duration = Duration::from_millis(200);
 /// Pause between looks at the sockets.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Asks `targets`, and gives those that answered within `timeout`; returns as soon as all did. Each request is an IP
-/// packet of `length` bytes. Blocks; needs `CAP_NET_RAW`. The number of targets is the number of sockets.
+/// Asks `targets`, and gives those that answered within `timeout`; returns as soon as all did. Each
+/// request is an IP packet of `length` bytes. Blocks; needs `CAP_NET_RAW`. The number of targets is
+/// the number of sockets.
 ///
 /// What can't be asked, such as for want of a route, has not answered.
 pub fn echo(targets: &[IpAddr], length: usize, timeout: Duration) -> BTreeSet<IpAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as u16);
+    let id = NEXT
+        .fetch_add(1, Ordering::Relaxed)
+        .wrapping_add(std::process::id() as u16);
     let token = boot_time().as_nanos() as u64;
     let start = Instant::now();
-    let mut waiting: Vec<(IpAddr, Option<Socket>)> =
-        targets.iter().collect::<BTreeSet<_>>().into_iter().map(|target| (*target, None)).collect();
+    let mut waiting: Vec<(IpAddr, Option<Socket>)> = targets
+        .iter()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|target| (*target, None))
+        .collect();
     let mut answered = BTreeSet::new();
     let mut buffer = vec![0; LARGEST];
     let mut sequence = 0_u16;
@@ -46,7 +53,9 @@ pub fn echo(targets: &[IpAddr], length: usize, timeout: Duration) -> BTreeSet<Ip
                     *socket = open(*target).ok();
                 }
                 if let Some(open) = socket
-                    && open.send(&request(*target, id, sequence, token, length)).is_err()
+                    && open
+                        .send(&request(*target, id, sequence, token, length))
+                        .is_err()
                 {
                     *socket = None;
                 }
@@ -101,7 +110,10 @@ fn request(target: IpAddr, id: u16, sequence: u16, token: u64, length: usize) ->
 fn checksum(packet: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in packet.chunks(2) {
-        let word = [pair.first().copied().unwrap_or_default(), pair.get(1).copied().unwrap_or_default()];
+        let word = [
+            pair.first().copied().unwrap_or_default(),
+            pair.get(1).copied().unwrap_or_default(),
+        ];
         sum += u32::from(u16::from_be_bytes(word));
     }
     while sum > 0xffff {
@@ -131,15 +143,26 @@ mod tests {
     fn loopback_answers_and_an_address_without_a_route_does_not() {
         let here: Vec<IpAddr> = vec!["127.0.0.1".parse().unwrap(), "127.0.0.77".parse().unwrap()];
         let start = Instant::now();
-        assert_eq!(echo(&here, 1420, Duration::from_secs(5)).into_iter().collect::<Vec<_>>(), here);
-        assert!(start.elapsed() < Duration::from_secs(4), "it waited although all had answered");
+        assert_eq!(
+            echo(&here, 1420, Duration::from_secs(5))
+                .into_iter()
+                .collect::<Vec<_>>(),
+            here
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "it waited although all had answered"
+        );
         let nowhere: IpAddr = "255.255.255.255".parse().unwrap();
         assert!(echo(&[nowhere], 100, Duration::from_millis(50)).is_empty());
     }
 
     #[test]
     fn the_checksum_is_that_of_rfc_1071() {
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        assert_eq!(
+            checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            !0xddf2
+        );
         let packet = request("192.0.2.1".parse().unwrap(), 1, 2, 3, 101);
         assert_eq!((packet.len(), checksum(&packet)), (81, 0));
     }

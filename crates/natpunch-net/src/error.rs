@@ -48,10 +48,12 @@ impl NetError {
         move |source| Self::Socket { what, source }
     }
 
-    /// True if only this one datagram is lost and the next may well go: no route now, a firewall rule, an address or a
-    /// link that has just gone, a full queue.
+    /// True if only this one datagram is lost and the next may well go: no route now, a firewall
+    /// rule, an address or a link that has just gone, a full queue.
     pub fn is_soft(&self) -> bool {
-        let Self::Send { source, .. } = self else { return false };
+        let Self::Send { source, .. } = self else {
+            return false;
+        };
         matches!(
             source.raw_os_error(),
             Some(

@@ -1,8 +1,8 @@
-//! The classic BPF program of the raw sockets, as data: what the kernel hands over is decided here, and nothing else of
-//! the port's traffic is ever copied to natpunch.
+//! The classic BPF program of the raw sockets, as data: what the kernel hands over is decided here,
+//! and nothing else of the port's traffic is ever copied to natpunch.
 //!
-//! A raw IPv4 socket sees a packet from its IP header on, a raw IPv6 socket from its UDP header on; there the source
-//! address is reached through the network header (`SKF_NET_OFF`).
+//! A raw IPv4 socket sees a packet from its IP header on, a raw IPv6 socket from its UDP header on;
+//! there the source address is reached through the network header (`SKF_NET_OFF`).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -54,11 +54,11 @@ pub(crate) enum Family {
     V6,
 }
 
-/// What may pass: UDP to `port` that is not a fragment and is a probe, or of natpunch's own rendezvous, or STUN, or comes
-/// from one of `sources`.
+/// What may pass: UDP to `port` that is not a fragment and is a probe, or of natpunch's own
+/// rendezvous, or STUN, or comes from one of `sources`.
 ///
-/// The rendezvous passes by its form, not by its source: a relay's ports send both its answers and what WireGuard says,
-/// and the latter is nobody's business here.
+/// The rendezvous passes by its form, not by its source: a relay's ports send both its answers and
+/// what WireGuard says, and the latter is nobody's business here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) port: u16,
@@ -74,11 +74,17 @@ pub(crate) fn unscoped(address: SocketAddr) -> SocketAddr {
 
 /// The program that drops everything.
 pub(crate) fn drop_all() -> Vec<Instruction> {
-    vec![Instruction { code: op::RETURN, jt: 0, jf: 0, k: 0 }]
+    vec![Instruction {
+        code: op::RETURN,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }]
 }
 
 impl Rules {
-    /// The rules in Rust: a packet that was queued under an older program is judged again when it is read.
+    /// The rules in Rust: a packet that was queued under an older program is judged again when it
+    /// is read.
     pub(crate) fn accept(&self, source: SocketAddr, destination_port: u16, payload: &[u8]) -> bool {
         let starts_with = |at: usize, bytes: [u8; 4]| payload.get(at..at + 4) == Some(&bytes);
         let is_probe = starts_with(0, PROBE_MAGIC);
@@ -114,7 +120,8 @@ impl Rules {
         code.run(op::LOAD_HALF_FROM_X, 2);
         code.branch(op::IF_EQUAL, u32::from(self.port), Next, Drop);
 
-        // A load beyond the end ends the program with "drop", which a short packet from a known source must not suffer.
+        // A load beyond the end ends the program with "drop", which a short packet from a known
+        // source must not suffer.
         code.run(op::LOAD_LENGTH, 0);
         code.run(op::SUBTRACT_X, 0);
         code.branch(op::IF_AT_LEAST, UDP_HEADER, Next, Drop);
@@ -122,12 +129,27 @@ impl Rules {
         code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
         code.branch(op::IF_EQUAL, u32::from_be_bytes(PROBE_MAGIC), Accept, Next);
         let [a, b, c] = RENDEZVOUS_MAGIC;
-        code.branch(op::IF_AT_LEAST, u32::from_be_bytes([a, b, c + 1, 0]), Sources, Next);
-        code.branch(op::IF_AT_LEAST, u32::from_be_bytes([a, b, c, 0]), Accept, Next);
+        code.branch(
+            op::IF_AT_LEAST,
+            u32::from_be_bytes([a, b, c + 1, 0]),
+            Sources,
+            Next,
+        );
+        code.branch(
+            op::IF_AT_LEAST,
+            u32::from_be_bytes([a, b, c, 0]),
+            Accept,
+            Next,
+        );
         code.branch(op::IF_ANY_BIT, 0xc000_0000, Sources, Next);
         code.run(op::LOAD_LENGTH, 0);
         code.run(op::SUBTRACT_X, 0);
-        code.branch(op::IF_AT_LEAST, UDP_HEADER + STUN_HEADER as u32, Next, Sources);
+        code.branch(
+            op::IF_AT_LEAST,
+            UDP_HEADER + STUN_HEADER as u32,
+            Next,
+            Sources,
+        );
         code.run(op::LOAD_WORD_FROM_X, UDP_HEADER + 4);
         code.branch(op::IF_EQUAL, STUN_COOKIE, Accept, Sources);
 
@@ -139,11 +161,17 @@ impl Rules {
                 (Family::V4, IpAddr::V4(ip)) => (12, vec![u32::from(ip)]),
                 (Family::V6, IpAddr::V6(ip)) => {
                     let whole = u128::from(ip);
-                    (NETWORK_HEADER + 8, [96, 64, 32, 0].map(|shift| (whole >> shift) as u32).to_vec())
+                    (
+                        NETWORK_HEADER + 8,
+                        [96, 64, 32, 0]
+                            .map(|shift| (whole >> shift) as u32)
+                            .to_vec(),
+                    )
                 }
                 _ => continue,
             };
-            // Two instructions a word, two for the port, one verdict; a mismatch jumps over what is left of them.
+            // Two instructions a word, two for the port, one verdict; a mismatch jumps over what is
+            // left of them.
             let mut left = words.len() as u8 * 2 + 3;
             for (offset, word) in (start..).step_by(4).zip(words) {
                 left -= 2;
@@ -151,7 +179,12 @@ impl Rules {
                 code.branch(op::IF_EQUAL, word, Next, Target::Skip(left));
             }
             code.run(op::LOAD_SCRATCH, 0);
-            code.branch(op::IF_EQUAL, u32::from(source.port()), Next, Target::Skip(1));
+            code.branch(
+                op::IF_EQUAL,
+                u32::from(source.port()),
+                Next,
+                Target::Skip(1),
+            );
             code.run(op::RETURN, WHOLE);
         }
         code.run(op::RETURN, 0);
@@ -194,7 +227,8 @@ impl Assembler {
 
     fn finish(self) -> Vec<Instruction> {
         let verdicts = self.verdicts;
-        // Branches to the verdicts are all before them and near: the part before the sources has a fixed length.
+        // Branches to the verdicts are all before them and near: the part before the sources has a
+        // fixed length.
         let offset = |at: usize, target: Target| match target {
             Target::Next => 0,
             Target::Skip(count) => count,
@@ -202,12 +236,13 @@ impl Assembler {
             Target::Drop => (verdicts - at) as u8,
             Target::Sources => (verdicts - at + 1) as u8,
         };
-        let assemble = |(at, (code, k, yes, no)): (usize, (u16, u32, Target, Target))| Instruction {
-            code,
-            jt: offset(at, yes),
-            jf: offset(at, no),
-            k,
-        };
+        let assemble =
+            |(at, (code, k, yes, no)): (usize, (u16, u32, Target, Target))| Instruction {
+                code,
+                jt: offset(at, yes),
+                jf: offset(at, no),
+                k,
+            };
         self.lines.into_iter().enumerate().map(assemble).collect()
     }
 }

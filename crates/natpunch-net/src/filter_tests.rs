@@ -1,4 +1,5 @@
-//! The program as data, run by an interpreter of classic BPF over frames that are put together byte by byte.
+//! The program as data, run by an interpreter of classic BPF over frames that are put together byte
+//! by byte.
 
 use super::*;
 use crate::packet::{parse_ipv4, parse_udp};
@@ -7,8 +8,9 @@ const PORT: u16 = 51820;
 const SERVER_V4: &str = "198.51.100.7:3478";
 const SERVER_V6: &str = "[2001:db8:ffff::7]:3478";
 
-/// Runs a program over a packet; `start` is where the socket's view of it begins (0 with IPv4, the UDP header with
-/// IPv6). True if it passes. A load that leaves the packet drops it, as in the kernel (bpf_helpers of net/core/filter.c).
+/// Runs a program over a packet; `start` is where the socket's view of it begins (0 with IPv4, the
+/// UDP header with IPv6). True if it passes. A load that leaves the packet drops it, as in the
+/// kernel (bpf_helpers of net/core/filter.c).
 fn passes(program: &[Instruction], packet: &[u8], start: usize) -> bool {
     let view = &packet[start.min(packet.len())..];
     let load = |offset: u32, size: usize| -> Option<u32> {
@@ -16,7 +18,11 @@ fn passes(program: &[Instruction], packet: &[u8], start: usize) -> bool {
             Some(offset) => packet.get(offset as usize..offset as usize + size)?,
             None => view.get(offset as usize..offset as usize + size)?,
         };
-        Some(bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .fold(0, |word, byte| word << 8 | u32::from(*byte)),
+        )
     };
     let (mut a, mut x, mut scratch, mut at) = (0_u32, 0_u32, [0_u32; 16], 0);
     loop {
@@ -66,7 +72,13 @@ fn passes(program: &[Instruction], packet: &[u8], start: usize) -> bool {
 }
 
 fn rules(sources: &[&str]) -> Rules {
-    Rules { port: PORT, sources: sources.iter().map(|source| source.parse().unwrap()).collect() }
+    Rules {
+        port: PORT,
+        sources: sources
+            .iter()
+            .map(|source| source.parse().unwrap())
+            .collect(),
+    }
 }
 
 fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
@@ -133,11 +145,13 @@ fn rendezvous() -> Vec<u8> {
 
 /// Messages of WireGuard, type 1 to 4, in their lengths.
 fn wireguard() -> impl Iterator<Item = Vec<u8>> {
-    [(1, 148), (2, 92), (3, 64), (4, 32), (4, 1452)].into_iter().map(|(kind, length)| {
-        let mut message = vec![0xaa; length];
-        message[..4].copy_from_slice(&[kind, 0, 0, 0]);
-        message
-    })
+    [(1, 148), (2, 92), (3, 64), (4, 32), (4, 1452)]
+        .into_iter()
+        .map(|(kind, length)| {
+            let mut message = vec![0xaa; length];
+            message[..4].copy_from_slice(&[kind, 0, 0, 0]);
+            message
+        })
 }
 
 #[test]
@@ -146,9 +160,18 @@ fn probes_and_stun_pass_and_wireguard_does_not() {
     for payload in [probe(), stun(), rendezvous()] {
         assert!(v4_passes(&rules, &ipv4(0, &udp(3478, PORT, &payload))));
         assert!(v6_passes(&rules, &udp(3478, PORT, &payload)));
-        assert!(!v4_passes(&rules, &ipv4(0, &udp(3478, PORT + 1, &payload))), "another port's");
-        assert!(!v6_passes(&rules, &udp(3478, PORT + 1, &payload)), "another port's");
-        assert!(!v4_passes(&rules, &ipv4(0, &udp(PORT, 3478, &payload))), "from the port, not to it");
+        assert!(
+            !v4_passes(&rules, &ipv4(0, &udp(3478, PORT + 1, &payload))),
+            "another port's"
+        );
+        assert!(
+            !v6_passes(&rules, &udp(3478, PORT + 1, &payload)),
+            "another port's"
+        );
+        assert!(
+            !v4_passes(&rules, &ipv4(0, &udp(PORT, 3478, &payload))),
+            "from the port, not to it"
+        );
     }
     for message in wireguard() {
         assert!(!v4_passes(&rules, &ipv4(0, &udp(51820, PORT, &message))));
@@ -161,10 +184,16 @@ fn ip_options_move_the_udp_header_and_the_filter_with_it() {
     let rules = rules(&[]);
     for options in 0..=10 {
         for payload in [probe(), stun()] {
-            assert!(v4_passes(&rules, &ipv4(options, &udp(3478, PORT, &payload))), "{options} words of options");
+            assert!(
+                v4_passes(&rules, &ipv4(options, &udp(3478, PORT, &payload))),
+                "{options} words of options"
+            );
         }
         for message in wireguard() {
-            assert!(!v4_passes(&rules, &ipv4(options, &udp(3478, PORT, &message))));
+            assert!(!v4_passes(
+                &rules,
+                &ipv4(options, &udp(3478, PORT, &message))
+            ));
         }
         if options > 0 {
             // A probe that begins where it would without the options, in a packet to another port.
@@ -203,18 +232,30 @@ fn fragments_other_protocols_and_impossible_headers_never_pass() {
 
 #[test]
 fn a_packet_cut_off_anywhere_passes_only_with_all_that_the_filter_looks_at() {
-    for (rules, needed_probe, needed_stun) in [(rules(&[]), 8 + 4, 8 + 20), (rules(&[SERVER_V4, SERVER_V6]), 8, 8)] {
+    for (rules, needed_probe, needed_stun) in [
+        (rules(&[]), 8 + 4, 8 + 20),
+        (rules(&[SERVER_V4, SERVER_V6]), 8, 8),
+    ] {
         for (payload, needed) in [(probe(), needed_probe), (stun(), needed_stun)] {
             let segment = udp(3478, PORT, &payload);
             for options in [0, 1, 10] {
                 let packet = ipv4(options, &segment);
                 for length in 0..=packet.len() {
                     let expected = length >= 20 + options * 4 + needed;
-                    assert_eq!(v4_passes(&rules, &packet[..length]), expected, "{length} of {}", packet.len());
+                    assert_eq!(
+                        v4_passes(&rules, &packet[..length]),
+                        expected,
+                        "{length} of {}",
+                        packet.len()
+                    );
                 }
             }
             for length in 0..=segment.len() {
-                assert_eq!(v6_passes(&rules, &segment[..length]), length >= needed, "{length}");
+                assert_eq!(
+                    v6_passes(&rules, &segment[..length]),
+                    length >= needed,
+                    "{length}"
+                );
             }
         }
     }
@@ -227,9 +268,21 @@ fn the_rendezvous_passes_by_its_three_bytes_and_not_by_its_source() {
         let mut message = rendezvous();
         message[bit / 8] ^= 1 << (bit % 8);
         let expected = bit >= 24;
-        assert_eq!(v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))), expected, "bit {bit}");
-        assert_eq!(v6_passes(&rules, &udp(1, PORT, &message)), expected, "bit {bit}");
-        assert_eq!(rules.accept(SERVER_V4.parse().unwrap(), PORT, &message), expected, "bit {bit}");
+        assert_eq!(
+            v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))),
+            expected,
+            "bit {bit}"
+        );
+        assert_eq!(
+            v6_passes(&rules, &udp(1, PORT, &message)),
+            expected,
+            "bit {bit}"
+        );
+        assert_eq!(
+            rules.accept(SERVER_V4.parse().unwrap(), PORT, &message),
+            expected,
+            "bit {bit}"
+        );
     }
 }
 
@@ -240,14 +293,28 @@ fn the_two_zero_bits_and_the_cookie_make_it_stun() {
         let mut message = stun();
         message[bit / 8] ^= 1 << (bit % 8);
         let is_stun = !matches!(bit, 6 | 7) && !(32..64).contains(&bit);
-        assert_eq!(v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))), is_stun, "bit {bit}");
-        assert_eq!(v6_passes(&rules, &udp(1, PORT, &message)), is_stun, "bit {bit}");
+        assert_eq!(
+            v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))),
+            is_stun,
+            "bit {bit}"
+        );
+        assert_eq!(
+            v6_passes(&rules, &udp(1, PORT, &message)),
+            is_stun,
+            "bit {bit}"
+        );
     }
     for bit in 0..32 {
         let mut message = probe();
         message[bit / 8] ^= 1 << (bit % 8);
-        assert!(!v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))), "bit {bit} of the magic");
-        assert!(!v6_passes(&rules, &udp(1, PORT, &message)), "bit {bit} of the magic");
+        assert!(
+            !v4_passes(&rules, &ipv4(0, &udp(1, PORT, &message))),
+            "bit {bit} of the magic"
+        );
+        assert!(
+            !v6_passes(&rules, &udp(1, PORT, &message)),
+            "bit {bit} of the magic"
+        );
     }
 }
 
@@ -258,12 +325,22 @@ fn whatever_an_allowed_server_sends_passes_and_from_nobody_else() {
     for payload in payloads {
         let from_server = ipv4(0, &udp(3478, PORT, &payload));
         assert!(v4_passes(&allowed, &from_server), "{} bytes", payload.len());
-        assert!(v6_passes(&allowed, &udp(3478, PORT, &payload)), "{} bytes", payload.len());
+        assert!(
+            v6_passes(&allowed, &udp(3478, PORT, &payload)),
+            "{} bytes",
+            payload.len()
+        );
         if payload == stun() || payload == probe() {
             continue;
         }
-        assert!(!v4_passes(&allowed, &ipv4(0, &udp(3479, PORT, &payload))), "another port of the server");
-        assert!(!v6_passes(&allowed, &udp(3479, PORT, &payload)), "another port of the server");
+        assert!(
+            !v4_passes(&allowed, &ipv4(0, &udp(3479, PORT, &payload))),
+            "another port of the server"
+        );
+        assert!(
+            !v6_passes(&allowed, &udp(3479, PORT, &payload)),
+            "another port of the server"
+        );
         for bit in 0..32 {
             let mut other = from_server.clone();
             other[12 + bit / 8] ^= 1 << (bit % 8);
@@ -272,33 +349,43 @@ fn whatever_an_allowed_server_sends_passes_and_from_nobody_else() {
         for bit in 0..128 {
             let (mut other, start) = ipv6(0, &udp(3478, PORT, &payload));
             other[8 + bit / 8] ^= 1 << (bit % 8);
-            assert!(!passes(&allowed.program(Family::V6), &other, start), "another address");
+            assert!(
+                !passes(&allowed.program(Family::V6), &other, start),
+                "another address"
+            );
         }
-        assert!(!v4_passes(&allowed, &ipv4(0, &udp(3478, PORT + 1, &payload))), "to another port");
+        assert!(
+            !v4_passes(&allowed, &ipv4(0, &udp(3478, PORT + 1, &payload))),
+            "to another port"
+        );
     }
 }
 
 #[test]
 fn the_longest_set_of_servers_fits_and_each_of_them_is_found() {
-    let sources: Vec<SocketAddr> =
-        (0..64)
-            .map(|n| {
-                if n % 2 == 0 {
-                    format!("198.51.100.{n}:{}", 1000 + n)
-                } else {
-                    format!("[2001:db8::{n}]:{}", 1000 + n)
-                }
-            })
-            .map(|source| source.parse().unwrap())
-            .collect();
-    let rules = Rules { port: PORT, sources: sources.iter().copied().collect() };
+    let sources: Vec<SocketAddr> = (0..64)
+        .map(|n| {
+            if n % 2 == 0 {
+                format!("198.51.100.{n}:{}", 1000 + n)
+            } else {
+                format!("[2001:db8::{n}]:{}", 1000 + n)
+            }
+        })
+        .map(|source| source.parse().unwrap())
+        .collect();
+    let rules = Rules {
+        port: PORT,
+        sources: sources.iter().copied().collect(),
+    };
     for family in [Family::V4, Family::V6] {
         let program = rules.program(family);
         assert!(program.len() < 4096, "BPF_MAXINSNS");
         for (at, line) in program.iter().enumerate() {
             let jumps = matches!(line.code, 0x15 | 0x35 | 0x45);
             assert!(jumps || (line.jt, line.jf) == (0, 0));
-            assert!(at + 1 + usize::from(line.jt.max(line.jf)) < program.len() || line.code == 0x06);
+            assert!(
+                at + 1 + usize::from(line.jt.max(line.jf)) < program.len() || line.code == 0x06
+            );
         }
         for source in &sources {
             let mut packet = match (family, source.ip()) {
@@ -317,7 +404,10 @@ fn the_longest_set_of_servers_fits_and_each_of_them_is_found() {
             assert!(passes(&program, &packet.0, packet.1), "{source}");
             let sport = packet.0.len() - 9;
             packet.0[sport] ^= 1;
-            assert!(!passes(&program, &packet.0, packet.1), "{source}, but another port");
+            assert!(
+                !passes(&program, &packet.0, packet.1),
+                "{source}, but another port"
+            );
         }
     }
 }
@@ -325,28 +415,39 @@ fn the_longest_set_of_servers_fits_and_each_of_them_is_found() {
 #[test]
 fn the_closed_door_lets_nothing_through() {
     for payload in wireguard().chain([probe(), stun(), vec![]]) {
-        assert!(!passes(&drop_all(), &ipv4(0, &udp(3478, PORT, &payload)), 0));
+        assert!(!passes(
+            &drop_all(),
+            &ipv4(0, &udp(3478, PORT, &payload)),
+            0
+        ));
     }
 }
 
-/// The kernel and the check in Rust agree on every frame that is well formed; on others the program may be the more
-/// generous, since it does not look at lengths that headers state.
+/// The kernel and the check in Rust agree on every frame that is well formed; on others the program
+/// may be the more generous, since it does not look at lengths that headers state.
 #[test]
 fn program_and_rust_agree_on_a_hundred_thousand_mutated_frames() {
     let rules = rules(&[SERVER_V4, SERVER_V6]);
     let (v4, v6) = (rules.program(Family::V4), rules.program(Family::V6));
     let mut seed = 0x5eed_u64;
     let mut random = move |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % below
     };
-    let payloads: Vec<Vec<u8>> = wireguard().chain([probe(), stun(), vec![], vec![0; 7]]).collect();
+    let payloads: Vec<Vec<u8>> = wireguard()
+        .chain([probe(), stun(), vec![], vec![0; 7]])
+        .collect();
     let mut passed = 0;
     for round in 0..100_000 {
         let payload = &payloads[random(payloads.len())];
         let segment = udp([3478, 3478, 1][random(3)], PORT, payload);
-        let (mut packet, start) =
-            if round % 2 == 0 { (ipv4(random(11), &segment), 0) } else { ipv6(random(3) * 8, &segment) };
+        let (mut packet, start) = if round % 2 == 0 {
+            (ipv4(random(11), &segment), 0)
+        } else {
+            ipv6(random(3) * 8, &segment)
+        };
         for _ in 0..random(3) {
             let at = random(packet.len().min(100));
             packet[at] ^= 1 << random(8);
@@ -358,22 +459,41 @@ fn program_and_rust_agree_on_a_hundred_thousand_mutated_frames() {
         let (filter, rust, exact) = if round % 2 == 0 {
             let read = parse_ipv4(view);
             let accepted = read.as_ref().is_some_and(|ip| {
-                rules.accept(SocketAddr::new(ip.source.into(), ip.udp.source), ip.udp.destination, ip.udp.payload)
+                rules.accept(
+                    SocketAddr::new(ip.source.into(), ip.udp.source),
+                    ip.udp.destination,
+                    ip.udp.payload,
+                )
             });
-            let exact = read.is_some_and(|ip| usize::from(view[0] & 0xf) * 4 + 8 + ip.udp.payload.len() == view.len());
+            let exact = read.is_some_and(|ip| {
+                usize::from(view[0] & 0xf) * 4 + 8 + ip.udp.payload.len() == view.len()
+            });
             (passes(&v4, view, 0), accepted, exact)
         } else {
             let read = parse_udp(view);
             let accepted = read.as_ref().is_some_and(|udp| {
                 let ip: [u8; 16] = packet[8..24].try_into().unwrap();
-                rules.accept(SocketAddr::new(ip.into(), udp.source), udp.destination, udp.payload)
+                rules.accept(
+                    SocketAddr::new(ip.into(), udp.source),
+                    udp.destination,
+                    udp.payload,
+                )
             });
             let exact = read.is_some_and(|udp| 8 + udp.payload.len() == view.len());
             (passes(&v6, &packet, start), accepted, exact)
         };
-        assert!(filter || !rust, "the program dropped what should pass: {packet:02x?}");
-        assert!(filter == rust || !exact, "the program passed what should not: {packet:02x?}");
+        assert!(
+            filter || !rust,
+            "the program dropped what should pass: {packet:02x?}"
+        );
+        assert!(
+            filter == rust || !exact,
+            "the program passed what should not: {packet:02x?}"
+        );
         passed += usize::from(rust);
     }
-    assert!((10_000..90_000).contains(&passed), "the frames are no test: {passed} passed");
+    assert!(
+        (10_000..90_000).contains(&passed),
+        "the frames are no test: {passed} passed"
+    );
 }

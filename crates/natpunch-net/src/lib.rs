@@ -1,8 +1,9 @@
 //! Raw sockets, packet filters and link watching for natpunch.
 //!
-//! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out of this host changes;
-//! [`boot_time`] is the clock that both the core and the shell live by; [`echo`] asks hosts whether they
-//! answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the batch.
+//! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out
+//! of this host changes; [`boot_time`] is the clock that both the core and the shell live by;
+//! [`echo`] asks hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary
+//! sockets by the batch.
 
 mod batch;
 mod clock;

@@ -9,7 +9,9 @@ use natpunch_types::{AddressClass, canonical_ip, classify};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use socket2::Socket;
 use tokio::io::Interest;
@@ -29,26 +31,33 @@ const MAX_ADDRESSES: usize = 64;
 /// The protocol number of the routes that natpunch sets itself.
 const OUR_ROUTES: RouteProtocol = RouteProtocol::Other(0x4e);
 
-/// The unicast addresses by which others might reach this host, stable ones before temporary ones (RFC 8981).
+/// The unicast addresses by which others might reach this host, stable ones before temporary ones
+/// (RFC 8981).
 ///
-/// Left out are links that are down or in `exclude`, loopback, IPv6 link-local addresses (they mean nothing without
-/// their link), and addresses that are not in use yet (RFC 4862, 5.4) or no more. At most 64 are named.
+/// Left out are links that are down or in `exclude`, loopback, IPv6 link-local addresses (they mean
+/// nothing without their link), and addresses that are not in use yet (RFC 4862, 5.4) or no more.
+/// At most 64 are named.
 pub fn local_addresses(exclude: &[&str]) -> Result<Vec<IpAddr>, NetError> {
-    Snapshot::take(exclude).map(|snapshot| snapshot.addresses()).map_err(NetError::socket("list the local addresses"))
+    Snapshot::take(exclude)
+        .map(|snapshot| snapshot.addresses())
+        .map_err(NetError::socket("list the local addresses"))
 }
 
-/// What [`LinkWatch::changed`] tells: everything that hangs on the way out of this host should be checked.
+/// What [`LinkWatch::changed`] tells: everything that hangs on the way out of this host should be
+/// checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// All local addresses as they are now, as by [`local_addresses`].
     pub addresses: Vec<IpAddr>,
-    /// True if these, or the links that have them, are not the same as before; else it was a route, or sleep.
+    /// True if these, or the links that have them, are not the same as before; else it was a route,
+    /// or sleep.
     pub addresses_changed: bool,
     /// True if the machine has slept for more than five seconds.
     pub suspended: bool,
 }
 
-/// Watches links, addresses, routes and sleep. Changes of natpunch's own interface and routes are none.
+/// Watches links, addresses, routes and sleep. Changes of natpunch's own interface and routes are
+/// none.
 #[derive(Debug)]
 pub struct LinkWatch {
     exclude: String,
@@ -61,8 +70,8 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// Starts to watch this network namespace, except for the interface `exclude`. Must be called within a tokio
-    /// runtime.
+    /// Starts to watch this network namespace, except for the interface `exclude`. Must be called
+    /// within a tokio runtime.
     pub async fn new(exclude: &str) -> Result<Self, NetError> {
         let open = || {
             // Subscribe first, look second: what changes in between is announced.
@@ -112,17 +121,23 @@ impl LinkWatch {
         }
     }
 
-    fn announced(&mut self, messages: io::Result<Vec<netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>>>) {
+    fn announced(
+        &mut self,
+        messages: io::Result<Vec<netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>>>,
+    ) {
         let messages = match messages {
             Ok(messages) => messages,
-            // ENOBUFS: there were more than the socket could hold. Whatever else it is, looking again is right.
+            // ENOBUFS: there were more than the socket could hold. Whatever else it is, looking
+            // again is right.
             Err(error) => {
                 tracing::debug!(%error, "announcements of link changes were lost");
                 return self.note(|burst| burst.lost = true);
             }
         };
         for message in messages {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+            let NetlinkPayload::InnerMessage(message) = message.payload else {
+                continue;
+            };
             match message {
                 RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)
                     if self.snapshot.is_way_out(&route) =>
@@ -152,7 +167,11 @@ impl LinkWatch {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 tracing::warn!(%error, "cannot list the local addresses; trying again");
-                self.burst = Some(Burst { first: Instant::now(), last: Instant::now() + LONGEST_BURST, ..burst });
+                self.burst = Some(Burst {
+                    first: Instant::now(),
+                    last: Instant::now() + LONGEST_BURST,
+                    ..burst
+                });
                 return None;
             }
         };
@@ -179,7 +198,13 @@ struct Burst {
 
 impl Burst {
     fn new(now: Instant) -> Self {
-        Self { first: now, last: now, routes: false, lost: false, suspended: false }
+        Self {
+            first: now,
+            last: now,
+            routes: false,
+            lost: false,
+            suspended: false,
+        }
     }
 
     fn end(&self) -> Instant {
@@ -195,8 +220,8 @@ struct LocalAddress {
     ip: IpAddr,
 }
 
-/// All that matters here of the links and addresses of a host. Links without an address of use, like those that come
-/// and go with containers, are not part of it.
+/// All that matters here of the links and addresses of a host. Links without an address of use,
+/// like those that come and go with containers, are not part of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Snapshot(BTreeSet<LocalAddress>);
 
@@ -207,11 +232,17 @@ impl Snapshot {
         Ok(Self::from_messages(&links, &addresses, exclude))
     }
 
-    fn from_messages(links: &[RouteNetlinkMessage], addresses: &[RouteNetlinkMessage], exclude: &[&str]) -> Self {
+    fn from_messages(
+        links: &[RouteNetlinkMessage],
+        addresses: &[RouteNetlinkMessage],
+        exclude: &[&str],
+    ) -> Self {
         let usable: BTreeSet<u32> = links
             .iter()
             .filter_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) if is_usable_link(link, exclude) => Some(link.header.index),
+                RouteNetlinkMessage::NewLink(link) if is_usable_link(link, exclude) => {
+                    Some(link.header.index)
+                }
                 _ => None,
             })
             .collect();
@@ -219,7 +250,11 @@ impl Snapshot {
             RouteNetlinkMessage::NewAddress(address) => local_address(address),
             _ => None,
         });
-        Self(addresses.filter(|address| usable.contains(&address.link)).collect())
+        Self(
+            addresses
+                .filter(|address| usable.contains(&address.link))
+                .collect(),
+        )
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
@@ -232,18 +267,22 @@ impl Snapshot {
         addresses
     }
 
-    /// True if packets to others may take this route. The kernel's own routes come and go with the addresses; routes
-    /// over links without an address, our own WireGuard interface among them, carry nothing of WireGuard's.
+    /// True if packets to others may take this route. The kernel's own routes come and go with the
+    /// addresses; routes over links without an address, our own WireGuard interface among them,
+    /// carry nothing of WireGuard's.
     fn is_way_out(&self, route: &RouteMessage) -> bool {
         let derived = matches!(
             route.header.kind,
             RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast
         ) || route.header.protocol == RouteProtocol::Kernel
             || route.header.flags.contains(RouteFlags::Cloned);
-        let link = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(link) => Some(*link),
-            _ => None,
-        });
+        let link = route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Oif(link) => Some(*link),
+                _ => None,
+            });
         !derived
             && route.header.protocol != OUR_ROUTES
             && link.is_none_or(|link| self.0.iter().any(|address| address.link == link))
@@ -256,7 +295,9 @@ fn is_usable_link(link: &LinkMessage, exclude: &[&str]) -> bool {
         LinkAttribute::IfName(name) => exclude.contains(&name.as_str()),
         _ => false,
     });
-    flags.contains(LinkFlags::Up | LinkFlags::Running) && !flags.contains(LinkFlags::Loopback) && !is_excluded
+    flags.contains(LinkFlags::Up | LinkFlags::Running)
+        && !flags.contains(LinkFlags::Loopback)
+        && !is_excluded
 }
 
 fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
@@ -278,9 +319,11 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
         AddressClass::Never => false,
     };
     let not_in_use = AddressFlags::Dadfailed | AddressFlags::Deprecated;
-    let tentative = flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+    let tentative =
+        flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
     // The flag means "secondary" on IPv4, where it is nothing special.
-    let temporary = message.header.family == AddressFamily::Inet6 && flags.contains(AddressFlags::Secondary);
+    let temporary =
+        message.header.family == AddressFamily::Inet6 && flags.contains(AddressFlags::Secondary);
     (is_reachable && !flags.intersects(not_in_use) && !tentative).then_some(LocalAddress {
         temporary,
         link: message.header.index,
@@ -302,17 +345,33 @@ mod tests {
     fn address(link: u32, ip: &str, flags: AddressFlags) -> RouteNetlinkMessage {
         let ip: IpAddr = ip.parse().unwrap();
         let mut address = AddressMessage::default();
-        address.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        address.header.family = if ip.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
         address.header.index = link;
-        address.attributes = vec![AddressAttribute::Address(ip), AddressAttribute::Flags(flags)];
+        address.attributes = vec![
+            AddressAttribute::Address(ip),
+            AddressAttribute::Flags(flags),
+        ];
         RouteNetlinkMessage::NewAddress(address)
     }
 
-    /// The addresses of a host with one link that is up (1), one without a carrier (2), and loopback (3).
+    /// The addresses of a host with one link that is up (1), one without a carrier (2), and
+    /// loopback (3).
     fn addresses(of: &[RouteNetlinkMessage]) -> Vec<String> {
         let up = LinkFlags::Up | LinkFlags::Running;
-        let links = [link(1, up), link(2, LinkFlags::Up), link(3, up | LinkFlags::Loopback)];
-        Snapshot::from_messages(&links, of, &[]).addresses().iter().map(IpAddr::to_string).collect()
+        let links = [
+            link(1, up),
+            link(2, LinkFlags::Up),
+            link(3, up | LinkFlags::Loopback),
+        ];
+        Snapshot::from_messages(&links, of, &[])
+            .addresses()
+            .iter()
+            .map(IpAddr::to_string)
+            .collect()
     }
 
     #[test]
@@ -324,22 +383,39 @@ mod tests {
             address(1, "192.0.2.1", none),
             address(1, "192.0.2.2", AddressFlags::Secondary),
             address(1, "2001:db8::2", AddressFlags::Tentative),
-            address(1, "2001:db8::3", AddressFlags::Tentative | AddressFlags::Optimistic),
+            address(
+                1,
+                "2001:db8::3",
+                AddressFlags::Tentative | AddressFlags::Optimistic,
+            ),
             address(1, "2001:db8::4", AddressFlags::Deprecated),
-            address(1, "2001:db8::5", AddressFlags::Tentative | AddressFlags::Dadfailed),
+            address(
+                1,
+                "2001:db8::5",
+                AddressFlags::Tentative | AddressFlags::Dadfailed,
+            ),
             address(1, "fe80::1", none),
             address(1, "169.254.7.7", none),
             address(2, "192.0.2.3", none),
             address(3, "192.0.2.4", none),
             address(4, "192.0.2.5", none),
         ];
-        let expected = ["169.254.7.7", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::3", "2001:db8::7e4"];
+        let expected = [
+            "169.254.7.7",
+            "192.0.2.1",
+            "192.0.2.2",
+            "2001:db8::1",
+            "2001:db8::3",
+            "2001:db8::7e4",
+        ];
         assert_eq!(addresses(&of), expected);
     }
 
     #[test]
     fn the_list_of_addresses_is_bounded() {
-        let many: Vec<_> = (0..=255).map(|n| address(1, &format!("192.0.2.{n}"), AddressFlags::empty())).collect();
+        let many: Vec<_> = (0..=255)
+            .map(|n| address(1, &format!("192.0.2.{n}"), AddressFlags::empty()))
+            .collect();
         assert_eq!(addresses(&many).len(), MAX_ADDRESSES);
     }
 }

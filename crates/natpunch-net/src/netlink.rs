@@ -1,10 +1,13 @@
-//! The kernel's links and addresses, read over rtnetlink, and its announcements that something about them changed.
+//! The kernel's links and addresses, read over rtnetlink, and its announcements that something
+//! about them changed.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, recvfrom, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,7 +27,10 @@ pub(crate) fn socket(groups: u32) -> io::Result<Socket> {
 }
 
 /// One read of a socket: the messages in it. `ENOBUFS` means that some were lost.
-pub(crate) fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+pub(crate) fn receive(
+    socket: &Socket,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
     buffer.resize(BUFFER, 0);
     let (length, sender) = recvfrom::<NetlinkAddr>(socket.as_raw_fd(), buffer)?;
     // Anything else than the kernel is an imposter.
@@ -39,18 +45,22 @@ fn messages(mut datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     while let Some(length) = datagram.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*length) as usize;
-        let Some(message) = datagram.get(..length).filter(|message| message.len() >= 16) else { break };
+        let Some(message) = datagram.get(..length).filter(|message| message.len() >= 16) else {
+            break;
+        };
         match NetlinkMessage::deserialize(message) {
             Ok(message) => messages.push(message),
             Err(error) => tracing::debug!(%error, "skipped a netlink message"),
         }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     messages
 }
 
-/// Asks the kernel for all objects of a kind. Blocks for as long as the kernel takes to answer: less than a
-/// millisecond.
+/// Asks the kernel for all objects of a kind. Blocks for as long as the kernel takes to answer:
+/// less than a millisecond.
 pub(crate) fn dump(request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut objects = Vec::new();
     for _ in 0..DUMP_ATTEMPTS {
@@ -73,7 +83,12 @@ fn dump_once(request: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessag
     request.finalize();
     let mut buffer = vec![0; request.buffer_len()];
     request.serialize(&mut buffer);
-    sendto(socket.as_raw_fd(), &buffer, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    sendto(
+        socket.as_raw_fd(),
+        &buffer,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
 
     let mut objects = Vec::new();
     let mut interrupted = false;

@@ -1,5 +1,6 @@
-//! UDP datagrams as bytes. Checksums are computed on the way out and never checked on the way in: between virtual
-//! devices a packet carries only a part of its checksum, to be finished by hardware that is not there.
+//! UDP datagrams as bytes. Checksums are computed on the way out and never checked on the way in:
+//! between virtual devices a packet carries only a part of its checksum, to be finished by hardware
+//! that is not there.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -26,11 +27,16 @@ pub(crate) struct Ipv4Udp<'a> {
     pub(crate) udp: Udp<'a>,
 }
 
-/// Reads a UDP header and what it covers. Bytes after the length that it states are cut off, as the kernel does.
+/// Reads a UDP header and what it covers. Bytes after the length that it states are cut off, as the
+/// kernel does.
 pub(crate) fn parse_udp(segment: &[u8]) -> Option<Udp<'_>> {
     let header = UdpPacket::new(segment)?;
     let payload = segment.get(UDP_HEADER..usize::from(header.get_length()))?;
-    Some(Udp { source: header.get_source(), destination: header.get_destination(), payload })
+    Some(Udp {
+        source: header.get_source(),
+        destination: header.get_destination(),
+        payload,
+    })
 }
 
 /// Reads an IPv4 packet from its header on, whatever the header's length; fragments are refused.
@@ -54,8 +60,13 @@ pub(crate) fn parse_ipv4(packet: &[u8]) -> Option<Ipv4Udp<'_>> {
     })
 }
 
-/// A UDP datagram with its checksum; `None` if the payload is too long for one, or the families differ.
-pub(crate) fn build_udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+/// A UDP datagram with its checksum; `None` if the payload is too long for one, or the families
+/// differ.
+pub(crate) fn build_udp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+) -> Option<Vec<u8>> {
     let length = u16::try_from(UDP_HEADER + payload.len()).ok()?;
     let mut segment = vec![0; usize::from(length)];
     let mut udp = MutableUdpPacket::new(&mut segment)?;
@@ -77,7 +88,8 @@ pub(crate) fn build_udp(source: SocketAddr, destination: SocketAddr, payload: &[
 mod tests {
     use super::*;
 
-    /// The Internet checksum over a pseudo header and a segment, written without the code under test: 0 if it is right.
+    /// The Internet checksum over a pseudo header and a segment, written without the code under
+    /// test: 0 if it is right.
     fn residue(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
         let mut bytes = Vec::new();
         for ip in [source, destination] {
@@ -90,15 +102,20 @@ mod tests {
         bytes.extend([0, 0, 0, 17]);
         bytes.extend(segment);
         bytes.resize(bytes.len().next_multiple_of(2), 0);
-        let sum: u64 = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let sum: u64 = bytes
+            .chunks(2)
+            .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
         let folded = (0..4).fold(sum, |sum, _| (sum >> 16) + (sum & 0xffff));
         !(folded as u16)
     }
 
     #[test]
     fn a_built_datagram_has_a_valid_checksum_that_is_never_zero() {
-        for (from, to) in [("192.0.2.1:51820", "198.51.100.7:3478"), ("[2001:db8::1]:51820", "[2001:db8:ffff::7]:3478")]
-        {
+        for (from, to) in [
+            ("192.0.2.1:51820", "198.51.100.7:3478"),
+            ("[2001:db8::1]:51820", "[2001:db8:ffff::7]:3478"),
+        ] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
             // Among 65,536 payloads of two bytes there is one whose checksum comes out as zero.
             for payload in (0..=u16::MAX).map(u16::to_be_bytes) {
@@ -111,15 +128,28 @@ mod tests {
                 assert_eq!(residue(from.ip(), to.ip(), &segment), 0, "{length}");
             }
             assert_eq!(build_udp(from, to, &vec![0; 65_528]), None);
-            assert_eq!(build_udp(from, "127.0.0.1:1".parse().unwrap(), b"x").is_some(), from.is_ipv4());
+            assert_eq!(
+                build_udp(from, "127.0.0.1:1".parse().unwrap(), b"x").is_some(),
+                from.is_ipv4()
+            );
         }
     }
 
     #[test]
     fn what_was_built_is_read_back() {
-        let (from, to) = ("192.0.2.1:51820".parse().unwrap(), "198.51.100.7:3478".parse().unwrap());
+        let (from, to) = (
+            "192.0.2.1:51820".parse().unwrap(),
+            "198.51.100.7:3478".parse().unwrap(),
+        );
         let segment = build_udp(from, to, b"payload").unwrap();
-        assert_eq!(parse_udp(&segment), Some(Udp { source: 51820, destination: 3478, payload: b"payload" }));
+        assert_eq!(
+            parse_udp(&segment),
+            Some(Udp {
+                source: 51820,
+                destination: 3478,
+                payload: b"payload"
+            })
+        );
     }
 
     #[test]
@@ -128,7 +158,11 @@ mod tests {
         assert_eq!(parse_udp(&segment).unwrap().payload, [1, 2, 3, 4]);
         for length in 0..=u16::MAX {
             segment[4..6].copy_from_slice(&length.to_be_bytes());
-            assert_eq!(parse_udp(&segment).is_some(), (8..=14).contains(&length), "{length}");
+            assert_eq!(
+                parse_udp(&segment).is_some(),
+                (8..=14).contains(&length),
+                "{length}"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Raw UDP sockets that speak from a port which another socket, WireGuard's, owns.
 //!
-//! The owner keeps getting all of its own packets; these sockets get copies of those that the [filter](crate::filter)
-//! lets through, and WireGuard drops them, since they don't have its shape.
+//! The owner keeps getting all of its own packets; these sockets get copies of those that the
+//! [filter](crate::filter) lets through, and WireGuard drops them, since they don't have its shape.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use natpunch_types::canonical;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
+    setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::Interest;
@@ -27,7 +28,8 @@ use crate::source::{SourceCache, interface_of};
 /// Most sources whose datagrams pass the filter whatever their shape.
 pub const MAX_SOURCES: usize = 64;
 
-/// Longest IPv4 header, UDP header, and the longest payload that is read; a longer datagram is dropped.
+/// Longest IPv4 header, UDP header, and the longest payload that is read; a longer datagram is
+/// dropped.
 const BUFFER: usize = 60 + 8 + 2048;
 
 /// A datagram that came to the port.
@@ -43,8 +45,9 @@ pub struct Received {
     pub payload: Vec<u8>,
 }
 
-/// Raw IPv4 and IPv6 sockets on one UDP port. What comes out of [`recv`](Self::recv) is a probe, STUN, or a datagram
-/// from an allowed source; nothing of it has been authenticated, and its UDP checksum has not been looked at.
+/// Raw IPv4 and IPv6 sockets on one UDP port. What comes out of [`recv`](Self::recv) is a probe,
+/// STUN, or a datagram from an allowed source; nothing of it has been authenticated, and its UDP
+/// checksum has not been looked at.
 #[derive(Debug)]
 pub struct RawPort {
     v4: Option<AsyncFd<Socket>>,
@@ -55,22 +58,41 @@ pub struct RawPort {
 }
 
 impl RawPort {
-    /// Opens the sockets for a UDP port of this network namespace. Packets are sent with `fwmark` (0: none), as
-    /// WireGuard does. One of the families may be missing on this host. Must be called within a tokio runtime.
+    /// Opens the sockets for a UDP port of this network namespace. Packets are sent with `fwmark`
+    /// (0: none), as WireGuard does. One of the families may be missing on this host. Must be
+    /// called within a tokio runtime.
     pub fn open(port: u16, fwmark: u32) -> Result<Self, NetError> {
-        let rules = Rules { port, sources: BTreeSet::new() };
+        let rules = Rules {
+            port,
+            sources: BTreeSet::new(),
+        };
         let open = |family| match unfiltered(family) {
             Ok(socket) => filtered(socket, family, &rules, fwmark).map(Ok),
             Err(error) if is_missing(&error) => Ok(Err(error)),
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(NetError::NotPermitted),
-            Err(source) => Err(NetError::Socket { what: "open a raw socket", source }),
+            Err(source) => Err(NetError::Socket {
+                what: "open a raw socket",
+                source,
+            }),
         };
         let (v4, v6) = match (open(Family::V4)?, open(Family::V6)?) {
             (Err(error), Err(_)) => return Err(NetError::NoFamily(error)),
             (v4, v6) => (v4.ok(), v6.ok()),
         };
-        tracing::debug!(port, fwmark, ipv4 = v4.is_some(), ipv6 = v6.is_some(), "raw sockets are open");
-        Ok(Self { v4, v6, rules: Mutex::new(rules), fwmark: AtomicU32::new(fwmark), sources: SourceCache::default() })
+        tracing::debug!(
+            port,
+            fwmark,
+            ipv4 = v4.is_some(),
+            ipv6 = v6.is_some(),
+            "raw sockets are open"
+        );
+        Ok(Self {
+            v4,
+            v6,
+            rules: Mutex::new(rules),
+            fwmark: AtomicU32::new(fwmark),
+            sources: SourceCache::default(),
+        })
     }
 
     /// The port that these sockets speak from.
@@ -78,8 +100,8 @@ impl RawPort {
         self.rules().port
     }
 
-    /// Lets datagrams of any shape from this address and port through, at most [`MAX_SOURCES`] of them: for servers
-    /// whose protocol can't be told from others by its bytes.
+    /// Lets datagrams of any shape from this address and port through, at most [`MAX_SOURCES`] of
+    /// them: for servers whose protocol can't be told from others by its bytes.
     pub fn allow_source(&self, source: SocketAddr) -> Result<(), NetError> {
         let mut rules = self.rules();
         let mut changed = rules.clone();
@@ -87,7 +109,10 @@ impl RawPort {
             return Ok(());
         }
         if changed.sources.len() > MAX_SOURCES {
-            return Err(NetError::TooManySources { address: source, limit: MAX_SOURCES });
+            return Err(NetError::TooManySources {
+                address: source,
+                limit: MAX_SOURCES,
+            });
         }
         self.install(&changed)?;
         *rules = changed;
@@ -98,7 +123,8 @@ impl RawPort {
     pub fn forbid_source(&self, source: SocketAddr) -> Result<(), NetError> {
         let mut rules = self.rules();
         if rules.sources.remove(&unscoped(source)) {
-            // If the kernel keeps the wider program, the narrower rules still hold for what is read.
+            // If the kernel keeps the wider program, the narrower rules still hold for what is
+            // read.
             self.install(&rules)?;
         }
         Ok(())
@@ -107,21 +133,24 @@ impl RawPort {
     /// Changes the mark of what is sent from now on (0: none).
     pub fn set_fwmark(&self, fwmark: u32) -> Result<(), NetError> {
         for socket in [&self.v4, &self.v6].into_iter().flatten() {
-            socket.get_ref().set_mark(fwmark).map_err(NetError::socket("set the fwmark of a raw socket"))?;
+            socket
+                .get_ref()
+                .set_mark(fwmark)
+                .map_err(NetError::socket("set the fwmark of a raw socket"))?;
         }
         self.fwmark.store(fwmark, Ordering::Relaxed);
         self.sources.clear();
         Ok(())
     }
 
-    /// Forgets which source address belongs to which destination: to be called when links, addresses or routes changed.
-    /// What is remembered is a second old at most.
+    /// Forgets which source address belongs to which destination: to be called when links,
+    /// addresses or routes changed. What is remembered is a second old at most.
     pub fn forget_routes(&self) {
         self.sources.clear();
     }
 
-    /// The next datagram that passes. Dropping the future loses nothing. An error means that a socket is broken, and
-    /// that the port should be opened anew.
+    /// The next datagram that passes. Dropping the future loses nothing. An error means that a
+    /// socket is broken, and that the port should be opened anew.
     pub async fn recv(&self) -> Result<Received, NetError> {
         let mut v4 = [0; BUFFER];
         let mut v6 = [0; BUFFER];
@@ -130,8 +159,13 @@ impl RawPort {
                 received = receive(&self.v4, |socket| receive_v4(socket, &mut v4)) => received?,
                 received = receive(&self.v6, |socket| receive_v6(socket, &mut v6)) => received?,
             };
-            let Some((port, received)) = received else { continue };
-            if self.rules().accept(received.source, port, &received.payload) {
+            let Some((port, received)) = received else {
+                continue;
+            };
+            if self
+                .rules()
+                .accept(received.source, port, &received.payload)
+            {
                 return Ok(received);
             }
         }
@@ -139,9 +173,9 @@ impl RawPort {
 
     /// Sends one datagram from the port, with a TTL of its own if given (else the system's).
     ///
-    /// Without a `source` address it takes the one that a route lookup gives, as WireGuard does. With one, a broadcast
-    /// or multicast leaves through the interface that owns it. An error that [is soft](NetError::is_soft) concerns this
-    /// datagram only. Never blocks.
+    /// Without a `source` address it takes the one that a route lookup gives, as WireGuard does.
+    /// With one, a broadcast or multicast leaves through the interface that owns it. An error that
+    /// [is soft](NetError::is_soft) concerns this datagram only. Never blocks.
     pub fn send(
         &self,
         source: Option<IpAddr>,
@@ -150,7 +184,11 @@ impl RawPort {
         payload: &[u8],
     ) -> Result<(), NetError> {
         let destination = canonical(destination);
-        self.try_send(source, destination, ttl, payload).map_err(|source| NetError::Send { destination, source })
+        self.try_send(source, destination, ttl, payload)
+            .map_err(|source| NetError::Send {
+                destination,
+                source,
+            })
     }
 
     fn try_send(
@@ -160,11 +198,20 @@ impl RawPort {
         ttl: Option<u8>,
         payload: &[u8],
     ) -> io::Result<()> {
-        let socket = if destination.is_ipv4() { &self.v4 } else { &self.v6 };
-        let socket = socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?.get_ref();
+        let socket = if destination.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
+        let socket = socket
+            .as_ref()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?
+            .get_ref();
         let source = match source {
             Some(source) => natpunch_types::canonical_ip(source),
-            None => self.sources.lookup(destination, self.fwmark.load(Ordering::Relaxed))?,
+            None => self
+                .sources
+                .lookup(destination, self.fwmark.load(Ordering::Relaxed))?,
         };
         let segment = build_udp(SocketAddr::new(source, self.port()), destination, payload)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EMSGSIZE))?;
@@ -172,39 +219,63 @@ impl RawPort {
         let ttl = ttl.map(i32::from);
         match (source, destination) {
             (IpAddr::V4(source), SocketAddr::V4(destination)) => {
-                let interface =
-                    if is_link_wide(destination.ip().to_owned().into()) { interface_of(source.into()) } else { 0 };
+                let interface = if is_link_wide(destination.ip().to_owned().into()) {
+                    interface_of(source.into())
+                } else {
+                    0
+                };
                 let info = libc::in_pktinfo {
                     ipi_ifindex: interface as libc::c_int,
-                    ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(source.octets()),
+                    },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
                 let mut control = vec![ControlMessage::Ipv4PacketInfo(&info)];
                 control.extend(ttl.as_ref().map(ControlMessage::Ipv4Ttl));
-                let destination = SockaddrIn::from(std::net::SocketAddrV4::new(*destination.ip(), 0));
-                sendmsg(socket.as_raw_fd(), &segment, &control, MsgFlags::MSG_DONTWAIT, Some(&destination))?;
+                let destination =
+                    SockaddrIn::from(std::net::SocketAddrV4::new(*destination.ip(), 0));
+                sendmsg(
+                    socket.as_raw_fd(),
+                    &segment,
+                    &control,
+                    MsgFlags::MSG_DONTWAIT,
+                    Some(&destination),
+                )?;
             }
             (IpAddr::V6(source), SocketAddr::V6(destination)) => {
                 let interface = match destination.scope_id() {
-                    0 if is_link_wide(destination.ip().to_owned().into()) => interface_of(source.into()),
+                    0 if is_link_wide(destination.ip().to_owned().into()) => {
+                        interface_of(source.into())
+                    }
                     scope => scope,
                 };
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: source.octets() },
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: source.octets(),
+                    },
                     ipi6_ifindex: interface,
                 };
                 let mut control = vec![ControlMessage::Ipv6PacketInfo(&info)];
                 control.extend(ttl.as_ref().map(ControlMessage::Ipv6HopLimit));
                 // A raw IPv6 socket takes the port for a protocol number.
-                let destination = SockaddrIn6::from(SocketAddrV6::new(*destination.ip(), 0, 0, interface));
-                sendmsg(socket.as_raw_fd(), &segment, &control, MsgFlags::MSG_DONTWAIT, Some(&destination))?;
+                let destination =
+                    SockaddrIn6::from(SocketAddrV6::new(*destination.ip(), 0, 0, interface));
+                sendmsg(
+                    socket.as_raw_fd(),
+                    &segment,
+                    &control,
+                    MsgFlags::MSG_DONTWAIT,
+                    Some(&destination),
+                )?;
             }
             _ => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
         }
         Ok(())
     }
 
-    /// The kernel swaps the program of a socket in one step: no packet meets an open door in between.
+    /// The kernel swaps the program of a socket in one step: no packet meets an open door in
+    /// between.
     fn install(&self, rules: &Rules) -> Result<(), NetError> {
         for (socket, family) in [(&self.v4, Family::V4), (&self.v6, Family::V6)] {
             if let Some(socket) = socket {
@@ -219,7 +290,8 @@ impl RawPort {
     }
 }
 
-/// A raw socket as the kernel makes it: it receives every UDP packet of the namespace from this moment on.
+/// A raw socket as the kernel makes it: it receives every UDP packet of the namespace from this
+/// moment on.
 fn unfiltered(family: Family) -> io::Result<Socket> {
     let domain = match family {
         Family::V4 => Domain::IPV4,
@@ -229,7 +301,12 @@ fn unfiltered(family: Family) -> io::Result<Socket> {
 }
 
 /// Closes the door, throws out what came in before, and only then opens it as far as the rules say.
-fn filtered(socket: Socket, family: Family, rules: &Rules, fwmark: u32) -> Result<AsyncFd<Socket>, NetError> {
+fn filtered(
+    socket: Socket,
+    family: Family,
+    rules: &Rules,
+    fwmark: u32,
+) -> Result<AsyncFd<Socket>, NetError> {
     attach(&socket, &drop_all())?;
     drain(&socket)?;
     configure(&socket, family, fwmark).map_err(NetError::socket("configure a raw socket"))?;
@@ -238,8 +315,13 @@ fn filtered(socket: Socket, family: Family, rules: &Rules, fwmark: u32) -> Resul
 }
 
 fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), NetError> {
-    let program: Vec<_> = program.iter().map(|line| SockFilter::new(line.code, line.jt, line.jf, line.k)).collect();
-    socket.attach_filter(&program).map_err(NetError::socket("attach a packet filter to a raw socket"))
+    let program: Vec<_> = program
+        .iter()
+        .map(|line| SockFilter::new(line.code, line.jt, line.jf, line.k))
+        .collect();
+    socket
+        .attach_filter(&program)
+        .map_err(NetError::socket("attach a packet filter to a raw socket"))
 }
 
 /// Empties the queue, which grows no more.
@@ -275,7 +357,9 @@ async fn receive<T>(
     socket: &Option<AsyncFd<Socket>>,
     mut read: impl FnMut(&Socket) -> io::Result<Option<T>>,
 ) -> Result<Option<T>, NetError> {
-    let Some(socket) = socket else { return std::future::pending().await };
+    let Some(socket) = socket else {
+        return std::future::pending().await;
+    };
     socket
         .async_io(Interest::READABLE, |socket| read(socket))
         .await
@@ -287,9 +371,19 @@ type Arrival = Option<(u16, Received)>;
 
 fn receive_v4(socket: &Socket, buffer: &mut [u8]) -> io::Result<Arrival> {
     let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut slices,
+        None,
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let (bytes, flags) = (message.bytes, message.flags);
-    let Some(packet) = buffer.get(..bytes).filter(|_| !flags.contains(MsgFlags::MSG_TRUNC)) else { return Ok(None) };
+    let Some(packet) = buffer
+        .get(..bytes)
+        .filter(|_| !flags.contains(MsgFlags::MSG_TRUNC))
+    else {
+        return Ok(None);
+    };
     Ok(parse_ipv4(packet).map(|packet| {
         let received = Received {
             source: SocketAddr::new(packet.source.into(), packet.udp.source),
@@ -304,22 +398,38 @@ fn receive_v4(socket: &Socket, buffer: &mut [u8]) -> io::Result<Arrival> {
 fn receive_v6(socket: &Socket, buffer: &mut [u8]) -> io::Result<Arrival> {
     let mut control = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
     let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<SockaddrIn6>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let (bytes, flags, sender) = (message.bytes, message.flags, message.address);
     let mut destination = None;
     let mut ttl = None;
     for control in message.cmsgs()? {
         match control {
-            ControlMessageOwned::Ipv6PacketInfo(info) => destination = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                destination = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr))
+            }
             ControlMessageOwned::Ipv6HopLimit(limit) => ttl = u8::try_from(limit).ok(),
             _ => {}
         }
     }
-    let (Some(sender), Some(destination)) = (sender, destination) else { return Ok(None) };
-    let Some(segment) = buffer.get(..bytes).filter(|_| !flags.contains(MsgFlags::MSG_TRUNC)) else { return Ok(None) };
+    let (Some(sender), Some(destination)) = (sender, destination) else {
+        return Ok(None);
+    };
+    let Some(segment) = buffer
+        .get(..bytes)
+        .filter(|_| !flags.contains(MsgFlags::MSG_TRUNC))
+    else {
+        return Ok(None);
+    };
     Ok(parse_udp(segment).map(|udp| {
         let received = Received {
-            source: canonical(SocketAddrV6::new(sender.ip(), udp.source, 0, sender.scope_id()).into()),
+            source: canonical(
+                SocketAddrV6::new(sender.ip(), udp.source, 0, sender.scope_id()).into(),
+            ),
             destination: destination.into(),
             ttl,
             payload: udp.payload.to_vec(),
@@ -338,7 +448,10 @@ fn is_link_wide(ip: IpAddr) -> bool {
 
 /// The errors of a kernel without one of the families.
 fn is_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT)
+    )
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ impl OwnsDescriptor for OwnedFd {}
 
 /// Lets tokio wait until there is something to read. Must be called within a runtime.
 pub(crate) fn readable<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `OwnsDescriptor` is private and implemented only for types whose descriptor is valid until they are
-    // dropped and never changes, and `AsyncFd` owns the value.
+    // SAFETY: `OwnsDescriptor` is private and implemented only for types whose descriptor is valid
+    // until they are dropped and never changes, and `AsyncFd` owns the value.
     Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }?)
 }

@@ -44,7 +44,11 @@ impl SourceCache {
 
 /// Asks the kernel by connecting a UDP socket, which sends nothing.
 fn route_source(destination: SocketAddr, fwmark: u32) -> io::Result<IpAddr> {
-    let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(destination),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if fwmark != 0 {
         socket.set_mark(fwmark)?;
     }
@@ -53,15 +57,22 @@ fn route_source(destination: SocketAddr, fwmark: u32) -> io::Result<IpAddr> {
     }
     socket.connect(&destination.into())?;
     let local = socket.local_addr()?.as_socket().map(|local| local.ip());
-    local.filter(|ip| !ip.is_unspecified()).ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
+    local
+        .filter(|ip| !ip.is_unspecified())
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
 }
 
-/// The index of the interface that has this address; 0, which leaves the choice to the kernel, if none has.
+/// The index of the interface that has this address; 0, which leaves the choice to the kernel, if
+/// none has.
 pub(crate) fn interface_of(address: IpAddr) -> u32 {
-    let Ok(interfaces) = getifaddrs() else { return 0 };
+    let Ok(interfaces) = getifaddrs() else {
+        return 0;
+    };
     interfaces
         .filter(|interface| {
-            let Some(found) = &interface.address else { return false };
+            let Some(found) = &interface.address else {
+                return false;
+            };
             let v4 = found.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
             let v6 = found.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
             v4.or(v6) == Some(address)

@@ -13,11 +13,15 @@ use natpunch_net::{Change, LinkWatch, local_addresses};
 const QUIET: Duration = Duration::from_millis(1300);
 
 fn addresses(list: &[&str]) -> Vec<IpAddr> {
-    list.iter().map(|address| address.parse().unwrap()).collect()
+    list.iter()
+        .map(|address| address.parse().unwrap())
+        .collect()
 }
 
 async fn change(watch: &mut LinkWatch) -> Change {
-    tokio::time::timeout(SOON, watch.changed()).await.expect("a change is told")
+    tokio::time::timeout(SOON, watch.changed())
+        .await
+        .expect("a change is told")
 }
 
 async fn assert_quiet(watch: &mut LinkWatch) {
@@ -36,19 +40,43 @@ fn wired() -> Neighbour {
 #[test]
 fn the_local_addresses_are_those_that_others_might_reach() {
     on_a_host(|| async {
-        assert_eq!(local_addresses(&[]).unwrap(), addresses(&[]), "loopback is none");
+        assert_eq!(
+            local_addresses(&[]).unwrap(),
+            addresses(&[]),
+            "loopback is none"
+        );
         let neighbour = wired();
-        neighbour.cable(("np-mesh", &["10.77.0.1/24", "fd77::1/64"]), ("np-other", &[]));
+        neighbour.cable(
+            ("np-mesh", &["10.77.0.1/24", "fd77::1/64"]),
+            ("np-other", &[]),
+        );
         ip("address add 2001:db8::1/64 dev np-a nodad");
         ip("address add 2001:db8::dead/64 dev np-a nodad preferred_lft 0");
         ip("address add 10.2.0.1 peer 10.2.0.2 dev np-a");
         ip("address add 10.1.0.1/24 dev np-mesh");
-        let all = addresses(&["10.1.0.1", "10.2.0.1", "2001:db8::1", "10.77.0.1", "fd77::1"]);
-        assert_eq!(local_addresses(&[]).unwrap(), all, "each once; no link-local, deprecated or foreign one");
+        let all = addresses(&[
+            "10.1.0.1",
+            "10.2.0.1",
+            "2001:db8::1",
+            "10.77.0.1",
+            "fd77::1",
+        ]);
+        assert_eq!(
+            local_addresses(&[]).unwrap(),
+            all,
+            "each once; no link-local, deprecated or foreign one"
+        );
         assert_eq!(local_addresses(&["np-mesh"]).unwrap(), all[..3]);
-        assert_eq!(LinkWatch::new("np-mesh").await.unwrap().addresses(), &all[..3]);
+        assert_eq!(
+            LinkWatch::new("np-mesh").await.unwrap().addresses(),
+            &all[..3]
+        );
         ip("link set np-a down");
-        assert_eq!(local_addresses(&["np-mesh"]).unwrap(), addresses(&[]), "a link that is down reaches nobody");
+        assert_eq!(
+            local_addresses(&["np-mesh"]).unwrap(),
+            addresses(&[]),
+            "a link that is down reaches nobody"
+        );
     });
 }
 
@@ -63,8 +91,19 @@ fn a_burst_of_changes_is_told_once_and_soon() {
         }
         let told = change(&mut watch).await;
         let expected = addresses(&["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1", "10.5.0.1"]);
-        assert_eq!(told, Change { addresses: expected.clone(), addresses_changed: true, suspended: false });
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(
+            told,
+            Change {
+                addresses: expected.clone(),
+                addresses_changed: true,
+                suspended: false
+            }
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            start.elapsed()
+        );
         assert_eq!(watch.addresses(), expected);
         assert_quiet(&mut watch).await;
     });
@@ -130,7 +169,14 @@ fn another_way_out_is_told_though_all_addresses_stay() {
         let mut watch = LinkWatch::new("np-mesh").await.unwrap();
         ip("route replace default via 10.1.0.3");
         let told = change(&mut watch).await;
-        assert_eq!(told, Change { addresses: addresses(&["10.1.0.1"]), addresses_changed: false, suspended: false });
+        assert_eq!(
+            told,
+            Change {
+                addresses: addresses(&["10.1.0.1"]),
+                addresses_changed: false,
+                suspended: false
+            }
+        );
     });
 }
 
@@ -161,7 +207,9 @@ fn a_change_between_two_looks_is_not_lost_if_the_wait_is_given_up() {
                 }
             }
         };
-        let told = tokio::time::timeout(SOON, told).await.expect("a change is told");
+        let told = tokio::time::timeout(SOON, told)
+            .await
+            .expect("a change is told");
         assert_eq!(told.addresses, addresses(&["10.1.0.1", "10.2.0.1"]));
     });
 }
@@ -173,17 +221,39 @@ fn when_the_kernel_says_that_news_were_lost_everything_is_looked_at_again() {
         let mut watch = LinkWatch::new("np-mesh").await.unwrap();
         // More news than the socket holds, which nobody reads, and which come to nothing.
         let batch: String = (0..2000)
-            .map(|n| format!("address add 10.{}.{}.1/24 dev np-a\n", 100 + n / 250, n % 250))
-            .chain((0..2000).map(|n| format!("address del 10.{}.{}.1/24 dev np-a\n", 100 + n / 250, n % 250)))
+            .map(|n| {
+                format!(
+                    "address add 10.{}.{}.1/24 dev np-a\n",
+                    100 + n / 250,
+                    n % 250
+                )
+            })
+            .chain((0..2000).map(|n| {
+                format!(
+                    "address del 10.{}.{}.1/24 dev np-a\n",
+                    100 + n / 250,
+                    n % 250
+                )
+            }))
             .collect();
         let file = std::env::temp_dir().join(format!("natpunch-net-batch-{}", std::process::id()));
         std::fs::write(&file, batch).unwrap();
         ip(&format!("-batch {}", file.display()));
         std::fs::remove_file(&file).unwrap();
         let told = change(&mut watch).await;
-        assert_eq!(told, Change { addresses: addresses(&["10.1.0.1"]), addresses_changed: false, suspended: false });
+        assert_eq!(
+            told,
+            Change {
+                addresses: addresses(&["10.1.0.1"]),
+                addresses_changed: false,
+                suspended: false
+            }
+        );
         // And the watch goes on.
         ip("address add 10.2.0.1/24 dev np-a");
-        assert_eq!(change(&mut watch).await.addresses, addresses(&["10.1.0.1", "10.2.0.1"]));
+        assert_eq!(
+            change(&mut watch).await.addresses,
+            addresses(&["10.1.0.1", "10.2.0.1"])
+        );
     });
 }

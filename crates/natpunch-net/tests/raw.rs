@@ -43,7 +43,10 @@ fn next(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 }
 
 async fn received(port: &RawPort) -> Received {
-    tokio::time::timeout(SOON, port.recv()).await.expect("a datagram passes").unwrap()
+    tokio::time::timeout(SOON, port.recv())
+        .await
+        .expect("a datagram passes")
+        .unwrap()
 }
 
 /// Nothing but `payloads` came: then this probe is the next.
@@ -61,13 +64,26 @@ fn the_owner_of_the_port_keeps_all_its_packets_and_the_raw_socket_gets_copies_of
             let (from, to) = (sender.local_addr().unwrap(), owner.local_addr().unwrap());
             let port = RawPort::open(PORT, 0).unwrap();
             let ours = [probe(b"1"), stun(), probe(b""), probe(&[0x5a; 1400])];
-            let foreign = [wireguard(1), wireguard(2), wireguard(3), wireguard(4), vec![], vec![1], b"NPc".to_vec()];
+            let foreign = [
+                wireguard(1),
+                wireguard(2),
+                wireguard(3),
+                wireguard(4),
+                vec![],
+                vec![1],
+                b"NPc".to_vec(),
+            ];
             for payload in foreign.iter().chain(&ours).chain(&foreign) {
                 sender.send_to(payload, to).unwrap();
                 assert_eq!(next(&owner), (payload.clone(), from));
             }
             for payload in ours {
-                let expected = Received { source: from, destination: to.ip(), ttl: Some(64), payload };
+                let expected = Received {
+                    source: from,
+                    destination: to.ip(),
+                    ttl: Some(64),
+                    payload,
+                };
                 assert_eq!(received(&port).await, expected);
             }
             only_a_sentinel_is_left(&port, &sender, to).await;
@@ -82,8 +98,18 @@ fn other_ports_and_other_sockets_are_none_of_our_business() {
         let owner = owner("127.0.0.1", PORT);
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..10 {
-            owner.send_to(&probe(b"from the port, not to it"), other.local_addr().unwrap()).unwrap();
-            other.send_to(&probe(b"to a port without a socket"), ("127.0.0.1", PORT + 1)).unwrap();
+            owner
+                .send_to(
+                    &probe(b"from the port, not to it"),
+                    other.local_addr().unwrap(),
+                )
+                .unwrap();
+            other
+                .send_to(
+                    &probe(b"to a port without a socket"),
+                    ("127.0.0.1", PORT + 1),
+                )
+                .unwrap();
         }
         only_a_sentinel_is_left(&port, &other, owner.local_addr().unwrap()).await;
     });
@@ -93,7 +119,10 @@ fn other_ports_and_other_sockets_are_none_of_our_business() {
 fn what_is_sent_leaves_from_the_owners_port_with_a_checksum_that_the_other_host_accepts() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        neighbour.cable(("np-a", &["192.0.2.1/24", "2001:db8::1/64"]), ("np-b", &["192.0.2.2/24", "2001:db8::2/64"]));
+        neighbour.cable(
+            ("np-a", &["192.0.2.1/24", "2001:db8::1/64"]),
+            ("np-b", &["192.0.2.2/24", "2001:db8::2/64"]),
+        );
         let port = RawPort::open(PORT, 0).unwrap();
         for (us, them) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
             let _owner = owner(us, PORT);
@@ -102,10 +131,15 @@ fn what_is_sent_leaves_from_the_owners_port_with_a_checksum_that_the_other_host_
             for length in [0, 1, 2, 3, 100, 1401] {
                 let payload = vec![0xff; length];
                 port.send(None, to, None, &payload).unwrap();
-                assert_eq!(next(&socket), (payload, SocketAddr::new(us.parse().unwrap(), PORT)));
+                assert_eq!(
+                    next(&socket),
+                    (payload, SocketAddr::new(us.parse().unwrap(), PORT))
+                );
             }
             // And back: the neighbour answers to where it came from.
-            socket.send_to(&probe(b"pong"), SocketAddr::new(us.parse().unwrap(), PORT)).unwrap();
+            socket
+                .send_to(&probe(b"pong"), SocketAddr::new(us.parse().unwrap(), PORT))
+                .unwrap();
             let answer = received(&port).await;
             assert_eq!((answer.source, answer.payload), (to, probe(b"pong")));
         }
@@ -130,20 +164,37 @@ fn a_ttl_of_its_own_is_the_ttl_that_arrives() {
 fn an_explicit_source_is_used_and_one_that_is_not_ours_is_a_soft_error() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        let ours = ["192.0.2.1/24", "192.0.2.9/24", "2001:db8::1/64", "2001:db8::9/64"];
-        neighbour.cable(("np-a", &ours), ("np-b", &["192.0.2.2/24", "2001:db8::2/64"]));
+        let ours = [
+            "192.0.2.1/24",
+            "192.0.2.9/24",
+            "2001:db8::1/64",
+            "2001:db8::9/64",
+        ];
+        neighbour.cable(
+            ("np-a", &ours),
+            ("np-b", &["192.0.2.2/24", "2001:db8::2/64"]),
+        );
         let port = RawPort::open(PORT, 0).unwrap();
-        for (us, them, foreign) in
-            [("192.0.2.9", "192.0.2.2", "192.0.2.77"), ("2001:db8::9", "2001:db8::2", "2001:db8::77")]
-        {
+        for (us, them, foreign) in [
+            ("192.0.2.9", "192.0.2.2", "192.0.2.77"),
+            ("2001:db8::9", "2001:db8::2", "2001:db8::77"),
+        ] {
             let (us, foreign): (IpAddr, IpAddr) = (us.parse().unwrap(), foreign.parse().unwrap());
             let socket = neighbour.run(move || owner(them, PORT));
-            port.send(Some(us), socket.local_addr().unwrap(), None, b"x").unwrap();
+            port.send(Some(us), socket.local_addr().unwrap(), None, b"x")
+                .unwrap();
             assert_eq!(next(&socket).1, SocketAddr::new(us, PORT));
-            let error = port.send(Some(foreign), socket.local_addr().unwrap(), None, b"x").unwrap_err();
+            let error = port
+                .send(Some(foreign), socket.local_addr().unwrap(), None, b"x")
+                .unwrap_err();
             assert!(error.is_soft(), "{error:?}");
         }
-        let wrong_family = port.send(Some("::1".parse().unwrap()), "192.0.2.2:1".parse().unwrap(), None, b"x");
+        let wrong_family = port.send(
+            Some("::1".parse().unwrap()),
+            "192.0.2.2:1".parse().unwrap(),
+            None,
+            b"x",
+        );
         assert!(wrong_family.unwrap_err().is_soft());
     });
 }
@@ -154,8 +205,14 @@ fn listener(neighbour: &Neighbour, link: &'static str, domain: Domain) -> UdpSoc
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.bind_device(Some(link.as_bytes())).unwrap();
-        let any = if domain == Domain::IPV4 { "0.0.0.0" } else { "::" };
-        socket.bind(&SocketAddr::new(any.parse().unwrap(), PORT).into()).unwrap();
+        let any = if domain == Domain::IPV4 {
+            "0.0.0.0"
+        } else {
+            "::"
+        };
+        socket
+            .bind(&SocketAddr::new(any.parse().unwrap(), PORT).into())
+            .unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket.into()
     })
@@ -165,8 +222,14 @@ fn listener(neighbour: &Neighbour, link: &'static str, domain: Domain) -> UdpSoc
 fn a_call_to_all_of_a_lan_leaves_through_the_link_that_owns_its_source() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        neighbour.cable(("np-a1", &["10.1.0.1/24", "fd01::1/64"]), ("np-b1", &["10.1.0.2/24", "fd01::2/64"]));
-        neighbour.cable(("np-a2", &["10.2.0.1/24", "fd02::1/64"]), ("np-b2", &["10.2.0.2/24", "fd02::2/64"]));
+        neighbour.cable(
+            ("np-a1", &["10.1.0.1/24", "fd01::1/64"]),
+            ("np-b1", &["10.1.0.2/24", "fd01::2/64"]),
+        );
+        neighbour.cable(
+            ("np-a2", &["10.2.0.1/24", "fd02::1/64"]),
+            ("np-b2", &["10.2.0.2/24", "fd02::2/64"]),
+        );
         let port = RawPort::open(PORT, 0).unwrap();
         for (domain, all, sources) in [
             (Domain::IPV4, "255.255.255.255", ["10.1.0.1", "10.2.0.1"]),
@@ -175,14 +238,18 @@ fn a_call_to_all_of_a_lan_leaves_through_the_link_that_owns_its_source() {
             let all = SocketAddr::new(all.parse().unwrap(), PORT);
             let heard = ["np-b1", "np-b2"].map(|link| listener(&neighbour, link, domain));
             for source in sources {
-                port.send(Some(source.parse().unwrap()), all, None, source.as_bytes()).unwrap();
+                port.send(Some(source.parse().unwrap()), all, None, source.as_bytes())
+                    .unwrap();
             }
             for (socket, source) in heard.iter().zip(sources) {
                 let (payload, from) = next(socket);
                 assert_eq!(payload, source.as_bytes());
                 assert_eq!(from, SocketAddr::new(source.parse().unwrap(), PORT));
                 socket.set_nonblocking(true).unwrap();
-                assert!(socket.recv(&mut [0; 64]).is_err(), "only the calls of its own link are heard");
+                assert!(
+                    socket.recv(&mut [0; 64]).is_err(),
+                    "only the calls of its own link are heard"
+                );
             }
         }
     });
@@ -192,18 +259,33 @@ fn a_call_to_all_of_a_lan_leaves_through_the_link_that_owns_its_source() {
 fn a_call_to_all_of_a_lan_is_received() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        neighbour.cable(("np-a", &["10.1.0.1/24", "fd01::1/64"]), ("np-b", &["10.1.0.2/24", "fd01::2/64"]));
+        neighbour.cable(
+            ("np-a", &["10.1.0.1/24", "fd01::1/64"]),
+            ("np-b", &["10.1.0.2/24", "fd01::2/64"]),
+        );
         let port = RawPort::open(PORT, 0).unwrap();
         for (all, them) in [("255.255.255.255", "10.1.0.2"), ("ff02::1", "fd01::2")] {
             neighbour.run(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
                 let _guard = runtime.enter();
                 let port = RawPort::open(PORT, 0).unwrap();
                 let all = SocketAddr::new(all.parse().unwrap(), PORT);
-                port.send(Some(them.parse().unwrap()), all, None, &probe(b"who is there")).unwrap();
+                port.send(
+                    Some(them.parse().unwrap()),
+                    all,
+                    None,
+                    &probe(b"who is there"),
+                )
+                .unwrap();
             });
             let call = received(&port).await;
-            assert_eq!((call.source.ip(), call.destination), (them.parse().unwrap(), all.parse().unwrap()));
+            assert_eq!(
+                (call.source.ip(), call.destination),
+                (them.parse().unwrap(), all.parse().unwrap())
+            );
         }
     });
 }
@@ -212,12 +294,27 @@ fn a_call_to_all_of_a_lan_is_received() {
 fn a_marked_port_takes_the_route_and_the_source_of_its_mark() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        neighbour.cable(("np-a1", &["10.1.0.1/24", "fd01::1/64"]), ("np-b1", &["10.1.0.2/24", "fd01::2/64"]));
-        neighbour.cable(("np-a2", &["10.2.0.1/24", "fd02::1/64"]), ("np-b2", &["10.2.0.2/24", "fd02::2/64"]));
+        neighbour.cable(
+            ("np-a1", &["10.1.0.1/24", "fd01::1/64"]),
+            ("np-b1", &["10.1.0.2/24", "fd01::2/64"]),
+        );
+        neighbour.cable(
+            ("np-a2", &["10.2.0.1/24", "fd02::1/64"]),
+            ("np-b2", &["10.2.0.2/24", "fd02::2/64"]),
+        );
         for (family, network) in [("-4", "10."), ("-6", "fd0")] {
-            let gateway = |n| if family == "-4" { format!("{network}{n}.0.2") } else { format!("{network}{n}::2") };
+            let gateway = |n| {
+                if family == "-4" {
+                    format!("{network}{n}.0.2")
+                } else {
+                    format!("{network}{n}::2")
+                }
+            };
             ip(&format!("{family} route add default via {}", gateway(1)));
-            ip(&format!("{family} route add default via {} table 100", gateway(2)));
+            ip(&format!(
+                "{family} route add default via {} table 100",
+                gateway(2)
+            ));
             ip(&format!("{family} rule add fwmark 0x4e table 100"));
         }
         neighbour.run(|| {
@@ -225,7 +322,10 @@ fn a_marked_port_takes_the_route_and_the_source_of_its_mark() {
             ip("address add 2001:db8::9/128 dev lo nodad");
         });
         let port = RawPort::open(PORT, 0x4e).unwrap();
-        for (them, marked, plain) in [("203.0.113.9", "10.2.0.1", "10.1.0.1"), ("2001:db8::9", "fd02::1", "fd01::1")] {
+        for (them, marked, plain) in [
+            ("203.0.113.9", "10.2.0.1", "10.1.0.1"),
+            ("2001:db8::9", "fd02::1", "fd01::1"),
+        ] {
             let socket = neighbour.run(move || owner(them, PORT));
             let to = socket.local_addr().unwrap();
             port.set_fwmark(0x4e).unwrap();
@@ -242,21 +342,30 @@ fn a_marked_port_takes_the_route_and_the_source_of_its_mark() {
 fn the_source_follows_the_host_to_another_network() {
     on_a_host(|| async {
         let neighbour = Neighbour::new();
-        neighbour.cable(("np-a", &["10.1.0.1/24"]), ("np-b", &["10.1.0.2/24", "10.2.0.2/24"]));
+        neighbour.cable(
+            ("np-a", &["10.1.0.1/24"]),
+            ("np-b", &["10.1.0.2/24", "10.2.0.2/24"]),
+        );
         neighbour.run(|| ip("address add 203.0.113.9/32 dev lo"));
         ip("route add default via 10.1.0.2");
         let port = RawPort::open(PORT, 0).unwrap();
         let socket = neighbour.run(|| owner("203.0.113.9", PORT));
         let to = socket.local_addr().unwrap();
         port.send(None, to, None, b"x").unwrap();
-        assert_eq!(next(&socket).1.ip(), IpAddr::from(Ipv4Addr::new(10, 1, 0, 1)));
+        assert_eq!(
+            next(&socket).1.ip(),
+            IpAddr::from(Ipv4Addr::new(10, 1, 0, 1))
+        );
 
         ip("address flush dev np-a");
         ip("address add 10.2.0.7/24 dev np-a");
         ip("route add default via 10.2.0.2");
         port.forget_routes();
         port.send(None, to, None, b"x").unwrap();
-        assert_eq!(next(&socket).1.ip(), IpAddr::from(Ipv4Addr::new(10, 2, 0, 7)));
+        assert_eq!(
+            next(&socket).1.ip(),
+            IpAddr::from(Ipv4Addr::new(10, 2, 0, 7))
+        );
     });
 }
 
@@ -267,7 +376,9 @@ fn a_destination_that_cannot_be_reached_now_is_a_soft_error() {
         neighbour.cable(("np-a", &["10.1.0.1/24"]), ("np-b", &["10.1.0.2/24"]));
         let port = RawPort::open(PORT, 0).unwrap();
         let soft = |to: &str| {
-            let error = port.send(None, to.parse().unwrap(), None, b"x").unwrap_err();
+            let error = port
+                .send(None, to.parse().unwrap(), None, b"x")
+                .unwrap_err();
             assert!(error.is_soft(), "{to}: {error:?}");
             assert!(error.to_string().contains(to), "{error}");
         };
@@ -278,7 +389,9 @@ fn a_destination_that_cannot_be_reached_now_is_a_soft_error() {
             soft("203.0.113.1:1");
             ip(&format!("route del {kind} 203.0.113.0/24"));
         }
-        let too_long = port.send(None, "10.1.0.2:1".parse().unwrap(), None, &vec![0; 65_528]).unwrap_err();
+        let too_long = port
+            .send(None, "10.1.0.2:1".parse().unwrap(), None, &vec![0; 65_528])
+            .unwrap_err();
         assert!(too_long.is_soft(), "{too_long:?}");
     });
 }
@@ -289,7 +402,10 @@ fn only_an_allowed_server_may_send_what_looks_like_wireguard() {
         for host in ["127.0.0.1", "::1"] {
             let owner = owner(host, PORT);
             let to = owner.local_addr().unwrap();
-            let (server, other) = (UdpSocket::bind((host, 0)).unwrap(), UdpSocket::bind((host, 0)).unwrap());
+            let (server, other) = (
+                UdpSocket::bind((host, 0)).unwrap(),
+                UdpSocket::bind((host, 0)).unwrap(),
+            );
             let port = RawPort::open(PORT, 0).unwrap();
             server.send_to(&wireguard(2), to).unwrap();
             port.allow_source(server.local_addr().unwrap()).unwrap();
@@ -297,7 +413,10 @@ fn only_an_allowed_server_may_send_what_looks_like_wireguard() {
                 other.send_to(&payload, to).unwrap();
                 server.send_to(&payload, to).unwrap();
                 let passed = received(&port).await;
-                assert_eq!((passed.source, passed.payload), (server.local_addr().unwrap(), payload));
+                assert_eq!(
+                    (passed.source, passed.payload),
+                    (server.local_addr().unwrap(), payload)
+                );
             }
             port.forbid_source(server.local_addr().unwrap()).unwrap();
             server.send_to(&wireguard(2), to).unwrap();
@@ -310,13 +429,20 @@ fn only_an_allowed_server_may_send_what_looks_like_wireguard() {
 fn the_set_of_servers_is_bounded_and_the_kernel_takes_it_whole() {
     on_a_host(|| async {
         let port = RawPort::open(PORT, 0).unwrap();
-        let address = |n: usize| -> SocketAddr { format!("[2001:db8::{n:x}]:3478").parse().unwrap() };
+        let address =
+            |n: usize| -> SocketAddr { format!("[2001:db8::{n:x}]:3478").parse().unwrap() };
         for n in 0..MAX_SOURCES {
             port.allow_source(address(n)).unwrap();
         }
         port.allow_source(address(3)).unwrap();
         let error = port.allow_source(address(MAX_SOURCES)).unwrap_err();
-        assert!(matches!(error, NetError::TooManySources { limit: MAX_SOURCES, .. }));
+        assert!(matches!(
+            error,
+            NetError::TooManySources {
+                limit: MAX_SOURCES,
+                ..
+            }
+        ));
         port.forbid_source(address(3)).unwrap();
         port.allow_source(address(MAX_SOURCES)).unwrap();
     });
@@ -368,7 +494,12 @@ fn short_frames_options_fragments_and_false_lengths_are_survived_and_refused() {
             frames.push(ipv4(0, 0x2000, whole, &payload));
             frames.push(ipv4(0, 0x0100, whole, &payload));
             neighbour.run(move || {
-                let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+                let socket = Socket::new(
+                    Domain::IPV4,
+                    Type::RAW,
+                    Some(Protocol::from(libc::IPPROTO_RAW)),
+                )
+                .unwrap();
                 let to = SockAddr::from("10.1.0.1:0".parse::<SocketAddr>().unwrap());
                 for frame in frames {
                     socket.send_to(&frame, &to).unwrap();
@@ -386,12 +517,17 @@ fn short_frames_options_fragments_and_false_lengths_are_survived_and_refused() {
 #[test]
 fn a_host_without_ipv6_still_has_a_port() {
     on_a_host(|| async {
-        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("the sysctls of the namespace");
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")
+            .expect("the sysctls of the namespace");
         let port = RawPort::open(PORT, 0).unwrap();
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT);
         port.send(None, to, None, &probe(b"")).unwrap();
         assert_eq!(received(&port).await.source, to);
         assert_eq!(port.port(), PORT);
-        assert!(port.send(None, "[2001:db8::1]:1".parse().unwrap(), None, b"x").unwrap_err().is_soft());
+        assert!(
+            port.send(None, "[2001:db8::1]:1".parse().unwrap(), None, b"x")
+                .unwrap_err()
+                .is_soft()
+        );
     });
 }

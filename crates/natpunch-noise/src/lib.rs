@@ -1,8 +1,9 @@
-//! The Noise handshake of the rendezvous protocols: snow's state machine, aws-lc's X25519, ring's ChaCha20-Poly1305, and nothing
-//! random that was not handed in.
+//! The Noise handshake of the rendezvous protocols: snow's state machine, aws-lc's X25519, ring's
+//! ChaCha20-Poly1305, and nothing random that was not handed in.
 //!
-//! snow's own X25519 takes more than twice the time of aws-lc's, and a rendezvous server does little else. aws-lc also
-//! refuses a Diffie-Hellman result of all zeros, which a peer that sends a point of small order would force.
+//! snow's own X25519 takes more than twice the time of aws-lc's, and a rendezvous server does
+//! little else. aws-lc also refuses a Diffie-Hellman result of all zeros, which a peer that sends a
+//! point of small order would force.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,7 +19,8 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// `Noise_IK_25519_ChaChaPoly_BLAKE2s`. `None` can't happen: a test parses it.
-static PARAMS: LazyLock<Option<NoiseParams>> = LazyLock::new(|| "Noise_IK_25519_ChaChaPoly_BLAKE2s".parse().ok());
+static PARAMS: LazyLock<Option<NoiseParams>> =
+    LazyLock::new(|| "Noise_IK_25519_ChaChaPoly_BLAKE2s".parse().ok());
 
 /// A static key pair, derived once.
 #[derive(Clone)]
@@ -34,7 +36,11 @@ impl KeyPair {
     fn new(private: &[u8]) -> Option<Self> {
         let key = agreement::PrivateKey::from_private_key(&X25519, private).ok()?;
         let public = key.compute_public_key().ok()?.as_ref().try_into().ok()?;
-        Some(Self { private: Zeroizing::new(private.try_into().ok()?), public, key })
+        Some(Self {
+            private: Zeroizing::new(private.try_into().ok()?),
+            public,
+            key,
+        })
     }
 }
 
@@ -52,8 +58,8 @@ impl Identity {
         PeerKey::from_bytes(self.0.public)
     }
 
-    /// A handshake as the one who calls, to the holder of `remote`. The prologue is mixed in, so that another protocol's
-    /// messages never fit.
+    /// A handshake as the one who calls, to the holder of `remote`. The prologue is mixed in, so
+    /// that another protocol's messages never fit.
     ///
     /// # Errors
     /// None that an input can cause.
@@ -63,32 +69,47 @@ impl Identity {
         prologue: &[u8],
         rng: &mut impl CryptoRng,
     ) -> Result<HandshakeState, Error> {
-        self.builder(prologue, rng)?.remote_public_key(remote.as_bytes())?.build_initiator()
+        self.builder(prologue, rng)?
+            .remote_public_key(remote.as_bytes())?
+            .build_initiator()
     }
 
     /// A handshake as the one who is called.
     ///
     /// # Errors
     /// None that an input can cause.
-    pub fn respond(&self, prologue: &[u8], rng: &mut impl CryptoRng) -> Result<HandshakeState, Error> {
+    pub fn respond(
+        &self,
+        prologue: &[u8],
+        rng: &mut impl CryptoRng,
+    ) -> Result<HandshakeState, Error> {
         self.builder(prologue, rng)?.build_responder()
     }
 
-    fn builder<'a>(&'a self, prologue: &'a [u8], rng: &mut impl CryptoRng) -> Result<Builder<'a>, Error> {
+    fn builder<'a>(
+        &'a self,
+        prologue: &'a [u8],
+        rng: &mut impl CryptoRng,
+    ) -> Result<Builder<'a>, Error> {
         let mut ephemeral = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *ephemeral);
-        let resolver = Resolver { identity: self.0.clone(), ephemeral };
+        let resolver = Resolver {
+            identity: self.0.clone(),
+            ephemeral,
+        };
         Builder::with_resolver(PARAMS.clone().ok_or(Error::Input)?, Box::new(resolver))
             .local_private_key(&*self.0.private)?
             .prologue(prologue)
     }
 }
 
-/// The two keys of a finished handshake: from the one who called, and from the one who was called. `None` before it is
-/// finished.
+/// The two keys of a finished handshake: from the one who called, and from the one who was called.
+/// `None` before it is finished.
 pub fn split(handshake: &mut HandshakeState) -> Option<[Zeroizing<[u8; 32]>; 2]> {
-    let ((from_caller, from_called), true) = (handshake.dangerously_get_raw_split(), handshake.is_handshake_finished())
-    else {
+    let ((from_caller, from_called), true) = (
+        handshake.dangerously_get_raw_split(),
+        handshake.is_handshake_finished(),
+    ) else {
         return None;
     };
     Some([Zeroizing::new(from_caller), Zeroizing::new(from_called)])
@@ -105,8 +126,12 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519)
-            .then(|| Box::new(Curve25519 { known: self.identity.clone(), pair: None }) as Box<dyn Dh>)
+        matches!(choice, DHChoice::Curve25519).then(|| {
+            Box::new(Curve25519 {
+                known: self.identity.clone(),
+                pair: None,
+            }) as Box<dyn Dh>
+        })
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -129,7 +154,8 @@ impl Random for Once {
     }
 }
 
-/// X25519 by aws-lc. The static pair is taken from the [`Identity`] instead of being derived for each handshake.
+/// X25519 by aws-lc. The static pair is taken from the [`Identity`] instead of being derived for
+/// each handshake.
 struct Curve25519 {
     known: Arc<KeyPair>,
     pair: Option<Arc<KeyPair>>,
@@ -207,9 +233,17 @@ mod tests {
             one[0] = 1;
             one
         }] {
-            let mut handshake =
-                identity.initiate(&PeerKey::from_bytes(point), b"", &mut ChaCha20Rng::from_seed([1; 32])).unwrap();
-            assert_eq!(handshake.write_message(&[0; 8], &mut [0; 256]), Err(Error::Dh));
+            let mut handshake = identity
+                .initiate(
+                    &PeerKey::from_bytes(point),
+                    b"",
+                    &mut ChaCha20Rng::from_seed([1; 32]),
+                )
+                .unwrap();
+            assert_eq!(
+                handshake.write_message(&[0; 8], &mut [0; 256]),
+                Err(Error::Dh)
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Keys, seals and MACs of the protocol.
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN as SESSION_NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN as SESSION_NONCE_LEN, Nonce, UnboundKey,
+};
 use blake2::Blake2sMac256;
 use blake2::digest::Mac as _;
 use chacha20poly1305::{AeadInPlace, KeyInit, XChaCha20Poly1305, XNonce};
@@ -43,19 +45,24 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// The rendezvous identity of the holder of a WireGuard private key: a key of its own, from which the WireGuard key
-/// can't be told.
+/// The rendezvous identity of the holder of a WireGuard private key: a key of its own, from which
+/// the WireGuard key can't be told.
 pub fn identity(wireguard: &SecretKey) -> SecretKey {
-    SecretKey::from_bytes(*mac(wireguard.expose(), &[b"natpunch rendezvous identity v1"]))
+    SecretKey::from_bytes(*mac(
+        wireguard.expose(),
+        &[b"natpunch rendezvous identity v1"],
+    ))
 }
 
-/// What stands for the admission secret between the nodes of a mesh and one of them that serves it: no secret, but a
-/// label. There all use their WireGuard keys as identities, and what they derive here must be of no other use.
+/// What stands for the admission secret between the nodes of a mesh and one of them that serves it:
+/// no secret, but a label. There all use their WireGuard keys as identities, and what they derive
+/// here must be of no other use.
 pub fn node_admission() -> PresharedKey {
     PresharedKey::from_bytes(*mac(&[0; 32], &[b"natpunch rendezvous of a node v1"]))
 }
 
-/// What everybody has who may speak to a server: made of its public key and the mesh's admission secret.
+/// What everybody has who may speak to a server: made of its public key and the mesh's admission
+/// secret.
 #[derive(Clone)]
 pub(crate) struct Gate {
     mac1: Key,
@@ -67,8 +74,17 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(server: &PeerKey, admission: Option<&PresharedKey>) -> Self {
         let secret = admission.map_or(&[0; 32], PresharedKey::expose);
-        let key = |label: &[u8]| mac(secret, &[b"natpunch rendezvous v1 ", label, server.as_bytes()]);
-        Self { mac1: key(b"mac1"), cookie: key(b"cookie"), prologue: *key(b"prologue") }
+        let key = |label: &[u8]| {
+            mac(
+                secret,
+                &[b"natpunch rendezvous v1 ", label, server.as_bytes()],
+            )
+        };
+        Self {
+            mac1: key(b"mac1"),
+            cookie: key(b"cookie"),
+            prologue: *key(b"prologue"),
+        }
     }
 
     pub(crate) fn mac1(&self, parts: &[u8]) -> [u8; MAC_LEN] {
@@ -76,12 +92,26 @@ impl Gate {
     }
 
     /// Seals what a cookie reply says, bound to the hello that it answers.
-    pub(crate) fn seal_cookie(&self, nonce: &[u8; NONCE_LEN], mac1: &[u8], text: &mut Vec<u8>) -> Option<()> {
-        XChaCha20Poly1305::new((&*self.cookie).into()).encrypt_in_place(XNonce::from_slice(nonce), mac1, text).ok()
+    pub(crate) fn seal_cookie(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        mac1: &[u8],
+        text: &mut Vec<u8>,
+    ) -> Option<()> {
+        XChaCha20Poly1305::new((&*self.cookie).into())
+            .encrypt_in_place(XNonce::from_slice(nonce), mac1, text)
+            .ok()
     }
 
-    pub(crate) fn open_cookie(&self, nonce: &[u8; NONCE_LEN], mac1: &[u8], text: &mut Vec<u8>) -> Option<()> {
-        XChaCha20Poly1305::new((&*self.cookie).into()).decrypt_in_place(XNonce::from_slice(nonce), mac1, text).ok()
+    pub(crate) fn open_cookie(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        mac1: &[u8],
+        text: &mut Vec<u8>,
+    ) -> Option<()> {
+        XChaCha20Poly1305::new((&*self.cookie).into())
+            .decrypt_in_place(XNonce::from_slice(nonce), mac1, text)
+            .ok()
     }
 }
 
@@ -100,14 +130,21 @@ pub(crate) fn split(handshake: &mut HandshakeState) -> Option<[Key; 2]> {
 }
 
 /// Seals in place under a random nonce, which is put in front.
-pub(crate) fn seal_random(key: &Key, aad: &[u8], text: &[u8], rng: &mut impl RngCore) -> Option<Vec<u8>> {
+pub(crate) fn seal_random(
+    key: &Key,
+    aad: &[u8],
+    text: &[u8],
+    rng: &mut impl RngCore,
+) -> Option<Vec<u8>> {
     let mut nonce = [0; NONCE_LEN];
     rng.fill_bytes(&mut nonce);
     let mut sealed = Vec::with_capacity(NONCE_LEN + text.len() + MAC_LEN);
     sealed.extend(nonce);
     let mut text = Zeroizing::new(text.to_vec());
     let cipher = XChaCha20Poly1305::new((&**key).into());
-    let tag = cipher.encrypt_in_place_detached(XNonce::from_slice(&nonce), aad, &mut text).ok()?;
+    let tag = cipher
+        .encrypt_in_place_detached(XNonce::from_slice(&nonce), aad, &mut text)
+        .ok()?;
     sealed.extend(text.iter());
     sealed.extend(tag);
     Some(sealed)
@@ -118,11 +155,14 @@ pub(crate) fn open_random(key: &Key, aad: &[u8], sealed: &[u8]) -> Option<Zeroiz
     let (text, tag) = text.split_last_chunk::<MAC_LEN>()?;
     let mut text = Zeroizing::new(text.to_vec());
     let cipher = XChaCha20Poly1305::new((&**key).into());
-    cipher.decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut text, tag.into()).ok()?;
+    cipher
+        .decrypt_in_place_detached(XNonce::from_slice(nonce), aad, &mut text, tag.into())
+        .ok()?;
     Some(text)
 }
 
-/// One message of a session: the header, and the text sealed, with which the header is authenticated.
+/// One message of a session: the header, and the text sealed, with which the header is
+/// authenticated.
 pub(crate) fn seal_message(key: &Key, counter: u64, header: &[u8], text: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::with_capacity(header.len() + text.len() + MAC_LEN);
     message.extend(header);
@@ -131,27 +171,46 @@ pub(crate) fn seal_message(key: &Key, counter: u64, header: &[u8], text: &[u8]) 
 }
 
 /// The same, where the text stands behind its header already.
-pub(crate) fn seal_in_place(key: &Key, counter: u64, header_len: usize, mut message: Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn seal_in_place(
+    key: &Key,
+    counter: u64,
+    header_len: usize,
+    mut message: Vec<u8>,
+) -> Option<Vec<u8>> {
     let (header, text) = message.split_at_mut_checked(header_len)?;
     let cipher = session_cipher(key)?;
-    let tag = cipher.seal_in_place_separate_tag(session_nonce(counter), Aad::from(&*header), text).ok()?;
+    let tag = cipher
+        .seal_in_place_separate_tag(session_nonce(counter), Aad::from(&*header), text)
+        .ok()?;
     message.extend(tag.as_ref());
     Some(message)
 }
 
-pub(crate) fn open_message(key: &Key, counter: u64, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn open_message(
+    key: &Key,
+    counter: u64,
+    header: &[u8],
+    sealed: &[u8],
+) -> Option<Vec<u8>> {
     let mut text = sealed.to_vec();
-    let length = session_cipher(key)?.open_in_place(session_nonce(counter), Aad::from(header), &mut text).ok()?.len();
+    let length = session_cipher(key)?
+        .open_in_place(session_nonce(counter), Aad::from(header), &mut text)
+        .ok()?
+        .len();
     text.truncate(length);
     Some(text)
 }
 
-/// aws-lc's ChaCha20-Poly1305: on messages as short as these RustCrypto's takes seven times as long.
+/// aws-lc's ChaCha20-Poly1305: on messages as short as these RustCrypto's takes seven times as
+/// long.
 fn session_cipher(key: &Key) -> Option<LessSafeKey> {
-    UnboundKey::new(&CHACHA20_POLY1305, &**key).ok().map(LessSafeKey::new)
+    UnboundKey::new(&CHACHA20_POLY1305, &**key)
+        .ok()
+        .map(LessSafeKey::new)
 }
 
-/// Noise's encoding of a counter for ChaChaPoly (12.3): four zero bytes, then the counter, little-endian.
+/// Noise's encoding of a counter for ChaChaPoly (12.3): four zero bytes, then the counter,
+/// little-endian.
 fn session_nonce(counter: u64) -> Nonce {
     let mut nonce = [0; SESSION_NONCE_LEN];
     for (to, from) in nonce.iter_mut().skip(4).zip(counter.to_le_bytes()) {
@@ -205,11 +264,37 @@ mod tests {
         let registered = [std::net::SocketAddr::from(([192, 0, 2, 1], 1)); 2];
         for shown in [
             format!("{:?}", key()),
-            format!("{:#?}", Notice::RelayOffer { tag: [1; 16], port: 2, allocation: 3, key: key() }),
-            format!("{:?}", Command::Open { allocation: 1, keys, registered }),
-            format!("{:?}", Message { allocation: 1, nonce: [2; 8], cookie: [0xa7; 16], state: State::Unproven }),
+            format!(
+                "{:#?}",
+                Notice::RelayOffer {
+                    tag: [1; 16],
+                    port: 2,
+                    allocation: 3,
+                    key: key()
+                }
+            ),
+            format!(
+                "{:?}",
+                Command::Open {
+                    allocation: 1,
+                    keys,
+                    registered
+                }
+            ),
+            format!(
+                "{:?}",
+                Message {
+                    allocation: 1,
+                    nonce: [2; 8],
+                    cookie: [0xa7; 16],
+                    state: State::Unproven
+                }
+            ),
         ] {
-            assert!(!shown.contains("167") && !shown.to_lowercase().contains("a7"), "{shown}");
+            assert!(
+                !shown.contains("167") && !shown.to_lowercase().contains("a7"),
+                "{shown}"
+            );
         }
     }
 

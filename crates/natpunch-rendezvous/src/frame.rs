@@ -14,7 +14,11 @@ pub(crate) enum Request {
     /// Are you there?
     Ping,
     /// Keep this, which has this digest.
-    Put { tag: Tag, digest: Digest, blob: Vec<u8> },
+    Put {
+        tag: Tag,
+        digest: Digest,
+        blob: Vec<u8>,
+    },
     /// Tell me what is there, if it is not this, and whenever it changes.
     Watch { tag: Tag, have: Digest },
     /// I have got this.
@@ -23,9 +27,13 @@ pub(crate) enum Request {
     PathResponse { token: [u8; 8] },
     /// This is what we want of a relay for the pair.
     Relay { tag: Tag, wants: RelayUse },
-    /// Let both sides of the pair fire at one moment; I am so far from you. If the other does not wait yet, it learns of this
-    /// by my mailbox for it.
-    Meet { tag: Tag, round_trip_ms: u16, mailbox: Tag },
+    /// Let both sides of the pair fire at one moment; I am so far from you. If the other does not
+    /// wait yet, it learns of this by my mailbox for it.
+    Meet {
+        tag: Tag,
+        round_trip_ms: u16,
+        mailbox: Tag,
+    },
 }
 
 /// What a server says.
@@ -48,9 +56,18 @@ pub(crate) enum Notice {
     /// There is no room for you.
     Busy { retry_seconds: u16 },
     /// Bind at this port of mine with this secret.
-    RelayOffer { tag: Tag, port: u16, allocation: u64, key: Key },
+    RelayOffer {
+        tag: Tag,
+        port: u16,
+        allocation: u64,
+        key: Key,
+    },
     /// This is what I heard you want of a relay for the pair, and how that is.
-    RelayState { tag: Tag, wants: RelayUse, state: RelayState },
+    RelayState {
+        tag: Tag,
+        wants: RelayUse,
+        state: RelayState,
+    },
     /// Fire when this time has passed, and so will the other side.
     Fire { tag: Tag, delay_ms: u16 },
     /// I answer probes at this port, too.
@@ -128,7 +145,10 @@ pub(crate) trait Frame: Sized {
         out.extend([0; 3]);
         let kind = self.put_body(out);
         let [high, low] = ((out.len() - start - 3) as u16).to_be_bytes();
-        out.iter_mut().skip(start).zip([kind, high, low]).for_each(|(to, from)| *to = from);
+        out.iter_mut()
+            .skip(start)
+            .zip([kind, high, low])
+            .for_each(|(to, from)| *to = from);
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -139,7 +159,9 @@ pub(crate) trait Frame: Sized {
 
     /// The frames of a message. Unknown and malformed ones are skipped.
     fn decode(text: &[u8]) -> Vec<Self> {
-        bodies(text).filter_map(|(kind, body)| Self::read_body(kind, Reader(body))).collect()
+        bodies(text)
+            .filter_map(|(kind, body)| Self::read_body(kind, Reader(body)))
+            .collect()
     }
 }
 
@@ -172,7 +194,11 @@ impl Frame for Request {
                 out.push(*wants as u8);
                 6
             }
-            Self::Meet { tag, round_trip_ms, mailbox } => {
+            Self::Meet {
+                tag,
+                round_trip_ms,
+                mailbox,
+            } => {
                 out.extend(tag);
                 out.extend(round_trip_ms.to_be_bytes());
                 out.extend(mailbox);
@@ -184,12 +210,31 @@ impl Frame for Request {
     fn read_body(kind: u8, mut body: Reader<'_>) -> Option<Self> {
         let frame = match kind {
             1 => Self::Ping,
-            2 => Self::Put { tag: body.array()?, digest: body.array()?, blob: body.rest(MAX_BLOB)? },
-            3 => Self::Watch { tag: body.array()?, have: body.array()? },
-            4 => Self::Got { tag: body.array()?, digest: body.array()? },
-            5 => Self::PathResponse { token: body.array()? },
-            6 => Self::Relay { tag: body.array()?, wants: read_use(&mut body)? },
-            7 => Self::Meet { tag: body.array()?, round_trip_ms: body.u16()?, mailbox: body.array()? },
+            2 => Self::Put {
+                tag: body.array()?,
+                digest: body.array()?,
+                blob: body.rest(MAX_BLOB)?,
+            },
+            3 => Self::Watch {
+                tag: body.array()?,
+                have: body.array()?,
+            },
+            4 => Self::Got {
+                tag: body.array()?,
+                digest: body.array()?,
+            },
+            5 => Self::PathResponse {
+                token: body.array()?,
+            },
+            6 => Self::Relay {
+                tag: body.array()?,
+                wants: read_use(&mut body)?,
+            },
+            7 => Self::Meet {
+                tag: body.array()?,
+                round_trip_ms: body.u16()?,
+                mailbox: body.array()?,
+            },
             _ => return None,
         };
         body.0.is_empty().then_some(frame)
@@ -234,7 +279,12 @@ impl Frame for Notice {
                 out.extend(retry_seconds.to_be_bytes());
                 8
             }
-            Self::RelayOffer { tag, port, allocation, key } => {
+            Self::RelayOffer {
+                tag,
+                port,
+                allocation,
+                key,
+            } => {
                 out.extend(tag);
                 out.extend(port.to_be_bytes());
                 out.extend(allocation.to_be_bytes());
@@ -265,14 +315,31 @@ impl Frame for Notice {
 
     fn read_body(kind: u8, mut body: Reader<'_>) -> Option<Self> {
         let frame = match kind {
-            1 => Self::Accepted { ping_seconds: body.u16()? },
-            2 => Self::Pong { observed: body.address()? },
-            3 => Self::Stored { tag: body.array()?, digest: body.array()? },
+            1 => Self::Accepted {
+                ping_seconds: body.u16()?,
+            },
+            2 => Self::Pong {
+                observed: body.address()?,
+            },
+            3 => Self::Stored {
+                tag: body.array()?,
+                digest: body.array()?,
+            },
             4 => Self::Watching { tag: body.array()? },
-            5 => Self::Record { tag: body.array()?, blob: body.rest(MAX_BLOB)? },
-            6 => Self::PathChallenge { token: body.array()? },
-            7 => Self::Full { tag: body.array()?, retry_seconds: body.u16()? },
-            8 => Self::Busy { retry_seconds: body.u16()? },
+            5 => Self::Record {
+                tag: body.array()?,
+                blob: body.rest(MAX_BLOB)?,
+            },
+            6 => Self::PathChallenge {
+                token: body.array()?,
+            },
+            7 => Self::Full {
+                tag: body.array()?,
+                retry_seconds: body.u16()?,
+            },
+            8 => Self::Busy {
+                retry_seconds: body.u16()?,
+            },
             9 => Self::RelayOffer {
                 tag: body.array()?,
                 port: body.u16()?,
@@ -290,7 +357,10 @@ impl Frame for Notice {
                     _ => return None,
                 },
             },
-            11 => Self::Fire { tag: body.array()?, delay_ms: body.u16()? },
+            11 => Self::Fire {
+                tag: body.array()?,
+                delay_ms: body.u16()?,
+            },
             12 => Self::AlternatePort { port: body.u16()? },
             13 => Self::Continued,
             14 => Self::Wanted { tag: body.array()? },
@@ -300,9 +370,9 @@ impl Frame for Notice {
     }
 }
 
-/// Packs frames, in order, into as few messages as they fit, to be [sealed in place](crate::crypto::seal_in_place): room
-/// for a header of this length, then the text, padded so that the datagram has the length of a class, and at least
-/// `least`.
+/// Packs frames, in order, into as few messages as they fit, to be
+/// [sealed in place](crate::crypto::seal_in_place): room for a header of this length, then the
+/// text, padded so that the datagram has the length of a class, and at least `least`.
 pub(crate) fn pack<'a, F: Frame + 'a>(
     frames: impl IntoIterator<Item = &'a F>,
     header_len: usize,
@@ -332,7 +402,10 @@ pub(crate) fn pack<'a, F: Frame + 'a>(
 /// Pads a text to its class, with so many bytes around it.
 pub(crate) fn pad(text: &mut Vec<u8>, overhead: usize, least: usize) {
     let needed = (text.len() + overhead).max(least);
-    let class = CLASSES.into_iter().find(|class| *class >= needed).unwrap_or(MAX_DATAGRAM);
+    let class = CLASSES
+        .into_iter()
+        .find(|class| *class >= needed)
+        .unwrap_or(MAX_DATAGRAM);
     text.resize(class.saturating_sub(overhead), 0);
 }
 
@@ -347,37 +420,98 @@ mod tests {
         let address = "192.0.2.1:7".parse().unwrap();
         let requests = vec![
             Request::Ping,
-            Request::Put { tag: [1; 16], digest: [2; 8], blob: vec![2; 150] },
-            Request::Watch { tag: [3; 16], have: [4; 8] },
-            Request::Got { tag: [5; 16], digest: [6; 8] },
+            Request::Put {
+                tag: [1; 16],
+                digest: [2; 8],
+                blob: vec![2; 150],
+            },
+            Request::Watch {
+                tag: [3; 16],
+                have: [4; 8],
+            },
+            Request::Got {
+                tag: [5; 16],
+                digest: [6; 8],
+            },
             Request::PathResponse { token: [7; 8] },
-            Request::Relay { tag: [8; 16], wants: RelayUse::Off },
-            Request::Relay { tag: [8; 16], wants: RelayUse::Standby },
-            Request::Relay { tag: [8; 16], wants: RelayUse::Carry },
-            Request::Meet { tag: [9; 16], round_trip_ms: 257, mailbox: [10; 16] },
+            Request::Relay {
+                tag: [8; 16],
+                wants: RelayUse::Off,
+            },
+            Request::Relay {
+                tag: [8; 16],
+                wants: RelayUse::Standby,
+            },
+            Request::Relay {
+                tag: [8; 16],
+                wants: RelayUse::Carry,
+            },
+            Request::Meet {
+                tag: [9; 16],
+                round_trip_ms: 257,
+                mailbox: [10; 16],
+            },
         ];
         let notices = vec![
             Notice::Accepted { ping_seconds: 25 },
             Notice::Pong { observed: address },
-            Notice::Stored { tag: [1; 16], digest: [2; 8] },
+            Notice::Stored {
+                tag: [1; 16],
+                digest: [2; 8],
+            },
             Notice::Watching { tag: [3; 16] },
-            Notice::Record { tag: [4; 16], blob: vec![5; MAX_BLOB] },
+            Notice::Record {
+                tag: [4; 16],
+                blob: vec![5; MAX_BLOB],
+            },
             Notice::PathChallenge { token: [6; 8] },
-            Notice::Full { tag: [7; 16], retry_seconds: 60 },
+            Notice::Full {
+                tag: [7; 16],
+                retry_seconds: 60,
+            },
             Notice::Busy { retry_seconds: 30 },
-            Notice::RelayOffer { tag: [8; 16], port: 258, allocation: 259, key: Key::new([9; 32]) },
-            Notice::RelayState { tag: [10; 16], wants: RelayUse::Carry, state: RelayState::Bound },
-            Notice::RelayState { tag: [10; 16], wants: RelayUse::Off, state: RelayState::Refused },
-            Notice::Fire { tag: [11; 16], delay_ms: 260 },
+            Notice::RelayOffer {
+                tag: [8; 16],
+                port: 258,
+                allocation: 259,
+                key: Key::new([9; 32]),
+            },
+            Notice::RelayState {
+                tag: [10; 16],
+                wants: RelayUse::Carry,
+                state: RelayState::Bound,
+            },
+            Notice::RelayState {
+                tag: [10; 16],
+                wants: RelayUse::Off,
+                state: RelayState::Refused,
+            },
+            Notice::Fire {
+                tag: [11; 16],
+                delay_ms: 260,
+            },
             Notice::AlternatePort { port: 261 },
             Notice::Continued,
             Notice::Wanted { tag: [12; 16] },
         ];
         let messages = pack(&requests, 20, 0);
-        assert_eq!(messages.flat_map(|message| Request::decode(&message[20..])).collect::<Vec<_>>(), requests);
+        assert_eq!(
+            messages
+                .flat_map(|message| Request::decode(&message[20..]))
+                .collect::<Vec<_>>(),
+            requests
+        );
         let messages: Vec<_> = pack(&notices, 20, 0).collect();
-        assert!(messages.len() > 1 && messages.iter().all(|message| CLASSES.contains(&(message.len() + MAC_LEN))));
-        let read: Vec<_> = messages.iter().flat_map(|message| Notice::decode(&message[20..])).collect();
+        assert!(
+            messages.len() > 1
+                && messages
+                    .iter()
+                    .all(|message| CLASSES.contains(&(message.len() + MAC_LEN)))
+        );
+        let read: Vec<_> = messages
+            .iter()
+            .flat_map(|message| Notice::decode(&message[20..]))
+            .collect();
         assert_eq!(read, notices);
     }
 

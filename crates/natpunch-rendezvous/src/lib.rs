@@ -1,9 +1,11 @@
-//! natpunch's own rendezvous protocol over UDP, as `docs/protocol.md` specifies it: [`Server`] and [`Client`].
+//! natpunch's own rendezvous protocol over UDP, as `docs/protocol.md` specifies it: [`Server`] and
+//! [`Client`].
 //!
-//! Both are pure: they take datagrams, the time since any origin and a random number generator, and give datagrams,
-//! events and the time at which they want to be called. What arrives is parsed or dropped; nothing panics, nothing is
-//! answered before its sender is known to hold the server's public key (and the mesh's admission secret, where there
-//! is one), and nothing is kept before its sender's key and address are proven.
+//! Both are pure: they take datagrams, the time since any origin and a random number generator, and
+//! give datagrams, events and the time at which they want to be called. What arrives is parsed or
+//! dropped; nothing panics, nothing is answered before its sender is known to hold the server's
+//! public key (and the mesh's admission secret, where there is one), and nothing is kept before its
+//! sender's key and address are proven.
 
 pub mod client;
 mod crypto;

@@ -1,5 +1,5 @@
-//! For tests and fuzzers: both ends of a session that say what they are told to, byte for byte. They hold real keys, so
-//! what they say is authentic, however wrong it is.
+//! For tests and fuzzers: both ends of a session that say what they are told to, byte for byte.
+//! They hold real keys, so what they say is authentic, however wrong it is.
 
 use std::net::SocketAddr;
 
@@ -11,11 +11,12 @@ use crate::crypto::{Gate, Key, open_message, seal_in_place, seal_message, split}
 use crate::frame::{Frame, Notice, Request, bodies, pack, pad};
 use crate::server::Unsealed;
 use crate::wire::{
-    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM, SESSION_HEADER_LEN,
-    TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
+    CONFIRM_HEADER_LEN, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAX_DATAGRAM,
+    SESSION_HEADER_LEN, TICKET_LEN, WELCOME_LEN, WELCOME_NOISE_LEN, put_address, session_message,
 };
 
-/// Reads a text as both sides would; whether what was understood is said and understood again as the same.
+/// Reads a text as both sides would; whether what was understood is said and understood again as
+/// the same.
 pub fn frames_hold(text: &[u8]) -> bool {
     fn holds<F: Frame + PartialEq>(text: &[u8]) -> bool {
         let frames = F::decode(text);
@@ -38,7 +39,14 @@ pub struct RawSession {
 impl RawSession {
     /// A request, or a notice, with this text; padded, and cut where no datagram can be longer.
     pub fn say(&mut self, text: &[u8]) -> Vec<u8> {
-        self.say_as(if self.is_client { Kind::Request } else { Kind::Notice }, text)
+        self.say_as(
+            if self.is_client {
+                Kind::Request
+            } else {
+                Kind::Notice
+            },
+            text,
+        )
     }
 
     /// A message of this kind.
@@ -81,36 +89,58 @@ impl RawHello {
         rng: &mut impl CryptoRng,
     ) -> Option<Self> {
         let gate = Gate::new(server, admission);
-        let mut handshake = Identity::new(identity)?.initiate(server, &gate.prologue, rng).ok()?;
+        let mut handshake = Identity::new(identity)?
+            .initiate(server, &gate.prologue, rng)
+            .ok()?;
         let mut noise = [0; MAC1_AT];
-        let length = handshake.write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise).ok()?;
+        let length = handshake
+            .write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise)
+            .ok()?;
         let mut datagram = Kind::Hello.header().to_vec();
         datagram.extend(noise.get(..length)?);
         let mac1 = gate.mac1(&datagram);
         datagram.extend(mac1);
         datagram.extend([0; MAC_LEN]);
-        Some(Self { handshake, datagram })
+        Some(Self {
+            handshake,
+            datagram,
+        })
     }
 
     /// The confirm to this welcome, with a text, and the session.
     pub fn confirm(mut self, welcome: &[u8], text: &[u8]) -> Option<(Vec<u8>, RawSession)> {
         let (header, sealed) = welcome.split_at_checked(HEADER_LEN + WELCOME_NOISE_LEN)?;
         let mut inner = [0; WELCOME_LEN];
-        self.handshake.read_message(header.get(HEADER_LEN..)?, &mut inner).ok()?;
+        self.handshake
+            .read_message(header.get(HEADER_LEN..)?, &mut inner)
+            .ok()?;
         let (id, _) = inner.split_first_chunk::<8>()?;
         let [ours, theirs] = split(&mut self.handshake)?;
         let ticket = open_message(&theirs, 0, header, sealed)?;
         let mut text = text.to_vec();
         text.truncate(MAX_DATAGRAM - CONFIRM_HEADER_LEN - MAC_LEN);
-        pad(&mut text, CONFIRM_HEADER_LEN + MAC_LEN, crate::wire::MIN_CONFIRM);
+        pad(
+            &mut text,
+            CONFIRM_HEADER_LEN + MAC_LEN,
+            crate::wire::MIN_CONFIRM,
+        );
         let header = [&Kind::Confirm.header()[..], &ticket].concat();
         let confirm = seal_message(&ours, 0, &header, &text)?;
-        Some((confirm, RawSession { id: u64::from_be_bytes(*id), ours, theirs, is_client: true, counter: 1 }))
+        Some((
+            confirm,
+            RawSession {
+                id: u64::from_be_bytes(*id),
+                ours,
+                theirs,
+                is_client: true,
+                counter: 1,
+            },
+        ))
     }
 }
 
-/// Answers a hello as the server of this key would, with any session number and observed address: the client's
-/// identity, the welcome, and the session.
+/// Answers a hello as the server of this key would, with any session number and observed address:
+/// the client's identity, the welcome, and the session.
 pub fn welcome(
     server: &SecretKey,
     admission: Option<&PresharedKey>,
@@ -122,7 +152,9 @@ pub fn welcome(
     let identity = Identity::new(server)?;
     let gate = Gate::new(&identity.public(), admission);
     let mut handshake = identity.respond(&gate.prologue, rng).ok()?;
-    handshake.read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut [0; HELLO_PAYLOAD_LEN]).ok()?;
+    handshake
+        .read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut [0; HELLO_PAYLOAD_LEN])
+        .ok()?;
     let client = PeerKey::from_bytes(handshake.get_remote_static()?.try_into().ok()?);
     let mut inner = session.to_be_bytes().to_vec();
     put_address(&mut inner, observed);
@@ -132,18 +164,34 @@ pub fn welcome(
     header.extend(noise.get(..length)?);
     let [theirs, ours] = split(&mut handshake)?;
     let datagram = seal_message(&ours, 0, &header, &[0; TICKET_LEN])?;
-    Some((client, datagram, RawSession { id: session, ours, theirs, is_client: false, counter: 1 }))
+    Some((
+        client,
+        datagram,
+        RawSession {
+            id: session,
+            ours,
+            theirs,
+            is_client: false,
+            counter: 1,
+        },
+    ))
 }
 
-/// Lets a server say something else than it would: edits the frames of a session's message, each its kind and its body,
-/// whatever they mean. Its datagram gets no shorter.
+/// Lets a server say something else than it would: edits the frames of a session's message, each
+/// its kind and its body, whatever they mean. Its datagram gets no shorter.
 pub fn reword(datagram: &mut Unsealed, edit: impl FnOnce(&mut Vec<(u8, Vec<u8>)>)) {
-    let Some(message) = datagram.message_mut() else { return };
+    let Some(message) = datagram.message_mut() else {
+        return;
+    };
     let least = message.len() + MAC_LEN;
     let text = message.get(SESSION_HEADER_LEN..).unwrap_or_default();
-    let mut frames: Vec<_> = bodies(text).map(|(kind, body)| (kind, body.to_vec())).collect();
+    let mut frames: Vec<_> = bodies(text)
+        .map(|(kind, body)| (kind, body.to_vec()))
+        .collect();
     edit(&mut frames);
-    let frame = |(kind, body): &(u8, Vec<u8>)| [&[*kind][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let frame = |(kind, body): &(u8, Vec<u8>)| {
+        [&[*kind][..], &(body.len() as u16).to_be_bytes(), body].concat()
+    };
     message.truncate(SESSION_HEADER_LEN);
     message.extend(frames.iter().flat_map(frame));
     pad(message, MAC_LEN, least);
@@ -157,5 +205,12 @@ pub fn relay_secret(key: [u8; 32]) -> Key {
 /// A bind with this secret, and with a cookie that the port gave.
 pub fn bind(key: [u8; 32], allocation: u64, nonce: [u8; 8], cookie: [u8; 16]) -> Vec<u8> {
     use crate::relay::bind::{Message, State};
-    Message { allocation, nonce, cookie, state: State::default() }.seal(Kind::Bind, &Key::new(key)).to_vec()
+    Message {
+        allocation,
+        nonce,
+        cookie,
+        state: State::default(),
+    }
+    .seal(Kind::Bind, &Key::new(key))
+    .to_vec()
 }

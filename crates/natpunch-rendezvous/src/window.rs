@@ -1,7 +1,7 @@
 //! Which counters of a session were seen.
 //!
-//! A session carries a few packets an hour, nearly all in order, so what is kept is not a bitmap but the gaps: in the
-//! usual case nothing but the newest counter.
+//! A session carries a few packets an hour, nearly all in order, so what is kept is not a bitmap
+//! but the gaps: in the usual case nothing but the newest counter.
 
 /// Remembers the counters of one direction of a session.
 #[derive(Debug, Clone, Default)]
@@ -15,15 +15,21 @@ pub(crate) struct Window {
 impl Window {
     /// How far behind the newest counter an older one is still accepted, once.
     pub(crate) const SIZE: u64 = 8_192;
-    /// Gaps that are remembered. Beyond it the oldest is closed: its packets are refused, which is the safe side.
+    /// Gaps that are remembered. Beyond it the oldest is closed: its packets are refused, which is
+    /// the safe side.
     pub(crate) const GAPS: usize = 32;
 
-    /// Whether this counter is new and not too old. Changes nothing: the packet is not authenticated yet.
+    /// Whether this counter is new and not too old. Changes nothing: the packet is not
+    /// authenticated yet.
     pub(crate) fn accepts(&self, counter: u64) -> bool {
         if counter >= self.next {
             return counter < u64::MAX - 1; // the last two are no session's
         }
-        self.next - counter <= Self::SIZE && self.gaps.iter().any(|(from, to)| (*from..*to).contains(&counter))
+        self.next - counter <= Self::SIZE
+            && self
+                .gaps
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&counter))
     }
 
     /// Whether this counter is higher than all that were seen.
@@ -40,10 +46,17 @@ impl Window {
             self.next = counter.saturating_add(1);
             let oldest = self.next.saturating_sub(Self::SIZE);
             self.gaps.retain(|(_, to)| *to > oldest);
-        } else if let Some(index) = self.gaps.iter().position(|(from, to)| (*from..*to).contains(&counter)) {
+        } else if let Some(index) = self
+            .gaps
+            .iter()
+            .position(|(from, to)| (*from..*to).contains(&counter))
+        {
             let (from, to) = self.gaps.remove(index);
             let parts = [(from, counter), (counter + 1, to)];
-            self.gaps.splice(index..index, parts.into_iter().filter(|(from, to)| from < to));
+            self.gaps.splice(
+                index..index,
+                parts.into_iter().filter(|(from, to)| from < to),
+            );
         }
         if self.gaps.len() > Self::GAPS {
             self.gaps.remove(0);

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use natpunch_types::canonical;
 
-/// The first three bytes of every datagram; the last is the version. WireGuard's begin with 1 to 4, STUN's with two
-/// zero bits, natpunch's probes with another magic.
+/// The first three bytes of every datagram; the last is the version. WireGuard's begin with 1 to 4,
+/// STUN's with two zero bits, natpunch's probes with another magic.
 pub const MAGIC: [u8; 3] = natpunch_types::RENDEZVOUS_MAGIC;
 
 /// A MAC or authentication tag.
@@ -47,7 +47,8 @@ pub const COOKIE_LEN: usize = HEADER_LEN + NONCE_LEN + MAC_LEN + MAC_LEN;
 /// Header of a confirm: magic, kind, ticket.
 pub(crate) const CONFIRM_HEADER_LEN: usize = HEADER_LEN + TICKET_LEN;
 
-/// What goes between a client and a relay port has this length, both ways: header, allocation, nonce, cookie, state, MAC.
+/// What goes between a client and a relay port has this length, both ways: header, allocation,
+/// nonce, cookie, state, MAC.
 pub const BIND_LEN: usize = HEADER_LEN + 8 + 8 + MAC_LEN + 8 + MAC_LEN;
 /// What goes between a client and the alternate port has this length, both ways.
 pub const PROBE_LEN: usize = 96;
@@ -114,7 +115,9 @@ impl Kind {
     /// The kind of a datagram, if its length is one that this kind can have.
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let ([magic @ .., kind], _) = datagram.split_first_chunk::<HEADER_LEN>()?;
-        let kind = *Self::ALL.get(usize::from(kind.checked_sub(1).filter(|_| *magic == MAGIC)?))?;
+        let kind = *Self::ALL.get(usize::from(
+            kind.checked_sub(1).filter(|_| *magic == MAGIC)?,
+        ))?;
         let length = datagram.len();
         let fits = match kind {
             Self::Hello => length == HELLO_LEN,
@@ -135,8 +138,15 @@ impl Kind {
 
     /// Writes the header of a session's message into the room that was left for it.
     pub(crate) fn put_session_header(self, session: u64, counter: u64, message: &mut [u8]) {
-        let parts = [&self.header()[..], &session.to_be_bytes(), &counter.to_be_bytes()];
-        message.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        let parts = [
+            &self.header()[..],
+            &session.to_be_bytes(),
+            &counter.to_be_bytes(),
+        ];
+        message
+            .iter_mut()
+            .zip(parts.into_iter().flatten())
+            .for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -144,7 +154,12 @@ impl Kind {
 pub(crate) fn session_message(datagram: &[u8]) -> Option<(u64, u64, &[u8], &[u8])> {
     let (header, sealed) = datagram.split_at_checked(SESSION_HEADER_LEN)?;
     let mut reader = Reader(header.get(HEADER_LEN..)?);
-    Some((u64::from_be_bytes(reader.array()?), u64::from_be_bytes(reader.array()?), header, sealed))
+    Some((
+        u64::from_be_bytes(reader.array()?),
+        u64::from_be_bytes(reader.array()?),
+        header,
+        sealed,
+    ))
 }
 
 pub(crate) fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
@@ -202,7 +217,15 @@ mod tests {
     #[test]
     fn wireguard_drops_ours_and_we_drop_wireguards() {
         assert!(!(1..=4).contains(&MAGIC[0]));
-        for (first, length) in [(1, 148), (2, 92), (3, 64), (4, 32), (4, 96), (4, 256), (4, 1200)] {
+        for (first, length) in [
+            (1, 148),
+            (2, 92),
+            (3, 64),
+            (4, 32),
+            (4, 96),
+            (4, 256),
+            (4, 1200),
+        ] {
             let mut packet = vec![0; length];
             packet[0] = first;
             assert_eq!(Kind::of(&packet), None);

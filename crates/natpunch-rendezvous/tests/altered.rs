@@ -1,6 +1,6 @@
-//! Every message of the protocol, cut, extended or with one bit turned, at clients and servers in every state: nothing
-//! comes of it. Each net has a twin of the same randomness that is left in peace; afterwards both say the same bytes, send
-//! them at the same time, and tell the same.
+//! Every message of the protocol, cut, extended or with one bit turned, at clients and servers in
+//! every state: nothing comes of it. Each net has a twin of the same randomness that is left in
+//! peace; afterwards both say the same bytes, send them at the same time, and tell the same.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
@@ -18,7 +18,8 @@ use natpunch_types::RelayUse;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const TAG: [u8; 16] = [5; 16];
-/// How long a net goes on after what was done to it: pings, refreshed wishes and new keys are in it.
+/// How long a net goes on after what was done to it: pings, refreshed wishes and new keys are in
+/// it.
 const AFTERWARDS: Duration = Duration::from_secs(130);
 /// The last 16 bytes of a hello, which are not looked at unless a cookie was asked for.
 const MAC2: std::ops::Range<usize> = HELLO_LEN - 16..HELLO_LEN;
@@ -45,47 +46,93 @@ fn samples(wire: &[Sent], sent_before: usize) -> Vec<Sent> {
 fn wrong(payload: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let is_hello = Kind::of(payload) == Some(Kind::Hello);
     let cut = (0..payload.len()).map(|length| payload[..length].to_vec());
-    let turned = (0..payload.len() * 8).filter(move |bit| !(is_hello && MAC2.contains(&(bit / 8)))).map(|bit| {
-        let mut payload = payload.to_vec();
-        payload[bit / 8] ^= 1 << (bit % 8);
-        payload
-    });
+    let turned = (0..payload.len() * 8)
+        .filter(move |bit| !(is_hello && MAC2.contains(&(bit / 8))))
+        .map(|bit| {
+            let mut payload = payload.to_vec();
+            payload[bit / 8] ^= 1 << (bit % 8);
+            payload
+        });
     cut.chain([[payload, &[0]].concat()]).chain(turned)
 }
 
 fn counts(net: &Net) -> (usize, usize, (usize, usize), Vec<usize>, [u64; 6]) {
     let counters = net.server.counters();
-    let done =
-        [counters.welcomed, counters.registered, counters.roamed, counters.stored, counters.pushed, counters.probed];
+    let done = [
+        counters.welcomed,
+        counters.registered,
+        counters.roamed,
+        counters.stored,
+        counters.pushed,
+        counters.probed,
+    ];
     let allocations = net.ports.iter().map(|port| port.allocations()).collect();
-    (net.server.sessions(), net.server.mailboxes(), net.server.relays(), allocations, done)
+    (
+        net.server.sessions(),
+        net.server.mailboxes(),
+        net.server.relays(),
+        allocations,
+        done,
+    )
 }
 
-/// Gives this to every socket of the server, as from its sender, a stranger and the server itself, and to every client, as
-/// from every socket of the server and from a stranger.
+/// Gives this to every socket of the server, as from its sender, a stranger and the server itself,
+/// and to every client, as from every socket of the server and from a stranger.
 fn nobody_minds(net: &mut Net, at: SocketAddr, payload: &[u8]) {
     let now = net.now;
     for source in [at, address(500), server_address()] {
         for socket in 0..2 {
-            net.server.handle_datagram(Via { socket, local: None }, source, payload, now);
-            assert_eq!(net.server.poll_transmit(), None, "to {source}: {payload:02x?}");
+            net.server.handle_datagram(
+                Via {
+                    socket,
+                    local: None,
+                },
+                source,
+                payload,
+                now,
+            );
+            assert_eq!(
+                net.server.poll_transmit(),
+                None,
+                "to {source}: {payload:02x?}"
+            );
             assert_eq!(net.server.poll_relay_command(), None, "{payload:02x?}");
         }
         for (index, port) in net.ports.iter_mut().enumerate() {
-            let verdict = port.handle_datagram(Via { socket: 2 + index, local: None }, source, payload, now);
-            assert_eq!((verdict, port.poll_event()), (Verdict::Drop, None), "{source}: {payload:02x?}");
+            let verdict = port.handle_datagram(
+                Via {
+                    socket: 2 + index,
+                    local: None,
+                },
+                source,
+                payload,
+                now,
+            );
+            assert_eq!(
+                (verdict, port.poll_event()),
+                (Verdict::Drop, None),
+                "{source}: {payload:02x?}"
+            );
         }
     }
     let relays: Vec<SocketAddr> = (0..net.ports.len()).map(relay_address).collect();
     for client in net.clients.values_mut() {
-        for source in [server_address(), alternate_address(), address(500)].iter().chain(&relays) {
+        for source in [server_address(), alternate_address(), address(500)]
+            .iter()
+            .chain(&relays)
+        {
             client.handle_datagram(*source, payload, now);
-            assert_eq!((client.poll_event(), client.poll_transmit()), (None, None), "{source}: {payload:02x?}");
+            assert_eq!(
+                (client.poll_event(), client.poll_transmit()),
+                (None, None),
+                "{source}: {payload:02x?}"
+            );
         }
     }
 }
 
-/// Brings a net into the same state twice. `kinds` have to be among what was sent before and will be sent after it.
+/// Brings a net into the same state twice. `kinds` have to be among what was sent before and will
+/// be sent after it.
 fn holds(state: impl Fn() -> Net, kinds: &[Kind]) {
     let again = || {
         common::same_randomness_again();
@@ -99,7 +146,12 @@ fn holds(state: impl Fn() -> Net, kinds: &[Kind]) {
     assert_eq!(net.wire.len(), sent_before);
     let samples = samples(&twin.wire, sent_before);
     for kind in kinds {
-        assert!(samples.iter().any(|(.., payload)| Kind::of(payload) == Some(*kind)), "no {kind:?}");
+        assert!(
+            samples
+                .iter()
+                .any(|(.., payload)| Kind::of(payload) == Some(*kind)),
+            "no {kind:?}"
+        );
     }
     let before = counts(&net);
     for (_, at, payload) in &samples {
@@ -142,7 +194,10 @@ const SESSION: [Kind; 4] = [Kind::Request, Kind::Notice, Kind::Bind, Kind::Bound
 
 #[test]
 fn at_a_fresh_server_and_clients_that_say_hello() {
-    holds(|| pair_after(5 * MS), &[&HANDSHAKE[..], &SESSION, &[Kind::Probe, Kind::ProbeAnswer]].concat());
+    holds(
+        || pair_after(5 * MS),
+        &[&HANDSHAKE[..], &SESSION, &[Kind::Probe, Kind::ProbeAnswer]].concat(),
+    );
 }
 
 #[test]
@@ -161,7 +216,15 @@ fn at_clients_that_wait_for_the_next_attempt() {
         net.lose = Box::new(|_| false);
         net
     };
-    assert_eq!(waiting().wire.iter().filter(|(by, ..)| *by == Some(1)).count(), 4, "it gave up");
+    assert_eq!(
+        waiting()
+            .wire
+            .iter()
+            .filter(|(by, ..)| *by == Some(1))
+            .count(),
+        4,
+        "it gave up"
+    );
     holds(waiting, &HANDSHAKE);
 }
 
@@ -170,7 +233,10 @@ fn at_a_loaded_server_and_clients_that_have_or_await_a_cookie() {
     // One hello in a second needs none.
     for time in [15, 25, 35] {
         let loaded = || {
-            let mut net = pair_with(Limits { hellos_per_second: 8, ..Limits::default() });
+            let mut net = pair_with(Limits {
+                hellos_per_second: 8,
+                ..Limits::default()
+            });
             net.run(MS * time);
             net
         };
@@ -181,7 +247,10 @@ fn at_a_loaded_server_and_clients_that_have_or_await_a_cookie() {
 #[test]
 fn at_registered_clients_while_their_relay_is_offered_bound_by_one_and_bound_by_both() {
     for time in [45, 55, 65, 75, 2_000] {
-        holds(|| pair_after(MS * time), &[&HANDSHAKE[..], &SESSION].concat());
+        holds(
+            || pair_after(MS * time),
+            &[&HANDSHAKE[..], &SESSION].concat(),
+        );
     }
     assert_eq!(pair_after(SECOND * 2).server.relays(), (1, 1));
 }
@@ -225,7 +294,13 @@ fn at_a_server_with_a_challenge_on_its_way_to_a_client_that_moved() {
 fn at_a_full_server_and_a_client_that_is_refused() {
     for time in [5, 15, 25, 35, 1_000] {
         let full = || {
-            let limits = Limits { sessions: 2, mailboxes: 3, bytes: 160, relays: 1, ..Limits::default() };
+            let limits = Limits {
+                sessions: 2,
+                mailboxes: 3,
+                bytes: 160,
+                relays: 1,
+                ..Limits::default()
+            };
             let mut net = pair_with(limits);
             net.run(SECOND);
             let now = net.now;
@@ -257,20 +332,30 @@ fn at_a_restarted_server_that_knows_nobody() {
     }
 }
 
-/// Mac2 is no part of what is authenticated unless a cookie is asked for, as in WireGuard: the hello is answered, by a
-/// welcome or by a cookie, and forgotten.
+/// Mac2 is no part of what is authenticated unless a cookie is asked for, as in WireGuard: the
+/// hello is answered, by a welcome or by a cookie, and forgotten.
 #[test]
 fn a_hello_whose_mac2_is_wrong_is_one_without_a_cookie() {
     for (hellos_per_second, kind) in [(20_000, Kind::Welcome), (8, Kind::Cookie)] {
         let loaded = || {
-            let mut net = pair_with(Limits { hellos_per_second, ..Limits::default() });
+            let mut net = pair_with(Limits {
+                hellos_per_second,
+                ..Limits::default()
+            });
             net.run(MS * 25);
             net
         };
         let mut net = loaded();
-        let mut hellos = net.wire.iter().filter(|(.., payload)| Kind::of(payload) == Some(Kind::Hello));
+        let mut hellos = net
+            .wire
+            .iter()
+            .filter(|(.., payload)| Kind::of(payload) == Some(Kind::Hello));
         let (_, at, hello) = hellos.next_back().cloned().unwrap();
-        assert_eq!(hello[MAC2].iter().any(|byte| *byte != 0), kind == Kind::Cookie, "it has a cookie");
+        assert_eq!(
+            hello[MAC2].iter().any(|byte| *byte != 0),
+            kind == Kind::Cookie,
+            "it has a cookie"
+        );
         let (sessions, mailboxes, relays, allocations, _) = counts(&net);
         for bit in MAC2.start * 8..MAC2.end * 8 {
             let mut altered = hello.clone();
@@ -278,13 +363,24 @@ fn a_hello_whose_mac2_is_wrong_is_one_without_a_cookie() {
             for source in [at, address(500)] {
                 let answers = net.answers(source, &altered);
                 assert_eq!(answers.len(), 1);
-                assert_eq!((answers[0].0, Kind::of(&answers[0].1)), (source, Some(kind)));
+                assert_eq!(
+                    (answers[0].0, Kind::of(&answers[0].1)),
+                    (source, Some(kind))
+                );
                 assert!(answers[0].1.len() <= altered.len());
             }
         }
         let after = counts(&net);
-        assert_eq!((after.0, after.1, after.2, after.3), (sessions, mailboxes, relays, allocations));
+        assert_eq!(
+            (after.0, after.1, after.2, after.3),
+            (sessions, mailboxes, relays, allocations)
+        );
         net.run(SECOND * 10);
-        assert!(net.is_up(1) && net.is_up(2) && net.records(1).len() == 1 && net.server.relays() == (1, 1));
+        assert!(
+            net.is_up(1)
+                && net.is_up(2)
+                && net.records(1).len() == 1
+                && net.server.relays() == (1, 1)
+        );
     }
 }

@@ -13,7 +13,13 @@ const CLIENTS: u32 = 4_000;
 
 /// Resident memory in bytes.
 fn resident() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pages: usize = std::fs::read_to_string("/proc/self/statm")
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     pages * 4096
 }
 
@@ -22,7 +28,11 @@ fn an_idle_client_takes_at_most_a_kibibyte() {
     let mut server = common::server_with(
         common::key(200),
         Admission::default(),
-        Limits { hellos_per_second: 1_000_000, sessions_per_network: 65_536, ..Limits::default() },
+        Limits {
+            hellos_per_second: 1_000_000,
+            sessions_per_network: 65_536,
+            ..Limits::default()
+        },
     );
     let now = Duration::from_secs(1);
     let mut register = |n: u32| {
@@ -33,10 +43,14 @@ fn an_idle_client_takes_at_most_a_kibibyte() {
             servers: vec![common::public(&common::key(200))],
             admission: None,
         };
-        let mut client = Client::new(config, common::server_address(), common::rng(n.into()), now).unwrap();
+        let mut client =
+            Client::new(config, common::server_address(), common::rng(n.into()), now).unwrap();
         client.handle_timeout(now);
         let source = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 | n), 1000));
-        while let Some(Outgoing { payload: datagram, .. }) = client.poll_transmit() {
+        while let Some(Outgoing {
+            payload: datagram, ..
+        }) = client.poll_transmit()
+        {
             server.handle_datagram(Via::default(), source, &datagram, now);
             while let Some(transmit) = server.poll_transmit() {
                 client.handle_datagram(common::server_address(), &transmit.payload, now);

@@ -1,4 +1,5 @@
-//! The relay: clients, the server and its ports together, on a network with delay, loss and NATs, in virtual time.
+//! The relay: clients, the server and its ports together, on a network with delay, loss and NATs,
+//! in virtual time.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
@@ -73,10 +74,19 @@ impl Net {
 
     fn add_ports(&mut self, ports: u16) {
         let numbers: Vec<u16> = (FIRST_PORT..).take(ports.into()).collect();
-        let own = Own { addresses: [server_address().ip()].into(), ports: numbers.iter().copied().collect() };
+        let own = Own {
+            addresses: [server_address().ip()].into(),
+            ports: numbers.iter().copied().collect(),
+        };
         self.ports = numbers
             .iter()
-            .map(|n| Port::new(relay::Limits::default(), own.clone(), [n.to_be_bytes()[1] ^ self.sent as u8; 32]))
+            .map(|n| {
+                Port::new(
+                    relay::Limits::default(),
+                    own.clone(),
+                    [n.to_be_bytes()[1] ^ self.sent as u8; 32],
+                )
+            })
             .collect();
         self.server.set_relay_ports(numbers);
     }
@@ -88,7 +98,11 @@ impl Net {
     }
 
     fn join(&mut self, n: u16, relays: &[(Tag, RelayUse)]) {
-        let config = Config { identity: identity(n), servers: vec![public(&key(200))], admission: None };
+        let config = Config {
+            identity: identity(n),
+            servers: vec![public(&key(200))],
+            admission: None,
+        };
         let mut client = Client::new(config, server_address(), rng(n.into()), self.now).unwrap();
         client.set_relays(relays.iter().copied(), self.now);
         self.clients.insert(n, client);
@@ -101,7 +115,10 @@ impl Net {
     }
 
     fn want(&mut self, n: u16, relays: &[(Tag, RelayUse)]) {
-        self.clients.get_mut(&n).unwrap().set_relays(relays.iter().copied(), self.now);
+        self.clients
+            .get_mut(&n)
+            .unwrap()
+            .set_relays(relays.iter().copied(), self.now);
     }
 
     /// How the world sees a client that sends to a port of the server.
@@ -114,21 +131,32 @@ impl Net {
     }
 
     fn whose(&self, outside: SocketAddr) -> Option<u16> {
-        let mut all = self.places.iter().filter(|(_, place)| place.ip() == outside.ip());
-        all.find(|(n, place)| **place == outside || self.symmetric.contains(n)).map(|(n, _)| *n)
+        let mut all = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.ip() == outside.ip());
+        all.find(|(n, place)| **place == outside || self.symmetric.contains(n))
+            .map(|(n, _)| *n)
     }
 
     fn send(&mut self, whither: Whither, source: SocketAddr, payload: Vec<u8>) {
         self.sent += 1;
         if !(self.lose)(self.sent) {
-            self.in_flight.insert((self.now + self.delay, self.sent), (whither, source, payload));
+            self.in_flight.insert(
+                (self.now + self.delay, self.sent),
+                (whither, source, payload),
+            );
         }
     }
 
     /// A client's WireGuard says something to a port of the relay.
     fn say(&mut self, n: u16, payload: &[u8]) {
         let to = self.relay(n).unwrap();
-        self.send(Whither::Port(usize::from(to.port() - FIRST_PORT)), self.outside(n, to.port()), payload.to_vec());
+        self.send(
+            Whither::Port(usize::from(to.port() - FIRST_PORT)),
+            self.outside(n, to.port()),
+            payload.to_vec(),
+        );
     }
 
     fn collect(&mut self) {
@@ -145,7 +173,8 @@ impl Net {
             let client = self.clients.get_mut(&n).unwrap();
             let events: Vec<Event> = std::iter::from_fn(|| client.poll_event()).collect();
             let outgoing: Vec<_> = std::iter::from_fn(|| client.poll_transmit()).collect();
-            self.events.extend(events.into_iter().map(|event| (now, n, event)));
+            self.events
+                .extend(events.into_iter().map(|event| (now, n, event)));
             for outgoing in outgoing {
                 let (whither, port) = match outgoing.to {
                     To::Server => (Whither::Server, server_address().port()),
@@ -153,7 +182,10 @@ impl Net {
                     To::Address(to) if to.port() < FIRST_PORT => continue,
                     To::Address(to) => {
                         assert_eq!(to.ip(), server_address().ip());
-                        (Whither::Port(usize::from(to.port() - FIRST_PORT)), to.port())
+                        (
+                            Whither::Port(usize::from(to.port() - FIRST_PORT)),
+                            to.port(),
+                        )
                     }
                 };
                 self.send(whither, self.outside(n, port), outgoing.payload);
@@ -164,9 +196,14 @@ impl Net {
     fn arrive(&mut self, whither: Whither, source: SocketAddr, payload: &[u8]) {
         let now = self.now;
         match whither {
-            Whither::Server => self.server.handle_datagram(Via::default(), source, payload, now),
+            Whither::Server => self
+                .server
+                .handle_datagram(Via::default(), source, payload, now),
             Whither::Client(n) if Kind::of(payload).is_some() => {
-                self.clients.get_mut(&n).unwrap().handle_datagram(source, payload, now);
+                self.clients
+                    .get_mut(&n)
+                    .unwrap()
+                    .handle_datagram(source, payload, now);
             }
             // WireGuard's.
             Whither::Client(_) => {}
@@ -198,19 +235,32 @@ impl Net {
             }
             self.collect();
             let timeouts = self.clients.values().filter_map(Client::poll_timeout);
-            let timeouts =
-                timeouts.chain(self.server.poll_timeout()).chain(self.ports.iter().filter_map(Port::poll_timeout));
-            let next = timeouts.chain(self.in_flight.keys().next().map(|(at, _)| *at)).min();
-            let Some(next) = next.filter(|next| *next <= end) else { break };
+            let timeouts = timeouts
+                .chain(self.server.poll_timeout())
+                .chain(self.ports.iter().filter_map(Port::poll_timeout));
+            let next = timeouts
+                .chain(self.in_flight.keys().next().map(|(at, _)| *at))
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
             self.now = self.now.max(next);
             let now = self.now;
-            while let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= now) {
+            while let Some(entry) = self
+                .in_flight
+                .first_entry()
+                .filter(|entry| entry.key().0 <= now)
+            {
                 let (whither, source, payload) = entry.remove();
                 self.arrive(whither, source, &payload);
             }
             self.server.handle_timeout(now);
-            self.clients.values_mut().for_each(|client| client.handle_timeout(now));
-            self.ports.iter_mut().for_each(|port| port.handle_timeout(now));
+            self.clients
+                .values_mut()
+                .for_each(|client| client.handle_timeout(now));
+            self.ports
+                .iter_mut()
+                .for_each(|port| port.handle_timeout(now));
         }
         self.now = end;
     }
@@ -227,7 +277,10 @@ impl Net {
     fn relay_of(&self, n: u16, tag: Tag) -> Option<SocketAddr> {
         let mut events = self.events.iter().rev().filter(|(_, of, _)| *of == n);
         events.find_map(|(.., event)| match event {
-            Event::Relay { tag: found, address } if *found == tag => Some(*address),
+            Event::Relay {
+                tag: found,
+                address,
+            } if *found == tag => Some(*address),
             _ => None,
         })?
     }
@@ -235,17 +288,36 @@ impl Net {
     /// When a client said that it is registered, first.
     fn up(&self, n: u16) -> Duration {
         let up = |event: &Event| matches!(event, Event::Up { .. });
-        self.events.iter().find(|(_, of, event)| *of == n && up(event)).map(|(at, ..)| *at).unwrap()
+        self.events
+            .iter()
+            .find(|(_, of, event)| *of == n && up(event))
+            .map(|(at, ..)| *at)
+            .unwrap()
     }
 
     /// When a client said where its relay is: with its bind, when both sides are bound, and so on.
     fn told(&self, n: u16) -> Vec<Duration> {
-        let told = |event: &Event| matches!(event, Event::Relay { address: Some(_), .. });
-        self.events.iter().filter(|(_, of, event)| *of == n && told(event)).map(|(at, ..)| *at).collect()
+        let told = |event: &Event| {
+            matches!(
+                event,
+                Event::Relay {
+                    address: Some(_),
+                    ..
+                }
+            )
+        };
+        self.events
+            .iter()
+            .filter(|(_, of, event)| *of == n && told(event))
+            .map(|(at, ..)| *at)
+            .collect()
     }
 
     fn forwarded(&self) -> u64 {
-        self.ports.iter().map(|port| port.counters().forwarded).sum()
+        self.ports
+            .iter()
+            .map(|port| port.counters().forwarded)
+            .sum()
     }
 }
 
@@ -268,8 +340,16 @@ fn a_pair_has_its_relay_one_round_trip_after_the_later_one_is_up_and_two_behind_
         let up = net.up(2);
         assert_eq!([1, 2].map(|n| net.told(n)[0]), [up; 2], "with the binds");
         let challenged = net.symmetric.clone();
-        let there = [1, 2].map(|n| net.told(n)[if challenged.contains(&n) { 2 } else { 1 }]).into_iter().max().unwrap();
-        println!("{:?}: the relay is there {:?} after the later one is up", net.symmetric, there - up);
+        let there = [1, 2]
+            .map(|n| net.told(n)[if challenged.contains(&n) { 2 } else { 1 }])
+            .into_iter()
+            .max()
+            .unwrap();
+        println!(
+            "{:?}: the relay is there {:?} after the later one is up",
+            net.symmetric,
+            there - up
+        );
         assert_eq!(there - up, 2 * net.delay * round_trips);
         assert!(there - up <= 2 * net.delay + Duration::from_millis(200));
         assert_eq!(net.relay(1), net.relay(2));
@@ -308,7 +388,11 @@ fn one_who_asks_alone_gets_nothing_and_takes_no_port() {
     assert_eq!(net.ports[0].allocations(), 0);
     net.clients.clear();
     net.run(SECOND * 300);
-    assert_eq!(net.server.relays(), (0, 0), "a wish that nobody repeats is forgotten");
+    assert_eq!(
+        net.server.relays(),
+        (0, 0),
+        "a wish that nobody repeats is forgotten"
+    );
 }
 
 #[test]
@@ -316,26 +400,55 @@ fn a_client_never_has_two_peers_at_one_port() {
     let mut net = Net::new(4, Limits::default());
     let tag = |a: u16, b: u16| [a.min(b) as u8 * 16 + a.max(b) as u8; 16];
     for n in 1..=4 {
-        let others: Vec<_> = (1..=4).filter(|m| *m != n).map(|m| (tag(n, m), RelayUse::Standby)).collect();
+        let others: Vec<_> = (1..=4)
+            .filter(|m| *m != n)
+            .map(|m| (tag(n, m), RelayUse::Standby))
+            .collect();
         net.join(n, &others);
     }
     net.run(SECOND * 5);
     for n in 1..=4 {
-        let relays: Vec<_> = (1..=4).filter(|m| *m != n).map(|m| net.relay_of(n, tag(n, m)).unwrap()).collect();
-        assert_eq!(relays.iter().collect::<BTreeSet<_>>().len(), 3, "{n}: {relays:?}");
+        let relays: Vec<_> = (1..=4)
+            .filter(|m| *m != n)
+            .map(|m| net.relay_of(n, tag(n, m)).unwrap())
+            .collect();
+        assert_eq!(
+            relays.iter().collect::<BTreeSet<_>>().len(),
+            3,
+            "{n}: {relays:?}"
+        );
     }
     assert_eq!(net.server.relays(), (6, 6));
     // A fifth one's fifth peer finds no port; nobody loses one for it.
-    net.join(5, &[(tag(1, 5), RelayUse::Carry), (tag(2, 5), RelayUse::Carry)]);
-    net.want(1, &(2..=5).map(|m| (tag(1, m), RelayUse::Standby)).collect::<Vec<_>>());
+    net.join(
+        5,
+        &[(tag(1, 5), RelayUse::Carry), (tag(2, 5), RelayUse::Carry)],
+    );
+    net.want(
+        1,
+        &(2..=5)
+            .map(|m| (tag(1, m), RelayUse::Standby))
+            .collect::<Vec<_>>(),
+    );
     net.run(SECOND * 2);
     assert!(net.relay_of(5, tag(1, 5)).is_some());
-    assert_eq!(net.relay_of(5, tag(2, 5)), None, "only one of the two has asked");
+    assert_eq!(
+        net.relay_of(5, tag(2, 5)),
+        None,
+        "only one of the two has asked"
+    );
     let mut crowded = Net::new(2, Limits::default());
     for n in 2..=4 {
         crowded.join(n, &[(tag(1, n), RelayUse::Carry)]);
     }
-    crowded.join(1, &[(tag(1, 2), RelayUse::Carry), (tag(1, 3), RelayUse::Carry), (tag(1, 4), RelayUse::Carry)]);
+    crowded.join(
+        1,
+        &[
+            (tag(1, 2), RelayUse::Carry),
+            (tag(1, 3), RelayUse::Carry),
+            (tag(1, 4), RelayUse::Carry),
+        ],
+    );
     crowded.run(SECOND * 5);
     assert_eq!(crowded.server.relays(), (3, 2));
 }
@@ -344,9 +457,18 @@ fn a_client_never_has_two_peers_at_one_port() {
 fn quotas_of_a_client_a_network_and_in_total_refuse_the_new_and_keep_the_old() {
     let tags: Vec<(Tag, RelayUse)> = (0..10).map(|n| ([n; 16], RelayUse::Carry)).collect();
     for limits in [
-        Limits { relays_per_client: 3, ..Limits::default() },
-        Limits { relays_per_network: 3, ..Limits::default() },
-        Limits { relays: 3, ..Limits::default() },
+        Limits {
+            relays_per_client: 3,
+            ..Limits::default()
+        },
+        Limits {
+            relays_per_network: 3,
+            ..Limits::default()
+        },
+        Limits {
+            relays: 3,
+            ..Limits::default()
+        },
     ] {
         let mut net = Net::new(16, limits);
         net.join(1, &tags);
@@ -425,13 +547,22 @@ fn who_wants_no_relay_any_more_ends_it_for_both() {
     net.run(SECOND);
     assert!(net.relay(2).is_some());
     net.want(1, &[]);
-    assert_eq!(net.clients.get_mut(&1).unwrap().poll_event(), Some(Event::Relay { tag: TAG, address: None }));
+    assert_eq!(
+        net.clients.get_mut(&1).unwrap().poll_event(),
+        Some(Event::Relay {
+            tag: TAG,
+            address: None
+        })
+    );
     net.run(SECOND);
     assert_eq!(net.relay(2), None);
     assert_eq!(net.server.relays(), (1, 0));
     net.want(1, &[(TAG, RelayUse::Carry)]);
     net.run(SECOND * 8);
-    assert!(net.relay(1).is_some() && net.relay(2).is_some(), "and again");
+    assert!(
+        net.relay(1).is_some() && net.relay(2).is_some(),
+        "and again"
+    );
 }
 
 #[test]
@@ -439,12 +570,40 @@ fn a_binding_is_kept_for_hours_and_said_again() {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Standby);
     net.run(SECOND * 7_200);
-    let relays: Vec<_> = net.events.iter().filter(|(.., event)| matches!(event, Event::Relay { .. })).collect();
-    assert!(relays.iter().all(|(.., event)| matches!(event, Event::Relay { address: Some(_), .. })), "{relays:?}");
-    let of_one: Vec<Duration> = relays.iter().filter(|(_, n, _)| *n == 1).map(|(at, ..)| *at).collect();
-    let longest = of_one.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-    assert!(longest <= SECOND * 26, "{longest:?}: a NAT's mapping of 30 s would be lost");
-    assert!(net.answered.iter().all(|(question, answer)| answer <= question));
+    let relays: Vec<_> = net
+        .events
+        .iter()
+        .filter(|(.., event)| matches!(event, Event::Relay { .. }))
+        .collect();
+    assert!(
+        relays.iter().all(|(.., event)| matches!(
+            event,
+            Event::Relay {
+                address: Some(_),
+                ..
+            }
+        )),
+        "{relays:?}"
+    );
+    let of_one: Vec<Duration> = relays
+        .iter()
+        .filter(|(_, n, _)| *n == 1)
+        .map(|(at, ..)| *at)
+        .collect();
+    let longest = of_one
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap();
+    assert!(
+        longest <= SECOND * 26,
+        "{longest:?}: a NAT's mapping of 30 s would be lost"
+    );
+    assert!(
+        net.answered
+            .iter()
+            .all(|(question, answer)| answer <= question)
+    );
 }
 
 #[test]
@@ -459,12 +618,17 @@ fn a_client_that_moves_keeps_its_relay() {
     net.run(Duration::from_millis(4 * 50 + 1));
     net.say(2, &initiation(1));
     net.run(SECOND);
-    assert_eq!(net.forwarded(), 1, "bound at the new address within two round trips");
+    assert_eq!(
+        net.forwarded(),
+        1,
+        "bound at the new address within two round trips"
+    );
     assert_eq!((net.relay(1), net.relay(2)), (relay, relay));
 }
 
 #[test]
-fn a_client_that_is_elsewhere_without_knowing_it_is_bound_there_as_soon_as_its_node_probes_the_peer() {
+fn a_client_that_is_elsewhere_without_knowing_it_is_bound_there_as_soon_as_its_node_probes_the_peer()
+ {
     let mut net = Net::new(4, Limits::default());
     net.pair(RelayUse::Carry);
     net.run(SECOND * 2);
@@ -500,7 +664,13 @@ fn the_relay_of_one_who_is_taken_off_the_list_ends_at_once() {
     net.pair(RelayUse::Carry);
     net.run(SECOND * 2);
     let others: BTreeSet<PeerKey> = [net.clients[&2].identity()].into();
-    net.server.reconfigure(Admission { secrets: vec![], allowed: Some(others) }, Limits::default());
+    net.server.reconfigure(
+        Admission {
+            secrets: vec![],
+            allowed: Some(others),
+        },
+        Limits::default(),
+    );
     net.run(Duration::from_millis(1));
     assert!(net.ports.iter().all(|port| port.allocations() == 0));
     assert_eq!(net.server.relays(), (1, 0));
@@ -517,10 +687,15 @@ fn the_data_path_outlives_the_clients_as_long_as_it_is_used() {
     let agents = std::mem::take(&mut net.clients);
     for _ in 0..120 {
         for (_, to, source) in sources {
-            net.send(Whither::Port(usize::from(to.port() - FIRST_PORT)), source, initiation(3));
+            net.send(
+                Whither::Port(usize::from(to.port() - FIRST_PORT)),
+                source,
+                initiation(3),
+            );
         }
         // Nobody is there to hear it; the NATs and WireGuard are.
-        net.in_flight.retain(|_, (whither, ..)| !matches!(whither, Whither::Client(_)));
+        net.in_flight
+            .retain(|_, (whither, ..)| !matches!(whither, Whither::Client(_)));
         let end = net.now + SECOND * 25;
         net.lose = Box::new(|_| false);
         net.run_until(end);
@@ -532,7 +707,8 @@ fn the_data_path_outlives_the_clients_as_long_as_it_is_used() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute, and is said again.
+    /// A third of all datagrams is lost, both ways, for good: the relay is there within a minute,
+    /// and is said again.
     #[test]
     fn loss_delays_the_relay_but_does_not_prevent_it(seed in any::<u64>()) {
         let mut net = Net::new(4, Limits::default());

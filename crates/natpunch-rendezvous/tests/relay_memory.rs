@@ -1,4 +1,5 @@
-//! What a relayed pair costs at the server and at its port, read from the kernel. One test in a process of its own.
+//! What a relayed pair costs at the server and at its port, read from the kernel. One test in a
+//! process of its own.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
@@ -17,25 +18,39 @@ const PAIRS: usize = 3_200;
 const PORTS: u16 = 64;
 
 fn resident() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pages: usize = std::fs::read_to_string("/proc/self/statm")
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     pages * 4_096
 }
 
 #[test]
 fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
     let now = Duration::from_secs(1);
-    let limits = Limits { hellos_per_second: 1_000_000, messages_per_second: 1_000_000, ..Limits::default() };
+    let limits = Limits {
+        hellos_per_second: 1_000_000,
+        messages_per_second: 1_000_000,
+        ..Limits::default()
+    };
     let mut server = server_with(key(200), Admission::default(), limits);
     server.set_relay_ports((9_100..9_100 + PORTS).collect());
-    let mut ports: Vec<Port> =
-        (0..PORTS).map(|n| Port::new(relay::Limits::default(), Own::default(), [n as u8; 32])).collect();
+    let mut ports: Vec<Port> = (0..PORTS)
+        .map(|n| Port::new(relay::Limits::default(), Own::default(), [n as u8; 32]))
+        .collect();
     let source = |n: u32| SocketAddr::from((Ipv4Addr::from(0xc633_6400 | n), 1_000));
     let mut clients: Vec<Client<_>> = (0..CLIENTS)
         .map(|n| {
             let mut identity = [7; 32];
             identity[..4].copy_from_slice(&n.to_be_bytes());
-            let config =
-                Config { identity: SecretKey::from_bytes(identity), servers: vec![public(&key(200))], admission: None };
+            let config = Config {
+                identity: SecretKey::from_bytes(identity),
+                servers: vec![public(&key(200))],
+                admission: None,
+            };
             Client::new(config, server_address(), rng(n.into()), now).unwrap()
         })
         .collect();
@@ -47,7 +62,9 @@ fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
             client.handle_timeout(now);
             while let Some(outgoing) = client.poll_transmit() {
                 match outgoing.to {
-                    To::Server => server.handle_datagram(Via::default(), source(n), &outgoing.payload, now),
+                    To::Server => {
+                        server.handle_datagram(Via::default(), source(n), &outgoing.payload, now)
+                    }
                     To::Address(to) if to.port() >= 9_100 => {
                         let port = &mut ports[usize::from(to.port() - 9_100)];
                         if let Verdict::Answer(answer) =
@@ -66,7 +83,9 @@ fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
                 ports[port].handle_command(command, now);
             }
             while let Some(transmit) = server.poll_transmit() {
-                let SocketAddr::V4(to) = transmit.destination else { continue };
+                let SocketAddr::V4(to) = transmit.destination else {
+                    continue;
+                };
                 let to = u32::from(*to.ip()) & 0xff;
                 clients[to as usize].handle_datagram(server_address(), &transmit.payload, now);
             }
@@ -74,7 +93,8 @@ fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
         }
     };
     (0..3).for_each(|_| turn(&mut clients, &mut server));
-    // What the clients take for it is measured with it, so the figure is too high rather than too low.
+    // What the clients take for it is measured with it, so the figure is too high rather than too
+    // low.
     let before = resident();
     for (n, client) in clients.iter_mut().enumerate() {
         let pairs = (1..=16).flat_map(|by| [(n, (n + by) % 200), ((n + 200 - by) % 200, n)]);
@@ -90,7 +110,16 @@ fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
     }
     let each = (resident() - before) / PAIRS;
     assert_eq!(server.relays(), (PAIRS, PAIRS));
-    let counted = (Limits::default().memory() - Limits { relays: 0, ..Limits::default() }.memory()) / 8_192;
-    println!("{each} bytes for each pair, {counted} counted; in all {} MiB", Limits::default().memory() >> 20);
+    let counted = (Limits::default().memory()
+        - Limits {
+            relays: 0,
+            ..Limits::default()
+        }
+        .memory())
+        / 8_192;
+    println!(
+        "{each} bytes for each pair, {counted} counted; in all {} MiB",
+        Limits::default().memory() >> 20
+    );
     assert!(each <= counted, "{each}");
 }

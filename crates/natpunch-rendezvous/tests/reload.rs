@@ -24,8 +24,17 @@ fn who_is_taken_off_the_list_is_gone_at_once_with_its_mailboxes_and_cannot_come_
     net.run(2 * SECOND);
     assert_eq!((net.server.sessions(), net.server.mailboxes()), (3, 3));
     let allowed = [key(1), key(2)].iter().map(public).collect();
-    let ended = net.server.reconfigure(Admission { secrets: vec![], allowed: Some(allowed) }, Limits::default());
-    assert_eq!((ended, net.server.sessions(), net.server.mailboxes()), (1, 2, 2));
+    let ended = net.server.reconfigure(
+        Admission {
+            secrets: vec![],
+            allowed: Some(allowed),
+        },
+        Limits::default(),
+    );
+    assert_eq!(
+        (ended, net.server.sessions(), net.server.mailboxes()),
+        (1, 2, 2)
+    );
     assert_eq!(net.server.counters().revoked, 1);
     net.run(120 * SECOND);
     assert_eq!(net.server.sessions(), 2);
@@ -37,14 +46,24 @@ fn who_is_taken_off_the_list_is_gone_at_once_with_its_mailboxes_and_cannot_come_
 fn who_came_in_by_a_secret_that_is_taken_away_is_gone_and_who_came_by_another_stays() {
     let secrets = [1, 2, 3].map(|n| PresharedKey::from_bytes([n; 32]));
     let [first, second, third] = secrets.clone();
-    let mut net =
-        Net::new(Admission { secrets: vec![first.clone(), second.clone()], allowed: None }, Limits::default());
+    let mut net = Net::new(
+        Admission {
+            secrets: vec![first.clone(), second.clone()],
+            allowed: None,
+        },
+        Limits::default(),
+    );
     net.join(0, Some(first));
     net.join(1, Some(second.clone()));
     net.run(2 * SECOND);
     assert_eq!(net.server.sessions(), 2);
-    let ended =
-        net.server.reconfigure(Admission { secrets: vec![third.clone(), second], allowed: None }, Limits::default());
+    let ended = net.server.reconfigure(
+        Admission {
+            secrets: vec![third.clone(), second],
+            allowed: None,
+        },
+        Limits::default(),
+    );
     assert_eq!((ended, net.server.sessions()), (1, 1));
     net.join(2, Some(third));
     net.run(120 * SECOND);
@@ -55,13 +74,25 @@ fn who_came_in_by_a_secret_that_is_taken_away_is_gone_and_who_came_by_another_st
 /// A server that admits by two secrets, the later clients by the second one.
 fn two_secrets() -> (Net, [PresharedKey; 2]) {
     let secrets = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
-    let mut net = Net::new(Admission { secrets: secrets.to_vec(), allowed: None }, Limits::default());
+    let mut net = Net::new(
+        Admission {
+            secrets: secrets.to_vec(),
+            allowed: None,
+        },
+        Limits::default(),
+    );
     net.server.set_relay_ports(vec![9_100, 9_101]);
     (net, secrets)
 }
 
 fn withdraw_all_but(net: &mut Net, secret: &PresharedKey) -> usize {
-    net.server.reconfigure(Admission { secrets: vec![secret.clone()], allowed: None }, Limits::default())
+    net.server.reconfigure(
+        Admission {
+            secrets: vec![secret.clone()],
+            allowed: None,
+        },
+        Limits::default(),
+    )
 }
 
 #[test]
@@ -78,12 +109,30 @@ fn what_outlived_its_session_goes_with_the_secret_by_which_its_owner_came() {
     while net.server.poll_relay_command().is_some() {}
     // The relay has its own signs of life, and goes on.
     net.run(SECOND * 200);
-    assert_eq!((net.server.sessions(), net.server.mailboxes(), net.server.relays()), (0, 3, (1, 1)));
-    assert_eq!(withdraw_all_but(&mut net, &second), 0, "there is no session to end");
+    assert_eq!(
+        (
+            net.server.sessions(),
+            net.server.mailboxes(),
+            net.server.relays()
+        ),
+        (0, 3, (1, 1))
+    );
+    assert_eq!(
+        withdraw_all_but(&mut net, &second),
+        0,
+        "there is no session to end"
+    );
     assert_eq!((net.server.mailboxes(), net.server.relays()), (2, (1, 0)));
-    assert!(matches!(net.server.poll_relay_command(), Some((_, Command::Close { .. }))));
+    assert!(matches!(
+        net.server.poll_relay_command(),
+        Some((_, Command::Close { .. }))
+    ));
     let mut stays = Raw::register(&mut net, 2, address(2), Some(&second)).unwrap();
-    assert_eq!(stays.watch(&mut net, [1; 16]), (true, None), "the record is gone");
+    assert_eq!(
+        stays.watch(&mut net, [1; 16]),
+        (true, None),
+        "the record is gone"
+    );
     assert_eq!(stays.watch(&mut net, [3; 16]).1.unwrap(), b"x");
 }
 
@@ -95,7 +144,14 @@ fn who_came_again_by_the_new_secret_keeps_what_it_left_under_the_old_one() {
     client.say(&mut net, &frame(6, &[&[5; 16], &[2]]));
     let mut client = Raw::register(&mut net, 1, address(1), Some(&second)).unwrap();
     assert_eq!(withdraw_all_but(&mut net, &second), 0);
-    assert_eq!((net.server.sessions(), net.server.mailboxes(), net.server.relays()), (1, 1, (1, 0)));
+    assert_eq!(
+        (
+            net.server.sessions(),
+            net.server.mailboxes(),
+            net.server.relays()
+        ),
+        (1, 1, (1, 0))
+    );
     assert_eq!(client.watch(&mut net, [1; 16]).1.unwrap(), b"x");
 }
 
@@ -104,13 +160,29 @@ fn settings_that_change_nothing_end_nothing() {
     let mut net = Net::open();
     net.join(0, None);
     net.run(2 * SECOND);
-    assert_eq!(net.server.reconfigure(Admission::default(), Limits { sessions: 0, ..Limits::default() }), 0);
+    assert_eq!(
+        net.server.reconfigure(
+            Admission::default(),
+            Limits {
+                sessions: 0,
+                ..Limits::default()
+            }
+        ),
+        0
+    );
     net.run(60 * SECOND);
-    assert!(net.is_up(0), "a lower limit refuses the new and keeps the old");
+    assert!(
+        net.is_up(0),
+        "a lower limit refuses the new and keeps the old"
+    );
     net.join(1, None);
     net.run(2 * SECOND);
     assert_eq!(net.server.sessions(), 1);
-    assert_eq!(net.server.reconfigure(Admission::default(), Limits::default()), 0);
+    assert_eq!(
+        net.server
+            .reconfigure(Admission::default(), Limits::default()),
+        0
+    );
     net.run(90 * SECOND);
     assert_eq!(net.server.sessions(), 2);
 }
@@ -127,7 +199,13 @@ fn a_ticket_from_before_a_revocation_opens_nothing_also_if_its_owner_may_come_ag
     // Taken off the list by one commit, and on it again by the next, within the ticket's life.
     for allowed in [vec![], vec![public(&identity)]] {
         let allowed = Some(allowed.into_iter().collect());
-        net.server.reconfigure(Admission { secrets: vec![], allowed }, Limits::default());
+        net.server.reconfigure(
+            Admission {
+                secrets: vec![],
+                allowed,
+            },
+            Limits::default(),
+        );
     }
     let second = net.answers(address(1), &confirm);
     assert_eq!(
@@ -136,17 +214,31 @@ fn a_ticket_from_before_a_revocation_opens_nothing_also_if_its_owner_may_come_ag
         "its keys have sealed other texts under the same counters"
     );
     drop(session);
-    assert!(Raw::register_as(&mut net, &identity, address(1), None).is_some(), "a new hello is welcome");
+    assert!(
+        Raw::register_as(&mut net, &identity, address(1), None).is_some(),
+        "a new hello is welcome"
+    );
 }
 
 #[test]
 fn a_secret_that_is_withdrawn_while_a_confirm_is_opened_admits_nobody() {
     let (mut net, [first, second]) = two_secrets();
-    let hello = RawHello::new(&key(7), &public(&key(200)), Some(&first), &mut common::rng(1)).unwrap();
+    let hello = RawHello::new(
+        &key(7),
+        &public(&key(200)),
+        Some(&first),
+        &mut common::rng(1),
+    )
+    .unwrap();
     let welcome = net.answers(address(1), &hello.datagram).pop().unwrap().1;
     let (confirm, _) = hello.confirm(&welcome, &[]).unwrap();
-    let opened = net.server.door().open_confirm(address(1), &confirm, net.now).unwrap();
+    let opened = net
+        .server
+        .door()
+        .open_confirm(address(1), &confirm, net.now)
+        .unwrap();
     withdraw_all_but(&mut net, &second);
-    net.server.handle_opened(Via::default(), address(1), opened, net.now);
+    net.server
+        .handle_opened(Via::default(), address(1), opened, net.now);
     assert_eq!(net.server.sessions(), 0);
 }

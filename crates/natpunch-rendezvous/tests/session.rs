@@ -1,4 +1,5 @@
-//! What a session does for its client besides mailboxes: moments to fire at, what its NAT is like, new keys, and relays.
+//! What a session does for its client besides mailboxes: moments to fire at, what its NAT is like,
+//! new keys, and relays.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
@@ -57,10 +58,16 @@ fn both_sides_of_a_pair_fire_at_one_moment_and_once_however_far_they_are() {
         meet(&mut net, 2);
         let said = net.now;
         net.run(SECOND * 20);
-        let ([a], [b]) = (&fires(&net, 1)[..], &fires(&net, 2)[..]) else { panic!("{:?}", net.events) };
+        let ([a], [b]) = (&fires(&net, 1)[..], &fires(&net, 2)[..]) else {
+            panic!("{:?}", net.events)
+        };
         let skew = a.abs_diff(*b);
         assert!(skew < ms(3), "{near} and {far}: {skew:?}");
-        assert!(*a < said + ms(far + near.max(far) + 70), "{near} {far}: {:?}", *a - said);
+        assert!(
+            *a < said + ms(far + near.max(far) + 70),
+            "{near} {far}: {:?}",
+            *a - said
+        );
         assert_eq!(net.server.counters().met, 1);
     }
 }
@@ -73,18 +80,29 @@ fn a_wish_to_meet_reaches_the_other_side_in_one_way_time() {
         net.join(n, None);
     }
     let now = net.now;
-    net.clients.get_mut(&1).unwrap().set_records([(mailbox(1), common::blob(1))], now);
+    net.clients
+        .get_mut(&1)
+        .unwrap()
+        .set_records([(mailbox(1), common::blob(1))], now);
     for n in [2, 3] {
-        net.clients.get_mut(&n).unwrap().set_watches([mailbox(1)], now);
+        net.clients
+            .get_mut(&n)
+            .unwrap()
+            .set_watches([mailbox(1)], now);
     }
     net.run(SECOND * 2);
     let wanted = |net: &Net, n: u16| {
         let told = net.events[&n].iter().zip(&net.times[&n]);
-        told.filter(|(event, _)| **event == Event::Wanted { tag: mailbox(1) }).map(|(_, at)| *at).collect::<Vec<_>>()
+        told.filter(|(event, _)| **event == Event::Wanted { tag: mailbox(1) })
+            .map(|(_, at)| *at)
+            .collect::<Vec<_>>()
     };
     // It is not client 3's record that is there: it can't ring.
     let now = net.now;
-    net.clients.get_mut(&3).unwrap().meet([8; 16], mailbox(1), now);
+    net.clients
+        .get_mut(&3)
+        .unwrap()
+        .meet([8; 16], mailbox(1), now);
     net.clients.get_mut(&3).unwrap().handle_timeout(now);
     net.run(SECOND * 3);
     assert_eq!(wanted(&net, 2), []);
@@ -111,7 +129,10 @@ fn whoever_waits_alone_or_longer_than_five_seconds_fires_not_at_all() {
     net.run(SECOND * 7);
     meet(&mut net, 2);
     net.run(SECOND * 20);
-    assert_eq!((fires(&net, 1), fires(&net, 2), fires(&net, 3)), (vec![], vec![], vec![]));
+    assert_eq!(
+        (fires(&net, 1), fires(&net, 2), fires(&net, 3)),
+        (vec![], vec![], vec![])
+    );
 }
 
 #[test]
@@ -129,12 +150,22 @@ fn a_wish_to_meet_survives_loss_and_still_nobody_fires_twice() {
         meet(&mut net, 1);
         meet(&mut net, 2);
         net.run(SECOND * 10);
-        assert_eq!((fires(&net, 1).len(), fires(&net, 2).len()), (1, 1), "{lost}");
+        assert_eq!(
+            (fires(&net, 1).len(), fires(&net, 2).len()),
+            (1, 1),
+            "{lost}"
+        );
     }
 }
 
 fn mappings(net: &Net, n: u16) -> Vec<Mapping> {
-    let mapping = |event: &Event| if let Event::Mapping(mapping) = event { Some(*mapping) } else { None };
+    let mapping = |event: &Event| {
+        if let Event::Mapping(mapping) = event {
+            Some(*mapping)
+        } else {
+            None
+        }
+    };
     net.events[&n].iter().filter_map(mapping).collect()
 }
 
@@ -149,39 +180,66 @@ fn a_client_learns_how_its_nat_maps_in_three_round_trips_and_again_where_it_move
     assert_eq!(mappings(&net, 1), [Mapping::EndpointIndependent]);
     assert_eq!(mappings(&net, 2), [Mapping::EndpointDependent]);
     net.run(SECOND * 600);
-    assert_eq!((mappings(&net, 1).len(), mappings(&net, 2).len()), (1, 1), "not asked again, whatever the keys");
+    assert_eq!(
+        (mappings(&net, 1).len(), mappings(&net, 2).len()),
+        (1, 1),
+        "not asked again, whatever the keys"
+    );
     // It moves behind another NAT.
     net.seen_elsewhere.clear();
     net.places.insert(2, address(77));
     let now = net.now;
     net.clients.get_mut(&2).unwrap().handle_network_change(now);
     net.run(ms(100));
-    assert_eq!(mappings(&net, 2), [Mapping::EndpointDependent, Mapping::EndpointIndependent]);
+    assert_eq!(
+        mappings(&net, 2),
+        [Mapping::EndpointDependent, Mapping::EndpointIndependent]
+    );
     // And the answers are no longer than the probes, for who copies them to another address.
-    let probe = net.wire.iter().rev().find(|(by, _, p)| *by == Some(1) && p[3] == 9).unwrap();
-    let answer = net.wire.iter().find(|(by, _, p)| by.is_none() && p[3] == 10).unwrap();
+    let probe = net
+        .wire
+        .iter()
+        .rev()
+        .find(|(by, _, p)| *by == Some(1) && p[3] == 9)
+        .unwrap();
+    let answer = net
+        .wire
+        .iter()
+        .find(|(by, _, p)| by.is_none() && p[3] == 10)
+        .unwrap();
     assert_eq!((probe.2.len(), answer.2.len()), (96, 96));
 }
 
 #[test]
 fn another_address_of_the_server_shows_a_nat_that_maps_by_address() {
     let mut net = Net::open();
-    net.seen_by_other.insert(2, "192.0.0.2:7777".parse().unwrap());
+    net.seen_by_other
+        .insert(2, "192.0.0.2:7777".parse().unwrap());
     for n in [1, 2] {
         net.join(n, None);
         let now = net.now;
-        net.clients.get_mut(&n).unwrap().set_other_address(Some(common::other_address()), now);
+        net.clients
+            .get_mut(&n)
+            .unwrap()
+            .set_other_address(Some(common::other_address()), now);
     }
     net.run(SECOND * 30);
     assert_eq!(mappings(&net, 1), [Mapping::EndpointIndependent]);
-    assert_eq!(mappings(&net, 2).last(), Some(&Mapping::EndpointDependent), "whatever the second port says");
+    assert_eq!(
+        mappings(&net, 2).last(),
+        Some(&Mapping::EndpointDependent),
+        "whatever the second port says"
+    );
     // A moved client is asked anew, and behind a better NAT says so.
     net.seen_by_other.clear();
     net.places.insert(2, address(77));
     let now = net.now;
     net.clients.get_mut(&2).unwrap().handle_network_change(now);
     net.run(SECOND * 5);
-    assert_eq!(mappings(&net, 2).last(), Some(&Mapping::EndpointIndependent));
+    assert_eq!(
+        mappings(&net, 2).last(),
+        Some(&Mapping::EndpointIndependent)
+    );
 }
 
 #[test]
@@ -192,7 +250,11 @@ fn a_second_port_that_does_not_answer_says_nothing_of_the_nat() {
     net.seen_elsewhere.insert(1, address(400));
     net.places.insert(0, address(400));
     net.run(SECOND * 300);
-    let probes = net.wire.iter().filter(|(by, _, p)| *by == Some(1) && p[3] == 9).count();
+    let probes = net
+        .wire
+        .iter()
+        .filter(|(by, _, p)| *by == Some(1) && p[3] == 9)
+        .count();
     assert_eq!((mappings(&net, 1), probes), (vec![], 4));
 }
 
@@ -212,7 +274,8 @@ fn an_idle_session_gets_new_keys_every_hour_without_a_gap() {
     assert!(!net.events[&1].contains(&Event::Down) && !net.events[&2].contains(&Event::Down));
 }
 
-/// Puts a record each half second that another client watches, for so many seconds: how long each took to arrive.
+/// Puts a record each half second that another client watches, for so many seconds: how long each
+/// took to arrive.
 fn traffic(net: &mut Net, seconds: u64) -> Vec<Duration> {
     let tag = [7; 16];
     let mut took = Vec::new();
@@ -224,8 +287,13 @@ fn traffic(net: &mut Net, seconds: u64) -> Vec<Duration> {
         client.handle_timeout(now);
         net.run(ms(500));
         let (events, times) = (&net.events[&2], &net.times[&2]);
-        let arrived = events.iter().zip(times).rfind(|(event, _)| matches!(event, Event::Record { .. }));
-        let (Event::Record { blob, .. }, at) = arrived.unwrap() else { unreachable!() };
+        let arrived = events
+            .iter()
+            .zip(times)
+            .rfind(|(event, _)| matches!(event, Event::Record { .. }));
+        let (Event::Record { blob, .. }, at) = arrived.unwrap() else {
+            unreachable!()
+        };
         assert_eq!(blob[..], text[..], "{n}: lost or late at {now:?}");
         took.push(*at - now);
     }
@@ -240,12 +308,17 @@ fn a_session_in_use_gets_new_keys_within_two_minutes_and_no_message_is_lost_or_l
     net.join(2, None).set_watches([[7; 16]], now);
     net.run(SECOND);
     let took = traffic(&mut net, 600);
-    assert!(took.iter().all(|took| *took <= ms(21)), "{:?}", took.iter().max());
+    assert!(
+        took.iter().all(|took| *took <= ms(21)),
+        "{:?}",
+        took.iter().max()
+    );
     assert!((12..=14).contains(&rekeyed(&net)), "{}", rekeyed(&net));
     assert!(!net.events[&1].contains(&Event::Down) && !net.events[&2].contains(&Event::Down));
     assert_eq!(net.server.counters().forged, 0);
     assert_eq!(net.server.counters().no_session, 0);
-    // What the server had, it was not told again: a watch for each time it would be forgotten, and the first.
+    // What the server had, it was not told again: a watch for each time it would be forgotten, and
+    // the first.
     let put_or_watch = net.server.mailboxes();
     assert_eq!(put_or_watch, 1);
 }
@@ -298,12 +371,18 @@ fn a_server_that_has_restarted_is_told_all_again_three_seconds_after_its_first_s
     net.run(SECOND);
     net.server = common::server_with(key(200), Admission::default(), Limits::default());
     let now = net.now;
-    net.clients.get_mut(&1).unwrap().set_records([([7; 16], blob(2))], now);
+    net.clients
+        .get_mut(&1)
+        .unwrap()
+        .set_records([([7; 16], blob(2))], now);
     net.run(ms(2_900));
     assert_eq!(net.server.sessions(), 0);
     net.run(ms(700));
     assert_eq!((net.server.sessions(), net.server.mailboxes()), (1, 1));
-    assert!(!net.events[&1].contains(&Event::Down), "the old session was kept until the new one was there");
+    assert!(
+        !net.events[&1].contains(&Event::Down),
+        "the old session was kept until the new one was there"
+    );
 }
 
 #[test]
@@ -312,9 +391,13 @@ fn a_server_changes_its_key_and_no_client_notices() {
     let mut net = Net::open();
     let now = net.now;
     for n in [1, 2] {
-        let config =
-            client::Config { identity: key(n as u8), servers: keys.iter().map(public).collect(), admission: None };
-        let mut client = Client::new(config, common::server_address(), rng(u64::from(n)), now).unwrap();
+        let config = client::Config {
+            identity: key(n as u8),
+            servers: keys.iter().map(public).collect(),
+            admission: None,
+        };
+        let mut client =
+            Client::new(config, common::server_address(), rng(u64::from(n)), now).unwrap();
         if n == 2 {
             client.set_watches([[7; 16]], now);
         }
@@ -323,14 +406,19 @@ fn a_server_changes_its_key_and_no_client_notices() {
     }
     net.run(SECOND);
     traffic(&mut net, 100);
-    // The next key beside the current one; then the next alone, which a restart could not do better.
+    // The next key beside the current one; then the next alone, which a restart could not do
+    // better.
     net.server.set_keys(&keys).unwrap();
     traffic(&mut net, 150);
     net.server.set_keys(&keys[1..]).unwrap();
     let before = rekeyed(&net);
     let took = traffic(&mut net, 300);
     assert!(rekeyed(&net) >= before + 4, "{} {before}", rekeyed(&net));
-    assert!(took.iter().all(|took| *took <= ms(21)), "{:?}", took.iter().max());
+    assert!(
+        took.iter().all(|took| *took <= ms(21)),
+        "{:?}",
+        took.iter().max()
+    );
     assert!(!net.events[&1].contains(&Event::Down) && !net.events[&2].contains(&Event::Down));
     assert!(net.server.set_keys(&[]).is_err() && net.server.set_keys(&[key(0)]).is_err());
 }
@@ -346,7 +434,9 @@ fn keys_that_were_replaced_open_nothing_after_a_quarter_of_a_minute() {
     let client = net.clients.get_mut(&1).unwrap();
     client.set_records([([8; 16], blob(2))], now);
     client.handle_timeout(now);
-    let held: Vec<_> = std::iter::from_fn(|| client.poll_transmit()).map(|outgoing| outgoing.payload).collect();
+    let held: Vec<_> = std::iter::from_fn(|| client.poll_transmit())
+        .map(|outgoing| outgoing.payload)
+        .collect();
     client.set_records([], now);
     net.run(SECOND * 46);
     assert_eq!((rekeyed(&net), net.server.mailboxes()), (2, 1));
@@ -360,10 +450,22 @@ fn keys_that_were_replaced_open_nothing_after_a_quarter_of_a_minute() {
 #[test]
 fn admission_by_the_next_secret_needs_no_new_session() {
     let [old, new] = [1, 2].map(|n| PresharedKey::from_bytes([n; 32]));
-    let mut net = Net::new(Admission { secrets: vec![old.clone()], allowed: None }, Limits::default());
+    let mut net = Net::new(
+        Admission {
+            secrets: vec![old.clone()],
+            allowed: None,
+        },
+        Limits::default(),
+    );
     net.join(1, Some(old.clone()));
     net.run(SECOND);
-    net.server.reconfigure(Admission { secrets: vec![old, new], allowed: None }, Limits::default());
+    net.server.reconfigure(
+        Admission {
+            secrets: vec![old, new],
+            allowed: None,
+        },
+        Limits::default(),
+    );
     net.run(SECOND * 60);
     assert!(net.is_up(1) && rekeyed(&net) == 1);
 }
@@ -382,7 +484,11 @@ fn what_a_client_takes_back_over_one_family_leaves_what_it_asked_over_the_other(
     other.say(&mut net, &says(2));
     assert_eq!(net.server.relays(), (1, 1));
     ipv4.say(&mut net, &says(0));
-    assert_eq!(net.server.relays(), (1, 1), "the relay is the other family's now");
+    assert_eq!(
+        net.server.relays(),
+        (1, 1),
+        "the relay is the other family's now"
+    );
     ipv6.say(&mut net, &says(0));
     assert_eq!(net.server.relays(), (1, 0));
 }

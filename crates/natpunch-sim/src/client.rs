@@ -1,5 +1,5 @@
-//! The clients of natpunch's own rendezvous on one host, one for each server: the real ones, with what the plugin and the
-//! agent do between them and the core.
+//! The clients of natpunch's own rendezvous on one host, one for each server: the real ones, with
+//! what the plugin and the agent do between them and the core.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -53,53 +53,112 @@ struct Link {
 }
 
 impl Clients {
-    pub(crate) fn new(private_key: &SecretKey, servers: &[ServerAddress], random: &mut Random, now: Duration) -> Self {
+    pub(crate) fn new(
+        private_key: &SecretKey,
+        servers: &[ServerAddress],
+        random: &mut Random,
+        now: Duration,
+    ) -> Self {
         let link = |ServerAddress { address, key }: &ServerAddress| {
-            let config = Config { identity: identity(private_key), servers: vec![*key], admission: None };
-            let client = Client::new(config, *address, ChaCha20Rng::from_seed(random.bytes32()), now)?;
+            let config = Config {
+                identity: identity(private_key),
+                servers: vec![*key],
+                admission: None,
+            };
+            let client = Client::new(
+                config,
+                *address,
+                ChaCha20Rng::from_seed(random.bytes32()),
+                now,
+            )?;
             let origin = origin(address.ip());
-            Some(Link { address: *address, origin, client, up: false, relayed: BTreeMap::new() })
+            Some(Link {
+                address: *address,
+                origin,
+                client,
+                up: false,
+                relayed: BTreeMap::new(),
+            })
         };
-        Self { links: servers.iter().filter_map(link).collect(), ..Self::default() }
+        Self {
+            links: servers.iter().filter_map(link).collect(),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn set_interest(&mut self, interest: &[Interest], now: Duration) {
-        self.watches = interest.iter().map(|interest| (interest.inbound_tag, interest.peer)).collect();
-        self.pairs =
-            interest.iter().map(|interest| (interest.pair_tag, (interest.peer, interest.outbound_tag))).collect();
+        self.watches = interest
+            .iter()
+            .map(|interest| (interest.inbound_tag, interest.peer))
+            .collect();
+        self.pairs = interest
+            .iter()
+            .map(|interest| (interest.pair_tag, (interest.peer, interest.outbound_tag)))
+            .collect();
         for Link { client, origin, .. } in &mut self.links {
             client.set_watches(self.watches.keys().copied(), now);
-            client.set_relays(interest.iter().map(|interest| (interest.pair_tag, interest.relay_by(origin))), now);
+            client.set_relays(
+                interest
+                    .iter()
+                    .map(|interest| (interest.pair_tag, interest.relay_by(origin))),
+                now,
+            );
         }
     }
 
     pub(crate) fn set_records(&mut self, records: &[Record], now: Duration) {
         for Link { client, .. } in &mut self.links {
-            client.set_records(records.iter().map(|record| (record.tag, record.blob.as_slice().into())), now);
+            client.set_records(
+                records
+                    .iter()
+                    .map(|record| (record.tag, record.blob.as_slice().into())),
+                now,
+            );
         }
     }
 
     pub(crate) fn meet(&mut self, peer: PeerKey, now: Duration) {
-        let Some((pair, (_, mailbox))) = self.pairs.iter().find(|(_, (known, _))| *known == peer) else { return };
-        self.links.iter_mut().filter(|link| link.up).for_each(|link| link.client.meet(*pair, *mailbox, now));
+        let Some((pair, (_, mailbox))) = self.pairs.iter().find(|(_, (known, _))| *known == peer)
+        else {
+            return;
+        };
+        self.links
+            .iter_mut()
+            .filter(|link| link.up)
+            .for_each(|link| link.client.meet(*pair, *mailbox, now));
     }
 
     pub(crate) fn handle_network_change(&mut self, now: Duration) {
-        self.links.iter_mut().for_each(|link| link.client.handle_network_change(now));
+        self.links
+            .iter_mut()
+            .for_each(|link| link.client.handle_network_change(now));
     }
 
     pub(crate) fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
-        for link in self.links.iter_mut().filter(|link| link.address.ip() == source.ip()) {
+        for link in self
+            .links
+            .iter_mut()
+            .filter(|link| link.address.ip() == source.ip())
+        {
             link.client.handle_datagram(source, payload, now);
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        self.links.iter().filter_map(|link| link.client.poll_timeout()).min()
+        self.links
+            .iter()
+            .filter_map(|link| link.client.poll_timeout())
+            .min()
     }
 
-    /// Does what is due, and tells the core what is new; what to send from WireGuard's port, before anything of the core's.
-    pub(crate) fn drive(&mut self, mesh: &mut Mesh, time: Time, now: Duration) -> Vec<(SocketAddr, Vec<u8>)> {
+    /// Does what is due, and tells the core what is new; what to send from WireGuard's port, before
+    /// anything of the core's.
+    pub(crate) fn drive(
+        &mut self,
+        mesh: &mut Mesh,
+        time: Time,
+        now: Duration,
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         for link in &mut self.links {
             if link.client.poll_timeout().is_some_and(|at| at <= now) {
@@ -115,24 +174,33 @@ impl Clients {
             while let Some(event) = link.client.poll_event() {
                 let peer = |tag| self.pairs.get(tag).map(|(peer, _)| *peer);
                 match event {
-                    Event::Observed(own) => mesh.handle_reflexive(&link.origin, own, OBSERVED_LIFETIME, time),
-                    Event::Record { tag, blob } => mesh.handle_record(&link.origin, tag, &blob, time),
+                    Event::Observed(own) => {
+                        mesh.handle_reflexive(&link.origin, own, OBSERVED_LIFETIME, time)
+                    }
+                    Event::Record { tag, blob } => {
+                        mesh.handle_record(&link.origin, tag, &blob, time)
+                    }
                     Event::Up { .. } => link.up = true,
                     Event::Down => link.up = false,
                     Event::Relay { tag, address } => {
                         let candidates = link.moved(tag, address);
                         for candidate in candidates {
-                            peer(&tag)
-                                .into_iter()
-                                .for_each(|peer| mesh.handle_candidate(peer, candidate.clone(), time));
+                            peer(&tag).into_iter().for_each(|peer| {
+                                mesh.handle_candidate(peer, candidate.clone(), time)
+                            });
                         }
                     }
                     Event::Fire { tag, after } => {
                         let origin = &link.origin;
-                        peer(&tag).into_iter().for_each(|peer| mesh.handle_fire(origin, peer, after, time));
+                        peer(&tag)
+                            .into_iter()
+                            .for_each(|peer| mesh.handle_fire(origin, peer, after, time));
                     }
                     Event::Wanted { tag } => {
-                        self.watches.get(&tag).into_iter().for_each(|peer| mesh.handle_wanted(*peer, time));
+                        self.watches
+                            .get(&tag)
+                            .into_iter()
+                            .for_each(|peer| mesh.handle_wanted(*peer, time));
                     }
                     Event::Mapping(mapping) => mesh.handle_mapping(&link.origin, mapping, time),
                     Event::Refused { .. } | Event::Full { .. } => {}
@@ -144,13 +212,16 @@ impl Clients {
 }
 
 impl Link {
-    /// The relay of a pair is here now, or nowhere: the candidate that is gone, and the one that is.
+    /// The relay of a pair is here now, or nowhere: the candidate that is gone, and the one that
+    /// is.
     fn moved(&mut self, tag: Tag, address: Option<SocketAddr>) -> Vec<Candidate> {
         let before = match address {
             Some(address) => self.relayed.insert(tag, address),
             None => self.relayed.remove(&tag),
         };
-        let gone = before.filter(|before| Some(*before) != address).map(|address| (address, Duration::ZERO));
+        let gone = before
+            .filter(|before| Some(*before) != address)
+            .map(|address| (address, Duration::ZERO));
         let here = address.map(|address| (address, RELAY_LIFETIME));
         let candidate = |(address, lifetime)| Candidate {
             address,

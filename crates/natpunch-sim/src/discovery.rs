@@ -1,4 +1,5 @@
-//! What discovery plugins do, in virtual time: a client of the rendezvous server, and a store of sealed records.
+//! What discovery plugins do, in virtual time: a client of the rendezvous server, and a store of
+//! sealed records.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,7 +37,12 @@ struct Poll {
 
 impl Client {
     pub(crate) fn new(me: PeerKey, server: SocketAddr, now: Duration) -> Self {
-        Self { me, server, next_registration: now, wanted: BTreeMap::new() }
+        Self {
+            me,
+            server,
+            next_registration: now,
+            wanted: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn server(&self) -> SocketAddr {
@@ -44,10 +50,17 @@ impl Client {
     }
 
     pub(crate) fn set_interest(&mut self, interest: &[Interest], now: Duration) {
-        let wanted = |key: &PeerKey| interest.iter().any(|interest| interest.peer == *key && interest.wanted);
+        let wanted = |key: &PeerKey| {
+            interest
+                .iter()
+                .any(|interest| interest.peer == *key && interest.wanted)
+        };
         self.wanted.retain(|key, _| wanted(key));
         for Interest { peer, .. } in interest.iter().filter(|interest| interest.wanted) {
-            self.wanted.entry(*peer).or_insert(Poll { at: now, interval: FASTEST_POLL });
+            self.wanted.entry(*peer).or_insert(Poll {
+                at: now,
+                interval: FASTEST_POLL,
+            });
         }
     }
 
@@ -60,14 +73,20 @@ impl Client {
         let mut requests = Vec::new();
         for (peer, poll) in &mut self.wanted {
             if poll.at <= now {
-                requests.push(Message::Request { from: self.me, wanted: Some(*peer) });
+                requests.push(Message::Request {
+                    from: self.me,
+                    wanted: Some(*peer),
+                });
                 poll.at = now + poll.interval;
                 poll.interval = (poll.interval * 2).min(SLOWEST_POLL);
                 self.next_registration = now + REGISTER;
             }
         }
         if self.next_registration <= now {
-            requests.push(Message::Request { from: self.me, wanted: None });
+            requests.push(Message::Request {
+                from: self.me,
+                wanted: None,
+            });
             self.next_registration = now + REGISTER;
         }
         requests
@@ -75,7 +94,9 @@ impl Client {
 
     pub(crate) fn poll_timeout(&self) -> Duration {
         let polls = self.wanted.values().map(|poll| poll.at);
-        polls.min().map_or(self.next_registration, |poll| poll.min(self.next_registration))
+        polls.min().map_or(self.next_registration, |poll| {
+            poll.min(self.next_registration)
+        })
     }
 }
 
@@ -107,10 +128,19 @@ impl RecordStore {
     }
 
     pub(crate) fn watch(&mut self, host: HostId, interest: &[Interest], now: Duration) {
-        let tags: Vec<_> = interest.iter().map(|interest| interest.inbound_tag).collect();
+        let tags: Vec<_> = interest
+            .iter()
+            .map(|interest| interest.inbound_tag)
+            .collect();
         let before = self.watched.insert(host, tags.clone()).unwrap_or_default();
         let new = |record: &&Record| tags.contains(&record.tag) && !before.contains(&record.tag);
-        let found: Vec<_> = self.published.values().flatten().filter(new).cloned().collect();
+        let found: Vec<_> = self
+            .published
+            .values()
+            .flatten()
+            .filter(new)
+            .cloned()
+            .collect();
         for record in found {
             self.schedule(now + STORE_DELAY * 2, Due::Deliver(host, record));
         }

@@ -1,10 +1,12 @@
 //! A seeded internet in virtual time: hosts, links, RFC 4787 NATs, faults, an oracle.
 //!
-//! The hosts run the real [`natpunch_core::Mesh`] and, where there are servers of natpunch's own rendezvous, its real
-//! clients; those servers are the real ones, too. Everything around them is a model without sockets, threads or a clock.
-//! One seed gives one run, bit by bit, so that a failure is repeated by its seed and read in its [`Trace`].
+//! The hosts run the real [`natpunch_core::Mesh`] and, where there are servers of natpunch's own
+//! rendezvous, its real clients; those servers are the real ones, too. Everything around them is a
+//! model without sockets, threads or a clock. One seed gives one run, bit by bit, so that a failure
+//! is repeated by its seed and read in its [`Trace`].
 //!
-//! This crate is a tool of tests: a scenario that names a host which it did not add is a bug of the scenario, and panics.
+//! This crate is a tool of tests: a scenario that names a host which it did not add is a bug of the
+//! scenario, and panics.
 #![allow(clippy::indexing_slicing)]
 
 mod client;
@@ -34,7 +36,7 @@ pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
 pub use server::Lie;
 pub use trace::{Entry, Trace, What};
 pub use wireguard::{
-    Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage, Outgoing as WireGuardOutgoing,
-    REKEY_TIMEOUT,
+    Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage,
+    Outgoing as WireGuardOutgoing, REKEY_TIMEOUT,
 };
 pub use world::World;

@@ -13,7 +13,8 @@ pub struct LinkConfig {
     pub jitter: Duration,
     /// Probability that a packet is lost.
     pub loss: f64,
-    /// Probability that a packet is held back by up to four times the delay, so that later ones overtake it.
+    /// Probability that a packet is held back by up to four times the delay, so that later ones
+    /// overtake it.
     pub reorder: f64,
     /// Probability that a packet arrives twice.
     pub duplicate: f64,
@@ -24,7 +25,14 @@ pub struct LinkConfig {
 impl LinkConfig {
     /// A wire: no loss, no jitter, no router.
     pub const fn wire(delay: Duration) -> Self {
-        Self { delay, jitter: Duration::ZERO, loss: 0.0, reorder: 0.0, duplicate: 0.0, hops: 0 }
+        Self {
+            delay,
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            reorder: 0.0,
+            duplicate: 0.0,
+            hops: 0,
+        }
     }
 
     /// The same link, with this loss.
@@ -39,7 +47,12 @@ impl LinkConfig {
 
     /// The same link, with this jitter, reordering and duplication.
     pub const fn with_disorder(self, jitter: Duration, reorder: f64, duplicate: f64) -> Self {
-        Self { jitter, reorder, duplicate, ..self }
+        Self {
+            jitter,
+            reorder,
+            duplicate,
+            ..self
+        }
     }
 }
 
@@ -62,10 +75,16 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(config: LinkConfig) -> Self {
-        Self { config, connected: true, last_up: Duration::ZERO, last_down: Duration::ZERO }
+        Self {
+            config,
+            connected: true,
+            last_up: Duration::ZERO,
+            last_down: Duration::ZERO,
+        }
     }
 
-    /// When a packet that enters now leaves at the other end: no time if it is lost, two if it is duplicated.
+    /// When a packet that enters now leaves at the other end: no time if it is lost, two if it is
+    /// duplicated.
     pub(crate) fn carry(&mut self, way: Way, now: Duration, random: &mut Random) -> Vec<Duration> {
         let lost = random.chance(self.config.loss);
         let held_back = random.chance(self.config.reorder);
@@ -86,7 +105,11 @@ impl Link {
             *last = arrival.max(*last);
             *last
         };
-        if twice { vec![arrival, arrival] } else { vec![arrival] }
+        if twice {
+            vec![arrival, arrival]
+        } else {
+            vec![arrival]
+        }
     }
 }
 
@@ -100,8 +123,9 @@ mod tests {
         let config = LinkConfig::wire(Duration::from_millis(20));
         for (reorder, ordered) in [(0.0, true), (0.5, false)] {
             let mut link = Link::new(config.with_disorder(Duration::from_millis(30), reorder, 0.0));
-            let arrivals: Vec<_> =
-                (0..200).flat_map(|i| link.carry(Way::Up, Duration::from_millis(i), &mut random)).collect();
+            let arrivals: Vec<_> = (0..200)
+                .flat_map(|i| link.carry(Way::Up, Duration::from_millis(i), &mut random))
+                .collect();
             assert_eq!(arrivals.len(), 200);
             assert_eq!(arrivals.is_sorted(), ordered);
         }
@@ -110,11 +134,21 @@ mod tests {
     #[test]
     fn loss_and_duplication_are_as_configured() {
         let mut random = Random::new(1, 0);
-        let config = LinkConfig::wire(Duration::ZERO).with_loss(0.1).with_disorder(Duration::ZERO, 0.0, 0.2);
+        let config = LinkConfig::wire(Duration::ZERO)
+            .with_loss(0.1)
+            .with_disorder(Duration::ZERO, 0.0, 0.2);
         let mut link = Link::new(config);
-        let arrived: usize = (0..10_000).map(|_| link.carry(Way::Down, Duration::ZERO, &mut random).len()).sum();
-        assert!((10_600..11_000).contains(&arrived), "{arrived} of an expected 10,800");
+        let arrived: usize = (0..10_000)
+            .map(|_| link.carry(Way::Down, Duration::ZERO, &mut random).len())
+            .sum();
+        assert!(
+            (10_600..11_000).contains(&arrived),
+            "{arrived} of an expected 10,800"
+        );
         link.connected = false;
-        assert!(link.carry(Way::Down, Duration::ZERO, &mut random).is_empty());
+        assert!(
+            link.carry(Way::Down, Duration::ZERO, &mut random)
+                .is_empty()
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! One NAT or stateful firewall, by the axes of RFC 4787: mapping, filtering, port allocation, timers, and what it does
-//! with packets that nobody asked for.
+//! One NAT or stateful firewall, by the axes of RFC 4787: mapping, filtering, port allocation,
+//! timers, and what it does with packets that nobody asked for.
 //!
-//! Like conntrack and every other session-based NAT, it looks for a session of the packet's own five-tuple first: an
-//! answer leaves by the port at which the question came in, whatever the mapping behaviour.
+//! Like conntrack and every other session-based NAT, it looks for a session of the packet's own
+//! five-tuple first: an answer leaves by the port at which the question came in, whatever the
+//! mapping behaviour.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -72,8 +73,11 @@ pub struct Timers {
 
 impl Timers {
     /// Linux conntrack: 30 s and 120 s, refreshed from both sides.
-    pub const LINUX: Self =
-        Self { one_way: Duration::from_secs(30), two_way: Duration::from_secs(120), refresh_inbound: true };
+    pub const LINUX: Self = Self {
+        one_way: Duration::from_secs(30),
+        two_way: Duration::from_secs(120),
+        refresh_inbound: true,
+    };
 }
 
 /// What happens to a packet from outside that no session or mapping lets in.
@@ -81,15 +85,17 @@ impl Timers {
 pub enum Unsolicited {
     /// Nothing is remembered.
     Drop,
-    /// It is taken as the router's own, and so leaves a session that occupies the very five-tuple that an inside host
-    /// is about to use: Linux with an accepting INPUT chain on the outside ("poison").
+    /// It is taken as the router's own, and so leaves a session that occupies the very five-tuple
+    /// that an inside host is about to use: Linux with an accepting INPUT chain on the outside
+    /// ("poison").
     CreateState,
 }
 
 /// The behaviour of one NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatConfig {
-    /// False: a stateful firewall. Addresses and ports stay what they are, and mapping and allocation mean nothing.
+    /// False: a stateful firewall. Addresses and ports stay what they are, and mapping and
+    /// allocation mean nothing.
     pub translates: bool,
     /// Mapping behaviour.
     pub mapping: Mapping,
@@ -124,7 +130,11 @@ impl NatConfig {
 
     /// Linux `masquerade` behind a dropping INPUT chain: the home router.
     pub const fn home() -> Self {
-        Self::new(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Allocation::Preserve)
+        Self::new(
+            Mapping::EndpointIndependent,
+            Filtering::AddressAndPortDependent,
+            Allocation::Preserve,
+        )
     }
 
     /// Linux `masquerade random`: the usual "symmetric" NAT.
@@ -132,28 +142,44 @@ impl NatConfig {
         Self::new(
             Mapping::AddressAndPortDependent,
             Filtering::AddressAndPortDependent,
-            Allocation::Random { low: LOWEST_PORT, high: u16::MAX },
+            Allocation::Random {
+                low: LOWEST_PORT,
+                high: u16::MAX,
+            },
         )
     }
 
     /// Everything independent of the endpoint.
     pub const fn full_cone() -> Self {
-        Self::new(Mapping::EndpointIndependent, Filtering::EndpointIndependent, Allocation::Preserve)
+        Self::new(
+            Mapping::EndpointIndependent,
+            Filtering::EndpointIndependent,
+            Allocation::Preserve,
+        )
     }
 
     /// A stateful firewall without translation.
     pub const fn firewall() -> Self {
-        Self { translates: false, ..Self::home() }
+        Self {
+            translates: false,
+            ..Self::home()
+        }
     }
 
     /// The same, accepting on its outside ([`Unsolicited::CreateState`]).
     pub const fn poisoned(self) -> Self {
-        Self { unsolicited: Unsolicited::CreateState, ..self }
+        Self {
+            unsolicited: Unsolicited::CreateState,
+            ..self
+        }
     }
 
     /// The same, with hairpinning.
     pub const fn with_hairpin(self) -> Self {
-        Self { hairpin: true, ..self }
+        Self {
+            hairpin: true,
+            ..self
+        }
     }
 }
 
@@ -200,15 +226,18 @@ struct PortMapping {
 
 impl PortMapping {
     fn has_session(&self, remote: SocketAddr, now: Duration) -> bool {
-        self.sessions.get(&remote).is_some_and(|session| session.expires > now)
+        self.sessions
+            .get(&remote)
+            .is_some_and(|session| session.expires > now)
     }
 
     fn lets_in(&self, remote: SocketAddr, filtering: Filtering, now: Duration) -> bool {
         match filtering {
             Filtering::EndpointIndependent => self.expires > now,
-            Filtering::AddressDependent => {
-                self.sessions.iter().any(|(peer, session)| peer.ip() == remote.ip() && session.expires > now)
-            }
+            Filtering::AddressDependent => self
+                .sessions
+                .iter()
+                .any(|(peer, session)| peer.ip() == remote.ip() && session.expires > now),
             Filtering::AddressAndPortDependent => self.has_session(remote, now),
         }
     }
@@ -264,9 +293,16 @@ impl Nat {
 
     /// Live sessions, the router's own included.
     pub fn sessions(&self, now: Duration) -> usize {
-        let forwarded = self.mappings.values().flat_map(|mapping| mapping.sessions.values());
+        let forwarded = self
+            .mappings
+            .values()
+            .flat_map(|mapping| mapping.sessions.values());
         forwarded.filter(|session| session.expires > now).count()
-            + self.own_sessions.values().filter(|expires| **expires > now).count()
+            + self
+                .own_sessions
+                .values()
+                .filter(|expires| **expires > now)
+                .count()
     }
 
     /// A packet from inside: the source that the outside sees.
@@ -286,14 +322,27 @@ impl Nat {
         let translates = self.config.translates;
         let timers = self.config.timers;
         let mapping = self.mappings.get_mut(&key).ok_or(Refusal::NoMapping)?;
-        let session = mapping.sessions.entry(remote).or_insert(Session { expires: now, sent: false, received: false });
+        let session = mapping.sessions.entry(remote).or_insert(Session {
+            expires: now,
+            sent: false,
+            received: false,
+        });
         if session.expires <= now {
             session.received = false;
         }
         session.sent = true;
-        session.expires = now + if session.received { timers.two_way } else { timers.one_way };
+        session.expires = now
+            + if session.received {
+                timers.two_way
+            } else {
+                timers.one_way
+            };
         mapping.expires = mapping.expires.max(session.expires);
-        Ok(if translates { SocketAddr::new(outside, mapping.port) } else { internal })
+        Ok(if translates {
+            SocketAddr::new(outside, mapping.port)
+        } else {
+            internal
+        })
     }
 
     /// A packet from outside: the inside host that gets it.
@@ -305,17 +354,23 @@ impl Nat {
     ) -> Result<SocketAddr, Refusal> {
         self.sweep(now);
         let result = self.let_in(remote, destination, now);
-        if result.is_err() && self.config.translates && self.config.unsolicited == Unsolicited::CreateState {
+        if result.is_err()
+            && self.config.translates
+            && self.config.unsolicited == Unsolicited::CreateState
+        {
             if self.sessions(now) >= self.config.table_size {
                 return Err(Refusal::TableFull);
             }
-            self.own_sessions.insert((remote, destination.port()), now + self.config.timers.one_way);
+            self.own_sessions.insert(
+                (remote, destination.port()),
+                now + self.config.timers.one_way,
+            );
         }
         result
     }
 
-    /// A packet from inside to the outside address: source and destination as the inside receiver sees them
-    /// (external source form, RFC 4787, REQ-9).
+    /// A packet from inside to the outside address: source and destination as the inside receiver
+    /// sees them (external source form, RFC 4787, REQ-9).
     pub fn hairpin(
         &mut self,
         internal: SocketAddr,
@@ -331,7 +386,12 @@ impl Nat {
         Ok((source, receiver))
     }
 
-    fn let_in(&mut self, remote: SocketAddr, destination: SocketAddr, now: Duration) -> Result<SocketAddr, Refusal> {
+    fn let_in(
+        &mut self,
+        remote: SocketAddr,
+        destination: SocketAddr,
+        now: Duration,
+    ) -> Result<SocketAddr, Refusal> {
         let key = *self.owners.get(&destination).ok_or(Refusal::NoMapping)?;
         let full = self.sessions(now) >= self.config.table_size;
         let mapping = self.mappings.get_mut(&key).ok_or(Refusal::NoMapping)?;
@@ -346,23 +406,49 @@ impl Nat {
         if !known && full {
             return Err(Refusal::TableFull);
         }
-        let session = mapping.sessions.entry(remote).or_insert(Session { expires: now, sent: false, received: false });
+        let session = mapping.sessions.entry(remote).or_insert(Session {
+            expires: now,
+            sent: false,
+            received: false,
+        });
         if !known {
-            *session = Session { expires: now + timers.one_way, sent: false, received: true };
+            *session = Session {
+                expires: now + timers.one_way,
+                sent: false,
+                received: true,
+            };
         }
         session.received = true;
         if timers.refresh_inbound {
-            session.expires = now + if session.sent { timers.two_way } else { timers.one_way };
+            session.expires = now
+                + if session.sent {
+                    timers.two_way
+                } else {
+                    timers.one_way
+                };
             mapping.expires = mapping.expires.max(session.expires);
         }
         Ok(key.internal)
     }
 
     /// The mapping that already carries this very session.
-    fn session_of(&self, internal: SocketAddr, remote: SocketAddr, now: Duration) -> Option<MappingKey> {
-        let first = MappingKey { internal, scope: Scope::All };
-        let all = self.mappings.range(first..).take_while(|(key, _)| key.internal == internal);
-        all.filter(|(_, mapping)| mapping.has_session(remote, now)).map(|(key, _)| *key).next()
+    fn session_of(
+        &self,
+        internal: SocketAddr,
+        remote: SocketAddr,
+        now: Duration,
+    ) -> Option<MappingKey> {
+        let first = MappingKey {
+            internal,
+            scope: Scope::All,
+        };
+        let all = self
+            .mappings
+            .range(first..)
+            .take_while(|(key, _)| key.internal == internal);
+        all.filter(|(_, mapping)| mapping.has_session(remote, now))
+            .map(|(key, _)| *key)
+            .next()
     }
 
     /// Finds or makes the mapping for a new session.
@@ -383,13 +469,22 @@ impl Nat {
             Mapping::AddressAndPortDependent => Scope::Endpoint(remote),
         };
         let usual = MappingKey { internal, scope };
-        let clash = |port| self.own_sessions.get(&(remote, port)).is_some_and(|expires| *expires > now);
+        let clash = |port| {
+            self.own_sessions
+                .get(&(remote, port))
+                .is_some_and(|expires| *expires > now)
+        };
         match self.mappings.get(&usual) {
             Some(mapping) if mapping.expires > now && !clash(mapping.port) => return Ok(usual),
-            // The router itself holds this tuple: this session, and only this one, gets another port.
+            // The router itself holds this tuple: this session, and only this one, gets another
+            // port.
             Some(mapping) if mapping.expires > now => {
-                let displaced = MappingKey { internal, scope: Scope::Endpoint(remote) };
-                let port = self.random_port(internal, remote, (LOWEST_PORT, u16::MAX), now, random)?;
+                let displaced = MappingKey {
+                    internal,
+                    scope: Scope::Endpoint(remote),
+                };
+                let port =
+                    self.random_port(internal, remote, (LOWEST_PORT, u16::MAX), now, random)?;
                 self.map(displaced, port);
                 return Ok(displaced);
             }
@@ -402,7 +497,14 @@ impl Nat {
 
     fn map(&mut self, key: MappingKey, port: u16) {
         self.unmap(&key);
-        self.mappings.insert(key, PortMapping { port, expires: Duration::ZERO, sessions: BTreeMap::new() });
+        self.mappings.insert(
+            key,
+            PortMapping {
+                port,
+                expires: Duration::ZERO,
+                sessions: BTreeMap::new(),
+            },
+        );
         self.owners.insert(self.external(key.internal, port), key);
     }
 
@@ -417,7 +519,11 @@ impl Nat {
     }
 
     fn external(&self, internal: SocketAddr, port: u16) -> SocketAddr {
-        if self.config.translates { SocketAddr::new(self.outside, port) } else { internal }
+        if self.config.translates {
+            SocketAddr::new(self.outside, port)
+        } else {
+            internal
+        }
     }
 
     fn allocate(
@@ -431,11 +537,20 @@ impl Nat {
             return Ok(internal.port());
         }
         match self.config.allocation {
-            Allocation::Preserve if self.is_free(internal.port(), remote, now) => Ok(internal.port()),
-            Allocation::Preserve => self.random_port(internal, remote, (LOWEST_PORT, u16::MAX), now, random),
-            Allocation::Random { low, high } => self.random_port(internal, remote, (low, high), now, random),
+            Allocation::Preserve if self.is_free(internal.port(), remote, now) => {
+                Ok(internal.port())
+            }
+            Allocation::Preserve => {
+                self.random_port(internal, remote, (LOWEST_PORT, u16::MAX), now, random)
+            }
+            Allocation::Random { low, high } => {
+                self.random_port(internal, remote, (low, high), now, random)
+            }
             Allocation::Block { size } => {
-                let range = (self.block_start, self.block_start.saturating_add(size.saturating_sub(1)));
+                let range = (
+                    self.block_start,
+                    self.block_start.saturating_add(size.saturating_sub(1)),
+                );
                 self.random_port(internal, remote, range, now, random)
             }
             Allocation::Sequential { step } => {
@@ -468,9 +583,15 @@ impl Nat {
     }
 
     fn is_free(&self, port: u16, remote: SocketAddr, now: Duration) -> bool {
-        let owner = self.owners.get(&SocketAddr::new(self.outside, port)).and_then(|key| self.mappings.get(key));
+        let owner = self
+            .owners
+            .get(&SocketAddr::new(self.outside, port))
+            .and_then(|key| self.mappings.get(key));
         let owned = owner.is_some_and(|mapping| mapping.expires > now);
-        let clash = self.own_sessions.get(&(remote, port)).is_some_and(|expires| *expires > now);
+        let clash = self
+            .own_sessions
+            .get(&(remote, port))
+            .is_some_and(|expires| *expires > now);
         !owned && !clash
     }
 
@@ -480,8 +601,12 @@ impl Nat {
             return;
         }
         self.next_sweep = now + Duration::from_secs(10);
-        let dead: Vec<_> =
-            self.mappings.iter().filter(|(_, mapping)| mapping.expires <= now).map(|(key, _)| *key).collect();
+        let dead: Vec<_> = self
+            .mappings
+            .iter()
+            .filter(|(_, mapping)| mapping.expires <= now)
+            .map(|(key, _)| *key)
+            .collect();
         for key in dead {
             self.unmap(&key);
         }

@@ -1,7 +1,8 @@
 //! The internet of a scenario: a tree of segments joined by gateways, with hosts at the segments.
 //!
-//! The root segment is the public internet. A packet goes up until some segment knows its destination, then down;
-//! each gateway on the way translates and filters. No clock of its own: [`Network::handle_timeout`] moves it.
+//! The root segment is the public internet. A packet goes up until some segment knows its
+//! destination, then down; each gateway on the way translates and filters. No clock of its own:
+//! [`Network::handle_timeout`] moves it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -32,7 +33,8 @@ pub struct HostId(pub(crate) usize);
 pub struct GatewayConfig {
     /// Its NAT for IPv4, and its address outside.
     pub v4: Option<(NatConfig, IpAddr)>,
-    /// Its firewall for IPv6; `None` forwards no IPv6. Inside addresses are routed, never translated.
+    /// Its firewall for IPv6; `None` forwards no IPv6. Inside addresses are routed, never
+    /// translated.
     pub v6: Option<NatConfig>,
     /// The link to the outer segment.
     pub uplink: LinkConfig,
@@ -100,8 +102,12 @@ impl Network {
 
     /// An internet without hosts.
     pub fn new(seed: u64) -> Self {
-        let internet =
-            Segment { name: "internet".to_owned(), uplink: None, hosts: BTreeMap::new(), gateways: BTreeMap::new() };
+        let internet = Segment {
+            name: "internet".to_owned(),
+            uplink: None,
+            hosts: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+        };
         Self {
             segments: vec![internet],
             gateways: Vec::new(),
@@ -116,39 +122,72 @@ impl Network {
     }
 
     /// Adds a segment inside of `outside`, behind a new gateway.
-    pub fn add_gateway(&mut self, name: &str, outside: SegmentId, config: GatewayConfig) -> (SegmentId, GatewayId) {
-        let (inside, id) = (SegmentId(self.segments.len()), GatewayId(self.gateways.len()));
+    pub fn add_gateway(
+        &mut self,
+        name: &str,
+        outside: SegmentId,
+        config: GatewayConfig,
+    ) -> (SegmentId, GatewayId) {
+        let (inside, id) = (
+            SegmentId(self.segments.len()),
+            GatewayId(self.gateways.len()),
+        );
         self.segments.push(Segment {
             name: format!("{name}-lan"),
             uplink: Some(id),
             hosts: BTreeMap::new(),
             gateways: BTreeMap::new(),
         });
-        let v4 = config.v4.map(|(nat, address)| Nat::new(nat, address, &mut self.random));
+        let v4 = config
+            .v4
+            .map(|(nat, address)| Nat::new(nat, address, &mut self.random));
         if let Some(nat) = &v4 {
             self.segments[outside.0].gateways.insert(nat.outside(), id);
         }
-        let v6 = config.v6.map(|firewall| Nat::new(firewall, IpAddr::from([0; 16]), &mut self.random));
+        let v6 = config
+            .v6
+            .map(|firewall| Nat::new(firewall, IpAddr::from([0; 16]), &mut self.random));
         let link = Link::new(config.uplink);
-        self.gateways.push(Gateway { name: name.to_owned(), inside, outside, v4, v6, link });
+        self.gateways.push(Gateway {
+            name: name.to_owned(),
+            inside,
+            outside,
+            v4,
+            v6,
+            link,
+        });
         (inside, id)
     }
 
     /// Adds a host with these addresses to a segment.
-    pub fn add_host(&mut self, name: &str, segment: SegmentId, addresses: &[IpAddr], link: LinkConfig) -> HostId {
+    pub fn add_host(
+        &mut self,
+        name: &str,
+        segment: SegmentId,
+        addresses: &[IpAddr],
+        link: LinkConfig,
+    ) -> HostId {
         let id = HostId(self.hosts.len());
         let link = Link::new(link);
-        self.hosts.push(Attachment { name: name.to_owned(), segment, addresses: addresses.to_vec(), link });
+        self.hosts.push(Attachment {
+            name: name.to_owned(),
+            segment,
+            addresses: addresses.to_vec(),
+            link,
+        });
         for address in addresses {
             self.segments[segment.0].hosts.insert(*address, id);
         }
         id
     }
 
-    /// Moves a host to another segment with other addresses. What is in flight to the old ones is lost.
+    /// Moves a host to another segment with other addresses. What is in flight to the old ones is
+    /// lost.
     pub fn move_host(&mut self, host: HostId, segment: SegmentId, addresses: &[IpAddr]) {
         let attachment = &mut self.hosts[host.0];
-        self.segments[attachment.segment.0].hosts.retain(|_, id| *id != host);
+        self.segments[attachment.segment.0]
+            .hosts
+            .retain(|_, id| *id != host);
         attachment.segment = segment;
         attachment.addresses = addresses.to_vec();
         for address in addresses {
@@ -166,9 +205,12 @@ impl Network {
         self.gateways[gateway.0].link.connected = connected;
     }
 
-    /// Power-cycles a gateway: all state is gone. With an address, its outside address changes, too.
+    /// Power-cycles a gateway: all state is gone. With an address, its outside address changes,
+    /// too.
     pub fn reboot_gateway(&mut self, gateway: GatewayId, new_outside: Option<IpAddr>) {
-        let Gateway { outside, v4, v6, .. } = &mut self.gateways[gateway.0];
+        let Gateway {
+            outside, v4, v6, ..
+        } = &mut self.gateways[gateway.0];
         if let Some(nat) = v4 {
             let gateways = &mut self.segments[outside.0].gateways;
             gateways.remove(&nat.outside());
@@ -215,16 +257,36 @@ impl Network {
     pub fn send(&mut self, host: HostId, mut packet: Packet, now: Duration) {
         // A relay forwards what others have sent.
         packet.origin.get_or_insert(host);
-        let Attachment { name, segment, addresses, link } = &mut self.hosts[host.0];
+        let Attachment {
+            name,
+            segment,
+            addresses,
+            link,
+        } = &mut self.hosts[host.0];
         self.trace.record(now, name, What::Sent, Some(&packet));
         if !addresses.contains(&packet.source.ip()) {
-            self.trace.record(now, name, What::Dropped("not an address of the host"), Some(&packet));
+            self.trace.record(
+                now,
+                name,
+                What::Dropped("not an address of the host"),
+                Some(&packet),
+            );
             return;
         }
         let to = Place::Segment(*segment);
         let (times, hops) = (link.carry(Way::Up, now, &mut self.random), link.config.hops);
         let place = name.clone();
-        self.fly(times, hops, Flight { to, from: Some(host), packet }, &place, now);
+        self.fly(
+            times,
+            hops,
+            Flight {
+                to,
+                from: Some(host),
+                packet,
+            },
+            &place,
+            now,
+        );
     }
 
     /// When the next packet moves.
@@ -241,7 +303,9 @@ impl Network {
             let ((at, _), flight) = entry.remove_entry();
             match flight.to {
                 Place::Segment(segment) => self.at_segment(segment, flight.from, flight.packet, at),
-                Place::GatewayOutside(gateway) => self.at_gateway_outside(gateway, flight.packet, at),
+                Place::GatewayOutside(gateway) => {
+                    self.at_gateway_outside(gateway, flight.packet, at)
+                }
                 Place::Host(host) => self.at_host(host, flight.packet, at),
             }
         }
@@ -268,9 +332,15 @@ impl Network {
 
     fn at_host(&mut self, host: HostId, packet: Packet, now: Duration) {
         let attachment = &self.hosts[host.0];
-        let at_home = is_multicast(packet.destination.ip()) || attachment.addresses.contains(&packet.destination.ip());
-        let what = if at_home { What::Delivered } else { What::Dropped("the host has moved") };
-        self.trace.record(now, &attachment.name, what, Some(&packet));
+        let at_home = is_multicast(packet.destination.ip())
+            || attachment.addresses.contains(&packet.destination.ip());
+        let what = if at_home {
+            What::Delivered
+        } else {
+            What::Dropped("the host has moved")
+        };
+        self.trace
+            .record(now, &attachment.name, what, Some(&packet));
         if at_home {
             self.delivered.push_back((host, packet));
         }
@@ -280,14 +350,21 @@ impl Network {
         let segment = &self.segments[id.0];
         let destination = packet.destination.ip();
         if id == Self::INTERNET && self.broken.contains(&(packet.source.ip(), destination)) {
-            self.trace.record(now, &segment.name, What::Dropped("no route"), Some(&packet));
+            self.trace
+                .record(now, &segment.name, What::Dropped("no route"), Some(&packet));
             return;
         }
         if is_multicast(destination) {
             let family = destination.is_ipv4();
-            let hosts = segment.hosts.iter().filter(|(address, _)| address.is_ipv4() == family);
+            let hosts = segment
+                .hosts
+                .iter()
+                .filter(|(address, _)| address.is_ipv4() == family);
             // A link-layer broadcast exists on a LAN; the internet has none.
-            let mut receivers: Vec<_> = hosts.map(|(_, host)| *host).filter(|host| Some(*host) != from).collect();
+            let mut receivers: Vec<_> = hosts
+                .map(|(_, host)| *host)
+                .filter(|host| Some(*host) != from)
+                .collect();
             receivers.dedup();
             if id != Self::INTERNET {
                 for host in receivers {
@@ -296,7 +373,12 @@ impl Network {
             }
         } else if let Some(host) = segment.hosts.get(&destination) {
             self.over_access(*host, packet, now);
-        } else if let Some(gateway) = segment.gateways.get(&destination).copied().or(self.route_down(id, destination)) {
+        } else if let Some(gateway) = segment
+            .gateways
+            .get(&destination)
+            .copied()
+            .or(self.route_down(id, destination))
+        {
             self.over_uplink(gateway, Way::Down, packet, now);
         } else if let Some(gateway) = segment.uplink {
             self.at_gateway_inside(gateway, packet, now);
@@ -305,7 +387,8 @@ impl Network {
                 AddressClass::Global => "no such host",
                 _ => "a private address on the internet",
             };
-            self.trace.record(now, &segment.name, What::Dropped(why), Some(&packet));
+            self.trace
+                .record(now, &segment.name, What::Dropped(why), Some(&packet));
         }
     }
 
@@ -314,20 +397,37 @@ impl Network {
         if destination.is_ipv4() {
             return None;
         }
-        let host = self.hosts.iter().find(|host| host.addresses.contains(&destination))?;
+        let host = self
+            .hosts
+            .iter()
+            .find(|host| host.addresses.contains(&destination))?;
         let above = self.gateways_above(host.segment);
-        above.into_iter().find(|gateway| self.gateways[gateway.0].outside == segment)
+        above
+            .into_iter()
+            .find(|gateway| self.gateways[gateway.0].outside == segment)
     }
 
     fn at_gateway_inside(&mut self, id: GatewayId, mut packet: Packet, now: Duration) {
-        let Gateway { name, inside, v4, v6, .. } = &mut self.gateways[id.0];
+        let Gateway {
+            name,
+            inside,
+            v4,
+            v6,
+            ..
+        } = &mut self.gateways[id.0];
         let nat = if packet.destination.is_ipv4() { v4 } else { v6 };
         let Some(nat) = nat else {
-            self.trace.record(now, name, What::Dropped("address family not forwarded"), Some(&packet));
+            self.trace.record(
+                now,
+                name,
+                What::Dropped("address family not forwarded"),
+                Some(&packet),
+            );
             return;
         };
         if !packet.cross(1) {
-            self.trace.record(now, name, What::Dropped("TTL expired"), Some(&packet));
+            self.trace
+                .record(now, name, What::Dropped("TTL expired"), Some(&packet));
             return;
         }
         let hairpin = nat.config().translates && packet.destination.ip() == nat.outside();
@@ -335,12 +435,19 @@ impl Network {
             let turned = nat.hairpin(packet.source, packet.destination, now, &mut self.random);
             turned.map(|(source, destination)| (source, Some(destination)))
         } else {
-            nat.outbound(packet.source, packet.destination, now, &mut self.random).map(|source| (source, None))
+            nat.outbound(packet.source, packet.destination, now, &mut self.random)
+                .map(|source| (source, None))
         };
         match result {
-            Err(refusal) => self.trace.record(now, name, What::Dropped(refusal_text(refusal)), Some(&packet)),
+            Err(refusal) => self.trace.record(
+                now,
+                name,
+                What::Dropped(refusal_text(refusal)),
+                Some(&packet),
+            ),
             Ok((source, turned_to)) => {
-                self.trace.record(now, name, What::Translated(source), Some(&packet));
+                self.trace
+                    .record(now, name, What::Translated(source), Some(&packet));
                 packet.source = source;
                 match turned_to {
                     Some(destination) => {
@@ -355,19 +462,37 @@ impl Network {
     }
 
     fn at_gateway_outside(&mut self, id: GatewayId, mut packet: Packet, now: Duration) {
-        let Gateway { name, inside, v4, v6, .. } = &mut self.gateways[id.0];
+        let Gateway {
+            name,
+            inside,
+            v4,
+            v6,
+            ..
+        } = &mut self.gateways[id.0];
         let nat = if packet.destination.is_ipv4() { v4 } else { v6 };
         let Some(nat) = nat else {
-            self.trace.record(now, name, What::Dropped("address family not forwarded"), Some(&packet));
+            self.trace.record(
+                now,
+                name,
+                What::Dropped("address family not forwarded"),
+                Some(&packet),
+            );
             return;
         };
         match nat.inbound(packet.source, packet.destination, now) {
-            Err(refusal) => self.trace.record(now, name, What::Dropped(refusal_text(refusal)), Some(&packet)),
+            Err(refusal) => self.trace.record(
+                now,
+                name,
+                What::Dropped(refusal_text(refusal)),
+                Some(&packet),
+            ),
             Ok(_) if !packet.cross(1) => {
-                self.trace.record(now, name, What::Dropped("TTL expired"), Some(&packet));
+                self.trace
+                    .record(now, name, What::Dropped("TTL expired"), Some(&packet));
             }
             Ok(destination) => {
-                self.trace.record(now, name, What::Translated(destination), Some(&packet));
+                self.trace
+                    .record(now, name, What::Translated(destination), Some(&packet));
                 packet.destination = destination;
                 let inside = *inside;
                 self.at_segment(inside, None, packet, now);
@@ -377,33 +502,78 @@ impl Network {
 
     fn over_access(&mut self, host: HostId, packet: Packet, now: Duration) {
         let Attachment { name, link, .. } = &mut self.hosts[host.0];
-        let (times, hops) = (link.carry(Way::Down, now, &mut self.random), link.config.hops);
+        let (times, hops) = (
+            link.carry(Way::Down, now, &mut self.random),
+            link.config.hops,
+        );
         let place = name.clone();
-        self.fly(times, hops, Flight { to: Place::Host(host), from: None, packet }, &place, now);
+        self.fly(
+            times,
+            hops,
+            Flight {
+                to: Place::Host(host),
+                from: None,
+                packet,
+            },
+            &place,
+            now,
+        );
     }
 
     fn over_uplink(&mut self, id: GatewayId, way: Way, packet: Packet, now: Duration) {
-        let Gateway { name, outside, link, .. } = &mut self.gateways[id.0];
+        let Gateway {
+            name,
+            outside,
+            link,
+            ..
+        } = &mut self.gateways[id.0];
         let to = match way {
             Way::Up => Place::Segment(*outside),
             Way::Down => Place::GatewayOutside(id),
         };
         let (times, hops) = (link.carry(way, now, &mut self.random), link.config.hops);
         let place = name.clone();
-        self.fly(times, hops, Flight { to, from: None, packet }, &place, now);
+        self.fly(
+            times,
+            hops,
+            Flight {
+                to,
+                from: None,
+                packet,
+            },
+            &place,
+            now,
+        );
     }
 
-    fn fly(&mut self, times: Vec<Duration>, hops: u8, mut flight: Flight, place: &str, now: Duration) {
+    fn fly(
+        &mut self,
+        times: Vec<Duration>,
+        hops: u8,
+        mut flight: Flight,
+        place: &str,
+        now: Duration,
+    ) {
         if !flight.packet.cross(hops) {
-            self.trace.record(now, place, What::Dropped("TTL expired"), Some(&flight.packet));
+            self.trace.record(
+                now,
+                place,
+                What::Dropped("TTL expired"),
+                Some(&flight.packet),
+            );
             return;
         }
         if times.is_empty() {
-            self.trace.record(now, place, What::Dropped("lost"), Some(&flight.packet));
+            self.trace
+                .record(now, place, What::Dropped("lost"), Some(&flight.packet));
         }
         for at in times {
             self.flown += 1;
-            let copy = Flight { to: flight.to, from: flight.from, packet: flight.packet.clone() };
+            let copy = Flight {
+                to: flight.to,
+                from: flight.from,
+                packet: flight.packet.clone(),
+            };
             self.flights.insert((at, self.flown), copy);
         }
     }
@@ -414,8 +584,14 @@ impl Network {
     }
 
     /// Whether one of these hosts has this address at its own interface.
-    pub(crate) fn is_address_of(&self, address: IpAddr, hosts: impl IntoIterator<Item = HostId>) -> bool {
-        hosts.into_iter().any(|host| self.hosts[host.0].addresses.contains(&address))
+    pub(crate) fn is_address_of(
+        &self,
+        address: IpAddr,
+        hosts: impl IntoIterator<Item = HostId>,
+    ) -> bool {
+        hosts
+            .into_iter()
+            .any(|host| self.hosts[host.0].addresses.contains(&address))
     }
 }
 

@@ -75,7 +75,8 @@ pub(crate) struct Node {
     pub(crate) asleep_until: Option<Duration>,
     pub(crate) record_counter: u64,
     pub(crate) events: Vec<(Duration, Event)>,
-    /// When a raw packet that this peer truly sent last came from this address: the base of assertions.
+    /// When a raw packet that this peer truly sent last came from this address: the base of
+    /// assertions.
     pub(crate) heard: BTreeMap<(PeerKey, SocketAddr), Duration>,
     /// When a raw packet was last sent to this address.
     pub(crate) asked: BTreeMap<SocketAddr, Duration>,
@@ -130,7 +131,8 @@ impl Node {
         self.device = Device::new(self.key, self.spec.listen_port, random);
         if self.device_back_at.is_none() {
             for peer in &self.spec.peers {
-                self.device.set_peer(peer.key, peer.persistent_keepalive, now);
+                self.device
+                    .set_peer(peer.key, peer.persistent_keepalive, now);
             }
         }
     }
@@ -149,11 +151,27 @@ impl Node {
         mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(addresses, time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
-        let client = self.discovery.rendezvous.map(|server| Client::new(self.key, server, now));
-        let clients = Clients::new(&self.spec.private_key, &self.discovery.servers, &mut self.random, now);
+        let client = self
+            .discovery
+            .rendezvous
+            .map(|server| Client::new(self.key, server, now));
+        let clients = Clients::new(
+            &self.spec.private_key,
+            &self.discovery.servers,
+            &mut self.random,
+            now,
+        );
         let next_device_poll = now + DEVICE_POLL;
-        self.agent = Some(Agent { mesh, client, clients, next_device_poll, eager_until: now });
-        self.agent.iter_mut().for_each(|agent| agent.watch_device(now));
+        self.agent = Some(Agent {
+            mesh,
+            client,
+            clients,
+            next_device_poll,
+            eager_until: now,
+        });
+        self.agent
+            .iter_mut()
+            .for_each(|agent| agent.watch_device(now));
         self.start_at = None;
     }
 
@@ -167,14 +185,25 @@ impl Node {
             return self.asleep_until;
         }
         let agent = self.agent.as_ref().map(|agent| {
-            let mesh = agent.mesh.poll_timeout().map(|at| at.since_origin().saturating_sub(self.clock_offset));
+            let mesh = agent
+                .mesh
+                .poll_timeout()
+                .map(|at| at.since_origin().saturating_sub(self.clock_offset));
             let client = agent.client.as_ref().map(Client::poll_timeout);
             [mesh, client, agent.clients.poll_timeout()]
                 .into_iter()
                 .flatten()
                 .fold(agent.next_device_poll, Duration::min)
         });
-        [agent, self.device.poll_timeout(), self.device_back_at, self.start_at].into_iter().flatten().min()
+        [
+            agent,
+            self.device.poll_timeout(),
+            self.device_back_at,
+            self.start_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Runs what is due, except the start.
@@ -184,24 +213,44 @@ impl Node {
         }
         self.device.handle_timeout(now);
         let time = self.clock(now);
-        let Some(agent) = &mut self.agent else { return Vec::new() };
+        let Some(agent) = &mut self.agent else {
+            return Vec::new();
+        };
         if agent.next_device_poll <= now {
             let eager = now < agent.eager_until;
-            agent.next_device_poll = now + if eager { EAGER_DEVICE_POLL.0 } else { DEVICE_POLL };
+            agent.next_device_poll = now
+                + if eager {
+                    EAGER_DEVICE_POLL.0
+                } else {
+                    DEVICE_POLL
+                };
             agent.mesh.handle_device(&self.device.snapshot(), time);
         }
         if agent.mesh.poll_timeout().is_some_and(|at| at <= time) {
             agent.mesh.handle_timeout(time);
         }
-        let Some(client) = &mut agent.client else { return Vec::new() };
+        let Some(client) = &mut agent.client else {
+            return Vec::new();
+        };
         let server = client.server();
-        client.handle_timeout(now).into_iter().map(|message| (server, message)).collect()
+        client
+            .handle_timeout(now)
+            .into_iter()
+            .map(|message| (server, message))
+            .collect()
     }
 
     /// The rendezvous server answered.
     pub(crate) fn handle_answer(&mut self, message: Message, now: Duration) {
         let time = self.clock(now);
-        let (Some(agent), Message::Answer { wanted, address: Some(address) }) = (&mut self.agent, message) else {
+        let (
+            Some(agent),
+            Message::Answer {
+                wanted,
+                address: Some(address),
+            },
+        ) = (&mut self.agent, message)
+        else {
             return;
         };
         let candidate = Candidate {
@@ -216,7 +265,9 @@ impl Node {
     /// Lets the clients of natpunch's own rendezvous do what is due; what they send.
     pub(crate) fn drive_clients(&mut self, now: Duration) -> Vec<(SocketAddr, Vec<u8>)> {
         let time = self.clock(now);
-        let Some(Agent { mesh, clients, .. }) = self.agent.as_mut().filter(|_| self.asleep_until.is_none()) else {
+        let Some(Agent { mesh, clients, .. }) =
+            self.agent.as_mut().filter(|_| self.asleep_until.is_none())
+        else {
             return Vec::new();
         };
         clients.drive(mesh, time, now)
@@ -232,7 +283,9 @@ impl Node {
     }
 
     pub(crate) fn status(&self, now: Duration) -> Option<MeshStatus> {
-        self.agent.as_ref().map(|agent| agent.mesh.status(self.clock(now)))
+        self.agent
+            .as_ref()
+            .map(|agent| agent.mesh.status(self.clock(now)))
     }
 
     /// Counts a probe against the budget.

@@ -1,5 +1,5 @@
-//! Whether two hosts can have a direct path at all, from the topology alone: RFC 4787 reasoning that knows nothing of
-//! how the core punches.
+//! Whether two hosts can have a direct path at all, from the topology alone: RFC 4787 reasoning
+//! that knows nothing of how the core punches.
 
 use std::net::IpAddr;
 
@@ -30,10 +30,17 @@ struct Stack {
 impl Stack {
     /// A chain is as hard as its hardest part, on each axis.
     fn of<'a>(nats: impl IntoIterator<Item = &'a NatConfig>) -> Self {
-        let open =
-            Self { mapping: Mapping::EndpointIndependent, filtering: Filtering::EndpointIndependent, poison: false };
+        let open = Self {
+            mapping: Mapping::EndpointIndependent,
+            filtering: Filtering::EndpointIndependent,
+            poison: false,
+        };
         nats.into_iter().fold(open, |stack, nat| Self {
-            mapping: if nat.translates { stack.mapping.max(nat.mapping) } else { stack.mapping },
+            mapping: if nat.translates {
+                stack.mapping.max(nat.mapping)
+            } else {
+                stack.mapping
+            },
             filtering: stack.filtering.max(nat.filtering),
             poison: stack.poison
                 || (nat.translates
@@ -66,7 +73,10 @@ fn over_ipv6(network: &Network, a: HostId, b: HostId) -> bool {
         let global = |ip: &IpAddr| ip.is_ipv6() && classify(*ip) == AddressClass::Global;
         let forwards = |gateway: &GatewayId| network.firewall_v6(*gateway).is_some();
         network.addresses(host).iter().any(global)
-            && network.gateways_above(network.segment_of(host)).iter().all(forwards)
+            && network
+                .gateways_above(network.segment_of(host))
+                .iter()
+                .all(forwards)
     })
 }
 
@@ -75,33 +85,47 @@ fn over_ipv4(network: &Network, a: HostId, b: HostId) -> Verdict {
     let (above_a, above_b) = (above(a), above(b));
     let has_ipv4 = |host| network.addresses(host).iter().any(IpAddr::is_ipv4);
     let nats = |gateways: &[GatewayId]| -> Option<Vec<NatConfig>> {
-        gateways.iter().map(|gateway| network.nat_v4(*gateway).map(|nat| *nat.config())).collect()
+        gateways
+            .iter()
+            .map(|gateway| network.nat_v4(*gateway).map(|nat| *nat.config()))
+            .collect()
     };
-    let (Some(nats_a), Some(nats_b), true) = (nats(&above_a), nats(&above_b), has_ipv4(a) && has_ipv4(b)) else {
+    let (Some(nats_a), Some(nats_b), true) =
+        (nats(&above_a), nats(&above_b), has_ipv4(a) && has_ipv4(b))
+    else {
         return Verdict::Impossible;
     };
     let (stack_a, stack_b) = (Stack::of(&nats_a), Stack::of(&nats_b));
     if let Some(shared) = above_a.iter().find(|gateway| above_b.contains(gateway)) {
         // What the servers saw is the shared router's own address: only its hairpin leads there.
-        let hairpin = network.nat_v4(*shared).is_some_and(|nat| nat.config().hairpin);
-        return if hairpin && stack_a.easy() && stack_b.easy() { Verdict::Possible } else { Verdict::Impossible };
+        let hairpin = network
+            .nat_v4(*shared)
+            .is_some_and(|nat| nat.config().hairpin);
+        return if hairpin && stack_a.easy() && stack_b.easy() {
+            Verdict::Possible
+        } else {
+            Verdict::Impossible
+        };
     }
     pair(stack_a, stack_b)
 }
 
 fn pair(a: Stack, b: Stack) -> Verdict {
-    // One side stands open: the other dials what the servers saw, and is answered on the same session.
+    // One side stands open: the other dials what the servers saw, and is answered on the same
+    // session.
     if a.dialable() || b.dialable() {
         return Verdict::Possible;
     }
     let possible = match (a.easy(), b.easy()) {
         (true, true) => true,
-        // The hard side comes from a port that nobody can know. It gets in where the address is enough.
+        // The hard side comes from a port that nobody can know. It gets in where the address is
+        // enough.
         (true, false) => a.filtering == Filtering::AddressDependent,
         (false, true) => b.filtering == Filtering::AddressDependent,
         (false, false) => false,
     };
-    // A poisoned router moves the session to another port, which matters to those who compare ports.
+    // A poisoned router moves the session to another port, which matters to those who compare
+    // ports.
     let strict = |stack: Stack| stack.filtering == Filtering::AddressAndPortDependent;
     match possible {
         false => Verdict::Impossible,
@@ -116,16 +140,30 @@ mod tests {
     use crate::nat::Allocation;
 
     fn verdict(a: NatConfig, b: NatConfig) -> Verdict {
-        let (first, second) = (pair(Stack::of([&a]), Stack::of([&b])), pair(Stack::of([&b]), Stack::of([&a])));
+        let (first, second) = (
+            pair(Stack::of([&a]), Stack::of([&b])),
+            pair(Stack::of([&b]), Stack::of([&a])),
+        );
         assert_eq!(first, second, "the order of a pair means nothing");
         first
     }
 
     #[test]
     fn the_pairs_of_the_literature_are_judged_as_there() {
-        let random = Allocation::Random { low: 1024, high: 65_535 };
-        let restricted = NatConfig::new(Mapping::EndpointIndependent, Filtering::AddressDependent, random);
-        let (home, symmetric, open) = (NatConfig::home(), NatConfig::symmetric(), NatConfig::full_cone());
+        let random = Allocation::Random {
+            low: 1024,
+            high: 65_535,
+        };
+        let restricted = NatConfig::new(
+            Mapping::EndpointIndependent,
+            Filtering::AddressDependent,
+            random,
+        );
+        let (home, symmetric, open) = (
+            NatConfig::home(),
+            NatConfig::symmetric(),
+            NatConfig::full_cone(),
+        );
         for (a, b, expected) in [
             (home, home, Verdict::Possible),
             (home, open, Verdict::Possible),

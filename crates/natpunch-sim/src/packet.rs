@@ -1,4 +1,5 @@
-//! What travels: UDP datagrams, with their payload either as bytes (whatever real code made) or as a model's message.
+//! What travels: UDP datagrams, with their payload either as bytes (whatever real code made) or as
+//! a model's message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -48,7 +49,9 @@ impl Payload {
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Raw(bytes) if bytes.get(4..8) == Some(&STUN_COOKIE) => write!(f, "stun {} B", bytes.len()),
+            Self::Raw(bytes) if bytes.get(4..8) == Some(&STUN_COOKIE) => {
+                write!(f, "stun {} B", bytes.len())
+            }
             Self::Raw(bytes) => match Kind::of(bytes) {
                 Some(kind) => write!(f, "{kind:?} {} B", bytes.len()),
                 None => write!(f, "probe {} B", bytes.len()),
@@ -77,7 +80,13 @@ pub struct Packet {
 impl Packet {
     /// A datagram with the default TTL.
     pub fn new(source: SocketAddr, destination: SocketAddr, payload: Payload) -> Self {
-        Self { source, destination, ttl: DEFAULT_TTL, payload, origin: None }
+        Self {
+            source,
+            destination,
+            ttl: DEFAULT_TTL,
+            payload,
+            origin: None,
+        }
     }
 
     /// Takes `hops` off the TTL. False if the packet dies on the way.

@@ -1,5 +1,5 @@
-//! A rendezvous server as natpunch-go has one: a host registers from WireGuard's port, the server remembers the source
-//! address that it saw, and tells it to whoever asks for the key.
+//! A rendezvous server as natpunch-go has one: a host registers from WireGuard's port, the server
+//! remembers the source address that it saw, and tells it to whoever asks for the key.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,9 +34,17 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request { wanted: None, .. } => f.write_str("register"),
-            Self::Request { wanted: Some(key), .. } => write!(f, "lookup {}", key.short()),
-            Self::Answer { wanted, address: Some(address) } => write!(f, "answer {} at {address}", wanted.short()),
-            Self::Answer { wanted, address: None } => write!(f, "answer {} unknown", wanted.short()),
+            Self::Request {
+                wanted: Some(key), ..
+            } => write!(f, "lookup {}", key.short()),
+            Self::Answer {
+                wanted,
+                address: Some(address),
+            } => write!(f, "answer {} at {address}", wanted.short()),
+            Self::Answer {
+                wanted,
+                address: None,
+            } => write!(f, "answer {} unknown", wanted.short()),
         }
     }
 }
@@ -49,11 +57,22 @@ pub struct Server {
 
 impl Server {
     /// Takes a request and gives the answer, if there is one to give.
-    pub fn handle(&mut self, source: SocketAddr, message: Message, now: Duration) -> Option<Message> {
-        let Message::Request { from, wanted } = message else { return None };
+    pub fn handle(
+        &mut self,
+        source: SocketAddr,
+        message: Message,
+        now: Duration,
+    ) -> Option<Message> {
+        let Message::Request { from, wanted } = message else {
+            return None;
+        };
         self.seen.insert(from, (source, now));
         let wanted = wanted?;
-        let address = self.seen.get(&wanted).filter(|(_, at)| now < *at + LIFETIME).map(|(address, _)| *address);
+        let address = self
+            .seen
+            .get(&wanted)
+            .filter(|(_, at)| now < *at + LIFETIME)
+            .map(|(address, _)| *address);
         Some(Message::Answer { wanted, address })
     }
 

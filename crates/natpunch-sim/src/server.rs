@@ -1,5 +1,5 @@
-//! A server of natpunch's own rendezvous on simulated packets: the real one with both its ports and its relay, and what
-//! makes a liar of it.
+//! A server of natpunch's own rendezvous on simulated packets: the real one with both its ports and
+//! its relay, and what makes a liar of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -62,7 +62,15 @@ impl Server {
     pub(crate) fn new(key: SecretKey, mut random: Random) -> Self {
         let liar = Liar::new(Random::new(random.below(u64::MAX), 8));
         let (core, ports) = start(&key, &mut random);
-        Self { key, core, ports, random, down: false, liar, carried: 0 }
+        Self {
+            key,
+            core,
+            ports,
+            random,
+            down: false,
+            liar,
+            carried: 0,
+        }
     }
 
     /// Stops it, or starts it again without its memory.
@@ -79,13 +87,20 @@ impl Server {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
         let ports = self.ports.iter().filter_map(Port::poll_timeout);
-        self.core.poll_timeout().into_iter().chain(ports).min().filter(|_| !self.down)
+        self.core
+            .poll_timeout()
+            .into_iter()
+            .chain(ports)
+            .min()
+            .filter(|_| !self.down)
     }
 
     /// Does what is due; what it sends.
     pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Packet> {
         self.core.handle_timeout(now);
-        self.ports.iter_mut().for_each(|port| port.handle_timeout(now));
+        self.ports
+            .iter_mut()
+            .for_each(|port| port.handle_timeout(now));
         self.drain(now)
     }
 
@@ -96,20 +111,35 @@ impl Server {
         }
         let (source, here) = (packet.source, packet.destination);
         let bytes = packet.payload.to_bytes();
-        let via = |socket| Via { socket, local: Some((here.ip(), 0)) };
+        let via = |socket| Via {
+            socket,
+            local: Some((here.ip(), 0)),
+        };
         let mut out = Vec::new();
-        if let Some(port) = here.port().checked_sub(RELAY_PORTS.start).and_then(|n| self.ports.get_mut(usize::from(n)))
+        if let Some(port) = here
+            .port()
+            .checked_sub(RELAY_PORTS.start)
+            .and_then(|n| self.ports.get_mut(usize::from(n)))
         {
             match port.handle_datagram(via(0), source, &bytes, now) {
-                Verdict::Answer(answer) => out.push(Packet::new(here, source, Payload::Raw(answer.to_vec()))),
+                Verdict::Answer(answer) => {
+                    out.push(Packet::new(here, source, Payload::Raw(answer.to_vec())))
+                }
                 Verdict::Forward { to, .. } if self.liar.passes(&packet.payload) => {
                     self.carried += u64::from(matches!(packet.payload, Payload::WireGuard(_)));
-                    out.push(Packet { origin: packet.origin, ..Packet::new(here, to, packet.payload.clone()) });
+                    out.push(Packet {
+                        origin: packet.origin,
+                        ..Packet::new(here, to, packet.payload.clone())
+                    });
                 }
                 Verdict::Forward { .. } | Verdict::Drop => {}
             }
-        } else if let Some(socket) = [PORT, ALTERNATE_PORT].iter().position(|port| *port == here.port()) {
-            self.core.handle_datagram(via(socket), self.liar.seen(source), &bytes, now);
+        } else if let Some(socket) = [PORT, ALTERNATE_PORT]
+            .iter()
+            .position(|port| *port == here.port())
+        {
+            self.core
+                .handle_datagram(via(socket), self.liar.seen(source), &bytes, now);
         }
         out.extend(self.drain(now));
         out
@@ -127,10 +157,18 @@ impl Server {
         let mut out = Vec::new();
         while let Some(mut message) = self.core.poll_unsealed() {
             reword(&mut message, |frames| self.liar.edit(frames));
-            let Some(transmit) = message.seal() else { continue };
-            let Some((ip, _)) = transmit.via.local else { continue };
+            let Some(transmit) = message.seal() else {
+                continue;
+            };
+            let Some((ip, _)) = transmit.via.local else {
+                continue;
+            };
             let source = SocketAddr::new(ip, [PORT, ALTERNATE_PORT][transmit.via.socket]);
-            out.push(Packet::new(source, self.liar.truth(transmit.destination), Payload::Raw(transmit.payload)));
+            out.push(Packet::new(
+                source,
+                self.liar.truth(transmit.destination),
+                Payload::Raw(transmit.payload),
+            ));
         }
         out
     }
@@ -148,8 +186,13 @@ fn start(key: &SecretKey, random: &mut Random) -> (Core<ChaCha20Rng>, Vec<Port>)
         panic!("the key of a server is all zeros");
     };
     core.set_relay_ports(RELAY_PORTS.collect());
-    let own = Own { addresses: BTreeSet::new(), ports: (PORT..RELAY_PORTS.end).collect() };
-    let ports = RELAY_PORTS.map(|_| Port::new(RelayLimits::default(), own.clone(), random.bytes32())).collect();
+    let own = Own {
+        addresses: BTreeSet::new(),
+        ports: (PORT..RELAY_PORTS.end).collect(),
+    };
+    let ports = RELAY_PORTS
+        .map(|_| Port::new(RelayLimits::default(), own.clone(), random.bytes32()))
+        .collect();
     (core, ports)
 }
 
@@ -177,7 +220,14 @@ const WANTED: u8 = 14;
 impl Liar {
     fn new(random: Random) -> Self {
         let (misled, records) = (BTreeMap::new(), BTreeMap::new());
-        Self { lie: None, random, misled, records, pairs: BTreeSet::new(), watched: BTreeSet::new() }
+        Self {
+            lie: None,
+            random,
+            misled,
+            records,
+            pairs: BTreeSet::new(),
+            watched: BTreeSet::new(),
+        }
     }
 
     /// Where the server believes that a datagram comes from.
@@ -185,7 +235,11 @@ impl Liar {
         if self.lie != Some(Lie::WrongAddresses) {
             return source;
         }
-        let known = self.misled.iter().find(|(_, truth)| **truth == source).map(|(seen, _)| *seen);
+        let known = self
+            .misled
+            .iter()
+            .find(|(_, truth)| **truth == source)
+            .map(|(seen, _)| *seen);
         known.unwrap_or_else(|| {
             let seen = SocketAddr::from((NOBODY, 1024 + self.misled.len() as u16));
             self.misled.insert(seen, source);
@@ -209,7 +263,9 @@ impl Liar {
     /// Changes what the server says, and learns from it.
     fn edit(&mut self, frames: &mut Vec<(u8, Vec<u8>)>) {
         for (kind, body) in frames.iter_mut() {
-            let Some(tag) = body.first_chunk::<16>().copied() else { continue };
+            let Some(tag) = body.first_chunk::<16>().copied() else {
+                continue;
+            };
             match *kind {
                 WATCHING => _ = self.watched.insert(tag),
                 RECORD => self.edit_record(tag, body),
@@ -231,7 +287,10 @@ impl Liar {
 
     fn edit_record(&mut self, tag: Tag, body: &mut Vec<u8>) {
         let blob = body.split_off(tag.len());
-        let [first, last] = self.records.entry(tag).or_insert_with(|| [blob.clone(), blob.clone()]);
+        let [first, last] = self
+            .records
+            .entry(tag)
+            .or_insert_with(|| [blob.clone(), blob.clone()]);
         last.clone_from(&blob);
         let said = match self.lie {
             Some(Lie::OldRecords) => first.clone(),

@@ -47,7 +47,13 @@ pub struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn record(&mut self, at: Duration, place: &str, what: What, packet: Option<&Packet>) {
+    pub(crate) fn record(
+        &mut self,
+        at: Duration,
+        place: &str,
+        what: What,
+        packet: Option<&Packet>,
+    ) {
         self.total += 1;
         self.absorb(&at.as_nanos().to_le_bytes());
         self.absorb(place.as_bytes());
@@ -63,13 +69,24 @@ impl Trace {
         if self.entries.len() == KEPT {
             self.entries.pop_front();
         }
-        self.entries.push_back(Entry { at, place: place.to_owned(), what, packet: packet.cloned() });
+        self.entries.push_back(Entry {
+            at,
+            place: place.to_owned(),
+            what,
+            packet: packet.cloned(),
+        });
     }
 
     /// FNV-1a: enough to tell two runs apart, and stable.
     fn absorb(&mut self, bytes: &[u8]) {
-        let start = if self.hash == 0 { 0xcbf2_9ce4_8422_2325 } else { self.hash };
-        self.hash = bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        let start = if self.hash == 0 {
+            0xcbf2_9ce4_8422_2325
+        } else {
+            self.hash
+        };
+        self.hash = bytes.iter().fold(start, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     }
 
     /// A hash over every event of the run: equal for two runs of one seed.
@@ -90,9 +107,16 @@ impl Trace {
     /// The newest `most` events as text, one a line.
     pub fn text(&self, most: usize) -> String {
         let mut text = String::new();
-        for entry in self.entries.iter().skip(self.entries.len().saturating_sub(most)) {
+        for entry in self
+            .entries
+            .iter()
+            .skip(self.entries.len().saturating_sub(most))
+        {
             let packet = entry.packet.as_ref().map(|packet| {
-                format!("{} -> {} ttl {} {}", packet.source, packet.destination, packet.ttl, packet.payload)
+                format!(
+                    "{} -> {} ttl {} {}",
+                    packet.source, packet.destination, packet.ttl, packet.payload
+                )
             });
             let what = match &entry.what {
                 What::Sent => "sent".to_owned(),
@@ -102,7 +126,13 @@ impl Trace {
                 What::Note(text) => text.clone(),
             };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{} {:<12} {what} {}", clock(entry.at), entry.place, packet.unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "{} {:<12} {what} {}",
+                clock(entry.at),
+                entry.place,
+                packet.unwrap_or_default()
+            );
         }
         text
     }

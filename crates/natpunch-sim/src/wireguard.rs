@@ -1,6 +1,6 @@
-//! A model of WireGuard, after its whitepaper and the Linux driver's timers: what it sends and when, to which endpoint,
-//! and how it roams. Nothing is encrypted; instead, a message says truthfully who made it and for whom, and the
-//! simulated network never forges one.
+//! A model of WireGuard, after its whitepaper and the Linux driver's timers: what it sends and
+//! when, to which endpoint, and how it roams. Nothing is encrypted; instead, a message says
+//! truthfully who made it and for whom, and the simulated network never forges one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -76,8 +76,8 @@ impl Message {
         }
     }
 
-    /// What a relay can tell of it: its type, the indices by which its receiver and whoever answers find the session, and
-    /// its length.
+    /// What a relay can tell of it: its type, the indices by which its receiver and whoever answers
+    /// find the session, and its length.
     pub(crate) fn outline(&self) -> Vec<u8> {
         let (from, to) = (&self.from, &self.to);
         let (kind, indices) = match self.content {
@@ -94,7 +94,15 @@ impl Message {
     #[cfg(test)]
     pub(crate) fn keepalive_for_test() -> Self {
         let key = PeerKey::from_bytes([0; 32]);
-        Self { from: key, to: key, content: Content::Data { session: 0, counter: 0, length: 0 } }
+        Self {
+            from: key,
+            to: key,
+            content: Content::Data {
+                session: 0,
+                counter: 0,
+                length: 0,
+            },
+        }
     }
 }
 
@@ -109,8 +117,16 @@ impl fmt::Display for Message {
         match self.content {
             Content::Initiation { session, .. } => write!(f, "initiation {session:x}"),
             Content::Response { session } => write!(f, "response {session:x}"),
-            Content::Data { session, counter, length: 0 } => write!(f, "keepalive {session:x}/{counter}"),
-            Content::Data { session, counter, length } => write!(f, "data {session:x}/{counter} {length} B"),
+            Content::Data {
+                session,
+                counter,
+                length: 0,
+            } => write!(f, "keepalive {session:x}/{counter}"),
+            Content::Data {
+                session,
+                counter,
+                length,
+            } => write!(f, "data {session:x}/{counter} {length} B"),
         }
     }
 }
@@ -128,7 +144,14 @@ struct Session {
 
 impl Session {
     fn new(id: u64, born: Duration, initiator: bool) -> Self {
-        Self { id, born, initiator, sent: 0, received: None, window: 0 }
+        Self {
+            id,
+            born,
+            initiator,
+            sent: 0,
+            received: None,
+            window: 0,
+        }
     }
 
     fn usable(&self, now: Duration) -> bool {
@@ -144,7 +167,11 @@ impl Session {
                 true
             }
             Some(last) if counter > last => {
-                self.window = self.window.checked_shl(u32::try_from(counter - last).unwrap_or(64)).unwrap_or(0) | 1;
+                self.window = self
+                    .window
+                    .checked_shl(u32::try_from(counter - last).unwrap_or(64))
+                    .unwrap_or(0)
+                    | 1;
                 self.received = Some(counter);
                 true
             }
@@ -187,7 +214,14 @@ struct Peer {
 
 impl Peer {
     fn timers(&self) -> impl Iterator<Item = Duration> {
-        [self.retransmit, self.send_keepalive, self.new_handshake, self.persistent].into_iter().flatten()
+        [
+            self.retransmit,
+            self.send_keepalive,
+            self.new_handshake,
+            self.persistent,
+        ]
+        .into_iter()
+        .flatten()
     }
 
     fn any_packet_authenticated(&mut self, now: Duration) {
@@ -217,11 +251,23 @@ pub struct Device {
 impl Device {
     /// A device without peers.
     pub fn new(key: PeerKey, listen_port: u16, random: Random) -> Self {
-        Self { key, listen_port, peers: BTreeMap::new(), outgoing: VecDeque::new(), random }
+        Self {
+            key,
+            listen_port,
+            peers: BTreeMap::new(),
+            outgoing: VecDeque::new(),
+            random,
+        }
     }
 
-    /// Adds a peer, or changes its keepalive. As in the driver, a keepalive that was off and is set sends one at once.
-    pub fn set_peer(&mut self, key: PeerKey, persistent_keepalive: Option<Duration>, now: Duration) {
+    /// Adds a peer, or changes its keepalive. As in the driver, a keepalive that was off and is set
+    /// sends one at once.
+    pub fn set_peer(
+        &mut self,
+        key: PeerKey,
+        persistent_keepalive: Option<Duration>,
+        now: Duration,
+    ) {
         let peer = self.peers.entry(key).or_default();
         let switched_on = peer.persistent_keepalive.is_none() && persistent_keepalive.is_some();
         peer.persistent_keepalive = persistent_keepalive;
@@ -245,10 +291,18 @@ impl Device {
         self.listen_port
     }
 
-    /// Sets where to send. With `kick`, sends something at once: a keepalive, or without a session an initiation, even
-    /// if another was made a moment ago. False if there is no such peer.
-    pub fn set_endpoint(&mut self, key: PeerKey, endpoint: SocketAddr, kick: bool, now: Duration) -> bool {
-        let Some(peer) = self.peers.get_mut(&key) else { return false };
+    /// Sets where to send. With `kick`, sends something at once: a keepalive, or without a session
+    /// an initiation, even if another was made a moment ago. False if there is no such peer.
+    pub fn set_endpoint(
+        &mut self,
+        key: PeerKey,
+        endpoint: SocketAddr,
+        kick: bool,
+        now: Duration,
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return false;
+        };
         peer.endpoint = Some(endpoint);
         if kick {
             peer.last_initiation = None;
@@ -259,7 +313,9 @@ impl Device {
 
     /// Sends this many bytes of data to a peer, now or as soon as there is a session.
     pub fn send_data(&mut self, key: PeerKey, length: u64, now: Duration) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         // The driver refuses at once what has nowhere to go.
         if peer.endpoint.is_none() {
             return;
@@ -283,7 +339,10 @@ impl Device {
 
     /// True if there is a session with this peer that both sides use.
     pub fn has_session(&self, key: &PeerKey, now: Duration) -> bool {
-        self.peers.get(key).and_then(|peer| peer.current.as_ref()).is_some_and(|session| session.usable(now))
+        self.peers
+            .get(key)
+            .and_then(|peer| peer.current.as_ref())
+            .is_some_and(|session| session.usable(now))
     }
 
     /// When the last handshake with this peer ended.
@@ -302,7 +361,9 @@ impl Device {
             key: *key,
             endpoint: peer.endpoint,
             // The wall clock of the host: long after the epoch.
-            last_handshake: peer.last_handshake.map(|at| at + Duration::from_secs(1_700_000_000)),
+            last_handshake: peer
+                .last_handshake
+                .map(|at| at + Duration::from_secs(1_700_000_000)),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             persistent_keepalive: peer.persistent_keepalive,
@@ -324,10 +385,15 @@ impl Device {
             return;
         }
         let size = message.size();
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         match message.content {
             Content::Initiation { session, timestamp } => {
-                if peer.newest_timestamp.is_some_and(|newest| timestamp <= newest) {
+                if peer
+                    .newest_timestamp
+                    .is_some_and(|newest| timestamp <= newest)
+                {
                     return;
                 }
                 peer.newest_timestamp = Some(timestamp);
@@ -336,8 +402,9 @@ impl Device {
                 peer.last_received = Some(now);
                 peer.next = Some(Session::new(session, now, false));
                 peer.previous = None;
-                // A peer has one handshake state in every implementation: the initiation of the other side overwrites
-                // one's own, so that two which cross on the wire both come to nothing.
+                // A peer has one handshake state in every implementation: the initiation of the
+                // other side overwrites one's own, so that two which cross on the wire both come to
+                // nothing.
                 peer.proposed = None;
                 peer.any_packet_authenticated(now);
                 self.transmit(key, Content::Response { session }, now);
@@ -360,10 +427,19 @@ impl Device {
                 }
                 self.send_staged(key, now);
             }
-            Content::Data { session, counter, length } => {
+            Content::Data {
+                session,
+                counter,
+                length,
+            } => {
                 let matching = [&mut peer.current, &mut peer.next, &mut peer.previous];
-                let known = matching.into_iter().flatten().find(|candidate| candidate.id == session);
-                let Some(known) = known.filter(|session| session.usable(now)) else { return };
+                let known = matching
+                    .into_iter()
+                    .flatten()
+                    .find(|candidate| candidate.id == session);
+                let Some(known) = known.filter(|session| session.usable(now)) else {
+                    return;
+                };
                 if !known.accept(counter) {
                     return;
                 }
@@ -392,14 +468,19 @@ impl Device {
     pub fn handle_timeout(&mut self, now: Duration) {
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
-            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let Some(peer) = self.peers.get_mut(&key) else {
+                continue;
+            };
             let due = |timer: &mut Option<Duration>| timer.take_if(|at| *at <= now).is_some();
             let retransmit = due(&mut peer.retransmit);
             let send_keepalive = due(&mut peer.send_keepalive);
             let new_handshake = due(&mut peer.new_handshake);
             let persistent = due(&mut peer.persistent);
             if retransmit {
-                if peer.first_attempt.is_some_and(|first| now >= first + REKEY_ATTEMPT_TIME) {
+                if peer
+                    .first_attempt
+                    .is_some_and(|first| now >= first + REKEY_ATTEMPT_TIME)
+                {
                     peer.first_attempt = None;
                     peer.proposed = None;
                     peer.staged.clear();
@@ -435,7 +516,9 @@ impl Device {
     }
 
     fn keepalive(&mut self, key: PeerKey, now: Duration) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         if peer.staged.is_empty() {
             peer.staged.push_back(0);
         }
@@ -443,7 +526,9 @@ impl Device {
     }
 
     fn send_staged(&mut self, key: PeerKey, now: Duration) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         let Some(session) = peer.current.as_mut().filter(|session| session.usable(now)) else {
             self.initiate(key, true, now);
             return;
@@ -452,10 +537,15 @@ impl Device {
         let id = session.id;
         let mut to_send = Vec::new();
         while let Some(length) = peer.staged.pop_front() {
-            to_send.push(Content::Data { session: id, counter: session.sent, length });
+            to_send.push(Content::Data {
+                session: id,
+                counter: session.sent,
+                length,
+            });
             session.sent += 1;
             if length > 0 {
-                peer.new_handshake.get_or_insert(now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
+                peer.new_handshake
+                    .get_or_insert(now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT);
             }
             peer.send_keepalive = None;
         }
@@ -467,16 +557,21 @@ impl Device {
         }
     }
 
-    /// Sends an initiation, unless one was sent less than [`REKEY_TIMEOUT`] ago. `fresh` starts the count of attempts
-    /// again.
+    /// Sends an initiation, unless one was sent less than [`REKEY_TIMEOUT`] ago. `fresh` starts the
+    /// count of attempts again.
     fn initiate(&mut self, key: PeerKey, fresh: bool, now: Duration) {
         let jitter = self.random.duration(REKEY_TIMEOUT_JITTER);
         let session = self.random.below(u64::MAX);
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         if fresh {
             peer.first_attempt = Some(now);
         }
-        if peer.last_initiation.is_some_and(|last| now < last + REKEY_TIMEOUT) {
+        if peer
+            .last_initiation
+            .is_some_and(|last| now < last + REKEY_TIMEOUT)
+        {
             return;
         }
         // As in the driver, also an attempt without an endpoint counts as one.
@@ -484,12 +579,25 @@ impl Device {
         peer.first_attempt.get_or_insert(now);
         peer.proposed = Some(session);
         peer.retransmit = Some(now + REKEY_TIMEOUT + jitter);
-        self.transmit(key, Content::Initiation { session, timestamp: now }, now);
+        self.transmit(
+            key,
+            Content::Initiation {
+                session,
+                timestamp: now,
+            },
+            now,
+        );
     }
 
     fn transmit(&mut self, key: PeerKey, content: Content, now: Duration) {
-        let message = Message { from: self.key, to: key, content };
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let message = Message {
+            from: self.key,
+            to: key,
+            content,
+        };
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
         let Some(to) = peer.endpoint else { return };
         peer.tx_bytes += message.size();
         peer.any_packet_authenticated(now);

@@ -23,7 +23,14 @@ impl Pair {
         a.set_peer(key_b, keepalive, at(0));
         b.set_peer(key_a, keepalive, at(0));
         let (a_at, b_at) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
-        Self { a, b, a_at, b_at, wire_up: true, sent: 0 }
+        Self {
+            a,
+            b,
+            a_at,
+            b_at,
+            wire_up: true,
+            sent: 0,
+        }
     }
 
     fn exchange(&mut self, now: Duration) {
@@ -44,7 +51,11 @@ impl Pair {
     }
 
     fn run_until(&mut self, end: Duration) {
-        while let Some(now) = [self.a.poll_timeout(), self.b.poll_timeout()].into_iter().flatten().min() {
+        while let Some(now) = [self.a.poll_timeout(), self.b.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+        {
             if now > end {
                 break;
             }
@@ -65,7 +76,10 @@ fn a_handshake_gives_both_a_session_and_the_responder_an_endpoint() {
     pair.b.send_data(pair.a.key, 100, at(2));
     pair.exchange(at(2));
     assert_eq!(pair.a.received_data(&pair.b.key), 1);
-    assert_eq!(pair.b.snapshot().peers[0].last_handshake, Some(at(1_700_000_001)));
+    assert_eq!(
+        pair.b.snapshot().peers[0].last_handshake,
+        Some(at(1_700_000_001))
+    );
 }
 
 #[test]
@@ -84,8 +98,20 @@ fn the_endpoint_roams_to_the_source_of_authenticated_data_only() {
     pair.exchange(at(1));
     let old = pair.a_at;
     pair.a_at = "10.0.0.9:9".parse().unwrap();
-    let forged = Content::Data { session: 12345, counter: 9, length: 1 };
-    pair.b.handle_message(pair.a_at, Message { from: pair.a.key, to: pair.b.key, content: forged }, at(2));
+    let forged = Content::Data {
+        session: 12345,
+        counter: 9,
+        length: 1,
+    };
+    pair.b.handle_message(
+        pair.a_at,
+        Message {
+            from: pair.a.key,
+            to: pair.b.key,
+            content: forged,
+        },
+        at(2),
+    );
     assert_eq!(pair.b.endpoint(&pair.a.key), Some(old));
     pair.a.send_data(pair.b.key, 1, at(2));
     pair.exchange(at(2));
@@ -147,7 +173,10 @@ fn initiations_that_cross_come_to_nothing_and_are_repeated() {
     let mut pair = Pair::new(None);
     pair.a.set_endpoint(pair.b.key, pair.b_at, true, at(1));
     pair.b.set_endpoint(pair.a.key, pair.a_at, true, at(1));
-    let (from_a, from_b) = (pair.a.poll_transmit().unwrap(), pair.b.poll_transmit().unwrap());
+    let (from_a, from_b) = (
+        pair.a.poll_transmit().unwrap(),
+        pair.b.poll_transmit().unwrap(),
+    );
     pair.b.handle_message(pair.a_at, from_a.message, at(1));
     pair.a.handle_message(pair.b_at, from_b.message, at(1));
     pair.exchange(at(1));

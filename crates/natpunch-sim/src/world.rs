@@ -1,4 +1,5 @@
-//! The whole simulation: network, hosts, servers and time, and the assertions that hold in every run.
+//! The whole simulation: network, hosts, servers and time, and the assertions that hold in every
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, EndpointReason, Event, Mesh, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, derive_listen_port, stun,
+    Command, EndpointReason, Event, Mesh, MeshSpec, MeshStatus, PeerSpec, Time, Transmit,
+    derive_listen_port, stun,
 };
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy, SecretKey};
 
@@ -42,7 +44,9 @@ struct ModelServer {
 }
 
 fn public_key(spec: &MeshSpec) -> PeerKey {
-    Mesh::new(spec.clone(), [0; 32], Time::ZERO).status(Time::ZERO).public_key
+    Mesh::new(spec.clone(), [0; 32], Time::ZERO)
+        .status(Time::ZERO)
+        .public_key
 }
 
 /// The simulation.
@@ -91,29 +95,63 @@ impl World {
     }
 
     /// Adds a segment behind a gateway.
-    pub fn add_gateway(&mut self, name: &str, outside: SegmentId, config: GatewayConfig) -> (SegmentId, GatewayId) {
+    pub fn add_gateway(
+        &mut self,
+        name: &str,
+        outside: SegmentId,
+        config: GatewayConfig,
+    ) -> (SegmentId, GatewayId) {
         self.network.add_gateway(name, outside, config)
     }
 
     /// Adds a model of a server for rendezvous and STUN, on the internet.
-    pub fn add_model_server(&mut self, name: &str, addresses: &[IpAddr], link: LinkConfig) -> HostId {
-        let id = self.network.add_host(name, Network::INTERNET, addresses, link);
+    pub fn add_model_server(
+        &mut self,
+        name: &str,
+        addresses: &[IpAddr],
+        link: LinkConfig,
+    ) -> HostId {
+        let id = self
+            .network
+            .add_host(name, Network::INTERNET, addresses, link);
         self.model_servers.insert(id, ModelServer::default());
         id
     }
 
     /// Adds a server of natpunch's own rendezvous, on the internet; what a mesh file says of it.
-    pub fn add_server(&mut self, name: &str, ip: IpAddr, link: LinkConfig) -> (HostId, ServerAddress) {
+    pub fn add_server(
+        &mut self,
+        name: &str,
+        ip: IpAddr,
+        link: LinkConfig,
+    ) -> (HostId, ServerAddress) {
         let id = self.network.add_host(name, Network::INTERNET, &[ip], link);
         let private_key = SecretKey::from_bytes(self.keys.bytes32());
-        let spec = MeshSpec { private_key, listen_port: 0, overlay: Vec::new(), peers: Vec::new() };
+        let spec = MeshSpec {
+            private_key,
+            listen_port: 0,
+            overlay: Vec::new(),
+            peers: Vec::new(),
+        };
         let (key, address) = (public_key(&spec), SocketAddr::new(ip, server::PORT));
-        self.servers.insert(id, Server::new(spec.private_key, Random::new(self.seed, 10_000 + id.0 as u64)));
+        self.servers.insert(
+            id,
+            Server::new(
+                spec.private_key,
+                Random::new(self.seed, 10_000 + id.0 as u64),
+            ),
+        );
         (id, ServerAddress { address, key })
     }
 
     /// Adds a host that takes part in nothing.
-    pub fn add_bystander(&mut self, name: &str, segment: SegmentId, addresses: &[IpAddr], link: LinkConfig) -> HostId {
+    pub fn add_bystander(
+        &mut self,
+        name: &str,
+        segment: SegmentId,
+        addresses: &[IpAddr],
+        link: LinkConfig,
+    ) -> HostId {
         self.network.add_host(name, segment, addresses, link)
     }
 
@@ -128,11 +166,17 @@ impl World {
     ) -> HostId {
         let id = self.network.add_host(name, segment, addresses, link);
         let private_key = SecretKey::from_bytes(self.keys.bytes32());
-        let mut spec = MeshSpec { private_key, listen_port: 0, overlay: Vec::new(), peers: Vec::new() };
+        let mut spec = MeshSpec {
+            private_key,
+            listen_port: 0,
+            overlay: Vec::new(),
+            peers: Vec::new(),
+        };
         let key = public_key(&spec);
         spec.listen_port = derive_listen_port(&key);
         let random = Random::new(self.seed, 100 + id.0 as u64);
-        self.nodes.insert(id, Node::new(key, spec, discovery, random, self.now));
+        self.nodes
+            .insert(id, Node::new(key, spec, discovery, random, self.now));
         id
     }
 
@@ -159,7 +203,12 @@ impl World {
         spec.peers.retain(|peer| peer.key != key);
         let persistent_keepalive = Some(Duration::from_secs(25));
         let named = PeerSpec::new(format!("peer-{}", peer.0), key);
-        spec.peers.push(PeerSpec { managed, persistent_keepalive, listen_port, ..named });
+        spec.peers.push(PeerSpec {
+            managed,
+            persistent_keepalive,
+            listen_port,
+            ..named
+        });
         self.reload(node, spec);
     }
 
@@ -173,14 +222,17 @@ impl World {
 
     fn reload(&mut self, node: HostId, spec: MeshSpec) {
         let now = self.now;
-        let Some(node) = self.nodes.get_mut(&node) else { return };
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return;
+        };
         for peer in &node.spec.peers {
             if !spec.peers.iter().any(|kept| kept.key == peer.key) {
                 node.device.remove_peer(&peer.key);
             }
         }
         for peer in &spec.peers {
-            node.device.set_peer(peer.key, peer.persistent_keepalive, now);
+            node.device
+                .set_peer(peer.key, peer.persistent_keepalive, now);
         }
         node.spec = spec.clone();
         let time = node.clock(now);
@@ -198,17 +250,20 @@ impl World {
     /// Kills the agent, and starts it again after this long. The device runs on.
     pub fn restart_agent(&mut self, node: HostId, after: Duration) {
         let at = self.now + after;
-        self.network.note("agent", format!("host {} agent killed", node.0), self.now);
+        self.network
+            .note("agent", format!("host {} agent killed", node.0), self.now);
         self.records.forget_watcher(node);
         let node = self.node_mut(node);
         node.agent = None;
         node.start_at = Some(at);
     }
 
-    /// The device of a node goes down with all its sessions, and is made anew after this long. The agent runs on.
+    /// The device of a node goes down with all its sessions, and is made anew after this long. The
+    /// agent runs on.
     pub fn restart_device(&mut self, node: HostId, after: Duration) {
         let at = self.now + after;
-        self.network.note("device", format!("host {} device gone", node.0), self.now);
+        self.network
+            .note("device", format!("host {} device gone", node.0), self.now);
         self.node_mut(node).device_back_at = Some(at);
         let now = self.now;
         self.node_mut(node).make_device(now);
@@ -232,7 +287,8 @@ impl World {
         self.network.move_host(node, segment, addresses);
         self.learn_addresses();
         let now = self.now;
-        self.network.note("move", format!("host {} moved", node.0), now);
+        self.network
+            .note("move", format!("host {} moved", node.0), now);
         let node = self.node_mut(node);
         let time = node.clock(now);
         if let Some(agent) = &mut node.agent {
@@ -245,7 +301,11 @@ impl World {
     /// Power-cycles a gateway.
     pub fn reboot_gateway(&mut self, gateway: GatewayId, new_outside: Option<IpAddr>) {
         self.learn_addresses();
-        self.network.note("reboot", format!("gateway {} rebooted", gateway.0), self.now);
+        self.network.note(
+            "reboot",
+            format!("gateway {} rebooted", gateway.0),
+            self.now,
+        );
         self.network.reboot_gateway(gateway, new_outside);
         self.learn_addresses();
     }
@@ -281,10 +341,15 @@ impl World {
 
     /// Changes by whose relays peers may be reached, best first.
     pub fn set_relays(&mut self, node: HostId, servers: &[HostId]) {
-        let relays = servers.iter().flat_map(|server| self.network.addresses(*server)).map(|ip| client::origin(*ip));
+        let relays = servers
+            .iter()
+            .flat_map(|server| self.network.addresses(*server))
+            .map(|ip| client::origin(*ip));
         let relays: Arc<[Origin]> = relays.collect();
         let mut spec = self.nodes[&node].spec.clone();
-        spec.peers.iter_mut().for_each(|peer| peer.relays = Some(relays.clone()));
+        spec.peers
+            .iter_mut()
+            .for_each(|peer| peer.relays = Some(relays.clone()));
         self.reload(node, spec);
     }
 
@@ -295,7 +360,10 @@ impl World {
 
     /// Packets that a bystander got.
     pub fn packets_to(&self, bystander: HostId) -> u64 {
-        self.received_by_bystanders.get(&bystander).copied().unwrap_or_default()
+        self.received_by_bystanders
+            .get(&bystander)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Feeds a datagram to the network as if this host, whoever it is, had sent it.
@@ -312,16 +380,24 @@ impl World {
     /// Sets an endpoint as an administrator does with `wg set`.
     pub fn configure_endpoint(&mut self, node: HostId, peer: HostId, endpoint: SocketAddr) {
         let (key, now) = (self.key(peer), self.now);
-        self.node_mut(node).device.set_endpoint(key, endpoint, false, now);
+        self.node_mut(node)
+            .device
+            .set_endpoint(key, endpoint, false, now);
     }
 
-    /// Offers an address of `peer` to the agent of `node`, as a static endpoint of the mesh file is.
+    /// Offers an address of `peer` to the agent of `node`, as a static endpoint of the mesh file
+    /// is.
     pub fn offer_candidate(&mut self, node: HostId, peer: HostId, address: SocketAddr) {
         let (key, now) = (self.key(peer), self.now);
         let node = self.node_mut(node);
         let time = node.clock(now);
         let (kind, origin) = (CandidateKind::Mapped, Origin::new("static"));
-        let candidate = Candidate { address, kind, origin, lifetime: Duration::from_secs(3600) };
+        let candidate = Candidate {
+            address,
+            kind,
+            origin,
+            lifetime: Duration::from_secs(3600),
+        };
         if let Some(agent) = &mut node.agent {
             agent.mesh.handle_candidate(key, candidate, time);
         }
@@ -359,7 +435,11 @@ impl World {
     }
 
     /// Runs until `done`, and at most up to this time. The time when it was done, if it was.
-    pub fn run_until_done(&mut self, end: Duration, mut done: impl FnMut(&Self) -> bool) -> Option<Duration> {
+    pub fn run_until_done(
+        &mut self,
+        end: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Option<Duration> {
         if done(self) {
             return Some(self.now);
         }
@@ -379,10 +459,16 @@ impl World {
         self.device(a).has_session(&key_b, self.now) && self.device(b).has_session(&key_a, self.now)
     }
 
-    /// Sends pings both ways, 20 times a second for up to `patience`; true once one arrived each way.
+    /// Sends pings both ways, 20 times a second for up to `patience`; true once one arrived each
+    /// way.
     pub fn data_flows(&mut self, a: HostId, b: HostId, patience: Duration) -> bool {
         let (key_a, key_b) = (self.key(a), self.key(b));
-        let received = |world: &Self| (world.device(a).received_data(&key_b), world.device(b).received_data(&key_a));
+        let received = |world: &Self| {
+            (
+                world.device(a).received_data(&key_b),
+                world.device(b).received_data(&key_a),
+            )
+        };
         let before = received(self);
         let end = self.now + patience;
         while self.now < end {
@@ -419,12 +505,24 @@ impl World {
             text += &format!("VIOLATION: {violation}\n");
         }
         for (host, node) in &self.nodes {
-            text += &format!("--- host {} {} port {}\n", host.0, node.key.short(), node.spec.listen_port);
+            text += &format!(
+                "--- host {} {} port {}\n",
+                host.0,
+                node.key.short(),
+                node.spec.listen_port
+            );
             for (at, event) in node.events.iter().rev().take(30).rev() {
                 text += &format!("    {} {event}\n", crate::packet::clock(*at));
             }
-            for peer in node.status(self.now).iter().flat_map(|status| &status.peers) {
-                text += &format!("    {} {} endpoint {:?}\n", peer.name, peer.state, peer.endpoint);
+            for peer in node
+                .status(self.now)
+                .iter()
+                .flat_map(|status| &status.peers)
+            {
+                text += &format!(
+                    "    {} {} endpoint {:?}\n",
+                    peer.name, peer.state, peer.endpoint
+                );
             }
         }
         text += &self.network.trace.text(400);
@@ -444,10 +542,23 @@ impl World {
             let nodes = self.nodes.values().filter_map(Node::poll_timeout);
             let servers = self.servers.values().filter_map(Server::poll_timeout);
             let others = [self.network.poll_timeout(), self.records.poll_timeout()];
-            let next = nodes.chain(servers).chain(others.into_iter().flatten()).min();
-            let Some(next) = next.filter(|next| *next <= end) else { break };
-            self.steps_at_once = if next > self.now { 0 } else { self.steps_at_once + 1 };
-            assert!(self.steps_at_once < MOST_STEPS_AT_ONCE, "a busy loop:\n{}", self.report());
+            let next = nodes
+                .chain(servers)
+                .chain(others.into_iter().flatten())
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
+            self.steps_at_once = if next > self.now {
+                0
+            } else {
+                self.steps_at_once + 1
+            };
+            assert!(
+                self.steps_at_once < MOST_STEPS_AT_ONCE,
+                "a busy loop:\n{}",
+                self.report()
+            );
             self.now = self.now.max(next);
             self.step();
             if !go_on(self) {
@@ -468,20 +579,29 @@ impl World {
             if let Some(node) = self.nodes.get_mut(&host) {
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
-                    agent.mesh.handle_record(&Origin::new("records"), record.tag, &record.blob, time);
+                    agent.mesh.handle_record(
+                        &Origin::new("records"),
+                        record.tag,
+                        &record.blob,
+                        time,
+                    );
                 }
             }
         }
         for (host, server) in &mut self.servers {
             if server.poll_timeout().is_some_and(|at| at <= now) {
                 let packets = server.handle_timeout(now);
-                packets.into_iter().for_each(|packet| self.network.send(*host, packet, now));
+                packets
+                    .into_iter()
+                    .for_each(|packet| self.network.send(*host, packet, now));
             }
         }
         let hosts: Vec<_> = self.nodes.keys().copied().collect();
         for host in hosts {
             self.wake_or_start(host);
-            let Some(node) = self.nodes.get_mut(&host) else { continue };
+            let Some(node) = self.nodes.get_mut(&host) else {
+                continue;
+            };
             if !node.awake() || node.poll_timeout().is_none_or(|at| at > now) {
                 continue;
             }
@@ -494,7 +614,9 @@ impl World {
     fn wake_or_start(&mut self, host: HostId) {
         let now = self.now;
         let addresses = self.network.addresses(host).to_vec();
-        let Some(node) = self.nodes.get_mut(&host) else { return };
+        let Some(node) = self.nodes.get_mut(&host) else {
+            return;
+        };
         if node.asleep_until.take_if(|until| *until <= now).is_some() {
             self.network.set_host_connected(host, true);
             let time = node.clock(now);
@@ -512,23 +634,37 @@ impl World {
         let now = self.now;
         if let Some(server) = self.servers.get_mut(&host) {
             let packets = server.handle(&packet, now);
-            packets.into_iter().for_each(|packet| self.network.send(host, packet, now));
+            packets
+                .into_iter()
+                .for_each(|packet| self.network.send(host, packet, now));
             return;
         }
-        if let Some(server) = self.model_servers.get_mut(&host).filter(|server| !server.down) {
+        if let Some(server) = self
+            .model_servers
+            .get_mut(&host)
+            .filter(|server| !server.down)
+        {
             let answer = match &packet.payload {
                 Payload::Raw(bytes) => stun::respond(bytes, packet.source).map(Payload::Raw),
-                Payload::Rendezvous(message) => {
-                    server.rendezvous.handle(packet.source, *message, now).map(Payload::Rendezvous)
-                }
+                Payload::Rendezvous(message) => server
+                    .rendezvous
+                    .handle(packet.source, *message, now)
+                    .map(Payload::Rendezvous),
                 Payload::WireGuard(_) => None,
             };
             if let Some(payload) = answer {
-                self.network.send(host, Packet::new(packet.destination, packet.source, payload), now);
+                self.network.send(
+                    host,
+                    Packet::new(packet.destination, packet.source, payload),
+                    now,
+                );
             }
             return;
         }
-        let sender = packet.origin.and_then(|origin| self.nodes.get(&origin)).map(|node| node.key);
+        let sender = packet
+            .origin
+            .and_then(|origin| self.nodes.get(&origin))
+            .map(|node| node.key);
         let Some(node) = self.nodes.get_mut(&host) else {
             *self.received_by_bystanders.entry(host).or_default() += 1;
             self.check_third_party(host, &packet);
@@ -548,7 +684,9 @@ impl World {
                 if let Some(agent) = &mut node.agent {
                     let destination = Some(packet.destination.ip()).filter(|ip| !is_multicast(*ip));
                     agent.clients.handle_datagram(packet.source, &bytes, now);
-                    agent.mesh.handle_datagram(packet.source, destination, &bytes, time);
+                    agent
+                        .mesh
+                        .handle_datagram(packet.source, destination, &bytes, time);
                 }
             }
             Payload::Rendezvous(message) => node.handle_answer(message, now),
@@ -570,19 +708,32 @@ impl World {
                     idle = false;
                     self.send_from(host, None, to, DEFAULT_TTL, Payload::Raw(payload));
                 }
-                while let Some(transmit) =
-                    self.node_mut(host).agent.as_mut().and_then(|agent| agent.mesh.poll_transmit())
+                while let Some(transmit) = self
+                    .node_mut(host)
+                    .agent
+                    .as_mut()
+                    .and_then(|agent| agent.mesh.poll_transmit())
                 {
                     idle = false;
                     self.send_probe(host, transmit);
                 }
                 while let Some(out) = self.node_mut(host).device.poll_transmit() {
                     idle = false;
-                    self.send_from(host, None, out.to, DEFAULT_TTL, Payload::WireGuard(out.message));
+                    self.send_from(
+                        host,
+                        None,
+                        out.to,
+                        DEFAULT_TTL,
+                        Payload::WireGuard(out.message),
+                    );
                 }
                 let now = self.now;
                 let node = self.node_mut(host);
-                while let Some(event) = node.agent.as_mut().and_then(|agent| agent.mesh.poll_event()) {
+                while let Some(event) = node
+                    .agent
+                    .as_mut()
+                    .and_then(|agent| agent.mesh.poll_event())
+                {
                     node.events.push((now, event));
                 }
                 if idle {
@@ -622,12 +773,22 @@ impl World {
                     self.records.watch(host, &interest, now);
                 }
             }
-            Command::SetEndpoint { peer, endpoint, kick, reason } => {
+            Command::SetEndpoint {
+                peer,
+                endpoint,
+                kick,
+                reason,
+            } => {
                 self.check_endpoint(host, peer, endpoint, reason);
                 let place = format!("host {}", host.0);
-                self.network.note(&place, format!("endpoint of {} is {endpoint}: {reason}", peer.short()), now);
+                self.network.note(
+                    &place,
+                    format!("endpoint of {} is {endpoint}: {reason}", peer.short()),
+                    now,
+                );
                 let node = self.node_mut(host);
-                let done = node.device_back_at.is_none() && node.device.set_endpoint(peer, endpoint, kick, now);
+                let done = node.device_back_at.is_none()
+                    && node.device.set_endpoint(peer, endpoint, kick, now);
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
                     agent.watch_device(now);
@@ -655,15 +816,39 @@ impl World {
         }
         let ttl = transmit.ttl.unwrap_or(DEFAULT_TTL);
         self.check_destination(host, transmit.destination);
-        self.send_from(host, transmit.source, transmit.destination, ttl, Payload::Raw(transmit.payload));
+        self.send_from(
+            host,
+            transmit.source,
+            transmit.destination,
+            ttl,
+            Payload::Raw(transmit.payload),
+        );
     }
 
     /// Sends from WireGuard's port; the source address is that of the route unless given.
-    fn send_from(&mut self, host: HostId, source: Option<IpAddr>, to: SocketAddr, ttl: u8, payload: Payload) {
-        let routed = || self.network.addresses(host).iter().find(|ip| ip.is_ipv4() == to.is_ipv4()).copied();
-        let Some(source) = source.or_else(routed) else { return };
+    fn send_from(
+        &mut self,
+        host: HostId,
+        source: Option<IpAddr>,
+        to: SocketAddr,
+        ttl: u8,
+        payload: Payload,
+    ) {
+        let routed = || {
+            self.network
+                .addresses(host)
+                .iter()
+                .find(|ip| ip.is_ipv4() == to.is_ipv4())
+                .copied()
+        };
+        let Some(source) = source.or_else(routed) else {
+            return;
+        };
         let port = self.nodes[&host].device.listen_port();
-        let packet = Packet { ttl, ..Packet::new(SocketAddr::new(source, port), to, payload) };
+        let packet = Packet {
+            ttl,
+            ..Packet::new(SocketAddr::new(source, port), to, payload)
+        };
         self.network.send(host, packet, self.now);
     }
 
@@ -672,13 +857,23 @@ impl World {
         self.violations.insert(text);
     }
 
-    /// An endpoint of a managed peer is proven: a round trip of probes, truly with that peer. No endpoint of a live
-    /// session is replaced by an unproven one. A peer that was removed gets none.
-    fn check_endpoint(&mut self, host: HostId, peer: PeerKey, endpoint: SocketAddr, reason: EndpointReason) {
+    /// An endpoint of a managed peer is proven: a round trip of probes, truly with that peer. No
+    /// endpoint of a live session is replaced by an unproven one. A peer that was removed gets
+    /// none.
+    fn check_endpoint(
+        &mut self,
+        host: HostId,
+        peer: PeerKey,
+        endpoint: SocketAddr,
+        reason: EndpointReason,
+    ) {
         let now = self.now;
         let node = &self.nodes[&host];
         let Some(spec) = node.spec.peers.iter().find(|spec| spec.key == peer) else {
-            return self.violate(format!("host {}: endpoint for a peer that was removed", host.0));
+            return self.violate(format!(
+                "host {}: endpoint for a peer that was removed",
+                host.0
+            ));
         };
         if node.device.endpoint(&peer) == Some(endpoint) {
             return;
@@ -686,32 +881,55 @@ impl World {
         let within = |at: Option<&Duration>, lifetime| at.is_some_and(|at| now < *at + lifetime);
         let proven = within(node.heard.get(&(peer, endpoint)), PROOF_LIFETIME)
             && within(node.asked.get(&endpoint), PROOF_LIFETIME + ROUND_TRIP);
-        let live = node.device.last_received(&peer).is_some_and(|at| now < at + LIVE);
+        let live = node
+            .device
+            .last_received(&peer)
+            .is_some_and(|at| now < at + LIVE);
         if spec.managed && !proven {
-            self.violate(format!("host {}: endpoint {endpoint} is not proven ({reason})", host.0));
+            self.violate(format!(
+                "host {}: endpoint {endpoint} is not proven ({reason})",
+                host.0
+            ));
         }
         if live && !proven {
-            self.violate(format!("host {}: live endpoint replaced by {endpoint}, not proven ({reason})", host.0));
+            self.violate(format!(
+                "host {}: live endpoint replaced by {endpoint}, not proven ({reason})",
+                host.0
+            ));
         }
     }
 
     /// Probes go to peers, servers and one's own link only.
     fn check_destination(&mut self, host: HostId, destination: SocketAddr) {
-        if is_multicast(destination.ip()) || self.network.is_address_of(destination.ip(), self.participants()) {
+        if is_multicast(destination.ip())
+            || self
+                .network
+                .is_address_of(destination.ip(), self.participants())
+        {
             return;
         }
         self.learn_addresses();
-        if !self.known_addresses.values().any(|addresses| addresses.contains(&destination.ip())) {
+        if !self
+            .known_addresses
+            .values()
+            .any(|addresses| addresses.contains(&destination.ip()))
+        {
             let node = self.node_mut(host);
             if node.strangers.insert(destination) {
-                self.violate(format!("host {}: probe to {destination}, which is nobody's", host.0));
+                self.violate(format!(
+                    "host {}: probe to {destination}, which is nobody's",
+                    host.0
+                ));
             }
         }
     }
 
     fn participants(&self) -> impl Iterator<Item = HostId> {
         let servers = self.servers.keys().chain(self.model_servers.keys());
-        servers.chain(self.nodes.keys()).chain(&self.injectors).copied()
+        servers
+            .chain(self.nodes.keys())
+            .chain(&self.injectors)
+            .copied()
     }
 
     fn learn_addresses(&mut self) {
@@ -724,13 +942,22 @@ impl World {
         }
     }
 
-    /// Nothing of ours reaches somebody else, but by a broadcast on his LAN or an address that he shares with a peer.
+    /// Nothing of ours reaches somebody else, but by a broadcast on his LAN or an address that he
+    /// shares with a peer.
     fn check_third_party(&mut self, host: HostId, packet: &Packet) {
-        let ours = packet.origin.is_some_and(|origin| self.nodes.contains_key(&origin));
-        let shared = self.known_addresses.values().any(|known| known.contains(&packet.destination.ip()));
+        let ours = packet
+            .origin
+            .is_some_and(|origin| self.nodes.contains_key(&origin));
+        let shared = self
+            .known_addresses
+            .values()
+            .any(|known| known.contains(&packet.destination.ip()));
         let expected = self.participants().any(|participant| participant == host);
         if ours && !expected && !is_multicast(packet.destination.ip()) && !shared {
-            self.violate(format!("a packet from {} reached the third party {}", packet.source, packet.destination));
+            self.violate(format!(
+                "a packet from {} reached the third party {}",
+                packet.source, packet.destination
+            ));
         }
     }
 
@@ -738,9 +965,19 @@ impl World {
     pub fn check_memory(&mut self) {
         let hosts: Vec<_> = self.nodes.keys().copied().collect();
         for host in hosts {
-            let peers = self.status(host).map(|status| status.peers).unwrap_or_default();
-            for peer in peers.iter().filter(|peer| peer.candidates.len() > CANDIDATES_PER_PEER) {
-                self.violate(format!("host {}: {} candidates of one peer", host.0, peer.candidates.len()));
+            let peers = self
+                .status(host)
+                .map(|status| status.peers)
+                .unwrap_or_default();
+            for peer in peers
+                .iter()
+                .filter(|peer| peer.candidates.len() > CANDIDATES_PER_PEER)
+            {
+                self.violate(format!(
+                    "host {}: {} candidates of one peer",
+                    host.0,
+                    peer.candidates.len()
+                ));
             }
         }
     }

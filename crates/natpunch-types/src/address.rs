@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The one form in which natpunch compares and stores an address: an IPv4-mapped or IPv4-compatible IPv6 address
-/// becomes IPv4 (RFC 4291, 2.5.5). `::` and `::1` stay what they are.
+/// The one form in which natpunch compares and stores an address: an IPv4-mapped or IPv4-compatible
+/// IPv6 address becomes IPv4 (RFC 4291, 2.5.5). `::` and `::1` stay what they are.
 pub fn canonical_ip(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
@@ -23,8 +23,8 @@ pub fn canonical_ip(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// [`canonical_ip`] of a socket address. The flow label is dropped; a scope id is kept only on a link-local address,
-/// where it is part of the address.
+/// [`canonical_ip`] of a socket address. The flow label is dropped; a scope id is kept only on a
+/// link-local address, where it is part of the address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     match (canonical_ip(address.ip()), address) {
         (IpAddr::V6(ip), SocketAddr::V6(v6)) if is_unicast_link_local(ip) => {
@@ -43,12 +43,13 @@ fn is_unicast_link_local(ip: Ipv6Addr) -> bool {
 pub enum AddressClass {
     /// A globally routable unicast address.
     Global,
-    /// A private (RFC 1918), unique local (RFC 4193), shared carrier (RFC 6598) or benchmarking (RFC 2544) address.
+    /// A private (RFC 1918), unique local (RFC 4193), shared carrier (RFC 6598) or benchmarking
+    /// (RFC 2544) address.
     Private,
     /// Valid on one link only (RFC 3927, RFC 4291).
     LinkLocal,
-    /// An address that no peer can ever have: unspecified, loopback, multicast, broadcast, documentation-only
-    /// special ranges, 0.0.0.0/8, 240.0.0.0/4.
+    /// An address that no peer can ever have: unspecified, loopback, multicast, broadcast,
+    /// documentation-only special ranges, 0.0.0.0/8, 240.0.0.0/4.
     Never,
 }
 
@@ -63,7 +64,10 @@ pub fn classify(ip: IpAddr) -> AddressClass {
                 AddressClass::Never
             } else if a == 169 && b == 254 {
                 AddressClass::LinkLocal
-            } else if ip.is_private() || (a == 100 && (b & 0xc0) == 64) || (a == 198 && (b & 0xfe) == 18) {
+            } else if ip.is_private()
+                || (a == 100 && (b & 0xc0) == 64)
+                || (a == 198 && (b & 0xfe) == 18)
+            {
                 AddressClass::Private
             } else {
                 AddressClass::Global
@@ -84,23 +88,27 @@ pub fn classify(ip: IpAddr) -> AddressClass {
     }
 }
 
-/// Whether an address is global in every sense: by [`classify`], not of a [special](is_special) range, of the only IPv6
-/// space that is given out (2000::/3) or NAT64's, and not one that [embeds](embedded_v4) an IPv4 address which is not
-/// global.
+/// Whether an address is global in every sense: by [`classify`], not of a [special](is_special)
+/// range, of the only IPv6 space that is given out (2000::/3) or NAT64's, and not one that
+/// [embeds](embedded_v4) an IPv4 address which is not global.
 pub fn is_global(ip: IpAddr) -> bool {
     let plain = |ip| classify(ip) == AddressClass::Global && !is_special(ip);
     let ip = canonical_ip(ip);
     let given_out = match ip {
         IpAddr::V4(_) => true,
-        IpAddr::V6(v6) => matches!(v6.segments(), [0x2000..=0x3fff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..]),
+        IpAddr::V6(v6) => matches!(
+            v6.segments(),
+            [0x2000..=0x3fff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..]
+        ),
     };
     given_out && plain(ip) && embedded_v4(ip).is_none_or(|inner| plain(inner.into()))
 }
 
-/// Special ranges beyond those of [`classify`], by IANA's special-purpose address registries (RFC 6890): IETF protocol
-/// assignments with Teredo, benchmarking and ORCHID among them, 6to4 relays (RFC 7526), NAT64 of local use (RFC 8215),
-/// discard and dummy (RFC 6666, RFC 9780), segment routing (RFC 9602), and site-local (RFC 3879). The few addresses of
-/// these that are reachable from everywhere are those of services, such as anycast, never of a peer.
+/// Special ranges beyond those of [`classify`], by IANA's special-purpose address registries (RFC
+/// 6890): IETF protocol assignments with Teredo, benchmarking and ORCHID among them, 6to4 relays
+/// (RFC 7526), NAT64 of local use (RFC 8215), discard and dummy (RFC 6666, RFC 9780), segment
+/// routing (RFC 9602), and site-local (RFC 3879). The few addresses of these that are reachable
+/// from everywhere are those of services, such as anycast, never of a peer.
 pub fn is_special(ip: IpAddr) -> bool {
     match canonical_ip(ip) {
         IpAddr::V4(v4) => matches!(v4.octets(), [192, 0, 0, _] | [192, 88, 99, _]),
@@ -115,7 +123,8 @@ pub fn is_special(ip: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address inside a NAT64 (RFC 6052), 6to4 (RFC 3056), ISATAP (RFC 5214) or IPv4-translated (RFC 2765) address.
+/// The IPv4 address inside a NAT64 (RFC 6052), 6to4 (RFC 3056), ISATAP (RFC 5214) or
+/// IPv4-translated (RFC 2765) address.
 pub fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return None };
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
@@ -130,7 +139,10 @@ pub fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
 
 /// True for addresses that two hosts of one LAN may share without a NAT between them.
 pub fn is_mesh_lan(ip: IpAddr) -> bool {
-    matches!(classify(ip), AddressClass::Private | AddressClass::LinkLocal)
+    matches!(
+        classify(ip),
+        AddressClass::Private | AddressClass::LinkLocal
+    )
 }
 
 #[cfg(test)]
@@ -149,16 +161,43 @@ mod tests {
 
     #[test]
     fn special_ranges_are_known_in_every_encoding() {
-        for never in
-            ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:127.0.0.1"]
-        {
-            assert_eq!(classify(never.parse().unwrap()), AddressClass::Never, "{never}");
+        for never in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert_eq!(
+                classify(never.parse().unwrap()),
+                AddressClass::Never,
+                "{never}"
+            );
         }
-        for private in ["10.0.0.1", "100.64.0.1", "192.168.1.1", "fd00::1", "::ffff:10.0.0.1"] {
-            assert_eq!(classify(private.parse().unwrap()), AddressClass::Private, "{private}");
+        for private in [
+            "10.0.0.1",
+            "100.64.0.1",
+            "192.168.1.1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert_eq!(
+                classify(private.parse().unwrap()),
+                AddressClass::Private,
+                "{private}"
+            );
         }
-        assert_eq!(classify("fe80::1".parse().unwrap()), AddressClass::LinkLocal);
-        assert_eq!(classify("203.0.113.1".parse().unwrap()), AddressClass::Global);
+        assert_eq!(
+            classify("fe80::1".parse().unwrap()),
+            AddressClass::LinkLocal
+        );
+        assert_eq!(
+            classify("203.0.113.1".parse().unwrap()),
+            AddressClass::Global
+        );
     }
 
     /// A special range by its first and last address, and where it is defined.
@@ -169,12 +208,20 @@ mod tests {
         ("127.0.0.0", "127.255.255.255", "RFC 1122, loopback"),
         ("169.254.0.0", "169.254.255.255", "RFC 3927, link-local"),
         ("172.16.0.0", "172.31.255.255", "RFC 1918"),
-        ("192.0.0.0", "192.0.0.255", "RFC 6890, IETF protocol assignments"),
+        (
+            "192.0.0.0",
+            "192.0.0.255",
+            "RFC 6890, IETF protocol assignments",
+        ),
         ("192.88.99.0", "192.88.99.255", "RFC 7526, 6to4 relays"),
         ("192.168.0.0", "192.168.255.255", "RFC 1918"),
         ("198.18.0.0", "198.19.255.255", "RFC 2544, benchmarking"),
         ("224.0.0.0", "239.255.255.255", "RFC 5771, multicast"),
-        ("232.0.0.0", "232.255.255.255", "RFC 4607, source-specific multicast"),
+        (
+            "232.0.0.0",
+            "232.255.255.255",
+            "RFC 4607, source-specific multicast",
+        ),
         ("239.0.0.0", "239.255.255.255", "RFC 2365, scoped multicast"),
         ("240.0.0.0", "255.255.255.254", "RFC 1112, reserved"),
         ("255.255.255.255", "255.255.255.255", "RFC 919, broadcast"),
@@ -182,24 +229,92 @@ mod tests {
     const SPECIAL_V6: [(&str, &str, &str); 20] = [
         ("::", "::", "RFC 4291, unspecified"),
         ("::1", "::1", "RFC 4291, loopback"),
-        ("::2", "::0.0.255.255", "RFC 4291, IPv4-compatible 0.0.0.0/16"),
-        ("0:0:0:0:1::", "0:0:0:0:fffe:ffff:ffff:ffff", "RFC 4291, reserved"),
-        ("0:0:0:0:ffff::", "::ffff:0:255.255.255.255", "RFC 2765, IPv4-translated"),
-        ("64:ff9b:1::", "64:ff9b:1:ffff:ffff:ffff:ffff:ffff", "RFC 8215, NAT64 of local use"),
+        (
+            "::2",
+            "::0.0.255.255",
+            "RFC 4291, IPv4-compatible 0.0.0.0/16",
+        ),
+        (
+            "0:0:0:0:1::",
+            "0:0:0:0:fffe:ffff:ffff:ffff",
+            "RFC 4291, reserved",
+        ),
+        (
+            "0:0:0:0:ffff::",
+            "::ffff:0:255.255.255.255",
+            "RFC 2765, IPv4-translated",
+        ),
+        (
+            "64:ff9b:1::",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+            "RFC 8215, NAT64 of local use",
+        ),
         ("100::", "100::ffff:ffff:ffff:ffff", "RFC 6666, discard"),
-        ("100:0:0:1::", "100::1:ffff:ffff:ffff:ffff", "RFC 9780, dummy"),
-        ("200::", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4291, reserved"),
-        ("2001::", "2001:0:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4380, Teredo"),
-        ("2001:1::", "2001:1:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 7723 and others, anycast"),
-        ("2001:2::", "2001:2:0:ffff:ffff:ffff:ffff:ffff", "RFC 5180, benchmarking"),
-        ("2001:10::", "2001:3f:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4843, RFC 7343, RFC 9374: ORCHID, DRIP"),
-        ("2001:40::", "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 2928, IETF protocol assignments"),
-        ("4000::", "5eff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4291, reserved"),
-        ("5f00::", "5f00:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 9602, segment routing"),
-        ("fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4193, unique local"),
-        ("fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4291, link-local"),
-        ("fec0::", "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 3879, site-local"),
-        ("ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "RFC 4291, multicast"),
+        (
+            "100:0:0:1::",
+            "100::1:ffff:ffff:ffff:ffff",
+            "RFC 9780, dummy",
+        ),
+        (
+            "200::",
+            "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4291, reserved",
+        ),
+        (
+            "2001::",
+            "2001:0:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4380, Teredo",
+        ),
+        (
+            "2001:1::",
+            "2001:1:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 7723 and others, anycast",
+        ),
+        (
+            "2001:2::",
+            "2001:2:0:ffff:ffff:ffff:ffff:ffff",
+            "RFC 5180, benchmarking",
+        ),
+        (
+            "2001:10::",
+            "2001:3f:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4843, RFC 7343, RFC 9374: ORCHID, DRIP",
+        ),
+        (
+            "2001:40::",
+            "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 2928, IETF protocol assignments",
+        ),
+        (
+            "4000::",
+            "5eff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4291, reserved",
+        ),
+        (
+            "5f00::",
+            "5f00:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 9602, segment routing",
+        ),
+        (
+            "fc00::",
+            "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4193, unique local",
+        ),
+        (
+            "fe80::",
+            "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4291, link-local",
+        ),
+        (
+            "fec0::",
+            "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 3879, site-local",
+        ),
+        (
+            "ff00::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "RFC 4291, multicast",
+        ),
     ];
     /// What is next to those, and the documentation's (RFC 5737).
     const GLOBAL_V4: [&str; 25] = [
@@ -230,8 +345,14 @@ mod tests {
         "192.31.196.1",
     ];
     /// What is next to those, and the documentation's (RFC 3849, RFC 9637).
-    const GLOBAL_V6: [&str; 6] =
-        ["2000::", "2001:200::", "2001:db8::1", "2003::", "3fff::1", "3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"];
+    const GLOBAL_V6: [&str; 6] = [
+        "2000::",
+        "2001:200::",
+        "2001:db8::1",
+        "2003::",
+        "3fff::1",
+        "3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    ];
 
     /// An IPv4 address in each form in which it may come, and whether that form can be global.
     fn encodings(ip: Ipv4Addr) -> Vec<(IpAddr, bool)> {
@@ -259,7 +380,9 @@ mod tests {
     fn scoped(ip: IpAddr) -> IpAddr {
         match ip {
             IpAddr::V4(_) => ip,
-            IpAddr::V6(v6) => canonical(SocketAddr::V6(std::net::SocketAddrV6::new(v6, 7, 5, 3))).ip(),
+            IpAddr::V6(v6) => {
+                canonical(SocketAddr::V6(std::net::SocketAddrV6::new(v6, 7, 5, 3))).ip()
+            }
         }
     }
 
@@ -268,7 +391,10 @@ mod tests {
         for (first, last, source) in SPECIAL_V4 {
             for ip in [first, last] {
                 for (encoding, _) in encodings(ip.parse().unwrap()) {
-                    assert!(!is_global(encoding) && !is_global(scoped(encoding)), "{ip} as {encoding}: {source}");
+                    assert!(
+                        !is_global(encoding) && !is_global(scoped(encoding)),
+                        "{ip} as {encoding}: {source}"
+                    );
                 }
             }
         }
@@ -281,7 +407,11 @@ mod tests {
         for ip in GLOBAL_V4 {
             for (encoding, can_be_global) in encodings(ip.parse().unwrap()) {
                 assert_eq!(is_global(encoding), can_be_global, "{ip} as {encoding}");
-                assert_eq!(is_global(scoped(encoding)), can_be_global, "{ip} as {encoding}");
+                assert_eq!(
+                    is_global(scoped(encoding)),
+                    can_be_global,
+                    "{ip} as {encoding}"
+                );
             }
         }
         for ip in GLOBAL_V6 {
@@ -291,11 +421,27 @@ mod tests {
 
     #[test]
     fn a_scope_id_and_a_flow_label_tell_no_two_addresses_apart_but_link_local_ones() {
-        let with = |ip: &str, scope| SocketAddr::V6(std::net::SocketAddrV6::new(ip.parse().unwrap(), 1, 9, scope));
-        for ip in ["2001:db8::1", "::ffff:203.0.113.7", "::203.0.113.7", "fd00::1", "ff02::1"] {
+        let with = |ip: &str, scope| {
+            SocketAddr::V6(std::net::SocketAddrV6::new(
+                ip.parse().unwrap(),
+                1,
+                9,
+                scope,
+            ))
+        };
+        for ip in [
+            "2001:db8::1",
+            "::ffff:203.0.113.7",
+            "::203.0.113.7",
+            "fd00::1",
+            "ff02::1",
+        ] {
             assert_eq!(canonical(with(ip, 3)), canonical(with(ip, 0)), "{ip}");
         }
         assert_ne!(canonical(with("fe80::1", 3)), canonical(with("fe80::1", 4)));
-        assert_eq!(canonical(with("fe80::1", 3)), "[fe80::1%3]:1".parse().unwrap());
+        assert_eq!(
+            canonical(with("fe80::1", 3)),
+            "[fe80::1%3]:1".parse().unwrap()
+        );
     }
 }

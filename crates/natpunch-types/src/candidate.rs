@@ -35,8 +35,8 @@ impl fmt::Display for CandidateKind {
     }
 }
 
-/// Which discovery instance (the NAME of `[discovery.NAME]`), or which part of natpunch itself, offered a datum.
-/// Stamped by the plugin host: a plugin cannot name its own origin.
+/// Which discovery instance (the NAME of `[discovery.NAME]`), or which part of natpunch itself,
+/// offered a datum. Stamped by the plugin host: a plugin cannot name its own origin.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin(Arc<str>);
 
@@ -64,7 +64,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A place where a peer may answer. A hint, never a fact: only an authenticated probe makes it a path.
+/// A place where a peer may answer. A hint, never a fact: only an authenticated probe makes it a
+/// path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Where, in [canonical](crate::canonical) form.

@@ -14,9 +14,9 @@ pub struct DevicePeer {
     pub key: PeerKey,
     /// Where WireGuard sends to, canonical. WireGuard may have roamed there by itself.
     pub endpoint: Option<SocketAddr>,
-    /// When the last handshake ended, as the device's clock has it (since the Unix epoch). The wall clock may step, so
-    /// ages are counted from when a change of this value was seen; only at first sight [`DeviceSnapshot::read_at`]
-    /// tells an old session from a running one.
+    /// When the last handshake ended, as the device's clock has it (since the Unix epoch). The wall
+    /// clock may step, so ages are counted from when a change of this value was seen; only at first
+    /// sight [`DeviceSnapshot::read_at`] tells an old session from a running one.
     pub last_handshake: Option<Duration>,
     /// Bytes received from the peer, authenticated.
     pub rx_bytes: u64,

@@ -29,7 +29,11 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {}
 
 fn decode(text: &str) -> Result<[u8; 32], KeyError> {
-    let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| KeyError::NotBase64)?);
+    let bytes = Zeroizing::new(
+        STANDARD
+            .decode(text.trim())
+            .map_err(|_| KeyError::NotBase64)?,
+    );
     <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError::WrongLength(bytes.len()))
 }
 
@@ -92,8 +96,8 @@ macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Wiped on drop, compared in constant time, never printed: `Debug` shows a placeholder and there is no
-        /// `Display` and no `Serialize`.
+        /// Wiped on drop, compared in constant time, never printed: `Debug` shows a placeholder and
+        /// there is no `Display` and no `Serialize`.
         #[derive(Clone, Zeroize, ZeroizeOnDrop)]
         pub struct $name([u8; 32]);
 

@@ -1,7 +1,9 @@
-//! The words of natpunch, shared by every other crate: keys, addresses, candidates and where they came from.
+//! The words of natpunch, shared by every other crate: keys, addresses, candidates and where they
+//! came from.
 //!
-//! There is one [`Candidate`] type in the whole tree, and one canonical form of a transport address, so that a
-//! comparison can never miss because of an encoding (`::ffff:10.0.0.1` and `10.0.0.1` are the same address).
+//! There is one [`Candidate`] type in the whole tree, and one canonical form of a transport
+//! address, so that a comparison can never miss because of an encoding (`::ffff:10.0.0.1` and
+//! `10.0.0.1` are the same address).
 
 mod address;
 mod candidate;
@@ -9,18 +11,23 @@ mod device;
 mod key;
 mod relay;
 
-pub use address::{AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan, is_special};
+pub use address::{
+    AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
+    is_special,
+};
 pub use candidate::{Candidate, CandidateKind, Origin};
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
 pub use relay::{Mapping, RelayPolicy, RelayUse};
 
-/// The first four bytes of every probe between nodes. As the little-endian word that WireGuard reads it is no message
-/// type of WireGuard (1 to 4), so that a device drops a probe at once; its first bit pair (01) is not that of STUN (00).
+/// The first four bytes of every probe between nodes. As the little-endian word that WireGuard
+/// reads it is no message type of WireGuard (1 to 4), so that a device drops a probe at once; its
+/// first bit pair (01) is not that of STUN (00).
 pub const PROBE_MAGIC: [u8; 4] = *b"NPch";
 
-/// The first three bytes of every datagram of natpunch's own rendezvous and relay; the last is the version. As the word
-/// that WireGuard reads it is no message type; its first bit pair (11) is not that of STUN.
+/// The first three bytes of every datagram of natpunch's own rendezvous and relay; the last is the
+/// version. As the word that WireGuard reads it is no message type; its first bit pair (11) is not
+/// that of STUN.
 pub const RENDEZVOUS_MAGIC: [u8; 3] = [0xd4, b'n', 1];
 
 /// Every probe between nodes has exactly this many bytes.

@@ -5,14 +5,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// What a pair wants of a relay at this moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum RelayUse {
     /// Nothing: it is forbidden, or the peer can't use one.
     #[default]
     Off,
-    /// Be ready, but let only probes through: both sides use a direct path, and a packet of WireGuard's that still came
-    /// by the relay would make the receiver roam back to it.
+    /// Be ready, but let only probes through: both sides use a direct path, and a packet of
+    /// WireGuard's that still came by the relay would make the receiver roam back to it.
     Standby,
     /// Carry WireGuard's packets.
     Carry,
@@ -31,7 +33,8 @@ pub enum RelayPolicy {
     Never,
 }
 
-/// How a NAT chooses the outside port (RFC 4787, 4.1), as far as one server with two ports can tell.
+/// How a NAT chooses the outside port (RFC 4787, 4.1), as far as one server with two ports can
+/// tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mapping {

@@ -1,7 +1,7 @@
 //! The claims that every [`Device`] keeps. Each backend's tests run all of them by [`run`].
 //!
-//! They are about configuration only. What needs a peer at the other end (sessions, counters, kicks) is tested with
-//! traffic in `tests/traffic.rs`.
+//! They are about configuration only. What needs a peer at the other end (sessions, counters,
+//! kicks) is tested with traffic in `tests/traffic.rs`.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -24,17 +24,50 @@ type Claim = fn(&mut dyn Device);
 /// With the claim that the device breaks.
 pub fn run<D: Device>(make: impl Fn() -> D) {
     let claims: [(&str, Claim); 12] = [
-        ("what was written is read back", what_was_written_is_read_back),
-        ("one peer added touches one peer", one_peer_added_touches_one_peer),
-        ("a removed peer takes nothing with it", a_removed_peer_takes_nothing_with_it),
-        ("an endpoint never resurrects a removed peer", an_endpoint_never_resurrects_a_removed_peer),
-        ("an endpoint changes nothing but itself", an_endpoint_changes_nothing_but_itself),
-        ("a kick leaves every setting as it was", a_kick_leaves_every_setting_as_it_was),
-        ("a peer may have hundreds of networks", a_peer_may_have_hundreds_of_networks),
-        ("a network belongs to the last that asked", a_network_belongs_to_the_last_that_asked),
-        ("a preshared key is set, changed and removed", a_preshared_key_is_set_changed_and_removed),
-        ("a keepalive is changed and switched off", a_keepalive_is_changed_and_switched_off),
-        ("key, port and mark change under peers", key_port_and_mark_change_under_peers),
+        (
+            "what was written is read back",
+            what_was_written_is_read_back,
+        ),
+        (
+            "one peer added touches one peer",
+            one_peer_added_touches_one_peer,
+        ),
+        (
+            "a removed peer takes nothing with it",
+            a_removed_peer_takes_nothing_with_it,
+        ),
+        (
+            "an endpoint never resurrects a removed peer",
+            an_endpoint_never_resurrects_a_removed_peer,
+        ),
+        (
+            "an endpoint changes nothing but itself",
+            an_endpoint_changes_nothing_but_itself,
+        ),
+        (
+            "a kick leaves every setting as it was",
+            a_kick_leaves_every_setting_as_it_was,
+        ),
+        (
+            "a peer may have hundreds of networks",
+            a_peer_may_have_hundreds_of_networks,
+        ),
+        (
+            "a network belongs to the last that asked",
+            a_network_belongs_to_the_last_that_asked,
+        ),
+        (
+            "a preshared key is set, changed and removed",
+            a_preshared_key_is_set_changed_and_removed,
+        ),
+        (
+            "a keepalive is changed and switched off",
+            a_keepalive_is_changed_and_switched_off,
+        ),
+        (
+            "key, port and mark change under peers",
+            key_port_and_mark_change_under_peers,
+        ),
         ("two thousand peers", two_thousand_peers),
     ];
     for (claim, check) in claims {
@@ -104,20 +137,34 @@ fn what_was_written_is_read_back(device: &mut dyn Device) {
     one.preshared_key = Some(PresharedKey::from_bytes([3; 32]));
     one.persistent_keepalive = Some(Duration::from_secs(25));
     one.endpoint = Some("192.0.2.1:7".parse().expect("an endpoint"));
-    one.allowed_ips.push("fd00::/64".parse().expect("a network"));
+    one.allowed_ips
+        .push("fd00::/64".parse().expect("a network"));
     let mut two = peer(2);
     two.endpoint = Some("[2001:db8::1]:7".parse().expect("an endpoint"));
     let spec = spec(vec![one.clone(), two.clone()]);
     apply(device, &spec);
     let state = device.get().expect("get");
-    assert_eq!(state.snapshot.public_key, Some(public_key(&spec.private_key)));
+    assert_eq!(
+        state.snapshot.public_key,
+        Some(public_key(&spec.private_key))
+    );
     let found = state.snapshot.peer(&one.key).expect("the first peer");
     assert_eq!(found.endpoint, one.endpoint);
     assert_eq!(found.persistent_keepalive, one.persistent_keepalive);
     assert!(found.has_preshared_key);
     assert_eq!(found.last_handshake, None);
-    assert_eq!(state.snapshot.peer(&two.key).expect("the second peer").endpoint, two.endpoint);
-    assert!(apply(device, &spec).is_empty(), "a second apply has nothing to do");
+    assert_eq!(
+        state
+            .snapshot
+            .peer(&two.key)
+            .expect("the second peer")
+            .endpoint,
+        two.endpoint
+    );
+    assert!(
+        apply(device, &spec).is_empty(),
+        "a second apply has nothing to do"
+    );
 }
 
 fn one_peer_added_touches_one_peer(device: &mut dyn Device) {
@@ -154,8 +201,16 @@ fn an_endpoint_never_resurrects_a_removed_peer(device: &mut dyn Device) {
         assert_eq!(outcome, EndpointUpdate::NoSuchPeer);
     }
     // And the message itself, for an update that was under way when the peer went.
-    let update = PeerChange { endpoint: Some(endpoint), ..PeerChange::new(key(2), PeerAction::Update) };
-    device.configure(&DeviceChange { peers: vec![update], ..DeviceChange::default() }).expect("configure");
+    let update = PeerChange {
+        endpoint: Some(endpoint),
+        ..PeerChange::new(key(2), PeerAction::Update)
+    };
+    device
+        .configure(&DeviceChange {
+            peers: vec![update],
+            ..DeviceChange::default()
+        })
+        .expect("configure");
     let keys: Vec<_> = peers(device).iter().map(|p| p.key).collect();
     assert_eq!(keys, [key(1)]);
 }
@@ -172,15 +227,29 @@ fn endpoint_update(device: &mut dyn Device, kick: bool) {
     let mut with_all = peer(1);
     with_all.preshared_key = Some(PresharedKey::from_bytes([3; 32]));
     with_all.persistent_keepalive = Some(Duration::from_secs(25));
-    with_all.allowed_ips = (0..=255).map(|i| format!("10.9.{i}.0/24").parse().expect("a network")).collect();
+    with_all.allowed_ips = (0..=255)
+        .map(|i| format!("10.9.{i}.0/24").parse().expect("a network"))
+        .collect();
     let spec = spec(vec![with_all, peer(2), peer(3)]);
     apply(device, &spec);
     let before = device.get().expect("get");
     for target in [key(1), key(2)] {
         for endpoint in ["192.0.2.1:7", "[2001:db8::1]:9"] {
             let endpoint = endpoint.parse().expect("an endpoint");
-            assert_eq!(set_endpoint(device, &target, endpoint, kick).expect("set_endpoint"), EndpointUpdate::Updated);
-            assert_eq!(device.get().expect("get").snapshot.peer(&target).expect("the peer").endpoint, Some(endpoint));
+            assert_eq!(
+                set_endpoint(device, &target, endpoint, kick).expect("set_endpoint"),
+                EndpointUpdate::Updated
+            );
+            assert_eq!(
+                device
+                    .get()
+                    .expect("get")
+                    .snapshot
+                    .peer(&target)
+                    .expect("the peer")
+                    .endpoint,
+                Some(endpoint)
+            );
         }
     }
     let mut after = device.get().expect("get");
@@ -200,9 +269,19 @@ fn a_peer_may_have_hundreds_of_networks(device: &mut dyn Device) {
     // Change some of many: both directions, still one peer.
     spec.peers[0].allowed_ips.drain(100..200);
     assert_eq!(apply(device, &spec).peers.len(), 1);
-    spec.peers[0].allowed_ips.extend((0..300).map(|i| net(11, i)));
+    spec.peers[0]
+        .allowed_ips
+        .extend((0..300).map(|i| net(11, i)));
     assert_eq!(apply(device, &spec).peers.len(), 1);
-    assert_eq!(peers(device).iter().find(|p| p.key == key(1)).expect("the peer").allowed_ips.len(), 900);
+    assert_eq!(
+        peers(device)
+            .iter()
+            .find(|p| p.key == key(1))
+            .expect("the peer")
+            .allowed_ips
+            .len(),
+        900
+    );
 }
 
 fn net(first: u8, i: u32) -> IpNet {
@@ -219,8 +298,17 @@ fn a_network_belongs_to_the_last_that_asked(device: &mut dyn Device) {
     // And by a change of the winner alone, which must also take it off the loser's list.
     let mut taker = PeerChange::new(key(1), PeerAction::Update);
     taker.allowed_ips = vec![moved];
-    device.configure(&DeviceChange { peers: vec![taker], ..DeviceChange::default() }).expect("configure");
-    let owners: Vec<_> = peers(device).into_iter().filter(|p| p.allowed_ips.contains(&moved)).map(|p| p.key).collect();
+    device
+        .configure(&DeviceChange {
+            peers: vec![taker],
+            ..DeviceChange::default()
+        })
+        .expect("configure");
+    let owners: Vec<_> = peers(device)
+        .into_iter()
+        .filter(|p| p.allowed_ips.contains(&moved))
+        .map(|p| p.key)
+        .collect();
     assert_eq!(owners, [key(1)]);
 }
 
@@ -231,8 +319,14 @@ fn a_preshared_key_is_set_changed_and_removed(device: &mut dyn Device) {
         spec.peers[0].preshared_key = preshared.map(PresharedKey::from_bytes);
         assert_eq!(apply(device, &spec).peers.len(), 1);
         let state = device.get().expect("get");
-        assert_eq!(state.preshared.get(&key(1)), spec.peers[0].preshared_key.as_ref());
-        assert_eq!(state.snapshot.peers[0].has_preshared_key, preshared.is_some());
+        assert_eq!(
+            state.preshared.get(&key(1)),
+            spec.peers[0].preshared_key.as_ref()
+        );
+        assert_eq!(
+            state.snapshot.peers[0].has_preshared_key,
+            preshared.is_some()
+        );
     }
 }
 

@@ -138,15 +138,17 @@ pub enum EndpointUpdate {
     NoSuchPeer,
 }
 
-/// How long a keepalive is switched on to make a device send one at once; the value itself never counts.
+/// How long a keepalive is switched on to make a device send one at once; the value itself never
+/// counts.
 const PULSE_SECONDS: u16 = 25;
 
 /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once.
 ///
-/// A peer that has, or ever had, a session keeps it and its counters: only its endpoint moves, and a kick pulses the
-/// keepalive so that the peer hears of the new path. A peer that never shook hands has nothing to lose, and WireGuard
-/// would not start a handshake within 5 s of the last attempt (REKEY_TIMEOUT), even of one that had nowhere to go: a
-/// kick then removes and re-adds it in one message, which forgets that attempt. The settings are the same afterwards.
+/// A peer that has, or ever had, a session keeps it and its counters: only its endpoint moves, and
+/// a kick pulses the keepalive so that the peer hears of the new path. A peer that never shook
+/// hands has nothing to lose, and WireGuard would not start a handshake within 5 s of the last
+/// attempt (REKEY_TIMEOUT), even of one that had nowhere to go: a kick then removes and re-adds it
+/// in one message, which forgets that attempt. The settings are the same afterwards.
 pub fn set_endpoint(
     device: &mut (impl Device + ?Sized),
     key: &PeerKey,
@@ -158,11 +160,18 @@ pub fn set_endpoint(
         return Ok(EndpointUpdate::NoSuchPeer);
     };
     let keepalive = seconds(peer.persistent_keepalive);
-    let pulse = if keepalive == 0 { PULSE_SECONDS } else { keepalive };
+    let pulse = if keepalive == 0 {
+        PULSE_SECONDS
+    } else {
+        keepalive
+    };
     let update = PeerChange::new(*key, PeerAction::Update);
     let mut peers = Vec::new();
     if !kick {
-        peers.push(PeerChange { endpoint: Some(endpoint), ..update });
+        peers.push(PeerChange {
+            endpoint: Some(endpoint),
+            ..update
+        });
     } else {
         if peer.last_handshake.is_none() && peer.rx_bytes == 0 {
             peers.push(PeerChange::remove(*key));
@@ -176,14 +185,27 @@ pub fn set_endpoint(
             });
         } else {
             if keepalive != 0 {
-                peers.push(PeerChange { persistent_keepalive: Some(0), ..update.clone() });
+                peers.push(PeerChange {
+                    persistent_keepalive: Some(0),
+                    ..update.clone()
+                });
             }
-            peers.push(PeerChange { endpoint: Some(endpoint), persistent_keepalive: Some(pulse), ..update.clone() });
+            peers.push(PeerChange {
+                endpoint: Some(endpoint),
+                persistent_keepalive: Some(pulse),
+                ..update.clone()
+            });
         }
         if keepalive == 0 {
-            peers.push(PeerChange { persistent_keepalive: Some(0), ..update });
+            peers.push(PeerChange {
+                persistent_keepalive: Some(0),
+                ..update
+            });
         }
     }
-    device.configure(&DeviceChange { peers, ..DeviceChange::default() })?;
+    device.configure(&DeviceChange {
+        peers,
+        ..DeviceChange::default()
+    })?;
     Ok(EndpointUpdate::Updated)
 }

@@ -15,10 +15,11 @@ pub(crate) fn public_key(private: &SecretKey) -> PeerKey {
     PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
 }
 
-/// What to write to the device, and the same in words. `ours` are the peers that we once added: only those are removed.
+/// What to write to the device, and the same in words. `ours` are the peers that we once added:
+/// only those are removed.
 ///
-/// Removals come first and additions last, so that a network that moves from one peer to another is free before it is
-/// taken again.
+/// Removals come first and additions last, so that a network that moves from one peer to another is
+/// free before it is taken again.
 pub(crate) fn device_changes(
     spec: &InterfaceSpec,
     state: &DeviceState,
@@ -34,11 +35,17 @@ pub(crate) fn device_changes(
     }
     if spec.listen_port != 0 && now.listen_port != spec.listen_port {
         change.listen_port = Some(spec.listen_port);
-        words.push(Change::SetListenPort { from: now.listen_port, to: spec.listen_port });
+        words.push(Change::SetListenPort {
+            from: now.listen_port,
+            to: spec.listen_port,
+        });
     }
     if now.fwmark != spec.fwmark {
         change.fwmark = Some(spec.fwmark);
-        words.push(Change::SetFwmark { from: now.fwmark, to: spec.fwmark });
+        words.push(Change::SetFwmark {
+            from: now.fwmark,
+            to: spec.fwmark,
+        });
     }
     let wanted: BTreeSet<PeerKey> = spec.peers.iter().map(|p| p.key).collect();
     for peer in &now.peers {
@@ -49,11 +56,19 @@ pub(crate) fn device_changes(
     }
     let mut added = Vec::new();
     for want in &spec.peers {
-        match now.peers.binary_search_by_key(&want.key, |p| p.key).ok().and_then(|i| now.peers.get(i)) {
+        match now
+            .peers
+            .binary_search_by_key(&want.key, |p| p.key)
+            .ok()
+            .and_then(|i| now.peers.get(i))
+        {
             Some(have) => update(want, have, state, &mut change.peers, &mut words),
             None => {
                 added.push(PeerChange::add(want));
-                words.push(Change::AddPeer { peer: want.key, allowed_ips: want.allowed_ips.clone() });
+                words.push(Change::AddPeer {
+                    peer: want.key,
+                    allowed_ips: want.allowed_ips.clone(),
+                });
             }
         }
     }
@@ -72,12 +87,19 @@ fn update(
     let before = words.len();
     if state.preshared.get(&want.key) != want.preshared_key.as_ref() {
         change.preshared_key = Some(want.preshared_key.clone());
-        words.push(Change::SetPresharedKey { peer: want.key, present: want.preshared_key.is_some() });
+        words.push(Change::SetPresharedKey {
+            peer: want.key,
+            present: want.preshared_key.is_some(),
+        });
     }
     let (from, to) = (seconds(have.persistent_keepalive), want.keepalive_seconds());
     if from != to {
         change.persistent_keepalive = Some(to);
-        words.push(Change::SetKeepalive { peer: want.key, from, to });
+        words.push(Change::SetKeepalive {
+            peer: want.key,
+            from,
+            to,
+        });
     }
     let want_ips: BTreeSet<IpNet> = want.allowed_ips.iter().map(IpNet::trunc).collect();
     let have_ips: BTreeSet<IpNet> = have.allowed_ips.iter().map(IpNet::trunc).collect();
@@ -86,8 +108,16 @@ fn update(
         let removed: Vec<IpNet> = have_ips.difference(&want_ips).copied().collect();
         // An addition alone leaves the rest in place: packets of this peer keep flowing meanwhile.
         change.replace_allowed_ips = !removed.is_empty();
-        change.allowed_ips = if removed.is_empty() { added.clone() } else { want_ips.into_iter().collect() };
-        words.push(Change::SetAllowedIps { peer: want.key, added, removed });
+        change.allowed_ips = if removed.is_empty() {
+            added.clone()
+        } else {
+            want_ips.into_iter().collect()
+        };
+        words.push(Change::SetAllowedIps {
+            peer: want.key,
+            added,
+            removed,
+        });
     }
     if words.len() > before {
         changes.push(change);

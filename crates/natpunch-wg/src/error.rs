@@ -37,7 +37,9 @@ pub enum WgError {
         found: String,
     },
     /// The interface is ours but runs on another backend than the one asked for.
-    #[error("interface {name} runs on the {present} backend, the file asks for {wanted}; run `natpunch down` first")]
+    #[error(
+        "interface {name} runs on the {present} backend, the file asks for {wanted}; run `natpunch down` first"
+    )]
     BackendDiffers {
         /// The interface.
         name: String,
@@ -67,13 +69,19 @@ pub enum WgError {
         name: String,
     },
     /// The kernel has no WireGuard.
-    #[error("this kernel has no WireGuard; load the module `wireguard`, or use backend = \"userspace\"")]
+    #[error(
+        "this kernel has no WireGuard; load the module `wireguard`, or use backend = \"userspace\""
+    )]
     NoKernelWireguard,
     /// There is no TUN driver.
-    #[error("/dev/net/tun cannot be opened ({0}); load the module `tun`, or give the container that device")]
+    #[error(
+        "/dev/net/tun cannot be opened ({0}); load the module `tun`, or give the container that device"
+    )]
     NoTun(io::Error),
     /// backend = "external", but nobody runs such a device.
-    #[error("no device answers at {socket}; start it first (such as `wireguard-go {name}`), or use backend = \"auto\"")]
+    #[error(
+        "no device answers at {socket}; start it first (such as `wireguard-go {name}`), or use backend = \"auto\""
+    )]
     NoExternalDevice {
         /// The interface.
         name: String,
@@ -123,7 +131,9 @@ pub enum WgError {
         problem: String,
     },
     /// What was read back differs from what was written.
-    #[error("interface {name} did not take the configuration; still to be done after the change:\n{remaining}")]
+    #[error(
+        "interface {name} did not take the configuration; still to be done after the change:\n{remaining}"
+    )]
     ReadBack {
         /// The interface.
         name: String,

@@ -1,8 +1,8 @@
 //! Places at which a test kills the process, to see what the next one makes of it.
 
-/// A place between two steps. In a build with debug assertions, `NATPUNCH_FAIL_AT=N` in the environment kills the
-/// process with SIGKILL at the Nth place that it comes to, and `NATPUNCH_FAIL_LOG=FILE` notes them all; a release build
-/// has nothing of this.
+/// A place between two steps. In a build with debug assertions, `NATPUNCH_FAIL_AT=N` in the
+/// environment kills the process with SIGKILL at the Nth place that it comes to, and
+/// `NATPUNCH_FAIL_LOG=FILE` notes them all; a release build has nothing of this.
 #[cfg(debug_assertions)]
 pub fn failpoint(place: &str) {
     use std::io::Write as _;
@@ -10,7 +10,10 @@ pub fn failpoint(place: &str) {
     static PASSED: AtomicU64 = AtomicU64::new(0);
     let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
     if let Some(file) = std::env::var_os("NATPUNCH_FAIL_LOG")
-        && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
+        && let Ok(mut file) = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
     {
         let _ = writeln!(file, "{number} {place}");
     }

@@ -32,10 +32,16 @@ impl FakeDevice {
         self.lock().log.clone()
     }
 
-    /// Changes a peer as traffic would: its handshake, counters, endpoint. False if there is no such peer.
+    /// Changes a peer as traffic would: its handshake, counters, endpoint. False if there is no
+    /// such peer.
     pub fn touch(&self, key: &PeerKey, f: impl FnOnce(&mut DevicePeer)) -> bool {
         let mut inner = self.lock();
-        let peer = inner.state.snapshot.peers.iter_mut().find(|p| p.key == *key);
+        let peer = inner
+            .state
+            .snapshot
+            .peers
+            .iter_mut()
+            .find(|p| p.key == *key);
         peer.map(f).is_some()
     }
 
@@ -66,8 +72,10 @@ impl Device for FakeDevice {
         if let Some(mark) = change.fwmark {
             state.snapshot.fwmark = mark;
         }
-        let mut peers: BTreeMap<PeerKey, DevicePeer> =
-            std::mem::take(&mut state.snapshot.peers).into_iter().map(|p| (p.key, p)).collect();
+        let mut peers: BTreeMap<PeerKey, DevicePeer> = std::mem::take(&mut state.snapshot.peers)
+            .into_iter()
+            .map(|p| (p.key, p))
+            .collect();
         for change in &change.peers {
             change_peer(&mut peers, &mut state.preshared, change);
         }
@@ -118,7 +126,8 @@ fn change_peer(
         peer.endpoint = Some(canonical(endpoint));
     }
     if let Some(interval) = change.persistent_keepalive {
-        peer.persistent_keepalive = (interval != 0).then(|| std::time::Duration::from_secs(interval.into()));
+        peer.persistent_keepalive =
+            (interval != 0).then(|| std::time::Duration::from_secs(interval.into()));
     }
     if change.replace_allowed_ips {
         peer.allowed_ips.clear();

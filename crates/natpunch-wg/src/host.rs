@@ -29,16 +29,29 @@ pub(crate) struct HostChanges {
 
 impl HostChanges {
     /// What leads from what is there to `spec`. `ours` says what of it is ours.
-    pub(crate) fn find(spec: &InterfaceSpec, link: Option<&Link>, ours: &StateFile) -> Result<Self, WgError> {
+    pub(crate) fn find(
+        spec: &InterfaceSpec,
+        link: Option<&Link>,
+        ours: &StateFile,
+    ) -> Result<Self, WgError> {
         let mut tables = ours.tables();
         tables.extend(spec.default_route.as_ref().map(|default| default.table));
-        let addresses = link.map(|link| links::addresses(link.index)).transpose()?.unwrap_or_default();
+        let addresses = link
+            .map(|link| links::addresses(link.index))
+            .transpose()?
+            .unwrap_or_default();
         let routes = routing::routes(link.map(|link| link.index), &tables)?;
-        let rules = if tables.is_empty() { BTreeSet::new() } else { routing::rules()? };
+        let rules = if tables.is_empty() {
+            BTreeSet::new()
+        } else {
+            routing::rules()?
+        };
         let want_addresses: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
         let (want_routes, want_rules) = (wanted_routes(spec), wanted_rules(spec));
         Ok(Self {
-            mtu: link.filter(|link| link.mtu != spec.mtu).map(|link| (link.mtu, spec.mtu)),
+            mtu: link
+                .filter(|link| link.mtu != spec.mtu)
+                .map(|link| (link.mtu, spec.mtu)),
             bring_up: link.is_none_or(|link| !link.up),
             add_addresses: want_addresses.difference(&addresses).copied().collect(),
             remove_addresses: addresses
@@ -49,7 +62,11 @@ impl HostChanges {
             add_routes: want_routes.difference(&routes).copied().collect(),
             remove_routes: routes.difference(&want_routes).copied().collect(),
             add_rules: want_rules.difference(&rules).copied().collect(),
-            remove_rules: rules.intersection(&ours.rules).filter(|rule| !want_rules.contains(rule)).copied().collect(),
+            remove_rules: rules
+                .intersection(&ours.rules)
+                .filter(|rule| !want_rules.contains(rule))
+                .copied()
+                .collect(),
             diverted: spec.default_route.is_some(),
         })
     }
@@ -58,32 +75,68 @@ impl HostChanges {
     pub(crate) fn words(&self) -> Vec<Change> {
         let mut words = Vec::new();
         words.extend(self.mtu.map(|(from, to)| Change::SetMtu { from, to }));
-        words.extend(self.remove_rules.iter().map(|rule| Change::RemoveRule { rule: *rule }));
-        words.extend(self.remove_addresses.iter().map(|a| Change::RemoveAddress { address: *a }));
-        words.extend(self.add_addresses.iter().map(|a| Change::AddAddress { address: *a }));
+        words.extend(
+            self.remove_rules
+                .iter()
+                .map(|rule| Change::RemoveRule { rule: *rule }),
+        );
+        words.extend(
+            self.remove_addresses
+                .iter()
+                .map(|a| Change::RemoveAddress { address: *a }),
+        );
+        words.extend(
+            self.add_addresses
+                .iter()
+                .map(|a| Change::AddAddress { address: *a }),
+        );
         words.extend(self.bring_up.then_some(Change::BringUp));
-        words.extend(self.remove_routes.iter().map(|r| match (r.net, r.is_in_main()) {
-            (route, true) => Change::RemoveRoute { route },
-            (route, false) => Change::RemoveTableRoute { route, table: r.table, unreachable: r.unreachable },
-        }));
-        words.extend(self.add_routes.iter().map(|r| match (r.net, r.is_in_main()) {
-            (route, true) => Change::AddRoute { route },
-            (route, false) => Change::AddTableRoute { route, table: r.table, unreachable: r.unreachable },
-        }));
-        words.extend(self.add_rules.iter().map(|rule| Change::AddRule { rule: *rule }));
+        words.extend(
+            self.remove_routes
+                .iter()
+                .map(|r| match (r.net, r.is_in_main()) {
+                    (route, true) => Change::RemoveRoute { route },
+                    (route, false) => Change::RemoveTableRoute {
+                        route,
+                        table: r.table,
+                        unreachable: r.unreachable,
+                    },
+                }),
+        );
+        words.extend(
+            self.add_routes
+                .iter()
+                .map(|r| match (r.net, r.is_in_main()) {
+                    (route, true) => Change::AddRoute { route },
+                    (route, false) => Change::AddTableRoute {
+                        route,
+                        table: r.table,
+                        unreachable: r.unreachable,
+                    },
+                }),
+        );
+        words.extend(
+            self.add_rules
+                .iter()
+                .map(|rule| Change::AddRule { rule: *rule }),
+        );
         words
     }
 
-    /// What has to be done before the device gets another mark, which its packets are told by: without the rules they
-    /// would go round and round through the tunnel. Where a default route stays, its table leads nowhere meanwhile
-    /// instead: nothing leaks.
+    /// What has to be done before the device gets another mark, which its packets are told by:
+    /// without the rules they would go round and round through the tunnel. Where a default route
+    /// stays, its table leads nowhere meanwhile instead: nothing leaks.
     pub(crate) fn prepare(&self, link: u32) -> Result<(), WgError> {
         if self.remove_rules.is_empty() {
             return Ok(());
         }
         if self.diverted {
-            let diverting: Vec<Route> =
-                self.remove_routes.iter().filter(|r| !r.is_in_main() && !r.unreachable).copied().collect();
+            let diverting: Vec<Route> = self
+                .remove_routes
+                .iter()
+                .filter(|r| !r.is_in_main() && !r.unreachable)
+                .copied()
+                .collect();
             routing::remove_routes(link, &diverting)?;
         } else {
             routing::remove_rules(&self.remove_rules)?;

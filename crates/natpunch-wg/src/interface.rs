@@ -57,12 +57,26 @@ pub struct Removed {
 impl std::fmt::Display for Removed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self { interface: true, .. } => f.write_str("removed the interface with its addresses and routes")?,
-            Self { peers, addresses, routes, .. } => {
-                write!(f, "removed {peers} peers, {addresses} addresses and {routes} routes")?;
+            Self {
+                interface: true, ..
+            } => f.write_str("removed the interface with its addresses and routes")?,
+            Self {
+                peers,
+                addresses,
+                routes,
+                ..
+            } => {
+                write!(
+                    f,
+                    "removed {peers} peers, {addresses} addresses and {routes} routes"
+                )?;
             }
         }
-        if self.rules > 0 { write!(f, ", and {} policy rules", self.rules) } else { Ok(()) }
+        if self.rules > 0 {
+            write!(f, ", and {} policy rules", self.rules)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -83,7 +97,8 @@ enum Present {
 }
 
 impl Interface {
-    /// What [`Interface::open`] or [`Interface::apply`] would change on this host now. Writes nothing.
+    /// What [`Interface::open`] or [`Interface::apply`] would change on this host now. Writes
+    /// nothing.
     pub fn plan(spec: &InterfaceSpec) -> Result<Plan, WgError> {
         spec.validate()?;
         let mut adopts = false;
@@ -114,20 +129,26 @@ impl Interface {
         check_mtu(spec, backend)?;
         let mut plan = Plan::default();
         if link.is_none() {
-            plan.changes.push(Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu });
+            plan.changes.push(Change::CreateInterface {
+                name: spec.name.clone(),
+                backend,
+                mtu: spec.mtu,
+            });
         }
         let mut record = Record::load(spec, backend, &state);
         if let Some(link) = link.as_ref().filter(|_| adopts) {
             record = Record::of_nothing(spec, backend);
             plan.changes.push(adoption(spec, link, backend, &state)?);
         }
-        plan.changes.extend(device_changes(spec, &state, &record.file.peers).1);
+        plan.changes
+            .extend(device_changes(spec, &state, &record.file.peers).1);
         let host = HostChanges::find(spec, link.as_ref(), &record.file)?;
         plan.changes.extend(host.words());
         Ok(plan)
     }
 
-    /// Creates the interface, or adopts the one that is there without touching what is right already, and applies.
+    /// Creates the interface, or adopts the one that is there without touching what is right
+    /// already, and applies.
     pub fn open(spec: &InterfaceSpec) -> Result<Self, WgError> {
         Self::open_reporting(spec).map(|(interface, _)| interface)
     }
@@ -140,7 +161,11 @@ impl Interface {
             Present::Nothing => {
                 let made = create(spec).and_then(|(link, backend)| {
                     let (interface, mut applied) = Self::adopt(spec, &link, backend)?;
-                    let created = Change::CreateInterface { name: spec.name.clone(), backend, mtu: spec.mtu };
+                    let created = Change::CreateInterface {
+                        name: spec.name.clone(),
+                        backend,
+                        mtu: spec.mtu,
+                    };
                     applied.plan.changes.insert(0, created);
                     Ok((interface, applied))
                 });
@@ -175,13 +200,21 @@ impl Interface {
     }
 
     /// Takes over an interface that is there, and applies.
-    fn adopt(spec: &InterfaceSpec, link: &Link, backend: BackendKind) -> Result<(Self, Applied), WgError> {
+    fn adopt(
+        spec: &InterfaceSpec,
+        link: &Link,
+        backend: BackendKind,
+    ) -> Result<(Self, Applied), WgError> {
         check_mtu(spec, backend)?;
         if backend != BackendKind::External && link.alias.as_deref() != Some(&spec.mark()) {
             links::set_alias(link.index, &spec.mark())?;
         }
-        let mut interface =
-            Self { name: spec.name.clone(), backend, device: open_device(spec, backend)?, link: link.index };
+        let mut interface = Self {
+            name: spec.name.clone(),
+            backend,
+            device: open_device(spec, backend)?,
+            link: link.index,
+        };
         let applied = interface.apply(spec)?;
         Ok((interface, applied))
     }
@@ -201,9 +234,13 @@ impl Interface {
         let mut record = Record::load(spec, self.backend, &state);
         let (change, words) = device_changes(spec, &state, &record.file.peers);
         let host = HostChanges::find(spec, Some(&self.link()?), &record.file)?;
-        let mut applied = Applied { plan: Plan { changes: words }, peers_touched: touched(&change) };
+        let mut applied = Applied {
+            plan: Plan { changes: words },
+            peers_touched: touched(&change),
+        };
         applied.plan.changes.extend(host.words());
-        // What is ours is written down before it is made: a crash in between leaves nothing unowned.
+        // What is ours is written down before it is made: a crash in between leaves nothing
+        // unowned.
         failpoint("apply: planned");
         record.claim(spec)?;
         failpoint("apply: claimed");
@@ -213,21 +250,34 @@ impl Interface {
         failpoint("apply: made");
         let remaining = self.remaining(spec, &record)?;
         if !remaining.is_empty() {
-            return Err(WgError::ReadBack { name: self.name.clone(), remaining });
+            return Err(WgError::ReadBack {
+                name: self.name.clone(),
+                remaining,
+            });
         }
         record.settle(spec)?;
         failpoint("apply: settled");
         Ok(applied)
     }
 
-    /// Writes the change: at once, or, where a test kills us in between, step by step as a device may take it.
+    /// Writes the change: at once, or, where a test kills us in between, step by step as a device
+    /// may take it.
     fn configure(&mut self, change: DeviceChange) -> Result<(), WgError> {
         if change.is_empty() {
             return Ok(());
         }
         if cfg!(debug_assertions) && std::env::var_os("NATPUNCH_FAIL_AT").is_some() {
-            let (peers, settings) = (change.peers.clone(), DeviceChange { peers: Vec::new(), ..change });
-            for step in peers.into_iter().map(|peer| DeviceChange { peers: vec![peer], ..DeviceChange::default() }) {
+            let (peers, settings) = (
+                change.peers.clone(),
+                DeviceChange {
+                    peers: Vec::new(),
+                    ..change
+                },
+            );
+            for step in peers.into_iter().map(|peer| DeviceChange {
+                peers: vec![peer],
+                ..DeviceChange::default()
+            }) {
                 self.device.configure(&step)?;
                 failpoint("apply: one peer");
             }
@@ -241,8 +291,9 @@ impl Interface {
         Ok(())
     }
 
-    /// How the interface differs from `spec` now; what somebody else changed since the last [`Interface::apply`]. Peers
-    /// and addresses that others added don't count, nor do endpoints: those are WireGuard's to move. Writes nothing.
+    /// How the interface differs from `spec` now; what somebody else changed since the last
+    /// [`Interface::apply`]. Peers and addresses that others added don't count, nor do endpoints:
+    /// those are WireGuard's to move. Writes nothing.
     pub fn drift(&mut self, spec: &InterfaceSpec) -> Result<Plan, WgError> {
         let state = self.device.get()?;
         let record = Record::load(spec, self.backend, &state);
@@ -257,19 +308,25 @@ impl Interface {
     }
 
     fn link(&self) -> Result<Link, WgError> {
-        links::find(&self.name)?.filter(|link| link.index == self.link).ok_or_else(|| WgError::Gone {
-            name: self.name.clone(),
-            reason: "somebody removed it; apply again to create it anew".into(),
-        })
+        links::find(&self.name)?
+            .filter(|link| link.index == self.link)
+            .ok_or_else(|| WgError::Gone {
+                name: self.name.clone(),
+                reason: "somebody removed it; apply again to create it anew".into(),
+            })
     }
 
     /// The device as it is now.
     pub fn snapshot(&mut self) -> Result<DeviceSnapshot, WgError> {
         let read_at = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        self.device.get().map(|state| DeviceSnapshot { read_at, ..state.snapshot })
+        self.device.get().map(|state| DeviceSnapshot {
+            read_at,
+            ..state.snapshot
+        })
     }
 
-    /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once. See [`device::set_endpoint`].
+    /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once. See
+    /// [`device::set_endpoint`].
     pub fn set_endpoint(
         &mut self,
         peer: &PeerKey,
@@ -292,7 +349,11 @@ impl Interface {
 
 impl std::fmt::Debug for Interface {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Interface({}, {}, link {})", self.name, self.backend, self.link)
+        write!(
+            f,
+            "Interface({}, {}, link {})",
+            self.name, self.backend, self.link
+        )
     }
 }
 
@@ -301,8 +362,9 @@ pub fn exists(name: &str) -> Result<bool, WgError> {
     Ok(links::find(name)?.is_some())
 }
 
-/// Removes exactly what was made: the interface, or, where somebody else runs the device, our peers, addresses and
-/// routes. An interface of another mesh or of nobody's is refused; one that is not there is fine.
+/// Removes exactly what was made: the interface, or, where somebody else runs the device, our
+/// peers, addresses and routes. An interface of another mesh or of nobody's is refused; one that is
+/// not there is fine.
 pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgError> {
     check_name(name)?;
     let mut removed = Removed::default();
@@ -314,8 +376,13 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     }
     let rules = removed.rules;
     match (link, &state) {
-        (Some(link), Some(file)) if file.backend == BackendKind::External && file.owner == owner => {
-            removed = Removed { rules, ..leave(name, &link, file)? };
+        (Some(link), Some(file))
+            if file.backend == BackendKind::External && file.owner == owner =>
+        {
+            removed = Removed {
+                rules,
+                ..leave(name, &link, file)?
+            };
         }
         (Some(link), _) if mine(&link) => {
             if let Some(control) = Control::find(name, runtime_dir)? {
@@ -336,31 +403,48 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     }
     state_file::remove(runtime_dir, name);
     let socket = control_socket(runtime_dir, name);
-    for path in [socket.with_extension("lock"), runtime_dir.join(format!("{name}.device.log")), socket] {
+    for path in [
+        socket.with_extension("lock"),
+        runtime_dir.join(format!("{name}.device.log")),
+        socket,
+    ] {
         let _ = std::fs::remove_file(path);
     }
     Ok(removed)
 }
 
-/// Removes the policy rules of an interface, and what its own tables have beside the routes that go with it. They are
-/// those of the state file; without one, those of the tables that our routes through the link are in.
+/// Removes the policy rules of an interface, and what its own tables have beside the routes that go
+/// with it. They are those of the state file; without one, those of the tables that our routes
+/// through the link are in.
 fn remove_rules(link: Option<&Link>, state: Option<&StateFile>) -> Result<usize, WgError> {
     let mut tables = state.map(StateFile::tables).unwrap_or_default();
     let index = link.map(|link| link.index);
     let routes = routing::routes(index, &tables)?;
-    tables.extend(routes.iter().filter(|route| !route.is_in_main()).map(|route| route.table));
+    tables.extend(
+        routes
+            .iter()
+            .filter(|route| !route.is_in_main())
+            .map(|route| route.table),
+    );
     if tables.is_empty() {
         return Ok(0);
     }
     let all = routing::rules()?;
-    let marks: BTreeSet<u32> =
-        all.iter().filter(|rule| tables.contains(&rule.table)).filter_map(|rule| rule.not_mark).collect();
+    let marks: BTreeSet<u32> = all
+        .iter()
+        .filter(|rule| tables.contains(&rule.table))
+        .filter_map(|rule| rule.not_mark)
+        .collect();
     let is_ours = |rule: &&Rule| {
-        state.is_some_and(|file| file.rules.contains(rule)) || rule.not_mark.is_some_and(|mark| marks.contains(&mark))
+        state.is_some_and(|file| file.rules.contains(rule))
+            || rule.not_mark.is_some_and(|mark| marks.contains(&mark))
     };
     let rules: Vec<Rule> = all.iter().filter(is_ours).copied().collect();
     routing::remove_rules(&rules)?;
-    let own: Vec<_> = routing::routes(index, &tables)?.into_iter().filter(|route| !route.is_in_main()).collect();
+    let own: Vec<_> = routing::routes(index, &tables)?
+        .into_iter()
+        .filter(|route| !route.is_in_main())
+        .collect();
     routing::remove_routes(index.unwrap_or_default(), &own)?;
     Ok(rules.len())
 }
@@ -368,14 +452,36 @@ fn remove_rules(link: Option<&Link>, state: Option<&StateFile>) -> Result<usize,
 /// Takes our things off an interface that stays.
 fn leave(name: &str, link: &Link, file: &StateFile) -> Result<Removed, WgError> {
     let mut device = UapiDevice::external(name);
-    let present: BTreeSet<_> = device.get()?.snapshot.peers.iter().map(|peer| peer.key).collect();
-    let ours: Vec<_> = file.peers.intersection(&present).map(|key| device::PeerChange::remove(*key)).collect();
-    let routes: Vec<_> = routing::routes(Some(link.index), &BTreeSet::new())?.into_iter().collect();
-    let addresses: Vec<_> =
-        links::addresses(link.index)?.into_iter().filter(|address| file.addresses.contains(address)).collect();
+    let present: BTreeSet<_> = device
+        .get()?
+        .snapshot
+        .peers
+        .iter()
+        .map(|peer| peer.key)
+        .collect();
+    let ours: Vec<_> = file
+        .peers
+        .intersection(&present)
+        .map(|key| device::PeerChange::remove(*key))
+        .collect();
+    let routes: Vec<_> = routing::routes(Some(link.index), &BTreeSet::new())?
+        .into_iter()
+        .collect();
+    let addresses: Vec<_> = links::addresses(link.index)?
+        .into_iter()
+        .filter(|address| file.addresses.contains(address))
+        .collect();
     let (peers, routes_count) = (ours.len(), routes.len());
-    let removed = Removed { peers, addresses: addresses.len(), routes: routes_count, ..Removed::default() };
-    device.configure(&DeviceChange { peers: ours, ..DeviceChange::default() })?;
+    let removed = Removed {
+        peers,
+        addresses: addresses.len(),
+        routes: routes_count,
+        ..Removed::default()
+    };
+    device.configure(&DeviceChange {
+        peers: ours,
+        ..DeviceChange::default()
+    })?;
     routing::remove_routes(link.index, &routes)?;
     for address in addresses {
         links::remove_address(link.index, address)?;
@@ -388,14 +494,20 @@ fn foreign(name: &str, link: &Link) -> WgError {
         Some(alias) => format!("{}, alias {alias:?}", link.kind),
         None => link.kind.to_string(),
     };
-    WgError::Foreign { name: name.into(), found }
+    WgError::Foreign {
+        name: name.into(),
+        found,
+    }
 }
 
 fn check_mtu(spec: &InterfaceSpec, backend: BackendKind) -> Result<(), WgError> {
     if backend == BackendKind::Userspace && spec.mtu > EMBEDDED_MAX_MTU {
         return Err(WgError::Invalid {
             name: spec.name.clone(),
-            problem: format!("MTU {} is more than the embedded device's {EMBEDDED_MAX_MTU}", spec.mtu),
+            problem: format!(
+                "MTU {} is more than the embedded device's {EMBEDDED_MAX_MTU}",
+                spec.mtu
+            ),
         });
     }
     Ok(())
@@ -407,17 +519,23 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
     if spec.backend == BackendChoice::External {
         let link = link
             .filter(|link| link.kind == LinkKind::Tun && socket_path(&spec.name).exists())
-            .ok_or_else(|| WgError::NoExternalDevice { name: spec.name.clone(), socket: socket_path(&spec.name) })?;
+            .ok_or_else(|| WgError::NoExternalDevice {
+                name: spec.name.clone(),
+                socket: socket_path(&spec.name),
+            })?;
         if spec.adopt {
             check_key(spec, &mut UapiDevice::external(&spec.name))?;
         }
         return Ok(Present::External { link });
     }
-    let Some(link) = link else { return Ok(Present::Nothing) };
+    let Some(link) = link else {
+        return Ok(Present::Nothing);
+    };
     // A link without alias is ours if we died between its creation and its marking.
     let marked = link.alias.as_deref() == Some(&*spec.mark());
     let unfinished = link.alias.is_none()
-        && state_file::read(&spec.runtime_dir, &spec.name).is_some_and(|file| file.owner == spec.owner);
+        && state_file::read(&spec.runtime_dir, &spec.name)
+            .is_some_and(|file| file.owner == spec.owner);
     let backend = match link.kind {
         LinkKind::Wireguard => BackendKind::Kernel,
         LinkKind::Tun => BackendKind::Userspace,
@@ -436,18 +554,28 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
     Ok(Present::Ours { link, backend })
 }
 
-/// An interface of somebody else: taken over if that is said, if it is this node's, and if it is the kernel's.
+/// An interface of somebody else: taken over if that is said, if it is this node's, and if it is
+/// the kernel's.
 fn adoptable(spec: &InterfaceSpec, link: Link) -> Result<Present, WgError> {
-    let anothers = link.alias.as_deref().is_some_and(|alias| alias.starts_with(&mark("")));
+    let anothers = link
+        .alias
+        .as_deref()
+        .is_some_and(|alias| alias.starts_with(&mark("")));
     if !spec.adopt || anothers {
         return Err(foreign(&spec.name, &link));
     }
     if link.kind != LinkKind::Wireguard {
-        return Err(WgError::RunByProgram { name: spec.name.clone() });
+        return Err(WgError::RunByProgram {
+            name: spec.name.clone(),
+        });
     }
     if !spec.backend.accepts(BackendKind::Kernel) {
         let wanted = spec.backend.to_string();
-        return Err(WgError::BackendDiffers { name: spec.name.clone(), present: BackendKind::Kernel, wanted });
+        return Err(WgError::BackendDiffers {
+            name: spec.name.clone(),
+            present: BackendKind::Kernel,
+            wanted,
+        });
     }
     check_key(spec, &mut KernelDevice::new(&spec.name)?)?;
     Ok(Present::Adoptable { link })
@@ -461,7 +589,11 @@ fn check_key(spec: &InterfaceSpec, device: &mut impl Device) -> Result<(), WgErr
         return Ok(());
     }
     let found = found.map_or_else(|| "none".to_owned(), |key| key.to_string());
-    Err(WgError::OtherKey { name: spec.name.clone(), found, wanted })
+    Err(WgError::OtherKey {
+        name: spec.name.clone(),
+        found,
+        wanted,
+    })
 }
 
 /// Whether nothing on the interface is known to be ours.
@@ -470,18 +602,39 @@ fn is_new(spec: &InterfaceSpec) -> bool {
 }
 
 /// What is said of an interface that is taken over.
-fn adoption(spec: &InterfaceSpec, link: &Link, backend: BackendKind, state: &DeviceState) -> Result<Change, WgError> {
+fn adoption(
+    spec: &InterfaceSpec,
+    link: &Link,
+    backend: BackendKind,
+    state: &DeviceState,
+) -> Result<Change, WgError> {
     let wanted: BTreeSet<PeerKey> = spec.peers.iter().map(|peer| peer.key).collect();
-    let peers = state.snapshot.peers.iter().map(|peer| peer.key).filter(|key| !wanted.contains(key)).collect();
+    let peers = state
+        .snapshot
+        .peers
+        .iter()
+        .map(|peer| peer.key)
+        .filter(|key| !wanted.contains(key))
+        .collect();
     let routes = routing::routes_of_others(link.index)?.into_iter().collect();
-    Ok(Change::Adopt { name: spec.name.clone(), backend, peers, routes })
+    Ok(Change::Adopt {
+        name: spec.name.clone(),
+        backend,
+        peers,
+        routes,
+    })
 }
 
 fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
     // Rules outlive their interface.
-    let rules = state_file::read(&spec.runtime_dir, &spec.name).map(|file| file.rules).unwrap_or_default();
+    let rules = state_file::read(&spec.runtime_dir, &spec.name)
+        .map(|file| file.rules)
+        .unwrap_or_default();
     let record = |backend| {
-        let file = StateFile { rules: rules.clone(), ..StateFile::new(&spec.owner, backend) };
+        let file = StateFile {
+            rules: rules.clone(),
+            ..StateFile::new(&spec.owner, backend)
+        };
         state_file::write(&spec.runtime_dir, &spec.name, &file)
     };
     let kernel = spec.backend != BackendChoice::Userspace && {
@@ -497,7 +650,8 @@ fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
         _ => {
             check_mtu(spec, BackendKind::Userspace)?;
             record(BackendKind::Userspace)?;
-            // A process whose interface was removed is on its way out; it must be gone before the next one starts.
+            // A process whose interface was removed is on its way out; it must be gone before the
+            // next one starts.
             if let Some(control) = Control::find(&spec.name, &spec.runtime_dir)? {
                 control.stop()?;
             }
@@ -514,7 +668,10 @@ fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
     Ok((link, backend))
 }
 
-fn open_device(spec: &InterfaceSpec, backend: BackendKind) -> Result<Box<dyn Device + Send>, WgError> {
+fn open_device(
+    spec: &InterfaceSpec,
+    backend: BackendKind,
+) -> Result<Box<dyn Device + Send>, WgError> {
     Ok(match backend {
         BackendKind::Kernel | BackendKind::Fake => Box::new(KernelDevice::new(&spec.name)?),
         BackendKind::External => Box::new(UapiDevice::external(&spec.name)),
@@ -535,7 +692,12 @@ fn open_device(spec: &InterfaceSpec, backend: BackendKind) -> Result<Box<dyn Dev
 }
 
 fn touched(change: &DeviceChange) -> usize {
-    change.peers.iter().map(|peer| peer.key).collect::<BTreeSet<_>>().len()
+    change
+        .peers
+        .iter()
+        .map(|peer| peer.key)
+        .collect::<BTreeSet<_>>()
+        .len()
 }
 
 /// What is ours, and its file.
@@ -545,10 +707,11 @@ struct Record {
 }
 
 impl Record {
-    /// Without a file everything on a device of ours counts as ours (a peer that was taken out of the mesh must not
-    /// survive the loss of a file), and nothing on somebody else's.
+    /// Without a file everything on a device of ours counts as ours (a peer that was taken out of
+    /// the mesh must not survive the loss of a file), and nothing on somebody else's.
     fn load(spec: &InterfaceSpec, backend: BackendKind, state: &DeviceState) -> Self {
-        let stored = state_file::read(&spec.runtime_dir, &spec.name).filter(|file| file.owner == spec.owner);
+        let stored =
+            state_file::read(&spec.runtime_dir, &spec.name).filter(|file| file.owner == spec.owner);
         let file = stored.clone().unwrap_or_else(|| StateFile {
             peers: match backend {
                 BackendKind::External => BTreeSet::new(),
@@ -556,17 +719,25 @@ impl Record {
             },
             ..StateFile::new(&spec.owner, backend)
         });
-        Self { file: StateFile { backend, ..file }, stored }
+        Self {
+            file: StateFile { backend, ..file },
+            stored,
+        }
     }
 
     /// Of an interface on which nothing is ours.
     fn of_nothing(spec: &InterfaceSpec, backend: BackendKind) -> Self {
-        Self { file: StateFile::new(&spec.owner, backend), stored: None }
+        Self {
+            file: StateFile::new(&spec.owner, backend),
+            stored: None,
+        }
     }
 
     /// Adds what will be made.
     fn claim(&mut self, spec: &InterfaceSpec) -> Result<(), WgError> {
-        self.file.peers.extend(spec.peers.iter().map(|peer| peer.key));
+        self.file
+            .peers
+            .extend(spec.peers.iter().map(|peer| peer.key));
         self.file.addresses.extend(&spec.addresses);
         self.file.rules.extend(wanted_rules(spec));
         self.store(spec)

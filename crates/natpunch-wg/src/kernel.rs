@@ -1,9 +1,10 @@
 //! Kernel WireGuard by generic netlink.
 //!
-//! `wireguard-control` reads the device, sets its key, port and mark, and adds and removes peers. What it cannot say is
-//! said here with a message of our own: changes of a peer that must not create it (`WGPEER_F_UPDATE_ONLY`), and the
-//! removal and addition of a peer in one message. Its dumps return a peer with many networks several times, so peers
-//! are merged by key; its messages have room for about a hundred networks, so they are chunked.
+//! `wireguard-control` reads the device, sets its key, port and mark, and adds and removes peers.
+//! What it cannot say is said here with a message of our own: changes of a peer that must not
+//! create it (`WGPEER_F_UPDATE_ONLY`), and the removal and addition of a peer in one message. Its
+//! dumps return a peer with many networks several times, so peers are merged by key; its messages
+//! have room for about a hundred networks, so they are chunked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,8 +17,8 @@ use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_wireguard::{
-    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd,
-    WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
+    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute,
+    WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_GENERIC};
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
@@ -42,10 +43,14 @@ pub struct KernelDevice {
 impl KernelDevice {
     /// The interface of this name. It need not exist yet.
     pub fn new(name: &str) -> Result<Self, WgError> {
-        let interface = name
-            .parse()
-            .map_err(|e| WgError::Invalid { name: name.into(), problem: format!("not an interface name: {e}") })?;
-        Ok(Self { name: name.into(), interface })
+        let interface = name.parse().map_err(|e| WgError::Invalid {
+            name: name.into(),
+            problem: format!("not an interface name: {e}"),
+        })?;
+        Ok(Self {
+            name: name.into(),
+            interface,
+        })
     }
 
     fn error(&self, what: &str, error: io::Error) -> WgError {
@@ -56,16 +61,24 @@ impl KernelDevice {
     }
 
     fn gone(&self) -> WgError {
-        WgError::Gone { name: self.name.clone(), reason: "there is no such link".into() }
+        WgError::Gone {
+            name: self.name.clone(),
+            reason: "there is no such link".into(),
+        }
     }
 
-    /// `wireguard-control` creates a link that it does not find; a link that somebody removed shall stay removed.
+    /// `wireguard-control` creates a link that it does not find; a link that somebody removed shall
+    /// stay removed.
     fn must_exist(&self) -> Result<(), WgError> {
-        links::find(&self.name)?.map(|_| ()).ok_or_else(|| self.gone())
+        links::find(&self.name)?
+            .map(|_| ())
+            .ok_or_else(|| self.gone())
     }
 
     fn apply(&self, update: DeviceUpdate) -> Result<(), WgError> {
-        update.apply(&self.interface, Backend::Kernel).map_err(|e| self.error("configure", e))
+        update
+            .apply(&self.interface, Backend::Kernel)
+            .map_err(|e| self.error("configure", e))
     }
 
     fn settings(&self, change: &DeviceChange) -> Result<(), WgError> {
@@ -79,9 +92,11 @@ impl KernelDevice {
         if let Some(mark) = change.fwmark {
             update = update.set_fwmark(mark);
         }
-        update.apply(&self.interface, Backend::Kernel).map_err(|e| match (e.raw_os_error(), change.listen_port) {
-            (Some(libc::EADDRINUSE), Some(port)) => WgError::PortInUse(port),
-            _ => self.error("configure", e),
+        update.apply(&self.interface, Backend::Kernel).map_err(|e| {
+            match (e.raw_os_error(), change.listen_port) {
+                (Some(libc::EADDRINUSE), Some(port)) => WgError::PortInUse(port),
+                _ => self.error("configure", e),
+            }
         })
     }
 
@@ -89,7 +104,9 @@ impl KernelDevice {
     fn add_and_remove(&self, peers: &[&PeerChange]) -> Result<(), WgError> {
         for batch in peers.chunks(PEERS_PER_CALL) {
             let update = batch.iter().fold(DeviceUpdate::new(), |update, peer| {
-                peer_configs(peer).into_iter().fold(update, DeviceUpdate::add_peer)
+                peer_configs(peer)
+                    .into_iter()
+                    .fold(update, DeviceUpdate::add_peer)
             });
             self.apply(update)?;
         }
@@ -108,9 +125,13 @@ impl KernelDevice {
             rest.extend(chunks.map(|nets| peer_message(&more, nets)));
         }
         let mut socket = GenericSocket::open().map_err(|e| self.error("configure", e))?;
-        socket.set(&self.name, message).map_err(|e| self.error("configure", e))?;
+        socket
+            .set(&self.name, message)
+            .map_err(|e| self.error("configure", e))?;
         for peer in rest {
-            socket.set(&self.name, vec![peer]).map_err(|e| self.error("configure", e))?;
+            socket
+                .set(&self.name, vec![peer])
+                .map_err(|e| self.error("configure", e))?;
         }
         Ok(())
     }
@@ -122,8 +143,8 @@ impl Device for KernelDevice {
     }
 
     fn get(&mut self) -> Result<DeviceState, WgError> {
-        let device =
-            wireguard_control::Device::get(&self.interface, Backend::Kernel).map_err(|e| self.error("read", e))?;
+        let device = wireguard_control::Device::get(&self.interface, Backend::Kernel)
+            .map_err(|e| self.error("read", e))?;
         Ok(read_device(&device))
     }
 
@@ -173,11 +194,15 @@ fn peer_configs(peer: &PeerChange) -> Vec<PeerConfigBuilder> {
         first = first.replace_allowed_ips();
     }
     let with = |builder: PeerConfigBuilder, nets: &[IpNet]| {
-        nets.iter().fold(builder, |b, net| b.add_allowed_ip(net.network(), net.prefix_len()))
+        nets.iter().fold(builder, |b, net| {
+            b.add_allowed_ip(net.network(), net.prefix_len())
+        })
     };
     let mut chunks = peer.allowed_ips.chunks(NETS_PER_MESSAGE);
     let first = with(first, chunks.next().unwrap_or_default());
-    std::iter::once(first).chain(chunks.map(|nets| with(PeerConfigBuilder::new(&key), nets))).collect()
+    std::iter::once(first)
+        .chain(chunks.map(|nets| with(PeerConfigBuilder::new(&key), nets)))
+        .collect()
 }
 
 fn peer_message(peer: &PeerChange, nets: &[IpNet]) -> WireguardPeer {
@@ -203,7 +228,11 @@ fn peer_message(peer: &PeerChange, nets: &[IpNet]) -> WireguardPeer {
     }
     if !nets.is_empty() {
         let nets = nets.iter().map(|net| {
-            let family = if net.addr().is_ipv4() { WireguardAddressFamily::Ipv4 } else { WireguardAddressFamily::Ipv6 };
+            let family = if net.addr().is_ipv4() {
+                WireguardAddressFamily::Ipv4
+            } else {
+                WireguardAddressFamily::Ipv6
+            };
             WireguardAllowedIp(vec![
                 WireguardAllowedIpAttr::Family(family),
                 WireguardAllowedIpAttr::IpAddr(net.network()),
@@ -220,14 +249,20 @@ fn read_device(device: &wireguard_control::Device) -> DeviceState {
     state.snapshot.listen_port = device.listen_port.unwrap_or_default();
     state.snapshot.fwmark = device.fwmark.unwrap_or_default();
     // A device without a private key reports a key of zeros.
-    let has_key = device.private_key.as_ref().is_some_and(|key| key.0 != [0; 32]);
+    let has_key = device
+        .private_key
+        .as_ref()
+        .is_some_and(|key| key.0 != [0; 32]);
     let public_key = device.public_key.as_ref().filter(|_| has_key);
     state.snapshot.public_key = public_key.map(|key| PeerKey::from_bytes(key.0));
     state
 }
 
 fn read_peers(parts: &[wireguard_control::PeerInfo]) -> DeviceState {
-    let mut state = DeviceState { snapshot: DeviceSnapshot::default(), preshared: BTreeMap::new() };
+    let mut state = DeviceState {
+        snapshot: DeviceSnapshot::default(),
+        preshared: BTreeMap::new(),
+    };
     let mut peers: BTreeMap<PeerKey, DevicePeer> = BTreeMap::new();
     for part in parts {
         let key = PeerKey::from_bytes(part.config.public_key.0);
@@ -242,9 +277,16 @@ fn read_peers(parts: &[wireguard_control::PeerInfo]) -> DeviceState {
             has_preshared_key: false,
         });
         // Only the first part of a peer has more than its networks.
-        if let Some(preshared) = part.config.preshared_key.as_ref().filter(|key| key.0 != [0; 32]) {
+        if let Some(preshared) = part
+            .config
+            .preshared_key
+            .as_ref()
+            .filter(|key| key.0 != [0; 32])
+        {
             peer.has_preshared_key = true;
-            state.preshared.insert(key, PresharedKey::from_bytes(preshared.0));
+            state
+                .preshared
+                .insert(key, PresharedKey::from_bytes(preshared.0));
         }
         peer.endpoint = peer.endpoint.or(part.config.endpoint.map(canonical));
         peer.persistent_keepalive = peer.persistent_keepalive.or(part
@@ -252,11 +294,21 @@ fn read_peers(parts: &[wireguard_control::PeerInfo]) -> DeviceState {
             .persistent_keepalive_interval
             .filter(|seconds| *seconds != 0)
             .map(|seconds| Duration::from_secs(seconds.into())));
-        let handshake = part.stats.last_handshake_time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        peer.last_handshake = peer.last_handshake.or(handshake.filter(|age| !age.is_zero()));
+        let handshake = part
+            .stats
+            .last_handshake_time
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        peer.last_handshake = peer
+            .last_handshake
+            .or(handshake.filter(|age| !age.is_zero()));
         peer.rx_bytes = peer.rx_bytes.max(part.stats.rx_bytes);
         peer.tx_bytes = peer.tx_bytes.max(part.stats.tx_bytes);
-        peer.allowed_ips.extend(part.config.allowed_ips.iter().filter_map(|ip| IpNet::new(ip.address, ip.cidr).ok()));
+        peer.allowed_ips.extend(
+            part.config
+                .allowed_ips
+                .iter()
+                .filter_map(|ip| IpNet::new(ip.address, ip.cidr).ok()),
+        );
     }
     state.snapshot.peers = peers
         .into_values()
@@ -295,22 +347,33 @@ impl GenericSocket {
                 })
                 .unwrap_or(this.family);
         }
-        if this.family == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(this) }
+        if this.family == 0 {
+            Err(io::ErrorKind::NotFound.into())
+        } else {
+            Ok(this)
+        }
     }
 
     fn set(&mut self, interface: &str, peers: Vec<WireguardPeer>) -> io::Result<()> {
         let mut message = GenlMessage::from_payload(WireguardMessage {
             cmd: WireguardCmd::SetDevice,
-            attributes: vec![WireguardAttribute::IfName(interface.into()), WireguardAttribute::Peers(peers)],
+            attributes: vec![
+                WireguardAttribute::IfName(interface.into()),
+                WireguardAttribute::Peers(peers),
+            ],
         });
         message.set_resolved_family_id(self.family);
         self.exchange(NetlinkMessage::from(message)).map(|_| ())
     }
 
     /// Sends one request and reads answers until the acknowledgement.
-    fn exchange<P>(&mut self, mut request: NetlinkMessage<GenlMessage<P>>) -> io::Result<Vec<GenlMessage<P>>>
+    fn exchange<P>(
+        &mut self,
+        mut request: NetlinkMessage<GenlMessage<P>>,
+    ) -> io::Result<Vec<GenlMessage<P>>>
     where
-        GenlMessage<P>: netlink_packet_core::NetlinkSerializable + netlink_packet_core::NetlinkDeserializable,
+        GenlMessage<P>:
+            netlink_packet_core::NetlinkSerializable + netlink_packet_core::NetlinkDeserializable,
     {
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
         request.finalize();
@@ -358,14 +421,19 @@ mod tests {
         assert_eq!(state.snapshot.peers.len(), 2);
         let peer = &state.snapshot.peers[0];
         assert_eq!(peer.allowed_ips.len(), 2);
-        assert_eq!((peer.rx_bytes, peer.endpoint), (9, Some("192.0.2.1:7".parse().unwrap())));
+        assert_eq!(
+            (peer.rx_bytes, peer.endpoint),
+            (9, Some("192.0.2.1:7".parse().unwrap()))
+        );
     }
 
     #[test]
     fn a_peer_with_hundreds_of_networks_is_chunked() {
         let mut peer = PeerChange::new(PeerKey::from_bytes([1; 32]), PeerAction::Upsert);
         peer.replace_allowed_ips = true;
-        peer.allowed_ips = (0..=255).map(|i| format!("10.0.{i}.0/24").parse().unwrap()).collect();
+        peer.allowed_ips = (0..=255)
+            .map(|i| format!("10.0.{i}.0/24").parse().unwrap())
+            .collect();
         assert_eq!(peer_configs(&peer).len(), 4);
     }
 }

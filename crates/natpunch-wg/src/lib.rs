@@ -1,17 +1,18 @@
-//! WireGuard interfaces of this host: one blocking API over kernel WireGuard, the embedded userspace device, and a
-//! device that another program runs.
+//! WireGuard interfaces of this host: one blocking API over kernel WireGuard, the embedded
+//! userspace device, and a device that another program runs.
 //!
-//! [`Interface`] is the whole of it for the agent: [`Interface::plan`] says what would change, [`Interface::open`]
-//! creates or adopts, [`Interface::apply`] makes the least change and reads it back, [`Interface::set_endpoint`] moves
-//! one peer, [`down`] removes exactly what was made. Everything blocks: call it from a thread of its own. Netlink and
-//! the device process act in the network namespace of the calling thread.
+//! [`Interface`] is the whole of it for the agent: [`Interface::plan`] says what would change,
+//! [`Interface::open`] creates or adopts, [`Interface::apply`] makes the least change and reads it
+//! back, [`Interface::set_endpoint`] moves one peer, [`down`] removes exactly what was made.
+//! Everything blocks: call it from a thread of its own. Netlink and the device process act in the
+//! network namespace of the calling thread.
 //!
-//! Below is one seam, the trait [`Device`], with four implementations: [`KernelDevice`], [`UapiDevice`] (an external
-//! device, and the control side of the embedded one), and [`FakeDevice`] in memory. [`conformance`] holds the claims
-//! that each of them keeps.
+//! Below is one seam, the trait [`Device`], with four implementations: [`KernelDevice`],
+//! [`UapiDevice`] (an external device, and the control side of the embedded one), and
+//! [`FakeDevice`] in memory. [`conformance`] holds the claims that each of them keeps.
 //!
-//! **Ownership.** An interface is ours if its alias is `natpunch:OWNER`; a peer or address is ours if it is in the state
-//! file of the interface. Nothing else is ever changed or removed.
+//! **Ownership.** An interface is ours if its alias is `natpunch:OWNER`; a peer or address is ours
+//! if it is in the state file of the interface. Nothing else is ever changed or removed.
 
 pub mod conformance;
 mod device;
@@ -31,7 +32,9 @@ mod spec;
 mod state_file;
 pub mod uapi;
 
-pub use device::{Device, DeviceChange, DeviceState, EndpointUpdate, PeerAction, PeerChange, set_endpoint};
+pub use device::{
+    Device, DeviceChange, DeviceState, EndpointUpdate, PeerAction, PeerChange, set_endpoint,
+};
 pub use error::WgError;
 pub use failpoint::failpoint;
 pub use fake::FakeDevice;

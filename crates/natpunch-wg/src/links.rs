@@ -1,7 +1,8 @@
 //! Links and addresses by rtnetlink: what is there, and the single changes.
 //!
-//! Each call opens its own netlink socket in the network namespace of the calling thread and runs to its end on a
-//! private runtime, so a thread that moves between namespaces (as tests do) is never surprised.
+//! Each call opens its own netlink socket in the network namespace of the calling thread and runs
+//! to its end on a private runtime, so a thread that moves between namespaces (as tests do) is
+//! never surprised.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -49,7 +50,9 @@ pub(crate) fn with_netlink<T, F: Future<Output = Result<T, Error>>>(
     what: &str,
     f: impl FnOnce(Handle) -> F,
 ) -> Result<T, WgError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
     let result = runtime.and_then(|runtime| {
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
@@ -79,7 +82,14 @@ pub(crate) fn errno(error: &Error) -> Option<i32> {
 /// The link of this name, if there is one.
 pub(crate) fn find(name: &str) -> Result<Option<Link>, WgError> {
     with_netlink("list interfaces", async |handle| {
-        match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        match handle
+            .link()
+            .get()
+            .match_name(name.to_owned())
+            .execute()
+            .try_next()
+            .await
+        {
             Ok(message) => Ok(message.map(read_link)),
             Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(None),
             Err(e) => Err(e),
@@ -118,71 +128,98 @@ fn read_link(message: LinkMessage) -> Link {
 
 /// Creates a kernel WireGuard link. False if this kernel has none.
 pub(crate) fn create_wireguard(name: &str) -> Result<bool, WgError> {
-    with_netlink(&format!("create interface {name}"), async |handle| {
-        match handle.link().add(LinkWireguard::new(name).build()).execute().await {
+    with_netlink(
+        &format!("create interface {name}"),
+        async |handle| match handle
+            .link()
+            .add(LinkWireguard::new(name).build())
+            .execute()
+            .await
+        {
             Ok(()) => Ok(true),
             Err(e) if errno(&e) == Some(libc::EOPNOTSUPP) => Ok(false),
             Err(e) => Err(e),
-        }
-    })
+        },
+    )
 }
 
-/// Whether this kernel has WireGuard, as far as can be said without changing anything: loaded, or a module that the
-/// kernel would load by itself. Creating the link is the proof.
+/// Whether this kernel has WireGuard, as far as can be said without changing anything: loaded, or a
+/// module that the kernel would load by itself. Creating the link is the proof.
 pub(crate) fn kernel_has_wireguard() -> bool {
     if Path::new("/sys/module/wireguard").exists() {
         return true;
     }
-    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };
+    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else {
+        return false;
+    };
     let modules = Path::new("/lib/modules").join(release.trim());
     ["modules.dep", "modules.builtin"].iter().any(|list| {
-        std::fs::read_to_string(modules.join(list)).is_ok_and(|text| text.contains("/net/wireguard/wireguard.ko"))
+        std::fs::read_to_string(modules.join(list))
+            .is_ok_and(|text| text.contains("/net/wireguard/wireguard.ko"))
     })
 }
 
 /// Removes a link; one that is already gone is fine, as a TUN goes with its process.
 pub(crate) fn remove(index: u32) -> Result<(), WgError> {
-    with_netlink("remove the interface", async |handle| match handle.link().del(index).execute().await {
-        Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(()),
-        other => other,
+    with_netlink("remove the interface", async |handle| {
+        match handle.link().del(index).execute().await {
+            Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
     })
 }
 
 /// Sets the alias, our mark.
 pub(crate) fn set_alias(index: u32, alias: &str) -> Result<(), WgError> {
-    let message =
-        LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfAlias(alias.into())).build();
-    with_netlink("mark the interface", async |handle| handle.link().set(message).execute().await)
+    let message = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::IfAlias(alias.into()))
+        .build();
+    with_netlink("mark the interface", async |handle| {
+        handle.link().set(message).execute().await
+    })
 }
 
 /// Sets the MTU.
 pub(crate) fn set_mtu(index: u32, mtu: u32) -> Result<(), WgError> {
     let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
-    with_netlink(&format!("set MTU {mtu}"), async |handle| handle.link().set(message).execute().await)
+    with_netlink(&format!("set MTU {mtu}"), async |handle| {
+        handle.link().set(message).execute().await
+    })
 }
 
 /// Brings the link up.
 pub(crate) fn bring_up(index: u32) -> Result<(), WgError> {
     let message = LinkUnspec::new_with_index(index).up().build();
-    with_netlink("bring the interface up", async |handle| handle.link().set(message).execute().await)
+    with_netlink("bring the interface up", async |handle| {
+        handle.link().set(message).execute().await
+    })
 }
 
 /// The addresses of a link, without those that the kernel makes by itself (IPv6 link-local).
 pub(crate) fn addresses(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
     with_netlink("list addresses", async |handle| {
-        let messages: Vec<_> = handle.address().get().set_link_index_filter(index).execute().try_collect().await?;
+        let messages: Vec<_> = handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute()
+            .try_collect()
+            .await?;
         Ok(messages
             .iter()
             .filter_map(|m| Some((m, local_address(&m.attributes)?)))
             .filter_map(|(m, ip)| {
                 let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                IpNet::new(ip, m.header.prefix_len).ok().filter(|_| !link_local)
+                IpNet::new(ip, m.header.prefix_len)
+                    .ok()
+                    .filter(|_| !link_local)
             })
             .collect())
     })
 }
 
-/// IFA_LOCAL is the address itself; IFA_ADDRESS is the other end on a point-to-point link, and all there is in IPv6.
+/// IFA_LOCAL is the address itself; IFA_ADDRESS is the other end on a point-to-point link, and all
+/// there is in IPv6.
 fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let local = attributes.iter().find_map(|a| match a {
         AddressAttribute::Local(ip) => Some(*ip),
@@ -199,14 +236,23 @@ fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
 /// Adds an address.
 pub(crate) fn add_address(index: u32, address: IpNet) -> Result<(), WgError> {
     with_netlink(&format!("add address {address}"), async |handle| {
-        handle.address().add(index, address.addr(), address.prefix_len()).replace().execute().await
+        handle
+            .address()
+            .add(index, address.addr(), address.prefix_len())
+            .replace()
+            .execute()
+            .await
     })
 }
 
 /// Removes an address; one that is already gone is fine.
 pub(crate) fn remove_address(index: u32, address: IpNet) -> Result<(), WgError> {
     with_netlink(&format!("remove address {address}"), async |handle| {
-        let message = handle.address().add(index, address.addr(), address.prefix_len()).message_mut().clone();
+        let message = handle
+            .address()
+            .add(index, address.addr(), address.prefix_len())
+            .message_mut()
+            .clone();
         match handle.address().del(message).execute().await {
             Err(e) if errno(&e) == Some(libc::EADDRNOTAVAIL) => Ok(()),
             other => other,

@@ -28,17 +28,31 @@ pub struct Observed {
 /// There is no such interface, it is none of WireGuard, or it can't be read.
 pub fn observe(name: &str) -> Result<Observed, WgError> {
     crate::spec::check_name(name)?;
-    let link = links::find(name)?
-        .ok_or_else(|| WgError::Gone { name: name.into(), reason: "there is no such link".into() })?;
+    let link = links::find(name)?.ok_or_else(|| WgError::Gone {
+        name: name.into(),
+        reason: "there is no such link".into(),
+    })?;
     let (backend, state) = match link.kind {
         LinkKind::Wireguard => (BackendKind::Kernel, KernelDevice::new(name)?.get()?),
         LinkKind::Tun => (BackendKind::External, UapiDevice::external(name).get()?),
         LinkKind::Other(_) => {
             let problem = format!("it is {}, not one of WireGuard", link.kind);
-            return Err(WgError::Invalid { name: name.into(), problem });
+            return Err(WgError::Invalid {
+                name: name.into(),
+                problem,
+            });
         }
     };
-    let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
-    let addresses = links::addresses(link.index)?.into_iter().filter(|net| !link_local(net)).collect();
-    Ok(Observed { state, addresses, backend, mtu: link.mtu })
+    let link_local =
+        |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let addresses = links::addresses(link.index)?
+        .into_iter()
+        .filter(|net| !link_local(net))
+        .collect();
+    Ok(Observed {
+        state,
+        addresses,
+        backend,
+        mtu: link.mtu,
+    })
 }

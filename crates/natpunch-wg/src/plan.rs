@@ -169,8 +169,8 @@ impl fmt::Display for Nets<'_> {
 pub enum Effect {
     /// Nothing: what flows goes on.
     None,
-    /// The next handshake decides: the session goes on until then, at most 180 s (REJECT_AFTER_TIME), and fails after
-    /// that if the other side did not follow.
+    /// The next handshake decides: the session goes on until then, at most 180 s
+    /// (REJECT_AFTER_TIME), and fails after that if the other side did not follow.
     Rehandshake,
     /// Packets are lost: for good where something goes, until a new handshake or path otherwise.
     Interruption,
@@ -211,13 +211,20 @@ impl Change {
     /// What it does to packets that flow now.
     pub fn effect(&self) -> Effect {
         match self {
-            // The public key is what peers know this node by, and the port is where they and NATs expect it.
+            // The public key is what peers know this node by, and the port is where they and NATs
+            // expect it.
             Self::SetPrivateKey { .. } | Self::SetListenPort { .. } => Effect::Interruption,
-            Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => Effect::Interruption,
+            Self::RemovePeer { .. } | Self::RemoveAddress { .. } | Self::RemoveRoute { .. } => {
+                Effect::Interruption
+            }
             Self::SetAllowedIps { removed, .. } if !removed.is_empty() => Effect::Interruption,
             // What went outside goes through the tunnel from now on, or the other way round.
-            Self::AddRule { rule } | Self::RemoveRule { rule } if rule.diverts() => Effect::Interruption,
-            Self::RemoveTableRoute { unreachable: false, .. } => Effect::Interruption,
+            Self::AddRule { rule } | Self::RemoveRule { rule } if rule.diverts() => {
+                Effect::Interruption
+            }
+            Self::RemoveTableRoute {
+                unreachable: false, ..
+            } => Effect::Interruption,
             Self::SetPresharedKey { .. } => Effect::Rehandshake,
             Self::CreateInterface { .. }
             | Self::Adopt { .. }
@@ -269,8 +276,15 @@ impl Change {
     /// The change in words, without its sign, with the peer by this name.
     pub fn words(&self, peer: &str) -> String {
         match self {
-            Self::CreateInterface { name, backend, mtu } => format!("interface {name} ({backend}, MTU {mtu})"),
-            Self::Adopt { name, backend, peers, routes } => {
+            Self::CreateInterface { name, backend, mtu } => {
+                format!("interface {name} ({backend}, MTU {mtu})")
+            }
+            Self::Adopt {
+                name,
+                backend,
+                peers,
+                routes,
+            } => {
                 let mut text = format!("interface {name} ({backend}) taken over as it runs");
                 let keys: Vec<String> = peers.iter().map(ToString::to_string).collect();
                 if !keys.is_empty() {
@@ -280,7 +294,10 @@ impl Change {
                     ));
                 }
                 if !routes.is_empty() {
-                    text.push_str(&format!("; staying until the interface goes: routes of others {}", Nets(routes)));
+                    text.push_str(&format!(
+                        "; staying until the interface goes: routes of others {}",
+                        Nets(routes)
+                    ));
                 }
                 text
             }
@@ -290,21 +307,47 @@ impl Change {
             Self::AddPeer { allowed_ips, .. } => format!("peer {peer} ({})", Nets(allowed_ips)),
             Self::RemovePeer { .. } => format!("peer {peer}"),
             Self::SetPresharedKey { present: true, .. } => format!("peer {peer}: preshared key"),
-            Self::SetPresharedKey { present: false, .. } => format!("peer {peer}: no preshared key"),
-            Self::SetKeepalive { from, to, .. } => format!("peer {peer}: keepalive {from} s -> {to} s"),
+            Self::SetPresharedKey { present: false, .. } => {
+                format!("peer {peer}: no preshared key")
+            }
+            Self::SetKeepalive { from, to, .. } => {
+                format!("peer {peer}: keepalive {from} s -> {to} s")
+            }
             Self::SetAllowedIps { added, removed, .. } => {
                 let part = |sign, nets: &Vec<IpNet>| {
-                    if nets.is_empty() { String::new() } else { format!(" {sign}{}", Nets(nets)) }
+                    if nets.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" {sign}{}", Nets(nets))
+                    }
                 };
-                format!("peer {peer}: allowed IPs{}{}", part('+', added), part('-', removed))
+                format!(
+                    "peer {peer}: allowed IPs{}{}",
+                    part('+', added),
+                    part('-', removed)
+                )
             }
             Self::SetMtu { from, to } => format!("MTU {from} -> {to}"),
-            Self::AddAddress { address } | Self::RemoveAddress { address } => format!("address {address}"),
+            Self::AddAddress { address } | Self::RemoveAddress { address } => {
+                format!("address {address}")
+            }
             Self::BringUp => "link up".to_owned(),
             Self::AddRoute { route } | Self::RemoveRoute { route } => format!("route {route}"),
-            Self::AddTableRoute { route, table, unreachable }
-            | Self::RemoveTableRoute { route, table, unreachable } => {
-                let what = if *unreachable { " unreachable, if the interface is gone" } else { "" };
+            Self::AddTableRoute {
+                route,
+                table,
+                unreachable,
+            }
+            | Self::RemoveTableRoute {
+                route,
+                table,
+                unreachable,
+            } => {
+                let what = if *unreachable {
+                    " unreachable, if the interface is gone"
+                } else {
+                    ""
+                };
                 format!("route {route} in table {table}{what}")
             }
             Self::AddRule { rule } | Self::RemoveRule { rule } => format!("rule {rule}"),

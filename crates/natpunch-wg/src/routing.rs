@@ -1,12 +1,13 @@
 //! Routes and policy rules by rtnetlink: what is ours, and the single changes.
 //!
-//! Networks behind peers are routed in the main table, with a metric so high that a route of the host to the same
-//! network wins: who sits in the network that a peer offers keeps his own way into it.
+//! Networks behind peers are routed in the main table, with a metric so high that a route of the
+//! host to the same network wins: who sits in the network that a peer offers keeps his own way into
+//! it.
 //!
-//! A default route ([`DefaultRoute`]) has a table of its own and rules that lead there, as wg-quick makes them:
-//! everything goes into the tunnel, except what the main table knows more exactly than by its default route (the LAN),
-//! and except WireGuard's own packets, which carry its mark. Behind the default route the table has an unreachable one:
-//! when the interface goes, nothing leaks.
+//! A default route ([`DefaultRoute`]) has a table of its own and rules that lead there, as wg-quick
+//! makes them: everything goes into the tunnel, except what the main table knows more exactly than
+//! by its default route (the LAN), and except WireGuard's own packets, which carry its mark. Behind
+//! the default route the table has an unreachable one: when the interface goes, nothing leaks.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +20,9 @@ use netlink_packet_route::IpProtocol;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
+};
 use rtnetlink::{IpVersion, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -27,18 +30,20 @@ use crate::error::WgError;
 use crate::links::{errno, with_netlink};
 use crate::spec::InterfaceSpec;
 
-/// The protocol number that marks our routes and rules (`ip route show proto 78`): "N". No other program of
-/// iproute2's rt_protos has it.
+/// The protocol number that marks our routes and rules (`ip route show proto 78`): "N". No other
+/// program of iproute2's rt_protos has it.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
 /// The main table.
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
-/// The metric of networks behind peers: more than what DHCP clients and NetworkManager give to any link.
+/// The metric of networks behind peers: more than what DHCP clients and NetworkManager give to any
+/// link.
 const NETWORK_METRIC: u32 = 30_000;
 /// The metric of a default route in its own table, where it is alone with the unreachable one.
 const DEFAULT_METRIC: u32 = 1_024;
 /// The metric of the unreachable route behind it.
 const UNREACHABLE_METRIC: u32 = u32::MAX;
-/// The first priority of our rules: "NP". wg-quick and `ip rule add` take 32765 and less, Tailscale 5210 to 5270.
+/// The first priority of our rules: "NP". wg-quick and `ip rule add` take 32765 and less, Tailscale
+/// 5210 to 5270.
 const FIRST_PRIORITY: u32 = 0x4e50;
 
 /// Everything that nothing more exact says goes through the interface.
@@ -65,7 +70,12 @@ pub(crate) struct Route {
 
 impl Route {
     fn network(net: IpNet) -> Self {
-        Self { net, table: MAIN, metric: NETWORK_METRIC, unreachable: false }
+        Self {
+            net,
+            table: MAIN,
+            metric: NETWORK_METRIC,
+            unreachable: false,
+        }
     }
 
     pub(crate) fn is_in_main(&self) -> bool {
@@ -111,7 +121,11 @@ impl fmt::Display for Rule {
             MAIN => f.write_str(" lookup main")?,
             table => write!(f, " lookup {table}")?,
         }
-        f.write_str(if self.suppress_default { ", without its default route" } else { "" })
+        f.write_str(if self.suppress_default {
+            ", without its default route"
+        } else {
+            ""
+        })
     }
 }
 
@@ -142,14 +156,31 @@ fn families() -> impl Iterator<Item = bool> {
 /// The routes that an interface shall have.
 pub(crate) fn wanted_routes(spec: &InterfaceSpec) -> BTreeSet<Route> {
     let on_link: BTreeSet<IpNet> = spec.addresses.iter().map(IpNet::trunc).collect();
-    let networks = spec.routes.iter().map(IpNet::trunc).filter(|net| !on_link.contains(net));
+    let networks = spec
+        .routes
+        .iter()
+        .map(IpNet::trunc)
+        .filter(|net| !on_link.contains(net));
     let mut routes: BTreeSet<Route> = networks.map(Route::network).collect();
-    if let Some(DefaultRoute { table, ipv4, ipv6, .. }) = &spec.default_route {
+    if let Some(DefaultRoute {
+        table, ipv4, ipv6, ..
+    }) = &spec.default_route
+    {
         for family in families() {
             let net = any(family);
-            routes.insert(Route { net, table: *table, metric: UNREACHABLE_METRIC, unreachable: true });
+            routes.insert(Route {
+                net,
+                table: *table,
+                metric: UNREACHABLE_METRIC,
+                unreachable: true,
+            });
             if (family && *ipv6) || (!family && *ipv4) {
-                routes.insert(Route { net, table: *table, metric: DEFAULT_METRIC, unreachable: false });
+                routes.insert(Route {
+                    net,
+                    table: *table,
+                    metric: DEFAULT_METRIC,
+                    unreachable: false,
+                });
             }
         }
     }
@@ -158,7 +189,9 @@ pub(crate) fn wanted_routes(spec: &InterfaceSpec) -> BTreeSet<Route> {
 
 /// The rules that an interface shall have.
 pub(crate) fn wanted_rules(spec: &InterfaceSpec) -> BTreeSet<Rule> {
-    let Some(default) = &spec.default_route else { return BTreeSet::new() };
+    let Some(default) = &spec.default_route else {
+        return BTreeSet::new();
+    };
     let mut rules = BTreeSet::new();
     for ipv6 in families() {
         let [outside, own, lan, tunnel] = [0, 1, 2, 3].map(|n| Rule {
@@ -170,25 +203,51 @@ pub(crate) fn wanted_rules(spec: &InterfaceSpec) -> BTreeSet<Rule> {
             table: MAIN,
             suppress_default: false,
         });
-        let except = default.except.iter().filter(|net| net.addr().is_ipv6() == ipv6);
-        rules.extend(except.map(|net| Rule { to: Some(net.trunc()), ..outside }));
-        // What comes in carries no mark. Where the kernel asks for the way back (rp_filter = 1), it asks with the ports
-        // exchanged: the way back of WireGuard's packets is the one outside. IPv6 has no such question.
+        let except = default
+            .except
+            .iter()
+            .filter(|net| net.addr().is_ipv6() == ipv6);
+        rules.extend(except.map(|net| Rule {
+            to: Some(net.trunc()),
+            ..outside
+        }));
+        // What comes in carries no mark. Where the kernel asks for the way back (rp_filter = 1), it
+        // asks with the ports exchanged: the way back of WireGuard's packets is the one outside.
+        // IPv6 has no such question.
         if !ipv6 {
-            rules.insert(Rule { source_port: Some(spec.listen_port), ..own });
+            rules.insert(Rule {
+                source_port: Some(spec.listen_port),
+                ..own
+            });
         }
-        rules.insert(Rule { not_mark: Some(spec.fwmark), suppress_default: true, ..lan });
-        rules.insert(Rule { not_mark: Some(spec.fwmark), table: default.table, ..tunnel });
+        rules.insert(Rule {
+            not_mark: Some(spec.fwmark),
+            suppress_default: true,
+            ..lan
+        });
+        rules.insert(Rule {
+            not_mark: Some(spec.fwmark),
+            table: default.table,
+            ..tunnel
+        });
     }
     rules
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {
-    let kind = if route.unreachable { RouteType::Unreachable } else { RouteType::Unicast };
+    let kind = if route.unreachable {
+        RouteType::Unreachable
+    } else {
+        RouteType::Unicast
+    };
     let mut message = match route.net {
         IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(net.network(), net.prefix_len())
-            .scope(if route.unreachable { RouteScope::Universe } else { RouteScope::Link })
+            .scope(if route.unreachable {
+                RouteScope::Universe
+            } else {
+                RouteScope::Link
+            })
             .kind(kind)
             .table_id(route.table)
             .priority(route.metric)
@@ -209,11 +268,16 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
 }
 
 /// Our routes: those through a link, and those of `tables` that lead nowhere.
-pub(crate) fn routes(index: Option<u32>, tables: &BTreeSet<u32>) -> Result<BTreeSet<Route>, WgError> {
+pub(crate) fn routes(
+    index: Option<u32>,
+    tables: &BTreeSet<u32>,
+) -> Result<BTreeSet<Route>, WgError> {
     with_netlink("list routes", async |handle| {
         let mut found = BTreeSet::new();
-        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
+        for message in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
             let mut dump = std::pin::pin!(handle.route().get(message).execute());
             while let Some(route) = dump.try_next().await? {
                 let through = route.attributes.iter().find_map(|a| match a {
@@ -231,16 +295,23 @@ pub(crate) fn routes(index: Option<u32>, tables: &BTreeSet<u32>) -> Result<BTree
     })
 }
 
-/// Destinations of routes through a link that somebody else made: programs and people, not the kernel.
+/// Destinations of routes through a link that somebody else made: programs and people, not the
+/// kernel.
 pub(crate) fn routes_of_others(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
     with_netlink("list routes", async |handle| {
         let mut found = BTreeSet::new();
-        for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
+        for message in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
             let mut dump = std::pin::pin!(handle.route().get(message).execute());
             while let Some(route) = dump.try_next().await? {
-                let through = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index));
-                let theirs = route.header.protocol != PROTOCOL && route.header.protocol != RouteProtocol::Kernel;
+                let through = route
+                    .attributes
+                    .iter()
+                    .any(|a| matches!(a, RouteAttribute::Oif(i) if *i == index));
+                let theirs = route.header.protocol != PROTOCOL
+                    && route.header.protocol != RouteProtocol::Kernel;
                 if through && theirs && route.header.kind == RouteType::Unicast {
                     found.extend(destination(&route));
                 }
@@ -252,19 +323,24 @@ pub(crate) fn routes_of_others(index: u32) -> Result<BTreeSet<IpNet>, WgError> {
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {
     let length = message.header.destination_prefix_length;
-    let stated = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
-        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
-        _ => None,
-    });
+    let stated = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+            _ => None,
+        });
     match stated {
         Some(ip) => IpNet::new(ip, length).ok(),
-        None => Some(any(message.header.address_family == netlink_packet_route::AddressFamily::Inet6)),
+        None => Some(any(
+            message.header.address_family == netlink_packet_route::AddressFamily::Inet6
+        )),
     }
 }
 
-/// A dump returns the routes of all tables, and the header has room for table numbers up to 255 only: the attribute
-/// has the real one.
+/// A dump returns the routes of all tables, and the header has room for table numbers up to 255
+/// only: the attribute has the real one.
 fn read_route(message: &RouteMessage) -> Option<Route> {
     let unreachable = match message.header.kind {
         RouteType::Unicast => false,
@@ -274,7 +350,12 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
     if message.header.protocol != PROTOCOL {
         return None;
     }
-    let mut route = Route { net: destination(message)?, table: message.header.table.into(), metric: 0, unreachable };
+    let mut route = Route {
+        net: destination(message)?,
+        table: message.header.table.into(),
+        metric: 0,
+        unreachable,
+    };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
@@ -290,7 +371,12 @@ pub(crate) fn add_routes(index: u32, routes: &[Route]) -> Result<(), WgError> {
     let mut taken = None;
     with_netlink("add routes", async |handle| {
         for route in routes {
-            match handle.route().add(route_message(index, route)).execute().await {
+            match handle
+                .route()
+                .add(route_message(index, route))
+                .execute()
+                .await
+            {
                 Err(e) if errno(&e) == Some(libc::EEXIST) => {
                     taken = Some(route.net);
                     break;
@@ -307,7 +393,12 @@ pub(crate) fn add_routes(index: u32, routes: &[Route]) -> Result<(), WgError> {
 pub(crate) fn remove_routes(index: u32, routes: &[Route]) -> Result<(), WgError> {
     with_netlink("remove routes", async |handle| {
         for route in routes {
-            match handle.route().del(route_message(index, route)).execute().await {
+            match handle
+                .route()
+                .del(route_message(index, route))
+                .execute()
+                .await
+            {
                 Err(e) if errno(&e) == Some(libc::ESRCH) => {}
                 other => other?,
             }
@@ -318,8 +409,11 @@ pub(crate) fn remove_routes(index: u32, routes: &[Route]) -> Result<(), WgError>
 
 fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family =
-        if rule.ipv6 { netlink_packet_route::AddressFamily::Inet6 } else { netlink_packet_route::AddressFamily::Inet };
+    message.header.family = if rule.ipv6 {
+        netlink_packet_route::AddressFamily::Inet6
+    } else {
+        netlink_packet_route::AddressFamily::Inet
+    };
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority),
@@ -328,11 +422,20 @@ fn rule_message(rule: &Rule) -> RuleMessage {
     ];
     if let Some(to) = rule.to {
         message.header.dst_len = to.prefix_len();
-        message.attributes.push(RuleAttribute::Destination(to.network()));
+        message
+            .attributes
+            .push(RuleAttribute::Destination(to.network()));
     }
     if let Some(port) = rule.source_port {
-        message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
-        message.attributes.push(RuleAttribute::SourcePortRange(RulePortRange { start: port, end: port }));
+        message
+            .attributes
+            .push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+        message
+            .attributes
+            .push(RuleAttribute::SourcePortRange(RulePortRange {
+                start: port,
+                end: port,
+            }));
     }
     if let Some(mark) = rule.not_mark {
         message.header.flags = RuleFlags::Invert;
@@ -377,8 +480,12 @@ fn read_rule(message: &RuleMessage, ipv6: bool) -> Option<Rule> {
             RuleAttribute::Protocol(protocol) => ours = *protocol == PROTOCOL,
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::Destination(ip) => rule.to = IpNet::new(*ip, message.header.dst_len).ok(),
-            RuleAttribute::SourcePortRange(range) if range.start == range.end => rule.source_port = Some(range.start),
+            RuleAttribute::Destination(ip) => {
+                rule.to = IpNet::new(*ip, message.header.dst_len).ok()
+            }
+            RuleAttribute::SourcePortRange(range) if range.start == range.end => {
+                rule.source_port = Some(range.start)
+            }
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(u32::MAX) | RuleAttribute::IpProtocol(IpProtocol::Udp) => {}
             // The kernel writes all ones for "none".
@@ -446,12 +553,26 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_as_it_was_written() {
-        let main = Rule { not_mark: None, table: MAIN, ..rule() };
+        let main = Rule {
+            not_mark: None,
+            table: MAIN,
+            ..rule()
+        };
         for rule in [
             rule(),
-            Rule { suppress_default: true, table: MAIN, ..rule() },
-            Rule { to: Some("192.0.2.0/24".parse().unwrap()), ..main },
-            Rule { source_port: Some(51820), ..main },
+            Rule {
+                suppress_default: true,
+                table: MAIN,
+                ..rule()
+            },
+            Rule {
+                to: Some("192.0.2.0/24".parse().unwrap()),
+                ..main
+            },
+            Rule {
+                source_port: Some(51820),
+                ..main
+            },
         ] {
             assert_eq!(read_rule(&rule_message(&rule), false), Some(rule));
         }
@@ -460,16 +581,28 @@ mod tests {
     #[test]
     fn a_rule_of_somebody_else_is_none_of_ours() {
         let mut foreign = rule_message(&rule());
-        foreign.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::Protocol(_)));
+        foreign
+            .attributes
+            .retain(|attribute| !matches!(attribute, RuleAttribute::Protocol(_)));
         assert_eq!(read_rule(&foreign, false), None);
-        foreign.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(3)));
+        foreign
+            .attributes
+            .push(RuleAttribute::Protocol(RouteProtocol::Other(3)));
         assert_eq!(read_rule(&foreign, false), None);
     }
 
     #[test]
     fn rules_say_in_words_what_they_do() {
         assert_eq!(rule().to_string(), "IPv4: not fwmark 0x7 lookup 1313917548");
-        let lan = Rule { suppress_default: true, table: MAIN, ipv6: true, ..rule() };
-        assert_eq!(lan.to_string(), "IPv6: not fwmark 0x7 lookup main, without its default route");
+        let lan = Rule {
+            suppress_default: true,
+            table: MAIN,
+            ipv6: true,
+            ..rule()
+        };
+        assert_eq!(
+            lan.to_string(),
+            "IPv6: not fwmark 0x7 lookup main, without its default route"
+        );
     }
 }

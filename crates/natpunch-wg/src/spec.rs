@@ -17,7 +17,8 @@ use crate::routing::DefaultRoute;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendChoice {
-    /// The kernel where it has WireGuard, else the embedded device. An existing interface keeps what it has.
+    /// The kernel where it has WireGuard, else the embedded device. An existing interface keeps
+    /// what it has.
     #[default]
     Auto,
     /// Kernel WireGuard or an error.
@@ -59,7 +60,9 @@ impl FromStr for BackendChoice {
             "kernel" => Ok(Self::Kernel),
             "userspace" => Ok(Self::Userspace),
             "external" => Ok(Self::External),
-            other => Err(format!("no such backend: {other} (auto, kernel, userspace, external)")),
+            other => Err(format!(
+                "no such backend: {other} (auto, kernel, userspace, external)"
+            )),
         }
     }
 }
@@ -104,7 +107,8 @@ pub struct InterfaceSpec {
     pub mtu: u32,
     /// Its addresses, with the length of the on-link prefix.
     pub addresses: Vec<IpNet>,
-    /// Networks to be routed into it. One that an address already makes on-link needs no route and gets none.
+    /// Networks to be routed into it. One that an address already makes on-link needs no route and
+    /// gets none.
     pub routes: Vec<IpNet>,
     /// Everything else through it too; needs `fwmark` and `listen_port`.
     pub default_route: Option<DefaultRoute>,
@@ -149,7 +153,8 @@ pub(crate) fn seconds(interval: Option<Duration>) -> u16 {
     interval.map_or(0, |i| u16::try_from(i.as_secs()).unwrap_or(u16::MAX))
 }
 
-/// The packet buffers of the embedded device have 4,096 bytes; this leaves room for WireGuard's header and tag.
+/// The packet buffers of the embedded device have 4,096 bytes; this leaves room for WireGuard's
+/// header and tag.
 pub(crate) const EMBEDDED_MAX_MTU: u32 = 4_000;
 
 impl InterfaceSpec {
@@ -160,19 +165,35 @@ impl InterfaceSpec {
 
     /// Refuses what can never work, before anything is touched.
     pub(crate) fn validate(&self) -> Result<(), WgError> {
-        let fail = |problem: String| Err(WgError::Invalid { name: self.name.clone(), problem });
+        let fail = |problem: String| {
+            Err(WgError::Invalid {
+                name: self.name.clone(),
+                problem,
+            })
+        };
         check_name(&self.name)?;
-        if self.routes.iter().chain(self.addresses.iter()).any(|net| net.prefix_len() == 0) {
+        if self
+            .routes
+            .iter()
+            .chain(self.addresses.iter())
+            .any(|net| net.prefix_len() == 0)
+        {
             return fail("a default route (0.0.0.0/0 or ::/0) is no network behind a peer".into());
         }
         if self.default_route.is_some() && (self.fwmark == 0 || self.listen_port == 0) {
-            return fail("a default route needs a firewall mark and a port, to tell WireGuard's own packets".into());
+            return fail(
+                "a default route needs a firewall mark and a port, to tell WireGuard's own packets"
+                    .into(),
+            );
         }
         if !(576..=65_535).contains(&self.mtu) {
             return fail(format!("MTU {} is not between 576 and 65535", self.mtu));
         }
         if self.addresses.iter().any(|a| a.addr().is_ipv6()) && self.mtu < 1_280 {
-            return fail(format!("MTU {} is less than the 1280 that IPv6 needs", self.mtu));
+            return fail(format!(
+                "MTU {} is less than the 1280 that IPv6 needs",
+                self.mtu
+            ));
         }
         let mut keys: Vec<_> = self.peers.iter().map(|p| p.key).collect();
         keys.sort_unstable();
@@ -195,7 +216,9 @@ pub(crate) fn check_name(name: &str) -> Result<(), WgError> {
     let good = !name.is_empty()
         && name.len() < libc::IFNAMSIZ
         && !name.starts_with('.')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='));
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'='));
     if good {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! What of an interface is ours: a small file per interface, so that a restarted agent removes what the one before it
-//! made, and never what somebody else added.
+//! What of an interface is ours: a small file per interface, so that a restarted agent removes what
+//! the one before it made, and never what somebody else added.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -35,12 +35,22 @@ impl StateFile {
     /// A file of nothing.
     pub(crate) fn new(owner: &str, backend: BackendKind) -> Self {
         let owner = owner.to_owned();
-        Self { owner, backend, addresses: BTreeSet::new(), peers: BTreeSet::new(), rules: BTreeSet::new() }
+        Self {
+            owner,
+            backend,
+            addresses: BTreeSet::new(),
+            peers: BTreeSet::new(),
+            rules: BTreeSet::new(),
+        }
     }
 
     /// The routing tables that are the interface's own.
     pub(crate) fn tables(&self) -> BTreeSet<u32> {
-        self.rules.iter().filter(|rule| rule.diverts()).map(|rule| rule.table).collect()
+        self.rules
+            .iter()
+            .filter(|rule| rule.diverts())
+            .map(|rule| rule.table)
+            .collect()
     }
 }
 
@@ -76,7 +86,9 @@ pub struct Managed {
 
 /// The interfaces that natpunch made on this host and did not take down, sorted by name.
 pub fn managed(runtime_dir: &Path) -> Vec<Managed> {
-    let Ok(entries) = fs::read_dir(runtime_dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(runtime_dir) else {
+        return Vec::new();
+    };
     let mut found: Vec<_> = entries
         .filter_map(|entry| {
             let file = entry.ok()?.file_name().into_string().ok()?;
@@ -111,7 +123,9 @@ pub(crate) fn write(runtime_dir: &Path, name: &str, state: &StateFile) -> Result
         .mode(0o600)
         .open(&fresh)
         .map_err(|e| WgError::io(what(), e))?;
-    file.write_all(&text).and_then(|()| fs::rename(&fresh, &path)).map_err(|e| WgError::io(what(), e))
+    file.write_all(&text)
+        .and_then(|()| fs::rename(&fresh, &path))
+        .map_err(|e| WgError::io(what(), e))
 }
 
 /// Removes the file.

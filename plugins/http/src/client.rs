@@ -137,7 +137,9 @@ impl Client {
     }
 
     fn url(&self, name: &str) -> Result<Url, Error> {
-        self.base.join(name).map_err(|_| Error::Network("the URL can't be extended".to_owned()))
+        self.base
+            .join(name)
+            .map_err(|_| Error::Network("the URL can't be extended".to_owned()))
     }
 
     /// Stores a record. Returns its version, if the server names one.
@@ -160,7 +162,10 @@ impl Client {
         match response.status() {
             StatusCode::OK => {
                 let etag = Etag::of(response.headers());
-                Ok(Fetched::Changed(etag, body(response, SealedRecord::MAX).await?))
+                Ok(Fetched::Changed(
+                    etag,
+                    body(response, SealedRecord::MAX).await?,
+                ))
             }
             StatusCode::NOT_MODIFIED => Ok(Fetched::Unchanged),
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Fetched::Nothing),
@@ -174,8 +179,14 @@ impl Client {
         known: BTreeMap<RecordTag, Option<Etag>>,
         wait: Duration,
     ) -> Result<Vec<(RecordTag, Polled)>, Error> {
-        let tags: BTreeMap<String, _> = known.iter().map(|(tag, etag)| (tag.to_string(), etag.clone())).collect();
-        let request = PollRequest { tags, wait: wait.as_secs() };
+        let tags: BTreeMap<String, _> = known
+            .iter()
+            .map(|(tag, etag)| (tag.to_string(), etag.clone()))
+            .collect();
+        let request = PollRequest {
+            tags,
+            wait: wait.as_secs(),
+        };
         let json = serde_json::to_vec(&request).map_err(|_| Error::Answer("can't be asked for"))?;
         let response = self
             .http
@@ -194,16 +205,23 @@ impl Client {
 }
 
 /// Reads the answer to a poll for these.
-fn differing(known: impl Iterator<Item = RecordTag>, bytes: &[u8]) -> Result<Vec<(RecordTag, Polled)>, Error> {
+fn differing(
+    known: impl Iterator<Item = RecordTag>,
+    bytes: &[u8],
+) -> Result<Vec<(RecordTag, Polled)>, Error> {
     // Some web servers answer everything with a page: no long poll there either.
-    let mut answer: PollAnswer = serde_json::from_slice(bytes).map_err(|_| Error::Unsupported(StatusCode::OK))?;
+    let mut answer: PollAnswer =
+        serde_json::from_slice(bytes).map_err(|_| Error::Unsupported(StatusCode::OK))?;
     let mut differing = Vec::new();
     for tag in known {
         match answer.records.remove(&tag.to_string()) {
             None => {}
             Some(None) => differing.push((tag, Polled::Gone)),
             Some(Some(record)) => {
-                if let Some(blob) = STANDARD.decode(record.blob).ok().filter(|blob| blob.len() <= SealedRecord::MAX)
+                if let Some(blob) = STANDARD
+                    .decode(record.blob)
+                    .ok()
+                    .filter(|blob| blob.len() <= SealedRecord::MAX)
                     && record.etag.len() <= MAX_ETAG
                 {
                     differing.push((tag, Polled::Changed(Etag(record.etag), blob)));
@@ -217,14 +235,18 @@ fn differing(known: impl Iterator<Item = RecordTag>, bytes: &[u8]) -> Result<Vec
 /// Reads an answer to a poll for two records, for fuzzers.
 #[doc(hidden)]
 pub fn read_answer(bytes: &[u8]) -> usize {
-    differing([RecordTag([0; 16]), RecordTag([0xab; 16])].into_iter(), bytes).map_or(0, |found| found.len())
+    differing(
+        [RecordTag([0; 16]), RecordTag([0xab; 16])].into_iter(),
+        bytes,
+    )
+    .map_or(0, |found| found.len())
 }
 
 fn failure(status: StatusCode) -> Error {
     match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => {
-            Error::Refused(status)
-        }
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::INSUFFICIENT_STORAGE => Error::Refused(status),
         StatusCode::NOT_IMPLEMENTED => Error::Unsupported(status),
         status if status.is_server_error() => Error::Refused(status),
         _ => Error::Unsupported(status),
@@ -251,7 +273,8 @@ mod tests {
 
     const TAG: RecordTag = RecordTag([7; 16]);
 
-    /// A web server that answers a request for a path with a status line and headers, and the body `found`.
+    /// A web server that answers a request for a path with a status line and headers, and the body
+    /// `found`.
     fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -259,16 +282,26 @@ mod tests {
             for mut stream in listener.incoming().flatten() {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 let (mut path, mut length) = (String::new(), 0);
-                for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                for line in reader
+                    .by_ref()
+                    .lines()
+                    .map_while(Result::ok)
+                    .take_while(|line| !line.is_empty())
+                {
                     if path.is_empty() {
                         path = line.split(' ').nth(1).unwrap().to_owned();
-                    } else if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                    } else if let Some(value) =
+                        line.to_ascii_lowercase().strip_prefix("content-length: ")
+                    {
                         length = value.parse().unwrap();
                     }
                 }
                 reader.read_exact(&mut vec![0; length]).unwrap();
                 let head = answer(&path);
-                let _ = write!(stream, "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfound");
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfound"
+                );
             }
         });
         address
@@ -283,21 +316,39 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         other.set_nonblocking(true).unwrap();
         let elsewhere = other.local_addr().unwrap();
-        for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"] {
-            for location in
-                [format!("http://{elsewhere}/v1/x"), format!("//{elsewhere}/v1/x"), format!("https://{elsewhere}/")]
-            {
+        for status in [
+            "301 Moved Permanently",
+            "302 Found",
+            "303 See Other",
+            "307 Temporary",
+            "308 Permanent",
+        ] {
+            for location in [
+                format!("http://{elsewhere}/v1/x"),
+                format!("//{elsewhere}/v1/x"),
+                format!("https://{elsewhere}/"),
+            ] {
                 let client = client(serve(move |_| format!("{status}\r\nlocation: {location}")));
-                let refused = |error| matches!(error, Error::Unsupported(status) if status.is_redirection());
+                let refused =
+                    |error| matches!(error, Error::Unsupported(status) if status.is_redirection());
                 assert!(client.get(TAG, None).await.is_err_and(refused), "{status}");
-                let record = SealedRecord { tag: TAG, blob: b"sealed".as_slice().into() };
+                let record = SealedRecord {
+                    tag: TAG,
+                    blob: b"sealed".as_slice().into(),
+                };
                 assert!(client.put(&record).await.is_err_and(refused), "{status}");
-                let polled = client.poll(BTreeMap::from([(TAG, None)]), Duration::ZERO).await;
+                let polled = client
+                    .poll(BTreeMap::from([(TAG, None)]), Duration::ZERO)
+                    .await;
                 assert!(polled.is_err_and(refused), "{status}");
             }
         }
         let nobody = other.accept().unwrap_err();
-        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "the other host was asked");
+        assert_eq!(
+            nobody.kind(),
+            std::io::ErrorKind::WouldBlock,
+            "the other host was asked"
+        );
     }
 
     #[tokio::test]
@@ -306,11 +357,23 @@ mod tests {
         for (hops, is_found) in [(0, true), (3, true), (4, false)] {
             let tag = tag.clone();
             let server = serve(move |path| {
-                let hop = if path.ends_with(&tag) { 0 } else { path.trim_start_matches("/hop").parse().unwrap() };
-                if hop == hops { "200 OK".to_owned() } else { format!("302 Found\r\nlocation: /hop{}", hop + 1) }
+                let hop = if path.ends_with(&tag) {
+                    0
+                } else {
+                    path.trim_start_matches("/hop").parse().unwrap()
+                };
+                if hop == hops {
+                    "200 OK".to_owned()
+                } else {
+                    format!("302 Found\r\nlocation: /hop{}", hop + 1)
+                }
             });
             let found = client(server).get(TAG, None).await;
-            assert_eq!(found == Ok(Fetched::Changed(None, b"found".to_vec())), is_found, "{hops}: {found:?}");
+            assert_eq!(
+                found == Ok(Fetched::Changed(None, b"found".to_vec())),
+                is_found,
+                "{hops}: {found:?}"
+            );
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::client::{Client, Error, Etag, Fetched, LONG_POLL, MAX_TAGS, Polled};
 use crate::publish::Outbox;
 use crate::{Backoff, Feeds, Reporter};
 
-/// Half of a poll's tags are peers' records, the other half our own, to see when the server lost them.
+/// Half of a poll's tags are peers' records, the other half our own, to see when the server lost
+/// them.
 const TAGS_PER_POLL: usize = MAX_TAGS / 2;
 /// Polls at a time.
 const LANES: usize = 4;
@@ -23,8 +24,8 @@ const CONCURRENT_FETCHES: usize = 8;
 const UNWANTED_FACTOR: u32 = 20;
 /// How long a server without long poll is believed to stay so.
 const WITHOUT_LONG_POLL: Duration = Duration::from_secs(10 * 60);
-/// Polls of one lane that may follow each other at once, and the pace after that: a server that always has news, or
-/// does not wait, is asked at this rate.
+/// Polls of one lane that may follow each other at once, and the pace after that: a server that
+/// always has news, or does not wait, is asked at this rate.
 const POLL_BURST: u32 = 10;
 const POLL_PACE: Duration = Duration::from_millis(500);
 
@@ -44,13 +45,17 @@ impl Inbox {
     fn found(&self, tag: RecordTag, etag: Option<Etag>, blob: Vec<u8>) {
         self.lock().insert(tag, etag);
         if !blob.is_empty() {
-            self.reporter.host.deliver(SealedRecord { tag, blob: blob.into() });
+            self.reporter.host.deliver(SealedRecord {
+                tag,
+                blob: blob.into(),
+            });
         }
     }
 
     fn report(&self, how: &str, peers: usize) {
         let found = self.lock().len();
-        self.reporter.fetching(Ok(format!("{found} of {peers} peers' records found {how}")));
+        self.reporter
+            .fetching(Ok(format!("{found} of {peers} peers' records found {how}")));
     }
 }
 
@@ -59,8 +64,17 @@ fn tags(peers: &[PeerInterest]) -> BTreeSet<RecordTag> {
 }
 
 /// Fetches until the host is gone.
-pub(crate) async fn run(mut feeds: Feeds, outbox: Arc<Outbox>, reporter: Arc<Reporter>, interval: Duration) {
-    let inbox = Arc::new(Inbox { known: Mutex::default(), outbox, reporter });
+pub(crate) async fn run(
+    mut feeds: Feeds,
+    outbox: Arc<Outbox>,
+    reporter: Arc<Reporter>,
+    interval: Duration,
+) {
+    let inbox = Arc::new(Inbox {
+        known: Mutex::default(),
+        outbox,
+        reporter,
+    });
     let mut plain_until: Option<Instant> = None;
     loop {
         let client = feeds.client.borrow_and_update().clone();
@@ -124,7 +138,12 @@ async fn long_poll(client: &Client, wanted: &BTreeSet<RecordTag>, inbox: &Arc<In
 }
 
 /// Polls chunk after chunk, over and over, and holds each poll open for its share of the time.
-async fn poll_lane(client: Client, chunks: Vec<(usize, Vec<RecordTag>)>, peers: usize, inbox: Arc<Inbox>) -> Error {
+async fn poll_lane(
+    client: Client,
+    chunks: Vec<(usize, Vec<RecordTag>)>,
+    peers: usize,
+    inbox: Arc<Inbox>,
+) -> Error {
     let mut backoff = Backoff::new();
     let mut pacer = Pacer::new();
     let share = LONG_POLL / u32::try_from(chunks.len().max(1)).unwrap_or(u32::MAX);
@@ -134,9 +153,19 @@ async fn poll_lane(client: Client, chunks: Vec<(usize, Vec<RecordTag>)>, peers: 
             pacer.turn().await;
             let mut known: BTreeMap<_, _> = {
                 let state = inbox.lock();
-                chunk.iter().map(|tag| (*tag, state.get(tag).cloned().flatten())).collect()
+                chunk
+                    .iter()
+                    .map(|tag| (*tag, state.get(tag).cloned().flatten()))
+                    .collect()
             };
-            known.extend(inbox.outbox.known().into_iter().skip(index * TAGS_PER_POLL).take(TAGS_PER_POLL));
+            known.extend(
+                inbox
+                    .outbox
+                    .known()
+                    .into_iter()
+                    .skip(index * TAGS_PER_POLL)
+                    .take(TAGS_PER_POLL),
+            );
             match client.poll(known, wait).await {
                 Ok(differing) => {
                     backoff = Backoff::new();
@@ -154,7 +183,9 @@ async fn poll_lane(client: Client, chunks: Vec<(usize, Vec<RecordTag>)>, peers: 
                 Err(error @ Error::Unsupported(_)) => return error,
                 Err(error) => {
                     tracing::debug!(%error, "can't poll");
-                    inbox.reporter.fetching(Err(format!("can't fetch: {error}")));
+                    inbox
+                        .reporter
+                        .fetching(Err(format!("can't fetch: {error}")));
                     tokio::time::sleep(inbox.reporter.jitter(backoff.next())).await;
                 }
             }
@@ -170,7 +201,9 @@ struct Pacer {
 
 impl Pacer {
     fn new() -> Self {
-        Self { full: Instant::now() }
+        Self {
+            full: Instant::now(),
+        }
     }
 
     async fn turn(&mut self) {
@@ -193,11 +226,20 @@ async fn plain_fetch(
         let peers = feed.borrow_and_update().clone();
         let now = Instant::now();
         let due_at = |peer: &PeerInterest, fetched: &BTreeMap<RecordTag, Instant>| {
-            let pause = if peer.wanted { interval } else { interval * UNWANTED_FACTOR };
-            fetched.get(&peer.inbound_tag).map_or(now, |last| *last + pause)
+            let pause = if peer.wanted {
+                interval
+            } else {
+                interval * UNWANTED_FACTOR
+            };
+            fetched
+                .get(&peer.inbound_tag)
+                .map_or(now, |last| *last + pause)
         };
-        let due: Vec<RecordTag> =
-            peers.iter().filter(|peer| due_at(peer, &fetched) <= now).map(|peer| peer.inbound_tag).collect();
+        let due: Vec<RecordTag> = peers
+            .iter()
+            .filter(|peer| due_at(peer, &fetched) <= now)
+            .map(|peer| peer.inbound_tag)
+            .collect();
         if !due.is_empty() {
             fetched.extend(due.iter().map(|tag| (*tag, now)));
             match fetch_all(client, due, inbox).await {
@@ -207,7 +249,9 @@ async fn plain_fetch(
                 }
                 Err(error) => {
                     tracing::debug!(%error, "can't fetch");
-                    inbox.reporter.fetching(Err(format!("can't fetch: {error}")));
+                    inbox
+                        .reporter
+                        .fetching(Err(format!("can't fetch: {error}")));
                     tokio::time::sleep(inbox.reporter.jitter(backoff.next())).await;
                 }
             }
@@ -233,7 +277,9 @@ async fn fetch_all(client: &Client, tags: Vec<RecordTag>, inbox: &Inbox) -> Resu
             let client = client.clone();
             fetches.spawn(async move { (tag, client.get(tag, known.as_ref()).await) });
         }
-        let Some(done) = fetches.join_next().await else { return outcome };
+        let Some(done) = fetches.join_next().await else {
+            return outcome;
+        };
         let Ok((tag, result)) = done else { continue };
         match result {
             Ok(Fetched::Changed(etag, blob)) => inbox.found(tag, etag, blob),

@@ -1,4 +1,5 @@
-//! Keeps this node's records on the server: puts what is new at once, and all of it again before it expires there.
+//! Keeps this node's records on the server: puts what is new at once, and all of it again before it
+//! expires there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,8 @@ use crate::{Backoff, Feeds, Reporter};
 const REFRESH: Duration = Duration::from_secs(15 * 60);
 /// When to try again a server that takes no records.
 const UNSUPPORTED: Duration = Duration::from_secs(5 * 60);
-/// A record that somebody else replaced is put again after this time: two who fight over a tag must not do it hot.
+/// A record that somebody else replaced is put again after this time: two who fight over a tag must
+/// not do it hot.
 const CONTESTED: Duration = Duration::from_secs(10);
 const CONCURRENT_PUTS: usize = 8;
 
@@ -47,8 +49,15 @@ impl Outbox {
         let mut entries = self.lock();
         let mut old = std::mem::take(&mut *entries);
         for record in records {
-            let kept = old.remove(&record.tag).filter(|entry| entry.blob == record.blob);
-            let new = || Entry { blob: record.blob.clone(), etag: None, due: now, put: None };
+            let kept = old
+                .remove(&record.tag)
+                .filter(|entry| entry.blob == record.blob);
+            let new = || Entry {
+                blob: record.blob.clone(),
+                etag: None,
+                due: now,
+                put: None,
+            };
             entries.insert(record.tag, kept.unwrap_or_else(new));
         }
     }
@@ -57,29 +66,51 @@ impl Outbox {
     fn due(&self, now: Instant) -> (Vec<SealedRecord>, Option<Instant>) {
         let entries = self.lock();
         let due = entries.iter().filter(|(_, entry)| entry.due <= now);
-        let records = due.map(|(tag, entry)| SealedRecord { tag: *tag, blob: entry.blob.clone() }).collect();
-        (records, entries.values().map(|entry| entry.due).filter(|due| *due > now).min())
+        let records = due
+            .map(|(tag, entry)| SealedRecord {
+                tag: *tag,
+                blob: entry.blob.clone(),
+            })
+            .collect();
+        (
+            records,
+            entries
+                .values()
+                .map(|entry| entry.due)
+                .filter(|due| *due > now)
+                .min(),
+        )
     }
 
     /// Notes what came of a put, unless the record is another one by now.
     fn settle(&self, record: &SealedRecord, etag: Option<Etag>, due: Instant, now: Instant) {
-        if let Some(entry) = self.lock().get_mut(&record.tag).filter(|entry| entry.blob == record.blob) {
+        if let Some(entry) = self
+            .lock()
+            .get_mut(&record.tag)
+            .filter(|entry| entry.blob == record.blob)
+        {
             entry.put = Some(now);
             entry.etag = etag;
             entry.due = due;
         }
     }
 
-    /// Our records with their versions: a poll for them tells when the server lost one, as by a restart.
+    /// Our records with their versions: a poll for them tells when the server lost one, as by a
+    /// restart.
     pub(crate) fn known(&self) -> BTreeMap<RecordTag, Option<Etag>> {
         let entries = self.lock();
-        entries.iter().filter_map(|(tag, entry)| Some((*tag, Some(entry.etag.clone()?)))).collect()
+        entries
+            .iter()
+            .filter_map(|(tag, entry)| Some((*tag, Some(entry.etag.clone()?))))
+            .collect()
     }
 
     /// The server has something else under one of our tags than we put there: put it again.
     pub(crate) fn differs(&self, tag: RecordTag, found: &Polled) {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(&tag) else { return };
+        let Some(entry) = entries.get_mut(&tag) else {
+            return;
+        };
         let now = Instant::now();
         match found {
             // The answer to an older question than our last put.
@@ -89,7 +120,9 @@ impl Outbox {
                 return;
             }
             Polled::Changed(..) => {
-                entry.due = entry.due.min(entry.put.map_or(now, |put| (put + CONTESTED).max(now)));
+                entry.due = entry
+                    .due
+                    .min(entry.put.map_or(now, |put| (put + CONTESTED).max(now)));
             }
             Polled::Gone => entry.due = now,
         }
@@ -178,7 +211,9 @@ async fn put_all(
                 (record, result)
             });
         }
-        let Some(done) = puts.join_next().await else { return outcome };
+        let Some(done) = puts.join_next().await else {
+            return outcome;
+        };
         match done {
             Ok((record, Ok(etag))) => {
                 let now = Instant::now();

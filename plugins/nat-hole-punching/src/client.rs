@@ -1,8 +1,9 @@
 //! The client, without sockets: keeps one node registered with one server, and asks it for peers.
 //!
-//! An answer names neither its question nor a peer, and is not authentic. So one question is open at a time, and after
-//! a loss the same one is repeated: whichever answer comes then is about the same peer. Another peer is asked for when
-//! all answers came, or when the missing ones had `QUIET` to come and did not.
+//! An answer names neither its question nor a peer, and is not authentic. So one question is open
+//! at a time, and after a loss the same one is repeated: whichever answer comes then is about the
+//! same peer. Another peer is asked for when all answers came, or when the missing ones had `QUIET`
+//! to come and did not.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -13,7 +14,8 @@ use natpunch_types::PeerKey;
 
 use crate::wire::{Answer, Request};
 
-/// How long to be silent at most: NATs may forget a mapping after 30 s (RFC 4787, 4.3, in practice).
+/// How long to be silent at most: NATs may forget a mapping after 30 s (RFC 4787, 4.3, in
+/// practice).
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long to wait for an answer, at first and at most; doubled with each repetition.
 const MIN_WAIT: Duration = Duration::from_millis(250);
@@ -43,9 +45,10 @@ pub enum Event {
 
 /// A client of a nat-hole-punching server. See the [module](self) for how it works.
 ///
-/// Feed it with `handle_*` and [`set_peers`](Self::set_peers), then drain [`poll_transmit`](Self::poll_transmit) and
-/// [`poll_event`](Self::poll_event), and call [`handle_timeout`](Self::handle_timeout) at the time of
-/// [`poll_timeout`](Self::poll_timeout). All times count from one origin and never go back.
+/// Feed it with `handle_*` and [`set_peers`](Self::set_peers), then drain
+/// [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event), and call
+/// [`handle_timeout`](Self::handle_timeout) at the time of [`poll_timeout`](Self::poll_timeout).
+/// All times count from one origin and never go back.
 pub struct Client {
     own: PeerKey,
     schedule: Schedule,
@@ -81,12 +84,18 @@ impl Client {
         }
     }
 
-    /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is silent.
+    /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is
+    /// silent.
     pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Duration) {
         let own = self.own;
-        let peers = peers.into_iter().filter(|(peer, _)| *peer != own && peer.as_bytes() != &[0; 32]);
+        let peers = peers
+            .into_iter()
+            .filter(|(peer, _)| *peer != own && peer.as_bytes() != &[0; 32]);
         self.schedule.set_peers(peers, now);
-        if self.subject.is_some_and(|subject| !self.schedule.contains(&subject)) {
+        if self
+            .subject
+            .is_some_and(|subject| !self.schedule.contains(&subject))
+        {
             self.repeat_at = None;
         }
         self.handle_timeout(now);
@@ -104,9 +113,13 @@ impl Client {
 
     /// Handles a datagram from the server's address.
     pub fn handle_datagram(&mut self, datagram: &[u8], now: Duration) {
-        let (Some(Answer(address)), Some(peer)) = (Answer::parse(datagram), self.subject) else { return };
+        let (Some(Answer(address)), Some(peer)) = (Answer::parse(datagram), self.subject) else {
+            return;
+        };
         self.forget_lost(now);
-        let Some(unanswered) = self.unanswered.checked_sub(1) else { return };
+        let Some(unanswered) = self.unanswered.checked_sub(1) else {
+            return;
+        };
         self.unanswered = unanswered;
         self.repeat_at = None;
         self.repetitions = 0;
@@ -155,7 +168,11 @@ impl Client {
             return self.repeat_at;
         }
         let ask = due.min(self.last_sent + KEEPALIVE);
-        Some(if self.may_ask(&next) { ask } else { ask.max(self.last_sent + QUIET) })
+        Some(if self.may_ask(&next) {
+            ask
+        } else {
+            ask.max(self.last_sent + QUIET)
+        })
     }
 
     /// The next datagram to send to the server.
@@ -185,7 +202,15 @@ impl Client {
         self.unanswered += 1;
         self.last_sent = now;
         self.repeat_at = Some(now + self.wait);
-        push(&mut self.transmits, Request { own: self.own, wanted }.encode().to_vec());
+        push(
+            &mut self.transmits,
+            Request {
+                own: self.own,
+                wanted,
+            }
+            .encode()
+            .to_vec(),
+        );
     }
 }
 

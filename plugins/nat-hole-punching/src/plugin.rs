@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input, Links, Observation,
-    PeerKey, PluginError,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Links, Observation, PeerKey, PluginError,
 };
 
 use crate::client::{Client, Event};
@@ -24,10 +24,19 @@ pub struct Plugin {
 impl Plugin {
     /// The plugin with these settings.
     pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |problem: String| PluginError::Setting { key: "server".to_owned(), problem };
-        let server: Endpoint = settings.server.parse().map_err(|error| wrong(format!("{error}")))?;
+        let wrong = |problem: String| PluginError::Setting {
+            key: "server".to_owned(),
+            problem,
+        };
+        let server: Endpoint = settings
+            .server
+            .parse()
+            .map_err(|error| wrong(format!("{error}")))?;
         if matches!(server.host.parse(), Ok(IpAddr::V6(_))) {
-            return Err(wrong("this protocol knows only IPv4: give the server's IPv4 address or its name".to_owned()));
+            return Err(wrong(
+                "this protocol knows only IPv4: give the server's IPv4 address or its name"
+                    .to_owned(),
+            ));
         }
         Ok(Self { server })
     }
@@ -47,7 +56,14 @@ impl Discovery for Plugin {
         Box::pin(async move {
             let (server, host) = (&self.server, &*host);
             let links = Links::new(server, host).ipv4_only();
-            Run { server, host, peers: Vec::new(), links }.work().await;
+            Run {
+                server,
+                host,
+                peers: Vec::new(),
+                links,
+            }
+            .work()
+            .await;
             Ok(())
         })
     }
@@ -66,15 +82,23 @@ impl Run<'_> {
         loop {
             self.drain();
             self.report();
-            let timeout = self.links.clients().filter_map(|(_, client)| client.poll_timeout()).min();
+            let timeout = self
+                .links
+                .clients()
+                .filter_map(|(_, client)| client.poll_timeout())
+                .min();
             match self.links.next(timeout).await {
                 Happened::Input(Input::Shutdown) => return,
                 Happened::Input(input) => self.handle_input(input),
-                Happened::Moved(links) => links.into_iter().for_each(|(family, address)| self.connect(family, address)),
+                Happened::Moved(links) => links
+                    .into_iter()
+                    .for_each(|(family, address)| self.connect(family, address)),
                 Happened::Timeout => {}
             }
             let now = self.links.now();
-            self.links.clients().for_each(|(_, client)| client.handle_timeout(now));
+            self.links
+                .clients()
+                .for_each(|(_, client)| client.handle_timeout(now));
         }
     }
 
@@ -83,15 +107,24 @@ impl Run<'_> {
         match input {
             Input::Peers(peers) => {
                 self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
-                self.links.clients().for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                for (_, client) in self.links.clients().filter(|(address, _)| *address == source) {
+                for (_, client) in self
+                    .links
+                    .clients()
+                    .filter(|(address, _)| *address == source)
+                {
                     client.handle_datagram(&payload, now);
                 }
             }
-            Input::NetworkChanged => self.links.clients().for_each(|(_, client)| client.handle_network_change(now)),
+            Input::NetworkChanged => self
+                .links
+                .clients()
+                .for_each(|(_, client)| client.handle_network_change(now)),
             Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
         }
     }
@@ -111,7 +144,11 @@ impl Run<'_> {
     fn drain(&mut self) {
         for family in FAMILIES {
             let mut next = None;
-            while let Some(event) = self.links.client(family).and_then(|(_, client)| client.poll_event()) {
+            while let Some(event) = self
+                .links
+                .client(family)
+                .and_then(|(_, client)| client.poll_event())
+            {
                 match event {
                     Event::Found { peer, address } => self.host.observe(Observation {
                         peer,
@@ -123,7 +160,9 @@ impl Run<'_> {
                     Event::Down => next = self.links.down(family),
                 }
             }
-            let Some((address, client)) = self.links.client(family) else { continue };
+            let Some((address, client)) = self.links.client(family) else {
+                continue;
+            };
             while let Some(payload) = client.poll_transmit() {
                 self.host.send_from_wireguard_port(*address, payload);
             }
@@ -136,7 +175,10 @@ impl Run<'_> {
     fn report(&self) {
         let server = self.server;
         self.links.report(|address, _| {
-            format!("no answer from {server} ({address}): is it running, and may UDP reach port {}?", server.port)
+            format!(
+                "no answer from {server} ({address}): is it running, and may UDP reach port {}?",
+                server.port
+            )
         });
     }
 }

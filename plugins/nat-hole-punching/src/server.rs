@@ -1,8 +1,9 @@
 //! The server, without sockets: a table of who was seen where.
 //!
-//! The protocol can't tell a client from somebody who writes its key and a made-up source address, so what is done
-//! here limits the damage: a registration that is alive is not moved from elsewhere, one source holds few keys and asks
-//! at a bounded rate, and a full table refuses newcomers instead of forgetting others.
+//! The protocol can't tell a client from somebody who writes its key and a made-up source address,
+//! so what is done here limits the damage: a registration that is alive is not moved from
+//! elsewhere, one source holds few keys and asks at a bounded rate, and a full table refuses
+//! newcomers instead of forgetting others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -71,7 +72,8 @@ struct Registration {
     seen: Duration,
 }
 
-/// What one IPv4 address holds. Exists as long as it holds a key, so there are never more than keys.
+/// What one IPv4 address holds. Exists as long as it holds a key, so there are never more than
+/// keys.
 #[derive(Debug, Default)]
 struct Source {
     keys: u32,
@@ -116,17 +118,28 @@ impl Server {
     /// Changes which keys may register. Registrations of others end at once.
     pub fn set_allowed(&mut self, allowed: Option<BTreeSet<PeerKey>>) {
         self.config.allowed = allowed;
-        let ended: Vec<PeerKey> = self.registrations.keys().filter(|key| !self.is_allowed(key)).copied().collect();
+        let ended: Vec<PeerKey> = self
+            .registrations
+            .keys()
+            .filter(|key| !self.is_allowed(key))
+            .copied()
+            .collect();
         for key in ended {
             self.remove(&key);
         }
     }
 
-    /// Handles one datagram. `now` counts from any origin and never goes back. The reply, if any, goes to `source`; it
-    /// is 6 bytes or empty.
-    pub fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8], now: Duration) -> Option<Vec<u8>> {
+    /// Handles one datagram. `now` counts from any origin and never goes back. The reply, if any,
+    /// goes to `source`; it is 6 bytes or empty.
+    pub fn handle_datagram(
+        &mut self,
+        source: SocketAddr,
+        datagram: &[u8],
+        now: Duration,
+    ) -> Option<Vec<u8>> {
         self.handle_timeout(now);
-        let (SocketAddr::V4(source), Some(request)) = (natpunch_types::canonical(source), Request::parse(datagram))
+        let (SocketAddr::V4(source), Some(request)) =
+            (natpunch_types::canonical(source), Request::parse(datagram))
         else {
             self.counters.malformed += 1;
             return None;
@@ -136,7 +149,10 @@ impl Server {
             return None;
         }
         self.register(request.own, source, now)?;
-        let found = self.registrations.get(&request.wanted).map(|registration| registration.address);
+        let found = self
+            .registrations
+            .get(&request.wanted)
+            .map(|registration| registration.address);
         match found {
             Some(_) => self.counters.found += 1,
             None => self.counters.not_known += 1,
@@ -148,7 +164,9 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Duration) {
         while let Some((_, key)) = self.expiry.first().copied().filter(|(end, _)| *end <= now) {
             self.expiry.pop_first();
-            let Some(registration) = self.registrations.get(&key) else { continue };
+            let Some(registration) = self.registrations.get(&key) else {
+                continue;
+            };
             let end = registration.seen.saturating_add(self.config.lifetime);
             if end > now {
                 self.expiry.insert((end, key));
@@ -165,14 +183,22 @@ impl Server {
     }
 
     fn is_allowed(&self, key: &PeerKey) -> bool {
-        self.config.allowed.as_ref().is_none_or(|allowed| allowed.contains(key))
+        self.config
+            .allowed
+            .as_ref()
+            .is_none_or(|allowed| allowed.contains(key))
     }
 
     /// Notes that `key` is at `source`. `None` if that is refused.
     fn register(&mut self, key: PeerKey, source: SocketAddrV4, now: Duration) -> Option<()> {
-        let known = self.registrations.get(&key).map(|registration| (registration.address, registration.seen));
+        let known = self
+            .registrations
+            .get(&key)
+            .map(|registration| (registration.address, registration.seen));
         match known {
-            Some((address, seen)) if address != source && now.saturating_sub(seen) < self.config.hold => {
+            Some((address, seen))
+                if address != source && now.saturating_sub(seen) < self.config.hold =>
+            {
                 self.counters.held += 1;
                 return None;
             }
@@ -187,8 +213,12 @@ impl Server {
         let holder = self.sources.get(source.ip());
         let full_at = holder.map_or(Duration::ZERO, |holder| holder.full_at);
         let keys = holder.map_or(0, |holder| holder.keys);
-        let interval = Duration::from_nanos(1_000_000_000 / u64::from(self.config.requests_per_source.max(1)));
-        let late = full_at > now.saturating_add(interval.saturating_mul(self.config.requests_per_source.max(1) - 1));
+        let interval =
+            Duration::from_nanos(1_000_000_000 / u64::from(self.config.requests_per_source.max(1)));
+        let late = full_at
+            > now.saturating_add(
+                interval.saturating_mul(self.config.requests_per_source.max(1) - 1),
+            );
         if late || (newcomer && keys >= self.config.max_keys_per_source) {
             self.counters.limited += 1;
             return None;
@@ -200,17 +230,26 @@ impl Server {
             } else {
                 self.counters.registered += 1;
             }
-            self.expiry.insert((now.saturating_add(self.config.lifetime), key));
+            self.expiry
+                .insert((now.saturating_add(self.config.lifetime), key));
         }
         let holder = self.sources.entry(*source.ip()).or_default();
         holder.full_at = full_at.max(now).saturating_add(interval);
         holder.keys += u32::from(newcomer);
-        self.registrations.insert(key, Registration { address: source, seen: now });
+        self.registrations.insert(
+            key,
+            Registration {
+                address: source,
+                seen: now,
+            },
+        );
         Some(())
     }
 
     fn remove(&mut self, key: &PeerKey) {
-        let Some(registration) = self.registrations.remove(key) else { return };
+        let Some(registration) = self.registrations.remove(key) else {
+            return;
+        };
         if let Some(source) = self.sources.get_mut(registration.address.ip()) {
             source.keys -= 1;
             if source.keys == 0 {

@@ -1,12 +1,14 @@
-//! The client, without sockets: keeps one node registered at one address of one server, and asks it for peers.
+//! The client, without sockets: keeps one node registered at one address of one server, and asks it
+//! for peers.
 //!
-//! The server keeps one session for each key and address family, and its answers name no peer. So one question is open
-//! at a time, and `Session` counts questions and answers: as long as an answer about one peer may still come, no
-//! other peer is asked for under the same keys. After a loss that means a new handshake, one round trip, since an
-//! answer under old keys does not open.
+//! The server keeps one session for each key and address family, and its answers name no peer. So
+//! one question is open at a time, and `Session` counts questions and answers: as long as an answer
+//! about one peer may still come, no other peer is asked for under the same keys. After a loss that
+//! means a new handshake, one round trip, since an answer under old keys does not open.
 //!
-//! A handshake is not sent twice. Each try is a new one, because a server refuses copies; answers to the last few tries
-//! are all good, so a round trip longer than the time between tries does no harm.
+//! A handshake is not sent twice. Each try is a new one, because a server refuses copies; answers
+//! to the last few tries are all good, so a round trip longer than the time between tries does no
+//! harm.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,12 +25,14 @@ use crate::wire::{self, NOISE_RESPONSE, SEALED_ANSWER_MAX, ToClient};
 
 /// How long keys are used, as natpunch-go does it.
 const REKEY: Duration = Duration::from_secs(5 * 60);
-/// The same while a peer is wanted. The address that a server publishes is that of the handshake, so if a NAT forgot
-/// it, this is how long that can last.
+/// The same while a peer is wanted. The address that a server publishes is that of the handshake,
+/// so if a NAT forgot it, this is how long that can last.
 const REKEY_WANTED: Duration = Duration::from_secs(15);
-/// How long to be silent at most: NATs may forget a mapping after 30 s (RFC 4787, 4.3, in practice).
+/// How long to be silent at most: NATs may forget a mapping after 30 s (RFC 4787, 4.3, in
+/// practice).
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long to wait for an answer to a question, at least and at most; between, twice the last round trip.
+/// How long to wait for an answer to a question, at least and at most; between, twice the last
+/// round trip.
 const MIN_WAIT: Duration = Duration::from_millis(250);
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// How often a question is sent before the session counts as lost. The last wait is twice as long.
@@ -97,9 +101,10 @@ struct Question {
 
 /// A client of a natpunch-go server. See the [module](self) for how it works.
 ///
-/// Feed it with `handle_*` and [`set_peers`](Self::set_peers), then drain [`poll_transmit`](Self::poll_transmit) and
-/// [`poll_event`](Self::poll_event), and call [`handle_timeout`](Self::handle_timeout) at the time of
-/// [`poll_timeout`](Self::poll_timeout). All times count from one origin and never go back.
+/// Feed it with `handle_*` and [`set_peers`](Self::set_peers), then drain
+/// [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event), and call
+/// [`handle_timeout`](Self::handle_timeout) at the time of [`poll_timeout`](Self::poll_timeout).
+/// All times count from one origin and never go back.
 pub struct Client<R> {
     identity: Identity,
     server: PeerKey,
@@ -126,9 +131,16 @@ pub struct Client<R> {
 }
 
 impl<R: RngCore + CryptoRng> Client<R> {
-    /// A client of the server with this public key. `unix_time` is the wall clock's at `now`; it is read once, so that
-    /// the timestamps of the protocol rise whatever the wall clock does. `None` if the private key is all zeros.
-    pub fn new(private_key: &SecretKey, server: PeerKey, rng: R, unix_time: Duration, now: Duration) -> Option<Self> {
+    /// A client of the server with this public key. `unix_time` is the wall clock's at `now`; it is
+    /// read once, so that the timestamps of the protocol rise whatever the wall clock does. `None`
+    /// if the private key is all zeros.
+    pub fn new(
+        private_key: &SecretKey,
+        server: PeerKey,
+        rng: R,
+        unix_time: Duration,
+        now: Duration,
+    ) -> Option<Self> {
         Some(Self {
             identity: Identity::new(private_key)?,
             server,
@@ -151,15 +163,23 @@ impl<R: RngCore + CryptoRng> Client<R> {
         })
     }
 
-    /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is silent.
+    /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is
+    /// silent.
     pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Duration) {
         let own = self.identity.public();
-        let peers = peers.into_iter().filter(|(peer, _)| *peer != own && peer.as_bytes() != &[0; 32]);
+        let peers = peers
+            .into_iter()
+            .filter(|(peer, _)| *peer != own && peer.as_bytes() != &[0; 32]);
         if self.schedule.set_peers(peers, now) {
-            // A path was lost. Perhaps because this side's NAT forgot it, and then the registration is wrong as well.
+            // A path was lost. Perhaps because this side's NAT forgot it, and then the registration
+            // is wrong as well.
             self.renew = true;
         }
-        if self.question.as_ref().is_some_and(|question| !self.schedule.contains(&question.peer)) {
+        if self
+            .question
+            .as_ref()
+            .is_some_and(|question| !self.schedule.contains(&question.peer))
+        {
             self.question = None;
         }
         self.handle_timeout(now);
@@ -195,7 +215,11 @@ impl<R: RngCore + CryptoRng> Client<R> {
             self.transmits.clear();
             return;
         }
-        while self.tries.front().is_some_and(|oldest| now >= oldest.started + TRY_LIFETIME) {
+        while self
+            .tries
+            .front()
+            .is_some_and(|oldest| now >= oldest.started + TRY_LIFETIME)
+        {
             self.tries.pop_front();
         }
         self.give_up_or_repeat(now);
@@ -208,16 +232,26 @@ impl<R: RngCore + CryptoRng> Client<R> {
     /// When [`handle_timeout`](Self::handle_timeout) next has something to do.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let (peer, due) = self.schedule.next()?;
-        let Some(session) = &self.session else { return Some(self.retry_at) };
+        let Some(session) = &self.session else {
+            return Some(self.retry_at);
+        };
         let next = match &self.question {
             Some(question) => question.deadline,
             None => due.min(self.last_sent + KEEPALIVE),
         };
-        let renewal = if self.renew { Duration::ZERO } else { session.started + self.session_life() };
+        let renewal = if self.renew {
+            Duration::ZERO
+        } else {
+            session.started + self.session_life()
+        };
         let handshake = renewal.max(self.retry_at);
         // A question that must wait for new keys waits for the handshake.
         let blocked = self.question.is_none() && self.renew && !session.may_ask(&peer);
-        Some(if blocked { handshake } else { next.min(handshake) })
+        Some(if blocked {
+            handshake
+        } else {
+            next.min(handshake)
+        })
     }
 
     /// The next datagram to send to the server.
@@ -231,16 +265,30 @@ impl<R: RngCore + CryptoRng> Client<R> {
     }
 
     fn session_life(&self) -> Duration {
-        if self.schedule.is_any_wanted() { REKEY_WANTED } else { REKEY }
+        if self.schedule.is_any_wanted() {
+            REKEY_WANTED
+        } else {
+            REKEY
+        }
     }
 
     fn needs_handshake(&self, now: Duration) -> bool {
         let life = self.session_life();
-        self.renew || self.session.as_ref().is_none_or(|session| now >= session.started + life)
+        self.renew
+            || self
+                .session
+                .as_ref()
+                .is_none_or(|session| now >= session.started + life)
     }
 
     fn give_up_or_repeat(&mut self, now: Duration) {
-        let Some(question) = self.question.as_mut().filter(|question| now >= question.deadline) else { return };
+        let Some(question) = self
+            .question
+            .as_mut()
+            .filter(|question| now >= question.deadline)
+        else {
+            return;
+        };
         if question.sends >= MAX_SENDS || self.session.is_none() {
             self.question = None;
             self.session = None;
@@ -257,9 +305,12 @@ impl<R: RngCore + CryptoRng> Client<R> {
         if self.question.is_some() {
             return;
         }
-        let Some((peer, due)) = self.schedule.next() else { return };
+        let Some((peer, due)) = self.schedule.next() else {
+            return;
+        };
         let Some(session) = &self.session else { return };
-        // A server publishes this node's address with the first question under new keys, so that is never put off.
+        // A server publishes this node's address with the first question under new keys, so that is
+        // never put off.
         if now < due && now < self.last_sent + KEEPALIVE && session.sent > 0 {
             return;
         }
@@ -268,18 +319,27 @@ impl<R: RngCore + CryptoRng> Client<R> {
             return;
         }
         self.schedule.asked(&peer, now);
-        self.question = Some(Question { peer, sends: 1, asked: now, deadline: now + self.wait });
+        self.question = Some(Question {
+            peer,
+            sends: 1,
+            asked: now,
+            deadline: now + self.wait,
+        });
         self.send_question(peer, now);
     }
 
     fn send_question(&mut self, peer: PeerKey, now: Duration) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.session else {
+            return;
+        };
         let mut inside = [0; 64];
         let (own, wanted) = inside.split_at_mut(32);
         own.copy_from_slice(self.identity.public().as_bytes());
         wanted.copy_from_slice(peer.as_bytes());
         let mut packet = wire::request(session.index, session.sent);
-        let Some(length) = session.transport.seal(session.sent, &inside, packet.room()) else { return };
+        let Some(length) = session.transport.seal(session.sent, &inside, packet.room()) else {
+            return;
+        };
         packet.grow(length);
         session.sent += 1;
         session.subject = Some(peer);
@@ -297,20 +357,28 @@ impl<R: RngCore + CryptoRng> Client<R> {
         }
         let timestamp = u64::try_from((self.epoch + now).as_nanos()).unwrap_or(u64::MAX);
         self.last_timestamp = timestamp.max(self.last_timestamp.saturating_add(1));
-        let Ok(mut handshake) = self.identity.initiate(&self.server, &mut self.rng) else { return };
+        let Ok(mut handshake) = self.identity.initiate(&self.server, &mut self.rng) else {
+            return;
+        };
         let mut packet = wire::init(self.rng.next_u32());
-        let Ok(length) = handshake.write_message(&self.last_timestamp.to_be_bytes(), packet.room()) else { return };
+        let Ok(length) = handshake.write_message(&self.last_timestamp.to_be_bytes(), packet.room())
+        else {
+            return;
+        };
         packet.grow(length);
         if self.tries.len() >= MAX_TRIES {
             self.tries.pop_front();
         }
-        self.tries.push_back(Try { started: now, handshake });
+        self.tries.push_back(Try {
+            started: now,
+            handshake,
+        });
         self.last_sent = now;
         push(&mut self.transmits, packet.as_bytes().to_vec());
     }
 
-    /// The time to the next try: 250 ms, doubled each time, give or take a quarter, so that the clients of a server
-    /// that comes back do not come all at once.
+    /// The time to the next try: 250 ms, doubled each time, give or take a quarter, so that the
+    /// clients of a server that comes back do not come all at once.
     fn backoff(&mut self) -> Duration {
         let doublings = (self.failures - 1).min(8);
         let base = (self.wait * (1 << doublings)).min(MAX_BACKOFF);
@@ -319,17 +387,25 @@ impl<R: RngCore + CryptoRng> Client<R> {
 
     fn response(&mut self, index: u32, noise: &[u8; NOISE_RESPONSE], now: Duration) {
         let mut payload = [0; NOISE_RESPONSE];
-        // A failed read leaves the handshake as it was (snow keeps a checkpoint), so a forgery costs nothing but time.
-        let Some(at) =
-            self.tries.iter_mut().rposition(|a_try| a_try.handshake.read_message(noise, &mut payload).is_ok())
+        // A failed read leaves the handshake as it was (snow keeps a checkpoint), so a forgery
+        // costs nothing but time.
+        let Some(at) = self
+            .tries
+            .iter_mut()
+            .rposition(|a_try| a_try.handshake.read_message(noise, &mut payload).is_ok())
         else {
             return;
         };
-        // Older tries may still be answered, but a server that keeps one session for a key has forgotten them.
+        // Older tries may still be answered, but a server that keeps one session for a key has
+        // forgotten them.
         let mut answered = self.tries.split_off(at);
         self.tries = answered.split_off(1);
-        let Some(Try { started, handshake }) = answered.pop_front() else { return };
-        let Some(transport) = Transport::new(handshake) else { return };
+        let Some(Try { started, handshake }) = answered.pop_front() else {
+            return;
+        };
+        let Some(transport) = Transport::new(handshake) else {
+            return;
+        };
         self.session = Some(Session {
             started: now,
             index,
@@ -349,24 +425,37 @@ impl<R: RngCore + CryptoRng> Client<R> {
         }
         // What was asked under the old keys may never be answered: ask again under the new ones.
         if let Some(Question { peer, .. }) = self.question.take() {
-            self.question = Some(Question { peer, sends: 1, asked: now, deadline: now + self.wait });
+            self.question = Some(Question {
+                peer,
+                sends: 1,
+                asked: now,
+                deadline: now + self.wait,
+            });
             self.send_question(peer, now);
         }
     }
 
     fn answer(&mut self, nonce: u64, sealed: &[u8], now: Duration) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.session else {
+            return;
+        };
         let mut inside = [0; SEALED_ANSWER_MAX];
         if !session.window.accepts(nonce) {
             return;
         }
-        let Some(inside) = session.transport.open(nonce, sealed, &mut inside).and_then(|length| inside.get(..length))
+        let Some(inside) = session
+            .transport
+            .open(nonce, sealed, &mut inside)
+            .and_then(|length| inside.get(..length))
         else {
             return;
         };
         let newest = session.window.is_newest(nonce);
         session.window.mark(nonce);
-        let (Some(peer), Some(unanswered)) = (session.subject, session.unanswered.checked_sub(1)) else { return };
+        let (Some(peer), Some(unanswered)) = (session.subject, session.unanswered.checked_sub(1))
+        else {
+            return;
+        };
         session.unanswered = unanswered;
         if let Some(question) = self.question.take() {
             // Only a question that was sent once tells the round trip (Karn's algorithm).

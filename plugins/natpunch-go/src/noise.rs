@@ -22,7 +22,11 @@ impl Identity {
     }
 
     /// A handshake as the one who calls, to the holder of `remote`.
-    pub(crate) fn initiate(&self, remote: &PeerKey, rng: &mut impl CryptoRng) -> Result<HandshakeState, Error> {
+    pub(crate) fn initiate(
+        &self,
+        remote: &PeerKey,
+        rng: &mut impl CryptoRng,
+    ) -> Result<HandshakeState, Error> {
         self.0.initiate(remote, PROLOGUE, rng)
     }
 
@@ -32,8 +36,8 @@ impl Identity {
     }
 }
 
-/// The two keys of a finished handshake. The nonce of each message is explicit: the caller never seals twice under
-/// one, and remembers which it has opened.
+/// The two keys of a finished handshake. The nonce of each message is explicit: the caller never
+/// seals twice under one, and remembers which it has opened.
 pub(crate) struct Transport(StatelessTransportState);
 
 impl Transport {
@@ -46,8 +50,8 @@ impl Transport {
         self.0.write_message(nonce, plaintext, out).ok()
     }
 
-    /// Opens `ciphertext` into the front of `out`, which must be as long as the ciphertext; the length of the
-    /// plaintext.
+    /// Opens `ciphertext` into the front of `out`, which must be as long as the ciphertext; the
+    /// length of the plaintext.
     pub(crate) fn open(&self, nonce: u64, ciphertext: &[u8], out: &mut [u8]) -> Option<usize> {
         self.0.read_message(nonce, ciphertext, out).ok()
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input, Links, Observation,
-    PeerKey, PluginError, SecretKey,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Links, Observation, PeerKey, PluginError, SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -28,29 +28,53 @@ pub struct Plugin {
 impl Plugin {
     /// The plugin with these settings.
     pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |key: &str, problem: String| PluginError::Setting { key: key.to_owned(), problem };
+        let wrong = |key: &str, problem: String| PluginError::Setting {
+            key: key.to_owned(),
+            problem,
+        };
         if settings.public_key.as_bytes() == &[0; 32] {
-            let problem = "is all zeros; copy the line that the server prints at its start".to_owned();
+            let problem =
+                "is all zeros; copy the line that the server prints at its start".to_owned();
             return Err(wrong("public_key", problem));
         }
-        let server = settings.server.parse().map_err(|error| wrong("server", format!("{error}")))?;
-        Ok(Self { server, public_key: settings.public_key })
+        let server = settings
+            .server
+            .parse()
+            .map_err(|error| wrong("server", format!("{error}")))?;
+        Ok(Self {
+            server,
+            public_key: settings.public_key,
+        })
     }
 }
 
 impl Discovery for Plugin {
     fn descriptor(&self) -> Descriptor {
-        Descriptor { id: "natpunch-go", needs_private_key: true, needs_wireguard_port: true, carries_records: false }
+        Descriptor {
+            id: "natpunch-go",
+            needs_private_key: true,
+            needs_wireguard_port: true,
+            carries_records: false,
+        }
     }
 
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
-            let private_key = host
-                .private_key()
-                .ok_or_else(|| PluginError::Failed("the host gave no private key to authenticate with".to_owned()))?;
+            let private_key = host.private_key().ok_or_else(|| {
+                PluginError::Failed("the host gave no private key to authenticate with".to_owned())
+            })?;
             let (server, host) = (&self.server, &*host);
             let links = Links::new(server, host);
-            Run { server, public_key: self.public_key, private_key, host, peers: Vec::new(), links }.work().await;
+            Run {
+                server,
+                public_key: self.public_key,
+                private_key,
+                host,
+                peers: Vec::new(),
+                links,
+            }
+            .work()
+            .await;
             Ok(())
         })
     }
@@ -71,15 +95,23 @@ impl Run<'_> {
         loop {
             self.drain();
             self.report();
-            let timeout = self.links.clients().filter_map(|(_, client)| client.poll_timeout()).min();
+            let timeout = self
+                .links
+                .clients()
+                .filter_map(|(_, client)| client.poll_timeout())
+                .min();
             match self.links.next(timeout).await {
                 Happened::Input(Input::Shutdown) => return,
                 Happened::Input(input) => self.handle_input(input),
-                Happened::Moved(links) => links.into_iter().for_each(|(family, address)| self.connect(family, address)),
+                Happened::Moved(links) => links
+                    .into_iter()
+                    .for_each(|(family, address)| self.connect(family, address)),
                 Happened::Timeout => {}
             }
             let now = self.links.now();
-            self.links.clients().for_each(|(_, client)| client.handle_timeout(now));
+            self.links
+                .clients()
+                .for_each(|(_, client)| client.handle_timeout(now));
         }
     }
 
@@ -88,15 +120,24 @@ impl Run<'_> {
         match input {
             Input::Peers(peers) => {
                 self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
-                self.links.clients().for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                for (_, client) in self.links.clients().filter(|(address, _)| *address == source) {
+                for (_, client) in self
+                    .links
+                    .clients()
+                    .filter(|(address, _)| *address == source)
+                {
                     client.handle_datagram(&payload, now);
                 }
             }
-            Input::NetworkChanged => self.links.clients().for_each(|(_, client)| client.handle_network_change(now)),
+            Input::NetworkChanged => self
+                .links
+                .clients()
+                .for_each(|(_, client)| client.handle_network_change(now)),
             Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
         }
     }
@@ -107,7 +148,9 @@ impl Run<'_> {
         let active = address.and_then(|address| {
             let mut seed = Zeroizing::new([0; 32]);
             self.host.random(&mut *seed);
-            let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let unix_time = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             let rng = ChaCha20Rng::from_seed(*seed);
             let mut client = Client::new(&self.private_key, self.public_key, rng, unix_time, now)?;
             client.set_peers(self.peers.iter().copied(), now);
@@ -120,7 +163,11 @@ impl Run<'_> {
     fn drain(&mut self) {
         for family in FAMILIES {
             let mut next = None;
-            while let Some(event) = self.links.client(family).and_then(|(_, client)| client.poll_event()) {
+            while let Some(event) = self
+                .links
+                .client(family)
+                .and_then(|(_, client)| client.poll_event())
+            {
                 match event {
                     Event::Found { peer, address } => self.host.observe(Observation {
                         peer,
@@ -132,7 +179,9 @@ impl Run<'_> {
                     Event::Down => next = self.links.down(family),
                 }
             }
-            let Some((address, client)) = self.links.client(family) else { continue };
+            let Some((address, client)) = self.links.client(family) else {
+                continue;
+            };
             while let Some(payload) = client.poll_transmit() {
                 self.host.send_from_wireguard_port(*address, payload);
             }

@@ -5,7 +5,8 @@ const WORD_BITS: u64 = 64;
 
 /// Remembers the nonces of one direction of a session.
 ///
-/// One word more than the window is kept, so that moving forward clears whole words and never shifts bits.
+/// One word more than the window is kept, so that moving forward clears whole words and never
+/// shifts bits.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     /// One more than the highest nonce seen; 0 at first.
@@ -18,10 +19,14 @@ impl Window {
     pub(crate) const SIZE: u64 = (WORDS as u64 - 1) * WORD_BITS;
 
     pub(crate) const fn new() -> Self {
-        Self { next: 0, bits: [0; WORDS] }
+        Self {
+            next: 0,
+            bits: [0; WORDS],
+        }
     }
 
-    /// Whether this nonce is new and not too old. Changes nothing: the packet is not authenticated yet.
+    /// Whether this nonce is new and not too old. Changes nothing: the packet is not authenticated
+    /// yet.
     pub(crate) fn accepts(&self, nonce: u64) -> bool {
         if nonce == u64::MAX {
             return false; // reserved by Noise (5.1)
@@ -55,7 +60,10 @@ impl Window {
     }
 
     fn word(&self, nonce: u64) -> u64 {
-        self.bits.get(index(nonce / WORD_BITS)).copied().unwrap_or(u64::MAX)
+        self.bits
+            .get(index(nonce / WORD_BITS))
+            .copied()
+            .unwrap_or(u64::MAX)
     }
 }
 
@@ -109,7 +117,17 @@ mod tests {
     /// G16.
     #[test]
     fn a_counter_near_its_end_neither_wraps_nor_reopens_old_ones() {
-        check([5, u64::MAX - 1, u64::MAX - 1, u64::MAX, 0, 5, u64::MAX - 2, u64::MAX - 1024, u64::MAX - 1025]);
+        check([
+            5,
+            u64::MAX - 1,
+            u64::MAX - 1,
+            u64::MAX,
+            0,
+            5,
+            u64::MAX - 2,
+            u64::MAX - 1024,
+            u64::MAX - 1025,
+        ]);
     }
 
     proptest! {

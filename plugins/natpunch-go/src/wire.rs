@@ -7,10 +7,11 @@
 //! | 3 data | to the server | index u32; nonce u64; sealed: own key, key asked for |
 //! | 3 data | to the client | nonce u64; sealed: address 4 and port 2, or nothing when not known |
 //!
-//! An extension: to a client that came by IPv6, an answer is address 16 and port 2. Over IPv4 the bytes are exactly
-//! natpunch-go's.
+//! An extension: to a client that came by IPv6, an answer is address 16 and port 2. Over IPv4 the
+//! bytes are exactly natpunch-go's.
 //!
-//! Each message has one length, so that parsing is a comparison of lengths: there is nothing to go wrong.
+//! Each message has one length, so that parsing is a comparison of lengths: there is nothing to go
+//! wrong.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -37,9 +38,7 @@ pub(crate) const REPLY_MAX: usize = RESPONSE_LEN;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToServer<'a> {
     /// The index is left out: it is the client's wish, and the server chooses.
-    Init {
-        noise: &'a [u8; NOISE_INIT],
-    },
+    Init { noise: &'a [u8; NOISE_INIT] },
     Request {
         index: u32,
         nonce: u64,
@@ -53,7 +52,9 @@ impl<'a> ToServer<'a> {
         match *kind {
             INIT => {
                 let (_, noise) = take::<4>(rest)?;
-                Some(Self::Init { noise: noise.try_into().ok()? })
+                Some(Self::Init {
+                    noise: noise.try_into().ok()?,
+                })
             }
             DATA => {
                 let (index, rest) = take(rest)?;
@@ -72,8 +73,14 @@ impl<'a> ToServer<'a> {
 /// A datagram to the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToClient<'a> {
-    Response { index: u32, noise: &'a [u8; NOISE_RESPONSE] },
-    Answer { nonce: u64, sealed: &'a [u8] },
+    Response {
+        index: u32,
+        noise: &'a [u8; NOISE_RESPONSE],
+    },
+    Answer {
+        nonce: u64,
+        sealed: &'a [u8],
+    },
 }
 
 impl<'a> ToClient<'a> {
@@ -82,12 +89,17 @@ impl<'a> ToClient<'a> {
         match *kind {
             RESPONSE => {
                 let (index, noise) = take(rest)?;
-                Some(Self::Response { index: u32::from_be_bytes(*index), noise: noise.try_into().ok()? })
+                Some(Self::Response {
+                    index: u32::from_be_bytes(*index),
+                    noise: noise.try_into().ok()?,
+                })
             }
             DATA => {
                 let (nonce, sealed) = take(rest)?;
-                matches!(sealed.len().checked_sub(TAG)?, 0 | 6 | 18)
-                    .then_some(Self::Answer { nonce: u64::from_be_bytes(*nonce), sealed })
+                matches!(sealed.len().checked_sub(TAG)?, 0 | 6 | 18).then_some(Self::Answer {
+                    nonce: u64::from_be_bytes(*nonce),
+                    sealed,
+                })
             }
             _ => None,
         }
@@ -107,7 +119,10 @@ pub(crate) struct Packet<const N: usize> {
 
 impl<const N: usize> Packet<N> {
     fn new(parts: &[&[u8]]) -> Self {
-        let mut packet = Self { bytes: [0; N], len: 0 };
+        let mut packet = Self {
+            bytes: [0; N],
+            len: 0,
+        };
         for part in parts {
             if let Some(room) = packet.room().get_mut(..part.len()) {
                 room.copy_from_slice(part);
@@ -156,12 +171,17 @@ pub(crate) fn answer(nonce: u64) -> Packet<REPLY_MAX> {
 pub(crate) fn encode_address(address: Option<SocketAddr>) -> Packet<18> {
     match address {
         None => Packet::new(&[]),
-        Some(SocketAddr::V4(address)) => Packet::new(&[&address.ip().octets(), &address.port().to_be_bytes()]),
-        Some(SocketAddr::V6(address)) => Packet::new(&[&address.ip().octets(), &address.port().to_be_bytes()]),
+        Some(SocketAddr::V4(address)) => {
+            Packet::new(&[&address.ip().octets(), &address.port().to_be_bytes()])
+        }
+        Some(SocketAddr::V6(address)) => {
+            Packet::new(&[&address.ip().octets(), &address.port().to_be_bytes()])
+        }
     }
 }
 
-/// The address in an answer. `None` if not known, and for what can't be an address: another length, port 0, address 0.
+/// The address in an answer. `None` if not known, and for what can't be an address: another length,
+/// port 0, address 0.
 pub(crate) fn decode_address(inside: &[u8]) -> Option<SocketAddr> {
     let (ip, port) = inside.split_last_chunk::<2>()?;
     let ip: IpAddr = match ip.len() {
@@ -170,5 +190,6 @@ pub(crate) fn decode_address(inside: &[u8]) -> Option<SocketAddr> {
         _ => return None,
     };
     let port = u16::from_be_bytes(*port);
-    (port != 0 && !ip.is_unspecified()).then(|| natpunch_types::canonical(SocketAddr::new(ip, port)))
+    (port != 0 && !ip.is_unspecified())
+        .then(|| natpunch_types::canonical(SocketAddr::new(ip, port)))
 }

@@ -10,7 +10,8 @@ use natpunch_types::canonical;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-/// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in brackets.
+/// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in
+/// brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Name or address, without brackets.
@@ -40,13 +41,18 @@ impl Endpoint {
     /// How long [`resolve`](Self::resolve) may take.
     pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Looks its addresses up, in their canonical form. An address is a name that resolves to itself.
+    /// Looks its addresses up, in their canonical form. An address is a name that resolves to
+    /// itself.
     ///
     /// # Errors
     /// The name has none, or no name server answered in time.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let lookup = lookup_host((self.host.as_str(), self.port));
-        Ok(timeout(Self::LOOKUP_TIMEOUT, lookup).await.map_err(io::Error::from)??.map(canonical).collect())
+        Ok(timeout(Self::LOOKUP_TIMEOUT, lookup)
+            .await
+            .map_err(io::Error::from)??
+            .map(canonical)
+            .collect())
     }
 }
 
@@ -61,13 +67,25 @@ impl FromStr for Endpoint {
         if host.starts_with('[') && !host.ends_with(']') {
             return Err(EndpointError::NoPort);
         }
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or(EndpointError::BadPort)?;
-        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(ip) => ip.parse::<Ipv6Addr>().map_err(|_| EndpointError::BadHost)?.to_string(),
+        let port = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(EndpointError::BadPort)?;
+        let host = match host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+        {
+            Some(ip) => ip
+                .parse::<Ipv6Addr>()
+                .map_err(|_| EndpointError::BadHost)?
+                .to_string(),
             None if host.contains(':') => return Err(EndpointError::NoBrackets),
             None => host.to_owned(),
         };
-        let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':') || !c.is_ascii();
+        let name = |c: char| {
+            c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':') || !c.is_ascii()
+        };
         if host.is_empty() || host.len() > 253 || !host.chars().all(name) {
             return Err(EndpointError::BadHost);
         }
@@ -92,7 +110,12 @@ mod tests {
     /// H8.
     #[test]
     fn names_and_addresses_of_both_families_are_endpoints() {
-        for text in ["example.org:51820", "203.0.113.1:1", "[2001:db8::1]:65535", "my_host:7"] {
+        for text in [
+            "example.org:51820",
+            "203.0.113.1:1",
+            "[2001:db8::1]:65535",
+            "my_host:7",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }

@@ -1,12 +1,13 @@
 //! The discovery plugin API.
 //!
-//! A discovery plugin finds candidates of peers and may carry this node's sealed records to them. It is one task:
-//! [`Discovery::run`] gets a [`Host`] and works until it sees [`Input::Shutdown`] or returns an error, upon which the
-//! host starts it again with back-off. Everything a plugin offers is a hint: the host stamps the origin, drops
-//! impossible addresses and bounds rate and count, and an authenticated probe decides.
+//! A discovery plugin finds candidates of peers and may carry this node's sealed records to them.
+//! It is one task: [`Discovery::run`] gets a [`Host`] and works until it sees [`Input::Shutdown`]
+//! or returns an error, upon which the host starts it again with back-off. Everything a plugin
+//! offers is a hint: the host stamps the origin, drops impossible addresses and bounds rate and
+//! count, and an authenticated probe decides.
 //!
-//! A plugin never sees the mesh, the core or the WireGuard device. What it can touch is what [`Host`] offers, and
-//! its own sockets.
+//! A plugin never sees the mesh, the core or the WireGuard device. What it can touch is what
+//! [`Host`] offers, and its own sockets.
 
 use std::fmt;
 use std::future::Future;
@@ -46,11 +47,13 @@ pub trait Discovery: Send + 'static {
     /// What it is and needs.
     fn descriptor(&self) -> Descriptor;
 
-    /// Works until [`Input::Shutdown`]. An error is reported and the plugin is run again, after a back-off.
+    /// Works until [`Input::Shutdown`]. An error is reported and the plugin is run again, after a
+    /// back-off.
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>>;
 }
 
-/// What the host offers to a plugin. Cheap to clone by its `Arc`; every call returns at once except [`Host::next`].
+/// What the host offers to a plugin. Cheap to clone by its `Arc`; every call returns at once except
+/// [`Host::next`].
 pub trait Host: Send + Sync + 'static {
     /// This node's public key.
     fn own_key(&self) -> PeerKey;
@@ -61,45 +64,47 @@ pub trait Host: Send + Sync + 'static {
     /// WireGuard's listen port.
     fn listen_port(&self) -> u16;
 
-    /// The time since the machine was booted, sleep included. What has to be said to a server again counts by it.
+    /// The time since the machine was booted, sleep included. What has to be said to a server again
+    /// counts by it.
     fn now(&self) -> Duration;
 
-    /// Waits for the next input. Inputs of one kind that were not fetched yet are merged, so a slow plugin sees the
-    /// newest state, not a backlog.
+    /// Waits for the next input. Inputs of one kind that were not fetched yet are merged, so a slow
+    /// plugin sees the newest state, not a backlog.
     fn next<'a>(&'a self) -> BoxFuture<'a, Input>;
 
     /// Offers an address of a peer. Impossible ones are dropped by the host.
     fn observe(&self, observation: Observation);
 
-    /// States an address at which a server sees this node's own WireGuard port, good for `lifetime`. The host publishes
-    /// it to the peers as a hint; a newer one of the same family replaces it.
+    /// States an address at which a server sees this node's own WireGuard port, good for
+    /// `lifetime`. The host publishes it to the peers as a hint; a newer one of the same family
+    /// replaces it.
     fn observed_self(&self, address: SocketAddr, lifetime: Duration);
 
     /// Hands over a sealed record that was found. The host opens it, or drops it.
     fn deliver(&self, record: SealedRecord);
 
-    /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this plugin as
-    /// [`Input::Datagram`] for the next minute, those for other instances with the same server among them. Dropped without
-    /// the descriptor's `needs_wireguard_port`.
+    /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this
+    /// plugin as [`Input::Datagram`] for the next minute, those for other instances with the same
+    /// server among them. Dropped without the descriptor's `needs_wireguard_port`.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
-    /// Says that this node should probe the peer after this time, when the peer probes it too. Dropped without the
-    /// descriptor's `needs_wireguard_port`; the core bounds the rate.
+    /// Says that this node should probe the peer after this time, when the peer probes it too.
+    /// Dropped without the descriptor's `needs_wireguard_port`; the core bounds the rate.
     fn fire(&self, peer: PeerKey, after: Duration);
 
-    /// Says that the peer wants to be probed now. Dropped without the descriptor's `needs_wireguard_port`; the core bounds
-    /// the rate.
+    /// Says that the peer wants to be probed now. Dropped without the descriptor's
+    /// `needs_wireguard_port`; the core bounds the rate.
     fn wanted(&self, peer: PeerKey);
 
-    /// States how this node's NAT maps WireGuard's port, as servers see it. Dropped without the descriptor's
-    /// `needs_wireguard_port`.
+    /// States how this node's NAT maps WireGuard's port, as servers see it. Dropped without the
+    /// descriptor's `needs_wireguard_port`.
     fn mapping(&self, mapping: Mapping);
 
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
 
-    /// States the health of this plugin, shown by `status`. What is the same as before is no news: say it as often as you
-    /// like.
+    /// States the health of this plugin, shown by `status`. What is the same as before is no news:
+    /// say it as often as you like.
     fn report(&self, health: Health);
 }
 
@@ -110,18 +115,20 @@ pub enum Input {
     Peers(Arc<[PeerInterest]>),
     /// Records to make available to peers, complete. Sent whenever one changes.
     Records(Arc<[SealedRecord]>),
-    /// A datagram that arrived on WireGuard's own port from an address that this plugin has sent to.
+    /// A datagram that arrived on WireGuard's own port from an address that this plugin has sent
+    /// to.
     Datagram {
         /// Where it came from.
         source: SocketAddr,
         /// Its payload.
         payload: Vec<u8>,
     },
-    /// The network changed (link, address, route) or the machine slept for more than 5 s: addresses may be new,
-    /// registrations stale. What waits by tokio's timers has stood still in sleep; by [`Host::now`] it may be due.
+    /// The network changed (link, address, route) or the machine slept for more than 5 s: addresses
+    /// may be new, registrations stale. What waits by tokio's timers has stood still in sleep; by
+    /// [`Host::now`] it may be due.
     NetworkChanged,
-    /// A round of probing this peer begins: make both sides fire at the same moment, if the server can
-    /// ([`Host::fire`]).
+    /// A round of probing this peer begins: make both sides fire at the same moment, if the server
+    /// can ([`Host::fire`]).
     Meet(PeerKey),
     /// Stop, soon.
     Shutdown,
@@ -140,7 +147,8 @@ pub struct PeerInterest {
     pub inbound_tag: RecordTag,
     /// The tag under which this node leaves records for the peer.
     pub outbound_tag: RecordTag,
-    /// Names the pair, the same on both sides; zeros for a peer without a key in common with this node.
+    /// Names the pair, the same on both sides; zeros for a peer without a key in common with this
+    /// node.
     pub pair_tag: RecordTag,
     /// What the pair wants of a relay.
     pub relay: RelayUse,

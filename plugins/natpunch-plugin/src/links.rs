@@ -1,4 +1,5 @@
-//! The links of a plugin to its server: when to resolve the name, which address to talk to, how the server does.
+//! The links of a plugin to its server: when to resolve the name, which address to talk to, how the
+//! server does.
 
 use std::future::pending;
 use std::io;
@@ -10,7 +11,8 @@ use tracing::debug;
 
 use crate::{BoxFuture, Endpoint, Health, Host, Input};
 
-/// How often the server's name is resolved while all is well; while it is not, at first and at most.
+/// How often the server's name is resolved while all is well; while it is not, at first and at
+/// most.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const RESOLVE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How many addresses of one family are tried in turn.
@@ -19,8 +21,8 @@ const MAX_ADDRESSES: usize = 8;
 /// The address families of a server: IPv4, IPv6.
 pub const FAMILIES: [usize; 2] = [0, 1];
 
-/// The links of one run of a plugin to its server: one for each address family, each with a client `C` of the protocol.
-/// All times count from the start of the run, on the clock of the host.
+/// The links of one run of a plugin to its server: one for each address family, each with a client
+/// `C` of the protocol. All times count from the start of the run, on the clock of the host.
 pub struct Links<'a, C> {
     server: &'a Endpoint,
     host: &'a dyn Host,
@@ -65,7 +67,8 @@ pub enum State {
 pub enum Happened {
     /// The host said something.
     Input(Input),
-    /// These families have another address of the server, or none: give them new clients by [`Links::connect`].
+    /// These families have another address of the server, or none: give them new clients by
+    /// [`Links::connect`].
     Moved(Vec<(usize, Option<SocketAddr>)>),
     /// The time is over.
     Timeout,
@@ -98,13 +101,22 @@ impl<'a, C> Links<'a, C> {
             lookup_at: Instant::now(),
             backoff: RESOLVE_BACKOFF.0,
             problem: None,
-            links: [const { Link { addresses: Vec::new(), active: None, state: State::Unknown } }; 2],
+            links: [const {
+                Link {
+                    addresses: Vec::new(),
+                    active: None,
+                    state: State::Unknown,
+                }
+            }; 2],
         }
     }
 
     /// The same for a protocol that knows only IPv4.
     pub fn ipv4_only(self) -> Self {
-        Self { ipv4_only: true, ..self }
+        Self {
+            ipv4_only: true,
+            ..self
+        }
     }
 
     /// The time now.
@@ -132,8 +144,8 @@ impl<'a, C> Links<'a, C> {
         self.iter().filter_map(|link| link.active.as_mut())
     }
 
-    /// Waits for what happens next, until `timeout`, if any. The wait stands still in sleep; after one comes
-    /// [`Input::NetworkChanged`], and what is due can be done.
+    /// Waits for what happens next, until `timeout`, if any. The wait stands still in sleep; after
+    /// one comes [`Input::NetworkChanged`], and what is due can be done.
     pub async fn next(&mut self, timeout: Option<Duration>) -> Happened {
         let wait = timeout.map(|at| at.saturating_sub(self.now()));
         let timeout = wait.map(|wait| Instant::now() + wait);
@@ -170,7 +182,8 @@ impl<'a, C> Links<'a, C> {
         }
     }
 
-    /// The server does not answer this family's client. The address to try next, if there is another.
+    /// The server does not answer this family's client. The address to try next, if there is
+    /// another.
     pub fn down(&mut self, family: usize) -> Option<SocketAddr> {
         self.look_up_by(Instant::now() + self.backoff);
         let link = self.get(family)?;
@@ -190,14 +203,20 @@ impl<'a, C> Links<'a, C> {
         self.links.get(family).is_some_and(Link::is_up)
     }
 
-    /// States the health, as far as it is known. `silent` says what may be wrong if there is no answer from this address.
+    /// States the health, as far as it is known. `silent` says what may be wrong if there is no
+    /// answer from this address.
     pub fn report(&self, silent: impl FnOnce(SocketAddr, &C) -> String) {
         let mut up = Vec::new();
         let (mut unanswered, mut refused) = (None, None);
         for Link { active, state, .. } in &self.links {
-            let Some((address, client)) = active else { continue };
+            let Some((address, client)) = active else {
+                continue;
+            };
             match state {
-                State::Up(Some(round_trip)) => up.push(format!("{address}, {:.1} ms", round_trip.as_secs_f64() * 1e3)),
+                State::Up(Some(round_trip)) => up.push(format!(
+                    "{address}, {:.1} ms",
+                    round_trip.as_secs_f64() * 1e3
+                )),
                 State::Up(None) => up.push(address.to_string()),
                 State::Silent(address) => unanswered = unanswered.or(Some((*address, client))),
                 State::Refused(retry_after) => refused = Some(retry_after.as_secs()),
@@ -208,7 +227,9 @@ impl<'a, C> Links<'a, C> {
         self.host.report(if !up.is_empty() {
             Health::Good(format!("registered with {server} ({})", up.join("; ")))
         } else if let Some(retry_after) = refused {
-            Health::Bad(format!("{server} has no room for this node; tries again in {retry_after} s"))
+            Health::Bad(format!(
+                "{server} has no room for this node; tries again in {retry_after} s"
+            ))
         } else if let Some((address, client)) = unanswered {
             Health::Bad(silent(address, client))
         } else if let Some(problem) = &self.problem {
@@ -219,12 +240,17 @@ impl<'a, C> Links<'a, C> {
     }
 
     /// Takes what the name resolves to. Returns the families whose address is another now.
-    fn handle_addresses(&mut self, found: io::Result<Vec<SocketAddr>>) -> Vec<(usize, Option<SocketAddr>)> {
+    fn handle_addresses(
+        &mut self,
+        found: io::Result<Vec<SocketAddr>>,
+    ) -> Vec<(usize, Option<SocketAddr>)> {
         let host = &self.server.host;
         let mut found = match found {
             Ok(found) => found,
             Err(error) => {
-                self.problem = Some(format!("{host} can't be resolved: {error}; check the name and this host's DNS"));
+                self.problem = Some(format!(
+                    "{host} can't be resolved: {error}; check the name and this host's DNS"
+                ));
                 self.retry_lookup();
                 return Vec::new();
             }
@@ -236,18 +262,27 @@ impl<'a, C> Links<'a, C> {
         }
         let mut moved = Vec::new();
         for (family, link) in self.links.iter_mut().enumerate() {
-            let of_family = found.iter().filter(|address| usize::from(address.is_ipv6()) == family);
+            let of_family = found
+                .iter()
+                .filter(|address| usize::from(address.is_ipv6()) == family);
             link.addresses = of_family.copied().take(MAX_ADDRESSES).collect();
-            let stays = link.active.as_ref().is_some_and(|(address, _)| link.addresses.contains(address));
+            let stays = link
+                .active
+                .as_ref()
+                .is_some_and(|(address, _)| link.addresses.contains(address));
             if !stays {
                 link.state = State::Unknown;
                 moved.push((family, link.addresses.first().copied()));
             }
         }
         if self.ipv4_only && found.is_empty() {
-            self.problem = Some(format!("{host} has no IPv4 address, and this protocol knows no other"));
+            self.problem = Some(format!(
+                "{host} has no IPv4 address, and this protocol knows no other"
+            ));
             self.retry_lookup();
-        } else if self.links.iter().any(Link::is_up) || self.links.iter().all(|link| link.state == State::Unknown) {
+        } else if self.links.iter().any(Link::is_up)
+            || self.links.iter().all(|link| link.state == State::Unknown)
+        {
             self.look_up_at(Instant::now() + RESOLVE_INTERVAL);
         } else {
             self.retry_lookup();
@@ -320,11 +355,18 @@ mod tests {
         let mut links = Links::new(&server, &*host);
         found(&mut links, no_name_server());
         let problem = "rendezvous.example can't be resolved: no name server; check the name and this host's DNS";
-        assert_eq!(reported(&links, &host).await, Health::Bad(problem.to_owned()));
-        found(&mut links, addresses(&["192.0.2.1:9000", "[2001:db8::1]:9000"]));
+        assert_eq!(
+            reported(&links, &host).await,
+            Health::Bad(problem.to_owned())
+        );
+        found(
+            &mut links,
+            addresses(&["192.0.2.1:9000", "[2001:db8::1]:9000"]),
+        );
         links.up(0, Some(Duration::from_micros(1_250)));
         links.up(1, None);
-        let good = "registered with rendezvous.example:9000 (192.0.2.1:9000, 1.2 ms; [2001:db8::1]:9000)";
+        let good =
+            "registered with rendezvous.example:9000 (192.0.2.1:9000, 1.2 ms; [2001:db8::1]:9000)";
         assert_eq!(reported(&links, &host).await, Health::Good(good.to_owned()));
         found(&mut links, no_name_server());
         links.refused(0, Duration::from_secs(9));
@@ -333,7 +375,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_addresses_of_a_silent_server_are_tried_in_turn_and_its_name_is_looked_up_ever_more_seldom() {
+    async fn the_addresses_of_a_silent_server_are_tried_in_turn_and_its_name_is_looked_up_ever_more_seldom()
+     {
         let (host, server) = (host(), SERVER.parse().unwrap());
         let mut links = Links::new(&server, &*host);
         let both = || addresses(&["192.0.2.1:9000", "192.0.2.2:9000"]);
@@ -343,11 +386,20 @@ mod tests {
         let next = links.down(0).unwrap();
         assert_eq!((next, wait(&links)), ("192.0.2.2:9000".parse().unwrap(), 1));
         links.connect(0, Some((next, ())));
-        assert_eq!(reported(&links, &host).await, Health::Bad("silent: 192.0.2.1:9000".to_owned()));
-        let waits: Vec<_> = (0..8).map(|_| (found(&mut links, both()), wait(&links)).1).collect();
+        assert_eq!(
+            reported(&links, &host).await,
+            Health::Bad("silent: 192.0.2.1:9000".to_owned())
+        );
+        let waits: Vec<_> = (0..8)
+            .map(|_| (found(&mut links, both()), wait(&links)).1)
+            .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(links.down(0), Some("192.0.2.1:9000".parse().unwrap()));
-        assert_eq!(links.client(0).unwrap().0, next, "it stays with the address while the name has it");
+        assert_eq!(
+            links.client(0).unwrap().0,
+            next,
+            "it stays with the address while the name has it"
+        );
         links.up(0, None);
         found(&mut links, both());
         assert_eq!(wait(&links), 300);
@@ -361,16 +413,33 @@ mod tests {
         let mut links = Links::new(&server, &*host).ipv4_only();
         found(&mut links, addresses(&["[2001:db8::1]:9000"]));
         let problem = "rendezvous.example has no IPv4 address, and this protocol knows no other";
-        assert_eq!(reported(&links, &host).await, Health::Bad(problem.to_owned()));
-        found(&mut links, addresses(&["[2001:db8::1]:9000", "192.0.2.1:9000"]));
-        assert_eq!(links.clients().map(|(address, ())| address.to_string()).collect::<Vec<_>>(), ["192.0.2.1:9000"]);
+        assert_eq!(
+            reported(&links, &host).await,
+            Health::Bad(problem.to_owned())
+        );
+        found(
+            &mut links,
+            addresses(&["[2001:db8::1]:9000", "192.0.2.1:9000"]),
+        );
+        assert_eq!(
+            links
+                .clients()
+                .map(|(address, ())| address.to_string())
+                .collect::<Vec<_>>(),
+            ["192.0.2.1:9000"]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_name_of_many_addresses_costs_no_more_than_one_of_eight() {
         let (host, server) = (host(), SERVER.parse().unwrap());
         let mut links = Links::new(&server, &*host);
-        found(&mut links, Ok((1..=200).map(|n| SocketAddr::from(([192, 0, 2, n], 9000))).collect()));
+        found(
+            &mut links,
+            Ok((1..=200)
+                .map(|n| SocketAddr::from(([192, 0, 2, n], 9000)))
+                .collect()),
+        );
         assert_eq!(links.get(0).unwrap().addresses.len(), MAX_ADDRESSES);
     }
 }

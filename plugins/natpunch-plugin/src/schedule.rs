@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use crate::PeerKey;
 
-/// The turns of the peers, for a protocol of questions and answers. Pure: `now` counts from any origin.
+/// The turns of the peers, for a protocol of questions and answers. Pure: `now` counts from any
+/// origin.
 ///
-/// A wanted peer is asked for at once, and then after an eighth of the time that it has been wanted: polling adds at
-/// most an eighth to any wait, and settles at [`MAX`](Self::MAX). A peer that is not wanted is asked for every
-/// [`IDLE`](Self::IDLE), which keeps a registration with the server fresh.
+/// A wanted peer is asked for at once, and then after an eighth of the time that it has been
+/// wanted: polling adds at most an eighth to any wait, and settles at [`MAX`](Self::MAX). A peer
+/// that is not wanted is asked for every [`IDLE`](Self::IDLE), which keeps a registration with the
+/// server fresh.
 #[derive(Debug, Clone, Default)]
 pub struct Schedule {
     peers: BTreeMap<PeerKey, Turn>,
@@ -31,19 +33,31 @@ impl Schedule {
     /// The time between two questions about a peer that is not wanted.
     pub const IDLE: Duration = Duration::from_secs(240);
 
-    /// Sets the peers, complete, and whether each is wanted. New and newly wanted ones are due at once. True if there
-    /// is a newly wanted one among those that were known.
-    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Duration) -> bool {
+    /// Sets the peers, complete, and whether each is wanted. New and newly wanted ones are due at
+    /// once. True if there is a newly wanted one among those that were known.
+    pub fn set_peers(
+        &mut self,
+        peers: impl IntoIterator<Item = (PeerKey, bool)>,
+        now: Duration,
+    ) -> bool {
         let old = std::mem::take(&mut self.peers);
         self.queue.clear();
         let mut newly_wanted = false;
         for (key, wanted) in peers {
             let turn = match old.get(&key) {
                 Some(turn) if turn.wanted == wanted => *turn,
-                Some(turn) if !wanted => Turn { wanted, since: now, due: turn.due.max(now + Self::MAX) },
+                Some(turn) if !wanted => Turn {
+                    wanted,
+                    since: now,
+                    due: turn.due.max(now + Self::MAX),
+                },
                 known => {
                     newly_wanted |= known.is_some();
-                    Turn { wanted, since: now, due: now }
+                    Turn {
+                        wanted,
+                        since: now,
+                        due: now,
+                    }
                 }
             };
             if self.peers.insert(key, turn).is_none() {
@@ -70,9 +84,14 @@ impl Schedule {
 
     /// Notes that a peer was asked for: its next turn comes later.
     pub fn asked(&mut self, key: &PeerKey, now: Duration) {
-        let Some(turn) = self.peers.get_mut(key) else { return };
-        let wait =
-            if turn.wanted { (now.saturating_sub(turn.since) / 8).clamp(Self::MIN, Self::MAX) } else { Self::IDLE };
+        let Some(turn) = self.peers.get_mut(key) else {
+            return;
+        };
+        let wait = if turn.wanted {
+            (now.saturating_sub(turn.since) / 8).clamp(Self::MIN, Self::MAX)
+        } else {
+            Self::IDLE
+        };
         self.queue.remove(&(turn.due, *key));
         turn.due = now + wait;
         self.queue.insert((turn.due, *key));
@@ -118,11 +137,20 @@ mod tests {
     fn polling_adds_at_most_an_eighth_to_any_wait_and_settles() {
         let mut schedule = Schedule::default();
         schedule.set_peers([(key(1), true)], SECOND);
-        let times: Vec<_> = turns(&mut schedule, SECOND * 60).into_iter().map(|(_, at)| at - SECOND).collect();
-        assert_eq!(times[..3], [Duration::ZERO, Schedule::MIN, Schedule::MIN * 2]);
+        let times: Vec<_> = turns(&mut schedule, SECOND * 60)
+            .into_iter()
+            .map(|(_, at)| at - SECOND)
+            .collect();
+        assert_eq!(
+            times[..3],
+            [Duration::ZERO, Schedule::MIN, Schedule::MIN * 2]
+        );
         for pair in times.windows(2) {
             let gap = pair[1] - pair[0];
-            assert!(gap <= (pair[0] / 8).max(Schedule::MIN) && (Schedule::MIN..=Schedule::MAX).contains(&gap));
+            assert!(
+                gap <= (pair[0] / 8).max(Schedule::MIN)
+                    && (Schedule::MIN..=Schedule::MAX).contains(&gap)
+            );
         }
         assert!(times.len() < 75, "{}", times.len());
     }
@@ -150,7 +178,10 @@ mod tests {
     fn wanted_peers_take_turns() {
         let mut schedule = Schedule::default();
         schedule.set_peers((0..10).map(|n| (key(n), true)), SECOND);
-        let first: Vec<_> = turns(&mut schedule, SECOND + Schedule::MIN).into_iter().map(|(key, _)| key).collect();
+        let first: Vec<_> = turns(&mut schedule, SECOND + Schedule::MIN)
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
         assert_eq!(first, (0..10).map(key).collect::<Vec<_>>());
     }
 

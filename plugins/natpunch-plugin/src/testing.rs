@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag, RelayUse, SealedRecord,
-    SecretKey,
+    BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag,
+    RelayUse, SealedRecord, SecretKey,
 };
 
 /// Something that a plugin did.
@@ -54,8 +54,8 @@ pub fn wanted(key: PeerKey) -> PeerInterest {
     }
 }
 
-/// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it. Its random bytes
-/// are a fixed sequence.
+/// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it.
+/// Its random bytes are a fixed sequence.
 pub struct FakeHost {
     own_key: PeerKey,
     private_key: Option<SecretKey>,
@@ -77,8 +77,16 @@ struct State {
 impl FakeHost {
     /// A host of this node. `seed` starts its random bytes.
     pub fn new(own_key: PeerKey, private_key: Option<SecretKey>, seed: u64) -> Arc<Self> {
-        let state = State { random: seed, ..State::default() };
-        Arc::new(Self { own_key, private_key, start: Instant::now(), state: Mutex::new(state) })
+        let state = State {
+            random: seed,
+            ..State::default()
+        };
+        Arc::new(Self {
+            own_key,
+            private_key,
+            start: Instant::now(),
+            state: Mutex::new(state),
+        })
     }
 
     /// Sleeps for this long: tokio's timers stand still, the time goes on. Then the plugin is told.
@@ -167,7 +175,10 @@ impl Host for FakeHost {
     }
 
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
-        self.did(Effect::Sent { destination, payload });
+        self.did(Effect::Sent {
+            destination,
+            payload,
+        });
     }
 
     fn fire(&self, peer: PeerKey, after: Duration) {
@@ -186,7 +197,10 @@ impl Host for FakeHost {
         let mut state = self.state();
         for byte in buffer {
             // An LCG (Knuth, MMIX): different bytes, nothing more.
-            state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.random = state
+                .random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             *byte = (state.random >> 56) as u8;
         }
     }

@@ -1,8 +1,9 @@
-//! Discovery through natpunch's own rendezvous (`docs/protocol.md`): one [`Client`] for each address family of the
-//! server, and the host.
+//! Discovery through natpunch's own rendezvous (`docs/protocol.md`): one [`Client`] for each
+//! address family of the server, and the host.
 //!
-//! The node registers from WireGuard's own port, so the address that the server sees is WireGuard's. It leaves its
-//! sealed records there, and is pushed those of its peers the moment that they change.
+//! The node registers from WireGuard's own port, so the address that the server sees is
+//! WireGuard's. It leaves its sealed records there, and is pushed those of its peers the moment
+//! that they change.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input, Link, Links,
-    Observation, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse, SealedRecord, State,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Link, Links, Observation, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse,
+    SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use rand_chacha::ChaCha20Rng;
@@ -26,7 +28,8 @@ pub use settings::{ServingNode, Settings};
 
 /// How long the address is believed that the server sees: it is said again with each ping.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
-/// How long the address of a relay is believed: the client says it again with each sign of life (25 s).
+/// How long the address of a relay is believed: the client says it again with each sign of life (25
+/// s).
 const RELAY_LIFETIME: Duration = Duration::from_secs(90);
 
 /// Discovery through a natpunch rendezvous server.
@@ -44,21 +47,40 @@ impl Plugin {
     /// # Errors
     /// A setting that can't work.
     pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |key: &str, problem: String| PluginError::Setting { key: key.to_owned(), problem };
+        let wrong = |key: &str, problem: String| PluginError::Setting {
+            key: key.to_owned(),
+            problem,
+        };
         let zero = |key: &PeerKey| key.as_bytes() == &[0; 32];
-        for (name, key) in
-            [("public_key", Some(&settings.public_key)), ("next_public_key", settings.next_public_key.as_ref())]
-        {
+        for (name, key) in [
+            ("public_key", Some(&settings.public_key)),
+            ("next_public_key", settings.next_public_key.as_ref()),
+        ] {
             if key.is_some_and(zero) {
-                let problem = "is all zeros; copy the line that the server prints at its start".to_owned();
+                let problem =
+                    "is all zeros; copy the line that the server prints at its start".to_owned();
                 return Err(wrong(name, problem));
             }
         }
-        if settings.admission_secret_file.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Err(wrong("admission_secret_file", "is not an absolute path".to_owned()));
+        if settings
+            .admission_secret_file
+            .as_ref()
+            .is_some_and(|path| !path.is_absolute())
+        {
+            return Err(wrong(
+                "admission_secret_file",
+                "is not an absolute path".to_owned(),
+            ));
         }
-        let server = settings.server.parse().map_err(|error| wrong("server", format!("{error}")))?;
-        Ok(Self { server, settings, at_node: false })
+        let server = settings
+            .server
+            .parse()
+            .map_err(|error| wrong("server", format!("{error}")))?;
+        Ok(Self {
+            server,
+            settings,
+            at_node: false,
+        })
     }
 
     /// The plugin for a node of the mesh that serves it.
@@ -67,14 +89,25 @@ impl Plugin {
     /// Its address has no form that can be used.
     pub fn of_node(node: ServingNode) -> Result<Self, PluginError> {
         let ServingNode { server, public_key } = node;
-        let settings = Settings { server, public_key, next_public_key: None, admission_secret_file: None, relay: true };
-        Ok(Self { at_node: true, ..Self::new(settings)? })
+        let settings = Settings {
+            server,
+            public_key,
+            next_public_key: None,
+            admission_secret_file: None,
+            relay: true,
+        };
+        Ok(Self {
+            at_node: true,
+            ..Self::new(settings)?
+        })
     }
 
     async fn config(&self, host: &dyn Host) -> Result<Config, PluginError> {
-        let private_key = host
-            .private_key()
-            .ok_or_else(|| PluginError::Failed("the host gave no private key to derive an identity from".to_owned()))?;
+        let private_key = host.private_key().ok_or_else(|| {
+            PluginError::Failed(
+                "the host gave no private key to derive an identity from".to_owned(),
+            )
+        })?;
         if self.at_node {
             return Ok(Config {
                 identity: private_key,
@@ -86,7 +119,10 @@ impl Plugin {
             Some(path) => Some(secret::read(path).await.map_err(PluginError::Failed)?),
             None => None,
         };
-        let servers = [Some(self.settings.public_key), self.settings.next_public_key];
+        let servers = [
+            Some(self.settings.public_key),
+            self.settings.next_public_key,
+        ];
         Ok(Config {
             identity: natpunch_rendezvous::identity(&private_key),
             servers: servers.into_iter().flatten().collect(),
@@ -97,13 +133,20 @@ impl Plugin {
 
 impl Discovery for Plugin {
     fn descriptor(&self) -> Descriptor {
-        Descriptor { id: "rendezvous", needs_private_key: true, needs_wireguard_port: true, carries_records: true }
+        Descriptor {
+            id: "rendezvous",
+            needs_private_key: true,
+            needs_wireguard_port: true,
+            carries_records: true,
+        }
     }
 
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let config = self.config(&*host).await?;
-            Run::new(&self.server, self.settings.relay, config, &*host).work().await;
+            Run::new(&self.server, self.settings.relay, config, &*host)
+                .work()
+                .await;
             Ok(())
         })
     }
@@ -151,18 +194,26 @@ impl<'a> Run<'a> {
         loop {
             self.drain();
             self.report();
-            let timeout = self.links.clients().filter_map(|(_, client)| client.poll_timeout()).min();
+            let timeout = self
+                .links
+                .clients()
+                .filter_map(|(_, client)| client.poll_timeout())
+                .min();
             match self.links.next(timeout).await {
                 Happened::Input(Input::Shutdown) => return,
                 Happened::Input(input) => self.handle_input(input),
                 Happened::Moved(links) => {
-                    links.into_iter().for_each(|(family, address)| self.connect(family, address));
+                    links
+                        .into_iter()
+                        .for_each(|(family, address)| self.connect(family, address));
                     self.look_from_elsewhere();
                 }
                 Happened::Timeout => {}
             }
             let now = self.links.now();
-            self.links.clients().for_each(|(_, client)| client.handle_timeout(now));
+            self.links
+                .clients()
+                .for_each(|(_, client)| client.handle_timeout(now));
         }
     }
 
@@ -174,28 +225,49 @@ impl<'a> Run<'a> {
                 let known = peers.iter().filter(|peer| peer.inbound_tag.0 != [0; 16]);
                 self.watches = known.map(|peer| (peer.inbound_tag.0, peer.key)).collect();
                 let watches: Vec<_> = self.watches.keys().copied().collect();
-                self.links.clients().for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
                 self.set_pairs(&peers);
             }
             Input::Records(records) => {
                 self.records = records.clone();
-                self.links.clients().for_each(|(_, client)| set_records(client, &records, now));
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| set_records(client, &records, now));
             }
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
-                let of = |link: &&mut Link<_>| link.addresses.iter().any(|address| address.ip() == source.ip());
-                for (_, client) in self.links.iter().filter(of).filter_map(|link| link.active.as_mut()) {
+                let of = |link: &&mut Link<_>| {
+                    link.addresses
+                        .iter()
+                        .any(|address| address.ip() == source.ip())
+                };
+                for (_, client) in self
+                    .links
+                    .iter()
+                    .filter(of)
+                    .filter_map(|link| link.active.as_mut())
+                {
                     client.handle_datagram(source, &payload, now);
                 }
             }
-            Input::NetworkChanged => self.links.clients().for_each(|(_, client)| client.handle_network_change(now)),
+            Input::NetworkChanged => self
+                .links
+                .clients()
+                .for_each(|(_, client)| client.handle_network_change(now)),
             Input::Meet(peer) => {
                 let tags = self.pairs.get(&peer).copied();
                 // Over one family: the server takes a wish of either for one of this node.
-                let up = self.links.iter().filter_map(|link| match (&link.state, &mut link.active) {
-                    (State::Up(round_trip), Some((_, client))) => Some((*round_trip, client)),
-                    _ => None,
-                });
+                let up =
+                    self.links
+                        .iter()
+                        .filter_map(|link| match (&link.state, &mut link.active) {
+                            (State::Up(round_trip), Some((_, client))) => {
+                                Some((*round_trip, client))
+                            }
+                            _ => None,
+                        });
                 let nearest = up.min_by_key(|(round_trip, _)| *round_trip);
                 if let (Some((pair, outbound)), Some((_, client))) = (tags, nearest) {
                     client.meet(pair.0, outbound.0, now);
@@ -207,8 +279,12 @@ impl<'a> Run<'a> {
 
     fn set_pairs(&mut self, peers: &[PeerInterest]) {
         let known = || peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
-        self.pairs = known().map(|peer| (peer.key, (peer.pair_tag, peer.outbound_tag))).collect();
-        self.by_tag = known().map(|peer| (peer.pair_tag.0, (peer.key, peer.relay))).collect();
+        self.pairs = known()
+            .map(|peer| (peer.key, (peer.pair_tag, peer.outbound_tag)))
+            .collect();
+        self.by_tag = known()
+            .map(|peer| (peer.pair_tag.0, (peer.key, peer.relay)))
+            .collect();
         self.ask_for_relays(self.relay_link);
     }
 
@@ -216,9 +292,15 @@ impl<'a> Run<'a> {
     fn ask_for_relays(&mut self, family: usize) {
         self.relay_link = family;
         let now = self.links.now();
-        let wanted: Vec<_> = self.by_tag.iter().map(|(tag, (_, relay))| (*tag, *relay)).collect();
+        let wanted: Vec<_> = self
+            .by_tag
+            .iter()
+            .map(|(tag, (_, relay))| (*tag, *relay))
+            .collect();
         for (number, link) in self.links.iter().enumerate() {
-            let Some((_, client)) = &mut link.active else { continue };
+            let Some((_, client)) = &mut link.active else {
+                continue;
+            };
             let wanted = wanted.iter().filter(|_| self.relays && number == family);
             client.set_relays(wanted.copied(), now);
         }
@@ -230,10 +312,22 @@ impl<'a> Run<'a> {
             Some(address) => self.relayed.insert(tag, address),
             None => self.relayed.remove(&tag),
         };
-        let Some((peer, _)) = self.by_tag.get(&tag) else { return };
-        let gone = before.filter(|before| Some(*before) != address).map(|address| (address, Duration::ZERO));
-        for (address, lifetime) in gone.into_iter().chain(address.map(|address| (address, RELAY_LIFETIME))) {
-            self.host.observe(Observation { peer: *peer, address, kind: CandidateKind::Relay, lifetime });
+        let Some((peer, _)) = self.by_tag.get(&tag) else {
+            return;
+        };
+        let gone = before
+            .filter(|before| Some(*before) != address)
+            .map(|address| (address, Duration::ZERO));
+        for (address, lifetime) in gone
+            .into_iter()
+            .chain(address.map(|address| (address, RELAY_LIFETIME)))
+        {
+            self.host.observe(Observation {
+                peer: *peer,
+                address,
+                kind: CandidateKind::Relay,
+                lifetime,
+            });
         }
     }
 
@@ -243,7 +337,12 @@ impl<'a> Run<'a> {
         let active = address.and_then(|address| {
             let mut seed = Zeroizing::new([0; 32]);
             self.host.random(&mut *seed);
-            let mut client = Client::new(self.config.clone(), address, ChaCha20Rng::from_seed(*seed), now)?;
+            let mut client = Client::new(
+                self.config.clone(),
+                address,
+                ChaCha20Rng::from_seed(*seed),
+                now,
+            )?;
             client.set_watches(self.watches.keys().copied(), now);
             set_records(&mut client, &self.records, now);
             Some((address, client))
@@ -252,7 +351,8 @@ impl<'a> Run<'a> {
         if family == self.relay_link {
             // Another client, another binding.
             let gone: Vec<_> = self.relayed.keys().copied().collect();
-            gone.into_iter().for_each(|tag| self.handle_relay(tag, None));
+            gone.into_iter()
+                .for_each(|tag| self.handle_relay(tag, None));
             self.ask_for_relays(family);
         }
     }
@@ -272,10 +372,17 @@ impl<'a> Run<'a> {
     fn drain(&mut self) {
         for family in FAMILIES {
             let (mut next, mut relays) = (None, Vec::new());
-            while let Some(event) = self.links.client(family).and_then(|(_, client)| client.poll_event()) {
+            while let Some(event) = self
+                .links
+                .client(family)
+                .and_then(|(_, client)| client.poll_event())
+            {
                 match event {
                     Event::Observed(own) => self.host.observed_self(own, OBSERVED_LIFETIME),
-                    Event::Record { tag, blob } => self.host.deliver(SealedRecord { tag: RecordTag(tag), blob }),
+                    Event::Record { tag, blob } => self.host.deliver(SealedRecord {
+                        tag: RecordTag(tag),
+                        blob,
+                    }),
                     Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
                     Event::Down => next = self.links.down(family),
                     Event::Refused { retry_after } => self.links.refused(family, retry_after),
@@ -291,19 +398,26 @@ impl<'a> Run<'a> {
                         }
                     }
                     Event::Mapping(mapping) => self.host.mapping(mapping),
-                    Event::Full { mailboxes } => debug!(server = %self.server, mailboxes, "no room for more mailboxes"),
+                    Event::Full { mailboxes } => {
+                        debug!(server = %self.server, mailboxes, "no room for more mailboxes")
+                    }
                 }
             }
-            let Some((address, client)) = self.links.client(family) else { continue };
+            let Some((address, client)) = self.links.client(family) else {
+                continue;
+            };
             while let Some(outgoing) = client.poll_transmit() {
                 let destination = match outgoing.to {
                     To::Server => *address,
                     To::Address(address) => address,
                 };
-                self.host.send_from_wireguard_port(destination, outgoing.payload);
+                self.host
+                    .send_from_wireguard_port(destination, outgoing.payload);
             }
             if family == self.relay_link {
-                relays.into_iter().for_each(|(tag, address)| self.handle_relay(tag, address));
+                relays
+                    .into_iter()
+                    .for_each(|(tag, address)| self.handle_relay(tag, address));
             } else if self.links.is_up(family) && !self.links.is_up(self.relay_link) {
                 self.ask_for_relays(family);
             }
@@ -316,7 +430,11 @@ impl<'a> Run<'a> {
 
     fn report(&self) {
         let server = self.server;
-        let key = self.config.servers.first().map_or(String::new(), ToString::to_string);
+        let key = self
+            .config
+            .servers
+            .first()
+            .map_or(String::new(), ToString::to_string);
         self.links.report(|_, client| {
             format!(
                 "no answer from {server}: is it running, may UDP reach port {}, is its public key {key}, is the \
@@ -329,7 +447,12 @@ impl<'a> Run<'a> {
 }
 
 fn set_records(client: &mut Client<ChaCha20Rng>, records: &[SealedRecord], now: Duration) {
-    client.set_records(records.iter().map(|record| (record.tag.0, record.blob.clone())), now);
+    client.set_records(
+        records
+            .iter()
+            .map(|record| (record.tag.0, record.blob.clone())),
+        now,
+    );
 }
 
 #[cfg(test)]

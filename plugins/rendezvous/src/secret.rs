@@ -21,11 +21,19 @@ pub(crate) async fn read(path: &Path) -> Result<PresharedKey, String> {
         return Err(wrong("is not a regular file".to_owned()));
     }
     if metadata.mode() & 0o077 != 0 {
-        return Err(wrong(format!("others can read it (mode {:04o}); chmod 600 it", metadata.mode() & 0o7777)));
+        return Err(wrong(format!(
+            "others can read it (mode {:04o}); chmod 600 it",
+            metadata.mode() & 0o7777
+        )));
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX as usize + 1));
-    file.take(MAX).read_to_string(&mut text).await.map_err(failed)?;
-    let key: SecretKey =
-        text.trim().parse().map_err(|error| wrong(format!("{error}; it holds what `natpunch keygen` prints")))?;
+    file.take(MAX)
+        .read_to_string(&mut text)
+        .await
+        .map_err(failed)?;
+    let key: SecretKey = text
+        .trim()
+        .parse()
+        .map_err(|error| wrong(format!("{error}; it holds what `natpunch keygen` prints")))?;
     Ok(PresharedKey::from_bytes(*key.expose()))
 }

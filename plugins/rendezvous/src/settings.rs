@@ -26,11 +26,12 @@ pub struct Settings {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub next_public_key: Option<PeerKey>,
-    /// The file with the mesh's admission secret, if the server asks for one: one line, as `natpunch keygen` prints it,
-    /// readable by its owner only. An absolute path.
+    /// The file with the mesh's admission secret, if the server asks for one: one line, as
+    /// `natpunch keygen` prints it, readable by its owner only. An absolute path.
     #[serde(default)]
     pub admission_secret_file: Option<PathBuf>,
-    /// Whether its relay is used while two nodes have no direct path. False: it only introduces them.
+    /// Whether its relay is used while two nodes have no direct path. False: it only introduces
+    /// them.
     #[serde(default = "yes")]
     pub relay: bool,
 }

@@ -15,7 +15,11 @@ fn key(n: u8) -> SecretKey {
 fn settings(server: &str) -> Settings {
     // The public key of the private key of 32 times 200.
     let identity = Client::new(
-        Config { identity: key(200), servers: vec![PeerKey::from_bytes([9; 32])], admission: None },
+        Config {
+            identity: key(200),
+            servers: vec![PeerKey::from_bytes([9; 32])],
+            admission: None,
+        },
         SocketAddr::from(([198, 51, 100, 1], 9000)),
         ChaCha20Rng::from_seed([1; 32]),
         Duration::ZERO,
@@ -37,12 +41,33 @@ fn settings_that_cannot_work_are_refused_with_their_key() {
     };
     assert_eq!(wrong_key(settings("rendezvous.example")), "server");
     let good = settings("rendezvous.example:1");
-    assert_eq!(wrong_key(Settings { public_key: PeerKey::from_bytes([0; 32]), ..good.clone() }), "public_key");
+    assert_eq!(
+        wrong_key(Settings {
+            public_key: PeerKey::from_bytes([0; 32]),
+            ..good.clone()
+        }),
+        "public_key"
+    );
     let next = Some(PeerKey::from_bytes([0; 32]));
-    assert_eq!(wrong_key(Settings { next_public_key: next, ..good.clone() }), "next_public_key");
+    assert_eq!(
+        wrong_key(Settings {
+            next_public_key: next,
+            ..good.clone()
+        }),
+        "next_public_key"
+    );
     let relative = Some("secret".into());
-    assert_eq!(wrong_key(Settings { admission_secret_file: relative, ..good.clone() }), "admission_secret_file");
-    assert!(serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#).is_err());
+    assert_eq!(
+        wrong_key(Settings {
+            admission_secret_file: relative,
+            ..good.clone()
+        }),
+        "admission_secret_file"
+    );
+    assert!(
+        serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#)
+            .is_err()
+    );
     Plugin::new(good).unwrap();
 }
 
@@ -50,13 +75,25 @@ fn settings_that_cannot_work_are_refused_with_their_key() {
 async fn an_admission_secret_that_others_can_read_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), key(5).expose_base64().as_bytes()).unwrap();
-    let mode = |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap()
+    };
     mode(0o640);
-    assert!(secret::read(file.path()).await.unwrap_err().contains("0640"));
+    assert!(
+        secret::read(file.path())
+            .await
+            .unwrap_err()
+            .contains("0640")
+    );
     mode(0o600);
     assert!(secret::read(file.path()).await.unwrap().expose() == &[5; 32]);
     std::fs::write(file.path(), "hello").unwrap();
-    assert!(secret::read(file.path()).await.unwrap_err().contains("natpunch keygen"));
+    assert!(
+        secret::read(file.path())
+            .await
+            .unwrap_err()
+            .contains("natpunch keygen")
+    );
 }
 
 /// Two plugins and a server with a second port, in memory.
@@ -80,14 +117,21 @@ impl Net {
             limits: Limits::default(),
             alternate_port: Some(9001),
         };
-        let hosts = [1, 2].map(|n| FakeHost::new(PeerKey::from_bytes([n; 32]), Some(key(n)), n.into()));
+        let hosts =
+            [1, 2].map(|n| FakeHost::new(PeerKey::from_bytes([n; 32]), Some(key(n)), n.into()));
         let tasks = [0, 1].map(|n| {
             let host: Arc<FakeHost> = hosts[n].clone();
             let mut plugin = Plugin::new(settings(SERVER)).unwrap();
             tokio::spawn(async move { plugin.run(host).await })
         });
         let server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
-        Self { server, hosts, tasks, start: Instant::now(), slept: Duration::ZERO }
+        Self {
+            server,
+            hosts,
+            tasks,
+            start: Instant::now(),
+            slept: Duration::ZERO,
+        }
     }
 
     fn addresses() -> [SocketAddr; 2] {
@@ -96,21 +140,46 @@ impl Net {
 
     /// Passes datagrams on until a plugin does something else.
     async fn next(&mut self) -> (usize, Effect) {
-        let [server, alternate] = [SERVER, ALTERNATE].map(|text| text.parse::<SocketAddr>().unwrap());
+        let [server, alternate] =
+            [SERVER, ALTERNATE].map(|text| text.parse::<SocketAddr>().unwrap());
         loop {
             let (n, effect) = tokio::select! {
                 effect = self.hosts[0].effect() => (0, effect),
                 effect = self.hosts[1].effect() => (1, effect),
             };
-            let Effect::Sent { destination, payload } = effect else { return (n, effect) };
+            let Effect::Sent {
+                destination,
+                payload,
+            } = effect
+            else {
+                return (n, effect);
+            };
             assert!([server, alternate].contains(&destination));
             assert!(is_of_a_client(&payload), "{payload:02x?}");
-            let via = Via { socket: usize::from(destination == alternate), local: None };
-            self.server.handle_datagram(via, Self::addresses()[n], &payload, self.start.elapsed() + self.slept);
+            let via = Via {
+                socket: usize::from(destination == alternate),
+                local: None,
+            };
+            self.server.handle_datagram(
+                via,
+                Self::addresses()[n],
+                &payload,
+                self.start.elapsed() + self.slept,
+            );
             while let Some(transmit) = self.server.poll_transmit() {
-                let to = Self::addresses().iter().position(|address| *address == transmit.destination).unwrap();
-                let source = if transmit.via.socket == 0 { server } else { alternate };
-                self.hosts[to].put(Input::Datagram { source, payload: transmit.payload });
+                let to = Self::addresses()
+                    .iter()
+                    .position(|address| *address == transmit.destination)
+                    .unwrap();
+                let source = if transmit.via.socket == 0 {
+                    server
+                } else {
+                    alternate
+                };
+                self.hosts[to].put(Input::Datagram {
+                    source,
+                    payload: transmit.payload,
+                });
             }
         }
     }
@@ -118,7 +187,8 @@ impl Net {
     /// Both nodes sleep; the server does not.
     fn sleep(&mut self, time: Duration) {
         self.slept += time;
-        self.server.handle_timeout(self.start.elapsed() + self.slept);
+        self.server
+            .handle_timeout(self.start.elapsed() + self.slept);
         self.hosts.iter().for_each(|host| host.sleep(time));
     }
 
@@ -134,11 +204,19 @@ impl Net {
 async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address_and_their_nat() {
     let mut net = Net::new();
     let tag = RecordTag([7; 16]);
-    let record = SealedRecord { tag, blob: Arc::from([1; 150]) };
+    let record = SealedRecord {
+        tag,
+        blob: Arc::from([1; 150]),
+    };
     net.hosts[0].put(Input::Records([record.clone()].into()));
     net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
-    let (mut observed, mut delivered, mut good, mut mapped) = ([None, None], None, [false, false], [None, None]);
-    while delivered.is_none() || observed.contains(&None) || mapped.contains(&None) || good != [true; 2] {
+    let (mut observed, mut delivered, mut good, mut mapped) =
+        ([None, None], None, [false, false], [None, None]);
+    while delivered.is_none()
+        || observed.contains(&None)
+        || mapped.contains(&None)
+        || good != [true; 2]
+    {
         match net.next().await {
             (n, Effect::ObservedSelf(address)) => observed[n] = Some(address),
             (n, Effect::Delivered(record)) => delivered = Some((n, record)),
@@ -178,7 +256,10 @@ async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
             assert!(after < Duration::from_millis(200), "{after:?}");
         }
     }
-    assert_eq!(fired, [2, 1].map(|peer| Some(PeerKey::from_bytes([peer; 32]))));
+    assert_eq!(
+        fired,
+        [2, 1].map(|peer| Some(PeerKey::from_bytes([peer; 32])))
+    );
     net.shutdown().await;
 }
 
@@ -188,7 +269,10 @@ async fn nodes_that_slept_are_registered_when_they_wake_and_have_what_changed_me
     for sleep in [100, 200, 3_600] {
         let mut net = Net::new();
         let tag = RecordTag([7; 16]);
-        let record = |n| SealedRecord { tag, blob: Arc::from([n; 150]) };
+        let record = |n| SealedRecord {
+            tag,
+            blob: Arc::from([n; 150]),
+        };
         net.hosts[0].put(Input::Records([record(1)].into()));
         net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
         let mut delivered = None;
@@ -206,7 +290,10 @@ async fn nodes_that_slept_are_registered_when_they_wake_and_have_what_changed_me
             }
         }
         let took = woke.elapsed();
-        assert!(took < Duration::from_secs(1), "{took:?} after {sleep} s of sleep");
+        assert!(
+            took < Duration::from_secs(1),
+            "{took:?} after {sleep} s of sleep"
+        );
         assert_eq!((net.server.sessions(), net.server.mailboxes()), (2, 1));
         net.shutdown().await;
     }
@@ -216,7 +303,10 @@ async fn nodes_that_slept_are_registered_when_they_wake_and_have_what_changed_me
 async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_peers() {
     let mut net = Net::new();
     let tag = RecordTag([7; 16]);
-    let record = |n| SealedRecord { tag, blob: Arc::from([n; 150]) };
+    let record = |n| SealedRecord {
+        tag,
+        blob: Arc::from([n; 150]),
+    };
     net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
     // Their sessions never end, and a mailbox that is not named for 900 s is no longer watched.
     for n in 0..60 {
@@ -234,7 +324,10 @@ async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_pee
 
 /// Whether this is a datagram of natpunch's own protocol that a client sends.
 fn is_of_a_client(payload: &[u8]) -> bool {
-    matches!(Kind::of(payload), Some(Kind::Hello | Kind::Confirm | Kind::Request | Kind::Probe | Kind::Bind))
+    matches!(
+        Kind::of(payload),
+        Some(Kind::Hello | Kind::Confirm | Kind::Request | Kind::Probe | Kind::Bind)
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,10 +343,20 @@ async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_
     let end = Instant::now() + Duration::from_secs(3_600);
     let mut hellos = 0;
     while let Ok(effect) = tokio::time::timeout_at(end, host.effect()).await {
-        let Effect::Sent { destination, payload } = effect else { continue };
-        assert_eq!((destination, Kind::of(&payload)), (source, Some(Kind::Hello)));
+        let Effect::Sent {
+            destination,
+            payload,
+        } = effect
+        else {
+            continue;
+        };
+        assert_eq!(
+            (destination, Kind::of(&payload)),
+            (source, Some(Kind::Hello))
+        );
         hellos += 1;
-        // natpunch-go's response and answer, nat-hole-punching's two, and an answer of the next version.
+        // natpunch-go's response and answer, nat-hole-punching's two, and an answer of the next
+        // version.
         let mut welcome = vec![0xd4, b'n', 2, 2];
         welcome.resize(254, 1);
         let mut response = vec![2];
@@ -271,5 +374,10 @@ async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_
 
 fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
     let key = PeerKey::from_bytes([peer; 32]);
-    PeerInterest { inbound_tag: tag, outbound_tag: tag, pair_tag: tag, ..wanted(key) }
+    PeerInterest {
+        inbound_tag: tag,
+        outbound_tag: tag,
+        pair_tag: tag,
+        ..wanted(key)
+    }
 }

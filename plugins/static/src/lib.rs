@@ -1,7 +1,8 @@
 //! Discovery from endpoints that the mesh file names.
 //!
-//! Each `endpoint` of a peer is resolved, and again after [`Settings::resolve_interval`]; sooner while the peer is
-//! wanted or its name can't be resolved. An address is a name that resolves to itself, so both go the same way.
+//! Each `endpoint` of a peer is resolved, and again after [`Settings::resolve_interval`]; sooner
+//! while the peer is wanted or its name can't be resolved. An address is a name that resolves to
+//! itself, so both go the same way.
 
 mod settings;
 
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation, PeerInterest, PeerKey,
-    PluginError,
+    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation,
+    PeerInterest, PeerKey, PluginError,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -40,16 +41,26 @@ impl Plugin {
         if !(1..=86_400).contains(&settings.resolve_interval) {
             return Err(PluginError::Setting {
                 key: "resolve_interval".to_owned(),
-                problem: format!("is {}, must be from 1 to 86400 seconds", settings.resolve_interval),
+                problem: format!(
+                    "is {}, must be from 1 to 86400 seconds",
+                    settings.resolve_interval
+                ),
             });
         }
-        Ok(Self { interval: Duration::from_secs(settings.resolve_interval.into()) })
+        Ok(Self {
+            interval: Duration::from_secs(settings.resolve_interval.into()),
+        })
     }
 }
 
 impl Discovery for Plugin {
     fn descriptor(&self) -> Descriptor {
-        Descriptor { id: "static", needs_private_key: false, needs_wireguard_port: false, carries_records: false }
+        Descriptor {
+            id: "static",
+            needs_private_key: false,
+            needs_wireguard_port: false,
+            carries_records: false,
+        }
     }
 
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
@@ -82,7 +93,12 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(interval: Duration, host: &'a dyn Host) -> Self {
-        Self { interval, host, entries: BTreeMap::new(), lookups: JoinSet::new() }
+        Self {
+            interval,
+            host,
+            entries: BTreeMap::new(),
+            lookups: JoinSet::new(),
+        }
     }
 
     async fn work(mut self) {
@@ -117,14 +133,19 @@ impl<'a> Run<'a> {
     fn set_peers(&mut self, peers: &[PeerInterest]) {
         let mut old = std::mem::take(&mut self.entries);
         for peer in peers {
-            let Some(text) = peer.endpoint.clone() else { continue };
-            let mut entry = old.remove(&peer.key).filter(|entry| entry.text == text).unwrap_or_else(|| Entry {
-                text,
-                wanted: peer.wanted,
-                due: Some(Instant::now()),
-                backoff: MIN_INTERVAL,
-                error: None,
-            });
+            let Some(text) = peer.endpoint.clone() else {
+                continue;
+            };
+            let mut entry = old
+                .remove(&peer.key)
+                .filter(|entry| entry.text == text)
+                .unwrap_or_else(|| Entry {
+                    text,
+                    wanted: peer.wanted,
+                    due: Some(Instant::now()),
+                    backoff: MIN_INTERVAL,
+                    error: None,
+                });
             if peer.wanted && !entry.wanted {
                 entry.look_up_now();
             }
@@ -154,12 +175,24 @@ impl<'a> Run<'a> {
 
     fn handle_found(&mut self, (peer, text, found): Found) {
         // The file may have changed since.
-        let Some(entry) = self.entries.get_mut(&peer).filter(|entry| entry.text == text && entry.due.is_none()) else {
+        let Some(entry) = self
+            .entries
+            .get_mut(&peer)
+            .filter(|entry| entry.text == text && entry.due.is_none())
+        else {
             return;
         };
         let soon = entry.wanted || found.is_err();
-        let wait = if soon { entry.backoff.min(self.interval) } else { self.interval };
-        entry.backoff = if soon { entry.backoff.saturating_mul(2).min(self.interval) } else { MIN_INTERVAL };
+        let wait = if soon {
+            entry.backoff.min(self.interval)
+        } else {
+            self.interval
+        };
+        entry.backoff = if soon {
+            entry.backoff.saturating_mul(2).min(self.interval)
+        } else {
+            MIN_INTERVAL
+        };
         entry.due = Some(Instant::now() + wait);
         match found {
             Ok(addresses) => {
@@ -181,8 +214,11 @@ impl<'a> Run<'a> {
     }
 
     fn report(&self) {
-        let failed: Vec<_> =
-            self.entries.values().filter_map(|entry| Some((&entry.text, entry.error.as_ref()?))).collect();
+        let failed: Vec<_> = self
+            .entries
+            .values()
+            .filter_map(|entry| Some((&entry.text, entry.error.as_ref()?)))
+            .collect();
         let health = match failed.first() {
             None => Health::Good(format!("endpoints in the file: {}", self.entries.len())),
             Some((text, error)) => Health::Bad(format!(
@@ -205,7 +241,9 @@ impl Entry {
 }
 
 async fn resolve(text: &str) -> io::Result<Vec<SocketAddr>> {
-    let endpoint: Endpoint = text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let endpoint: Endpoint = text
+        .parse()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     endpoint.resolve().await
 }
 

@@ -12,6 +12,8 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { resolve_interval: 60 }
+        Self {
+            resolve_interval: 60,
+        }
     }
 }

@@ -15,11 +15,19 @@ fn peers(peers: &[(u8, bool, Option<&str>)]) -> Input {
     Input::Peers(peers.collect())
 }
 
-fn run(resolve_interval: u32) -> (Arc<FakeHost>, tokio::task::JoinHandle<Result<(), PluginError>>) {
+fn run(
+    resolve_interval: u32,
+) -> (
+    Arc<FakeHost>,
+    tokio::task::JoinHandle<Result<(), PluginError>>,
+) {
     let host = FakeHost::new(key(9), None, 1);
     let mut plugin = Plugin::new(Settings { resolve_interval }).unwrap();
     let its_host = host.clone();
-    (host, tokio::spawn(async move { plugin.run(its_host).await }))
+    (
+        host,
+        tokio::spawn(async move { plugin.run(its_host).await }),
+    )
 }
 
 async fn observed(host: &FakeHost) -> Observation {
@@ -32,21 +40,39 @@ async fn observed(host: &FakeHost) -> Observation {
 
 #[test]
 fn settings_have_a_default_and_a_range() {
-    assert_eq!(serde_json::from_str::<Settings>("{}").unwrap(), Settings { resolve_interval: 60 });
+    assert_eq!(
+        serde_json::from_str::<Settings>("{}").unwrap(),
+        Settings {
+            resolve_interval: 60
+        }
+    );
     assert!(serde_json::from_str::<Settings>(r#"{"resolve": 1}"#).is_err());
-    assert!(Plugin::new(Settings { resolve_interval: 0 }).is_err());
+    assert!(
+        Plugin::new(Settings {
+            resolve_interval: 0
+        })
+        .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn endpoints_are_offered_at_once_and_again_before_they_expire() {
     let (host, task) = run(60);
     let start = Instant::now();
-    host.put(peers(&[(1, false, Some("203.0.113.1:51820")), (2, false, Some("[2001:db8::2]:7")), (3, true, None)]));
+    host.put(peers(&[
+        (1, false, Some("203.0.113.1:51820")),
+        (2, false, Some("[2001:db8::2]:7")),
+        (3, true, None),
+    ]));
     let mut first = [observed(&host).await, observed(&host).await];
     first.sort_by_key(|observation| observation.peer);
     assert_eq!(first[0].address, "203.0.113.1:51820".parse().unwrap());
     assert_eq!(first[1].address, "[2001:db8::2]:7".parse().unwrap());
-    assert!(first.iter().all(|observation| observation.kind == CandidateKind::Mapped));
+    assert!(
+        first
+            .iter()
+            .all(|observation| observation.kind == CandidateKind::Mapped)
+    );
     assert!(start.elapsed() < Duration::from_secs(1));
     observed(&host).await;
     assert_eq!(start.elapsed().as_secs(), 60);
@@ -71,14 +97,20 @@ async fn a_wanted_peer_is_resolved_more_often_with_backoff_and_at_once_when_the_
     assert_eq!(start.elapsed().as_secs(), 135);
     host.put(peers(&[(1, false, Some("203.0.113.1:51820"))]));
     host.put(peers(&[(1, true, Some("203.0.113.9:51820"))]));
-    assert_eq!(observed(&host).await.address, "203.0.113.9:51820".parse().unwrap());
+    assert_eq!(
+        observed(&host).await.address,
+        "203.0.113.9:51820".parse().unwrap()
+    );
     assert_eq!(start.elapsed().as_secs(), 135);
 }
 
 #[tokio::test]
 async fn a_name_is_resolved_and_one_that_does_not_resolve_is_reported() {
     let (host, _task) = run(60);
-    host.put(peers(&[(1, true, Some("localhost:51820")), (2, true, Some("no-such-host.invalid:51820"))]));
+    host.put(peers(&[
+        (1, true, Some("localhost:51820")),
+        (2, true, Some("no-such-host.invalid:51820")),
+    ]));
     let (mut resolved, mut reported) = (false, false);
     while !(resolved && reported) {
         match host.effect().await {
@@ -87,9 +119,9 @@ async fn a_name_is_resolved_and_one_that_does_not_resolve_is_reported() {
                 resolved = true;
             }
             Effect::Reported(Health::Bad(problem)) => {
-                assert!(
-                    problem.starts_with("1 of 2 endpoints can't be resolved, such as no-such-host.invalid:51820: ")
-                );
+                assert!(problem.starts_with(
+                    "1 of 2 endpoints can't be resolved, such as no-such-host.invalid:51820: "
+                ));
                 reported = true;
             }
             Effect::Reported(Health::Good(_)) => {}
@@ -102,7 +134,11 @@ async fn a_name_is_resolved_and_one_that_does_not_resolve_is_reported() {
 async fn more_endpoints_than_lookups_at_a_time_are_all_resolved() {
     let (host, _task) = run(60);
     let texts: Vec<String> = (0..200).map(|n| format!("203.0.113.{n}:51820")).collect();
-    let all: Vec<_> = texts.iter().enumerate().map(|(n, text)| (n as u8, false, Some(text.as_str()))).collect();
+    let all: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(n, text)| (n as u8, false, Some(text.as_str())))
+        .collect();
     host.put(peers(&all));
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 200 {

@@ -11,7 +11,8 @@ use crate::{EndpointReason, Event, Time};
 
 use super::{CHECK, Check, FROM_WIREGUARD, LEARNED_LIFETIME, Peer, ROAM_DEAF, Selection};
 
-/// A session is live for this long after its handshake or last traffic (WireGuard's REJECT_AFTER_TIME).
+/// A session is live for this long after its handshake or last traffic (WireGuard's
+/// REJECT_AFTER_TIME).
 const LIVE: Duration = Duration::from_secs(180);
 /// Bytes that a keepalive of WireGuard's counts.
 const KEEPALIVE_LEN: u64 = 32;
@@ -36,13 +37,17 @@ pub(super) struct DeviceView {
     pub(super) setting: Option<(SocketAddr, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
     mark: (Option<Duration>, u64),
-    /// What came in before the next snapshot proves nothing of the path in use: it may have come by a relay.
+    /// What came in before the next snapshot proves nothing of the path in use: it may have come by
+    /// a relay.
     pub(super) marks_next: bool,
 }
 
 impl DeviceView {
     pub(super) fn is_live(&self, now: Time) -> bool {
-        [self.handshake_seen, self.rx_seen].into_iter().flatten().any(|at| now.since(at) < LIVE)
+        [self.handshake_seen, self.rx_seen]
+            .into_iter()
+            .flatten()
+            .any(|at| now.since(at) < LIVE)
     }
 
     /// There was a session, and nobody has had anything to say since.
@@ -71,7 +76,11 @@ impl DeviceView {
     }
 
     pub(super) fn live_until(&self) -> Option<Time> {
-        [self.handshake_seen, self.rx_seen].into_iter().flatten().max().map(|at| at + LIVE)
+        [self.handshake_seen, self.rx_seen]
+            .into_iter()
+            .flatten()
+            .max()
+            .map(|at| at + LIVE)
     }
 
     pub(super) fn mark(&mut self) {
@@ -83,14 +92,20 @@ impl DeviceView {
     }
 
     fn is_setting(&self, now: Time) -> bool {
-        self.setting.is_some_and(|(_, since)| now.since(since) < SETTING)
+        self.setting
+            .is_some_and(|(_, since)| now.since(since) < SETTING)
     }
 
-    /// Takes a row over; true if authentic traffic came in since the last one. `read_at`: the wall clock at the reading.
+    /// Takes a row over; true if authentic traffic came in since the last one. `read_at`: the wall
+    /// clock at the reading.
     fn update(&mut self, row: &DevicePeer, read_at: Option<Duration>, now: Time) -> bool {
-        let recreated = row.rx_bytes < self.rx_bytes || (self.last_handshake.is_some() && row.last_handshake.is_none());
+        let recreated = row.rx_bytes < self.rx_bytes
+            || (self.last_handshake.is_some() && row.last_handshake.is_none());
         if recreated {
-            *self = Self { setting: self.setting, ..Self::default() };
+            *self = Self {
+                setting: self.setting,
+                ..Self::default()
+            };
         }
         let handshake = row.last_handshake.is_some() && row.last_handshake != self.last_handshake;
         let received = self.known && row.rx_bytes > self.rx_bytes;
@@ -98,7 +113,8 @@ impl DeviceView {
         if handshake && self.known {
             self.handshake_seen = Some(now);
         } else if let Some(handshake) = row.last_handshake.filter(|_| handshake) {
-            // Only here the wall clock counts: whether a session that we find is one of these minutes or of last week.
+            // Only here the wall clock counts: whether a session that we find is one of these
+            // minutes or of last week.
             let age = read_at.map_or(Duration::ZERO, |read_at| read_at.saturating_sub(handshake));
             self.handshake_seen = (age < LIVE).then(|| now - age);
         }
@@ -130,7 +146,10 @@ impl Peer {
     /// A row of a snapshot, or its absence.
     pub(crate) fn handle_device(&mut self, row: Option<&DevicePeer>, env: &mut Env, now: Time) {
         let Some(row) = row else {
-            self.device = DeviceView { setting: self.device.setting, ..DeviceView::default() };
+            self.device = DeviceView {
+                setting: self.device.setting,
+                ..DeviceView::default()
+            };
             return;
         };
         let first_sight = !self.device.known;
@@ -149,23 +168,43 @@ impl Peer {
 
     /// What the device is known to have, when a reload makes a new peer of an old one.
     pub(super) fn inherit_device(&mut self, device: DeviceView, env: &mut Env, now: Time) {
-        self.device = DeviceView { setting: None, ..device };
+        self.device = DeviceView {
+            setting: None,
+            ..device
+        };
         if self.probes() {
             self.adopt(env, now);
         }
     }
 
     /// The shell's report on a `SetEndpoint`.
-    pub(crate) fn handle_endpoint_set(&mut self, endpoint: SocketAddr, ok: bool, env: &mut Env, now: Time) {
-        if self.device.setting.is_none_or(|(address, _)| address != endpoint) {
+    pub(crate) fn handle_endpoint_set(
+        &mut self,
+        endpoint: SocketAddr,
+        ok: bool,
+        env: &mut Env,
+        now: Time,
+    ) {
+        if self
+            .device
+            .setting
+            .is_none_or(|(address, _)| address != endpoint)
+        {
             return;
         }
         self.device.setting = None;
         if ok {
             self.device.endpoint = Some(endpoint);
             let checks = |selection: &Selection| matches!(selection.check, Check::Running { .. });
-            self.device.marks_next = self.selection.as_ref().is_some_and(|s| s.from_relay && checks(s));
-        } else if let Some(Selection { check: Check::Running { deadline, .. }, .. }) = &mut self.selection {
+            self.device.marks_next = self
+                .selection
+                .as_ref()
+                .is_some_and(|s| s.from_relay && checks(s));
+        } else if let Some(Selection {
+            check: Check::Running { deadline, .. },
+            ..
+        }) = &mut self.selection
+        {
             *deadline = (*deadline).min(now + CHECK / 3);
         }
         self.decide(env, now);
@@ -173,17 +212,24 @@ impl Peer {
 
     /// A device that ran before us: its session goes on as it is and is only verified by probes.
     fn adopt(&mut self, env: &mut Env, now: Time) {
-        let Some(address) = self.device.endpoint.filter(|_| self.selection.is_none()) else { return };
+        let Some(address) = self.device.endpoint.filter(|_| self.selection.is_none()) else {
+            return;
+        };
         self.learn_from_device(address, env, now);
         if self.device.handshake_seen.is_some() && self.table.get(&address).is_some() {
             self.take_over(address, false, now);
-            env.out.event(Event::Adopted { peer: self.spec.key, address });
+            env.out.event(Event::Adopted {
+                peer: self.spec.key,
+                address,
+            });
         }
     }
 
     /// Authentic traffic came in.
     fn on_traffic(&mut self, env: &mut Env, now: Time) {
-        let Some(address) = self.device.endpoint else { return };
+        let Some(address) = self.device.endpoint else {
+            return;
+        };
         let resists = self.resists(address, now);
         match &mut self.selection {
             Some(selection) if selection.address == address => {
@@ -203,7 +249,10 @@ impl Peer {
                 if let Some(entry) = self.table.get_mut(&address) {
                     entry.unblock();
                     self.take_over(address, true, now);
-                    env.out.event(Event::Roamed { peer: self.spec.key, address });
+                    env.out.event(Event::Roamed {
+                        peer: self.spec.key,
+                        address,
+                    });
                     self.on_connected(address, env);
                 }
             }
@@ -212,20 +261,33 @@ impl Peer {
 
     /// The device has lost an endpoint that is good.
     fn restore(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = self.selection.as_mut().filter(|selection| !selection.lost) else { return };
+        let Some(selection) = self.selection.as_mut().filter(|selection| !selection.lost) else {
+            return;
+        };
         let waiting = matches!(selection.check, Check::Deferred { .. });
         if self.device.endpoint.is_some() || self.device.is_setting(now) || waiting {
             return;
         }
         let address = selection.address;
-        selection.check = Check::Running { tries: 1, deadline: now + CHECK };
+        selection.check = Check::Running {
+            tries: 1,
+            deadline: now + CHECK,
+        };
         self.device.mark();
         self.set_endpoint(address, true, EndpointReason::Restored, env, now);
     }
 
     fn learn_from_device(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
         let origin = Origin::new(FROM_WIREGUARD);
-        self.learn(address, CandidateKind::PeerReflexive, &origin, now + LEARNED_LIFETIME, false, env, now);
+        self.learn(
+            address,
+            CandidateKind::PeerReflexive,
+            &origin,
+            now + LEARNED_LIFETIME,
+            false,
+            env,
+            now,
+        );
     }
 
     /// Makes what WireGuard uses the path in use.

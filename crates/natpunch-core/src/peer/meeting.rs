@@ -1,12 +1,14 @@
-//! Probes that leave on both sides at the same moment, as discovery can arrange: each has passed its own NAT before the
-//! other's arrives there, so that no NAT sees a packet that it does not expect.
+//! Probes that leave on both sides at the same moment, as discovery can arrange: each has passed
+//! its own NAT before the other's arrives there, so that no NAT sees a packet that it does not
+//! expect.
 //!
-//! A side says that it wants to meet when it knows where the peer may be, and is told the moment once both have said so.
-//! Until then it sends openers only. A side whose candidates have been known for a while is not the first to know of the
-//! other, and need not wait: the other's openers are out.
+//! A side says that it wants to meet when it knows where the peer may be, and is told the moment
+//! once both have said so. Until then it sends openers only. A side whose candidates have been
+//! known for a while is not the first to know of the other, and need not wait: the other's openers
+//! are out.
 //!
-//! Each server names a moment of its own, to both sides. Which word arrives first may differ between them, and a server
-//! may lie: so both fire at every server's moment.
+//! Each server names a moment of its own, to both sides. Which word arrives first may differ
+//! between them, and a server may lie: so both fire at every server's moment.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -49,15 +51,24 @@ impl Meeting {
 impl Peer {
     /// How to begin with a place that nothing was heard from.
     pub(super) fn first_burst(&self, address: SocketAddr, env: &Env, now: Time) -> Burst {
-        let Some(entry) = self.table.get(&address) else { return Burst::Direct };
+        let Some(entry) = self.table.get(&address) else {
+            return Burst::Direct;
+        };
         let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(address, entry);
         let known = env.published.is_some_and(|at| now.since(at) >= KNOWN);
-        if env.arranges && behind_nat && !known { Burst::Held } else { Burst::Direct }
+        if env.arranges && behind_nat && !known {
+            Burst::Held
+        } else {
+            Burst::Direct
+        }
     }
 
     /// A round begins: best if the peer's does, too.
     pub(super) fn ask_to_meet(&mut self, env: &mut Env, now: Time) {
-        let often = self.meeting.asked.is_some_and(|asked| now.since(asked) < EVERY);
+        let often = self
+            .meeting
+            .asked
+            .is_some_and(|asked| now.since(asked) < EVERY);
         let knows = self.table.iter().any(|(_, entry)| !entry.is_relay());
         if !often && knows && !self.is_settled(now) {
             self.meeting.asked = Some(now);
@@ -67,9 +78,19 @@ impl Peer {
     }
 
     /// The peer probes us at this moment, says this instance's server.
-    pub(crate) fn handle_fire(&mut self, origin: &Origin, after: Duration, env: &mut Env, now: Time) {
+    pub(crate) fn handle_fire(
+        &mut self,
+        origin: &Origin,
+        after: Duration,
+        env: &mut Env,
+        now: Time,
+    ) {
         env.arranges = true;
-        let Meeting { asked, told, fire_at } = &mut self.meeting;
+        let Meeting {
+            asked,
+            told,
+            fire_at,
+        } = &mut self.meeting;
         let asked = asked.is_some_and(|asked| now.since(asked) < PATIENCE);
         if asked && after <= MAX_DELAY && told.len() < MAX_ORIGINS && told.insert(origin.clone()) {
             fire_at.insert(now + after);
@@ -82,10 +103,15 @@ impl Peer {
         if moments == 0 || self.is_settled(now) {
             return;
         }
-        let aims =
-            |entry: &crate::candidates::Entry| !(entry.is_relay() || entry.is_proven(now) || entry.is_blocked(now));
-        let addresses: Vec<_> =
-            self.table.iter().filter(|(_, entry)| aims(entry)).map(|(address, _)| *address).collect();
+        let aims = |entry: &crate::candidates::Entry| {
+            !(entry.is_relay() || entry.is_proven(now) || entry.is_blocked(now))
+        };
+        let addresses: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| aims(entry))
+            .map(|(address, _)| *address)
+            .collect();
         for address in addresses {
             self.start_burst(address, Burst::Direct, now);
         }

@@ -1,10 +1,11 @@
 //! One peer: its candidates, the rounds of probing, the path in use.
 //!
-//! A path is *proven* when our ping was answered and the peer says that its own was. Of each pair, the node with the
-//! lower public key decides (it is *controlling*, RFC 8445): it nominates a proven path, and the other follows once that
-//! path is proven on its side too, so both always aim at each other and neither flaps. Then WireGuard's handshake is
-//! checked. Only the controlling side starts a first handshake: two WireGuard nodes that initiate at the same moment
-//! discard each other's answer and lose five seconds.
+//! A path is *proven* when our ping was answered and the peer says that its own was. Of each pair,
+//! the node with the lower public key decides (it is *controlling*, RFC 8445): it nominates a
+//! proven path, and the other follows once that path is proven on its side too, so both always aim
+//! at each other and neither flaps. Then WireGuard's handshake is checked. Only the controlling
+//! side starts a first handshake: two WireGuard nodes that initiate at the same moment discard each
+//! other's answer and lose five seconds.
 
 mod device;
 mod meeting;
@@ -44,16 +45,19 @@ const LEARNED_LIFETIME: Duration = Duration::from_secs(600);
 const CHECK: Duration = Duration::from_secs(3);
 /// Tries after which another proven path is preferred ...
 const CHECK_TRIES: u32 = 2;
-/// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5 s) fit in.
+/// ... and after which even the only one is given up for a while: two of WireGuard's own retries (5
+/// s) fit in.
 const CHECK_TRIES_ALONE: u32 = 6;
-/// The same where the path takes the place of a relay, which carries nothing meanwhile, and for a relay, of which there may
-/// be another; but at least three round trips.
+/// The same where the path takes the place of a relay, which carries nothing meanwhile, and for a
+/// relay, of which there may be another; but at least three round trips.
 const CHECK_SOON: Duration = Duration::from_secs(1);
-/// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the endpoint too ...
+/// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the
+/// endpoint too ...
 const DEFER: Duration = Duration::from_millis(250);
 /// ... and if none came some time after that, starts one: the first was lost.
 const DEFER_KICK: Duration = Duration::from_millis(750);
-/// A path in use whose pings go unanswered for this long, while WireGuard hears nothing either, is lost.
+/// A path in use whose pings go unanswered for this long, while WireGuard hears nothing either, is
+/// lost.
 const DEAD: Duration = Duration::from_secs(4);
 /// For this long after its last answer, a silent peer's natpunch is not taken to be off.
 const PROBED: Duration = Duration::from_secs(20);
@@ -66,10 +70,12 @@ const ROAM_DEAF: Duration = Duration::from_secs(2);
 /// A doubted path has this long (or three round trips) to answer.
 const DOUBT: Duration = Duration::from_millis(300);
 
-/// Pings to one peer's unproven places: at most this many at once, and this many per second in the long run.
+/// Pings to one peer's unproven places: at most this many at once, and this many per second in the
+/// long run.
 const MAX_CHECKS: u32 = 100;
 const CHECKS_PER_SECOND: u32 = 10;
-/// The same for answers to pings that may be replays: enough for a peer that has restarted and pings all our addresses.
+/// The same for answers to pings that may be replays: enough for a peer that has restarted and
+/// pings all our addresses.
 const MAX_UNSURE: u32 = 32;
 const UNSURE_PER_SECOND: u32 = 8;
 
@@ -150,7 +156,13 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(spec: PeerSpec, keys: Option<PairKeys>, own: &PeerKey, env: &mut Env, now: Time) -> Self {
+    pub(crate) fn new(
+        spec: PeerSpec,
+        keys: Option<PairKeys>,
+        own: &PeerKey,
+        env: &mut Env,
+        now: Time,
+    ) -> Self {
         let mut peer = Self {
             controlling: *own < spec.key,
             spec,
@@ -179,12 +191,14 @@ impl Peer {
         peer
     }
 
-    /// Takes over what a reload leaves of the peer that was here before. Where the keys are the same, nobody else tells it
-    /// again: discovery has handed the record over, and the other side may have changed nothing.
+    /// Takes over what a reload leaves of the peer that was here before. Where the keys are the
+    /// same, nobody else tells it again: discovery has handed the record over, and the other side
+    /// may have changed nothing.
     pub(crate) fn inherit(&mut self, predecessor: Self, env: &mut Env, now: Time) {
         let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
         if pair(self) == pair(&predecessor) {
-            // Else the peer would take our probes for replays of this run, and we replays of its for new.
+            // Else the peer would take our probes for replays of this run, and we replays of its
+            // for new.
             (self.sequence, self.remote) = (predecessor.sequence, predecessor.remote);
             let mut table = predecessor.table;
             // What WireGuard uses is adopted again if it is alive.
@@ -207,17 +221,24 @@ impl Peer {
 
     /// The address in use, which is never forgotten.
     fn keep(&self) -> Option<SocketAddr> {
-        self.selection.as_ref().map(|selection| selection.address).or(self.device.endpoint)
+        self.selection
+            .as_ref()
+            .map(|selection| selection.address)
+            .or(self.device.endpoint)
     }
 
     fn is_selected(&self, address: SocketAddr) -> bool {
-        self.selection.as_ref().is_some_and(|selection| selection.address == address)
+        self.selection
+            .as_ref()
+            .is_some_and(|selection| selection.address == address)
     }
 
     /// WireGuard works, as far as can be seen.
     pub(crate) fn is_connected(&self, now: Time) -> bool {
         if self.probes() {
-            self.selection.as_ref().is_some_and(|selection| selection.check == Check::Passed && !selection.lost)
+            self.selection
+                .as_ref()
+                .is_some_and(|selection| selection.check == Check::Passed && !selection.lost)
         } else {
             self.device.is_live(now) || self.device.is_idle(now)
         }
@@ -225,7 +246,8 @@ impl Peer {
 
     /// A candidate from discovery.
     pub(crate) fn handle_candidate(&mut self, candidate: &Candidate, env: &mut Env, now: Time) {
-        // Only an authenticated packet makes a candidate peer-reflexive, and that is seen here, not by discovery.
+        // Only an authenticated packet makes a candidate peer-reflexive, and that is seen here, not
+        // by discovery.
         let kind = match candidate.kind {
             CandidateKind::PeerReflexive => CandidateKind::Reflexive,
             kind => kind,
@@ -233,18 +255,40 @@ impl Peer {
         if candidate.lifetime.is_zero() {
             self.withdraw(candidate.address, &candidate.origin, now);
         } else {
-            self.learn(candidate.address, kind, &candidate.origin, now + candidate.lifetime, false, env, now);
+            self.learn(
+                candidate.address,
+                kind,
+                &candidate.origin,
+                now + candidate.lifetime,
+                false,
+                env,
+                now,
+            );
         }
         self.decide(env, now);
     }
 
     /// A sealed record for which this peer's tag was found.
     pub(crate) fn handle_record(&mut self, origin: &Origin, blob: &[u8], env: &mut Env, now: Time) {
-        let Some(contents) = self.keys.as_ref().and_then(|keys| Contents::open(&keys.inbound, blob)) else { return };
-        let Contents { counter, lifetime, candidates } = contents;
-        let known = self.record.as_ref().filter(|known| counter <= known.counter);
+        let Some(contents) = self
+            .keys
+            .as_ref()
+            .and_then(|keys| Contents::open(&keys.inbound, blob))
+        else {
+            return;
+        };
+        let Contents {
+            counter,
+            lifetime,
+            candidates,
+        } = contents;
+        let known = self
+            .record
+            .as_ref()
+            .filter(|known| counter <= known.counter);
         let expires = match known {
-            // The same record through another store, or read again: its lifetime still counts from its first receipt.
+            // The same record through another store, or read again: its lifetime still counts from
+            // its first receipt.
             Some(known) if counter == known.counter => known.expires,
             Some(_) => return,
             None => now + lifetime,
@@ -256,7 +300,16 @@ impl Peer {
         if expires <= now {
             return;
         }
-        self.take_record(Received { counter, expires, origin: origin.clone(), candidates }, env, now);
+        self.take_record(
+            Received {
+                counter,
+                expires,
+                origin: origin.clone(),
+                candidates,
+            },
+            env,
+            now,
+        );
         self.table.expire(self.keep(), now);
         if is_news {
             self.meet(env, now);
@@ -268,7 +321,15 @@ impl Peer {
         // A plain peer has none; what was left before it became one is for its successor.
         if self.spec.managed {
             for (kind, address) in &record.candidates {
-                self.learn(*address, *kind, &record.origin, record.expires, true, env, now);
+                self.learn(
+                    *address,
+                    *kind,
+                    &record.origin,
+                    record.expires,
+                    true,
+                    env,
+                    now,
+                );
             }
         }
         self.record = Some(record);
@@ -285,21 +346,41 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        let Ok(address) = env.admit(address) else { return };
+        let Ok(address) = env.admit(address) else {
+            return;
+        };
         if !self.permits(address, kind, origin) {
             return;
         }
         let keep = self.keep();
-        if !self.table.learn(Offer { address, kind, origin, expires, recorded }, keep, now) {
+        if !self.table.learn(
+            Offer {
+                address,
+                kind,
+                origin,
+                expires,
+                recorded,
+            },
+            keep,
+            now,
+        ) {
             // Said anew of a relay: a side is bound that was not when it was probed last.
             let unproven = |entry: &Entry| entry.is_relay() && !entry.is_proven(now);
-            if self.probes() && kind == CandidateKind::Relay && self.table.get(&address).is_some_and(unproven) {
+            if self.probes()
+                && kind == CandidateKind::Relay
+                && self.table.get(&address).is_some_and(unproven)
+            {
                 self.start_burst(address, Burst::Direct, now);
             }
             return;
         }
         let kind = self.table.get(&address).map_or(kind, |entry| entry.kind);
-        env.out.event(Event::CandidateLearned { peer: self.spec.key, address, kind, origin: origin.clone() });
+        env.out.event(Event::CandidateLearned {
+            peer: self.spec.key,
+            address,
+            kind,
+            origin: origin.clone(),
+        });
         if self.probes() {
             self.start_burst(address, self.first_burst(address, env, now), now);
             self.on_new_candidate(now);
@@ -309,7 +390,8 @@ impl Peer {
         }
     }
 
-    /// Addresses, routes or time have jumped: everything is probed anew, the path in use stays until replaced.
+    /// Addresses, routes or time have jumped: everything is probed anew, the path in use stays
+    /// until replaced.
     pub(crate) fn handle_network_change(&mut self, env: &mut Env, now: Time) {
         for (_, entry) in self.table.iter_mut() {
             entry.forget_proof();
@@ -323,7 +405,13 @@ impl Peer {
 
     /// The path in use has to answer again soon or make way for one that does.
     fn doubt(&mut self, now: Time) {
-        let Some(selection) = self.selection.as_mut().filter(|selection| selection.doubted.is_none()) else { return };
+        let Some(selection) = self
+            .selection
+            .as_mut()
+            .filter(|selection| selection.doubted.is_none())
+        else {
+            return;
+        };
         selection.doubted = Some(now);
         let address = selection.address;
         self.start_burst(address, Burst::Direct, now);
@@ -338,12 +426,19 @@ impl Peer {
 
     /// How long WireGuard has to show that it works at an address.
     fn patience(&self, address: SocketAddr, soon: bool) -> Duration {
-        if soon { CHECK_SOON.max(self.rtt(&address) * 3) } else { CHECK }
+        if soon {
+            CHECK_SOON.max(self.rtt(&address) * 3)
+        } else {
+            CHECK
+        }
     }
 
     /// The round trip to an address as far as it is known, else zero.
     fn rtt(&self, address: &SocketAddr) -> Duration {
-        self.table.get(address).and_then(|entry| entry.rtt).unwrap_or_default()
+        self.table
+            .get(address)
+            .and_then(|entry| entry.rtt)
+            .unwrap_or_default()
     }
 
     /// Everything that is due.
@@ -368,7 +463,11 @@ impl Peer {
             at(self.plain_timeout(now));
             return next;
         }
-        at(self.table.iter().filter_map(|(_, entry)| entry.next_ping).min());
+        at(self
+            .table
+            .iter()
+            .filter_map(|(_, entry)| entry.next_ping)
+            .min());
         at(self.round.next_timeout());
         at(self.meeting.fires_at());
         at(self.relaying_timeout(now));
@@ -390,20 +489,33 @@ impl Peer {
         }
         if !self.probes() {
             self.decide_plain(env, now);
-        } else if let Some((address, reason)) = if self.controlling { self.choose(now) } else { self.follow(now) } {
+        } else if let Some((address, reason)) = if self.controlling {
+            self.choose(now)
+        } else {
+            self.follow(now)
+        } {
             self.select(address, reason, env, now);
         }
     }
 
     /// The controlling side's choice, if it differs from the path in use.
     fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
-        let proven = || self.table.iter().filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now));
+        let proven = || {
+            self.table
+                .iter()
+                .filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now))
+        };
         let Some(selection) = &self.selection else {
-            // Where there is nothing to lose, a relay's pong is enough, unless a direct path is as far.
-            let direct = self.table.iter().any(|(_, entry)| !entry.is_relay() && entry.is_answered(now));
+            // Where there is nothing to lose, a relay's pong is enough, unless a direct path is as
+            // far.
+            let direct = self
+                .table
+                .iter()
+                .any(|(_, entry)| !entry.is_relay() && entry.is_answered(now));
             let early = !direct && !self.device.is_live(now);
             let usable = self.table.iter().filter(|(_, entry)| {
-                !entry.is_blocked(now) && (entry.is_proven(now) || early && entry.is_relay() && entry.is_answered(now))
+                !entry.is_blocked(now)
+                    && (entry.is_proven(now) || early && entry.is_relay() && entry.is_answered(now))
             });
             return Some((self.best(usable)?, EndpointReason::FirstPath));
         };
@@ -413,12 +525,14 @@ impl Peer {
             let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
             let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
             let best = self.best(fresh)?;
-            return (selection.lost || best != selection.address).then_some((best, EndpointReason::PathLost));
+            return (selection.lost || best != selection.address)
+                .then_some((best, EndpointReason::PathLost));
         }
         let on_relay = self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only;
         if on_relay {
             // Anything else is better, as soon as it may be tried.
-            let may_leave = now.since(selection.since) >= relaying::STAY && now >= self.retreat.until;
+            let may_leave =
+                now.since(selection.since) >= relaying::STAY && now >= self.retreat.until;
             let direct = proven().filter(|(_, entry)| !entry.is_relay() && may_leave);
             if let Some(best) = self.best(direct) {
                 return Some((best, EndpointReason::BetterPath));
@@ -433,43 +547,63 @@ impl Peer {
             return None;
         }
         let better = proven()
-            .filter(|(address, entry)| **address != selection.address && entry.wins >= path::SAMPLES)
+            .filter(|(address, entry)| {
+                **address != selection.address && entry.wins >= path::SAMPLES
+            })
             .filter(|(_, entry)| !on_relay || entry.is_relay());
         Some((self.best(better)?, EndpointReason::BetterPath))
     }
 
     /// The best of these paths.
-    fn best<'a>(&self, paths: impl Iterator<Item = (&'a SocketAddr, &'a Entry)>) -> Option<SocketAddr> {
+    fn best<'a>(
+        &self,
+        paths: impl Iterator<Item = (&'a SocketAddr, &'a Entry)>,
+    ) -> Option<SocketAddr> {
         let relays = self.spec.relays.as_deref();
-        paths.min_by_key(|(address, entry)| entry.rank(**address, relays)).map(|(address, _)| *address)
+        paths
+            .min_by_key(|(address, entry)| entry.rank(**address, relays))
+            .map(|(address, _)| *address)
     }
 
     /// The controlled side follows the last nomination, once proven here too.
     fn follow(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
         let nominated = self.nominated?;
         let entry = self.table.get(&nominated)?;
-        let settled = self.selection.as_ref().is_some_and(|s| s.address == nominated && !s.lost);
-        (!settled && entry.is_proven(now) && !entry.is_blocked(now)).then_some((nominated, EndpointReason::Nominated))
+        let settled = self
+            .selection
+            .as_ref()
+            .is_some_and(|s| s.address == nominated && !s.lost);
+        (!settled && entry.is_proven(now) && !entry.is_blocked(now))
+            .then_some((nominated, EndpointReason::Nominated))
     }
 
     fn select(&mut self, address: SocketAddr, reason: EndpointReason, env: &mut Env, now: Time) {
         let from_relay = self.leave_for(address, now);
-        let lost = self.selection.as_ref().is_some_and(|selection| selection.lost);
+        let lost = self
+            .selection
+            .as_ref()
+            .is_some_and(|selection| selection.lost);
         let live = self.device.is_live(now) && !lost;
         let already = self.device.endpoint == Some(address);
         self.device.mark();
         // What was shown on another path is no sign on this one.
         self.sign_of_life_after = now;
-        // Where WireGuard has worked before and probes work again, it is left alone, unless it needs a handshake: of two that
-        // cross, as both sides' would now, neither comes to anything.
+        // Where WireGuard has worked before and probes work again, it is left alone, unless it
+        // needs a handshake: of two that cross, as both sides' would now, neither comes to
+        // anything.
         let check = if already && self.device.needs_no_handshake(now) {
             Check::Passed
         } else if self.controlling || live {
             self.set_endpoint(address, true, reason, env, now);
             let soon = from_relay || self.is_relay(&address);
-            Check::Running { tries: 1, deadline: now + self.patience(address, soon) }
+            Check::Running {
+                tries: 1,
+                deadline: now + self.patience(address, soon),
+            }
         } else {
-            Check::Deferred { until: now + DEFER.max(self.rtt(&address) * 2 + DEFER / 5) }
+            Check::Deferred {
+                until: now + DEFER.max(self.rtt(&address) * 2 + DEFER / 5),
+            }
         };
         self.selection = Some(Selection {
             address,
@@ -486,7 +620,11 @@ impl Peer {
         for (_, entry) in self.table.iter_mut() {
             entry.wins = 0;
         }
-        env.out.event(Event::PathSelected { peer: self.spec.key, address, reason });
+        env.out.event(Event::PathSelected {
+            peer: self.spec.key,
+            address,
+            reason,
+        });
         if check == Check::Passed {
             self.on_connected(address, env);
         }
@@ -501,31 +639,53 @@ impl Peer {
         if let Some(entry) = self.table.get_mut(&address) {
             entry.unblock();
         }
-        env.out.event(Event::Connected { peer: self.spec.key, address });
+        env.out.event(Event::Connected {
+            peer: self.spec.key,
+            address,
+        });
     }
 
-    fn set_endpoint(&mut self, endpoint: SocketAddr, kick: bool, reason: EndpointReason, env: &mut Env, now: Time) {
+    fn set_endpoint(
+        &mut self,
+        endpoint: SocketAddr,
+        kick: bool,
+        reason: EndpointReason,
+        env: &mut Env,
+        now: Time,
+    ) {
         self.device.setting = Some((endpoint, now));
         let peer = self.spec.key;
-        env.out.set_endpoint(peer, Command::SetEndpoint { peer, endpoint, kick, reason });
+        env.out.set_endpoint(
+            peer,
+            Command::SetEndpoint {
+                peer,
+                endpoint,
+                kick,
+                reason,
+            },
+        );
     }
 
     /// Follows up on what WireGuard made of the path in use.
     fn check_selection(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = &mut self.selection else { return };
+        let Some(selection) = &mut self.selection else {
+            return;
+        };
         let address = selection.address;
         match selection.check {
             Check::Deferred { until } if until <= now => {
-                selection.check = Check::Running { tries: 0, deadline: now + DEFER_KICK };
+                selection.check = Check::Running {
+                    tries: 0,
+                    deadline: now + DEFER_KICK,
+                };
                 if self.device.endpoint != Some(address) {
                     self.set_endpoint(address, false, EndpointReason::Nominated, env, now);
                 }
             }
             Check::Running { tries, deadline } if deadline <= now => {
-                let alone = !self
-                    .table
-                    .iter()
-                    .any(|(other, entry)| *other != address && entry.is_proven(now) && !entry.is_blocked(now));
+                let alone = !self.table.iter().any(|(other, entry)| {
+                    *other != address && entry.is_proven(now) && !entry.is_blocked(now)
+                });
                 let from_relay = selection.from_relay;
                 let limit = match alone {
                     true => CHECK_TRIES_ALONE,
@@ -533,15 +693,23 @@ impl Peer {
                     false => CHECK_TRIES,
                 };
                 if tries < limit {
-                    let deadline = now + self.patience(address, from_relay || !alone && self.is_relay(&address));
-                    self.selection.iter_mut().for_each(|s| s.check = Check::Running { tries: tries + 1, deadline });
+                    let deadline = now
+                        + self.patience(address, from_relay || !alone && self.is_relay(&address));
+                    self.selection.iter_mut().for_each(|s| {
+                        s.check = Check::Running {
+                            tries: tries + 1,
+                            deadline,
+                        }
+                    });
                     self.set_endpoint(address, true, EndpointReason::Retry, env, now);
                 } else {
                     self.block(address, env, now);
                 }
             }
             Check::Passed if !selection.lost => {
-                let Some(selection) = &self.selection else { return };
+                let Some(selection) = &self.selection else {
+                    return;
+                };
                 if self.dead_at(selection, now) <= now {
                     self.lose(env, now);
                 }
@@ -553,11 +721,20 @@ impl Peer {
     /// Probes pass, WireGuard does not: on to the next path.
     fn block(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
         // Where WireGuard passes nowhere, no path is to blame.
-        let nowhere = self.table.iter().any(|(other, entry)| *other != address && entry.is_blocked(now));
-        let until = self.table.get_mut(&address).map_or(now, |entry| entry.block(nowhere, now));
+        let nowhere = self
+            .table
+            .iter()
+            .any(|(other, entry)| *other != address && entry.is_blocked(now));
+        let until = self
+            .table
+            .get_mut(&address)
+            .map_or(now, |entry| entry.block(nowhere, now));
         self.selection = None;
         self.nominated = None;
-        env.out.event(Event::WireGuardBlocked { peer: self.spec.key, address });
+        env.out.event(Event::WireGuardBlocked {
+            peer: self.spec.key,
+            address,
+        });
         if !self.is_relay(&address) {
             self.round.be_silent_until(until);
         }
@@ -565,12 +742,25 @@ impl Peer {
 
     /// The path in use no longer shows any sign of life.
     fn lose(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = &mut self.selection else { return };
+        let Some(selection) = &mut self.selection else {
+            return;
+        };
         selection.lost = true;
         let address = selection.address;
-        env.out.event(Event::PathLost { peer: self.spec.key, address });
-        let silent = self.table.get(&address).and_then(|entry| entry.unanswered_since).unwrap_or(now);
-        for (_, entry) in self.table.iter_mut().filter(|(_, entry)| !entry.is_answered_since(silent)) {
+        env.out.event(Event::PathLost {
+            peer: self.spec.key,
+            address,
+        });
+        let silent = self
+            .table
+            .get(&address)
+            .and_then(|entry| entry.unanswered_since)
+            .unwrap_or(now);
+        for (_, entry) in self
+            .table
+            .iter_mut()
+            .filter(|(_, entry)| !entry.is_answered_since(silent))
+        {
             entry.forget_proof();
         }
         self.nominated = None;
@@ -583,7 +773,10 @@ impl Peer {
         let probed = selection.answered.is_some_and(|at| now.since(at) < PROBED);
         let patience = if probed { DEAD } else { DEAD_UNPROBED };
         let traffic = self.device.rx_seen.map_or(Time::ZERO, |at| at + patience);
-        let silent = self.table.get(&selection.address).and_then(|entry| entry.unanswered_since);
+        let silent = self
+            .table
+            .get(&selection.address)
+            .and_then(|entry| entry.unanswered_since);
         let pong = silent.map_or(now + DEAD_UNPROBED, |since| since + DEAD);
         traffic.max(pong).max(selection.since + DEAD)
     }

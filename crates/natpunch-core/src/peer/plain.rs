@@ -1,5 +1,5 @@
-//! Plain WireGuard peers, which answer no probes: their endpoint is set as plain WireGuard tools would set it, one
-//! candidate after the other, and never over a live one.
+//! Plain WireGuard peers, which answer no probes: their endpoint is set as plain WireGuard tools
+//! would set it, one candidate after the other, and never over a live one.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -14,8 +14,12 @@ use super::Peer;
 /// How long WireGuard has to make a handshake with a candidate; it sends two initiations in it.
 const TRY: Duration = Duration::from_secs(10);
 /// Pause after each fruitless pass over all candidates; the last one repeats.
-const PAUSE: [Duration; 4] =
-    [Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(5 * 60), Duration::from_secs(15 * 60)];
+const PAUSE: [Duration; 4] = [
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+];
 
 #[derive(Debug, Default)]
 pub(super) struct PlainTries {
@@ -49,9 +53,17 @@ impl Peer {
         if std::mem::take(&mut self.plain.paused) {
             self.plain.tried.clear();
         }
-        let untried = self.table.iter().filter(|(address, _)| !self.plain.tried.contains(*address));
+        let untried = self
+            .table
+            .iter()
+            .filter(|(address, _)| !self.plain.tried.contains(*address));
         let best = untried.min_by_key(|(address, entry)| {
-            (Reverse(env.local.can_reach(address.ip())), entry.kind, entry.learned, **address)
+            (
+                Reverse(env.local.can_reach(address.ip())),
+                entry.kind,
+                entry.learned,
+                **address,
+            )
         });
         if let Some((address, _)) = best {
             let address = *address;
@@ -60,12 +72,20 @@ impl Peer {
             self.set_endpoint(address, true, EndpointReason::Plain, env, now);
             return;
         }
-        let pause = PAUSE.get(self.plain.passes).or(PAUSE.last()).copied().unwrap_or_default();
+        let pause = PAUSE
+            .get(self.plain.passes)
+            .or(PAUSE.last())
+            .copied()
+            .unwrap_or_default();
         self.plain.passes += 1;
         self.plain.paused = true;
         self.plain.next = Some(now + pause);
         let reason = self.unreachable_reason(env.local.mapping(), now);
-        env.out.event(Event::Unreachable { peer: self.spec.key, reason, retry_in: pause });
+        env.out.event(Event::Unreachable {
+            peer: self.spec.key,
+            reason,
+            retry_in: pause,
+        });
     }
 
     /// When the next try is due, or a live session ends.

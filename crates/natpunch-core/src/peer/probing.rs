@@ -25,7 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRIES: u32 = 14;
 /// Ping interval when it is.
 const SLOW: Duration = Duration::from_secs(10);
-/// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30 s).
+/// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30
+/// s).
 const WARM: Duration = Duration::from_secs(20);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
@@ -33,7 +34,8 @@ const REEVALUATE: Duration = Duration::from_secs(60);
 const RETRY_UNPROVEN: Duration = Duration::from_secs(300);
 /// A ping that is due this soon need not be triggered.
 const SOON: Duration = Duration::from_millis(100);
-/// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping timer (30 s).
+/// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping
+/// timer (30 s).
 pub(super) const HOLE: Duration = Duration::from_secs(22);
 /// The peer's WireGuard is shown that ours is alive at most this often.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
@@ -50,19 +52,31 @@ pub(super) struct Remote {
 
 impl Remote {
     fn new(session: u64) -> Self {
-        Self { session, highest: 0, seen: 0 }
+        Self {
+            session,
+            highest: 0,
+            seen: 0,
+        }
     }
 
     /// True the first time that a sequence number is shown and is not too old to tell.
     fn is_new(&mut self, sequence: u64) -> bool {
         if sequence > self.highest {
             let ahead = sequence - self.highest;
-            self.seen = if ahead < 64 { self.seen << ahead | 1 } else { 1 };
+            self.seen = if ahead < 64 {
+                self.seen << ahead | 1
+            } else {
+                1
+            };
             self.highest = sequence;
             return true;
         }
         let behind = self.highest - sequence;
-        let bit = if behind < 64 { 1_u64 << behind } else { return false };
+        let bit = if behind < 64 {
+            1_u64 << behind
+        } else {
+            return false;
+        };
         let new = self.seen & bit == 0;
         self.seen |= bit;
         new
@@ -82,12 +96,18 @@ impl Peer {
     /// Sends the pings that are due, as far as the budget reaches.
     pub(super) fn send_pings(&mut self, env: &mut Env, now: Time) {
         let due = |next: Option<Time>| next.is_some_and(|at| at <= now);
-        let addresses: Vec<SocketAddr> =
-            self.table.iter().filter(|(_, entry)| due(entry.next_ping)).map(|(address, _)| *address).collect();
+        let addresses: Vec<SocketAddr> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| due(entry.next_ping))
+            .map(|(address, _)| *address)
+            .collect();
         for address in addresses {
             let selected = self.is_selected(address);
             let exhausted = !selected && !self.checks.take(now);
-            let Some(entry) = self.table.get_mut(&address) else { continue };
+            let Some(entry) = self.table.get_mut(&address) else {
+                continue;
+            };
             if exhausted || entry.is_blocked(now) {
                 entry.next_ping = None;
             } else if env.pings.take(now) {
@@ -109,38 +129,62 @@ impl Peer {
     }
 
     fn send_ping(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        let Some(payload) = self.ping(address, env, now) else { return };
+        let Some(payload) = self.ping(address, env, now) else {
+            return;
+        };
         let ttl = self.table.get(&address).and_then(|entry| entry.ttl(now));
-        env.out.transmit(Transmit { destination: address, source: None, ttl, payload });
+        env.out.transmit(Transmit {
+            destination: address,
+            source: None,
+            ttl,
+            payload,
+        });
         let selected = self.is_selected(address);
         let settled = self.is_settled(now);
         let stands_by = self.standby(now) == Some(address);
-        let Some(entry) = self.table.get_mut(&address) else { return };
+        let Some(entry) = self.table.get_mut(&address) else {
+            return;
+        };
         entry.on_ping(now);
-        // The next moment of the burst that is still to come; a ping out of turn takes the place of the last due one.
-        entry.step = entry.burst.due(now.since(entry.burst_started)).max(entry.step);
-        entry.next_ping = entry.burst.offset(entry.step).map(|offset| entry.burst_started + offset).or_else(|| {
-            let wait = match entry.unanswered {
-                0..=HURRIES if selected => RETRY.min(HURRY.max(entry.rtt.unwrap_or_default() * 3 / 2)),
-                0..=RETRIES if selected => RETRY,
-                _ if selected => SLOW,
-                _ if stands_by => WARM,
-                _ => match (entry.is_proven(now), settled) {
-                    (true, true) => REEVALUATE,
-                    (true, false) if entry.is_relay() => REEVALUATE,
-                    (true, false) => KEEPALIVE,
-                    (false, true) => RETRY_UNPROVEN,
-                    (false, false) if entry.keeps_hole => HOLE,
-                    // The next round comes.
-                    (false, false) => return None,
-                },
-            };
-            Some(now + env.jitter(wait))
-        });
+        // The next moment of the burst that is still to come; a ping out of turn takes the place of
+        // the last due one.
+        entry.step = entry
+            .burst
+            .due(now.since(entry.burst_started))
+            .max(entry.step);
+        entry.next_ping = entry
+            .burst
+            .offset(entry.step)
+            .map(|offset| entry.burst_started + offset)
+            .or_else(|| {
+                let wait = match entry.unanswered {
+                    0..=HURRIES if selected => {
+                        RETRY.min(HURRY.max(entry.rtt.unwrap_or_default() * 3 / 2))
+                    }
+                    0..=RETRIES if selected => RETRY,
+                    _ if selected => SLOW,
+                    _ if stands_by => WARM,
+                    _ => match (entry.is_proven(now), settled) {
+                        (true, true) => REEVALUATE,
+                        (true, false) if entry.is_relay() => REEVALUATE,
+                        (true, false) => KEEPALIVE,
+                        (false, true) => RETRY_UNPROVEN,
+                        (false, false) if entry.keeps_hole => HOLE,
+                        // The next round comes.
+                        (false, false) => return None,
+                    },
+                };
+                Some(now + env.jitter(wait))
+            });
     }
 
     /// The bytes of a ping to an address, whose pong is awaited from now on.
-    pub(super) fn ping(&mut self, destination: SocketAddr, env: &mut Env, now: Time) -> Option<Vec<u8>> {
+    pub(super) fn ping(
+        &mut self,
+        destination: SocketAddr,
+        env: &mut Env,
+        now: Time,
+    ) -> Option<Vec<u8>> {
         let mut transaction = [0; 12];
         env.rng.fill_bytes(&mut transaction);
         let mut probe = self.probe(Kind::Ping, destination, env, now);
@@ -149,17 +193,27 @@ impl Peer {
             probe.hosts = env.local.ping_hosts();
         }
         let payload = probe.seal(&self.keys.as_ref()?.outbound, &mut env.rng);
-        self.pending.push(PendingPing { transaction, destination, sent: now });
+        self.pending.push(PendingPing {
+            transaction,
+            destination,
+            sent: now,
+        });
         Some(payload)
     }
 
     /// What every probe on a path tells.
     fn probe(&mut self, kind: Kind, address: SocketAddr, env: &Env, now: Time) -> Probe {
         self.sequence += 1;
-        let in_use = self.selection.as_ref().filter(|selection| selection.address == address && !selection.lost);
+        let in_use = self
+            .selection
+            .as_ref()
+            .filter(|selection| selection.address == address && !selection.lost);
         Probe {
             kind,
-            heard: self.table.get(&address).is_some_and(|entry| entry.is_answered(now)),
+            heard: self
+                .table
+                .get(&address)
+                .is_some_and(|entry| entry.is_answered(now)),
             in_use: in_use.is_some(),
             checking: in_use.is_some_and(|selection| match selection.check {
                 Check::Deferred { .. } => false,
@@ -187,8 +241,16 @@ impl Peer {
         if !self.probes() {
             return;
         }
-        let Some(probe) = self.keys.as_ref().and_then(|keys| Probe::open(&keys.inbound, datagram)) else { return };
-        let Ok(source) = env.admit(source) else { return };
+        let Some(probe) = self
+            .keys
+            .as_ref()
+            .and_then(|keys| Probe::open(&keys.inbound, datagram))
+        else {
+            return;
+        };
+        let Ok(source) = env.admit(source) else {
+            return;
+        };
         if self.spec.relay == RelayPolicy::Only && !self.is_relay(&source) {
             return;
         }
@@ -199,9 +261,16 @@ impl Peer {
         self.decide(env, now);
     }
 
-    fn handle_ping(&mut self, source: SocketAddr, destination: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
-        // A ping of the peer's present run that names our session was made after we started. Anything else may be a
-        // replay, from a forged source even.
+    fn handle_ping(
+        &mut self,
+        source: SocketAddr,
+        destination: Option<IpAddr>,
+        ping: &Probe,
+        env: &mut Env,
+        now: Time,
+    ) {
+        // A ping of the peer's present run that names our session was made after we started.
+        // Anything else may be a replay, from a forged source even.
         let knows_us = ping.to_session == env.session;
         let fresh = knows_us && {
             let remote = self.remote.get_or_insert_with(|| Remote::new(ping.session));
@@ -214,12 +283,18 @@ impl Peer {
             return;
         }
         if !fresh {
-            // It gets one packet of its size, and nothing else changes: an answer, which tells an honest peer our
-            // session, so that it is named in its next ping; and then a ping, whose answer tells us the peer's.
+            // It gets one packet of its size, and nothing else changes: an answer, which tells an
+            // honest peer our session, so that it is named in its next ping; and then a ping, whose
+            // answer tells us the peer's.
             if !knows_us {
                 self.send_pong(source, destination, ping, env, now);
             } else if let Some(payload) = self.ping(source, env, now) {
-                env.out.transmit(Transmit { destination: source, source: None, ttl: None, payload });
+                env.out.transmit(Transmit {
+                    destination: source,
+                    source: None,
+                    ttl: None,
+                    payload,
+                });
             }
             return;
         }
@@ -237,7 +312,14 @@ impl Peer {
         self.send_pings(env, now);
     }
 
-    fn send_pong(&mut self, destination: SocketAddr, pinged: Option<IpAddr>, ping: &Probe, env: &mut Env, now: Time) {
+    fn send_pong(
+        &mut self,
+        destination: SocketAddr,
+        pinged: Option<IpAddr>,
+        ping: &Probe,
+        env: &mut Env,
+        now: Time,
+    ) {
         let mut pong = self.probe(Kind::Pong, destination, env, now);
         pong.transaction = ping.transaction;
         // Which may be a later run of the peer than the one that we have heard from.
@@ -247,16 +329,27 @@ impl Peer {
         let payload = pong.seal(&keys.outbound, &mut env.rng);
         // Answer from the address that was pinged, unless that was a broadcast.
         let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
-        env.out.transmit(Transmit { destination, source, ttl: None, payload });
+        env.out.transmit(Transmit {
+            destination,
+            source,
+            ttl: None,
+            payload,
+        });
     }
 
     fn handle_pong(&mut self, source: SocketAddr, pong: &Probe, env: &mut Env, now: Time) {
         if pong.to_session != env.session && pong.to_session != 0 {
             return;
         }
-        let Some(ping) = self.pending.take(&pong.transaction, now) else { return };
+        let Some(ping) = self.pending.take(&pong.transaction, now) else {
+            return;
+        };
         // The transaction was random: this is the peer's present run.
-        if self.remote.as_ref().is_none_or(|remote| remote.session != pong.session) {
+        if self
+            .remote
+            .as_ref()
+            .is_none_or(|remote| remote.session != pong.session)
+        {
             if self.remote.is_some() {
                 self.on_restart(env, now);
             }
@@ -264,7 +357,8 @@ impl Peer {
         }
         self.seen_as = pong.observed;
         if ping.destination != source {
-            // The answer to a beacon, or from a peer with several addresses: a place to ask, not a proof.
+            // The answer to a beacon, or from a peer with several addresses: a place to ask, not a
+            // proof.
             self.learn_from_peer(source, CandidateKind::PeerReflexive, env, now);
             self.trigger(source, now);
             self.send_pings(env, now);
@@ -281,32 +375,60 @@ impl Peer {
             .selection
             .as_ref()
             .filter(|selection| selection.address != source)
-            .and_then(|selection| Some(self.table.get(&selection.address)?.rank(selection.address, relays)));
-        let Some(entry) = self.table.get_mut(&source) else { return };
+            .and_then(|selection| {
+                Some(
+                    self.table
+                        .get(&selection.address)?
+                        .rank(selection.address, relays),
+                )
+            });
+        let Some(entry) = self.table.get_mut(&source) else {
+            return;
+        };
         let news = !entry.is_answered(now);
         entry.on_pong(rtt, now);
         if let Some(current) = current {
             let wins = entry.rank(source, relays).is_worth_leaving(&current);
-            entry.wins = if wins { entry.wins.saturating_add(1) } else { 0 };
+            entry.wins = if wins {
+                entry.wins.saturating_add(1)
+            } else {
+                0
+            };
         }
         let was_proven = entry.is_proven(now);
         self.believe(source, pong, env, now);
-        if let Some(selection) = self.selection.as_mut().filter(|selection| selection.address == source) {
+        if let Some(selection) = self
+            .selection
+            .as_mut()
+            .filter(|selection| selection.address == source)
+        {
             selection.answered = Some(now);
             selection.doubted = None;
         }
         let selected = self.is_selected(source);
-        let Some(entry) = self.table.get_mut(&source) else { return };
+        let Some(entry) = self.table.get_mut(&source) else {
+            return;
+        };
         if selected && connected {
             entry.step = usize::MAX;
             entry.next_ping = Some(now + env.jitter(KEEPALIVE));
         }
         if !was_proven && entry.is_proven(now) {
-            env.out.event(Event::PathProven { peer: self.spec.key, address: source, rtt });
+            env.out.event(Event::PathProven {
+                peer: self.spec.key,
+                address: source,
+                rtt,
+            });
         }
-        // The choice first, so that this ping carries the nomination, unless it has sent one itself.
+        // The choice first, so that this ping carries the nomination, unless it has sent one
+        // itself.
         self.decide(env, now);
-        if news && self.table.get(&source).is_some_and(|entry| entry.last_ping != Some(now)) {
+        if news
+            && self
+                .table
+                .get(&source)
+                .is_some_and(|entry| entry.last_ping != Some(now))
+        {
             self.ping_now(source, env, now);
         }
     }
@@ -324,7 +446,8 @@ impl Peer {
         if probe.in_use && !self.controlling && now >= self.deaf_until {
             self.nominated = Some(source);
         }
-        // Without keys it would be a handshake, and cross the one that the peer has just begun: both come to nothing.
+        // Without keys it would be a handshake, and cross the one that the peer has just begun:
+        // both come to nothing.
         let can_answer = self.has_live_session(now) && self.device.has_keys(now);
         let in_use = self.is_selected(source) && self.device.endpoint == Some(source);
         if probe.checking && in_use && can_answer && now >= self.sign_of_life_after {
@@ -333,20 +456,40 @@ impl Peer {
         }
     }
 
-    fn learn_from_peer(&mut self, address: SocketAddr, kind: CandidateKind, env: &mut Env, now: Time) {
-        self.learn(address, kind, &Origin::new(FROM_PEER), now + LEARNED_LIFETIME, false, env, now);
+    fn learn_from_peer(
+        &mut self,
+        address: SocketAddr,
+        kind: CandidateKind,
+        env: &mut Env,
+        now: Time,
+    ) {
+        self.learn(
+            address,
+            kind,
+            &Origin::new(FROM_PEER),
+            now + LEARNED_LIFETIME,
+            false,
+            env,
+            now,
+        );
     }
 
     /// A packet came from there: ask at once, since its NAT is open now.
     fn trigger(&mut self, address: SocketAddr, now: Time) {
-        let Some(entry) = self.table.get_mut(&address) else { return };
+        let Some(entry) = self.table.get_mut(&address) else {
+            return;
+        };
         let soon = entry.next_ping.is_some_and(|next| next <= now + SOON);
         let just_asked = entry.last_ping.is_some_and(|at| now.since(at) < SOON);
         if entry.is_proven(now) || soon {
             return;
         }
         // What came in shows that openers are no longer needed.
-        let pause = if entry.burst == Burst::Direct { TRIGGER_EVERY } else { Duration::ZERO };
+        let pause = if entry.burst == Burst::Direct {
+            TRIGGER_EVERY
+        } else {
+            Duration::ZERO
+        };
         if now.since(entry.burst_started) >= pause {
             self.start_burst(address, Burst::Direct, now);
         } else if !just_asked {
@@ -375,9 +518,17 @@ mod tests {
     #[test]
     fn a_sequence_number_counts_once() {
         let mut remote = Remote::new(1);
-        for (sequence, new) in
-            [(5, true), (5, false), (4, true), (4, false), (70, true), (5, false), (7, true), (6, false), (70, false)]
-        {
+        for (sequence, new) in [
+            (5, true),
+            (5, false),
+            (4, true),
+            (4, false),
+            (70, true),
+            (5, false),
+            (7, true),
+            (6, false),
+            (70, false),
+        ] {
             assert_eq!(remote.is_new(sequence), new, "{sequence}");
         }
         assert!(remote.is_new(u64::MAX) && !remote.is_new(u64::MAX) && !remote.is_new(70));

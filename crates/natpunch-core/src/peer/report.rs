@@ -18,21 +18,35 @@ impl Peer {
             _ if !self.probes() && self.is_connected(now) => self.device.endpoint,
             _ => None,
         };
-        let relay = in_use.and_then(|address| self.table.get(&address)).filter(|entry| entry.is_relay());
-        let of_discovery = |origin: &&Origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
-        let kind = |address| self.table.get(&address).map_or(CandidateKind::PeerReflexive, |entry| entry.kind);
+        let relay = in_use
+            .and_then(|address| self.table.get(&address))
+            .filter(|entry| entry.is_relay());
+        let of_discovery =
+            |origin: &&Origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
+        let kind = |address| {
+            self.table
+                .get(&address)
+                .map_or(CandidateKind::PeerReflexive, |entry| entry.kind)
+        };
         PeerStatus {
             key: self.spec.key,
             name: self.spec.name.clone(),
             managed: self.spec.managed,
-            path: in_use.map_or(PathKind::None, |address| match tier(kind(address), address) {
-                // Until WireGuard has shown that it works there, the change from the relay may cost a packet.
-                _ if self.selection.as_ref().is_some_and(|s| s.from_relay && s.check != Check::Passed) => {
-                    PathKind::Relay
+            path: in_use.map_or(PathKind::None, |address| {
+                match tier(kind(address), address) {
+                    // Until WireGuard has shown that it works there, the change from the relay may
+                    // cost a packet.
+                    _ if self
+                        .selection
+                        .as_ref()
+                        .is_some_and(|s| s.from_relay && s.check != Check::Passed) =>
+                    {
+                        PathKind::Relay
+                    }
+                    Tier::Lan => PathKind::Lan,
+                    Tier::Direct => PathKind::Direct,
+                    Tier::Relay => PathKind::Relay,
                 }
-                Tier::Lan => PathKind::Lan,
-                Tier::Direct => PathKind::Direct,
-                Tier::Relay => PathKind::Relay,
             }),
             relayed_by: relay
                 .iter()
@@ -65,7 +79,8 @@ impl Peer {
         }
     }
 
-    /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has ended.
+    /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has
+    /// ended.
     pub(super) fn has_live_session(&self, now: Time) -> bool {
         self.is_connected(now) || (self.selection.is_some() && self.device.has_fresh_keys(now))
     }
@@ -75,12 +90,17 @@ impl Peer {
             return PeerState::Connected;
         }
         if self.spec.managed && self.keys.is_none() {
-            return PeerState::Unreachable { reason: self.unreachable_reason(mapping, now), retry_in: Duration::MAX };
+            return PeerState::Unreachable {
+                reason: self.unreachable_reason(mapping, now),
+                retry_in: Duration::MAX,
+            };
         }
         if self.table.is_empty() {
             let reason = "no address of this peer is known yet: no discovery source has one, \
                           and none is given in the mesh file";
-            return PeerState::Waiting { reason: reason.to_owned() };
+            return PeerState::Waiting {
+                reason: reason.to_owned(),
+            };
         }
         let retry = match self.round.phase {
             _ if !self.probes() => self.plain.next.filter(|_| self.plain.paused),
@@ -88,9 +108,10 @@ impl Peer {
             _ => None,
         };
         match retry {
-            Some(at) => {
-                PeerState::Unreachable { reason: self.unreachable_reason(mapping, now), retry_in: at.since(now) }
-            }
+            Some(at) => PeerState::Unreachable {
+                reason: self.unreachable_reason(mapping, now),
+                retry_in: at.since(now),
+            },
             None => PeerState::Punching,
         }
     }
@@ -98,8 +119,11 @@ impl Peer {
     /// The most telling thing that is known of why there is no connection.
     pub(super) fn unreachable_reason(&self, mapping: Option<Mapping>, now: Time) -> String {
         let count = self.table.iter().count();
-        let addresses =
-            if count == 1 { "its only known address".to_owned() } else { format!("any of {count} addresses") };
+        let addresses = if count == 1 {
+            "its only known address".to_owned()
+        } else {
+            format!("any of {count} addresses")
+        };
         if self.spec.managed && self.keys.is_none() {
             return "its public key is not a valid point: check it in the mesh file".to_owned();
         }
@@ -119,12 +143,16 @@ impl Peer {
         }
         let nats = match mapping {
             None => "both NATs give every destination another port",
-            Some(Mapping::EndpointIndependent) => "the peer is not where it was seen (the NAT here keeps the port)",
+            Some(Mapping::EndpointIndependent) => {
+                "the peer is not where it was seen (the NAT here keeps the port)"
+            }
             Some(Mapping::EndpointDependent) => {
                 "the NAT here gives every destination another port (endpoint-dependent mapping), as the peer's may: \
                  only a relay helps then"
             }
         };
-        format!("no probe was answered at {addresses}: the peer's natpunch is not running, UDP is filtered, or {nats}")
+        format!(
+            "no probe was answered at {addresses}: the peer's natpunch is not running, UDP is filtered, or {nats}"
+        )
     }
 }

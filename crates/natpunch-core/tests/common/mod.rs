@@ -1,17 +1,25 @@
-//! A tiny world in virtual time: nodes with fake WireGuard devices on one wire with delay and a firewall. NATs are the
-//! business of natpunch-sim.
+//! A tiny world in virtual time: nodes with fake WireGuard devices on one wire with delay and a
+//! firewall. NATs are the business of natpunch-sim.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, Event, Interest, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Record, Time, Transmit,
-    derive_listen_port, stun,
+    Command, Event, Interest, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Record, Time,
+    Transmit, derive_listen_port, stun,
 };
-use natpunch_types::{Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, SecretKey};
+use natpunch_types::{
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, SecretKey,
+};
 
 pub const DELAY: Duration = Duration::from_millis(10);
 pub const STUN: &str = "198.51.100.53:3478";
@@ -34,8 +42,15 @@ pub fn private(number: u8) -> SecretKey {
 
 /// The public key of `private(number)`.
 pub fn public(number: u8) -> PeerKey {
-    let spec = MeshSpec { private_key: private(number), listen_port: 1, overlay: vec![], peers: vec![] };
-    Mesh::new(spec, [0; 32], Time::ZERO).status(Time::ZERO).public_key
+    let spec = MeshSpec {
+        private_key: private(number),
+        listen_port: 1,
+        overlay: vec![],
+        peers: vec![],
+    };
+    Mesh::new(spec, [0; 32], Time::ZERO)
+        .status(Time::ZERO)
+        .public_key
 }
 
 pub fn peer(number: u8) -> PeerSpec {
@@ -52,7 +67,12 @@ pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {
 }
 
 pub fn candidate(address: SocketAddr) -> Candidate {
-    Candidate { address, kind: CandidateKind::Reflexive, origin: Origin::new("test"), lifetime: secs(86_400) }
+    Candidate {
+        address,
+        kind: CandidateKind::Reflexive,
+        origin: Origin::new("test"),
+        lifetime: secs(86_400),
+    }
 }
 
 /// One node and its device.
@@ -82,15 +102,23 @@ impl Node {
     }
 
     pub fn handshakes(&self, peer: u8) -> Option<Duration> {
-        self.device.get(&public(peer)).and_then(|row| row.last_handshake)
+        self.device
+            .get(&public(peer))
+            .and_then(|row| row.last_handshake)
     }
 
     pub fn snapshot(&self) -> DeviceSnapshot {
-        DeviceSnapshot { listen_port: self.port, peers: self.device.values().cloned().collect(), ..Default::default() }
+        DeviceSnapshot {
+            listen_port: self.port,
+            peers: self.device.values().cloned().collect(),
+            ..Default::default()
+        }
     }
 
     pub fn wanted(&self, peer: u8) -> bool {
-        self.interest.iter().any(|interest| interest.peer == public(peer) && interest.wanted)
+        self.interest
+            .iter()
+            .any(|interest| interest.peer == public(peer) && interest.wanted)
     }
 }
 
@@ -114,8 +142,8 @@ pub struct World {
     pub passes: Firewall,
     pub delay: Box<dyn Fn(SocketAddr, SocketAddr) -> Duration>,
     next_second: Time,
-    /// Stateful firewalls in front of all nodes: the flows, and when a packet went out last. In comes only what answers
-    /// something of the last 30 s, the shortest common timer.
+    /// Stateful firewalls in front of all nodes: the flows, and when a packet went out last. In
+    /// comes only what answers something of the last 30 s, the shortest common timer.
     pub flows: Option<BTreeMap<(SocketAddr, SocketAddr), Time>>,
     /// What the wall clock shows whenever a device is read.
     pub read_at: Option<Duration>,
@@ -124,7 +152,8 @@ pub struct World {
 }
 
 impl World {
-    /// Nodes that know each other's keys, each with its addresses; the devices have the peers and no endpoint.
+    /// Nodes that know each other's keys, each with its addresses; the devices have the peers and
+    /// no endpoint.
     pub fn new(nodes: &[(u8, &[&str])]) -> Self {
         let numbers: Vec<u8> = nodes.iter().map(|(number, _)| *number).collect();
         let mut world = Self {
@@ -140,7 +169,11 @@ impl World {
             initiations: 0,
         };
         for (number, addresses) in nodes {
-            let others: Vec<u8> = numbers.iter().copied().filter(|other| other != number).collect();
+            let others: Vec<u8> = numbers
+                .iter()
+                .copied()
+                .filter(|other| other != number)
+                .collect();
             let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
             world.add(*number, &others, addresses);
         }
@@ -154,7 +187,10 @@ impl World {
     }
 
     fn add(&mut self, number: u8, peers: &[u8], addresses: Vec<IpAddr>) {
-        let device = peers.iter().map(|peer| (public(*peer), row(public(*peer)))).collect();
+        let device = peers
+            .iter()
+            .map(|peer| (public(*peer), row(public(*peer))))
+            .collect();
         let spec = spec(number, peers);
         let port = spec.listen_port;
         let node = Node {
@@ -182,7 +218,12 @@ impl World {
     /// Starts or restarts the agent of a node.
     pub fn restart_agent(&mut self, index: usize, seed: u8) {
         let number = self.nodes[index].number;
-        let others: Vec<u8> = self.nodes.iter().map(|node| node.number).filter(|other| *other != number).collect();
+        let others: Vec<u8> = self
+            .nodes
+            .iter()
+            .map(|node| node.number)
+            .filter(|other| *other != number)
+            .collect();
         let now = self.now;
         self.nodes[index].mesh = Mesh::new(spec(number, &others), [seed; 32], now);
         self.nodes[index].mesh_up = true;
@@ -211,7 +252,9 @@ impl World {
 
     pub fn tell_address(&mut self, to: usize, of: usize, address: SocketAddr) {
         let key = public(self.nodes[of].number);
-        self.with(to, |mesh, now| mesh.handle_candidate(key, candidate(address), now));
+        self.with(to, |mesh, now| {
+            mesh.handle_candidate(key, candidate(address), now)
+        });
     }
 
     pub fn tell_both(&mut self) {
@@ -227,7 +270,10 @@ impl World {
     }
 
     fn snapshot(&self, index: usize) -> DeviceSnapshot {
-        DeviceSnapshot { read_at: self.read_at, ..self.nodes[index].snapshot() }
+        DeviceSnapshot {
+            read_at: self.read_at,
+            ..self.nodes[index].snapshot()
+        }
     }
 
     pub fn feed_device(&mut self, index: usize) {
@@ -251,7 +297,12 @@ impl World {
             let mut fed = false;
             while let Some(command) = node.mesh.poll_command() {
                 match command {
-                    Command::SetEndpoint { peer, endpoint, kick, .. } => {
+                    Command::SetEndpoint {
+                        peer,
+                        endpoint,
+                        kick,
+                        ..
+                    } => {
                         node.sets.push((now, peer, endpoint, kick));
                         let ok = node.device.contains_key(&peer) && !node.fail_sets;
                         if ok {
@@ -301,10 +352,16 @@ impl World {
             let source = SocketAddr::new(transmit.source.unwrap(), node.port);
             let lan = |ip: &IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_private());
             let targets: Vec<SocketAddr> = (0..self.nodes.len())
-                .filter(|other| *other != index && self.nodes[*other].port == transmit.destination.port())
+                .filter(|other| {
+                    *other != index && self.nodes[*other].port == transmit.destination.port()
+                })
                 .flat_map(|other| {
                     let port = self.nodes[other].port;
-                    self.nodes[other].addresses.iter().filter(|ip| lan(ip)).map(move |ip| SocketAddr::new(*ip, port))
+                    self.nodes[other]
+                        .addresses
+                        .iter()
+                        .filter(|ip| lan(ip))
+                        .map(move |ip| SocketAddr::new(*ip, port))
                 })
                 .collect();
             for target in targets {
@@ -312,17 +369,25 @@ impl World {
             }
             return;
         }
-        let Some(source) = self.source(index, transmit.destination, transmit.source) else { return };
+        let Some(source) = self.source(index, transmit.destination, transmit.source) else {
+            return;
+        };
         self.put(source, transmit.destination, packet);
     }
 
     /// Private addresses reach private ones, public addresses reach all.
-    fn source(&self, index: usize, destination: SocketAddr, source: Option<IpAddr>) -> Option<SocketAddr> {
+    fn source(
+        &self,
+        index: usize,
+        destination: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Option<SocketAddr> {
         let node = &self.nodes[index];
         let private = |ip: &IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_private());
         let wanted = private(&destination.ip());
         let ip = source.or_else(|| {
-            let same = |ip: &&IpAddr| ip.is_ipv4() == destination.is_ipv4() && private(ip) == wanted;
+            let same =
+                |ip: &&IpAddr| ip.is_ipv4() == destination.is_ipv4() && private(ip) == wanted;
             node.addresses.iter().find(same).copied()
         })?;
         Some(SocketAddr::new(ip, node.port))
@@ -333,12 +398,15 @@ impl World {
         let now = self.now;
         let open = self.flows.as_mut().is_none_or(|flows| {
             flows.insert((source, destination), now);
-            flows.get(&(destination, source)).is_some_and(|last| now.since(*last) < secs(30))
+            flows
+                .get(&(destination, source))
+                .is_some_and(|last| now.since(*last) < secs(30))
         });
         if open && (self.passes)(source, destination, wireguard) {
             self.serial += 1;
             let at = self.now + (self.delay)(source, destination);
-            self.wire.insert((at, self.serial), (source, destination, packet));
+            self.wire
+                .insert((at, self.serial), (source, destination, packet));
         }
     }
 
@@ -349,11 +417,21 @@ impl World {
         let key = public(node.number);
         let row = node.device.get_mut(&peer).unwrap();
         let Some(endpoint) = row.endpoint else { return };
-        let live = row.last_handshake.is_some_and(|at| now.since_origin() < at + secs(180));
+        let live = row
+            .last_handshake
+            .is_some_and(|at| now.since_origin() < at + secs(180));
         row.tx_bytes += 32;
-        let packet = if live { Packet::Keepalive(key) } else { Packet::Initiation(key) };
+        let packet = if live {
+            Packet::Keepalive(key)
+        } else {
+            Packet::Initiation(key)
+        };
         if !live {
-            if node.initiated.get(&peer).is_some_and(|at| now.since(*at) < secs(5)) {
+            if node
+                .initiated
+                .get(&peer)
+                .is_some_and(|at| now.since(*at) < secs(5))
+            {
                 return;
             }
             node.initiated.insert(peer, now);
@@ -367,7 +445,9 @@ impl World {
     /// Injects a datagram as if it came from `source`.
     pub fn inject(&mut self, index: usize, source: SocketAddr, payload: &[u8]) {
         let destination = self.nodes[index].addresses.first().copied();
-        self.with(index, |mesh, now| mesh.handle_datagram(source, destination, payload, now));
+        self.with(index, |mesh, now| {
+            mesh.handle_datagram(source, destination, payload, now)
+        });
     }
 
     fn deliver(&mut self, source: SocketAddr, destination: SocketAddr, packet: Packet) {
@@ -390,11 +470,15 @@ impl World {
         match packet {
             Packet::Probe(payload) | Packet::Stun(payload) => {
                 if node.mesh_up {
-                    self.with(index, |mesh, now| mesh.handle_datagram(source, Some(destination.ip()), &payload, now));
+                    self.with(index, |mesh, now| {
+                        mesh.handle_datagram(source, Some(destination.ip()), &payload, now)
+                    });
                 }
             }
             Packet::Initiation(from) => {
-                let Some(row) = node.device.get_mut(&from) else { return };
+                let Some(row) = node.device.get_mut(&from) else {
+                    return;
+                };
                 // As in WireGuard: whoever answers forgets the initiation of its own.
                 node.initiated.remove(&from);
                 row.endpoint = Some(source);
@@ -402,7 +486,9 @@ impl World {
                 self.put(destination, source, Packet::Response(key));
             }
             Packet::Response(from) => {
-                let Some(row) = node.device.get_mut(&from) else { return };
+                let Some(row) = node.device.get_mut(&from) else {
+                    return;
+                };
                 if node.initiated.remove(&from).is_none() {
                     return;
                 }
@@ -412,10 +498,15 @@ impl World {
                 self.put(destination, source, Packet::Keepalive(key));
             }
             Packet::Keepalive(from) => {
-                let Some(row) = node.device.get_mut(&from) else { return };
+                let Some(row) = node.device.get_mut(&from) else {
+                    return;
+                };
                 row.endpoint = Some(source);
                 row.rx_bytes += 32;
-                if row.last_handshake.is_none_or(|at| now.since_origin() > at + secs(180)) {
+                if row
+                    .last_handshake
+                    .is_none_or(|at| now.since_origin() > at + secs(180))
+                {
                     row.last_handshake = Some(now.since_origin());
                 }
             }
@@ -436,7 +527,11 @@ impl World {
                 return true;
             }
             let wire = self.wire.keys().next().map(|(at, _)| *at);
-            let timers = self.nodes.iter().filter(|node| node.up && node.mesh_up).filter_map(|n| n.mesh.poll_timeout());
+            let timers = self
+                .nodes
+                .iter()
+                .filter(|node| node.up && node.mesh_up)
+                .filter_map(|n| n.mesh.poll_timeout());
             let next = timers.chain(wire).chain([self.next_second]).min().unwrap();
             if next > end {
                 self.now = end;
@@ -464,7 +559,11 @@ impl World {
                 if second {
                     self.feed_device(index);
                 }
-                if self.nodes[index].mesh.poll_timeout().is_some_and(|at| at <= self.now) {
+                if self.nodes[index]
+                    .mesh
+                    .poll_timeout()
+                    .is_some_and(|at| at <= self.now)
+                {
                     self.with(index, |mesh, now| mesh.handle_timeout(now));
                 }
             }
@@ -476,14 +575,26 @@ impl World {
         let start = self.now;
         let end = start + secs(5);
         let done = self.run_until(end, |world| {
-            world.nodes.iter().all(|node| node.device.values().all(|row| row.last_handshake.is_some()))
+            world
+                .nodes
+                .iter()
+                .all(|node| node.device.values().all(|row| row.last_handshake.is_some()))
         });
-        assert!(done, "no session: {:#?} {:#?}", self.nodes[0].events, self.nodes[1].events);
+        assert!(
+            done,
+            "no session: {:#?} {:#?}",
+            self.nodes[0].events, self.nodes[1].events
+        );
         let took = self.now.since(start);
         self.run(secs(3));
         for index in 0..self.nodes.len() {
             for status in self.nodes[index].mesh.status(self.now).peers {
-                assert_eq!(status.state, PeerState::Connected, "{:#?}", self.nodes[index].events);
+                assert_eq!(
+                    status.state,
+                    PeerState::Connected,
+                    "{:#?}",
+                    self.nodes[index].events
+                );
             }
         }
         took
@@ -491,17 +602,31 @@ impl World {
 
     /// Status of the only peer of a two-node world.
     pub fn status(&self, index: usize) -> PeerStatus {
-        self.nodes[index].mesh.status(self.now).peers.into_iter().next().unwrap()
+        self.nodes[index]
+            .mesh
+            .status(self.now)
+            .peers
+            .into_iter()
+            .next()
+            .unwrap()
     }
 
     pub fn sent_since(&self, index: usize, since: Time) -> usize {
-        self.nodes[index].sent.iter().filter(|(at, _)| *at >= since).count()
+        self.nodes[index]
+            .sent
+            .iter()
+            .filter(|(at, _)| *at >= since)
+            .count()
     }
 }
 
 /// Two node numbers, the first with the lower public key.
 pub fn low_high() -> (u8, u8) {
-    if public(1) < public(2) { (1, 2) } else { (2, 1) }
+    if public(1) < public(2) {
+        (1, 2)
+    } else {
+        (2, 1)
+    }
 }
 
 pub fn row(key: PeerKey) -> DevicePeer {

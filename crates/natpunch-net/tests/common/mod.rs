@@ -1,5 +1,11 @@
 //! Hosts for tests: threads in network namespaces of their own, which go when the threads do.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::future::Future;
 use std::process::Command;
@@ -15,8 +21,15 @@ pub const SOON: Duration = Duration::from_secs(5);
 pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let body = move || {
         enter_new_host();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(6 * SOON, test()).await.expect("the test ends") });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            tokio::time::timeout(6 * SOON, test())
+                .await
+                .expect("the test ends")
+        });
     };
     if let Err(panic) = std::thread::spawn(body).join() {
         std::panic::resume_unwind(panic);
@@ -24,13 +37,17 @@ pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stat
 }
 
 fn enter_new_host() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: these tests need root");
+    unshare(CloneFlags::CLONE_NEWNET)
+        .expect("a network namespace of its own: these tests need root");
     ip("link set lo up");
 }
 
 /// Runs `ip` of iproute2 on the host of the calling thread.
 pub fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2 is installed");
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("iproute2 is installed");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
 }
@@ -54,12 +71,19 @@ impl Neighbour {
                 job();
             }
         });
-        Self { jobs, thread: started.recv().expect("the other host starts") }
+        Self {
+            jobs,
+            thread: started.recv().expect("the other host starts"),
+        }
     }
 
-    /// A cable from this host's `here` to the neighbour's `there`, with addresses as `ip address add` takes them.
+    /// A cable from this host's `here` to the neighbour's `there`, with addresses as
+    /// `ip address add` takes them.
     pub fn cable(&self, (here, our): (&str, &[&str]), (there, their): (&str, &[&str])) {
-        ip(&format!("link add {here} type veth peer name {there} netns {}", self.thread));
+        ip(&format!(
+            "link add {here} type veth peer name {there} netns {}",
+            self.thread
+        ));
         let there = there.to_owned();
         let their: Vec<String> = their.iter().map(|address| address.to_string()).collect();
         let far_end = there.clone();
@@ -78,7 +102,9 @@ impl Neighbour {
 
     /// Runs a closure on the neighbour and goes on.
     pub fn start(&self, job: impl FnOnce() + Send + 'static) {
-        self.jobs.send(Box::new(job)).expect("the neighbour is there");
+        self.jobs
+            .send(Box::new(job))
+            .expect("the neighbour is there");
     }
 }
 
@@ -94,8 +120,10 @@ fn bring_up<'a>(link: &str, addresses: impl Iterator<Item = &'a str>) {
 fn wait_for_carrier(link: &str) {
     let start = Instant::now();
     loop {
-        let output =
-            Command::new("ip").args(["-o", "link", "show", "dev", link]).output().expect("iproute2 is installed");
+        let output = Command::new("ip")
+            .args(["-o", "link", "show", "dev", link])
+            .output()
+            .expect("iproute2 is installed");
         let state = String::from_utf8_lossy(&output.stdout);
         if state.contains("state UP") {
             return;

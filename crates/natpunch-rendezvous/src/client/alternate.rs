@@ -1,6 +1,6 @@
-//! Other places of the server: its second port, and another of its addresses. A probe from the same port of ours shows
-//! how we are seen there: the same, or not. The first tells a NAT that maps by port, the second one that maps by address
-//! (RFC 4787, 4.1).
+//! Other places of the server: its second port, and another of its addresses. A probe from the same
+//! port of ours shows how we are seen there: the same, or not. The first tells a NAT that maps by
+//! port, the second one that maps by address (RFC 4787, 4.1).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,11 @@ use std::time::Duration;
 use natpunch_types::Mapping;
 
 /// When a probe is sent again; then there is no answer.
-const RESEND: [Duration; 3] = [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
+const RESEND: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(2000),
+];
 
 struct Place {
     address: SocketAddr,
@@ -37,7 +41,8 @@ impl Alternates {
 
     /// The server says which its second port is.
     pub(super) fn offer(&mut self, server: SocketAddr, port: u16, now: Duration) {
-        let address = Some(SocketAddr::new(server.ip(), port)).filter(|address| *address != server && port != 0);
+        let address = Some(SocketAddr::new(server.ip(), port))
+            .filter(|address| *address != server && port != 0);
         if self.port.as_ref().map(|place| place.address) != address {
             self.port = address.map(Place::new);
             self.start(now);
@@ -74,16 +79,23 @@ impl Alternates {
     fn start(&mut self, now: Duration) {
         self.said = None;
         let due = self.observed.map(|_| now);
-        self.places().for_each(|place| (place.tries, place.due, place.same) = (0, due, None));
+        self.places()
+            .for_each(|place| (place.tries, place.due, place.same) = (0, due, None));
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
-        [&self.port, &self.address].into_iter().flatten().filter_map(|place| place.due).min()
+        [&self.port, &self.address]
+            .into_iter()
+            .flatten()
+            .filter_map(|place| place.due)
+            .min()
     }
 
     /// Where a probe is to go now.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<SocketAddr> {
-        let place = self.places().find(|place| place.due.is_some_and(|due| due <= now))?;
+        let place = self
+            .places()
+            .find(|place| place.due.is_some_and(|due| due <= now))?;
         place.due = RESEND.get(place.tries).map(|wait| now + *wait);
         place.tries += 1;
         Some(place.address)
@@ -91,22 +103,35 @@ impl Alternates {
 
     /// Whether a datagram may come from there.
     pub(super) fn is(&self, source: SocketAddr) -> bool {
-        [&self.port, &self.address].into_iter().flatten().any(|place| place.address == source)
+        [&self.port, &self.address]
+            .into_iter()
+            .flatten()
+            .any(|place| place.address == source)
     }
 
-    /// A place sees us here; what that tells of the NAT, if it is news. One that sees us elsewhere is enough.
+    /// A place sees us here; what that tells of the NAT, if it is news. One that sees us elsewhere
+    /// is enough.
     pub(super) fn answer(&mut self, from: SocketAddr, seen: SocketAddr) -> Option<Mapping> {
         let observed = self.observed?;
         let place = self.places().find(|place| place.address == from)?;
         (place.due, place.same) = (None, Some(observed == seen));
         let differs = self.places().any(|place| place.same == Some(false));
-        let mapping = if differs { Mapping::EndpointDependent } else { Mapping::EndpointIndependent };
+        let mapping = if differs {
+            Mapping::EndpointDependent
+        } else {
+            Mapping::EndpointIndependent
+        };
         (self.said.replace(mapping) != Some(mapping)).then_some(mapping)
     }
 }
 
 impl Place {
     fn new(address: SocketAddr) -> Self {
-        Self { address, due: None, tries: 0, same: None }
+        Self {
+            address,
+            due: None,
+            tries: 0,
+            same: None,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What the server should know of a client: the records that it keeps there, and the mailboxes that it watches.
+//! What the server should know of a client: the records that it keeps there, and the mailboxes that
+//! it watches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,29 +49,59 @@ impl Items {
         }
     }
 
-    pub(super) fn insert(&mut self, name: Name, blob: Option<Arc<[u8]>>, digest: Digest, now: Duration) {
+    pub(super) fn insert(
+        &mut self,
+        name: Name,
+        blob: Option<Arc<[u8]>>,
+        digest: Digest,
+        now: Duration,
+    ) {
         self.remove(&name);
         if self.by_name.len() < MAX_ITEMS {
-            self.by_name.insert(name, Item { blob, digest, due: now, tries: 0 });
+            self.by_name.insert(
+                name,
+                Item {
+                    blob,
+                    digest,
+                    due: now,
+                    tries: 0,
+                },
+            );
             self.queue.insert((now, name));
         }
     }
 
     pub(super) fn restart(&mut self, now: Duration) {
         let names: Vec<Name> = self.by_name.keys().copied().collect();
-        names.into_iter().for_each(|name| self.schedule(name, now, 0));
+        names
+            .into_iter()
+            .for_each(|name| self.schedule(name, now, 0));
         self.paced_until = now;
     }
 
     /// The requests that are due, as many as fit in `datagrams`, and notes that they were sent.
-    pub(super) fn take_due(&mut self, datagrams: usize, overhead: usize, now: Duration) -> Vec<Request> {
+    pub(super) fn take_due(
+        &mut self,
+        datagrams: usize,
+        overhead: usize,
+        now: Duration,
+    ) -> Vec<Request> {
         let mut room = datagrams * (MAX_DATAGRAM - overhead);
         let mut requests = Vec::new();
         while let Some((_, name)) = self.queue.first().filter(|(due, _)| *due <= now).copied() {
-            let Some(item) = self.by_name.get(&name) else { break };
+            let Some(item) = self.by_name.get(&name) else {
+                break;
+            };
             let request = match (name, &item.blob) {
-                (Name::Put(tag), Some(blob)) => Request::Put { tag, digest: item.digest, blob: blob.to_vec() },
-                (Name::Watch(tag) | Name::Put(tag), _) => Request::Watch { tag, have: item.digest },
+                (Name::Put(tag), Some(blob)) => Request::Put {
+                    tag,
+                    digest: item.digest,
+                    blob: blob.to_vec(),
+                },
+                (Name::Watch(tag) | Name::Put(tag), _) => Request::Watch {
+                    tag,
+                    have: item.digest,
+                },
             };
             let length = request.encode().len();
             if length > room {

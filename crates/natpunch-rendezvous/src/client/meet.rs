@@ -1,4 +1,5 @@
-//! The pairs that this client asked to meet. A moment to fire at is believed for those only, and once.
+//! The pairs that this client asked to meet. A moment to fire at is believed for those only, and
+//! once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,11 +31,20 @@ impl Wishes {
     pub(super) fn add(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
         self.forget(now);
         if self.0.len() < MAX_WISHES || self.0.contains_key(&tag) {
-            self.0.insert(tag, Wish { mailbox, since: now, due: Some(now), tries: 0 });
+            self.0.insert(
+                tag,
+                Wish {
+                    mailbox,
+                    since: now,
+                    due: Some(now),
+                    tries: 0,
+                },
+            );
         }
     }
 
-    /// What is due, to be said now: of which pairs, and in which mailboxes the others find our records.
+    /// What is due, to be said now: of which pairs, and in which mailboxes the others find our
+    /// records.
     pub(super) fn take_due(&mut self, now: Duration) -> Vec<(Tag, Tag)> {
         self.forget(now);
         let mut due = Vec::new();
@@ -76,7 +86,10 @@ mod tests {
         for (at, heeded) in [(6_500, true), (6_700, false)] {
             let mut wishes = Wishes::default();
             wishes.add([1; 16], [2; 16], ms(0));
-            let said: Vec<_> = [0, 400, 1_600].into_iter().flat_map(|now| wishes.take_due(ms(now))).collect();
+            let said: Vec<_> = [0, 400, 1_600]
+                .into_iter()
+                .flat_map(|now| wishes.take_due(ms(now)))
+                .collect();
             assert_eq!((said.len(), wishes.next_due()), (3, None));
             assert_eq!(wishes.fire(&[1; 16], 60, ms(at)).is_some(), heeded, "{at}");
         }

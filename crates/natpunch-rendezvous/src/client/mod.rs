@@ -1,5 +1,5 @@
-//! The client: one per server and address family. It registers, keeps its mailboxes and its wishes at the server, and
-//! says what it hears.
+//! The client: one per server and address family. It registers, keeps its mailboxes and its wishes
+//! at the server, and says what it hears.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -14,8 +14,9 @@ use crate::crypto::{self, Gate, digest, open_message, seal_in_place, split};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
-    ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT, MAC2_AT, MAX_BLOB,
-    MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, Tag, WELCOME_NOISE_LEN,
+    ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT,
+    MAC2_AT, MAX_BLOB, MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, Tag,
+    WELCOME_NOISE_LEN,
 };
 
 mod alternate;
@@ -31,8 +32,12 @@ use relays::Relays;
 use session::{REKEY_EARLY, Session};
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.
-const RESEND: [Duration; 4] =
-    [Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1500), Duration::from_millis(2000)];
+const RESEND: [Duration; 4] = [
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1500),
+    Duration::from_millis(2000),
+];
 /// And after these when there is a session that works meanwhile.
 const RESEND_BESIDE: [Duration; 2] = [Duration::from_secs(2); 2];
 /// How long messages under the keys before the current ones are taken.
@@ -43,11 +48,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 const DEAD_AFTER: Duration = Duration::from_secs(7);
 /// When a request is sent again.
 const REQUEST_RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
-/// When a kept record or wish is said again; less by up to a quarter, so that they don't come together.
+/// When a kept record or wish is said again; less by up to a quarter, so that they don't come
+/// together.
 const REFRESH: Duration = Duration::from_secs(300);
 /// How long a server may ask us to be silent.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
-/// Requests sent at once, and the pause after so many: a thousand peers are registered in some seconds.
+/// Requests sent at once, and the pause after so many: a thousand peers are registered in some
+/// seconds.
 const BURST: usize = 8;
 const PACE: Duration = Duration::from_millis(60);
 /// Wishes for a relay among them.
@@ -97,8 +104,9 @@ pub enum Event {
         /// What.
         blob: Arc<[u8]>,
     },
-    /// We bind this address of a relay for a pair: said with the first two binds, which are to be sent before anything else
-    /// goes there, then when the other side is bound, too, and again while both are. None: no longer.
+    /// We bind this address of a relay for a pair: said with the first two binds, which are to be
+    /// sent before anything else goes there, then when the other side is bound, too, and again
+    /// while both are. None: no longer.
     Relay {
         /// The pair.
         tag: Tag,
@@ -141,7 +149,10 @@ pub struct Outgoing {
 
 impl Outgoing {
     fn to_server(payload: Vec<u8>) -> Self {
-        Self { to: To::Server, payload }
+        Self {
+            to: To::Server,
+            payload,
+        }
     }
 }
 
@@ -182,7 +193,12 @@ enum Attempt {
         due: Duration,
     },
     /// A confirm is out.
-    Confirm { session: Box<Session>, datagram: Vec<u8>, tries: usize, due: Duration },
+    Confirm {
+        session: Box<Session>,
+        datagram: Vec<u8>,
+        tries: usize,
+        due: Duration,
+    },
 }
 
 /// What the server's half of the handshake says.
@@ -194,23 +210,34 @@ struct Welcome {
 }
 
 impl Welcome {
-    /// Reads the header of a welcome. One that fails leaves the handshake as it was; after one that does not it is over.
+    /// Reads the header of a welcome. One that fails leaves the handshake as it was; after one that
+    /// does not it is over.
     fn read(handshake: &mut HandshakeState, header: &[u8]) -> Option<Self> {
         let mut inner = [0; 8 + ADDRESS_LEN];
-        handshake.read_message(header.get(HEADER_LEN..)?, &mut inner).ok()?;
+        handshake
+            .read_message(header.get(HEADER_LEN..)?, &mut inner)
+            .ok()?;
         let mut reader = Reader(&inner);
         let (id, observed) = (reader.u64()?, reader.address()?);
         let [from_client, from_server] = split(handshake)?;
-        Some(Self { id, observed, from_client, from_server })
+        Some(Self {
+            id,
+            observed,
+            from_client,
+            from_server,
+        })
     }
 }
 
 impl<R: CryptoRng> Client<R> {
-    /// A client that registers at once with the server at `address`. `None` if its key is all zeros or there is no
-    /// server key.
+    /// A client that registers at once with the server at `address`. `None` if its key is all zeros
+    /// or there is no server key.
     pub fn new(config: Config, address: SocketAddr, rng: R, now: Duration) -> Option<Self> {
-        let servers: Vec<_> =
-            config.servers.iter().map(|key| (*key, Gate::new(key, config.admission.as_ref()))).collect();
+        let servers: Vec<_> = config
+            .servers
+            .iter()
+            .map(|key| (*key, Gate::new(key, config.admission.as_ref())))
+            .collect();
         (!servers.is_empty()).then_some(())?;
         Some(Self {
             rng,
@@ -240,7 +267,10 @@ impl<R: CryptoRng> Client<R> {
     pub fn set_watches(&mut self, tags: impl IntoIterator<Item = Tag>, now: Duration) {
         let wanted: BTreeSet<Name> = tags.into_iter().map(Name::Watch).collect();
         let known: Vec<Name> = self.names(|name| matches!(name, Name::Watch(_)));
-        known.iter().filter(|name| !wanted.contains(name)).for_each(|name| self.items.remove(name));
+        known
+            .iter()
+            .filter(|name| !wanted.contains(name))
+            .for_each(|name| self.items.remove(name));
         for name in wanted {
             if !self.items.by_name.contains_key(&name) {
                 self.items.insert(name, None, [0; 8], now);
@@ -248,41 +278,61 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
-    /// Sets the records to keep at the server, complete. Those of more than [`MAX_BLOB`] bytes are left out.
-    pub fn set_records(&mut self, records: impl IntoIterator<Item = (Tag, Arc<[u8]>)>, now: Duration) {
+    /// Sets the records to keep at the server, complete. Those of more than [`MAX_BLOB`] bytes are
+    /// left out.
+    pub fn set_records(
+        &mut self,
+        records: impl IntoIterator<Item = (Tag, Arc<[u8]>)>,
+        now: Duration,
+    ) {
         let records: BTreeMap<Name, Arc<[u8]>> = records
             .into_iter()
             .filter(|(_, blob)| blob.len() <= MAX_BLOB)
             .map(|(tag, blob)| (Name::Put(tag), blob))
             .collect();
         let known: Vec<Name> = self.names(|name| matches!(name, Name::Put(_)));
-        known.iter().filter(|name| !records.contains_key(name)).for_each(|name| self.items.remove(name));
+        known
+            .iter()
+            .filter(|name| !records.contains_key(name))
+            .for_each(|name| self.items.remove(name));
         for (name, blob) in records {
             let digest = digest(&blob);
-            if self.items.by_name.get(&name).is_none_or(|item| item.digest != digest) {
+            if self
+                .items
+                .by_name
+                .get(&name)
+                .is_none_or(|item| item.digest != digest)
+            {
                 self.items.insert(name, Some(blob), digest, now);
             }
         }
     }
 
-    /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the same tag.
+    /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the
+    /// same tag.
     pub fn set_relays(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Duration) {
-        self.relays.set(wanted, now).into_iter().for_each(|event| self.emit(event));
+        self.relays
+            .set(wanted, now)
+            .into_iter()
+            .for_each(|event| self.emit(event));
     }
 
     /// Asks the server to let us and the other client that names this tag fire at the same moment
-    /// ([`Event::Fire`]). Good for the next five seconds. If the other does not ask for it, it is told ([`Event::Wanted`]), if
-    /// it watches `mailbox` and the record there is ours.
+    /// ([`Event::Fire`]). Good for the next five seconds. If the other does not ask for it, it is
+    /// told ([`Event::Wanted`]), if it watches `mailbox` and the record there is ours.
     pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
         self.wishes.add(tag, mailbox, now);
         self.relays.rebind_pair(&tag, now);
     }
 
-    /// Another address of the same server, if its name has one: asked how it sees us, it shows whether our NAT maps by
-    /// address. One that is no server's, or another's, does not answer.
+    /// Another address of the same server, if its name has one: asked how it sees us, it shows
+    /// whether our NAT maps by address. One that is no server's, or another's, does not answer.
     pub fn set_other_address(&mut self, address: Option<SocketAddr>, now: Duration) {
-        let address = address.map(canonical).filter(|other| other.is_ipv4() == self.address.is_ipv4());
-        self.alternates.set_address(address.filter(|other| *other != self.address), now);
+        let address = address
+            .map(canonical)
+            .filter(|other| other.is_ipv4() == self.address.is_ipv4());
+        self.alternates
+            .set_address(address.filter(|other| *other != self.address), now);
     }
 
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
@@ -309,21 +359,30 @@ impl<R: CryptoRng> Client<R> {
         let source = canonical(source);
         let from_server = source == self.address;
         if source.ip() == self.address.ip() && Kind::of(payload) == Some(Kind::Bound) {
-            let event = self.relays.handle_bound(source, payload, &mut self.rng, now);
+            let event = self
+                .relays
+                .handle_bound(source, payload, &mut self.rng, now);
             event.into_iter().for_each(|event| self.emit(event));
         }
         let _ = match Kind::of(payload) {
             Some(Kind::Welcome) if from_server => self.handle_welcome(payload, now),
             Some(Kind::Cookie) if from_server => self.handle_cookie(payload, now),
             Some(Kind::Notice) if from_server => self.handle_notice(payload, now),
-            Some(Kind::ProbeAnswer) if self.alternates.is(source) => self.handle_probe_answer(source, payload),
+            Some(Kind::ProbeAnswer) if self.alternates.is(source) => {
+                self.handle_probe_answer(source, payload)
+            }
             _ => None,
         };
     }
 
     /// Sends what is due.
     pub fn handle_timeout(&mut self, now: Duration) {
-        if self.session.as_ref().and_then(|session| session.asked).is_some_and(|asked| now >= asked + DEAD_AFTER) {
+        if self
+            .session
+            .as_ref()
+            .and_then(|session| session.asked)
+            .is_some_and(|asked| now >= asked + DEAD_AFTER)
+        {
             (self.session, self.previous) = (None, None);
             self.alternates.end();
             self.items.restart(now);
@@ -348,19 +407,36 @@ impl<R: CryptoRng> Client<R> {
             Attempt::Hello { due, .. } | Attempt::Confirm { due, .. } => Some(*due),
         };
         let session = self.session.as_ref().map(|session| {
-            let wishes = self.items.queue.first().map(|(due, _)| *due).into_iter().chain(self.relays.wish_due()).min();
+            let wishes = self
+                .items
+                .queue
+                .first()
+                .map(|(due, _)| *due)
+                .into_iter()
+                .chain(self.relays.wish_due())
+                .min();
             let wishes = wishes.map(|due| due.max(self.items.paced_until));
             let rekey = match self.attempt {
                 Attempt::Wait(until) => Some(until.max(session.rekey_at())),
                 _ => None,
             };
             let dead = session.asked.map(|asked| asked + DEAD_AFTER);
-            [wishes, dead, rekey, self.wishes.next_due(), self.alternates.next_due()]
-                .into_iter()
-                .flatten()
-                .fold(session.ping_due, Duration::min)
+            [
+                wishes,
+                dead,
+                rekey,
+                self.wishes.next_due(),
+                self.alternates.next_due(),
+            ]
+            .into_iter()
+            .flatten()
+            .fold(session.ping_due, Duration::min)
         });
-        attempt.into_iter().chain(session).chain(self.relays.bind_due()).min()
+        attempt
+            .into_iter()
+            .chain(session)
+            .chain(self.relays.bind_due())
+            .min()
     }
 
     /// The next datagram to send.
@@ -383,20 +459,33 @@ impl<R: CryptoRng> Client<R> {
     fn drive_attempt(&mut self, now: Duration) {
         match &mut self.attempt {
             Attempt::Wait(until) => {
-                let needed = self.session.as_ref().is_none_or(|session| now >= session.rekey_at());
+                let needed = self
+                    .session
+                    .as_ref()
+                    .is_none_or(|session| now >= session.rekey_at());
                 if needed && now >= *until {
                     self.say_hello(now);
                 }
             }
-            Attempt::Hello { datagram, tries, due, .. } | Attempt::Confirm { datagram, tries, due, .. }
-                if now >= *due =>
-            {
+            Attempt::Hello {
+                datagram,
+                tries,
+                due,
+                ..
+            }
+            | Attempt::Confirm {
+                datagram,
+                tries,
+                due,
+                ..
+            } if now >= *due => {
                 *tries += 1;
                 let beside = RESEND_BESIDE.iter().filter(|_| self.session.is_some());
                 match RESEND.iter().chain(beside).nth(*tries) {
                     Some(wait) => {
                         *due = now + *wait;
-                        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
+                        self.transmits
+                            .push_back(Outgoing::to_server(datagram.clone()));
                     }
                     None => self.fail(Duration::ZERO, now),
                 }
@@ -412,7 +501,11 @@ impl<R: CryptoRng> Client<R> {
         self.failures = self.failures.saturating_add(1);
         self.server = (self.server + 1) % self.servers.len().max(1);
         let wait = wait / 2 + self.jitter(wait);
-        let floor = if at_least.is_zero() { at_least } else { at_least + self.jitter(at_least / 2) };
+        let floor = if at_least.is_zero() {
+            at_least
+        } else {
+            at_least + self.jitter(at_least / 2)
+        };
         self.attempt = Attempt::Wait(now + wait.max(floor));
         if self.session.is_none() && at_least.is_zero() {
             self.emit(Event::Down);
@@ -430,17 +523,30 @@ impl<R: CryptoRng> Client<R> {
             self.fail(Duration::ZERO, now);
             return;
         };
-        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
+        self.transmits
+            .push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
-        self.attempt = Attempt::Hello { handshake, welcome: None, datagram, sent: now, tries: 0, due: now + wait };
+        self.attempt = Attempt::Hello {
+            handshake,
+            welcome: None,
+            datagram,
+            sent: now,
+            tries: 0,
+            due: now + wait,
+        };
     }
 
     fn hello(&mut self) -> Option<(Box<HandshakeState>, Vec<u8>)> {
         let (key, gate) = self.servers.get(self.server)?;
-        let mut handshake = self.identity.initiate(key, &gate.prologue, &mut self.rng).ok()?;
+        let mut handshake = self
+            .identity
+            .initiate(key, &gate.prologue, &mut self.rng)
+            .ok()?;
         let mut datagram = Kind::Hello.header().to_vec();
         let mut noise = [0; MAC1_AT];
-        let length = handshake.write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise).ok()?;
+        let length = handshake
+            .write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise)
+            .ok()?;
         datagram.extend(noise.get(..length)?);
         let mac1 = gate.mac1(&datagram);
         datagram.extend(mac1);
@@ -450,7 +556,15 @@ impl<R: CryptoRng> Client<R> {
 
     fn handle_cookie(&mut self, payload: &[u8], now: Duration) -> Option<()> {
         let (_, gate) = self.servers.get(self.server)?;
-        let Attempt::Hello { datagram, due, sent, .. } = &mut self.attempt else { return None };
+        let Attempt::Hello {
+            datagram,
+            due,
+            sent,
+            ..
+        } = &mut self.attempt
+        else {
+            return None;
+        };
         let mut reader = Reader(payload.get(HEADER_LEN..)?);
         let nonce = reader.array::<NONCE_LEN>()?;
         let mut text = reader.0.to_vec();
@@ -463,19 +577,34 @@ impl<R: CryptoRng> Client<R> {
         datagram.extend(mac2);
         let [wait, ..] = RESEND;
         (*sent, *due) = (now, now + wait);
-        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
+        self.transmits
+            .push_back(Outgoing::to_server(datagram.clone()));
         Some(())
     }
 
     fn handle_welcome(&mut self, payload: &[u8], now: Duration) -> Option<()> {
-        let Attempt::Hello { handshake, welcome, sent, .. } = &mut self.attempt else { return None };
+        let Attempt::Hello {
+            handshake,
+            welcome,
+            sent,
+            ..
+        } = &mut self.attempt
+        else {
+            return None;
+        };
         let (header, sealed) = payload.split_at_checked(HEADER_LEN + WELCOME_NOISE_LEN)?;
         if welcome.is_none() {
             *welcome = Welcome::read(handshake, header);
         }
-        // The header is authenticated with the ticket, so this is the welcome that was read, and whole.
+        // The header is authenticated with the ticket, so this is the welcome that was read, and
+        // whole.
         let ticket = open_message(&welcome.as_ref()?.from_server, 0, header, sealed)?;
-        let Welcome { id, observed, from_client, from_server } = welcome.take()?;
+        let Welcome {
+            id,
+            observed,
+            from_client,
+            from_server,
+        } = welcome.take()?;
         let round_trip = now.saturating_sub(*sent);
         let mut window = Window::default();
         window.mark(0); // the ticket
@@ -499,20 +628,33 @@ impl<R: CryptoRng> Client<R> {
             self.relays.restart(now);
         }
         let mut requests = self.relays.take_due(RELAYS_AT_ONCE, now);
-        let overhead =
-            CONFIRM_HEADER_LEN + MAC_LEN + requests.iter().map(|request| request.encode().len()).sum::<usize>();
+        let overhead = CONFIRM_HEADER_LEN
+            + MAC_LEN
+            + requests
+                .iter()
+                .map(|request| request.encode().len())
+                .sum::<usize>();
         requests.extend(self.items.take_due(1, overhead, now));
         if requests.is_empty() {
             requests.push(Request::Ping);
         }
         let mut message = pack(&requests, CONFIRM_HEADER_LEN, MIN_CONFIRM).next()?;
         let header = Kind::Confirm.header();
-        message.iter_mut().zip(header.iter().chain(&ticket)).for_each(|(to, from)| *to = *from);
+        message
+            .iter_mut()
+            .zip(header.iter().chain(&ticket))
+            .for_each(|(to, from)| *to = *from);
         let datagram = seal_in_place(&session.from_client, 0, CONFIRM_HEADER_LEN, message)?;
-        self.transmits.push_back(Outgoing::to_server(datagram.clone()));
+        self.transmits
+            .push_back(Outgoing::to_server(datagram.clone()));
         let [wait, ..] = RESEND;
         session.used = requests.iter().any(Request::is_use).then_some(now);
-        self.attempt = Attempt::Confirm { session: Box::new(session), datagram, tries: 0, due: now + wait };
+        self.attempt = Attempt::Confirm {
+            session: Box::new(session),
+            datagram,
+            tries: 0,
+            due: now + wait,
+        };
         self.emit(Event::Observed(observed));
         Some(())
     }
@@ -536,12 +678,19 @@ impl<R: CryptoRng> Client<R> {
                 notices
             }
             None => {
-                let current = self.session.as_mut().and_then(|session| session.open(payload));
+                let current = self
+                    .session
+                    .as_mut()
+                    .and_then(|session| session.open(payload));
                 let text = current.or_else(|| self.previous.as_mut()?.0.open(payload))?;
                 Notice::decode(&text)
             }
         };
-        if let Some(session) = self.session.as_mut().filter(|_| notices.iter().any(Notice::is_use)) {
+        if let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|_| notices.iter().any(Notice::is_use))
+        {
             session.used.get_or_insert(now);
         }
         let mut answers = Vec::new();
@@ -561,10 +710,16 @@ impl<R: CryptoRng> Client<R> {
         Some(())
     }
 
-    /// The new session takes over. `continued`: the server still has what was said in the one before.
+    /// The new session takes over. `continued`: the server still has what was said in the one
+    /// before.
     fn accept(&mut self, continued: bool, now: Duration) {
         let taken = std::mem::replace(&mut self.attempt, Attempt::Wait(now));
-        let Attempt::Confirm { mut session, tries, .. } = taken else { return };
+        let Attempt::Confirm {
+            mut session, tries, ..
+        } = taken
+        else {
+            return;
+        };
         session.since = now;
         if tries > 0 {
             session.pinged = None; // nobody knows which of them is answered
@@ -582,9 +737,14 @@ impl<R: CryptoRng> Client<R> {
 
     /// Another place of the server has answered.
     fn handle_probe_answer(&mut self, source: SocketAddr, payload: &[u8]) -> Option<()> {
-        let current = self.session.as_mut().and_then(|session| session.open(payload));
+        let current = self
+            .session
+            .as_mut()
+            .and_then(|session| session.open(payload));
         let text = current.or_else(|| self.previous.as_mut()?.0.open(payload))?;
-        let Some(Notice::Pong { observed }) = Notice::decode(&text).into_iter().next() else { return None };
+        let Some(Notice::Pong { observed }) = Notice::decode(&text).into_iter().next() else {
+            return None;
+        };
         let mapping = self.alternates.answer(source, observed)?;
         self.emit(Event::Mapping(mapping));
         Some(())
@@ -595,7 +755,8 @@ impl<R: CryptoRng> Client<R> {
             Notice::Accepted { ping_seconds } => {
                 let (least, most) = PING;
                 if let Some(session) = &mut self.session {
-                    session.ping_interval = Duration::from_secs(ping_seconds.into()).clamp(least, most);
+                    session.ping_interval =
+                        Duration::from_secs(ping_seconds.into()).clamp(least, most);
                 }
             }
             Notice::Pong { observed } => {
@@ -609,32 +770,49 @@ impl<R: CryptoRng> Client<R> {
             Notice::Watching { tag } => self.kept(Name::Watch(tag), None, now),
             Notice::Record { tag, blob } => {
                 let name = Name::Watch(tag);
-                let Some(item) = self.items.by_name.get_mut(&name) else { return };
+                let Some(item) = self.items.by_name.get_mut(&name) else {
+                    return;
+                };
                 let digest = digest(&blob);
                 let is_new = item.digest != digest;
                 item.digest = digest;
                 answers.push(Request::Got { tag, digest });
                 if is_new {
-                    self.emit(Event::Record { tag, blob: blob.into() });
+                    self.emit(Event::Record {
+                        tag,
+                        blob: blob.into(),
+                    });
                 }
             }
             Notice::PathChallenge { token } => answers.push(Request::PathResponse { token }),
             Notice::Full { tag, retry_seconds } => {
                 let wait = Duration::from_secs(retry_seconds.into()).max(REQUEST_RESEND.1);
                 for name in [Name::Put(tag), Name::Watch(tag)] {
-                    if self.items.by_name.get(&name).is_some_and(|item| item.tries > 0) {
+                    if self
+                        .items
+                        .by_name
+                        .get(&name)
+                        .is_some_and(|item| item.tries > 0)
+                    {
                         self.items.schedule(name, now + wait, 0);
                         self.items.refused += 1;
                     }
                 }
             }
-            Notice::RelayOffer { tag, port, allocation, key } => {
+            Notice::RelayOffer {
+                tag,
+                port,
+                allocation,
+                key,
+            } => {
                 let to = SocketAddr::new(self.address.ip(), port);
                 let event = self.relays.handle_offer(&tag, to, allocation, key, now);
                 event.into_iter().for_each(|event| self.emit(event));
             }
             Notice::RelayState { tag, wants, state } => {
-                let event = self.relays.handle_state(&tag, wants, state, &mut self.rng, now);
+                let event = self
+                    .relays
+                    .handle_state(&tag, wants, state, &mut self.rng, now);
                 event.into_iter().for_each(|event| self.emit(event));
             }
             Notice::Fire { tag, delay_ms } => {
@@ -652,8 +830,13 @@ impl<R: CryptoRng> Client<R> {
 
     /// The server has an item; it is said again long before the server forgets it.
     fn kept(&mut self, name: Name, digest: Option<Digest>, now: Duration) {
-        let Some(item) = self.items.by_name.get(&name) else { return };
-        let (is_current, is_awaited) = (digest.is_none_or(|digest| digest == item.digest), item.tries > 0);
+        let Some(item) = self.items.by_name.get(&name) else {
+            return;
+        };
+        let (is_current, is_awaited) = (
+            digest.is_none_or(|digest| digest == item.digest),
+            item.tries > 0,
+        );
         if is_current && is_awaited {
             let due = now + REFRESH - self.jitter(REFRESH / 4);
             self.items.schedule(name, due, 0);
@@ -670,7 +853,10 @@ impl<R: CryptoRng> Client<R> {
         let mut requests = Vec::new();
         if now >= self.items.paced_until {
             requests = self.relays.take_due(RELAYS_AT_ONCE, now);
-            requests.extend(self.items.take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now));
+            requests.extend(
+                self.items
+                    .take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now),
+            );
             if self.items.queue.first().is_some_and(|(due, _)| *due <= now)
                 || self.relays.wish_due().is_some_and(|due| due <= now)
             {
@@ -678,9 +864,19 @@ impl<R: CryptoRng> Client<R> {
             }
         }
         let wishes = self.wishes.take_due(now);
-        let Some(session) = self.session.as_mut() else { return };
-        let round_trip_ms = session.round_trip.as_millis().try_into().unwrap_or(u16::MAX);
-        requests.extend(wishes.into_iter().map(|(tag, mailbox)| Request::Meet { tag, round_trip_ms, mailbox }));
+        let Some(session) = self.session.as_mut() else {
+            return;
+        };
+        let round_trip_ms = session
+            .round_trip
+            .as_millis()
+            .try_into()
+            .unwrap_or(u16::MAX);
+        requests.extend(wishes.into_iter().map(|(tag, mailbox)| Request::Meet {
+            tag,
+            round_trip_ms,
+            mailbox,
+        }));
         if now >= session.ping_due {
             session.ping_due = now + Duration::from_secs(1);
             // A second ping while the first is out: its pong would measure nothing.
@@ -696,15 +892,24 @@ impl<R: CryptoRng> Client<R> {
         }
         while let Some(address) = self.alternates.take_due(now) {
             let probe = session.seal(Kind::Probe, vec![0; PROBE_LEN - MAC_LEN]);
-            self.transmits.extend(probe.map(|payload| Outgoing { to: To::Address(address), payload }));
+            self.transmits.extend(probe.map(|payload| Outgoing {
+                to: To::Address(address),
+                payload,
+            }));
         }
         self.request(&requests);
     }
 
     fn request(&mut self, requests: &[Request]) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.session else {
+            return;
+        };
         for message in pack(requests, SESSION_HEADER_LEN, 0) {
-            self.transmits.extend(session.seal(Kind::Request, message).map(Outgoing::to_server));
+            self.transmits.extend(
+                session
+                    .seal(Kind::Request, message)
+                    .map(Outgoing::to_server),
+            );
         }
     }
 }

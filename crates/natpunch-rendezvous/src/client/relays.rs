@@ -19,9 +19,11 @@ const RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from
 const REFRESH: Duration = Duration::from_secs(60);
 /// When a wish is said again that the server had no room for, or whose allocation was lost.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
-/// When a bound side lets itself be heard, which also keeps the NAT's mapping; less by up to a fifth.
+/// When a bound side lets itself be heard, which also keeps the NAT's mapping; less by up to a
+/// fifth.
 const REBIND: Duration = Duration::from_secs(25);
-/// When a side that waits for the other asks how things are, at first: the server's word may have been lost.
+/// When a side that waits for the other asks how things are, at first: the server's word may have
+/// been lost.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A binding without an answer for this long is none.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
@@ -69,7 +71,11 @@ fn backoff((first, last): (Duration, Duration), tries: u32) -> Duration {
 
 impl Relays {
     /// Sets what is wanted, complete; what ended with it.
-    pub(super) fn set(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Duration) -> Vec<Event> {
+    pub(super) fn set(
+        &mut self,
+        wanted: impl IntoIterator<Item = (Tag, RelayUse)>,
+        now: Duration,
+    ) -> Vec<Event> {
         let wanted: BTreeMap<Tag, RelayUse> = wanted.into_iter().collect();
         let mut events = Vec::new();
         for (tag, relay) in &mut self.by_tag {
@@ -82,10 +88,20 @@ impl Relays {
             }
         }
         // Nobody knows of it.
-        self.by_tag.retain(|_, relay| relay.said || relay.wants != RelayUse::Off);
-        for (tag, wants) in wanted.into_iter().filter(|(_, wants)| *wants != RelayUse::Off) {
+        self.by_tag
+            .retain(|_, relay| relay.said || relay.wants != RelayUse::Off);
+        for (tag, wants) in wanted
+            .into_iter()
+            .filter(|(_, wants)| *wants != RelayUse::Off)
+        {
             if self.by_tag.len() < MAX_RELAYS {
-                self.by_tag.entry(tag).or_insert(Relay { wants, due: now, tries: 0, said: false, binding: None });
+                self.by_tag.entry(tag).or_insert(Relay {
+                    wants,
+                    due: now,
+                    tries: 0,
+                    said: false,
+                    binding: None,
+                });
             }
         }
         events
@@ -93,19 +109,29 @@ impl Relays {
 
     /// A new session: the server may know nothing. A network change: it may see us elsewhere.
     pub(super) fn restart(&mut self, now: Duration) {
-        self.by_tag.values_mut().for_each(|relay| (relay.due, relay.tries) = (now, 0));
+        self.by_tag
+            .values_mut()
+            .for_each(|relay| (relay.due, relay.tries) = (now, 0));
     }
 
     /// The network changed: each port has to be told by a datagram from the new address.
     pub(super) fn rebind(&mut self, now: Duration) {
-        for binding in self.by_tag.values_mut().filter_map(|relay| relay.binding.as_mut()) {
+        for binding in self
+            .by_tag
+            .values_mut()
+            .filter_map(|relay| relay.binding.as_mut())
+        {
             (binding.due, binding.tries, binding.asked) = (now, 0, None);
         }
     }
 
-    /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns of it now.
+    /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns
+    /// of it now.
     pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Duration) {
-        let binding = self.by_tag.get_mut(tag).and_then(|relay| relay.binding.as_mut());
+        let binding = self
+            .by_tag
+            .get_mut(tag)
+            .and_then(|relay| relay.binding.as_mut());
         if let Some(binding) = binding.filter(|binding| binding.asked.is_none()) {
             (binding.due, binding.tries) = (now, 0);
         }
@@ -113,12 +139,19 @@ impl Relays {
 
     /// Wishes that are due, at most so many, and notes that they were said.
     pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
-        let due = self.by_tag.iter_mut().filter(|(_, relay)| relay.due <= now).take(most);
+        let due = self
+            .by_tag
+            .iter_mut()
+            .filter(|(_, relay)| relay.due <= now)
+            .take(most);
         due.map(|(tag, relay)| {
             relay.due = now + backoff(RESEND, relay.tries);
             relay.tries = relay.tries.saturating_add(1);
             relay.said = true;
-            Request::Relay { tag: *tag, wants: relay.wants }
+            Request::Relay {
+                tag: *tag,
+                wants: relay.wants,
+            }
         })
         .collect()
     }
@@ -130,24 +163,46 @@ impl Relays {
 
     /// When the next bind is due.
     pub(super) fn bind_due(&self) -> Option<Duration> {
-        let bindings = self.by_tag.values().filter_map(|relay| relay.binding.as_ref());
-        bindings.map(|binding| binding.due.min(binding.asked.map_or(Duration::MAX, |asked| asked + DEAD_AFTER))).min()
+        let bindings = self
+            .by_tag
+            .values()
+            .filter_map(|relay| relay.binding.as_ref());
+        bindings
+            .map(|binding| {
+                binding.due.min(
+                    binding
+                        .asked
+                        .map_or(Duration::MAX, |asked| asked + DEAD_AFTER),
+                )
+            })
+            .min()
     }
 
-    /// Binds that are due, with where the first two of a binding go, and what ended for want of an answer.
-    pub(super) fn drive(&mut self, rng: &mut impl CryptoRng, now: Duration) -> (Vec<Outgoing>, Vec<Event>) {
+    /// Binds that are due, with where the first two of a binding go, and what ended for want of an
+    /// answer.
+    pub(super) fn drive(
+        &mut self,
+        rng: &mut impl CryptoRng,
+        now: Duration,
+    ) -> (Vec<Outgoing>, Vec<Event>) {
         let (mut binds, mut events) = (Vec::new(), Vec::new());
         for (tag, relay) in &mut self.by_tag {
-            let Some(binding) = &mut relay.binding else { continue };
+            let Some(binding) = &mut relay.binding else {
+                continue;
+            };
             if binding.asked.is_some_and(|asked| now >= asked + DEAD_AFTER) {
                 events.extend(relay.unbind(*tag));
                 (relay.due, relay.tries) = (now, 0);
             } else if now >= binding.due {
                 binds.push(binding.say(rng, now));
-                // What follows on the same way finds this side bound: by the first bind, or by the one with the cookie.
+                // What follows on the same way finds this side bound: by the first bind, or by the
+                // one with the cookie.
                 if !binding.both && binding.tries <= 2 {
                     binding.told = true;
-                    events.push(Event::Relay { tag: *tag, address: Some(binding.to) });
+                    events.push(Event::Relay {
+                        tag: *tag,
+                        address: Some(binding.to),
+                    });
                 }
             }
         }
@@ -163,8 +218,15 @@ impl Relays {
         key: Key,
         now: Duration,
     ) -> Option<Event> {
-        let relay = self.by_tag.get_mut(tag).filter(|relay| relay.wants != RelayUse::Off)?;
-        if relay.binding.as_ref().is_some_and(|binding| binding.allocation == allocation && binding.to == to) {
+        let relay = self
+            .by_tag
+            .get_mut(tag)
+            .filter(|relay| relay.wants != RelayUse::Off)?;
+        if relay
+            .binding
+            .as_ref()
+            .is_some_and(|binding| binding.allocation == allocation && binding.to == to)
+        {
             return None;
         }
         let event = relay.unbind(*tag);
@@ -209,7 +271,10 @@ impl Relays {
             RelayState::Bound => {
                 let binding = relay.binding.as_mut().filter(|binding| !binding.both)?;
                 binding.both = true;
-                Some(Event::Relay { tag: *tag, address: Some(binding.to) })
+                Some(Event::Relay {
+                    tag: *tag,
+                    address: Some(binding.to),
+                })
             }
             RelayState::None | RelayState::Refused => {
                 let had = relay.binding.is_some();
@@ -233,7 +298,8 @@ impl Relays {
         let allocation = Message::allocation(payload)?;
         let mine = |binding: &Binding| binding.allocation == allocation && binding.to == source;
         let mut all = self.by_tag.iter_mut();
-        let (tag, binding) = all.find_map(|(tag, relay)| Some((tag, relay.binding.as_mut().filter(|b| mine(b))?)))?;
+        let (tag, binding) =
+            all.find_map(|(tag, relay)| Some((tag, relay.binding.as_mut().filter(|b| mine(b))?)))?;
         let answer = Message::open(&binding.key, payload)?;
         if binding.asked.is_none() || answer.nonce != binding.nonce {
             return None;
@@ -254,7 +320,10 @@ impl Relays {
         }
         (binding.both, binding.tries) = (true, 0);
         binding.due = now + REBIND - (REBIND / 5).mul_f64(random_part(rng));
-        Some(Event::Relay { tag: *tag, address: Some(binding.to) })
+        Some(Event::Relay {
+            tag: *tag,
+            address: Some(binding.to),
+        })
     }
 }
 
@@ -274,9 +343,16 @@ impl Binding {
         }
         self.due = now + backoff(RESEND, self.tries);
         self.tries = self.tries.saturating_add(1);
-        let bind =
-            Message { allocation: self.allocation, nonce: self.nonce, cookie: self.cookie, state: State::default() };
-        Outgoing { to: To::Address(self.to), payload: bind.seal(Kind::Bind, &self.key).to_vec() }
+        let bind = Message {
+            allocation: self.allocation,
+            nonce: self.nonce,
+            cookie: self.cookie,
+            state: State::default(),
+        };
+        Outgoing {
+            to: To::Address(self.to),
+            payload: bind.seal(Kind::Bind, &self.key).to_vec(),
+        }
     }
 }
 
@@ -293,7 +369,13 @@ mod tests {
     fn said(relays: &mut Relays, now: Duration) -> Vec<RelayUse> {
         let requests = relays.take_due(9, now).into_iter();
         requests
-            .filter_map(|request| if let Request::Relay { wants, .. } = request { Some(wants) } else { None })
+            .filter_map(|request| {
+                if let Request::Relay { wants, .. } = request {
+                    Some(wants)
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 

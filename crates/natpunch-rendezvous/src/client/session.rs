@@ -6,11 +6,12 @@ use crate::crypto::{Key, open_message, seal_in_place};
 use crate::window::Window;
 use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
-/// When a session gets new keys: so long after it was first used, or began. Messages under the old ones that are on
-/// their way are done with well within two minutes.
+/// When a session gets new keys: so long after it was first used, or began. Messages under the old
+/// ones that are on their way are done with well within two minutes.
 const REKEY_USED: Duration = Duration::from_secs(105);
 const REKEY_IDLE: Duration = Duration::from_secs(3600);
-/// Or when nothing was answered for so long, which is three pings: a server that has restarted knows no session.
+/// Or when nothing was answered for so long, which is three pings: a server that has restarted
+/// knows no session.
 const DOUBTED_AFTER: Duration = Duration::from_secs(3);
 /// By how much each session is earlier, at most.
 pub(super) const REKEY_EARLY: Duration = Duration::from_secs(15);
@@ -39,8 +40,12 @@ impl Session {
     /// When it needs new keys.
     pub(super) fn rekey_at(&self) -> Duration {
         let idle = self.since + REKEY_IDLE;
-        let due = self.used.map_or(idle, |used| idle.min(used + REKEY_USED)).saturating_sub(self.early);
-        self.asked.map_or(due, |asked| due.min(asked + DOUBTED_AFTER))
+        let due = self
+            .used
+            .map_or(idle, |used| idle.min(used + REKEY_USED))
+            .saturating_sub(self.early);
+        self.asked
+            .map_or(due, |asked| due.min(asked + DOUBTED_AFTER))
     }
 
     /// A pong came.

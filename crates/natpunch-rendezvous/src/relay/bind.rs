@@ -1,5 +1,5 @@
-//! The two datagrams between a client and a relay port: *bind*, and the port's answer. They have the same length, and
-//! both are authenticated with the key of the offer.
+//! The two datagrams between a client and a relay port: *bind*, and the port's answer. They have
+//! the same length, and both are authenticated with the key of the offer.
 
 use crate::crypto::{self, Key, short_mac};
 use crate::wire::{BIND_LEN, CookieBytes, HEADER_LEN, Kind, MAC_LEN, Reader};
@@ -32,9 +32,16 @@ pub(crate) struct Message {
 
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { allocation, nonce, state, .. } = self;
+        let Self {
+            allocation,
+            nonce,
+            state,
+            ..
+        } = self;
         let fields = (allocation, nonce, state);
-        f.debug_tuple("Message").field(&fields).finish_non_exhaustive()
+        f.debug_tuple("Message")
+            .field(&fields)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,11 +49,20 @@ impl Message {
     /// Its bytes, as this kind.
     pub(crate) fn seal(&self, kind: Kind, key: &Key) -> [u8; BIND_LEN] {
         let state = [self.state as u8, 0, 0, 0, 0, 0, 0, 0];
-        let fields: [&[u8]; 5] = [&kind.header(), &self.allocation.to_be_bytes(), &self.nonce, &self.cookie, &state];
+        let fields: [&[u8]; 5] = [
+            &kind.header(),
+            &self.allocation.to_be_bytes(),
+            &self.nonce,
+            &self.cookie,
+            &state,
+        ];
         let mac: [u8; MAC_LEN] = short_mac(key, &fields);
         let mut datagram = [0; BIND_LEN];
         let bytes = fields.into_iter().flatten().chain(&mac);
-        datagram.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        datagram
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
         datagram
     }
 
@@ -69,6 +85,11 @@ impl Message {
             2 => State::Both,
             _ => return None,
         };
-        Some(Self { allocation, nonce, cookie, state })
+        Some(Self {
+            allocation,
+            nonce,
+            cookie,
+            state,
+        })
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// How much may pass at once, in the time that it takes at the rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// A rate that ports share, each from a thread of its own: the generic cell rate algorithm (ITU-T I.371), of which all state
-/// is the time when what has passed so far will be paid for.
+/// A rate that ports share, each from a thread of its own: the generic cell rate algorithm (ITU-T
+/// I.371), of which all state is the time when what has passed so far will be paid for.
 #[derive(Debug)]
 pub struct Budget {
     bytes_per_second: u64,
@@ -18,18 +18,28 @@ pub struct Budget {
 impl Budget {
     /// A budget of so many bytes in a second, and as a burst.
     pub fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, paid_at: AtomicU64::new(0) }
+        Self {
+            bytes_per_second,
+            paid_at: AtomicU64::new(0),
+        }
     }
 
     /// Takes so many bytes; false if there is no room for them.
     pub(super) fn take(&self, bytes: u64, now: Duration) -> bool {
         let now = nanos(now);
-        let Some(cost) = bytes.saturating_mul(1_000_000_000).checked_div(self.bytes_per_second) else { return false };
+        let Some(cost) = bytes
+            .saturating_mul(1_000_000_000)
+            .checked_div(self.bytes_per_second)
+        else {
+            return false;
+        };
         let pay = |paid_at: u64| {
             let paid_at = paid_at.max(now).saturating_add(cost);
             (paid_at - now <= nanos(BURST)).then_some(paid_at)
         };
-        self.paid_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay).is_ok()
+        self.paid_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay)
+            .is_ok()
     }
 }
 

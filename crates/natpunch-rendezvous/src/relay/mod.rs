@@ -1,12 +1,13 @@
-//! The relay: a [`Port`] passes datagrams between the two bound addresses of an allocation, unchanged and unread.
+//! The relay: a [`Port`] passes datagrams between the two bound addresses of an allocation,
+//! unchanged and unread.
 //!
-//! Who may use it is the business of the [server](crate::Server): it makes an allocation when the sessions of two
-//! clients have asked for the same pair, gives each side a secret, and tells a port of it by [`Command`]s. The port
-//! decides about each datagram alone, shares nothing with the server, and tells it in [`Event`]s what became of the
-//! allocation.
+//! Who may use it is the business of the [server](crate::Server): it makes an allocation when the
+//! sessions of two clients have asked for the same pair, gives each side a secret, and tells a port
+//! of it by [`Command`]s. The port decides about each datagram alone, shares nothing with the
+//! server, and tells it in [`Event`]s what became of the allocation.
 //!
-//! A port can't be aimed: no datagram names a destination. Where it sends is one of two addresses, each of which has
-//! shown the secret of its side and has answered a challenge from there.
+//! A port can't be aimed: no datagram names a destination. Where it sends is one of two addresses,
+//! each of which has shown the secret of its side and has answered a challenge from there.
 
 pub(crate) mod bind;
 mod budget;

@@ -26,9 +26,11 @@ const KEY_LIFETIME: Duration = Duration::from_secs(180);
 const INDEX_LIFETIME: Duration = Duration::from_secs(240);
 /// Indices of one side that are remembered: an attempt chooses one every 5 s.
 const INDICES: usize = 16;
-/// Sessions of each side that began on another path and go on here, in one stretch of WireGuard's messages ...
+/// Sessions of each side that began on another path and go on here, in one stretch of WireGuard's
+/// messages ...
 const TAKEN_OVER: u8 = 4;
-/// ... which begins after a pause of this length: meanwhile they took that path, also for handshakes.
+/// ... which begins after a pause of this length: meanwhile they took that path, also for
+/// handshakes.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Probes of one side: in a second, and at once.
 const PROBES: (u32, u32) = (20, 60);
@@ -50,7 +52,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_per_second: 25_000_000, bytes_per_hour: 20_000_000_000, any_payload: false }
+        Self {
+            bytes_per_second: 25_000_000,
+            bytes_per_hour: 20_000_000_000,
+            any_payload: false,
+        }
     }
 }
 
@@ -125,7 +131,8 @@ pub struct Counters {
     pub challenged: u64,
     /// Datagrams dropped: of an address that is not bound, or forged binds.
     pub strangers: u64,
-    /// Dropped: not WireGuard's nor a probe, or for a session of WireGuard's that no handshake began.
+    /// Dropped: not WireGuard's nor a probe, or for a session of WireGuard's that no handshake
+    /// began.
     pub misshapen: u64,
     /// Dropped: the other side is not bound, or nobody asked to carry WireGuard's messages.
     pub not_carried: u64,
@@ -199,7 +206,8 @@ struct Side {
     moves: u32,
     /// When it was heard.
     heard: Duration,
-    /// Indices that this side chose in handshakes, and when (in seconds), the newest at `next_index - 1`.
+    /// Indices that this side chose in handshakes, and when (in seconds), the newest at
+    /// `next_index - 1`.
     indices: [(Index, u32); INDICES],
     next_index: usize,
     taken_over: u8,
@@ -209,8 +217,8 @@ struct Side {
 
 impl Port {
     /// Bytes of memory that an allocation takes here at most, with its share of the maps.
-    pub(crate) const ALLOCATION: usize =
-        size_of::<Allocation>() + 3 * (size_of::<(SocketAddr, (u64, usize))>() + size_of::<(u64, usize)>());
+    pub(crate) const ALLOCATION: usize = size_of::<Allocation>()
+        + 3 * (size_of::<(SocketAddr, (u64, usize))>() + size_of::<(u64, usize)>());
 
     /// A port without allocations. The key is of its own, random.
     pub fn new(limits: Limits, own: Own, key: [u8; 32]) -> Self {
@@ -230,13 +238,20 @@ impl Port {
     /// The same port, within a budget that it shares with others.
     #[must_use]
     pub fn within(self, budget: Arc<Budget>) -> Self {
-        Self { budget: Some(budget), ..self }
+        Self {
+            budget: Some(budget),
+            ..self
+        }
     }
 
     /// Does what the server says.
     pub fn handle_command(&mut self, command: Command, now: Duration) {
         match command {
-            Command::Open { allocation, keys, registered } => {
+            Command::Open {
+                allocation,
+                keys,
+                registered,
+            } => {
                 self.close(allocation);
                 let [a, b] = keys;
                 let [at_a, at_b] = registered.map(canonical);
@@ -251,11 +266,18 @@ impl Port {
                     tokens: (self.limits.bytes_per_second, now),
                     used: (0, 0),
                 };
-                self.allocations.insert(allocation, Box::new(allocation_state));
+                self.allocations
+                    .insert(allocation, Box::new(allocation_state));
             }
-            Command::Registered { allocation, address } => {
+            Command::Registered {
+                allocation,
+                address,
+            } => {
                 let (allocation, side) = split(allocation);
-                let side = self.allocations.get_mut(&allocation).and_then(|found| found.sides.get_mut(side));
+                let side = self
+                    .allocations
+                    .get_mut(&allocation)
+                    .and_then(|found| found.sides.get_mut(side));
                 if let Some(side) = side {
                     side.registered = canonical(address);
                 }
@@ -272,22 +294,36 @@ impl Port {
     }
 
     /// Takes a datagram, and says what is to be done with it.
-    pub fn handle_datagram(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) -> Verdict {
+    pub fn handle_datagram(
+        &mut self,
+        via: Via,
+        source: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Verdict {
         let source = canonical(source);
         if Kind::of(payload) == Some(Kind::Bind) {
-            return self.handle_bind(via, source, payload, now).map_or(Verdict::Drop, Verdict::Answer);
+            return self
+                .handle_bind(via, source, payload, now)
+                .map_or(Verdict::Drop, Verdict::Answer);
         }
         let Some((allocation, side)) = self.by_source.get(&source).copied() else {
             self.counters.strangers += 1;
             return Verdict::Drop;
         };
-        let Some(allocation) = self.allocations.get_mut(&allocation) else { return Verdict::Drop };
+        let Some(allocation) = self.allocations.get_mut(&allocation) else {
+            return Verdict::Drop;
+        };
         let verdict = allocation.forward(side, via, payload, &self.limits, &mut self.counters, now);
         if !matches!(verdict, Verdict::Forward { .. }) {
             return verdict;
         }
         let bytes = payload.len() as u64;
-        if self.budget.as_ref().is_some_and(|budget| !budget.take(bytes + OVERHEAD, now)) {
+        if self
+            .budget
+            .as_ref()
+            .is_some_and(|budget| !budget.take(bytes + OVERHEAD, now))
+        {
             allocation.refund(bytes + OVERHEAD);
             self.counters.limited += 1;
             return Verdict::Drop;
@@ -303,7 +339,10 @@ impl Port {
             return;
         }
         self.next_sweep = now + SWEEP;
-        let over = self.allocations.iter().filter(|(_, allocation)| allocation.is_over(now));
+        let over = self
+            .allocations
+            .iter()
+            .filter(|(_, allocation)| allocation.is_over(now));
         let over: Vec<u64> = over.map(|(number, _)| *number).collect();
         for number in over {
             self.close(number);
@@ -332,33 +371,54 @@ impl Port {
     }
 
     fn close(&mut self, allocation: u64) {
-        let Some(allocation) = self.allocations.remove(&allocation) else { return };
+        let Some(allocation) = self.allocations.remove(&allocation) else {
+            return;
+        };
         for (address, _) in allocation.sides.iter().filter_map(|side| side.bound) {
             self.by_source.remove(&address);
         }
     }
 
-    fn handle_bind(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) -> Option<[u8; BIND_LEN]> {
+    fn handle_bind(
+        &mut self,
+        via: Via,
+        source: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Option<[u8; BIND_LEN]> {
         let claimed = Message::allocation(payload)?;
         let (number, index) = split(claimed);
         let allocation = self.allocations.get_mut(&number);
         let side = allocation.and_then(|allocation| allocation.sides.get_mut(index));
         // What was not made with the secret of the offer gets no answer at all.
-        let opened = side.and_then(|side| Message::open(&side.key, payload).map(|bind| (side, bind)));
+        let opened =
+            side.and_then(|side| Message::open(&side.key, payload).map(|bind| (side, bind)));
         let Some((side, bind)) = opened else {
             self.counters.strangers += 1;
             return None;
         };
-        let theirs = self.by_source.get(&source).is_some_and(|found| *found != (number, index));
+        let theirs = self
+            .by_source
+            .get(&source)
+            .is_some_and(|found| *found != (number, index));
         if theirs || !self.own.admits(via, source) || !side.admits(source) {
             self.counters.refused += 1;
             return None;
         }
-        let cookies = [0, 1].map(|age| cookie(&self.cookie_key, claimed, side.moves, source, now, age));
-        // Where the session is has been proven already; but only once, for later somebody else may be there.
+        let cookies =
+            [0, 1].map(|age| cookie(&self.cookie_key, claimed, side.moves, source, now, age));
+        // Where the session is has been proven already; but only once, for later somebody else may
+        // be there.
         let proven = side.bound.is_none() && side.moves == 0 && source == side.registered
-            || cookies.iter().any(|cookie| crypto::equal(cookie, &bind.cookie));
-        let mut answer = Message { allocation: claimed, nonce: bind.nonce, cookie: cookies[0], state: State::Unproven };
+            || cookies
+                .iter()
+                .any(|cookie| crypto::equal(cookie, &bind.cookie));
+        let mut answer = Message {
+            allocation: claimed,
+            nonce: bind.nonce,
+            cookie: cookies[0],
+            state: State::Unproven,
+        };
         let key = side.key.clone();
         if !proven {
             self.counters.challenged += 1;
@@ -389,18 +449,35 @@ fn split(claimed: u64) -> (u64, usize) {
 }
 
 /// What only somebody at `source` can have got in the current slot of time, or the one before it.
-fn cookie(key: &Key, claimed: u64, moves: u32, source: SocketAddr, now: Duration, age: u64) -> CookieBytes {
+fn cookie(
+    key: &Key,
+    claimed: u64,
+    moves: u32,
+    source: SocketAddr,
+    now: Duration,
+    age: u64,
+) -> CookieBytes {
     let mut place = Vec::with_capacity(18);
     put_address(&mut place, source);
     let slot = (now.as_secs() / COOKIE_SLOT.as_secs()).wrapping_sub(age);
-    short_mac(key, &[&claimed.to_be_bytes(), &moves.to_be_bytes(), &slot.to_be_bytes(), &place])
+    short_mac(
+        key,
+        &[
+            &claimed.to_be_bytes(),
+            &moves.to_be_bytes(),
+            &slot.to_be_bytes(),
+            &place,
+        ],
+    )
 }
 
 impl Own {
     /// Whether a datagram's source is not this server itself.
     fn admits(&self, via: Via, source: SocketAddr) -> bool {
         let ours = |ip: IpAddr| {
-            ip.is_loopback() || self.addresses.contains(&ip) || via.local.is_some_and(|(local, _)| local == ip)
+            ip.is_loopback()
+                || self.addresses.contains(&ip)
+                || via.local.is_some_and(|(local, _)| local == ip)
         };
         source.port() != 0 && !(self.ports.contains(&source.port()) && ours(source.ip()))
     }
@@ -418,7 +495,11 @@ impl Allocation {
     ) -> Verdict {
         let shape = Shape::of(payload);
         let is_probe = shape == Some(Shape::Probe);
-        let since = if self.carried && !is_probe { self.stretch_at(now) } else { now };
+        let since = if self.carried && !is_probe {
+            self.stretch_at(now)
+        } else {
+            now
+        };
         let [a, b] = &mut self.sides;
         let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
         // The same address on another way of ours is another path.
@@ -445,7 +526,10 @@ impl Allocation {
                 sender.chose(index, now);
                 true
             }
-            Some(Shape::Response { sender: index, receiver: asked }) => {
+            Some(Shape::Response {
+                sender: index,
+                receiver: asked,
+            }) => {
                 let known = receiver.knows(asked, now);
                 if known {
                     sender.chose(index, now);
@@ -456,8 +540,8 @@ impl Allocation {
             Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
             Some(Shape::Data { receiver: session }) => {
                 receiver.knows(session, now) || {
-                    // A session whose handshake took the path that just died. WireGuard itself would notice only after
-                    // 15 s.
+                    // A session whose handshake took the path that just died. WireGuard itself
+                    // would notice only after 15 s.
                     let recent = now.saturating_sub(since) < KEY_LIFETIME;
                     let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
                     if taken {
@@ -483,10 +567,12 @@ impl Allocation {
         Verdict::Forward { via: to_via, to }
     }
 
-    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new one nothing is known of
-    /// what it was that they did meanwhile on another path.
+    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new
+    /// one nothing is known of what it was that they did meanwhile on another path.
     fn stretch_at(&mut self, now: Duration) -> Duration {
-        let going_on = self.stretch.filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
+        let going_on = self
+            .stretch
+            .filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
         going_on.map_or_else(
             || {
                 self.shook_hands = false;
@@ -526,7 +612,11 @@ impl Allocation {
     fn is_over(&self, now: Duration) -> bool {
         let bound = self.sides.iter().all(|side| side.bound.is_some());
         let unused = !bound && now.saturating_sub(self.opened) >= BIND_WINDOW;
-        unused || self.sides.iter().any(|side| now.saturating_sub(side.heard) >= IDLE)
+        unused
+            || self
+                .sides
+                .iter()
+                .any(|side| now.saturating_sub(side.heard) >= IDLE)
     }
 }
 
@@ -545,8 +635,8 @@ impl Side {
         }
     }
 
-    /// Whether this side may be at an address: any global one, and the one where its session is. So a server never
-    /// sends into private networks but to whom it serves there anyway.
+    /// Whether this side may be at an address: any global one, and the one where its session is. So
+    /// a server never sends into private networks but to whom it serves there anyway.
     fn admits(&self, source: SocketAddr) -> bool {
         is_global(source.ip()) || source.ip() == self.registered.ip()
     }
@@ -567,7 +657,11 @@ impl Side {
     /// This side will be found by this index.
     fn chose(&mut self, index: Index, now: Duration) {
         let now = now.as_secs() as u32;
-        if let Some(known) = self.indices.iter_mut().find(|(known, since)| *known == index && *since != 0) {
+        if let Some(known) = self
+            .indices
+            .iter_mut()
+            .find(|(known, since)| *known == index && *since != 0)
+        {
             known.1 = now.max(1);
         } else if let Some(oldest) = self.indices.get_mut(self.next_index) {
             *oldest = (index, now.max(1));
@@ -578,7 +672,9 @@ impl Side {
     fn knows(&self, index: Index, now: Duration) -> bool {
         let now = now.as_secs() as u32;
         self.indices.iter().any(|(known, since)| {
-            *known == index && *since != 0 && now.saturating_sub(*since) < INDEX_LIFETIME.as_secs() as u32
+            *known == index
+                && *since != 0
+                && now.saturating_sub(*since) < INDEX_LIFETIME.as_secs() as u32
         })
     }
 }

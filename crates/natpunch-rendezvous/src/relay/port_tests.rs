@@ -30,19 +30,42 @@ fn port() -> Port {
 }
 
 fn port_with(limits: Limits) -> Port {
-    let own = Own { addresses: ["203.0.113.1".parse().unwrap()].into(), ports: [51_900, 51_901].into() };
+    let own = Own {
+        addresses: ["203.0.113.1".parse().unwrap()].into(),
+        ports: [51_900, 51_901].into(),
+    };
     let mut port = Port::new(limits, own, [9; 32]);
     open(&mut port, ALLOCATION, [1, 2], homes());
     port
 }
 
 fn open(port: &mut Port, allocation: u64, keys: [u8; 2], registered: [SocketAddr; 2]) {
-    port.handle_command(Command::Open { allocation, keys: keys.map(key), registered }, START);
-    port.handle_command(Command::Carry { allocation, carry: true }, START);
+    port.handle_command(
+        Command::Open {
+            allocation,
+            keys: keys.map(key),
+            registered,
+        },
+        START,
+    );
+    port.handle_command(
+        Command::Carry {
+            allocation,
+            carry: true,
+        },
+        START,
+    );
 }
 
 fn bind(allocation: u64, key: &Key, cookie: CookieBytes) -> Vec<u8> {
-    Message { allocation, nonce: [7; 8], cookie, state: State::default() }.seal(Kind::Bind, key).to_vec()
+    Message {
+        allocation,
+        nonce: [7; 8],
+        cookie,
+        state: State::default(),
+    }
+    .seal(Kind::Bind, key)
+    .to_vec()
 }
 
 /// What the port answers to a bind, opened.
@@ -54,7 +77,12 @@ fn say(
     cookie: CookieBytes,
     now: Duration,
 ) -> Option<Message> {
-    match port.handle_datagram(Via::default(), source, &bind(allocation, &key(n), cookie), now) {
+    match port.handle_datagram(
+        Via::default(),
+        source,
+        &bind(allocation, &key(n), cookie),
+        now,
+    ) {
         Verdict::Answer(answer) => Some(Message::open(&key(n), &answer).unwrap()),
         Verdict::Drop => None,
         Verdict::Forward { .. } => panic!("a bind was forwarded"),
@@ -62,7 +90,13 @@ fn say(
 }
 
 /// Binds from an address, with the cookie if one is asked for.
-fn prove(port: &mut Port, source: SocketAddr, allocation: u64, n: u8, now: Duration) -> Option<State> {
+fn prove(
+    port: &mut Port,
+    source: SocketAddr,
+    allocation: u64,
+    n: u8,
+    now: Duration,
+) -> Option<State> {
     let first = say(port, source, allocation, n, [0; MAC_LEN], now)?;
     if first.state != State::Unproven {
         return Some(first.state);
@@ -72,8 +106,14 @@ fn prove(port: &mut Port, source: SocketAddr, allocation: u64, n: u8, now: Durat
 
 fn bound_port(limits: Limits) -> Port {
     let mut port = port_with(limits);
-    assert_eq!(prove(&mut port, homes()[0], ALLOCATION, 1, START), Some(State::Bound));
-    assert_eq!(prove(&mut port, homes()[1], ALLOCATION | 1, 2, START), Some(State::Both));
+    assert_eq!(
+        prove(&mut port, homes()[0], ALLOCATION, 1, START),
+        Some(State::Bound)
+    );
+    assert_eq!(
+        prove(&mut port, homes()[1], ALLOCATION | 1, 2, START),
+        Some(State::Both)
+    );
     assert_eq!(port.poll_event(), Some(Event::Bound(ALLOCATION)));
     port
 }
@@ -92,7 +132,9 @@ fn passes(port: &mut Port, from: usize, payload: &[u8], now: Duration) -> bool {
 
 fn message(kind: u8, length: usize, words: &[u32]) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0];
-    words.iter().for_each(|word| message.extend(word.to_le_bytes()));
+    words
+        .iter()
+        .for_each(|word| message.extend(word.to_le_bytes()));
     message.resize(length, 0x5a);
     message
 }
@@ -118,13 +160,29 @@ fn probe() -> Vec<u8> {
 #[test]
 fn a_side_binds_at_once_where_its_session_is_and_elsewhere_after_a_challenge() {
     let mut port = port();
-    assert_eq!(say(&mut port, homes()[0], ALLOCATION, 1, [0; MAC_LEN], START).unwrap().state, State::Bound);
+    assert_eq!(
+        say(&mut port, homes()[0], ALLOCATION, 1, [0; MAC_LEN], START)
+            .unwrap()
+            .state,
+        State::Bound
+    );
     let symmetric = address("198.51.100.1:4711");
     let mut port = self::port();
     let challenge = say(&mut port, symmetric, ALLOCATION, 1, [0; MAC_LEN], START).unwrap();
     assert_eq!(challenge.state, State::Unproven);
-    assert!(port.by_source.is_empty(), "nothing is bound before the proof");
-    let answer = say(&mut port, symmetric, ALLOCATION, 1, challenge.cookie, START + SECOND).unwrap();
+    assert!(
+        port.by_source.is_empty(),
+        "nothing is bound before the proof"
+    );
+    let answer = say(
+        &mut port,
+        symmetric,
+        ALLOCATION,
+        1,
+        challenge.cookie,
+        START + SECOND,
+    )
+    .unwrap();
     assert_eq!((answer.state, answer.nonce), (State::Bound, [7; 8]));
 }
 
@@ -134,11 +192,20 @@ fn a_bind_copied_to_another_address_binds_nothing_there() {
     let mine = address("198.51.100.1:4711");
     let challenge = say(&mut port, mine, ALLOCATION, 1, [0; MAC_LEN], START).unwrap();
     let proof = bind(ALLOCATION, &key(1), challenge.cookie);
-    for thief in ["203.0.113.66:4711", "198.51.100.1:4712", "[2001:db8::66]:4711"] {
+    for thief in [
+        "203.0.113.66:4711",
+        "198.51.100.1:4712",
+        "[2001:db8::66]:4711",
+    ] {
         let verdict = port.handle_datagram(Via::default(), address(thief), &proof, START);
-        let Verdict::Answer(answer) = verdict else { panic!("{verdict:?}") };
+        let Verdict::Answer(answer) = verdict else {
+            panic!("{verdict:?}")
+        };
         assert!(answer.len() <= proof.len());
-        assert_eq!(Message::open(&key(1), &answer).unwrap().state, State::Unproven);
+        assert_eq!(
+            Message::open(&key(1), &answer).unwrap().state,
+            State::Unproven
+        );
     }
     assert!(port.by_source.is_empty());
 }
@@ -148,13 +215,31 @@ fn a_replayed_bind_does_not_move_a_side_back() {
     let mut port = bound_port(Limits::default());
     let elsewhere = address("203.0.113.50:5000");
     let first = bind(ALLOCATION, &key(1), [0; MAC_LEN]);
-    assert_eq!(prove(&mut port, elsewhere, ALLOCATION, 1, START + SECOND), Some(State::Both));
-    let challenge = say(&mut port, homes()[0], ALLOCATION, 1, [0; MAC_LEN], START + SECOND).unwrap();
-    assert_eq!(challenge.state, State::Unproven, "where the session is counts as a proof only once");
+    assert_eq!(
+        prove(&mut port, elsewhere, ALLOCATION, 1, START + SECOND),
+        Some(State::Both)
+    );
+    let challenge = say(
+        &mut port,
+        homes()[0],
+        ALLOCATION,
+        1,
+        [0; MAC_LEN],
+        START + SECOND,
+    )
+    .unwrap();
+    assert_eq!(
+        challenge.state,
+        State::Unproven,
+        "where the session is counts as a proof only once"
+    );
     // Moved once more: what proved the way back is void.
     let back = bind(ALLOCATION, &key(1), challenge.cookie);
     let third = address("203.0.113.51:5000");
-    assert_eq!(prove(&mut port, third, ALLOCATION, 1, START + SECOND), Some(State::Both));
+    assert_eq!(
+        prove(&mut port, third, ALLOCATION, 1, START + SECOND),
+        Some(State::Both)
+    );
     for replayed in [first, back] {
         port.handle_datagram(Via::default(), homes()[0], &replayed, START + 2 * SECOND);
     }
@@ -168,17 +253,32 @@ fn a_replayed_bind_does_not_move_a_side_back() {
 #[test]
 fn only_the_secret_of_a_side_binds_it_and_others_are_not_answered() {
     let mut port = port();
-    for (allocation, n) in [(ALLOCATION, 2), (ALLOCATION | 1, 1), (ALLOCATION, 3), (ALLOCATION + 2, 1)] {
-        assert_eq!(say(&mut port, homes()[0], allocation, n, [0; MAC_LEN], START), None);
+    for (allocation, n) in [
+        (ALLOCATION, 2),
+        (ALLOCATION | 1, 1),
+        (ALLOCATION, 3),
+        (ALLOCATION + 2, 1),
+    ] {
+        assert_eq!(
+            say(&mut port, homes()[0], allocation, n, [0; MAC_LEN], START),
+            None
+        );
     }
     let good = bind(ALLOCATION, &key(1), [0; MAC_LEN]);
     for bit in 0..good.len() * 8 {
         let mut altered = good.clone();
         altered[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(port.handle_datagram(Via::default(), homes()[0], &altered, START), Verdict::Drop, "bit {bit}");
+        assert_eq!(
+            port.handle_datagram(Via::default(), homes()[0], &altered, START),
+            Verdict::Drop,
+            "bit {bit}"
+        );
     }
     for length in 0..good.len() {
-        assert_eq!(port.handle_datagram(Via::default(), homes()[0], &good[..length], START), Verdict::Drop);
+        assert_eq!(
+            port.handle_datagram(Via::default(), homes()[0], &good[..length], START),
+            Verdict::Drop
+        );
     }
     assert!(port.by_source.is_empty() && port.poll_event().is_none());
 }
@@ -187,7 +287,8 @@ fn only_the_secret_of_a_side_binds_it_and_others_are_not_answered() {
 fn an_answer_is_never_longer_than_the_bind() {
     let mut port = port();
     let unproven = bind(ALLOCATION, &key(1), [0; MAC_LEN]);
-    let Verdict::Answer(challenge) = port.handle_datagram(Via::default(), address("203.0.113.9:9"), &unproven, START)
+    let Verdict::Answer(challenge) =
+        port.handle_datagram(Via::default(), address("203.0.113.9:9"), &unproven, START)
     else {
         panic!("no challenge")
     };
@@ -197,8 +298,17 @@ fn an_answer_is_never_longer_than_the_bind() {
 #[test]
 fn an_address_names_one_allocation_of_a_port() {
     let mut port = bound_port(Limits::default());
-    open(&mut port, 40, [4, 5], [homes()[0], address("203.0.113.3:3")]);
-    assert_eq!(prove(&mut port, homes()[0], 40, 4, START), None, "the address is another allocation's");
+    open(
+        &mut port,
+        40,
+        [4, 5],
+        [homes()[0], address("203.0.113.3:3")],
+    );
+    assert_eq!(
+        prove(&mut port, homes()[0], 40, 4, START),
+        None,
+        "the address is another allocation's"
+    );
     assert_eq!(port.counters().refused, 1);
 }
 
@@ -234,19 +344,49 @@ fn no_side_is_ever_at_a_special_address_in_any_encoding_but_where_its_session_is
         special.push(format!("[2002:{high:x}:{low:x}::1]:7"));
     }
     special.extend(
-        ["[::]:7", "[::1]:7", "[fe80::1]:7", "[fec0::1]:7", "[fc00::1]:7", "[fdff::1]:7", "[ff02::1]:7", "[100::1]:7"]
-            .map(str::to_owned),
+        [
+            "[::]:7",
+            "[::1]:7",
+            "[fe80::1]:7",
+            "[fec0::1]:7",
+            "[fc00::1]:7",
+            "[fdff::1]:7",
+            "[ff02::1]:7",
+            "[100::1]:7",
+        ]
+        .map(str::to_owned),
     );
     for source in &special {
         let mut port = port();
-        assert_eq!(prove(&mut port, address(source), ALLOCATION, 1, START), None, "{source}");
+        assert_eq!(
+            prove(&mut port, address(source), ALLOCATION, 1, START),
+            None,
+            "{source}"
+        );
         assert_eq!(port.counters().refused, 1, "{source}");
     }
     // Whom the server serves there anyway.
     let mut port = Port::new(Limits::default(), Own::default(), [9; 32]);
-    open(&mut port, ALLOCATION, [1, 2], [address("10.0.0.5:1"), homes()[1]]);
-    assert_eq!(prove(&mut port, address("10.0.0.6:1"), ALLOCATION, 1, START), None);
-    assert_eq!(prove(&mut port, address("[::ffff:10.0.0.5]:2"), ALLOCATION, 1, START), Some(State::Bound));
+    open(
+        &mut port,
+        ALLOCATION,
+        [1, 2],
+        [address("10.0.0.5:1"), homes()[1]],
+    );
+    assert_eq!(
+        prove(&mut port, address("10.0.0.6:1"), ALLOCATION, 1, START),
+        None
+    );
+    assert_eq!(
+        prove(
+            &mut port,
+            address("[::ffff:10.0.0.5]:2"),
+            ALLOCATION,
+            1,
+            START
+        ),
+        Some(State::Bound)
+    );
 }
 
 #[test]
@@ -255,23 +395,44 @@ fn the_server_is_never_a_side_of_its_own_relay() {
         ("203.0.113.1:51900", None),
         ("[::ffff:203.0.113.1]:51901", None),
         ("127.0.0.1:51901", None),
-        ("198.51.100.77:51900", Some(("198.51.100.77".parse().unwrap(), 0))),
+        (
+            "198.51.100.77:51900",
+            Some(("198.51.100.77".parse().unwrap(), 0)),
+        ),
         ("203.0.113.1:0", None),
     ] {
         let mut port = port();
         let via = Via { socket: 0, local };
         // Even where its session seems to be.
-        port.handle_command(Command::Registered { allocation: ALLOCATION, address: address(source) }, START);
-        let verdict = port.handle_datagram(via, address(source), &bind(ALLOCATION, &key(1), [0; MAC_LEN]), START);
+        port.handle_command(
+            Command::Registered {
+                allocation: ALLOCATION,
+                address: address(source),
+            },
+            START,
+        );
+        let verdict = port.handle_datagram(
+            via,
+            address(source),
+            &bind(ALLOCATION, &key(1), [0; MAC_LEN]),
+            START,
+        );
         assert_eq!(verdict, Verdict::Drop, "{source}");
     }
-    assert_eq!(prove(&mut port(), address("203.0.113.1:7"), ALLOCATION, 1, START), Some(State::Bound), "a neighbour");
+    assert_eq!(
+        prove(&mut port(), address("203.0.113.1:7"), ALLOCATION, 1, START),
+        Some(State::Bound),
+        "a neighbour"
+    );
 }
 
 /// A port whose two sides have finished WireGuard's handshake by it, with the indices 100 and 200.
 fn port_in_use() -> Port {
     let mut port = bound_port(Limits::default());
-    assert!(passes(&mut port, 0, &initiation(100), START) && passes(&mut port, 1, &response(200, 100), START));
+    assert!(
+        passes(&mut port, 0, &initiation(100), START)
+            && passes(&mut port, 1, &response(200, 100), START)
+    );
     assert!(passes(&mut port, 0, &data(200), START) && passes(&mut port, 1, &data(100), START));
     port
 }
@@ -311,40 +472,60 @@ fn dns_quic_http_and_other_protocols_do_not_pass() {
             assert!(!passes(&mut port, from, &payload, START), "{payload:02x?}");
         }
     }
-    assert!(passes(&mut port, 0, &data(200), START), "what is WireGuard's still does");
+    assert!(
+        passes(&mut port, 0, &data(200), START),
+        "what is WireGuard's still does"
+    );
 }
 
 #[test]
-fn ten_thousand_random_payloads_of_all_lengths_do_not_pass_with_or_without_wireguards_first_bytes() {
+fn ten_thousand_random_payloads_of_all_lengths_do_not_pass_with_or_without_wireguards_first_bytes()
+{
     let mut port = port_in_use();
     let mut random = rand_chacha::ChaCha20Rng::from_seed([20; 32]);
     let mut dropped = 0;
     for n in 0..10_000 {
         let mut payload = vec![0; n % 1_600];
         random.fill_bytes(&mut payload);
-        assert!(!passes(&mut port, n & 1, &payload, START), "{n}: {payload:02x?}");
+        assert!(
+            !passes(&mut port, n & 1, &payload, START),
+            "{n}: {payload:02x?}"
+        );
         dropped += 1;
         // Data, a response or a cookie of a session that no handshake of this pair began.
         if let Some(first) = payload.first_chunk_mut() {
             *first = [2 + (n % 3) as u8, 0, 0, 0];
-            assert!(!passes(&mut port, n & 1, &payload, START), "{n}: {payload:02x?}");
+            assert!(
+                !passes(&mut port, n & 1, &payload, START),
+                "{n}: {payload:02x?}"
+            );
             dropped += 1;
         }
     }
-    assert_eq!(port.counters().misshapen, dropped, "each was dropped for its form");
+    assert_eq!(
+        port.counters().misshapen,
+        dropped,
+        "each was dropped for its form"
+    );
 }
 
 #[test]
 fn data_passes_only_to_an_index_of_a_relayed_handshake_while_its_keys_live() {
     let mut port = bound_port(Limits::default());
-    assert!(!passes(&mut port, 1, &response(200, 100), START), "it answers nothing");
+    assert!(
+        !passes(&mut port, 1, &response(200, 100), START),
+        "it answers nothing"
+    );
     assert!(passes(&mut port, 0, &initiation(100), START));
     assert!(!passes(&mut port, 1, &message(3, 64, &[101]), START));
     assert!(passes(&mut port, 1, &message(3, 64, &[100]), START));
     assert!(passes(&mut port, 1, &response(200, 100), START));
     assert!(passes(&mut port, 0, &data(200), START));
     assert!(passes(&mut port, 1, &data(100), START));
-    assert!(passes(&mut port, 0, &message(4, 32, &[200]), START), "a keepalive");
+    assert!(
+        passes(&mut port, 0, &message(4, 32, &[200]), START),
+        "a keepalive"
+    );
     assert!(
         passes(&mut port, 0, &message(4, 1_452, &[200]), START),
         "a full packet, which no padding made a multiple of 16"
@@ -352,12 +533,16 @@ fn data_passes_only_to_an_index_of_a_relayed_handshake_while_its_keys_live() {
     for unknown in [0, 100, 201, u32::MAX] {
         assert!(!passes(&mut port, 0, &data(unknown), START), "{unknown}");
     }
-    let keep = |port: &mut Port, now| (0..2).for_each(|side| assert!(passes(port, side, &probe(), now)));
+    let keep =
+        |port: &mut Port, now| (0..2).for_each(|side| assert!(passes(port, side, &probe(), now)));
     keep(&mut port, START + 200 * SECOND);
     for second in 0..240 {
         assert!(passes(&mut port, 0, &data(200), START + SECOND * second));
     }
-    assert!(!passes(&mut port, 0, &data(200), START + 240 * SECOND), "no key lives so long");
+    assert!(
+        !passes(&mut port, 0, &data(200), START + 240 * SECOND),
+        "no key lives so long"
+    );
 }
 
 #[test]
@@ -367,12 +552,21 @@ fn a_session_that_began_on_a_direct_path_goes_on_at_the_relay_but_only_a_few() {
         assert!(passes(&mut port, 0, &data(index), START), "{index}");
     }
     assert!(passes(&mut port, 0, &data(2), START), "again");
-    assert!(!passes(&mut port, 0, &data(4), START), "no pair has so many sessions");
-    assert!(passes(&mut port, 1, &data(77), START), "each side has its own");
+    assert!(
+        !passes(&mut port, 0, &data(4), START),
+        "no pair has so many sessions"
+    );
+    assert!(
+        passes(&mut port, 1, &data(77), START),
+        "each side has its own"
+    );
     for second in 0..=180 {
         assert!(passes(&mut port, 0, &data(2), START + SECOND * second));
     }
-    assert!(!passes(&mut port, 0, &data(5), START + 180 * SECOND), "no session is that old");
+    assert!(
+        !passes(&mut port, 0, &data(5), START + 180 * SECOND),
+        "no session is that old"
+    );
 }
 
 #[test]
@@ -382,12 +576,22 @@ fn a_session_that_began_at_another_relay_goes_on_at_this_one_where_handshakes_pa
     for pause in [60, 3_600] {
         let mut now = START + SECOND * pause;
         for silent in (0..=pause).step_by(60) {
-            (0..2).for_each(|side| assert!(passes(&mut port, side, &probe(), START + SECOND * silent)));
+            (0..2).for_each(|side| {
+                assert!(passes(&mut port, side, &probe(), START + SECOND * silent))
+            });
         }
-        assert!(passes(&mut port, 0, &data(pause), now) && passes(&mut port, 1, &data(pause + 1), now));
+        assert!(
+            passes(&mut port, 0, &data(pause), now) && passes(&mut port, 1, &data(pause + 1), now)
+        );
         now += SECOND;
-        assert!(passes(&mut port, 0, &initiation(101), now) && passes(&mut port, 1, &response(201, 101), now));
-        assert!(!passes(&mut port, 0, &data(3), now), "all that is new has its handshake here");
+        assert!(
+            passes(&mut port, 0, &initiation(101), now)
+                && passes(&mut port, 1, &response(201, 101), now)
+        );
+        assert!(
+            !passes(&mut port, 0, &data(3), now),
+            "all that is new has its handshake here"
+        );
         now += SECOND * 4;
         assert!(passes(&mut port, 0, &data(201), now) && !passes(&mut port, 0, &data(3), now));
     }
@@ -396,13 +600,29 @@ fn a_session_that_began_at_another_relay_goes_on_at_this_one_where_handshakes_pa
 #[test]
 fn without_a_word_of_either_side_only_probes_pass_and_not_many() {
     let mut port = bound_port(Limits::default());
-    port.handle_command(Command::Carry { allocation: ALLOCATION, carry: false }, START);
+    port.handle_command(
+        Command::Carry {
+            allocation: ALLOCATION,
+            carry: false,
+        },
+        START,
+    );
     assert!(!passes(&mut port, 0, &initiation(1), START));
-    let passed = (0..1_000).filter(|_| passes(&mut port, 0, &probe(), START)).count();
+    let passed = (0..1_000)
+        .filter(|_| passes(&mut port, 0, &probe(), START))
+        .count();
     assert_eq!(passed, PROBES.1 as usize);
-    assert!(passes(&mut port, 1, &probe(), START), "the other side has its own share");
-    let passed = (0..1_000_u32).filter(|n| passes(&mut port, 0, &probe(), START + SECOND * *n / 100)).count();
-    assert!((190..=210).contains(&passed), "20 in each of 10 s, not {passed}");
+    assert!(
+        passes(&mut port, 1, &probe(), START),
+        "the other side has its own share"
+    );
+    let passed = (0..1_000_u32)
+        .filter(|n| passes(&mut port, 0, &probe(), START + SECOND * *n / 100))
+        .count();
+    assert!(
+        (190..=210).contains(&passed),
+        "20 in each of 10 s, not {passed}"
+    );
     let mut long = probe();
     long.push(0);
     assert!(!passes(&mut port, 1, &long, START), "not of its length");
@@ -410,9 +630,18 @@ fn without_a_word_of_either_side_only_probes_pass_and_not_many() {
 
 #[test]
 fn modified_wireguard_passes_where_the_settings_say_so_and_only_if_carried() {
-    let mut port = bound_port(Limits { any_payload: true, ..Limits::default() });
+    let mut port = bound_port(Limits {
+        any_payload: true,
+        ..Limits::default()
+    });
     assert!(passes(&mut port, 0, b"anything", START));
-    port.handle_command(Command::Carry { allocation: ALLOCATION, carry: false }, START);
+    port.handle_command(
+        Command::Carry {
+            allocation: ALLOCATION,
+            carry: false,
+        },
+        START,
+    );
     assert!(!passes(&mut port, 0, b"anything", START));
     assert!(passes(&mut port, 0, &probe(), START));
 }
@@ -420,14 +649,26 @@ fn modified_wireguard_passes_where_the_settings_say_so_and_only_if_carried() {
 #[test]
 fn an_allocation_keeps_to_its_rate_and_its_share_of_an_hour() {
     let each = 1_452 + OVERHEAD;
-    let limits = Limits { bytes_per_second: each * 100, bytes_per_hour: each * 250, any_payload: false };
+    let limits = Limits {
+        bytes_per_second: each * 100,
+        bytes_per_hour: each * 250,
+        any_payload: false,
+    };
     let mut port = bound_port(limits);
-    let send = |port: &mut Port, now| (0..1_000).filter(|_| passes(port, 0, &data(1), now)).count();
+    let send = |port: &mut Port, now| {
+        (0..1_000)
+            .filter(|_| passes(port, 0, &data(1), now))
+            .count()
+    };
     assert_eq!(send(&mut port, START), 100);
     assert_eq!(send(&mut port, START), 0);
     assert_eq!(send(&mut port, START + SECOND / 2), 50);
     assert_eq!(send(&mut port, START + 2 * SECOND), 100);
-    assert_eq!(send(&mut port, START + 4 * SECOND), 0, "the hour's share is used");
+    assert_eq!(
+        send(&mut port, START + 4 * SECOND),
+        0,
+        "the hour's share is used"
+    );
     assert!(port.counters().limited > 0);
 }
 
@@ -437,27 +678,43 @@ fn ports_that_share_a_budget_pass_no_more_than_it_together() {
     let budget = Arc::new(Budget::new(each * 100));
     let mut ports = [(); 2].map(|()| bound_port(Limits::default()).within(budget.clone()));
     let mut send = |now| {
-        let passed = ports.each_mut().map(|port| (0..70).filter(|_| passes(port, 0, &data(1), now)).count());
+        let passed = ports
+            .each_mut()
+            .map(|port| (0..70).filter(|_| passes(port, 0, &data(1), now)).count());
         (passed, ports.each_ref().map(|port| port.counters().limited))
     };
     assert_eq!(send(START), ([70, 30], [0, 40]));
     assert_eq!(send(START + SECOND / 2), ([50, 0], [20, 110]));
-    assert_eq!(ports.map(|port| port.counters().forwarded), [120, 30], "what was dropped is not counted as forwarded");
+    assert_eq!(
+        ports.map(|port| port.counters().forwarded),
+        [120, 30],
+        "what was dropped is not counted as forwarded"
+    );
 }
 
 #[test]
 fn what_the_budget_of_all_refuses_is_not_taken_from_a_pairs_own_share() {
     let each = 1_452 + OVERHEAD;
-    let limits = Limits { bytes_per_hour: each * 30, ..Limits::default() };
+    let limits = Limits {
+        bytes_per_hour: each * 30,
+        ..Limits::default()
+    };
     let mut port = bound_port(limits).within(Arc::new(Budget::new(each * 10)));
-    let mut send = |second: u32| (0..100).filter(|_| passes(&mut port, 0, &data(1), START + second * SECOND)).count();
+    let mut send = |second: u32| {
+        (0..100)
+            .filter(|_| passes(&mut port, 0, &data(1), START + second * SECOND))
+            .count()
+    };
     assert_eq!([0, 1, 2, 3].map(&mut send), [10, 10, 10, 0]);
 }
 
 #[test]
 fn an_allocation_ends_when_it_is_not_bound_in_time_and_when_it_is_idle() {
     let mut port = port();
-    assert_eq!(prove(&mut port, homes()[0], ALLOCATION, 1, START), Some(State::Bound));
+    assert_eq!(
+        prove(&mut port, homes()[0], ALLOCATION, 1, START),
+        Some(State::Bound)
+    );
     port.handle_timeout(START + 29 * SECOND);
     assert_eq!(port.poll_event(), None);
     port.handle_timeout(START + 30 * SECOND);
@@ -471,21 +728,32 @@ fn an_allocation_ends_when_it_is_not_bound_in_time_and_when_it_is_idle() {
     port.handle_timeout(START + 299 * SECOND);
     assert_eq!(port.poll_event(), None);
     port.handle_timeout(START + 301 * SECOND);
-    assert_eq!(port.poll_event(), Some(Event::Over(ALLOCATION)), "the other side was silent");
+    assert_eq!(
+        port.poll_event(),
+        Some(Event::Over(ALLOCATION)),
+        "the other side was silent"
+    );
 }
 
 #[test]
 fn the_same_address_on_another_way_of_ours_is_another_path() {
     let mut port = bound_port(Limits::default());
-    let other = Via { socket: 1, local: None };
-    assert_eq!(port.handle_datagram(other, homes()[0], &initiation(1), START), Verdict::Drop);
+    let other = Via {
+        socket: 1,
+        local: None,
+    };
+    assert_eq!(
+        port.handle_datagram(other, homes()[0], &initiation(1), START),
+        Verdict::Drop
+    );
     assert!(passes(&mut port, 0, &initiation(1), START));
 }
 
 /// What an attacker or a member may do.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Somebody who knows these secrets binds from one of its own addresses, with a cookie that it has got.
+    /// Somebody who knows these secrets binds from one of its own addresses, with a cookie that it
+    /// has got.
     Honest {
         member: usize,
     },
@@ -533,9 +801,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Two pairs, whose members each read only what comes to their own addresses; the last addresses are victims', who
-    /// never said anything. Whatever is sent from wherever: no port sends more than an answer, not longer than what it
-    /// answers, to whoever has not proven with its own secret that it is there.
+    /// Two pairs, whose members each read only what comes to their own addresses; the last
+    /// addresses are victims', who never said anything. Whatever is sent from wherever: no port
+    /// sends more than an answer, not longer than what it answers, to whoever has not proven with
+    /// its own secret that it is there.
     #[test]
     fn no_input_makes_a_port_send_to_a_third_address(steps in steps()) {
         let sources: Vec<SocketAddr> = [
@@ -596,7 +865,8 @@ proptest! {
                 Verdict::Drop => {}
                 Verdict::Answer(answer) => {
                     prop_assert!(answer.len() <= payload.len());
-                    // Only who is at an address reads what is sent there; members tell each other everything.
+                    // Only who is at an address reads what is sent there; members tell each other
+                    // everything.
                     let reader = sources[..4].iter().position(|own| *own == source);
                     let opened = members.iter().find_map(|(_, n)| Message::open(&key(*n), &answer));
                     if let (Some(_), Some(opened)) = (reader.or(mine), opened) {

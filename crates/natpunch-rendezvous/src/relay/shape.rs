@@ -1,4 +1,5 @@
-//! What a relay lets through: datagrams that have the form of WireGuard's messages, and natpunch's probes.
+//! What a relay lets through: datagrams that have the form of WireGuard's messages, and natpunch's
+//! probes.
 
 use natpunch_types::{PROBE_LEN, PROBE_MAGIC};
 
@@ -10,7 +11,8 @@ pub(super) type Index = u32;
 pub(super) enum Shape {
     /// WireGuard's first handshake message (type 1), with the index that its sender chose.
     Initiation { sender: Index },
-    /// WireGuard's second (type 2), with the index that its sender chose, and that of whom it answers.
+    /// WireGuard's second (type 2), with the index that its sender chose, and that of whom it
+    /// answers.
     Response { sender: Index, receiver: Index },
     /// WireGuard under load (type 3).
     CookieReply { receiver: Index },
@@ -23,18 +25,24 @@ pub(super) enum Shape {
 impl Shape {
     /// The form of a datagram; nothing for all that is neither.
     ///
-    /// Transport data has 16 bytes of header and 16 of tag, and is *not* always a multiple of 16: the kernel pads a
-    /// packet up to the interface's MTU only, and some implementations don't pad.
+    /// Transport data has 16 bytes of header and 16 of tag, and is *not* always a multiple of 16:
+    /// the kernel pads a packet up to the interface's MTU only, and some implementations don't pad.
     pub(super) fn of(datagram: &[u8]) -> Option<Self> {
         let (first, rest) = datagram.split_first_chunk::<4>()?;
         if *first == PROBE_MAGIC {
             return (datagram.len() == PROBE_LEN).then_some(Self::Probe);
         }
         let (one, rest) = rest.split_first_chunk()?;
-        let (one, two) = (Index::from_le_bytes(*one), rest.first_chunk().map(|two| Index::from_le_bytes(*two)));
+        let (one, two) = (
+            Index::from_le_bytes(*one),
+            rest.first_chunk().map(|two| Index::from_le_bytes(*two)),
+        );
         match (first, datagram.len()) {
             ([1, 0, 0, 0], 148) => Some(Self::Initiation { sender: one }),
-            ([2, 0, 0, 0], 92) => Some(Self::Response { sender: one, receiver: two? }),
+            ([2, 0, 0, 0], 92) => Some(Self::Response {
+                sender: one,
+                receiver: two?,
+            }),
             ([3, 0, 0, 0], 64) => Some(Self::CookieReply { receiver: one }),
             ([4, 0, 0, 0], 32..) => Some(Self::Data { receiver: one }),
             _ => None,
@@ -57,7 +65,11 @@ mod tests {
         for (kind, lengths) in [(1, 148..149), (2, 92..93), (3, 64..65), (4, 32..2_000)] {
             for length in 4..2_000 {
                 let found = Shape::of(&datagram([kind, 0, 0, 0], length)).is_some();
-                assert_eq!(found, lengths.contains(&length), "type {kind}, {length} bytes");
+                assert_eq!(
+                    found,
+                    lengths.contains(&length),
+                    "type {kind}, {length} bytes"
+                );
                 for reserved in 1..4 {
                     let mut first = [kind, 0, 0, 0];
                     first[reserved] = 1;
@@ -67,7 +79,11 @@ mod tests {
         }
         for length in 4..2_000 {
             let found = Shape::of(&datagram(PROBE_MAGIC, length));
-            assert_eq!(found, (length == PROBE_LEN).then_some(Shape::Probe), "{length}");
+            assert_eq!(
+                found,
+                (length == PROBE_LEN).then_some(Shape::Probe),
+                "{length}"
+            );
         }
         for kind in (0..=255).filter(|kind| !(1..=4).contains(kind)) {
             assert_eq!(Shape::of(&datagram([kind, 0, 0, 0], 148)), None);

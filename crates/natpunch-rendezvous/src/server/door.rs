@@ -1,7 +1,8 @@
 //! The stateless responder: hellos are answered by a welcome or a cookie, and forgotten.
 //!
-//! It is apart from the server's state, so that any number of threads can do its work at once: what a hello costs, two
-//! times two Diffie-Hellman operations, is done without any lock. A hello without a right mac1 takes none at all.
+//! It is apart from the server's state, so that any number of threads can do its work at once: what
+//! a hello costs, two times two Diffie-Hellman operations, is done without any lock. A hello
+//! without a right mac1 takes none at all.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +17,12 @@ use zeroize::Zeroizing;
 use super::seals::{Message, Opened};
 use super::shares::Network;
 use super::{Counters, Limits, read_key};
-use crate::crypto::{self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac, split};
+use crate::crypto::{
+    self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac, split,
+};
 use crate::wire::{
-    CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader, TICKET_TEXT_LEN,
-    WELCOME_LEN, put_address,
+    CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader,
+    TICKET_TEXT_LEN, WELCOME_LEN, put_address,
 };
 
 /// How long a ticket is good.
@@ -79,8 +82,8 @@ struct Meter {
     rate: f64,
     /// What is left for all.
     all: Bucket,
-    /// What is left for those who have not proven their address: an eighth, so that spoofed hellos, however many, leave
-    /// the rest of the work to those with a cookie.
+    /// What is left for those who have not proven their address: an eighth, so that spoofed hellos,
+    /// however many, leave the rest of the work to those with a cookie.
     unproven: Bucket,
     networks: Box<[Bucket]>,
 }
@@ -120,7 +123,8 @@ pub enum Knock {
     Ignore,
     /// Send this back: the sender has to prove its address first.
     Cookie(Vec<u8>),
-    /// Pass it to [`Door::welcome`] when there is time; it is of somebody who may speak here, and within the limits.
+    /// Pass it to [`Door::welcome`] when there is time; it is of somebody who may speak here, and
+    /// within the limits.
     Welcome,
 }
 
@@ -146,7 +150,12 @@ impl Door {
     ) -> Self {
         let rate = f64::from(limits.hellos_per_second);
         let door = Self {
-            entrances: RwLock::new(Entrances { identities, all: Arc::from([]), secrets: Vec::new(), next_number: 0 }),
+            entrances: RwLock::new(Entrances {
+                identities,
+                all: Arc::from([]),
+                secrets: Vec::new(),
+                next_number: 0,
+            }),
             ticket_key: crypto::random_key(rng),
             network_key: crypto::random_key(rng),
             tickets: AtomicU64::new(0),
@@ -154,9 +163,22 @@ impl Door {
                 cookie_keys: [crypto::random_key(rng), crypto::random_key(rng)],
                 cookie_since: Duration::ZERO,
                 rate,
-                all: Bucket { tokens: rate, at: Duration::ZERO },
-                unproven: Bucket { tokens: rate / UNPROVEN, at: Duration::ZERO },
-                networks: vec![Bucket { tokens: PER_NETWORK.1, at: Duration::ZERO }; NETWORKS].into(),
+                all: Bucket {
+                    tokens: rate,
+                    at: Duration::ZERO,
+                },
+                unproven: Bucket {
+                    tokens: rate / UNPROVEN,
+                    at: Duration::ZERO,
+                },
+                networks: vec![
+                    Bucket {
+                        tokens: PER_NETWORK.1,
+                        at: Duration::ZERO
+                    };
+                    NETWORKS
+                ]
+                .into(),
             }),
             welcomed: AtomicU64::new(0),
             cookies: AtomicU64::new(0),
@@ -167,16 +189,25 @@ impl Door {
         door
     }
 
-    /// Admits those who know one of these secrets, or everybody who knows a public key of the server if there is none.
-    /// A secret that stays keeps its number.
+    /// Admits those who know one of these secrets, or everybody who knows a public key of the
+    /// server if there is none. A secret that stays keeps its number.
     pub(super) fn set_secrets(&self, secrets: &[PresharedKey]) {
-        let wanted: Vec<Option<PresharedKey>> =
-            if secrets.is_empty() { vec![None] } else { secrets.iter().cloned().map(Some).collect() };
-        let mut entrances = self.entrances.write().unwrap_or_else(PoisonError::into_inner);
+        let wanted: Vec<Option<PresharedKey>> = if secrets.is_empty() {
+            vec![None]
+        } else {
+            secrets.iter().cloned().map(Some).collect()
+        };
+        let mut entrances = self
+            .entrances
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut next = entrances.next_number;
         let mut numbered: Vec<(SecretNumber, Option<PresharedKey>)> = Vec::new();
         for secret in wanted {
-            let known = entrances.secrets.iter().find(|(_, known)| same(known.as_ref(), secret.as_ref()));
+            let known = entrances
+                .secrets
+                .iter()
+                .find(|(_, known)| same(known.as_ref(), secret.as_ref()));
             let number = known.map_or_else(
                 || {
                     next = next.wrapping_add(1);
@@ -192,15 +223,24 @@ impl Door {
 
     /// Opens for those who know one of these keys of the server.
     pub(super) fn set_identities(&self, identities: Vec<Identity>) {
-        let mut entrances = self.entrances.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entrances = self
+            .entrances
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         entrances.identities = identities;
         entrances.rebuild();
     }
 
     /// Whether one who came in by this secret may stay.
     pub(super) fn admits(&self, secret: SecretNumber) -> bool {
-        let entrances = self.entrances.read().unwrap_or_else(PoisonError::into_inner);
-        entrances.secrets.iter().any(|(number, _)| *number == secret)
+        let entrances = self
+            .entrances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        entrances
+            .secrets
+            .iter()
+            .any(|(number, _)| *number == secret)
     }
 
     /// How many tickets were given so far: the number of the last one.
@@ -228,12 +268,25 @@ impl Door {
     /// The key and secret that a hello was made for.
     fn entrance(&self, hello: &[u8]) -> Option<Entrance> {
         let (text, mac1) = (hello.get(..MAC1_AT)?, hello.get(MAC1_AT..MAC2_AT)?);
-        let all = self.entrances.read().unwrap_or_else(PoisonError::into_inner).all.clone();
-        all.iter().find(|entrance| crypto::equal(&entrance.gate.mac1(text), mac1)).cloned()
+        let all = self
+            .entrances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .all
+            .clone();
+        all.iter()
+            .find(|entrance| crypto::equal(&entrance.gate.mac1(text), mac1))
+            .cloned()
     }
 
     /// Decides about a hello, at the cost of some hashes. Keeps nothing of it, whatever it is.
-    pub fn knock(&self, source: SocketAddr, hello: &[u8], rng: &mut impl CryptoRng, now: Duration) -> Knock {
+    pub fn knock(
+        &self,
+        source: SocketAddr,
+        hello: &[u8],
+        rng: &mut impl CryptoRng,
+        now: Duration,
+    ) -> Knock {
         let source = canonical(source);
         let Some(entrance) = self.entrance(hello).filter(|_| source.port() != 0) else {
             self.forged.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +302,8 @@ impl Door {
         };
         if !has_cookie(&cookie_keys, source, hello) {
             self.cookies.fetch_add(1, Ordering::Relaxed);
-            return cookie_reply(&cookie_keys, &entrance.gate, source, hello, rng).map_or(Knock::Ignore, Knock::Cookie);
+            return cookie_reply(&cookie_keys, &entrance.gate, source, hello, rng)
+                .map_or(Knock::Ignore, Knock::Cookie);
         }
         if self.meter().admits_proven(self.network(source), now) {
             return Knock::Welcome;
@@ -258,7 +312,8 @@ impl Door {
         Knock::Ignore
     }
 
-    /// The answer to a hello that [`knock`](Self::knock) found worth it: four Diffie-Hellman operations.
+    /// The answer to a hello that [`knock`](Self::knock) found worth it: four Diffie-Hellman
+    /// operations.
     pub fn welcome(
         &self,
         source: SocketAddr,
@@ -266,9 +321,14 @@ impl Door {
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let welcome =
-            self.entrance(hello).and_then(|entrance| self.respond(&entrance, canonical(source), hello, rng, now));
-        let counter = if welcome.is_some() { &self.welcomed } else { &self.forged };
+        let welcome = self
+            .entrance(hello)
+            .and_then(|entrance| self.respond(&entrance, canonical(source), hello, rng, now));
+        let counter = if welcome.is_some() {
+            &self.welcomed
+        } else {
+            &self.forged
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         welcome
     }
@@ -281,9 +341,14 @@ impl Door {
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let mut handshake = entrance.identity.respond(&entrance.gate.prologue, rng).ok()?;
+        let mut handshake = entrance
+            .identity
+            .respond(&entrance.gate.prologue, rng)
+            .ok()?;
         let mut payload = [0; HELLO_PAYLOAD_LEN];
-        let read = handshake.read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut payload).ok()?;
+        let read = handshake
+            .read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut payload)
+            .ok()?;
         if read != HELLO_PAYLOAD_LEN {
             return None;
         }
@@ -310,7 +375,12 @@ impl Door {
     }
 
     /// Opens a confirm, whose sender has then proven its key and address; `None` for any other.
-    pub fn open_confirm(&self, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Opened> {
+    pub fn open_confirm(
+        &self,
+        source: SocketAddr,
+        payload: &[u8],
+        now: Duration,
+    ) -> Option<Opened> {
         let opened = self.open(canonical(source), payload, now);
         if opened.is_none() {
             self.forged.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +392,10 @@ impl Door {
         let (header, sealed) = payload.split_at_checked(CONFIRM_HEADER_LEN)?;
         let ticket = self.open_ticket(source, header.get(HEADER_LEN..)?, now)?;
         let text = open_message(&ticket.from_client, 0, header, sealed)?;
-        Some(Opened(Message::Confirm { ticket: Box::new(ticket), text }))
+        Some(Opened(Message::Confirm {
+            ticket: Box::new(ticket),
+            text,
+        }))
     }
 
     /// `None` for anything but a ticket that this process gave to this address lately.
@@ -332,8 +405,14 @@ impl Door {
         let (from_client, from_server) = (read_key(&mut reader)?, read_key(&mut reader)?);
         let identity = PeerKey::from_bytes(reader.array()?);
         let (session, number, issued) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let ticket =
-            Ticket { from_client, from_server, identity, session, number, secret: (issued & 0xffff) as SecretNumber };
+        let ticket = Ticket {
+            from_client,
+            from_server,
+            identity,
+            session,
+            number,
+            secret: (issued & 0xffff) as SecretNumber,
+        };
         let issued = Duration::from_millis(issued >> 16);
         let fresh = now.saturating_sub(issued) <= TICKET_LIFETIME;
         (fresh && self.admits(ticket.secret)).then_some(ticket)
@@ -341,7 +420,10 @@ impl Door {
 
     /// The place of an address's network in the table. Nobody can tell from outside who shares one.
     fn network(&self, source: SocketAddr) -> usize {
-        let hash: [u8; 8] = short_mac(&self.network_key, &[&Network::of(source.ip()).0.to_be_bytes()]);
+        let hash: [u8; 8] = short_mac(
+            &self.network_key,
+            &[&Network::of(source.ip()).0.to_be_bytes()],
+        );
         (u64::from_be_bytes(hash) % NETWORKS as u64) as usize
     }
 }
@@ -352,12 +434,15 @@ impl Meter {
         let share = self.rate / UNPROVEN;
         self.unproven.refill((share, share), now);
         self.all.refill((self.rate, self.rate), now);
-        // A hello with a cookie that comes here takes of this share, too: it is as good as one without.
+        // A hello with a cookie that comes here takes of this share, too: it is as good as one
+        // without.
         self.unproven.tokens >= 1.0 && self.all.take() && self.unproven.take()
     }
 
     fn admits_proven(&mut self, network: usize, now: Duration) -> bool {
-        let Some(bucket) = self.networks.get_mut(network) else { return false };
+        let Some(bucket) = self.networks.get_mut(network) else {
+            return false;
+        };
         bucket.refill(PER_NETWORK, now);
         bucket.tokens >= 1.0 && self.all.take() && bucket.take()
     }
@@ -366,7 +451,11 @@ impl Meter {
         let age = now.saturating_sub(self.cookie_since);
         if age >= COOKIE_SECRET_LIFETIME {
             let [current, previous] = &mut self.cookie_keys;
-            *previous = if age < COOKIE_SECRET_LIFETIME * 2 { current.clone() } else { crypto::random_key(rng) };
+            *previous = if age < COOKIE_SECRET_LIFETIME * 2 {
+                current.clone()
+            } else {
+                crypto::random_key(rng)
+            };
             *current = crypto::random_key(rng);
             self.cookie_since = now;
         }
@@ -374,10 +463,14 @@ impl Meter {
 }
 
 fn has_cookie(keys: &[Key; 2], source: SocketAddr, hello: &[u8]) -> bool {
-    let (Some(text), Some(mac2)) = (hello.get(..MAC2_AT), hello.get(MAC2_AT..)) else { return false };
+    let (Some(text), Some(mac2)) = (hello.get(..MAC2_AT), hello.get(MAC2_AT..)) else {
+        return false;
+    };
     // Zeros say that there is none, and are what a flood has.
     mac2.iter().any(|byte| *byte != 0)
-        && keys.iter().any(|key| crypto::equal(&crypto::mac2(&cookie(key, source), text), mac2))
+        && keys
+            .iter()
+            .any(|key| crypto::equal(&crypto::mac2(&cookie(key, source), text), mac2))
 }
 
 fn cookie_reply(

@@ -2,7 +2,8 @@
 
 use super::relays::Relays;
 
-/// Bounds of a server. At each of them new ones are refused; what is there is never evicted for them.
+/// Bounds of a server. At each of them new ones are refused; what is there is never evicted for
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Registered clients. A node that uses IPv4 and IPv6 counts twice.
@@ -25,8 +26,8 @@ pub struct Limits {
     pub relays_per_network: usize,
     /// Messages of one session in a second.
     pub messages_per_second: u32,
-    /// Hellos worked on in a second, four X25519 operations each. From an eighth of it on, addresses must be proven by a
-    /// cookie first.
+    /// Hellos worked on in a second, four X25519 operations each. From an eighth of it on,
+    /// addresses must be proven by a cookie first.
     pub hellos_per_second: u32,
 }
 

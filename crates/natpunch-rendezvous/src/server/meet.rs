@@ -1,7 +1,8 @@
 //! Meetings: two clients that want to probe each other say so, and are told moments that are one.
 //!
-//! A NAT or firewall that drops what it did not ask for lets a probe in once its own host has probed out. If both leave
-//! at the same moment, each is out before the other's arrives, at any distance.
+//! A NAT or firewall that drops what it did not ask for lets a probe in once its own host has
+//! probed out. If both leave at the same moment, each is out before the other's arrives, at any
+//! distance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,7 +44,13 @@ impl Side {
     /// What to tell it now, for it to fire at this moment; nothing if it would come too late.
     fn fire(&self, tag: Tag, moment: Duration, now: Duration) -> Option<(Slot, Notice)> {
         let delay = moment.checked_sub(now + self.round_trip / 2)?;
-        Some((self.slot, Notice::Fire { tag, delay_ms: delay.as_millis().try_into().unwrap_or(u16::MAX) }))
+        Some((
+            self.slot,
+            Notice::Fire {
+                tag,
+                delay_ms: delay.as_millis().try_into().unwrap_or(u16::MAX),
+            },
+        ))
     }
 }
 
@@ -66,7 +73,9 @@ impl Meetings {
 
     /// Whether one waits for the other.
     pub(super) fn waits(&self, tag: &Tag) -> bool {
-        self.by_tag.get(tag).is_some_and(|meeting| meeting.second.is_none())
+        self.by_tag
+            .get(tag)
+            .is_some_and(|meeting| meeting.second.is_none())
     }
 
     /// A client wants to meet whoever else names this tag. Who is to be told what now.
@@ -78,7 +87,14 @@ impl Meetings {
             if self.by_tag.len() < MAX_MEETINGS && self.shares.of(&slot.identity) < MAX_OF_ONE {
                 self.shares.take(slot.identity);
                 let expires = now + PATIENCE;
-                self.by_tag.insert(tag, Meeting { first: side, second: None, expires });
+                self.by_tag.insert(
+                    tag,
+                    Meeting {
+                        first: side,
+                        second: None,
+                        expires,
+                    },
+                );
                 self.expiring.insert((expires, tag));
             }
             return Vec::new();
@@ -86,8 +102,13 @@ impl Meetings {
         match &mut meeting.second {
             // Said again: it may not have heard the answer.
             Some((second, moment)) => {
-                let known = [meeting.first, *second].into_iter().find(|known| known.slot.identity == slot.identity);
-                known.and_then(|known| Side { slot, ..known }.fire(tag, *moment, now)).into_iter().collect()
+                let known = [meeting.first, *second]
+                    .into_iter()
+                    .find(|known| known.slot.identity == slot.identity);
+                known
+                    .and_then(|known| Side { slot, ..known }.fire(tag, *moment, now))
+                    .into_iter()
+                    .collect()
             }
             None if meeting.first.slot.identity == slot.identity => {
                 meeting.first = side;
@@ -98,12 +119,22 @@ impl Meetings {
             }
             None => {
                 let sides = [meeting.first, side];
-                let moment = now + sides.iter().map(|side| side.round_trip).max().unwrap_or_default() / 2 + MARGIN;
+                let moment = now
+                    + sides
+                        .iter()
+                        .map(|side| side.round_trip)
+                        .max()
+                        .unwrap_or_default()
+                        / 2
+                    + MARGIN;
                 meeting.second = Some((side, moment));
                 self.expiring.remove(&(meeting.expires, tag));
                 meeting.expires = moment + SETTLED;
                 self.expiring.insert((meeting.expires, tag));
-                sides.iter().filter_map(|side| side.fire(tag, moment, now)).collect()
+                sides
+                    .iter()
+                    .filter_map(|side| side.fire(tag, moment, now))
+                    .collect()
             }
         }
     }
@@ -121,13 +152,20 @@ impl Meetings {
 
     /// Forgets what is over.
     pub(super) fn forget(&mut self, now: Duration) {
-        while let Some((_, tag)) = self.expiring.first().filter(|(expires, _)| *expires <= now).copied() {
+        while let Some((_, tag)) = self
+            .expiring
+            .first()
+            .filter(|(expires, _)| *expires <= now)
+            .copied()
+        {
             self.remove(&tag);
         }
     }
 
     fn remove(&mut self, tag: &Tag) {
-        let Some(meeting) = self.by_tag.remove(tag) else { return };
+        let Some(meeting) = self.by_tag.remove(tag) else {
+            return;
+        };
         self.expiring.remove(&(meeting.expires, *tag));
         self.shares.give_back(&meeting.first.slot.identity);
     }
@@ -138,7 +176,10 @@ mod tests {
     use super::*;
 
     fn slot(n: u8) -> Slot {
-        Slot { identity: PeerKey::from_bytes([n; 32]), v6: false }
+        Slot {
+            identity: PeerKey::from_bytes([n; 32]),
+            v6: false,
+        }
     }
 
     fn ms(n: u64) -> Duration {
@@ -150,7 +191,9 @@ mod tests {
             Notice::Fire { delay_ms, .. } => *delay_ms,
             other => panic!("{other:?}"),
         };
-        told.iter().map(|(slot, notice)| (*slot, delay(notice))).collect()
+        told.iter()
+            .map(|(slot, notice)| (*slot, delay(notice)))
+            .collect()
     }
 
     #[test]
@@ -167,12 +210,18 @@ mod tests {
         let mut meetings = Meetings::default();
         meetings.meet(slot(1), [7; 16], 0, ms(0));
         meetings.meet(slot(2), [7; 16], 0, ms(0));
-        assert_eq!(delays(&meetings.meet(slot(1), [7; 16], 0, ms(20))), [(slot(1), 40)]);
+        assert_eq!(
+            delays(&meetings.meet(slot(1), [7; 16], 0, ms(20))),
+            [(slot(1), 40)]
+        );
         for later in [61, 500, 1_059] {
             assert!(meetings.meet(slot(1), [7; 16], 0, ms(later)).is_empty());
             assert!(meetings.meet(slot(2), [7; 16], 0, ms(later)).is_empty());
         }
-        assert!(!meetings.waits(&[7; 16]), "nobody is told that the other one is wanted");
+        assert!(
+            !meetings.waits(&[7; 16]),
+            "nobody is told that the other one is wanted"
+        );
         // A third one is no side of it.
         assert!(meetings.meet(slot(3), [7; 16], 0, ms(30)).is_empty());
         // And then it is a new wish.
@@ -185,7 +234,20 @@ mod tests {
     fn one_alone_or_too_early_meets_nobody() {
         let mut meetings = Meetings::default();
         meetings.meet(slot(1), [7; 16], 0, ms(0));
-        assert!(meetings.meet(Slot { v6: true, ..slot(1) }, [7; 16], 0, ms(1)).is_empty(), "its other family");
+        assert!(
+            meetings
+                .meet(
+                    Slot {
+                        v6: true,
+                        ..slot(1)
+                    },
+                    [7; 16],
+                    0,
+                    ms(1)
+                )
+                .is_empty(),
+            "its other family"
+        );
         assert!(meetings.meet(slot(2), [8; 16], 0, ms(1)).is_empty());
         assert!(meetings.meet(slot(2), [7; 16], 0, ms(5_001)).is_empty());
         meetings.forget(ms(20_000));
@@ -203,7 +265,11 @@ mod tests {
         assert_eq!(meetings.by_tag.len(), MAX_OF_ONE);
         meetings.meet(slot(2), [0xff; 16], 0, ms(0));
         let told = meetings.meet(slot(3), [0xff; 16], u16::MAX, ms(0));
-        assert_eq!(delays(&told), [(slot(2), 1_060), (slot(3), 60)], "nobody is made to wait longer than two seconds");
+        assert_eq!(
+            delays(&told),
+            [(slot(2), 1_060), (slot(3), 60)],
+            "nobody is made to wait longer than two seconds"
+        );
         meetings.remove_if(|who| *who == slot(1).identity);
         assert_eq!((meetings.by_tag.len(), meetings.shares.len()), (1, 1));
     }

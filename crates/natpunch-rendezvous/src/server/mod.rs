@@ -1,9 +1,10 @@
-//! The server: a stateless responder in front, sessions of proven clients and their mailboxes behind.
+//! The server: a stateless responder in front, sessions of proven clients and their mailboxes
+//! behind.
 //!
-//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Door`], which does what hellos
-//! and confirms cost without the server, and lock the server for the rest: [`Server::opener`] finds the key of a
-//! request, [`Server::handle_opened`] does what it asks, [`Server::poll_unsealed`] says what to send; the ciphers
-//! between these run without the lock.
+//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Door`], which
+//! does what hellos and confirms cost without the server, and lock the server for the rest:
+//! [`Server::opener`] finds the key of a request, [`Server::handle_opened`] does what it asks,
+//! [`Server::poll_unsealed`] says what to send; the ciphers between these run without the lock.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -48,7 +49,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 const CHALLENGE_SLOT: Duration = Duration::from_secs(10);
 /// How often a share of what is kept is looked through for what expired.
 const SWEEP: Duration = Duration::from_secs(1);
-/// The counter of the answer to one who was refused. No session ever uses it, and the text under it is always the same.
+/// The counter of the answer to one who was refused. No session ever uses it, and the text under it
+/// is always the same.
 const BUSY_COUNTER: u64 = u64::MAX - 1;
 /// Datagrams that wait to be fetched; more are dropped.
 const MAX_TRANSMITS: usize = 4_096;
@@ -71,7 +73,8 @@ pub struct Config {
     pub admission: Admission,
     /// What it may use.
     pub limits: Limits,
-    /// A second port at which it is reached, if there is one: clients learn there how their NAT maps.
+    /// A second port at which it is reached, if there is one: clients learn there how their NAT
+    /// maps.
     pub alternate_port: Option<u16>,
 }
 
@@ -80,12 +83,14 @@ pub struct Config {
 #[error("the server has no usable private key")]
 pub struct NoKey;
 
-/// By which socket a datagram came, and at which of its addresses: what goes back must take the same way.
+/// By which socket a datagram came, and at which of its addresses: what goes back must take the
+/// same way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Via {
     /// The number of the socket.
     pub socket: usize,
-    /// Our address, and the interface if it is link-local, where the socket is not bound to one address.
+    /// Our address, and the interface if it is link-local, where the socket is not bound to one
+    /// address.
     pub local: Option<(IpAddr, u32)>,
 }
 
@@ -143,8 +148,9 @@ pub struct Counters {
 
 /// A rendezvous server.
 ///
-/// Feed each datagram by [`handle_datagram`](Self::handle_datagram), then drain [`poll_transmit`](Self::poll_transmit);
-/// call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout). Times count from any origin.
+/// Feed each datagram by [`handle_datagram`](Self::handle_datagram), then drain
+/// [`poll_transmit`](Self::poll_transmit); call [`handle_timeout`](Self::handle_timeout) at
+/// [`poll_timeout`](Self::poll_timeout). Times count from any origin.
 pub struct Server<R> {
     rng: R,
     door: Arc<Door>,
@@ -172,7 +178,12 @@ impl<R: CryptoRng> Server<R> {
         let identities = identities(&config.keys)?;
         let challenge_key = crypto::random_key(&mut rng);
         Ok(Self {
-            door: Arc::new(Door::new(identities, &config.admission.secrets, &config.limits, &mut rng)),
+            door: Arc::new(Door::new(
+                identities,
+                &config.admission.secrets,
+                &config.limits,
+                &mut rng,
+            )),
             rng,
             admission: config.admission,
             limits: config.limits,
@@ -189,7 +200,8 @@ impl<R: CryptoRng> Server<R> {
         })
     }
 
-    /// Offers a relay at these UDP ports, which its [ports](crate::relay::Port) serve in this order. Called once.
+    /// Offers a relay at these UDP ports, which its [ports](crate::relay::Port) serve in this
+    /// order. Called once.
     pub fn set_relay_ports(&mut self, ports: Vec<u16>) {
         self.relays.set_ports(ports);
     }
@@ -199,18 +211,27 @@ impl<R: CryptoRng> Server<R> {
         self.door.clone()
     }
 
-    /// Takes other settings while it runs. Who may not be here any more is forgotten at once, with all
-    /// that was kept of it: how many sessions that were. What is more than a lower limit allows stays while it lives.
+    /// Takes other settings while it runs. Who may not be here any more is forgotten at once, with
+    /// all that was kept of it: how many sessions that were. What is more than a lower limit allows
+    /// stays while it lives.
     pub fn reconfigure(&mut self, admission: Admission, limits: Limits) -> usize {
         self.door.set_secrets(&admission.secrets);
         self.door.set_rate(&limits);
-        let is_allowed = |who: &PeerKey| admission.allowed.as_ref().is_none_or(|allowed| allowed.contains(who));
+        let is_allowed = |who: &PeerKey| {
+            admission
+                .allowed
+                .as_ref()
+                .is_none_or(|allowed| allowed.contains(who))
+        };
         let door = &self.door;
-        let over =
-            self.sessions.remove_if(|session| !is_allowed(&session.slot.identity) || !door.admits(session.secret));
-        // What is kept outlives its session. One that came in by an old secret may have come by a new one since, or over
-        // the other family.
-        let may_stay = |who: &PeerKey, secret| is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret));
+        let over = self.sessions.remove_if(|session| {
+            !is_allowed(&session.slot.identity) || !door.admits(session.secret)
+        });
+        // What is kept outlives its session. One that came in by an old secret may have come by a
+        // new one since, or over the other family.
+        let may_stay = |who: &PeerKey, secret| {
+            is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret))
+        };
         self.boxes.retain(may_stay);
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
@@ -223,7 +244,8 @@ impl<R: CryptoRng> Server<R> {
         over
     }
 
-    /// Takes other keys while it runs, the current one first. Sessions stay; each gets its next keys by one of these.
+    /// Takes other keys while it runs, the current one first. Sessions stay; each gets its next
+    /// keys by one of these.
     ///
     /// # Errors
     /// If there is no usable key: nothing changes.
@@ -246,7 +268,14 @@ impl<R: CryptoRng> Server<R> {
                     Knock::Welcome => self.door.welcome(source, payload, &mut self.rng, now),
                 };
                 if let Some(payload) = answer {
-                    self.transmits.push(Transmit { via, destination: source, payload }.into());
+                    self.transmits.push(
+                        Transmit {
+                            via,
+                            destination: source,
+                            payload,
+                        }
+                        .into(),
+                    );
                 }
             }
             Some(Kind::Confirm) => {
@@ -259,16 +288,26 @@ impl<R: CryptoRng> Server<R> {
                     self.handle_opened(via, source, opener.open(payload), now);
                 }
             }
-            Some(Kind::Welcome | Kind::Cookie | Kind::Notice | Kind::Bind | Kind::Bound | Kind::ProbeAnswer) | None => {
-                self.counters.forged += 1
-            }
+            Some(
+                Kind::Welcome
+                | Kind::Cookie
+                | Kind::Notice
+                | Kind::Bind
+                | Kind::Bound
+                | Kind::ProbeAnswer,
+            )
+            | None => self.counters.forged += 1,
         }
     }
 
     /// What opens a request; `None` if it is of no session, or was seen.
     pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
         let (id, counter, ..) = session_message(payload)?;
-        let Some(track) = self.sessions.find(id).and_then(|seat| self.sessions.get(seat)?.track(id)) else {
+        let Some(track) = self
+            .sessions
+            .find(id)
+            .and_then(|seat| self.sessions.get(seat)?.track(id))
+        else {
             self.counters.no_session += 1;
             return None;
         };
@@ -283,11 +322,19 @@ impl<R: CryptoRng> Server<R> {
     pub fn handle_opened(&mut self, via: Via, source: SocketAddr, opened: Opened, now: Duration) {
         let source = canonical(source);
         match opened.0 {
-            Message::Confirm { ticket, text } => self.handle_confirm(via, source, *ticket, &text, now),
-            Message::Request { session, counter, text } => {
+            Message::Confirm { ticket, text } => {
+                self.handle_confirm(via, source, *ticket, &text, now)
+            }
+            Message::Request {
+                session,
+                counter,
+                text,
+            } => {
                 self.handle_request(via, source, session, counter, &text, now);
             }
-            Message::Probe { session, counter } => self.handle_probe(via, source, session, counter, now),
+            Message::Probe { session, counter } => {
+                self.handle_probe(via, source, session, counter, now)
+            }
             Message::Forged => self.counters.forged += 1,
         }
     }
@@ -308,10 +355,17 @@ impl<R: CryptoRng> Server<R> {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let empty =
-            self.sessions.is_empty() && self.boxes.is_empty() && self.relays.len() == 0 && self.meetings.is_empty();
+        let empty = self.sessions.is_empty()
+            && self.boxes.is_empty()
+            && self.relays.len() == 0
+            && self.meetings.is_empty();
         let sweep = (!empty).then_some(self.next_sweep);
-        self.boxes.next_due().into_iter().chain(self.relays.next_due()).chain(sweep).min()
+        self.boxes
+            .next_due()
+            .into_iter()
+            .chain(self.relays.next_due())
+            .chain(sweep)
+            .min()
     }
 
     /// A port of the relay has to tell something.
@@ -320,8 +374,8 @@ impl<R: CryptoRng> Server<R> {
         self.tell_all(told, now);
     }
 
-    /// The next thing that a port of the relay has to know, before anything is sent to clients: which of the ports, and
-    /// what. To be drained as [`poll_transmit`](Self::poll_transmit).
+    /// The next thing that a port of the relay has to know, before anything is sent to clients:
+    /// which of the ports, and what. To be drained as [`poll_transmit`](Self::poll_transmit).
     pub fn poll_relay_command(&mut self) -> Option<(usize, relay::Command)> {
         self.relays.poll_command()
     }
@@ -338,7 +392,10 @@ impl<R: CryptoRng> Server<R> {
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        let mut counters = Counters { unsent: self.transmits.unsent, ..self.counters };
+        let mut counters = Counters {
+            unsent: self.transmits.unsent,
+            ..self.counters
+        };
         self.door.count(&mut counters);
         counters
     }
@@ -368,17 +425,33 @@ impl<R: CryptoRng> Server<R> {
         self.boxes.len()
     }
 
-    fn handle_confirm(&mut self, via: Via, source: SocketAddr, ticket: Ticket, text: &[u8], now: Duration) {
-        // Key and address are proven. The secret may have been withdrawn since the ticket was opened.
+    fn handle_confirm(
+        &mut self,
+        via: Via,
+        source: SocketAddr,
+        ticket: Ticket,
+        text: &[u8],
+        now: Duration,
+    ) {
+        // Key and address are proven. The secret may have been withdrawn since the ticket was
+        // opened.
         if !self.door.admits(ticket.secret) || ticket.number <= self.revoked_tickets {
             self.counters.replayed += 1;
             return;
         }
-        if self.admission.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&ticket.identity)) {
+        if self
+            .admission
+            .allowed
+            .as_ref()
+            .is_some_and(|allowed| !allowed.contains(&ticket.identity))
+        {
             self.counters.not_allowed += 1;
             return;
         }
-        let slot = Slot { identity: ticket.identity, v6: source.is_ipv6() };
+        let slot = Slot {
+            identity: ticket.identity,
+            v6: source.is_ipv6(),
+        };
         if let Some(seat) = self.sessions.seat(&slot)
             && let Some(session) = self.sessions.get(seat)
             && session.ticket >= ticket.number
@@ -397,26 +470,53 @@ impl<R: CryptoRng> Server<R> {
             return;
         }
         self.counters.registered += 1;
-        let (seat, continued) = self.sessions.insert(Session::new(slot, ticket, via, source, now), now);
+        let (seat, continued) = self
+            .sessions
+            .insert(Session::new(slot, ticket, via, source, now), now);
         let mut notices = vec![accepted(), Notice::Pong { observed: source }];
         notices.extend(continued.then_some(Notice::Continued));
-        notices.extend(self.alternate_port.map(|port| Notice::AlternatePort { port }));
+        notices.extend(
+            self.alternate_port
+                .map(|port| Notice::AlternatePort { port }),
+        );
         self.handle_frames(seat, Request::decode(text), notices, true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
-        let busy = [Notice::Busy { retry_seconds: RETRY_AFTER.as_secs() as u16 }];
+        let busy = [Notice::Busy {
+            retry_seconds: RETRY_AFTER.as_secs() as u16,
+        }];
         for mut message in pack(&busy, SESSION_HEADER_LEN, 0) {
             Kind::Notice.put_session_header(ticket.session, BUSY_COUNTER, &mut message);
             let (key, counter) = (ticket.from_server.clone(), BUSY_COUNTER);
-            self.transmits.push(Unsealed { via, destination, content: Content::Message { key, counter, message } });
+            self.transmits.push(Unsealed {
+                via,
+                destination,
+                content: Content::Message {
+                    key,
+                    counter,
+                    message,
+                },
+            });
         }
     }
 
-    fn handle_request(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, text: &[u8], now: Duration) {
+    fn handle_request(
+        &mut self,
+        via: Via,
+        source: SocketAddr,
+        id: u64,
+        counter: u64,
+        text: &[u8],
+        now: Duration,
+    ) {
         // It may be gone since the key was fetched, and a copy of this message may have come first.
-        let Some(seat) = self.sessions.find(id) else { return };
-        let Some(session) = self.sessions.get_mut(seat) else { return };
+        let Some(seat) = self.sessions.find(id) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(seat) else {
+            return;
+        };
         let Some(newest) = session.mark(id, counter, now) else {
             self.counters.replayed += 1;
             return;
@@ -430,17 +530,26 @@ impl<R: CryptoRng> Server<R> {
         if here {
             session.heard = now;
         } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
-            // Nothing moves yet, and nothing else goes there: the challenge is the shortest of datagrams.
+            // Nothing moves yet, and nothing else goes there: the challenge is the shortest of
+            // datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
             let said = [Notice::PathChallenge { token }];
-            session.say_to(Kind::Notice, via, source, &said).for_each(|datagram| self.transmits.push(datagram));
+            session
+                .say_to(Kind::Notice, via, source, &said)
+                .for_each(|datagram| self.transmits.push(datagram));
         }
         let mut notices = Vec::new();
         let frames = Request::decode(text);
         for frame in &frames {
-            let Request::PathResponse { token } = frame else { continue };
-            let proven =
-                [0, 1].iter().any(|age| crypto::equal(&challenge(&self.challenge_key, id, source, now, *age), token));
+            let Request::PathResponse { token } = frame else {
+                continue;
+            };
+            let proven = [0, 1].iter().any(|age| {
+                crypto::equal(
+                    &challenge(&self.challenge_key, id, source, now, *age),
+                    token,
+                )
+            });
             if !proven || !newest || source.is_ipv6() != slot.v6 {
                 continue;
             }
@@ -454,9 +563,16 @@ impl<R: CryptoRng> Server<R> {
         self.handle_frames(seat, frames, notices, here, now);
     }
 
-    /// Says where a client is seen, to there; whoever has copied its packet gets as much as it sent, and can't read it.
+    /// Says where a client is seen, to there; whoever has copied its packet gets as much as it
+    /// sent, and can't read it.
     fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Duration) {
-        let Some(session) = self.sessions.find(id).and_then(|seat| self.sessions.get_mut(seat)) else { return };
+        let Some(session) = self
+            .sessions
+            .find(id)
+            .and_then(|seat| self.sessions.get_mut(seat))
+        else {
+            return;
+        };
         if session.mark(id, counter, now).is_none() {
             self.counters.replayed += 1;
             return;
@@ -467,46 +583,89 @@ impl<R: CryptoRng> Server<R> {
         }
         self.counters.probed += 1;
         let said = [Notice::Pong { observed: source }];
-        session.say_to(Kind::ProbeAnswer, via, source, &said).for_each(|datagram| self.transmits.push(datagram));
+        session
+            .say_to(Kind::ProbeAnswer, via, source, &said)
+            .for_each(|datagram| self.transmits.push(datagram));
     }
 
     /// Does what an authentic message asks for. `here`: it came from the proven address.
-    fn handle_frames(&mut self, seat: Seat, frames: Vec<Request>, mut notices: Vec<Notice>, here: bool, now: Duration) {
-        let Some(speaker) = self.sessions.get(seat).map(Session::speaker) else { return };
+    fn handle_frames(
+        &mut self,
+        seat: Seat,
+        frames: Vec<Request>,
+        mut notices: Vec<Notice>,
+        here: bool,
+        now: Duration,
+    ) {
+        let Some(speaker) = self.sessions.get(seat).map(Session::speaker) else {
+            return;
+        };
         let slot = &speaker.slot;
         let mut told = Vec::new();
         for frame in frames {
             match frame {
                 Request::Ping if here => {
-                    notices.push(Notice::Pong { observed: speaker.address });
+                    notices.push(Notice::Pong {
+                        observed: speaker.address,
+                    });
                 }
                 Request::Relay { tag, wants } => {
-                    told.extend(self.relays.ask(&speaker, tag, wants, &self.limits, &mut self.rng, now));
+                    told.extend(self.relays.ask(
+                        &speaker,
+                        tag,
+                        wants,
+                        &self.limits,
+                        &mut self.rng,
+                        now,
+                    ));
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
-                Request::Meet { tag, round_trip_ms, mailbox } => {
+                Request::Meet {
+                    tag,
+                    round_trip_ms,
+                    mailbox,
+                } => {
                     let fires = self.meetings.meet(*slot, tag, round_trip_ms, now);
                     self.counters.met += u64::from(fires.len() > 1);
                     if self.meetings.waits(&tag) {
                         let readers = self.boxes.readers(slot, &mailbox, now);
-                        told.extend(readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })));
+                        told.extend(
+                            readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })),
+                        );
                     }
                     told.extend(fires);
                 }
                 Request::Put { tag, digest, blob } => {
                     let before = told.len();
-                    let is_kept = self.boxes.put(&speaker, tag, (digest, blob), &self.limits, &mut told, now).is_some();
+                    let is_kept = self
+                        .boxes
+                        .put(&speaker, tag, (digest, blob), &self.limits, &mut told, now)
+                        .is_some();
                     self.counters.stored += u64::from(told.len() > before);
-                    notices.push(if is_kept { Notice::Stored { tag, digest } } else { self.full(tag) });
+                    notices.push(if is_kept {
+                        Notice::Stored { tag, digest }
+                    } else {
+                        self.full(tag)
+                    });
                 }
                 Request::Watch { tag, have } => {
-                    let is_kept = self.boxes.watch(&speaker, tag, have, &self.limits, &mut told, now).is_some();
-                    notices.push(if is_kept { Notice::Watching { tag } } else { self.full(tag) });
+                    let is_kept = self
+                        .boxes
+                        .watch(&speaker, tag, have, &self.limits, &mut told, now)
+                        .is_some();
+                    notices.push(if is_kept {
+                        Notice::Watching { tag }
+                    } else {
+                        self.full(tag)
+                    });
                 }
                 Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
             }
         }
-        notices.extend(told.extract_if(.., |(to, _)| to == slot).map(|(_, notice)| notice));
+        notices.extend(
+            told.extract_if(.., |(to, _)| to == slot)
+                .map(|(_, notice)| notice),
+        );
         self.tell(seat, notices.iter(), now);
         self.tell_all(told, now);
     }
@@ -514,23 +673,47 @@ impl<R: CryptoRng> Server<R> {
     /// There is no room for a mailbox.
     fn full(&mut self, tag: Tag) -> Notice {
         self.counters.full += 1;
-        Notice::Full { tag, retry_seconds: RETRY_AFTER.as_secs() as u16 }
+        Notice::Full {
+            tag,
+            retry_seconds: RETRY_AFTER.as_secs() as u16,
+        }
     }
 
     /// Sends to several clients, to each in as few datagrams as they fit.
     fn tell_all(&mut self, mut notices: Told, now: Duration) {
         notices.sort_by_key(|(slot, _)| *slot);
         for of_one in notices.chunk_by(|(slot, _), (next, _)| slot == next) {
-            let Some(seat) = of_one.first().and_then(|(slot, _)| self.sessions.seat(slot)) else { continue };
+            let Some(seat) = of_one
+                .first()
+                .and_then(|(slot, _)| self.sessions.seat(slot))
+            else {
+                continue;
+            };
             self.tell(seat, of_one.iter().map(|(_, notice)| notice), now);
         }
     }
 
     /// Sends to a client's proven address.
-    fn tell<'a>(&mut self, seat: Seat, notices: impl Iterator<Item = &'a Notice> + Clone, now: Duration) {
-        let Some(session) = self.sessions.get_mut(seat).filter(|session| !session.is_over(now)) else { return };
-        self.counters.pushed += notices.clone().filter(|notice| matches!(notice, Notice::Record { .. })).count() as u64;
-        session.say(notices).for_each(|datagram| self.transmits.push(datagram));
+    fn tell<'a>(
+        &mut self,
+        seat: Seat,
+        notices: impl Iterator<Item = &'a Notice> + Clone,
+        now: Duration,
+    ) {
+        let Some(session) = self
+            .sessions
+            .get_mut(seat)
+            .filter(|session| !session.is_over(now))
+        else {
+            return;
+        };
+        self.counters.pushed += notices
+            .clone()
+            .filter(|notice| matches!(notice, Notice::Record { .. }))
+            .count() as u64;
+        session
+            .say(notices)
+            .for_each(|datagram| self.transmits.push(datagram));
     }
 }
 
@@ -558,11 +741,19 @@ fn identities(keys: &[SecretKey]) -> Result<Vec<Identity>, NoKey> {
 }
 
 fn accepted() -> Notice {
-    Notice::Accepted { ping_seconds: PING_INTERVAL.as_secs() as u16 }
+    Notice::Accepted {
+        ping_seconds: PING_INTERVAL.as_secs() as u16,
+    }
 }
 
 /// What only somebody at `address` can have got in the current slot of time, or the one before it.
-fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Duration, age: u64) -> [u8; 8] {
+fn challenge(
+    key: &crypto::Key,
+    session: u64,
+    address: SocketAddr,
+    now: Duration,
+    age: u64,
+) -> [u8; 8] {
     let mut place = Vec::with_capacity(18);
     crate::wire::put_address(&mut place, address);
     let time = (now.as_secs() / CHALLENGE_SLOT.as_secs()).wrapping_sub(age);

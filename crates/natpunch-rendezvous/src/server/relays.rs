@@ -20,8 +20,12 @@ use crate::wire::Tag;
 /// How long a wish is good after it was last said.
 const LIFETIME: Duration = Duration::from_secs(150);
 /// When an offer is repeated while not both sides are bound.
-const RESEND: [Duration; 4] =
-    [Duration::from_millis(300), Duration::from_millis(600), Duration::from_millis(1200), Duration::from_millis(2400)];
+const RESEND: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_millis(1200),
+    Duration::from_millis(2400),
+];
 /// Pairs looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
@@ -62,7 +66,8 @@ pub(super) struct Relays {
     load: Vec<usize>,
     pairs: BTreeMap<Tag, Pair>,
     by_allocation: BTreeMap<u64, Tag>,
-    /// The ports that a client uses: never one for two peers, since an address names one allocation of a port.
+    /// The ports that a client uses: never one for two peers, since an address names one allocation
+    /// of a port.
     used: BTreeSet<(PeerKey, usize)>,
     /// Wishes of each client, and of each network.
     shares: Shares<PeerKey>,
@@ -115,7 +120,10 @@ impl Relays {
             return vec![answer(RelayState::Refused)];
         }
         let mut told = Vec::new();
-        let waiting = self.pairs.get(&tag).is_some_and(|pair| pair.lease.is_none() && pair.is_whole(now));
+        let waiting = self
+            .pairs
+            .get(&tag)
+            .is_some_and(|pair| pair.lease.is_none() && pair.is_whole(now));
         if waiting {
             if !self.allocate(&tag, rng, now) {
                 return vec![answer(RelayState::Refused)];
@@ -123,7 +131,11 @@ impl Relays {
             told.extend(self.offers(&tag, Some(&slot.identity)));
         }
         self.update_carry(&tag);
-        told.extend(self.offers(&tag, None).into_iter().filter(|(to, _)| to.identity == slot.identity));
+        told.extend(
+            self.offers(&tag, None)
+                .into_iter()
+                .filter(|(to, _)| to.identity == slot.identity),
+        );
         let lease = self.pairs.get(&tag).and_then(|pair| pair.lease.as_ref());
         told.push(answer(lease.map_or(RelayState::None, Lease::state)));
         told
@@ -139,26 +151,44 @@ impl Relays {
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> bool {
-        let (Speaker { slot, address, secret }, network) = (*who, who.network());
+        let (
+            Speaker {
+                slot,
+                address,
+                secret,
+            },
+            network,
+        ) = (*who, who.network());
         let pair = self.pairs.get_mut(&tag);
         let known = pair.is_some();
         if let Some(pair) = pair {
             if let Some((index, side)) = pair.side_mut(&slot.identity) {
                 let moved = side.address != address;
-                // Counted where it is now, also where there is no room for new ones: what is there is never evicted.
+                // Counted where it is now, also where there is no room for new ones: what is there
+                // is never evicted.
                 self.networks.give_back(&side.network);
                 self.networks.take(network);
-                (side.slot, side.address, side.network, side.secret) = (slot, address, network, secret);
+                (side.slot, side.address, side.network, side.secret) =
+                    (slot, address, network, secret);
                 (side.wants, side.expires) = (wants, now + LIFETIME);
                 if let Some(lease) = pair.lease.as_ref().filter(|_| moved) {
                     let allocation = lease.allocation | index as u64;
-                    self.commands.push_back((lease.port, Command::Registered { allocation, address }));
+                    self.commands.push_back((
+                        lease.port,
+                        Command::Registered {
+                            allocation,
+                            address,
+                        },
+                    ));
                 }
                 return true;
             }
             // A wish that is not said any more makes room, but not one in use.
             if pair.lease.is_none()
-                && let Some(gone) = pair.sides.iter_mut().find_map(|side| side.take_if(|side| now >= side.expires))
+                && let Some(gone) = pair
+                    .sides
+                    .iter_mut()
+                    .find_map(|side| side.take_if(|side| now >= side.expires))
             {
                 self.give_back(&gone);
             }
@@ -172,8 +202,23 @@ impl Relays {
             return false;
         }
         let (expires, key) = (now + LIFETIME, crypto::random_key(rng));
-        let side = Side { slot, address, network, secret, wants, expires, key };
-        if let Some(free) = self.pairs.entry(tag).or_default().sides.iter_mut().find(|side| side.is_none()) {
+        let side = Side {
+            slot,
+            address,
+            network,
+            secret,
+            wants,
+            expires,
+            key,
+        };
+        if let Some(free) = self
+            .pairs
+            .entry(tag)
+            .or_default()
+            .sides
+            .iter_mut()
+            .find(|side| side.is_none())
+        {
             *free = Some(side);
         }
         self.shares.take(slot.identity);
@@ -181,62 +226,127 @@ impl Relays {
         true
     }
 
-    /// Finds a port that neither of the two uses yet, the one with the fewest allocations, and opens an allocation there.
+    /// Finds a port that neither of the two uses yet, the one with the fewest allocations, and
+    /// opens an allocation there.
     fn allocate(&mut self, tag: &Tag, rng: &mut impl CryptoRng, now: Duration) -> bool {
-        let Some(pair) = self.pairs.get_mut(tag) else { return false };
-        let [Some(a), Some(b)] = &pair.sides else { return false };
+        let Some(pair) = self.pairs.get_mut(tag) else {
+            return false;
+        };
+        let [Some(a), Some(b)] = &pair.sides else {
+            return false;
+        };
         let uses = |who: &Side, port: usize| self.used.contains(&(who.slot.identity, port));
-        let free = self.load.iter().enumerate().filter(|(port, _)| !uses(a, *port) && !uses(b, *port));
-        let Some(port) = free.min_by_key(|(_, load)| **load).map(|(port, _)| port) else { return false };
+        let free = self
+            .load
+            .iter()
+            .enumerate()
+            .filter(|(port, _)| !uses(a, *port) && !uses(b, *port));
+        let Some(port) = free.min_by_key(|(_, load)| **load).map(|(port, _)| port) else {
+            return false;
+        };
         let allocation = rng.next_u64() & !1;
         if self.by_allocation.contains_key(&allocation) {
             return false; // once in 2^63 times; the client asks again
         }
         let due = RESEND.first().map(|wait| now + *wait);
-        let lease = Lease { allocation, port, carry: false, both_bound: false, tries: 0, due };
+        let lease = Lease {
+            allocation,
+            port,
+            carry: false,
+            both_bound: false,
+            tries: 0,
+            due,
+        };
         let keys = [a, b].map(|side| side.key.clone());
         let registered = [a.address, b.address];
-        self.used.extend([(a.slot.identity, port), (b.slot.identity, port)]);
+        self.used
+            .extend([(a.slot.identity, port), (b.slot.identity, port)]);
         self.by_allocation.insert(allocation, *tag);
-        self.load.iter_mut().skip(port).take(1).for_each(|load| *load += 1);
+        self.load
+            .iter_mut()
+            .skip(port)
+            .take(1)
+            .for_each(|load| *load += 1);
         self.due.extend(due.map(|due| (due, *tag)));
-        self.commands.push_back((port, Command::Open { allocation, keys, registered }));
+        self.commands.push_back((
+            port,
+            Command::Open {
+                allocation,
+                keys,
+                registered,
+            },
+        ));
         pair.lease = Some(lease);
         true
     }
 
     /// The offers to both sides, but to one.
     fn offers(&self, tag: &Tag, except: Option<&PeerKey>) -> Told {
-        let Some(pair) = self.pairs.get(tag) else { return Vec::new() };
-        let Some(lease) = &pair.lease else { return Vec::new() };
-        let Some(port) = self.ports.get(lease.port).copied() else { return Vec::new() };
-        let sides = pair.sides.iter().enumerate().filter_map(|(index, side)| Some((index as u64, side.as_ref()?)));
+        let Some(pair) = self.pairs.get(tag) else {
+            return Vec::new();
+        };
+        let Some(lease) = &pair.lease else {
+            return Vec::new();
+        };
+        let Some(port) = self.ports.get(lease.port).copied() else {
+            return Vec::new();
+        };
+        let sides = pair
+            .sides
+            .iter()
+            .enumerate()
+            .filter_map(|(index, side)| Some((index as u64, side.as_ref()?)));
         sides
             .filter(|(_, side)| except.is_none_or(|except| side.slot.identity != *except))
             .map(|(index, side)| {
                 let (allocation, key) = (lease.allocation | index, side.key.clone());
-                (side.slot, Notice::RelayOffer { tag: *tag, port, allocation, key })
+                (
+                    side.slot,
+                    Notice::RelayOffer {
+                        tag: *tag,
+                        port,
+                        allocation,
+                        key,
+                    },
+                )
             })
             .collect()
     }
 
     /// Tells the port whether one of the two wants WireGuard's messages carried.
     fn update_carry(&mut self, tag: &Tag) {
-        let Some(pair) = self.pairs.get_mut(tag) else { return };
-        let carry = pair.sides.iter().flatten().any(|side| side.wants == RelayUse::Carry);
+        let Some(pair) = self.pairs.get_mut(tag) else {
+            return;
+        };
+        let carry = pair
+            .sides
+            .iter()
+            .flatten()
+            .any(|side| side.wants == RelayUse::Carry);
         if let Some(lease) = pair.lease.as_mut().filter(|lease| lease.carry != carry) {
             lease.carry = carry;
-            self.commands.push_back((lease.port, Command::Carry { allocation: lease.allocation, carry }));
+            self.commands.push_back((
+                lease.port,
+                Command::Carry {
+                    allocation: lease.allocation,
+                    carry,
+                },
+            ));
         }
     }
 
     /// A port has something to tell; what the two are to know.
     pub(super) fn handle_event(&mut self, event: Event) -> Told {
         let (Event::Bound(allocation) | Event::Over(allocation)) = event;
-        let Some(tag) = self.by_allocation.get(&allocation).copied() else { return Vec::new() };
+        let Some(tag) = self.by_allocation.get(&allocation).copied() else {
+            return Vec::new();
+        };
         match event {
             Event::Bound(_) => {
-                let lease = self.pairs.get_mut(&tag).and_then(|pair| pair.lease.as_mut());
+                let lease = self
+                    .pairs
+                    .get_mut(&tag)
+                    .and_then(|pair| pair.lease.as_mut());
                 if let Some(lease) = lease {
                     lease.both_bound = true;
                     lease.due.take().map(|due| self.due.remove(&(due, tag)));
@@ -251,20 +361,40 @@ impl Relays {
     }
 
     fn tell_state(&self, tag: &Tag) -> Told {
-        let Some(pair) = self.pairs.get(tag) else { return Vec::new() };
+        let Some(pair) = self.pairs.get(tag) else {
+            return Vec::new();
+        };
         let state = pair.lease.as_ref().map_or(RelayState::None, Lease::state);
-        let notice = |side: &Side| (side.slot, Notice::RelayState { tag: *tag, wants: side.wants, state });
+        let notice = |side: &Side| {
+            (
+                side.slot,
+                Notice::RelayState {
+                    tag: *tag,
+                    wants: side.wants,
+                    state,
+                },
+            )
+        };
         pair.sides.iter().flatten().map(notice).collect()
     }
 
-    /// Takes back what a client wished over this family; what the other one is to know. If it uses both, what it has wished
-    /// over the other one since stays.
+    /// Takes back what a client wished over this family; what the other one is to know. If it uses
+    /// both, what it has wished over the other one since stays.
     fn withdraw(&mut self, who: &Slot, tag: &Tag) -> Told {
-        let Some(pair) = self.pairs.get_mut(tag) else { return Vec::new() };
-        let side = pair.side_mut(&who.identity).filter(|(_, side)| side.slot == *who);
-        let Some((index, _)) = side else { return Vec::new() };
+        let Some(pair) = self.pairs.get_mut(tag) else {
+            return Vec::new();
+        };
+        let side = pair
+            .side_mut(&who.identity)
+            .filter(|(_, side)| side.slot == *who);
+        let Some((index, _)) = side else {
+            return Vec::new();
+        };
         self.end_lease(tag);
-        let side = self.pairs.get_mut(tag).and_then(|pair| pair.sides.get_mut(index)?.take());
+        let side = self
+            .pairs
+            .get_mut(tag)
+            .and_then(|pair| pair.sides.get_mut(index)?.take());
         if let Some(side) = side {
             self.give_back(&side);
         }
@@ -274,19 +404,36 @@ impl Relays {
     }
 
     fn end_lease(&mut self, tag: &Tag) {
-        let Some(pair) = self.pairs.get_mut(tag) else { return };
-        let Some(lease) = pair.lease.take() else { return };
+        let Some(pair) = self.pairs.get_mut(tag) else {
+            return;
+        };
+        let Some(lease) = pair.lease.take() else {
+            return;
+        };
         for side in pair.sides.iter().flatten() {
             self.used.remove(&(side.slot.identity, lease.port));
         }
         self.by_allocation.remove(&lease.allocation);
-        self.load.iter_mut().skip(lease.port).take(1).for_each(|load| *load = load.saturating_sub(1));
+        self.load
+            .iter_mut()
+            .skip(lease.port)
+            .take(1)
+            .for_each(|load| *load = load.saturating_sub(1));
         lease.due.map(|due| self.due.remove(&(due, *tag)));
-        self.commands.push_back((lease.port, Command::Close { allocation: lease.allocation }));
+        self.commands.push_back((
+            lease.port,
+            Command::Close {
+                allocation: lease.allocation,
+            },
+        ));
     }
 
     fn drop_if_empty(&mut self, tag: &Tag) {
-        if self.pairs.get(tag).is_some_and(|pair| pair.sides.iter().all(Option::is_none)) {
+        if self
+            .pairs
+            .get(tag)
+            .is_some_and(|pair| pair.sides.iter().all(Option::is_none))
+        {
             self.pairs.remove(tag);
         }
     }
@@ -300,7 +447,13 @@ impl Relays {
         let mut told = Vec::new();
         while let Some((_, tag)) = self.due.first().filter(|(due, _)| *due <= now).copied() {
             self.due.pop_first();
-            let Some(lease) = self.pairs.get_mut(&tag).and_then(|pair| pair.lease.as_mut()) else { continue };
+            let Some(lease) = self
+                .pairs
+                .get_mut(&tag)
+                .and_then(|pair| pair.lease.as_mut())
+            else {
+                continue;
+            };
             lease.tries += 1;
             lease.due = RESEND.get(lease.tries).map(|wait| now + *wait);
             self.due.extend(lease.due.map(|due| (due, tag)));
@@ -309,25 +462,44 @@ impl Relays {
         told
     }
 
-    /// Forgets wishes that were not repeated, among the next few pairs. Allocations end at their port.
+    /// Forgets wishes that were not repeated, among the next few pairs. Allocations end at their
+    /// port.
     pub(super) fn sweep(&mut self, now: Duration) {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
-        let tags: Vec<Tag> = self.pairs.range((from, Bound::Unbounded)).take(SWEEP_SIZE).map(|(tag, _)| *tag).collect();
-        self.sweep_after = (tags.len() == SWEEP_SIZE).then(|| tags.last().copied()).flatten();
+        let tags: Vec<Tag> = self
+            .pairs
+            .range((from, Bound::Unbounded))
+            .take(SWEEP_SIZE)
+            .map(|(tag, _)| *tag)
+            .collect();
+        self.sweep_after = (tags.len() == SWEEP_SIZE)
+            .then(|| tags.last().copied())
+            .flatten();
         for tag in tags {
-            let Some(pair) = self.pairs.get_mut(&tag).filter(|pair| pair.lease.is_none()) else { continue };
-            let gone = pair.sides.each_mut().map(|side| side.take_if(|side| now >= side.expires));
+            let Some(pair) = self.pairs.get_mut(&tag).filter(|pair| pair.lease.is_none()) else {
+                continue;
+            };
+            let gone = pair
+                .sides
+                .each_mut()
+                .map(|side| side.take_if(|side| now >= side.expires));
             gone.iter().flatten().for_each(|side| self.give_back(side));
             self.drop_if_empty(&tag);
         }
     }
 
-    /// Ends what those have who may not be here any more. The others notice that their ports are silent.
+    /// Ends what those have who may not be here any more. The others notice that their ports are
+    /// silent.
     pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey, SecretNumber) -> bool) {
         let may_stay = |side: &Side| may_stay(&side.slot.identity, side.secret);
-        let sides = self.pairs.iter().flat_map(|(tag, pair)| pair.sides.iter().flatten().map(|side| (side, *tag)));
-        let gone: Vec<(Slot, Tag)> =
-            sides.filter(|(side, _)| !may_stay(side)).map(|(side, tag)| (side.slot, tag)).collect();
+        let sides = self
+            .pairs
+            .iter()
+            .flat_map(|(tag, pair)| pair.sides.iter().flatten().map(|side| (side, *tag)));
+        let gone: Vec<(Slot, Tag)> = sides
+            .filter(|(side, _)| !may_stay(side))
+            .map(|(side, tag)| (side.slot, tag))
+            .collect();
         for (who, tag) in gone {
             self.withdraw(&who, &tag);
         }
@@ -342,18 +514,26 @@ impl Relays {
 impl Pair {
     fn side_mut(&mut self, who: &PeerKey) -> Option<(usize, &mut Side)> {
         let sides = self.sides.iter_mut().enumerate();
-        sides.filter_map(|(index, side)| Some((index, side.as_mut()?))).find(|(_, side)| side.slot.identity == *who)
+        sides
+            .filter_map(|(index, side)| Some((index, side.as_mut()?)))
+            .find(|(_, side)| side.slot.identity == *who)
     }
 
     /// Both sides want it.
     fn is_whole(&self, now: Duration) -> bool {
-        self.sides.iter().all(|side| side.as_ref().is_some_and(|side| now < side.expires))
+        self.sides
+            .iter()
+            .all(|side| side.as_ref().is_some_and(|side| now < side.expires))
     }
 }
 
 impl Lease {
     fn state(&self) -> RelayState {
-        if self.both_bound { RelayState::Bound } else { RelayState::Offered }
+        if self.both_bound {
+            RelayState::Bound
+        } else {
+            RelayState::Offered
+        }
     }
 }
 
@@ -368,15 +548,43 @@ mod tests {
     fn the_share_of_a_network_follows_a_client_that_moves() {
         let (mut relays, mut rng) = (Relays::default(), ChaCha20Rng::from_seed([1; 32]));
         relays.set_ports(vec![9_100]);
-        let limits = Limits { relays_per_network: 1, ..Limits::default() };
+        let limits = Limits {
+            relays_per_network: 1,
+            ..Limits::default()
+        };
         let mut ask = |n: u8, address: &str| {
-            let slot = Slot { identity: PeerKey::from_bytes([n; 32]), v6: false };
-            let who = Speaker { slot, address: address.parse().unwrap(), secret: 1 };
-            let told = relays.ask(&who, [n; 16], RelayUse::Standby, &limits, &mut rng, Duration::ZERO);
-            told.iter().all(|(_, notice)| !matches!(notice, Notice::RelayState { state: RelayState::Refused, .. }))
+            let slot = Slot {
+                identity: PeerKey::from_bytes([n; 32]),
+                v6: false,
+            };
+            let who = Speaker {
+                slot,
+                address: address.parse().unwrap(),
+                secret: 1,
+            };
+            let told = relays.ask(
+                &who,
+                [n; 16],
+                RelayUse::Standby,
+                &limits,
+                &mut rng,
+                Duration::ZERO,
+            );
+            told.iter().all(|(_, notice)| {
+                !matches!(
+                    notice,
+                    Notice::RelayState {
+                        state: RelayState::Refused,
+                        ..
+                    }
+                )
+            })
         };
         assert!(ask(1, "192.0.2.1:1") && !ask(2, "192.0.2.1:2"));
-        assert!(ask(1, "198.51.100.1:1"), "what is there is kept where it goes");
+        assert!(
+            ask(1, "198.51.100.1:1"),
+            "what is there is kept where it goes"
+        );
         assert!(ask(2, "192.0.2.1:2") && !ask(3, "198.51.100.1:3"));
     }
 }

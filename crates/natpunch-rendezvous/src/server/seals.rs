@@ -1,5 +1,5 @@
-//! What can be done to a session's messages without the server's state: their ciphers. A server that several threads
-//! share is locked only between opening and sealing.
+//! What can be done to a session's messages without the server's state: their ciphers. A server
+//! that several threads share is locked only between opening and sealing.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,19 @@ use super::{Transmit, Via};
 use crate::crypto::{Key, open_message, seal_in_place};
 use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
-/// A message of a client that was found authentic, for [`Server::handle_opened`](super::Server::handle_opened).
+/// A message of a client that was found authentic, for
+/// [`Server::handle_opened`](super::Server::handle_opened).
 pub struct Opened(pub(super) Message);
 
 pub(super) enum Message {
     /// A registration: key and address are proven.
     Confirm { ticket: Box<Ticket>, text: Vec<u8> },
     /// A request in a session.
-    Request { session: u64, counter: u64, text: Vec<u8> },
+    Request {
+        session: u64,
+        counter: u64,
+        text: Vec<u8>,
+    },
     /// A probe in a session.
     Probe { session: u64, counter: u64 },
     /// A request that its session's key does not open.
@@ -33,7 +38,11 @@ impl Opener {
             let text = open_message(&self.0, counter, header, sealed)?;
             Some(match Kind::of(payload)? {
                 Kind::Probe => Message::Probe { session, counter },
-                _ => Message::Request { session, counter, text },
+                _ => Message::Request {
+                    session,
+                    counter,
+                    text,
+                },
             })
         };
         Opened(open().unwrap_or(Message::Forged))
@@ -70,14 +79,32 @@ impl Unsealed {
     pub fn seal(self) -> Option<Transmit> {
         let payload = match self.content {
             Content::Ready(payload) => payload,
-            Content::Message { key, counter, message } => seal_in_place(&key, counter, SESSION_HEADER_LEN, message)?,
+            Content::Message {
+                key,
+                counter,
+                message,
+            } => seal_in_place(&key, counter, SESSION_HEADER_LEN, message)?,
         };
-        Some(Transmit { via: self.via, destination: self.destination, payload })
+        Some(Transmit {
+            via: self.via,
+            destination: self.destination,
+            payload,
+        })
     }
 }
 
 impl From<Transmit> for Unsealed {
-    fn from(Transmit { via, destination, payload }: Transmit) -> Self {
-        Self { via, destination, content: Content::Ready(payload) }
+    fn from(
+        Transmit {
+            via,
+            destination,
+            payload,
+        }: Transmit,
+    ) -> Self {
+        Self {
+            via,
+            destination,
+            content: Content::Ready(payload),
+        }
     }
 }

@@ -45,8 +45,8 @@ impl Speaker {
     }
 }
 
-/// How long messages under the keys before the current ones are taken: those that were on their way, and those of a
-/// client that has not heard of the change yet.
+/// How long messages under the keys before the current ones are taken: those that were on their
+/// way, and those of a client that has not heard of the change yet.
 const PREVIOUS_LIFETIME: Duration = Duration::from_secs(15);
 
 /// What opens the messages of a client, each once.
@@ -76,12 +76,22 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(slot: Slot, ticket: Ticket, via: Via, address: SocketAddr, now: Duration) -> Self {
+    pub(super) fn new(
+        slot: Slot,
+        ticket: Ticket,
+        via: Via,
+        address: SocketAddr,
+        now: Duration,
+    ) -> Self {
         let mut window = Window::default();
         window.mark(0); // the confirm
         Self {
             slot,
-            track: Track { id: ticket.session, from_client: ticket.from_client, window },
+            track: Track {
+                id: ticket.session,
+                from_client: ticket.from_client,
+                window,
+            },
             previous: None,
             ticket: ticket.number,
             secret: ticket.secret,
@@ -96,7 +106,11 @@ impl Session {
 
     /// Whose session this is, and where it is.
     pub(super) fn speaker(&self) -> Speaker {
-        Speaker { slot: self.slot, address: self.address, secret: self.secret }
+        Speaker {
+            slot: self.slot,
+            address: self.address,
+            secret: self.secret,
+        }
     }
 
     /// The numbers under which its messages come.
@@ -107,11 +121,14 @@ impl Session {
     /// What opens messages under this number.
     pub(super) fn track(&self, id: u64) -> Option<&Track> {
         let previous = self.previous.as_ref().map(|previous| &previous.0);
-        [Some(&self.track), previous].into_iter().flatten().find(|track| track.id == id)
+        [Some(&self.track), previous]
+            .into_iter()
+            .flatten()
+            .find(|track| track.id == id)
     }
 
-    /// Marks an authentic message; whether it is the newest of the session. `None` if it was seen, or its keys are not
-    /// good any more.
+    /// Marks an authentic message; whether it is the newest of the session. `None` if it was seen,
+    /// or its keys are not good any more.
     pub(super) fn mark(&mut self, id: u64, counter: u64, now: Duration) -> Option<bool> {
         let is_current = self.track.id == id;
         let track = match &mut self.previous {
@@ -139,7 +156,10 @@ impl Session {
     }
 
     /// The datagrams that say this, to its proven address.
-    pub(super) fn say<'a>(&mut self, notices: impl IntoIterator<Item = &'a Notice>) -> impl Iterator<Item = Unsealed> {
+    pub(super) fn say<'a>(
+        &mut self,
+        notices: impl IntoIterator<Item = &'a Notice>,
+    ) -> impl Iterator<Item = Unsealed> {
         let (via, destination) = (self.via, self.address);
         self.say_to(Kind::Notice, via, destination, notices)
     }
@@ -157,7 +177,15 @@ impl Session {
             self.next_counter += 1;
             kind.put_session_header(self.track.id, counter, &mut message);
             let key = self.from_server.clone();
-            Unsealed { via, destination, content: Content::Message { key, counter, message } }
+            Unsealed {
+                via,
+                destination,
+                content: Content::Message {
+                    key,
+                    counter,
+                    message,
+                },
+            }
         })
     }
 }
@@ -205,7 +233,12 @@ impl Sessions {
 
     /// Whether somebody is registered, over either family.
     pub(super) fn has(&self, identity: &PeerKey) -> bool {
-        [false, true].iter().any(|v6| self.by_slot.contains_key(&Slot { identity: *identity, v6: *v6 }))
+        [false, true].iter().any(|v6| {
+            self.by_slot.contains_key(&Slot {
+                identity: *identity,
+                v6: *v6,
+            })
+        })
     }
 
     /// Whether this slot may have its session there: a new one, or one that was elsewhere.
@@ -238,13 +271,22 @@ impl Sessions {
     fn take(&mut self, slot: &Slot) -> Option<Session> {
         let session = *self.seats.try_remove(self.by_slot.remove(slot)?.0)?;
         session.ids().for_each(|id| _ = self.by_id.remove(&id));
-        self.by_network.give_back(&Network::of(session.address.ip()));
+        self.by_network
+            .give_back(&Network::of(session.address.ip()));
         Some(session)
     }
 
     /// Moves a session to an address that its client has proven; false if it is there.
-    pub(super) fn relocate(&mut self, seat: Seat, address: SocketAddr, via: Via, now: Duration) -> bool {
-        let Some(session) = self.seats.get_mut(seat.0) else { return false };
+    pub(super) fn relocate(
+        &mut self,
+        seat: Seat,
+        address: SocketAddr,
+        via: Via,
+        now: Duration,
+    ) -> bool {
+        let Some(session) = self.seats.get_mut(seat.0) else {
+            return false;
+        };
         session.heard = now;
         session.via = via;
         let before = std::mem::replace(&mut session.address, address);
@@ -267,15 +309,27 @@ impl Sessions {
     pub(super) fn sweep(&mut self, now: Duration) -> u64 {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut seen: Vec<(Slot, bool)> = Vec::new();
-        for (slot, seat) in self.by_slot.range((from, Bound::Unbounded)).take(SWEEP_SIZE) {
-            let Some(session) = self.seats.get_mut(seat.0) else { continue };
+        for (slot, seat) in self
+            .by_slot
+            .range((from, Bound::Unbounded))
+            .take(SWEEP_SIZE)
+        {
+            let Some(session) = self.seats.get_mut(seat.0) else {
+                continue;
+            };
             seen.push((*slot, session.is_over(now)));
             if let Some(previous) = session.previous.take_if(|previous| now >= previous.1) {
                 self.by_id.remove(&previous.0.id);
             }
         }
-        self.sweep_after = (seen.len() == SWEEP_SIZE).then(|| seen.last().map(|(slot, _)| *slot)).flatten();
-        let over: Vec<Slot> = seen.into_iter().filter(|(_, over)| *over).map(|(slot, _)| slot).collect();
+        self.sweep_after = (seen.len() == SWEEP_SIZE)
+            .then(|| seen.last().map(|(slot, _)| *slot))
+            .flatten();
+        let over: Vec<Slot> = seen
+            .into_iter()
+            .filter(|(_, over)| *over)
+            .map(|(slot, _)| slot)
+            .collect();
         for slot in &over {
             self.take(slot);
         }

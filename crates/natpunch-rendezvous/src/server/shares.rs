@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks that begin with 32 zero
-/// bits are nobody's.
+/// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
+/// that begin with 32 zero bits are nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Network(pub(super) u64);
 

@@ -1,5 +1,10 @@
 //! A server and clients on a network in memory.
-#![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing, unreachable_pub)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -78,7 +83,16 @@ pub fn same_randomness_again() {
 pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Server<ChaCha20Rng> {
     let seed = STARTED.get();
     STARTED.set(seed + 1);
-    Server::new(Config { keys: vec![key], admission, limits, alternate_port: Some(ALTERNATE_PORT) }, rng(seed)).unwrap()
+    Server::new(
+        Config {
+            keys: vec![key],
+            admission,
+            limits,
+            alternate_port: Some(ALTERNATE_PORT),
+        },
+        rng(seed),
+    )
+    .unwrap()
 }
 
 /// How long a datagram takes, unless something else was said.
@@ -148,8 +162,14 @@ impl Net {
     pub fn add_relay(&mut self, ports: usize) {
         let addresses: Vec<SocketAddr> = (0..ports).map(relay_address).collect();
         let numbers: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
-        let own = Own { addresses: [server_address().ip()].into(), ports: numbers.iter().copied().collect() };
-        self.ports = numbers.iter().map(|n| Port::new(relay::Limits::default(), own.clone(), [*n as u8; 32])).collect();
+        let own = Own {
+            addresses: [server_address().ip()].into(),
+            ports: numbers.iter().copied().collect(),
+        };
+        self.ports = numbers
+            .iter()
+            .map(|n| Port::new(relay::Limits::default(), own.clone(), [*n as u8; 32]))
+            .collect();
         self.server.set_relay_ports(numbers);
     }
 
@@ -163,8 +183,18 @@ impl Net {
         identity: SecretKey,
         admission: Option<PresharedKey>,
     ) -> &mut Client<ChaCha20Rng> {
-        let config = client::Config { identity, servers: vec![public(&key(200))], admission };
-        let client = Client::new(config, server_address(), rng(1_000 + u64::from(n)), self.now).unwrap();
+        let config = client::Config {
+            identity,
+            servers: vec![public(&key(200))],
+            admission,
+        };
+        let client = Client::new(
+            config,
+            server_address(),
+            rng(1_000 + u64::from(n)),
+            self.now,
+        )
+        .unwrap();
         self.places.insert(n, address(n));
         self.clients.insert(n, client);
         self.clients.get_mut(&n).unwrap()
@@ -174,17 +204,45 @@ impl Net {
     pub fn run_until(&mut self, end: Duration) {
         loop {
             self.collect();
-            let timeouts = self.clients.values().filter_map(Client::poll_timeout).chain(self.server.poll_timeout());
+            let timeouts = self
+                .clients
+                .values()
+                .filter_map(Client::poll_timeout)
+                .chain(self.server.poll_timeout());
             let timeouts = timeouts.chain(self.ports.iter().filter_map(Port::poll_timeout));
-            let next = timeouts.chain(self.in_flight.iter().map(|datagram| datagram.arrives).min()).min();
-            let Some(next) = next.filter(|next| *next <= end) else { break };
+            let next = timeouts
+                .chain(self.in_flight.iter().map(|datagram| datagram.arrives).min())
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
             self.now = self.now.max(next);
             let now = self.now;
-            while let Some(at) = self.in_flight.iter().position(|datagram| datagram.arrives <= now) {
-                let InFlight { to, socket, source, payload, .. } = self.in_flight.remove(at).unwrap();
+            while let Some(at) = self
+                .in_flight
+                .iter()
+                .position(|datagram| datagram.arrives <= now)
+            {
+                let InFlight {
+                    to,
+                    socket,
+                    source,
+                    payload,
+                    ..
+                } = self.in_flight.remove(at).unwrap();
                 match to {
-                    None if socket > 1 && socket != OTHER_SOCKET => self.arrive_at_relay(socket, source, &payload),
-                    None => self.server.handle_datagram(Via { socket, local: None }, source, &payload, now),
+                    None if socket > 1 && socket != OTHER_SOCKET => {
+                        self.arrive_at_relay(socket, source, &payload)
+                    }
+                    None => self.server.handle_datagram(
+                        Via {
+                            socket,
+                            local: None,
+                        },
+                        source,
+                        &payload,
+                        now,
+                    ),
                     Some(n) => {
                         if let Some(client) = self.clients.get_mut(&n) {
                             client.handle_datagram(source, &payload, now);
@@ -193,17 +251,23 @@ impl Net {
                 }
             }
             self.server.handle_timeout(now);
-            self.clients.values_mut().for_each(|client| client.handle_timeout(now));
+            self.clients
+                .values_mut()
+                .for_each(|client| client.handle_timeout(now));
             for port in &mut self.ports {
                 port.handle_timeout(now);
-                std::iter::from_fn(|| port.poll_event()).for_each(|event| self.server.handle_relay_event(event, now));
+                std::iter::from_fn(|| port.poll_event())
+                    .for_each(|event| self.server.handle_relay_event(event, now));
             }
         }
         self.now = end;
     }
 
     fn arrive_at_relay(&mut self, socket: usize, source: SocketAddr, payload: &[u8]) {
-        let via = Via { socket, local: None };
+        let via = Via {
+            socket,
+            local: None,
+        };
         match self.ports[socket - 2].handle_datagram(via, source, payload, self.now) {
             Verdict::Answer(answer) => self.send_to_client(socket, source, answer.to_vec()),
             Verdict::Forward { to, .. } => self.send_to_client(socket, to, payload.to_vec()),
@@ -215,8 +279,14 @@ impl Net {
     fn send_to_client(&mut self, socket: usize, destination: SocketAddr, payload: Vec<u8>) {
         self.sent += 1;
         self.wire.push((None, destination, payload.clone()));
-        let mut places = self.places.iter().chain(&self.seen_elsewhere).chain(&self.seen_by_other);
-        let to = places.find(|(_, place)| **place == destination).map(|(n, _)| *n);
+        let mut places = self
+            .places
+            .iter()
+            .chain(&self.seen_elsewhere)
+            .chain(&self.seen_by_other);
+        let to = places
+            .find(|(_, place)| **place == destination)
+            .map(|(n, _)| *n);
         if let Some(n) = to.filter(|_| !(self.lose)(self.sent)) {
             let arrives = self.now + self.distance.get(&n).copied().unwrap_or(USUAL_DISTANCE);
             let source = match socket {
@@ -225,7 +295,13 @@ impl Net {
                 OTHER_SOCKET => other_address(),
                 _ => relay_address(socket - 2),
             };
-            self.in_flight.push_back(InFlight { arrives, to: Some(n), socket, source, payload });
+            self.in_flight.push_back(InFlight {
+                arrives,
+                to: Some(n),
+                socket,
+                source,
+                payload,
+            });
         }
     }
 
@@ -246,18 +322,29 @@ impl Net {
                     To::Address(to) if to == alternate_address() => {
                         (1, self.seen_elsewhere.get(n).copied().unwrap_or(here))
                     }
-                    To::Address(to) if to == other_address() => {
-                        (OTHER_SOCKET, self.seen_by_other.get(n).copied().unwrap_or(here))
-                    }
-                    To::Address(to) => {
-                        (2 + (0..self.ports.len()).find(|index| relay_address(*index) == to).unwrap(), here)
-                    }
+                    To::Address(to) if to == other_address() => (
+                        OTHER_SOCKET,
+                        self.seen_by_other.get(n).copied().unwrap_or(here),
+                    ),
+                    To::Address(to) => (
+                        2 + (0..self.ports.len())
+                            .find(|index| relay_address(*index) == to)
+                            .unwrap(),
+                        here,
+                    ),
                 };
                 self.sent += 1;
                 self.wire.push((Some(*n), source, payload.clone()));
                 if !(self.lose)(self.sent) {
-                    let arrives = self.now + self.distance.get(n).copied().unwrap_or(USUAL_DISTANCE);
-                    self.in_flight.push_back(InFlight { arrives, to: None, socket, source, payload });
+                    let arrives =
+                        self.now + self.distance.get(n).copied().unwrap_or(USUAL_DISTANCE);
+                    self.in_flight.push_back(InFlight {
+                        arrives,
+                        to: None,
+                        socket,
+                        source,
+                        payload,
+                    });
                 }
             }
         }
@@ -271,7 +358,9 @@ impl Net {
 
     pub fn is_up(&self, n: u16) -> bool {
         let mut events = self.events.get(&n).into_iter().flatten();
-        events.rfind(|event| matches!(event, Event::Up { .. } | Event::Down)).is_some_and(|last| *last != Event::Down)
+        events
+            .rfind(|event| matches!(event, Event::Up { .. } | Event::Down))
+            .is_some_and(|last| *last != Event::Down)
     }
 
     pub fn records(&self, n: u16) -> Vec<(Tag, Arc<[u8]>)> {
@@ -296,8 +385,11 @@ impl Net {
 
     /// What the server sends to whom when this arrives.
     pub fn answers(&mut self, source: SocketAddr, payload: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.server.handle_datagram(Via::default(), source, payload, self.now);
-        std::iter::from_fn(|| self.server.poll_transmit()).map(|t| (t.destination, t.payload)).collect()
+        self.server
+            .handle_datagram(Via::default(), source, payload, self.now);
+        std::iter::from_fn(|| self.server.poll_transmit())
+            .map(|t| (t.destination, t.payload))
+            .collect()
     }
 }
 
@@ -326,7 +418,12 @@ pub fn frame(kind: u8, body: &[&[u8]]) -> Vec<u8> {
 
 impl Raw {
     /// Registers; `None` if it was refused.
-    pub fn register(net: &mut Net, n: u32, place: SocketAddr, admission: Option<&PresharedKey>) -> Option<Self> {
+    pub fn register(
+        net: &mut Net,
+        n: u32,
+        place: SocketAddr,
+        admission: Option<&PresharedKey>,
+    ) -> Option<Self> {
         let mut identity = [7; 32];
         identity[..4].copy_from_slice(&n.to_be_bytes());
         Self::register_as(net, &SecretKey::from_bytes(identity), place, admission)
@@ -352,7 +449,11 @@ impl Raw {
     pub fn say(&mut self, net: &mut Net, frames: &[u8]) -> Vec<Frame> {
         let datagram = self.session.say(frames);
         let answers = net.answers(self.place, &datagram);
-        answers.iter().filter(|(to, _)| *to == self.place).flat_map(|(_, answer)| self.hear(answer)).collect()
+        answers
+            .iter()
+            .filter(|(to, _)| *to == self.place)
+            .flat_map(|(_, answer)| self.hear(answer))
+            .collect()
     }
 
     /// The frames of a notice for this client.
@@ -371,13 +472,20 @@ impl Raw {
     /// Leaves a record; whether there was room.
     pub fn put(&mut self, net: &mut Net, tag: Tag, blob: &[u8]) -> bool {
         let answers = self.say(net, &put(tag, blob));
-        answers.iter().any(|(kind, body)| *kind == 3 && body.starts_with(&tag))
+        answers
+            .iter()
+            .any(|(kind, body)| *kind == 3 && body.starts_with(&tag))
     }
 
     /// Watches a mailbox; whether there was room, and what is in it.
     pub fn watch(&mut self, net: &mut Net, tag: Tag) -> (bool, Option<Vec<u8>>) {
         let answers = self.say(net, &frame(3, &[&tag, &[0; 8]]));
-        let record = answers.iter().find(|(kind, body)| *kind == 5 && body.starts_with(&tag));
-        (answers.iter().any(|(kind, _)| *kind == 4), record.map(|(_, body)| body[tag.len()..].to_vec()))
+        let record = answers
+            .iter()
+            .find(|(kind, body)| *kind == 5 && body.starts_with(&tag));
+        (
+            answers.iter().any(|(kind, _)| *kind == 4),
+            record.map(|(_, body)| body[tag.len()..].to_vec()),
+        )
     }
 }

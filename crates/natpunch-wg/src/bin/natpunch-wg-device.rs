@@ -1,5 +1,6 @@
-//! The embedded device as a program of its own, for tests and benchmarks: `natpunch-wg-device device NAME --socket PATH`.
-//! `natpunch device` is the same thing in the product.
+//! The embedded device as a program of its own, for tests and benchmarks:
+//! `natpunch-wg-device device NAME --socket PATH`. `natpunch device` is the same thing in the
+//! product.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -36,7 +36,11 @@ pub(crate) struct Control {
 impl Control {
     fn new(name: &str, runtime_dir: &Path) -> Self {
         let socket = control_socket(runtime_dir, name);
-        Self { name: name.into(), client: Client::new(socket.clone()), socket }
+        Self {
+            name: name.into(),
+            client: Client::new(socket.clone()),
+            socket,
+        }
     }
 
     /// The process of this interface, if one answers.
@@ -44,14 +48,31 @@ impl Control {
         let control = Self::new(name, runtime_dir);
         let hello = match control.client.request("hello", "") {
             Ok(hello) => hello,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
                 return Ok(None);
             }
-            Err(e) => return Err(WgError::io(format!("talk to the device at {}", control.socket.display()), e)),
+            Err(e) => {
+                return Err(WgError::io(
+                    format!("talk to the device at {}", control.socket.display()),
+                    e,
+                ));
+            }
         };
-        let found = hello.lines().find_map(|line| line.strip_prefix("protocol=")?.parse().ok()).unwrap_or(0);
+        let found = hello
+            .lines()
+            .find_map(|line| line.strip_prefix("protocol=")?.parse().ok())
+            .unwrap_or(0);
         if found != PROTOCOL_VERSION {
-            return Err(WgError::DeviceVersion { name: name.into(), found, ours: PROTOCOL_VERSION });
+            return Err(WgError::DeviceVersion {
+                name: name.into(),
+                found,
+                ours: PROTOCOL_VERSION,
+            });
         }
         Ok(Some(control))
     }
@@ -61,8 +82,9 @@ impl Control {
         UapiDevice::at(self.socket.clone(), BackendKind::Userspace)
     }
 
-    /// Stops the process, and returns when it has let go of everything: its interface, its sockets, and last its lock.
-    /// An answer that no longer comes is too early a sign, for the UDP port may still be in use.
+    /// Stops the process, and returns when it has let go of everything: its interface, its sockets,
+    /// and last its lock. An answer that no longer comes is too early a sign, for the UDP port may
+    /// still be in use.
     pub(crate) fn stop(&self) -> Result<(), WgError> {
         match self.client.request("stop", "") {
             Ok(_) => {}
@@ -71,7 +93,10 @@ impl Control {
             Err(e) => return Err(WgError::io(format!("stop the device of {}", self.name), e)),
         }
         let what = || format!("stop the device of {}", self.name);
-        let mut lock = match OpenOptions::new().write(true).open(self.socket.with_extension("lock")) {
+        let mut lock = match OpenOptions::new()
+            .write(true)
+            .open(self.socket.with_extension("lock"))
+        {
             Ok(lock) => lock,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(WgError::io(what(), e)),
@@ -91,7 +116,10 @@ impl Control {
 /// Nobody listens there, or it ended while we asked.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
-    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
+    matches!(
+        error.kind(),
+        NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof
+    )
 }
 
 /// Starts the device process and returns when it answers.
@@ -134,9 +162,15 @@ pub(crate) fn start(name: &str, program: &Path, runtime_dir: &Path) -> Result<Co
             let reason = match ended {
                 Some(status) if said.is_empty() => format!("it ended with {status}"),
                 Some(_) => said,
-                None => format!("it did not answer within {} s {said}", START_TIMEOUT.as_secs()),
+                None => format!(
+                    "it did not answer within {} s {said}",
+                    START_TIMEOUT.as_secs()
+                ),
             };
-            return Err(WgError::DeviceStart { name: name.into(), reason });
+            return Err(WgError::DeviceStart {
+                name: name.into(),
+                reason,
+            });
         }
         std::thread::sleep(POLL);
     }
@@ -144,7 +178,10 @@ pub(crate) fn start(name: &str, program: &Path, runtime_dir: &Path) -> Result<Co
 
 /// Waits for the process in the background, so that it leaves no zombie when it ends before us.
 fn reap(mut child: Child) {
-    let _ = std::thread::Builder::new().name("reap-device".into()).stack_size(64 << 10).spawn(move || child.wait());
+    let _ = std::thread::Builder::new()
+        .name("reap-device".into())
+        .stack_size(64 << 10)
+        .spawn(move || child.wait());
 }
 
 /// The last lines that the process logged.
@@ -153,5 +190,8 @@ fn said_since(log: &Path, start: u64) -> String {
     let start = usize::try_from(start).unwrap_or(usize::MAX);
     let text = String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned();
     let lines: Vec<_> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
+    lines
+        .get(lines.len().saturating_sub(3)..)
+        .unwrap_or_default()
+        .join("; ")
 }

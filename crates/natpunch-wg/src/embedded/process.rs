@@ -24,15 +24,19 @@ const MAX_THREADS: usize = 4;
 /// How long to wait for a process that is on its way out.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body of `natpunch device NAME --socket PATH`: runs the device `name` until it is told to stop, gets SIGTERM, or
-/// its interface is removed. The control socket appears when the device is ready.
+/// The body of `natpunch device NAME --socket PATH`: runs the device `name` until it is told to
+/// stop, gets SIGTERM, or its interface is removed. The control socket appears when the device is
+/// ready.
 pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
     check_name(name)?;
-    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it already is one.
+    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it
+    // already is one.
     let _ = nix::unistd::setsid();
     umask(Mode::from_bits_truncate(0o077));
     let _lock = lock(name, control_socket)?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_THREADS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
@@ -41,12 +45,17 @@ pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
     runtime.block_on(serve(name, control_socket))
 }
 
-/// At most one process per control socket. The lock ends with the process, whatever ends it; one that was just killed may
-/// hold it for a moment longer.
+/// At most one process per control socket. The lock ends with the process, whatever ends it; one
+/// that was just killed may hold it for a moment longer.
 fn lock(name: &str, control_socket: &Path) -> Result<Flock<File>, WgError> {
     let path = control_socket.with_extension("lock");
     let what = || format!("lock {}", path.display());
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
     let mut file = open.map_err(|e| WgError::io(what(), e))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -55,7 +64,10 @@ fn lock(name: &str, control_socket: &Path) -> Result<Flock<File>, WgError> {
             Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
             Err((_, Errno::EWOULDBLOCK)) => {
                 let reason = "another process already runs this device".into();
-                return Err(WgError::DeviceStart { name: name.into(), reason });
+                return Err(WgError::DeviceStart {
+                    name: name.into(),
+                    reason,
+                });
             }
             Err((_, errno)) => return Err(WgError::io(what(), errno.into())),
         }
@@ -67,14 +79,20 @@ async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {
     let (tun, mtu) = Tun::create(name).map_err(|e| tun_error(name, e))?;
     let driver = Driver::start(tun.clone(), mtu)
         .await
-        .map_err(|e| WgError::DeviceStart { name: name.into(), reason: e.to_string() })?;
+        .map_err(|e| WgError::DeviceStart {
+            name: name.into(),
+            reason: e.to_string(),
+        })?;
     let service = Service::new(driver);
-    let listen_at = |path: &Path| listen(path).map_err(|e| WgError::io(format!("listen at {}", path.display()), e));
+    let listen_at = |path: &Path| {
+        listen(path).map_err(|e| WgError::io(format!("listen at {}", path.display()), e))
+    };
     let (public, _public_file) = listen_at(&uapi::socket_path(name))?;
     let (control, _control_file) = listen_at(control_socket)?;
     tokio::spawn(service.clone().serve(public, false));
     tokio::spawn(service.clone().serve(control, true));
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| WgError::io("wait for SIGTERM", e))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|e| WgError::io("wait for SIGTERM", e))?;
     tracing::info!(interface = name, "device is up");
     let reason = tokio::select! {
         () = service.stopped() => "asked to stop",
@@ -88,7 +106,10 @@ async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {
 fn tun_error(name: &str, error: io::Error) -> WgError {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => WgError::NoTun(error),
-        Some(libc::EBUSY | libc::EINVAL) => WgError::Foreign { name: name.into(), found: "in use".into() },
+        Some(libc::EBUSY | libc::EINVAL) => WgError::Foreign {
+            name: name.into(),
+            found: "in use".into(),
+        },
         _ => WgError::io(format!("create the TUN interface {name}"), error),
     }
 }

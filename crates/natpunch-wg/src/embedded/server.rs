@@ -32,10 +32,14 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, in a directory for root's eyes only. The caller knows that a file there is stale.
+/// Listens at `path`, in a directory for root's eyes only. The caller knows that a file there is
+/// stale.
 pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -69,7 +73,9 @@ impl Service {
     /// Serves one socket, for ever. Only the control socket has `hello` and `stop`.
     pub(super) async fn serve(self, listener: UnixListener, control: bool) {
         loop {
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let service = self.clone();
@@ -92,7 +98,9 @@ impl Service {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         loop {
-            let Some(request) = timeout(CLIENT_TIMEOUT, read_request(&mut reader)).await?? else { return Ok(()) };
+            let Some(request) = timeout(CLIENT_TIMEOUT, read_request(&mut reader)).await?? else {
+                return Ok(());
+            };
             let answer = self.answer(&request, control).await;
             timeout(CLIENT_TIMEOUT, writer.write_all(answer.as_bytes())).await??;
         }
@@ -128,10 +136,15 @@ impl Service {
             tracing::warn!(%error, "refused request");
             libc::EINVAL
         })?;
-        self.driver.lock().await.set(request).await.map_err(|errno| {
-            tracing::warn!(%errno, "failed request");
-            errno as i32
-        })
+        self.driver
+            .lock()
+            .await
+            .set(request)
+            .await
+            .map_err(|errno| {
+                tracing::warn!(%errno, "failed request");
+                errno as i32
+            })
     }
 }
 
@@ -144,7 +157,11 @@ async fn read_request(
     loop {
         let before = request.len();
         if reader.read_line(&mut request).await? == 0 {
-            return if reader.limit() == 0 { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(None) };
+            return if reader.limit() == 0 {
+                Err(io::ErrorKind::FileTooLarge.into())
+            } else {
+                Ok(None)
+            };
         }
         if request.get(before..) == Some("\n") {
             if before > 0 {

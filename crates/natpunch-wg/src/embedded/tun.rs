@@ -1,4 +1,5 @@
-//! The TUN side of the device: super-packets in, coalesced packets out (`IFF_VNET_HDR`), behind gotatun's traits.
+//! The TUN side of the device: super-packets in, coalesced packets out (`IFF_VNET_HDR`), behind
+//! gotatun's traits.
 
 use std::io;
 use std::sync::Arc;
@@ -28,9 +29,20 @@ pub(super) struct Tun {
 impl Tun {
     /// Creates the interface, down. It vanishes with the process.
     pub(super) fn create(name: &str) -> io::Result<(Self, watch::Sender<u16>)> {
-        let device = tun_rs::DeviceBuilder::new().name(name).offload(true).enable(false).build_async()?;
+        let device = tun_rs::DeviceBuilder::new()
+            .name(name)
+            .offload(true)
+            .enable(false)
+            .build_async()?;
         let (mtu_sender, mtu) = watch::channel(device.mtu()?);
-        Ok((Self { device: Arc::new(device), gone: Arc::new(Notify::new()), mtu }, mtu_sender))
+        Ok((
+            Self {
+                device: Arc::new(device),
+                gone: Arc::new(Notify::new()),
+                mtu,
+            },
+            mtu_sender,
+        ))
     }
 
     /// The MTU that the link has now; padding must not exceed it.
@@ -47,10 +59,12 @@ impl Tun {
         (TunSend::new(self.clone()), TunRecv::new(self.clone()))
     }
 
-    /// After an error: an interface that was removed ends the device, anything else passes. (A link that is down, for
-    /// one, refuses writes.)
+    /// After an error: an interface that was removed ends the device, anything else passes. (A link
+    /// that is down, for one, refuses writes.)
     async fn survive(&self, error: &io::Error) -> bool {
-        if self.device.name().is_err() || matches!(error.raw_os_error(), Some(libc::EBADF | libc::EBADFD)) {
+        if self.device.name().is_err()
+            || matches!(error.raw_os_error(), Some(libc::EBADF | libc::EBADFD))
+        {
             self.gone.notify_one();
             return false;
         }
@@ -86,7 +100,13 @@ pub(super) struct TunRecv {
 impl TunRecv {
     fn new(tun: Tun) -> Self {
         let sizes = vec![0; IDEAL_BATCH_SIZE];
-        Self { tun, read: vec![0; READ_BYTES], buffers: Vec::new(), sizes, packets: Vec::new() }
+        Self {
+            tun,
+            read: vec![0; READ_BYTES],
+            buffers: Vec::new(),
+            sizes,
+            packets: Vec::new(),
+        }
     }
 }
 
@@ -100,7 +120,10 @@ impl IpRecv for TunRecv {
         }
         let device = &self.tun.device;
         let count = loop {
-            match device.recv_multiple(&mut self.read, &mut self.buffers, &mut self.sizes, 0).await {
+            match device
+                .recv_multiple(&mut self.read, &mut self.buffers, &mut self.sizes, 0)
+                .await
+            {
                 Ok(count) => break count,
                 Err(error) if self.tun.survive(&error).await => {}
                 Err(error) => return Err(error),
@@ -118,7 +141,8 @@ impl IpRecv for TunRecv {
     }
 }
 
-/// Packets to the host. They are written by a task of their own, which coalesces what has queued up meanwhile.
+/// Packets to the host. They are written by a task of their own, which coalesces what has queued up
+/// meanwhile.
 pub(super) struct TunSend(mpsc::Sender<Packet<Ip>>);
 
 impl TunSend {
@@ -135,14 +159,19 @@ async fn write_packets(tun: Tun, mut queue: mpsc::Receiver<Packet<Ip>>) {
     let mut buffers: Vec<BytesMut> = Vec::new();
     while queue.recv_many(&mut packets, IDEAL_BATCH_SIZE).await > 0 {
         let count = packets.len();
-        buffers.resize_with(buffers.len().max(count), || BytesMut::with_capacity(READ_BYTES));
+        buffers.resize_with(buffers.len().max(count), || {
+            BytesMut::with_capacity(READ_BYTES)
+        });
         for (buffer, packet) in buffers.iter_mut().zip(packets.drain(..)) {
             buffer.clear();
             buffer.resize(VIRTIO_NET_HDR_LEN, 0);
             buffer.extend_from_slice(&packet.into_bytes());
         }
         let batch = buffers.get_mut(..count).unwrap_or_default();
-        if let Err(error) = tun.device.send_multiple(&mut table, batch, VIRTIO_NET_HDR_LEN).await
+        if let Err(error) = tun
+            .device
+            .send_multiple(&mut table, batch, VIRTIO_NET_HDR_LEN)
+            .await
             && !tun.survive(&error).await
         {
             return;
@@ -152,6 +181,9 @@ async fn write_packets(tun: Tun, mut queue: mpsc::Receiver<Packet<Ip>>) {
 
 impl IpSend for TunSend {
     async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        self.0.send(packet).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.0
+            .send(packet)
+            .await
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }

@@ -1,4 +1,5 @@
-//! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in both directions.
+//! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in
+//! both directions.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -13,7 +14,8 @@ use gotatun::udp::socket::{SockOpt, UdpSocket};
 use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
 use natpunch_types::canonical;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
 };
 use tokio::io::Interest;
 
@@ -24,8 +26,9 @@ const MAX_SEGMENTS: usize = 64;
 /// The largest UDP payload, with a margin for headers.
 const MAX_BATCH_BYTES: usize = 65_000;
 
-/// Makes the sockets, and hands out the one that is there when gotatun reconfigures: binding the same port again while
-/// the old socket is still being dropped would fail and leave the device without any.
+/// Makes the sockets, and hands out the one that is there when gotatun reconfigures: binding the
+/// same port again while the old socket is still being dropped would fail and leave the device
+/// without any.
 #[derive(Clone, Default)]
 pub(super) struct Sockets(Arc<Mutex<Option<Socket>>>, pub(super) Keepalives);
 
@@ -34,8 +37,9 @@ const KEEPALIVE: usize = 32;
 
 /// The bytes of keepalives that came from the peers' endpoints.
 ///
-/// WireGuard counts a keepalive as 32 bytes received, gotatun as none, and where nobody talks they are all that tells
-/// whether a path works. They are counted before they are authenticated, so only where a session is known.
+/// WireGuard counts a keepalive as 32 bytes received, gotatun as none, and where nobody talks they
+/// are all that tells whether a path works. They are counted before they are authenticated, so only
+/// where a session is known.
 #[derive(Clone, Default)]
 pub(super) struct Keepalives(Arc<Mutex<HashMap<SocketAddr, u64>>>);
 
@@ -43,7 +47,11 @@ impl Keepalives {
     fn note(&self, datagram: &[u8], source: SocketAddr) {
         if datagram.len() == KEEPALIVE
             && datagram.starts_with(&[4, 0, 0, 0])
-            && let Some(bytes) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&canonical(source))
+            && let Some(bytes) = self
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(&canonical(source))
         {
             *bytes += KEEPALIVE as u64;
         }
@@ -51,7 +59,11 @@ impl Keepalives {
 
     /// Counts those of an endpoint from now on.
     pub(super) fn count(&self, endpoint: SocketAddr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(canonical(endpoint)).or_default();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(canonical(endpoint))
+            .or_default();
     }
 
     /// Those of an endpoint since the last call, which counts them from now on.
@@ -91,7 +103,9 @@ impl UdpTransportFactory for Sockets {
         let mut cached = self.lock();
         let socket = match cached.as_ref() {
             Some(socket) if params.port == 0 || socket.has_port(params.port) => socket.clone(),
-            _ => cached.insert(Socket::bind(params.port, mark, self.1.clone())?).clone(),
+            _ => cached
+                .insert(Socket::bind(params.port, mark, self.1.clone())?)
+                .clone(),
         };
         socket.set_fwmark(mark)?;
         Ok((socket.clone(), socket))
@@ -109,10 +123,20 @@ pub(super) struct Socket {
 
 impl Socket {
     fn bind(port: u16, fwmark: u32, keepalives: Keepalives) -> io::Result<Self> {
-        let options = SockOpt { fwmark: None, recv_buffer_size: None, send_buffer_size: None, only_v6: Some(false) };
+        let options = SockOpt {
+            fwmark: None,
+            recv_buffer_size: None,
+            send_buffer_size: None,
+            only_v6: Some(false),
+        };
         let inner = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
             // A kernel without IPv6.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
                 UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into(), options)?
             }
             other => other?,
@@ -125,36 +149,61 @@ impl Socket {
         if fwmark != 0 {
             setsockopt(&fd, sockopt::Mark, &fwmark)?;
         }
-        Ok(Self { inner, segmentation: Arc::new(AtomicBool::new(true)), keepalives })
+        Ok(Self {
+            inner,
+            segmentation: Arc::new(AtomicBool::new(true)),
+            keepalives,
+        })
     }
 
     fn has_port(&self, port: u16) -> bool {
-        self.inner.local_addr().is_ok_and(|address| address.port() == port)
+        self.inner
+            .local_addr()
+            .is_ok_and(|address| address.port() == port)
     }
 
     /// Sends packets of one size (the last may be shorter) to one destination in one call.
     async fn send_segments(&self, packets: &[(Packet, SocketAddr)]) -> io::Result<()> {
-        let Some((first, destination)) = packets.first() else { return Ok(()) };
+        let Some((first, destination)) = packets.first() else {
+            return Ok(());
+        };
         let size = u16::try_from(first.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let address = SockaddrStorage::from(*destination);
-        let slices: Vec<IoSlice<'_>> = packets.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
+        let slices: Vec<IoSlice<'_>> = packets
+            .iter()
+            .map(|(packet, _)| IoSlice::new(packet))
+            .collect();
         let control = [ControlMessage::UdpGsoSegments(&size)];
-        let control = if packets.len() > 1 { control.as_slice() } else { &[] };
+        let control = if packets.len() > 1 {
+            control.as_slice()
+        } else {
+            &[]
+        };
         let fd = self.inner.socket().as_raw_fd();
-        let send = || sendmsg(fd, &slices, control, MsgFlags::MSG_DONTWAIT, Some(&address)).map_err(io::Error::from);
-        self.inner.socket().async_io(Interest::WRITABLE, send).await.map(|_| ())
+        let send = || {
+            sendmsg(fd, &slices, control, MsgFlags::MSG_DONTWAIT, Some(&address))
+                .map_err(io::Error::from)
+        };
+        self.inner
+            .socket()
+            .async_io(Interest::WRITABLE, send)
+            .await
+            .map(|_| ())
     }
 }
 
 /// The length of the run at the start of `packets` that one call can send.
 fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
-    let Some((first, destination)) = packets.first() else { return 0 };
+    let Some((first, destination)) = packets.first() else {
+        return 0;
+    };
     let size = first.len();
     let mut bytes = size;
     let mut count = 1;
     for (packet, to) in packets.iter().skip(1).take(MAX_SEGMENTS - 1) {
         bytes += packet.len();
-        if to != destination || packet.len() > size || packet.is_empty() || bytes > MAX_BATCH_BYTES {
+        if to != destination || packet.len() > size || packet.is_empty() || bytes > MAX_BATCH_BYTES
+        {
             break;
         }
         count += 1;
@@ -176,15 +225,26 @@ impl UdpSend for Socket {
         2 * MAX_SEGMENTS
     }
 
-    async fn send_many_to(&self, _: &mut (), packets: &mut Vec<(Packet, SocketAddr)>) -> io::Result<()> {
+    async fn send_many_to(
+        &self,
+        _: &mut (),
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
         let mut rest = packets.as_slice();
         while !rest.is_empty() {
-            let count = if self.segmentation.load(Ordering::Relaxed) { run_length(rest) } else { 1 };
+            let count = if self.segmentation.load(Ordering::Relaxed) {
+                run_length(rest)
+            } else {
+                1
+            };
             let (run, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = after;
-            let Err(error) = self.send_segments(run).await else { continue };
+            let Err(error) = self.send_segments(run).await else {
+                continue;
+            };
             if run.len() > 1 {
-                // EIO: the way out does no checksum offload, so never segments. Others are about this run.
+                // EIO: the way out does no checksum offload, so never segments. Others are about
+                // this run.
                 if error.raw_os_error() == Some(libc::EIO) {
                     self.segmentation.store(false, Ordering::Relaxed);
                 }
@@ -219,7 +279,10 @@ pub(super) struct ReceiveBuffer {
 
 impl Default for ReceiveBuffer {
     fn default() -> Self {
-        Self { data: vec![0; 65_536], control: nix::cmsg_space!(i32) }
+        Self {
+            data: vec![0; 65_536],
+            control: nix::cmsg_space!(i32),
+        }
     }
 }
 
@@ -232,13 +295,25 @@ impl ReceiveBuffer {
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
         let mut slices = [IoSliceMut::new(&mut self.data)];
-        let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), MsgFlags::MSG_DONTWAIT)?;
+        let message = recvmsg::<SockaddrStorage>(
+            fd,
+            &mut slices,
+            Some(&mut self.control),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
         let segment = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok().filter(|size| *size > 0),
+            ControlMessageOwned::UdpGroSegments(size) => {
+                usize::try_from(size).ok().filter(|size| *size > 0)
+            }
             _ => None,
         });
-        let (bytes, source) = (message.bytes, message.address.as_ref().and_then(source_address));
-        let Some((source, data)) = source.zip(self.data.get(..bytes)) else { return Ok(()) };
+        let (bytes, source) = (
+            message.bytes,
+            message.address.as_ref().and_then(source_address),
+        );
+        let Some((source, data)) = source.zip(self.data.get(..bytes)) else {
+            return Ok(());
+        };
         for datagram in data.chunks(segment.unwrap_or(bytes).max(1)) {
             let mut packet = pool.get();
             let buffer = packet.buf_mut();
@@ -252,12 +327,15 @@ impl ReceiveBuffer {
 
 /// On a socket for both families, IPv4 comes as mapped IPv6.
 fn source_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from(*address));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| (*address).into())).map(canonical)
+    let v4 = address
+        .as_sockaddr_in()
+        .map(|address| SocketAddr::from(*address));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| (*address).into()))
+        .map(canonical)
 }
 
-/// gotatun's own receiver reads a hundred messages at a time, which costs most where packets come one by one; with
-/// UDP_GRO a single message already carries a burst.
+/// gotatun's own receiver reads a hundred messages at a time, which costs most where packets come
+/// one by one; with UDP_GRO a single message already carries a burst.
 impl UdpRecv for Socket {
     type RecvManyBuf = ReceiveBuffer;
 
@@ -267,7 +345,8 @@ impl UdpRecv for Socket {
         Ok((packet, source))
     }
 
-    /// gotatun takes any error for the end of the device; on an unconnected socket there is no such error.
+    /// gotatun takes any error for the end of the device; on an unconnected socket there is no such
+    /// error.
     async fn recv_many_from(
         &mut self,
         buffer: &mut ReceiveBuffer,
@@ -277,7 +356,9 @@ impl UdpRecv for Socket {
         let socket = self.inner.socket();
         let fd = socket.as_raw_fd();
         while packets.is_empty() {
-            let first = socket.async_io(Interest::READABLE, || buffer.read(fd, pool, packets)).await;
+            let first = socket
+                .async_io(Interest::READABLE, || buffer.read(fd, pool, packets))
+                .await;
             if let Err(error) = first {
                 tracing::debug!(%error, "receive");
                 tokio::time::sleep(RECEIVE_PAUSE).await;
@@ -285,12 +366,17 @@ impl UdpRecv for Socket {
             }
             // The rest of the burst, without asking whether there is one.
             for _ in 1..READS_PER_WAKE {
-                if socket.try_io(Interest::READABLE, || buffer.read(fd, pool, packets)).is_err() {
+                if socket
+                    .try_io(Interest::READABLE, || buffer.read(fd, pool, packets))
+                    .is_err()
+                {
                     break;
                 }
             }
         }
-        packets.iter().for_each(|(packet, source)| self.keepalives.note(packet, *source));
+        packets
+            .iter()
+            .for_each(|(packet, source)| self.keepalives.note(packet, *source));
         Ok(())
     }
 }
@@ -303,7 +389,10 @@ mod tests {
 
     fn packets(sizes: &[usize]) -> Vec<(Packet, SocketAddr)> {
         let to = "127.0.0.1:9".parse().unwrap();
-        sizes.iter().map(|size| (Packet::from_bytes(BytesMut::zeroed(*size)), to)).collect()
+        sizes
+            .iter()
+            .map(|size| (Packet::from_bytes(BytesMut::zeroed(*size)), to))
+            .collect()
     }
 
     #[test]
@@ -337,25 +426,41 @@ mod tests {
         counted.retain(&HashSet::new());
         counted.count(endpoint);
         counted.note(&keepalive, endpoint);
-        assert_eq!(counted.take(endpoint), 32, "also before it is asked for them for the first time");
+        assert_eq!(
+            counted.take(endpoint),
+            32,
+            "also before it is asked for them for the first time"
+        );
     }
 
     #[tokio::test]
     async fn a_receiver_gets_every_datagram_whole_and_survives_an_empty_one() {
         let mut sockets = Sockets::default();
-        let (_, mut receiver) =
-            sockets.bind(&UdpTransportFactoryParams { addr: None, port: 0, fwmark: None }).await.unwrap();
+        let (_, mut receiver) = sockets
+            .bind(&UdpTransportFactoryParams {
+                addr: None,
+                port: 0,
+                fwmark: None,
+            })
+            .await
+            .unwrap();
         let port = receiver.local_addr().unwrap().unwrap().port();
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         // Larger than a buffer of the pool, too: a reassembled fragment.
         let sizes = [0, 1, 1_400, 1_400, 20, 9_000];
         for size in sizes {
-            sender.send_to(&vec![size as u8; size], ("127.0.0.1", port)).unwrap();
+            sender
+                .send_to(&vec![size as u8; size], ("127.0.0.1", port))
+                .unwrap();
         }
-        let (mut buffer, mut pool, mut packets) = (ReceiveBuffer::default(), PacketBufPool::new(8), Vec::new());
+        let (mut buffer, mut pool, mut packets) =
+            (ReceiveBuffer::default(), PacketBufPool::new(8), Vec::new());
         while packets.len() < sizes.len() - 1 {
             let mut more = Vec::new();
-            receiver.recv_many_from(&mut buffer, &mut pool, &mut more).await.unwrap();
+            receiver
+                .recv_many_from(&mut buffer, &mut pool, &mut more)
+                .await
+                .unwrap();
             packets.extend(more.into_iter().filter(|(packet, _)| !packet.is_empty()));
         }
         for ((packet, from), size) in packets.iter().zip(&sizes[1..]) {
@@ -367,7 +472,11 @@ mod tests {
     #[tokio::test]
     async fn a_reconfiguration_never_loses_the_socket() {
         let mut sockets = Sockets::default();
-        let params = |port| UdpTransportFactoryParams { addr: None, port, fwmark: None };
+        let params = |port| UdpTransportFactoryParams {
+            addr: None,
+            port,
+            fwmark: None,
+        };
         let (send, _receive) = sockets.bind(&params(0)).await.unwrap();
         let port = send.local_addr().unwrap().unwrap().port();
         for _ in 0..20 {

@@ -36,7 +36,8 @@ impl Client {
         Self { socket }
     }
 
-    /// Sends an operation and returns the lines of the answer, without the errno, which becomes the error.
+    /// Sends an operation and returns the lines of the answer, without the errno, which becomes the
+    /// error.
     pub(crate) fn request(&self, operation: &str, body: &str) -> io::Result<Zeroizing<String>> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -53,13 +54,22 @@ impl Client {
             }
             answer.extend_from_slice(chunk.get(..n).unwrap_or_default());
         }
-        let text = std::str::from_utf8(&answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let text = std::str::from_utf8(&answer)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         let text = text.trim_end();
-        let (body, errno) = text.rsplit_once('\n').map_or(("", text), |(body, errno)| (body, errno));
-        match errno.strip_prefix("errno=").and_then(|n| n.parse::<i32>().ok()) {
+        let (body, errno) = text
+            .rsplit_once('\n')
+            .map_or(("", text), |(body, errno)| (body, errno));
+        match errno
+            .strip_prefix("errno=")
+            .and_then(|n| n.parse::<i32>().ok())
+        {
             Some(0) => Ok(Zeroizing::new(body.to_owned())),
             Some(n) => Err(io::Error::from_raw_os_error(n.saturating_abs())),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "no errno at the end of the answer")),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no errno at the end of the answer",
+            )),
         }
     }
 }
@@ -78,19 +88,29 @@ impl UapiDevice {
     }
 
     pub(crate) fn at(socket: PathBuf, kind: BackendKind) -> Self {
-        Self { client: Client::new(socket), kind }
+        Self {
+            client: Client::new(socket),
+            kind,
+        }
     }
 
     fn error(&self, what: &str, error: io::Error) -> WgError {
         let place = self.client.socket.display();
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => WgError::Gone {
-                name: self.client.socket.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+                name: self
+                    .client
+                    .socket
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
                 reason: format!("nobody answers at {place}"),
             },
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-                WgError::Protocol { place: place.to_string(), problem: error.to_string() }
-            }
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => WgError::Protocol {
+                place: place.to_string(),
+                problem: error.to_string(),
+            },
             _ => WgError::io(format!("{what} by {place}"), error),
         }
     }
@@ -102,7 +122,10 @@ impl Device for UapiDevice {
     }
 
     fn get(&mut self) -> Result<DeviceState, WgError> {
-        let text = self.client.request("get", "").map_err(|e| self.error("read the device", e))?;
+        let text = self
+            .client
+            .request("get", "")
+            .map_err(|e| self.error("read the device", e))?;
         let answer = codec::parse_get(&text).map_err(|e| WgError::Protocol {
             place: self.client.socket.display().to_string(),
             problem: e.to_string(),
@@ -113,9 +136,11 @@ impl Device for UapiDevice {
     fn configure(&mut self, change: &DeviceChange) -> Result<(), WgError> {
         for part in parts(change) {
             let body = codec::format_set(&part);
-            self.client.request("set", &body).map_err(|e| match (e.raw_os_error(), part.listen_port) {
-                (Some(libc::EADDRINUSE), Some(port)) => WgError::PortInUse(port),
-                _ => self.error("configure the device", e),
+            self.client.request("set", &body).map_err(|e| {
+                match (e.raw_os_error(), part.listen_port) {
+                    (Some(libc::EADDRINUSE), Some(port)) => WgError::PortInUse(port),
+                    _ => self.error("configure the device", e),
+                }
             })?;
         }
         Ok(())
@@ -124,18 +149,25 @@ impl Device for UapiDevice {
 
 /// Splits a change into requests. Changes of one peer that follow each other stay together.
 fn parts(change: &DeviceChange) -> Vec<DeviceChange> {
-    let mut parts = vec![DeviceChange { peers: Vec::new(), ..change.clone() }];
+    let mut parts = vec![DeviceChange {
+        peers: Vec::new(),
+        ..change.clone()
+    }];
     let mut nets = 0;
     for peer in &change.peers {
         let same = |part: &DeviceChange| part.peers.last().is_some_and(|last| last.key == peer.key);
         let full = |part: &DeviceChange| {
-            part.peers.len() >= PEERS_PER_REQUEST || (nets > 0 && nets + peer.allowed_ips.len() > NETS_PER_REQUEST)
+            part.peers.len() >= PEERS_PER_REQUEST
+                || (nets > 0 && nets + peer.allowed_ips.len() > NETS_PER_REQUEST)
         };
         match parts.last_mut() {
             Some(part) if !full(part) || same(part) => part.peers.push(peer.clone()),
             _ => {
                 nets = 0;
-                parts.push(DeviceChange { peers: vec![peer.clone()], ..DeviceChange::default() });
+                parts.push(DeviceChange {
+                    peers: vec![peer.clone()],
+                    ..DeviceChange::default()
+                });
             }
         }
         nets += peer.allowed_ips.len();
@@ -158,8 +190,14 @@ mod tests {
             bytes[..8].copy_from_slice(&i.to_be_bytes());
             PeerKey::from_bytes(bytes)
         };
-        let peers: Vec<_> = (0..2_500).map(|i| PeerChange::new(key(i), PeerAction::Upsert)).collect();
-        let change = DeviceChange { listen_port: Some(1), peers, ..DeviceChange::default() };
+        let peers: Vec<_> = (0..2_500)
+            .map(|i| PeerChange::new(key(i), PeerAction::Upsert))
+            .collect();
+        let change = DeviceChange {
+            listen_port: Some(1),
+            peers,
+            ..DeviceChange::default()
+        };
         let parts = parts(&change);
         assert_eq!(parts.len(), 3);
         assert_eq!(parts.iter().filter(|p| p.listen_port.is_some()).count(), 1);
@@ -177,8 +215,14 @@ mod tests {
             })
             .collect();
         let key = PeerKey::from_bytes([9; 32]);
-        peers.extend([PeerChange::remove(key), PeerChange::new(key, PeerAction::Upsert)]);
-        let parts = parts(&DeviceChange { peers, ..DeviceChange::default() });
+        peers.extend([
+            PeerChange::remove(key),
+            PeerChange::new(key, PeerAction::Upsert),
+        ]);
+        let parts = parts(&DeviceChange {
+            peers,
+            ..DeviceChange::default()
+        });
         assert_eq!(parts.len(), 1);
     }
 }

@@ -87,7 +87,11 @@ fn format_peer_change(text: &mut String, peer: &PeerChange) {
         PeerAction::Upsert => {}
     }
     if let Some(key) = &peer.preshared_key {
-        let _ = writeln!(text, "preshared_key={}", *hex(key.as_ref().map_or(&[0; 32], PresharedKey::expose)));
+        let _ = writeln!(
+            text,
+            "preshared_key={}",
+            *hex(key.as_ref().map_or(&[0; 32], PresharedKey::expose))
+        );
     }
     if peer.replace_allowed_ips {
         text.push_str("replace_allowed_ips=true\n");
@@ -98,7 +102,8 @@ fn format_peer_change(text: &mut String, peer: &PeerChange) {
     if let Some(endpoint) = peer.endpoint {
         let _ = writeln!(text, "endpoint={endpoint}");
     }
-    // After the endpoint: switching it on sends a keepalive at once, and that needs somewhere to go.
+    // After the endpoint: switching it on sends a keepalive at once, and that needs somewhere to
+    // go.
     if let Some(interval) = peer.persistent_keepalive {
         let _ = writeln!(text, "persistent_keepalive_interval={interval}");
     }
@@ -110,7 +115,10 @@ fn pairs(text: &str) -> impl Iterator<Item = Result<(usize, &str, &str), ParseEr
         let line_number = i + 1;
         match line.split_once('=') {
             Some((key, value)) => Ok((line_number, key, value)),
-            None => Err(ParseError { line: line_number, problem: "not KEY=VALUE".into() }),
+            None => Err(ParseError {
+                line: line_number,
+                problem: "not KEY=VALUE".into(),
+            }),
         }
     })
 }
@@ -123,7 +131,10 @@ struct Value<'a> {
 
 impl Value<'_> {
     fn wrong(&self) -> ParseError {
-        ParseError { line: self.line, problem: format!("bad value of {}", self.key) }
+        ParseError {
+            line: self.line,
+            problem: format!("bad value of {}", self.key),
+        }
     }
     fn parse<T: std::str::FromStr>(&self) -> Result<T, ParseError> {
         self.text.parse().map_err(|_| self.wrong())
@@ -147,7 +158,10 @@ impl Value<'_> {
         }
     }
     fn unknown(&self) -> ParseError {
-        ParseError { line: self.line, problem: "unknown key".into() }
+        ParseError {
+            line: self.line,
+            problem: "unknown key".into(),
+        }
     }
 }
 
@@ -164,7 +178,9 @@ pub(crate) fn parse_set(text: &str) -> Result<SetRequest, ParseError> {
         }
         match request.change.peers.last_mut() {
             None => match key {
-                "private_key" => request.change.private_key = Some(SecretKey::from_bytes(*value.key()?)),
+                "private_key" => {
+                    request.change.private_key = Some(SecretKey::from_bytes(*value.key()?))
+                }
                 "listen_port" => request.change.listen_port = Some(value.parse()?),
                 "fwmark" => request.change.fwmark = Some(value.fwmark()?),
                 "replace_peers" => request.replace_peers = value.is_true()?,
@@ -175,11 +191,13 @@ pub(crate) fn parse_set(text: &str) -> Result<SetRequest, ParseError> {
                 "update_only" if value.is_true()? => peer.action = PeerAction::Update,
                 "preshared_key" => {
                     let bytes = value.key()?;
-                    peer.preshared_key = Some((*bytes != [0; 32]).then(|| PresharedKey::from_bytes(*bytes)));
+                    peer.preshared_key =
+                        Some((*bytes != [0; 32]).then(|| PresharedKey::from_bytes(*bytes)));
                 }
                 "endpoint" => peer.endpoint = Some(canonical(value.parse()?)),
                 "persistent_keepalive_interval" => {
-                    peer.persistent_keepalive = Some(if text == "off" { 0 } else { value.parse()? });
+                    peer.persistent_keepalive =
+                        Some(if text == "off" { 0 } else { value.parse()? });
                 }
                 "replace_allowed_ips" => peer.replace_allowed_ips = value.is_true()?,
                 "allowed_ip" => peer.allowed_ips.push(value.parse::<IpNet>()?.trunc()),
@@ -212,8 +230,16 @@ pub(crate) fn format_get(answer: &GetAnswer) -> Zeroizing<String> {
         }
         let handshake = peer.last_handshake.unwrap_or_default();
         let _ = writeln!(text, "last_handshake_time_sec={}", handshake.as_secs());
-        let _ = writeln!(text, "last_handshake_time_nsec={}", handshake.subsec_nanos());
-        let _ = writeln!(text, "tx_bytes={}\nrx_bytes={}", peer.tx_bytes, peer.rx_bytes);
+        let _ = writeln!(
+            text,
+            "last_handshake_time_nsec={}",
+            handshake.subsec_nanos()
+        );
+        let _ = writeln!(
+            text,
+            "tx_bytes={}\nrx_bytes={}",
+            peer.tx_bytes, peer.rx_bytes
+        );
         let keepalive = peer.persistent_keepalive.map_or(0, |k| k.as_secs());
         let _ = writeln!(text, "persistent_keepalive_interval={keepalive}");
         for net in &peer.allowed_ips {
@@ -266,7 +292,10 @@ pub(crate) fn parse_get(text: &str) -> Result<GetAnswer, ParseError> {
                     let bytes = value.key()?;
                     if *bytes != [0; 32] {
                         peer.has_preshared_key = true;
-                        answer.state.preshared.insert(peer.key, PresharedKey::from_bytes(*bytes));
+                        answer
+                            .state
+                            .preshared
+                            .insert(peer.key, PresharedKey::from_bytes(*bytes));
                     }
                 }
                 "endpoint" => peer.endpoint = Some(canonical(value.parse()?)),
@@ -276,7 +305,8 @@ pub(crate) fn parse_get(text: &str) -> Result<GetAnswer, ParseError> {
                 "rx_bytes" => peer.rx_bytes = value.parse()?,
                 "persistent_keepalive_interval" => {
                     let seconds: u16 = value.parse()?;
-                    peer.persistent_keepalive = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
+                    peer.persistent_keepalive =
+                        (seconds != 0).then(|| Duration::from_secs(seconds.into()));
                 }
                 "allowed_ip" => peer.allowed_ips.push(value.parse::<IpNet>()?.trunc()),
                 _ => {}
@@ -322,11 +352,20 @@ mod tests {
                     allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/64".parse().unwrap()],
                     ..PeerChange::new(key, PeerAction::Upsert)
                 },
-                PeerChange { preshared_key: Some(None), ..PeerChange::new(key, PeerAction::Update) },
+                PeerChange {
+                    preshared_key: Some(None),
+                    ..PeerChange::new(key, PeerAction::Update)
+                },
             ],
         };
         let heard = parse_set(&format_set(&change)).unwrap();
-        assert_eq!(heard, SetRequest { replace_peers: false, change });
+        assert_eq!(
+            heard,
+            SetRequest {
+                replace_peers: false,
+                change
+            }
+        );
     }
 
     #[test]
@@ -342,8 +381,14 @@ mod tests {
             has_preshared_key: true,
         };
         let private = SecretKey::from_bytes([1; 32]);
-        let mut answer = GetAnswer { private_key: Some(private.clone()), ..GetAnswer::default() };
-        answer.state.preshared.insert(peer.key, PresharedKey::from_bytes([9; 32]));
+        let mut answer = GetAnswer {
+            private_key: Some(private.clone()),
+            ..GetAnswer::default()
+        };
+        answer
+            .state
+            .preshared
+            .insert(peer.key, PresharedKey::from_bytes([9; 32]));
         answer.state.snapshot.public_key = Some(public_key(&private));
         answer.state.snapshot.listen_port = 51820;
         answer.state.snapshot.fwmark = 78;
@@ -353,7 +398,13 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_refused_and_its_value_is_not_repeated() {
-        for bad in ["private_key=secret", "listen_port=70000", "nonsense", "x=1", "public_key=00"] {
+        for bad in [
+            "private_key=secret",
+            "listen_port=70000",
+            "nonsense",
+            "x=1",
+            "public_key=00",
+        ] {
             let error = parse_set(bad).unwrap_err();
             assert_eq!(error.line, 1);
             assert!(!error.problem.contains("secret"));

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use natpunch_types::SecretKey;
 use natpunch_wg::{
-    BackendChoice, Device, DeviceChange, DeviceState, InterfaceSpec, KernelDevice, PeerSpec, UapiDevice, WgError,
+    BackendChoice, Device, DeviceChange, DeviceState, InterfaceSpec, KernelDevice, PeerSpec,
+    UapiDevice, WgError,
 };
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -32,7 +33,11 @@ impl Netns {
             queue.into_iter().for_each(|job| job());
         });
         let tid = tid.recv().expect("the namespace's thread");
-        let netns = Self { jobs: Some(jobs), thread: Some(thread), tid };
+        let netns = Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            tid,
+        };
         netns.sh("ip link set lo up");
         netns
     }
@@ -45,23 +50,37 @@ impl Netns {
             let _ = sender.send(outcome);
         };
         self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
-        result.recv().unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        result
+            .recv()
+            .unwrap()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Runs a command line (words split at spaces), which must succeed, and returns what it printed.
+    /// Runs a command line (words split at spaces), which must succeed, and returns what it
+    /// printed.
     pub(crate) fn sh(&self, line: &str) -> String {
         let line = line.to_owned();
         self.run(move || {
             let mut words = line.split(' ');
-            let output = Command::new(words.next().unwrap()).args(words).output().expect("run");
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            let output = Command::new(words.next().unwrap())
+                .args(words)
+                .output()
+                .expect("run");
+            assert!(
+                output.status.success(),
+                "{line}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             String::from_utf8_lossy(&output.stdout).into_owned()
         })
     }
 
     /// A cable to another namespace: `veth0` at both ends, with these addresses.
     pub(crate) fn cable(&self, other: &Self, here: &str, there: &str) {
-        self.sh(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.tid));
+        self.sh(&format!(
+            "ip link add veth0 type veth peer name veth0 netns {}",
+            other.tid
+        ));
         for (netns, address) in [(self, here), (other, there)] {
             netns.sh(&format!("ip address add {address} dev veth0"));
             netns.sh("ip link set veth0 up");
@@ -79,7 +98,11 @@ impl Drop for Netns {
 /// A name that no other test of this machine has: UAPI sockets are not per namespace.
 pub(crate) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("npt{}x{}", std::process::id() % 1_000_000, NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "npt{}x{}",
+        std::process::id() % 1_000_000,
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 pub(crate) fn device_program() -> PathBuf {
@@ -155,9 +178,16 @@ impl Running {
     }
 
     fn wait(name: String, child: Child) -> Self {
-        let mut running = Self { device: UapiDevice::external(&name), child, name };
+        let mut running = Self {
+            device: UapiDevice::external(&name),
+            child,
+            name,
+        };
         until("the device answers", || running.device.get().is_ok());
-        let up = Command::new("ip").args(["link", "set", &running.name, "up"]).status().unwrap();
+        let up = Command::new("ip")
+            .args(["link", "set", &running.name, "up"])
+            .status()
+            .unwrap();
         assert!(up.success());
         running
     }
@@ -205,7 +235,10 @@ impl KernelLink {
 }
 
 fn ip(args: &[&str]) {
-    assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+    assert!(
+        Command::new("ip").args(args).status().unwrap().success(),
+        "ip {args:?}"
+    );
 }
 
 impl Drop for KernelLink {
@@ -239,16 +272,22 @@ pub(crate) fn start_wireguard_go(netns: &Netns, name: &str) -> Child {
             .spawn()
             .expect("wireguard-go must be installed (Debian package wireguard-go)")
     });
-    until("wireguard-go answers", || std::path::Path::new(&socket).exists());
+    until("wireguard-go answers", || {
+        std::path::Path::new(&socket).exists()
+    });
     child
 }
 
 /// The process that runs `device NAME`.
 pub(crate) fn device_pid(name: &str) -> Option<i32> {
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<_> = line.split(|b| *b == 0).collect();
-        (words.get(1) == Some(&b"device".as_slice()) && words.get(2) == Some(&name.as_bytes())).then_some(pid)
-    })
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let words: Vec<_> = line.split(|b| *b == 0).collect();
+            (words.get(1) == Some(&b"device".as_slice()) && words.get(2) == Some(&name.as_bytes()))
+                .then_some(pid)
+        })
 }

@@ -22,15 +22,21 @@ fn host() -> Host {
         host.netns.sh(line);
     }
     host.spec.fwmark = TABLE;
-    host.spec.default_route =
-        Some(DefaultRoute { table: TABLE, ipv4: true, ipv6: true, except: vec!["198.51.100.0/24".parse().unwrap()] });
+    host.spec.default_route = Some(DefaultRoute {
+        table: TABLE,
+        ipv4: true,
+        ipv6: true,
+        except: vec!["198.51.100.0/24".parse().unwrap()],
+    });
     host
 }
 
 /// The device that packets to `to` leave by.
 fn way(host: &Host, to: &str) -> String {
     let text = host.sh(&format!("ip -o route get {to}"));
-    text.split_once(" dev ").map(|(_, rest)| rest.split(' ').next().unwrap().to_owned()).unwrap_or(text)
+    text.split_once(" dev ")
+        .map(|(_, rest)| rest.split(' ').next().unwrap().to_owned())
+        .unwrap_or(text)
 }
 
 fn rules(host: &Host) -> String {
@@ -59,9 +65,23 @@ fn everything_goes_through_the_tunnel_but_the_lan_and_wireguards_own() {
         assert_eq!(way(&host, to), by, "{to}");
     }
     let words: Vec<_> = made.plan.changes.iter().map(ToString::to_string).collect();
-    assert!(words.contains(&format!("+ route 0.0.0.0/0 in table {TABLE}")), "{words:#?}");
-    assert!(words.contains(&format!("+ rule IPv4: not fwmark {TABLE:#x} lookup {TABLE}")), "{words:#?}");
-    assert!(made.plan.changes.iter().any(|change| change.effect() == Effect::Interruption), "traffic moves");
+    assert!(
+        words.contains(&format!("+ route 0.0.0.0/0 in table {TABLE}")),
+        "{words:#?}"
+    );
+    assert!(
+        words.contains(&format!(
+            "+ rule IPv4: not fwmark {TABLE:#x} lookup {TABLE}"
+        )),
+        "{words:#?}"
+    );
+    assert!(
+        made.plan
+            .changes
+            .iter()
+            .any(|change| change.effect() == Effect::Interruption),
+        "traffic moves"
+    );
 
     let removed = host.down().unwrap();
     assert!(removed.interface && removed.rules == 6, "{removed:?}");
@@ -75,18 +95,28 @@ fn what_others_remove_is_put_back_and_what_they_add_stays() {
     let host = host();
     host.open().unwrap();
     host.sh("ip rule add priority 77 not fwmark 0x99 table 4711");
-    host.sh(&format!("ip rule add priority 20049 fwmark 0x7 lookup {TABLE}"));
+    host.sh(&format!(
+        "ip rule add priority 20049 fwmark 0x7 lookup {TABLE}"
+    ));
     assert!(host.plan().unwrap().is_empty(), "{}", host.plan().unwrap());
     host.sh("ip rule del priority 20051");
     host.sh("ip -6 rule del priority 20050");
     host.sh(&format!("ip route flush table {TABLE}"));
-    assert_eq!(host.plan().unwrap().changes.len(), 4, "{}", host.plan().unwrap());
+    assert_eq!(
+        host.plan().unwrap().changes.len(),
+        4,
+        "{}",
+        host.plan().unwrap()
+    );
     host.open().unwrap();
     assert!(host.plan().unwrap().is_empty());
     assert_eq!(way(&host, "203.0.113.9"), host.spec.name);
     host.down().unwrap();
     let rules = rules(&host);
-    assert!(rules.contains("4711") && rules.contains("fwmark 0x7"), "{rules}");
+    assert!(
+        rules.contains("4711") && rules.contains("fwmark 0x7"),
+        "{rules}"
+    );
     assert!(!rules.contains("proto 78"), "{rules}");
 }
 
@@ -99,7 +129,12 @@ fn another_port_and_mark_leave_nothing_of_the_old() {
     host.spec.default_route.as_mut().unwrap().table = TABLE + 1;
     host.open().unwrap();
     assert!(host.plan().unwrap().is_empty(), "{}", host.plan().unwrap());
-    assert_eq!(rules(&host).matches("proto 78").count(), 6, "{}", rules(&host));
+    assert_eq!(
+        rules(&host).matches("proto 78").count(),
+        6,
+        "{}",
+        rules(&host)
+    );
     assert_eq!(host.sh(&format!("ip route show table {TABLE}")), "");
     assert_eq!(way(&host, "203.0.113.9"), host.spec.name);
 
@@ -119,14 +154,27 @@ fn nothing_leaks_when_the_interface_goes() {
     host.open().unwrap();
     let unreachable = |host: &Host, to: &str| {
         let line = format!("route get {to}");
-        let output = host.netns.run(move || std::process::Command::new("ip").args(line.split(' ')).output().unwrap());
+        let output = host.netns.run(move || {
+            std::process::Command::new("ip")
+                .args(line.split(' '))
+                .output()
+                .unwrap()
+        });
         !output.status.success()
     };
-    assert!(unreachable(&host, "2001:db8::9"), "the address family that the tunnel has not");
+    assert!(
+        unreachable(&host, "2001:db8::9"),
+        "the address family that the tunnel has not"
+    );
     assert!(!unreachable(&host, "203.0.113.9"));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(device_pid(&host.spec.name).unwrap()), nix::sys::signal::SIGKILL)
-        .unwrap();
-    until("the link is gone", || !host.netns.sh("ip -o link").contains(&host.spec.name));
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(device_pid(&host.spec.name).unwrap()),
+        nix::sys::signal::SIGKILL,
+    )
+    .unwrap();
+    until("the link is gone", || {
+        !host.netns.sh("ip -o link").contains(&host.spec.name)
+    });
     assert!(unreachable(&host, "203.0.113.9"));
     assert_eq!(way(&host, "192.168.3.9"), "lan");
     assert_eq!(way(&host, "198.51.100.4"), "lan");
@@ -143,7 +191,12 @@ fn nothing_leaks_when_the_interface_goes() {
 fn rules_go_also_without_the_state_file() {
     let host = host();
     host.open().unwrap();
-    std::fs::remove_file(host.spec.runtime_dir.join(format!("{}.state.json", host.spec.name))).unwrap();
+    std::fs::remove_file(
+        host.spec
+            .runtime_dir
+            .join(format!("{}.state.json", host.spec.name)),
+    )
+    .unwrap();
     host.down().unwrap();
     assert_eq!(way(&host, "203.0.113.9"), "lan");
     assert_eq!(way(&host, "2001:db8::9"), "lan");

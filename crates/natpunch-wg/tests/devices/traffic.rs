@@ -63,15 +63,27 @@ impl Pair {
         spec_a.backend = backend;
         spec_a.peers = vec![peer(&spec_b, &["10.5.0.2/32"])];
         spec_b.peers = vec![peer(&spec_a, &["10.5.0.1/32"])];
-        let external = (backend == BackendChoice::External).then(|| start_wireguard_go(&a, &spec_a.name));
+        let external =
+            (backend == BackendChoice::External).then(|| start_wireguard_go(&a, &spec_a.name));
         let (open_a, open_b) = (spec_a.clone(), spec_b.clone());
         b.run(move || Interface::open(&open_b)).unwrap();
         let interface = a.run(move || Interface::open(&open_a)).unwrap();
-        Self { a, b, spec_a, spec_b, interface: Some(interface), external, _directory: directory }
+        Self {
+            a,
+            b,
+            spec_a,
+            spec_b,
+            interface: Some(interface),
+            external,
+            _directory: directory,
+        }
     }
 
     /// Does something with the interface of a, in its namespace.
-    fn with<T: Send + 'static>(&mut self, f: impl FnOnce(&mut Interface) -> T + Send + 'static) -> T {
+    fn with<T: Send + 'static>(
+        &mut self,
+        f: impl FnOnce(&mut Interface) -> T + Send + 'static,
+    ) -> T {
         let mut interface = self.interface.take().unwrap();
         let (interface, result) = self.a.run(move || {
             let result = f(&mut interface);
@@ -93,7 +105,11 @@ impl Pair {
 
     fn peer(&mut self) -> DevicePeer {
         let key = self.peer_key();
-        self.with(|interface| interface.snapshot()).unwrap().peer(&key).unwrap().clone()
+        self.with(|interface| interface.snapshot())
+            .unwrap()
+            .peer(&key)
+            .unwrap()
+            .clone()
     }
 
     fn apply(&mut self) {
@@ -104,8 +120,12 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for (netns, spec) in [(&self.a, self.spec_a.clone()), (&self.b, self.spec_b.clone())] {
-            let _ = netns.run(move || natpunch_wg::down(&spec.name, &spec.owner, &spec.runtime_dir));
+        for (netns, spec) in [
+            (&self.a, self.spec_a.clone()),
+            (&self.b, self.spec_b.clone()),
+        ] {
+            let _ =
+                netns.run(move || natpunch_wg::down(&spec.name, &spec.owner, &spec.runtime_dir));
         }
         if let Some(mut child) = self.external.take() {
             let _ = child.kill();
@@ -129,10 +149,14 @@ impl Pinger {
         let stop = Arc::new(AtomicBool::new(false));
         let replies = Arc::new(AtomicU64::new(0));
         let (sender, times) = mpsc::channel();
-        let echo = pair.b.run(|| UdpSocket::bind(("10.5.0.2", Self::PORT)).unwrap());
+        let echo = pair
+            .b
+            .run(|| UdpSocket::bind(("10.5.0.2", Self::PORT)).unwrap());
         let ping = pair.a.run(|| UdpSocket::bind("10.5.0.1:0").unwrap());
         for socket in [&echo, &ping] {
-            socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_millis(5)))
+                .unwrap();
         }
         let stopped = Arc::clone(&stop);
         thread::spawn(move || {
@@ -145,7 +169,8 @@ impl Pinger {
         });
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&replies));
         thread::spawn(move || {
-            let to: SocketAddr = ("10.5.0.2".parse::<std::net::IpAddr>().unwrap(), Self::PORT).into();
+            let to: SocketAddr =
+                ("10.5.0.2".parse::<std::net::IpAddr>().unwrap(), Self::PORT).into();
             let mut buffer = [0; 64];
             while !stopped.load(Ordering::Relaxed) {
                 // Refused while there is no endpoint.
@@ -156,13 +181,19 @@ impl Pinger {
                 }
             }
         });
-        Self { stop, replies, times }
+        Self {
+            stop,
+            replies,
+            times,
+        }
     }
 
     /// When the next reply came.
     fn next_reply(&self) -> Instant {
         while self.times.try_recv().is_ok() {}
-        self.times.recv_timeout(Duration::from_secs(30)).expect("a reply within 30 s")
+        self.times
+            .recv_timeout(Duration::from_secs(30))
+            .expect("a reply within 30 s")
     }
 }
 
@@ -174,7 +205,10 @@ impl Drop for Pinger {
 
 /// How many times slower than usual this machine is (emulation).
 fn patience() -> u32 {
-    std::env::var("NATPUNCH_LAB_PATIENCE").ok().and_then(|p| p.parse().ok()).unwrap_or(1)
+    std::env::var("NATPUNCH_LAB_PATIENCE")
+        .ok()
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(1)
 }
 
 fn a_kick_connects_at_once_while_somebody_pings(backend: BackendChoice) {
@@ -191,8 +225,13 @@ fn a_kick_connects_at_once_while_somebody_pings(backend: BackendChoice) {
         let start = Instant::now();
         pair.set_endpoint("192.0.2.2:51820", true);
         let took = pinger.next_reply() - start;
-        eprintln!("{backend}: {took:?} from endpoint to first reply (wrong one first: {wrong_first})");
-        assert!(took < Duration::from_millis(100) * patience(), "{backend}: took {took:?}");
+        eprintln!(
+            "{backend}: {took:?} from endpoint to first reply (wrong one first: {wrong_first})"
+        );
+        assert!(
+            took < Duration::from_millis(100) * patience(),
+            "{backend}: took {took:?}"
+        );
     }
 }
 
@@ -206,11 +245,23 @@ fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
     type Step = (&'static str, fn(&mut Pair));
     let steps: [Step; 9] = [
         ("endpoint", |p| p.set_endpoint("192.0.2.3:51820", false)),
-        ("endpoint with kick", |p| p.set_endpoint("192.0.2.2:51820", true)),
-        ("keepalive", |p| p.spec_a.peers[0].persistent_keepalive = Some(Duration::from_secs(25))),
-        ("endpoint with kick under keepalive", |p| p.set_endpoint("192.0.2.3:51820", true)),
-        ("more networks", |p| p.spec_a.peers[0].allowed_ips.push("10.6.0.0/24".parse().unwrap())),
-        ("fewer networks", |p| p.spec_a.peers[0].allowed_ips.truncate(1)),
+        ("endpoint with kick", |p| {
+            p.set_endpoint("192.0.2.2:51820", true)
+        }),
+        ("keepalive", |p| {
+            p.spec_a.peers[0].persistent_keepalive = Some(Duration::from_secs(25))
+        }),
+        ("endpoint with kick under keepalive", |p| {
+            p.set_endpoint("192.0.2.3:51820", true)
+        }),
+        ("more networks", |p| {
+            p.spec_a.peers[0]
+                .allowed_ips
+                .push("10.6.0.0/24".parse().unwrap())
+        }),
+        ("fewer networks", |p| {
+            p.spec_a.peers[0].allowed_ips.truncate(1)
+        }),
         ("another peer", |p| {
             let other = spec("other", &p.spec_a.runtime_dir, 0x43);
             p.spec_a.peers.push(peer(&other, &["10.7.0.0/24"]));
@@ -223,8 +274,14 @@ fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
         pair.apply();
         pinger.next_reply();
         let after = pair.peer();
-        assert_eq!(after.last_handshake, before.last_handshake, "{backend}: {what} cost the session");
-        assert!(after.rx_bytes >= before.rx_bytes && after.tx_bytes >= before.tx_bytes, "{backend}: {what}");
+        assert_eq!(
+            after.last_handshake, before.last_handshake,
+            "{backend}: {what} cost the session"
+        );
+        assert!(
+            after.rx_bytes >= before.rx_bytes && after.tx_bytes >= before.tx_bytes,
+            "{backend}: {what}"
+        );
         before = after;
     }
     // The key of the pair is for the next handshake; both ends must have it by then.
@@ -235,7 +292,14 @@ fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
     let key = pair.peer_key();
     pair.spec_a.peers.remove(0);
     pair.apply();
-    let late = pair.with(move |interface| interface.set_endpoint(&key, "192.0.2.2:51820".parse().unwrap(), true));
+    let late = pair.with(move |interface| {
+        interface.set_endpoint(&key, "192.0.2.2:51820".parse().unwrap(), true)
+    });
     assert_eq!(late.unwrap(), EndpointUpdate::NoSuchPeer);
-    assert!(pair.with(|interface| interface.snapshot()).unwrap().peer(&key).is_none());
+    assert!(
+        pair.with(|interface| interface.snapshot())
+            .unwrap()
+            .peer(&key)
+            .is_none()
+    );
 }

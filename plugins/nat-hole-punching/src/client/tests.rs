@@ -13,7 +13,8 @@ fn address(n: u8) -> SocketAddrV4 {
     SocketAddrV4::new([11, 0, 0, n].into(), 51820)
 }
 
-/// A server that knows peers 1 to 9, and a client of peer 1 with a network that loses and delays as it is told.
+/// A server that knows peers 1 to 9, and a client of peer 1 with a network that loses and delays as
+/// it is told.
 struct Network {
     server: Server,
     client: Client,
@@ -25,16 +26,30 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
-        let mut server = Server::new(Config { hold: Duration::ZERO, ..Config::default() });
+        let mut server = Server::new(Config {
+            hold: Duration::ZERO,
+            ..Config::default()
+        });
         for n in 1..10 {
-            let request = Request { own: key(n), wanted: key(0) };
+            let request = Request {
+                own: key(n),
+                wanted: key(0),
+            };
             server.handle_datagram(address(n).into(), &request.encode(), Duration::ZERO);
         }
         let client = Client::new(key(1), Duration::ZERO);
-        Self { server, client, now: Duration::ZERO, in_flight: vec![], found: vec![], asked: vec![] }
+        Self {
+            server,
+            client,
+            now: Duration::ZERO,
+            in_flight: vec![],
+            found: vec![],
+            asked: vec![],
+        }
     }
 
-    /// Runs until `until`. `fate` says how long the answer to the nth question takes; `None`: it is lost.
+    /// Runs until `until`. `fate` says how long the answer to the nth question takes; `None`: it is
+    /// lost.
     fn run(&mut self, until: Duration, mut fate: impl FnMut(usize) -> Option<Duration>) {
         loop {
             while let Some(event) = self.client.poll_event() {
@@ -43,16 +58,22 @@ impl Network {
                 }
             }
             while let Some(datagram) = self.client.poll_transmit() {
-                self.asked.push((self.now, Request::parse(&datagram).unwrap().wanted));
+                self.asked
+                    .push((self.now, Request::parse(&datagram).unwrap().wanted));
                 if let Some(delay) = fate(self.asked.len()) {
-                    let answer = self.server.handle_datagram(address(1).into(), &datagram, self.now).unwrap();
+                    let answer = self
+                        .server
+                        .handle_datagram(address(1).into(), &datagram, self.now)
+                        .unwrap();
                     self.in_flight.push((self.now + delay, answer));
                 }
             }
             self.in_flight.sort();
             let arrival = self.in_flight.first().map(|(at, _)| *at);
             let next = arrival.into_iter().chain(self.client.poll_timeout()).min();
-            let Some(next) = next.filter(|next| *next <= until) else { break };
+            let Some(next) = next.filter(|next| *next <= until) else {
+                break;
+            };
             assert!(self.asked.len() < 10_000, "busy at {next:?}");
             self.now = self.now.max(next);
             if arrival.is_some_and(|at| at <= self.now) {
@@ -69,10 +90,16 @@ impl Network {
 #[test]
 fn all_peers_are_found_one_round_trip_after_the_other() {
     let mut network = Network::new();
-    network.client.set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
+    network
+        .client
+        .set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
     network.run(SECOND, |_| Some(10 * MS));
     for n in 2..10u8 {
-        let first = network.found.iter().find(|(_, peer, _)| *peer == key(n)).unwrap();
+        let first = network
+            .found
+            .iter()
+            .find(|(_, peer, _)| *peer == key(n))
+            .unwrap();
         assert_eq!((first.0, first.2), (10 * MS * u32::from(n - 1), address(n)));
     }
 }
@@ -83,7 +110,9 @@ fn an_answer_that_comes_within_the_quiet_time_is_never_taken_for_another_peers()
     for seed in 0..200 {
         let mut network = Network::new();
         let mut random = fastrand(seed);
-        network.client.set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
+        network
+            .client
+            .set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
         network.run(60 * SECOND, |_| {
             let dice = random();
             (!dice.is_multiple_of(5)).then(|| MS * (dice / 5 % 2000))
@@ -99,7 +128,9 @@ fn an_answer_that_comes_within_the_quiet_time_is_never_taken_for_another_peers()
 fn fastrand(seed: u64) -> impl FnMut() -> u32 {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as u32
     }
 }
@@ -120,7 +151,9 @@ fn a_silent_server_is_asked_every_two_seconds_and_reported_once() {
     while let Some(at) = client.poll_timeout().filter(|at| *at < 100 * SECOND) {
         client.handle_timeout(at);
         sent += std::iter::from_fn(|| client.poll_transmit()).count();
-        down += std::iter::from_fn(|| client.poll_event()).filter(|event| *event == Event::Down).count();
+        down += std::iter::from_fn(|| client.poll_event())
+            .filter(|event| *event == Event::Down)
+            .count();
     }
     assert_eq!(down, 1);
     assert!((50..55).contains(&sent), "{sent}");
@@ -129,9 +162,16 @@ fn a_silent_server_is_asked_every_two_seconds_and_reported_once() {
 #[test]
 fn a_registration_without_wanted_peers_is_kept_alive() {
     let mut network = Network::new();
-    network.client.set_peers([(key(2), false), (key(3), false)], Duration::ZERO);
+    network
+        .client
+        .set_peers([(key(2), false), (key(3), false)], Duration::ZERO);
     network.run(1000 * SECOND, |_| Some(10 * MS));
-    assert!(network.asked.windows(2).all(|pair| pair[1].0 - pair[0].0 <= KEEPALIVE));
+    assert!(
+        network
+            .asked
+            .windows(2)
+            .all(|pair| pair[1].0 - pair[0].0 <= KEEPALIVE)
+    );
     assert!(network.asked.len() < 70);
 }
 
@@ -159,7 +199,14 @@ fn datagrams_that_are_no_answer_or_not_asked_for_change_nothing() {
             client.handle_datagram(&datagram, Duration::ZERO);
         }
     }
-    assert_eq!((client.poll_timeout(), client.poll_event(), client.poll_transmit()), (before, None, None));
+    assert_eq!(
+        (
+            client.poll_timeout(),
+            client.poll_event(),
+            client.poll_transmit()
+        ),
+        (before, None, None)
+    );
     client.handle_datagram(&[203, 0, 113, 1, 0, 9], Duration::ZERO);
     assert_eq!(client.poll_event(), Some(Event::Up));
     assert!(matches!(client.poll_event(), Some(Event::Found { .. })));

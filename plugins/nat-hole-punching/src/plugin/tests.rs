@@ -15,7 +15,10 @@ fn interest(n: u8) -> Input {
 }
 
 fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(), PluginError>> {
-    let mut plugin = Plugin::new(Settings { server: server.to_owned() }).unwrap();
+    let mut plugin = Plugin::new(Settings {
+        server: server.to_owned(),
+    })
+    .unwrap();
     let host = host.clone();
     tokio::spawn(async move { plugin.run(host).await })
 }
@@ -24,9 +27,15 @@ fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(),
 fn settings_that_cannot_work_are_refused() {
     for (server, problem) in [
         ("example.org", "server: there is no port: write HOST:PORT"),
-        ("[2001:db8::1]:49918", "server: this protocol knows only IPv4: give the server's IPv4 address or its name"),
+        (
+            "[2001:db8::1]:49918",
+            "server: this protocol knows only IPv4: give the server's IPv4 address or its name",
+        ),
     ] {
-        let error = Plugin::new(Settings { server: server.to_owned() }).unwrap_err();
+        let error = Plugin::new(Settings {
+            server: server.to_owned(),
+        })
+        .unwrap_err();
         assert_eq!(error.to_string(), problem);
     }
     assert!(serde_json::from_str::<Settings>(r#"{"server": "a:1", "port": 1}"#).is_err());
@@ -37,8 +46,12 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
     let mut server = Server::new(Config::default());
     let at: SocketAddr = "198.51.100.1:49918".parse().unwrap();
     let hosts = [1, 2].map(|n| FakeHost::new(key(n), None, n.into()));
-    let addresses: [SocketAddr; 2] = ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
-    let tasks = [run(&hosts[0], "198.51.100.1:49918"), run(&hosts[1], "198.51.100.1:49918")];
+    let addresses: [SocketAddr; 2] =
+        ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
+    let tasks = [
+        run(&hosts[0], "198.51.100.1:49918"),
+        run(&hosts[1], "198.51.100.1:49918"),
+    ];
     hosts[0].put(interest(2));
     hosts[1].put(interest(1));
     let start = Instant::now();
@@ -49,10 +62,18 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             effect = hosts[1].effect() => (1, effect),
         };
         match effect {
-            Effect::Sent { destination, payload } => {
+            Effect::Sent {
+                destination,
+                payload,
+            } => {
                 assert_eq!(destination, at);
-                let reply = server.handle_datagram(addresses[n], &payload, start.elapsed()).unwrap();
-                hosts[n].put(Input::Datagram { source: at, payload: reply });
+                let reply = server
+                    .handle_datagram(addresses[n], &payload, start.elapsed())
+                    .unwrap();
+                hosts[n].put(Input::Datagram {
+                    source: at,
+                    payload: reply,
+                });
             }
             Effect::Observed(observation) => observed[n] = Some(observation),
             Effect::Reported(health) => assert!(matches!(health, Health::Good(_))),
@@ -60,7 +81,10 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
         }
     }
     for (n, observation) in observed.into_iter().flatten().enumerate() {
-        assert_eq!((observation.peer, observation.address), (key(2 - n as u8), addresses[1 - n]));
+        assert_eq!(
+            (observation.peer, observation.address),
+            (key(2 - n as u8), addresses[1 - n])
+        );
     }
     hosts.iter().for_each(|host| host.put(Input::Shutdown));
     for task in tasks {
@@ -79,14 +103,23 @@ async fn a_silent_server_is_reported_and_tried_on() {
             Effect::Sent { destination, .. } => {
                 sent += 1;
                 let source = SocketAddr::new(destination.ip(), 1);
-                host.put(Input::Datagram { source, payload: Vec::new() });
-                host.put(Input::Datagram { source: destination, payload: vec![1; 64] });
+                host.put(Input::Datagram {
+                    source,
+                    payload: Vec::new(),
+                });
+                host.put(Input::Datagram {
+                    source: destination,
+                    payload: vec![1; 64],
+                });
             }
             Effect::Reported(Health::Bad(problem)) => break problem,
             other => panic!("{other:?}"),
         }
     };
-    assert!(problem.starts_with("no answer from 198.51.100.1:49918"), "{problem}");
+    assert!(
+        problem.starts_with("no answer from 198.51.100.1:49918"),
+        "{problem}"
+    );
     assert!((3..=4).contains(&sent));
     assert!(matches!(host.effect().await, Effect::Sent { .. }));
     host.put(Input::Shutdown);

@@ -20,7 +20,10 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn two_clients_find_each_other() {
     let mut server = Server::new(Config::default());
-    assert_eq!(server.handle_datagram(at(1, 51820), &request(key(1), key(2)), SECOND), Some(vec![]));
+    assert_eq!(
+        server.handle_datagram(at(1, 51820), &request(key(1), key(2)), SECOND),
+        Some(vec![])
+    );
     let answer = server.handle_datagram(at(2, 40000), &request(key(2), key(1)), SECOND);
     assert_eq!(answer, Some(vec![11, 0, 0, 1, 0xca, 0x6c]));
     let answer = server.handle_datagram(at(1, 51820), &request(key(1), key(2)), SECOND);
@@ -29,7 +32,10 @@ fn two_clients_find_each_other() {
 
 #[test]
 fn only_datagrams_of_64_bytes_are_answered() {
-    let mut server = Server::new(Config { max_keys_per_source: 256, ..Config::default() });
+    let mut server = Server::new(Config {
+        max_keys_per_source: 256,
+        ..Config::default()
+    });
     for length in 0..=2048 {
         for first in 0..=255u8 {
             let mut datagram = vec![0x5a; length];
@@ -42,15 +48,24 @@ fn only_datagrams_of_64_bytes_are_answered() {
         }
     }
     let v6 = "[2001:db8::1]:9".parse().unwrap();
-    assert_eq!(server.handle_datagram(v6, &request(key(1), key(2)), SECOND * 600_000), None);
+    assert_eq!(
+        server.handle_datagram(v6, &request(key(1), key(2)), SECOND * 600_000),
+        None
+    );
 }
 
 #[test]
 fn a_key_of_zeros_neither_registers_nor_is_found() {
     let mut server = Server::new(Config::default());
     let zero = PeerKey::from_bytes([0; 32]);
-    assert_eq!(server.handle_datagram(at(1, 9), &request(zero, key(1)), SECOND), None);
-    assert_eq!(server.handle_datagram(at(1, 9), &request(key(1), zero), SECOND), Some(vec![]));
+    assert_eq!(
+        server.handle_datagram(at(1, 9), &request(zero, key(1)), SECOND),
+        None
+    );
+    assert_eq!(
+        server.handle_datagram(at(1, 9), &request(key(1), zero), SECOND),
+        Some(vec![])
+    );
     assert_eq!(server.registered(), 1);
 }
 
@@ -58,7 +73,10 @@ fn a_key_of_zeros_neither_registers_nor_is_found() {
 fn a_live_registration_is_not_moved_by_another_source() {
     let mut server = Server::new(Config::default());
     server.handle_datagram(at(1, 9), &request(key(1), key(2)), SECOND);
-    assert_eq!(server.handle_datagram(at(6, 6), &request(key(1), key(2)), SECOND * 20), None);
+    assert_eq!(
+        server.handle_datagram(at(6, 6), &request(key(1), key(2)), SECOND * 20),
+        None
+    );
     let found = server.handle_datagram(at(2, 9), &request(key(2), key(1)), SECOND * 20);
     assert_eq!(found, Some(vec![11, 0, 0, 1, 0, 9]));
     // It moved networks: after the hold, from there.
@@ -70,7 +88,10 @@ fn a_live_registration_is_not_moved_by_another_source() {
 
 #[test]
 fn a_hundred_thousand_made_up_keys_evict_nobody() {
-    let mut server = Server::new(Config { max_keys: 1000, ..Config::default() });
+    let mut server = Server::new(Config {
+        max_keys: 1000,
+        ..Config::default()
+    });
     server.handle_datagram(at(1, 9), &request(key(1), key(2)), SECOND);
     for n in 0..100_000 {
         server.handle_datagram(at(1000 + n, 9), &request(key(1000 + n), key(1)), SECOND * 2);
@@ -88,8 +109,11 @@ fn one_source_holds_few_keys_and_asks_at_a_bounded_rate() {
         server.handle_datagram(at(1, 9), &request(key(n), key(1)), SECOND * n);
     }
     assert_eq!(server.registered(), 64);
-    let answered =
-        (0..1000).filter(|_| server.handle_datagram(at(1, 9), &request(key(1), key(2)), SECOND * 800).is_some());
+    let answered = (0..1000).filter(|_| {
+        server
+            .handle_datagram(at(1, 9), &request(key(1), key(2)), SECOND * 800)
+            .is_some()
+    });
     assert_eq!(answered.count(), 200);
 }
 
@@ -103,14 +127,31 @@ fn silence_ends_a_registration_and_nothing_remains() {
     server.handle_timeout(SECOND * 1000);
     assert_eq!(server.registered(), 1);
     server.handle_timeout(server.poll_timeout().unwrap());
-    assert_eq!((server.registered(), server.sources.len(), server.expiry.len()), (0, 0, 0));
+    assert_eq!(
+        (
+            server.registered(),
+            server.sources.len(),
+            server.expiry.len()
+        ),
+        (0, 0, 0)
+    );
 }
 
 #[test]
 fn only_allowed_keys_register() {
-    let mut server = Server::new(Config { allowed: Some([key(1), key(2)].into()), ..Config::default() });
-    assert_eq!(server.handle_datagram(at(3, 9), &request(key(3), key(1)), SECOND), None);
-    assert!(server.handle_datagram(at(1, 9), &request(key(1), key(3)), SECOND).is_some());
+    let mut server = Server::new(Config {
+        allowed: Some([key(1), key(2)].into()),
+        ..Config::default()
+    });
+    assert_eq!(
+        server.handle_datagram(at(3, 9), &request(key(3), key(1)), SECOND),
+        None
+    );
+    assert!(
+        server
+            .handle_datagram(at(1, 9), &request(key(1), key(3)), SECOND)
+            .is_some()
+    );
     server.set_allowed(Some([key(2)].into()));
     assert_eq!(server.registered(), 0);
 }

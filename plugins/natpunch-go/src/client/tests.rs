@@ -25,7 +25,10 @@ fn client(n: u8, seed: u8) -> Client<ChaCha20Rng> {
 }
 
 fn server(seed: u8) -> Server<ChaCha20Rng> {
-    let open = Config { handshakes_per_source: 1000, ..Config::new(secret(200)) };
+    let open = Config {
+        handshakes_per_source: 1000,
+        ..Config::new(secret(200))
+    };
     Server::new(open, rng(seed)).unwrap()
 }
 
@@ -57,7 +60,9 @@ impl Network {
             now: Duration::ZERO,
             server: Some(server(seed)),
             clients: (1..=clients).map(|n| (n, client(n, seed ^ n))).collect(),
-            addresses: (1..=clients).map(|n| (n, (Ipv4Addr::new(11, 0, 0, n), 51820).into())).collect(),
+            addresses: (1..=clients)
+                .map(|n| (n, (Ipv4Addr::new(11, 0, 0, n), 51820).into()))
+                .collect(),
             in_flight: BTreeMap::new(),
             sent: 0,
             rng: rng(seed),
@@ -79,7 +84,10 @@ impl Network {
 
     fn set_peers(&mut self, n: u8, peers: &[u8], wanted: bool) {
         let now = self.now;
-        self.clients.get_mut(&n).unwrap().set_peers(peers.iter().map(|peer| (key(*peer), wanted)), now);
+        self.clients
+            .get_mut(&n)
+            .unwrap()
+            .set_peers(peers.iter().map(|peer| (key(*peer), wanted)), now);
     }
 
     fn dice(&mut self) -> f64 {
@@ -119,34 +127,56 @@ impl Network {
             self.drain();
             let timer = self.clients.values().filter_map(Client::poll_timeout).min();
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
-            let Some(next) = timer.into_iter().chain(arrival).min().filter(|next| *next <= until) else { break };
+            let Some(next) = timer
+                .into_iter()
+                .chain(arrival)
+                .min()
+                .filter(|next| *next <= until)
+            else {
+                break;
+            };
             steps += 1;
             assert!(steps < 2_000_000, "busy at {next:?}");
             self.now = self.now.max(next);
-            while let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            while let Some(entry) = self
+                .in_flight
+                .first_entry()
+                .filter(|entry| entry.key().0 <= self.now)
+            {
                 match entry.remove() {
                     (Arrival::AtServer(n), datagram) => {
                         let source = self.addresses[&n];
                         let now = self.now;
-                        let reply = self.server.as_mut().and_then(|s| s.handle_datagram(source, &datagram, now));
+                        let reply = self
+                            .server
+                            .as_mut()
+                            .and_then(|s| s.handle_datagram(source, &datagram, now));
                         if let Some(reply) = reply {
                             self.send(Arrival::AtClient(n), reply.to_vec());
                         }
                     }
                     (Arrival::AtClient(n), datagram) => {
                         let now = self.now;
-                        self.clients.get_mut(&n).unwrap().handle_datagram(&datagram, now);
+                        self.clients
+                            .get_mut(&n)
+                            .unwrap()
+                            .handle_datagram(&datagram, now);
                     }
                 }
             }
             let now = self.now;
-            self.clients.values_mut().for_each(|client| client.handle_timeout(now));
+            self.clients
+                .values_mut()
+                .for_each(|client| client.handle_timeout(now));
         }
         self.now = until;
     }
 
     fn first_found(&self, n: u8, peer: u8, since: Duration) -> Option<Duration> {
-        self.found.iter().find(|(at, who, whom, _)| *at >= since && *who == n && *whom == key(peer)).map(|f| f.0)
+        self.found
+            .iter()
+            .find(|(at, who, whom, _)| *at >= since && *who == n && *whom == key(peer))
+            .map(|f| f.0)
     }
 }
 
@@ -170,7 +200,10 @@ fn a_peer_that_comes_later_is_found_with_little_added_delay() {
         network.set_peers(2, &[1], true);
         network.run(SECOND * (late + 10));
         let at = network.first_found(1, 2, Duration::ZERO).unwrap() - SECOND * late;
-        assert!(at <= 60 * MS + (SECOND * late / 8).min(2 * SECOND), "{late}: {at:?}");
+        assert!(
+            at <= 60 * MS + (SECOND * late / 8).min(2 * SECOND),
+            "{late}: {at:?}"
+        );
     }
 }
 
@@ -186,7 +219,11 @@ fn an_answer_is_never_taken_for_another_peers() {
         network.run(40 * SECOND);
         found += network.found.len();
         for (at, n, peer, address) in &network.found {
-            let (owner, _) = network.addresses.iter().find(|(_, known)| *known == address).unwrap();
+            let (owner, _) = network
+                .addresses
+                .iter()
+                .find(|(_, known)| *known == address)
+                .unwrap();
             assert_eq!(key(*owner), *peer, "seed {seed}, client {n}, {at:?}");
         }
     }
@@ -203,7 +240,10 @@ fn everybody_finds_everybody_through_loss_and_reordering() {
         network.run(20 * SECOND);
         for n in 1..=4 {
             for peer in (1..=4).filter(|peer| *peer != n) {
-                assert!(network.first_found(n, peer, Duration::ZERO).is_some(), "seed {seed}: {n} {peer}");
+                assert!(
+                    network.first_found(n, peer, Duration::ZERO).is_some(),
+                    "seed {seed}: {n} {peer}"
+                );
             }
         }
     }
@@ -227,7 +267,10 @@ fn after_a_restart_of_the_server_all_are_registered_again_within_seconds() {
     network.server = Some(server(99));
     network.run(16 * SECOND);
     for (n, peer) in [(1, 2), (2, 3), (3, 1)] {
-        assert!(network.first_found(n, peer, 10 * SECOND + MS).is_some(), "{n} {peer}");
+        assert!(
+            network.first_found(n, peer, 10 * SECOND + MS).is_some(),
+            "{n} {peer}"
+        );
     }
 }
 
@@ -263,7 +306,8 @@ fn a_registration_without_wanted_peers_is_kept_alive_and_rekeyed_every_five_minu
     assert!(of_first.len() < 110, "{}", of_first.len());
 }
 
-/// H9: the address that is published is that of the last handshake, so a lost path leads to a new one at once.
+/// H9: the address that is published is that of the last handshake, so a lost path leads to a new
+/// one at once.
 #[test]
 fn a_node_whose_nat_forgot_it_is_found_at_its_new_address() {
     let mut network = Network::new(1, 2);
@@ -277,7 +321,12 @@ fn a_node_whose_nat_forgot_it_is_found_at_its_new_address() {
     network.set_peers(1, &[2], true);
     network.set_peers(2, &[1], true);
     network.run(61 * SECOND);
-    assert!(network.found.iter().any(|(_, n, _, address)| *n == 2 && *address == moved));
+    assert!(
+        network
+            .found
+            .iter()
+            .any(|(_, n, _, address)| *n == 2 && *address == moved)
+    );
 }
 
 /// H9.
@@ -288,7 +337,11 @@ fn a_changed_network_leads_to_a_new_handshake_at_once() {
     network.run(10 * SECOND);
     network.log.clear();
     let now = network.now;
-    network.clients.get_mut(&1).unwrap().handle_network_change(now);
+    network
+        .clients
+        .get_mut(&1)
+        .unwrap()
+        .handle_network_change(now);
     network.run(10 * SECOND + MS);
     assert_eq!(network.log.first(), Some(&(10 * SECOND, 1, 1)));
 }
@@ -298,7 +351,11 @@ fn a_changed_network_leads_to_a_new_handshake_at_once() {
 fn a_client_without_peers_is_silent() {
     let mut network = Network::new(1, 1);
     network.set_peers(1, &[], true);
-    network.clients.get_mut(&1).unwrap().set_peers([(PeerKey::from_bytes([0; 32]), true)], Duration::ZERO);
+    network
+        .clients
+        .get_mut(&1)
+        .unwrap()
+        .set_peers([(PeerKey::from_bytes([0; 32]), true)], Duration::ZERO);
     network.set_peers(1, &[1], true);
     network.run(1000 * SECOND);
     assert!(network.log.is_empty());
@@ -311,21 +368,31 @@ fn one_question_is_open_at_a_time() {
     network.delay = 100 * MS;
     network.start();
     network.run(5 * SECOND);
-    let asked: Vec<_> = network.log.iter().filter(|(_, n, kind)| *n == 1 && *kind == 3).map(|(at, ..)| *at).collect();
+    let asked: Vec<_> = network
+        .log
+        .iter()
+        .filter(|(_, n, kind)| *n == 1 && *kind == 3)
+        .map(|(at, ..)| *at)
+        .collect();
     assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 200 * MS) && asked.len() > 20);
 }
 
 #[test]
 fn timestamps_rise_whatever_the_clock_said_at_the_start() {
     for unix_time in [Duration::ZERO, UNIX, Duration::MAX / 2] {
-        let mut client = Client::new(&secret(1), key(200), rng(1), unix_time, Duration::ZERO).unwrap();
+        let mut client =
+            Client::new(&secret(1), key(200), rng(1), unix_time, Duration::ZERO).unwrap();
         let server = Identity::new(&secret(200)).unwrap();
         let mut last = 0;
         client.set_peers([(key(2), true)], Duration::ZERO);
         for _ in 0..10 {
             while let Some(datagram) = client.poll_transmit() {
                 let mut payload = [0; 64];
-                server.respond(&mut rng(9)).unwrap().read_message(&datagram[5..], &mut payload).unwrap();
+                server
+                    .respond(&mut rng(9))
+                    .unwrap()
+                    .read_message(&datagram[5..], &mut payload)
+                    .unwrap();
                 let timestamp = u64::from_be_bytes(payload[..8].try_into().unwrap());
                 assert!(timestamp > last || timestamp == u64::MAX);
                 last = timestamp;
@@ -337,7 +404,10 @@ fn timestamps_rise_whatever_the_clock_said_at_the_start() {
 
 /// What must not change by bad input.
 fn state(client: &Client<ChaCha20Rng>) -> (Option<Duration>, usize, Option<(u32, u64, u32)>) {
-    let session = client.session.as_ref().map(|session| (session.index, session.sent, session.unanswered));
+    let session = client
+        .session
+        .as_ref()
+        .map(|session| (session.index, session.sent, session.unanswered));
     (client.poll_timeout(), client.tries.len(), session)
 }
 
@@ -349,7 +419,10 @@ fn waiting(kind: u8) -> (Client<ChaCha20Rng>, Vec<u8>) {
     loop {
         let datagram = client.poll_transmit().unwrap();
         let source = (Ipv4Addr::new(11, 0, 0, 1), 1).into();
-        let reply = server.handle_datagram(source, &datagram, Duration::ZERO).unwrap().to_vec();
+        let reply = server
+            .handle_datagram(source, &datagram, Duration::ZERO)
+            .unwrap()
+            .to_vec();
         if reply[0] == kind {
             while client.poll_event().is_some() {}
             return (client, reply);
@@ -388,7 +461,8 @@ fn every_truncation_and_bit_flip_of_an_answer_changes_nothing_and_the_answer_sti
             client.handle_datagram(&answer[..length], Duration::ZERO);
         }
         client.handle_datagram(&[&answer[..], &[0]].concat(), Duration::ZERO);
-        // The index is outside the Noise message: a flipped one makes a session that no server knows.
+        // The index is outside the Noise message: a flipped one makes a session that no server
+        // knows.
         let unprotected = if waits_for == 2 { 8..40 } else { 0..0 };
         for bit in (0..answer.len() * 8).filter(|bit| !unprotected.contains(bit)) {
             let mut flipped = answer.clone();
@@ -405,13 +479,20 @@ fn every_truncation_and_bit_flip_of_an_answer_changes_nothing_and_the_answer_sti
     }
 }
 
-/// H7: an address that can't be one is no answer. Other impossible ones are dropped by the plugin host.
+/// H7: an address that can't be one is no answer. Other impossible ones are dropped by the plugin
+/// host.
 #[test]
 fn an_address_of_zeros_is_not_reported() {
     for inside in [&[0, 0, 0, 0, 0, 9][..], &[203, 0, 113, 1, 0, 0], &[0; 18]] {
         assert_eq!(wire::decode_address(inside), None);
     }
-    assert_eq!(wire::decode_address(&[203, 0, 113, 1, 0, 9]), Some("203.0.113.1:9".parse().unwrap()));
+    assert_eq!(
+        wire::decode_address(&[203, 0, 113, 1, 0, 9]),
+        Some("203.0.113.1:9".parse().unwrap())
+    );
     let mapped = [&[0; 10][..], &[255, 255, 203, 0, 113, 1, 0, 9]].concat();
-    assert_eq!(wire::decode_address(&mapped), Some("203.0.113.1:9".parse().unwrap()));
+    assert_eq!(
+        wire::decode_address(&mapped),
+        Some("203.0.113.1:9".parse().unwrap())
+    );
 }

@@ -17,7 +17,10 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn settings(server: &str) -> Settings {
-    Settings { server: server.to_owned(), public_key: key(200) }
+    Settings {
+        server: server.to_owned(),
+        public_key: key(200),
+    }
 }
 
 fn host(n: u8) -> Arc<FakeHost> {
@@ -33,10 +36,19 @@ fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(),
 #[test]
 fn settings_that_cannot_work_are_refused_with_their_key() {
     let no_port = Plugin::new(settings("rendezvous.example")).unwrap_err();
-    assert_eq!(no_port.to_string(), "server: there is no port: write HOST:PORT");
-    let zeros = Settings { public_key: PeerKey::from_bytes([0; 32]), ..settings("rendezvous.example:9000") };
-    assert!(matches!(Plugin::new(zeros), Err(PluginError::Setting { key, .. }) if key == "public_key"));
-    let unknown = serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#);
+    assert_eq!(
+        no_port.to_string(),
+        "server: there is no port: write HOST:PORT"
+    );
+    let zeros = Settings {
+        public_key: PeerKey::from_bytes([0; 32]),
+        ..settings("rendezvous.example:9000")
+    };
+    assert!(
+        matches!(Plugin::new(zeros), Err(PluginError::Setting { key, .. }) if key == "public_key")
+    );
+    let unknown =
+        serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#);
     assert!(unknown.is_err());
 }
 
@@ -45,8 +57,12 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
     let mut server = Server::new(Config::new(secret(200)), rng(1)).unwrap();
     let at: SocketAddr = "198.51.100.1:9000".parse().unwrap();
     let hosts = [host(1), host(2)];
-    let addresses: [SocketAddr; 2] = ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
-    let tasks = [run(&hosts[0], "198.51.100.1:9000"), run(&hosts[1], "198.51.100.1:9000")];
+    let addresses: [SocketAddr; 2] =
+        ["203.0.113.1:1001", "203.0.113.2:1002"].map(|text| text.parse().unwrap());
+    let tasks = [
+        run(&hosts[0], "198.51.100.1:9000"),
+        run(&hosts[1], "198.51.100.1:9000"),
+    ];
     hosts[0].put(Input::Peers([wanted(key(2))].into()));
     hosts[1].put(Input::Peers([wanted(key(1))].into()));
 
@@ -58,10 +74,17 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             effect = hosts[1].effect() => (1, effect),
         };
         match effect {
-            Effect::Sent { destination, payload } => {
+            Effect::Sent {
+                destination,
+                payload,
+            } => {
                 assert_eq!(destination, at);
-                if let Some(reply) = server.handle_datagram(addresses[n], &payload, start.elapsed()) {
-                    hosts[n].put(Input::Datagram { source: at, payload: reply.to_vec() });
+                if let Some(reply) = server.handle_datagram(addresses[n], &payload, start.elapsed())
+                {
+                    hosts[n].put(Input::Datagram {
+                        source: at,
+                        payload: reply.to_vec(),
+                    });
                 }
             }
             Effect::Observed(observation) => observed[n] = Some(observation),
@@ -72,7 +95,10 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(registered, [true, true]);
     for (n, observation) in observed.into_iter().flatten().enumerate() {
-        assert_eq!((observation.peer, observation.address), (key(2 - n as u8), addresses[1 - n]));
+        assert_eq!(
+            (observation.peer, observation.address),
+            (key(2 - n as u8), addresses[1 - n])
+        );
         assert_eq!(observation.kind, CandidateKind::Reflexive);
     }
     hosts.iter().for_each(|host| host.put(Input::Shutdown));
@@ -89,15 +115,33 @@ async fn datagrams_of_others_and_a_silent_server_are_survived_and_reported() {
     let mut handshakes = 0;
     loop {
         match host.effect().await {
-            Effect::Sent { destination, payload } => {
-                assert_eq!((destination, payload[0]), ("[2001:db8::9]:9000".parse().unwrap(), 1));
+            Effect::Sent {
+                destination,
+                payload,
+            } => {
+                assert_eq!(
+                    (destination, payload[0]),
+                    ("[2001:db8::9]:9000".parse().unwrap(), 1)
+                );
                 handshakes += 1;
-                host.put(Input::Datagram { source: "203.0.113.5:9000".parse().unwrap(), payload: vec![2; 53] });
-                host.put(Input::Datagram { source: destination, payload: vec![2; 53] });
-                host.put(Input::Datagram { source: destination, payload: Vec::new() });
+                host.put(Input::Datagram {
+                    source: "203.0.113.5:9000".parse().unwrap(),
+                    payload: vec![2; 53],
+                });
+                host.put(Input::Datagram {
+                    source: destination,
+                    payload: vec![2; 53],
+                });
+                host.put(Input::Datagram {
+                    source: destination,
+                    payload: Vec::new(),
+                });
             }
             Effect::Reported(Health::Bad(problem)) => {
-                assert!(problem.starts_with("no answer from [2001:db8::9]:9000"), "{problem}");
+                assert!(
+                    problem.starts_with("no answer from [2001:db8::9]:9000"),
+                    "{problem}"
+                );
                 break;
             }
             other => panic!("{other:?}"),
@@ -105,7 +149,10 @@ async fn datagrams_of_others_and_a_silent_server_are_survived_and_reported() {
     }
     assert!((3..=5).contains(&handshakes));
     host.put(Input::NetworkChanged);
-    assert!(matches!(host.effect().await, Effect::Sent { .. }), "tries go on");
+    assert!(
+        matches!(host.effect().await, Effect::Sent { .. }),
+        "tries go on"
+    );
     host.put(Input::Shutdown);
     assert_eq!(task.await.unwrap(), Ok(()));
 }
@@ -113,15 +160,23 @@ async fn datagrams_of_others_and_a_silent_server_are_survived_and_reported() {
 #[tokio::test(start_paused = true)]
 async fn without_a_private_key_it_fails_and_says_so() {
     let host = FakeHost::new(key(1), None, 1);
-    assert!(matches!(run(&host, "198.51.100.1:9").await.unwrap(), Err(PluginError::Failed(_))));
+    assert!(matches!(
+        run(&host, "198.51.100.1:9").await.unwrap(),
+        Err(PluginError::Failed(_))
+    ));
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_is_reported() {
     let host = host(1);
     let task = run(&host, "no-such-host.invalid:9000");
-    let Effect::Reported(Health::Bad(problem)) = host.effect().await else { panic!("not reported") };
-    assert!(problem.starts_with("no-such-host.invalid can't be resolved: "), "{problem}");
+    let Effect::Reported(Health::Bad(problem)) = host.effect().await else {
+        panic!("not reported")
+    };
+    assert!(
+        problem.starts_with("no-such-host.invalid can't be resolved: "),
+        "{problem}"
+    );
     host.put(Input::Shutdown);
     assert_eq!(task.await.unwrap(), Ok(()));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rand_core::RngCore;
 
-/// The part of an address that one customer of a provider can't change at will: an IPv4 address, an IPv6 /64.
+/// The part of an address that one customer of a provider can't change at will: an IPv4 address, an
+/// IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Prefix {
     family: u64,
@@ -16,13 +17,20 @@ struct Prefix {
 impl Prefix {
     fn of(source: SocketAddr) -> Self {
         match source.ip() {
-            IpAddr::V4(ip) => Self { family: 4, bits: u32::from(ip).into() },
-            IpAddr::V6(ip) => Self { family: 6, bits: (u128::from(ip) >> 64) as u64 },
+            IpAddr::V4(ip) => Self {
+                family: 4,
+                bits: u32::from(ip).into(),
+            },
+            IpAddr::V6(ip) => Self {
+                family: 6,
+                bits: (u128::from(ip) >> 64) as u64,
+            },
         }
     }
 }
 
-/// A leaky bucket as one number: the time at which it will be empty (the generic cell rate algorithm).
+/// A leaky bucket as one number: the time at which it will be empty (the generic cell rate
+/// algorithm).
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
     empty_at: Duration,
@@ -37,7 +45,10 @@ struct Rate {
 impl Rate {
     fn per_second(rate: u32, burst: u32) -> Self {
         let interval = Duration::from_nanos(1_000_000_000 / u64::from(rate.max(1)));
-        Self { interval, burst: interval.saturating_mul(burst.max(1) - 1) }
+        Self {
+            interval,
+            burst: interval.saturating_mul(burst.max(1) - 1),
+        }
     }
 }
 
@@ -51,8 +62,9 @@ impl Bucket {
     }
 }
 
-/// Limits handshakes: each source has its own budget, and all sources that never finished one share another, so that
-/// a flood from made-up addresses takes neither the processor nor the turn of those who are registered.
+/// Limits handshakes: each source has its own budget, and all sources that never finished one share
+/// another, so that a flood from made-up addresses takes neither the processor nor the turn of
+/// those who are registered.
 pub(super) struct Limits {
     per_source: Rate,
     strangers: Rate,
@@ -82,7 +94,9 @@ impl Limits {
     pub(super) fn admit(&mut self, source: SocketAddr, now: Duration) -> bool {
         let prefix = Prefix::of(source);
         let index = self.bucket(prefix);
-        let Some(bucket) = self.buckets.get_mut(index) else { return false };
+        let Some(bucket) = self.buckets.get_mut(index) else {
+            return false;
+        };
         bucket.take(self.per_source, now)
             && (self.known.contains_key(&prefix) || self.all_strangers.take(self.strangers, now))
     }
@@ -124,7 +138,8 @@ mod tests {
     fn a_source_gets_its_burst_and_then_its_rate() {
         let mut limits = Limits::new(20, 4000, &mut rng(1));
         let at = source("203.0.113.1:1");
-        let admitted = |limits: &mut Limits, now| (0..100).filter(|_| limits.admit(at, now)).count();
+        let admitted =
+            |limits: &mut Limits, now| (0..100).filter(|_| limits.admit(at, now)).count();
         assert_eq!(admitted(&mut limits, Duration::from_secs(1)), 20);
         assert_eq!(admitted(&mut limits, Duration::from_secs(1)), 0);
         assert_eq!(admitted(&mut limits, Duration::from_millis(1500)), 10);
@@ -134,7 +149,12 @@ mod tests {
     fn the_addresses_of_one_ipv6_network_share_a_budget() {
         let mut limits = Limits::new(20, 4000, &mut rng(1));
         let admitted = (0..100u16)
-            .filter(|n| limits.admit(source(&format!("[2001:db8::{n:x}]:{}", n + 1)), Duration::ZERO))
+            .filter(|n| {
+                limits.admit(
+                    source(&format!("[2001:db8::{n:x}]:{}", n + 1)),
+                    Duration::ZERO,
+                )
+            })
             .count();
         assert_eq!(admitted, 20);
     }
@@ -147,7 +167,10 @@ mod tests {
         let mut strangers = 0;
         for n in 0..60_000u32 {
             let now = Duration::from_secs_f64(f64::from(n) / 60_000.0);
-            strangers += u32::from(limits.admit((std::net::Ipv4Addr::from(0x0b00_0000 + n * 7), 9).into(), now));
+            strangers += u32::from(limits.admit(
+                (std::net::Ipv4Addr::from(0x0b00_0000 + n * 7), 9).into(),
+                now,
+            ));
         }
         assert!((1000..=1130).contains(&strangers), "{strangers}");
         assert!(limits.admit(known, Duration::from_secs(1)));

@@ -1,18 +1,21 @@
-//! The server, without sockets: one datagram in, at most one out, never longer than what it answers.
+//! The server, without sockets: one datagram in, at most one out, never longer than what it
+//! answers.
 //!
 //! # The life of a registration
-//! 1. A client's handshake arrives. It costs the source a token (`limits`), and if the key is allowed, makes a
-//!    *pending* session: an index chosen here at random, keys, and the source address. Nothing of another session
-//!    changes, not even of the same key. Pending sessions are few, short-lived, and the oldest gives way.
-//! 2. The response goes to the source address, so only who receives there learns the index and the server's ephemeral
-//!    key. The first request under those keys *from that address* proves key and address at once: the session is
-//!    confirmed, takes the place of the key's older one of this address family, and its address is published.
-//! 3. Requests keep it alive. One from elsewhere is answered there, but moves nothing: a client that moved makes a new
-//!    handshake.
+//! 1. A client's handshake arrives. It costs the source a token (`limits`), and if the key is
+//!    allowed, makes a *pending* session: an index chosen here at random, keys, and the source
+//!    address. Nothing of another session changes, not even of the same key. Pending sessions are
+//!    few, short-lived, and the oldest gives way.
+//! 2. The response goes to the source address, so only who receives there learns the index and the
+//!    server's ephemeral key. The first request under those keys *from that address* proves key and
+//!    address at once: the session is confirmed, takes the place of the key's older one of this
+//!    address family, and its address is published.
+//! 3. Requests keep it alive. One from elsewhere is answered there, but moves nothing: a client
+//!    that moved makes a new handshake.
 //! 4. A registration that was silent for [`Config::lifetime`] is forgotten.
 //!
-//! So a replayed handshake moves nothing, before or after a restart, and no clock is believed: the timestamp in the
-//! handshake, by which natpunch-go fends off replays, is ignored.
+//! So a replayed handshake moves nothing, before or after a restart, and no clock is believed: the
+//! timestamp in the handshake, by which natpunch-go fends off replays, is ignored.
 
 mod limits;
 
@@ -26,7 +29,9 @@ use rand_core::{CryptoRng, RngCore};
 
 use crate::noise::{Identity, Transport};
 use crate::window::Window;
-use crate::wire::{self, NOISE_INIT, Packet, REPLY_MAX, SEALED_ANSWER_MAX, SEALED_REQUEST, ToServer};
+use crate::wire::{
+    self, NOISE_INIT, Packet, REPLY_MAX, SEALED_ANSWER_MAX, SEALED_REQUEST, ToServer,
+};
 use limits::Limits;
 
 /// How a [`Server`] is set up.
@@ -44,7 +49,8 @@ pub struct Config {
     pub lifetime: Duration,
     /// How many handshakes a second, and at once, are worked on for one IPv4 address or IPv6 /64.
     pub handshakes_per_source: u32,
-    /// How many handshakes a second are worked on for all sources together at which nobody is registered.
+    /// How many handshakes a second are worked on for all sources together at which nobody is
+    /// registered.
     pub handshakes_of_strangers: u32,
 }
 
@@ -108,7 +114,8 @@ pub struct Counters {
     pub no_session: u64,
 }
 
-/// How long a handshake may wait for its first request: the receive timeout of natpunch-go's client.
+/// How long a handshake may wait for its first request: the receive timeout of natpunch-go's
+/// client.
 const PENDING_LIFETIME: Duration = Duration::from_secs(10);
 /// How many peers one key can have asked for, and how many each key has on average at most.
 const MAX_ASKED: usize = 1024;
@@ -150,13 +157,15 @@ fn family(address: SocketAddr) -> usize {
 
 /// The first half of a key or ephemeral key. To find two that share it is as hard as to break one.
 fn half(key: &[u8; 32]) -> u128 {
-    key.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+    key.first_chunk()
+        .map_or(0, |half| u128::from_be_bytes(*half))
 }
 
 /// A rendezvous server for natpunch-go's clients. See the [module](self) for how it works.
 ///
-/// Memory, measured: 1.6 KiB for each pending handshake, 2 KiB for each registered address, and at most 0.5 KiB on
-/// average for what each key asked for; all bounded by [`Config`]. The rate limits take 256 KiB.
+/// Memory, measured: 1.6 KiB for each pending handshake, 2 KiB for each registered address, and at
+/// most 0.5 KiB on average for what each key asked for; all bounded by [`Config`]. The rate limits
+/// take 256 KiB.
 pub struct Server<R> {
     identity: Identity,
     rng: R,
@@ -167,7 +176,8 @@ pub struct Server<R> {
     limits: Limits,
     sessions: HashMap<u32, Box<Session>>,
     clients: HashMap<PeerKey, Client>,
-    /// Unconfirmed sessions by end of life, which is the order of their making. Some were confirmed since.
+    /// Unconfirmed sessions by end of life, which is the order of their making. Some were confirmed
+    /// since.
     pending: VecDeque<(Duration, u32)>,
     /// Confirmed sessions by the earliest time at which they may have been silent for too long.
     expiry: BTreeSet<(Duration, u32)>,
@@ -177,11 +187,16 @@ pub struct Server<R> {
 }
 
 impl<R: RngCore + CryptoRng> Server<R> {
-    /// A server without registrations. `rng` gives ephemeral keys and session indexes: seed it from the system's.
+    /// A server without registrations. `rng` gives ephemeral keys and session indexes: seed it from
+    /// the system's.
     pub fn new(config: Config, mut rng: R) -> Result<Self, InvalidKey> {
         Ok(Self {
             identity: Identity::new(&config.private_key).ok_or(InvalidKey)?,
-            limits: Limits::new(config.handshakes_per_source, config.handshakes_of_strangers, &mut rng),
+            limits: Limits::new(
+                config.handshakes_per_source,
+                config.handshakes_of_strangers,
+                &mut rng,
+            ),
             rng,
             allowed: config.allowed,
             max_keys: config.max_keys,
@@ -227,13 +242,23 @@ impl<R: RngCore + CryptoRng> Server<R> {
         }
     }
 
-    /// Handles one datagram. `now` counts from any origin and never goes back. The reply, if any, goes to `source`.
-    pub fn handle_datagram(&mut self, source: SocketAddr, datagram: &[u8], now: Duration) -> Option<Reply> {
+    /// Handles one datagram. `now` counts from any origin and never goes back. The reply, if any,
+    /// goes to `source`.
+    pub fn handle_datagram(
+        &mut self,
+        source: SocketAddr,
+        datagram: &[u8],
+        now: Duration,
+    ) -> Option<Reply> {
         let source = natpunch_types::canonical(source);
         self.handle_timeout(now);
         match ToServer::parse(datagram) {
             Some(ToServer::Init { noise }) => self.handshake(source, noise, now),
-            Some(ToServer::Request { index, nonce, sealed }) => self.request(source, index, nonce, sealed, now),
+            Some(ToServer::Request {
+                index,
+                nonce,
+                sealed,
+            }) => self.request(source, index, nonce, sealed, now),
             None => {
                 self.counters.malformed += 1;
                 None
@@ -248,7 +273,9 @@ impl<R: RngCore + CryptoRng> Server<R> {
         }
         while let Some((_, index)) = self.expiry.first().copied().filter(|(end, _)| *end <= now) {
             self.expiry.pop_first();
-            let Some(session) = self.sessions.get(&index) else { continue };
+            let Some(session) = self.sessions.get(&index) else {
+                continue;
+            };
             let end = session.used.saturating_add(self.lifetime);
             if end > now {
                 self.expiry.insert((end, index));
@@ -266,7 +293,12 @@ impl<R: RngCore + CryptoRng> Server<R> {
         pending.into_iter().chain(expiry).min()
     }
 
-    fn handshake(&mut self, source: SocketAddr, noise: &[u8; NOISE_INIT], now: Duration) -> Option<Reply> {
+    fn handshake(
+        &mut self,
+        source: SocketAddr,
+        noise: &[u8; NOISE_INIT],
+        now: Duration,
+    ) -> Option<Reply> {
         if !self.limits.admit(source, now) {
             self.counters.limited += 1;
             return None;
@@ -278,7 +310,11 @@ impl<R: RngCore + CryptoRng> Server<R> {
             return None;
         }
         let key = PeerKey::from_bytes(handshake.get_remote_static()?.try_into().ok()?);
-        if self.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&key)) {
+        if self
+            .allowed
+            .as_ref()
+            .is_some_and(|allowed| !allowed.contains(&key))
+        {
             self.counters.not_allowed += 1;
             return None;
         }
@@ -314,7 +350,8 @@ impl<R: RngCore + CryptoRng> Server<R> {
             self.drop_oldest_pending();
         }
         self.sessions.insert(index, Box::new(session));
-        self.pending.push_back((now.saturating_add(PENDING_LIFETIME), index));
+        self.pending
+            .push_back((now.saturating_add(PENDING_LIFETIME), index));
         self.counters.handshakes += 1;
         Some(Reply(reply))
     }
@@ -364,7 +401,9 @@ impl<R: RngCore + CryptoRng> Server<R> {
         let mut reply = wire::answer(session.sent);
         let inside = wire::encode_address(address);
         debug_assert!(inside.as_bytes().len() + wire::TAG <= SEALED_ANSWER_MAX);
-        let length = session.transport.seal(session.sent, inside.as_bytes(), reply.room())?;
+        let length = session
+            .transport
+            .seal(session.sent, inside.as_bytes(), reply.room())?;
         session.sent += 1;
         reply.grow(length);
         Some(Reply(reply))
@@ -390,13 +429,21 @@ impl<R: RngCore + CryptoRng> Server<R> {
             self.remove(older);
         }
         self.limits.add_known(source);
-        self.expiry.insert((now.saturating_add(self.lifetime), index));
+        self.expiry
+            .insert((now.saturating_add(self.lifetime), index));
         self.counters.registered += 1;
         Some(())
     }
 
-    /// The published address of `wanted`, if it has asked for `asking` too: who is not asked for is not told.
-    fn find(&self, asking: PeerKey, wanted: PeerKey, family: usize, now: Duration) -> Option<SocketAddr> {
+    /// The published address of `wanted`, if it has asked for `asking` too: who is not asked for is
+    /// not told.
+    fn find(
+        &self,
+        asking: PeerKey,
+        wanted: PeerKey,
+        family: usize,
+        now: Duration,
+    ) -> Option<SocketAddr> {
         let client = self.clients.get(&wanted)?;
         if asking != wanted && !client.asked.contains(&half(asking.as_bytes())) {
             return None;
@@ -406,7 +453,9 @@ impl<R: RngCore + CryptoRng> Server<R> {
     }
 
     fn note_asked(&mut self, asking: PeerKey, wanted: PeerKey) {
-        let Some(client) = self.clients.get_mut(&asking) else { return };
+        let Some(client) = self.clients.get_mut(&asking) else {
+            return;
+        };
         let id = half(wanted.as_bytes());
         if client.asked.contains(&id) {
             return;
@@ -422,12 +471,17 @@ impl<R: RngCore + CryptoRng> Server<R> {
     }
 
     fn free_index(&mut self) -> Option<u32> {
-        (0..64).map(|_| self.rng.next_u32()).find(|index| *index != 0 && !self.sessions.contains_key(index))
+        (0..64)
+            .map(|_| self.rng.next_u32())
+            .find(|index| *index != 0 && !self.sessions.contains_key(index))
     }
 
     fn drop_oldest_pending(&mut self) {
         if let Some((_, index)) = self.pending.pop_front()
-            && self.sessions.get(&index).is_some_and(|session| !session.confirmed)
+            && self
+                .sessions
+                .get(&index)
+                .is_some_and(|session| !session.confirmed)
         {
             self.sessions.remove(&index);
         }
@@ -435,12 +489,16 @@ impl<R: RngCore + CryptoRng> Server<R> {
 
     /// Ends a session, and with the last of its key, all that is known of the key.
     fn remove(&mut self, index: u32) {
-        let Some(session) = self.sessions.remove(&index) else { return };
+        let Some(session) = self.sessions.remove(&index) else {
+            return;
+        };
         if !session.confirmed {
             return;
         }
         self.limits.remove_known(session.source);
-        let Some(client) = self.clients.get_mut(&session.key) else { return };
+        let Some(client) = self.clients.get_mut(&session.key) else {
+            return;
+        };
         for slot in &mut client.sessions {
             if *slot == Some(index) {
                 *slot = None;

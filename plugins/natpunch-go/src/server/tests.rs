@@ -19,7 +19,11 @@ fn secret(n: u32) -> SecretKey {
 }
 
 fn config() -> Config {
-    Config { handshakes_per_source: 1_000_000, handshakes_of_strangers: 1_000_000, ..Config::new(secret(0)) }
+    Config {
+        handshakes_per_source: 1_000_000,
+        handshakes_of_strangers: 1_000_000,
+        ..Config::new(secret(0))
+    }
 }
 
 fn server() -> Server<ChaCha20Rng> {
@@ -38,7 +42,13 @@ struct Caller {
 impl Caller {
     fn new(n: u32) -> Self {
         let identity = Identity::new(&secret(n)).unwrap();
-        Self { identity, rng: rng(n as u8), transport: None, index: 0, nonce: 0 }
+        Self {
+            identity,
+            rng: rng(n as u8),
+            transport: None,
+            index: 0,
+            nonce: 0,
+        }
     }
 
     fn key(&self) -> PeerKey {
@@ -50,20 +60,35 @@ impl Caller {
         let mut handshake = self.identity.initiate(&server, &mut self.rng).unwrap();
         let mut noise = [0; 1024];
         let length = handshake.write_message(payload, &mut noise).unwrap();
-        (handshake, [&[1], &index.to_be_bytes()[..], &noise[..length]].concat())
+        (
+            handshake,
+            [&[1], &index.to_be_bytes()[..], &noise[..length]].concat(),
+        )
     }
 
     fn accept(&mut self, mut handshake: natpunch_noise::HandshakeState, response: &[u8]) {
         assert_eq!((response.len(), response[0]), (53, 2));
-        assert_eq!(handshake.read_message(&response[5..], &mut [0; 64]).unwrap(), 0);
+        assert_eq!(
+            handshake
+                .read_message(&response[5..], &mut [0; 64])
+                .unwrap(),
+            0
+        );
         self.index = u32::from_be_bytes(response[1..5].try_into().unwrap());
         self.transport = Transport::new(handshake);
         self.nonce = 0;
     }
 
-    fn connect<R: RngCore + CryptoRng>(&mut self, server: &mut Server<R>, from: SocketAddr, now: Duration) -> bool {
+    fn connect<R: RngCore + CryptoRng>(
+        &mut self,
+        server: &mut Server<R>,
+        from: SocketAddr,
+        now: Duration,
+    ) -> bool {
         let (handshake, datagram) = self.init(77, &now.as_nanos().to_be_bytes()[8..]);
-        let Some(reply) = server.handle_datagram(from, &datagram, now) else { return false };
+        let Some(reply) = server.handle_datagram(from, &datagram, now) else {
+            return false;
+        };
         assert!(reply.len() <= datagram.len());
         self.accept(handshake, &reply);
         true
@@ -71,9 +96,19 @@ impl Caller {
 
     fn data(&mut self, inside: &[u8]) -> Vec<u8> {
         let mut sealed = vec![0; inside.len() + 16];
-        self.transport.as_ref().unwrap().seal(self.nonce, inside, &mut sealed).unwrap();
+        self.transport
+            .as_ref()
+            .unwrap()
+            .seal(self.nonce, inside, &mut sealed)
+            .unwrap();
         self.nonce += 1;
-        [&[3], &self.index.to_be_bytes()[..], &(self.nonce - 1).to_be_bytes(), &sealed].concat()
+        [
+            &[3],
+            &self.index.to_be_bytes()[..],
+            &(self.nonce - 1).to_be_bytes(),
+            &sealed,
+        ]
+        .concat()
     }
 
     fn request(&mut self, wanted: PeerKey) -> Vec<u8> {
@@ -83,7 +118,12 @@ impl Caller {
     fn read(&self, reply: &[u8]) -> Option<SocketAddr> {
         let nonce = u64::from_be_bytes(reply[1..9].try_into().unwrap());
         let mut inside = [0; 64];
-        let length = self.transport.as_ref().unwrap().open(nonce, &reply[9..], &mut inside).unwrap();
+        let length = self
+            .transport
+            .as_ref()
+            .unwrap()
+            .open(nonce, &reply[9..], &mut inside)
+            .unwrap();
         wire::decode_address(&inside[..length])
     }
 
@@ -115,7 +155,12 @@ fn pair(server: &mut Server<ChaCha20Rng>) -> (Caller, Caller) {
 
 /// What must not change by bad input.
 fn state<R>(server: &Server<R>) -> (usize, usize, usize, usize) {
-    (server.sessions.len(), server.clients.len(), server.expiry.len(), server.asked)
+    (
+        server.sessions.len(),
+        server.clients.len(),
+        server.expiry.len(),
+        server.asked,
+    )
 }
 
 #[test]
@@ -141,12 +186,21 @@ fn every_length_of_every_type_gets_silence_and_changes_nothing() {
     for kind in 0..=255 {
         for length in 0..=2048 {
             let mut datagram = vec![0x5a; length];
-            datagram.iter_mut().zip([&[kind][..], &index].concat()).for_each(|(to, from)| *to = from);
-            assert!(server.handle_datagram(at(1), &datagram, SECOND).is_none(), "{kind} {length}");
+            datagram
+                .iter_mut()
+                .zip([&[kind][..], &index].concat())
+                .for_each(|(to, from)| *to = from);
+            assert!(
+                server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+                "{kind} {length}"
+            );
         }
     }
     assert_eq!(state(&server), before);
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
 }
 
 /// G2.
@@ -159,22 +213,36 @@ fn every_truncation_and_bit_flip_of_a_message_gets_silence() {
     let request = a.request(b.key());
     for message in [&init, &request] {
         for length in 0..message.len() {
-            assert!(server.handle_datagram(at(1), &message[..length], SECOND).is_none());
+            assert!(
+                server
+                    .handle_datagram(at(1), &message[..length], SECOND)
+                    .is_none()
+            );
         }
         // The index that a client wishes for is outside the Noise message and means nothing here.
         let ignored = if message[0] == 1 { 8..40 } else { 0..0 };
         for bit in (0..message.len() * 8).filter(|bit| !ignored.contains(bit)) {
             let mut flipped = message.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(server.handle_datagram(at(1), &flipped, SECOND).is_none(), "bit {bit}");
+            assert!(
+                server.handle_datagram(at(1), &flipped, SECOND).is_none(),
+                "bit {bit}"
+            );
         }
-        assert!(server.handle_datagram(at(1), &[&message[..], &[0]].concat(), SECOND).is_none());
+        assert!(
+            server
+                .handle_datagram(at(1), &[&message[..], &[0]].concat(), SECOND)
+                .is_none()
+        );
     }
     assert_eq!(state(&server), before);
     assert!(server.handle_datagram(at(1), &request, SECOND).is_some());
     let response = server.handle_datagram(at(1), &init, SECOND).unwrap();
     a.accept(handshake, &response);
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
 }
 
 /// G3.
@@ -184,7 +252,10 @@ fn a_handshake_with_another_payload_than_a_timestamp_gets_silence() {
     let mut a = Caller::new(1);
     for length in (0..64).filter(|length| *length != 8) {
         let (_, datagram) = a.init(1, &vec![1; length]);
-        assert!(server.handle_datagram(at(1), &datagram, SECOND).is_none(), "{length}");
+        assert!(
+            server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+            "{length}"
+        );
     }
     assert_eq!(state(&server), (0, 0, 0, 0));
     pair(&mut server);
@@ -197,12 +268,18 @@ fn authentic_data_of_another_length_gets_silence() {
     let (mut a, mut b) = pair(&mut server);
     for length in (0..200).filter(|length| *length != 64) {
         let datagram = a.data(&vec![7; length]);
-        assert!(server.handle_datagram(at(1), &datagram, SECOND).is_none(), "{length}");
+        assert!(
+            server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+            "{length}"
+        );
     }
     let key = b.key();
     assert_eq!(a.ask(&mut server, at(1), key, SECOND), Some(Some(at(2))));
     let foreign = a.data(&[key.as_bytes().as_slice(), key.as_bytes()].concat());
-    assert!(server.handle_datagram(at(1), &foreign, SECOND).is_none(), "asked in another's name");
+    assert!(
+        server.handle_datagram(at(1), &foreign, SECOND).is_none(),
+        "asked in another's name"
+    );
     assert!(b.ask(&mut server, at(2), a.key(), SECOND).is_some());
 }
 
@@ -233,14 +310,28 @@ fn a_handshake_that_names_anothers_index_changes_nothing_of_the_other() {
         evil.accept(handshake, &response);
         assert!(evil.index != a.index && evil.index != b.index);
     }
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND), Some(Some(at(2))));
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND),
+        Some(Some(at(2)))
+    );
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
 }
 
 /// G7.
 #[test]
 fn made_up_keys_fill_the_table_and_evict_nobody() {
-    let mut server = Server::new(Config { max_keys: 50, max_pending: 20, ..config() }, rng(0)).unwrap();
+    let mut server = Server::new(
+        Config {
+            max_keys: 50,
+            max_pending: 20,
+            ..config()
+        },
+        rng(0),
+    )
+    .unwrap();
     let (mut a, mut b) = pair(&mut server);
     for n in 10..200 {
         let mut made_up = Caller::new(n);
@@ -248,13 +339,24 @@ fn made_up_keys_fill_the_table_and_evict_nobody() {
             let key = a.key();
             made_up.ask(&mut server, at(n), key, SECOND);
         }
-        assert!(server.pending.len() <= 20 && server.clients.len() <= 50 && server.sessions.len() <= 70);
+        assert!(
+            server.pending.len() <= 20 && server.clients.len() <= 50 && server.sessions.len() <= 70
+        );
     }
     assert_eq!(server.registered(), 50);
     assert!(server.counters().full > 0);
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND), Some(Some(at(2))));
-    assert!(b.connect(&mut server, at(2), SECOND), "who is registered can handshake anew");
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND),
+        Some(Some(at(2)))
+    );
+    assert!(
+        b.connect(&mut server, at(2), SECOND),
+        "who is registered can handshake anew"
+    );
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
 }
 
 /// G7.
@@ -262,7 +364,14 @@ fn made_up_keys_fill_the_table_and_evict_nobody() {
 fn only_allowed_keys_register_and_a_removed_one_ends_at_once() {
     let (mut a, mut b, mut c) = (Caller::new(1), Caller::new(2), Caller::new(3));
     let allowed = BTreeSet::from([a.key(), b.key()]);
-    let mut server = Server::new(Config { allowed: Some(allowed), ..config() }, rng(0)).unwrap();
+    let mut server = Server::new(
+        Config {
+            allowed: Some(allowed),
+            ..config()
+        },
+        rng(0),
+    )
+    .unwrap();
     assert!(!c.connect(&mut server, at(3), SECOND));
     assert!(a.connect(&mut server, at(1), SECOND) && b.connect(&mut server, at(2), SECOND));
     let (a_key, b_key) = (a.key(), b.key());
@@ -292,7 +401,10 @@ fn a_registration_outlives_two_rekey_intervals() {
     let mut server = server();
     let (mut a, b) = pair(&mut server);
     a.ask(&mut server, at(1), b.key(), SECOND * 600);
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND * 601), Some(Some(at(2))));
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND * 601),
+        Some(Some(at(2)))
+    );
 }
 
 /// G8.
@@ -305,17 +417,37 @@ fn a_captured_handshake_moves_nothing_even_after_a_restart() {
     let response = before.handle_datagram(at(1), &captured, SECOND).unwrap();
     a.accept(handshake, &response);
     let captured_request = a.request(Caller::new(2).key());
-    before.handle_datagram(at(1), &captured_request, SECOND).unwrap();
+    before
+        .handle_datagram(at(1), &captured_request, SECOND)
+        .unwrap();
     let counted = before.counters().replayed;
-    assert!(before.handle_datagram(at(6), &captured, SECOND).is_none(), "known, so not even answered");
-    assert!(before.handle_datagram(at(1), &captured_request, SECOND).is_none());
+    assert!(
+        before.handle_datagram(at(6), &captured, SECOND).is_none(),
+        "known, so not even answered"
+    );
+    assert!(
+        before
+            .handle_datagram(at(1), &captured_request, SECOND)
+            .is_none()
+    );
     assert_eq!(before.counters().replayed, counted + 2);
 
     let mut restarted = Server::new(config(), rng(1)).unwrap();
     let (_, mut b) = pair(&mut restarted);
-    assert!(restarted.handle_datagram(at(6), &captured, SECOND).is_some());
-    assert!(restarted.handle_datagram(at(6), &captured_request, SECOND).is_none());
-    assert_eq!(b.ask(&mut restarted, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert!(
+        restarted
+            .handle_datagram(at(6), &captured, SECOND)
+            .is_some()
+    );
+    assert!(
+        restarted
+            .handle_datagram(at(6), &captured_request, SECOND)
+            .is_none()
+    );
+    assert_eq!(
+        b.ask(&mut restarted, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
 }
 
 /// G9.
@@ -327,8 +459,14 @@ fn no_timestamp_bars_a_key() {
         let (handshake, datagram) = a.init(1, &timestamp.to_be_bytes());
         let response = server.handle_datagram(at(9), &datagram, SECOND).unwrap();
         a.accept(handshake, &response);
-        assert_eq!(a.ask(&mut server, at(9), b.key(), SECOND), Some(Some(at(2))));
-        assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(9))));
+        assert_eq!(
+            a.ask(&mut server, at(9), b.key(), SECOND),
+            Some(Some(at(2)))
+        );
+        assert_eq!(
+            b.ask(&mut server, at(2), a.key(), SECOND),
+            Some(Some(at(9)))
+        );
     }
 }
 
@@ -338,24 +476,46 @@ fn a_key_without_a_proven_address_is_not_known() {
     let mut server = server();
     let (mut a, _) = pair(&mut server);
     let mut shy = Caller::new(3);
-    assert_eq!(a.ask(&mut server, at(1), shy.key(), SECOND), Some(None), "never seen");
+    assert_eq!(
+        a.ask(&mut server, at(1), shy.key(), SECOND),
+        Some(None),
+        "never seen"
+    );
     assert!(shy.connect(&mut server, at(3), SECOND));
-    assert_eq!(a.ask(&mut server, at(1), shy.key(), SECOND), Some(None), "only a handshake");
-    assert_eq!(a.ask(&mut server, at(1), PeerKey::from_bytes([0; 32]), SECOND), Some(None));
+    assert_eq!(
+        a.ask(&mut server, at(1), shy.key(), SECOND),
+        Some(None),
+        "only a handshake"
+    );
+    assert_eq!(
+        a.ask(&mut server, at(1), PeerKey::from_bytes([0; 32]), SECOND),
+        Some(None)
+    );
     let key = a.key();
     shy.ask(&mut server, at(3), key, SECOND);
-    assert_eq!(a.ask(&mut server, at(1), shy.key(), SECOND), Some(Some(at(3))));
+    assert_eq!(
+        a.ask(&mut server, at(1), shy.key(), SECOND),
+        Some(Some(at(3)))
+    );
 }
 
 /// G11: what can be done without a cookie. Who is registered is served whatever strangers send.
 #[test]
 fn a_flood_from_made_up_addresses_does_not_take_the_turn_of_the_registered() {
-    let limited = Config { handshakes_per_source: 20, handshakes_of_strangers: 200, ..config() };
+    let limited = Config {
+        handshakes_per_source: 20,
+        handshakes_of_strangers: 200,
+        ..config()
+    };
     let mut server = Server::new(limited, rng(0)).unwrap();
     let (mut a, b) = pair(&mut server);
     let junk = [&[1][..], &[0x5a; 108]].concat();
     for n in 0..20_000 {
-        server.handle_datagram(at(1000 + n), &junk, SECOND * 2 + Duration::from_micros(50) * n);
+        server.handle_datagram(
+            at(1000 + n),
+            &junk,
+            SECOND * 2 + Duration::from_micros(50) * n,
+        );
     }
     assert!(server.counters().limited > 19_700 && server.counters().forged < 300);
     let now = SECOND * 3;
@@ -393,20 +553,34 @@ fn a_key_learns_only_where_those_are_who_asked_for_it() {
         assert_eq!(stranger.ask(&mut server, at(3), key, SECOND), Some(None));
     }
     let own = stranger.key();
-    assert_eq!(stranger.ask(&mut server, at(3), own, SECOND), Some(Some(at(3))));
+    assert_eq!(
+        stranger.ask(&mut server, at(3), own, SECOND),
+        Some(Some(at(3)))
+    );
 }
 
 /// G14: what is remembered of consent has a bound too.
 #[test]
 fn what_is_asked_for_is_remembered_up_to_a_bound() {
-    let mut server = Server::new(Config { max_keys: 4, ..config() }, rng(0)).unwrap();
+    let mut server = Server::new(
+        Config {
+            max_keys: 4,
+            ..config()
+        },
+        rng(0),
+    )
+    .unwrap();
     let (mut a, _) = pair(&mut server);
     for n in 0..5000u32 {
         let mut key = [1; 32];
         key[..4].copy_from_slice(&n.to_be_bytes());
         a.ask(&mut server, at(1), PeerKey::from_bytes(key), SECOND);
     }
-    let remembered: usize = server.clients.values().map(|client| client.asked.len()).sum();
+    let remembered: usize = server
+        .clients
+        .values()
+        .map(|client| client.asked.len())
+        .sum();
     assert_eq!(remembered, server.asked);
     assert!(remembered <= 4 * MEAN_ASKED);
 }
@@ -420,18 +594,34 @@ fn an_address_is_published_only_after_a_round_trip_to_it() {
     // From the start: the response goes to the victim, so no request can follow.
     let (_, datagram) = a.init(1, &[9; 8]);
     assert!(server.handle_datagram(victim, &datagram, SECOND).is_some());
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
-    // Later, within a session that was proven elsewhere: answered, as after a NAT forgot, but not published.
-    assert_eq!(a.ask(&mut server, victim, b.key(), SECOND), Some(Some(at(2))));
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
+    // Later, within a session that was proven elsewhere: answered, as after a NAT forgot, but not
+    // published.
+    assert_eq!(
+        a.ask(&mut server, victim, b.key(), SECOND),
+        Some(Some(at(2)))
+    );
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
     // And never for a first proof.
     assert!(a.connect(&mut server, at(1), SECOND));
     assert_eq!(a.ask(&mut server, victim, b.key(), SECOND), None);
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
     // A new handshake moves it.
     assert!(a.connect(&mut server, at(7), SECOND));
     assert!(a.ask(&mut server, at(7), b.key(), SECOND).is_some());
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(7))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(7)))
+    );
 }
 
 /// G15.
@@ -441,11 +631,23 @@ fn an_address_from_which_nothing_came_for_long_is_not_told_though_its_session_li
     let (mut a, mut b) = pair(&mut server);
     let elsewhere: SocketAddr = VICTIM.parse().unwrap();
     for minute in 1..=20 {
-        assert!(a.ask(&mut server, elsewhere, b.key(), SECOND * 60 * minute).is_some());
-        assert!(b.ask(&mut server, at(2), a.key(), SECOND * 60 * minute).is_some());
+        assert!(
+            a.ask(&mut server, elsewhere, b.key(), SECOND * 60 * minute)
+                .is_some()
+        );
+        assert!(
+            b.ask(&mut server, at(2), a.key(), SECOND * 60 * minute)
+                .is_some()
+        );
     }
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND * 1200), Some(None));
-    assert_eq!(a.ask(&mut server, elsewhere, b.key(), SECOND * 1200), Some(Some(at(2))));
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND * 1200),
+        Some(None)
+    );
+    assert_eq!(
+        a.ask(&mut server, elsewhere, b.key(), SECOND * 1200),
+        Some(Some(at(2)))
+    );
 }
 
 /// G16.
@@ -458,11 +660,20 @@ fn a_forged_header_neither_decrypts_nor_moves_the_window() {
     assert!(server.handle_datagram(at(1), &forged, SECOND).is_none());
     forged[5..13].copy_from_slice(&u64::MAX.to_be_bytes());
     assert!(server.handle_datagram(at(1), &forged, SECOND).is_none());
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND), Some(Some(at(2))));
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND),
+        Some(Some(at(2)))
+    );
     let early: Vec<_> = (0..900).map(|_| a.request(b.key())).collect();
     for request in early.iter().rev() {
-        assert!(server.handle_datagram(at(1), request, SECOND).is_some(), "reordered");
-        assert!(server.handle_datagram(at(1), request, SECOND).is_none(), "replayed");
+        assert!(
+            server.handle_datagram(at(1), request, SECOND).is_some(),
+            "reordered"
+        );
+        assert!(
+            server.handle_datagram(at(1), request, SECOND).is_none(),
+            "replayed"
+        );
     }
 }
 
@@ -476,16 +687,35 @@ fn both_address_families_are_served_each_with_its_own() {
     a6.rng = rng(61);
     b6.rng = rng(62);
     assert!(a6.connect(&mut server, at6(1), SECOND));
-    assert_eq!(a6.ask(&mut server, at6(1), b.key(), SECOND), Some(None), "b is not known by IPv6 yet");
+    assert_eq!(
+        a6.ask(&mut server, at6(1), b.key(), SECOND),
+        Some(None),
+        "b is not known by IPv6 yet"
+    );
     assert!(b6.connect(&mut server, at6(2), SECOND));
-    assert_eq!(b6.ask(&mut server, at6(2), a.key(), SECOND), Some(Some(at6(1))));
-    assert_eq!(a6.ask(&mut server, at6(1), b.key(), SECOND), Some(Some(at6(2))));
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND), Some(Some(at(2))));
-    assert_eq!(b.ask(&mut server, at(2), a.key(), SECOND), Some(Some(at(1))));
+    assert_eq!(
+        b6.ask(&mut server, at6(2), a.key(), SECOND),
+        Some(Some(at6(1)))
+    );
+    assert_eq!(
+        a6.ask(&mut server, at6(1), b.key(), SECOND),
+        Some(Some(at6(2)))
+    );
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND),
+        Some(Some(at(2)))
+    );
+    assert_eq!(
+        b.ask(&mut server, at(2), a.key(), SECOND),
+        Some(Some(at(1)))
+    );
     assert_eq!(server.registered(), 2);
     // An IPv4 client of a dual-stack socket is an IPv4 client.
     let mapped: SocketAddr = "[::ffff:11.0.0.1]:51820".parse().unwrap();
-    assert_eq!(a.ask(&mut server, mapped, b.key(), SECOND), Some(Some(at(2))));
+    assert_eq!(
+        a.ask(&mut server, mapped, b.key(), SECOND),
+        Some(Some(at(2)))
+    );
 }
 
 #[test]
@@ -494,8 +724,15 @@ fn a_newer_session_replaces_the_older_of_its_key() {
     let (mut a, b) = pair(&mut server);
     let old = (a.transport.take().unwrap(), a.index, a.nonce);
     assert!(a.connect(&mut server, at(1), SECOND * 2));
-    assert_eq!(server.sessions.len(), 3, "the old one serves until the new one is proven");
-    assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND * 2), Some(Some(at(2))));
+    assert_eq!(
+        server.sessions.len(),
+        3,
+        "the old one serves until the new one is proven"
+    );
+    assert_eq!(
+        a.ask(&mut server, at(1), b.key(), SECOND * 2),
+        Some(Some(at(2)))
+    );
     assert_eq!(server.sessions.len(), 2);
     (a.transport, a.index, a.nonce) = (Some(old.0), old.1, old.2);
     assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND * 2), None);

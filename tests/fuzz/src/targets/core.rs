@@ -14,12 +14,17 @@ fn own(n: u8) -> SecretKey {
 
 fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
     let peer = peer.map(|key| PeerSpec::new("peer", key));
-    let spec = MeshSpec { private_key: own(n), listen_port: 1000, overlay: vec![], peers: peer.into_iter().collect() };
+    let spec = MeshSpec {
+        private_key: own(n),
+        listen_port: 1000,
+        overlay: vec![],
+        peers: peer.into_iter().collect(),
+    };
     Mesh::new(spec, [n; 32], Time::ZERO)
 }
 
-/// Two nodes whose probes and records pass through the fuzzer's hands: it drops, delays, alters, and sends from
-/// elsewhere. No endpoint is ever set that the fuzzer did not let answer.
+/// Two nodes whose probes and records pass through the fuzzer's hands: it drops, delays, alters,
+/// and sends from elsewhere. No endpoint is ever set that the fuzzer did not let answer.
 pub(super) fn mesh(data: &[u8]) {
     let keys = [1, 2].map(|n| node(n, None).status(Time::ZERO).public_key);
     let mut nodes = [node(1, Some(keys[1])), node(2, Some(keys[0]))];
@@ -44,7 +49,12 @@ pub(super) fn mesh(data: &[u8]) {
         match operation & 0x0f {
             0..=4 => {
                 let at = usize::from(program.byte());
-                let found = probes.iter().rev().filter(|(by, _)| *by != n).nth(at & 15).cloned();
+                let found = probes
+                    .iter()
+                    .rev()
+                    .filter(|(by, _)| *by != n)
+                    .nth(at & 15)
+                    .cloned();
                 if let Some((_, probe)) = found {
                     let probe = alter(&mut program, probe);
                     mesh.handle_datagram(from, None, &probe, now);
@@ -52,7 +62,12 @@ pub(super) fn mesh(data: &[u8]) {
             }
             5 | 6 => {
                 let at = usize::from(program.byte());
-                let found = records.iter().rev().filter(|(by, ..)| *by != n).nth(at & 7).cloned();
+                let found = records
+                    .iter()
+                    .rev()
+                    .filter(|(by, ..)| *by != n)
+                    .nth(at & 7)
+                    .cloned();
                 if let Some((_, tag, blob)) = found {
                     let blob = alter(&mut program, blob);
                     mesh.handle_record(&origin, tag, &blob, now);
@@ -61,9 +76,18 @@ pub(super) fn mesh(data: &[u8]) {
             7 => mesh.handle_datagram(from, None, program.chunk(), now),
             8 => mesh.handle_record(&origin, [program.byte(); 16], program.chunk(), now),
             9 => {
-                let kind = if program.byte() & 1 == 0 { CandidateKind::Relay } else { CandidateKind::Reflexive };
+                let kind = if program.byte() & 1 == 0 {
+                    CandidateKind::Relay
+                } else {
+                    CandidateKind::Reflexive
+                };
                 let lifetime = program.time();
-                let candidate = Candidate { address: from, kind, origin: origin.clone(), lifetime };
+                let candidate = Candidate {
+                    address: from,
+                    kind,
+                    origin: origin.clone(),
+                    lifetime,
+                };
                 mesh.handle_candidate(keys[1 - n], candidate, now);
             }
             10 => mesh.handle_fire(&origin, keys[1 - n], program.time(), now),
@@ -82,10 +106,17 @@ pub(super) fn mesh(data: &[u8]) {
             while let Some(command) = mesh.poll_command() {
                 match command {
                     Command::PublishRecords(published) => {
-                        records.extend(published.into_iter().map(|record| (n, record.tag, record.blob)));
+                        records.extend(
+                            published
+                                .into_iter()
+                                .map(|record| (n, record.tag, record.blob)),
+                        );
                     }
                     Command::SetEndpoint { endpoint, .. } => {
-                        assert!((0..8).map(address).any(|known| known == endpoint), "{endpoint}");
+                        assert!(
+                            (0..8).map(address).any(|known| known == endpoint),
+                            "{endpoint}"
+                        );
                     }
                     _ => {}
                 }
@@ -104,7 +135,10 @@ pub(super) fn stun(data: &[u8]) {
     let answer = stun::respond(data, address(1));
     assert!(is_stun || answer.is_none());
     if let Some(answer) = answer {
-        assert!(stun::is_stun(&answer) && stun::respond(&answer, address(2)).is_none(), "no answer is answered");
+        assert!(
+            stun::is_stun(&answer) && stun::respond(&answer, address(2)).is_none(),
+            "no answer is answered"
+        );
         assert!(stun::parse_answer(&answer).is_some());
     }
     let _ = stun::parse_answer(data);

@@ -1,5 +1,5 @@
-//! The entries of all fuzz targets: each takes any bytes, and panics if something is wrong. libFuzzer drives them
-//! (`make fuzz`), and `cargo test --test fuzz` replays the corpora.
+//! The entries of all fuzz targets: each takes any bytes, and panics if something is wrong.
+//! libFuzzer drives them (`make fuzz`), and `cargo test --test fuzz` replays the corpora.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,7 +50,11 @@ struct Program<'a> {
 impl<'a> Program<'a> {
     /// A program of at most so many operations, so that no run takes long.
     fn new(bytes: &'a [u8], most: u64) -> Self {
-        Self { bytes, steps: 0, most }
+        Self {
+            bytes,
+            steps: 0,
+            most,
+        }
     }
 
     /// The next operation; none when the bytes are used up, or there were enough of them.

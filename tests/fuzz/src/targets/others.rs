@@ -1,4 +1,5 @@
-//! The ancestors' protocols, WireGuard's text protocol, mesh files, and the answers of a record store.
+//! The ancestors' protocols, WireGuard's text protocol, mesh files, and the answers of a record
+//! store.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -9,13 +10,21 @@ use natpunch_types::{PeerKey, SecretKey};
 
 use super::{Program, address, rng};
 
-/// Datagrams at both sides of natpunch-go's protocol. Noise is spoken for real: the first message of a client is among
-/// what the fuzzer alters.
+/// Datagrams at both sides of natpunch-go's protocol. Noise is spoken for real: the first message
+/// of a client is among what the fuzzer alters.
 pub(super) fn natpunch_go(data: &[u8]) {
     let config = go::server::Config::new(SecretKey::from_bytes([200; 32]));
     let mut server = go::Server::new(config, rng(1)).expect("a key");
     let mut now = Duration::from_secs(1);
-    let client = |n: u8| go::Client::new(&SecretKey::from_bytes([n; 32]), server.public_key(), rng(n.into()), now, now);
+    let client = |n: u8| {
+        go::Client::new(
+            &SecretKey::from_bytes([n; 32]),
+            server.public_key(),
+            rng(n.into()),
+            now,
+            now,
+        )
+    };
     let mut clients = [1, 2].map(|n| client(n).expect("a key"));
     let keys: [PeerKey; 2] = [PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32])];
     for client in &mut clients {
@@ -24,7 +33,9 @@ pub(super) fn natpunch_go(data: &[u8]) {
     let mut program = Program::new(data, 100);
     while let Some(operation) = program.operation() {
         let n = operation >> 4 & 1;
-        let Some(client) = clients.get_mut(usize::from(n)) else { return };
+        let Some(client) = clients.get_mut(usize::from(n)) else {
+            return;
+        };
         match operation & 0x0f {
             0..=9 => {
                 client.handle_timeout(now);
@@ -61,7 +72,10 @@ pub(super) fn natpunch_go(data: &[u8]) {
 
 /// Datagrams at both sides of nat-hole-punching's protocol.
 pub(super) fn nat_hole_punching(data: &[u8]) {
-    let config = hole_punching::server::Config { max_keys: 8, ..hole_punching::server::Config::default() };
+    let config = hole_punching::server::Config {
+        max_keys: 8,
+        ..hole_punching::server::Config::default()
+    };
     let mut server = hole_punching::Server::new(config);
     let mut now = Duration::from_secs(1);
     let mut client = hole_punching::Client::new(PeerKey::from_bytes([1; 32]), now);
@@ -76,7 +90,10 @@ pub(super) fn nat_hole_punching(data: &[u8]) {
             }
             3 => {
                 let mut request = vec![0; 64];
-                request.iter_mut().zip(program.chunk()).for_each(|(to, from)| *to = *from);
+                request
+                    .iter_mut()
+                    .zip(program.chunk())
+                    .for_each(|(to, from)| *to = *from);
                 let _ = server.handle_datagram(address(operation >> 4), &request, now);
             }
             4 | 5 => client.handle_datagram(program.chunk(), now),
@@ -102,7 +119,9 @@ pub(super) fn mesh_file(data: &[u8]) {
     thread_local! {
         static PATH: RefCell<std::path::PathBuf> = RefCell::new("/nonexistent/mesh.toml".into());
     }
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let path = PATH.with_borrow(Clone::clone);
     match natpunch::config::load_texts(vec![(path, text.to_owned())]) {
         Ok(mesh) => drop(natpunch::config::lint(&mesh)),

@@ -11,8 +11,8 @@ use super::{Program, address};
 
 const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
 
-/// Whatever arrives, from whomever: it is dropped, answered by no more to where it came from, or passed on, unchanged,
-/// to the other of two addresses that were bound.
+/// Whatever arrives, from whomever: it is dropped, answered by no more to where it came from, or
+/// passed on, unchanged, to the other of two addresses that were bound.
 pub(super) fn port(data: &[u8]) {
     let mut port = Port::new(Limits::default(), Own::default(), [7; 32]);
     let mut now = Duration::from_secs(1);
@@ -21,19 +21,39 @@ pub(super) fn port(data: &[u8]) {
     let mut program = Program::new(data, 400);
     while let Some(operation) = program.operation() {
         let side = usize::from(operation >> 4 & 1);
-        let (Some(own), Some(key), Some(cookie)) = (sides.get(side).copied(), KEYS.get(side), cookies.get_mut(side))
-        else {
+        let (Some(own), Some(key), Some(cookie)) = (
+            sides.get(side).copied(),
+            KEYS.get(side),
+            cookies.get_mut(side),
+        ) else {
             return;
         };
-        let from = if operation & 0x60 == 0x60 { address(99) } else { own };
+        let from = if operation & 0x60 == 0x60 {
+            address(99)
+        } else {
+            own
+        };
         let datagram = match operation & 0x0f {
             0 => {
                 let keys = KEYS.map(relay_secret);
-                port.handle_command(Command::Open { allocation: 4, keys, registered: sides }, now);
+                port.handle_command(
+                    Command::Open {
+                        allocation: 4,
+                        keys,
+                        registered: sides,
+                    },
+                    now,
+                );
                 continue;
             }
             1 => {
-                port.handle_command(Command::Carry { allocation: 4, carry: program.byte() & 1 == 0 }, now);
+                port.handle_command(
+                    Command::Carry {
+                        allocation: 4,
+                        carry: program.byte() & 1 == 0,
+                    },
+                    now,
+                );
                 continue;
             }
             2 if program.byte() & 7 == 0 => {

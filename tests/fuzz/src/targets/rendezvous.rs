@@ -24,12 +24,24 @@ fn server_address() -> SocketAddr {
 }
 
 fn server_key() -> PeerKey {
-    let config = client::Config { identity: key(200), servers: vec![PeerKey::from_bytes([9; 32])], admission: None };
-    Client::new(config, server_address(), rng(0), Duration::ZERO).expect("a key").identity()
+    let config = client::Config {
+        identity: key(200),
+        servers: vec![PeerKey::from_bytes([9; 32])],
+        admission: None,
+    };
+    Client::new(config, server_address(), rng(0), Duration::ZERO)
+        .expect("a key")
+        .identity()
 }
 
 fn new_server() -> Server<ChaCha20Rng> {
-    let limits = Limits { mailboxes: 64, mailboxes_per_client: 40, bytes: 20_000, relays: 8, ..Limits::default() };
+    let limits = Limits {
+        mailboxes: 64,
+        mailboxes_per_client: 40,
+        bytes: 20_000,
+        relays: 8,
+        ..Limits::default()
+    };
     let config = server::Config {
         keys: vec![key(200)],
         admission: Admission::default(),
@@ -43,7 +55,11 @@ fn new_server() -> Server<ChaCha20Rng> {
 
 /// A registered client of a server that says what the fuzzer wants.
 fn registered_client(now: Duration) -> (Client<ChaCha20Rng>, RawSession) {
-    let config = client::Config { identity: key(1), servers: vec![server_key()], admission: None };
+    let config = client::Config {
+        identity: key(1),
+        servers: vec![server_key()],
+        admission: None,
+    };
     let mut client = Client::new(config, server_address(), rng(2), now).expect("a key");
     client.set_watches([[1; 16], [2; 16]], now);
     client.set_relays([([3; 16], RelayUse::Carry)], now);
@@ -55,7 +71,9 @@ fn registered_client(now: Duration) -> (Client<ChaCha20Rng>, RawSession) {
     let accepted = session.say(&[1, 0, 2, 0, 25]);
     client.handle_datagram(server_address(), &accepted, now);
     while client.poll_transmit().is_some() {}
-    assert!(std::iter::from_fn(|| client.poll_event()).any(|event| matches!(event, Event::Up { .. })));
+    assert!(
+        std::iter::from_fn(|| client.poll_event()).any(|event| matches!(event, Event::Up { .. }))
+    );
     (client, session)
 }
 
@@ -78,7 +96,11 @@ pub(super) fn wire(data: &[u8]) {
             server.handle_datagram(Via::default(), address(1), &datagram, now);
             assert!(server.poll_transmit().is_none());
             for port in [9000, ALTERNATE, 9002] {
-                client.handle_datagram(SocketAddr::new(server_address().ip(), port), &datagram, now);
+                client.handle_datagram(
+                    SocketAddr::new(server_address().ip(), port),
+                    &datagram,
+                    now,
+                );
             }
             assert!(client.poll_transmit().is_none() && client.poll_event().is_none());
         }
@@ -119,7 +141,13 @@ pub(super) fn client(data: &[u8]) {
                 let blob = program.chunk();
                 client.set_records([([program.byte() & 3; 16], blob.into())], now);
             }
-            11 => client.set_relays([([3; 16], RelayUse::Carry), ([program.byte() & 7; 16], RelayUse::Standby)], now),
+            11 => client.set_relays(
+                [
+                    ([3; 16], RelayUse::Carry),
+                    ([program.byte() & 7; 16], RelayUse::Standby),
+                ],
+                now,
+            ),
             12 => client.handle_network_change(now),
             13 => session.counter = session.counter.wrapping_add(1 << (program.byte() & 0x3f)),
             _ => now += program.time(),
@@ -133,8 +161,14 @@ pub(super) fn client(data: &[u8]) {
             }
             // The server has lost its keys, perhaps: another session begins.
             if Kind::of(&outgoing.payload) == Some(Kind::Hello) && program.byte() & 1 == 0 {
-                let seen =
-                    welcome(&key(200), None, &outgoing.payload, now.as_secs(), address(1), &mut rng(program.steps));
+                let seen = welcome(
+                    &key(200),
+                    None,
+                    &outgoing.payload,
+                    now.as_secs(),
+                    address(1),
+                    &mut rng(program.steps),
+                );
                 let (_, welcome, next) = seen.expect("a good hello");
                 client.handle_datagram(server_address(), &welcome, now);
                 session = next;
@@ -167,9 +201,15 @@ pub(super) fn server(data: &[u8]) {
     let mut program = Program::new(data, 200);
     while let Some(operation) = program.operation() {
         let who = usize::from(operation >> 4 & 1);
-        let Some(member) = members.get_mut(who) else { return };
+        let Some(member) = members.get_mut(who) else {
+            return;
+        };
         let elsewhere = operation & 0x20 != 0;
-        let source = if elsewhere { address(99) } else { address(who as u8 + 1) };
+        let source = if elsewhere {
+            address(99)
+        } else {
+            address(who as u8 + 1)
+        };
         let datagram = match operation & 0x0f {
             0..=8 => member.say(program.chunk()),
             9 => member.say_as(Kind::Probe, program.chunk()),
@@ -184,12 +224,21 @@ pub(super) fn server(data: &[u8]) {
                 Vec::new()
             }
         };
-        server.handle_datagram(Via { socket: 0, local: None }, source, &datagram, now);
+        server.handle_datagram(
+            Via {
+                socket: 0,
+                local: None,
+            },
+            source,
+            &datagram,
+            now,
+        );
         server.handle_timeout(now);
         while let Some(transmit) = server.poll_transmit() {
             assert!([address(1), address(2), source].contains(&transmit.destination));
-            // An address that was not proven gets nothing that is longer than what came from there. It may have been
-            // proven by a path response, which takes a token that the fuzzer can't open.
+            // An address that was not proven gets nothing that is longer than what came from there.
+            // It may have been proven by a path response, which takes a token that the fuzzer can't
+            // open.
             if transmit.destination == address(99) {
                 assert!(transmit.payload.len() <= datagram.len());
             }
@@ -204,5 +253,9 @@ pub(super) fn server(data: &[u8]) {
     for n in 0..20 {
         server.handle_timeout(now + Duration::from_secs(2_000 + n));
     }
-    assert_eq!((server.sessions(), server.mailboxes()), (0, 0), "everything expires");
+    assert_eq!(
+        (server.sessions(), server.mailboxes()),
+        (0, 0),
+        "everything expires"
+    );
 }
