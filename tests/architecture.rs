@@ -48,7 +48,14 @@ const IMPURE: &[&str] = &[
 const TABLE: &[Rule] = &[
     Rule {
         part: "crates/natpunch-types",
-        dependencies: May::Only(&["serde", "ipnet", "base64", "zeroize", "subtle"]),
+        dependencies: May::Only(&[
+            "serde",
+            "ipnet",
+            "base64",
+            "zeroize",
+            "subtle",
+            "x25519-dalek",
+        ]),
         never_names: IMPURE,
     },
     Rule {

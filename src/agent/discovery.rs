@@ -36,7 +36,7 @@ impl Agent {
             }
             PluginEvent::Record { origin, record } => {
                 self.mesh
-                    .handle_record(&origin, record.tag.0, &record.blob, now());
+                    .handle_record(&origin, record.tag, &record.blob, now());
             }
             PluginEvent::Send {
                 origin,

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use natpunch_core::{Command, Interest, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
-use natpunch_plugin::{RecordTag, SealedRecord};
+use natpunch_plugin::SealedRecord;
 use natpunch_types::PeerKey;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -310,7 +310,7 @@ impl Agent {
                     self.records = records
                         .into_iter()
                         .map(|record| SealedRecord {
-                            tag: RecordTag(record.tag),
+                            tag: record.tag,
                             blob: Arc::from(record.blob),
                         })
                         .collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use natpunch_core::{Interest, MeshSpec, PeerSpec};
-use natpunch_plugin::{PeerInterest, RecordTag};
+use natpunch_plugin::PeerInterest;
 use natpunch_types::{Origin, PeerKey};
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
@@ -121,9 +121,9 @@ pub(crate) fn interests(node: &NodeConfig, wanted: &[Interest]) -> Vec<PeerInter
             endpoint: peers
                 .get(&interest.peer)
                 .and_then(|peer| peer.endpoint.clone()),
-            inbound_tag: RecordTag(interest.inbound_tag),
-            outbound_tag: RecordTag(interest.outbound_tag),
-            pair_tag: RecordTag(interest.pair_tag),
+            inbound_tag: interest.inbound_tag,
+            outbound_tag: interest.outbound_tag,
+            pair_tag: interest.pair_tag,
             relay: interest.relay,
         })
         .collect()
@@ -166,16 +166,16 @@ pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use natpunch_types::RelayUse;
+    use natpunch_types::{PairTag, RecordTag, RelayUse};
 
     #[test]
     fn an_instance_that_is_not_listed_is_asked_for_no_relay_of_the_pair() {
         let interest = |number, relays| Interest {
             peer: PeerKey::from_bytes([number; 32]),
             wanted: true,
-            inbound_tag: [0; 16],
-            outbound_tag: [0; 16],
-            pair_tag: [0; 16],
+            inbound_tag: RecordTag([0; 16]),
+            outbound_tag: RecordTag([0; 16]),
+            pair_tag: PairTag([0; 16]),
             relay: RelayUse::Carry,
             relays,
         };
@@ -187,9 +187,9 @@ mod tests {
             key: interest.peer,
             wanted: interest.wanted,
             endpoint: None,
-            inbound_tag: RecordTag(interest.inbound_tag),
-            outbound_tag: RecordTag(interest.outbound_tag),
-            pair_tag: RecordTag(interest.pair_tag),
+            inbound_tag: interest.inbound_tag,
+            outbound_tag: interest.outbound_tag,
+            pair_tag: interest.pair_tag,
             relay: interest.relay,
         };
         let all: Arc<[_]> = wanted.iter().map(told).collect();

@@ -16,7 +16,7 @@ pub(crate) fn mesh(count: u8, lines: &str) -> String {
         } else {
             (format!("p{n}"), lines)
         };
-        let public = config::public_key(&key);
+        let public = key.public_key();
         text += &format!(
             "[peers.{name}]\npublic_key = \"{public}\"\naddresses = [\"10.77.0.{}\"]\n{lines}",
             n + 1

@@ -34,7 +34,7 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
     };
     if let Some(file) = &args.private_key_file {
         // With any key the rest must be right before a key is made.
-        let any = config::public_key(&config::new_private_key()?);
+        let any = config::new_private_key()?.public_key();
         let mut trial = Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name)?;
         trial.add_peer(&NewPeer {
             public_key: any,
@@ -42,7 +42,7 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
         });
         trial.check()?;
         let (key, new) = config::new_key_file(file)?;
-        peer.public_key = config::public_key(&key);
+        peer.public_key = key.public_key();
         let did = if new { "made" } else { "uses the key of" };
         // With standard error closed there is nobody to tell.
         let _ = writeln!(
@@ -69,7 +69,7 @@ pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
 /// Saying the same again changes nothing; saying something else of the same name is an error.
 fn already_there(args: &AddPeerArgs, there: &PeerConfig) -> Result<ExitCode, CliError> {
     let public_key = match &args.private_key_file {
-        Some(file) if file.exists() => Some(config::public_key(&config::new_key_file(file)?.0)),
+        Some(file) if file.exists() => Some(config::new_key_file(file)?.0.public_key()),
         Some(_) => None,
         None => args.public_key,
     };

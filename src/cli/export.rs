@@ -26,7 +26,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
     if let Some(key_file) = &args.private_key_file {
         let key = config::read_key_file(key_file)?;
         let stated = mesh.peers.get(&args.peer).map(|peer| peer.public_key);
-        if stated != Some(config::public_key(&key)) {
+        if stated != Some(key.public_key()) {
             return Err(CliError::new(format!(
                 "{} does not hold the key of `{}`",
                 key_file.display(),

@@ -88,7 +88,7 @@ fn from_interface(name: &str, key_file: &Path) -> Result<WgQuick, CliError> {
     let observed = natpunch_wg::observe(name).map_err(|error| CliError::new(error.to_string()))?;
     let private_key = config::read_key_file(key_file)?;
     let device = observed.state.snapshot;
-    if device.public_key != Some(config::public_key(&private_key)) {
+    if device.public_key != Some(private_key.public_key()) {
         return Err(CliError::new(format!(
             "{} does not hold the key of {name}",
             key_file.display()
@@ -170,7 +170,7 @@ fn convert(
     let inside = |ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
     let mut peers = vec![NewPeer {
         name: own.clone(),
-        public_key: config::public_key(&private_key),
+        public_key: private_key.public_key(),
         addresses: addresses.iter().map(IpNet::addr).collect(),
         routes: Vec::new(),
         exit: false,

@@ -44,6 +44,6 @@ pub(super) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
     } else {
         key
     };
-    writeln!(std::io::stdout().lock(), "{}", config::public_key(&key))?;
+    writeln!(std::io::stdout().lock(), "{}", key.public_key())?;
     Ok(ExitCode::SUCCESS)
 }

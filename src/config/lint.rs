@@ -12,7 +12,7 @@ use super::error::{ConfigError, ConfigErrors, Place};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
 use super::read::Quoted;
 use super::relays;
-use super::resolve::{public_key, relays_of_pair};
+use super::resolve::relays_of_pair;
 use super::validate::overlap;
 
 /// IPv6 needs links of this MTU at least, in bytes (RFC 8200, 5).
@@ -428,7 +428,7 @@ fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             if tried.len() == MOST_TRIED || !tried.insert(word) {
                 continue;
             }
-            let Some(owner) = owners.get(&public_key(&key)) else {
+            let Some(owner) = owners.get(&key.public_key()) else {
                 continue;
             };
             let start = word.as_ptr().addr() - source.text.as_ptr().addr();

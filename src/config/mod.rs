@@ -44,7 +44,7 @@ pub use model::{
     MeshConfig, NodeConfig, PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
 };
 pub(crate) use replace::replace as replace_file;
-pub use resolve::{Local, peers_of, private_key_of, public_key, resolve_node, resolve_node_at};
+pub use resolve::{Local, peers_of, private_key_of, resolve_node, resolve_node_at};
 pub use schema::schema;
 pub use value::parse_span;
 pub use watch::Watcher;

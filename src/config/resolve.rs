@@ -32,12 +32,6 @@ const DEFAULT_MTU: u32 = 1420;
 /// 30 s are seen).
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(25);
 
-/// The public key of a private key.
-pub fn public_key(key: &SecretKey) -> PeerKey {
-    let secret = x25519_dalek::StaticSecret::from(*key.expose());
-    PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
-}
-
 /// What a host knows beside the mesh file: where its own secrets are, and who it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
@@ -260,7 +254,7 @@ impl<'a> Resolve<'a> {
         value: &Encrypted,
         key: SecretKey,
     ) -> Result<SecretKey, ConfigError> {
-        let public = public_key(&key);
+        let public = key.public_key();
         if public == peer.public_key {
             return Ok(key);
         }
@@ -314,7 +308,7 @@ impl<'a> Resolve<'a> {
     fn by_file(&self, file: &Path) -> Result<Found<'a>, Vec<ConfigError>> {
         let key: SecretKey = keyfile::read(file, "keygen")
             .map_err(|error| vec![self.key_file_error(file, error)])?;
-        let public = public_key(&key);
+        let public = key.public_key();
         match self
             .mesh
             .peers
@@ -361,7 +355,7 @@ impl<'a> Resolve<'a> {
             match keyfile::read::<SecretKey>(file, "keygen") {
                 Ok(key) => match files
                     .get(file)
-                    .and_then(|peers| peers.get(&public_key(&key)))
+                    .and_then(|peers| peers.get(&key.public_key()))
                 {
                     Some(name) => found.push((name, key, file.to_path_buf())),
                     None => errors.push(self.nobody(file, &key)),
@@ -444,7 +438,7 @@ impl<'a> Resolve<'a> {
 
     /// No peer has this key.
     fn nobody(&self, file: &Path, key: &SecretKey) -> ConfigError {
-        let public = public_key(key);
+        let public = key.public_key();
         let message = format!("no peer of the mesh has the key of {}", file.display());
         let error = self.error(file, message);
         match self.mesh.peers.iter().find(|(_, peer)| peer.public_key == public) {

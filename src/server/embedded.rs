@@ -126,7 +126,6 @@ mod tests {
     use tokio::net::UdpSocket;
 
     use super::*;
-    use crate::config::public_key;
 
     fn key(n: u8) -> SecretKey {
         SecretKey::from_bytes([n; 32])
@@ -144,7 +143,7 @@ mod tests {
     async fn gets_in(port: u16, node: u8) -> bool {
         let config = Config {
             identity: key(node),
-            servers: vec![public_key(&key(1))],
+            servers: vec![key(1).public_key()],
             admission: Some(natpunch_rendezvous::node_admission()),
         };
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -183,7 +182,7 @@ mod tests {
         let port = free_port();
         let members = |keys: &[u8]| {
             keys.iter()
-                .map(|n| public_key(&key(*n)))
+                .map(|n| key(*n).public_key())
                 .collect::<BTreeSet<_>>()
         };
         let server = Embedded::start(port, 0, key(1), members(&[2])).unwrap();

@@ -110,7 +110,7 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let settings = Settings::from_args(args)?;
     let key = key::load_or_create(&settings.key_file)?;
-    let public_key = crate::config::public_key(&key);
+    let public_key = key.public_key();
     let rendezvous = match &settings.rendezvous {
         Some(rendezvous) => Some(RendezvousKeys {
             next: next_key(rendezvous, None)?,
@@ -125,7 +125,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let sockets = Sockets::bind(&settings.listen, settings.alternate_port, workers, 0)?;
     let next = rendezvous.as_ref().and_then(|keys| keys.next.clone());
     if let Some(next) = &next {
-        tracing::info!(public_key = %crate::config::public_key(next), "the next key");
+        tracing::info!(public_key = %next.public_key(), "the next key");
     }
     let keys: Vec<SecretKey> = std::iter::once(key.clone()).chain(next).collect();
     let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;

@@ -15,7 +15,7 @@ use super::status::Reloads;
 use super::worker::Shared;
 use super::{ServeError, admission_secrets, key, next_key};
 use crate::cli::args::ServeArgs;
-use crate::config::{Watcher, public_key};
+use crate::config::Watcher;
 
 /// Reads the settings again.
 pub(super) struct Reloader {
@@ -142,7 +142,7 @@ impl Reloader {
             } else {
                 "the next key"
             };
-            tracing::info!(public_key = %public_key(key), "{which}");
+            tracing::info!(public_key = %key.public_key(), "{which}");
         }
         let is_nothing = ended == 0 && new == self.current && keys == self.keys;
         // What needs a restart is compared with what runs, also the next time.

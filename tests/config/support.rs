@@ -61,7 +61,7 @@ pub(crate) fn matches_snapshot(file: &Path, actual: &str) -> Result<(), String> 
 /// A key pair that exists for this test only.
 pub(crate) fn key_pair(seed: u8) -> (SecretKey, PeerKey) {
     let secret = SecretKey::from_bytes([seed; 32]);
-    let public = config::public_key(&secret);
+    let public = secret.public_key();
     (secret, public)
 }
 

@@ -9,7 +9,8 @@ use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RelayUse, SecretKey,
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RecordTag, RelayUse,
+    SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -322,18 +323,18 @@ impl World {
                         Command::PublishRecords(records) => {
                             let records = records
                                 .into_iter()
-                                .map(|record| (record.tag, record.blob.into()));
+                                .map(|record| (record.tag.0, record.blob.into()));
                             node.client.set_records(records, now);
                         }
                         Command::Interest(interest) => {
                             node.client
-                                .set_watches(interest.iter().map(|peer| peer.inbound_tag), now);
+                                .set_watches(interest.iter().map(|peer| peer.inbound_tag.0), now);
                             let relays = interest.iter().filter(|peer| peer.relay != RelayUse::Off);
                             node.client
-                                .set_relays(relays.map(|peer| (peer.pair_tag, peer.relay)), now);
-                            node.tags = interest
-                                .first()
-                                .map_or([[0; 16]; 2], |peer| [peer.pair_tag, peer.outbound_tag]);
+                                .set_relays(relays.map(|peer| (peer.pair_tag.0, peer.relay)), now);
+                            node.tags = interest.first().map_or([[0; 16]; 2], |peer| {
+                                [peer.pair_tag.0, peer.outbound_tag.0]
+                            });
                         }
                         Command::Meet { .. } => {
                             let [pair, outbound] = node.tags;
@@ -355,7 +356,8 @@ impl World {
                             );
                         }
                         Event::Record { tag, blob } => {
-                            node.mesh.handle_record(&origin, tag, &blob, time)
+                            node.mesh
+                                .handle_record(&origin, RecordTag(tag), &blob, time)
                         }
                         Event::Fire { after, .. } => {
                             self.fired += 1;

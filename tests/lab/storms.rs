@@ -146,7 +146,7 @@ fn storm(lab: Lab, peers: u32, versions: u32, time: Duration) {
     let strangers = (1..=peers).map(|number| {
         let mut bytes = [9; 32];
         bytes[..4].copy_from_slice(&number.to_be_bytes());
-        let key: PeerKey = config::public_key(&SecretKey::from_bytes(bytes));
+        let key: PeerKey = SecretKey::from_bytes(bytes).public_key();
         (number, key)
     });
     world.mesh.networks = "10.77.0.0/16".into();

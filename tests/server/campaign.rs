@@ -68,7 +68,7 @@ struct Flood {
 /// ever new sources, at this rate, until it is told to stop.
 fn flood(flood: &Flood, rate: f64, server: SocketAddr, public_key: PeerKey, stop: &AtomicBool) {
     let right = hellos(64, server, public_key);
-    let stranger = hellos(64, server, natpunch::config::public_key(&key(77)));
+    let stranger = hellos(64, server, key(77).public_key());
     let mut rng = ChaCha20Rng::from_seed([5; 32]);
     let (socket, mut inbox, mut outbox) = (any_loopback(), Inbox::new(2_048), Outbox::default());
     let start = Instant::now();

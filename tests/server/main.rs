@@ -40,7 +40,7 @@ fn the_first_start_makes_a_key_and_prints_its_public_key_first() {
         .trim()
         .parse()
         .unwrap();
-    assert_eq!(natpunch::config::public_key(&private), first.public_key);
+    assert_eq!(private.public_key(), first.public_key);
     let public_key = first.public_key;
     drop(first);
     assert_eq!(

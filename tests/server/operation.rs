@@ -107,7 +107,7 @@ fn write_settings(directory: &Path, settings: &str) {
 }
 
 fn public(key: &SecretKey) -> PeerKey {
-    natpunch::config::public_key(key)
+    key.public_key()
 }
 
 fn allowed(nodes: &[u32]) -> String {

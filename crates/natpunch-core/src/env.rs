@@ -6,55 +6,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, RateBudget};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
 use crate::{Command, Event, Time, Transmit};
-
-/// A token bucket that can be asked when the next token comes.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    interval: Duration,
-    burst: u32,
-    /// When the bucket would be full again, as in the virtual scheduling of ITU-T I.371 (GCRA).
-    full_at: Time,
-}
-
-impl Budget {
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        Self::every(Duration::from_secs(1) / per_second, burst)
-    }
-
-    /// One token in each interval.
-    pub(crate) fn every(interval: Duration, burst: u32) -> Self {
-        Self {
-            interval,
-            burst,
-            full_at: Time::ZERO,
-        }
-    }
-
-    pub(crate) fn is_full(&self, now: Time) -> bool {
-        self.full_at <= now
-    }
-
-    pub(crate) fn take(&mut self, now: Time) -> bool {
-        let full_at = self.full_at.max(now) + self.interval;
-        let fits = full_at.since(now) <= self.interval * self.burst;
-        if fits {
-            self.full_at = full_at;
-        }
-        fits
-    }
-
-    /// The earliest moment at which `take` succeeds.
-    pub(crate) fn available_at(&self) -> Time {
-        (self.full_at + self.interval) - self.interval * self.burst
-    }
-}
 
 /// Effects that wait for the shell. Bounded: a shell that does not drain loses the oldest.
 #[derive(Debug, Default)]
@@ -112,8 +70,8 @@ pub(crate) struct Env {
     pub(crate) session: u64,
     pub(crate) overlay: Vec<IpNet>,
     pub(crate) local: Local,
-    pub(crate) pings: Budget,
-    pub(crate) pongs: Budget,
+    pub(crate) pings: RateBudget,
+    pub(crate) pongs: RateBudget,
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.
     pub(crate) arranges: bool,

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_types::{
-    AddressClass, CandidateKind, Mapping, Origin, canonical, canonical_ip, classify,
+    AddressClass, CandidateKind, Mapping, Origin, Rate, RateBudget, canonical, canonical_ip,
+    classify,
 };
 use rand_core::RngCore;
 
-use crate::env::Budget;
 use crate::stun::{self, Answer, TransactionId};
 use crate::{Event, Time, Transmit};
 
@@ -26,7 +26,7 @@ const MAX_STATED_LIFETIME: Duration = Duration::from_secs(3600);
 /// change is published, and every peer probes it. Who roams faster between networks says so himself
 /// ([`Local::restart`]).
 const STATED_CHANGE: Duration = Duration::from_secs(15);
-const STATED_CHANGES: u32 = 4;
+const STATED_CHANGES: u64 = 4;
 /// When a request is sent again without an answer (tries: one more than this).
 const RESEND: [Duration; 4] = [
     Duration::from_millis(250),
@@ -62,11 +62,11 @@ struct Stated {
     address: Option<(SocketAddr, Time)>,
     /// What it said last, if that is another address: believed as soon as it may change.
     newer: Option<(SocketAddr, Time)>,
-    changes: Budget,
+    changes: RateBudget,
 }
 
-fn stated_changes() -> Budget {
-    Budget::every(STATED_CHANGE, STATED_CHANGES)
+fn stated_changes() -> RateBudget {
+    RateBudget::new(Rate::every(STATED_CHANGE, STATED_CHANGES))
 }
 
 /// What this node knows of itself.
@@ -310,7 +310,7 @@ impl Local {
                 .into_iter()
                 .flatten()
                 .map(|(_, until)| until);
-            ends.chain(stated.newer.map(|_| stated.changes.available_at()))
+            ends.chain(stated.newer.and_then(|_| stated.changes.available_at()))
         });
         self.servers
             .values()

@@ -4,16 +4,16 @@
 use blake2::Blake2sMac256;
 use blake2::digest::Mac as _;
 use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PairTag, PeerKey, PresharedKey, ProbeTag, RecordTag, SecretKey};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 /// Everything needed for one direction of a pair.
 pub(crate) struct Direction {
     pub(crate) probe: XChaCha20Poly1305,
-    pub(crate) probe_tag: [u8; 8],
+    pub(crate) probe_tag: ProbeTag,
     pub(crate) record: XChaCha20Poly1305,
-    pub(crate) record_tag: [u8; 16],
+    pub(crate) record_tag: RecordTag,
     /// Sender's key, then receiver's: authenticated with every record.
     pub(crate) pair: [u8; 64],
 }
@@ -23,11 +23,7 @@ pub(crate) struct PairKeys {
     pub(crate) outbound: Direction,
     pub(crate) inbound: Direction,
     /// Names the pair, whoever asks.
-    pub(crate) pair_tag: [u8; 16],
-}
-
-pub(crate) fn public_key(private: &SecretKey) -> PeerKey {
-    PeerKey::from_bytes(PublicKey::from(&StaticSecret::from(*private.expose())).to_bytes())
+    pub(crate) pair_tag: PairTag,
 }
 
 impl PairKeys {
@@ -43,7 +39,7 @@ impl PairKeys {
         if !shared.was_contributory() {
             return None;
         }
-        let own = public_key(private);
+        let own = private.public_key();
         let (low, high) = if own < *peer {
             (own, *peer)
         } else {
@@ -57,7 +53,7 @@ impl PairKeys {
         Some(Self {
             outbound: Direction::derive(&root, &own, peer),
             inbound: Direction::derive(&root, peer, &own),
-            pair_tag: prefix(&mac(&root, &[b"pair tag"])),
+            pair_tag: PairTag(prefix(&mac(&root, &[b"pair tag"]))),
         })
     }
 }
@@ -74,9 +70,9 @@ impl Direction {
         }
         Self {
             probe: XChaCha20Poly1305::new((&*key(b"probe key")).into()),
-            probe_tag: prefix(&key(b"probe tag")),
+            probe_tag: ProbeTag(prefix(&key(b"probe tag"))),
             record: XChaCha20Poly1305::new((&*key(b"record key")).into()),
-            record_tag: prefix(&key(b"record tag")),
+            record_tag: RecordTag(prefix(&key(b"record tag"))),
             pair,
         }
     }
@@ -100,7 +96,9 @@ mod tests {
 
     fn pair(psk: Option<PresharedKey>) -> (PairKeys, PairKeys) {
         let [a, b] = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
-        let derive = |own, peer| PairKeys::derive(own, &public_key(peer), psk.as_ref()).unwrap();
+        let derive = |own: &SecretKey, peer: &SecretKey| {
+            PairKeys::derive(own, &peer.public_key(), psk.as_ref()).unwrap()
+        };
         (derive(&a, &b), derive(&b, &a))
     }
 
@@ -112,7 +110,8 @@ mod tests {
         assert_ne!(a.outbound.probe_tag, a.inbound.probe_tag);
         assert_ne!(a.outbound.record_tag, a.inbound.record_tag);
         assert_eq!(a.pair_tag, b.pair_tag);
-        assert!(![a.outbound.record_tag, a.inbound.record_tag].contains(&a.pair_tag));
+        let records = [a.outbound.record_tag, a.inbound.record_tag];
+        assert!(records.iter().all(|tag| tag.0 != a.pair_tag.0));
     }
 
     #[test]

@@ -47,12 +47,11 @@ mod record;
 mod spec;
 mod status;
 pub mod stun;
-mod time;
 mod wire;
 
 pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
+pub use natpunch_types::Time;
 pub use output::{Command, EndpointReason, Event, Interest, Record, Transmit};
 pub use spec::{MeshSpec, PeerSpec, derive_listen_port};
 pub use status::{CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus};
-pub use time::Time;

@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PeerKey, RelayPolicy,
-    RelayUse, canonical,
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PairTag, PeerKey,
+    ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::env::{Budget, Env, Outbox};
+use crate::env::{Env, Outbox};
 use crate::gather::Local;
-use crate::keys::{PairKeys, public_key};
+use crate::keys::PairKeys;
 use crate::peer::Peer;
 use crate::record::Contents;
 use crate::{
@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// Pings per second of the whole node.
-const PINGS_PER_SECOND: u32 = 250;
+const PINGS_PER_SECOND: u64 = 250;
 /// Pongs per second of the whole node: more is a replay flood.
-const PONGS_PER_SECOND: u32 = 1000;
+const PONGS_PER_SECOND: u64 = 1000;
 /// Link events come in clusters: after one, others are taken together for this long.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The same for what is told to discovery, except that the first goes out at once.
@@ -67,8 +67,8 @@ pub struct Mesh {
     spec: MeshSpec,
     public_key: PeerKey,
     peers: BTreeMap<PeerKey, Peer>,
-    by_probe_tag: BTreeMap<[u8; 8], PeerKey>,
-    by_record_tag: BTreeMap<[u8; 16], PeerKey>,
+    by_probe_tag: BTreeMap<ProbeTag, PeerKey>,
+    by_record_tag: BTreeMap<RecordTag, PeerKey>,
     env: Env,
     /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live
     /// session already.
@@ -95,7 +95,7 @@ impl Mesh {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let session = rng.next_u64().max(1);
         let mut mesh = Self {
-            public_key: public_key(&spec.private_key),
+            public_key: spec.private_key.public_key(),
             peers: BTreeMap::new(),
             by_probe_tag: BTreeMap::new(),
             by_record_tag: BTreeMap::new(),
@@ -104,8 +104,8 @@ impl Mesh {
                 session,
                 overlay: Vec::new(),
                 local: Local::default(),
-                pings: Budget::new(PINGS_PER_SECOND, PINGS_PER_SECOND),
-                pongs: Budget::new(PONGS_PER_SECOND, PONGS_PER_SECOND),
+                pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
+                pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
                 out: Outbox::default(),
                 arranges: false,
                 published: None,
@@ -139,7 +139,7 @@ impl Mesh {
     /// its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
-        self.public_key = public_key(&spec.private_key);
+        self.public_key = spec.private_key.public_key();
         self.env.overlay.clone_from(&spec.overlay);
         let port_changed = spec.listen_port != self.spec.listen_port;
         self.env.local.set_listen_port(spec.listen_port);
@@ -310,7 +310,7 @@ impl Mesh {
     }
 
     /// A sealed record that some discovery instance found.
-    pub fn handle_record(&mut self, origin: &Origin, tag: [u8; 16], blob: &[u8], now: Time) {
+    pub fn handle_record(&mut self, origin: &Origin, tag: RecordTag, blob: &[u8], now: Time) {
         let Some(key) = self.by_record_tag.get(&tag).copied() else {
             return;
         };
@@ -558,12 +558,15 @@ impl Mesh {
                     inbound_tag: peer
                         .keys
                         .as_ref()
-                        .map_or([0; 16], |keys| keys.inbound.record_tag),
+                        .map_or(RecordTag([0; 16]), |keys| keys.inbound.record_tag),
                     outbound_tag: peer
                         .keys
                         .as_ref()
-                        .map_or([0; 16], |keys| keys.outbound.record_tag),
-                    pair_tag: peer.keys.as_ref().map_or([0; 16], |keys| keys.pair_tag),
+                        .map_or(RecordTag([0; 16]), |keys| keys.outbound.record_tag),
+                    pair_tag: peer
+                        .keys
+                        .as_ref()
+                        .map_or(PairTag([0; 16]), |keys| keys.pair_tag),
                     relay: self.relays.get(key).copied().unwrap_or_default(),
                     relays: peer.spec.relays.clone(),
                 })

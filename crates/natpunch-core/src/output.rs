@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, PeerKey, RelayUse};
+use natpunch_types::{CandidateKind, Origin, PairTag, PeerKey, RecordTag, RelayUse};
 
 /// A datagram to send raw from WireGuard's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl fmt::Display for EndpointReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Where the peer looks for it: known to the pair only, one per direction.
-    pub tag: [u8; 16],
+    pub tag: RecordTag,
     /// The sealed record.
     pub blob: Vec<u8>,
 }
@@ -100,11 +100,11 @@ pub struct Interest {
     /// True while the peer is not connected: look it up eagerly.
     pub wanted: bool,
     /// The tag of the records that this peer publishes for us.
-    pub inbound_tag: [u8; 16],
+    pub inbound_tag: RecordTag,
     /// The tag of the records that we publish for this peer.
-    pub outbound_tag: [u8; 16],
+    pub outbound_tag: RecordTag,
     /// Names the pair, the same on both sides; zeros without a key in common.
-    pub pair_tag: [u8; 16],
+    pub pair_tag: PairTag,
     /// What the pair wants of a relay.
     pub relay: RelayUse,
     /// Whose relays it may use; `None`: any.

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 
 use chacha20poly1305::{AeadInPlace as _, XNonce};
 pub(crate) use natpunch_types::PROBE_LEN;
-use natpunch_types::PROBE_MAGIC;
+use natpunch_types::{PROBE_MAGIC, ProbeTag};
 use rand_core::RngCore;
 
 use crate::keys::Direction;
@@ -79,13 +79,13 @@ pub(crate) struct Probe {
 }
 
 /// The tag of a datagram that has the form of a probe, by which its peer is found.
-pub(crate) fn tag(datagram: &[u8]) -> Option<[u8; 8]> {
+pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
     if datagram.len() != PROBE_LEN {
         return None;
     }
     let mut reader = Reader(datagram);
     (reader.bytes()? == PROBE_MAGIC && reader.bytes()? == [VERSION, 0, 0, 0])
-        .then(|| reader.bytes())?
+        .then(|| reader.bytes().map(ProbeTag))?
 }
 
 impl Probe {
@@ -117,7 +117,7 @@ impl Probe {
         let mut datagram = Vec::with_capacity(PROBE_LEN);
         datagram.extend(PROBE_MAGIC);
         datagram.extend([VERSION, 0, 0, 0]);
-        datagram.extend(keys.probe_tag);
+        datagram.extend(keys.probe_tag.0);
         let mut nonce = [0; NONCE_LEN];
         rng.fill_bytes(&mut nonce);
         match keys.probe.encrypt_in_place_detached(

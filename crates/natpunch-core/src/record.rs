@@ -116,7 +116,7 @@ impl Contents {
 }
 
 fn aad(keys: &Direction) -> Vec<u8> {
-    [LABEL, &keys.pair, &keys.record_tag].concat()
+    [LABEL, &keys.pair, &keys.record_tag.0].concat()
 }
 
 fn kind_code(kind: CandidateKind) -> u8 {
@@ -146,13 +146,13 @@ mod tests {
     use rand_core::SeedableRng as _;
 
     use super::*;
-    use crate::keys::{PairKeys, public_key};
+    use crate::keys::PairKeys;
 
     #[test]
     fn a_record_is_believed_for_an_hour_at_most() {
         let [a, b] = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
-        let ours = PairKeys::derive(&a, &public_key(&b), None).unwrap();
-        let theirs = PairKeys::derive(&b, &public_key(&a), None).unwrap();
+        let ours = PairKeys::derive(&a, &b.public_key(), None).unwrap();
+        let theirs = PairKeys::derive(&b, &a.public_key(), None).unwrap();
         for (said, believed) in [(600, 600), (3600, 3600), (86_400, 3600), (u64::MAX, 3600)] {
             let contents = Contents {
                 counter: 1,

@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use natpunch_core::{Event, Mesh, PeerState, Record, Time};
-use natpunch_types::{Origin, PROBE_MAGIC, PresharedKey, SecretKey};
+use natpunch_types::{Origin, PROBE_MAGIC, PresharedKey, RecordTag, SecretKey};
 use proptest::prelude::*;
 
 /// A mesh that is quiet, and datagrams that its peer sealed for it: pings and pongs.
@@ -376,7 +376,7 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
             &mut world,
             1,
             &Record {
-                tag: [0; 16],
+                tag: RecordTag([0; 16]),
                 blob: record.blob.clone()
             }
         ),
@@ -592,7 +592,7 @@ proptest! {
                 Input::Candidate(address) => mesh.handle_candidate(key, candidate(address), now),
                 Input::Datagram(from, data) => mesh.handle_datagram(from, None, &data, now),
                 Input::Captured(from, which) => mesh.handle_datagram(from, None, &datagrams[which % datagrams.len()], now),
-                Input::Record(blob) => mesh.handle_record(&Origin::new("x"), [1; 16], &blob, now),
+                Input::Record(blob) => mesh.handle_record(&Origin::new("x"), RecordTag([1; 16]), &blob, now),
                 Input::Device(endpoint, handshake, rx) => {
                     let mut row = row(key);
                     row.endpoint = endpoint;

@@ -9,7 +9,7 @@ use natpunch_core::{Interest, Mesh, Record, Time};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::identity;
 use natpunch_rendezvous::wire::Tag;
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, SecretKey};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RecordTag, SecretKey};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -89,18 +89,23 @@ impl Clients {
     pub(crate) fn set_interest(&mut self, interest: &[Interest], now: Duration) {
         self.watches = interest
             .iter()
-            .map(|interest| (interest.inbound_tag, interest.peer))
+            .map(|interest| (interest.inbound_tag.0, interest.peer))
             .collect();
         self.pairs = interest
             .iter()
-            .map(|interest| (interest.pair_tag, (interest.peer, interest.outbound_tag)))
+            .map(|interest| {
+                (
+                    interest.pair_tag.0,
+                    (interest.peer, interest.outbound_tag.0),
+                )
+            })
             .collect();
         for Link { client, origin, .. } in &mut self.links {
             client.set_watches(self.watches.keys().copied(), now);
             client.set_relays(
                 interest
                     .iter()
-                    .map(|interest| (interest.pair_tag, interest.relay_by(origin))),
+                    .map(|interest| (interest.pair_tag.0, interest.relay_by(origin))),
                 now,
             );
         }
@@ -111,7 +116,7 @@ impl Clients {
             client.set_records(
                 records
                     .iter()
-                    .map(|record| (record.tag, record.blob.as_slice().into())),
+                    .map(|record| (record.tag.0, record.blob.as_slice().into())),
                 now,
             );
         }
@@ -178,7 +183,7 @@ impl Clients {
                         mesh.handle_reflexive(&link.origin, own, OBSERVED_LIFETIME, time)
                     }
                     Event::Record { tag, blob } => {
-                        mesh.handle_record(&link.origin, tag, &blob, time)
+                        mesh.handle_record(&link.origin, RecordTag(tag), &blob, time)
                     }
                     Event::Up { .. } => link.up = true,
                     Event::Down => link.up = false,

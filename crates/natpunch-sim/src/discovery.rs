@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{Interest, Record};
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, RecordTag};
 
 use crate::network::HostId;
 use crate::rendezvous::Message;
@@ -104,7 +104,7 @@ impl Client {
 #[derive(Debug, Default)]
 pub(crate) struct RecordStore {
     published: BTreeMap<HostId, Vec<Record>>,
-    watched: BTreeMap<HostId, Vec<[u8; 16]>>,
+    watched: BTreeMap<HostId, Vec<RecordTag>>,
     due: BTreeMap<(Duration, u64), Due>,
     sequence: u64,
     /// False while the store cannot be reached.

@@ -43,12 +43,6 @@ struct ModelServer {
     down: bool,
 }
 
-fn public_key(spec: &MeshSpec) -> PeerKey {
-    Mesh::new(spec.clone(), [0; 32], Time::ZERO)
-        .status(Time::ZERO)
-        .public_key
-}
-
 /// The simulation.
 pub struct World {
     /// The network, with its trace.
@@ -133,7 +127,10 @@ impl World {
             overlay: Vec::new(),
             peers: Vec::new(),
         };
-        let (key, address) = (public_key(&spec), SocketAddr::new(ip, server::PORT));
+        let (key, address) = (
+            spec.private_key.public_key(),
+            SocketAddr::new(ip, server::PORT),
+        );
         self.servers.insert(
             id,
             Server::new(
@@ -172,7 +169,7 @@ impl World {
             overlay: Vec::new(),
             peers: Vec::new(),
         };
-        let key = public_key(&spec);
+        let key = spec.private_key.public_key();
         spec.listen_port = derive_listen_port(&key);
         let random = Random::new(self.seed, 100 + id.0 as u64);
         self.nodes

@@ -145,6 +145,15 @@ secret!(
     /// A WireGuard private key.
     SecretKey
 );
+
+impl SecretKey {
+    /// The public key that belongs to this private key (RFC 7748, 6.1).
+    pub fn public_key(&self) -> PeerKey {
+        let secret = x25519_dalek::StaticSecret::from(self.0);
+        PeerKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
+    }
+}
+
 secret!(
     /// A WireGuard preshared key, shared by one pair of peers.
     PresharedKey
@@ -160,6 +169,19 @@ mod tests {
         let key: PeerKey = text.parse().unwrap();
         assert_eq!(key.as_bytes()[31], 31);
         assert_eq!(key.to_string(), text);
+    }
+
+    #[test]
+    fn a_public_key_is_that_of_rfc_7748() {
+        let hex = |text: &str| {
+            std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
+        };
+        let private = "77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a";
+        let public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        assert_eq!(
+            SecretKey::from_bytes(hex(private)).public_key(),
+            PeerKey::from_bytes(hex(public))
+        );
     }
 
     #[test]

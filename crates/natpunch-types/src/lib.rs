@@ -1,5 +1,6 @@
 //! The words of natpunch, shared by every other crate: keys, addresses, candidates and where they
-//! came from.
+//! came from; and the primitives of which there is one each: a moment ([`Time`]), a rate limit
+//! ([`RateBudget`]), a replay window ([`ReplayWindow`]).
 //!
 //! There is one [`Candidate`] type in the whole tree, and one canonical form of a transport
 //! address, so that a comparison can never miss because of an encoding (`::ffff:10.0.0.1` and
@@ -9,7 +10,11 @@ mod address;
 mod candidate;
 mod device;
 mod key;
+mod rate;
 mod relay;
+mod replay;
+mod tag;
+mod time;
 
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
@@ -18,7 +23,11 @@ pub use address::{
 pub use candidate::{Candidate, CandidateKind, Origin};
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
+pub use rate::{Bucket, Rate, RateBudget};
 pub use relay::{Mapping, RelayPolicy, RelayUse};
+pub use replay::ReplayWindow;
+pub use tag::{PairTag, ProbeTag, RecordTag};
+pub use time::Time;
 
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard
 /// reads it is no message type of WireGuard (1 to 4), so that a device drops a probe at once; its

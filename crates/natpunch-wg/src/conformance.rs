@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use natpunch_types::{DevicePeer, PeerKey, PresharedKey, SecretKey};
 
 use crate::device::{Device, DeviceChange, EndpointUpdate, PeerAction, PeerChange, set_endpoint};
-use crate::diff::{device_changes, public_key};
+use crate::diff::device_changes;
 use crate::spec::{BackendChoice, InterfaceSpec, PeerSpec};
 
 type Claim = fn(&mut dyn Device);
@@ -146,7 +146,7 @@ fn what_was_written_is_read_back(device: &mut dyn Device) {
     let state = device.get().expect("get");
     assert_eq!(
         state.snapshot.public_key,
-        Some(public_key(&spec.private_key))
+        Some(spec.private_key.public_key())
     );
     let found = state.snapshot.peer(&one.key).expect("the first peer");
     assert_eq!(found.endpoint, one.endpoint);

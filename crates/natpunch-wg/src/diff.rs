@@ -9,12 +9,6 @@ use crate::device::{DeviceChange, DeviceState, PeerAction, PeerChange};
 use crate::plan::Change;
 use crate::spec::{InterfaceSpec, PeerSpec, seconds};
 
-/// The public key of a private key.
-pub(crate) fn public_key(private: &SecretKey) -> PeerKey {
-    let secret = x25519_dalek::StaticSecret::from(*private.expose());
-    PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
-}
-
 /// What to write to the device, and the same in words. `ours` are the peers that we once added:
 /// only those are removed.
 ///
@@ -28,7 +22,7 @@ pub(crate) fn device_changes(
     let mut change = DeviceChange::default();
     let mut words = Vec::new();
     let now = &state.snapshot;
-    let public_key = public_key(&spec.private_key);
+    let public_key = spec.private_key.public_key();
     if now.public_key != Some(public_key) {
         change.private_key = Some(spec.private_key.clone());
         words.push(Change::SetPrivateKey { public_key });

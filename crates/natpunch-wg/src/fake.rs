@@ -7,7 +7,6 @@ use ipnet::IpNet;
 use natpunch_types::{DevicePeer, PeerKey, canonical};
 
 use crate::device::{Device, DeviceChange, DeviceState, PeerAction, PeerChange};
-use crate::diff::public_key;
 use crate::error::WgError;
 use crate::spec::BackendKind;
 
@@ -64,7 +63,7 @@ impl Device for FakeDevice {
         inner.log.push(change.clone());
         let state = &mut inner.state;
         if let Some(key) = &change.private_key {
-            state.snapshot.public_key = Some(public_key(key));
+            state.snapshot.public_key = Some(key.public_key());
         }
         if let Some(port) = change.listen_port {
             state.snapshot.listen_port = port;

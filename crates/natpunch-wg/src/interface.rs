@@ -9,7 +9,7 @@ use natpunch_types::{DeviceSnapshot, PeerKey};
 use serde::Serialize;
 
 use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
-use crate::diff::{device_changes, public_key};
+use crate::diff::device_changes;
 use crate::embedded::{self, Control};
 use crate::error::WgError;
 use crate::failpoint::failpoint;
@@ -584,7 +584,7 @@ fn adoptable(spec: &InterfaceSpec, link: Link) -> Result<Present, WgError> {
 /// What is taken over has to be this node already: another key would end every session.
 fn check_key(spec: &InterfaceSpec, device: &mut impl Device) -> Result<(), WgError> {
     let found = device.get()?.snapshot.public_key;
-    let wanted = public_key(&spec.private_key);
+    let wanted = spec.private_key.public_key();
     if found == Some(wanted) {
         return Ok(());
     }

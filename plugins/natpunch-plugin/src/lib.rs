@@ -23,7 +23,9 @@ pub mod testing;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use links::{FAMILIES, Happened, Link, Links, State};
-pub use natpunch_types::{CandidateKind, Mapping, PeerKey, RelayUse, SecretKey};
+pub use natpunch_types::{
+    CandidateKind, Mapping, PairTag, PeerKey, RecordTag, RelayUse, SecretKey,
+};
 pub use schedule::Schedule;
 
 /// A boxed future, as the object-safe methods of this API return them.
@@ -149,25 +151,9 @@ pub struct PeerInterest {
     pub outbound_tag: RecordTag,
     /// Names the pair, the same on both sides; zeros for a peer without a key in common with this
     /// node.
-    pub pair_tag: RecordTag,
+    pub pair_tag: PairTag,
     /// What the pair wants of a relay.
     pub relay: RelayUse,
-}
-
-/// Names a one-way mailbox between two peers, or the pair; only they can compute it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordTag(pub [u8; 16]);
-
-impl fmt::Display for RecordTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for RecordTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
 }
 
 /// A record sealed end to end by the host for one peer. Opaque to plugins and servers.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    BoxFuture, Health, Host, Input, Mapping, Observation, PeerInterest, PeerKey, RecordTag,
-    RelayUse, SealedRecord, SecretKey,
+    BoxFuture, Health, Host, Input, Mapping, Observation, PairTag, PeerInterest, PeerKey,
+    RecordTag, RelayUse, SealedRecord, SecretKey,
 };
 
 /// Something that a plugin did.
@@ -49,7 +49,7 @@ pub fn wanted(key: PeerKey) -> PeerInterest {
         endpoint: None,
         inbound_tag: tag,
         outbound_tag: tag,
-        pair_tag: tag,
+        pair_tag: PairTag(tag.0),
         relay: RelayUse::Off,
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use natpunch_plugin::{
     BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
-    Link, Links, Observation, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse,
+    Link, Links, Observation, PairTag, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse,
     SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
@@ -158,18 +158,18 @@ struct Run<'a> {
     config: Config,
     host: &'a dyn Host,
     /// The mailboxes in which peers leave their records for us.
-    watches: BTreeMap<[u8; 16], PeerKey>,
+    watches: BTreeMap<RecordTag, PeerKey>,
     /// The tag that each peer and this node share, and the mailbox in which ours are for it.
-    pairs: BTreeMap<PeerKey, (RecordTag, RecordTag)>,
+    pairs: BTreeMap<PeerKey, (PairTag, RecordTag)>,
     records: Arc<[SealedRecord]>,
     /// The peers by it, and what each pair wants of a relay.
-    by_tag: BTreeMap<[u8; 16], (PeerKey, RelayUse)>,
+    by_tag: BTreeMap<PairTag, (PeerKey, RelayUse)>,
     /// Whether this server's relay is used.
     relays: bool,
     /// The link that asks for relays: to the server a node is one, whichever way it comes.
     relay_link: usize,
     /// Where the relay of a pair is.
-    relayed: BTreeMap<[u8; 16], SocketAddr>,
+    relayed: BTreeMap<PairTag, SocketAddr>,
     links: Links<'a, Client<ChaCha20Rng>>,
 }
 
@@ -223,8 +223,8 @@ impl<'a> Run<'a> {
             Input::Peers(peers) => {
                 // A peer without a tag has no key in common with us.
                 let known = peers.iter().filter(|peer| peer.inbound_tag.0 != [0; 16]);
-                self.watches = known.map(|peer| (peer.inbound_tag.0, peer.key)).collect();
-                let watches: Vec<_> = self.watches.keys().copied().collect();
+                self.watches = known.map(|peer| (peer.inbound_tag, peer.key)).collect();
+                let watches: Vec<_> = self.watches.keys().map(|tag| tag.0).collect();
                 self.links
                     .clients()
                     .for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
             .map(|peer| (peer.key, (peer.pair_tag, peer.outbound_tag)))
             .collect();
         self.by_tag = known()
-            .map(|peer| (peer.pair_tag.0, (peer.key, peer.relay)))
+            .map(|peer| (peer.pair_tag, (peer.key, peer.relay)))
             .collect();
         self.ask_for_relays(self.relay_link);
     }
@@ -295,7 +295,7 @@ impl<'a> Run<'a> {
         let wanted: Vec<_> = self
             .by_tag
             .iter()
-            .map(|(tag, (_, relay))| (*tag, *relay))
+            .map(|(tag, (_, relay))| (tag.0, *relay))
             .collect();
         for (number, link) in self.links.iter().enumerate() {
             let Some((_, client)) = &mut link.active else {
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
     }
 
     /// The relay of a pair is here now, or nowhere.
-    fn handle_relay(&mut self, tag: [u8; 16], address: Option<SocketAddr>) {
+    fn handle_relay(&mut self, tag: PairTag, address: Option<SocketAddr>) {
         let before = match address {
             Some(address) => self.relayed.insert(tag, address),
             None => self.relayed.remove(&tag),
@@ -343,7 +343,7 @@ impl<'a> Run<'a> {
                 ChaCha20Rng::from_seed(*seed),
                 now,
             )?;
-            client.set_watches(self.watches.keys().copied(), now);
+            client.set_watches(self.watches.keys().map(|tag| tag.0), now);
             set_records(&mut client, &self.records, now);
             Some((address, client))
         });
@@ -386,14 +386,14 @@ impl<'a> Run<'a> {
                     Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
                     Event::Down => next = self.links.down(family),
                     Event::Refused { retry_after } => self.links.refused(family, retry_after),
-                    Event::Relay { tag, address } => relays.push((tag, address)),
+                    Event::Relay { tag, address } => relays.push((PairTag(tag), address)),
                     Event::Fire { tag, after } => {
-                        if let Some((peer, _)) = self.by_tag.get(&tag) {
+                        if let Some((peer, _)) = self.by_tag.get(&PairTag(tag)) {
                             self.host.fire(*peer, after);
                         }
                     }
                     Event::Wanted { tag } => {
-                        if let Some(peer) = self.watches.get(&tag) {
+                        if let Some(peer) = self.watches.get(&RecordTag(tag)) {
                             self.host.wanted(*peer);
                         }
                     }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use natpunch_plugin::testing::{Effect, FakeHost, wanted};
-use natpunch_plugin::{Health, Mapping, PeerInterest, PeerKey, SecretKey};
+use natpunch_plugin::{Health, Mapping, PairTag, PeerInterest, PeerKey, SecretKey};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 use natpunch_rendezvous::wire::Kind;
 use tokio::time::Instant;
@@ -377,7 +377,7 @@ fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
     PeerInterest {
         inbound_tag: tag,
         outbound_tag: tag,
-        pair_tag: tag,
+        pair_tag: PairTag(tag.0),
         ..wanted(key)
     }
 }

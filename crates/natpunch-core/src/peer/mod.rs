@@ -18,11 +18,11 @@ mod round;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy};
+use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, Rate, RateBudget, RelayPolicy};
 
 use crate::burst::Burst;
 use crate::candidates::{Entry, Offer, Pending, Table};
-use crate::env::{Budget, Env};
+use crate::env::Env;
 use crate::keys::PairKeys;
 use crate::path;
 use crate::record::Contents;
@@ -72,12 +72,12 @@ const DOUBT: Duration = Duration::from_millis(300);
 
 /// Pings to one peer's unproven places: at most this many at once, and this many per second in the
 /// long run.
-const MAX_CHECKS: u32 = 100;
-const CHECKS_PER_SECOND: u32 = 10;
+const MAX_CHECKS: u64 = 100;
+const CHECKS_PER_SECOND: u64 = 10;
 /// The same for answers to pings that may be replays: enough for a peer that has restarted and
 /// pings all our addresses.
-const MAX_UNSURE: u32 = 32;
-const UNSURE_PER_SECOND: u32 = 8;
+const MAX_UNSURE: u64 = 32;
+const UNSURE_PER_SECOND: u64 = 8;
 
 /// The path that WireGuard is told to use.
 #[derive(Debug)]
@@ -136,9 +136,9 @@ pub(crate) struct Peer {
     sequence: u64,
     round: Round,
     /// Pings to places that are not in use.
-    checks: Budget,
+    checks: RateBudget,
     /// Answers to what may be a replay.
-    unsure: Budget,
+    unsure: RateBudget,
     device: DeviceView,
     selection: Option<Selection>,
     nominated: Option<SocketAddr>,
@@ -172,8 +172,8 @@ impl Peer {
             remote: None,
             sequence: 0,
             round: Round::default(),
-            checks: Budget::new(CHECKS_PER_SECOND, MAX_CHECKS),
-            unsure: Budget::new(UNSURE_PER_SECOND, MAX_UNSURE),
+            checks: RateBudget::new(Rate::per_second(CHECKS_PER_SECOND, MAX_CHECKS)),
+            unsure: RateBudget::new(Rate::per_second(UNSURE_PER_SECOND, MAX_UNSURE)),
             device: DeviceView::default(),
             selection: None,
             nominated: None,

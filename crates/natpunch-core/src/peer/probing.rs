@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, RelayPolicy};
+use natpunch_types::{CandidateKind, Origin, RelayPolicy, ReplayWindow};
 use rand_core::RngCore as _;
 
 use crate::burst::Burst;
@@ -42,44 +42,19 @@ const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 /// A ping that was not asked for restarts a finished burst at most this often.
 const TRIGGER_EVERY: Duration = Duration::from_secs(5);
 
-/// The peer's present run and which of its pings were seen (RFC 6479's window, 64 wide).
+/// The peer's present run, and which of its pings were seen.
 #[derive(Debug)]
 pub(super) struct Remote {
     session: u64,
-    highest: u64,
-    seen: u64,
+    seen: ReplayWindow<64>,
 }
 
 impl Remote {
     fn new(session: u64) -> Self {
         Self {
             session,
-            highest: 0,
-            seen: 0,
+            seen: ReplayWindow::default(),
         }
-    }
-
-    /// True the first time that a sequence number is shown and is not too old to tell.
-    fn is_new(&mut self, sequence: u64) -> bool {
-        if sequence > self.highest {
-            let ahead = sequence - self.highest;
-            self.seen = if ahead < 64 {
-                self.seen << ahead | 1
-            } else {
-                1
-            };
-            self.highest = sequence;
-            return true;
-        }
-        let behind = self.highest - sequence;
-        let bit = if behind < 64 {
-            1_u64 << behind
-        } else {
-            return false;
-        };
-        let new = self.seen & bit == 0;
-        self.seen |= bit;
-        new
     }
 }
 
@@ -114,7 +89,8 @@ impl Peer {
                 self.send_ping(address, env, now);
             } else {
                 let spread = Duration::from_millis(1 + u64::from(env.rng.next_u32() % 40));
-                entry.next_ping = Some(env.pings.available_at().max(now) + spread);
+                let room = env.pings.available_at().unwrap_or(now);
+                entry.next_ping = Some(room.max(now) + spread);
             }
         }
     }
@@ -124,7 +100,8 @@ impl Peer {
         if env.pings.take(now) {
             self.send_ping(address, env, now);
         } else if let Some(entry) = self.table.get_mut(&address) {
-            entry.next_ping = Some(env.pings.available_at().max(now + Duration::from_millis(1)));
+            let room = env.pings.available_at().unwrap_or(now);
+            entry.next_ping = Some(room.max(now + Duration::from_millis(1)));
         }
     }
 
@@ -274,7 +251,7 @@ impl Peer {
         let knows_us = ping.to_session == env.session;
         let fresh = knows_us && {
             let remote = self.remote.get_or_insert_with(|| Remote::new(ping.session));
-            if remote.session == ping.session && !remote.is_new(ping.sequence) {
+            if remote.session == ping.session && !remote.seen.take(ping.sequence) {
                 return;
             }
             remote.session == ping.session
@@ -508,29 +485,5 @@ impl Peer {
             self.round.attempt = 0;
             self.start_round(env, now);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_number_counts_once() {
-        let mut remote = Remote::new(1);
-        for (sequence, new) in [
-            (5, true),
-            (5, false),
-            (4, true),
-            (4, false),
-            (70, true),
-            (5, false),
-            (7, true),
-            (6, false),
-            (70, false),
-        ] {
-            assert_eq!(remote.is_new(sequence), new, "{sequence}");
-        }
-        assert!(remote.is_new(u64::MAX) && !remote.is_new(u64::MAX) && !remote.is_new(70));
     }
 }

@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use super::tun::{Tun, TunRecv, TunSend};
 use super::udp::Sockets;
 use crate::device::{PeerAction, PeerChange};
-use crate::diff::public_key;
 use crate::uapi::codec::{GetAnswer, SetRequest};
 
 type Transports = (Sockets, TunSend, TunRecv);
@@ -123,7 +122,7 @@ impl Driver {
         snapshot.peers.sort_unstable_by_key(|peer| peer.key);
         snapshot.listen_port = port;
         snapshot.fwmark = fwmark.unwrap_or(0);
-        snapshot.public_key = private.as_ref().map(public_key);
+        snapshot.public_key = private.as_ref().map(SecretKey::public_key);
         answer.private_key = private;
         answer
     }

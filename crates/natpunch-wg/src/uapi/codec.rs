@@ -9,7 +9,6 @@ use natpunch_types::{DevicePeer, PeerKey, PresharedKey, SecretKey, canonical};
 use zeroize::Zeroizing;
 
 use crate::device::{DeviceChange, DeviceState, PeerAction, PeerChange};
-use crate::diff::public_key;
 
 /// A line that is not what the protocol allows there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -279,7 +278,7 @@ pub(crate) fn parse_get(text: &str) -> Result<GetAnswer, ParseError> {
                     let bytes = value.key()?;
                     if *bytes != [0; 32] {
                         let private = SecretKey::from_bytes(*bytes);
-                        answer.state.snapshot.public_key = Some(public_key(&private));
+                        answer.state.snapshot.public_key = Some(private.public_key());
                         answer.private_key = Some(private);
                     }
                 }
@@ -389,7 +388,7 @@ mod tests {
             .state
             .preshared
             .insert(peer.key, PresharedKey::from_bytes([9; 32]));
-        answer.state.snapshot.public_key = Some(public_key(&private));
+        answer.state.snapshot.public_key = Some(private.public_key());
         answer.state.snapshot.listen_port = 51820;
         answer.state.snapshot.fwmark = 78;
         answer.state.snapshot.peers.push(peer);

@@ -129,14 +129,9 @@ pub(crate) fn spec(name: &str, runtime_dir: &std::path::Path, private_key: u8) -
     }
 }
 
-pub(crate) fn public_key(private: &SecretKey) -> natpunch_types::PeerKey {
-    let secret = x25519_dalek::StaticSecret::from(*private.expose());
-    natpunch_types::PeerKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
-}
-
 pub(crate) fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
     PeerSpec {
-        key: public_key(&of.private_key),
+        key: of.private_key.public_key(),
         preshared_key: None,
         allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
         persistent_keepalive: None,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, stun};
-use natpunch_types::{Candidate, CandidateKind, Mapping, Origin, PeerKey, SecretKey};
+use natpunch_types::{Candidate, CandidateKind, Mapping, Origin, PeerKey, RecordTag, SecretKey};
 
 use super::{Program, address};
 
@@ -31,7 +31,7 @@ pub(super) fn mesh(data: &[u8]) {
     let mut now = Time::ZERO;
     let mut program = Program::new(data, 300);
     let mut probes: Vec<(usize, Vec<u8>)> = Vec::new();
-    let mut records: Vec<(usize, [u8; 16], Vec<u8>)> = Vec::new();
+    let mut records: Vec<(usize, RecordTag, Vec<u8>)> = Vec::new();
     let origin = Origin::new("fuzz");
     while let Some(operation) = program.operation() {
         let n = usize::from(operation >> 4 & 1);
@@ -74,7 +74,12 @@ pub(super) fn mesh(data: &[u8]) {
                 }
             }
             7 => mesh.handle_datagram(from, None, program.chunk(), now),
-            8 => mesh.handle_record(&origin, [program.byte(); 16], program.chunk(), now),
+            8 => mesh.handle_record(
+                &origin,
+                RecordTag([program.byte(); 16]),
+                program.chunk(),
+                now,
+            ),
             9 => {
                 let kind = if program.byte() & 1 == 0 {
                     CandidateKind::Relay

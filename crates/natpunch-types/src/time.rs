@@ -1,4 +1,5 @@
-//! Virtual time: the core is told what time it is and never asks.
+//! A moment, told apart from a span of time ([`Duration`]): the pure crates are told what time it is
+//! and never ask.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -20,6 +21,22 @@ impl Time {
     /// The moment this many milliseconds after the origin.
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
+    }
+
+    /// The moment this many nanoseconds after the origin, for a moment that is kept in one atomic
+    /// word.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(Duration::from_nanos(nanos))
+    }
+
+    /// Nanoseconds after the origin; [`u64::MAX`] (584 years) for what is later than that.
+    pub const fn as_nanos(self) -> u64 {
+        let nanos = self.0.as_nanos();
+        if nanos > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            nanos as u64
+        }
     }
 
     /// How long after the origin this is.

@@ -1,0 +1,40 @@
+//! Tags: short names that only a pair of peers can compute, by which what is meant for the pair is
+//! found without a trial of every key.
+
+use std::fmt;
+
+macro_rules! tag {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $len]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+    };
+}
+
+tag!(
+    /// Marks the probes of one direction of a pair; sent in clear with every probe.
+    ProbeTag,
+    8
+);
+tag!(
+    /// Names a one-way mailbox between two peers, in which sealed records are left.
+    RecordTag,
+    16
+);
+tag!(
+    /// Names a pair of peers, the same on both sides.
+    PairTag,
+    16
+);
