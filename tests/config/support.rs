@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use natpunch::config::{self, ConfigErrors};
+use natpunch::config::ConfigErrors;
 use natpunch_types::{PeerKey, SecretKey};
 
 /// The root of the repository.

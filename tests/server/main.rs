@@ -35,7 +35,7 @@ fn the_first_start_makes_a_key_and_prints_its_public_key_first() {
     let first = Server::start_in(directory.path(), &UDP);
     let path = directory.path().join("server.key");
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-    let private = std::fs::read_to_string(&path)
+    let private: natpunch_types::SecretKey = std::fs::read_to_string(&path)
         .unwrap()
         .trim()
         .parse()

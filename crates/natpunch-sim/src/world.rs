@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, EndpointReason, Event, Mesh, MeshSpec, MeshStatus, PeerSpec, Time, Transmit,
-    derive_listen_port, stun,
+    Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, Transmit, derive_listen_port,
+    stun,
 };
 use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy, SecretKey};
 

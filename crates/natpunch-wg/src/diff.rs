@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use natpunch_types::{DevicePeer, PeerKey, SecretKey};
+use natpunch_types::{DevicePeer, PeerKey};
 
 use crate::device::{DeviceChange, DeviceState, PeerAction, PeerChange};
 use crate::plan::Change;

@@ -9,7 +9,6 @@
 //! A plugin never sees the mesh, the core or the WireGuard device. What it can touch is what
 //! [`Host`] offers, and its own sockets.
 
-use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
