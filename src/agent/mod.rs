@@ -26,6 +26,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod testing;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -59,6 +60,7 @@ use serving::Serving;
 pub use serving::ServingStatus;
 pub use status::MeshRevisions;
 use store::CounterStore;
+pub use waiting::Waiting;
 
 /// How often the device is read while nothing happens.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -111,7 +113,9 @@ pub enum Outcome {
 /// The mesh file is wrong, or the host can't do what it asks for. Nothing was changed in the first
 /// case.
 pub async fn run(options: Options) -> Result<Outcome, AgentError> {
-    let mut agent = Agent::start(options).await?;
+    let Some(mut agent) = Agent::start(options).await? else {
+        return Ok(Outcome::Done);
+    };
     let outcome = agent.work().await;
     agent.stop().await;
     outcome

@@ -24,7 +24,7 @@ use super::serving::Serving;
 use super::store::CounterStore;
 use super::{
     Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, forwarding, hosts, notify_systemd, now,
-    plan, spec,
+    plan, spec, waiting,
 };
 use crate::config::{self, NodeConfig};
 use crate::control;
@@ -220,9 +220,12 @@ fn overdue(boot: &str, deadline: Duration) -> Option<&'static str> {
 }
 
 impl Agent {
-    /// Begins what the mesh file says, or goes on with what the last agent left.
-    pub(super) async fn start(options: Options) -> Result<Self, AgentError> {
-        let (source, mesh_changes) = Source::open(options.source.clone()).await?;
+    /// Begins what the mesh file says, or goes on with what the last agent left. `None`: it was told
+    /// to stop while it waited for a mesh.
+    pub(super) async fn start(options: Options) -> Result<Option<Self>, AgentError> {
+        let Some((source, mesh_changes)) = waiting::open(&options).await? else {
+            return Ok(None);
+        };
         let (file, version) = load_first(&source, &options).await?;
         let plugins_ok: Result<Vec<_>, _> = file
             .discovery
@@ -378,7 +381,10 @@ impl Agent {
         agent.tell_revision();
         agent.put_names();
         agent.drain();
-        notify_systemd(&[sd_notify::NotifyState::Ready]);
-        Ok(agent)
+        notify_systemd(&[
+            sd_notify::NotifyState::Status(""),
+            sd_notify::NotifyState::Ready,
+        ]);
+        Ok(Some(agent))
     }
 }

@@ -3,32 +3,15 @@
 //! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed
 //! its deadline.
 
-mod add_peer;
-mod agents;
-mod apply;
 pub mod args;
-mod check;
 mod completions;
-mod confirm;
 mod demo;
-mod device;
-mod down;
-mod encrypt;
-mod export;
-mod graph;
-mod import;
-mod init;
-mod keygen;
+mod keys;
 mod log;
-mod plan;
-mod pubkey;
-mod reload;
-mod remove_peer;
+mod mesh;
+mod node;
 pub mod report;
-mod revisions;
-pub mod schema;
 pub mod serve;
-mod status;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -43,28 +26,28 @@ pub use report::CliError;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = start_log(&cli).and_then(|()| match cli.command {
-        Command::Apply(args) => apply::run(args),
-        Command::Plan(args) => plan::run(&args),
-        Command::Confirm(args) => confirm::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Init(args) => init::run(&args),
-        Command::AddPeer(args) => add_peer::run(args),
-        Command::RemovePeer(args) => remove_peer::run(&args),
-        Command::Import(args) => import::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Graph(args) => graph::run(&args),
-        Command::Status(args) if args.mesh => revisions::run(&args),
-        Command::Status(args) => status::run(&args),
-        Command::Reload(args) => reload::run(&args),
-        Command::Down(args) => down::run(&args),
+        Command::Apply(args) => node::apply::run(args),
+        Command::Plan(args) => node::plan::run(&args),
+        Command::Confirm(args) => node::confirm::run(&args),
+        Command::Check(args) => mesh::check::run(&args),
+        Command::Init(args) => mesh::init::run(&args),
+        Command::AddPeer(args) => mesh::add_peer::run(args),
+        Command::RemovePeer(args) => mesh::remove_peer::run(&args),
+        Command::Import(args) => mesh::import::run(&args),
+        Command::Export(args) => mesh::export::run(&args),
+        Command::Graph(args) => mesh::graph::run(&args),
+        Command::Status(args) if args.mesh => node::revisions::run(&args),
+        Command::Status(args) => node::status::run(&args),
+        Command::Reload(args) => node::reload::run(&args),
+        Command::Down(args) => node::down::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(args),
-        Command::Keygen(args) => keygen::run(&args),
-        Command::Encrypt(args) => encrypt::run(&args),
-        Command::Pubkey(args) => pubkey::run(&args),
-        Command::Schema => schema::run(),
+        Command::Keygen(args) => keys::keygen::run(&args),
+        Command::Encrypt(args) => keys::encrypt::run(&args),
+        Command::Pubkey(args) => keys::pubkey::run(&args),
+        Command::Schema => mesh::schema::run(),
         Command::Completions(args) => completions::run(&args),
-        Command::Device(args) => device::run(args),
+        Command::Device(args) => node::device::run(args),
     });
     done.unwrap_or_else(|error| error.report())
 }

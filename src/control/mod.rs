@@ -58,6 +58,20 @@ pub fn state_dir() -> PathBuf {
         .map_or_else(|| PathBuf::from("/var/lib/natpunch"), PathBuf::from)
 }
 
+/// The name that an agent without a mesh has in place of its interface's, which it does not know yet:
+/// longer than the name of an interface can be, so none is taken for it.
+const WAITING: &str = "waiting-for-source-";
+
+/// The control socket of an agent that waits for its mesh to come from `location`.
+pub(crate) fn waiting_path(directory: &Path, location: &crate::source::Location) -> PathBuf {
+    socket_path(directory, &format!("{WAITING}{}", location.id()))
+}
+
+/// Whether this is an agent that has no interface yet.
+pub fn is_waiting(name: &str) -> bool {
+    name.starts_with(WAITING)
+}
+
 /// The control socket of the agent of this interface.
 pub fn socket_path(directory: &Path, interface: &str) -> PathBuf {
     directory.join(format!("{interface}.agent.sock"))

@@ -57,6 +57,13 @@ impl SourceError {
         self
     }
 
+    /// The same of something that the message then begins with.
+    #[must_use]
+    pub(super) fn about(mut self, subject: &str) -> Self {
+        self.message = format!("{subject} {}", self.message);
+        self
+    }
+
     /// What kind of problem it is.
     pub fn problem(&self) -> Problem {
         self.problem

@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::error::{Problem, SourceError};
+use super::freshness::{self, unix_time};
 use super::location::Location;
 use super::store::{Store, Version};
-use super::trust::Trust;
+use super::trust::{Memory, Trust};
 use super::{Known, check_generation, fetch, must_have_generation};
 use crate::config::{self, Watcher};
 use crate::control::Reply;
@@ -70,6 +71,9 @@ pub struct SourceStatus {
     /// Seconds since the source answered well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_s: Option<u64>,
+    /// Why the version that runs is older than the trust file allows: newer ones may be withheld.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<String>,
 }
 
 /// Where the agent's mesh comes from.
@@ -97,6 +101,7 @@ struct Seen {
     newest: Option<String>,
     problem: Option<SourceError>,
     checked: Option<Instant>,
+    stale: Option<String>,
 }
 
 impl Shared {
@@ -144,6 +149,7 @@ impl Source {
             seen_revision: None,
             seen_etag: None,
             judged: None,
+            max_age: None,
             failures: 0,
         };
         let wait = follower.start().await?;
@@ -230,6 +236,7 @@ impl Source {
             problem: seen.problem.as_ref().map(SourceError::problem),
             problem_text: seen.problem.as_ref().map(in_full),
             checked_s: seen.checked.map(|at| at.elapsed().as_secs()),
+            stale: seen.stale.clone(),
         })
     }
 }
@@ -278,6 +285,8 @@ struct Follower {
     seen_etag: Option<String>,
     /// The commit that was refused last, by which trust, and why: no need to fetch it again.
     judged: Option<(Trust, String, SourceError)>,
+    /// How old the version that runs may be before that is an alarm.
+    max_age: Option<Duration>,
     failures: u32,
 }
 
@@ -377,7 +386,15 @@ impl Follower {
     }
 
     async fn find(&mut self) -> Result<bool, SourceError> {
-        let trust = Trust::load(self.options.trust.as_deref())?;
+        let memory = Memory::of(&self.options.state_dir);
+        let trust = Trust::load(self.options.trust.as_deref(), &memory)?;
+        if self.options.trust.is_none()
+            && let Err(error) = memory.keep(&trust)
+        {
+            tracing::warn!(%error, "can't remember that the trust file is there");
+        }
+        self.max_age = trust.max_age;
+        self.look_at_age();
         let workspace = self.store.workspace()?;
         let location = self.options.location.clone();
         let applied = self.store.applied().map(|version| version.revision.clone());
@@ -410,6 +427,16 @@ impl Follower {
                 return Err(error);
             }
         };
+        let is_the_same = |applied: &Version| {
+            applied.revision == fetched.revision && applied.signed_at == fetched.signed_at
+        };
+        // A file of a web server that was fetched only for the age of its signature.
+        if matches!(location, Location::Web(_)) && self.store.applied().is_some_and(is_the_same) {
+            return Ok(false);
+        }
+        if applied.is_none() {
+            freshness::check_first(trust.max_age, fetched.signed_at, unix_time())?;
+        }
         let (revision, etag) = (fetched.revision.clone(), fetched.etag.clone());
         let mut version = self.store.write(fetched, unix_time())?;
         let path = self.store.path(&version);
@@ -461,6 +488,21 @@ impl Follower {
         Ok(true)
     }
 
+    /// Says when the version that runs has become too old: in the log once, in the status for as long
+    /// as it lasts. Nothing is done about it: a node that stopped would be worse than one that runs
+    /// what it ran yesterday.
+    fn look_at_age(&self) {
+        let Some(version) = self.store.applied() else {
+            return;
+        };
+        let stale = freshness::stale(self.max_age, version.signed_at, unix_time());
+        let mut seen = self.shared.seen();
+        if let (Some(problem), None) = (&stale, &seen.stale) {
+            tracing::warn!(source = %self.options.location, "{problem}");
+        }
+        seen.stale = stale;
+    }
+
     /// Keeps the version with this content as the last good one.
     fn accept(&mut self, content: Option<[u8; 32]>) {
         let Some(content) = content else { return };
@@ -488,6 +530,7 @@ impl Follower {
         self.candidates.drain(..=index);
         let path = self.store.path(&version);
         self.shared.seen().applied = Some((version, path));
+        self.look_at_age();
         self.prune();
     }
 
@@ -553,12 +596,6 @@ fn in_full(error: &SourceError) -> String {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     }
-}
-
-fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::SourceError;
+use super::error::{Problem, SourceError};
 use super::location::GitLocation;
 use super::program::{self, Failure, LONGEST_FILE, Program};
-use super::signature;
+use super::signature::{self, Statement};
 use super::trust::{Trust, is_commit};
 use super::{File, MOST_BYTES, MOST_FILE_BYTES, MOST_FILES};
 
@@ -38,6 +38,9 @@ const MOST_COMMIT_BYTES: u64 = 32 << 20;
 const MOST_LIST: u64 = 8 << 20;
 
 const ROOM: &str = "free some space, or make the state directory writable";
+
+/// How git says that the server redirects, which its configuration here forbids.
+const REDIRECTED: [&str; 2] = ["URL returned error: 30", "redirect"];
 
 const FETCHED: &str = "refs/natpunch/fetched";
 
@@ -176,7 +179,15 @@ impl<'a> Git<'a> {
                 {
                     error.help("put the credentials into ~/.netrc of the agent's user (mode 0600), or use git+ssh")
                 } else if said.contains("Permission denied (") {
-                    error.help("make the public key of the agent's user (~/.ssh/id_ed25519.pub) a deploy key of the repository")
+                    error.help(
+                        "make the public key of the agent's user (~/.ssh/id_ed25519.pub, or the IdentityFile of \
+                         /etc/ssh/ssh_config.d) a deploy key of the repository",
+                    )
+                } else if REDIRECTED.iter().any(|words| said.contains(words)) {
+                    error.help(
+                        "the server redirects, which natpunch does not follow: write the URL that it redirects to, \
+                         if that is where the repository is",
+                    )
                 } else {
                     error
                 }
@@ -211,7 +222,8 @@ impl<'a> Git<'a> {
         })
     }
 
-    /// Fetches the branch, and of its history what is needed to judge it.
+    /// Fetches the branch, and of its history what is needed to judge it. Gives its newest commit,
+    /// and what that says of itself if it has to be signed.
     ///
     /// # Errors
     /// It can't be fetched, or `trust` refuses it after `applied`.
@@ -219,7 +231,7 @@ impl<'a> Git<'a> {
         &self,
         trust: &Trust,
         applied: Option<&str>,
-    ) -> Result<String, SourceError> {
+    ) -> Result<(String, Option<Statement>), SourceError> {
         self.read(
             &["init", "--quiet", "--bare", "--template=", "repository"],
             b"",
@@ -227,7 +239,7 @@ impl<'a> Git<'a> {
         )
         .await?;
         if !trust.demands_signatures() {
-            return self.fetch_depth("1").await;
+            return Ok((self.fetch_depth("1").await?, None));
         }
         let base = applied.or(trust.since.as_deref());
         let mut commit = self
@@ -255,7 +267,24 @@ impl<'a> Git<'a> {
             },
         };
         self.check_signatures(trust, &unsigned).await?;
-        Ok(commit)
+        let statement = self.statement(trust, &commit).await?;
+        Ok((commit, Some(statement)))
+    }
+
+    /// What a commit says of itself, whose signature was checked, and whether it is meant for the
+    /// branch that is followed.
+    async fn statement(&self, trust: &Trust, commit: &str) -> Result<Statement, SourceError> {
+        let objects = self
+            .objects(format!("{commit}\n").as_bytes(), MOST_COMMIT_BYTES)
+            .await?;
+        let object = objects.first().ok_or_else(|| {
+            SourceError::refused("a commit is missing in what the repository gives")
+        })?;
+        let statement = Statement::of(object);
+        statement
+            .check_branch(&self.location.branch, trust.bind_branch)
+            .map_err(|error| error.about(&format!("commit {}", short(commit))))?;
+        Ok(statement)
     }
 
     async fn fetch_depth(&self, depth: &str) -> Result<String, SourceError> {
@@ -343,18 +372,9 @@ impl<'a> Git<'a> {
         for (commit, object) in commits.iter().zip(&objects) {
             signature::check_commit(trust, object, self.workspace, self.deadline)
                 .await
-                .map_err(|error| {
-                    let hint = error.hint().map(str::to_owned);
-                    let refused = match error.problem() {
-                        super::Problem::Refused => {
-                            SourceError::refused(format!("commit {} {error}", short(commit)))
-                        }
-                        _ => return error,
-                    };
-                    match hint {
-                        Some(hint) => refused.help(hint),
-                        None => refused,
-                    }
+                .map_err(|error| match error.problem() {
+                    Problem::Refused => error.about(&format!("commit {}", short(commit))),
+                    _ => error,
                 })?;
         }
         match commits.len() == objects.len() {
@@ -506,7 +526,7 @@ fn configuration_text(location: &GitLocation) -> String {
          [protocol]\n\tallow = never\n[protocol \"{scheme}\"]\n\tallow = always\n\
          [fetch]\n\tfsckObjects = true\n\tunpackLimit = 1\n\trecurseSubmodules = false\n\
          [transfer]\n\tfsckObjects = true\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n\
-         [credential]\n\thelper = \n[http]\n\tlowSpeedLimit = 100\n\tlowSpeedTime = 20\n\tfollowRedirects = initial\n"
+         [credential]\n\thelper = \n[http]\n\tlowSpeedLimit = 100\n\tlowSpeedTime = 20\n\tfollowRedirects = false\n"
     );
     // The repository that the operator named may belong to another user of this machine; no other
     // may.

@@ -61,6 +61,13 @@ impl Location {
         matches!(self, Self::Local(_))
     }
 
+    /// A name for it in files and sockets: 16 hexadecimal digits.
+    pub(crate) fn id(&self) -> String {
+        let mut id = super::hex(&super::blake2(self.to_string().as_bytes()));
+        id.truncate(16);
+        id
+    }
+
     /// Whether anybody on the way could read and change what is fetched.
     pub(super) fn is_plain_http(&self) -> bool {
         let url = match self {

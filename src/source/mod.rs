@@ -8,6 +8,7 @@
 
 mod error;
 mod follow;
+mod freshness;
 mod git;
 mod location;
 mod program;
@@ -29,7 +30,7 @@ pub(crate) use location::parse_argument;
 
 use git::Git;
 use store::{Store, Version};
-use trust::Trust;
+use trust::{Memory, Trust};
 
 /// Most bytes of a file: what the configuration reads.
 const MOST_FILE_BYTES: u64 = 8 << 20;
@@ -55,6 +56,8 @@ struct Fetched {
     /// Whether the source names a file, not a directory.
     single: bool,
     etag: Option<String>,
+    /// When it was signed, by what the signature covers, in seconds since 1970.
+    signed_at: Option<u64>,
 }
 
 /// What is known of a source before it is asked.
@@ -125,13 +128,14 @@ async fn fetch(
                 return Ok(Found::RefusedBefore);
             }
             let got = async {
-                let revision = git.fetch(trust, known.applied).await?;
+                let (revision, statement) = git.fetch(trust, known.applied).await?;
                 let (files, single) = git.files(&revision).await?;
                 Ok(Found::New(Fetched {
                     revision,
                     files,
                     single,
                     etag: None,
+                    signed_at: statement.and_then(|statement| statement.committed),
                 }))
             };
             got.await.map_err(|error| Failed {
@@ -207,7 +211,7 @@ impl Look {
             .prefix("natpunch-")
             .tempdir()
             .map_err(failed)?;
-        let trust = Trust::load(trust)?;
+        let trust = Trust::load(trust, &Memory::of(state_dir))?;
         let applied = Store::peek(state_dir, location);
         let known = Known {
             applied: applied.as_ref().map(|applied| applied.revision.as_str()),
@@ -222,6 +226,7 @@ impl Look {
             revision,
             files,
             single,
+            signed_at,
             ..
         }) = found
         else {
@@ -229,6 +234,9 @@ impl Look {
                 "{location} gives nothing"
             )));
         };
+        if applied.is_none() {
+            freshness::check_first(trust.max_age, signed_at, freshness::unix_time())?;
+        }
         let mut path = directory.path().join(git::short(&revision));
         std::fs::create_dir(&path).map_err(failed)?;
         for file in &files {

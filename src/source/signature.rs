@@ -16,6 +16,67 @@ use super::trust::Trust;
 /// Whom every listed key stands for: all may sign, so there is no need to tell them apart.
 const PRINCIPAL: &str = "natpunch";
 
+/// The trailer of a commit's message that says for which branch the commit is. It is signed with the
+/// commit, and so a server can't show a commit of another branch as the newest one of this.
+const BRANCH: &str = "Natpunch-Branch";
+
+/// What a signed commit says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Statement {
+    /// The branches that its trailers name.
+    branches: Vec<String>,
+    /// When it was committed, in seconds since 1970.
+    pub(super) committed: Option<u64>,
+}
+
+impl Statement {
+    /// Reads a commit object, whose signature was checked.
+    pub(super) fn of(commit: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(commit);
+        let (header, message) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let committer = header
+            .lines()
+            .find_map(|line| line.strip_prefix("committer "));
+        // NAME <MAIL> SECONDS ZONE
+        let committed = committer.and_then(|line| line.rsplit(' ').nth(1)?.parse().ok());
+        let last = message.trim_end().rsplit("\n\n").next();
+        let branches = last
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .filter(|(key, _)| key.eq_ignore_ascii_case(BRANCH))
+            .map(|(_, branch)| branch.trim().to_owned())
+            .collect();
+        Self {
+            branches,
+            committed,
+        }
+    }
+
+    /// Checks that the commit is meant for this branch: a trailer that names another is never
+    /// accepted, and with `must_name` there has to be one.
+    ///
+    /// # Errors
+    /// It is not. The text goes on after "commit NAME".
+    pub(super) fn check_branch(&self, branch: &str, must_name: bool) -> Result<(), SourceError> {
+        let help = format!("commit with `git commit --trailer '{BRANCH}: {branch}'`");
+        match self.branches.as_slice() {
+            [] if must_name => Err(SourceError::refused(format!(
+                "does not say that it is for the branch {branch}, which the trust file demands (bind_branch)"
+            ))
+            .help(help)),
+            [] => Ok(()),
+            named if named.iter().any(|named| named == branch) => Ok(()),
+            named => Err(SourceError::refused(format!(
+                "is for the branch {}, and {branch} is followed: the server shows one branch as another, or \
+                 somebody merged without a commit of {branch}'s own",
+                named.join(", ")
+            ))
+            .help(help)),
+        }
+    }
+}
+
 /// A commit without its signature, and the signature.
 #[derive(Debug, PartialEq, Eq)]
 struct Signed {
@@ -136,6 +197,25 @@ mod tests {
             signed.payload,
             b"tree 1\nauthor a\nmergetag object 2\n gpgsig fake\n x\n\ngpgsig in the message\n"
         );
+    }
+
+    #[test]
+    fn a_commit_says_when_and_for_which_branch_it_was_made() {
+        let commit = b"tree 1\nauthor A <a@x> 5 +0000\ncommitter A B <a@x> 1700000000 +0100\ngpgsig x\n y\n\n\
+                       Add c\n\nNatpunch-Branch: elsewhere\nis a line of the text.\n\n\
+                       Signed-off-by: A\nnatpunch-branch:  main\n";
+        let statement = Statement::of(commit);
+        assert_eq!(statement.committed, Some(1_700_000_000));
+        assert_eq!(statement.branches, ["main"]);
+        statement.check_branch("main", true).unwrap();
+        for must_name in [true, false] {
+            let error = statement.check_branch("draft", must_name).unwrap_err();
+            assert!(error.to_string().contains("is for the branch main"));
+        }
+        let silent = Statement::of(b"tree 1\ncommitter A <a@x> soon +0000\n\ntext\n");
+        assert_eq!(silent.committed, None);
+        silent.check_branch("main", false).unwrap();
+        assert!(silent.check_branch("main", true).is_err());
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub(super) struct Version {
     pub(super) etag: Option<String>,
     /// When it was fetched, in seconds since 1970.
     pub(super) fetched: u64,
+    /// When it was signed, by what the signature covers, in seconds since 1970.
+    #[serde(default)]
+    pub(super) signed_at: Option<u64>,
     /// Name of its directory.
     directory: String,
     /// The file's name if the mesh is one file, else the mesh is the directory.
@@ -174,6 +177,7 @@ impl Store {
             files,
             single,
             etag,
+            signed_at,
         } = fetched;
         let short = revision.get(..12).unwrap_or(&revision);
         let version = Version {
@@ -193,6 +197,7 @@ impl Store {
             generation: None,
             etag,
             fetched: fetched_at,
+            signed_at,
         };
         let write = || -> io::Result<()> {
             let new = tempfile::Builder::new()
@@ -334,10 +339,9 @@ impl Store {
 }
 
 fn directory_of(state_dir: &Path, location: &Location) -> PathBuf {
-    let id = hex(&blake2(location.to_string().as_bytes()));
     // Absolute, since it may be named relative to a directory that programs are not run in.
     let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-    state_dir.join("sources").join(id.get(..16).unwrap_or(&id))
+    state_dir.join("sources").join(location.id())
 }
 
 #[cfg(test)]
@@ -361,6 +365,7 @@ mod tests {
             files: vec![file],
             single: true,
             etag: None,
+            signed_at: None,
         }
     }
 

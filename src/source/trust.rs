@@ -3,7 +3,8 @@
 use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use minisign_verify::{PublicKey, Signature};
 use serde::Deserialize;
@@ -35,6 +36,10 @@ pub(super) struct Trust {
     minisign: Vec<String>,
     /// The commit after which every commit must be signed, on first use.
     pub(super) since: Option<String>,
+    /// Whether the newest commit must say which branch it is for.
+    pub(super) bind_branch: bool,
+    /// How old the newest signed version may be before that is an alarm.
+    pub(super) max_age: Option<Duration>,
     /// Whether plain HTTP over a network is allowed.
     pub(super) plain_http: bool,
 }
@@ -51,17 +56,47 @@ struct Section {
     signers: Option<Vec<String>>,
     since: Option<String>,
     #[serde(default)]
+    bind_branch: bool,
+    max_age_days: Option<u32>,
+    #[serde(default)]
     plain_http: bool,
 }
 
 impl Trust {
     /// Reads the trust file: the one named, or the default one if it is there. Without one nothing
-    /// needs to be signed.
+    /// needs to be signed, unless `memory` says that the default one demanded signatures before:
+    /// then it was lost, and "believe anybody" is not what somebody wanted.
     ///
     /// # Errors
-    /// It can't be read, others could change it, or it does not say what it must.
-    pub(super) fn load(named: Option<&Path>) -> Result<Self, SourceError> {
-        let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    /// It can't be read, others could change it, it does not say what it must, or it is gone.
+    pub(super) fn load(named: Option<&Path>, memory: &Memory) -> Result<Self, SourceError> {
+        match named {
+            Some(path) => Self::read(path)?.ok_or_else(|| {
+                SourceError::local(format!("the trust file {} is not there", path.display()))
+                    .help("put it back, or name another with --trust")
+            }),
+            None => Self::load_default(Path::new(DEFAULT_FILE), memory),
+        }
+    }
+
+    fn load_default(path: &Path, memory: &Memory) -> Result<Self, SourceError> {
+        match Self::read(path)? {
+            Some(trust) => Ok(trust),
+            None if memory.demands_signatures() => Err(SourceError::local(format!(
+                "the trust file {} is gone, which demanded signatures: nothing new is believed without it",
+                path.display()
+            ))
+            .help(format!(
+                "put it back; if from now on nobody has to sign, make it with the one line `[trust]` ({} remembers that \
+                 it was there)",
+                memory.path.display()
+            ))),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Reads a trust file; `None`: it is not there.
+    fn read(path: &Path) -> Result<Option<Self>, SourceError> {
         let shown = path.display();
         let failed = |error: std::io::Error| {
             SourceError::local(format!("can't read the trust file {shown}: {error}"))
@@ -72,9 +107,7 @@ impl Trust {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(path);
         let file = match open {
-            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             open => open.map_err(failed)?,
         };
         let meta = file.metadata().map_err(failed)?;
@@ -89,7 +122,7 @@ impl Trust {
         file.take(LONGEST_FILE)
             .read_to_string(&mut text)
             .map_err(failed)?;
-        Self::parse(&text).map_err(|problem| {
+        Self::parse(&text).map(Some).map_err(|problem| {
             SourceError::local(format!("the trust file {shown}: {problem}"))
                 .help("it looks like this: [trust] and a line signers = [\"ssh-ed25519 AAAA…\"]; see docs/gitops.md")
         })
@@ -101,14 +134,21 @@ impl Trust {
                 Section {
                     signers,
                     since,
+                    bind_branch,
+                    max_age_days,
                     plain_http,
                 },
         } = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
         let mut trust = Self {
             since,
+            bind_branch,
+            max_age: max_age_days.map(|days| Duration::from_secs(u64::from(days) * 86_400)),
             plain_http,
             ..Self::default()
         };
+        if max_age_days == Some(0) {
+            return Err("`max_age_days` is 0: every version would be too old".to_owned());
+        }
         if let Some(since) = &trust.since
             && !is_commit(since)
         {
@@ -117,8 +157,14 @@ impl Trust {
             ));
         }
         let Some(signers) = signers else {
-            return match trust.since {
-                Some(_) => Err("`since` means nothing without `signers`".to_owned()),
+            // What is not signed says neither when nor for which branch it was made.
+            let needless = [
+                ("since", trust.since.is_some()),
+                ("bind_branch", trust.bind_branch),
+                ("max_age_days", trust.max_age.is_some()),
+            ];
+            return match needless.iter().find(|(_, is_there)| *is_there) {
+                Some((key, _)) => Err(format!("`{key}` means nothing without `signers`")),
                 None => Ok(trust),
             };
         };
@@ -169,7 +215,8 @@ impl Trust {
             .collect())
     }
 
-    /// Checks a minisign signature over a file.
+    /// Checks a minisign signature over a file. Gives when it was made, in seconds since 1970, if its
+    /// trusted comment says so, which is signed as the file is.
     ///
     /// # Errors
     /// It is not one of any listed key over exactly this.
@@ -177,7 +224,7 @@ impl Trust {
         &self,
         content: &[u8],
         signature: &str,
-    ) -> Result<(), SourceError> {
+    ) -> Result<Option<u64>, SourceError> {
         if self.minisign.is_empty() {
             return Err(SourceError::local(
                 "`signers` lists no minisign key, and files of web servers are signed with these",
@@ -195,12 +242,60 @@ impl Trust {
             .filter_map(|key| PublicKey::from_base64(key).ok())
             .any(|key| key.verify(content, &signature, false).is_ok());
         match signed {
-            true => Ok(()),
+            true => Ok(minisign_time(signature.trusted_comment())),
             false => Err(
                 SourceError::refused("the file is not signed by any listed signer").help(
                     "sign it with `minisign -S`, or add its signer's public key to [trust] signers",
                 ),
             ),
+        }
+    }
+}
+
+/// What `minisign -S` writes: `timestamp:1700000000`, a tab, and more of the kind.
+fn minisign_time(comment: &str) -> Option<u64> {
+    let mut fields = comment.split_ascii_whitespace();
+    fields.find_map(|field| field.strip_prefix("timestamp:")?.parse().ok())
+}
+
+/// What this machine remembers of its default trust file: that it demanded signatures. A file of its
+/// own in the state directory, since the trust file may be lost with all that is beside it.
+#[derive(Debug)]
+pub(super) struct Memory {
+    path: PathBuf,
+}
+
+impl Memory {
+    /// That of this state directory.
+    pub(super) fn of(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join("trust-in-force"),
+        }
+    }
+
+    fn demands_signatures(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Remembers what the default trust file says now.
+    ///
+    /// # Errors
+    /// The disk can't be written to.
+    pub(super) fn keep(&self, trust: &Trust) -> std::io::Result<()> {
+        let (is, was) = (trust.demands_signatures(), self.demands_signatures());
+        match (is, was) {
+            (true, false) => {
+                let text = format!(
+                    "{DEFAULT_FILE} lists signers on this machine. While this file is here, a missing trust\n\
+                     file is an error, and not a reason to believe whoever can push.\n"
+                );
+                crate::durable::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
+                std::fs::write(&self.path, text)?;
+                std::fs::File::open(&self.path)?.sync_all()?;
+                crate::durable::sync_directory(self.path.parent().unwrap_or(Path::new(".")))
+            }
+            (false, true) => std::fs::remove_file(&self.path),
+            _ => Ok(()),
         }
     }
 }
@@ -255,21 +350,68 @@ mod tests {
     }
 
     #[test]
+    fn what_binds_a_signature_needs_signatures() {
+        for key in ["bind_branch = true", "max_age_days = 30"] {
+            let without = Trust::parse(&format!("[trust]\n{key}\n")).unwrap_err();
+            assert!(without.contains("means nothing without"), "{without}");
+            let text = format!("[trust]\nsigners = [{ED25519:?}]\n{key}\n");
+            assert!(Trust::parse(&text).unwrap().demands_signatures());
+        }
+        let never = format!("[trust]\nsigners = [{ED25519:?}]\nmax_age_days = 0\n");
+        assert!(Trust::parse(&never).is_err());
+    }
+
+    #[test]
+    fn a_signature_of_minisign_says_when_it_was_made() {
+        let comment = "timestamp:1700000000\tfile:mesh.toml\thashed";
+        assert_eq!(minisign_time(comment), Some(1_700_000_000));
+        assert_eq!(minisign_time("signed by hand"), None);
+    }
+
+    #[test]
+    fn a_default_trust_file_that_was_lost_never_means_believe_anybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trust.toml");
+        let memory = Memory::of(&directory.path().join("state"));
+        let load = || Trust::load_default(&path, &memory);
+        // A machine that never had one believes anybody.
+        assert!(!load().unwrap().demands_signatures());
+        memory.keep(&load().unwrap()).unwrap();
+        std::fs::write(&path, format!("[trust]\nsigners = [{ED25519:?}]\n")).unwrap();
+        memory.keep(&load().unwrap()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for _ in 0..2 {
+            let error = load().unwrap_err();
+            assert!(error.to_string().contains("is gone"), "{error}");
+            assert_eq!(error.problem(), super::super::Problem::Local);
+        }
+        // A person says that nobody has to sign.
+        std::fs::write(&path, "[trust]\n").unwrap();
+        memory.keep(&load().unwrap()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!load().unwrap().demands_signatures());
+    }
+
+    #[test]
     fn a_trust_file_that_others_could_change_is_not_believed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trust.toml");
         std::fs::write(&path, format!("[trust]\nsigners = [{ED25519:?}]\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
         assert!(
-            Trust::load(Some(&path))
+            Trust::read(&path)
                 .unwrap_err()
                 .to_string()
                 .contains("could change")
         );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(Trust::load(Some(&path)).unwrap().demands_signatures());
+        assert!(Trust::read(&path).unwrap().unwrap().demands_signatures());
         assert!(
-            Trust::load(Some(&directory.path().join("gone"))).is_err(),
+            Trust::load(
+                Some(&directory.path().join("gone")),
+                &Memory::of(directory.path())
+            )
+            .is_err(),
             "a named file must be there"
         );
     }

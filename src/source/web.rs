@@ -1,8 +1,14 @@
 //! Fetches one file from a web server, only if it changed.
+//!
+//! What the server says decides nothing of where the request goes: a redirect stays on its host, and
+//! no name leads to a link-local address, where clouds have what they tell to their machines alone.
 
 use std::error::Error as _;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Client, Response, StatusCode, redirect};
 use url::Url;
@@ -28,26 +34,31 @@ pub(super) async fn fetch(
     trust: &Trust,
     etag: Option<&str>,
 ) -> Result<Option<Fetched>, SourceError> {
-    // A redirect never leads from a protected connection to a plain one.
-    let scheme = url.scheme().to_owned();
+    let from = url.clone();
     let policy = redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MOST_REDIRECTS {
             attempt.error("too many redirects")
-        } else if attempt.url().scheme() == scheme || attempt.url().scheme() == "https" {
+        } else if stays(&from, attempt.url()) {
             attempt.follow()
         } else {
-            attempt.error("redirected away from https")
+            let to = attempt.url().origin().ascii_serialization();
+            attempt.error(format!(
+                "it redirects to {to}, and a redirect to another host is not followed"
+            ))
         }
     });
     let client = Client::builder()
         .user_agent(concat!("natpunch/", env!("CARGO_PKG_VERSION")))
         .redirect(policy)
         .no_proxy()
+        .dns_resolver(Arc::new(NoLinkLocal))
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
         .build()
         .map_err(|error| SourceError::local(format!("can't speak HTTP: {error}")))?;
     let mut request = client.get(url.clone());
+    // A file that did not change may have been signed again, which is what its age goes by.
+    let etag = etag.filter(|_| trust.max_age.is_none());
     if let Some(etag) = etag {
         request = request.header(IF_NONE_MATCH, etag);
     }
@@ -67,6 +78,7 @@ pub(super) async fn fetch(
         .filter(|etag| etag.len() <= LONGEST_ETAG)
         .map(str::to_owned);
     let content = body(url, response, MOST_FILE_BYTES).await?;
+    let mut signed_at = None;
     if trust.demands_signatures() {
         let mut beside = url.clone();
         beside.set_path(&format!("{}.minisig", url.path()));
@@ -82,7 +94,7 @@ pub(super) async fn fetch(
             );
         }
         let signature = body(&beside, expect_ok(&beside, response)?, LONGEST_SIGNATURE).await?;
-        trust.check_minisign(&content, &String::from_utf8_lossy(&signature))?;
+        signed_at = trust.check_minisign(&content, &String::from_utf8_lossy(&signature))?;
     }
     let last = url
         .path_segments()
@@ -103,7 +115,46 @@ pub(super) async fn fetch(
         files: vec![File { name, content }],
         single: true,
         etag,
+        signed_at,
     }))
+}
+
+/// Whether a redirect leads to where the operator sent the request: the same scheme, host and port,
+/// or the same host's usual port for https instead of the one for http.
+fn stays(from: &Url, to: &Url) -> bool {
+    let upgraded = from.scheme() == "http"
+        && to.scheme() == "https"
+        && from.host() == to.host()
+        && from.port().is_none()
+        && to.port().is_none();
+    from.origin() == to.origin() || upgraded
+}
+
+/// Resolves names by the system, and leaves out link-local addresses. Otherwise who answers for the
+/// name could have this machine ask the metadata service of its cloud, 169.254.169.254.
+struct NoLinkLocal;
+
+impl Resolve for NoLinkLocal {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let usable: Vec<_> = found
+                .filter(|address| !is_link_local(address.ip()))
+                .collect();
+            if usable.is_empty() {
+                let problem = format!("{} has link-local addresses only", name.as_str());
+                return Err(problem.into());
+            }
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
 }
 
 fn expect_ok(url: &Url, response: Response) -> Result<Response, SourceError> {
@@ -143,5 +194,45 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> SourceError {
         reason = deeper.to_string();
         cause = deeper.source();
     }
-    SourceError::unreachable(format!("can't fetch {url}: {reason}"))
+    let problem = SourceError::unreachable(format!("can't fetch {url}: {reason}"));
+    match error.is_redirect() {
+        true => problem.help("write the URL that it redirects to, if that is where the mesh is"),
+        false => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_stays_on_the_host_that_the_operator_named() {
+        let stays = |from: &str, to: &str| {
+            super::stays(&Url::parse(from).unwrap(), &Url::parse(to).unwrap())
+        };
+        for (from, to) in [
+            ("https://a.example/x", "https://a.example/y"),
+            ("https://a.example:8443/x", "https://a.example:8443/y"),
+            ("http://a.example/x", "https://a.example/x"),
+        ] {
+            assert!(stays(from, to), "{from} -> {to}");
+        }
+        for (from, to) in [
+            ("https://a.example/x", "https://b.example/x"),
+            ("https://a.example/x", "http://a.example/x"),
+            ("https://a.example/x", "https://169.254.169.254/latest"),
+            ("https://a.example/x", "https://a.example:9000/x"),
+            ("http://a.example:8080/x", "https://a.example/x"),
+            ("http://127.0.0.1:1/x", "http://[::1]:1/x"),
+        ] {
+            assert!(!stays(from, to), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_are_told_from_private_ones() {
+        let is = |text: &str| is_link_local(text.parse().unwrap());
+        assert!(is("169.254.169.254") && is("fe80::1") && is("::ffff:169.254.169.254"));
+        assert!(!is("10.0.0.1") && !is("127.0.0.1") && !is("fd00::1") && !is("198.51.100.1"));
+    }
 }

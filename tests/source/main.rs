@@ -2,6 +2,7 @@
 //! that are full.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod binding;
 mod commands;
 mod disks;
 mod git;

@@ -106,8 +106,15 @@ impl Repository {
     }
 
     fn run(&self, directory: &Path, arguments: &[&str]) -> String {
+        self.run_at(None, directory, arguments)
+    }
+
+    /// Runs git, which takes this for the time, in seconds since 1970.
+    fn run_at(&self, time: Option<u64>, directory: &Path, arguments: &[&str]) -> String {
+        let date = time.map(|seconds| ("GIT_COMMITTER_DATE", format!("{seconds} +0000")));
         let output = Command::new("git")
             .args(arguments)
+            .envs(date)
             .current_dir(directory)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -159,6 +166,22 @@ impl Repository {
                 ])
             }
         };
+        self.head()
+    }
+
+    /// Commits everything, signed at this time, with a trailer for each branch that it is for; the
+    /// commit's name.
+    pub(crate) fn commit_for(&self, branches: &[&str], time: u64, signer: &Signer) -> String {
+        self.git(&["add", "-A"]);
+        let key = format!("user.signingKey={}", signer.file.display());
+        let mut arguments = vec!["-c", "gpg.format=ssh", "-c", &key, "commit", "-q", "-S"];
+        arguments.extend(["--allow-empty", "-m", "change"]);
+        let trailers: Vec<String> = branches
+            .iter()
+            .map(|branch| format!("--trailer=Natpunch-Branch: {branch}"))
+            .collect();
+        arguments.extend(trailers.iter().map(String::as_str));
+        self.run_at(Some(time), &self.work(), &arguments);
         self.head()
     }
 

@@ -11,7 +11,7 @@ use natpunch::source::Problem;
 
 use crate::git::restarted;
 use crate::server::{Page, Server};
-use crate::support::{Agent, mesh, mesh_of_generation, options};
+use crate::support::{Agent, Repository, mesh, mesh_of_generation, options};
 
 const PAGE: &str = "/mesh.toml";
 
@@ -92,6 +92,76 @@ async fn what_is_no_mesh_file_changes_nothing() {
     assert_eq!(agent.text(), mesh(3));
 }
 
+fn redirect(server: &Server, path: &str, to: String) {
+    let page = Page {
+        redirect: Some(to),
+        ..Page::default()
+    };
+    let mut shown = server.shown.lock().unwrap();
+    shown.pages.insert(path.to_owned(), page);
+}
+
+#[tokio::test]
+async fn a_server_can_not_send_this_machine_to_another_host() {
+    let (server, inner) = (server().await, server().await);
+    let state = tempfile::tempdir().unwrap();
+    server.page(PAGE, mesh(1), None);
+    inner.page(PAGE, mesh(9), None);
+    let mut agent = Agent::start(options(&server.url(PAGE), None, state.path()))
+        .await
+        .unwrap();
+    let targets = [
+        inner.url(PAGE),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+        format!("http://[::1]:{}{PAGE}", inner.address.port()),
+    ];
+    for to in targets {
+        redirect(&server, PAGE, to.clone());
+        let error = agent.reload().await.unwrap_err();
+        assert!(
+            error.contains("a redirect to another host is not followed"),
+            "{to}: {error}"
+        );
+        assert!(
+            error.contains("write the URL that it redirects to"),
+            "{error}"
+        );
+        assert_eq!(agent.text(), mesh(1));
+    }
+    assert_eq!(inner.answers(), [], "nothing was asked there");
+    // Within the host it is the server's own business.
+    server.page("/moved.toml", mesh(2), None);
+    redirect(&server, PAGE, "/moved.toml".to_owned());
+    agent.reload().await.unwrap();
+    assert_eq!(agent.text(), mesh(2));
+}
+
+#[tokio::test]
+async fn a_git_server_can_not_send_this_machine_to_another_host() {
+    let repository = Repository::new();
+    repository.publish(&mesh(1), None);
+    let server = Server::start(repository.served()).await;
+    let inner = Server::start(repository.served()).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(options(&server.git_url("mesh.toml"), None, state.path()))
+        .await
+        .unwrap();
+    repository.publish(&mesh(2), None);
+    let refs = "/mesh.git/info/refs";
+    redirect(
+        &server,
+        refs,
+        inner.url(&format!("{refs}?service=git-upload-pack")),
+    );
+    let error = agent.reload().await.unwrap_err();
+    assert!(
+        error.contains("write the URL that it redirects to"),
+        "{error}"
+    );
+    assert_eq!(agent.text(), mesh(1));
+    assert_eq!(inner.answers(), [], "nothing was asked there");
+}
+
 #[tokio::test]
 async fn plain_http_over_a_network_needs_explicit_words() {
     let state = tempfile::tempdir().unwrap();
@@ -118,8 +188,11 @@ impl Minisign {
     }
 
     fn sign(&self, content: &[u8]) -> String {
+        self.sign_saying("about", content)
+    }
+
+    fn sign_saying(&self, comment: &str, content: &[u8]) -> String {
         let signature = self.0.sign(&Blake2b512::digest(content));
-        let comment = "about";
         let global = self
             .0
             .sign(&[signature.as_ref(), comment.as_bytes()].concat());
@@ -188,4 +261,37 @@ async fn with_signers_a_file_must_be_signed_and_newer() {
     publish(&mesh_of_generation(2, 2), Some(&signer));
     agent.reload().await.unwrap();
     assert_eq!(agent.status().generation, Some(2));
+}
+
+#[tokio::test]
+async fn a_file_that_was_signed_too_long_ago_raises_an_alarm_until_it_is_signed_again() {
+    let (server, state) = (server().await, tempfile::tempdir().unwrap());
+    let signer = Minisign::new();
+    let trust = state.path().join("trust.toml");
+    let text = mesh_of_generation(1, 1);
+    let publish = |comment: &str| {
+        server.page(PAGE, text.clone(), Some("\"one\""));
+        let signature = signer.sign_saying(comment, text.as_bytes());
+        server.page("/mesh.toml.minisig", signature, None);
+    };
+    let limit = |more: &str| {
+        let signers = format!("[trust]\nsigners = [\"{}\"]\n{more}", signer.public());
+        fs::write(&trust, signers).unwrap();
+    };
+    publish("timestamp:1700000000\tfile:mesh.toml");
+    limit("");
+    let mut agent = Agent::start(options(&server.url(PAGE), Some(&trust), state.path()))
+        .await
+        .unwrap();
+    assert_eq!(agent.status().stale, None);
+    limit("max_age_days = 30\n");
+    for comment in ["timestamp:1700000001", "no time at all"] {
+        publish(comment);
+        agent.reload().await.unwrap();
+        assert!(agent.status().stale.is_some(), "{comment}");
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    publish(&format!("timestamp:{}", now.unwrap().as_secs()));
+    agent.reload().await.unwrap();
+    assert_eq!(agent.status().stale, None);
 }

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::CliError;
-use super::args::ApplyArgs;
 use crate::agent::{self, Options, Outcome};
+use crate::cli::CliError;
+use crate::cli::args::ApplyArgs;
 use crate::{control, source};
 
 /// Exit code of `--once` when its deadline passed.
@@ -15,7 +15,7 @@ const DEADLINE_PASSED: u8 = 3;
 ///
 /// # Errors
 /// The mesh file is wrong, or the host can't do what it asks for.
-pub(super) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
     let options = Options {
         source: source::Options {
             location: args.source,

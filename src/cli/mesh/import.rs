@@ -11,11 +11,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use natpunch_types::PeerKey;
 use zeroize::Zeroizing;
 
-use super::CliError;
-use super::args::ImportArgs;
+use crate::cli::CliError;
+use crate::cli::args::ImportArgs;
 use crate::config::{self, ImportedMesh, ImportedPreshared, NewPeer, WgQuick, WgQuickPeer};
 
-pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     let (source, file) = match (&args.interface, &args.private_key_file, &args.file) {
         (Some(interface), Some(key_file), _) => {
             (interface.clone(), from_interface(interface, key_file)?)

@@ -3,16 +3,16 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::CliError;
 use super::agents::agent_of;
-use super::args::ConfirmArgs;
+use crate::cli::CliError;
+use crate::cli::args::ConfirmArgs;
 use crate::control::{Client, Request, runtime_dir};
 
 /// Confirms the change under way.
 ///
 /// # Errors
 /// No agent runs here, or no change waits.
-pub(super) fn run(args: &ConfirmArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &ConfirmArgs) -> Result<ExitCode, CliError> {
     let directory = runtime_dir();
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Confirm)?;

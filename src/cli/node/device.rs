@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::CliError;
-use super::args::DeviceArgs;
+use crate::cli::CliError;
+use crate::cli::args::DeviceArgs;
 
-pub(super) fn run(args: DeviceArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: DeviceArgs) -> Result<ExitCode, CliError> {
     natpunch_wg::embedded::run_device(&args.name, &args.socket)
         .map_err(|error| CliError::new(error.to_string()))?;
     Ok(ExitCode::SUCCESS)

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use natpunch_types::PeerKey;
 
-use super::CliError;
-use super::args::AddPeerArgs;
+use crate::cli::CliError;
+use crate::cli::args::AddPeerArgs;
 use crate::config::{self, Edit, MeshConfig, NewPeer, PeerConfig};
 
-pub(super) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
     let mut edit = Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name)?;
     if let Some(there) = edit.mesh().peers.get(&args.name) {
         return already_there(&args, there);

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::CliError;
-use super::args::InitArgs;
+use crate::cli::CliError;
+use crate::cli::args::InitArgs;
 use crate::config;
 
-pub(super) fn run(args: &InitArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &InitArgs) -> Result<ExitCode, CliError> {
     let networks = if args.network.is_empty() {
         random_networks()?.to_vec()
     } else {

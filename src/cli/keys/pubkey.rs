@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use natpunch_types::SecretKey;
 use zeroize::Zeroizing;
 
-use super::CliError;
-use super::args::PubkeyArgs;
+use crate::cli::CliError;
+use crate::cli::args::PubkeyArgs;
 use crate::config;
 
 /// Longest input, in bytes; a key has 44.
 const LONGEST: usize = 4096;
 
-pub(super) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &PubkeyArgs) -> Result<ExitCode, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(LONGEST));
     let bad = |problem: String| {
         CliError::new(format!("standard input: {problem}"))

@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::CliError;
-use super::args::DownArgs;
 use crate::agent::journal::Journal;
 use crate::agent::{AgentError, hosts};
+use crate::cli::CliError;
+use crate::cli::args::DownArgs;
 use crate::control::{self, Client, ControlError, Request};
 
 /// How long an agent may take to stop.
@@ -18,7 +18,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// There is nothing of ours to remove, or it can't be removed.
-pub(super) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     let directory = control::runtime_dir();
     let mut interfaces = natpunch_wg::managed(&directory);
     if let Some(name) = &args.interface {

@@ -6,18 +6,18 @@ use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::CliError;
 use super::agents::agent_of;
-use super::args::StatusArgs;
 use super::status::duration;
 use crate::agent::{MeshRevisions, PeerRevision, Runs, Standing};
+use crate::cli::CliError;
+use crate::cli::args::StatusArgs;
 use crate::control::{Client, Request, runtime_dir};
 
 /// Asks the agent, which asks the nodes.
 ///
 /// # Errors
 /// No agent runs here.
-pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let directory = runtime_dir();
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Mesh)?;

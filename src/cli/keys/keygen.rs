@@ -4,11 +4,11 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use super::CliError;
-use super::args::KeygenArgs;
+use crate::cli::CliError;
+use crate::cli::args::KeygenArgs;
 use crate::config;
 
-pub(super) fn run(args: &KeygenArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &KeygenArgs) -> Result<ExitCode, CliError> {
     if args.age {
         let (identity, recipient) = config::new_age_identity();
         write!(std::io::stdout().lock(), "{}", identity.as_str())?;

@@ -8,14 +8,14 @@ use clap::ValueEnum as _;
 use natpunch_types::SecretKey;
 use zeroize::Zeroizing;
 
-use super::CliError;
-use super::args::EncryptArgs;
+use crate::cli::CliError;
+use crate::cli::args::EncryptArgs;
 use crate::config;
 
 /// Longest input, in bytes; a key has 44.
 const LONGEST: usize = 4096;
 
-pub(super) fn run(args: &EncryptArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &EncryptArgs) -> Result<ExitCode, CliError> {
     let mut text = Zeroizing::new(String::with_capacity(LONGEST));
     let bad = |problem: String| {
         CliError::new(format!("standard input: {problem}")).help(

@@ -3,12 +3,12 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::CliError;
 use super::add_peer::no_such_peer;
-use super::args::RemovePeerArgs;
+use crate::cli::CliError;
+use crate::cli::args::RemovePeerArgs;
 use crate::config::{self, Edit};
 
-pub(super) fn run(args: &RemovePeerArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &RemovePeerArgs) -> Result<ExitCode, CliError> {
     let path = &args.mesh.path;
     let Some(mut edit) = Edit::for_peer(path, &args.name)? else {
         if args.if_present {

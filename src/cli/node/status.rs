@@ -8,9 +8,9 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
 
-use super::CliError;
 use super::agents::agent_of;
-use super::args::StatusArgs;
+use crate::cli::CliError;
+use crate::cli::args::StatusArgs;
 use crate::control::{Client, Request};
 
 /// The part of the agent's answer that the table shows.
@@ -111,7 +111,7 @@ struct Candidate {
 ///
 /// # Errors
 /// No agent runs here, or it has no such peer.
-pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let directory = crate::control::runtime_dir();
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let mut client = Client::connect(&directory, &interface)?;

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use super::CliError;
 use crate::agent::AgentError;
+use crate::cli::CliError;
 use crate::control::{self, ControlError};
 use crate::source::SourceError;
 

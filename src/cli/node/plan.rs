@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use natpunch_wg::{Effect, Interface, InterfaceSpec};
 
-use super::CliError;
 use super::agents::agent_of;
-use super::args::PlanArgs;
 use crate::agent::journal::Journal;
 use crate::agent::plan::{PlanReport, report};
 use crate::agent::{AgentError, caps, hosts, spec};
+use crate::cli::CliError;
+use crate::cli::args::PlanArgs;
 use crate::control::{Client, Request};
 use crate::source::{Location, Look};
 use crate::{config, control};
@@ -24,7 +24,7 @@ const CHANGES: u8 = 2;
 ///
 /// # Errors
 /// The mesh file is wrong, or the host can't be read.
-pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     let plan = match &args.source {
         Some(source) => of_source(source, args)?,
         None => live(args)?,

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use blake2::{Blake2s256, Digest as _};
 use serde::Serialize;
 
-use super::CliError;
-use super::args::{CheckArgs, CheckFormat};
-use super::report::{self, Severity};
+use crate::cli::CliError;
+use crate::cli::args::{CheckArgs, CheckFormat};
+use crate::cli::report::{self, Severity};
 use crate::config::{self, ConfigErrors, MeshConfig};
 use crate::control;
 use crate::source::Look;
 
-pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let look = Look::at(&args.source, args.trust.as_deref(), &control::state_dir())?;
     let loaded = config::load(look.path());
     let mesh = loaded.as_ref().ok();

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::CliError;
+use crate::cli::CliError;
 use crate::config;
 
-pub(super) fn run() -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run() -> Result<ExitCode, CliError> {
     writeln!(std::io::stdout().lock(), "{:#}", config::schema())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::CliError;
 use super::agents::agent_of;
-use super::args::ReloadArgs;
+use crate::cli::CliError;
+use crate::cli::args::ReloadArgs;
 use crate::control::{Client, Request};
 
 /// Longer than any look at a source takes.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 ///
 /// # Errors
 /// No agent runs here, or the newest version can't be had or used; then the mesh stays as it was.
-pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &ReloadArgs) -> Result<ExitCode, CliError> {
     let directory = crate::control::runtime_dir();
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let mut client = Client::connect(&directory, &interface)?;

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::CliError;
-use super::args::{GraphArgs, GraphFormat};
+use crate::cli::CliError;
+use crate::cli::args::{GraphArgs, GraphFormat};
 use crate::config::{self, DiscoverySettings, MeshConfig, PeerConfig};
 
 /// Beyond, nobody sees anything in it.
 const MOST_PEERS: usize = 200;
 
-pub(super) fn run(args: &GraphArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &GraphArgs) -> Result<ExitCode, CliError> {
     let mesh = config::load(&args.path)?;
     if mesh.peers.len() > MOST_PEERS {
         return Err(CliError::new(format!(

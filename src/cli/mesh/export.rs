@@ -8,9 +8,9 @@ use qrcode::render::{svg, unicode};
 use qrcode::{EcLevel, QrCode};
 use zeroize::Zeroizing;
 
-use super::CliError;
 use super::add_peer::no_such_peer;
-use super::args::ExportArgs;
+use crate::cli::CliError;
+use crate::cli::args::ExportArgs;
 use crate::config::{self, Local, MeshConfig, WgQuick, WgQuickPeer};
 
 fn local(args: &ExportArgs) -> Local {
@@ -20,7 +20,7 @@ fn local(args: &ExportArgs) -> Local {
     }
 }
 
-pub(super) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
+pub(in crate::cli) fn run(args: &ExportArgs) -> Result<ExitCode, CliError> {
     let mesh = config::load(&args.mesh.path)?;
     let mut file = wg_quick(&mesh, args)?;
     if let Some(key_file) = &args.private_key_file {
