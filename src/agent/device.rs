@@ -333,6 +333,7 @@ impl Agent {
             .iter()
             .filter_map(|peer| Some((peer.key, peer.endpoint?)))
             .collect();
+        self.flips.saw(&self.endpoints, natpunch_net::boot_time());
         self.mesh.handle_device(snapshot, now());
         if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
             guard.snapshot(snapshot);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use natpunch_wg::{Plan, WgError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reload::with_endpoints;
 use super::{Agent, plan, spec};
@@ -17,8 +17,8 @@ pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const DRIFT_SHARE: u32 = 200;
 
 /// What somebody else changed at the interface.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct DriftStatus {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DriftStatus {
     /// What was found last, as the changes that put it right.
     pub changes: Vec<String>,
     /// Whether it was put right.

@@ -6,6 +6,7 @@
 //! `discovery`, `reload`, `drift`, `status`.
 
 pub(crate) mod caps;
+mod causes;
 mod change;
 mod device;
 mod discovery;
@@ -47,6 +48,7 @@ use crate::plugins::host::{Correspondents, Instance, PluginEvent};
 use crate::source::{self, Source};
 
 pub use caps::Refusal;
+use causes::Flips;
 use change::{Good, Guard, Held};
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
@@ -58,7 +60,7 @@ pub use revision::{PeerRevision, Runs, Standing};
 use revisions::Revisions;
 use serving::Serving;
 pub use serving::ServingStatus;
-pub use status::MeshRevisions;
+pub use status::{MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
 
@@ -99,12 +101,12 @@ pub struct Options {
 }
 
 /// How a run of the agent ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It was told to stop, or `--once` saw every reachable peer connected.
     Done,
-    /// The deadline of `--once` passed.
-    DeadlinePassed,
+    /// The deadline of `--once` passed; what is missing, a line for each peer and open change.
+    DeadlinePassed(Vec<String>),
 }
 
 /// Runs the agent until it is told to stop. Tunnels stay up afterwards.
@@ -143,6 +145,8 @@ struct Agent {
     catch_up: bool,
     /// Where the device has its peers.
     endpoints: BTreeMap<PeerKey, SocketAddr>,
+    /// How they moved lately.
+    flips: Flips,
     mesh: Mesh,
     backend: String,
     device: DeviceThread,
@@ -201,7 +205,7 @@ impl Agent {
                     return Ok(Outcome::Done);
                 }
                 if self.started.elapsed() >= deadline {
-                    return Ok(Outcome::DeadlinePassed);
+                    return Ok(Outcome::DeadlinePassed(self.missing()));
                 }
             }
             if !self.turn().await? {
@@ -393,6 +397,22 @@ impl Agent {
             _ => false,
         });
         all && (connected > 0 || status.peers.is_empty())
+    }
+
+    /// What keeps `--once` from its end.
+    fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self.reload_error.iter().cloned().collect();
+        if self.catch_up || self.pending.is_some() || self.guard.is_some() {
+            missing.push("the change to the newest version is not confirmed yet".to_owned());
+        }
+        let status = self.status();
+        let away = |peer: &&natpunch_core::PeerStatus| peer.state != PeerState::Connected;
+        missing.extend(status.core.peers.iter().filter(away).map(|peer| {
+            let likely = status.likely.get(&peer.name);
+            let likely = likely.map_or(String::new(), |cause| format!("; most likely: {cause}"));
+            format!("{}: {}{likely}", peer.name, peer.state)
+        }));
+        missing
     }
 
     fn name_of(&self, key: &PeerKey) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use natpunch_types::{PeerKey, SecretKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::config::NodeConfig;
@@ -41,7 +41,7 @@ struct Wanted {
 }
 
 /// What `status` says of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServingStatus {
     /// The UDP port; the relay's come after it.
     pub port: u16,

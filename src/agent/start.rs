@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::causes::Flips;
 use super::change::{Good, Guard, Held};
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
@@ -331,6 +332,7 @@ impl Agent {
             drift_at: Instant::now() + DRIFT_INTERVAL,
             catch_up: differs,
             endpoints: BTreeMap::new(),
+            flips: Flips::default(),
             mesh,
             backend,
             device,

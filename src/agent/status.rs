@@ -1,19 +1,24 @@
 //! What the agent answers at the control socket: `status`, `status --mesh`, `plan --live`,
 //! `confirm`.
 
-use natpunch_core::MeshStatus;
+use std::collections::BTreeMap;
+
+use natpunch_core::{MeshStatus, PeerStatus};
 use natpunch_net::boot_time;
-use natpunch_plugin::Health;
+use natpunch_plugin::{Descriptor, Health};
 use serde::{Deserialize, Serialize};
 
+use super::causes::{self, Finder, Kind, Named};
 use super::drift::DriftStatus;
 use super::{Agent, PeerRevision, Runs, ServingStatus, hosts, journal, now, revision};
 use crate::control::{Call, Reply, Request};
+use crate::plugins::host::Instance;
+use crate::plugins::registry;
 use crate::source::SourceStatus;
 
-/// What `status` prints.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Status {
+/// What `status` prints; `C` is what the core knows, or as much of it as its reader wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status<C = MeshStatus> {
     /// Name of the mesh.
     pub mesh: String,
     /// This node's name.
@@ -61,14 +66,17 @@ pub(super) struct Status {
     pub hosts_error: Option<String>,
     /// Discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
+    /// What most likely keeps a peer away, by the peer's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub likely: BTreeMap<String, String>,
     /// What the core knows: candidates of this node, peers and their paths.
     #[serde(flatten)]
-    pub core: MeshStatus,
+    pub core: C,
 }
 
 /// A change that is not yet known to work.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct ChangeStatus {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeStatus {
     /// Its version.
     pub revision: String,
     /// When it will be undone, in seconds.
@@ -80,8 +88,8 @@ pub(super) struct ChangeStatus {
 }
 
 /// A version that was undone.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct HeldStatus {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HeldStatus {
     /// The version.
     pub revision: String,
     /// Why it was undone.
@@ -89,8 +97,8 @@ pub(super) struct HeldStatus {
 }
 
 /// One discovery instance in `status`.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct DiscoveryStatus {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiscoveryStatus {
     /// NAME of `[discovery.NAME]`.
     pub name: String,
     /// Whether it works.
@@ -158,7 +166,8 @@ impl Agent {
         });
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
+        let (discovery, core) = (self.discovery_status(), self.mesh.status(now()));
         Status {
             mesh: self.node.mesh.clone(),
             node: self.node.name.clone(),
@@ -186,24 +195,60 @@ impl Agent {
             drift: self.drift.clone(),
             hosts_error: self.hosts.as_ref().and_then(hosts::Keeper::problem),
             serving: self.serving.status(),
-            discovery: self
-                .plugins
-                .iter()
-                .map(|plugin| {
-                    let (health, dropped) = plugin.health();
-                    let (ok, note) = match health {
-                        Health::Good(note) => (true, note),
-                        Health::Bad(problem) => (false, problem),
-                    };
-                    DiscoveryStatus {
-                        name: plugin.origin().as_str().to_owned(),
-                        ok,
-                        note,
-                        dropped,
-                    }
-                })
-                .collect(),
-            core: self.mesh.status(now()),
+            likely: self.likely(&discovery, &core),
+            discovery,
+            core,
         }
+    }
+
+    fn discovery_status(&self) -> Vec<DiscoveryStatus> {
+        let status = |plugin: &Instance| {
+            let (health, dropped) = plugin.health();
+            let (ok, note) = match health {
+                Health::Good(note) => (true, note),
+                Health::Bad(problem) => (false, problem),
+            };
+            DiscoveryStatus {
+                name: plugin.origin().as_str().to_owned(),
+                ok,
+                note,
+                dropped,
+            }
+        };
+        self.plugins.iter().map(status).collect()
+    }
+
+    /// What most likely keeps each peer away that is not connected.
+    fn likely(&self, discovery: &[DiscoveryStatus], core: &MeshStatus) -> BTreeMap<String, String> {
+        let finder = |status: &DiscoveryStatus| {
+            let section = self.node.discovery.iter().find(|d| d.name == status.name)?;
+            let descriptor = registry::build(&section.settings).ok()?.descriptor();
+            let kind = match descriptor {
+                Descriptor {
+                    carries_records: true,
+                    ..
+                } => Kind::Records,
+                Descriptor { id: "static", .. } => Kind::File,
+                _ => Kind::Seen,
+            };
+            Some(Finder {
+                name: status.name.clone(),
+                ok: status.ok,
+                note: status.note.clone(),
+                kind,
+            })
+        };
+        let finders: Vec<Finder> = discovery.iter().filter_map(finder).collect();
+        let cause = |peer: &PeerStatus| {
+            let remote = self.node.peers.iter().find(|known| known.key == peer.key)?;
+            let named = Named {
+                endpoint: remote.endpoint.as_deref(),
+                own_key: &self.node.public_key,
+            };
+            let text = self.flips.cause(peer, boot_time());
+            let text = text.or_else(|| causes::likely(peer, named, &finders))?;
+            Some((peer.name.clone(), text))
+        };
+        core.peers.iter().filter_map(cause).collect()
     }
 }

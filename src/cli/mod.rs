@@ -1,11 +1,9 @@
 //! The command line: parse, dispatch to one file per command, map results to exit codes.
-//!
-//! Exit codes: 0 done, 1 error, 2 `plan` found changes (or wrong usage), 3 `apply --once` passed
-//! its deadline.
 
 pub mod args;
 mod completions;
 mod demo;
+pub mod exit;
 mod keys;
 mod log;
 mod mesh;
@@ -24,7 +22,18 @@ pub use report::CliError;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // With standard error closed there is nobody to tell.
+            let _ = error.print();
+            // `--help` and `--version` are such errors, too.
+            return match error.use_stderr() {
+                true => exit::Exit::Usage.into(),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
     let done = start_log(&cli).and_then(|()| match cli.command {
         Command::Apply(args) => node::apply::run(args),
         Command::Plan(args) => node::plan::run(&args),

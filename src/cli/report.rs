@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use super::exit::Exit;
 use crate::config::{ConfigError, ConfigErrors, Excerpt};
 
 /// Most errors that are printed; beyond, only their number is said.
@@ -67,7 +68,7 @@ impl CliError {
         };
         // With standard error closed there is nobody to tell.
         let _ = writeln!(anstream::stderr().lock(), "{text}");
-        ExitCode::FAILURE
+        Exit::Failure.into()
     }
 }
 

@@ -24,9 +24,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
 }
 
 fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
-    let path = args.control.clone().unwrap_or_else(server::control_path);
-    let answer =
-        Client::connect_to(path).and_then(|mut client| client.ask(Request::Status)).map_err(|error| match error {
+    let answer = connect(args)
+        .and_then(|mut client| client.ask(Request::Status))
+        .map_err(|error| match error {
             ControlError::NotRunning { path } => {
                 CliError::new(format!("no natpunch server answers at {}", path.display()))
                     .help("start it: `natpunch serve`; `control` in its settings names its socket, and --control here")
@@ -48,6 +48,30 @@ fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
     // Whoever reads this may have seen enough.
     let _ = anstream::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Connects to the socket that is named, or to the first one where a server answers.
+fn connect(args: &ServeStatusArgs) -> Result<Client, ControlError> {
+    if let Some(path) = &args.control {
+        return Client::connect_to(path.clone());
+    }
+    let mut paths = server::control_paths();
+    // Root may ask a server that a user runs; others can't open these.
+    let users = std::fs::read_dir("/run/user")
+        .into_iter()
+        .flatten()
+        .flatten();
+    paths.extend(users.map(|user| user.path().join("natpunch-serve/serve.sock")));
+    let mut first_error = None;
+    for path in paths {
+        match Client::connect_to(path) {
+            Ok(client) => return Ok(client),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or(ControlError::NotRunning {
+        path: "/run/natpunch-serve".into(),
+    }))
 }
 
 fn render(status: &Status) -> String {

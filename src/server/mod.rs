@@ -221,15 +221,24 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         })
 }
 
-/// Where `natpunch serve status` finds the server: `$NATPUNCH_RUNTIME_DIR` or `$RUNTIME_DIRECTORY`
-/// (systemd), else `/run/natpunch-serve`.
-pub fn control_path() -> PathBuf {
-    let directory = ["NATPUNCH_RUNTIME_DIR", "RUNTIME_DIRECTORY"]
-        .iter()
-        .find_map(std::env::var_os);
-    directory
-        .map_or_else(|| PathBuf::from("/run/natpunch-serve"), PathBuf::from)
-        .join("serve.sock")
+/// Where `natpunch serve status` finds the server, by preference: in `$NATPUNCH_RUNTIME_DIR` or
+/// `$RUNTIME_DIRECTORY` (systemd), else in `/run/natpunch-serve`, and where a user other than root
+/// runs it, in `natpunch-serve` of `$XDG_RUNTIME_DIR`.
+pub fn control_paths() -> Vec<PathBuf> {
+    control_paths_in(&|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+fn control_paths_in(variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    const SOCKET: &str = "serve.sock";
+    let named = ["NATPUNCH_RUNTIME_DIR", "RUNTIME_DIRECTORY"];
+    if let Some(directory) = named.iter().find_map(|name| variable(name)) {
+        return vec![directory.join(SOCKET)];
+    }
+    let of_user = variable("XDG_RUNTIME_DIR").map(|run| run.join("natpunch-serve"));
+    std::iter::once(PathBuf::from("/run/natpunch-serve"))
+        .chain(of_user)
+        .map(|directory| directory.join(SOCKET))
+        .collect()
 }
 
 /// Opens the control socket. A server that may not have the usual one does without; one that was
@@ -238,18 +247,18 @@ async fn listen_control(
     named: Option<&Path>,
     calls: mpsc::Sender<control::Call>,
 ) -> Result<Option<control::Server>, ServeError> {
-    let path = named.map_or_else(control_path, Path::to_owned);
-    match control::Server::listen(&path, calls).await {
-        Ok(server) => Ok(Some(server)),
-        Err(source) if named.is_some() => Err(ServeError::Control { path, source }),
-        Err(error) => {
-            tracing::info!(
-                "no `natpunch serve status`: {}: {error}; control = PATH names another socket",
+    let paths = named.map_or_else(control_paths, |path| vec![path.to_owned()]);
+    for path in paths {
+        match control::Server::listen(&path, calls.clone()).await {
+            Ok(server) => return Ok(Some(server)),
+            Err(source) if named.is_some() => return Err(ServeError::Control { path, source }),
+            Err(error) => tracing::info!(
+                "`natpunch serve status` can't be answered at {}: {error}; control = PATH names another socket",
                 path.display()
-            );
-            Ok(None)
+            ),
         }
     }
+    Ok(None)
 }
 
 /// The next private key, if there is to be one. It is made if its file does not exist, unless that
@@ -370,6 +379,27 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_a_user_is_found_where_users_may_have_sockets() {
+        let paths = |set: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = set.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| PathBuf::from(value))
+            };
+            control_paths_in(&variable)
+        };
+        let usual = PathBuf::from("/run/natpunch-serve/serve.sock");
+        assert_eq!(paths(&[]), std::slice::from_ref(&usual));
+        let of_user = PathBuf::from("/run/user/1000/natpunch-serve/serve.sock");
+        assert_eq!(
+            paths(&[("XDG_RUNTIME_DIR", "/run/user/1000")]),
+            [usual, of_user]
+        );
+        // What systemd or the operator names is the only place.
+        let named = [("XDG_RUNTIME_DIR", "/x"), ("RUNTIME_DIRECTORY", "/run/s")];
+        assert_eq!(paths(&named), [PathBuf::from("/run/s/serve.sock")]);
+    }
 
     #[test]
     fn errors_that_last_are_met_ever_more_slowly() {

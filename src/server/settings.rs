@@ -85,7 +85,7 @@ pub struct Settings {
     /// Where to listen for collectors of metrics.
     pub metrics: Option<SocketAddr>,
     /// The socket that `natpunch serve status` asks; `None`:
-    /// [the usual place](super::control_path), if it can be had.
+    /// [the usual place](super::control_paths), if it can be had.
     pub control: Option<PathBuf>,
 }
 

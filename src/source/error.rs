@@ -1,9 +1,9 @@
 //! Why a source gives no new version.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What kind of problem a source has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Problem {
     /// It can't be reached, or does not give what was asked for: tried again later.
@@ -15,6 +15,18 @@ pub enum Problem {
     Local,
     /// What stands on the command line can't be used.
     Usage,
+}
+
+impl Problem {
+    /// The word of `status`.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Local => "local",
+            Self::Usage => "usage",
+        }
+    }
 }
 
 /// Why a source gives no new version, and what to do.

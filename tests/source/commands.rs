@@ -54,7 +54,7 @@ fn a_location_that_can_not_be_used_is_wrong_usage() {
     ] {
         let output = natpunch(&["apply", location]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert_eq!(output.status.code(), Some(64), "{said}");
         assert!(said.contains(why), "{said}");
     }
 }

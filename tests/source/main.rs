@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod binding;
+#[path = "../docs/blocks.rs"]
+#[allow(dead_code)]
+mod blocks;
 mod commands;
 mod disks;
 mod git;

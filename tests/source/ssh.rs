@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use natpunch::source::Problem;
 use natpunch_lab::{lab_test, sandbox};
 
+use crate::blocks::{self, Block};
 use crate::disks::run;
 use crate::hostile;
 use crate::support::{Agent, Repository, mesh, options};
@@ -44,13 +45,13 @@ impl Ssh {
         fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
         // ssh asks the list of users, not the environment, for the user's home.
         let passwd = format!(
-            "root:x:0:0:root:{}:/bin/sh\nsshd:x:104:65534::/run/sshd:/bin/false\n",
+            "root:x:0:0:root:{}:/bin/sh\ngit:x:0:0:git:/:/bin/sh\nsshd:x:104:65534::/run/sshd:/bin/false\n",
             ssh.home().display()
         );
         ssh.over("/etc/passwd", &passwd);
         ssh.over(
             "/etc/shadow",
-            "root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
+            "root:*:19000:0:99999:7:::\ngit:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\n",
         );
         fs::create_dir_all("/run/sshd").unwrap();
         let loopback = Command::new("ip")
@@ -100,7 +101,7 @@ impl Ssh {
     pub(crate) fn serve(&mut self, key: &str) {
         self.stop();
         let config = format!(
-            "ListenAddress 127.0.0.1:{PORT}\nHostKey {0}/{key}\nAuthorizedKeysFile {0}/authorized\nPidFile none\n\
+            "ListenAddress 127.0.0.1:{PORT}\nListenAddress 127.0.0.1:22\nHostKey {0}/{key}\nAuthorizedKeysFile {0}/authorized\nPidFile none\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              StrictModes no\nLogLevel ERROR\n",
             self.directory.display()
@@ -208,6 +209,66 @@ lab_test!(
             ssh.serve("other-host");
             agent.reload().await.unwrap();
             assert_eq!(agent.text(), mesh(4));
+        });
+    }
+);
+
+/// Mounts a directory over another one, for this sandbox only.
+fn bind(directory: &Path, over: &str) {
+    let mut command = Command::new("mount");
+    let status = command.arg("--bind").arg(directory).arg(over).status();
+    assert!(status.unwrap().success(), "mount --bind over {over}");
+}
+
+lab_test!(
+    the_example_of_gitops_fetches_from_sshd_with_the_key_that_the_docs_make,
+    90,
+    |lab| {
+        run(async move {
+            let ssh = Ssh::start(lab.directory());
+            let (repository, state) = (Repository::new(), tempfile::tempdir().unwrap());
+            repository.publish(&mesh(1), None);
+            bind(&repository.served(), "/srv");
+            // A copy of /etc in memory, which may be written to.
+            let etc = ssh.directory.join("etc");
+            let mut copy = Command::new("cp");
+            copy.args(["-a", "/etc"]).arg(&etc).stderr(Stdio::null());
+            copy.status().unwrap();
+            bind(&etc, "/etc");
+            fs::write("/etc/hosts", "127.0.0.1 git.example\n").unwrap();
+            // Root's own key and known_hosts are not what is used.
+            fs::remove_dir_all(ssh.home().join(".ssh")).unwrap();
+
+            let typed = Block::named("docs/gitops.md", "ssh-key").text;
+            let shell = Command::new("sh").args(["-eu", "-c", &typed]).status();
+            assert!(shell.unwrap().success(), "{typed}");
+            fs::copy(
+                "/etc/natpunch/deploy_key.pub",
+                ssh.directory.join("authorized"),
+            )
+            .unwrap();
+            fs::create_dir_all("/etc/ssh/ssh_config.d").unwrap();
+            fs::copy(
+                blocks::root("examples/gitops/ssh_config.conf"),
+                "/etc/ssh/ssh_config.d/natpunch.conf",
+            )
+            .unwrap();
+
+            let unit = blocks::root("examples/gitops/natpunch.service.d.conf");
+            let unit = fs::read_to_string(unit).unwrap();
+            let location = unit
+                .split_whitespace()
+                .find(|word| word.starts_with("git+ssh://"))
+                .unwrap();
+            let mut agent = Agent::start(options(location, None, state.path()))
+                .await
+                .unwrap();
+            assert_eq!(agent.text(), mesh(1));
+            // The host key is checked against the file that is named, and nothing else.
+            repository.publish(&mesh(2), None);
+            fs::write("/etc/natpunch/known_hosts", "").unwrap();
+            let error = agent.reload().await.unwrap_err();
+            assert!(error.contains("never accepts an unknown one"), "{error}");
         });
     }
 );

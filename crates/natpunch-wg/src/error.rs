@@ -26,6 +26,12 @@ pub enum WgError {
         /// What was tried.
         what: String,
     },
+    /// The owner or mode of a file or directory forbids it, which no capability need be missing for.
+    #[error("{what}: permission denied by its owner or mode; run as the user that it belongs to")]
+    Denied {
+        /// What was tried, with the path.
+        what: String,
+    },
     /// An interface of this name exists and is not ours.
     #[error(
         "interface {name} exists and is not ours ({found}); take it over with `natpunch apply --adopt`, choose another name in [interface], or remove it with `ip link del {name}`"
@@ -155,7 +161,9 @@ impl WgError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { what },
+            // Netlink and device calls say EPERM, paths say EACCES.
+            Some(libc::EPERM) => Self::NotPermitted { what },
+            Some(libc::EACCES) => Self::Denied { what },
             _ => Self::Io { what, source },
         }
     }

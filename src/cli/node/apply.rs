@@ -1,21 +1,21 @@
 //! `natpunch apply`: run the agent.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::agent::{self, Options, Outcome};
 use crate::cli::CliError;
 use crate::cli::args::ApplyArgs;
+use crate::cli::exit::Exit;
 use crate::{control, source};
-
-/// Exit code of `--once` when its deadline passed.
-const DEADLINE_PASSED: u8 = 3;
 
 /// Runs until told to stop.
 ///
 /// # Errors
 /// The mesh file is wrong, or the host can't do what it asks for.
 pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
+    let deadline = args.deadline;
     let options = Options {
         source: source::Options {
             location: args.source,
@@ -43,6 +43,16 @@ pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
     runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(match outcome? {
         Outcome::Done => ExitCode::SUCCESS,
-        Outcome::DeadlinePassed => ExitCode::from(DEADLINE_PASSED),
+        Outcome::DeadlinePassed(missing) => {
+            let mut text =
+                format!("the {deadline} s of --deadline passed before everything was done:");
+            for line in missing {
+                text.push_str("\n  ");
+                text.push_str(&line);
+            }
+            // With standard error closed there is nobody to tell.
+            let _ = writeln!(anstream::stderr(), "{text}");
+            Exit::DeadlinePassed.into()
+        }
     })
 }

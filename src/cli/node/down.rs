@@ -27,6 +27,16 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     let interface = match interfaces.as_slice() {
         [one] => one,
         [] => {
+            // Another user's runtime directory can't be looked into, so nothing is known.
+            let looked = std::fs::read_dir(&directory);
+            if matches!(looked, Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied)
+            {
+                return Err(CliError::new(format!(
+                    "may not look into {}, so what is up is not known",
+                    directory.display()
+                ))
+                .help("run this as root, or as the user that runs the agent"));
+            }
             let which = args
                 .interface
                 .as_ref()

@@ -13,12 +13,10 @@ use crate::agent::plan::{PlanReport, report};
 use crate::agent::{AgentError, caps, hosts, spec};
 use crate::cli::CliError;
 use crate::cli::args::PlanArgs;
+use crate::cli::exit::Exit;
 use crate::control::{Client, Request};
 use crate::source::{Location, Look};
 use crate::{config, control};
-
-/// Exit code when there is something to change.
-const CHANGES: u8 = 2;
 
 /// Prints the plan.
 ///
@@ -40,7 +38,7 @@ pub(in crate::cli) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     Ok(if plan.changes.is_empty() {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(CHANGES)
+        Exit::Changes.into()
     })
 }
 

@@ -1,76 +1,20 @@
-//! `natpunch status`: what the agent of this host knows of its peers.
+//! The agent's answer as a table and the lines around it.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::ExitCode;
-use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
 
-use super::agents::agent_of;
-use crate::cli::CliError;
-use crate::cli::args::StatusArgs;
-use crate::control::{Client, Request};
+use crate::agent::{ServingStatus, Status};
+use crate::source::{Problem, SourceStatus};
 
-/// The part of the agent's answer that the table shows.
+/// The agent's answer. Of what the core knows only what the table shows is read.
+pub(super) type View = Status<Core>;
+
 #[derive(Debug, Deserialize)]
-struct View {
-    mesh: String,
-    node: String,
-    interface: String,
-    backend: String,
-    revision: String,
-    reload_error: Option<String>,
-    journal_error: Option<String>,
-    hosts_error: Option<String>,
-    source: Option<Source>,
-    change: Option<Change>,
-    drift: Option<Drift>,
-    serving: Option<Serving>,
-    discovery: Vec<Discovery>,
+pub(super) struct Core {
     local: Vec<Local>,
     peers: Vec<Peer>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Source {
-    location: String,
-    revision: Option<String>,
-    age_s: Option<f64>,
-    newest: Option<String>,
-    problem: Option<String>,
-    problem_text: Option<String>,
-    checked_s: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Change {
-    revision: String,
-    undone_in_s: f64,
-    by_person: bool,
-    waiting_for: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Drift {
-    changes: Vec<String>,
-    healed: bool,
-    times: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Serving {
-    port: u16,
-    sessions: usize,
-    error: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Discovery {
-    name: String,
-    ok: bool,
-    note: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,97 +51,23 @@ struct Candidate {
     wireguard_blocked: bool,
 }
 
-/// Prints the status, once or every second.
-///
-/// # Errors
-/// No agent runs here, or it has no such peer.
-pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
-    let directory = crate::control::runtime_dir();
-    let interface = agent_of(&directory, args.interface.as_deref())?;
-    let mut client = Client::connect(&directory, &interface)?;
-    loop {
-        let mut status = client.ask(Request::Status)?;
-        if let Some(name) = &args.peer {
-            keep_peer(&mut status, name)?;
-        }
-        let text = if args.json {
-            let mut text = if args.watch {
-                serde_json::to_string(&status)
-            } else {
-                serde_json::to_string_pretty(&status)
-            }
-            .map_err(|error| CliError::new(error.to_string()))?;
-            text.push('\n');
-            text
-        } else {
-            let view = serde_json::from_value::<View>(status).map_err(|error| {
-                CliError::new(format!("the agent speaks another version of natpunch: {error}"))
-                    .help("restart the agent, tunnels stay up meanwhile; `status --json` shows its answer as it is")
-            })?;
-            let table = render(&view, args.peer.is_some());
-            // Home and clear only on a terminal; a log file gets one table after the other.
-            if args.watch && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-                format!("\x1b[H\x1b[J{table}")
-            } else {
-                table
-            }
-        };
-        let mut out = anstream::stdout();
-        if out
-            .write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .is_err()
-            || !args.watch
-        {
-            return Ok(ExitCode::SUCCESS);
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
-/// Leaves only the peer with this name in the answer.
-fn keep_peer(status: &mut serde_json::Value, name: &str) -> Result<(), CliError> {
-    let Some(peers) = status
-        .get_mut("peers")
-        .and_then(serde_json::Value::as_array_mut)
-    else {
-        return Ok(());
-    };
-    let names: Vec<String> = peers
-        .iter()
-        .filter_map(|peer| peer.get("name")?.as_str().map(str::to_owned))
-        .collect();
-    peers.retain(|peer| peer.get("name").and_then(serde_json::Value::as_str) == Some(name));
-    if !peers.is_empty() {
-        return Ok(());
-    }
-    let error = CliError::new(format!("this mesh has no peer {name:?}"));
-    let nearest = names
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-    Err(match nearest {
-        Some(nearest) => error.help(format!("did you mean {nearest:?}?")),
-        None => error,
-    })
-}
-
-fn render(view: &View, one_peer: bool) -> String {
+pub(super) fn render(view: &View, one_peer: bool) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
         "mesh {} · node {} · interface {} ({}) · revision {}",
         view.mesh, view.node, view.interface, view.backend, view.revision
     );
-    for local in view.local.iter().filter(|local| local.kind != "host") {
+    for local in view.core.local.iter().filter(|local| local.kind != "host") {
         let _ = writeln!(text, "reachable as {} ({})", local.address, local.kind);
     }
     match &view.serving {
-        Some(Serving {
+        Some(ServingStatus {
             error: Some(error), ..
         }) => {
             let _ = writeln!(text, "does NOT serve the mesh: {error}");
         }
-        Some(Serving { port, sessions, .. }) => {
+        Some(ServingStatus { port, sessions, .. }) => {
             let _ = writeln!(
                 text,
                 "serves the mesh on UDP port {port}, {sessions} registered"
@@ -279,7 +149,7 @@ fn render(view: &View, one_peer: bool) -> String {
         "RECEIVED",
         "SENT",
     ]);
-    for peer in &view.peers {
+    for peer in &view.core.peers {
         let path = match peer.state.as_str() {
             "connected" => path(peer),
             state => state.to_owned(),
@@ -311,13 +181,16 @@ fn render(view: &View, one_peer: bool) -> String {
             line.strip_prefix(' ').unwrap_or(&line).trim_end()
         );
     }
-    for peer in &view.peers {
+    for peer in &view.core.peers {
         if let Some(reason) = &peer.reason {
             let retry = peer
                 .retry_in_s
                 .map(|s| format!("; next try in {}", duration(s)))
                 .unwrap_or_default();
             let _ = writeln!(text, "{}: {reason}{retry}", peer.name);
+        }
+        if let Some(cause) = view.likely.get(&peer.name) {
+            let _ = writeln!(text, "{}: most likely: {cause}", peer.name);
         }
         if peer.probes_unanswered {
             let _ = writeln!(
@@ -363,14 +236,14 @@ fn path(peer: &Peer) -> String {
     }
 }
 
-fn source_line(source: &Source) -> String {
+fn source_line(source: &SourceStatus) -> String {
     let short = |revision: &str| revision.chars().take(12).collect::<String>();
     let mut parts = vec![format!("source {}", source.location)];
     if let Some(revision) = &source.revision {
         parts.push(format!("at {}", short(revision)));
     }
     if let Some(age) = source.age_s {
-        parts.push(format!("fetched {} ago", duration(age)));
+        parts.push(format!("fetched {} ago", duration(age as f64)));
     }
     if let Some(newest) = &source.newest {
         parts.push(format!("{} is not applied", short(newest)));
@@ -378,17 +251,20 @@ fn source_line(source: &Source) -> String {
     let mut line = parts.join(" · ");
     line.push('\n');
     if let Some(problem) = &source.problem_text {
-        let kind = source.problem.as_deref().unwrap_or("problem");
+        let kind = source.problem.map_or("problem", Problem::word);
         let last = source
             .checked_s
-            .map(|s| format!("; last good answer {} ago", duration(s)))
+            .map(|s| format!("; last good answer {} ago", duration(s as f64)))
             .unwrap_or_default();
         let _ = writeln!(line, "source {kind}: {problem}{last}");
+    }
+    if let Some(stale) = &source.stale {
+        let _ = writeln!(line, "source STALE: {stale}");
     }
     line
 }
 
-pub(super) fn duration(seconds: f64) -> String {
+pub(in crate::cli::node) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{whole} s"),
@@ -432,7 +308,9 @@ mod tests {
     fn the_table_names_peers_paths_and_reasons() {
         let view: View = serde_json::from_value(serde_json::json!({
             "mesh": "home", "node": "a", "interface": "wg-home", "backend": "kernel", "revision": "00",
-            "discovery": [{"name": "rv", "ok": false, "note": "no answer"}], "local": [],
+            "pid": 1, "mesh_hash": "00", "runs_for_s": 1.0, "reloads": 0,
+            "likely": {"c": "its mesh file does not have this node"},
+            "discovery": [{"name": "rv", "ok": false, "note": "no answer", "dropped": 0}], "local": [],
             "peers": [
                 {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
                  "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected",
@@ -457,6 +335,7 @@ mod tests {
             "b: WireGuard's session is live, but the peer's natpunch does not answer",
             "discovery rv: no answer",
             "c: no answer from 2 candidates; next try in 1 min",
+            "c: most likely: its mesh file does not have this node",
         ] {
             assert!(
                 text.contains(expected),

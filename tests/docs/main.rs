@@ -1,0 +1,19 @@
+//! README and docs/, run as they are written: each command block is typed into a shell, letter by
+//! letter, in a small internet of namespaces. What can't be run says why beside it.
+//!
+//! A block is marked by a comment on the line above its fence, which is not shown:
+//! `<!-- test: NAME -->` for one that a test runs ([`blocks::Block::named`]), `<!-- not run: WHY -->`
+//! for one that none does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+mod blocks;
+mod exit_codes;
+mod gitops;
+mod marks;
+mod two_machines;
+mod typed;
