@@ -80,6 +80,11 @@ const TABLE: &[Rule] = &[
         never_names: IMPURE,
     },
     Rule {
+        part: "crates/natpunch-rollout",
+        dependencies: May::Only(&["natpunch-types", "ipnet", "serde", "thiserror"]),
+        never_names: IMPURE,
+    },
+    Rule {
         part: "crates/natpunch-noise",
         dependencies: May::Only(&[
             "natpunch-types",

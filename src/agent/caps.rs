@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::config::{Consent, DiscoverySettings, NodeConfig, RemotePeer};
+use natpunch_types::Consent;
+
+use crate::config::{DiscoverySettings, NodeConfig, RemotePeer};
 
 /// More peers than this many percent are not removed at once ...
 const MOST_REMOVED_PERCENT: usize = 30;

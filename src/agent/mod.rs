@@ -38,11 +38,11 @@ use std::time::Duration;
 use natpunch_core::{Command, Interest, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_plugin::SealedRecord;
-use natpunch_types::PeerKey;
+use natpunch_types::{Consent, PeerKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::{Consent, Local, NodeConfig};
+use crate::config::{Local, NodeConfig};
 use crate::control::{self, Call, Request};
 use crate::plugins::host::{Correspondents, Instance, PluginEvent};
 use crate::source::{self, Source};

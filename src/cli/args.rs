@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use natpunch_types::PeerKey;
+use natpunch_types::{Consent, PeerKey};
 
-use crate::config::{AgeRecipient, Consent, Local, parse_span};
+use crate::config::{AgeRecipient, Local, parse_span};
 use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.

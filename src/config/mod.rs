@@ -40,8 +40,8 @@ pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
 pub use load::{load, load_texts};
 pub use model::{
-    ApplyConfig, Backend, Consent, Discovery, DiscoverySettings, ExitNode, InterfaceConfig,
-    MeshConfig, NodeConfig, PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
+    ApplyConfig, Backend, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig,
+    NodeConfig, PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
 };
 pub(crate) use replace::replace as replace_file;
 pub use resolve::{Local, peers_of, private_key_of, resolve_node, resolve_node_at};

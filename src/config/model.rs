@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use natpunch_types::{Consent, PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,53 +34,6 @@ pub enum Backend {
 /// How many UDP ports a node that serves takes: that of the rendezvous, its alternate one, and the
 /// relay's.
 pub const SERVE_PORTS: u16 = 1 + 1 + 32;
-
-/// A consent to a change that is refused without it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
-pub enum Consent {
-    /// Removing more than 30 % of the peers.
-    MassRemoval,
-    /// Removing a critical peer, or the last way to find it.
-    CriticalRemoval,
-    /// Adding a default route, or half of one.
-    DefaultRoute,
-    /// Removing every peer.
-    EmptyMesh,
-}
-
-impl Consent {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::MassRemoval,
-        Self::CriticalRemoval,
-        Self::DefaultRoute,
-        Self::EmptyMesh,
-    ];
-
-    /// The word for it in the file and on the command line.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::MassRemoval => "mass-removal",
-            Self::CriticalRemoval => "critical-removal",
-            Self::DefaultRoute => "default-route",
-            Self::EmptyMesh => "empty-mesh",
-        }
-    }
-}
-
-impl std::str::FromStr for Consent {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL
-            .into_iter()
-            .find(|consent| consent.word() == text)
-            .ok_or(())
-    }
-}
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,6 +264,8 @@ pub struct NodeConfig {
     pub mesh: String,
     /// The mesh's own networks.
     pub networks: Vec<IpNet>,
+    /// [`MeshConfig::lans`].
+    pub lans: Vec<IpNet>,
     /// This node's name in the mesh.
     pub name: String,
     /// Interface name.

@@ -6,11 +6,11 @@ use toml_edit::Item;
 
 use super::age::Encrypted;
 use super::error::{ConfigError, Place};
-use super::model::{Backend, Consent, DiscoverySettings};
+use super::model::{Backend, DiscoverySettings};
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
-    DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive, MeshAddress,
-    Mtu, Network, Port, PublicKey, Relay, Serve, Span, Word,
+    Allowed, DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive,
+    MeshAddress, Mtu, Network, Port, PublicKey, Relay, Serve, Span, Word,
 };
 
 section! {
@@ -113,8 +113,9 @@ section! {
         heal: bool,
         /// What a change may do that is refused otherwise: `mass-removal` (of more than 30 % of the
         /// peers), `critical-removal` (of a peer with `critical = true`, or of the last way to find
-        /// it), `default-route`, `empty-mesh`. Remove the word again once the change is everywhere.
-        allow: Vec<Located<Consent>>,
+        /// it), `operator-removal` (of the peer through which somebody is logged in on the host),
+        /// `default-route`, `empty-mesh`. Remove the word again once the change is everywhere.
+        allow: Vec<Located<Allowed>>,
     }
 }
 

@@ -558,6 +558,7 @@ impl<'a> Resolve<'a> {
         Ok(NodeConfig {
             mesh: mesh.name.clone(),
             networks: mesh.networks.clone(),
+            lans: mesh.lans.clone(),
             name: name.to_owned(),
             interface: own_interface
                 .name

@@ -148,7 +148,7 @@ fn apply_config(raw: RawApply) -> ApplyConfig {
     ApplyConfig {
         confirm: raw.confirm.map_or(default.confirm, |span| span.value.0),
         heal: raw.heal.map_or(default.heal, |heal| heal.value),
-        allow: values(raw.allow).collect(),
+        allow: values(raw.allow).map(|allowed| allowed.0).collect(),
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, KeyError, PeerKey, RelayPolicy, classify};
+use natpunch_types::{AddressClass, Consent, KeyError, PeerKey, RelayPolicy, classify};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::Place;
 use super::keyfile;
-use super::model::{Backend, Consent, SERVE_PORTS};
+use super::model::{Backend, SERVE_PORTS};
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
 /// Gives a value type a JSON schema, in place.
@@ -450,12 +450,19 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         .map(|number| Duration::from_secs(number * unit))
 }
 
-impl Text for Consent {
-    const EXPECTED: &'static str =
-        "\"mass-removal\", \"critical-removal\", \"default-route\" or \"empty-mesh\"";
+/// What a change may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowed(pub(super) Consent);
+schema!(Allowed, { "oneOf": Consent::ALL.map(|consent| {
+    serde_json::json!({ "type": "string", "const": consent.word() })
+}) });
+
+impl Text for Allowed {
+    const EXPECTED: &'static str = "\"mass-removal\", \"critical-removal\", \
+        \"operator-removal\", \"default-route\" or \"empty-mesh\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
-        text.parse().map_err(|()| {
-            let words = Self::ALL.map(Self::word);
+        text.parse().map(Self).map_err(|()| {
+            let words = Consent::ALL.map(Consent::word);
             let help = match did_you_mean(text, &words) {
                 Some(best) => format!("did you mean \"{best}\"?"),
                 None => format!("write {}", <Self as Text>::EXPECTED),

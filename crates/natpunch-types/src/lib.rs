@@ -8,6 +8,7 @@
 
 mod address;
 mod candidate;
+mod consent;
 mod device;
 mod key;
 mod rate;
@@ -21,6 +22,7 @@ pub use address::{
     is_special,
 };
 pub use candidate::{Candidate, CandidateKind, Origin};
+pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
 pub use rate::{Bucket, Rate, RateBudget};
