@@ -5,7 +5,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint fuzz
+.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint \
+  supply-chain mutants fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -65,3 +66,11 @@ lint: ## formatting, clippy, documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --locked --quiet
+
+supply-chain: ## licences, sources and duplicates of the dependencies, and dependencies that nothing uses
+	@scripts/deps.sh supply
+	scripts/supply-chain
+
+mutants: ## mutation testing of the pure crates: is each line guarded by a test? (hours; ARGS="-p natpunch-types")
+	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+	tests/mutants/run $(ARGS)

@@ -7,11 +7,12 @@ set -euo pipefail
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
 test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd"
 bench="$test iperf3:iperf3"
+supply='cargo:cargo pip3:python3-pip'
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
 
 what=${1:-}
 case $what in
-  demo | test | bench | vm) needed=${!what} ;;
+  demo | test | bench | supply | vm) needed=${!what} ;;
   *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
 esac
 

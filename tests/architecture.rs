@@ -307,6 +307,22 @@ fn names(text: &str, words: &[&str]) -> Vec<String> {
         .collect()
 }
 
+/// The names above are text; clippy knows the types behind them.
+#[test]
+fn clippy_watches_what_a_pure_crate_touches() {
+    let pure = TABLE.iter().filter(|rule| rule.never_names == IMPURE);
+    for rule in pure {
+        let link = root().join(rule.part).join("clippy.toml");
+        let target = fs::read_link(&link).unwrap_or_default();
+        assert_eq!(
+            target,
+            Path::new("../pure-clippy.toml"),
+            "{}: ln -s ../pure-clippy.toml {0}/clippy.toml",
+            rule.part
+        );
+    }
+}
+
 /// Whether a line of code opens something unsafe; the lint's name is not that.
 fn is_unsafe(line: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric() && c != '_')
