@@ -14,6 +14,12 @@ mod digest;
 mod edit;
 #[path = "config/examples.rs"]
 mod examples;
+#[path = "config/growth.rs"]
+mod growth;
+#[path = "config/imports.rs"]
+mod imports;
+#[path = "config/messages.rs"]
+mod messages;
 #[path = "shared/mutate.rs"]
 mod mutate;
 #[path = "config/mutations.rs"]

@@ -83,7 +83,7 @@ pub enum Command {
     /// Read a private key from standard input and print its public key, as `wg pubkey`.
     Pubkey(PubkeyArgs),
     /// Print the JSON schema of the mesh file.
-    Schema,
+    Schema(SchemaArgs),
     /// Print shell completions.
     Completions(CompletionsArgs),
     /// The embedded WireGuard device (started by `apply`).
@@ -359,9 +359,21 @@ pub struct ImportArgs {
     /// The other peers will run natpunch, too.
     #[arg(long)]
     pub managed: bool,
+    /// Import although a mesh can't keep what these keys of the file say, such as DNS,PostUp. It
+    /// is printed what is left out. Without this such a file is refused.
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    pub leave_out: Vec<String>,
     /// Print the mesh file and make nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Print the schema of one file of a directory, which need not hold every section.
+    #[arg(long)]
+    pub one_of_several: bool,
 }
 
 fn peer_address(text: &str) -> Result<(String, IpAddr), String> {

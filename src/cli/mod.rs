@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         Command::Keygen(args) => keys::keygen::run(&args),
         Command::Encrypt(args) => keys::encrypt::run(&args),
         Command::Pubkey(args) => keys::pubkey::run(&args),
-        Command::Schema => mesh::schema::run(),
+        Command::Schema(args) => mesh::schema::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Device(args) => node::device::run(args),
     });

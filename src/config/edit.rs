@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use natpunch_types::PeerKey;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, Place};
 use super::load::{Given, load_with, reason};
 use super::model::MeshConfig;
 use super::read::{Quoted, did_you_mean};
@@ -40,6 +40,24 @@ pub struct NewPeer {
     pub tags: Vec<String>,
     /// Seconds between keepalives to it; `None`: as the nodes' interfaces say.
     pub persistent_keepalive: Option<u16>,
+}
+
+impl NewPeer {
+    /// A plain WireGuard peer of which no more is known.
+    pub(super) fn new(name: &str, public_key: PeerKey) -> Self {
+        Self {
+            name: name.to_owned(),
+            public_key,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            exit: false,
+            exit_node: None,
+            endpoint: None,
+            managed: false,
+            tags: Vec::new(),
+            persistent_keepalive: None,
+        }
+    }
 }
 
 /// A mesh of which one file is edited. Nothing is written before [`Edit::write`].
@@ -342,17 +360,12 @@ fn file_for_new_peer(path: &Path, mesh: &MeshConfig, name: &str) -> Result<PathB
         },
         several if peers.values().all(|count| *count == 1) => {
             // A number in front orders the files; it is not part of the peer's name.
-            let own = |file: &&PathBuf| {
-                let stem = file
-                    .file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .unwrap_or_default();
-                mesh.places.peers.iter().any(|(peer, place)| {
-                    mesh.files.get(place.file) == Some(*file)
-                        && (stem == peer || stem.ends_with(&format!("-{peer}")))
-                })
+            let own = |(peer, place): (&String, &Place)| {
+                let stem = mesh.files.get(place.file).and_then(|file| file.file_stem());
+                let stem = stem.and_then(|stem| stem.to_str()).unwrap_or_default();
+                stem == peer || stem.ends_with(&format!("-{peer}"))
             };
-            if several.iter().all(own) {
+            if mesh.places.peers.iter().all(own) {
                 Ok(path.join(format!("{name}.toml")))
             } else {
                 Err(which_file(path, several))
@@ -380,7 +393,7 @@ fn which_file(path: &Path, files: &[&PathBuf]) -> ConfigErrors {
 }
 
 /// Adds a peer behind the last one of a document.
-pub(super) fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
+fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
     let end = last_position(document.as_table());
     let root = document.as_table_mut();
     let peers = root.entry("peers").or_insert_with(|| {
@@ -400,8 +413,7 @@ pub(super) fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
         }
         return;
     }
-    let mut table = Table::new();
-    fill(&mut table, peer);
+    let mut table = peer_section(peer);
     let last = peers.as_table().and_then(last_position);
     let mut before = "\n".to_owned();
     // Behind the whole file, with the comments that end it: they are not about this peer.
@@ -425,6 +437,13 @@ pub(super) fn insert_peer(document: &mut DocumentMut, peer: &NewPeer) {
     if let Some(peers) = document.get_mut("peers").and_then(Item::as_table_like_mut) {
         peers.insert(&peer.name, Item::Table(table));
     }
+}
+
+/// The section of a peer.
+pub(super) fn peer_section(peer: &NewPeer) -> Table {
+    let mut table = Table::new();
+    fill(&mut table, peer);
+    table
 }
 
 fn fill(table: &mut dyn TableLike, peer: &NewPeer) {
@@ -552,11 +571,9 @@ pub fn free_addresses(mesh: &MeshConfig) -> Result<Vec<IpAddr>, ConfigErrors> {
             );
         }
         claims.sort_unstable();
+        let taken = merged(&claims);
         let networks: Vec<&IpNet> = mesh.networks.iter().filter(family).collect();
-        match networks
-            .iter()
-            .find_map(|network| free_in(network, &claims))
-        {
+        match networks.iter().find_map(|network| free_in(network, &taken)) {
             Some(free) => addresses.push(free),
             None if networks.is_empty() => {}
             None => {
@@ -581,17 +598,30 @@ fn bounds(net: &IpNet) -> (u128, u128) {
     }
 }
 
-/// The lowest address of a network that no claim covers; the claims are sorted.
-fn free_in(network: &IpNet, claims: &[(u128, u128)]) -> Option<IpAddr> {
+/// Sorted claims as sorted stretches that are apart.
+fn merged(claims: &[(u128, u128)]) -> Vec<(u128, u128)> {
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (start, end) in claims {
+        match merged.last_mut() {
+            Some((_, last)) if *start <= last.saturating_add(1) => *last = (*last).max(*end),
+            _ => merged.push((*start, *end)),
+        }
+    }
+    merged
+}
+
+/// The lowest address of a network that is in none of these stretches, which are sorted and apart.
+fn free_in(network: &IpNet, taken: &[(u128, u128)]) -> Option<IpAddr> {
     let (mut candidate, mut last) = bounds(network);
     if validate::has_special_addresses(*network) {
         candidate += 1;
         last -= u128::from(matches!(network, IpNet::V4(_)));
     }
-    for (start, end) in claims {
-        if *start <= candidate && candidate <= *end {
-            candidate = end.checked_add(1)?;
-        }
+    // Of the stretches only the last that begins at or before the candidate can hold it.
+    let after = taken.partition_point(|(start, _)| *start <= candidate);
+    let around = after.checked_sub(1).and_then(|at| taken.get(at));
+    if let Some((_, end)) = around.filter(|(_, end)| *end >= candidate) {
+        candidate = end.checked_add(1)?;
     }
     let free = match network {
         IpNet::V4(_) => IpAddr::V4(u32::try_from(candidate).ok()?.into()),
@@ -620,9 +650,11 @@ pub fn new_mesh(path: &Path, name: &str, networks: &[IpNet]) -> Result<String, C
          \n\
          # How nodes without an endpoint find each other. Any number, all used at once; see docs/server.md.\n\
          # [discovery.rv]\n\
-         # plugin = \"natpunch-go\"\n\
+         # plugin = \"rendezvous\"\n\
          # server = \"rv.example.org:51900\"\n\
-         # public_key = \"…\"\n",
+         # public_key = \"…\"                  # the server prints it\n\
+         # admission_secret_file = \"/etc/natpunch/admission.key\"\n\
+         # Or, without a server: a peer with an endpoint that the others reach, and serve = true.\n",
         quoted(name.into()),
         quoted(networks.into()),
         quoted(format!("/etc/natpunch/{}.key", Quoted(name)).into()),

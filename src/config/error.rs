@@ -12,6 +12,17 @@ pub(super) struct Source {
     pub(super) text: String,
     /// Offset of the start of each line.
     lines: Vec<usize>,
+    /// How many characters begin before each stretch of [`STRETCH`] bytes, so that a column in a
+    /// file of one long line is found without counting all of it.
+    characters: Vec<usize>,
+}
+
+/// Bytes of text that are counted at once.
+const STRETCH: usize = 1024;
+
+/// How many characters begin in these bytes of UTF-8.
+fn beginnings(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 impl Source {
@@ -19,7 +30,39 @@ impl Source {
         let lines = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
-        Self { path, text, lines }
+        let mut characters = vec![0];
+        let mut before = 0;
+        for stretch in text.as_bytes().chunks(STRETCH) {
+            before += beginnings(stretch);
+            characters.push(before);
+        }
+        Self {
+            characters,
+            path,
+            text,
+            lines,
+        }
+    }
+
+    /// How many characters begin before a byte offset.
+    fn characters_before(&self, offset: usize) -> usize {
+        let whole = offset / STRETCH;
+        let rest = self.text.as_bytes().get(whole * STRETCH..offset);
+        let before = self.characters.get(whole).copied();
+        before.unwrap_or_default() + beginnings(rest.unwrap_or_default())
+    }
+
+    /// Where a byte offset is.
+    fn location(&self, offset: usize) -> Location {
+        let offset = offset.min(self.text.len());
+        let (line, range) = self.line(offset);
+        let start = offset.clamp(range.start, range.end);
+        let column = self.characters_before(start) - self.characters_before(range.start) + 1;
+        Location {
+            file: self.path.clone(),
+            line,
+            column,
+        }
     }
 
     /// The line around a byte offset: its number, from 1, and its bytes without the line break.
@@ -217,7 +260,10 @@ impl ConfigErrors {
     /// Where an error is: the file alone if the error is about a file as a whole.
     pub fn location(&self, error: &ConfigError) -> Option<Location> {
         match error.labels.first() {
-            Some(label) => self.excerpt(label).map(|excerpt| excerpt.location),
+            Some(label) => {
+                let source = self.sources.0.get(label.place.file)?;
+                Some(source.location(label.place.start))
+            }
             None => error.file.as_ref().map(|file| Location {
                 file: file.clone(),
                 line: 1,
@@ -242,7 +288,7 @@ impl ConfigErrors {
 
     fn excerpt(&self, label: &Label) -> Option<Excerpt> {
         let source = self.sources.0.get(label.place.file)?;
-        let (number, range) = source.line(label.place.start);
+        let (_, range) = source.line(label.place.start);
         let line = source.text.get(range.clone())?.trim_end_matches('\r');
         let start = label
             .place
@@ -262,13 +308,8 @@ impl ConfigErrors {
                 .flatten()
                 .collect();
         }
-        let column = line.get(..start).map_or(0, |before| before.chars().count()) + 1;
         Some(Excerpt {
-            location: Location {
-                file: source.path.clone(),
-                line: number,
-                column,
-            },
+            location: source.location(label.place.start),
             line: shown,
             marked: start..end,
             label: label.text.clone(),

@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use natpunch_types::{PresharedKey, SecretKey};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use super::edit::{NewPeer, fail, insert_peer};
+use super::edit::{NewPeer, fail, peer_section};
 use super::error::ConfigErrors;
 use super::load::{Given, load_with, reason};
 use super::{keyfile, replace};
@@ -84,9 +83,14 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
             .to_string_lossy()
             .into_owned()
     };
-    for peer in &mesh.peers {
-        insert_peer(&mut document, peer);
+    let mut peers = Table::new();
+    peers.set_implicit(true);
+    for (n, peer) in (1_isize..).zip(&mesh.peers) {
+        let mut section = peer_section(peer);
+        section.set_position(Some(n));
+        section.decor_mut().set_prefix("\n");
         if peer.name != mesh.own {
+            peers.insert(&peer.name, Item::Table(section));
             continue;
         }
         let mut own = Table::new();
@@ -111,15 +115,12 @@ pub fn imported_text(path: &Path, mesh: &ImportedMesh) -> Result<String, ConfigE
         if mesh.external {
             own.insert("backend", value("external"));
         }
-        let section = document
-            .get_mut("peers")
-            .and_then(|peers| peers.get_mut(&peer.name));
-        if let Some(section) = section.and_then(Item::as_table_mut) {
-            own.set_position(section.position());
-            own.decor_mut().set_prefix("\n");
-            section.insert("interface", Item::Table(own));
-        }
+        own.set_position(Some(n));
+        own.decor_mut().set_prefix("\n");
+        section.insert("interface", Item::Table(own));
+        peers.insert(&peer.name, Item::Table(section));
     }
+    document.insert("peers", Item::Table(peers));
     let mut text = document.to_string();
     for psk in &mesh.preshared {
         let pair: Array = [mesh.own.as_str(), &psk.peer].into_iter().collect();
@@ -191,10 +192,12 @@ pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigError
 /// What is wrong with the file.
 pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
     keyfile::read(file, "keygen").map_err(|error| {
-        ConfigErrors::new(
-            vec![super::ConfigError::of(file, error.problem).help(error.help)],
-            Arc::default(),
-        )
+        // A new key would be another one than that which is asked for.
+        let help = match error.absent {
+            true => "name the file that holds this key",
+            false => &error.help,
+        };
+        fail(file, error.problem.as_str(), help)
     })
 }
 

@@ -10,9 +10,11 @@ use url::{Host, Url};
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::names;
+use super::networks::NetworkMap;
 use super::read::Quoted;
 use super::relays;
-use super::resolve::relays_of_pair;
+use super::resolve::{listen_port, port_of};
 use super::validate::overlap;
 
 /// IPv6 needs links of this MTU at least, in bytes (RFC 8200, 5).
@@ -176,10 +178,14 @@ fn is_near(host: &Host<&str>) -> bool {
     }
 }
 
+/// Most different lists of relays that are compared with each other.
+const MOST_COMPARED: usize = 256;
+
 /// Peers whose lists of relays have nothing in common: one finding for each list, for the first
-/// other that it misses.
+/// other that it misses. A mesh with more different lists than [`MOST_COMPARED`] is looked at as far
+/// as that: each list is compared with every one before it.
 fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let mut lists: BTreeMap<&[String], &str> = BTreeMap::new();
+    let mut lists: BTreeMap<&[String], (BTreeSet<&str>, &str)> = BTreeMap::new();
     let may_relay = |peer: &PeerConfig| {
         peer.managed && peer.relay != RelayPolicy::Never && !peer.relays.is_empty()
     };
@@ -187,10 +193,11 @@ fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         if lists.contains_key(peer.relays.as_slice()) {
             continue;
         }
-        let apart = |other: &[String]| {
-            relays_of_pair(&peer.relays, other).is_some_and(|shared| shared.is_empty())
-        };
-        if let Some((_, other)) = lists.iter().find(|(list, _)| apart(list)) {
+        if lists.len() == MOST_COMPARED {
+            break;
+        }
+        let list: BTreeSet<&str> = peer.relays.iter().map(String::as_str).collect();
+        if let Some((_, other)) = lists.values().find(|(seen, _)| list.is_disjoint(seen)) {
             let at = |peer: &str| mesh.places.relays.get(peer).copied().unwrap_or_default();
             let message = format!(
                 "`{}` and `{}` have no relay in common",
@@ -205,7 +212,7 @@ fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
                 "name one in both lists, or the two can't be connected where no direct path is",
             ));
         }
-        lists.insert(&peer.relays, name);
+        lists.insert(&peer.relays, (list, name));
     }
 }
 
@@ -292,8 +299,11 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             "recipients of nodes begin with age1; others are for people with their own tools";
         findings.push(finding.rule("foreign-recipient").help(help));
     }
-    for (network, at) in mesh.networks.iter().zip(&places.networks) {
-        if let Some(lan) = mesh.lans.iter().find(|lan| overlap(**lan, *network)) {
+    let lans: NetworkMap<IpNet> = mesh.lans.iter().map(|lan| (*lan, *lan)).collect();
+    let own = mesh.networks.iter();
+    let networks: NetworkMap<IpNet> = own.clone().map(|network| (*network, *network)).collect();
+    for (network, at) in own.zip(&places.networks) {
+        if let Some(lan) = lans.overlapping(*network) {
             let finding = ConfigError::at(
                 *at,
                 format!("the mesh's network {network} clashes with the LAN {lan}"),
@@ -304,11 +314,7 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     }
     for (route, at) in &places.routes {
         let finding = |message: String, label: &str| ConfigError::at(*at, message).label(label);
-        if let Some(network) = mesh
-            .networks
-            .iter()
-            .find(|network| overlap(**network, *route))
-        {
+        if let Some(network) = networks.overlapping(*route) {
             let message = format!("the route {route} is within the mesh's own network {network}");
             let help = "addresses of the mesh are the peers' own: list them in `addresses`, or route another network";
             findings.push(
@@ -317,11 +323,7 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
                     .help(help),
             );
         }
-        if let Some(lan) = mesh
-            .lans
-            .iter()
-            .find(|lan| route.contains(*lan) && *route != **lan)
-        {
+        if let Some(lan) = lans.within(*route) {
             let message =
                 format!("the route {route} is wider than the LAN {lan} and takes it along");
             let help = format!("route exactly what is behind the peer, such as {lan}");
@@ -332,19 +334,14 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             );
         }
     }
-    let inside: Vec<IpNet> = mesh
-        .networks
-        .iter()
-        .chain(places.routes.keys())
-        .copied()
-        .collect();
+    let inside = mesh.networks.iter().chain(places.routes.keys());
+    let inside: NetworkMap<IpNet> = inside.map(|net| (*net, *net)).collect();
     for (name, peer) in &mesh.peers {
         let endpoint = peer
             .endpoint
             .as_ref()
             .and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
-        let around =
-            endpoint.and_then(|endpoint| inside.iter().find(|net| net.contains(&endpoint.ip())));
+        let around = endpoint.and_then(|endpoint| inside.around(endpoint.ip().into()));
         if let (Some(endpoint), Some(around)) = (endpoint, around) {
             // Behind the peer itself is where it may well be seen from its own LAN; the others'
             // packets loop.
@@ -453,24 +450,19 @@ fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
     const SHOWN: usize = 5;
     let mut findings = Vec::new();
-    let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
-    for (name, _) in mesh
-        .peers
-        .iter()
-        .filter(|(_, peer)| !peer.managed && hidden(peer))
-    {
-        let others: Vec<&str> = mesh
-            .peers
-            .iter()
-            .filter(|(other, peer)| *other != name && hidden(peer))
-            .map(|(other, _)| other.as_str())
-            .collect();
-        if others.is_empty() || others.len() + 1 == mesh.peers.len() {
+    let peers = mesh.peers.iter();
+    let hidden: Vec<(&String, &PeerConfig)> =
+        peers.filter(|(_, peer)| peer.endpoint.is_none()).collect();
+    for (name, _) in hidden.iter().filter(|(_, peer)| !peer.managed) {
+        let others = hidden.len() - 1;
+        if others == 0 || hidden.len() == mesh.peers.len() {
             continue;
         }
-        let more = others.len().saturating_sub(SHOWN);
-        let mut shown = others
+        let more = others.saturating_sub(SHOWN);
+        let mut shown = hidden
             .iter()
+            .map(|(other, _)| other)
+            .filter(|other| *other != name)
             .take(SHOWN)
             .map(|other| format!("`{}`", Quoted(other)))
             .collect::<Vec<_>>()
@@ -490,6 +482,8 @@ pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
                 .help("natpunch punches only between two nodes that run it"),
         );
     }
+    forwarded_ports(mesh, &mut findings);
+    public_names(mesh, &mut findings);
     for (name, place) in &mesh.places.exit_nodes {
         let own = mesh.peers.get(name);
         let Some(exit) = own.and_then(|own| mesh.peers.get(own.exit_node.as_ref()?)) else {
@@ -501,25 +495,19 @@ pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
                     .iter()
                     .any(|address| address.is_ipv6() == ipv6)
             };
-            let Some(without) = [own, Some(exit)]
-                .into_iter()
-                .flatten()
-                .find(|peer| !has(peer))
-            else {
-                continue;
+            let who = match own {
+                Some(own) if !has(own) => name,
+                Some(own) if !has(exit) => own.exit_node.as_ref().unwrap_or(name),
+                _ => continue,
             };
-            let who = mesh
-                .peers
-                .iter()
-                .find(|(_, peer)| *peer == without)
-                .map_or(name, |(name, _)| name);
             let message = format!(
                 "`{}` has no {family} to the internet while it uses an exit node",
                 Quoted(name)
             );
             let finding = ConfigError::at(*place, message)
                 .label(format!("`{}` has no {family} address", Quoted(who)));
-            let help = "it would leak otherwise; for both give the two of them addresses of both kinds in the mesh";
+            let help = "what it sends by this family is dropped, as it would leak otherwise; for both families give \
+                        both peers addresses of both in the mesh";
             findings.push(finding.rule("exit-node-family").help(help));
         }
     }
@@ -539,6 +527,49 @@ pub fn notes(mesh: &MeshConfig) -> Option<ConfigErrors> {
         }
     }
     (!findings.is_empty()).then(|| ConfigErrors::new(findings, Arc::clone(&mesh.sources)))
+}
+
+/// Peers that listen on another port than the one of their endpoint.
+fn forwarded_ports(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    for (name, peer) in &mesh.peers {
+        let Some(port) = peer.endpoint.as_deref().and_then(port_of) else {
+            continue;
+        };
+        let listens = listen_port(&mesh.interface, peer);
+        if listens == port {
+            continue;
+        }
+        let message = format!(
+            "`{}` listens on port {listens}, and the others reach it at port {port}",
+            Quoted(name)
+        );
+        let finding = ConfigError::at(place(mesh, name), message)
+            .label("right if its router forwards the one to the other");
+        let help = "else leave listen_port out: a node with an endpoint listens on its port";
+        findings.push(finding.rule("endpoint-port").help(help));
+    }
+}
+
+/// Names that others own, of a mesh that writes none into the hosts file; where it does they are
+/// errors.
+fn public_names(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    if mesh.hosts {
+        return;
+    }
+    if let Some(owner) = names::of_a_mesh(&mesh.name) {
+        let message = format!("the mesh's name `{}` is {owner}", Quoted(&mesh.name));
+        let finding = ConfigError::at(mesh.places.name, message).label("no name for a mesh");
+        let help = "with [names] hosts = true this is an error: peers would take names of others";
+        findings.push(finding.rule("public-name").help(help));
+    }
+    for name in mesh.peers.keys() {
+        if let Some(owner) = names::of_a_peer(name) {
+            let message = format!("the peer's name `{}` is {owner}", Quoted(name));
+            let finding = ConfigError::at(place(mesh, name), message).label("no name for a peer");
+            let help = "with [names] hosts = true this is an error: the name means something else";
+            findings.push(finding.rule("public-name").help(help));
+        }
+    }
 }
 
 /// 100.64.0.0/10 (RFC 6598).

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use blake2::{Blake2s256, Digest as _};
 
+use natpunch_types::PeerKey;
 use toml_edit::TableLike;
 
 use super::error::{ConfigError, ConfigErrors, Place, Source, Sources};
 use super::model::MeshConfig;
 use super::raw::{self, RawFile};
-use super::read::{Field, Reader, Section};
+use super::read::{Field, Quoted, Reader, Section, is_secret};
+use super::value::check_host_port;
 
 /// The longest file that is read, in bytes: about twenty times a mesh of 10,000 peers.
 const LONGEST_FILE: u64 = 8 << 20;
@@ -118,7 +120,7 @@ fn load_files(
         }
     }
     let sources = Arc::new(sources);
-    let broken: Vec<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
+    let broken: BTreeSet<usize> = errors.iter().filter_map(ConfigError::file_index).collect();
     let mut parts = Parts {
         raw: RawFile::default(),
         unusable: BTreeSet::new(),
@@ -281,7 +283,7 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 }
 
 /// What the system says of an error, without its number.
-pub(super) fn reason(error: &std::io::Error) -> String {
+pub fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error")
         .next()
@@ -289,8 +291,86 @@ pub(super) fn reason(error: &std::io::Error) -> String {
         .to_lowercase()
 }
 
+/// The keys by which a file of wg-quick is told from a mesh file.
+const WG_QUICK_KEYS: [&str; 6] = [
+    "PrivateKey",
+    "PublicKey",
+    "AllowedIPs",
+    "ListenPort",
+    "Address",
+    "Endpoint",
+];
+
+/// Where the first section of a file of wg-quick begins, if the text is one.
+fn wg_quick_section(text: &str) -> Option<Range<usize>> {
+    let key = |line: &str| {
+        line.split('=')
+            .next()
+            .map(str::trim)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    if !text
+        .lines()
+        .any(|line| WG_QUICK_KEYS.contains(&key(line).as_str()))
+    {
+        return None;
+    }
+    let section = text.lines().map(str::trim).find(|line| {
+        ["[Interface]", "[Peer]"]
+            .iter()
+            .any(|section| line.starts_with(section))
+    })?;
+    let start = section.as_ptr().addr() - text.as_ptr().addr();
+    Some(start..start + section.len())
+}
+
+/// The error of a value without quotes, if that is what is wrong with the line at `at`.
+fn unquoted(text: &str, at: usize, place: impl Fn(Range<usize>) -> Place) -> Option<ConfigError> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text.get(start..)?.lines().next()?;
+    let (key, value) = line.split_once('=')?;
+    let key = key.trim();
+    // A comment behind the value is none of it.
+    let value = value.split(" #").next().unwrap_or(value).trim();
+    let bare = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let plain = !value.is_empty() && !value.contains(['"', '\'', '\\', '{', ',']);
+    let in_brackets = value.starts_with('[') && check_host_port(value).is_err();
+    if !plain || in_brackets || key.is_empty() || !key.chars().all(bare) {
+        return None;
+    }
+    // A value that is one by itself has something else wrong with it.
+    if format!("v = {value}")
+        .parse::<toml_edit::DocumentMut>()
+        .is_ok()
+    {
+        return None;
+    }
+    let value_start = value.as_ptr().addr() - text.as_ptr().addr();
+    let at = place(value_start..value_start + value.len());
+    let error = ConfigError::at(
+        at,
+        format!("the value of `{}` is not in quotes", Quoted(key)),
+    )
+    .label("expected a text in quotes");
+    let secret = is_secret(key) || value.parse::<PeerKey>().is_ok();
+    let error = if secret { error.secret() } else { error };
+    Some(match secret {
+        true => error.help(format!("write it in quotes: {key} = \"…\"")),
+        false => error.help(format!("write: {key} = \"{}\"", Quoted(value))),
+    })
+}
+
 /// Parses one file and reads its sections.
 fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
+    if let Some(section) = wg_quick_section(&source.text) {
+        let place = reader.place(Some(section));
+        let error = ConfigError::at(place, "this is a file of wg-quick, not a mesh file");
+        let file = source.path.display().to_string();
+        let help = format!("make a mesh file of it: natpunch import {}", Quoted(&file));
+        reader.report(error.label("a section of wg-quick").help(help));
+        return None;
+    }
     match toml_edit::Document::parse(source.text.as_str()) {
         Ok(document) => Some(raw::read_file(&document, reader)),
         Err(error) => {
@@ -304,6 +384,10 @@ fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
                     }
                     None => error,
                 }
+            } else if let Some(error) =
+                unquoted(&source.text, span.start, |span| reader.place(Some(span)))
+            {
+                error
             } else {
                 let first_line = error.message().lines().next().unwrap_or_default();
                 ConfigError::at(place, format!("this is not TOML: {first_line}"))

@@ -87,8 +87,9 @@ section! {
         private_key_age: Encrypted,
         /// MTU of the interface, in bytes. Default: 1420, WireGuard's own.
         mtu: Mtu,
-        /// UDP port of WireGuard. By default it is derived from the node's public key, so that two
-        /// nodes behind one NAT never collide.
+        /// UDP port of WireGuard. Default: the port of the node's `endpoint`; without an endpoint
+        /// one that is derived from the node's public key, so that two nodes behind one NAT never
+        /// collide. Write it where a router forwards another port to this one.
         listen_port: Port,
         /// Firewall mark of WireGuard's own packets; 0 is none. Default: 0.
         fwmark: FirewallMark,
@@ -175,8 +176,8 @@ section! {
         /// Networks that this peer reaches outside of its exit node, such as the one that you
         /// administer it from.
         exit_except: Vec<Located<Network>>,
-        /// Where it can be reached without discovery, `HOST:PORT`. A host name is resolved again
-        /// and again.
+        /// Where it can be reached without discovery, `HOST:PORT`. It listens on this port, unless
+        /// `listen_port` says another one. A host name is resolved again and again.
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a
         /// router. Default: true.

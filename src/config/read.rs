@@ -238,7 +238,7 @@ fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> C
     }
 }
 
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     let plain = squashed(key);
     [
         "privatekey",
@@ -273,6 +273,32 @@ pub(super) fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str>
         .filter(|(similarity, _)| *similarity >= 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
+}
+
+/// Suggestions for misspelt names of a mesh. Each compares a name with every one that is known, so
+/// the comparisons of a whole mesh are bounded: after that errors come without a suggestion.
+pub(super) struct Suggestions {
+    comparisons_left: usize,
+}
+
+impl Default for Suggestions {
+    fn default() -> Self {
+        Self {
+            comparisons_left: 500_000,
+        }
+    }
+}
+
+impl Suggestions {
+    /// [`did_you_mean`], as long as there are comparisons left.
+    pub(super) fn best<'a>(
+        &mut self,
+        word: &str,
+        known: impl ExactSizeIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        self.comparisons_left = self.comparisons_left.checked_sub(known.len())?;
+        did_you_mean(word, &known.collect::<Vec<_>>())
+    }
 }
 
 /// Something that a key's value can be read as.

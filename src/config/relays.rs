@@ -4,18 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ConfigError, Place};
 use super::model::{Discovery, DiscoverySettings};
-use super::read::{Located, Quoted, did_you_mean};
+use super::read::{Located, Quoted, Suggestions};
 use super::value::Word;
+
+/// Most relays in the list of one peer. Every pair gets a list of its own out of those of its two
+/// peers, so long ones would cost their length times the number of peers.
+const MOST_RELAYS: usize = 64;
 
 /// What the lists of a mesh may name.
 pub(super) struct Known<'a> {
     /// The discovery instances of the file, and where each stands.
-    pub(super) instances: &'a [Discovery],
-    pub(super) places: &'a BTreeMap<String, Place>,
+    instances: BTreeMap<&'a str, &'a Discovery>,
+    places: &'a BTreeMap<String, Place>,
     /// The peers that serve.
-    pub(super) servers: BTreeSet<&'a str>,
+    servers: BTreeSet<&'a str>,
     /// All peers, and where each stands.
-    pub(super) peers: &'a BTreeMap<String, Place>,
+    peers: &'a BTreeMap<String, Place>,
+    /// The names of all relays, for suggestions.
+    relays: Vec<&'a str>,
 }
 
 /// Whether an instance of the file relays, as far as its settings tell.
@@ -27,15 +33,42 @@ pub(super) fn relays(settings: &DiscoverySettings) -> bool {
     }
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
+    pub(super) fn new(
+        instances: &'a [Discovery],
+        places: &'a BTreeMap<String, Place>,
+        servers: BTreeSet<&'a str>,
+        peers: &'a BTreeMap<String, Place>,
+    ) -> Self {
+        let named = |instance: &'a Discovery| (instance.name.as_str(), instance);
+        let relaying = instances.iter().filter(|one| relays(&one.settings));
+        let names = relaying.map(|instance| instance.name.as_str());
+        Self {
+            instances: instances.iter().map(named).collect(),
+            places,
+            relays: names.chain(servers.iter().copied()).collect(),
+            servers,
+            peers,
+        }
+    }
+
     /// Checks the list of one peer. `unread`: whether a section of this name is there that could
     /// not be read.
     pub(super) fn check(
         &self,
         list: &Located<Vec<Located<Word>>>,
         unread: impl Fn(&str) -> bool,
+        suggestions: &mut Suggestions,
         errors: &mut Vec<ConfigError>,
     ) {
+        if list.value.len() > MOST_RELAYS {
+            let message = format!("a list of {} relays", list.value.len());
+            let error = ConfigError::at(list.place, message)
+                .label(format!("expected {MOST_RELAYS} at most"));
+            let help = "name those that shall be used first; without a list any may be used";
+            errors.push(error.help(help));
+            return;
+        }
         let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
         for word in &list.value {
             let name = word.value.0.as_str();
@@ -49,18 +82,18 @@ impl Known<'_> {
                     .also(first, "first named here");
                 errors.push(error.help("remove one of the two"));
             } else if !unread(name) {
-                errors.extend(self.flaw(name, word.place));
+                errors.extend(self.flaw(name, word.place, suggestions));
             }
         }
     }
 
     /// What is wrong with a name.
-    fn flaw(&self, name: &str, place: Place) -> Option<ConfigError> {
+    fn flaw(&self, name: &str, place: Place, suggestions: &mut Suggestions) -> Option<ConfigError> {
         if self.servers.contains(name) {
             return None;
         }
         let none = ConfigError::at(place, format!("`{}` is no relay", Quoted(name)));
-        if let Some(instance) = self.instances.iter().find(|instance| instance.name == name) {
+        if let Some(instance) = self.instances.get(name) {
             let there = self.places.get(name).copied().unwrap_or_default();
             let help = match &instance.settings {
                 settings if relays(settings) => return None,
@@ -85,17 +118,9 @@ impl Known<'_> {
                     .help(help),
             );
         }
-        let named = self
-            .instances
-            .iter()
-            .filter(|instance| relays(&instance.settings));
-        let known: Vec<&str> = named
-            .map(|instance| instance.name.as_str())
-            .chain(self.servers.iter().copied())
-            .collect();
         let error = ConfigError::at(place, format!("there is no relay `{}`", Quoted(name)))
             .label("neither a [discovery.NAME] nor a peer");
-        Some(match did_you_mean(name, &known) {
+        Some(match suggestions.best(name, self.relays.iter().copied()) {
             Some(best) => error.help(format!("did you mean \"{best}\"?")),
             None => error.help(
                 "name a [discovery.NAME] with plugin = \"rendezvous\", or a peer with serve = true",

@@ -23,6 +23,7 @@ use super::model::{
     Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
     RemotePeer, SecretSource,
 };
+use super::networks::NetworkMap;
 use super::read::Quoted;
 
 /// WireGuard's own default MTU, in bytes: 1500 less the most that its headers take.
@@ -475,9 +476,10 @@ impl<'a> Resolve<'a> {
         let relaying = mesh
             .peers
             .get(name)
-            .map(|own| (own.relay, own.relays.as_slice()))
+            .map(|own| (own.relay, OwnRelays::new(&own.relays)))
             .unwrap_or_default();
         let own = mesh.peers.get(name).map(|own| own.public_key);
+        let exit = mesh.peers.get(name).and_then(|own| exit_node(mesh, own));
         let mut peers = Vec::with_capacity(mesh.peers.len());
         for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
             let pair = if name < other.as_str() {
@@ -492,13 +494,8 @@ impl<'a> Resolve<'a> {
                 }
                 (None, ..) => None,
             };
-            let mut peer = remote(mesh, other, peer, preshared_key, keepalive, relaying);
-            if let Some(exit) = mesh
-                .peers
-                .get(name)
-                .and_then(|own| exit_node(mesh, own))
-                .filter(|e| e.peer == *other)
-            {
+            let mut peer = remote(mesh, other, peer, preshared_key, keepalive, &relaying);
+            if let Some(exit) = exit.as_ref().filter(|exit| exit.peer == *other) {
                 peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));
                 peer.allowed_ips.extend(exit.ipv6.then_some(EVERYTHING[1]));
                 peer.allowed_ips.sort();
@@ -589,11 +586,7 @@ impl<'a> Resolve<'a> {
             mtu: own_interface.mtu.or(all.mtu).unwrap_or(DEFAULT_MTU),
             backend: own_interface.backend.or(all.backend).unwrap_or_default(),
             persistent_keepalive: Some(keepalive).filter(|keepalive| !keepalive.is_zero()),
-            addresses: own
-                .addresses
-                .iter()
-                .map(|address| with_prefix(mesh, *address))
-                .collect(),
+            addresses: own_addresses(mesh, own),
             peers,
             serve: own.serve,
             apply: mesh.apply.clone(),
@@ -614,7 +607,7 @@ fn remote(
     peer: &PeerConfig,
     preshared_key: Option<PresharedKey>,
     keepalive: Duration,
-    (relay, relays): (RelayPolicy, &[String]),
+    (relay, relays): &(RelayPolicy, OwnRelays<'_>),
 ) -> RemotePeer {
     let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
     let mut allowed_ips: Vec<IpNet> = hosts.chain(peer.routes.iter().copied()).collect();
@@ -629,8 +622,8 @@ fn remote(
         allowed_ips,
         endpoint: peer.endpoint.clone(),
         preshared_key,
-        relay: of_pair(relay, peer.relay),
-        relays: relays_of_pair(relays, &peer.relays),
+        relay: of_pair(*relay, peer.relay),
+        relays: relays.of_pair(&peer.relays),
         persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
             .filter(|keepalive| !keepalive.is_zero()),
         listen_port: listen_port(&mesh.interface, peer),
@@ -642,6 +635,14 @@ const EVERYTHING: [IpNet; 2] = [
     IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
+
+/// These networks, and the default routes of both address families.
+pub fn with_default_routes(mut networks: Vec<IpNet>) -> Vec<IpNet> {
+    networks.extend(EVERYTHING);
+    networks.sort();
+    networks.dedup();
+    networks
+}
 
 /// The exit node that a peer uses. Two meshes on one host differ in their port, and so in their
 /// table; its upper half is "NP", so that it is nobody else's.
@@ -673,20 +674,38 @@ fn of_pair(a: RelayPolicy, b: RelayPolicy) -> RelayPolicy {
         .unwrap_or_default()
 }
 
-/// The relays of a pair of which the sides list these: those of both, by the sum of their places,
-/// then by name. `None`: any.
-pub(super) fn relays_of_pair(a: &[String], b: &[String]) -> Option<Vec<String>> {
-    match (a, b) {
-        ([], []) => None,
-        ([], one) | (one, []) => Some(one.to_vec()),
-        (a, b) => {
-            let places = a.iter().enumerate().filter_map(|(place, name)| {
-                let other = b.iter().position(|other| other == name)?;
-                Some((place + other, name))
-            });
-            let mut both: Vec<(usize, &String)> = places.collect();
-            both.sort();
-            Some(both.into_iter().map(|(_, name)| name.clone()).collect())
+/// The relays that this node lists, with the place of each.
+#[derive(Default)]
+struct OwnRelays<'a> {
+    list: &'a [String],
+    places: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> OwnRelays<'a> {
+    fn new(list: &'a [String]) -> Self {
+        let numbered = list.iter().enumerate();
+        Self {
+            list,
+            places: numbered.map(|(n, name)| (name.as_str(), n)).collect(),
+        }
+    }
+
+    /// The relays of a pair of which the other side lists these: those of both, by the sum of
+    /// their places, then by name. `None`: any.
+    fn of_pair(&self, other: &[String]) -> Option<Vec<String>> {
+        match (self.list, other) {
+            ([], []) => None,
+            ([], one) | (one, []) => Some(one.to_vec()),
+            (_, other) => {
+                let numbered = other.iter().enumerate();
+                let shared = numbered.filter_map(|(place, name)| {
+                    let own = self.places.get(name.as_str())?;
+                    Some((place + own, name))
+                });
+                let mut shared: Vec<(usize, &String)> = shared.collect();
+                shared.sort();
+                Some(shared.into_iter().map(|(_, name)| name.clone()).collect())
+            }
         }
     }
 }
@@ -698,18 +717,38 @@ fn is_node(instance: &Discovery, key: &PeerKey) -> bool {
 
 /// The port on which a peer's WireGuard listens; `all` is what holds for every node.
 pub(super) fn listen_port(all: &InterfaceConfig, peer: &PeerConfig) -> u16 {
+    // What the file says of the port itself: a router may forward another one to it.
     let stated = peer.interface.listen_port.or(all.listen_port);
-    stated.unwrap_or_else(|| derive_listen_port(&peer.public_key))
+    // The others send to the endpoint, so without a word of the port that is where it listens.
+    let reached = || peer.endpoint.as_deref().and_then(port_of);
+    stated
+        .or_else(reached)
+        .unwrap_or_else(|| derive_listen_port(&peer.public_key))
 }
 
-/// An own address with the prefix length of the mesh network around it, so that the interface's
-/// connected route is the mesh.
-fn with_prefix(mesh: &MeshConfig, address: IpAddr) -> IpNet {
-    let around = mesh
-        .networks
-        .iter()
-        .find(|network| network.contains(&address));
-    around
-        .and_then(|network| IpNet::new(address, network.prefix_len()).ok())
-        .unwrap_or_else(|| IpNet::from(address))
+/// The port of `HOST:PORT`.
+pub(super) fn port_of(endpoint: &str) -> Option<u16> {
+    endpoint.rsplit_once(':')?.1.parse().ok()
+}
+
+/// The port on which a peer with an endpoint listens; `None` for one without, which the file does
+/// not say.
+pub fn endpoint_listen_port(mesh: &MeshConfig, peer: &PeerConfig) -> Option<u16> {
+    let reachable = peer.endpoint.is_some();
+    reachable.then(|| listen_port(&mesh.interface, peer))
+}
+
+/// The addresses of a peer, each with the prefix length of the mesh network around it, so that the
+/// interface's connected route is the mesh.
+pub fn own_addresses(mesh: &MeshConfig, own: &PeerConfig) -> Vec<IpNet> {
+    let networks = mesh.networks.iter().map(|network| (*network, network));
+    let networks: NetworkMap<&IpNet> = networks.collect();
+    let with_prefix = |address: &IpAddr| {
+        let alone = IpNet::from(*address);
+        let around = networks.around(alone);
+        around
+            .and_then(|network| IpNet::new(*address, network.prefix_len()).ok())
+            .unwrap_or(alone)
+    };
+    own.addresses.iter().map(with_prefix).collect()
 }

@@ -7,14 +7,22 @@ use serde_json::Value;
 
 use super::raw::RawFile;
 
-/// The JSON schema (draft 2020-12) of the mesh file.
-pub fn schema() -> Value {
+/// The JSON schema (draft 2020-12) of the mesh file, or of one file of a directory: that one need
+/// not hold every section, nor all of `[mesh]`, since the others may.
+pub fn schema(one_of_several: bool) -> Value {
     let generator = SchemaSettings::draft2020_12()
         .with_transform(ForToml)
         .into_generator();
     let mut schema = generator.into_root_schema_for::<RawFile>();
     schema.insert("title".to_owned(), "natpunch mesh".into());
-    schema.to_value()
+    let mut schema = schema.to_value();
+    if one_of_several {
+        for section in ["", "/properties/mesh"] {
+            let section = schema.pointer_mut(section).and_then(Value::as_object_mut);
+            section.and_then(|section| section.remove("required"));
+        }
+    }
+    schema
 }
 
 /// TOML has no null: a key is there or it is not. And the lines of a doc comment are those of the

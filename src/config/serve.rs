@@ -8,7 +8,7 @@ use super::error::{ConfigError, Place};
 use super::model::{Discovery, DiscoverySettings, InterfaceConfig, PeerConfig, SERVE_PORTS};
 use super::raw::RawPeer;
 use super::read::Quoted;
-use super::resolve::listen_port;
+use super::resolve::{listen_port, port_of};
 
 /// What the file says of a peer that serves.
 pub(super) struct Server {
@@ -80,22 +80,8 @@ impl Server {
             "serve at another port, such as: serve = {}",
             if self.has(51_900) { 52_900 } else { 51_900 }
         );
-        let listen = listen_port(all, peer);
-        if self.has(listen) {
-            let error = self
-                .error(&format!("WireGuard listens on port {listen}"))
-                .label(format!("takes the UDP ports {first} to {last}"));
-            let error = match self.listen_port {
-                Some(place) => error.also(place, "one of them is WireGuard's"),
-                None => error,
-            };
-            errors.push(error.help(help));
-            return;
-        }
         if let Some((endpoint, place)) = &self.endpoint
-            && let Some(port) = endpoint
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok())
+            && let Some(port) = port_of(endpoint)
             && self.has(port)
         {
             let error = self
@@ -106,6 +92,18 @@ impl Server {
                     .also(*place, "WireGuard's port, as the others see it")
                     .help(help),
             );
+            return;
+        }
+        let listen = listen_port(all, peer);
+        if self.has(listen) {
+            let error = self
+                .error(&format!("WireGuard listens on port {listen}"))
+                .label(format!("takes the UDP ports {first} to {last}"));
+            let error = match self.listen_port {
+                Some(place) => error.also(place, "one of them is WireGuard's"),
+                None => error,
+            };
+            errors.push(error.help(help));
         }
     }
 }
@@ -121,7 +119,10 @@ pub(super) fn instances(
     errors: &mut Vec<ConfigError>,
 ) -> Vec<Discovery> {
     let mut instances = Vec::new();
-    for (n, server) in servers.iter().enumerate() {
+    // Servers by host and first port. All take as many ports, so that those of two overlap exactly
+    // if their first ones are less than that apart.
+    let mut seen: BTreeMap<(&str, u16), &Server> = BTreeMap::new();
+    for server in servers {
         let name = &server.name;
         if let Some(place) = server.managed {
             let error = server
@@ -167,10 +168,9 @@ pub(super) fn instances(
             }
             continue;
         };
-        let twin = servers.iter().take(n).find(|other| {
-            other.host() == Some(host) && (other.has(server.port) || server.has(other.port))
-        });
-        if let Some(twin) = twin {
+        let nearest = (host, server.port.saturating_sub(SERVE_PORTS - 1));
+        let twin = seen.range(nearest..=(host, server.last())).next();
+        if let Some((_, twin)) = twin {
             let message = format!(
                 "`{}` and `{}` serve at the same ports of {host}",
                 Quoted(&twin.name),
@@ -188,6 +188,7 @@ pub(super) fn instances(
             );
             errors.push(error.also(twin.place, "so does this").help(help));
         }
+        seen.entry((host, server.port)).or_insert(server);
         let Some(peer) = peers.get(name) else {
             continue;
         };

@@ -17,8 +17,10 @@ use super::model::{
     ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig,
     SecretSource,
 };
+use super::names;
+use super::networks::NetworkMap;
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
-use super::read::{Field, Located, Quoted, did_you_mean};
+use super::read::{Field, Located, Quoted, Suggestions};
 use super::relays;
 use super::serve::{self, Server};
 use super::value::{DnsLabel, FilePath, InterfaceName, Network, Word};
@@ -46,6 +48,7 @@ pub(super) fn validate(
         places,
         servers: vec![],
         relays: vec![],
+        suggestions: Suggestions::default(),
     };
     let generation = raw
         .mesh
@@ -108,6 +111,10 @@ pub(super) fn validate(
         lans,
         preshared_secret,
     } = mesh?;
+    check.places.name = name.place;
+    if hosts {
+        check.public_names(&name);
+    }
     if interface.name.is_none() && !InterfaceName::valid(&format!("wg-{}", name.value.0)) {
         let message = format!(
             "`wg-{}` is too long for the name of an interface",
@@ -155,6 +162,8 @@ fn apply_config(raw: RawApply) -> ApplyConfig {
 /// Where things of a mesh stand, for errors that are found later.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
+    /// `name` in `[mesh]`.
+    pub(super) name: Place,
     /// The names of the peers.
     pub(super) peers: BTreeMap<String, Place>,
     /// `private_key_file`, in `[interface]` and in peers.
@@ -189,6 +198,7 @@ struct Check<'a> {
     servers: Vec<Server>,
     /// The lists of relays that peers have.
     relays: Vec<Located<Vec<Located<Word>>>>,
+    suggestions: Suggestions,
 }
 
 /// `[mesh]`.
@@ -197,6 +207,33 @@ struct MeshSection {
     networks: Vec<Located<Network>>,
     lans: Vec<IpNet>,
     preshared_secret: Option<SecretSource>,
+}
+
+/// The networks of the mesh, ready to be asked.
+struct MeshNetworks<'a> {
+    all: &'a [Located<Network>],
+    by_address: NetworkMap<IpNet>,
+}
+
+impl<'a> MeshNetworks<'a> {
+    fn new(all: &'a [Located<Network>]) -> Self {
+        let nets = all.iter().map(|network| network.value.0);
+        Self {
+            all,
+            by_address: nets.map(|net| (net, net)).collect(),
+        }
+    }
+
+    /// The first few of them, for a message.
+    fn shown(&self) -> String {
+        const SHOWN: usize = 3;
+        let nets = self.all.iter().map(|network| network.value.0);
+        let mut shown: Vec<String> = nets.take(SHOWN).map(|net| net.to_string()).collect();
+        if self.all.len() > SHOWN {
+            shown.push(format!("another of the {} networks", self.all.len()));
+        }
+        shown.join(" or ")
+    }
 }
 
 /// An address or route of a peer, for the search for overlaps.
@@ -271,21 +308,17 @@ impl Check<'_> {
             );
         }
         let networks = networks?.value;
-        for (n, network) in networks.iter().enumerate() {
-            let earlier = networks
-                .iter()
-                .take(n)
-                .find(|other| overlap(other.value.0, network.value.0));
-            if let Some(earlier) = earlier {
-                let message = format!(
-                    "the networks {} and {} overlap",
-                    network.value.0, earlier.value.0
-                );
+        let mut earlier: NetworkMap<&Located<Network>> = NetworkMap::new();
+        for network in &networks {
+            let net = network.value.0;
+            if let Some(earlier) = earlier.overlapping(net) {
+                let message = format!("the networks {net} and {} overlap", earlier.value.0);
                 let error = ConfigError::at(network.place, message)
                     .label("overlaps")
                     .also(earlier.place, "with this one");
                 self.errors.push(error.help("remove one of the two"));
             }
+            earlier.insert(net, network);
         }
         self.places.networks = networks.iter().map(|network| network.place).collect();
         let preshared_secret = self.secret(
@@ -385,6 +418,7 @@ impl Check<'_> {
                 "add a section [peers.NAME] with public_key and addresses for each member, or say `natpunch add-peer`",
             );
         }
+        let networks = networks.map(MeshNetworks::new);
         for (name, peer) in entries {
             match self.places.peers.entry(name.clone()) {
                 Entry::Occupied(first) => {
@@ -397,6 +431,7 @@ impl Check<'_> {
                 }
                 Entry::Vacant(entry) => entry.insert(peer.key),
             };
+            let networks = networks.as_ref();
             self.claims(&name, &peer.value, names.len(), networks, &mut claims);
             self.servers.extend(Server::of(&name, &peer.value));
             match (&peer.value.exit_node, &peer.value.exit_except) {
@@ -427,6 +462,8 @@ impl Check<'_> {
 
     /// An exit node is another peer, and one that offers itself.
     fn exit_nodes(&mut self, peers: &BTreeMap<String, PeerConfig>) {
+        let offering = peers.iter().filter(|(_, peer)| peer.exit);
+        let offering: Vec<&str> = offering.map(|(name, _)| name.as_str()).collect();
         for (name, peer) in peers {
             let (Some(exit), Some(place)) =
                 (&peer.exit_node, self.places.exit_nodes.get(name).copied())
@@ -450,14 +487,9 @@ impl Check<'_> {
                 Some(_) => continue,
                 None if !self.complete || self.places.peers.contains_key(exit) => continue,
                 None => {
-                    let known: Vec<&str> = peers
-                        .iter()
-                        .filter(|(_, p)| p.exit)
-                        .map(|(name, _)| name.as_str())
-                        .collect();
                     let message = format!("there is no peer `{}`", Quoted(exit));
                     let error = ConfigError::at(place, message).label("not a peer of this mesh");
-                    match did_you_mean(exit, &known) {
+                    match self.suggestions.best(exit, offering.iter().copied()) {
                         Some(best) => error.help(format!("did you mean \"{best}\"?")),
                         None => error.help(
                             "name a peer as in its section [peers.NAME], one with exit = true",
@@ -530,7 +562,7 @@ impl Check<'_> {
         name: &str,
         raw: &RawPeer,
         peer: usize,
-        networks: Option<&[Located<Network>]>,
+        networks: Option<&MeshNetworks<'_>>,
         claims: &mut Vec<Claim>,
     ) {
         if let Some(addresses) = &raw.addresses
@@ -553,28 +585,21 @@ impl Check<'_> {
                 place: address.place,
             });
             let Some(networks) = networks else { continue };
-            match networks
-                .iter()
-                .find(|network| network.value.0.contains(&ip))
-            {
+            match networks.by_address.around(ip.into()) {
                 None => {
                     let message = format!("{ip} is outside of the mesh's networks");
-                    let all: Vec<String> = networks
-                        .iter()
-                        .map(|network| network.value.0.to_string())
-                        .collect();
                     let mut error =
                         ConfigError::at(address.place, message).label("in none of `mesh.networks`");
-                    if let Some(first) = networks.first() {
+                    if let Some(first) = networks.all.first() {
                         error = error.also(first.place, "the mesh's networks");
                     }
                     let help = format!(
                         "write an address of {}, or add a network to `mesh.networks`",
-                        all.join(" or ")
+                        networks.shown()
                     );
                     self.errors.push(error.help(help));
                 }
-                Some(network) => self.not_special(ip, network.value.0, address.place),
+                Some(network) => self.not_special(ip, *network, address.place),
             }
         }
         for route in raw.routes.iter().flat_map(|routes| &routes.value) {
@@ -650,7 +675,41 @@ impl Check<'_> {
                 self.errors
                     .push(error.also(first.place, "first claimed here").help(help));
             }
-            around.push(claim);
+            // Two peers with the same network are rivals of whatever is inside; a third entry of
+            // it would only make the search through the stack longer.
+            let same = |outer: &&Claim| outer.net == claim.net;
+            let twice = around
+                .iter()
+                .rev()
+                .take(2)
+                .filter(|outer| same(outer))
+                .count()
+                == 2;
+            let again = around
+                .last()
+                .is_some_and(|o| same(o) && o.peer == claim.peer);
+            if !twice && !again {
+                around.push(claim);
+            }
+        }
+    }
+
+    /// In a hosts file no name may stand that others own.
+    fn public_names(&mut self, mesh: &Located<DnsLabel>) {
+        let name = &mesh.value.0;
+        if let Some(owner) = names::of_a_mesh(name) {
+            let message = format!("the mesh can't be named `{}`: it is {owner}", Quoted(name));
+            let error = ConfigError::at(mesh.place, message).label("peers get names in it");
+            let help = "name the mesh otherwise, such as `home`, or write no names: [names] with hosts = false";
+            self.errors.push(error.help(help));
+        }
+        for (peer, place) in &self.places.peers {
+            if let Some(owner) = names::of_a_peer(peer) {
+                let message = format!("no peer can be named `{}`: it is {owner}", Quoted(peer));
+                let error = ConfigError::at(*place, message).label("would be in the hosts file");
+                let help = "name the peer otherwise, or write no names: [names] with hosts = false";
+                self.errors.push(error.help(help));
+            }
         }
     }
 
@@ -701,12 +760,8 @@ impl Check<'_> {
             });
         }
         let servers = std::mem::take(&mut self.servers);
-        let known = relays::Known {
-            instances: &instances,
-            places: &seen,
-            servers: servers.iter().map(Server::name).collect(),
-            peers: &self.places.peers,
-        };
+        let servers_by_name = servers.iter().map(Server::name).collect();
+        let known = relays::Known::new(&instances, &seen, servers_by_name, &self.places.peers);
         let unread = |name: &str| {
             let keys = [
                 format!("discovery.{name}"),
@@ -717,7 +772,7 @@ impl Check<'_> {
         };
         self.relays
             .iter()
-            .for_each(|list| known.check(list, unread, self.errors));
+            .for_each(|list| known.check(list, unread, &mut self.suggestions, self.errors));
         let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
         instances.extend(serve::instances(
             &servers,
@@ -764,11 +819,12 @@ impl Check<'_> {
                 if !self.places.peers.contains_key(&name.value.0)
                     && self.is_all_read(&format!("peers.{}", name.value.0))
                 {
-                    let known: Vec<&str> = self.places.peers.keys().map(String::as_str).collect();
+                    let known = self.places.peers.keys().map(String::as_str);
+                    let best = self.suggestions.best(&name.value.0, known);
                     let message = format!("there is no peer `{}`", Quoted(&name.value.0));
                     let error =
                         ConfigError::at(name.place, message).label("not a peer of this mesh");
-                    self.errors.push(match did_you_mean(&name.value.0, &known) {
+                    self.errors.push(match best {
                         Some(best) => error.help(format!("did you mean \"{best}\"?")),
                         None => error.help("name a peer as in its section [peers.NAME]"),
                     });

@@ -271,15 +271,16 @@ pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
     let example =
         "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"";
     if let Ok(ip) = text.parse::<IpAddr>() {
-        let host = if ip.is_ipv6() {
-            format!("[{ip}]")
-        } else {
-            ip.to_string()
+        let host = match ip {
+            IpAddr::V6(_) => format!("[{ip}]"),
+            IpAddr::V4(_) => ip.to_string(),
         };
-        return Err(Flaw::new(
-            "the port is missing",
-            format!("write \"{host}:51820\", if 51820 is its port"),
-        ));
+        let mut help = format!("write \"{host}:51820\", if 51820 is its port");
+        // What was meant to be the port is the last part of the address.
+        if let Some((host, port)) = text.rsplit_once(':').and_then(unbracketed) {
+            help.push_str(&format!("; \"[{host}]:{port}\", if {port} is"));
+        }
+        return Err(Flaw::new("the port is missing", help));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(Flaw::new(
@@ -294,6 +295,12 @@ pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
         return Err(Flaw::new(
             format!("`{}` is not a port", Quoted(port)),
             "write a port from 1 to 65535 behind the last colon",
+        ));
+    }
+    if let Some((host, port)) = unbracketed((host, port)) {
+        return Err(Flaw::new(
+            "an IPv6 address stands in brackets before its port",
+            format!("write \"[{host}]:{port}\""),
         ));
     }
     let host_ok = match host
@@ -311,6 +318,14 @@ pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
             example,
         ))
     }
+}
+
+/// An IPv6 address without brackets, and the port behind it.
+fn unbracketed((host, port): (&str, &str)) -> Option<(std::net::Ipv6Addr, u16)> {
+    Some((
+        host.parse().ok()?,
+        port.parse().ok().filter(|port| *port > 0)?,
+    ))
 }
 
 /// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use zeroize::Zeroizing;
 
+use super::wg_comments::Comments;
+
 /// Longest file that is read, in bytes.
 pub const LONGEST: u64 = 4 << 20;
 
@@ -31,8 +33,10 @@ pub struct WgQuick {
     pub peers: Vec<WgQuickPeer>,
     /// Comments at the end, without `#`.
     pub remarks: Vec<String>,
-    /// Keys that have no counterpart in a mesh file, such as `DNS` and `PostUp`.
-    pub left_out: Vec<String>,
+    /// `Table`, unless it is `auto`, and its line: wg-quick then puts no routes into the main table.
+    pub table: Option<(String, usize)>,
+    /// Keys without a counterpart in a mesh file that say something.
+    pub unsupported: Vec<Unsupported>,
 }
 
 /// A `[Peer]`.
@@ -50,6 +54,10 @@ pub struct WgQuickPeer {
     pub endpoint: Option<String>,
     /// Seconds between keepalives; 0 is off.
     pub persistent_keepalive: Option<u16>,
+    /// The line of the section, from 1; 0 where there is no file.
+    pub line: usize,
+    /// The line of each of the allowed IPs; empty where there is no file.
+    pub allowed_lines: Vec<usize>,
 }
 
 /// What is wrong with a file: the line, from 1, and the problem, which never shows a value.
@@ -62,10 +70,68 @@ pub struct WgQuickError {
     pub problem: String,
 }
 
+/// A key without a counterpart in a mesh file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The key, as wg-quick(8) writes it.
+    pub key: &'static str,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// The keys of wg-quick(8) that a mesh file has no counterpart of, apart from `Table`.
+const UNSUPPORTED: [&str; 6] = [
+    "DNS",
+    "PreUp",
+    "PostUp",
+    "PreDown",
+    "PostDown",
+    "SaveConfig",
+];
+
+/// The bytes of a file as text: UTF-8, or UTF-16 with a byte order mark, as editors on Windows
+/// write it.
+///
+/// # Errors
+/// It is neither; the line is that of the first byte that is no text.
+pub fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, WgQuickError> {
+    let not_text = |before: &[u8]| WgQuickError {
+        line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+        problem: "this is no text: neither UTF-8 nor UTF-16".to_owned(),
+    };
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, odd) = bytes.as_chunks::<2>();
+        let units = pairs.iter().map(|pair| unit(*pair));
+        let text: Result<String, _> = char::decode_utf16(units).collect();
+        // Half a character at the end is no text, either.
+        let whole = text.ok().filter(|_| odd.is_empty());
+        whole.map(Zeroizing::new).ok_or_else(|| not_text(bytes))
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => match std::str::from_utf8(rest) {
+            Ok(text) if !text.contains('\0') => Ok(Zeroizing::new(text.to_owned())),
+            Ok(_) => Err(not_text(&[])),
+            Err(error) => Err(not_text(
+                rest.get(..error.valid_up_to()).unwrap_or_default(),
+            )),
+        },
+    }
+}
+
 enum Section {
     None,
     Interface,
     Peer(usize),
+}
+
+/// A file as far as it is read.
+struct Parser {
+    file: WgQuick,
+    section: Section,
+    has_interface: bool,
+    comments: Comments,
 }
 
 /// Reads the text of a file, as wg-quick(8) and wg(8) define it.
@@ -73,126 +139,154 @@ enum Section {
 /// # Errors
 /// The first line that they do not allow.
 pub fn parse(text: &str) -> Result<WgQuick, WgQuickError> {
-    let mut file = WgQuick::default();
-    let mut section = Section::None;
-    // A comment right above a section names it, and so does one inside it, `# Name = nas`.
-    let mut comment: Option<String> = None;
-    let mut has_interface = false;
+    let mut parser = Parser {
+        file: WgQuick::default(),
+        section: Section::None,
+        has_interface: false,
+        comments: Comments::default(),
+    };
     let mut last = 0;
     for (index, line) in text.lines().enumerate() {
         last = index + 1;
-        let fail = |problem: &str| WgQuickError {
-            line: index + 1,
-            problem: problem.to_owned(),
-        };
-        let (code, remark) = line
-            .split_once('#')
-            .map_or((line, None), |(code, remark)| (code, Some(remark.trim())));
-        let code = code.trim();
-        if code.is_empty() {
-            match remark {
-                Some(remark) => {
-                    let slot = match section {
-                        Section::Peer(n) => file.peers.get_mut(n).map(|peer| &mut peer.name),
-                        Section::Interface => Some(&mut file.name),
-                        Section::None => None,
-                    };
-                    if let (Some(name), Some(slot)) = (stated_name(remark), slot) {
-                        slot.get_or_insert(name);
-                    } else {
-                        comment = Some(remark.to_owned());
-                    }
-                }
-                None => comment = None,
-            }
-            continue;
-        }
-        match code.to_ascii_lowercase().as_str() {
-            "[interface]" => {
-                if std::mem::replace(&mut has_interface, true) {
-                    return Err(fail("a second [Interface]"));
-                }
-                file.name = comment.take();
-                section = Section::Interface;
-                continue;
-            }
-            "[peer]" => {
-                file.peers.push(WgQuickPeer {
-                    public_key: PeerKey::from_bytes([0; 32]),
-                    name: comment.take(),
-                    preshared_key: None,
-                    allowed_ips: Vec::new(),
-                    endpoint: None,
-                    persistent_keepalive: None,
-                });
-                section = Section::Peer(file.peers.len() - 1);
-                continue;
-            }
-            _ => {}
-        }
-        comment = None;
-        let (key, value) = code
-            .split_once('=')
-            .ok_or_else(|| fail("expected [Interface], [Peer] or KEY = VALUE"))?;
-        let (key, value) = (key.trim(), value.trim());
-        let known = match section {
-            Section::Interface => file.interface(key, value),
-            Section::Peer(n) => file
-                .peers
-                .get_mut(n)
-                .map_or(Ok(false), |peer| peer.set(key, value)),
-            Section::None => return Err(fail("a value before the first section")),
-        };
-        if !known.map_err(|problem| fail(&format!("{key}: {problem}")))? {
-            return Err(fail(&format!("`{key}` is no key of this section")));
-        }
+        parser.line(line, last).map_err(|problem| WgQuickError {
+            line: last,
+            problem,
+        })?;
     }
+    let name = parser.comments.at_end();
+    parser.name_section(name);
+    let file = parser.file;
     let end = |problem: &str| WgQuickError {
         line: last,
         problem: problem.to_owned(),
     };
-    if !has_interface {
+    if !parser.has_interface {
         return Err(end("there is no [Interface]: is this a file of wg-quick?"));
     }
-    if file
-        .peers
-        .iter()
-        .any(|peer| peer.public_key.as_bytes() == &[0; 32])
-    {
-        return Err(end("a [Peer] has no PublicKey"));
+    if let Some(peer) = file.peers.iter().find(|peer| peer.public_key == NO_KEY) {
+        return Err(WgQuickError {
+            line: peer.line,
+            problem: "a [Peer] has no PublicKey".to_owned(),
+        });
     }
     Ok(file)
 }
 
-/// The name of `Name = nas`, and of what other tools write.
-fn stated_name(remark: &str) -> Option<String> {
-    let (key, value) = remark.split_once(['=', ':'])?;
-    let key = key.trim().to_ascii_lowercase().replace(['_', '-', ' '], "");
-    let names = ["name", "friendlyname", "peername", "client"];
-    names
-        .contains(&key.as_str())
-        .then(|| value.trim().to_owned())
-        .filter(|name| !name.is_empty())
+/// Stands where a `PublicKey` is still to come.
+const NO_KEY: PeerKey = PeerKey::from_bytes([0; 32]);
+
+impl Parser {
+    fn line(&mut self, line: &str, number: usize) -> Result<(), String> {
+        let (code, remark) = match line.split_once('#') {
+            Some((code, remark)) => (code, Some(remark)),
+            None => (line, None),
+        };
+        let code = code.trim();
+        match (code.is_empty(), remark) {
+            (true, Some(remark)) => self.comments.add(remark),
+            (true, None) => {
+                let name = self.comments.at_blank_line();
+                self.name_section(name);
+            }
+            (false, remark) => return self.code(code, remark, number),
+        }
+        Ok(())
+    }
+
+    fn code(&mut self, code: &str, remark: Option<&str>, number: usize) -> Result<(), String> {
+        match code.to_ascii_lowercase().as_str() {
+            "[interface]" => {
+                if std::mem::replace(&mut self.has_interface, true) {
+                    return Err("a second [Interface]".to_owned());
+                }
+                self.file.name = self.comments.at_section(remark);
+                self.section = Section::Interface;
+                return Ok(());
+            }
+            "[peer]" => {
+                self.file.peers.push(WgQuickPeer {
+                    public_key: NO_KEY,
+                    name: self.comments.at_section(remark),
+                    preshared_key: None,
+                    allowed_ips: Vec::new(),
+                    endpoint: None,
+                    persistent_keepalive: None,
+                    line: number,
+                    allowed_lines: Vec::new(),
+                });
+                self.section = Section::Peer(self.file.peers.len() - 1);
+                return Ok(());
+            }
+            _ => {}
+        }
+        let name = self.comments.at_key();
+        self.name_section(name);
+        let (key, value) = code
+            .split_once('=')
+            .ok_or("expected [Interface], [Peer] or KEY = VALUE")?;
+        let (key, value) = (key.trim(), value.trim());
+        let known = match self.section {
+            Section::Interface => self.file.interface(key, value, number),
+            Section::Peer(n) => match self.file.peers.get_mut(n) {
+                Some(peer) => peer.set(key, value, number),
+                None => Ok(false),
+            },
+            Section::None => return Err("a value before the first section".to_owned()),
+        };
+        match known {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("`{key}` is no key of this section")),
+            Err(problem) => Err(format!("{key}: {problem}")),
+        }
+    }
+
+    /// Gives the section a name, if a comment has one for it and no comment before had.
+    fn name_section(&mut self, name: Option<String>) {
+        let slot = match self.section {
+            Section::Peer(n) => self.file.peers.get_mut(n).map(|peer| &mut peer.name),
+            Section::Interface => Some(&mut self.file.name),
+            Section::None => None,
+        };
+        if let (Some(name), Some(slot)) = (name, slot) {
+            slot.get_or_insert(name);
+        }
+    }
+}
+
+impl WgQuickPeer {
+    /// The allowed IPs with the line of each.
+    pub(super) fn allowed(&self) -> impl Iterator<Item = (IpNet, usize)> {
+        let lines = self.allowed_lines.iter().copied();
+        let lines = lines.chain(std::iter::repeat(self.line));
+        self.allowed_ips.iter().copied().zip(lines)
+    }
 }
 
 type Known = Result<bool, &'static str>;
 
 impl WgQuick {
-    fn interface(&mut self, key: &str, value: &str) -> Known {
+    fn interface(&mut self, key: &str, value: &str, line: usize) -> Known {
         match key.to_ascii_lowercase().as_str() {
             "privatekey" => {
                 self.private_key = Some(value.parse().map_err(|_| "this is not a key")?)
             }
             "address" => self.addresses.extend(networks(value)?),
+            // 0 is any port that is free, which is also what no word of it means.
             "listenport" => {
-                self.listen_port = Some(value.parse().map_err(|_| "this is not a port")?)
+                let port: u16 = value.parse().map_err(|_| "this is not a port")?;
+                self.listen_port = Some(port).filter(|port| *port != 0);
             }
             "mtu" => self.mtu = Some(value.parse().map_err(|_| "this is not a number of bytes")?),
             "fwmark" => self.fwmark = Some(mark(value).ok_or("this is not a mark")?),
-            "dns" | "table" | "preup" | "postup" | "predown" | "postdown" | "saveconfig" => {
-                if !self.left_out.iter().any(|left| left == key) {
-                    self.left_out.push(key.to_owned());
-                }
+            // `auto` is what wg-quick does anyway.
+            "table" if value.eq_ignore_ascii_case("auto") => {}
+            "table" => self.table = Some((value.to_owned(), line)),
+            // wg-easy writes commands that are empty, and `SaveConfig = false` is the default.
+            _ if value.is_empty() && unsupported(key).is_some() => {}
+            "saveconfig" if value.eq_ignore_ascii_case("false") => {}
+            _ if unsupported(key).is_some() => {
+                let key = unsupported(key).unwrap_or_default();
+                self.unsupported.push(Unsupported { key, line });
             }
             _ => return Ok(false),
         }
@@ -201,7 +295,7 @@ impl WgQuick {
 }
 
 impl WgQuickPeer {
-    fn set(&mut self, key: &str, value: &str) -> Known {
+    fn set(&mut self, key: &str, value: &str, line: usize) -> Known {
         match key.to_ascii_lowercase().as_str() {
             "publickey" => self.public_key = value.parse().map_err(|_| "this is not a key")?,
             "presharedkey" => {
@@ -209,9 +303,12 @@ impl WgQuickPeer {
                 // All zeros is WireGuard's word for none.
                 self.preshared_key = Some(psk).filter(|psk| psk.expose() != &[0; 32]);
             }
-            "allowedips" => self
-                .allowed_ips
-                .extend(networks(value)?.into_iter().map(|net| net.trunc())),
+            "allowedips" => {
+                let networks = networks(value)?;
+                let lines = std::iter::repeat_n(line, networks.len());
+                self.allowed_lines.extend(lines);
+                self.allowed_ips.extend(networks.iter().map(IpNet::trunc));
+            }
             "endpoint" => self.endpoint = Some(value.to_owned()),
             "persistentkeepalive" if value == "off" => self.persistent_keepalive = Some(0),
             "persistentkeepalive" => {
@@ -225,6 +322,12 @@ impl WgQuickPeer {
         }
         Ok(true)
     }
+}
+
+/// The key as wg-quick(8) writes it, if a mesh file has no counterpart of it.
+fn unsupported(key: &str) -> Option<&'static str> {
+    let same = |known: &&str| known.eq_ignore_ascii_case(key);
+    UNSUPPORTED.into_iter().find(same)
 }
 
 fn networks(list: &str) -> Result<Vec<IpNet>, &'static str> {

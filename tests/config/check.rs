@@ -200,3 +200,36 @@ fn what_the_example_jobs_call_is_there_and_works() {
         assert_eq!(calls, 1, "{job}");
     }
 }
+
+#[test]
+fn a_name_that_others_own_is_noted_before_it_is_refused_in_a_hosts_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = |hosts: bool| {
+        format!(
+            "[mesh]\nname = 'dev'\nnetworks = ['10.77.0.0/24']\n[names]\nhosts = {hosts}\n\
+             [peers.isatap]\npublic_key = '{}'\naddresses = ['10.77.0.1']\nendpoint = '192.0.2.1:1'\n",
+            crate::support::key_pair(1).1
+        )
+    };
+    let check = |hosts: bool| {
+        let file = directory.path().join("mesh.toml");
+        crate::support::write(&file, &text(hosts), 0o644);
+        let output = crate::support::natpunch(directory.path(), &["check", "mesh.toml"]);
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = check(false);
+    assert_eq!(
+        (code, said.matches("note: ").count()),
+        (Some(0), 2),
+        "{said}"
+    );
+    let (code, said) = check(true);
+    assert_eq!(
+        (code, said.matches("error: ").count()),
+        (Some(1), 2),
+        "{said}"
+    );
+}

@@ -32,7 +32,7 @@ fn every_example_is_valid_for_every_node_and_free_of_warnings() {
 
 #[test]
 fn the_schema_knows_every_key_of_every_example() {
-    let schema = config::schema();
+    let schema = config::schema(false);
     for path in examples() {
         let files = if path.is_dir() {
             fs::read_dir(&path)
@@ -51,8 +51,27 @@ fn the_schema_knows_every_key_of_every_example() {
 }
 
 #[test]
+fn a_file_of_a_directory_need_not_hold_what_the_others_hold() {
+    let required = |one_of_several: bool, section: &str| {
+        let schema = config::schema(one_of_several);
+        let section = schema.pointer(section).unwrap();
+        assert_eq!(section["type"], "object");
+        section["required"].as_array().map_or(0, Vec::len)
+    };
+    for section in ["", "/properties/mesh"] {
+        assert_eq!(
+            (required(false, section), required(true, section)),
+            (2, 0),
+            "{section}"
+        );
+    }
+    // A peer is whole in its file.
+    assert_eq!(required(true, "/$defs/Peer"), 2);
+}
+
+#[test]
 fn the_schema_refuses_what_the_parser_refuses() {
-    let schema = config::schema();
+    let schema = config::schema(false);
     for wrong in [
         "[mesh]\nnmae = 'x'",
         "[interface]\nmtu = '1380'",

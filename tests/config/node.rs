@@ -147,6 +147,54 @@ fn a_peer_is_seen_with_its_networks_port_and_keepalive() {
 }
 
 #[test]
+fn a_node_listens_on_the_port_of_its_endpoint_unless_it_is_told_another() {
+    let own = |interface: &str, line: &str| {
+        let text = format!(
+            "[mesh]\nname = 'home'\nnetworks = ['10.77.0.0/16']\n[interface]\n{interface}\n\
+             [peers.a]\npublic_key = '{}'\naddresses = ['10.77.0.1']\n{line}\n",
+            key_pair(1).1
+        );
+        let mesh = config::load_texts(vec![("/mesh.toml".into(), text)]).unwrap();
+        let listens = config::endpoint_listen_port(&mesh, &mesh.peers["a"]);
+        let notes = config::notes(&mesh).map(|notes| notes.to_string());
+        (
+            listens,
+            notes.is_some_and(|notes| notes.contains("the others reach it at port")),
+        )
+    };
+    assert_eq!(own("", ""), (None, false));
+    assert_eq!(
+        own("", "endpoint = 'a.example.org:7777'"),
+        (Some(7777), false)
+    );
+    assert_eq!(
+        own("", "endpoint = '[2001:db8::1]:7777'"),
+        (Some(7777), false)
+    );
+    // A router may forward one port to another: legal, and said by `check`.
+    let forwarded = "endpoint = 'a.example.org:7777'\ninterface = { listen_port = 51820 }";
+    assert_eq!(own("", forwarded), (Some(51_820), true));
+    let endpoint = "endpoint = 'a.example.org:7777'";
+    assert_eq!(own("listen_port = 51820", endpoint), (Some(51_820), true));
+    assert_eq!(own("listen_port = 7777", endpoint), (Some(7777), false));
+}
+
+#[test]
+fn the_others_know_on_which_port_a_node_with_an_endpoint_listens() {
+    let host = Host::new();
+    let more = format!(
+        "[peers.hub]\npublic_key = '{}'\naddresses = ['10.77.0.7']\nendpoint = 'hub.example.org:7777'\n",
+        key_pair(7).1
+    );
+    host.mesh("private_key_file = 'a.key'", &more);
+    let node = host.resolve(None).unwrap();
+    let hub = node.peers.iter().find(|peer| peer.name == "hub").unwrap();
+    assert_eq!(hub.listen_port, 7777);
+    write(&host.file("hub.key"), &key_pair(7).0.expose_base64(), 0o400);
+    assert_eq!(host.resolve(Some("hub.key")).unwrap().listen_port, 7777);
+}
+
+#[test]
 fn an_endpoint_works_without_any_discovery_section() {
     let node = Host::new().resolve(None).unwrap();
     let [instance] = node.discovery.as_slice() else {

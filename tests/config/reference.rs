@@ -13,7 +13,7 @@ const INTRODUCTION: &str = include_str!("reference-introduction.md");
 fn the_reference_is_that_of_this_version() {
     matches_snapshot(
         &root().join("docs/config.md"),
-        &reference(&config::schema()),
+        &reference(&config::schema(false)),
     )
     .unwrap();
 }

@@ -17,6 +17,7 @@ mod connecting;
 mod crashes;
 mod disk;
 mod disks;
+mod documented;
 mod gitops;
 mod ipv6;
 mod kill_matrix;

@@ -24,7 +24,7 @@ impl SelfServed {
         let mut mesh = Mesh::default();
         let hub = lab.public_host("hub").unwrap();
         let more = format!(
-            "endpoint = \"{}:51820\"\ninterface = {{ listen_port = 51820 }}\nserve = true\n",
+            "endpoint = \"{}:51820\"\nserve = true\n",
             hub.ipv4().unwrap()
         );
         let hub_file = hub.directory().unwrap().join("mesh.toml");

@@ -114,6 +114,13 @@ pub(super) fn no_such_peer(mesh: &MeshConfig, path: &std::path::Path, name: &str
     let error = CliError::new(format!("{}: there is no peer `{name}`", path.display()));
     match config::similar_peer(mesh, name) {
         Some(best) => error.help(format!("did you mean `{best}`?")),
-        None => error,
+        None => {
+            const SHOWN: usize = 8;
+            let mut names: Vec<&str> = mesh.peers.keys().take(SHOWN).map(String::as_str).collect();
+            if mesh.peers.len() > SHOWN {
+                names.push("…");
+            }
+            error.help(format!("its peers: {}", names.join(", ")))
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use ipnet::IpNet;
 use qrcode::render::{svg, unicode};
 use qrcode::{EcLevel, QrCode};
 use zeroize::Zeroizing;
@@ -93,35 +92,33 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
     let (peers, hidden): (Vec<_>, Vec<_>) = config::peers_of(mesh, name, &local(args))?
         .into_iter()
         .partition(|peer| reachable(&peer.endpoint));
-    let around = |address| {
-        mesh.networks
-            .iter()
-            .find(|network| network.contains(&address))
-    };
     Ok(WgQuick {
         private_key: None,
         name: Some(name.clone()),
-        addresses: own
-            .addresses
-            .iter()
-            .map(|address| {
-                let network = around(*address)
-                    .and_then(|network| IpNet::new(*address, network.prefix_len()).ok());
-                network.unwrap_or_else(|| IpNet::from(*address))
-            })
-            .collect(),
-        listen_port: own.interface.listen_port,
+        addresses: config::own_addresses(mesh, own),
+        // The others send to the endpoint's port, so the file says where that leads.
+        listen_port: own
+            .interface
+            .listen_port
+            .or_else(|| config::endpoint_listen_port(mesh, own)),
         mtu: own.interface.mtu.or(mesh.interface.mtu),
         fwmark: own.interface.fwmark,
         external: false,
         peers: peers
             .into_iter()
             .map(|peer| WgQuickPeer {
+                allowed_ips: match own.exit_node.as_ref() == Some(&peer.name) {
+                    // Both families, also the one that the exit node has no address of: what is
+                    // not allowed to any peer leaves the device outside of the tunnel.
+                    true => config::with_default_routes(peer.allowed_ips),
+                    false => peer.allowed_ips,
+                },
                 public_key: peer.key,
                 name: Some(peer.name),
                 preshared_key: peer.preshared_key,
-                allowed_ips: peer.allowed_ips,
                 endpoint: peer.endpoint,
+                line: 0,
+                allowed_lines: Vec::new(),
                 persistent_keepalive: peer
                     .persistent_keepalive
                     .and_then(|every| u16::try_from(every.as_secs()).ok()),
@@ -131,6 +128,7 @@ fn wg_quick(mesh: &MeshConfig, args: &ExportArgs) -> Result<WgQuick, CliError> {
             .iter()
             .map(|peer| format!("{} is left out: neither side has an endpoint", peer.name))
             .collect(),
-        left_out: Vec::new(),
+        table: None,
+        unsupported: Vec::new(),
     })
 }
