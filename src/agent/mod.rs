@@ -76,6 +76,9 @@ const SNAPSHOT_SHARE: u32 = 20;
 /// How long the device may take to end what it was asked before the agent stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// What the log calls the search for paths, for `--log info,natpunch::paths=debug`.
+const PATHS: &str = "natpunch::paths";
+
 /// What `natpunch apply` was asked to do.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -337,13 +340,14 @@ impl Agent {
             }
         }
         while let Some(event) = self.mesh.poll_event() {
-            // The core writes keys; people know names.
-            let text = event.to_string();
-            match event.peer() {
-                Some(key) => {
-                    tracing::info!("{}", text.replacen(&key.short(), &self.name_of(key), 1))
+            // The core knows keys; people know names.
+            let peer = event.peer().map(|key| self.name_of(key));
+            match peer {
+                Some(peer) if event.is_step() => {
+                    tracing::debug!(target: PATHS, %peer, "{event}");
                 }
-                None => tracing::info!("{text}"),
+                Some(peer) => tracing::info!(target: PATHS, %peer, "{event}"),
+                None => tracing::info!(target: PATHS, "{event}"),
             }
         }
     }

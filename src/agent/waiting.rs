@@ -51,7 +51,9 @@ pub(super) async fn open(
     loop {
         let error = match Source::open(options.source.clone()).await {
             Ok(opened) => return Ok(Some(opened)),
-            Err(error) if options.once.is_some() || !may_pass(&error) => return Err(error.into()),
+            Err(error) if options.once.is_some() || !may_pass(&error) => {
+                return Err(error.at(&options.source.location).into());
+            }
             Err(error) => error,
         };
         if told.as_ref() != Some(&error) {
@@ -153,7 +155,10 @@ async fn rest(
             }
             Request::Stop => (Reply::Ok(serde_json::Value::Null), Some(false)),
             // Asked again at once; what comes of it is in the log and in the next status.
-            Request::Reload => (Reply::Ok(serde_json::Value::Null), Some(true)),
+            Request::Reload => {
+                let text = "there is no mesh yet; its source is asked again now";
+                (Reply::Error(text.to_owned()), Some(true))
+            }
             Request::Confirm | Request::Drift | Request::Mesh => {
                 (Reply::Error(format!("there is no mesh yet: {error}")), None)
             }

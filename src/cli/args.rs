@@ -171,7 +171,7 @@ fn span(text: &str) -> Result<Duration, String> {
 /// Arguments of `confirm`.
 #[derive(Debug, Args)]
 pub struct ConfirmArgs {
-    /// The interface, if several meshes run on this host.
+    /// The interface or the mesh, if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }
@@ -435,7 +435,7 @@ pub enum GraphFormat {
 pub struct StatusArgs {
     /// Only this peer, by name.
     pub peer: Option<String>,
-    /// The interface, if several meshes run on this host.
+    /// The interface or the mesh, if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
     /// Print JSON.
@@ -452,7 +452,7 @@ pub struct StatusArgs {
 /// Arguments of `reload`.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// The interface, if several meshes run on this host.
+    /// The interface or the mesh, if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }
@@ -460,7 +460,7 @@ pub struct ReloadArgs {
 /// Arguments of `down`.
 #[derive(Debug, Args)]
 pub struct DownArgs {
-    /// The interface, if several meshes run on this host.
+    /// The interface or the mesh, if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }

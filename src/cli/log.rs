@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use natpunch_types::{Rate, RateBudget, Time};
 use tracing::Metadata;
 use tracing::callsite::Identifier;
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,9 +36,9 @@ pub(super) struct Limited<W> {
 }
 
 struct Inner<W> {
-    budget: Budget,
+    budget: Share,
     /// By the places in the program that log.
-    causes: HashMap<Option<Identifier>, Budget>,
+    causes: HashMap<Option<Identifier>, Share>,
     to: W,
 }
 
@@ -45,7 +46,7 @@ impl<W: Write> Limited<W> {
     /// Writes to `to`, in JSON or text.
     pub(super) fn new(to: W, json: bool) -> Self {
         let inner = Inner {
-            budget: Budget::new(1),
+            budget: Share::one_in(1),
             causes: HashMap::new(),
             to,
         };
@@ -56,13 +57,13 @@ impl<W: Write> Limited<W> {
         }
     }
 
-    fn write_line(&self, cause: Option<Identifier>, line: &[u8], now: Duration) -> io::Result<()> {
+    fn write_line(&self, cause: Option<Identifier>, line: &[u8], now: Time) -> io::Result<()> {
         let line = harmless(line);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { budget, causes, to } = &mut *inner;
         let cause = cause
             .filter(|cause| causes.len() < MAX_CAUSES || causes.contains_key(&Some(cause.clone())));
-        let cause = causes.entry(cause).or_insert_with(|| Budget::new(CAUSES));
+        let cause = causes.entry(cause).or_insert_with(|| Share::one_in(CAUSES));
         let Some(of_cause) = cause.take(line.len(), now) else {
             return Ok(());
         };
@@ -125,7 +126,11 @@ pub(super) struct Line<'a, W>(&'a Limited<W>, Option<Identifier>);
 impl<W: Write> Write for Line<'_, W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0
-            .write_line(self.1.clone(), line, self.0.start.elapsed())
+            .write_line(
+                self.1.clone(),
+                line,
+                Time::from_origin(self.0.start.elapsed()),
+            )
             .map(|()| line.len())
     }
 
@@ -146,50 +151,41 @@ impl<'a, W: Write + 'a> MakeWriter<'a> for Limited<W> {
     }
 }
 
-/// How much may be written. Pure: the time is an argument.
+/// A share of what may be written, and how many lines had no room in it since the last that had.
 #[derive(Debug)]
-struct Budget {
-    /// It has one in so many bytes of all.
-    share: u64,
-    bytes: u64,
-    at: Duration,
+struct Share {
+    bytes: RateBudget,
     left_out: u64,
 }
 
-impl Budget {
-    fn new(share: u64) -> Self {
+impl Share {
+    /// One part in so many of all bytes.
+    fn one_in(parts: u64) -> Self {
         Self {
-            share,
-            bytes: BURST / share,
-            at: Duration::ZERO,
+            bytes: RateBudget::new(Rate::per_second(
+                (PER_MINUTE - BURST) / 60 / parts,
+                BURST / parts,
+            )),
             left_out: 0,
         }
     }
 
     /// Room for a line, and how many had none since the last that had; `None` if there is none for
     /// this one.
-    fn take(&mut self, length: usize, now: Duration) -> Option<u64> {
-        let since = u64::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u64::MAX);
-        let grown = since.saturating_mul((PER_MINUTE - BURST) / self.share) / 60_000;
-        if grown > 0 {
-            (self.bytes, self.at) = (
-                self.bytes.saturating_add(grown).min(BURST / self.share),
-                now,
-            );
-        }
+    fn take(&mut self, length: usize, now: Time) -> Option<u64> {
         // With the note that may go with it.
-        let length = length as u64 + 128;
-        if length > self.bytes {
+        if !self.bytes.take_units(length as u64 + 128, now) {
             self.left_out += 1;
             return None;
         }
-        self.bytes -= length;
         Some(std::mem::take(&mut self.left_out))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -202,7 +198,7 @@ mod tests {
                 for n in 0..per_second {
                     let now = Duration::from_secs(second)
                         + Duration::from_nanos(n * 1_000_000_000 / per_second);
-                    log.write_line(None, &line, now).unwrap();
+                    log.write_line(None, &line, Time::from_origin(now)).unwrap();
                 }
                 written_before.push(log.inner.lock().unwrap().to.len() as u64);
             }
@@ -292,8 +288,8 @@ mod tests {
     fn all_causes_together_have_a_mebibyte_a_minute_and_are_as_many_as_fit() {
         let log = Limited::new(Vec::new(), false);
         for n in 0..60_000 {
-            log.write_line(None, &[b'x'; 99], Duration::from_millis(n))
-                .unwrap();
+            let now = Time::from_origin(Duration::from_millis(n));
+            log.write_line(None, &[b'x'; 99], now).unwrap();
             log.inner.lock().unwrap().causes.clear();
         }
         let written = log.inner.lock().unwrap().to.len() as u64;

@@ -140,7 +140,13 @@ impl Machine {
         timeline: Timeline,
         names: Vec<(String, String)>,
     ) -> Result<Node, DemoError> {
-        let mut command = natpunch(["--log-format", "json", "apply"])?;
+        let mut command = natpunch([
+            "--log-format",
+            "json",
+            "--log",
+            "info,natpunch::paths=debug",
+            "apply",
+        ])?;
         let state = self
             .host
             .directory()

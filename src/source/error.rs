@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::location::Location;
+
 /// What kind of problem a source has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,6 +71,17 @@ impl SourceError {
         self
     }
 
+    /// The same with its place, where the message does not name it: for who has typed a command.
+    #[must_use]
+    pub(crate) fn at(mut self, location: &Location) -> Self {
+        let place = location.to_string();
+        let (url, _) = place.split_once('#').unwrap_or((&place, ""));
+        if !self.message.contains(url.trim_start_matches("git+")) {
+            self.message = format!("{place}: {}", self.message);
+        }
+        self
+    }
+
     /// The same of something that the message then begins with.
     #[must_use]
     pub(super) fn about(mut self, subject: &str) -> Self {
@@ -84,5 +97,28 @@ impl SourceError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn an_error_names_its_source_once() {
+        let text = "git+https://git.example/mesh.git#main:mesh.toml";
+        let location = Location::parse(OsStr::new(text)).unwrap();
+        let without = SourceError::refused("commit 0123 is not signed").at(&location);
+        assert_eq!(
+            without.to_string(),
+            format!("{text}: commit 0123 is not signed")
+        );
+        let with = "can't fetch from https://git.example/mesh.git: no answer";
+        assert_eq!(
+            SourceError::unreachable(with).at(&location).to_string(),
+            with
+        );
     }
 }

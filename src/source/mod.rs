@@ -221,7 +221,7 @@ impl Look {
         std::fs::create_dir(&workspace).map_err(failed)?;
         let found = runtime
             .block_on(fetch(location, &trust, &known, &workspace))
-            .map_err(|failed| failed.error)?;
+            .map_err(|failed| failed.error.at(location))?;
         let Found::New(Fetched {
             revision,
             files,
@@ -235,7 +235,8 @@ impl Look {
             )));
         };
         if applied.is_none() {
-            freshness::check_first(trust.max_age, signed_at, freshness::unix_time())?;
+            freshness::check_first(trust.max_age, signed_at, freshness::unix_time())
+                .map_err(|error| error.at(location))?;
         }
         let mut path = directory.path().join(git::short(&revision));
         std::fs::create_dir(&path).map_err(failed)?;
@@ -253,7 +254,8 @@ impl Look {
                 &path,
                 applied.as_ref(),
                 must_have_generation(location, &trust),
-            )?;
+            )
+            .map_err(|error| error.at(location))?;
         }
         Ok(Self {
             path,

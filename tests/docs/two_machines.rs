@@ -55,5 +55,5 @@ lab_test!(two_machines_connect_by_what_readme_says, 120, |lab| {
         a.types("natpunch status -i home")
             .contains("interface wg-home")
     );
-    a.types("natpunch down -i wg-home");
+    a.types("natpunch down -i home");
 });

@@ -28,6 +28,7 @@ mod mesh;
 mod mutate;
 mod names;
 mod plain;
+mod reasons;
 mod relay;
 mod revisions;
 mod roaming;

@@ -208,6 +208,14 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it is a step towards a path, of which there are many, and not the path itself.
+    pub fn is_step(&self) -> bool {
+        matches!(
+            self,
+            Self::CandidateLearned { .. } | Self::PathProven { .. }
+        )
+    }
+
     /// The peer that it is about, if it is about one.
     pub fn peer(&self) -> Option<&PeerKey> {
         match self {
@@ -225,67 +233,40 @@ impl Event {
     }
 }
 
+/// What happened, without the peer: a log has that in a field of its own ([`Event::peer`]).
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CandidateLearned {
-                peer,
                 address,
                 kind,
                 origin,
-            } => {
-                write!(
-                    f,
-                    "{}: {kind} candidate {address} from {origin}",
-                    peer.short()
-                )
-            }
-            Self::PathProven { peer, address, rtt } => {
-                write!(
-                    f,
-                    "{}: answers at {address} in {:.1} ms",
-                    peer.short(),
-                    rtt.as_secs_f64() * 1e3
-                )
+                ..
+            } => write!(f, "{kind} candidate {address} from {origin}"),
+            Self::PathProven { address, rtt, .. } => {
+                let milliseconds = rtt.as_secs_f64() * 1e3;
+                write!(f, "answers at {address} in {milliseconds:.1} ms")
             }
             Self::PathSelected {
-                peer,
-                address,
-                reason,
-            } => {
-                write!(f, "{}: endpoint {address}: {reason}", peer.short())
+                address, reason, ..
+            } => write!(f, "endpoint {address}: {reason}"),
+            Self::Connected { address, .. } => write!(f, "connected at {address}"),
+            Self::Roamed { address, .. } => write!(f, "WireGuard roamed to {address}"),
+            Self::Adopted { address, .. } => {
+                write!(f, "running session at {address} kept")
             }
-            Self::Connected { peer, address } => {
-                write!(f, "{}: connected at {address}", peer.short())
-            }
-            Self::Roamed { peer, address } => {
-                write!(f, "{}: WireGuard roamed to {address}", peer.short())
-            }
-            Self::Adopted { peer, address } => {
-                write!(f, "{}: running session at {address} kept", peer.short())
-            }
-            Self::PathLost { peer, address } => {
-                write!(f, "{}: {address} stopped answering", peer.short())
-            }
-            Self::WireGuardBlocked { peer, address } => {
-                write!(
-                    f,
-                    "{}: probes are answered at {address} but WireGuard's handshake is not",
-                    peer.short()
-                )
-            }
+            Self::PathLost { address, .. } => write!(f, "{address} stopped answering"),
+            Self::WireGuardBlocked { address, .. } => write!(
+                f,
+                "probes are answered at {address} but WireGuard's handshake is not"
+            ),
             Self::Unreachable {
-                peer,
-                reason,
-                retry_in,
-            } => {
-                write!(
-                    f,
-                    "{}: not reachable: {reason}; next try in {} s",
-                    peer.short(),
-                    retry_in.as_secs()
-                )
-            }
+                reason, retry_in, ..
+            } => write!(
+                f,
+                "not reachable: {reason}; next try in {} s",
+                retry_in.as_secs()
+            ),
             Self::ReflexiveLearned { server, address } => {
                 write!(f, "this node is {address} as {server} sees it")
             }

@@ -509,7 +509,8 @@ impl World {
                 node.spec.listen_port
             );
             for (at, event) in node.events.iter().rev().take(30).rev() {
-                text += &format!("    {} {event}\n", crate::packet::clock(*at));
+                let peer = event.peer().map_or_else(String::new, |key| key.short());
+                text += &format!("    {} {peer} {event}\n", crate::packet::clock(*at));
             }
             for peer in node
                 .status(self.now)

@@ -168,3 +168,22 @@ impl WgError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_another_user_is_not_reported_as_a_missing_capability() {
+        let error = |number| {
+            let source = io::Error::from_raw_os_error(number);
+            WgError::io("listen at /var/run/wireguard/wg0.sock", source).to_string()
+        };
+        let of_path = error(libc::EACCES);
+        assert!(
+            of_path.contains("/var/run/wireguard") && !of_path.contains("CAP_"),
+            "{of_path}"
+        );
+        assert!(error(libc::EPERM).contains("CAP_NET_ADMIN"));
+    }
+}

@@ -22,7 +22,12 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     let directory = control::runtime_dir();
     let mut interfaces = natpunch_wg::managed(&directory);
     if let Some(name) = &args.interface {
-        interfaces.retain(|interface| interface.name == *name);
+        // The name of the mesh does, too, unless an interface has it.
+        let is_interface = interfaces.iter().any(|interface| interface.name == *name);
+        interfaces.retain(|interface| match is_interface {
+            true => interface.name == *name,
+            false => interface.owner == *name,
+        });
     }
     let interface = match interfaces.as_slice() {
         [one] => one,
@@ -40,7 +45,7 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
             let which = args
                 .interface
                 .as_ref()
-                .map(|name| format!(" on interface {name}"))
+                .map(|name| format!(" with the interface or the mesh {name}"))
                 .unwrap_or_default();
             return Err(
                 CliError::new(format!("no mesh is up on this host{which}")).help(format!(

@@ -56,20 +56,53 @@ fn link(mesh: &MeshConfig, a: &PeerConfig, b: &PeerConfig) -> Link {
     }
 }
 
-/// Every pair once, by index in the order of names.
-fn links(mesh: &MeshConfig) -> Vec<(usize, usize, Link)> {
-    let peers: Vec<&PeerConfig> = mesh.peers.values().collect();
-    let pairs = peers.iter().enumerate().flat_map(|(i, a)| {
-        peers
-            .iter()
-            .enumerate()
-            .skip(i + 1)
-            .map(move |(j, b)| (i, j, *a, *b))
-    });
-    pairs
-        .map(|(i, j, a, b)| (i, j, link(mesh, a, b)))
-        .filter(|(.., link)| *link != Link::None)
-        .collect()
+/// Lines between single pairs, as long as the eye can follow each.
+const MOST_LINES: usize = 40;
+
+/// The links of a mesh as they are drawn. Peers are told by their index in the order of names.
+#[derive(Debug)]
+enum Links {
+    /// Every pair that gets together has a line.
+    Pairs(Vec<(usize, usize, Link)>),
+    /// So many pairs that their lines would be one surface. How two peers get together follows from
+    /// what each of them has, so each has one line to a hub: [`Link::Endpoint`] to all others,
+    /// [`Link::Punched`] to all others that have a line.
+    Hub(Vec<(usize, Link)>),
+}
+
+/// What the hub stands for.
+const HUB: [&str; 4] = [
+    "every pair of these",
+    "solid line: with all, by its endpoint",
+    "dashed line: by discovery",
+    "no line: only with solid ones",
+];
+
+impl Links {
+    fn of(mesh: &MeshConfig) -> Self {
+        let peers: Vec<&PeerConfig> = mesh.peers.values().collect();
+        let pairs = peers.iter().enumerate().flat_map(|(i, a)| {
+            peers
+                .iter()
+                .enumerate()
+                .skip(i + 1)
+                .map(move |(j, b)| (i, j, *a, *b))
+        });
+        let pairs: Vec<_> = pairs
+            .map(|(i, j, a, b)| (i, j, link(mesh, a, b)))
+            .filter(|(.., link)| *link != Link::None)
+            .collect();
+        if pairs.len() <= MOST_LINES {
+            return Self::Pairs(pairs);
+        }
+        // With another peer of its own kind a peer shows what it has itself.
+        let own = peers.iter().map(|peer| link(mesh, peer, peer));
+        Self::Hub(
+            own.enumerate()
+                .filter(|(_, link)| *link != Link::None)
+                .collect(),
+        )
+    }
 }
 
 /// What is written below a peer's name.
@@ -104,9 +137,73 @@ fn mermaid(mesh: &MeshConfig) -> Result<String, std::fmt::Error> {
         };
         writeln!(text, "    p{index}{open}\"{label}\"{close}")?;
     }
-    for (a, b, link) in links(mesh) {
-        let arrow = if link == Link::Endpoint { "---" } else { "-.-" };
-        writeln!(text, "    p{a} {arrow} p{b}")?;
+    let arrow = |link| if link == Link::Endpoint { "---" } else { "-.-" };
+    match Links::of(mesh) {
+        Links::Pairs(pairs) => {
+            for (a, b, link) in pairs {
+                writeln!(text, "    p{a} {} p{b}", arrow(link))?;
+            }
+        }
+        Links::Hub(spokes) => {
+            writeln!(text, "    hub{{{{\"{}\"}}}}", HUB.join("<br/>"))?;
+            for (peer, link) in spokes {
+                writeln!(text, "    p{peer} {} hub", arrow(link))?;
+            }
+        }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// A mesh of so many peers, of which the first has an endpoint and the last is plain.
+    fn mesh(count: usize) -> MeshConfig {
+        let mut text = String::from(
+            "[mesh]\nname = \"lab\"\nnetworks = [\"10.77.0.0/16\"]\n\n[discovery.rv]\nplugin = \"rendezvous\"\n\
+             server = \"rv.example:51900\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n",
+        );
+        for n in 1..=count {
+            let key = natpunch_types::SecretKey::from_bytes([n as u8; 32]).public_key();
+            writeln!(
+                text,
+                "[peers.p{n}]\npublic_key = \"{key}\"\naddresses = [\"10.77.0.{n}\"]"
+            )
+            .unwrap();
+            match n {
+                1 => text += "endpoint = \"198.51.100.7:51820\"\n",
+                n if n == count => text += "managed = false\n",
+                _ => {}
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mesh.toml");
+        std::fs::write(&path, text).unwrap();
+        config::load(&path).unwrap()
+    }
+
+    #[test]
+    fn few_links_are_drawn_each_and_many_as_one_line_a_peer() {
+        let Links::Pairs(pairs) = Links::of(&mesh(7)) else {
+            panic!("7 peers have a hub");
+        };
+        // All pairs but those of the plain peer, which only the endpoint has.
+        assert_eq!(pairs.len(), 6 * 5 / 2 + 1);
+        for count in [12, 60] {
+            let mesh = mesh(count);
+            let Links::Hub(spokes) = Links::of(&mesh) else {
+                panic!("{count} peers have no hub");
+            };
+            assert_eq!(spokes.len(), count - 1);
+            let solid = spokes.iter().filter(|(_, link)| *link == Link::Endpoint);
+            assert_eq!(solid.count(), 1);
+            for text in [svg::svg(&mesh).unwrap(), mermaid(&mesh).unwrap()] {
+                assert!(text.contains("every pair of these"));
+                assert!(text.lines().count() < 6 * count + 20, "one line a peer");
+            }
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! The picture: boxes along the four sides of a rectangle, links as curves through its inside. So no
-//! box covers another and no link runs behind a box, however many peers there are.
+//! The picture: boxes along the four sides of a rectangle, links through its inside. So no box covers
+//! another and no link runs behind a box, however many peers there are.
 
 use std::fmt::Write as _;
 
-use super::{Link, lines, links};
+use super::{HUB, Link, Links, lines};
 use crate::config::MeshConfig;
 
 const LINE: f64 = 16.0;
@@ -14,12 +14,7 @@ const GAP: f64 = 20.0;
 /// Height of what stands above the picture.
 const TITLE: f64 = 84.0;
 /// The least width and height of the inside, where the links are.
-const INSIDE: (f64, f64) = (220.0, 120.0);
-/// Up to so many links each is drawn in full strength; more are fainter, so that their crossings
-/// don't become one surface.
-const STRONG: f64 = 60.0;
-const FAINTEST: f64 = 0.12;
-
+const INSIDE: (f64, f64) = (280.0, 120.0);
 /// A side of the rectangle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -128,12 +123,23 @@ pub(super) fn svg(mesh: &MeshConfig) -> Result<String, std::fmt::Error> {
     let layout = Layout::of(boxes.len(), cell);
     let mut text = String::new();
     head(&mut text, mesh, layout.size)?;
-    let all = links(mesh);
-    let strength = (STRONG / all.len().max(1) as f64).clamp(FAINTEST, 1.0);
     // What the file's endpoints make is drawn over what discovery makes.
-    for kind in [Link::Punched, Link::Endpoint] {
-        for (a, b, _) in all.iter().filter(|(.., link)| *link == kind) {
-            curve(&mut text, &layout, *a, *b, kind, strength)?;
+    let kinds = [Link::Punched, Link::Endpoint];
+    match Links::of(mesh) {
+        Links::Pairs(pairs) => {
+            for kind in kinds {
+                for (a, b, _) in pairs.iter().filter(|(.., link)| *link == kind) {
+                    curve(&mut text, &layout, *a, *b, kind)?;
+                }
+            }
+        }
+        Links::Hub(spokes) => {
+            for kind in kinds {
+                for (peer, _) in spokes.iter().filter(|(_, link)| *link == kind) {
+                    spoke(&mut text, &layout, *peer, kind)?;
+                }
+            }
+            hub(&mut text, layout.middle())?;
         }
     }
     for ((name, managed, lines), place) in boxes.iter().zip(&layout.places) {
@@ -192,14 +198,7 @@ fn dash(kind: Link) -> &'static str {
 
 /// A link, bent towards the middle: between two boxes of one side a straight line would run along
 /// the boxes between them.
-fn curve(
-    text: &mut String,
-    layout: &Layout,
-    a: usize,
-    b: usize,
-    kind: Link,
-    strength: f64,
-) -> std::fmt::Result {
+fn curve(text: &mut String, layout: &Layout, a: usize, b: usize, kind: Link) -> std::fmt::Result {
     let (Some((ax, ay)), Some((bx, by))) = (layout.edge(a), layout.edge(b)) else {
         return Ok(());
     };
@@ -207,9 +206,40 @@ fn curve(
     writeln!(
         text,
         "<path d=\"M{ax:.1} {ay:.1}Q{mx:.1} {my:.1} {bx:.1} {by:.1}\" fill=\"none\" stroke=\"#0969da\" \
-         stroke-width=\"1.5\" stroke-opacity=\"{strength:.2}\"{}/>",
+         stroke-width=\"1.5\"{}/>",
         dash(kind)
     )
+}
+
+/// The line of a peer to the hub.
+fn spoke(text: &mut String, layout: &Layout, peer: usize, kind: Link) -> std::fmt::Result {
+    let Some((x, y)) = layout.edge(peer) else {
+        return Ok(());
+    };
+    let (mx, my) = layout.middle();
+    writeln!(
+        text,
+        "<path d=\"M{x:.1} {y:.1}L{mx:.1} {my:.1}\" stroke=\"#0969da\" stroke-width=\"1.5\"{}/>",
+        dash(kind)
+    )
+}
+
+fn hub(text: &mut String, (x, y): (f64, f64)) -> std::fmt::Result {
+    let (width, height) = (260.0, HUB.len() as f64 * LINE + 20.0);
+    let (left, top) = (x - width / 2.0, y - height / 2.0);
+    writeln!(
+        text,
+        "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width}\" height=\"{height:.1}\" rx=\"8\" fill=\"#ffffff\" \
+         stroke=\"#0969da\"/>"
+    )?;
+    for (n, line) in HUB.iter().enumerate() {
+        let below = top + 24.0 + n as f64 * LINE;
+        writeln!(
+            text,
+            "<text x=\"{x:.1}\" y=\"{below:.1}\" text-anchor=\"middle\" fill=\"#57606a\">{line}</text>"
+        )?;
+    }
+    Ok(())
 }
 
 fn peer(
