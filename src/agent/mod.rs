@@ -38,7 +38,7 @@ use std::time::Duration;
 use natpunch_core::{Command, Interest, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_plugin::SealedRecord;
-use natpunch_types::{Consent, PeerKey};
+use natpunch_types::{Consent, PeerKey, Route};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -258,7 +258,7 @@ impl Agent {
                     tracing::info!("the machine slept; looking for paths again");
                 }
                 self.raw.forget_routes();
-                self.mesh.handle_local_addresses(&change.addresses, now());
+                self.mesh.handle_local_addresses(&change.network, now());
                 self.mesh.handle_network_change(now());
                 self.resolver.set(spec::stun_servers(&self.node));
                 for plugin in &self.plugins {
@@ -292,19 +292,16 @@ impl Agent {
 
     /// Does what the core wants done.
     fn drain(&mut self) {
-        while let Some(transmit) = self.mesh.poll_transmit() {
-            let Transmit {
-                destination,
-                source,
-                ttl,
-                payload,
-            } = transmit;
-            if let Err(error) = self.raw.send(source, destination, ttl, &payload) {
-                tracing::trace!(%destination, %error, "not sent");
-            }
-        }
+        // Before the datagrams: some wait for the answer to a command.
         while let Some(command) = self.mesh.poll_command() {
             match command {
+                Command::FindRoute { peer, destination } => {
+                    let route = self.raw.route(destination).unwrap_or_else(|error| {
+                        tracing::debug!(%destination, %error, "no route is known");
+                        Route::Routed
+                    });
+                    self.mesh.handle_route(peer, destination, route, now());
+                }
                 Command::SetEndpoint {
                     peer,
                     endpoint,
@@ -337,6 +334,17 @@ impl Agent {
                     self.interest = interest;
                     self.tell_interest();
                 }
+            }
+        }
+        while let Some(transmit) = self.mesh.poll_transmit() {
+            let Transmit {
+                destination,
+                source,
+                ttl,
+                payload,
+            } = transmit;
+            if let Err(error) = self.raw.send(source, destination, ttl, &payload) {
+                tracing::trace!(%destination, %error, "not sent");
             }
         }
         while let Some(event) = self.mesh.poll_event() {

@@ -502,7 +502,7 @@ impl Agent {
             self.mesh = Mesh::new(spec::mesh(&self.node), seed, now());
             self.mesh.set_record_counter_floor(floor);
             self.mesh
-                .handle_local_addresses(self.sources.links.addresses(), now());
+                .handle_local_addresses(self.sources.links.network(), now());
         } else {
             self.mesh.handle_spec(spec::mesh(&self.node), now());
             if moved {

@@ -306,7 +306,7 @@ impl Agent {
         fill_random(&mut seed);
         let mut mesh = Mesh::new(spec::mesh(&node), seed, now());
         mesh.set_record_counter_floor(floor);
-        mesh.handle_local_addresses(links.addresses(), now());
+        mesh.handle_local_addresses(links.network(), now());
         resolver.set(spec::stun_servers(&node));
         let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
 

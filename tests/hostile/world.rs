@@ -10,7 +10,7 @@ use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
 use natpunch_types::{
     Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RecordTag, RelayUse,
-    SecretKey,
+    Route, SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -168,7 +168,7 @@ impl World {
         for n in [0, 1] {
             world.nodes[n]
                 .mesh
-                .handle_local_addresses(&[address(n).ip()], Time::ZERO);
+                .handle_local_addresses(&[address(n).ip()].into_iter().collect(), Time::ZERO);
         }
         world.read_devices();
         world
@@ -335,6 +335,10 @@ impl World {
                             node.tags = interest.first().map_or([[0; 16]; 2], |peer| {
                                 [peer.pair_tag.0, peer.outbound_tag.0]
                             });
+                        }
+                        Command::FindRoute { peer, destination } => {
+                            node.mesh
+                                .handle_route(peer, destination, Route::Routed, time);
                         }
                         Command::Meet { .. } => {
                             let [pair, outbound] = node.tags;

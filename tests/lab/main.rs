@@ -27,6 +27,7 @@ mod mesh;
 #[path = "../shared/mutate.rs"]
 mod mutate;
 mod names;
+mod paths;
 mod plain;
 mod reasons;
 mod relay;

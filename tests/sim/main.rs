@@ -12,6 +12,8 @@
     missing_docs
 )]
 
+mod addresses;
+mod deaf;
 mod faults;
 mod lab;
 mod matrix;

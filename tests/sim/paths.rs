@@ -12,7 +12,7 @@ use natpunch_sim::{
 use crate::lab::{Discovery, LAN, Lab, MINUTE, SECOND, SERVER_V4, Side, UPLINK, discovery, ip};
 
 /// Two nodes behind one router, on its LAN.
-fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
+pub(crate) fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
     let mut world = World::new(seed);
     let server = world.add_model_server(
         "server",
@@ -41,7 +41,7 @@ fn one_lan(seed: u64, which: Discovery, nat: NatConfig) -> Lab {
     }
 }
 
-fn endpoint_of_b(lab: &Lab) -> SocketAddr {
+pub(crate) fn endpoint_of_b(lab: &Lab) -> SocketAddr {
     lab.world
         .device(lab.a)
         .endpoint(&lab.world.key(lab.b))

@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up
 /// for.
 const DIRECT: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
+/// The same for a place where the peer hardly is: a few in case that it is there after all.
+const SPARSE: [u64; 2] = [0, 620];
 /// The openers of an opening burst ...
 const OPENERS: [u64; 3] = [0, 500, 1500];
 /// ... and its pings proper, late enough that the other side, which may be two seconds behind, has
@@ -19,8 +21,12 @@ const HELD_OPENERS: [u64; 2] = [0, 30];
 const HELD_OPENER_TTL: [u8; 2] = [2, 4];
 /// ... and its pings proper, if discovery says nothing.
 const AFTER_HELD: [u64; 6] = [500, 520, 560, 640, 800, 1120];
-/// How far pings between rounds go.
+/// How far pings between rounds go ...
 pub(crate) const HOLE_TTL: u8 = 4;
+/// ... and those that must not leave the own router, lest they reach a neighbour's: its connection
+/// tracking sees them, and keeps the hole open, before it finds that they have no hop left. Behind
+/// two routers the outer one does not see them.
+pub(crate) const NEAR_TTL: u8 = 1;
 
 /// The kind of a burst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,13 +34,20 @@ pub(crate) enum Burst {
     /// All pings go to the peer.
     #[default]
     Direct,
+    /// The same with few pings.
+    Sparse,
     /// First some that only open the own NAT. A ping that arrives before the other NAT has a
     /// mapping for it makes some routers (Linux that accepts on its outside) take the very
     /// five-tuple that the peer is about to use, and every repetition keeps it taken.
     Opening,
-    /// The same, but only until the moment at which both sides are told to fire, which starts a
+    /// The pings of [`Burst::Opening`] without its openers: the other side opens, or the hole is
+    /// open.
+    Late,
+    /// Openers as in [`Burst::Opening`], but only until the moment at which both sides are told to fire, which starts a
     /// [`Burst::Direct`].
     Held,
+    /// The same without openers: the other side sends them.
+    Waiting,
 }
 
 impl Burst {
@@ -42,8 +55,11 @@ impl Burst {
     pub(crate) fn offset(self, step: usize) -> Option<Duration> {
         let offset = match self {
             Self::Direct => DIRECT.get(step),
+            Self::Sparse => SPARSE.get(step),
             Self::Opening => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
+            Self::Late => AFTER_OPENERS.get(step),
             Self::Held => HELD_OPENERS.iter().chain(&AFTER_HELD).nth(step),
+            Self::Waiting => AFTER_HELD.get(step),
         };
         offset.map(|millis| Duration::from_millis(*millis))
     }
@@ -53,7 +69,7 @@ impl Burst {
         match self {
             Self::Opening => OPENER_TTL.get(step).copied(),
             Self::Held => HELD_OPENER_TTL.get(step).copied(),
-            Self::Direct => None,
+            Self::Direct | Self::Sparse | Self::Late | Self::Waiting => None,
         }
     }
 

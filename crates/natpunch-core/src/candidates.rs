@@ -1,22 +1,30 @@
 //! The places where one peer may be: merged by address, each with who said so and what probing it
 //! has shown.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin};
+use natpunch_types::{CandidateKind, Origin, Route, is_mesh_lan};
 
 use crate::Time;
-use crate::burst::{Burst, HOLE_TTL};
-use crate::path::Rank;
+use crate::burst::{Burst, HOLE_TTL, NEAR_TTL};
+use crate::path::{Rank, Tier};
 use crate::peer::{FROM_PEER, FROM_WIREGUARD};
 
-/// A peer has at most this many candidates ...
-const MAX_CANDIDATES: usize = 16;
-/// ... of which one discovery instance alone can fill no more than this, lest a lying one starve
-/// the others.
-const MAX_PER_ORIGIN: usize = 8;
+/// Places of one class (kind and address family) of a peer's candidates: however many a peer has of
+/// one class, the others keep theirs ...
+const MAX_PER_CLASS: usize = 10;
+/// ... of which one discovery instance alone can fill no more than this with what the peer has not
+/// said itself, lest a lying one starve the others.
+const MAX_UNSURE_PER_ORIGIN: usize = 8;
+/// All candidates of one peer.
+const MAX_CANDIDATES: usize = 64;
+/// Origins that are remembered for one candidate, relays that were forgotten, candidates that found
+/// no place.
+const MAX_CLAIMS: usize = 16;
+const MAX_FORMER_RELAYS: usize = 16;
+const MAX_LEFT_OUT: usize = 64;
 /// For how long a path is left alone on which probes pass and WireGuard does not, the first time,
 /// the second, and from then on: a device that is restarted or a key that is being replaced is soon
 /// over, a firewall is not.
@@ -25,6 +33,8 @@ const BLOCKED: [Duration; 3] = [
     Duration::from_secs(120),
     Duration::from_secs(600),
 ];
+/// The same on the peer's word, unless it says so again.
+const DEAF_THERE: Duration = Duration::from_secs(30);
 /// How long an answer proves a path.
 const PROOF: Duration = Duration::from_secs(90);
 
@@ -43,7 +53,13 @@ pub(crate) struct Entry {
     claims: BTreeMap<Origin, Claim>,
     /// The peer itself says, sealed, that the address is its own, whatever others say.
     owned: bool,
+    /// This node's own mesh file says, or the peer's does, that the peer is there.
+    stated: bool,
     pub(crate) learned: Time,
+    /// Which way the kernel sends to it, as far as it was asked.
+    pub(crate) route: Option<Route>,
+    /// It was asked since the network changed last.
+    pub(crate) route_asked: bool,
 
     /// When the next ping is due, and which one of the burst it is.
     pub(crate) next_ping: Option<Time>,
@@ -53,6 +69,11 @@ pub(crate) struct Entry {
     pub(crate) last_ping: Option<Time>,
     /// Pinged now and then between rounds, so that our NAT lets the peer in when it comes back.
     pub(crate) keeps_hole: bool,
+    /// Until then such pings do not leave our own router.
+    pub(crate) near_until: Time,
+    /// Of both sides' packets here, those of the side that opens left first, as agreed: its router
+    /// has not moved the port.
+    pub(crate) opened: bool,
     /// Pings since the last pong.
     pub(crate) unanswered: u32,
     /// When the first of them left.
@@ -67,6 +88,8 @@ pub(crate) struct Entry {
     pub(crate) wins: u8,
     /// Probes pass but WireGuard's handshake does not: left alone until then.
     blocked_until: Option<Time>,
+    /// The same on the peer's side, as it says.
+    deaf_there_until: Option<Time>,
     /// How often in a row that was so.
     blocks: usize,
 }
@@ -80,6 +103,11 @@ impl Entry {
     /// Both sides saw an answer lately.
     pub(crate) fn is_proven(&self, now: Time) -> bool {
         self.is_answered(now) && self.peer_heard.is_some_and(|at| now.since(at) <= PROOF)
+    }
+
+    /// Proven, and WireGuard may pass there.
+    pub(crate) fn is_usable(&self, now: Time) -> bool {
+        self.is_proven(now) && !self.is_blocked(now) && !self.is_barred()
     }
 
     /// WireGuard's handshake does not pass here, or `nowhere`; until when the path is left alone.
@@ -98,11 +126,18 @@ impl Entry {
 
     /// WireGuard's handshake passed, or everything may be different.
     pub(crate) fn unblock(&mut self) {
-        (self.blocked_until, self.blocks) = (None, 0);
+        (self.blocked_until, self.deaf_there_until, self.blocks) = (None, None, 0);
     }
 
-    pub(crate) fn is_blocked(&self, now: Time) -> bool {
+    /// Our WireGuard was tried here, or used, and heard nothing.
+    pub(crate) fn is_deaf_here(&self, now: Time) -> bool {
         self.blocked_until.is_some_and(|until| now < until)
+    }
+
+    /// The same on either side.
+    pub(crate) fn is_blocked(&self, now: Time) -> bool {
+        let there = self.deaf_there_until.is_some_and(|until| now < until);
+        there || self.is_deaf_here(now)
     }
 
     /// How far the next ping goes; `None` is all the way.
@@ -110,13 +145,46 @@ impl Entry {
         match self.burst {
             _ if self.is_answered(now) => None,
             // Between rounds the hole is all that matters.
+            Burst::Opening if self.keeps_hole && now < self.near_until => Some(NEAR_TTL),
             Burst::Opening if self.keeps_hole => Some(HOLE_TTL),
             burst => burst.ttl(self.step),
         }
     }
 
+    /// Never probed and never used: nobody is there, or it is the address of a tunnel of another
+    /// network and nobody said on purpose that the peer is to be reached through that.
+    pub(crate) fn is_barred(&self) -> bool {
+        match self.route {
+            Some(Route::Unusable) => true,
+            Some(Route::Tunneled) => !self.stated && self.kind != CandidateKind::PeerReflexive,
+            Some(Route::OnLink | Route::Routed) | None => false,
+        }
+    }
+
+    /// A private address that this host has a default route to at best, as far as is known: it
+    /// means something elsewhere.
+    pub(crate) fn is_hopeless(&self, address: SocketAddr, same_site: bool) -> bool {
+        let told = self.kind == CandidateKind::Host && !self.stated;
+        told && self.route == Some(Route::Routed) && !same_site && is_mesh_lan(address.ip())
+    }
+
+    /// The least is to be probed first.
+    fn order(&self, address: SocketAddr, same_site: bool) -> (bool, CandidateKind, Time) {
+        let hopeless = self.is_hopeless(address, same_site);
+        (hopeless, self.kind, self.learned)
+    }
+
+    pub(crate) fn tier(&self, address: SocketAddr, same_site: bool) -> Tier {
+        Tier::new(self.kind, address, self.route, same_site)
+    }
+
     /// Its worth; `relays` are those that may be used, best first.
-    pub(crate) fn rank(&self, address: SocketAddr, relays: Option<&[Origin]>) -> Rank {
+    pub(crate) fn rank(
+        &self,
+        address: SocketAddr,
+        same_site: bool,
+        relays: Option<&[Origin]>,
+    ) -> Rank {
         let place = |relays: &[Origin]| {
             relays
                 .iter()
@@ -125,7 +193,7 @@ impl Entry {
         };
         let place = relays.filter(|_| self.is_relay()).map_or(0, place);
         Rank::new(
-            self.kind,
+            self.tier(address, same_site),
             address,
             place,
             self.rtt.unwrap_or(Duration::from_secs(1)),
@@ -143,6 +211,11 @@ impl Entry {
         if heard {
             self.peer_heard = Some(now);
         }
+    }
+
+    /// Takes what the peer says of its WireGuard here.
+    pub(crate) fn on_deaf(&mut self, deaf: bool, now: Time) {
+        self.deaf_there_until = deaf.then(|| now + DEAF_THERE);
     }
 
     /// A ping leaves.
@@ -167,6 +240,7 @@ impl Entry {
     /// nothing new of a relay.
     fn is_of_kind(&mut self, offer: &Offer<'_>) -> bool {
         self.owned |= offer.is_of_peer();
+        self.stated |= offer.is_stated();
         match (self.is_relay(), offer.kind == CandidateKind::Relay) {
             (true, false) if !self.owned => return false,
             (true, false) => self.kind = offer.kind,
@@ -181,12 +255,20 @@ impl Entry {
         self.answered = None;
         self.peer_heard = None;
         self.wins = 0;
+        self.opened = false;
     }
 
     /// The peer has restarted and has heard nothing yet.
     pub(crate) fn forget_heard(&mut self) {
         self.peer_heard = None;
         self.unblock();
+    }
+
+    /// Some origin's word for it was authenticated.
+    fn is_sure(&self) -> bool {
+        self.claims
+            .iter()
+            .any(|(origin, claim)| claim.recorded || origin.as_str() == FROM_PEER)
     }
 
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
@@ -201,7 +283,23 @@ pub(crate) struct Table {
     /// Relays that were forgotten, the newest last: what still comes from there comes through a
     /// relay.
     former_relays: VecDeque<SocketAddr>,
+    /// Candidates that found no place.
+    left_out: BTreeSet<SocketAddr>,
+    /// Both nodes are behind one NAT.
+    pub(crate) same_site: bool,
 }
+
+/// What became of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Learned {
+    New,
+    Known,
+    /// All places of its class are taken by what is worth more.
+    LeftOut,
+}
+
+/// Kind, and whether it is IPv4.
+type Class = (CandidateKind, bool);
 
 /// What a table is told.
 pub(crate) struct Offer<'a> {
@@ -217,6 +315,20 @@ impl Offer<'_> {
     fn is_of_peer(&self) -> bool {
         let told = self.origin.as_str() == FROM_PEER && self.kind == CandidateKind::Host;
         self.kind != CandidateKind::Relay && (self.recorded || told)
+    }
+
+    /// Whether this node's mesh file says so, or the router was asked for a mapping.
+    pub(crate) fn is_stated(&self) -> bool {
+        self.kind == CandidateKind::Mapped && !self.recorded
+    }
+
+    /// Whether it was authenticated: the peer said so, or a packet of the peer came from there.
+    pub(crate) fn is_sure(&self) -> bool {
+        self.recorded || self.origin.as_str() == FROM_PEER
+    }
+
+    fn class(&self) -> Class {
+        (self.kind, self.address.is_ipv4())
     }
 }
 
@@ -241,46 +353,33 @@ impl Table {
         self.entries.iter_mut()
     }
 
-    /// Merges an (admitted, canonical) address; true if it is new. `keep` is never evicted for it.
-    pub(crate) fn learn(&mut self, offer: Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
+    /// Merges an (admitted, canonical) address. `keep` is never evicted for it.
+    pub(crate) fn learn(
+        &mut self,
+        offer: Offer<'_>,
+        keep: Option<SocketAddr>,
+        now: Time,
+    ) -> Learned {
         let claim = Claim {
             expires: offer.expires,
             recorded: offer.recorded,
         };
         if let Some(entry) = self.entries.get_mut(&offer.address) {
             if !entry.is_of_kind(&offer) {
-                return false;
+                return Learned::Known;
             }
-            if entry.claims.len() < MAX_CANDIDATES || entry.claims.contains_key(offer.origin) {
+            if entry.claims.len() < MAX_CLAIMS || entry.claims.contains_key(offer.origin) {
                 entry.claims.insert(offer.origin.clone(), claim);
             }
-            return false;
+            return Learned::Known;
         }
-        let of_origin = |entry: &Entry| entry.claims.contains_key(offer.origin);
-        let crowded = self
-            .entries
-            .values()
-            .filter(|entry| of_origin(entry))
-            .count()
-            >= MAX_PER_ORIGIN;
-        if crowded || self.entries.len() >= MAX_CANDIDATES {
-            // Only what was tried and proved nothing makes room, the oldest first.
-            let victim = self
-                .entries
-                .iter()
-                .filter(|(address, entry)| {
-                    Some(**address) != keep
-                        && !entry.is_proven(now)
-                        && entry.last_ping.is_some()
-                        && entry.next_ping.is_none()
-                        && (!crowded || entry.claims.keys().all(|origin| origin == offer.origin))
-                })
-                .min_by_key(|(_, entry)| entry.learned)
-                .map(|(address, _)| *address);
-            let Some(victim) = victim else { return false };
-            let forgotten = self.entries.remove_entry(&victim).into_iter().collect();
-            self.note_former(forgotten);
+        if !self.make_room(&offer, keep, now) {
+            if self.left_out.len() < MAX_LEFT_OUT {
+                self.left_out.insert(offer.address);
+            }
+            return Learned::LeftOut;
         }
+        self.left_out.remove(&offer.address);
         let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
         let entry = Entry {
             kind: if through_relay {
@@ -289,14 +388,19 @@ impl Table {
                 offer.kind
             },
             owned: offer.is_of_peer(),
+            stated: offer.is_stated(),
             claims: BTreeMap::from([(offer.origin.clone(), claim)]),
             learned: now,
+            route: None,
+            route_asked: false,
             next_ping: None,
             burst: Burst::Direct,
             burst_started: now,
             step: 0,
             last_ping: None,
             keeps_hole: false,
+            near_until: now,
+            opened: false,
             unanswered: 0,
             unanswered_since: None,
             answered: None,
@@ -304,10 +408,77 @@ impl Table {
             rtt: None,
             wins: 0,
             blocked_until: None,
+            deaf_there_until: None,
             blocks: 0,
         };
         self.entries.insert(offer.address, entry);
+        Learned::New
+    }
+
+    /// Whether there is a place in the offer's class, or one was made.
+    fn make_room(&mut self, offer: &Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
+        let of_class =
+            |address: &SocketAddr, entry: &Entry| (entry.kind, address.is_ipv4()) == offer.class();
+        let class = || {
+            self.entries
+                .iter()
+                .filter(|(address, entry)| of_class(address, entry))
+        };
+        let by_it_alone = |entry: &Entry| entry.claims.keys().all(|by| by == offer.origin);
+        let of_origin = class().filter(|(_, entry)| !entry.is_sure() && by_it_alone(entry));
+        let greedy = !offer.is_sure() && of_origin.count() >= MAX_UNSURE_PER_ORIGIN;
+        let has_place = class().count() < MAX_PER_CLASS && self.entries.len() < MAX_CANDIDATES;
+        if !greedy && has_place {
+            return true;
+        }
+        // The peer's own word takes the place of what others only say, and anything that of what
+        // was tried and proved nothing; the oldest first.
+        let gives_way = |entry: &Entry| {
+            let tried = entry.last_ping.is_some() && entry.next_ping.is_none();
+            tried || entry.is_barred() || offer.is_sure() && !entry.is_sure()
+        };
+        let victim = class()
+            .filter(|(address, _)| Some(**address) != keep)
+            .filter(|(_, entry)| !entry.is_proven(now) && gives_way(entry))
+            .filter(|(_, entry)| !greedy || by_it_alone(entry))
+            .min_by_key(|(_, entry)| entry.learned)
+            .map(|(address, _)| *address);
+        let Some(victim) = victim else { return false };
+        let forgotten = self.entries.remove_entry(&victim).into_iter().collect();
+        self.note_former(forgotten);
         true
+    }
+
+    /// Whether both nodes are behind one NAT: this node is seen at an address of the peer's.
+    pub(crate) fn note_site(&mut self, sees_us: impl Fn(&SocketAddr) -> bool) {
+        let shared =
+            |(address, entry): (&SocketAddr, &Entry)| !entry.is_relay() && sees_us(address);
+        self.same_site = self.entries.iter().any(shared);
+    }
+
+    /// Candidates that found no place.
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out.len()
+    }
+
+    /// The network is another: the kernel is asked anew, and what found no place may find one.
+    pub(crate) fn forget_routes(&mut self) {
+        self.left_out.clear();
+        for entry in self.entries.values_mut() {
+            entry.route_asked = false;
+        }
+    }
+
+    /// How many others are to be probed before this one.
+    pub(crate) fn place(&self, address: SocketAddr) -> usize {
+        let order = |address: &SocketAddr, entry: &Entry| entry.order(*address, self.same_site);
+        let Some(own) = self.get(&address).map(|entry| order(&address, entry)) else {
+            return 0;
+        };
+        let before = |(other, entry): &(&SocketAddr, &Entry)| {
+            !entry.is_barred() && (order(other, entry), **other) < (own, address)
+        };
+        self.iter().filter(before).count()
     }
 
     /// An origin takes its word for an address back. True if it was all that spoke for a relay.
@@ -329,6 +500,7 @@ impl Table {
 
     /// Withdraws what earlier records said; the newest record is offered anew right after.
     pub(crate) fn withdraw_recorded(&mut self) {
+        self.left_out.clear();
         for entry in self.entries.values_mut() {
             entry.claims.retain(|_, claim| !claim.recorded);
         }
@@ -370,7 +542,7 @@ impl Table {
     fn note_former(&mut self, forgotten: Vec<(SocketAddr, Entry)>) {
         for (relay, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
             self.former_relays.retain(|known| *known != relay);
-            if self.former_relays.len() >= MAX_CANDIDATES {
+            if self.former_relays.len() >= MAX_FORMER_RELAYS {
                 self.former_relays.pop_front();
             }
             self.former_relays.push_back(relay);
@@ -428,5 +600,91 @@ impl Pending {
             .iter()
             .position(|ping| ping.transaction == *transaction)?;
         self.0.remove(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::ZERO;
+
+    fn learn(table: &mut Table, address: &str, kind: CandidateKind, by: &str) -> Learned {
+        let offer = Offer {
+            address: address.parse().unwrap(),
+            kind,
+            origin: &Origin::new(by),
+            expires: NOW + Duration::from_secs(60),
+            recorded: false,
+        };
+        table.learn(offer, None, NOW)
+    }
+
+    #[test]
+    fn candidates_of_one_class_take_no_place_of_another() {
+        let mut table = Table::default();
+        for n in 0..200 {
+            learn(
+                &mut table,
+                &format!("10.0.{n}.1:1"),
+                CandidateKind::Host,
+                FROM_PEER,
+            );
+            learn(
+                &mut table,
+                &format!("[fd00::{n:x}]:1"),
+                CandidateKind::Host,
+                FROM_PEER,
+            );
+            learn(
+                &mut table,
+                &format!("198.51.100.{n}:1"),
+                CandidateKind::Reflexive,
+                "liar",
+            );
+        }
+        assert!(table.left_out() > 0);
+        for (address, kind) in [
+            ("203.0.113.1:1", CandidateKind::Mapped),
+            ("203.0.113.1:2", CandidateKind::PeerReflexive),
+            ("203.0.113.1:3", CandidateKind::Reflexive),
+            ("203.0.113.1:4", CandidateKind::Relay),
+            ("[2001:db8::1]:3", CandidateKind::Reflexive),
+            ("[2001:db8::1]:4", CandidateKind::Relay),
+        ] {
+            assert_eq!(
+                learn(&mut table, address, kind, "honest"),
+                Learned::New,
+                "{address}"
+            );
+        }
+        assert!(table.iter().count() <= MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn the_peers_own_word_takes_the_place_of_what_others_say() {
+        let mut table = Table::default();
+        for origin in 0..3 {
+            for n in 0..8 {
+                let address = format!("198.51.{origin}.{n}:1");
+                learn(
+                    &mut table,
+                    &address,
+                    CandidateKind::Host,
+                    &format!("liar{origin}"),
+                );
+            }
+        }
+        for n in 0..MAX_PER_CLASS {
+            let address = format!("203.0.113.{n}:1");
+            assert_eq!(
+                learn(&mut table, &address, CandidateKind::Host, FROM_PEER),
+                Learned::New
+            );
+        }
+        assert_eq!(
+            learn(&mut table, "203.0.113.99:1", CandidateKind::Host, FROM_PEER),
+            Learned::LeftOut
+        );
     }
 }

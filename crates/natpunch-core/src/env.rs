@@ -1,8 +1,8 @@
 //! What all peers share: randomness, the identity of this run, local candidates, budgets and the
 //! outbox.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -13,6 +13,9 @@ use rand_core::RngCore as _;
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
 use crate::{Command, Event, Time, Transmit};
+
+/// Hosts of relays that are remembered.
+const MAX_RELAY_HOSTS: usize = 64;
 
 /// Effects that wait for the shell. Bounded: a shell that does not drain loses the oldest.
 #[derive(Debug, Default)]
@@ -45,6 +48,11 @@ impl Outbox {
         self.commands.push_back(Command::Meet { peer });
     }
 
+    pub(crate) fn find_route(&mut self, peer: PeerKey, destination: IpAddr) {
+        self.commands
+            .push_back(Command::FindRoute { peer, destination });
+    }
+
     pub(crate) fn forget_meet(&mut self, key: &PeerKey) {
         self.commands
             .retain(|queued| !matches!(queued, Command::Meet { peer } if peer == key));
@@ -75,6 +83,8 @@ pub(crate) struct Env {
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.
     pub(crate) arranges: bool,
+    /// Hosts on which relays were offered, for any peer.
+    pub(crate) relay_hosts: BTreeSet<IpAddr>,
     /// When other candidates than before were last published.
     pub(crate) published: Option<Time>,
     /// Before the first snapshot nobody knows what runs already, so no endpoint is set.
@@ -86,6 +96,16 @@ pub(crate) struct Env {
 impl Env {
     pub(crate) fn admit(&self, address: SocketAddr) -> Result<SocketAddr, Rejected> {
         admit(address, &self.overlay, |address| self.local.is_own(address))
+    }
+
+    pub(crate) fn note_relay(&mut self, host: IpAddr) {
+        if self.relay_hosts.len() < MAX_RELAY_HOSTS {
+            self.relay_hosts.insert(host);
+        }
+    }
+
+    pub(crate) fn is_host_of_relays(&self, ip: IpAddr) -> bool {
+        self.relay_hosts.contains(&ip)
     }
 
     /// A duration spread over 80 to 120 % (RFC 7675, 5.1), so that peers do not fall into step.

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_types::{
-    AddressClass, CandidateKind, Mapping, Origin, Rate, RateBudget, canonical, canonical_ip,
-    classify,
+    AddressClass, CandidateKind, HostNetwork, LinkRole, Mapping, Origin, Rate, RateBudget,
+    canonical, canonical_ip, classify,
 };
 use rand_core::RngCore;
 
 use crate::stun::{self, Answer, TransactionId};
 use crate::{Event, Time, Transmit};
 
-/// Interface addresses taken into account, servers asked.
-const MAX_HOSTS: usize = 8;
+/// Servers asked.
 const MAX_SERVERS: usize = 16;
+/// Networks into which LAN beacons are sent.
+const MAX_BEACONS: usize = 8;
 /// Addresses that discovery instances state, of both families.
 const MAX_STATED: usize = 16;
 /// What they state is believed for an hour at most.
@@ -73,7 +74,12 @@ fn stated_changes() -> RateBudget {
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     listen_port: u16,
+    /// Addresses by which peers may reach this host, best first.
     hosts: Vec<IpAddr>,
+    /// All addresses of this host.
+    own: BTreeSet<IpAddr>,
+    /// The routers by which it leaves its networks.
+    routers: BTreeSet<IpAddr>,
     servers: BTreeMap<SocketAddr, Server>,
     /// What the server of each discovery instance sees; true for IPv6.
     stated: BTreeMap<(Origin, bool), Stated>,
@@ -82,29 +88,35 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// Takes the addresses, best first; true if they differ from those known.
-    pub(crate) fn set_hosts(&mut self, addresses: &[IpAddr], overlay: &[IpNet]) -> bool {
-        let mut seen = BTreeSet::new();
-        let usable = addresses
-            .iter()
-            .map(|ip| canonical_ip(*ip))
-            .filter(|ip| matches!(classify(*ip), AddressClass::Global | AddressClass::Private))
-            .filter(|ip| !overlay.iter().any(|net| net.contains(ip)))
-            .filter(|ip| seen.insert(*ip));
-        // Both families in turn, so that many addresses of one do not crowd out the other.
-        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = usable.partition(IpAddr::is_ipv4);
-        let ranked = |family: Vec<IpAddr>| family.into_iter().enumerate();
-        let mut usable: Vec<(usize, IpAddr)> = ranked(v4).chain(ranked(v6)).collect();
-        usable.sort_by_key(|(rank, _)| *rank);
-        usable.truncate(MAX_HOSTS);
-        // Another order of the same addresses is no news.
-        let set = |hosts: &[IpAddr]| hosts.iter().copied().collect::<BTreeSet<IpAddr>>();
-        let hosts: Vec<IpAddr> = usable.into_iter().map(|(_, ip)| ip).collect();
-        let changed = set(&hosts) != set(&self.hosts);
-        if changed {
-            self.hosts = hosts;
+    /// Takes this host's addresses, best first; true if peers may reach it at others than before.
+    /// What a tunnel carries is left out: a path through it would hang on another network's
+    /// endpoint, and of two meshes on the same hosts each would run through the other.
+    pub(crate) fn set_hosts(&mut self, network: &HostNetwork, overlay: &[IpNet]) -> bool {
+        let is_usable =
+            |ip: IpAddr| matches!(classify(ip), AddressClass::Global | AddressClass::Private);
+        let mut hosts: Vec<IpAddr> = Vec::new();
+        for address in &network.addresses {
+            let ip = canonical_ip(address.ip);
+            let in_mesh = overlay.iter().any(|net| net.contains(&ip));
+            if address.role != LinkRole::Tunnel && is_usable(ip) && !in_mesh && !hosts.contains(&ip)
+            {
+                hosts.push(ip);
+            }
         }
-        changed
+        self.own = network.ips().map(canonical_ip).collect();
+        self.routers = network.routers.iter().copied().map(canonical_ip).collect();
+        let before = self.published_hosts();
+        self.hosts = hosts;
+        // Another order of the same addresses is no news.
+        before != self.published_hosts()
+    }
+
+    fn published_hosts(&self) -> BTreeSet<SocketAddr> {
+        let published = self.candidates().into_iter();
+        published
+            .filter(|(kind, _)| *kind == CandidateKind::Host)
+            .map(|(_, address)| address)
+            .collect()
     }
 
     /// Starts asking servers that are new; forgets those that are gone.
@@ -241,7 +253,7 @@ impl Local {
     /// An address of one of our interfaces with our port. What a STUN server says does not count:
     /// it may lie, and name a peer's address.
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
-        address.port() == self.listen_port && self.hosts.contains(&address.ip())
+        address.port() == self.listen_port && self.own.contains(&address.ip())
     }
 
     /// Whether some STUN server has told how the world sees us.
@@ -250,7 +262,12 @@ impl Local {
     }
 
     pub(crate) fn is_own_ip(&self, ip: IpAddr) -> bool {
-        self.hosts.contains(&canonical_ip(ip))
+        self.own.contains(&canonical_ip(ip))
+    }
+
+    /// A router by which this host leaves a network.
+    pub(crate) fn is_router(&self, ip: IpAddr) -> bool {
+        self.routers.contains(&ip)
     }
 
     /// Whether the world sees this node at this address too: a peer there is behind the same NAT.
@@ -269,39 +286,52 @@ impl Local {
             .iter()
             .copied()
             .filter(|ip| ip.is_ipv4() && classify(*ip) == AddressClass::Private)
-            .take(4)
+            .take(MAX_BEACONS)
     }
 
-    /// The addresses that a ping tells the peer: private IPv4 first, since nothing else can find
-    /// them, then global IPv6.
+    /// The addresses that a ping tells the peer, in turns: private IPv4, since nothing else can
+    /// find them, global IPv6, and the rest.
     pub(crate) fn ping_hosts(&self) -> Vec<SocketAddr> {
-        let mut hosts = self.hosts.clone();
-        hosts.sort_by_key(|ip| match (ip, classify(*ip)) {
-            (IpAddr::V4(_), AddressClass::Private) => 0,
-            (IpAddr::V6(_), AddressClass::Global) => 1,
-            _ => 2,
-        });
-        hosts
-            .iter()
-            .take(crate::probe::MAX_HOSTS)
-            .map(|ip| SocketAddr::new(*ip, self.listen_port))
-            .collect()
-    }
-
-    /// Everything worth publishing, best first.
-    pub(crate) fn candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
-        let hosts = self
-            .hosts
-            .iter()
-            .map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, self.listen_port)));
-        let mut all: Vec<_> = hosts.collect();
-        for mapped in self.reflexive() {
-            if !all.iter().any(|(_, address)| *address == mapped) {
-                all.push((CandidateKind::Reflexive, mapped));
+        let mut classes = [Vec::new(), Vec::new(), Vec::new()];
+        for ip in &self.hosts {
+            let class = match (ip, classify(*ip)) {
+                (IpAddr::V4(_), AddressClass::Private) => 0,
+                (IpAddr::V6(_), AddressClass::Global) => 1,
+                _ => 2,
+            };
+            if let Some(class) = classes.get_mut(class) {
+                class.push(SocketAddr::new(*ip, self.listen_port));
             }
         }
-        all.truncate(crate::record::MAX_CANDIDATES);
-        all
+        in_turns(&classes, crate::probe::MAX_HOSTS)
+    }
+
+    /// Everything worth publishing, best first. Addresses of interfaces and those that servers see,
+    /// of either family, take turns: however many there are of one class, each other one has its
+    /// share of a record.
+    pub(crate) fn candidates(&self) -> Vec<(CandidateKind, SocketAddr)> {
+        let hosts: Vec<SocketAddr> = self
+            .hosts
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, self.listen_port))
+            .collect();
+        let mut reflexive: Vec<SocketAddr> = Vec::new();
+        for mapped in self.reflexive() {
+            if !hosts.contains(&mapped) && !reflexive.contains(&mapped) {
+                reflexive.push(mapped);
+            }
+        }
+        let of_kind = |kind: CandidateKind, addresses: Vec<SocketAddr>| {
+            let (v4, v6): (Vec<_>, Vec<_>) = addresses
+                .into_iter()
+                .map(|address| (kind, address))
+                .partition(|(_, address)| address.is_ipv4());
+            [v4, v6]
+        };
+        let [host_v4, host_v6] = of_kind(CandidateKind::Host, hosts);
+        let [reflexive_v4, reflexive_v6] = of_kind(CandidateKind::Reflexive, reflexive);
+        let classes = [host_v4, host_v6, reflexive_v4, reflexive_v6];
+        in_turns(&classes, crate::record::MAX_CANDIDATES)
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
@@ -396,8 +426,96 @@ impl Local {
     }
 }
 
+/// The first of each class, the second of each, and so on, up to so many: a class that is long
+/// takes the places that others leave, and no more.
+fn in_turns<T: Copy>(classes: &[Vec<T>], most: usize) -> Vec<T> {
+    let longest = classes.iter().map(Vec::len).max().unwrap_or_default();
+    (0..longest)
+        .flat_map(|turn| classes.iter().filter_map(move |class| class.get(turn)))
+        .copied()
+        .take(most)
+        .collect()
+}
+
 fn fresh(rng: &mut impl RngCore) -> TransactionId {
     let mut bytes = [0; 12];
     rng.fill_bytes(&mut bytes);
     TransactionId(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use natpunch_types::HostAddress;
+
+    use super::*;
+
+    fn local(addresses: impl IntoIterator<Item = (String, LinkRole)>) -> Local {
+        let mut local = Local::default();
+        local.set_listen_port(1);
+        let addresses = addresses.into_iter().map(|(ip, role)| HostAddress {
+            ip: ip.parse().unwrap(),
+            role,
+        });
+        let network = HostNetwork {
+            addresses: addresses.collect(),
+            routers: vec![],
+        };
+        local.set_hosts(&network, &[]);
+        local
+    }
+
+    fn sees(local: &mut Local, origin: &str, address: &str) {
+        let lifetime = Duration::from_secs(60);
+        let address = address.parse().unwrap();
+        local.hear(&Origin::new(origin), address, lifetime, Time::ZERO);
+        local.believe(Time::ZERO);
+    }
+
+    #[test]
+    fn two_hundred_addresses_leave_room_for_what_servers_see_and_for_the_other_family() {
+        let bridges = (0..200).map(|n| (format!("10.{n}.0.1"), LinkRole::Virtual));
+        let lan = [
+            ("192.168.1.2".to_owned(), LinkRole::DefaultRoute),
+            ("2001:db8::2".to_owned(), LinkRole::DefaultRoute),
+        ];
+        let mut local = local(lan.into_iter().chain(bridges));
+        sees(&mut local, "one", "203.0.113.1:1000");
+        sees(&mut local, "two", "203.0.113.1:2000");
+        let candidates = local.candidates();
+        assert_eq!(candidates.len(), crate::record::MAX_CANDIDATES);
+        // Older versions keep the first eight of a record, or fewer.
+        let first: Vec<String> = candidates
+            .iter()
+            .take(4)
+            .map(|(_, address)| address.to_string())
+            .collect();
+        assert_eq!(
+            first,
+            [
+                "192.168.1.2:1",
+                "[2001:db8::2]:1",
+                "203.0.113.1:1000",
+                "10.0.0.1:1"
+            ]
+        );
+        assert!(candidates.iter().any(|(_, address)| address.port() == 2000));
+        assert_eq!(
+            local.ping_hosts().first().map(ToString::to_string),
+            Some("192.168.1.2:1".to_owned())
+        );
+        assert!(local.is_own("10.199.0.1:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_of_a_tunnel_is_told_to_nobody_and_is_still_this_nodes_own() {
+        let local = local([
+            ("192.168.1.2".to_owned(), LinkRole::DefaultRoute),
+            ("10.8.0.2".to_owned(), LinkRole::Tunnel),
+        ]);
+        let tunnel: SocketAddr = "10.8.0.2:1".parse().unwrap();
+        assert_eq!(local.candidates().len(), 1);
+        assert!(!local.ping_hosts().contains(&tunnel));
+        assert!(!local.beacon_sources().any(|ip| ip == tunnel.ip()));
+        assert!(local.is_own(tunnel));
+    }
 }

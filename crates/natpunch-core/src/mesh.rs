@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Mapping, Origin, PairTag, PeerKey,
-    ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, canonical,
+    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, Mapping, Origin, PairTag,
+    PeerKey, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -108,6 +108,7 @@ impl Mesh {
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
                 out: Outbox::default(),
                 arranges: false,
+                relay_hosts: BTreeSet::new(),
                 published: None,
                 device_seen: false,
                 read_at: None,
@@ -220,12 +221,20 @@ impl Mesh {
         Some(peer)
     }
 
-    /// This host's interface addresses, complete. A change starts a new round.
-    pub fn handle_local_addresses(&mut self, addresses: &[IpAddr], now: Time) {
-        if self.env.local.set_hosts(addresses, &self.spec.overlay) {
+    /// This host's interface addresses, complete, best first. A change starts a new round.
+    pub fn handle_local_addresses(&mut self, network: &HostNetwork, now: Time) {
+        if self.env.local.set_hosts(network, &self.spec.overlay) {
             self.records.touch(now);
             self.handle_network_change(now);
         }
+    }
+
+    /// The kernel's answer to a [`Command::FindRoute`].
+    pub fn handle_route(&mut self, peer: PeerKey, ip: IpAddr, route: Route, now: Time) {
+        self.with_peer(&peer, now, |peer, env| {
+            peer.handle_route(ip, route, env, now)
+        });
+        self.flush(now);
     }
 
     /// Route or link change, or a suspend gap: everything may be different, so there is a new round

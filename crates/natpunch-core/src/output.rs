@@ -39,6 +39,13 @@ pub enum Command {
     PublishRecords(Vec<Record>),
     /// Which peers discovery should look up eagerly: complete, sent when it changes.
     Interest(Vec<Interest>),
+    /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
+    FindRoute {
+        /// The peer that may be there.
+        peer: PeerKey,
+        /// The address.
+        destination: IpAddr,
+    },
     /// Ask discovery to make this node and the peer probe each other at the same moment, if it can.
     Meet {
         /// The peer.

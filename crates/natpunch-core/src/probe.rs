@@ -18,7 +18,9 @@
 //!
 //! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path;
 //! from the side that decides for the pair, this nominates it), 4 checking (the sender's WireGuard
-//! uses this path and waits for a sign of life of the receiver's).
+//! uses this path and waits for a sign of life of the receiver's), 8 deaf (the sender's WireGuard
+//! has heard nothing on this path, which it has left for that: the receiver shall leave it too).
+//! Flags that a version does not know it ignores.
 //!
 //! A receiver believes flags only in a fresh message: a pong answers a random transaction of its
 //! own; a ping names the receiver's session, which is random per start, and a sequence number that
@@ -47,6 +49,7 @@ const _: () = assert!(PROBE_LEN == HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_
 const FLAG_HEARD: u8 = 1;
 const FLAG_IN_USE: u8 = 2;
 const FLAG_CHECKING: u8 = 4;
+const FLAG_DEAF: u8 = 8;
 
 /// Identifies one ping.
 pub(crate) type Transaction = [u8; 12];
@@ -66,6 +69,8 @@ pub(crate) struct Probe {
     pub(crate) in_use: bool,
     /// The sender's WireGuard waits for a sign of life of the receiver's.
     pub(crate) checking: bool,
+    /// The sender's WireGuard hears nothing here, though probes pass.
+    pub(crate) deaf: bool,
     /// Random per start of the sender.
     pub(crate) session: u64,
     /// The receiver's session as the sender knows it; 0 if it does not.
@@ -99,7 +104,8 @@ impl Probe {
         plaintext.push(
             flag(self.heard, FLAG_HEARD)
                 | flag(self.in_use, FLAG_IN_USE)
-                | flag(self.checking, FLAG_CHECKING),
+                | flag(self.checking, FLAG_CHECKING)
+                | flag(self.deaf, FLAG_DEAF),
         );
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
@@ -163,6 +169,7 @@ impl Probe {
             heard: flags & FLAG_HEARD != 0,
             in_use: flags & FLAG_IN_USE != 0,
             checking: flags & FLAG_CHECKING != 0,
+            deaf: flags & FLAG_DEAF != 0,
             session: reader.u64()?,
             to_session: reader.u64()?,
             sequence: reader.u64()?,

@@ -68,6 +68,9 @@ pub struct PeerStatus {
     /// How things stand.
     #[serde(flatten)]
     pub state: PeerState,
+    /// Why the path in use passes through a relay, unless the mesh file wants it so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_reason: Option<String>,
     /// Where the peer may be.
     pub candidates: Vec<CandidateStatus>,
 }

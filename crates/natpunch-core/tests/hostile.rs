@@ -177,7 +177,7 @@ fn a_probe_under_another_preshared_key_is_not_known() {
 fn addresses_that_no_peer_can_have_are_never_sent_to() {
     let mut world = World::pair();
     world.with(0, |mesh, now| {
-        mesh.handle_local_addresses(&["203.0.113.1".parse().unwrap()], now)
+        mesh.handle_local_addresses(&host(&["203.0.113.1"]), now)
     });
     let own = world.address(0).to_string();
     for bad in [
@@ -326,7 +326,7 @@ fn an_older_record_is_dropped_and_a_newer_one_replaces_it() {
     let (mut world, first) = published();
     let counter = world.nodes[0].mesh.record_counter();
     world.with(0, |mesh, now| {
-        mesh.handle_local_addresses(&["203.0.113.77".parse().unwrap()], now)
+        mesh.handle_local_addresses(&host(&["203.0.113.77"]), now)
     });
     world.run(secs(1));
     let second = world.nodes[0].records[0].clone();
@@ -423,7 +423,7 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
 fn records_start_above_the_stored_counter() {
     let mut mesh = Mesh::new(spec(1, &[2]), [0; 32], Time::ZERO);
     mesh.set_record_counter_floor(500);
-    mesh.handle_local_addresses(&["203.0.113.1".parse().unwrap()], Time::ZERO);
+    mesh.handle_local_addresses(&host(&["203.0.113.1"]), Time::ZERO);
     assert!(mesh.record_counter() == 501, "{}", mesh.record_counter());
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState, Time};
-use natpunch_types::Origin;
+use natpunch_types::{Origin, Route};
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
     world.nodes[index]
@@ -199,7 +199,7 @@ fn a_node_that_moves_to_another_network_is_followed_within_a_second() {
         let addresses = vec!["203.0.113.99".parse().unwrap()];
         world.nodes[mover].addresses = addresses.clone();
         world.with(mover, |mesh, now| {
-            mesh.handle_local_addresses(&addresses, now)
+            mesh.handle_local_addresses(&addresses.iter().copied().collect(), now)
         });
         let other = 1 - mover;
         let number = world.nodes[mover].number;
@@ -652,23 +652,24 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
 
 #[test]
 fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
+    // The side that opens, which sends at once; the other waits for it.
     let mut world = World::pair();
     world.passes = Box::new(|_, _, _| false);
     world.run(secs(1));
-    let record = world.nodes[0].records[0].clone();
+    let record = world.nodes[1].records[0].clone();
     let news = |world: &mut World| {
         let record = record.clone();
-        world.with(1, |mesh, now| {
+        world.with(0, |mesh, now| {
             mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
         });
     };
     news(&mut world);
     world.run(secs(200));
     let pings = |world: &mut World| {
-        let (since, key) = (world.now, public(world.nodes[0].number));
-        world.with(1, |mesh, now| mesh.handle_wanted(key, now));
+        let (since, key) = (world.now, public(world.nodes[1].number));
+        world.with(0, |mesh, now| mesh.handle_wanted(key, now));
         world.run(secs(1));
-        world.sent_since(1, since)
+        world.sent_since(0, since)
     };
     assert!(pings(&mut world) >= 2, "a round of probing begins");
     world.run(secs(20));
@@ -707,4 +708,124 @@ fn the_first_word_of_stun_after_an_outage_ends_the_long_silence() {
         "{:#?}",
         world.nodes[0].events
     );
+}
+
+/// Two hosts with a hub VPN on both, whose addresses each learns of the other, and a direct path of
+/// half the VPN's round trip. `tunnels`: the kernel says that it is a tunnel; else it is a LAN as far
+/// as can be seen.
+fn beside_a_hub_vpn(tunnels: bool) -> World {
+    let (low, high) = low_high();
+    let mut world = World::new(&[
+        (low, &["203.0.113.1", "10.8.0.1"]),
+        (high, &["203.0.113.2", "10.8.0.2"]),
+    ]);
+    let is_vpn = |at: SocketAddr| at.ip().to_string().starts_with("10.8.");
+    world.delay = Box::new(move |from, to| ms(if is_vpn(from) || is_vpn(to) { 20 } else { 10 }));
+    world.route = Box::new(
+        move |_, to| match (to.to_string().starts_with("10.8."), tunnels) {
+            (true, true) => Route::Tunneled,
+            (true, false) => Route::OnLink,
+            (false, _) => Route::Routed,
+        },
+    );
+    world.tell_both();
+    for (node, other) in [(0, 1), (1, 0)] {
+        let mut address = world.address(other);
+        address.set_ip(world.nodes[other].addresses[1]);
+        world.tell_address(node, other, address);
+    }
+    world.run(secs(400));
+    world
+}
+
+#[test]
+fn the_path_through_a_tunnel_of_another_network_is_neither_probed_nor_used() {
+    let world = beside_a_hub_vpn(true);
+    for index in 0..2 {
+        let status = world.status(index);
+        assert_eq!(status.path, PathKind::Direct);
+        assert_eq!(status.endpoint, Some(world.address(1 - index)));
+        let probes = world.nodes[index].sent.iter();
+        let in_tunnel =
+            probes.filter(|(_, sent)| sent.destination.ip().to_string().starts_with("10.8."));
+        assert_eq!(in_tunnel.count(), 0, "probes into the tunnel");
+    }
+}
+
+#[test]
+fn what_looks_like_a_lan_is_not_preferred_to_a_direct_path_of_half_its_round_trip() {
+    let world = beside_a_hub_vpn(false);
+    for index in 0..2 {
+        let status = world.status(index);
+        assert_eq!(
+            status.path,
+            PathKind::Direct,
+            "{:#?}",
+            world.nodes[index].events
+        );
+        assert_eq!(status.endpoint, Some(world.address(1 - index)));
+    }
+}
+
+#[test]
+fn an_endpoint_that_the_mesh_file_states_is_used_though_it_is_behind_a_tunnel() {
+    let (low, high) = low_high();
+    let mut world = World::new(&[(low, &["10.8.0.1"]), (high, &["10.8.0.2"])]);
+    world.route = Box::new(|_, _| Route::Tunneled);
+    let stated = natpunch_types::Candidate {
+        kind: natpunch_types::CandidateKind::Mapped,
+        ..candidate(world.address(1))
+    };
+    let key = public(high);
+    world.with(0, |mesh, now| mesh.handle_candidate(key, stated, now));
+    world.connect();
+    assert_eq!(world.status(0).endpoint, Some(world.address(1)));
+    // And what others only say is there, is not.
+    let mut world = World::new(&[(low, &["10.8.0.1"]), (high, &["10.8.0.2"])]);
+    world.route = Box::new(|_, _| Route::Tunneled);
+    world.tell_both();
+    world.run(secs(60));
+    assert_ne!(world.status(0).state, PeerState::Connected);
+    let PeerState::Unreachable { reason, .. } = world.status(0).state else {
+        panic!("{:?}", world.status(0).state)
+    };
+    assert!(
+        reason.contains("not tried: 1 behind a tunnel of this host"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn the_router_and_the_broadcast_address_of_the_lan_are_asked_for_no_peer_unless_it_says_so_itself()
+{
+    let (low, high) = low_high();
+    let mut world = World::new(&[(low, &["192.168.1.2"]), (high, &["192.168.1.1"])]);
+    world.route = Box::new(|_, to| match to.to_string().as_str() {
+        "192.168.1.255" => Route::Unusable,
+        _ => Route::OnLink,
+    });
+    let mut network = host(&["192.168.1.2"]);
+    network.routers = vec!["192.168.1.1".parse().unwrap()];
+    world.with(0, |mesh, now| mesh.handle_local_addresses(&network, now));
+    let router = world.address(1);
+    world.tell_address(0, 1, router);
+    world.tell_address(0, 1, addr("192.168.1.255:1000"));
+    // No beacon finds the peer either.
+    world.nodes[1].up = false;
+    world.run(secs(100));
+    let asked = |world: &World, ip: &str| {
+        let sent = world.nodes[0].sent.iter();
+        sent.filter(|(_, sent)| sent.destination.ip().to_string() == ip)
+            .count()
+    };
+    assert_eq!(asked(&world, "192.168.1.1"), 0);
+    assert_eq!(asked(&world, "192.168.1.255"), 0);
+    // The peer is the router.
+    world.nodes[1].up = true;
+    let record = world.nodes[1].records[0].clone();
+    world.with(0, |mesh, now| {
+        mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+    });
+    world.connect();
+    assert_eq!(world.status(0).endpoint, Some(router));
 }

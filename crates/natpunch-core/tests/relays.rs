@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use natpunch_core::{Command, Event, Mesh, MeshSpec, Time};
-use natpunch_types::{Candidate, CandidateKind, Origin, RelayPolicy, RelayUse};
+use natpunch_types::{Candidate, CandidateKind, Origin, RelayPolicy, RelayUse, Route};
 
 fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
     for peer in &mut spec.peers {
@@ -31,6 +31,8 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     assert!(mesh.poll_transmit().is_none());
     mesh.handle_candidate(public(2), relay("198.51.100.2:40001", "eu"), Time::ZERO);
     mesh.handle_timeout(Time::ZERO);
+    let host = addr("198.51.100.2:1").ip();
+    mesh.handle_route(public(2), host, Route::Routed, Time::ZERO);
     assert_eq!(
         mesh.poll_transmit().unwrap().destination,
         addr("198.51.100.2:40001")

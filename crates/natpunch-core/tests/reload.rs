@@ -31,7 +31,7 @@ fn take(world: &mut World, record: &Record) {
 /// The other's record when it has moved to this address.
 fn moves(world: &mut World, to: &str) -> Record {
     world.with(1, |mesh, now| {
-        mesh.handle_local_addresses(&[to.parse().unwrap()], now)
+        mesh.handle_local_addresses(&host(&[to]), now)
     });
     world.run(secs(1));
     world.nodes[1].records[0].clone()

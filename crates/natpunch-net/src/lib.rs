@@ -15,11 +15,13 @@ mod netlink;
 mod packet;
 mod raw;
 mod readable;
+mod route;
+mod snapshot;
 mod source;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
 pub use clock::{Stopwatch, boot_time};
 pub use echo::echo;
 pub use error::NetError;
-pub use link::{Change, LinkWatch, local_addresses};
+pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};

@@ -62,10 +62,18 @@ fn messages(mut datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
 /// Asks the kernel for all objects of a kind. Blocks for as long as the kernel takes to answer:
 /// less than a millisecond.
 pub(crate) fn dump(request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    dump_first(request, usize::MAX)
+}
+
+/// The same for the first objects, about so many.
+pub(crate) fn dump_first(
+    request: &RouteNetlinkMessage,
+    most: usize,
+) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut objects = Vec::new();
     for _ in 0..DUMP_ATTEMPTS {
         let interrupted;
-        (objects, interrupted) = dump_once(request.clone())?;
+        (objects, interrupted) = dump_once(request.clone(), most)?;
         if !interrupted {
             break;
         }
@@ -74,25 +82,14 @@ pub(crate) fn dump(request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlink
 }
 
 /// The objects, and whether they changed in the middle of it.
-fn dump_once(request: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
-    let socket = socket(0)?;
-    socket.set_read_timeout(Some(DUMP_TIMEOUT))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    sendto(
-        socket.as_raw_fd(),
-        &buffer,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
-
+fn dump_once(
+    request: RouteNetlinkMessage,
+    most: usize,
+) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+    let (socket, mut buffer) = send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut objects = Vec::new();
     let mut interrupted = false;
-    loop {
+    while objects.len() < most {
         for message in receive(&socket, &mut buffer)? {
             interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
@@ -103,4 +100,38 @@ fn dump_once(request: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessag
             }
         }
     }
+    Ok((objects, interrupted))
+}
+
+/// Asks the kernel for one object: the answer, or the kernel's error.
+pub(crate) fn get(request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+    let (socket, mut buffer) = send(request, NLM_F_REQUEST)?;
+    loop {
+        for message in receive(&socket, &mut buffer)? {
+            match message.payload {
+                NetlinkPayload::InnerMessage(object) => return Ok(object),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Sends a request to the kernel by a socket of its own.
+fn send(request: RouteNetlinkMessage, flags: u16) -> io::Result<(Socket, Vec<u8>)> {
+    let socket = socket(0)?;
+    socket.set_read_timeout(Some(DUMP_TIMEOUT))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+    request.finalize();
+    let mut buffer = vec![0; request.buffer_len()];
+    request.serialize(&mut buffer);
+    sendto(
+        socket.as_raw_fd(),
+        &buffer,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
+    Ok((socket, buffer))
 }

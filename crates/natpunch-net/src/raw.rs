@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use natpunch_types::canonical;
+use natpunch_types::{Route, canonical};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
     setsockopt, sockopt,
@@ -147,6 +147,15 @@ impl RawPort {
     /// addresses or routes changed. What is remembered is a second old at most.
     pub fn forget_routes(&self) {
         self.sources.clear();
+    }
+
+    /// Which way the kernel would send a packet of this port to an address.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub fn route(&self, destination: IpAddr) -> Result<Route, NetError> {
+        crate::route::route(destination, self.fwmark.load(Ordering::Relaxed))
+            .map_err(NetError::socket("ask the kernel for a route"))
     }
 
     /// The next datagram that passes. Dropping the future loses nothing. An error means that a

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::{Neighbour, SOON, ip, on_a_host};
-use natpunch_net::{Change, LinkWatch, local_addresses};
+use natpunch_net::{Change, LinkWatch, RawPort, host_network};
+use natpunch_types::{HostNetwork, LinkRole, Route};
 
 /// Longer than any burst may be held back: if nothing was told by then, nothing is.
 const QUIET: Duration = Duration::from_millis(1300);
@@ -16,6 +17,23 @@ fn addresses(list: &[&str]) -> Vec<IpAddr> {
     list.iter()
         .map(|address| address.parse().unwrap())
         .collect()
+}
+
+fn local_addresses(exclude: &[&str]) -> Vec<IpAddr> {
+    host_network(exclude).unwrap().ips().collect()
+}
+
+/// What is told of a host whose links are all of one role.
+fn network(list: &[&str], role: LinkRole) -> HostNetwork {
+    let mut network: HostNetwork = addresses(list).into_iter().collect();
+    for address in &mut network.addresses {
+        address.role = role;
+    }
+    network
+}
+
+fn ips(network: &HostNetwork) -> Vec<IpAddr> {
+    network.ips().collect()
 }
 
 async fn change(watch: &mut LinkWatch) -> Change {
@@ -40,11 +58,7 @@ fn wired() -> Neighbour {
 #[test]
 fn the_local_addresses_are_those_that_others_might_reach() {
     on_a_host(|| async {
-        assert_eq!(
-            local_addresses(&[]).unwrap(),
-            addresses(&[]),
-            "loopback is none"
-        );
+        assert_eq!(local_addresses(&[]), addresses(&[]), "loopback is none");
         let neighbour = wired();
         neighbour.cable(
             ("np-mesh", &["10.77.0.1/24", "fd77::1/64"]),
@@ -62,18 +76,18 @@ fn the_local_addresses_are_those_that_others_might_reach() {
             "fd77::1",
         ]);
         assert_eq!(
-            local_addresses(&[]).unwrap(),
+            local_addresses(&[]),
             all,
             "each once; no link-local, deprecated or foreign one"
         );
-        assert_eq!(local_addresses(&["np-mesh"]).unwrap(), all[..3]);
+        assert_eq!(local_addresses(&["np-mesh"]), all[..3]);
         assert_eq!(
-            LinkWatch::new("np-mesh").await.unwrap().addresses(),
-            &all[..3]
+            ips(LinkWatch::new("np-mesh").await.unwrap().network()),
+            all[..3]
         );
         ip("link set np-a down");
         assert_eq!(
-            local_addresses(&["np-mesh"]).unwrap(),
+            local_addresses(&["np-mesh"]),
             addresses(&[]),
             "a link that is down reaches nobody"
         );
@@ -90,11 +104,12 @@ fn a_burst_of_changes_is_told_once_and_soon() {
             ip(&format!("address add 10.{n}.0.1/24 dev np-a"));
         }
         let told = change(&mut watch).await;
-        let expected = addresses(&["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1", "10.5.0.1"]);
+        let all = ["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1", "10.5.0.1"];
+        let expected = network(&all, LinkRole::Virtual);
         assert_eq!(
             told,
             Change {
-                addresses: expected.clone(),
+                network: expected.clone(),
                 addresses_changed: true,
                 suspended: false
             }
@@ -104,7 +119,7 @@ fn a_burst_of_changes_is_told_once_and_soon() {
             "{:?}",
             start.elapsed()
         );
-        assert_eq!(watch.addresses(), expected);
+        assert_eq!(*watch.network(), expected);
         assert_quiet(&mut watch).await;
     });
 }
@@ -124,7 +139,7 @@ fn a_storm_without_end_does_not_hold_back_the_news() {
         };
         tokio::select! {
             () = storm => unreachable!(),
-            told = change(&mut watch) => assert!(told.addresses.contains(&"10.9.0.1".parse().unwrap())),
+            told = change(&mut watch) => assert!(ips(&told.network).contains(&"10.9.0.1".parse().unwrap())),
         }
     });
 }
@@ -172,7 +187,10 @@ fn another_way_out_is_told_though_all_addresses_stay() {
         assert_eq!(
             told,
             Change {
-                addresses: addresses(&["10.1.0.1"]),
+                network: HostNetwork {
+                    routers: addresses(&["10.1.0.3"]),
+                    ..network(&["10.1.0.1"], LinkRole::DefaultRoute)
+                },
                 addresses_changed: false,
                 suspended: false
             }
@@ -186,9 +204,12 @@ fn a_cable_that_is_pulled_and_put_back_is_told_both_times() {
         let neighbour = wired();
         let mut watch = LinkWatch::new("np-mesh").await.unwrap();
         neighbour.run(|| ip("link set np-b down"));
-        assert_eq!(change(&mut watch).await.addresses, addresses(&[]));
+        assert_eq!(ips(&change(&mut watch).await.network), addresses(&[]));
         neighbour.run(|| ip("link set np-b up"));
-        assert_eq!(change(&mut watch).await.addresses, addresses(&["10.1.0.1"]));
+        assert_eq!(
+            ips(&change(&mut watch).await.network),
+            addresses(&["10.1.0.1"])
+        );
     });
 }
 
@@ -210,7 +231,7 @@ fn a_change_between_two_looks_is_not_lost_if_the_wait_is_given_up() {
         let told = tokio::time::timeout(SOON, told)
             .await
             .expect("a change is told");
-        assert_eq!(told.addresses, addresses(&["10.1.0.1", "10.2.0.1"]));
+        assert_eq!(ips(&told.network), addresses(&["10.1.0.1", "10.2.0.1"]));
     });
 }
 
@@ -244,7 +265,7 @@ fn when_the_kernel_says_that_news_were_lost_everything_is_looked_at_again() {
         assert_eq!(
             told,
             Change {
-                addresses: addresses(&["10.1.0.1"]),
+                network: network(&["10.1.0.1"], LinkRole::Virtual),
                 addresses_changed: false,
                 suspended: false
             }
@@ -252,8 +273,76 @@ fn when_the_kernel_says_that_news_were_lost_everything_is_looked_at_again() {
         // And the watch goes on.
         ip("address add 10.2.0.1/24 dev np-a");
         assert_eq!(
-            change(&mut watch).await.addresses,
+            ips(&change(&mut watch).await.network),
             addresses(&["10.1.0.1", "10.2.0.1"])
         );
+    });
+}
+
+#[test]
+fn what_the_kernel_leaves_by_comes_before_networks_of_containers() {
+    on_a_host(|| async {
+        // Container hosts make their bridges first, so these have the lower indices.
+        for n in 0..12 {
+            let link = format!("np-br{n}");
+            ip(&format!("link add {link} type bridge"));
+            ip(&format!("address add 10.{}.0.1/24 dev {link}", 100 + n));
+            ip(&format!("link add np-c{n} type veth peer name np-d{n}"));
+            ip(&format!("link set np-c{n} master {link} up"));
+            ip(&format!("link set np-d{n} up"));
+            ip(&format!("link set {link} up"));
+        }
+        let neighbour = Neighbour::new();
+        neighbour.cable(("np-lan", &["192.168.1.2/24"]), ("np-b", &[]));
+        neighbour.cable(("np-wlan", &["192.168.2.2/24"]), ("np-c", &[]));
+        ip("route add default via 192.168.2.1 dev np-wlan metric 600");
+        ip("route add default via 192.168.1.1 dev np-lan metric 100");
+        // A bridge has a carrier a moment after its port.
+        let mut watch = LinkWatch::new("np-mesh").await.unwrap();
+        while watch.network().addresses.len() < 14 {
+            change(&mut watch).await;
+        }
+        let network = watch.network();
+        let found: Vec<(String, LinkRole)> = network
+            .addresses
+            .iter()
+            .map(|address| (address.ip.to_string(), address.role))
+            .collect();
+        assert_eq!(found[0], ("192.168.1.2".into(), LinkRole::DefaultRoute));
+        assert_eq!(found[1], ("192.168.2.2".into(), LinkRole::SecondRoute));
+        let bridges = found.iter().filter(|(_, role)| *role == LinkRole::Virtual);
+        assert_eq!(bridges.count(), 12, "{found:?}");
+        assert_eq!(network.routers, addresses(&["192.168.1.1", "192.168.2.1"]));
+    });
+}
+
+#[test]
+fn the_way_to_an_address_is_the_kernels() {
+    on_a_host(|| async {
+        let neighbour = wired();
+        ip("route add default via 10.1.0.2");
+        ip("tuntap add np-tun mode tun");
+        ip("address add 10.8.0.2/24 dev np-tun");
+        ip("link set np-tun up");
+        ip("route add 10.9.0.0/16 dev np-tun");
+        ip("route add 10.9.1.0/24 via 10.1.0.2");
+        ip("route add blackhole 10.66.0.0/16");
+        let port = RawPort::open(20_000, 0).unwrap();
+        let way = |to: &str| port.route(to.parse().unwrap()).unwrap();
+        for (to, expected) in [
+            ("10.1.0.2", Route::OnLink),
+            ("10.1.0.255", Route::Unusable),
+            ("10.1.0.1", Route::Unusable),
+            ("203.0.113.1", Route::Routed),
+            ("192.168.1.1", Route::Routed),
+            ("10.8.0.1", Route::Tunneled),
+            ("10.9.7.7", Route::Tunneled),
+            ("10.9.1.7", Route::Routed),
+            ("10.66.0.1", Route::Unusable),
+            ("2001:db8::1", Route::Unusable),
+        ] {
+            assert_eq!(way(to), expected, "{to}");
+        }
+        drop(neighbour);
     });
 }

@@ -345,6 +345,21 @@ impl Nat {
         })
     }
 
+    /// A packet from inside that is not forwarded: it keeps its session alive if there is one, and
+    /// makes none.
+    pub fn refresh(
+        &mut self,
+        internal: SocketAddr,
+        remote: SocketAddr,
+        now: Duration,
+        random: &mut Random,
+    ) {
+        if self.session_of(internal, remote, now).is_some() {
+            // It finds that session.
+            let _ = self.outbound(internal, remote, now, random);
+        }
+    }
+
     /// A packet from outside: the inside host that gets it.
     pub fn inbound(
         &mut self,

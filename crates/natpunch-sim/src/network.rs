@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use natpunch_types::{AddressClass, classify};
+use natpunch_types::{AddressClass, Route, classify};
 
 use crate::link::{Link, LinkConfig, Way};
 use crate::nat::{Nat, NatConfig, Refusal};
@@ -91,6 +91,8 @@ pub struct Network {
     delivered: VecDeque<(HostId, Packet)>,
     /// From which address to which the internet drops everything.
     broken: BTreeSet<(IpAddr, IpAddr)>,
+    /// The same for WireGuard's packets only.
+    without_wireguard: BTreeSet<(IpAddr, IpAddr)>,
     random: Random,
     /// What happened so far.
     pub trace: Trace,
@@ -116,6 +118,7 @@ impl Network {
             flown: 0,
             delivered: VecDeque::new(),
             broken: BTreeSet::new(),
+            without_wireguard: BTreeSet::new(),
             random: Random::new(seed, 1),
             trace: Trace::default(),
         }
@@ -232,6 +235,21 @@ impl Network {
         self.hosts[host.0].segment
     }
 
+    /// Which way a host sends to an address.
+    pub(crate) fn route(&self, host: HostId, to: IpAddr) -> Route {
+        let attachment = &self.hosts[host.0];
+        if attachment.addresses.contains(&to) {
+            return Route::Unusable;
+        }
+        let on_link = attachment.segment != Self::INTERNET
+            && self.segments[attachment.segment.0].hosts.contains_key(&to);
+        if on_link {
+            Route::OnLink
+        } else {
+            Route::Routed
+        }
+    }
+
     /// The gateways between a segment and the internet, from inside to outside.
     pub fn gateways_above(&self, segment: SegmentId) -> Vec<GatewayId> {
         let mut path = Vec::new();
@@ -325,6 +343,12 @@ impl Network {
         }
     }
 
+    /// Lets the internet drop WireGuard's packets from one outside address to another, and nothing
+    /// else.
+    pub fn drop_wireguard(&mut self, from: IpAddr, to: IpAddr) {
+        self.without_wireguard.insert((from, to));
+    }
+
     /// The next packet that arrived at a host.
     pub fn poll_delivery(&mut self) -> Option<(HostId, Packet)> {
         self.delivered.pop_front()
@@ -352,6 +376,13 @@ impl Network {
         if id == Self::INTERNET && self.broken.contains(&(packet.source.ip(), destination)) {
             self.trace
                 .record(now, &segment.name, What::Dropped("no route"), Some(&packet));
+            return;
+        }
+        let is_wireguard = matches!(packet.payload, crate::packet::Payload::WireGuard(_));
+        let way = (packet.source.ip(), destination);
+        if id == Self::INTERNET && is_wireguard && self.without_wireguard.contains(&way) {
+            let why = What::Dropped("WireGuard is not let through");
+            self.trace.record(now, &segment.name, why, Some(&packet));
             return;
         }
         if is_multicast(destination) {
@@ -426,6 +457,8 @@ impl Network {
             return;
         };
         if !packet.cross(1) {
+            // Connection tracking comes before that.
+            nat.refresh(packet.source, packet.destination, now, &mut self.random);
             self.trace
                 .record(now, name, What::Dropped("TTL expired"), Some(&packet));
             return;

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey};
+use natpunch_types::{
+    Candidate, CandidateKind, HostAddress, HostNetwork, LinkRole, Origin, PeerKey,
+};
 
 use crate::client::{Clients, ServerAddress};
 use crate::discovery::Client;
@@ -64,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) spec: MeshSpec,
     pub(crate) discovery: DiscoveryConfig,
     pub(crate) device: Device,
+    /// Addresses of bridges to containers.
+    pub(crate) bridges: Vec<IpAddr>,
     pub(crate) agent: Option<Agent>,
     /// The agent starts then, if it has not yet.
     pub(crate) start_at: Option<Duration>,
@@ -89,6 +93,19 @@ pub(crate) struct Node {
     random: Random,
 }
 
+/// What the kernel says of a host: the link with these addresses is the way out.
+pub(crate) fn host_network(addresses: &[IpAddr], bridges: &[IpAddr]) -> HostNetwork {
+    let of_role = |ips: &[IpAddr], role| {
+        let of = |ip: &IpAddr| HostAddress { ip: *ip, role };
+        ips.iter().map(of).collect::<Vec<_>>()
+    };
+    let ways_out = of_role(addresses, LinkRole::DefaultRoute);
+    HostNetwork {
+        addresses: [ways_out, of_role(bridges, LinkRole::Virtual)].concat(),
+        routers: Vec::new(),
+    }
+}
+
 impl Node {
     pub(crate) fn new(
         key: PeerKey,
@@ -107,6 +124,7 @@ impl Node {
             spec,
             discovery,
             device,
+            bridges: Vec::new(),
             agent: None,
             start_at: None,
             device_back_at: None,
@@ -149,7 +167,7 @@ impl Node {
         mesh.set_record_counter_floor(self.record_counter);
         // First of all the device: it may have live sessions.
         mesh.handle_device(&self.device.snapshot(), time);
-        mesh.handle_local_addresses(addresses, time);
+        mesh.handle_local_addresses(&host_network(addresses, &self.bridges), time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
         let client = self
             .discovery

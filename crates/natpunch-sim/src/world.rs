@@ -16,7 +16,7 @@ use crate::client::{self, ServerAddress};
 use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
 use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
-use crate::node::{DiscoveryConfig, Node};
+use crate::node::{DiscoveryConfig, Node, host_network};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
 use crate::rendezvous;
@@ -177,6 +177,12 @@ impl World {
         id
     }
 
+    /// Gives a node bridges to containers, of lower index than its other links. To be called
+    /// before its agent starts.
+    pub fn set_bridges(&mut self, node: HostId, addresses: &[IpAddr]) {
+        self.node_mut(node).bridges = addresses.to_vec();
+    }
+
     /// Public key of a node.
     pub fn key(&self, node: HostId) -> PeerKey {
         self.nodes[&node].key
@@ -289,7 +295,8 @@ impl World {
         let node = self.node_mut(node);
         let time = node.clock(now);
         if let Some(agent) = &mut node.agent {
-            agent.mesh.handle_local_addresses(addresses, time);
+            let network = host_network(addresses, &node.bridges);
+            agent.mesh.handle_local_addresses(&network, time);
             agent.mesh.handle_network_change(time);
             agent.register_anew(now);
         }
@@ -487,6 +494,13 @@ impl World {
         let (key_a, key_b, now) = (self.key(a), self.key(b), self.now);
         self.node_mut(a).device.send_data(key_b, 64, now);
         self.node_mut(b).device.send_data(key_a, 64, now);
+        self.drain();
+    }
+
+    /// Sends one data packet one way, without waiting.
+    pub fn send(&mut self, from: HostId, to: HostId) {
+        let (key, now) = (self.key(to), self.now);
+        self.node_mut(from).device.send_data(key, 64, now);
         self.drain();
     }
 
@@ -753,6 +767,14 @@ impl World {
                     self.records.publish(host, records, now);
                 }
             }
+            Command::FindRoute { peer, destination } => {
+                let route = self.network.route(host, destination);
+                let node = self.node_mut(host);
+                let time = node.clock(now);
+                if let Some(agent) = &mut node.agent {
+                    agent.mesh.handle_route(peer, destination, route, time);
+                }
+            }
             Command::Meet { peer } => {
                 if let Some(agent) = &mut self.node_mut(host).agent {
                     agent.clients.meet(peer, now);
@@ -937,6 +959,7 @@ impl World {
             for gateway in self.network.gateways_above(self.network.segment_of(*host)) {
                 known.extend(self.network.nat_v4(gateway).map(|nat| nat.outside()));
             }
+            known.extend(&self.nodes[host].bridges);
         }
     }
 

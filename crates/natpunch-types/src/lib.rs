@@ -10,6 +10,7 @@ mod address;
 mod candidate;
 mod consent;
 mod device;
+mod host;
 mod key;
 mod rate;
 mod relay;
@@ -24,6 +25,7 @@ pub use address::{
 pub use candidate::{Candidate, CandidateKind, Origin};
 pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
+pub use host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
 pub use rate::{Bucket, Rate, RateBudget};
 pub use relay::{Mapping, RelayPolicy, RelayUse};

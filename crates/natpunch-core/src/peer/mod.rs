@@ -15,13 +15,15 @@ mod relaying;
 mod report;
 mod round;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, Rate, RateBudget, RelayPolicy};
+use natpunch_types::{
+    Candidate, CandidateKind, Origin, PeerKey, Rate, RateBudget, RelayPolicy, Route,
+};
 
 use crate::burst::Burst;
-use crate::candidates::{Entry, Offer, Pending, Table};
+use crate::candidates::{Entry, Learned, Offer, Pending, Table};
 use crate::env::Env;
 use crate::keys::PairKeys;
 use crate::path;
@@ -349,21 +351,26 @@ impl Peer {
         let Ok(address) = env.admit(address) else {
             return;
         };
+        let offer = Offer {
+            address,
+            kind: self.kind_seen(address, kind, env),
+            origin,
+            expires,
+            recorded,
+        };
+        let kind = offer.kind;
+        // A router is a peer only if the peer says so.
+        if env.local.is_router(address.ip()) && !offer.is_sure() && !offer.is_stated() {
+            return;
+        }
         if !self.permits(address, kind, origin) {
             return;
         }
+        if kind == CandidateKind::Relay {
+            env.note_relay(address.ip());
+        }
         let keep = self.keep();
-        if !self.table.learn(
-            Offer {
-                address,
-                kind,
-                origin,
-                expires,
-                recorded,
-            },
-            keep,
-            now,
-        ) {
+        if self.table.learn(offer, keep, now) != Learned::New {
             // Said anew of a relay: a side is bound that was not when it was probed last.
             let unproven = |entry: &Entry| entry.is_relay() && !entry.is_proven(now);
             if self.probes()
@@ -390,12 +397,55 @@ impl Peer {
         }
     }
 
+    /// How a place was found, in truth: what comes from a host of relays comes through a relay,
+    /// unless the peer says that the address is its own.
+    fn kind_seen(&self, address: SocketAddr, kind: CandidateKind, env: &Env) -> CandidateKind {
+        let unknown = kind == CandidateKind::PeerReflexive && self.table.get(&address).is_none();
+        let relayed =
+            unknown && env.is_host_of_relays(address.ip()) && self.spec.relay != RelayPolicy::Never;
+        if relayed { CandidateKind::Relay } else { kind }
+    }
+
+    /// The kernel's word on the way to an address.
+    pub(crate) fn handle_route(&mut self, ip: IpAddr, route: Route, env: &mut Env, now: Time) {
+        let same_site = self.table.same_site;
+        let mut opened = Vec::new();
+        for (address, entry) in self.table.iter_mut().filter(|(a, _)| a.ip() == ip) {
+            let was_barred = entry.is_barred();
+            entry.route = Some(route);
+            entry.route_asked = true;
+            if entry.is_barred() {
+                entry.next_ping = None;
+            } else if was_barred {
+                opened.push(*address);
+            } else if entry.last_ping.is_none() {
+                entry.next_ping = entry.next_ping.map(|_| now);
+            }
+            if entry.is_hopeless(*address, same_site) && entry.burst == Burst::Direct {
+                entry.burst = Burst::Sparse;
+            }
+        }
+        for address in opened {
+            self.start_burst(address, Burst::Direct, now);
+        }
+        if self.probes() {
+            self.send_pings(env, now);
+        }
+        self.decide(env, now);
+    }
+
     /// Addresses, routes or time have jumped: everything is probed anew, the path in use stays
     /// until replaced.
     pub(crate) fn handle_network_change(&mut self, env: &mut Env, now: Time) {
         for (_, entry) in self.table.iter_mut() {
             entry.forget_proof();
             entry.unblock();
+        }
+        self.table.forget_routes();
+        // What found no place before, or was of a family that this host did not have, may be the
+        // best now.
+        if let Some(record) = self.record.take() {
+            self.take_record(record, env, now);
         }
         self.doubt(now);
         self.round.attempt = 0;
@@ -484,6 +534,8 @@ impl Peer {
 
     /// Chooses the path to use, now that something has changed.
     fn decide(&mut self, env: &mut Env, now: Time) {
+        self.table
+            .note_site(|address| env.local.shares_public_ip(address.ip()));
         if !env.device_seen {
             return;
         }
@@ -500,11 +552,7 @@ impl Peer {
 
     /// The controlling side's choice, if it differs from the path in use.
     fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
-        let proven = || {
-            self.table
-                .iter()
-                .filter(|(_, entry)| entry.is_proven(now) && !entry.is_blocked(now))
-        };
+        let proven = || self.table.iter().filter(|(_, entry)| entry.is_usable(now));
         let Some(selection) = &self.selection else {
             // Where there is nothing to lose, a relay's pong is enough, unless a direct path is as
             // far.
@@ -515,13 +563,18 @@ impl Peer {
             let early = !direct && !self.device.is_live(now);
             let usable = self.table.iter().filter(|(_, entry)| {
                 !entry.is_blocked(now)
+                    && !entry.is_barred()
                     && (entry.is_proven(now) || early && entry.is_relay() && entry.is_answered(now))
             });
             return Some((self.best(usable)?, EndpointReason::FirstPath));
         };
         let silent = self.silent_since(now);
         let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
-        if selection.lost || doubt_over || silent.is_some() {
+        let barred = self
+            .table
+            .get(&selection.address)
+            .is_some_and(Entry::is_barred);
+        if selection.lost || doubt_over || silent.is_some() || barred {
             let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
             let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
             let best = self.best(fresh)?;
@@ -561,7 +614,7 @@ impl Peer {
     ) -> Option<SocketAddr> {
         let relays = self.spec.relays.as_deref();
         paths
-            .min_by_key(|(address, entry)| entry.rank(**address, relays))
+            .min_by_key(|(address, entry)| entry.rank(**address, self.table.same_site, relays))
             .map(|(address, _)| *address)
     }
 
@@ -573,8 +626,7 @@ impl Peer {
             .selection
             .as_ref()
             .is_some_and(|s| s.address == nominated && !s.lost);
-        (!settled && entry.is_proven(now) && !entry.is_blocked(now))
-            .then_some((nominated, EndpointReason::Nominated))
+        (!settled && entry.is_usable(now)).then_some((nominated, EndpointReason::Nominated))
     }
 
     fn select(&mut self, address: SocketAddr, reason: EndpointReason, env: &mut Env, now: Time) {
@@ -683,9 +735,10 @@ impl Peer {
                 }
             }
             Check::Running { tries, deadline } if deadline <= now => {
-                let alone = !self.table.iter().any(|(other, entry)| {
-                    *other != address && entry.is_proven(now) && !entry.is_blocked(now)
-                });
+                let alone = !self
+                    .table
+                    .iter()
+                    .any(|(other, entry)| *other != address && entry.is_usable(now));
                 let from_relay = selection.from_relay;
                 let limit = match alone {
                     true => CHECK_TRIES_ALONE,
@@ -729,15 +782,22 @@ impl Peer {
             .table
             .get_mut(&address)
             .map_or(now, |entry| entry.block(nowhere, now));
+        self.leave_deaf(address, env);
+        // The other side may have noticed nothing, and decide for the pair.
+        self.ping_now(address, env, now);
+        if !self.is_relay(&address) {
+            self.round.be_silent_until(until);
+        }
+    }
+
+    /// The path in use is left for that WireGuard does not pass there.
+    fn leave_deaf(&mut self, address: SocketAddr, env: &mut Env) {
         self.selection = None;
         self.nominated = None;
         env.out.event(Event::WireGuardBlocked {
             peer: self.spec.key,
             address,
         });
-        if !self.is_relay(&address) {
-            self.round.be_silent_until(until);
-        }
     }
 
     /// The path in use no longer shows any sign of life.

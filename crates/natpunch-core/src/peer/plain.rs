@@ -80,7 +80,7 @@ impl Peer {
         self.plain.passes += 1;
         self.plain.paused = true;
         self.plain.next = Some(now + pause);
-        let reason = self.unreachable_reason(env.local.mapping(), now);
+        let reason = self.unreachable_reason(&env.local, now);
         env.out.event(Event::Unreachable {
             peer: self.spec.key,
             reason,

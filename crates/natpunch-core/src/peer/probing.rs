@@ -7,7 +7,7 @@ use natpunch_types::{CandidateKind, Origin, RelayPolicy, ReplayWindow};
 use rand_core::RngCore as _;
 
 use crate::burst::Burst;
-use crate::candidates::PendingPing;
+use crate::candidates::{Entry, PendingPing};
 use crate::env::Env;
 use crate::probe::{Kind, Probe};
 use crate::{EndpointReason, Event, Time, Transmit};
@@ -15,6 +15,10 @@ use crate::{EndpointReason, Event, Time, Transmit};
 use super::round::Phase;
 use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
 
+/// So many of the likeliest places get a full burst, which the budget of one peer is enough for.
+const FULL_BURSTS: usize = 12;
+/// How long a first ping waits for the kernel's word on the way to its destination.
+const ROUTE: Duration = Duration::from_millis(50);
 /// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Ping interval, or one and a half round trips, while few are unanswered ...
@@ -37,6 +41,8 @@ const SOON: Duration = Duration::from_millis(100);
 /// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping
 /// timer (30 s).
 pub(super) const HOLE: Duration = Duration::from_secs(22);
+/// The same while such a ping goes no further than our own router, which must not miss two.
+pub(super) const NEAR_HOLE: Duration = Duration::from_secs(11);
 /// The peer's WireGuard is shown that ours is alive at most this often.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 /// A ping that was not asked for restarts a finished burst at most this often.
@@ -60,7 +66,14 @@ impl Remote {
 
 impl Peer {
     pub(super) fn start_burst(&mut self, address: SocketAddr, burst: Burst, now: Time) {
+        let sparse = burst == Burst::Direct
+            && !self.is_selected(address)
+            && self.table.place(address) >= FULL_BURSTS;
+        let same_site = self.table.same_site;
         if let Some(entry) = self.table.get_mut(&address) {
+            entry.opened |= matches!(burst, Burst::Held | Burst::Waiting | Burst::Opening);
+            let sparse = sparse || burst == Burst::Direct && entry.is_hopeless(address, same_site);
+            let burst = if sparse { Burst::Sparse } else { burst };
             entry.burst = burst;
             entry.burst_started = now;
             entry.step = 0;
@@ -71,18 +84,34 @@ impl Peer {
     /// Sends the pings that are due, as far as the budget reaches.
     pub(super) fn send_pings(&mut self, env: &mut Env, now: Time) {
         let due = |next: Option<Time>| next.is_some_and(|at| at <= now);
-        let addresses: Vec<SocketAddr> = self
+        let mut addresses: Vec<SocketAddr> = self
             .table
             .iter()
             .filter(|(_, entry)| due(entry.next_ping))
             .map(|(address, _)| *address)
             .collect();
+        // Of what the budgets allow, the likely ones get the most.
+        addresses.sort_by_cached_key(|address| self.table.place(*address));
         for address in addresses {
             let selected = self.is_selected(address);
-            let exhausted = !selected && !self.checks.take(now);
+            let has_family = env.local.can_reach(address.ip());
             let Some(entry) = self.table.get_mut(&address) else {
                 continue;
             };
+            if !entry.route_asked && has_family {
+                entry.route_asked = true;
+                env.out.find_route(self.spec.key, address.ip());
+                // The first one waits for the answer, so that nothing goes where it must not.
+                if entry.route.is_none() || entry.is_barred() {
+                    entry.next_ping = Some(now + ROUTE);
+                    continue;
+                }
+            }
+            if !selected && (entry.is_barred() || !has_family) {
+                entry.next_ping = None;
+                continue;
+            }
+            let exhausted = !selected && !self.checks.take(now);
             if exhausted || entry.is_blocked(now) {
                 entry.next_ping = None;
             } else if env.pings.take(now) {
@@ -146,6 +175,7 @@ impl Peer {
                         (true, false) if entry.is_relay() => REEVALUATE,
                         (true, false) => KEEPALIVE,
                         (false, true) => RETRY_UNPROVEN,
+                        (false, false) if entry.keeps_hole && now < entry.near_until => NEAR_HOLE,
                         (false, false) if entry.keeps_hole => HOLE,
                         // The next round comes.
                         (false, false) => return None,
@@ -197,6 +227,10 @@ impl Peer {
                 Check::Running { .. } => true,
                 Check::Passed => self.is_deaf(now),
             }),
+            deaf: self
+                .table
+                .get(&address)
+                .is_some_and(|entry| entry.is_deaf_here(now)),
             session: env.session,
             to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
             sequence: self.sequence,
@@ -229,6 +263,10 @@ impl Peer {
             return;
         };
         if self.spec.relay == RelayPolicy::Only && !self.is_relay(&source) {
+            return;
+        }
+        // No answer: else the peer would take a way that is of no use here.
+        if self.table.get(&source).is_some_and(Entry::is_barred) && !self.is_selected(source) {
             return;
         }
         match probe.kind {
@@ -348,6 +386,7 @@ impl Peer {
         let rtt = now.since(ping.sent);
         let connected = self.is_connected(now);
         let relays = self.spec.relays.as_deref();
+        let same_site = self.table.same_site;
         let current = self
             .selection
             .as_ref()
@@ -356,7 +395,7 @@ impl Peer {
                 Some(
                     self.table
                         .get(&selection.address)?
-                        .rank(selection.address, relays),
+                        .rank(selection.address, same_site, relays),
                 )
             });
         let Some(entry) = self.table.get_mut(&source) else {
@@ -365,7 +404,8 @@ impl Peer {
         let news = !entry.is_answered(now);
         entry.on_pong(rtt, now);
         if let Some(current) = current {
-            let wins = entry.rank(source, relays).is_worth_leaving(&current);
+            let rank = entry.rank(source, same_site, relays);
+            let wins = rank.is_worth_leaving(&current);
             entry.wins = if wins {
                 entry.wins.saturating_add(1)
             } else {
@@ -415,6 +455,7 @@ impl Peer {
         if let Some(entry) = self.table.get_mut(&source) {
             entry.on_heard(probe.heard, now);
         }
+        self.heed_deafness(source, probe.deaf, env, now);
         if probe.in_use {
             self.peer_uses = Some(source);
         } else if self.peer_uses == Some(source) {

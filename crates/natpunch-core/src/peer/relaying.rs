@@ -126,10 +126,7 @@ impl Peer {
             .as_ref()
             .filter(|selection| !self.is_relay(&selection.address))?;
         let relays = self.table.iter().filter(|(address, entry)| {
-            entry.is_relay()
-                && entry.is_proven(now)
-                && !entry.is_blocked(now)
-                && **address != selection.address
+            entry.is_relay() && entry.is_usable(now) && **address != selection.address
         });
         self.best(relays)
     }
@@ -168,8 +165,7 @@ impl Peer {
                     .last_ping
                     .is_some_and(|at| at >= since && now.since(at) < SUSPECT / 2);
                 !self.is_selected(**address)
-                    && entry.is_proven(now)
-                    && !entry.is_blocked(now)
+                    && entry.is_usable(now)
                     && !entry.is_answered_since(since)
                     && !asked
             })
@@ -267,6 +263,31 @@ impl Peer {
             .is_some_and(|unanswered| unanswered >= ASK)
     }
 
+    /// The peer says whether its WireGuard hears nothing on this path. Where it is the only one it
+    /// is kept: it may be that WireGuard passes nowhere.
+    pub(super) fn heed_deafness(
+        &mut self,
+        address: SocketAddr,
+        deaf: bool,
+        env: &mut Env,
+        now: Time,
+    ) {
+        let has_another = self
+            .table
+            .iter()
+            .any(|(other, entry)| *other != address && entry.is_usable(now));
+        if deaf && !has_another {
+            return;
+        }
+        let Some(entry) = self.table.get_mut(&address) else {
+            return;
+        };
+        entry.on_deaf(deaf, now);
+        if deaf && self.is_selected(address) {
+            self.leave_deaf(address, env);
+        }
+    }
+
     /// What WireGuard sends without hearing anything is the first sign of a dead path.
     pub(super) fn watch_traffic(&mut self, env: &mut Env, now: Time) {
         let Some(unanswered) = self.device.unanswered_for(now) else {
@@ -285,11 +306,9 @@ impl Peer {
         };
         let asked = entry.last_ping.is_some_and(|at| now.since(at) < WATCH);
         let others = |peer: &Self| {
-            let usable =
-                |entry: &crate::candidates::Entry| entry.is_proven(now) && !entry.is_blocked(now);
             peer.table
                 .iter()
-                .any(|(other, entry)| *other != address && usable(entry))
+                .any(|(other, entry)| *other != address && entry.is_usable(now))
         };
         if entry.unanswered == 0 && !asked {
             self.ping_now(address, env, now);

@@ -18,7 +18,8 @@ use natpunch_core::{
     Transmit, derive_listen_port, stun,
 };
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, SecretKey,
+    AddressClass, Candidate, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, Origin,
+    PeerKey, Route, SecretKey, classify,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -34,6 +35,11 @@ pub fn secs(seconds: u64) -> Duration {
 
 pub fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// A host with these addresses.
+pub fn host(addresses: &[&str]) -> HostNetwork {
+    addresses.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
 pub fn private(number: u8) -> SecretKey {
@@ -141,6 +147,8 @@ pub struct World {
     serial: u64,
     pub passes: Firewall,
     pub delay: Box<dyn Fn(SocketAddr, SocketAddr) -> Duration>,
+    /// Which way the kernel of a node sends to an address.
+    pub route: Box<dyn Fn(usize, IpAddr) -> Route>,
     next_second: Time,
     /// Stateful firewalls in front of all nodes: the flows, and when a packet went out last. In
     /// comes only what answers something of the last 30 s, the shortest common timer.
@@ -163,6 +171,10 @@ impl World {
             serial: 0,
             passes: Box::new(|_, _, _| true),
             delay: Box::new(|_, _| DELAY),
+            route: Box::new(|_, to| match classify(to) {
+                AddressClass::Global => Route::Routed,
+                _ => Route::OnLink,
+            }),
             next_second: Time::from_millis(1_001_000),
             flows: None,
             read_at: None,
@@ -236,7 +248,8 @@ impl World {
         let node = &mut self.nodes[index];
         node.mesh.handle_device(&snapshot, now);
         let addresses = node.addresses.clone();
-        node.mesh.handle_local_addresses(&addresses, now);
+        let network = addresses.into_iter().collect();
+        node.mesh.handle_local_addresses(&network, now);
         self.drain(index);
     }
 
@@ -294,7 +307,7 @@ impl World {
                 node.sent.push((now, transmit.clone()));
                 outgoing.push(transmit);
             }
-            let mut fed = false;
+            let (mut fed, mut routed) = (false, false);
             while let Some(command) = node.mesh.poll_command() {
                 match command {
                     Command::SetEndpoint {
@@ -316,6 +329,11 @@ impl World {
                     }
                     Command::Interest(interest) => node.interest = interest,
                     Command::Meet { .. } => {}
+                    Command::FindRoute { peer, destination } => {
+                        let route = (self.route)(index, destination);
+                        node.mesh.handle_route(peer, destination, route, now);
+                        routed = true;
+                    }
                     Command::PublishRecords(records) => {
                         node.records = records;
                         node.publications += 1;
@@ -329,7 +347,7 @@ impl World {
             for transmit in outgoing {
                 self.send_raw(index, transmit);
             }
-            if !fed {
+            if !fed && !routed {
                 break;
             }
         }

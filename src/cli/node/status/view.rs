@@ -13,6 +13,7 @@ pub(super) type View = Status<Core>;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Core {
+    mapping: Option<String>,
     local: Vec<Local>,
     peers: Vec<Peer>,
 }
@@ -36,6 +37,7 @@ struct Peer {
     state: String,
     reason: Option<String>,
     retry_in_s: Option<f64>,
+    relay_reason: Option<String>,
     #[serde(default)]
     probes_unanswered: bool,
     candidates: Vec<Candidate>,
@@ -59,7 +61,19 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
         view.mesh, view.node, view.interface, view.backend, view.revision
     );
     for local in view.core.local.iter().filter(|local| local.kind != "host") {
-        let _ = writeln!(text, "reachable as {} ({})", local.address, local.kind);
+        let address = &local.address;
+        // Another port for each destination: a peer that sends there reaches nobody.
+        let only_seen =
+            local.kind == "reflexive" && view.core.mapping.as_deref() == Some("endpoint-dependent");
+        let _ = if only_seen {
+            writeln!(
+                text,
+                "seen by the server as {address}, where peers don't reach it: the NAT here gives \
+                 every destination another port (endpoint-dependent mapping)"
+            )
+        } else {
+            writeln!(text, "reachable as {address} ({})", local.kind)
+        };
     }
     match &view.serving {
         Some(ServingStatus {
@@ -192,6 +206,9 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
         if let Some(cause) = view.likely.get(&peer.name) {
             let _ = writeln!(text, "{}: most likely: {cause}", peer.name);
         }
+        if let Some(reason) = &peer.relay_reason {
+            let _ = writeln!(text, "{}: relayed: {reason}", peer.name);
+        }
         if peer.probes_unanswered {
             let _ = writeln!(
                 text,
@@ -310,13 +327,16 @@ mod tests {
             "mesh": "home", "node": "a", "interface": "wg-home", "backend": "kernel", "revision": "00",
             "pid": 1, "mesh_hash": "00", "runs_for_s": 1.0, "reloads": 0,
             "likely": {"c": "its mesh file does not have this node"},
-            "discovery": [{"name": "rv", "ok": false, "note": "no answer", "dropped": 0}], "local": [],
+            "discovery": [{"name": "rv", "ok": false, "note": "no answer", "dropped": 0}], 
+            "mapping": "endpoint-dependent",
+            "local": [{"address": "203.0.113.7:18032", "kind": "reflexive"}],
             "peers": [
                 {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
                  "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected",
                  "probes_unanswered": true, "candidates": []},
                 {"name": "r", "managed": true, "path": "relay", "endpoint": "192.0.2.9:51901", "rtt_ms": 1.25,
                  "handshake_age_s": 61.0, "rx_bytes": 0, "tx_bytes": 0, "state": "connected",
+                 "relay_reason": "no probe was answered",
                  "candidates": [{"address": "192.0.2.9:51901", "kind": "relay", "origins": ["hub"], "rtt_ms": 1.25,
                                  "proven": true, "wireguard_blocked": false}]},
                 {"name": "c", "managed": true, "path": "none", "rx_bytes": 0, "tx_bytes": 0,
@@ -336,11 +356,14 @@ mod tests {
             "discovery rv: no answer",
             "c: no answer from 2 candidates; next try in 1 min",
             "c: most likely: its mesh file does not have this node",
+            "r: relayed: no probe was answered",
+            "seen by the server as 203.0.113.7:18032, where peers don't reach it",
         ] {
             assert!(
                 text.contains(expected),
                 "{expected:?} is missing in\n{text}"
             );
         }
+        assert!(!text.contains("reachable as"), "{text}");
     }
 }

@@ -1,0 +1,222 @@
+//! Which addresses are paths at all: hosts with many bridges, meshes beside meshes, routers that
+//! are neighbours.
+
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Host, Lab, Nat, Process, lab_test};
+use serde_json::Value;
+
+use crate::world::{Discovery, INTERFACE, NATPUNCH, Node, World, new_file, soon, wg_peers, within};
+
+/// Gives a host so many bridges that carry a private address and have a carrier, as one with
+/// containers has.
+fn add_bridges(host: &Host, count: usize) {
+    let mut lines = String::new();
+    for n in 0..count {
+        lines += &format!(
+            "link add name br{n} type bridge\n\
+             link add name in{n} type veth peer name out{n}\n\
+             link set in{n} master br{n} up\nlink set out{n} up\nlink set br{n} up\n\
+             address add 172.20.{n}.1/24 dev br{n}\n"
+        );
+    }
+    host.ip(lines).unwrap();
+}
+
+/// Starts two nodes behind two routers, each host with so many bridges, and gives the time until
+/// both have a direct path.
+fn time_to_direct(lab: Lab, bridges: usize) {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let (mut a, nat_a) = world.node_behind(Nat::PortPreserving, "a");
+    let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, "b");
+    for node in [&a, &b] {
+        add_bridges(&node.host, bridges);
+    }
+    world.write_mesh();
+    let start = Instant::now();
+    a.start();
+    b.start();
+    for (node, peer, at) in [(&a, &b, nat_b.address()), (&b, &a, nat_a.address())] {
+        let status = node.wait_path(peer, "direct", soon());
+        let endpoint: std::net::SocketAddr = status["endpoint"].as_str().unwrap().parse().unwrap();
+        assert_eq!(endpoint.ip(), IpAddr::V4(at), "{status:#}");
+        assert!(node.reaches(peer.address));
+    }
+    println!(
+        "{bridges} bridges on both hosts: direct after {:.2} s",
+        start.elapsed().as_secs_f64()
+    );
+}
+
+lab_test!(hosts_with_six_bridges_become_direct, 60, |lab| {
+    time_to_direct(lab, 6);
+});
+
+lab_test!(hosts_with_ten_bridges_become_direct, 60, |lab| {
+    time_to_direct(lab, 10);
+});
+
+lab_test!(hosts_with_thirty_bridges_become_direct, 60, |lab| {
+    time_to_direct(lab, 30);
+});
+
+/// The agent of one more mesh on a host.
+struct Second {
+    key_file: std::path::PathBuf,
+    public_key: String,
+    process: Option<Process>,
+}
+
+const SECOND: &str = "wg-second";
+
+impl Second {
+    fn new(host: &Host) -> Self {
+        let key_file = new_file(host, "second.key", &["keygen"]);
+        let mut command = Command::new(NATPUNCH);
+        command
+            .arg("pubkey")
+            .stdin(std::fs::File::open(&key_file).unwrap());
+        let public_key = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        Self {
+            key_file,
+            public_key: public_key.trim().to_owned(),
+            process: None,
+        }
+    }
+
+    fn start(&mut self, host: &Host, file: &std::path::Path) {
+        let mut command = Command::new(NATPUNCH);
+        command
+            .args(["--log", "warn", "apply"])
+            .arg(file)
+            .arg("--private-key-file")
+            .arg(&self.key_file)
+            .env(
+                "NATPUNCH_STATE_DIR",
+                host.directory().unwrap().join("second"),
+            )
+            .stdout(Stdio::null());
+        self.process = Some(host.spawn(command).unwrap());
+    }
+}
+
+/// Bytes received and sent, and the endpoint, of the only peer of each mesh.
+fn peers(host: &Host) -> [(u64, String); 2] {
+    [INTERFACE, SECOND].map(|interface| {
+        let peer = wg_peers(host, interface).remove(0);
+        (peer.received + peer.sent, peer.endpoint)
+    })
+}
+
+/// What the second mesh's status says of its only peer.
+fn second_peer(node: &Node) -> Option<Value> {
+    let output = node.natpunch(&["status", "-i", SECOND, "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+    status["peers"].get(0).cloned()
+}
+
+lab_test!(
+    two_meshes_on_the_same_two_hosts_stay_out_of_each_other,
+    180,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        // Two hosts on one wire with public addresses: nothing but the meshes can go wrong.
+        let nodes = ["a", "b"].map(|name| {
+            let host = world.lab.public_host(name).unwrap();
+            world.node(host)
+        });
+        let [mut a, mut b] = nodes;
+        world.write_mesh();
+        let mut text = world.mesh.text();
+        let mut seconds = [Second::new(&a.host), Second::new(&b.host)];
+        for (node, second) in [&a, &b].into_iter().zip(&seconds) {
+            text = text.replace(&node.public_key, &second.public_key);
+        }
+        let text = text
+            .replace("name = \"lab\"", "name = \"second\"")
+            .replace("10.77.", "10.78.");
+        let file = world.lab.directory().join("second.toml");
+        std::fs::write(&file, text).unwrap();
+        a.start();
+        b.start();
+        for (node, second) in [&a, &b].into_iter().zip(&mut seconds) {
+            second.start(&node.host, &file);
+        }
+        a.wait_path(&b, "direct", soon());
+        b.wait_path(&a, "direct", soon());
+        let deadline = soon();
+        for node in [&a, &b] {
+            while second_peer(node).is_none_or(|peer| peer["path"] != "direct") {
+                assert!(Instant::now() < deadline, "{:#?}", second_peer(node));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        // Idle: keepalives and handshakes only, and always the same way.
+        let before = [&a, &b].map(|node| peers(&node.host));
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(200));
+            for (node, before) in [&a, &b].into_iter().zip(&before) {
+                for ((bytes, endpoint), (before, first)) in peers(&node.host).iter().zip(before) {
+                    assert_eq!(endpoint, first, "an idle mesh changes its path");
+                    assert!(!endpoint.starts_with("10."), "{endpoint} is in a mesh");
+                    assert!(
+                        bytes - before < 20_000,
+                        "{} bytes while idle",
+                        bytes - before
+                    );
+                }
+            }
+        }
+        assert!(a.reaches(b.address));
+    }
+);
+
+lab_test!(
+    neighbours_behind_routers_that_accept_on_their_outside_become_direct,
+    200,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let routers = ["a", "b"].map(|name| {
+            world
+                .lab
+                .accepting_router(&format!("nat-{name}"), Nat::PortPreserving)
+                .unwrap()
+        });
+        routers[0].join(&routers[1]).unwrap();
+        let nodes = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
+            let host = world.lab.host_behind(router, name).unwrap();
+            world.node(host)
+        });
+        let [mut a, mut b] = nodes;
+        world.write_mesh();
+        let start = Instant::now();
+        a.start();
+        b.start();
+        a.wait_path(&b, "direct", within(120));
+        b.wait_path(&a, "direct", within(20));
+        println!(
+            "neighbours on one wire, both accept on their outside: direct after {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
+        assert!(a.reaches(b.address));
+    }
+);
+
+lab_test!(
+    behind_a_symmetric_nat_the_status_claims_no_address_and_gives_the_relays_reason,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let ([a, b], _routers) = world.pair([Nat::Symmetric; 2]);
+        a.wait_path(&b, "relay", soon());
+        a.wait("how the NAT maps", soon(), |status| {
+            (status["mapping"] == "endpoint-dependent").then_some(())
+        });
+        let text = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+        assert!(!text.contains("reachable as"), "{text}");
+        assert!(text.contains("endpoint-dependent mapping"), "{text}");
+        assert!(text.contains("b: relayed: "), "{text}");
+    }
+);
