@@ -499,7 +499,9 @@ impl Agent {
             let mut seed = [0; 32];
             fill_random(&mut seed);
             let floor = self.mesh.record_counter();
-            self.mesh = Mesh::new(spec::mesh(&self.node), seed, now());
+            let mut mesh = Mesh::new(spec::mesh(&self.node), seed, now());
+            mesh.inherit_relay_hosts(&self.mesh);
+            self.mesh = mesh;
             self.mesh.set_record_counter_floor(floor);
             self.mesh
                 .handle_local_addresses(self.sources.links.network(), now());

@@ -470,6 +470,14 @@ impl Mesh {
         self.record_counter
     }
 
+    /// Takes over on which hosts there are relays: what a session runs through that was made by
+    /// this node under its earlier key.
+    pub fn inherit_relay_hosts(&mut self, predecessor: &Self) {
+        self.env
+            .relay_hosts
+            .clone_from(&predecessor.env.relay_hosts);
+    }
+
     /// Records of this run use counters above this one.
     pub fn set_record_counter_floor(&mut self, floor: u64) {
         self.record_counter = self.record_counter.max(floor);

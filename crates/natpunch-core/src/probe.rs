@@ -19,7 +19,9 @@
 //! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path;
 //! from the side that decides for the pair, this nominates it), 4 checking (the sender's WireGuard
 //! uses this path and waits for a sign of life of the receiver's), 8 deaf (the sender's WireGuard
-//! has heard nothing on this path, which it has left for that: the receiver shall leave it too).
+//! has heard nothing on this path, which it has left for that: the receiver shall leave it too), 16
+//! unheard (the sender's WireGuard has received nothing for a while: if the receiver's has sent
+//! something all the time, the path does not let it through).
 //! Flags that a version does not know it ignores.
 //!
 //! A receiver believes flags only in a fresh message: a pong answers a random transaction of its
@@ -50,6 +52,7 @@ const FLAG_HEARD: u8 = 1;
 const FLAG_IN_USE: u8 = 2;
 const FLAG_CHECKING: u8 = 4;
 const FLAG_DEAF: u8 = 8;
+const FLAG_UNHEARD: u8 = 16;
 
 /// Identifies one ping.
 pub(crate) type Transaction = [u8; 12];
@@ -71,6 +74,8 @@ pub(crate) struct Probe {
     pub(crate) checking: bool,
     /// The sender's WireGuard hears nothing here, though probes pass.
     pub(crate) deaf: bool,
+    /// The sender's WireGuard has received nothing for a while.
+    pub(crate) unheard: bool,
     /// Random per start of the sender.
     pub(crate) session: u64,
     /// The receiver's session as the sender knows it; 0 if it does not.
@@ -105,7 +110,8 @@ impl Probe {
             flag(self.heard, FLAG_HEARD)
                 | flag(self.in_use, FLAG_IN_USE)
                 | flag(self.checking, FLAG_CHECKING)
-                | flag(self.deaf, FLAG_DEAF),
+                | flag(self.deaf, FLAG_DEAF)
+                | flag(self.unheard, FLAG_UNHEARD),
         );
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
@@ -170,6 +176,7 @@ impl Probe {
             in_use: flags & FLAG_IN_USE != 0,
             checking: flags & FLAG_CHECKING != 0,
             deaf: flags & FLAG_DEAF != 0,
+            unheard: flags & FLAG_UNHEARD != 0,
             session: reader.u64()?,
             to_session: reader.u64()?,
             sequence: reader.u64()?,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState, Time};
-use natpunch_types::{Origin, Route};
+use natpunch_types::{HostNetwork, LinkRole, Origin, Route};
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
     world.nodes[index]
@@ -772,6 +772,13 @@ fn an_endpoint_that_the_mesh_file_states_is_used_though_it_is_behind_a_tunnel() 
     let (low, high) = low_high();
     let mut world = World::new(&[(low, &["10.8.0.1"]), (high, &["10.8.0.2"])]);
     world.route = Box::new(|_, _| Route::Tunneled);
+    for index in 0..2 {
+        let mut network: HostNetwork = world.nodes[index].addresses.iter().copied().collect();
+        network.addresses[0].role = LinkRole::Tunnel;
+        world.with(index, |mesh, now| {
+            mesh.handle_local_addresses(&network, now)
+        });
+    }
     let stated = natpunch_types::Candidate {
         kind: natpunch_types::CandidateKind::Mapped,
         ..candidate(world.address(1))

@@ -16,6 +16,11 @@ use super::{CHECK, Check, FROM_WIREGUARD, LEARNED_LIFETIME, Peer, ROAM_DEAF, Sel
 const LIVE: Duration = Duration::from_secs(180);
 /// Bytes that a keepalive of WireGuard's counts.
 const KEEPALIVE_LEN: u64 = 32;
+/// A WireGuard that has received nothing for this long, while the peer's has sent data for as long
+/// ...
+const UNHEARD: Duration = Duration::from_secs(5);
+/// ... without a pause longer than this, is not reached by it.
+const PAUSE: Duration = Duration::from_secs(2);
 /// An unanswered `SetEndpoint` command is forgotten after this long.
 const SETTING: Duration = Duration::from_secs(5);
 
@@ -33,6 +38,8 @@ pub(super) struct DeviceView {
     unanswered: bool,
     /// Since when something that wants an answer was sent: more than a keepalive.
     waiting: Option<Time>,
+    /// The first and the last moment at which data was sent without a pause, on the path in use.
+    sending: Option<(Time, Time)>,
     /// A command that the shell has not reported on.
     pub(super) setting: Option<(SocketAddr, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
@@ -75,6 +82,15 @@ impl DeviceView {
         self.waiting.map(|since| now.since(since))
     }
 
+    pub(super) fn has_heard_nothing(&self, now: Time) -> bool {
+        self.rx_seen.is_none_or(|at| now.since(at) >= UNHEARD)
+    }
+
+    pub(super) fn has_sent_all_the_time(&self, now: Time) -> bool {
+        self.sending
+            .is_some_and(|(since, last)| now.since(last) <= PAUSE && now.since(since) >= UNHEARD)
+    }
+
     pub(super) fn live_until(&self) -> Option<Time> {
         [self.handshake_seen, self.rx_seen]
             .into_iter()
@@ -84,6 +100,7 @@ impl DeviceView {
     }
 
     pub(super) fn mark(&mut self) {
+        self.sending = None;
         self.mark = (self.last_handshake, self.rx_bytes);
     }
 
@@ -120,6 +137,10 @@ impl DeviceView {
         }
         if received {
             self.rx_seen = Some(now);
+        }
+        if sent && row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
+            let going_on = self.sending.filter(|(_, last)| now.since(*last) <= PAUSE);
+            self.sending = Some((going_on.map_or(now, |(since, _)| since), now));
         }
         if received || handshake {
             (self.unanswered, self.waiting) = (false, None);

@@ -227,6 +227,7 @@ impl Peer {
                 Check::Running { .. } => true,
                 Check::Passed => self.is_deaf(now),
             }),
+            unheard: self.device.has_heard_nothing(now),
             deaf: self
                 .table
                 .get(&address)
@@ -456,6 +457,9 @@ impl Peer {
             entry.on_heard(probe.heard, now);
         }
         self.heed_deafness(source, probe.deaf, env, now);
+        if probe.unheard {
+            self.heed_unheard(source, env, now);
+        }
         if probe.in_use {
             self.peer_uses = Some(source);
         } else if self.peer_uses == Some(source) {

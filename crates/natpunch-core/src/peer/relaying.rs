@@ -15,7 +15,7 @@ use natpunch_types::{CandidateKind, Origin, RelayPolicy, RelayUse};
 use crate::env::Env;
 use crate::{EndpointReason, Time};
 
-use super::{Check, Peer};
+use super::{Check, FROM_PEER, FROM_WIREGUARD, Peer};
 
 /// A path in use on which pings are unanswered for this long (or three round trips) is suspected:
 /// relays shall be ready to carry, and the other proven paths are asked.
@@ -69,6 +69,8 @@ impl Peer {
             .relays
             .as_ref()
             .is_none_or(|relays| relays.contains(origin));
+        // What the peer or WireGuard uses is not known by whose relay it is.
+        let listed = listed || [FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
         match self.spec.relay {
             _ if kind == CandidateKind::Relay && !listed => false,
             RelayPolicy::Auto => true,
@@ -285,6 +287,21 @@ impl Peer {
         entry.on_deaf(deaf, now);
         if deaf && self.is_selected(address) {
             self.leave_deaf(address, env);
+        }
+    }
+
+    /// The peer's WireGuard receives nothing. That ours hears the peer's proves nothing of the
+    /// other direction, where all that it sends may be dropped.
+    pub(super) fn heed_unheard(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
+        let in_use = self.selection.as_ref().is_some_and(|selection| {
+            selection.address == address && selection.check == Check::Passed
+        });
+        let has_another = self
+            .table
+            .iter()
+            .any(|(other, entry)| *other != address && entry.is_usable(now));
+        if in_use && has_another && self.device.has_sent_all_the_time(now) {
+            self.block(address, env, now);
         }
     }
 
