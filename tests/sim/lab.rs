@@ -212,25 +212,14 @@ impl Lab {
         b: impl Into<Side>,
         links: &[LinkConfig],
     ) -> Self {
-        Self::with_servers_at(seed, a, b, links, [UPLINK; 2])
-    }
-
-    /// The same with these links between the two sides' routers and the middle of the internet.
-    pub(crate) fn with_servers_at(
-        seed: u64,
-        a: impl Into<Side>,
-        b: impl Into<Side>,
-        links: &[LinkConfig],
-        uplinks: [LinkConfig; 2],
-    ) -> Self {
         let mut world = World::new(seed);
         let add = |(number, link): (usize, &LinkConfig)| {
             let address = IpAddr::from([198, 51, 100, 1 + number as u8]);
             world.add_server(&format!("server{number}"), address, *link)
         };
         let (servers, addresses): (Vec<_>, _) = links.iter().enumerate().map(add).unzip();
-        let place_a = side(&mut world, "gw-a", 1, &a.into(), uplinks[0]);
-        let place_b = side(&mut world, "gw-b", 2, &b.into(), uplinks[1]);
+        let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
+        let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
         let config = DiscoveryConfig {
             servers: addresses,
             ..DiscoveryConfig::default()

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use natpunch_sim::{LinkConfig, NatConfig, Random, Verdict, direct_path_possible};
+use natpunch_sim::{NatConfig, Random, Verdict, direct_path_possible};
 use natpunch_types::RelayPolicy;
 
 use crate::lab::{Lab, MINUTE, NEAR, SECOND};
@@ -75,54 +75,5 @@ fn poison_prone_routers_are_passed_at_once_where_discovery_makes_both_sides_fire
             times.len() == 40 && times.iter().all(|took| *took <= 2 * SECOND),
             "{name}: {times:?}"
         );
-    }
-}
-
-/// Two such routers this many routers apart (0: neighbours on one wire), with a relay; times to
-/// direct of all seeds, sorted.
-fn times_at_distance(hops: u8, routers: [NatConfig; 2], seeds: u64) -> Vec<Duration> {
-    let time = |seed| {
-        let uplink = LinkConfig::wire(Duration::from_micros(100));
-        let [a, b] = routers;
-        let links = [NEAR];
-        // All of the distance is on one side's link.
-        let uplinks = [uplink, uplink.with_hops(hops)];
-        let mut lab = Lab::with_servers_at(seed, a, b, &links, uplinks);
-        let mut random = Random::new(seed, 5);
-        let starts = [random.duration(2 * SECOND), random.duration(2 * SECOND)];
-        lab.world.start_at(lab.a, starts[0]);
-        lab.world.start_at(lab.b, starts[1]);
-        let Some(took) = lab.connect_directly(5 * MINUTE) else {
-            lab.fail(&format!("{hops} routers apart: never direct"));
-        };
-        lab.expect_sound();
-        took - starts[0].max(starts[1])
-    };
-    let mut times: Vec<_> = (0..seeds).map(time).collect();
-    times.sort();
-    times
-}
-
-#[test]
-fn poison_prone_routers_are_passed_at_every_distance_neighbours_on_one_wire_included() {
-    let (home, prone) = (NatConfig::home(), NatConfig::home().poisoned());
-    for hops in 0..=4 {
-        for (name, routers, bound) in [
-            ("none", [home, home], 3),
-            ("one", [prone, home], 60),
-            ("other", [home, prone], 60),
-            ("both", [prone, prone], 60),
-        ] {
-            let times = times_at_distance(hops, routers, 10);
-            println!(
-                "{hops} routers apart, poison-prone: {name}: p50 {:?} worst {:?}",
-                times[times.len() / 2],
-                times.last()
-            );
-            assert!(
-                times.iter().all(|took| *took <= bound * SECOND),
-                "{hops} routers apart, {name}: {times:?}"
-            );
-        }
     }
 }

@@ -21,12 +21,8 @@ const HELD_OPENERS: [u64; 2] = [0, 30];
 const HELD_OPENER_TTL: [u8; 2] = [2, 4];
 /// ... and its pings proper, if discovery says nothing.
 const AFTER_HELD: [u64; 6] = [500, 520, 560, 640, 800, 1120];
-/// How far pings between rounds go ...
+/// How far pings between rounds go.
 pub(crate) const HOLE_TTL: u8 = 4;
-/// ... and those that must not leave the own router, lest they reach a neighbour's: its connection
-/// tracking sees them, and keeps the hole open, before it finds that they have no hop left. Behind
-/// two routers the outer one does not see them.
-pub(crate) const NEAR_TTL: u8 = 1;
 
 /// The kind of a burst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,14 +36,9 @@ pub(crate) enum Burst {
     /// mapping for it makes some routers (Linux that accepts on its outside) take the very
     /// five-tuple that the peer is about to use, and every repetition keeps it taken.
     Opening,
-    /// The pings of [`Burst::Opening`] without its openers: the other side opens, or the hole is
-    /// open.
-    Late,
-    /// Openers as in [`Burst::Opening`], but only until the moment at which both sides are told to fire, which starts a
+    /// The same, but only until the moment at which both sides are told to fire, which starts a
     /// [`Burst::Direct`].
     Held,
-    /// The same without openers: the other side sends them.
-    Waiting,
 }
 
 impl Burst {
@@ -57,9 +48,7 @@ impl Burst {
             Self::Direct => DIRECT.get(step),
             Self::Sparse => SPARSE.get(step),
             Self::Opening => OPENERS.iter().chain(&AFTER_OPENERS).nth(step),
-            Self::Late => AFTER_OPENERS.get(step),
             Self::Held => HELD_OPENERS.iter().chain(&AFTER_HELD).nth(step),
-            Self::Waiting => AFTER_HELD.get(step),
         };
         offset.map(|millis| Duration::from_millis(*millis))
     }
@@ -69,7 +58,7 @@ impl Burst {
         match self {
             Self::Opening => OPENER_TTL.get(step).copied(),
             Self::Held => HELD_OPENER_TTL.get(step).copied(),
-            Self::Direct | Self::Sparse | Self::Late | Self::Waiting => None,
+            Self::Direct | Self::Sparse => None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use natpunch_types::{CandidateKind, Origin, Route, is_mesh_lan};
 
 use crate::Time;
-use crate::burst::{Burst, HOLE_TTL, NEAR_TTL};
+use crate::burst::{Burst, HOLE_TTL};
 use crate::path::{Rank, Tier};
 use crate::peer::{FROM_PEER, FROM_WIREGUARD};
 
@@ -69,11 +69,6 @@ pub(crate) struct Entry {
     pub(crate) last_ping: Option<Time>,
     /// Pinged now and then between rounds, so that our NAT lets the peer in when it comes back.
     pub(crate) keeps_hole: bool,
-    /// Until then such pings do not leave our own router.
-    pub(crate) near_until: Time,
-    /// Of both sides' packets here, those of the side that opens left first, as agreed: its router
-    /// has not moved the port.
-    pub(crate) opened: bool,
     /// Pings since the last pong.
     pub(crate) unanswered: u32,
     /// When the first of them left.
@@ -145,7 +140,6 @@ impl Entry {
         match self.burst {
             _ if self.is_answered(now) => None,
             // Between rounds the hole is all that matters.
-            Burst::Opening if self.keeps_hole && now < self.near_until => Some(NEAR_TTL),
             Burst::Opening if self.keeps_hole => Some(HOLE_TTL),
             burst => burst.ttl(self.step),
         }
@@ -255,7 +249,6 @@ impl Entry {
         self.answered = None;
         self.peer_heard = None;
         self.wins = 0;
-        self.opened = false;
     }
 
     /// The peer has restarted and has heard nothing yet.
@@ -399,8 +392,6 @@ impl Table {
             step: 0,
             last_ping: None,
             keeps_hole: false,
-            near_until: now,
-            opened: false,
             unanswered: 0,
             unanswered_since: None,
             answered: None,

@@ -652,24 +652,23 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
 
 #[test]
 fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
-    // The side that opens, which sends at once; the other waits for it.
     let mut world = World::pair();
     world.passes = Box::new(|_, _, _| false);
     world.run(secs(1));
-    let record = world.nodes[1].records[0].clone();
+    let record = world.nodes[0].records[0].clone();
     let news = |world: &mut World| {
         let record = record.clone();
-        world.with(0, |mesh, now| {
+        world.with(1, |mesh, now| {
             mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
         });
     };
     news(&mut world);
     world.run(secs(200));
     let pings = |world: &mut World| {
-        let (since, key) = (world.now, public(world.nodes[1].number));
-        world.with(0, |mesh, now| mesh.handle_wanted(key, now));
+        let (since, key) = (world.now, public(world.nodes[0].number));
+        world.with(1, |mesh, now| mesh.handle_wanted(key, now));
         world.run(secs(1));
-        world.sent_since(0, since)
+        world.sent_since(1, since)
     };
     assert!(pings(&mut world) >= 2, "a round of probing begins");
     world.run(secs(20));

@@ -26,7 +26,7 @@ pub enum WanInput {
     Accept,
 }
 
-/// The rule set of a router whose links are `lan`, and `wan` and others of such a name. Loading it again replaces it and
+/// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and
 /// forgets its mappings.
 pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
     let masquerade = match nat {
@@ -38,23 +38,23 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
         Nat::FullCone => "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }",
         Nat::Restricted => {
             "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }
-            oifname \"wan*\" meta l4proto udp update @contacted { udp sport . ip daddr }"
+            oifname wan meta l4proto udp update @contacted { udp sport . ip daddr }"
         }
     };
     let remember = if remember.is_empty() {
         String::new()
     } else {
-        format!("oifname \"wan*\" {remember}")
+        format!("oifname wan {remember}")
     };
     let admit = match nat {
         Nat::PortPreserving | Nat::Symmetric => "",
-        Nat::FullCone => "iifname \"wan*\" dnat ip to udp dport map @cone",
+        Nat::FullCone => "iifname wan dnat ip to udp dport map @cone",
         Nat::Restricted => {
-            "iifname \"wan*\" udp dport . ip saddr @contacted dnat ip to udp dport map @cone"
+            "iifname wan udp dport . ip saddr @contacted dnat ip to udp dport map @cone"
         }
     };
     let unexpected = match input {
-        WanInput::Drop => "iifname \"wan*\" ct state new drop",
+        WanInput::Drop => "iifname wan ct state new drop",
         WanInput::Accept => "",
     };
     // The maps are filled when a flow starts, before masquerade: right as long as it can keep the
@@ -72,19 +72,19 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
                 {unexpected}
             }}
             chain forward {{ type filter hook forward priority filter; policy accept;
-                iifname \"wan*\" ct status dnat accept
-                iifname \"wan*\" ct state new drop
+                iifname wan ct status dnat accept
+                iifname wan ct state new drop
             }}
             chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
                 {remember}
-                oifname \"wan*\" {masquerade}
+                oifname wan {masquerade}
             }}
         }}
         table ip6 natpunch_lab
         delete table ip6 natpunch_lab
         table ip6 natpunch_lab {{
             chain forward {{ type filter hook forward priority filter; policy accept;
-                iifname \"wan*\" ct state new drop
+                iifname wan ct state new drop
             }}
         }}\n"
     )

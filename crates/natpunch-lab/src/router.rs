@@ -32,21 +32,6 @@ impl Router {
         self.namespace.nft(nat::rules(self.nat, self.input))
     }
 
-    /// Puts both on one wire, too: what they send to each other passes no third router.
-    pub fn join(&self, other: &Self) -> Result<()> {
-        let thread = other.namespace.thread_id();
-        self.namespace.ip(format!(
-            "link add name wan2 type veth peer name wan2 netns {thread}\n"
-        ))?;
-        for (router, neighbour) in [(self, other), (other, self)] {
-            let (own, to) = (router.address(), neighbour.address());
-            router.namespace.ip(format!(
-                "link set wan2 up\naddress add {own}/32 dev wan2\nroute add {to}/32 dev wan2\n"
-            ))?;
-        }
-        self.namespace.wait_for_carrier("wan2")
-    }
-
     /// Takes the cable of the internet out, or puts it back in. Out, packets vanish without an
     /// error.
     pub fn set_connected(&self, connected: bool) -> Result<()> {

@@ -3,8 +3,9 @@
 //! expect.
 //!
 //! A side says that it wants to meet when it knows where the peer may be, and is told the moment
-//! once both have said so. Until then the controlling side sends openers only, and the other
-//! nothing: so it is certain whose packets left first, however near the two routers are.
+//! once both have said so. Until then it sends openers only. A side whose candidates have been
+//! known for a while is not the first to know of the other, and need not wait: the other's openers
+//! are out.
 //!
 //! Each server names a moment of its own, to both sides. Which word arrives first may differ
 //! between them, and a server may lie: so both fire at every server's moment.
@@ -29,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const MAX_ORIGINS: usize = 4;
 /// A moment that is further away than this is none that a server would name.
 const MAX_DELAY: Duration = Duration::from_secs(3);
-/// The side that opens fires so much later than the other.
-const BEHIND: Duration = Duration::from_millis(100);
 /// What was published this long ago has reached the peer before we could hear of it.
 const KNOWN: Duration = Duration::from_secs(1);
 
@@ -57,12 +56,10 @@ impl Peer {
         };
         let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(address, entry);
         let known = env.published.is_some_and(|at| now.since(at) >= KNOWN);
-        match self.controlling {
-            _ if !env.arranges || !behind_nat => Burst::Direct,
-            // The next rounds repeat what is lost.
-            _ if self.round.attempt > 0 && known => Burst::Direct,
-            true => Burst::Held,
-            false => Burst::Waiting,
+        if env.arranges && behind_nat && !known {
+            Burst::Held
+        } else {
+            Burst::Direct
         }
     }
 
@@ -117,15 +114,6 @@ impl Peer {
             .collect();
         for address in addresses {
             self.start_burst(address, Burst::Direct, now);
-            // The other side's packets find the hole of the one that has opened; its own are to
-            // arrive after those have left.
-            if let Some(entry) = self.table.get_mut(&address)
-                && self.controlling
-                && entry.opened
-            {
-                entry.burst_started = now + BEHIND;
-                entry.next_ping = Some(now + BEHIND);
-            }
         }
         if let Phase::Probing { until } = &mut self.round.phase {
             *until = (*until).max(now + Burst::Direct.duration());

@@ -41,8 +41,6 @@ const SOON: Duration = Duration::from_millis(100);
 /// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping
 /// timer (30 s).
 pub(super) const HOLE: Duration = Duration::from_secs(22);
-/// The same while such a ping goes no further than our own router, which must not miss two.
-pub(super) const NEAR_HOLE: Duration = Duration::from_secs(11);
 /// The peer's WireGuard is shown that ours is alive at most this often.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
 /// A ping that was not asked for restarts a finished burst at most this often.
@@ -71,7 +69,6 @@ impl Peer {
             && self.table.place(address) >= FULL_BURSTS;
         let same_site = self.table.same_site;
         if let Some(entry) = self.table.get_mut(&address) {
-            entry.opened |= matches!(burst, Burst::Held | Burst::Waiting | Burst::Opening);
             let sparse = sparse || burst == Burst::Direct && entry.is_hopeless(address, same_site);
             let burst = if sparse { Burst::Sparse } else { burst };
             entry.burst = burst;
@@ -175,7 +172,6 @@ impl Peer {
                         (true, false) if entry.is_relay() => REEVALUATE,
                         (true, false) => KEEPALIVE,
                         (false, true) => RETRY_UNPROVEN,
-                        (false, false) if entry.keeps_hole && now < entry.near_until => NEAR_HOLE,
                         (false, false) if entry.keeps_hole => HOLE,
                         // The next round comes.
                         (false, false) => return None,

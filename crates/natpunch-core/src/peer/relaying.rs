@@ -300,7 +300,12 @@ impl Peer {
             .table
             .iter()
             .any(|(other, entry)| *other != address && entry.is_usable(now));
-        if in_use && has_another && self.device.has_sent_all_the_time(now) {
+        // Where probes do not pass either, the path is dead, which is noticed otherwise.
+        let passes = self
+            .table
+            .get(&address)
+            .is_some_and(|entry| entry.unanswered == 0);
+        if in_use && passes && has_another && self.device.has_sent_all_the_time(now) {
             self.block(address, env, now);
         }
     }

@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
 use super::Peer;
-use super::probing::{HOLE, NEAR_HOLE};
+use super::probing::HOLE;
 
 /// Silence after each fruitless round; the last one repeats. 35 s is longer than the 30 s for which
 /// a Linux router remembers a packet that it did not expect, and which would spoil the next try.
@@ -26,12 +26,6 @@ const SILENCE: [Duration; 7] = [
     Duration::from_secs(15 * 60),
     Duration::from_secs(60 * 60),
 ];
-/// For so long nothing reaches the other side's router after a fruitless round: longer than the 30 s
-/// for which that remembers an unexpected packet, and for which it keeps a port that it had to move.
-const FORGETS: Duration = Duration::from_secs(33);
-/// Pings that keep a hole stay within our own router for this long after a fruitless round: a
-/// neighbour forgets, and the peer's first ping after that gets through.
-const NEAR: Duration = Duration::from_secs(75);
 /// A path through a relay is in use and no other is looked for any more: the search goes on after
 /// this.
 const SEARCH_AFTER: Duration = Duration::from_secs(2);
@@ -120,14 +114,9 @@ impl Peer {
         }
         // Only after a silence in which routers forgot what spoiled the earlier rounds is there
         // something to win.
-        let opening = self.round.is_unreachable();
+        let opening = self.round.is_unreachable().then_some(Burst::Opening);
         self.round.phase = Phase::Probing {
-            until: now
-                + if opening {
-                    Burst::Opening.duration()
-                } else {
-                    Burst::Direct.duration()
-                },
+            until: now + opening.unwrap_or_default().duration(),
         };
         self.round.started = now;
         let behind_one_nat = self
@@ -145,12 +134,11 @@ impl Peer {
             .iter()
             .filter(|(_, entry)| !(entry.is_blocked(now) || connected && entry.is_proven(now)))
             .map(|(address, entry)| {
-                let burst = if opening && may_be_poisoned(*address, entry) {
-                    self.opening_burst(entry)
-                } else {
-                    self.first_burst(*address, env, now)
-                };
-                (*address, burst)
+                let burst = opening.filter(|_| may_be_poisoned(*address, entry));
+                (
+                    *address,
+                    burst.unwrap_or_else(|| self.first_burst(*address, env, now)),
+                )
             })
             .collect();
         for (_, entry) in self.table.iter_mut() {
@@ -161,20 +149,6 @@ impl Peer {
             self.start_burst(address, burst, now);
         }
         self.ask_to_meet(env, now);
-    }
-
-    /// How to begin anew after a silence in which routers forgot. One side opens, which is the
-    /// controlling one: whatever the distance, the other's packets then find its hole. A neighbour's
-    /// router gets the openers, too, and moves the port of the other side, which shows in the next
-    /// silence.
-    fn opening_burst(&self, entry: &Entry) -> Burst {
-        let kept = entry.opened && self.round.attempt == UNREACHABLE_AFTER;
-        match (self.controlling, kept) {
-            (true, false) => Burst::Opening,
-            // Through the silence its hole was kept.
-            (true, true) | (false, false) => Burst::Late,
-            (false, true) => Burst::Direct,
-        }
     }
 
     /// The burst to a new candidate has begun; it begins a new ladder too.
@@ -230,12 +204,6 @@ impl Peer {
                     self.round.phase = Phase::Resting;
                     return;
                 }
-                // Both were there at one moment, and a relay carries: trying the same again is worth
-                // less than the silence.
-                let met = self.table.iter().any(|(_, entry)| entry.opened);
-                if self.round.attempt == 1 && met && self.is_connected(now) {
-                    self.round.attempt = 2;
-                }
                 let silence = SILENCE
                     .get(self.round.attempt)
                     .or(SILENCE.last())
@@ -250,8 +218,8 @@ impl Peer {
                 self.round.phase = Phase::Silent {
                     until: now + silence,
                 };
-                if silence >= FORGETS {
-                    self.keep_holes(silence >= LONG_SILENCE, env, now);
+                if silence >= LONG_SILENCE {
+                    self.keep_holes(env, now);
                 }
                 if self.round.is_unreachable() && !self.has_live_session(now) {
                     let reason = self.unreachable_reason(&env.local, now);
@@ -273,37 +241,17 @@ impl Peer {
         }
     }
 
-    /// The side that opens keeps its hole without a packet that leaves its router, the other one
-    /// sends nothing until that has forgotten what came unexpected, and its next packet gets
-    /// through. In every other silence the opening side is quiet as well, since its router may be
-    /// the one that has moved the port.
-    fn keep_holes(&mut self, long: bool, env: &mut Env, now: Time) {
-        let (controlling, attempt) = (self.controlling, self.round.attempt);
+    fn keep_holes(&mut self, env: &mut Env, now: Time) {
         let holes = self
             .table
             .iter_mut()
             .filter(|(address, entry)| !is_mesh_lan(address.ip()) && !entry.is_relay());
         let mut newest: Vec<_> = holes.collect();
         newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
-        for (address, entry) in newest.into_iter().take(HOLES) {
-            let near = controlling && entry.opened && (attempt.is_multiple_of(2) || !long);
-            if !long && !near {
-                continue;
-            }
+        for (_, entry) in newest.into_iter().take(HOLES) {
             entry.keeps_hole = true;
             entry.burst = Burst::Opening;
-            entry.near_until = now;
-            entry.next_ping = Some(
-                now + match (near, address.is_ipv4()) {
-                    (true, _) => {
-                        entry.near_until = now + NEAR;
-                        env.jitter(NEAR_HOLE)
-                    }
-                    (false, true) => FORGETS + env.jitter(Duration::from_secs(2)),
-                    // No NAT, so no port that is moved.
-                    (false, false) => env.jitter(HOLE),
-                },
-            );
+            entry.next_ping = Some(now + env.jitter(HOLE));
         }
     }
 
