@@ -13,46 +13,23 @@ use natpunch_types::{DeviceSnapshot, PeerKey};
 use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::journal::{Entry, Journal, Watch};
+use super::rollout::journal::{Entry, Journal};
 use super::{Agent, AgentError, now, spec};
 
 /// Requests that wait for the device; the agent never has more than a few under way.
 const QUEUE: usize = 256;
 
-/// What has to be on disk before a change begins: who has to survive it, and until when.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Prepared {
-    /// Peers that have to be alive afterwards.
-    pub(super) watched: Vec<Watch>,
-    /// Until when, since boot.
-    pub(super) deadline: Duration,
-}
-
-/// Why a change was not made.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ChangeError {
-    /// It was not begun: without a journal there is no way back.
-    #[error(
-        "can't write the journal, without which a change could not be undone: {0}; the mesh stays as it was. Make the \
-         state directory writable (NATPUNCH_STATE_DIR, default /var/lib/natpunch)"
-    )]
-    Journal(io::Error),
-    /// The device refuses it.
-    #[error(transparent)]
-    Device(#[from] WgError),
-}
-
-/// What is done before the first write to the device.
-pub(super) type Prepare = Box<dyn FnOnce() -> io::Result<Prepared> + Send>;
-
 /// What the agent asks of the device.
 enum Request {
     Apply {
+        id: u64,
         spec: Box<InterfaceSpec>,
-        serial: u64,
-        prepare: Prepare,
     },
-    Note(Journal, Box<Entry>),
+    Note {
+        id: u64,
+        journal: Journal,
+        entry: Box<Entry>,
+    },
     Drift {
         spec: Box<InterfaceSpec>,
         heal: bool,
@@ -75,10 +52,10 @@ enum Request {
 pub(super) enum DeviceEvent {
     /// An [`DeviceThread::apply`] ended.
     Applied {
-        /// The number that `apply` returned.
-        serial: u64,
+        /// The number that `apply` was given.
+        id: u64,
         /// What changed, or what went wrong.
-        result: Result<(Applied, Prepared), ChangeError>,
+        result: Result<Applied, WgError>,
     },
     /// A [`DeviceThread::drift`] ended.
     Drift {
@@ -88,7 +65,12 @@ pub(super) enum DeviceEvent {
         healed: Option<Result<(), WgError>>,
     },
     /// A [`DeviceThread::note`] ended.
-    Noted(io::Result<()>),
+    Noted {
+        /// The number that `note` was given.
+        id: u64,
+        /// Whether it is on the disk.
+        result: io::Result<()>,
+    },
     /// A [`DeviceThread::set_endpoint`] ended.
     EndpointSet {
         /// The peer.
@@ -105,7 +87,6 @@ pub(super) enum DeviceEvent {
 /// The handle of the thread. The thread ends when this is dropped; the interface stays.
 pub(super) struct DeviceThread {
     requests: blocking::SyncSender<Request>,
-    serial: u64,
     snapshot_asked: Option<Instant>,
     snapshot_cost: Duration,
 }
@@ -125,7 +106,6 @@ impl DeviceThread {
         (
             Self {
                 requests,
-                serial: 0,
                 snapshot_asked: None,
                 snapshot_cost: Duration::ZERO,
             },
@@ -133,21 +113,19 @@ impl DeviceThread {
         )
     }
 
-    /// Brings the device to `spec`, after `prepare`. The number names the [`DeviceEvent::Applied`]
-    /// that answers.
-    pub(super) fn apply(&mut self, spec: InterfaceSpec, prepare: Prepare) -> u64 {
-        self.serial += 1;
-        self.send(Request::Apply {
-            spec: Box::new(spec),
-            serial: self.serial,
-            prepare,
-        });
-        self.serial
+    /// Brings the device to `spec`, after what was asked before.
+    pub(super) fn apply(&self, id: u64, spec: InterfaceSpec) {
+        let spec = Box::new(spec);
+        self.send(Request::Apply { id, spec });
     }
 
     /// Writes the journal, after what was asked before.
-    pub(super) fn note(&self, journal: Journal, entry: Entry) {
-        self.send(Request::Note(journal, Box::new(entry)));
+    pub(super) fn note(&self, id: u64, journal: Journal, entry: Entry) {
+        self.send(Request::Note {
+            id,
+            journal,
+            entry: Box::new(entry),
+        });
     }
 
     /// Looks for what somebody else changed, and undoes it with `heal`.
@@ -218,17 +196,14 @@ fn run(
 ) {
     while let Ok(request) = todo.recv() {
         let event = match request {
-            Request::Apply {
-                spec,
-                serial,
-                prepare,
-            } => {
-                let result = prepare()
-                    .map_err(ChangeError::Journal)
-                    .and_then(|prepared| Ok((interface.apply(&spec)?, prepared)));
-                DeviceEvent::Applied { serial, result }
+            Request::Apply { id, spec } => {
+                let result = interface.apply(&spec);
+                DeviceEvent::Applied { id, result }
             }
-            Request::Note(journal, entry) => DeviceEvent::Noted(journal.write(&entry)),
+            Request::Note { id, journal, entry } => {
+                let result = journal.write(&entry);
+                DeviceEvent::Noted { id, result }
+            }
             Request::Drift { spec, heal } => match interface.drift(&spec) {
                 // A device that can't be read is found out by its snapshots.
                 Err(_) => continue,
@@ -270,18 +245,11 @@ impl Agent {
     /// Takes what the device says.
     pub(super) async fn on_device(&mut self, event: DeviceEvent) -> Result<(), AgentError> {
         match event {
-            DeviceEvent::Snapshot(Ok(snapshot)) => {
-                self.on_snapshot(&snapshot);
-                // Who is alive is known now, which the change has to keep so.
-                if std::mem::take(&mut self.catch_up) {
-                    self.reload().await;
-                }
-            }
+            DeviceEvent::Snapshot(Ok(snapshot)) => self.on_snapshot(&snapshot),
             DeviceEvent::Drift { found, healed } => self.on_drift(&found, healed),
-            DeviceEvent::Noted(result) => {
-                if self.on_noted(result.map_err(|error| error.to_string())) {
-                    self.reload().await;
-                }
+            DeviceEvent::Noted { id, result } => {
+                let result = result.map_err(|error| error.to_string());
+                self.rollout.handle_written(id, result, now());
             }
             DeviceEvent::Snapshot(Err(error)) => {
                 tracing::error!(%error, "the WireGuard device is gone; making it anew");
@@ -305,7 +273,7 @@ impl Agent {
                 self.mesh.handle_endpoint_set(peer, endpoint, ok, now());
                 self.device.snapshot();
             }
-            DeviceEvent::Applied { serial, result } => self.on_applied(serial, result).await,
+            DeviceEvent::Applied { id, result } => self.on_applied(id, result),
         }
         Ok(())
     }
@@ -319,24 +287,19 @@ impl Agent {
             .map_err(|error| AgentError::Internal(error.to_string()))??;
         self.backend = interface.backend().to_string();
         (self.device, self.sources.device) = DeviceThread::start(interface);
-        self.begin_again();
+        self.rollout.handle_device_lost(now());
         self.device.snapshot();
         // Sockets on the old interface hear nothing any more.
-        self.tell_revision();
+        self.node_changed().await;
         Ok(())
     }
 
     fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
         self.device.snapshot_arrived();
-        self.endpoints = snapshot
-            .peers
-            .iter()
-            .filter_map(|peer| Some((peer.key, peer.endpoint?)))
-            .collect();
-        self.flips.saw(&self.endpoints, natpunch_net::boot_time());
+        // The core first: the machine may ask for the newest version, and who is alive then.
         self.mesh.handle_device(snapshot, now());
-        if let Some(guard) = self.guard.as_mut().filter(|_| self.pending.is_none()) {
-            guard.snapshot(snapshot);
-        }
+        self.rollout.handle_snapshot(snapshot, now());
+        self.flips
+            .saw(self.rollout.endpoints(), natpunch_net::boot_time());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use natpunch_wg::{Plan, WgError};
 use serde::{Deserialize, Serialize};
 
-use super::reload::with_endpoints;
+use super::rollout::with_endpoints;
 use super::{Agent, plan, spec};
 use crate::control::{Call, Reply};
 
@@ -30,11 +30,11 @@ pub struct DriftStatus {
 impl Agent {
     /// Looks for what others changed at the interface, while nothing of ours is under way.
     pub(super) fn look_for_drift(&self) {
-        if self.pending.is_none()
+        if !self.rollout.is_busy()
             && let Ok(wanted) = spec::interface(&self.node, &self.options.runtime_dir)
         {
             self.device.drift(
-                with_endpoints(wanted, &self.endpoints),
+                with_endpoints(wanted, self.rollout.endpoints()),
                 self.node.apply.heal,
             );
         }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use natpunch_net::NetError;
 use natpunch_plugin::PluginError;
+use natpunch_rollout::{Refusal, Refused};
 use natpunch_wg::WgError;
 
-use super::caps::Refusal;
 use crate::config::ConfigErrors;
 use crate::source::SourceError;
 
@@ -61,6 +61,13 @@ pub enum AgentError {
         "this version was rolled back, and is not tried again until the mesh file changes: {0}"
     )]
     Held(String),
+    /// The change was not begun: without a journal there is no way back.
+    #[error(
+        "can't write the journal, without which a change could not be undone: {0}; the mesh stays \
+         as it was. Make the state directory writable (NATPUNCH_STATE_DIR, default \
+         /var/lib/natpunch)"
+    )]
+    Journal(String),
     /// The plan that was to be applied is not the one that would be.
     #[error("the plan has changed: it was {wanted}, it is {found}; nothing was changed")]
     PlanChanged {
@@ -72,6 +79,16 @@ pub enum AgentError {
     /// Something that should not happen.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<Refused> for AgentError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Held(reason) => Self::Held(reason),
+            Refused::Fixed(what) => Self::Fixed(what),
+            Refused::Caps(refusals) => Self::Refused(refusals),
+        }
+    }
 }
 
 impl AgentError {

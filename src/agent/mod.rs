@@ -3,24 +3,18 @@
 //! [`run`] is the whole of `natpunch apply`. The loop in `Agent::turn` takes one event, hands it to
 //! the core, and drains what the core wants done, so nothing is decided here that the simulator
 //! could not see. What the agent does with an event has a file by its source: `start`, `device`,
-//! `discovery`, `reload`, `drift`, `status`.
+//! `discovery`, `drift`, `status`; `rollout` executes what the rollout machine decides of
+//! versions, and `services` has what a node does beside its tunnels.
 
-pub(crate) mod caps;
 mod causes;
-mod change;
 mod device;
 mod discovery;
 mod drift;
 mod error;
-mod forwarding;
-pub(crate) mod hosts;
-pub(crate) mod journal;
-mod names;
 pub mod plan;
-mod reload;
-mod revision;
-mod revisions;
-mod serving;
+mod resolver;
+pub(crate) mod rollout;
+pub(crate) mod services;
 pub(crate) mod spec;
 mod start;
 mod status;
@@ -29,8 +23,7 @@ mod store;
 mod testing;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +31,9 @@ use std::time::Duration;
 use natpunch_core::{Command, Interest, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_plugin::SealedRecord;
+use natpunch_rollout::Answers;
 use natpunch_types::{Consent, PeerKey, Route};
+use natpunch_wg::Applied;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -47,19 +42,16 @@ use crate::control::{self, Call, Request};
 use crate::plugins::host::{Correspondents, Instance, PluginEvent};
 use crate::source::{self, Source};
 
-pub use caps::Refusal;
 use causes::Flips;
-use change::{Good, Guard, Held};
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
-use journal::{Journal, Version};
-use names::Resolver;
-use reload::PendingReload;
-pub use revision::{PeerRevision, Runs, Standing};
-use revisions::Revisions;
-use serving::Serving;
-pub use serving::ServingStatus;
+use resolver::Resolver;
+use rollout::Rollout;
+use rollout::journal::Journal;
+use services::Services;
+pub use services::revisions::{PeerRevision, Runs, Standing};
+pub use services::serving::ServingStatus;
 pub use status::{MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
@@ -128,26 +120,16 @@ pub async fn run(options: Options) -> Result<Outcome, AgentError> {
 
 struct Agent {
     options: Options,
-    /// The version that runs.
+    /// This node's part of the version that runs.
     node: NodeConfig,
-    version: Arc<Version>,
-    /// The version that is known to work: the one that runs, or the one before.
-    good: Good,
-    guard: Option<Guard>,
-    held: Option<Held>,
-    retry_back: Option<(Instant, [u8; 32])>,
+    /// Which version runs, and which is to.
+    rollout: Rollout,
     journal: Journal,
-    /// Why it can't be written, and when to try again.
-    journal_error: Option<(String, Instant)>,
-    waits_for_journal: bool,
-    checking: bool,
-    to_checks: mpsc::Sender<BTreeSet<IpAddr>>,
+    to_answers: mpsc::Sender<(u64, Answers)>,
+    /// What the device did last, until it is told.
+    applied: Option<Applied>,
     drift: Option<DriftStatus>,
     drift_at: Instant,
-    /// The mesh file says something else than what runs since the start.
-    catch_up: bool,
-    /// Where the device has its peers.
-    endpoints: BTreeMap<PeerKey, SocketAddr>,
     /// How they moved lately.
     flips: Flips,
     mesh: Mesh,
@@ -155,18 +137,14 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     plugins: Vec<Instance>,
-    serving: Serving,
+    services: Services,
     correspondents: Correspondents,
     interest: Vec<Interest>,
     records: Arc<[SealedRecord]>,
     resolver: Resolver,
     store: CounterStore,
-    revisions: Revisions,
-    /// `None` at the end.
-    hosts: Option<hosts::Keeper>,
     /// When the version that runs began to, since boot.
     since: Duration,
-    pending: Option<PendingReload>,
     reloads: u64,
     reload_error: Option<String>,
     eager_until: Instant,
@@ -184,7 +162,7 @@ struct Sources {
     calls: mpsc::Receiver<Call>,
     links: LinkWatch,
     mesh_changes: mpsc::Receiver<source::Change>,
-    checks: mpsc::Receiver<BTreeSet<IpAddr>>,
+    answers: mpsc::Receiver<(u64, Answers)>,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -200,11 +178,7 @@ impl Agent {
     async fn work(&mut self) -> Result<Outcome, AgentError> {
         loop {
             if let Some(deadline) = self.options.once {
-                if self.settled()
-                    && !self.catch_up
-                    && self.pending.is_none()
-                    && self.guard.is_none()
-                {
+                if self.settled() && self.rollout.is_settled() {
                     return Ok(Outcome::Done);
                 }
                 if self.started.elapsed() >= deadline {
@@ -214,16 +188,19 @@ impl Agent {
             if !self.turn().await? {
                 return Ok(Outcome::Done);
             }
+            self.execute().await;
             self.drain();
         }
     }
 
     /// Takes one event. False means: stop.
     async fn turn(&mut self) -> Result<bool, AgentError> {
-        let core_wakes = match self.mesh.poll_timeout() {
-            Some(at) => Instant::now() + at.since(now()),
-            None => Instant::now() + SNAPSHOT_INTERVAL,
+        let wake = |at: Option<Time>| {
+            let wait = at.map_or(SNAPSHOT_INTERVAL, |at| at.since(now()));
+            Instant::now() + wait
         };
+        let core_wakes = wake(self.mesh.poll_timeout());
+        let rollout_wakes = wake(self.rollout.poll_timeout());
         let sources = &mut self.sources;
         tokio::select! {
             _ = sources.terminate.recv() => return Ok(false),
@@ -252,7 +229,9 @@ impl Agent {
                     return Ok(false);
                 }
             }
-            Some(answered) = sources.checks.recv() => self.on_check(&answered),
+            Some((id, answers)) = sources.answers.recv() => {
+                self.rollout.handle_answers(id, &answers, now());
+            }
             change = sources.links.changed() => {
                 if change.suspended {
                     tracing::info!("the machine slept; looking for paths again");
@@ -274,18 +253,18 @@ impl Agent {
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_drift();
-                    if let Some(hosts) = self.hosts.as_ref().filter(|_| self.node.apply.heal) {
-                        hosts.heal();
+                    if self.node.apply.heal {
+                        self.services.hosts.heal();
                     }
                 }
-                self.revisions.set_not_newest(self.reload_error.is_some());
-                self.judge();
-                self.retry_journal(Instant::now());
+                self.services.revisions.set_not_newest(self.reload_error.is_some());
+                self.rollout.handle_timeout(now());
                 self.forget_correspondents();
-                self.serving.retry(&self.node).await;
+                self.services.serving.retry(&self.node).await;
                 notify_systemd(&[sd_notify::NotifyState::Watchdog]);
             }
             () = tokio::time::sleep_until(core_wakes) => self.mesh.handle_timeout(now()),
+            () = tokio::time::sleep_until(rollout_wakes) => self.rollout.handle_timeout(now()),
         }
         Ok(true)
     }
@@ -384,16 +363,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Keeps the names of the peers that run now.
-    fn put_names(&self) {
-        if let Some(hosts) = &self.hosts {
-            hosts.set(&self.node);
-        }
-    }
-
-    /// Tells the others what this node runs.
-    fn tell_revision(&self) {
-        self.revisions.set(&self.node, self.since, self.alive());
+    /// Tells whatever is beside the tunnels what the node runs now.
+    async fn node_changed(&mut self) {
+        self.resolver.set(spec::stun_servers(&self.node));
+        let node = services::Node {
+            config: &self.node,
+            since: self.since,
+            connected: self.alive(),
+        };
+        self.services.node_changed(&node).await;
     }
 
     /// True when every peer is connected, except those that the core has found to be out of reach.
@@ -414,7 +392,7 @@ impl Agent {
     /// What keeps `--once` from its end.
     fn missing(&self) -> Vec<String> {
         let mut missing: Vec<String> = self.reload_error.iter().cloned().collect();
-        if self.catch_up || self.pending.is_some() || self.guard.is_some() {
+        if !self.rollout.is_settled() {
             missing.push("the change to the newest version is not confirmed yet".to_owned());
         }
         let status = self.status();
@@ -432,13 +410,12 @@ impl Agent {
         named.map_or_else(|| key.short(), |peer| peer.name.clone())
     }
 
-    async fn stop(&mut self) {
+    async fn stop(mut self) {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.stop_plugins(|_| false).await;
-        self.serving.stop().await;
-        // What was confirmed a moment ago must be in the journal before we end; a last try, if it
-        // was not to be had.
-        self.retry_journal(Instant::now() + reload::JOURNAL_RETRY);
+        // What was confirmed a moment ago must be in the journal before we end.
+        self.rollout.handle_stop(now());
+        self.execute().await;
         if tokio::time::timeout(STOP_DEADLINE, self.device.done())
             .await
             .is_err()
@@ -447,13 +424,7 @@ impl Agent {
                 "the WireGuard device is still busy; the journal may lack the last confirmation"
             );
         }
-        if let Some(hosts) = self.hosts.take()
-            && tokio::time::timeout(STOP_DEADLINE, hosts.stop())
-                .await
-                .is_err()
-        {
-            tracing::warn!("the hosts file is still being written");
-        }
+        self.services.stop().await;
         tracing::info!(interface = %self.node.interface, "stopped; the tunnels stay up (`natpunch down` removes them)");
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use blake2::{Blake2s256, Digest as _};
+use natpunch_rollout::Refusal;
 use natpunch_types::PeerKey;
 use natpunch_wg::{Effect, Plan};
 use serde::{Deserialize, Serialize};
 
-use super::caps::Refusal;
-use super::hosts::Difference;
-use super::journal::revision;
+use super::rollout::journal::revision;
+use super::services::hosts::Difference;
 use crate::config::NodeConfig;
 
 /// A plan for people and machines.

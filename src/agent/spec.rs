@@ -1,6 +1,6 @@
 //! What the resolved mesh file means for each part of the node: the device, the core, the plugins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use natpunch_plugin::PeerInterest;
 use natpunch_types::{Origin, PeerKey};
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
-use crate::config::{Backend, DiscoverySettings, NodeConfig, RemotePeer};
+use crate::config::{Backend, Discovery, DiscoverySettings, NodeConfig, RemotePeer};
 
 /// The WireGuard interface that the mesh file asks for.
 ///
@@ -148,6 +148,37 @@ pub(crate) fn interests_at(
             ..interest.clone()
         })
         .collect()
+}
+
+/// What a node that runs has to make anew when its part of the mesh changes. All else takes the
+/// change as it runs, so a reload ends where a start would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Anew {
+    /// The raw sockets: WireGuard's port or mark is another.
+    pub(crate) sockets: bool,
+    /// The core: this node has another key.
+    pub(crate) core: bool,
+    /// The discovery instances that go on as they are, by name; all others are started.
+    pub(crate) kept_plugins: BTreeSet<String>,
+}
+
+impl Anew {
+    pub(crate) fn between(before: &NodeConfig, after: &NodeConfig) -> Self {
+        let sockets = before.listen_port != after.listen_port || before.fwmark != after.fwmark;
+        let core = before.private_key != after.private_key;
+        let same = |instance: &&Discovery| before.discovery.contains(instance);
+        let kept = after.discovery.iter().filter(same);
+        Self {
+            sockets,
+            core,
+            // Every instance has the port and the key of its start.
+            kept_plugins: if sockets || core {
+                BTreeSet::new()
+            } else {
+                kept.map(|instance| instance.name.clone()).collect()
+            },
+        }
+    }
 }
 
 /// Every STUN server that the file names, `HOST:PORT`.

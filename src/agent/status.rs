@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use natpunch_core::{MeshStatus, PeerStatus};
 use natpunch_net::boot_time;
 use natpunch_plugin::{Descriptor, Health};
+use natpunch_types::Time;
 use serde::{Deserialize, Serialize};
 
 use super::causes::{self, Finder, Kind, Named};
 use super::drift::DriftStatus;
-use super::{Agent, PeerRevision, Runs, ServingStatus, hosts, journal, now, revision};
+use super::rollout::journal;
+use super::services::Service as _;
+use super::services::revisions::{self, PeerRevision, Runs};
+use super::{Agent, ServingStatus, now};
 use crate::control::{Call, Reply, Request};
 use crate::plugins::host::Instance;
 use crate::plugins::registry;
@@ -135,9 +139,9 @@ impl Agent {
         let _ = call.answer.send(reply);
     }
 
-    async fn on_request(&mut self, request: Request, connected: std::time::Instant) -> Reply {
+    async fn on_request(&mut self, request: Request, connected: Time) -> Reply {
         match request {
-            Request::Confirm => self.confirm_by_person(connected),
+            Request::Confirm => self.confirm(connected),
             Request::Drift | Request::Mesh => Reply::Error("asked elsewhere".to_owned()),
             Request::Status => match serde_json::to_value(self.status()) {
                 Ok(value) => Reply::Ok(value),
@@ -149,7 +153,7 @@ impl Agent {
 
     /// Asks the nodes of the mesh what they run, and answers from a task.
     fn tell_mesh(&self, call: Call) {
-        let asked = self.revisions.ask(self.alive());
+        let asked = self.services.revisions.ask(self.alive());
         let (mesh, node) = (self.node.mesh.clone(), self.node.name.clone());
         tokio::spawn(async move {
             let reply = match asked.await {
@@ -175,26 +179,26 @@ impl Agent {
             backend: self.backend.clone(),
             pid: std::process::id(),
             revision: journal::revision(&self.node.content_hash),
-            mesh_hash: revision::short(&self.node.mesh_hash),
+            mesh_hash: revisions::short(&self.node.mesh_hash),
             generation: self.node.generation,
             runs_for_s: boot_time().saturating_sub(self.since).as_secs_f64(),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
-            journal_error: self.journal_error.as_ref().map(|(error, _)| error.clone()),
+            journal_error: self.rollout.journal_error().map(str::to_owned),
             source: self.source.status(),
-            change: self.guard.as_ref().map(|guard| ChangeStatus {
-                revision: journal::revision(&guard.to),
-                undone_in_s: guard.deadline.saturating_sub(boot_time()).as_millis() as f64 / 1e3,
-                by_person: guard.by_person,
-                waiting_for: guard.missing(),
+            change: self.rollout.open().map(|open| ChangeStatus {
+                revision: journal::revision(&open.version),
+                undone_in_s: open.deadline.since(now()).as_millis() as f64 / 1e3,
+                by_person: open.by_person,
+                waiting_for: open.waiting_for,
             }),
-            held: self.held.as_ref().map(|held| HeldStatus {
-                revision: journal::revision(&held.to),
-                reason: held.reason.clone(),
+            held: self.rollout.held().map(|(version, reason)| HeldStatus {
+                revision: journal::revision(&version),
+                reason: reason.to_owned(),
             }),
             drift: self.drift.clone(),
-            hosts_error: self.hosts.as_ref().and_then(hosts::Keeper::problem),
-            serving: self.serving.status(),
+            hosts_error: self.services.hosts.status(),
+            serving: self.services.serving.status(),
             likely: self.likely(&discovery, &core),
             discovery,
             core,

@@ -1,6 +1,6 @@
 //! Meshes for the unit tests of the agent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 
@@ -25,24 +25,26 @@ pub(crate) fn mesh(count: u8, lines: &str) -> String {
     text
 }
 
-/// This node's part of a mesh.
-pub(crate) fn node(text: &str) -> NodeConfig {
+/// Makes a file that holds a key of these bytes, readable by its owner only.
+pub(crate) fn secret_file(path: &Path, byte: u8) {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let directory = tempfile::tempdir().unwrap();
-    let key = directory.path().join("key");
-    let mut file = std::fs::OpenOptions::new()
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&key)
+        .open(path)
         .unwrap();
-    file.write_all(
-        base64::engine::general_purpose::STANDARD
-            .encode([1; 32])
-            .as_bytes(),
-    )
-    .unwrap();
+    let key = base64::engine::general_purpose::STANDARD.encode([byte; 32]);
+    file.write_all(key.as_bytes()).unwrap();
+}
+
+/// This node's part of a mesh.
+pub(crate) fn node(text: &str) -> NodeConfig {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    secret_file(&key, 1);
     let mesh = config::load_texts(vec![(PathBuf::from("/mesh.toml"), text.to_owned())]).unwrap();
     config::resolve_node(&mesh, Some(&key)).unwrap()
 }

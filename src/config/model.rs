@@ -304,6 +304,8 @@ pub struct NodeConfig {
     pub stun_servers: Vec<String>,
     /// The files read: mesh files, then key files.
     pub files: Vec<PathBuf>,
+    /// The key files among them.
+    pub key_files: Vec<PathBuf>,
     /// Whether the peers' names are put into the hosts file.
     pub hosts: bool,
     /// [`MeshConfig::content_hash`].

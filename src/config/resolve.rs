@@ -527,9 +527,8 @@ impl<'a> Resolve<'a> {
         }
         let keepalive = keepalive_of(mesh, own);
         let mut errors = Vec::new();
-        let mut files = mesh.files.clone();
-        files.push(keyfile::actual(&key_file).unwrap_or(key_file));
-        let peers = self.peers(name, keepalive, &mut files, &mut errors);
+        let mut key_files = vec![keyfile::actual(&key_file).unwrap_or(key_file)];
+        let peers = self.peers(name, keepalive, &mut key_files, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -547,7 +546,7 @@ impl<'a> Resolve<'a> {
                 continue;
             };
             instance.secret = keyfile::read(file, "keygen").ok();
-            files.push(file.clone());
+            key_files.push(file.clone());
         }
         let (own_interface, all) = (&own.interface, &mesh.interface);
         let public_key = own.public_key;
@@ -592,7 +591,8 @@ impl<'a> Resolve<'a> {
             apply: mesh.apply.clone(),
             discovery,
             stun_servers: mesh.stun_servers.clone(),
-            files,
+            files: mesh.files.iter().chain(&key_files).cloned().collect(),
+            key_files,
             hosts: mesh.hosts,
             content_hash: mesh.content_hash,
             mesh_hash: mesh.mesh_hash(),

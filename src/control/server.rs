@@ -4,8 +4,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use natpunch_net::boot_time;
+use natpunch_types::Time;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -23,7 +25,7 @@ pub struct Call {
     /// What is asked.
     pub request: Request,
     /// When its connection was made.
-    pub connected: Instant,
+    pub connected: Time,
     /// Where the answer goes.
     pub answer: oneshot::Sender<Reply>,
 }
@@ -104,7 +106,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
             format!("user {uid} may not control the agent"),
         ));
     }
-    let connected = Instant::now();
+    let connected = Time::from_origin(boot_time());
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {

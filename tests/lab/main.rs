@@ -33,6 +33,7 @@ mod reasons;
 mod relay;
 mod revisions;
 mod roaming;
+mod rollout;
 mod routes;
 mod safety;
 mod secrets;

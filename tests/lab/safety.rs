@@ -1,12 +1,11 @@
 //! Changes that must not cut a node off: refused, confirmed, undone; and what others do to the
 //! interface.
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use natpunch_lab::{Nat, lab_test, sandbox};
 
-use crate::world::{Discovery, INTERFACE, NATPUNCH, Node, World, soon};
+use crate::world::{Discovery, INTERFACE, Node, World, soon};
 
 /// How long peers have to come back in these tests.
 pub(crate) const CONFIRM: &str = "[apply]\nconfirm = \"3s\"\n";
@@ -176,57 +175,6 @@ lab_test!(
             }
             assert!(a.status().unwrap()["change"].is_null());
         }
-    }
-);
-
-lab_test!(
-    the_peer_that_carries_a_login_is_not_removed_for_good,
-    60,
-    |lab| {
-        let mut world = World::new(lab, Discovery::NatpunchGo);
-        let (a, b, _routers) = pair(&mut world, CONFIRM);
-        let before = revision(&a);
-        // Something listens on the port of SSH, and b has a connection to it.
-        let mut server = Command::new(NATPUNCH);
-        server.args([
-            "serve",
-            "--open",
-            "--listen",
-            "127.0.0.1:5999",
-            "--http",
-            &format!("{}:22", a.address),
-            "--key-file",
-        ]);
-        server
-            .arg(a.host.directory().unwrap().join("login.key"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let _server = a.host.spawn(server).unwrap();
-        let (address, deadline) = (a.address, soon());
-        let _login = b
-            .host
-            .run(move || {
-                loop {
-                    match std::net::TcpStream::connect((address, 22)) {
-                        Ok(stream) => return stream,
-                        Err(error) => assert!(Instant::now() < deadline, "{error}"),
-                    }
-                }
-            })
-            .unwrap();
-        world.mesh.members.retain(|member| member.name != "b");
-        world.mesh.discovery = world
-            .mesh
-            .discovery
-            .replace(CONFIRM, &format!("{CONFIRM}allow = [\"empty-mesh\"]\n"));
-        world.mesh.write(&a.file);
-        a.wait("the change", soon(), |status| {
-            (!status["change"].is_null()).then_some(())
-        });
-        a.wait("the way back", soon(), |status| {
-            (status["revision"] == *before).then_some(())
-        });
-        a.wait_connected("b");
     }
 );
 

@@ -135,8 +135,8 @@ impl Mesh {
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is
     /// re-punched.
     ///
-    /// A peer whose preshared key, `managed`, `relay` or `relays` changed is a new peer, and all
-    /// are if our private key changed. It inherits the session of the device, and what is known of
+    /// A peer of which more changed than [`PeerSpec::is_same_peer`] allows is a new peer, and all are
+    /// if our private key changed. It inherits the session of the device, and what is known of
     /// its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
@@ -155,13 +155,9 @@ impl Mesh {
             .peers
             .iter()
             .filter(|(key, peer)| {
-                !listed.get(key).is_some_and(|new| {
-                    same_identity
-                        && new.managed == peer.spec.managed
-                        && new.preshared_key == peer.spec.preshared_key
-                        && new.relay == peer.spec.relay
-                        && new.relays == peer.spec.relays
-                })
+                !listed
+                    .get(key)
+                    .is_some_and(|new| same_identity && new.is_same_peer(&peer.spec))
             })
             .map(|(key, _)| *key)
             .collect();

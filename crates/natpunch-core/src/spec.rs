@@ -57,6 +57,21 @@ impl PeerSpec {
             relays: None,
         }
     }
+
+    /// Whether both are one peer, whose state goes on through a reload. These may differ, since
+    /// nothing that is known of the peer depends on them:
+    /// - the name, which is for people;
+    /// - the keepalive, which is the device's;
+    /// - the port, which only says where to look next.
+    pub(crate) fn is_same_peer(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                name: self.name.clone(),
+                persistent_keepalive: self.persistent_keepalive,
+                listen_port: self.listen_port,
+                ..other.clone()
+            }
+    }
 }
 
 /// The listen port of a node whose file names none: 20000 + hash(public key) mod 12000.

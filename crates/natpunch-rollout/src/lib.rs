@@ -13,6 +13,7 @@ mod login;
 mod machine;
 mod resume;
 mod watch;
+mod words;
 
 pub use caps::{Refusal, refusals};
 pub use facts::{
@@ -20,6 +21,7 @@ pub use facts::{
 };
 pub use journal::{Change, Entry, Recorded, Watch};
 pub use login::Login;
-pub use machine::{ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Rollout, Settings};
+pub use machine::Rollout;
 pub use resume::{Resumed, Start};
-pub use watch::{Answers, Ask};
+pub use watch::{Answers, Ask, watched};
+pub use words::{ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Settings};

@@ -10,8 +10,9 @@ use natpunch_types::{PeerKey, Time};
 use crate::caps::refusals;
 use crate::facts::{Hash, Release};
 use crate::journal::{Change, Recorded, time};
-use crate::machine::{Held, Lost, RECOVERY, Refused, Rollout, Settings, State};
+use crate::machine::{Held, Lost, RECOVERY, Rollout, State};
 use crate::watch::Guard;
+use crate::words::{Refused, Settings};
 
 /// What is known at the start.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use natpunch_types::{DeviceSnapshot, PeerKey, Time};
 
 use crate::facts::{Facts, Finds, Hash, Touch, effects};
 use crate::journal::Watch;
+use crate::words::Moment;
 
 /// A new preshared key shows in the next handshake only, at the latest when the session ends
 /// (REJECT_AFTER_TIME is 180 s).
@@ -51,6 +52,13 @@ pub(crate) struct Watchers {
     rekeys: bool,
     /// Whether the effect may show some seconds later only.
     is_late: bool,
+}
+
+/// The peers that a change would have to keep alive, were it made now.
+pub fn watched<D: Finds>(before: &Facts<D>, after: &Facts<D>, moment: &Moment) -> Vec<Watch> {
+    let carriers = moment.logins.iter().filter_map(|l| l.carrier(before));
+    let operators = carriers.map(|(name, _)| name).collect();
+    Watchers::of(before, after, &moment.alive, &operators, &[]).watches()
 }
 
 /// A peer to watch, and where it was before.

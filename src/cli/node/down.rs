@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::agent::journal::Journal;
-use crate::agent::{AgentError, hosts};
+use crate::agent::AgentError;
+use crate::agent::rollout::journal::Journal;
+use crate::agent::services::hosts;
 use crate::cli::CliError;
 use crate::cli::args::DownArgs;
 use crate::control::{self, Client, ControlError, Request};

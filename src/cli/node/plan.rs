@@ -8,9 +8,11 @@ use anstyle::{AnsiColor, Style};
 use natpunch_wg::{Effect, Interface, InterfaceSpec};
 
 use super::agents::agent_of;
-use crate::agent::journal::Journal;
 use crate::agent::plan::{PlanReport, report};
-use crate::agent::{AgentError, caps, hosts, spec};
+use crate::agent::rollout::journal::Journal;
+use crate::agent::rollout::{self, Release};
+use crate::agent::services::hosts;
+use crate::agent::{AgentError, spec};
 use crate::cli::CliError;
 use crate::cli::args::PlanArgs;
 use crate::cli::exit::Exit;
@@ -54,12 +56,10 @@ fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError>
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
     // The version that runs knows the names of peers that go, and what the change takes away.
     let running = Journal::new(&control::state_dir(), &node.interface).peek();
-    let before = running.and_then(|entry| entry.good.load().ok());
-    let needs = before
-        .as_ref()
-        .map(|before| caps::refusals(before, &node, &args.allow))
-        .unwrap_or_default();
-    let mut report = report(&node, before.as_ref(), &plan, &needs);
+    let before = running.and_then(|entry| Release::load(entry.good).ok());
+    let before = before.as_ref().map(|before| &before.node);
+    let needs = rollout::refusals(before, &node, &args.allow);
+    let mut report = report(&node, before, &plan, &needs);
     let file = hosts::path();
     // A file that can't be read is the agent's to complain of; the plan of the tunnels is exact
     // without it.

@@ -11,12 +11,16 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::{Node, Service};
 use crate::config::{NodeConfig, replace_file};
 
+/// How long the last write may take at the end.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest file that is touched, in bytes.
 const LONGEST: u64 = 16 << 20;
 
@@ -89,7 +93,7 @@ pub(crate) fn apply(
 }
 
 /// Keeps the block of one interface, on a task of its own: disks may be slow.
-pub(super) struct Keeper {
+pub(crate) struct HostsFile {
     wanted: watch::Sender<Wanted>,
     problem: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
@@ -103,8 +107,8 @@ struct Wanted {
     again: bool,
 }
 
-impl Keeper {
-    pub(super) fn start() -> Self {
+impl HostsFile {
+    fn spawn() -> Self {
         let (wanted, told) = watch::channel(Wanted::default());
         let (tell, problem) = watch::channel(None);
         Self {
@@ -115,7 +119,7 @@ impl Keeper {
     }
 
     /// The names from now on.
-    pub(super) fn set(&self, node: &NodeConfig) {
+    fn set(&self, node: &NodeConfig) {
         self.wanted.send_replace(Wanted {
             interface: node.interface.clone(),
             names: names(node),
@@ -124,23 +128,36 @@ impl Keeper {
     }
 
     /// Looks whether somebody changed the block, and puts it right.
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.wanted.send_if_modified(|wanted| {
             wanted.again = true;
             !wanted.names.is_empty()
         });
     }
+}
 
+impl Service for HostsFile {
     /// Why the names are not in the file, if they aren't.
-    pub(super) fn problem(&self) -> Option<String> {
+    type Status = Option<String>;
+
+    fn start() -> Self {
+        Self::spawn()
+    }
+
+    async fn node_changed(&mut self, node: &Node<'_>) {
+        self.set(node.config);
+    }
+
+    fn status(&self) -> Self::Status {
         self.problem.borrow().clone()
     }
 
-    /// Ends when what was asked for is done.
-    pub(super) async fn stop(self) {
+    async fn stop(self) {
         drop(self.wanted);
-        if self.task.await.is_err() {
-            tracing::debug!("the names in the hosts file may be those of before");
+        match tokio::time::timeout(STOP_DEADLINE, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::debug!("the names in the hosts file may be those of before"),
+            Err(_) => tracing::warn!("the hosts file is still being written"),
         }
     }
 }

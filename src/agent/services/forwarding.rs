@@ -1,6 +1,7 @@
 //! Whether this host forwards the packets that others send through it. Forwarding is a setting of
 //! the whole host, so it is the host's business: natpunch says what is missing and changes nothing.
 
+use super::{Node, Service};
 use crate::config::NodeConfig;
 
 /// The switches of IPv4 and IPv6.
@@ -22,8 +23,32 @@ fn is_on(switch: &str) -> bool {
     std::fs::read_to_string(file).map_or(true, |value| value.trim() != "0")
 }
 
-/// Says what is missing on this host.
-pub(super) fn warn(node: &NodeConfig) {
+/// Says what is missing on this host, once for each need.
+pub(crate) struct Forwarding {
+    needed: [bool; 2],
+}
+
+impl Service for Forwarding {
+    /// It only warns.
+    type Status = ();
+
+    fn start() -> Self {
+        Self { needed: [false; 2] }
+    }
+
+    async fn node_changed(&mut self, node: &Node<'_>) {
+        if self.needed != node.config.forwards {
+            self.needed = node.config.forwards;
+            warn(node.config);
+        }
+    }
+
+    fn status(&self) {}
+
+    async fn stop(self) {}
+}
+
+fn warn(node: &NodeConfig) {
     for switch in missing(node, is_on) {
         tracing::warn!(
             "other nodes reach networks through this one, but this host does not forward their packets: \

@@ -3,23 +3,20 @@
 //!
 //! One small file per interface in the state directory, written before the first change of the
 //! kernel and after the last (new file, fsync, rename, fsync of the directory) with a checksum over
-//! everything. Whoever starts next, after a crash or a reboot, finds in it which version to go back
-//! to and until when the newest one may be tried. It holds the mesh files' text, never a key.
+//! everything. The next agent, after a crash or a reboot, finds in it which version to go back to
+//! and until when the newest one may be tried. It holds the mesh files' text, never a key.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use blake2::{Blake2s256, Digest as _};
-use natpunch_types::PeerKey;
+use natpunch_rollout::{Change, Hash};
 use natpunch_wg::failpoint;
 use serde::{Deserialize, Serialize};
 
-use super::AgentError;
-use crate::config::{self, Local, NodeConfig};
+use crate::config::Local;
 use crate::durable;
 
 const FORMAT: u32 = 1;
@@ -28,30 +25,14 @@ const LONGEST: u64 = 64 << 20;
 
 /// A version of the mesh, as text: enough to load it again when its files say something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    /// [`NodeConfig::content_hash`].
-    pub(crate) hash: [u8; 32],
+pub(crate) struct Text {
+    /// [`NodeConfig::content_hash`](crate::config::NodeConfig::content_hash).
+    pub(crate) hash: Hash,
     /// The mesh files with absolute paths.
     pub(crate) files: Vec<(PathBuf, String)>,
     /// What the command line named.
     #[serde(flatten)]
     pub(crate) local: Local,
-}
-
-impl Version {
-    /// Loads it again.
-    ///
-    /// # Errors
-    /// A key file is gone or was replaced.
-    pub(crate) fn load(&self) -> Result<NodeConfig, AgentError> {
-        let mesh = config::load_texts(self.files.clone())?;
-        Ok(config::resolve_node_at(&mesh, &self.local)?)
-    }
-
-    /// The start of the hash, as `status` shows it.
-    pub(crate) fn revision(&self) -> String {
-        revision(&self.hash)
-    }
 }
 
 /// How a version is called in `status` and in the log.
@@ -62,68 +43,11 @@ pub(crate) fn revision(hash: &[u8; 32]) -> String {
         .collect()
 }
 
-/// A peer that a change touches and that was alive before it, so that it has to be alive
-/// afterwards.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Watch {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its key in the new version; `None` if it is not in there.
-    pub(crate) key: Option<PeerKey>,
-    /// Its addresses in the new version.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Whether the change is undone if this peer alone is missing.
-    pub(crate) must: bool,
-    /// Whether it answered an ICMP echo before the change; then it must do so after it.
-    pub(crate) echo: bool,
-    /// Whether it answered one as large as the MTU.
-    pub(crate) full: bool,
-    /// Whether only a new handshake shows that it is alive: its preshared key changed.
-    pub(crate) handshake: bool,
-}
-
-/// Where a change is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub(crate) enum Change {
-    /// Begun, not yet known to work.
-    Open {
-        /// The version that is tried.
-        to: [u8; 32],
-        /// The boot that `deadline_ms` counts from.
-        boot: String,
-        /// Until when it may be tried, in milliseconds since boot.
-        deadline_ms: u64,
-        /// Whether a person has to confirm it.
-        by_person: bool,
-        /// What has to be alive.
-        watched: Vec<Watch>,
-        /// Where the peers of the version before were.
-        endpoints: BTreeMap<PeerKey, SocketAddr>,
-    },
-    /// Undone. It is not tried again.
-    Held {
-        /// The version that was tried.
-        to: [u8; 32],
-        /// Why it was undone.
-        reason: String,
-    },
-}
-
-impl Change {
-    /// The version that is or was tried.
-    pub(crate) fn to(&self) -> [u8; 32] {
-        match self {
-            Self::Open { to, .. } | Self::Held { to, .. } => *to,
-        }
-    }
-}
-
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// The version that works.
-    pub(crate) good: Version,
+    pub(crate) good: Text,
     /// The change that is under way, or was undone.
     pub(crate) change: Option<Change>,
 }
@@ -257,7 +181,7 @@ mod tests {
     use super::*;
 
     fn entry(text: &str) -> Entry {
-        let version = Version {
+        let version = Text {
             hash: [7; 32],
             files: vec![("/etc/mesh.toml".into(), text.to_owned())],
             local: Local::default(),
@@ -282,6 +206,40 @@ mod tests {
         }
         journal.remove();
         assert_eq!(journal.read(), None);
+    }
+
+    /// As natpunch 0.1 wrote it before signs of life had a time from which they count.
+    #[test]
+    fn an_upgrade_finds_the_change_that_the_version_before_left_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path(), "wg0");
+        let hash = |byte: u8| serde_json::to_string(&[byte; 32]).unwrap();
+        let key = natpunch_types::PeerKey::from_bytes([3; 32]);
+        let text = format!(
+            r#"{{"good":{{"hash":{},"files":[["/etc/mesh.toml","[mesh]"]],"private_key_file":null,
+            "age_identity_file":null,"node":null}},"change":{{"state":"open","to":{},"boot":"b",
+            "deadline_ms":7000,"by_person":false,"watched":[{{"name":"b","key":"{key}",
+            "addresses":["10.77.0.2"],"must":true,"echo":true,"full":false,"handshake":false}}],
+            "endpoints":{{"{key}":"192.0.2.1:7"}}}}}}"#,
+            hash(7),
+            hash(8)
+        );
+        let envelope = Envelope {
+            format: 1,
+            checksum: checksum(&text),
+            entry: text,
+        };
+        fs::write(&journal.path, serde_json::to_vec(&envelope).unwrap()).unwrap();
+        let entry = journal.read().unwrap();
+        let Some(Change::Open {
+            settled_ms,
+            watched,
+            ..
+        }) = entry.change
+        else {
+            panic!("{entry:?}")
+        };
+        assert_eq!((settled_ms, watched[0].name.as_str()), (0, "b"));
     }
 
     #[test]

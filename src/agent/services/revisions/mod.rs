@@ -1,5 +1,7 @@
-//! The sockets of [`revision`](super::revision): one on each mesh address of this node, bound to
-//! its interface.
+//! Which version of the mesh each node runs: the sockets of [`book`], one on each mesh address of
+//! this node, bound to its interface.
+
+mod book;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,8 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::revision::{Book, LENGTH, Member, PORT, PeerRevision, Revision, Runs};
-use crate::config::NodeConfig;
+pub(crate) use self::book::short;
+use self::book::{Book, LENGTH, Member, PORT, Revision};
+pub use self::book::{PeerRevision, Runs, Standing};
+use super::{Node, Service};
 use crate::plugins::fill_random;
 
 /// How often a node that does not answer is asked in one round, and how far apart.
@@ -48,14 +52,14 @@ enum Input {
 }
 
 /// The task that asks and answers. It ends when this is dropped.
-pub(super) struct Revisions {
+pub(crate) struct Revisions {
     inbox: mpsc::Sender<Input>,
     not_newest: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Revisions {
-    pub(super) fn start() -> Self {
+    fn spawn() -> Self {
         let (inbox, inputs) = mpsc::channel(16);
         let not_newest = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(run(inputs, Arc::clone(&not_newest)));
@@ -66,8 +70,13 @@ impl Revisions {
         }
     }
 
-    /// This node runs `node` since `since` (time since boot). The connected peers are told.
-    pub(super) fn set(&self, node: &NodeConfig, since: Duration, connected: BTreeSet<String>) {
+    /// The connected peers are told what this node runs.
+    fn tell(&self, node: &Node<'_>) {
+        let Node {
+            config: node,
+            since,
+            connected,
+        } = node;
         let number = |text: &str| text.parse().unwrap_or_default();
         let revision = Revision {
             generation: node.generation,
@@ -95,9 +104,9 @@ impl Revisions {
             interface: node.interface.clone(),
             addresses,
             revision,
-            since,
+            since: *since,
             members,
-            connected,
+            connected: connected.clone(),
         };
         if self.inbox.try_send(Input::Own(own)).is_err() {
             tracing::warn!(
@@ -107,12 +116,12 @@ impl Revisions {
     }
 
     /// Whether there is a newer version that this node does not run.
-    pub(super) fn set_not_newest(&self, not_newest: bool) {
+    pub(crate) fn set_not_newest(&self, not_newest: bool) {
         self.not_newest.store(not_newest, Ordering::Relaxed);
     }
 
     /// Asks the connected peers; what this node runs, and what they said.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &self,
         connected: BTreeSet<String>,
     ) -> oneshot::Receiver<(Runs, Vec<PeerRevision>)> {
@@ -121,6 +130,23 @@ impl Revisions {
         let _ = self.inbox.try_send(Input::Ask { connected, answer });
         answered
     }
+}
+
+impl Service for Revisions {
+    type Status = ();
+
+    fn start() -> Self {
+        Self::spawn()
+    }
+
+    async fn node_changed(&mut self, node: &Node<'_>) {
+        self.tell(node);
+    }
+
+    /// `status --mesh` asks by [`Revisions::ask`], which takes a round trip.
+    fn status(&self) {}
+
+    async fn stop(self) {}
 }
 
 impl Drop for Revisions {

@@ -7,6 +7,7 @@ use natpunch_types::{PeerKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::{Node, Service};
 use crate::config::NodeConfig;
 use crate::server::embedded::Embedded;
 
@@ -15,7 +16,7 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// The server of this node, if it serves.
 #[derive(Debug, Default)]
-pub(super) struct Serving(State);
+pub(crate) struct Serving(State);
 
 #[derive(Debug, Default)]
 enum State {
@@ -64,7 +65,7 @@ fn members(node: &NodeConfig) -> BTreeSet<PeerKey> {
 impl Serving {
     /// Brings the server to what the mesh file says. Tunnels don't depend on it, so what is wrong
     /// is reported and tried again, and no reason to stop.
-    pub(super) async fn sync(&mut self, node: &NodeConfig) {
+    async fn sync(&mut self, node: &NodeConfig) {
         let wanted = node.serve.map(|port| Wanted {
             port,
             fwmark: node.fwmark,
@@ -82,7 +83,7 @@ impl Serving {
             server.admit(members(node));
             return;
         }
-        self.stop().await;
+        self.end().await;
         let Some(wanted) = wanted else { return };
         let (port, key) = (wanted.port, wanted.private_key.clone());
         self.0 = match Embedded::start(port, wanted.fwmark, key, members(node)) {
@@ -102,7 +103,7 @@ impl Serving {
     }
 
     /// Tries again to start a server that could not be started, or that has lost a thread.
-    pub(super) async fn retry(&mut self, node: &NodeConfig) {
+    pub(crate) async fn retry(&mut self, node: &NodeConfig) {
         if let State::On { wanted, server } = &self.0
             && server.has_lost_a_thread()
         {
@@ -127,14 +128,13 @@ impl Serving {
         }
     }
 
-    /// Stops the server.
-    pub(super) async fn stop(&mut self) {
+    async fn end(&mut self) {
         if let State::On { server, .. } = std::mem::take(&mut self.0) {
             server.stop().await;
         }
     }
 
-    pub(super) fn status(&self) -> Option<ServingStatus> {
+    fn state(&self) -> Option<ServingStatus> {
         match &self.0 {
             State::Off => None,
             State::On { wanted, server } => {
@@ -152,6 +152,26 @@ impl Serving {
                 error: Some(problem.clone()),
             }),
         }
+    }
+}
+
+impl Service for Serving {
+    type Status = Option<ServingStatus>;
+
+    fn start() -> Self {
+        Self::default()
+    }
+
+    async fn node_changed(&mut self, node: &Node<'_>) {
+        self.sync(node.config).await;
+    }
+
+    fn status(&self) -> Self::Status {
+        self.state()
+    }
+
+    async fn stop(mut self) {
+        self.end().await;
     }
 }
 

@@ -4,7 +4,7 @@
 //! way: a question holds what the asker runs, an answer what the answerer does. Who sent it is
 //! known by its source address, which WireGuard lets no other peer use. Nothing is sent unless
 //! somebody asks `status --mesh`, or this node changed its version. This file is the codec and the
-//! book; [`revisions`](super::revisions) has the sockets.
+//! book; The module above has the sockets.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -27,9 +27,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The UDP port on mesh addresses.
-pub(super) const PORT: u16 = 51_897;
+pub(crate) const PORT: u16 = 51_897;
 /// The length of both kinds, in bytes: an answer is never longer than its question.
-pub(super) const LENGTH: usize = 64;
+pub(crate) const LENGTH: usize = 64;
 
 const MAGIC: [u8; 4] = *b"NPRV";
 const FORM: u8 = 1;
@@ -42,17 +42,17 @@ const ANSWER_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Revision {
+pub(crate) struct Revision {
     /// The generation that the mesh file states.
-    pub(super) generation: Option<u64>,
+    pub(crate) generation: Option<u64>,
     /// Start of the hash of what the mesh says.
-    pub(super) hash: [u8; 16],
+    pub(crate) hash: [u8; 16],
     /// For how long it has run.
-    pub(super) runs_for: Duration,
+    pub(crate) runs_for: Duration,
     /// The version of natpunch.
-    pub(super) version: [u16; 3],
+    pub(crate) version: [u16; 3],
     /// Whether the node has a newer one that it does not run.
-    pub(super) not_newest: bool,
+    pub(crate) not_newest: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,11 +142,11 @@ impl Message {
 
 /// A peer, as far as revisions go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) addresses: Vec<IpAddr>,
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Whether natpunch runs on it.
-    pub(super) managed: bool,
+    pub(crate) managed: bool,
 }
 
 /// How a peer's version stands to this node's.
@@ -202,7 +202,7 @@ pub struct Runs {
 
 impl Runs {
     /// What `revision`, heard `ago`, means now.
-    pub(super) fn of(revision: &Revision, ago: Duration) -> Self {
+    pub(crate) fn of(revision: &Revision, ago: Duration) -> Self {
         let [major, minor, patch] = revision.version;
         Self {
             generation: revision.generation,
@@ -215,7 +215,7 @@ impl Runs {
 }
 
 /// The start of a hash as it is shown.
-pub(super) fn short(hash: &[u8]) -> String {
+pub(crate) fn short(hash: &[u8]) -> String {
     hash.iter()
         .take(6)
         .map(|byte| format!("{byte:02x}"))
@@ -235,14 +235,14 @@ struct Entry {
 
 /// What the peers said. Time is since boot.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(crate) struct Book {
     peers: BTreeMap<String, Entry>,
     by_address: BTreeMap<IpAddr, String>,
 }
 
 impl Book {
     /// The peers from now on. What is known of those that stay is kept.
-    pub(super) fn set_members(&mut self, members: Vec<Member>, now: Duration) {
+    pub(crate) fn set_members(&mut self, members: Vec<Member>, now: Duration) {
         let mut before = std::mem::take(&mut self.peers);
         self.by_address.clear();
         for member in members {
@@ -268,7 +268,7 @@ impl Book {
     }
 
     /// A new round of questions.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         for entry in self.peers.values_mut() {
             (entry.asked, entry.answered) = (None, false);
         }
@@ -276,7 +276,7 @@ impl Book {
 
     /// A question to a node, and where it goes; `None` if it is no node or has answered in this
     /// round.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         name: &str,
         own: &Revision,
@@ -296,14 +296,14 @@ impl Book {
     }
 
     /// Whether this node has answered in this round.
-    pub(super) fn has_answered(&self, name: &str) -> bool {
+    pub(crate) fn has_answered(&self, name: &str) -> bool {
         self.peers
             .get(name)
             .is_none_or(|entry| entry.answered || !entry.member.managed)
     }
 
     /// Takes a datagram from an address inside the mesh; the value is what to answer.
-    pub(super) fn handle(
+    pub(crate) fn handle(
         &mut self,
         source: IpAddr,
         bytes: &[u8],
@@ -348,7 +348,7 @@ impl Book {
     }
 
     /// Every peer as it stands to `own`, by name.
-    pub(super) fn report(
+    pub(crate) fn report(
         &self,
         own: &Revision,
         connected: &dyn Fn(&str) -> bool,

@@ -1,0 +1,327 @@
+//! The rollout's shell: [`natpunch_rollout::Rollout`] decides, and this executes. The newest mesh
+//! file is read and handed in ([`Agent::reload`]); what the machine wants done is done
+//! ([`Agent::execute`]): peers are asked, the journal is written and the device changed (both on
+//! the device's thread, in order), the rest of the node follows ([`Agent::follow`]).
+
+pub(crate) mod journal;
+mod logins;
+mod release;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch_core::PeerState;
+use natpunch_net::{boot_time, echo};
+use natpunch_rollout::{Answers, Ask, Moment, Notice, Output, Refusal};
+use natpunch_types::{Consent, PeerKey, Time};
+use natpunch_wg::{Applied, InterfaceSpec, WgError};
+
+use self::journal::{Entry, Text, revision};
+pub(super) use self::logins::logins;
+pub(crate) use self::release::{Release, facts};
+use super::spec::Anew;
+use super::start::new_mesh;
+use super::{Agent, AgentError, Options, notify_systemd, now, plan, spec};
+use crate::config::{self, NodeConfig};
+use crate::control::Reply;
+use crate::plugins::registry;
+use crate::source::{self, Source};
+
+/// The machine with this node's versions.
+pub(super) type Rollout = natpunch_rollout::Rollout<Release>;
+
+/// How long a peer may take to answer an echo.
+const ECHO: Duration = Duration::from_millis(650);
+/// An echo of this many bytes passes everywhere.
+const SMALL: usize = 64;
+
+/// What a change needs that nobody has consented to. `before` is `None` at the first apply.
+pub(crate) fn refusals(
+    before: Option<&NodeConfig>,
+    after: &NodeConfig,
+    allowed: &[Consent],
+) -> Vec<Refusal> {
+    let before = before.map(facts);
+    natpunch_rollout::refusals(before.as_ref(), &facts(after), &logins(), allowed)
+}
+
+/// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a
+/// moment.
+pub(super) async fn load(source: &Source, options: &Options) -> Result<Release, AgentError> {
+    let (path, local) = (source.path(), options.local.clone());
+    tokio::task::spawn_blocking(move || -> Result<_, AgentError> {
+        let mesh = config::load(&path)?;
+        let node = config::resolve_node_at(&mesh, &local)?;
+        let text = Text {
+            hash: mesh.content_hash,
+            files: mesh.texts(),
+            local: local.absolute(),
+        };
+        Ok(Release::new(node, text))
+    })
+    .await
+    .map_err(|error| AgentError::Internal(error.to_string()))?
+}
+
+/// Finds out whether the discovery instances can be started. Nothing is started.
+pub(super) fn check_plugins(node: &NodeConfig) -> Result<(), AgentError> {
+    for discovery in &node.discovery {
+        registry::build(&discovery.settings).map_err(AgentError::Plugin)?;
+    }
+    Ok(())
+}
+
+/// Asks peers whether they answer. Blocks for at most [`ECHO`] twice.
+fn ask(question: &Ask) -> Answers {
+    let small = echo(&question.small, SMALL, ECHO);
+    // Who does not answer a small packet answers no full one.
+    let in_vain: BTreeSet<&IpAddr> = question
+        .small
+        .iter()
+        .filter(|address| !small.contains(address))
+        .collect();
+    let full: Vec<IpAddr> = question
+        .full
+        .iter()
+        .filter(|address| !in_vain.contains(address))
+        .copied()
+        .collect();
+    let full = echo(&full, question.mtu as usize, ECHO);
+    Answers { small, full }
+}
+
+impl Agent {
+    /// The source has something to load, or somebody asked.
+    pub(super) async fn on_mesh_change(&mut self, change: source::Change) {
+        self.reload().await;
+        if let Some(answer) = change.answer {
+            let _ = answer.send(match &self.reload_error {
+                None => Reply::Ok(serde_json::Value::Null),
+                Some(error) => Reply::Error(error.clone()),
+            });
+        }
+    }
+
+    /// Reads the mesh file again and hands it to the machine. What is wrong with it is reported,
+    /// and the running mesh stays.
+    pub(super) async fn reload(&mut self) {
+        let result = match load(&self.source, &self.options).await {
+            Ok(release) => {
+                self.source.watch_keys(&release.node.key_files);
+                self.begin(release).await
+            }
+            Err(error) => Err(error),
+        };
+        self.reload_error = None;
+        if let Err(error) = result {
+            self.not_applied(&error);
+        }
+    }
+
+    async fn begin(&mut self, release: Release) -> Result<(), AgentError> {
+        check_plugins(&release.node)?;
+        let logins = tokio::task::spawn_blocking(logins).await;
+        let moment = Moment {
+            alive: self.alive(),
+            logins: logins.unwrap_or_default(),
+        };
+        self.rollout
+            .handle_version(Arc::new(release), moment, now())?;
+        Ok(())
+    }
+
+    fn not_applied(&mut self, error: &AgentError) {
+        let help = error.help();
+        let help = help.map(|help| format!("\nhelp: {help}"));
+        let text = format!("{error}{}", help.unwrap_or_default());
+        // A version that is held was reported when it was undone.
+        if matches!(error, AgentError::Held(_)) {
+            tracing::debug!("{text}");
+        } else {
+            tracing::error!(
+                "the new version of the mesh file is not applied, the mesh stays as it was\n{text}"
+            );
+        }
+        self.reload_error = Some(text);
+    }
+
+    /// The peers, by name, that are connected now.
+    pub(super) fn alive(&self) -> BTreeSet<String> {
+        let peers = self.mesh.status(now()).peers;
+        peers
+            .into_iter()
+            .filter(|peer| peer.state == PeerState::Connected)
+            .map(|peer| peer.name)
+            .collect()
+    }
+
+    /// Does what the machine wants done.
+    pub(super) async fn execute(&mut self) {
+        while let Some(output) = self.rollout.poll_output() {
+            match output {
+                Output::Ask(question) => {
+                    let tell = self.to_answers.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let _ = tell.blocking_send((question.id, ask(&question)));
+                    });
+                }
+                Output::Write { id, entry } => {
+                    let entry = Entry {
+                        good: entry.good.text.clone(),
+                        change: entry.change,
+                    };
+                    self.device.note(id, self.journal.clone(), entry);
+                }
+                Output::Apply {
+                    id,
+                    version,
+                    endpoints,
+                } => match spec::interface(&version.node, &self.options.runtime_dir) {
+                    Ok(wanted) => self.device.apply(id, with_endpoints(wanted, &endpoints)),
+                    Err(error) => self
+                        .rollout
+                        .handle_applied(id, Err(error.to_string()), now()),
+                },
+                Output::Follow(version) => self.follow(&version).await,
+                Output::Reload => self.reload().await,
+                Output::Tell(notice) => self.tell(notice),
+            }
+        }
+    }
+
+    /// The device has a version, or refuses it.
+    pub(super) fn on_applied(&mut self, id: u64, result: Result<Applied, WgError>) {
+        let result = result.map(|applied| self.applied = Some(applied));
+        let result = result.map_err(|error| error.to_string());
+        self.rollout.handle_applied(id, result, now());
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        match notice {
+            Notice::Changed => {
+                self.reloads += 1;
+                let applied = self.applied.take().unwrap_or_default();
+                tracing::info!(
+                    changes = applied.plan.changes.len(),
+                    peers_written = applied.peers_touched,
+                    reload = self.reloads,
+                    "reloaded the mesh file"
+                );
+                let node = &self.rollout.runs().node;
+                for change in plan::report(node, Some(&self.node), &applied.plan, &[]).changes {
+                    tracing::info!("{} {}", change.sign, change.text);
+                }
+                let status = format!("reload {} applied", self.reloads);
+                notify_systemd(&[sd_notify::NotifyState::Status(&status)]);
+            }
+            Notice::Waiting {
+                by_person,
+                peers,
+                left,
+            } => {
+                let left = left.as_secs();
+                if by_person {
+                    tracing::warn!(
+                        "run `natpunch confirm` within {left} s, or this change is undone"
+                    );
+                } else {
+                    tracing::info!(peers = %peers.join(", "), "waiting up to {left} s for a sign of life");
+                }
+            }
+            Notice::Good {
+                version,
+                was_watched,
+                missing,
+            } => {
+                if !missing.is_empty() {
+                    tracing::warn!(peers = %missing.join(", "), "the change stays; these peers did not come back yet");
+                }
+                if was_watched {
+                    tracing::info!(revision = revision(&version), "the new version works");
+                }
+                self.source.applied(version);
+            }
+            Notice::Undone { version, reason } => {
+                tracing::error!(revision = revision(&version), %reason, "the new version is undone");
+                self.reload_error = Some(AgentError::Held(reason).to_string());
+            }
+            Notice::Back => {
+                let applied = self.applied.take().unwrap_or_default();
+                tracing::warn!(
+                    revision = revision(&self.rollout.runs().node.content_hash),
+                    changes = applied.plan.changes.len(),
+                    "back at the version before: the interface was read back and is as it was"
+                );
+                notify_systemd(&[sd_notify::NotifyState::Status(
+                    "the newest mesh file was rolled back",
+                )]);
+            }
+            Notice::CantGoBack(error) => {
+                tracing::error!(%error, "can't go back to the version before; trying again");
+            }
+            Notice::NotBegun(error) => {
+                self.reload_error = Some(AgentError::Journal(error).to_string());
+            }
+            Notice::Refused(refused) => self.not_applied(&refused.into()),
+            Notice::JournalFails(error) => tracing::error!(
+                %error, directory = %self.options.state_dir.display(),
+                "can't write the journal: changes have to wait, and after a crash this node would \
+                 begin with an old version; trying again"
+            ),
+            Notice::JournalWorks => tracing::info!("the journal can be written again"),
+        }
+    }
+
+    /// A person says that the change is good, over a connection made at this time.
+    pub(super) fn confirm(&mut self, connected: Time) -> Reply {
+        match self.rollout.handle_confirm(connected) {
+            Ok(version) => Reply::Ok(serde_json::json!({ "revision": revision(&version) })),
+            Err(error) => Reply::Error(error.to_string()),
+        }
+    }
+
+    /// The device has this version: it becomes that of the core, the plugins and the services.
+    async fn follow(&mut self, version: &Release) {
+        let before = std::mem::replace(&mut self.node, version.node.clone());
+        if before.mesh_hash != self.node.mesh_hash {
+            self.since = boot_time();
+        }
+        let anew = Anew::between(&before, &self.node);
+        if anew.sockets
+            && let Err(error) = self.open_raw()
+        {
+            tracing::error!(%error, "can't speak from WireGuard's new port");
+        }
+        if anew.core {
+            let floor = self.mesh.record_counter();
+            let network = self.sources.links.network();
+            self.mesh = new_mesh(&self.node, floor, network, Some(&self.mesh));
+        } else {
+            self.mesh.handle_spec(spec::mesh(&self.node), now());
+            if anew.sockets {
+                self.mesh.handle_network_change(now());
+            }
+        }
+        self.stop_plugins(|plugin| anew.kept_plugins.contains(plugin.origin().as_str()))
+            .await;
+        self.drain();
+        self.sync_plugins().await;
+        self.device.snapshot();
+        self.node_changed().await;
+    }
+}
+
+/// The specification, with peers that have to be added anew where they were.
+pub(super) fn with_endpoints(
+    mut spec: InterfaceSpec,
+    endpoints: &BTreeMap<PeerKey, SocketAddr>,
+) -> InterfaceSpec {
+    for peer in &mut spec.peers {
+        peer.endpoint = endpoints.get(&peer.key).copied();
+    }
+    spec
+}
