@@ -190,9 +190,15 @@ impl Peer {
             }
         };
         let (addresses, not_tried) = (addresses(tried), self.not_tried(local));
+        // A peer that answers through a relay runs.
+        let not_running = if self.has_live_session(now) {
+            ""
+        } else {
+            "the peer's natpunch is not running, "
+        };
         format!(
-            "no probe was answered at {addresses}{not_tried}: the peer's natpunch is not running, \
-             UDP is filtered, or {nats}"
+            "no probe was answered at {addresses}{not_tried}: {not_running}UDP is filtered, or \
+             {nats}"
         )
     }
 
