@@ -151,6 +151,11 @@ const TABLE: &[Rule] = &[
         never_names: &[],
     },
     Rule {
+        part: "crates/natpunch-plugin-description",
+        dependencies: May::Only(&["natpunch-types", "schemars", "serde", "thiserror"]),
+        never_names: IMPURE,
+    },
+    Rule {
         part: "plugins/natpunch-plugin",
         dependencies: May::NotUse(&[
             "natpunch",

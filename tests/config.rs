@@ -26,6 +26,8 @@ mod mutate;
 mod mutations;
 #[path = "config/node.rs"]
 mod node;
+#[path = "config/plugins.rs"]
+mod plugins;
 #[path = "config/reference.rs"]
 mod reference;
 #[path = "config/scale.rs"]

@@ -211,6 +211,7 @@ mod tests {
             managed: true,
             path: PathKind::None,
             relayed_by: Vec::new(),
+            relay_reason: None,
             relay: RelayUse::Off,
             endpoint: None,
             rtt: None,

@@ -1,67 +1,53 @@
 //! The discovery instances of this node: started and stopped as the mesh file says, told what the
 //! core wants, and what they offer handed to it.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use natpunch_net::boot_time;
-use natpunch_types::Origin;
+use natpunch_types::{Ask, InstanceName};
 
-use super::{Agent, now, spec};
-use crate::plugins::host::{Instance, NodeFacts, PluginEvent};
+use super::{Agent, now};
+use crate::plugins::host::{Instance, NodeFacts, PluginEvent, Said};
 use crate::plugins::registry;
 
 impl Agent {
-    /// Takes what a plugin offers.
+    /// Takes what a plugin says.
     pub(super) fn on_plugin(&mut self, event: PluginEvent) {
-        match event {
-            PluginEvent::Candidate { peer, candidate } => {
-                self.mesh.handle_candidate(peer, candidate, now())
-            }
-            PluginEvent::OwnAddress {
-                origin,
-                address,
-                lifetime,
-            } => {
-                self.mesh
-                    .handle_reflexive(&origin, address, lifetime, now());
-            }
-            PluginEvent::Fire {
-                origin,
-                peer,
-                after,
-            } => self.mesh.handle_fire(&origin, peer, after, now()),
-            PluginEvent::Wanted { peer } => self.mesh.handle_wanted(peer, now()),
-            PluginEvent::Mapping { origin, mapping } => {
-                self.mesh.handle_mapping(&origin, mapping, now())
-            }
-            PluginEvent::Record { origin, record } => {
-                self.mesh
-                    .handle_record(&origin, record.tag, &record.blob, now());
-            }
-            PluginEvent::Send {
-                origin,
+        if !self.plugins.iter().any(|plugin| plugin.said(&event)) {
+            return;
+        }
+        match event.said {
+            Said::News(news) => self.mesh.handle_news(&event.from, news, now()),
+            Said::Send {
                 destination,
                 payload,
-            } => {
-                match self
-                    .correspondents
-                    .sent(&origin, destination, &payload, boot_time())
-                {
-                    None => {
-                        tracing::debug!(discovery = %origin, %destination, "too many servers at one time; not sent");
-                        return;
-                    }
-                    Some(true) => {
-                        if let Err(error) = self.raw.allow_source(destination) {
-                            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
-                        }
-                    }
-                    Some(false) => {}
-                }
-                if let Err(error) = self.raw.send(None, destination, None, &payload) {
-                    tracing::debug!(discovery = %origin, %destination, %error, "not sent");
+            } => self.send_for(&event.from, destination, &payload),
+        }
+    }
+
+    /// Sends a datagram of an instance from WireGuard's port, and lets the answers in.
+    fn send_for(&mut self, instance: &InstanceName, destination: SocketAddr, payload: &[u8]) {
+        let sent = self
+            .correspondents
+            .sent(instance, destination, payload, boot_time());
+        match sent {
+            None => {
+                tracing::debug!(
+                    discovery = %instance, %destination, "too many servers at one time; not sent"
+                );
+                return;
+            }
+            Some(true) => {
+                if let Err(error) = self.raw.allow_source(destination) {
+                    tracing::warn!(
+                        %error, "can't widen the packet filter; replies will not be seen"
+                    );
                 }
             }
+            Some(false) => {}
+        }
+        if let Err(error) = self.raw.send(None, destination, None, payload) {
+            tracing::debug!(discovery = %instance, %destination, %error, "not sent");
         }
     }
 
@@ -78,27 +64,33 @@ impl Agent {
             if self
                 .plugins
                 .iter()
-                .any(|plugin| plugin.origin().as_str() == discovery.name)
+                .any(|plugin| plugin.name().as_str() == discovery.name)
             {
                 continue;
             }
-            match registry::build(&discovery.settings) {
-                Ok(plugin) => {
-                    let origin = Origin::new(&discovery.name);
-                    started.push(Instance::start(
-                        origin,
-                        plugin,
-                        facts(),
-                        self.to_plugins.clone(),
-                    ));
-                }
-                Err(error) => tracing::error!(discovery = %discovery.name, %error, "can't start"),
-            }
+            let Some(plugin) = registry::build(&discovery.settings, &discovery.secrets) else {
+                tracing::error!(discovery = %discovery.name, "no plugin of this build");
+                continue;
+            };
+            self.plugin_runs += 1;
+            started.push(Instance::start(
+                (InstanceName::new(&discovery.name), self.plugin_runs),
+                &discovery.about,
+                plugin,
+                facts(),
+                self.to_plugins.clone(),
+            ));
         }
         self.plugins.extend(started);
-        self.tell_interest();
+        let running = self
+            .plugins
+            .iter()
+            .map(|plugin| (plugin.name().clone(), plugin.running()))
+            .collect();
+        self.mesh.handle_instances(running, now());
         for plugin in &self.plugins {
-            plugin.tell_records(self.records.clone());
+            plugin.ask(Ask::Peers(self.interest.clone()));
+            plugin.ask(Ask::Records(self.records.clone()));
         }
     }
 
@@ -113,15 +105,18 @@ impl Agent {
         }
     }
 
-    /// Tells the plugins which peers the core looks for.
-    pub(super) fn tell_interest(&self) {
-        let interests: Arc<[_]> = spec::interests(&self.node, &self.interest).into();
+    /// Asks all plugins, and keeps what those that start later are to be asked.
+    pub(super) fn ask_plugins(&mut self, ask: Ask) {
+        match &ask {
+            Ask::Peers(peers) => self.interest = peers.clone(),
+            Ask::Records(records) => {
+                self.store.used(self.mesh.record_counter());
+                self.records = records.clone();
+            }
+            Ask::Meet(_) => {}
+        }
         for plugin in &self.plugins {
-            plugin.tell_peers(spec::interests_at(
-                plugin.origin(),
-                &interests,
-                &self.interest,
-            ));
+            plugin.ask(ask.clone());
         }
     }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 
 use natpunch_net::NetError;
-use natpunch_plugin::PluginError;
 use natpunch_rollout::{Refusal, Refused};
 use natpunch_wg::WgError;
 
@@ -28,9 +27,6 @@ pub enum AgentError {
     /// There is no mesh to start with.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A plugin refuses its settings; nothing was changed.
-    #[error("discovery: {0}")]
-    Plugin(PluginError),
     /// The WireGuard device.
     #[error(transparent)]
     Device(#[from] WgError),

@@ -28,18 +28,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_core::{Command, Interest, Mesh, PeerState, Time, Transmit};
+use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
-use natpunch_plugin::SealedRecord;
 use natpunch_rollout::Answers;
-use natpunch_types::{Consent, PeerKey, Route};
+use natpunch_types::{Consent, Interest, PeerKey, Route, SealedRecord};
 use natpunch_wg::Applied;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{Local, NodeConfig};
 use crate::control::{self, Call, Request};
-use crate::plugins::host::{Correspondents, Instance, PluginEvent};
+use crate::plugins::correspondents::Correspondents;
+use crate::plugins::host::{Instance, PluginEvent};
 use crate::source::{self, Source};
 
 use causes::Flips;
@@ -137,9 +137,11 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     plugins: Vec<Instance>,
+    /// How many were started.
+    plugin_runs: u64,
     services: Services,
     correspondents: Correspondents,
-    interest: Vec<Interest>,
+    interest: Arc<[Interest]>,
     records: Arc<[SealedRecord]>,
     resolver: Resolver,
     store: CounterStore,
@@ -292,27 +294,7 @@ impl Agent {
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
-                Command::PublishRecords(records) => {
-                    self.store.used(self.mesh.record_counter());
-                    self.records = records
-                        .into_iter()
-                        .map(|record| SealedRecord {
-                            tag: record.tag,
-                            blob: Arc::from(record.blob),
-                        })
-                        .collect();
-                    for plugin in &self.plugins {
-                        plugin.tell_records(self.records.clone());
-                    }
-                }
-                Command::Meet { peer } => self
-                    .plugins
-                    .iter()
-                    .for_each(|plugin| plugin.tell_meet(peer)),
-                Command::Interest(interest) => {
-                    self.interest = interest;
-                    self.tell_interest();
-                }
+                Command::Ask(ask) => self.ask_plugins(ask),
             }
         }
         while let Some(transmit) = self.mesh.poll_transmit() {
@@ -344,7 +326,7 @@ impl Agent {
         for plugin in self
             .plugins
             .iter()
-            .filter(|plugin| heard_by.contains(plugin.origin()))
+            .filter(|plugin| heard_by.contains(plugin.name()))
         {
             plugin.tell_datagram(received.source, received.payload.clone());
         }

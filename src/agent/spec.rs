@@ -1,16 +1,14 @@
 //! What the resolved mesh file means for each part of the node: the device, the core, the plugins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use ipnet::IpNet;
-use natpunch_core::{Interest, MeshSpec, PeerSpec};
-use natpunch_plugin::PeerInterest;
-use natpunch_types::{Origin, PeerKey};
+use natpunch_core::{MeshSpec, PeerSpec};
+use natpunch_types::InstanceName;
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
-use crate::config::{Backend, Discovery, DiscoverySettings, NodeConfig, RemotePeer};
+use crate::config::{Backend, Discovery, NodeConfig};
 
 /// The WireGuard interface that the mesh file asks for.
 ///
@@ -99,55 +97,15 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 preshared_key: peer.preshared_key.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
                 listen_port: peer.listen_port,
+                endpoint: peer.endpoint.as_deref().map(Into::into),
                 relay: peer.relay,
                 relays: peer
                     .relays
                     .as_ref()
-                    .map(|names| names.iter().map(|name| Origin::new(name)).collect()),
+                    .map(|names| names.iter().map(|name| InstanceName::new(name)).collect()),
             })
             .collect(),
     }
-}
-
-/// What plugins are told of the peers, from what the core wants to know.
-pub(crate) fn interests(node: &NodeConfig, wanted: &[Interest]) -> Vec<PeerInterest> {
-    let peers: BTreeMap<PeerKey, &RemotePeer> =
-        node.peers.iter().map(|peer| (peer.key, peer)).collect();
-    wanted
-        .iter()
-        .map(|interest| PeerInterest {
-            key: interest.peer,
-            wanted: interest.wanted,
-            endpoint: peers
-                .get(&interest.peer)
-                .and_then(|peer| peer.endpoint.clone()),
-            inbound_tag: interest.inbound_tag,
-            outbound_tag: interest.outbound_tag,
-            pair_tag: interest.pair_tag,
-            relay: interest.relay,
-        })
-        .collect()
-}
-
-/// The same for one discovery instance: it is asked for no relay of a pair that may not use its
-/// one.
-pub(crate) fn interests_at(
-    instance: &Origin,
-    interests: &Arc<[PeerInterest]>,
-    wanted: &[Interest],
-) -> Arc<[PeerInterest]> {
-    if wanted.iter().all(|interest| interest.relays.is_none()) {
-        return interests.clone();
-    }
-    let relays = wanted.iter().map(|interest| interest.relay_by(instance));
-    interests
-        .iter()
-        .zip(relays)
-        .map(|(interest, relay)| PeerInterest {
-            relay,
-            ..interest.clone()
-        })
-        .collect()
 }
 
 /// What a node that runs has to make anew when its part of the mesh changes. All else takes the
@@ -185,53 +143,9 @@ impl Anew {
 pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
     let mut servers = node.stun_servers.clone();
     for discovery in &node.discovery {
-        if let DiscoverySettings::Http(settings) = &discovery.settings {
-            servers.extend(settings.stun.iter().cloned());
-        }
+        servers.extend(discovery.about.stun.iter().cloned());
     }
     servers.sort();
     servers.dedup();
     servers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use natpunch_types::{PairTag, RecordTag, RelayUse};
-
-    #[test]
-    fn an_instance_that_is_not_listed_is_asked_for_no_relay_of_the_pair() {
-        let interest = |number, relays| Interest {
-            peer: PeerKey::from_bytes([number; 32]),
-            wanted: true,
-            inbound_tag: RecordTag([0; 16]),
-            outbound_tag: RecordTag([0; 16]),
-            pair_tag: PairTag([0; 16]),
-            relay: RelayUse::Carry,
-            relays,
-        };
-        let wanted = [
-            interest(1, None),
-            interest(2, Some([Origin::new("hub")].into())),
-        ];
-        let told = |interest: &Interest| PeerInterest {
-            key: interest.peer,
-            wanted: interest.wanted,
-            endpoint: None,
-            inbound_tag: interest.inbound_tag,
-            outbound_tag: interest.outbound_tag,
-            pair_tag: interest.pair_tag,
-            relay: interest.relay,
-        };
-        let all: Arc<[_]> = wanted.iter().map(told).collect();
-        let relays = |instance| {
-            let interests = interests_at(&Origin::new(instance), &all, &wanted);
-            interests
-                .iter()
-                .map(|interest| interest.relay)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(relays("hub"), [RelayUse::Carry; 2]);
-        assert_eq!(relays("rv"), [RelayUse::Carry, RelayUse::Off]);
-    }
 }

@@ -19,7 +19,7 @@ use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
 use super::resolver::Resolver;
 use super::rollout::journal::{Journal, boot_id, revision};
-use super::rollout::{Release, Rollout, check_plugins, load, with_endpoints};
+use super::rollout::{Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
 use super::{
@@ -27,8 +27,9 @@ use super::{
 };
 use crate::config::NodeConfig;
 use crate::control;
+use crate::plugins::correspondents::Correspondents;
 use crate::plugins::fill_random;
-use crate::plugins::host::{self, Correspondents};
+use crate::plugins::host;
 use crate::source::Source;
 
 /// Loads what there is to start with: the newest version, or the last good one if that can't be
@@ -154,7 +155,6 @@ impl Agent {
             return Ok(None);
         };
         let file = load_first(&source, &options).await?;
-        check_plugins(&file.node)?;
         check_plan(&options, &file.node).await?;
         source.watch_keys(&file.node.key_files);
 
@@ -211,7 +211,8 @@ impl Agent {
             plugins: Vec::new(),
             services: Services::start(),
             correspondents: Correspondents::default(),
-            interest: Vec::new(),
+            plugin_runs: 0,
+            interest: Arc::from([]),
             records: Arc::from([]),
             resolver,
             store,

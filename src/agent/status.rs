@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use natpunch_core::{MeshStatus, PeerStatus};
 use natpunch_net::boot_time;
-use natpunch_plugin::{Descriptor, Health};
+use natpunch_plugin::Health;
 use natpunch_types::Time;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,6 @@ use super::services::revisions::{self, PeerRevision, Runs};
 use super::{Agent, ServingStatus, now};
 use crate::control::{Call, Reply, Request};
 use crate::plugins::host::Instance;
-use crate::plugins::registry;
 use crate::source::SourceStatus;
 
 /// What `status` prints; `C` is what the core knows, or as much of it as its reader wants.
@@ -213,7 +212,7 @@ impl Agent {
                 Health::Bad(problem) => (false, problem),
             };
             DiscoveryStatus {
-                name: plugin.origin().as_str().to_owned(),
+                name: plugin.name().as_str().to_owned(),
                 ok,
                 note,
                 dropped,
@@ -226,13 +225,9 @@ impl Agent {
     fn likely(&self, discovery: &[DiscoveryStatus], core: &MeshStatus) -> BTreeMap<String, String> {
         let finder = |status: &DiscoveryStatus| {
             let section = self.node.discovery.iter().find(|d| d.name == status.name)?;
-            let descriptor = registry::build(&section.settings).ok()?.descriptor();
-            let kind = match descriptor {
-                Descriptor {
-                    carries_records: true,
-                    ..
-                } => Kind::Records,
-                Descriptor { id: "static", .. } => Kind::File,
+            let kind = match &section.about {
+                about if about.abilities.records => Kind::Records,
+                about if about.offers_endpoints => Kind::File,
                 _ => Kind::Seen,
             };
             Some(Finder {

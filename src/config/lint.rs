@@ -1,19 +1,17 @@
 //! What is allowed in a mesh, but likely not meant.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, PeerKey, RelayPolicy, SecretKey, classify};
-use url::{Host, Url};
+use natpunch_types::{PeerKey, RelayPolicy, SecretKey};
 
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::model::{Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig};
+use super::model::{Discovery, InterfaceConfig, MeshConfig, PeerConfig};
 use super::names;
 use super::networks::NetworkMap;
 use super::read::Quoted;
-use super::relays;
 use super::resolve::{listen_port, port_of};
 use super::validate::overlap;
 
@@ -33,7 +31,7 @@ const MOST_TRIED: usize = 1000;
 pub fn lint(mesh: &MeshConfig) -> Option<ConfigErrors> {
     let mut findings = Vec::new();
     connectivity(mesh, &mut findings);
-    plain_http(mesh, &mut findings);
+    sections(mesh, &mut findings);
     no_relay(mesh, &mut findings);
     no_shared_relay(mesh, &mut findings);
     settings(mesh, &mut findings);
@@ -51,7 +49,7 @@ fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let finds_nodes = mesh
         .discovery
         .iter()
-        .any(|instance| !matches!(instance.settings, DiscoverySettings::Static(_)));
+        .any(|instance| instance.about.finds_peers);
     let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
     let reachable_nodes = mesh
         .peers
@@ -106,7 +104,7 @@ fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     if mesh
         .discovery
         .iter()
-        .any(|instance| relays::relays(&instance.settings))
+        .any(|instance| instance.about.abilities.relays)
     {
         return;
     }
@@ -127,53 +125,14 @@ fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     }
 }
 
-/// Records that cross the internet in plain. They are sealed, but their tags are not.
-fn plain_http(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    for Discovery { name, settings, .. } in &mesh.discovery {
-        let DiscoverySettings::Http(settings) = settings else {
-            continue;
-        };
-        let Ok(url) = Url::parse(settings.url.trim()) else {
-            continue;
-        };
-        let Some(host) = url
-            .host()
-            .filter(|host| url.scheme() == "http" && !is_near(host))
-        else {
-            continue;
-        };
+/// What plugins find odd in their sections.
+fn sections(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    for Discovery { name, about, .. } in &mesh.discovery {
         let at = mesh.places.discovery.get(name).copied().unwrap_or_default();
-        let message = format!("`{}` asks {host} over plain HTTP", Quoted(name));
-        let finding = ConfigError::at(at, message).label("its requests can be read on the way");
-        let help = "write an https URL: the records are sealed, but whoever reads their tags can put others in their \
-                    place, and the pair no longer finds each other there";
-        findings.push(finding.rule("plain-http").help(help));
-    }
-}
-
-/// Whether a host is this one or in a network of one's own, as far as its name tells.
-fn is_near(host: &Host<&str>) -> bool {
-    let near = |ip: IpAddr| {
-        ip.is_loopback()
-            || matches!(
-                classify(ip),
-                AddressClass::Private | AddressClass::LinkLocal
-            )
-    };
-    match *host {
-        Host::Ipv4(ip) => near(ip.into()),
-        Host::Ipv6(ip) => near(ip.into()),
-        // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own
-        // have no dot.
-        Host::Domain(name) => {
-            let name = name.trim_end_matches('.');
-            !name.contains('.')
-                || ["localhost", "local", "home.arpa", "internal"]
-                    .iter()
-                    .any(|own| {
-                        name.strip_suffix(own)
-                            .is_some_and(|rest| rest.ends_with('.'))
-                    })
+        for warning in &about.warnings {
+            let message = format!("`{}` {}", Quoted(name), warning.problem);
+            let finding = ConfigError::at(at, message).label(warning.label);
+            findings.push(finding.rule(warning.rule).help(warning.help));
         }
     }
 }
@@ -362,11 +321,9 @@ fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 
 /// What finds an exit node must not need it.
 fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    // What leaves from WireGuard's port goes outside of the exit node.
     let finds = |instance: &Discovery| {
-        !matches!(
-            instance.settings,
-            DiscoverySettings::Static(_) | DiscoverySettings::Http(_)
-        )
+        instance.about.finds_peers && instance.about.abilities.wireguard_port
     };
     if mesh.discovery.is_empty() || mesh.discovery.iter().any(finds) {
         return;

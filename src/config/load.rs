@@ -14,9 +14,11 @@ use toml_edit::TableLike;
 
 use super::error::{ConfigError, ConfigErrors, Place, Source, Sources};
 use super::model::MeshConfig;
+use super::plugins::Kind;
 use super::raw::{self, RawFile};
 use super::read::{Field, Quoted, Reader, Section, is_secret};
 use super::value::check_host_port;
+use crate::plugins::registry;
 
 /// The longest file that is read, in bytes: about twenty times a mesh of 10,000 peers.
 const LONGEST_FILE: u64 = 8 << 20;
@@ -66,7 +68,8 @@ pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, Co
             Err(error) => errors.push(error),
         }
     }
-    load_files(files, errors, given.may_be_empty)
+    let kinds = registry::kinds().into();
+    load_files(files, errors, given.may_be_empty, kinds)
 }
 
 /// Loads the mesh of files that were read before, as [`load`] gives it: relative paths in them
@@ -75,20 +78,28 @@ pub(super) fn load_with(path: &Path, given: &Given<'_>) -> Result<MeshConfig, Co
 /// # Errors
 /// Every error of every file.
 pub fn load_texts(files: Vec<(PathBuf, String)>) -> Result<MeshConfig, ConfigErrors> {
-    load_files(
-        files
-            .into_iter()
-            .map(|(path, text)| (path, text.into_bytes()))
-            .collect(),
-        Vec::new(),
-        false,
-    )
+    load_texts_with(files, &registry::kinds())
+}
+
+/// The same for a build with these plugins.
+///
+/// # Errors
+/// As [`load_texts`].
+pub fn load_texts_with(
+    files: Vec<(PathBuf, String)>,
+    kinds: &[Kind],
+) -> Result<MeshConfig, ConfigErrors> {
+    let files = files
+        .into_iter()
+        .map(|(path, text)| (path, text.into_bytes()));
+    load_files(files.collect(), Vec::new(), false, kinds.into())
 }
 
 fn load_files(
     files: Vec<(PathBuf, Vec<u8>)>,
     mut errors: Vec<ConfigError>,
     may_be_empty: bool,
+    kinds: Arc<[Kind]>,
 ) -> Result<MeshConfig, ConfigErrors> {
     let content_hash = hash(
         files
@@ -126,6 +137,7 @@ fn load_files(
         unusable: BTreeSet::new(),
         complete: errors.is_empty(),
         may_be_empty,
+        kinds: Arc::clone(&kinds),
     };
     for (index, source) in sources.0.iter().enumerate() {
         if broken.contains(&index) {
@@ -133,6 +145,7 @@ fn load_files(
         }
         let mut reader = Reader {
             file: index,
+            kinds: Arc::clone(&kinds),
             errors: Vec::new(),
             unusable: BTreeSet::new(),
         };
@@ -160,6 +173,8 @@ pub(super) struct Parts {
     pub(super) complete: bool,
     /// Whether there may be no peers.
     pub(super) may_be_empty: bool,
+    /// The plugins that the mesh may name.
+    pub(super) kinds: Arc<[Kind]>,
 }
 
 /// The files that `path` means, and a hash of what they hold. Unreadable ones count as empty: the

@@ -43,11 +43,12 @@ pub use import::{
 pub use keyfile::{new_key_file, new_private_key};
 pub use lint::{lint, notes};
 pub(crate) use load::fingerprint;
-pub use load::{load, load_texts, reason};
+pub use load::{load, load_texts, load_texts_with, reason};
 pub use model::{
-    ApplyConfig, Backend, Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig,
-    NodeConfig, PeerConfig, RemotePeer, SERVE_PORTS, SecretSource,
+    ApplyConfig, Backend, Discovery, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
+    RemotePeer, SERVE_PORTS, SecretSource,
 };
+pub use plugins::Kind;
 pub(crate) use replace::replace as replace_file;
 pub use resolve::{
     Local, endpoint_listen_port, own_addresses, peers_of, private_key_of, resolve_node,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use natpunch_plugin_description::{AnyInstance, Description, Secrets};
 use natpunch_types::{Consent, PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,28 +92,27 @@ pub struct InterfaceConfig {
 pub struct Discovery {
     /// NAME.
     pub name: String,
-    /// Its plugin and settings.
-    pub settings: DiscoverySettings,
-    /// What its admission secret file holds on this node, if it can be read. The plugin reads the
-    /// file itself; another secret is another instance.
-    pub secret: Option<PresharedKey>,
+    /// Its plugin.
+    pub plugin: &'static str,
+    /// Its settings.
+    pub settings: AnyInstance,
+    /// What is to be known of it.
+    pub about: Description,
+    /// What its secret files hold on this node.
+    pub secrets: Secrets,
 }
 
-/// The settings of a discovery instance, by plugin.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DiscoverySettings {
-    /// `plugin = "static"`
-    Static(natpunch_plugin_static::Settings),
-    /// `plugin = "rendezvous"`
-    Rendezvous(natpunch_plugin_rendezvous::Settings),
-    /// `plugin = "natpunch-go"`
-    NatpunchGo(natpunch_plugin_natpunch_go::Settings),
-    /// `plugin = "nat-hole-punching"`
-    NatHolePunching(natpunch_plugin_nat_hole_punching::Settings),
-    /// `plugin = "http"`
-    Http(natpunch_plugin_http::Settings),
-    /// A peer with `serve`.
-    Node(natpunch_plugin_rendezvous::ServingNode),
+impl Discovery {
+    /// An instance whose secrets were not read.
+    pub fn new(name: &str, plugin: &'static str, settings: AnyInstance) -> Self {
+        Self {
+            name: name.to_owned(),
+            plugin,
+            about: settings.describe(),
+            settings,
+            secrets: Secrets::default(),
+        }
+    }
 }
 
 /// A peer: `[peers.NAME]`.

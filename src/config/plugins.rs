@@ -1,67 +1,69 @@
-//! The settings of the built-in discovery plugins: which plugin has which, and how its section is
-//! read.
+//! The discovery sections: which plugin each names, and how its settings are read.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use natpunch_plugin_description::{AnyInstance, Endpoint, Flaw, Settings};
+use natpunch_types::PeerKey;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::de::IntoDeserializer as _;
 use toml_edit::{InlineTable, Item, TableLike, Value};
 
 use super::error::{ConfigError, Place};
-use super::model::DiscoverySettings;
+use super::model::Discovery;
 use super::read::{KeyPath, Quoted, Reader, did_you_mean, integer};
 use super::value::check_host_port;
 
-/// A plugin that this build has.
-struct Plugin {
+/// A plugin that a mesh file may name.
+#[derive(Clone, Copy)]
+pub struct Kind {
     id: &'static str,
     schema: fn(&mut SchemaGenerator) -> Schema,
-    read: fn(&dyn TableLike, Place, &KeyPath<'_>, &mut Reader) -> Option<DiscoverySettings>,
+    read: fn(&dyn TableLike, Place, &KeyPath<'_>, &mut Reader) -> Option<AnyInstance>,
+    implied: fn() -> Option<AnyInstance>,
+    of_node: fn(&Endpoint, PeerKey) -> Option<AnyInstance>,
 }
 
-const fn plugin<T: DeserializeOwned + JsonSchema>(
-    id: &'static str,
-    read: fn(&dyn TableLike, Place, &KeyPath<'_>, &mut Reader) -> Option<DiscoverySettings>,
-) -> Plugin {
-    Plugin {
-        id,
-        schema: T::json_schema,
-        read,
+impl Kind {
+    /// The plugin with these settings.
+    pub const fn of<S: Settings>() -> Self {
+        Self {
+            id: S::PLUGIN,
+            schema: S::json_schema,
+            read: settings::<S>,
+            implied: || S::implied().map(AnyInstance::new),
+            of_node: |server, key| S::of_node(server, key).map(AnyInstance::new),
+        }
+    }
+
+    /// The instance that a mesh with endpoints has without writing it, named like the plugin.
+    pub(super) fn implied(&self) -> Option<Discovery> {
+        let instance = (self.implied)()?;
+        Some(Discovery::new(self.id, self.id, instance))
+    }
+
+    /// The instance of a node of the mesh that serves this plugin.
+    pub(super) fn of_node(&self, name: &str, server: &Endpoint, key: PeerKey) -> Option<Discovery> {
+        let instance = (self.of_node)(server, key)?;
+        Some(Discovery::new(name, self.id, instance))
+    }
+
+    /// The name that only instances of this plugin may have, if there is one.
+    pub(super) fn kept_name(&self) -> Option<&'static str> {
+        (self.implied)().map(|_| self.id)
     }
 }
 
-const PLUGINS: [Plugin; 5] = [
-    plugin::<natpunch_plugin_static::Settings>("static", |table, place, path, reader| {
-        settings(table, place, path, reader).map(DiscoverySettings::Static)
-    }),
-    plugin::<natpunch_plugin_rendezvous::Settings>("rendezvous", |table, place, path, reader| {
-        settings(table, place, path, reader).map(DiscoverySettings::Rendezvous)
-    }),
-    plugin::<natpunch_plugin_natpunch_go::Settings>("natpunch-go", |table, place, path, reader| {
-        settings(table, place, path, reader).map(DiscoverySettings::NatpunchGo)
-    }),
-    plugin::<natpunch_plugin_nat_hole_punching::Settings>(
-        "nat-hole-punching",
-        |table, place, path, reader| {
-            settings(table, place, path, reader).map(DiscoverySettings::NatHolePunching)
-        },
-    ),
-    plugin::<natpunch_plugin_http::Settings>("http", |table, place, path, reader| {
-        settings(table, place, path, reader).map(DiscoverySettings::Http)
-    }),
-];
-
 /// The schema of `[discovery.NAME]`: one form for each plugin.
 pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let forms: Vec<Schema> = PLUGINS
+    let forms: Vec<Schema> = crate::plugins::registry::kinds()
         .iter()
-        .map(|plugin| form(plugin, generator))
+        .map(|kind| form(kind, generator))
         .collect();
     json_schema!({ "type": "object", "required": ["plugin"], "oneOf": forms })
 }
 
-fn form(plugin: &Plugin, generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = (plugin.schema)(generator);
+fn form(kind: &Kind, generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = (kind.schema)(generator);
     let object = schema.ensure_object();
-    let described = serde_json::json!({ "const": plugin.id, "description": "Which plugin." });
+    let described = serde_json::json!({ "const": kind.id, "description": "Which plugin." });
     let properties = object
         .entry("properties")
         .or_insert_with(|| serde_json::json!({}));
@@ -83,8 +85,9 @@ pub(super) fn read(
     place: Place,
     path: &KeyPath<'_>,
     reader: &mut Reader,
-) -> Option<DiscoverySettings> {
-    let ids = PLUGINS.map(|plugin| plugin.id);
+) -> Option<(&'static str, AnyInstance)> {
+    let kinds = reader.kinds.clone();
+    let ids: Vec<&str> = kinds.iter().map(|kind| kind.id).collect();
     let Some(item) = table.get("plugin") else {
         let error = ConfigError::at(place, format!("`plugin` is missing in [{path}]"));
         reader.report(
@@ -104,7 +107,7 @@ pub(super) fn read(
         );
         return None;
     };
-    let Some(plugin) = PLUGINS.iter().find(|plugin| plugin.id == id) else {
+    let Some(kind) = kinds.iter().find(|kind| kind.id == id) else {
         let error = ConfigError::at(place_of_id, format!("there is no plugin `{}`", Quoted(id)))
             .label("not a plugin");
         reader.report(match did_you_mean(id, &ids) {
@@ -113,17 +116,18 @@ pub(super) fn read(
         });
         return None;
     };
-    (plugin.read)(table, place, path, reader)
+    let instance = (kind.read)(table, place, path, reader)?;
+    Some((kind.id, instance))
 }
 
 /// Reads the settings of one plugin, keeping every error: serde stops at the first, so the key with
 /// an error is taken out and the rest is tried again.
-fn settings<T: DeserializeOwned + JsonSchema>(
+fn settings<T: Settings>(
     table: &dyn TableLike,
     place: Place,
     path: &KeyPath<'_>,
     reader: &mut Reader,
-) -> Option<T> {
+) -> Option<AnyInstance> {
     let schema = T::json_schema(&mut SchemaGenerator::default());
     let names = |key: &str| -> Vec<String> {
         match schema.get(key) {
@@ -174,7 +178,18 @@ fn settings<T: DeserializeOwned + JsonSchema>(
     }
     for _ in 0..=properties.len() {
         let error = match T::deserialize(Value::InlineTable(values.clone()).into_deserializer()) {
-            Ok(settings) => return (reader.errors.len() == errors_before).then_some(settings),
+            Ok(settings) => {
+                return match settings.check() {
+                    Ok(_) if reader.errors.len() > errors_before => None,
+                    Ok(instance) => Some(AnyInstance::new(instance)),
+                    Err(flaws) => {
+                        for flaw in flaws {
+                            report(flaw, table, place, path, reader);
+                        }
+                        None
+                    }
+                };
+            }
             Err(error) => error,
         };
         let culprit = error.span().and_then(|span| {
@@ -222,6 +237,21 @@ fn settings<T: DeserializeOwned + JsonSchema>(
         }
     }
     None
+}
+
+/// Reports what a plugin finds wrong with one of its settings, where that stands.
+fn report(
+    flaw: Flaw,
+    table: &dyn TableLike,
+    section: Place,
+    path: &KeyPath<'_>,
+    reader: &mut Reader,
+) {
+    let span = table.get(flaw.key).and_then(Item::span);
+    let place = span.map_or(section, |span| reader.place(Some(span)));
+    let message = format!("bad value of `{}`: {}", path.join(flaw.key), flaw.problem);
+    let error = ConfigError::at(place, message);
+    reader.report(error.label(flaw.expected).help(flaw.help));
 }
 
 fn is_unsigned(expected: &str) -> bool {

@@ -1,12 +1,13 @@
 //! The mesh file as written. These structs, with their doc comments, are also the JSON schema and
 //! the reference manual.
 
+use natpunch_plugin_description::AnyInstance;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::age::Encrypted;
 use super::error::{ConfigError, Place};
-use super::model::{Backend, DiscoverySettings};
+use super::model::Backend;
 use super::read::{KeyPath, Located, Reader, Text, Value, section};
 use super::value::{
     Allowed, DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName, Keepalive,
@@ -276,7 +277,10 @@ impl<T: Value> Value for Named<T> {
 
 /// `[discovery.NAME]`: `plugin`, and the settings of that plugin.
 #[derive(Debug, Clone)]
-pub(super) struct RawDiscovery(pub(super) DiscoverySettings);
+pub(super) struct RawDiscovery {
+    pub(super) plugin: &'static str,
+    pub(super) settings: AnyInstance,
+}
 
 impl JsonSchema for RawDiscovery {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -293,7 +297,8 @@ impl Value for RawDiscovery {
             reader.wrong_type(item, place, path, "a table");
             return None;
         };
-        super::plugins::read(table, place, path, reader).map(Self)
+        let (plugin, settings) = super::plugins::read(table, place, path, reader)?;
+        Some(Self { plugin, settings })
     }
 }
 

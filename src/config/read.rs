@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use toml_edit::{Item, TableLike};
 
 use super::error::{ConfigError, Place};
+use super::plugins::Kind;
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,8 @@ fn is_invisible(c: char) -> bool {
 /// Collects the errors of one file.
 pub(super) struct Reader {
     pub(super) file: usize,
+    /// The plugins that the file may name.
+    pub(super) kinds: Arc<[Kind]>,
     pub(super) errors: Vec<ConfigError>,
     /// Keys that are there, but with values that can't be used, in whole or in part.
     pub(super) unusable: BTreeSet<String>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ConfigError, Place};
-use super::model::{Discovery, DiscoverySettings};
+use super::model::Discovery;
 use super::read::{Located, Quoted, Suggestions};
 use super::value::Word;
 
@@ -24,15 +24,6 @@ pub(super) struct Known<'a> {
     relays: Vec<&'a str>,
 }
 
-/// Whether an instance of the file relays, as far as its settings tell.
-pub(super) fn relays(settings: &DiscoverySettings) -> bool {
-    match settings {
-        DiscoverySettings::Node(_) => true,
-        DiscoverySettings::Rendezvous(settings) => settings.relay,
-        _ => false,
-    }
-}
-
 impl<'a> Known<'a> {
     pub(super) fn new(
         instances: &'a [Discovery],
@@ -41,7 +32,7 @@ impl<'a> Known<'a> {
         peers: &'a BTreeMap<String, Place>,
     ) -> Self {
         let named = |instance: &'a Discovery| (instance.name.as_str(), instance);
-        let relaying = instances.iter().filter(|one| relays(&one.settings));
+        let relaying = instances.iter().filter(|one| one.about.abilities.relays);
         let names = relaying.map(|instance| instance.name.as_str());
         Self {
             instances: instances.iter().map(named).collect(),
@@ -95,13 +86,14 @@ impl<'a> Known<'a> {
         let none = ConfigError::at(place, format!("`{}` is no relay", Quoted(name)));
         if let Some(instance) = self.instances.get(name) {
             let there = self.places.get(name).copied().unwrap_or_default();
-            let help = match &instance.settings {
-                settings if relays(settings) => return None,
-                DiscoverySettings::Rendezvous(_) => {
-                    "remove relay = false there, or don't name it here"
-                }
-                _ => {
+            if instance.about.abilities.relays {
+                return None;
+            }
+            let help = match instance.about.relay_is_off {
+                Some(switch) => format!("{switch}, or don't name it here"),
+                None => {
                     "only a server of the plugin `rendezvous` relays, and a peer with serve = true"
+                        .to_owned()
                 }
             };
             return Some(

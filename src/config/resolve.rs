@@ -20,8 +20,8 @@ use super::age::{Closed, DEFAULT_IDENTITY_FILE, Encrypted, Identities};
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keyfile::{self, KeyFileError};
 use super::model::{
-    Discovery, DiscoverySettings, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig,
-    RemotePeer, SecretSource,
+    Discovery, ExitNode, InterfaceConfig, MeshConfig, NodeConfig, PeerConfig, RemotePeer,
+    SecretSource,
 };
 use super::networks::NetworkMap;
 use super::read::Quoted;
@@ -539,14 +539,15 @@ impl<'a> Resolve<'a> {
             .cloned()
             .collect();
         for instance in &mut discovery {
-            let DiscoverySettings::Rendezvous(settings) = &instance.settings else {
-                continue;
-            };
-            let Some(file) = &settings.admission_secret_file else {
-                continue;
-            };
-            instance.secret = keyfile::read(file, "keygen").ok();
-            key_files.push(file.clone());
+            for secret in instance.about.secrets.clone() {
+                let read = keyfile::read::<PresharedKey>(&secret.path, "keygen");
+                let read = read.map_err(|error| {
+                    let (key, problem, help) = (secret.key, error.problem, error.help);
+                    format!("{key}: {problem}; {help}")
+                });
+                instance.secrets.0.insert(secret.key, read);
+                key_files.push(keyfile::actual(&secret.path).unwrap_or(secret.path));
+            }
         }
         let (own_interface, all) = (&own.interface, &mesh.interface);
         let public_key = own.public_key;
@@ -712,7 +713,7 @@ impl<'a> OwnRelays<'a> {
 
 /// Whether an instance is the node with this key, which does not ask itself.
 fn is_node(instance: &Discovery, key: &PeerKey) -> bool {
-    matches!(&instance.settings, DiscoverySettings::Node(node) if node.public_key == *key)
+    instance.about.node == Some(*key)
 }
 
 /// The port on which a peer's WireGuard listens; `all` is what holds for every node.

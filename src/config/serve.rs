@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use natpunch_types::PeerKey;
+use natpunch_plugin_description::Endpoint;
 
 use super::error::{ConfigError, Place};
-use super::model::{Discovery, DiscoverySettings, InterfaceConfig, PeerConfig, SERVE_PORTS};
+use super::model::{Discovery, InterfaceConfig, PeerConfig, SERVE_PORTS};
+use super::plugins::Kind;
 use super::raw::RawPeer;
 use super::read::Quoted;
 use super::resolve::{listen_port, port_of};
@@ -111,6 +112,7 @@ impl Server {
 /// Checks the peers that serve, and gives the discovery instance of each, named after it. `taken`:
 /// the instances that the file names itself.
 pub(super) fn instances(
+    kinds: &[Kind],
     servers: &[Server],
     peers: &BTreeMap<String, PeerConfig>,
     all: &InterfaceConfig,
@@ -146,7 +148,7 @@ pub(super) fn instances(
                     "name this section otherwise, or remove it: a peer that serves needs none",
                 ),
             );
-        } else if name == super::validate::STATIC {
+        } else if super::validate::keeps_name(kinds, name) {
             let error = server.error(&format!(
                 "the name `{name}` is kept for the plugin of this name"
             ));
@@ -193,21 +195,10 @@ pub(super) fn instances(
             continue;
         };
         server.clashes(peer, all, errors);
-        instances.push(instance(
-            name,
-            format!("{host}:{}", server.port),
-            peer.public_key,
-        ));
+        // An endpoint of another form was reported where it stands.
+        let address: Option<Endpoint> = format!("{host}:{}", server.port).parse().ok();
+        let of_node = |kind: &Kind| kind.of_node(name, address.as_ref()?, peer.public_key);
+        instances.extend(kinds.iter().find_map(of_node));
     }
     instances
-}
-
-fn instance(name: &str, server: String, public_key: PeerKey) -> Discovery {
-    let settings =
-        DiscoverySettings::Node(natpunch_plugin_rendezvous::ServingNode { server, public_key });
-    Discovery {
-        name: name.to_owned(),
-        settings,
-        secret: None,
-    }
 }

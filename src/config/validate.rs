@@ -13,12 +13,10 @@ use super::age::Encrypted;
 use super::error::{ConfigError, Place, Sources};
 use super::keyfile;
 use super::load::{Parts, twice};
-use super::model::{
-    ApplyConfig, Discovery, DiscoverySettings, InterfaceConfig, MeshConfig, PeerConfig,
-    SecretSource,
-};
+use super::model::{ApplyConfig, Discovery, InterfaceConfig, MeshConfig, PeerConfig, SecretSource};
 use super::names;
 use super::networks::NetworkMap;
+use super::plugins::Kind;
 use super::raw::{Named, RawApply, RawDiscovery, RawInterface, RawMesh, RawPeer, RawPreshared};
 use super::read::{Field, Located, Quoted, Suggestions};
 use super::relays;
@@ -37,12 +35,14 @@ pub(super) fn validate(
         unusable,
         complete,
         may_be_empty,
+        kinds,
     } = parts;
     let places = Places::default();
     let mut check = Check {
         sources,
         complete,
         may_be_empty,
+        kinds,
         unusable,
         errors,
         places,
@@ -192,6 +192,7 @@ struct Check<'a> {
     sources: &'a Sources,
     complete: bool,
     may_be_empty: bool,
+    kinds: Arc<[Kind]>,
     unusable: BTreeSet<String>,
     errors: &'a mut Vec<ConfigError>,
     places: Places,
@@ -733,31 +734,22 @@ impl Check<'_> {
                 }
                 Entry::Vacant(entry) => entry.insert(instance.key),
             };
-            let settings = instance.value.0;
-            if name == STATIC && !matches!(settings, DiscoverySettings::Static(_)) {
-                let message = format!("the name `{STATIC}` is kept for the plugin of this name");
+            let RawDiscovery { plugin, settings } = instance.value;
+            if name != plugin && keeps_name(&self.kinds, &name) {
+                let message = format!("the name `{name}` is kept for the plugin of this name");
                 let error = ConfigError::at(instance.key, message)
                     .label("another plugin can't have this name");
                 self.errors
                     .push(error.help("name the instance otherwise, such as [discovery.web]"));
             }
-            instances.push(Discovery {
-                name,
-                settings,
-                secret: None,
-            });
+            instances.push(Discovery::new(&name, plugin, settings));
         }
         self.places.discovery = seen.clone();
-        let has_static = instances
+        let are_offered = instances
             .iter()
-            .any(|instance| matches!(instance.settings, DiscoverySettings::Static(_)));
-        if !has_static && peers.values().any(|peer| peer.endpoint.is_some()) {
-            let settings = DiscoverySettings::Static(natpunch_plugin_static::Settings::default());
-            instances.push(Discovery {
-                name: STATIC.to_owned(),
-                settings,
-                secret: None,
-            });
+            .any(|instance| instance.about.offers_endpoints);
+        if !are_offered && peers.values().any(|peer| peer.endpoint.is_some()) {
+            instances.extend(self.kinds.iter().filter_map(Kind::implied));
         }
         let servers = std::mem::take(&mut self.servers);
         let servers_by_name = servers.iter().map(Server::name).collect();
@@ -775,6 +767,7 @@ impl Check<'_> {
             .for_each(|list| known.check(list, unread, &mut self.suggestions, self.errors));
         let unreadable = |name: &str| self.unusable.contains(&format!("peers.{name}.endpoint"));
         instances.extend(serve::instances(
+            &self.kinds,
             &servers,
             peers,
             interface,
@@ -869,8 +862,11 @@ pub(super) fn has_special_addresses(network: IpNet) -> bool {
     network.max_prefix_len() - network.prefix_len() >= 2
 }
 
-/// The name of the discovery instance that is there without being written.
-pub(super) const STATIC: &str = "static";
+/// Whether only instances of the plugin of this name may have it: one that is there without being
+/// written has it.
+pub(super) fn keeps_name(kinds: &[Kind], name: &str) -> bool {
+    kinds.iter().any(|kind| kind.kept_name() == Some(name))
+}
 
 fn values<T>(field: Field<Vec<Located<T>>>) -> impl Iterator<Item = T> {
     field

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use natpunch_plugin_description::{Endpoint, EndpointError};
 use natpunch_types::{AddressClass, Consent, KeyError, PeerKey, RelayPolicy, classify};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
@@ -268,83 +269,10 @@ impl Text for HostPort {
 /// Checks the form `HOST:PORT`, in which HOST is a name, an IPv4 address or an IPv6 address in
 /// brackets.
 pub(super) fn check_host_port(text: &str) -> Result<(), Flaw> {
-    let example =
-        "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"";
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        let host = match ip {
-            IpAddr::V6(_) => format!("[{ip}]"),
-            IpAddr::V4(_) => ip.to_string(),
-        };
-        let mut help = format!("write \"{host}:51820\", if 51820 is its port");
-        // What was meant to be the port is the last part of the address.
-        if let Some((host, port)) = text.rsplit_once(':').and_then(unbracketed) {
-            help.push_str(&format!("; \"[{host}]:{port}\", if {port} is"));
-        }
-        return Err(Flaw::new("the port is missing", help));
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(Flaw::new(
-            "the port is missing",
-            format!("write \"{}:51820\", if 51820 is its port", Quoted(text)),
-        ));
-    };
-    if !port.bytes().all(|b| b.is_ascii_digit())
-        || port.parse::<u16>().is_ok_and(|port| port == 0)
-        || port.parse::<u16>().is_err()
-    {
-        return Err(Flaw::new(
-            format!("`{}` is not a port", Quoted(port)),
-            "write a port from 1 to 65535 behind the last colon",
-        ));
-    }
-    if let Some((host, port)) = unbracketed((host, port)) {
-        return Err(Flaw::new(
-            "an IPv6 address stands in brackets before its port",
-            format!("write \"[{host}]:{port}\""),
-        ));
-    }
-    let host_ok = match host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
-    };
-    if host_ok {
-        Ok(())
-    } else {
-        Err(Flaw::new(
-            format!("`{}` is not a host", Quoted(host)),
-            example,
-        ))
-    }
-}
-
-/// An IPv6 address without brackets, and the port behind it.
-fn unbracketed((host, port): (&str, &str)) -> Option<(std::net::Ipv6Addr, u16)> {
-    Some((
-        host.parse().ok()?,
-        port.parse().ok().filter(|port| *port > 0)?,
-    ))
-}
-
-/// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address
-/// would be a name).
-fn is_host_name(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let label_ok = |label: &str| {
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last_is_number = host
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    host.len() <= 253 && !last_is_number && host.split('.').all(label_ok)
+    let endpoint: Result<Endpoint, EndpointError> = text.parse();
+    endpoint
+        .map(|_| ())
+        .map_err(|error| Flaw::new(error.problem, error.help))
 }
 
 /// An MTU, in bytes.

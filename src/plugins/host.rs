@@ -5,17 +5,17 @@
 //! with a count, when the agent can't keep up; what it is told is kept as the newest state, not as
 //! a backlog.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, Discovery, Health, Host, Input, Observation, PeerInterest, PeerKey, SealedRecord,
-    SecretKey,
+    Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
+    PeerKey, SealedRecord, SecretKey,
 };
-use natpunch_types::{Candidate, Mapping, Origin, RENDEZVOUS_MAGIC, canonical};
+use natpunch_types::{InstanceName, Running, canonical};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -34,57 +34,24 @@ const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration:
 /// How long a plugin may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What plugins tell the agent.
+/// What an instance wants of the agent.
 #[derive(Debug)]
-pub enum PluginEvent {
-    /// An address of a peer.
-    Candidate {
-        /// The peer.
-        peer: PeerKey,
-        /// The address, with its origin stamped.
-        candidate: Candidate,
-    },
-    /// An address at which a server sees this node.
-    OwnAddress {
-        /// Which instance's server.
-        origin: Origin,
-        /// The address.
-        address: SocketAddr,
-        /// How long it may be believed.
-        lifetime: Duration,
-    },
-    /// Probe the peer at the same moment as it probes this node.
-    Fire {
-        /// Which instance's server says so.
-        origin: Origin,
-        /// The peer.
-        peer: PeerKey,
-        /// In how long.
-        after: Duration,
-    },
-    /// The peer wants to be probed.
-    Wanted {
-        /// The peer.
-        peer: PeerKey,
-    },
-    /// How this node's NAT maps WireGuard's port.
-    Mapping {
-        /// Which instance's server says so.
-        origin: Origin,
-        /// How.
-        mapping: Mapping,
-    },
-    /// A sealed record.
-    Record {
-        /// Which instance found it.
-        origin: Origin,
-        /// The record.
-        record: SealedRecord,
-    },
-    /// A datagram to send from WireGuard's port.
+pub struct PluginEvent {
+    /// Which instance.
+    pub from: InstanceName,
+    /// Which run of this name: what a predecessor said last may still be on its way.
+    pub run: u64,
+    /// What.
+    pub said: Said,
+}
+
+/// What an instance says or does.
+#[derive(Debug)]
+pub enum Said {
+    /// Something for the core.
+    News(News),
+    /// A datagram to send from WireGuard's port, whose replies it gets.
     Send {
-        /// Which instance sends it, and gets the replies.
-        origin: Origin,
         /// Where to.
         destination: SocketAddr,
         /// What.
@@ -104,17 +71,17 @@ pub struct NodeFacts {
 
 /// One running instance of `[discovery.NAME]`.
 pub struct Instance {
-    origin: Origin,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 /// The state behind a plugin's [`Host`].
 struct Shared {
-    origin: Origin,
+    name: InstanceName,
+    run: u64,
     facts: NodeFacts,
     may_use_key: bool,
-    may_use_port: bool,
+    abilities: Abilities,
     inbox: Mutex<Inbox>,
     wake: Notify,
     events: mpsc::Sender<PluginEvent>,
@@ -128,12 +95,12 @@ struct Shared {
 struct Inbox {
     shutdown: bool,
     network_changed: bool,
-    peers: Option<Arc<[PeerInterest]>>,
+    peers: Option<Arc<[Interest]>>,
     records: Option<Arc<[SealedRecord]>>,
     meets: BTreeSet<PeerKey>,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The newest state, told again to a plugin that was restarted.
-    last_peers: Option<Arc<[PeerInterest]>>,
+    last_peers: Option<Arc<[Interest]>>,
     last_records: Option<Arc<[SealedRecord]>>,
 }
 
@@ -152,16 +119,16 @@ impl Inbox {
             return Some(Input::Shutdown);
         }
         if let Some(peers) = self.peers.take() {
-            return Some(Input::Peers(peers));
+            return Some(Input::Ask(Ask::Peers(peers)));
         }
         if std::mem::take(&mut self.network_changed) {
             return Some(Input::NetworkChanged);
         }
         if let Some(records) = self.records.take() {
-            return Some(Input::Records(records));
+            return Some(Input::Ask(Ask::Records(records)));
         }
         if let Some(peer) = self.meets.pop_first() {
-            return Some(Input::Meet(peer));
+            return Some(Input::Ask(Ask::Meet(peer)));
         }
         self.datagrams
             .pop_front()
@@ -193,7 +160,12 @@ impl Shared {
         admitted
     }
 
-    fn emit(&self, event: PluginEvent) {
+    fn emit(&self, said: Said) {
+        let event = PluginEvent {
+            from: self.name.clone(),
+            run: self.run,
+            said,
+        };
         if self.admit() && self.events.try_send(event).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -228,70 +200,16 @@ impl Host for Shared {
         })
     }
 
-    fn observe(&self, observation: Observation) {
-        let candidate = Candidate {
-            address: canonical(observation.address),
-            kind: observation.kind,
-            origin: self.origin.clone(),
-            lifetime: observation.lifetime,
-        };
-        self.emit(PluginEvent::Candidate {
-            peer: observation.peer,
-            candidate,
-        });
-    }
-
-    fn observed_self(&self, address: SocketAddr, lifetime: Duration) {
-        // Who has no port can't know how the world sees it.
-        if self.may_use_port {
-            let address = canonical(address);
-            self.emit(PluginEvent::OwnAddress {
-                origin: self.origin.clone(),
-                address,
-                lifetime,
-            });
-        }
-    }
-
-    fn fire(&self, peer: PeerKey, after: Duration) {
-        if self.may_use_port {
-            self.emit(PluginEvent::Fire {
-                origin: self.origin.clone(),
-                peer,
-                after,
-            });
-        }
-    }
-
-    fn wanted(&self, peer: PeerKey) {
-        if self.may_use_port {
-            self.emit(PluginEvent::Wanted { peer });
-        }
-    }
-
-    fn mapping(&self, mapping: Mapping) {
-        if self.may_use_port {
-            self.emit(PluginEvent::Mapping {
-                origin: self.origin.clone(),
-                mapping,
-            });
-        }
-    }
-
-    fn deliver(&self, record: SealedRecord) {
-        if record.blob.len() <= SealedRecord::MAX {
-            self.emit(PluginEvent::Record {
-                origin: self.origin.clone(),
-                record,
-            });
+    fn tell(&self, news: News) {
+        if self.abilities.cover(&news) {
+            self.emit(Said::News(canonical_in(news)));
         }
     }
 
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
-        if self.may_use_port {
+        if self.abilities.wireguard_port {
             let destination = canonical(destination);
-            self.emit(PluginEvent::Send {
-                origin: self.origin.clone(),
+            self.emit(Said::Send {
                 destination,
                 payload,
             });
@@ -306,28 +224,41 @@ impl Host for Shared {
         let mut current = lock(&self.health);
         if *current != health {
             match &health {
-                Health::Good(note) => tracing::info!(discovery = %self.origin, "{note}"),
-                Health::Bad(problem) => tracing::warn!(discovery = %self.origin, "{problem}"),
+                Health::Good(note) => tracing::info!(discovery = %self.name, "{note}"),
+                Health::Bad(problem) => tracing::warn!(discovery = %self.name, "{problem}"),
             }
             *current = health;
         }
     }
 }
 
+/// The same with its addresses in their one form.
+fn canonical_in(mut news: News) -> News {
+    match &mut news {
+        News::Candidate { candidate, .. } => candidate.address = canonical(candidate.address),
+        News::Withdrawn { address, .. } | News::OwnAddress { address, .. } => {
+            *address = canonical(*address);
+        }
+        News::Record(_) | News::Mapping(_) | News::Fire { .. } | News::Wanted { .. } => {}
+    }
+    news
+}
+
 impl Instance {
-    /// Starts a plugin under the name `origin`.
+    /// Starts a plugin under this name; `run` tells it from every other of the name.
     pub fn start(
-        origin: Origin,
+        (name, run): (InstanceName, u64),
+        about: &Description,
         mut plugin: Box<dyn Discovery>,
         facts: NodeFacts,
         events: mpsc::Sender<PluginEvent>,
     ) -> Self {
-        let descriptor = plugin.descriptor();
         let shared = Arc::new(Shared {
-            origin: origin.clone(),
+            name,
+            run,
             facts,
-            may_use_key: descriptor.needs_private_key,
-            may_use_port: descriptor.needs_wireguard_port,
+            may_use_key: about.needs_private_key,
+            abilities: about.abilities,
             inbox: Mutex::default(),
             wake: Notify::new(),
             events,
@@ -368,16 +299,25 @@ impl Instance {
                 inbox.records = inbox.last_records.clone();
             }
         });
-        Self {
-            origin,
-            shared,
-            task,
-        }
+        Self { shared, task }
     }
 
     /// Its name in the mesh file.
-    pub fn origin(&self) -> &Origin {
-        &self.origin
+    pub fn name(&self) -> &InstanceName {
+        &self.shared.name
+    }
+
+    /// Which run of this name it is, and what it can do.
+    pub fn running(&self) -> Running {
+        Running {
+            abilities: self.shared.abilities,
+            run: self.shared.run,
+        }
+    }
+
+    /// Whether this is what it said, and not a predecessor.
+    pub fn said(&self, event: &PluginEvent) -> bool {
+        self.shared.name == event.from && self.shared.run == event.run
     }
 
     /// How it is doing, and how many of its offers were dropped.
@@ -388,30 +328,27 @@ impl Instance {
         )
     }
 
-    /// The peers of interest, complete.
-    pub fn tell_peers(&self, peers: Arc<[PeerInterest]>) {
-        self.shared.tell(|inbox| {
-            inbox.last_peers = Some(peers.clone());
-            inbox.peers = Some(peers);
-        });
-    }
-
-    /// The records to publish, complete.
-    pub fn tell_records(&self, records: Arc<[SealedRecord]>) {
-        self.shared.tell(|inbox| {
-            inbox.last_records = Some(records.clone());
-            inbox.records = Some(records);
-        });
-    }
-
-    /// A round of probing this peer begins.
-    pub fn tell_meet(&self, peer: PeerKey) {
-        if self.shared.may_use_port {
-            self.shared.tell(|inbox| {
+    /// A question of the core's, for this instance.
+    pub fn ask(&self, ask: Ask) {
+        let shared = &self.shared;
+        match ask {
+            Ask::Peers(peers) => {
+                let peers = told_to(&shared.name, &peers);
+                shared.tell(|inbox| {
+                    inbox.last_peers = Some(peers.clone());
+                    inbox.peers = Some(peers);
+                });
+            }
+            Ask::Records(records) => shared.tell(|inbox| {
+                inbox.last_records = Some(records.clone());
+                inbox.records = Some(records);
+            }),
+            Ask::Meet(peer) if shared.abilities.meetings => shared.tell(|inbox| {
                 if inbox.meets.len() < MEET_QUEUE {
                     inbox.meets.insert(peer);
                 }
-            });
+            }),
+            Ask::Meet(_) => {}
         }
     }
 
@@ -448,6 +385,14 @@ impl Drop for Instance {
     }
 }
 
+/// The peers as an instance is told of them. Where no pair lists relays, all are told the same.
+fn told_to(instance: &InstanceName, peers: &Arc<[Interest]>) -> Arc<[Interest]> {
+    if peers.iter().all(|peer| peer.relays.is_none()) {
+        return peers.clone();
+    }
+    peers.iter().map(|peer| peer.told_to(instance)).collect()
+}
+
 async fn shutdown_told(shared: &Shared) {
     loop {
         if lock(&shared.inbox).shutdown {
@@ -462,91 +407,10 @@ pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
     mpsc::channel(EVENT_QUEUE)
 }
 
-/// Which instances get the datagrams of which server: for a minute after the last datagram that
-/// each sent there.
-///
-/// One port of `natpunch serve` speaks several protocols. natpunch's own is told apart by its
-/// magic; instances of the others, and several of one, each get what comes from there, and heed
-/// what they can authenticate.
-#[derive(Debug, Default)]
-pub struct Correspondents {
-    /// By the server's address, and whether the protocol is natpunch's own: who has sent there, and
-    /// is heard until when.
-    by_address: BTreeMap<(SocketAddr, bool), Vec<(Origin, Duration)>>,
-    /// The addresses that the packet filter has to know: those of other protocols.
-    filtered: usize,
-}
-
-impl Correspondents {
-    /// How long replies are awaited.
-    const LIFETIME: Duration = Duration::from_secs(60);
-    /// The most addresses at one time that the packet filter has to know (its bound), and of all.
-    const MAX: (usize, usize) = (64, 4_096);
-    /// The most instances that share the datagrams of one address. The next one takes the place of
-    /// the one that has sent nothing for the longest time.
-    const MAX_SHARING: usize = 4;
-
-    /// Notes that `origin` sent a datagram to `address` at `now`. True when the packet filter must
-    /// learn the address, which it need not if the answers pass by their form; `None` when there is
-    /// no room.
-    pub fn sent(
-        &mut self,
-        origin: &Origin,
-        address: SocketAddr,
-        payload: &[u8],
-        now: Duration,
-    ) -> Option<bool> {
-        let key = (address, payload.starts_with(&RENDEZVOUS_MAGIC));
-        let is_new = !self.by_address.contains_key(&key);
-        let learns = is_new && !key.1;
-        if is_new && self.by_address.len() >= Self::MAX.1 || learns && self.filtered >= Self::MAX.0
-        {
-            return None;
-        }
-        self.filtered += usize::from(learns);
-        // In the order in which they sent last.
-        let sharing = self.by_address.entry(key).or_default();
-        sharing.retain(|(known, _)| known != origin);
-        if sharing.len() >= Self::MAX_SHARING {
-            sharing.remove(0);
-        }
-        sharing.push((origin.clone(), now + Self::LIFETIME));
-        Some(learns)
-    }
-
-    /// The instances that correspond with `source` in the protocol of this payload, in order of
-    /// their names.
-    pub fn of(&self, source: SocketAddr, payload: &[u8]) -> BTreeSet<&Origin> {
-        let sharing = self
-            .by_address
-            .get(&(source, payload.starts_with(&RENDEZVOUS_MAGIC)));
-        sharing
-            .into_iter()
-            .flatten()
-            .map(|(origin, _)| origin)
-            .collect()
-    }
-
-    /// Forgets the instances and addresses whose time is over, and returns the addresses that the
-    /// packet filter knows.
-    pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
-        let over = self.by_address.extract_if(.., |_, sharing| {
-            sharing.retain(|(_, until)| now < *until);
-            sharing.is_empty()
-        });
-        let over: Vec<_> = over
-            .filter(|((_, ours), _)| !ours)
-            .map(|((address, _), _)| address)
-            .collect();
-        self.filtered -= over.len();
-        over
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use natpunch_plugin::{CandidateKind, Descriptor, PluginError};
+    use natpunch_plugin::{Candidate, CandidateKind, PluginError};
 
     fn facts() -> NodeFacts {
         NodeFacts {
@@ -556,13 +420,19 @@ mod tests {
         }
     }
 
-    fn descriptor() -> Descriptor {
-        Descriptor {
-            id: "test",
-            needs_private_key: false,
-            needs_wireguard_port: false,
-            carries_records: false,
+    fn candidate(address: SocketAddr) -> News {
+        News::Candidate {
+            peer: PeerKey::from_bytes([3; 32]),
+            candidate: Candidate {
+                address,
+                kind: CandidateKind::Reflexive,
+                lifetime: Duration::from_secs(60),
+            },
         }
+    }
+
+    fn named(name: &str) -> (InstanceName, u64) {
+        (InstanceName::new(name), 1)
     }
 
     struct Scripted<F>(F);
@@ -571,9 +441,6 @@ mod tests {
     where
         F: FnMut(Arc<dyn Host>) -> BoxFuture<'static, Result<(), PluginError>> + Send + 'static,
     {
-        fn descriptor(&self) -> Descriptor {
-            descriptor()
-        }
         fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
             (self.0)(host)
         }
@@ -586,20 +453,22 @@ mod tests {
             Box::pin(async move {
                 assert!(host.private_key().is_none());
                 host.send_from_wireguard_port("192.0.2.1:1".parse().unwrap(), vec![1]);
-                host.observe(Observation {
-                    peer: PeerKey::from_bytes([3; 32]),
-                    address: "[::ffff:192.0.2.7]:9".parse().unwrap(),
-                    kind: CandidateKind::Reflexive,
-                    lifetime: Duration::from_secs(60),
-                });
+                host.tell(candidate("[::ffff:192.0.2.7]:9".parse().unwrap()));
                 std::future::pending().await
             })
         });
-        let _instance = Instance::start(Origin::new("web"), Box::new(plugin), facts(), events);
-        let Some(PluginEvent::Candidate { candidate, .. }) = received.recv().await else {
+        let _instance = Instance::start(
+            named("web"),
+            &Description::default(),
+            Box::new(plugin),
+            facts(),
+            events,
+        );
+        let event = received.recv().await.unwrap();
+        assert_eq!(event.from.as_str(), "web");
+        let Said::News(News::Candidate { candidate, .. }) = event.said else {
             panic!("no candidate")
         };
-        assert_eq!(candidate.origin.as_str(), "web");
         assert_eq!(candidate.address, "192.0.2.7:9".parse().unwrap());
     }
 
@@ -610,14 +479,20 @@ mod tests {
         let plugin = Scripted(move |host: Arc<dyn Host>| -> BoxFuture<'static, _> {
             let seen = seen.clone();
             Box::pin(async move {
-                if matches!(host.next().await, Input::Peers(_)) {
+                if matches!(host.next().await, Input::Ask(Ask::Peers(_))) {
                     let _ = seen.send(Instant::now());
                 }
                 Err(PluginError::Failed("no route".to_owned()))
             })
         });
-        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), events);
-        instance.tell_peers(Arc::from([]));
+        let instance = Instance::start(
+            named("x"),
+            &Description::default(),
+            Box::new(plugin),
+            facts(),
+            events,
+        );
+        instance.ask(Ask::Peers(Arc::from([])));
         let mut times = Vec::new();
         for _ in 0..4 {
             times.push(starts.recv().await.unwrap());
@@ -637,7 +512,13 @@ mod tests {
         let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> {
             Box::pin(std::future::pending())
         });
-        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), channel().0);
+        let instance = Instance::start(
+            named("x"),
+            &Description::default(),
+            Box::new(plugin),
+            facts(),
+            channel().0,
+        );
         let before = natpunch_net::boot_time();
         assert!((before..=before + Duration::from_secs(60)).contains(&instance.shared.now()));
     }
@@ -648,18 +529,19 @@ mod tests {
         let plugin = Scripted(|host: Arc<dyn Host>| -> BoxFuture<'static, _> {
             Box::pin(async move {
                 for port in 1..=60_000u16 {
-                    host.observe(Observation {
-                        peer: PeerKey::from_bytes([3; 32]),
-                        address: SocketAddr::from(([192, 0, 2, 1], port)),
-                        kind: CandidateKind::Host,
-                        lifetime: Duration::from_secs(60),
-                    });
+                    host.tell(candidate(SocketAddr::from(([192, 0, 2, 1], port))));
                 }
                 host.report(Health::Good("done".to_owned()));
                 std::future::pending().await
             })
         });
-        let instance = Instance::start(Origin::new("x"), Box::new(plugin), facts(), events);
+        let instance = Instance::start(
+            named("x"),
+            &Description::default(),
+            Box::new(plugin),
+            facts(),
+            events,
+        );
         tokio::task::yield_now().await;
         let mut count = 0;
         while received.try_recv().is_ok() {
@@ -667,141 +549,5 @@ mod tests {
         }
         assert_eq!(count, EVENT_QUEUE);
         assert_eq!(instance.health().1, 60_000 - EVENT_QUEUE as u64);
-    }
-
-    fn ours() -> Vec<u8> {
-        [&RENDEZVOUS_MAGIC[..], &[7]].concat()
-    }
-
-    fn heard(known: &Correspondents, address: SocketAddr, payload: &[u8]) -> String {
-        known
-            .of(address, payload)
-            .into_iter()
-            .map(Origin::as_str)
-            .collect::<Vec<_>>()
-            .join(" ")
-    }
-
-    #[test]
-    fn replies_reach_the_instance_that_asked_for_one_minute() {
-        let mut known = Correspondents::default();
-        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
-        let a = Origin::new("a");
-        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true));
-        assert_eq!(
-            known.sent(&a, address, &[1], Duration::from_secs(30)),
-            Some(false)
-        );
-        assert!(known.expire(Duration::from_secs(60)).is_empty());
-        assert_eq!(heard(&known, address, &[2]), "a");
-        assert_eq!(known.expire(Duration::from_secs(90)), [address]);
-        assert_eq!(heard(&known, address, &[2]), "");
-        for port in 0..64 {
-            known.sent(
-                &a,
-                SocketAddr::from(([192, 0, 2, 2], port)),
-                &[1],
-                Duration::ZERO,
-            );
-        }
-        assert_eq!(
-            known.sent(&a, address, &[1], Duration::ZERO),
-            None,
-            "no room"
-        );
-        assert_eq!(
-            known.sent(&a, address, &ours(), Duration::ZERO),
-            Some(false),
-            "it passes by its form"
-        );
-        assert_eq!(heard(&known, address, &ours()), "a");
-        assert_eq!(
-            known.expire(Duration::from_secs(60)).len(),
-            64,
-            "only what the filter knows"
-        );
-        assert_eq!(heard(&known, address, &ours()), "");
-        assert_eq!(
-            known.sent(&a, address, &[1], Duration::ZERO),
-            Some(true),
-            "there is room again"
-        );
-    }
-
-    #[test]
-    fn two_protocols_at_one_address_are_kept_apart() {
-        let mut known = Correspondents::default();
-        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
-        let (rendezvous, go) = (Origin::new("rendezvous"), Origin::new("go"));
-        assert_eq!(
-            known.sent(&rendezvous, address, &ours(), Duration::ZERO),
-            Some(false)
-        );
-        assert_eq!(
-            known.sent(&go, address, &[1], Duration::ZERO),
-            Some(true),
-            "the filter does not know it yet"
-        );
-        assert_eq!(heard(&known, address, &ours()), "rendezvous");
-        assert_eq!(heard(&known, address, &[2]), "go");
-        known.sent(&rendezvous, address, &ours(), Duration::from_secs(30));
-        assert_eq!(
-            known.expire(Duration::from_secs(60)),
-            [address],
-            "its own protocol needs no place in the filter"
-        );
-        assert_eq!(
-            (
-                heard(&known, address, &ours()),
-                heard(&known, address, &[2])
-            ),
-            ("rendezvous".into(), "".into())
-        );
-        assert_eq!(
-            known.sent(&go, address, &[1], Duration::from_secs(60)),
-            Some(true)
-        );
-    }
-
-    #[test]
-    fn instances_that_share_an_address_all_hear_what_comes_from_there() {
-        let mut known = Correspondents::default();
-        let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
-        for (payload, learns) in [(&[1][..], true), (&ours(), false)] {
-            let mut sent = |name: &str, second| {
-                let now = Duration::from_secs(second);
-                assert_eq!(
-                    known.sent(&Origin::new(name), address, payload, now),
-                    Some(learns && second == 0)
-                );
-            };
-            ["a", "b", "c"]
-                .into_iter()
-                .zip(0..)
-                .for_each(|(name, second)| sent(name, second));
-            sent("a", 10);
-            assert_eq!(heard(&known, address, payload), "a b c");
-        }
-        assert!(known.expire(Duration::from_secs(61)).is_empty());
-        assert_eq!(
-            heard(&known, address, &[1]),
-            "a c",
-            "each is heard for its own minute"
-        );
-        for (name, second) in [("d", 62), ("e", 63), ("f", 64)] {
-            known.sent(
-                &Origin::new(name),
-                address,
-                &[1],
-                Duration::from_secs(second),
-            );
-        }
-        assert_eq!(heard(&known, address, &[1]), "a d e f", "no more than four");
-        assert_eq!(
-            known.expire(Duration::from_secs(200)),
-            [address],
-            "the filter knows the address once"
-        );
-        assert_eq!((known.filtered, known.by_address.len()), (0, 0));
     }
 }

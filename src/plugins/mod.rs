@@ -1,5 +1,6 @@
 //! Discovery plugins: the explicit list of those built in, and the host that runs them.
 
+pub mod correspondents;
 pub mod host;
 pub mod registry;
 

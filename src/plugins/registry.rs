@@ -1,32 +1,56 @@
-//! The built-in discovery plugins: one line each.
+//! The built-in discovery plugins: one row each.
 
-use natpunch_plugin::{Discovery, PluginError};
+use natpunch_plugin::{Discovery, Runs, Secrets, Settings};
+use natpunch_plugin_description::AnyInstance;
 
-use crate::config::DiscoverySettings;
+use crate::config::Kind;
 
-/// Makes the plugin for a section of the mesh file.
-///
-/// # Errors
-/// A setting that only the plugin itself can judge is wrong.
-pub fn build(settings: &DiscoverySettings) -> Result<Box<dyn Discovery>, PluginError> {
-    Ok(match settings {
-        DiscoverySettings::Static(settings) => {
-            Box::new(natpunch_plugin_static::Plugin::new(settings.clone())?)
+/// A plugin of a build.
+pub struct Row {
+    kind: Kind,
+    build: fn(&AnyInstance, &Secrets) -> Option<Box<dyn Discovery>>,
+}
+
+impl Row {
+    /// The plugin with these settings.
+    pub const fn of<S>() -> Self
+    where
+        S: Settings<Instance: Runs>,
+    {
+        Self {
+            kind: Kind::of::<S>(),
+            build: |instance, secrets| {
+                let instance = instance.downcast_ref::<S::Instance>()?;
+                Some(instance.plugin(secrets))
+            },
         }
-        DiscoverySettings::NatpunchGo(settings) => {
-            Box::new(natpunch_plugin_natpunch_go::Plugin::new(settings.clone())?)
-        }
-        DiscoverySettings::NatHolePunching(settings) => Box::new(
-            natpunch_plugin_nat_hole_punching::Plugin::new(settings.clone())?,
-        ),
-        DiscoverySettings::Rendezvous(settings) => {
-            Box::new(natpunch_plugin_rendezvous::Plugin::new(settings.clone())?)
-        }
-        DiscoverySettings::Node(node) => {
-            Box::new(natpunch_plugin_rendezvous::Plugin::of_node(node.clone())?)
-        }
-        DiscoverySettings::Http(settings) => {
-            Box::new(natpunch_plugin_http::Plugin::new(settings.clone())?)
-        }
-    })
+    }
+
+    /// What the mesh file's reader has to know of it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Makes the plugin of checked settings; `None` for those of another plugin.
+    pub fn build(&self, instance: &AnyInstance, secrets: &Secrets) -> Option<Box<dyn Discovery>> {
+        (self.build)(instance, secrets)
+    }
+}
+
+const ROWS: [Row; 5] = [
+    Row::of::<natpunch_plugin_static::Settings>(),
+    Row::of::<natpunch_plugin_rendezvous::Settings>(),
+    Row::of::<natpunch_plugin_natpunch_go::Settings>(),
+    Row::of::<natpunch_plugin_nat_hole_punching::Settings>(),
+    Row::of::<natpunch_plugin_http::Settings>(),
+];
+
+/// What a mesh file may name as `plugin`.
+pub fn kinds() -> Vec<Kind> {
+    ROWS.iter().map(Row::kind).collect()
+}
+
+/// Makes the plugin of an instance; `None` if it is of no plugin of this build.
+pub fn build(instance: &AnyInstance, secrets: &Secrets) -> Option<Box<dyn Discovery>> {
+    ROWS.iter().find_map(|row| row.build(instance, secrets))
 }

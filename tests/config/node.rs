@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use natpunch::config::{self, Backend, DiscoverySettings, NodeConfig};
+use natpunch::config::{self, Backend, NodeConfig};
 use tempfile::TempDir;
 
 use crate::support::{key_pair, matches_snapshot, root, shown, write};
@@ -201,7 +201,34 @@ fn an_endpoint_works_without_any_discovery_section() {
         panic!("one instance")
     };
     assert_eq!(instance.name, "static");
-    assert!(matches!(instance.settings, DiscoverySettings::Static(_)));
+    assert_eq!(instance.plugin, "static");
+}
+
+#[test]
+fn peer_and_wireguard_are_names_like_any_other() {
+    let host = Host::new();
+    let [server, hub] = [200, 5].map(|seed| key_pair(seed).1);
+    let rendezvous = format!(
+        "plugin = 'rendezvous'\nserver = 'rv.example.org:51900'\npublic_key = '{server}'\n"
+    );
+    host.mesh(
+        "private_key_file = 'a.key'",
+        &format!(
+            "[discovery.peer]\n{rendezvous}\
+             [peers.wireguard]\npublic_key = '{hub}'\naddresses = ['10.77.0.20']\n\
+             endpoint = 'hub.example.org:51820'\nserve = true\n"
+        ),
+    );
+    let node = host.resolve(None).unwrap();
+    let names: Vec<_> = node.discovery.iter().map(|i| i.name.as_str()).collect();
+    assert_eq!(names, ["peer", "static", "wireguard"]);
+
+    host.mesh(
+        "private_key_file = 'a.key'",
+        &format!("[discovery.wireguard]\n{rendezvous}"),
+    );
+    let node = host.resolve(None).unwrap();
+    assert_eq!(node.discovery[0].name, "wireguard");
 }
 
 #[test]
@@ -213,15 +240,12 @@ fn a_mesh_that_names_only_a_rendezvous_sends_in_no_old_protocol() {
     );
     host.mesh("private_key_file = 'a.key'", &section);
     let node = host.resolve(None).unwrap();
-    let plugins = node
-        .discovery
-        .iter()
-        .map(|instance| natpunch::plugins::registry::build(&instance.settings).unwrap());
     let mut of_endpoints = 0;
-    for plugin in plugins.map(|plugin| plugin.descriptor()) {
-        match plugin.id {
-            "rendezvous" => assert!(plugin.needs_wireguard_port),
-            "static" => of_endpoints += usize::from(!plugin.needs_wireguard_port),
+    for instance in &node.discovery {
+        let uses_port = instance.about.abilities.wireguard_port;
+        match instance.plugin {
+            "rendezvous" => assert!(uses_port),
+            "static" => of_endpoints += usize::from(!uses_port),
             other => panic!("{other}"),
         }
     }

@@ -9,13 +9,16 @@ use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, Origin, PeerKey, RecordTag, RelayUse,
-    Route, SecretKey,
+    Abilities, Ask, Candidate, CandidateKind, DevicePeer, DeviceSnapshot, InstanceName, News,
+    OwnAddressKind, PeerKey, RecordTag, RelayUse, Route, Running, SealedRecord, SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
 pub type Tag = [u8; 16];
+
+/// The discovery instance of the server.
+const SERVER: &str = "server";
 
 const WAY: Duration = Duration::from_millis(10);
 
@@ -131,7 +134,17 @@ impl World {
                 overlay: vec![],
                 peers,
             };
-            Mesh::new(spec, [seed as u8 ^ n; 32], Time::ZERO)
+            let mut mesh = Mesh::new(spec, [seed as u8 ^ n; 32], Time::ZERO);
+            let abilities = Abilities {
+                wireguard_port: true,
+                meetings: true,
+                relays: true,
+                records: true,
+                mappings: false,
+            };
+            let server = (InstanceName::new(SERVER), Running { abilities, run: 1 });
+            mesh.handle_instances(BTreeMap::from([server]), Time::ZERO);
+            mesh
         };
         let keys = [1, 2].map(|n| mesh(n, None).status(Time::ZERO).public_key);
         let server_key = mesh(200, None).status(Time::ZERO).public_key;
@@ -320,13 +333,13 @@ impl World {
                             node.endpoints.push(endpoint);
                             node.mesh.handle_endpoint_set(peer, endpoint, true, time);
                         }
-                        Command::PublishRecords(records) => {
+                        Command::Ask(Ask::Records(records)) => {
                             let records = records
-                                .into_iter()
-                                .map(|record| (record.tag.0, record.blob.into()));
+                                .iter()
+                                .map(|record| (record.tag.0, record.blob.clone()));
                             node.client.set_records(records, now);
                         }
-                        Command::Interest(interest) => {
+                        Command::Ask(Ask::Peers(interest)) => {
                             node.client
                                 .set_watches(interest.iter().map(|peer| peer.inbound_tag.0), now);
                             let relays = interest.iter().filter(|peer| peer.relay != RelayUse::Off);
@@ -340,7 +353,7 @@ impl World {
                             node.mesh
                                 .handle_route(peer, destination, Route::Routed, time);
                         }
-                        Command::Meet { .. } => {
+                        Command::Ask(Ask::Meet(_)) => {
                             let [pair, outbound] = node.tags;
                             node.client.meet(pair, outbound, now);
                         }
@@ -349,44 +362,42 @@ impl World {
                 node.client.handle_timeout(now);
                 while let Some(event) = node.client.poll_event() {
                     busy = true;
-                    let origin = Origin::new("server");
-                    match event {
-                        Event::Observed(address) => {
-                            node.mesh.handle_reflexive(
-                                &origin,
-                                address,
-                                Duration::from_secs(180),
-                                time,
-                            );
-                        }
+                    let peer = node.peer;
+                    let news = match event {
+                        Event::Observed(address) => News::OwnAddress {
+                            address,
+                            kind: OwnAddressKind::Reflexive,
+                            lifetime: Duration::from_secs(180),
+                        },
                         Event::Record { tag, blob } => {
-                            node.mesh
-                                .handle_record(&origin, RecordTag(tag), &blob, time)
+                            let tag = RecordTag(tag);
+                            News::Record(SealedRecord { tag, blob })
                         }
                         Event::Fire { after, .. } => {
                             self.fired += 1;
-                            node.mesh.handle_fire(&origin, node.peer, after, time);
+                            News::Fire { peer, after }
                         }
-                        Event::Wanted { .. } => node.mesh.handle_wanted(node.peer, time),
-                        Event::Mapping(mapping) => node.mesh.handle_mapping(&origin, mapping, time),
-                        Event::Relay { address, .. } => {
-                            if let Some(address) = address {
-                                let lifetime = Duration::from_secs(60);
-                                let kind = CandidateKind::Relay;
-                                let candidate = Candidate {
-                                    address,
-                                    kind,
-                                    origin,
-                                    lifetime,
-                                };
-                                node.mesh.handle_candidate(node.peer, candidate, time);
-                            }
-                        }
-                        Event::Up { .. }
+                        Event::Wanted { .. } => News::Wanted { peer },
+                        Event::Mapping(mapping) => News::Mapping(mapping),
+                        Event::Relay {
+                            address: Some(address),
+                            ..
+                        } => News::Candidate {
+                            peer,
+                            candidate: Candidate {
+                                address,
+                                kind: CandidateKind::Relay,
+                                lifetime: Duration::from_secs(60),
+                            },
+                        },
+                        Event::Relay { address: None, .. }
+                        | Event::Up { .. }
                         | Event::Down
                         | Event::Refused { .. }
-                        | Event::Full { .. } => {}
-                    }
+                        | Event::Full { .. } => continue,
+                    };
+                    node.mesh
+                        .handle_news(&InstanceName::new(SERVER), news, time);
                 }
                 while let Some(outgoing) = node.client.poll_transmit() {
                     let to = match outgoing.to {

@@ -6,9 +6,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{
-    Discovery as _, Health, Input, PeerInterest, PeerKey, RecordTag, SealedRecord,
+    Ask, Discovery as _, Health, Input, Interest, News, PeerKey, RecordTag, SealedRecord,
+    Settings as _,
 };
 use natpunch_plugin_http::{Plugin, Settings};
 
@@ -30,17 +31,17 @@ impl Node {
             stun: vec![],
             interval: 1,
         };
-        let mut plugin = Plugin::new(settings).unwrap();
+        let mut plugin = Plugin::new(settings.check().unwrap());
         let task = tokio::spawn({
             let host = host.clone();
             async move { plugin.run(host).await.unwrap() }
         });
         let key = PeerKey::from_bytes([2; 32]);
-        let peer = PeerInterest {
+        let peer = Interest {
             inbound_tag: RecordTag([inbound; 16]),
-            ..wanted(key)
+            ..Interest::new(key)
         };
-        host.put(Input::Peers([peer].into()));
+        host.put(Input::Ask(Ask::Peers([peer].into())));
         Self {
             host,
             task,
@@ -54,7 +55,7 @@ impl Node {
             tag: RecordTag([tag; 16]),
             blob: text.as_bytes().into(),
         };
-        self.host.put(Input::Records([record].into()));
+        self.host.put(Input::Ask(Ask::Records([record].into())));
     }
 
     /// Lets the plugin go on until this is so.
@@ -62,7 +63,7 @@ impl Node {
         while !is_so(self) {
             let effect = tokio::time::timeout(Duration::from_secs(10), self.host.effect()).await;
             match effect.unwrap_or_else(|_| panic!("nothing in 10 s: {:?}", self.health)) {
-                Effect::Delivered(record) => {
+                Effect::Told(News::Record(record)) => {
                     self.record = Some(String::from_utf8(record.blob.to_vec()).unwrap())
                 }
                 Effect::Reported(health) => self.health = Some(health),

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, Route, is_mesh_lan};
+use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, Route, is_mesh_lan};
 
 use crate::Time;
 use crate::burst::{Burst, HOLE_TTL};
 use crate::path::{Rank, Tier};
-use crate::peer::{FROM_PEER, FROM_WIREGUARD};
 
 /// Places of one class (kind and address family) of a peer's candidates: however many a peer has of
 /// one class, the others keep theirs ...
@@ -35,6 +34,9 @@ const BLOCKED: [Duration; 3] = [
 ];
 /// The same on the peer's word, unless it says so again.
 const DEAF_THERE: Duration = Duration::from_secs(30);
+/// For how long the word of an instance is believed that was replaced: until then its successor
+/// says it again.
+pub(crate) const SUCCESSION: Duration = Duration::from_secs(10);
 /// How long an answer proves a path.
 const PROOF: Duration = Duration::from_secs(90);
 
@@ -44,6 +46,8 @@ struct Claim {
     expires: Time,
     /// It came in a sealed record and goes when a newer record does not repeat it.
     recorded: bool,
+    /// Said by the predecessor of the instance, and not again by itself.
+    inherited: bool,
 }
 
 /// One place where the peer may be.
@@ -177,14 +181,15 @@ impl Entry {
         &self,
         address: SocketAddr,
         same_site: bool,
-        relays: Option<&[Origin]>,
+        relays: Option<&[InstanceName]>,
     ) -> Rank {
-        let place = |relays: &[Origin]| {
-            relays
-                .iter()
-                .position(|origin| self.claims.contains_key(origin))
-                .unwrap_or(relays.len())
+        let offers = |instance: &InstanceName| {
+            self.claims
+                .keys()
+                .any(|origin| origin.instance() == Some(instance))
         };
+        let place =
+            |relays: &[InstanceName]| relays.iter().position(offers).unwrap_or(relays.len());
         let place = relays.filter(|_| self.is_relay()).map_or(0, place);
         Rank::new(
             self.tier(address, same_site),
@@ -261,7 +266,12 @@ impl Entry {
     fn is_sure(&self) -> bool {
         self.claims
             .iter()
-            .any(|(origin, claim)| claim.recorded || origin.as_str() == FROM_PEER)
+            .any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
+    }
+
+    /// Some discovery instance speaks for it.
+    fn is_offered_by_discovery(&self) -> bool {
+        self.claims.keys().any(|origin| origin.instance().is_some())
     }
 
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
@@ -275,11 +285,20 @@ pub(crate) struct Table {
     entries: BTreeMap<SocketAddr, Entry>,
     /// Relays that were forgotten, the newest last: what still comes from there comes through a
     /// relay.
-    former_relays: VecDeque<SocketAddr>,
+    former_relays: VecDeque<FormerRelay>,
     /// Candidates that found no place.
     left_out: BTreeSet<SocketAddr>,
     /// Both nodes are behind one NAT.
     pub(crate) same_site: bool,
+}
+
+/// A relay that was forgotten.
+#[derive(Debug)]
+struct FormerRelay {
+    address: SocketAddr,
+    /// The instance that offered it ended, or may no longer relay: it is not used, whoever else
+    /// speaks of it, until an instance offers it again.
+    barred: bool,
 }
 
 /// What became of an offer.
@@ -306,7 +325,7 @@ pub(crate) struct Offer<'a> {
 impl Offer<'_> {
     /// Whether the peer itself says, sealed, that it has this address.
     fn is_of_peer(&self) -> bool {
-        let told = self.origin.as_str() == FROM_PEER && self.kind == CandidateKind::Host;
+        let told = *self.origin == Origin::Peer && self.kind == CandidateKind::Host;
         self.kind != CandidateKind::Relay && (self.recorded || told)
     }
 
@@ -317,7 +336,7 @@ impl Offer<'_> {
 
     /// Whether it was authenticated: the peer said so, or a packet of the peer came from there.
     pub(crate) fn is_sure(&self) -> bool {
-        self.recorded || self.origin.as_str() == FROM_PEER
+        self.recorded || *self.origin == Origin::Peer
     }
 
     fn class(&self) -> Class {
@@ -356,6 +375,7 @@ impl Table {
         let claim = Claim {
             expires: offer.expires,
             recorded: offer.recorded,
+            inherited: false,
         };
         if let Some(entry) = self.entries.get_mut(&offer.address) {
             if !entry.is_of_kind(&offer) {
@@ -371,6 +391,10 @@ impl Table {
                 self.left_out.insert(offer.address);
             }
             return Learned::LeftOut;
+        }
+        if offer.kind == CandidateKind::Relay {
+            self.former_relays
+                .retain(|former| !(former.barred && former.address == offer.address));
         }
         self.left_out.remove(&offer.address);
         let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
@@ -436,7 +460,7 @@ impl Table {
             .map(|(address, _)| *address);
         let Some(victim) = victim else { return false };
         let forgotten = self.entries.remove_entry(&victim).into_iter().collect();
-        self.note_former(forgotten);
+        self.note_former(forgotten, false);
         true
     }
 
@@ -477,12 +501,9 @@ impl Table {
         let Some(entry) = self.entries.get_mut(address) else {
             return false;
         };
-        let gone = entry.claims.remove(origin).is_some() && entry.is_relay();
-        let gone = gone
-            && !entry
-                .claims
-                .keys()
-                .any(|origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str()));
+        let gone = entry.claims.remove(origin).is_some()
+            && entry.is_relay()
+            && !entry.is_offered_by_discovery();
         if gone {
             entry.forget_proof();
         }
@@ -511,32 +532,77 @@ impl Table {
             entry.claims.is_empty()
         });
         let barred = barred.collect();
-        self.note_former(barred);
+        self.note_former(barred, false);
+    }
+
+    /// The instance was replaced by one with these abilities, or by none. What it said that the
+    /// successor can't say is withdrawn, the rest is to be said again within [`SUCCESSION`].
+    pub(crate) fn succeed(&mut self, origin: &Origin, successor: Option<Abilities>, now: Time) {
+        let barred = self.entries.extract_if(.., |_, entry| {
+            let is_relay = entry.is_relay();
+            let may_say = |claim: &Claim| {
+                successor.is_some_and(|abilities| match (claim.recorded, is_relay) {
+                    (true, _) => abilities.records,
+                    (false, true) => abilities.relays,
+                    (false, false) => true,
+                })
+            };
+            let Some(claim) = entry.claims.get_mut(origin) else {
+                return false;
+            };
+            if may_say(claim) {
+                claim.inherited = true;
+                claim.expires = claim.expires.min(now + SUCCESSION);
+                return false;
+            }
+            entry.claims.remove(origin);
+            is_relay && !entry.is_offered_by_discovery()
+        });
+        let barred = barred.collect();
+        self.note_former(barred, true);
     }
 
     /// Forgets what nobody claims any more, except `keep` and what is proven.
     pub(crate) fn expire(&mut self, keep: Option<SocketAddr>, now: Time) {
-        let over = self.entries.extract_if(.., |address, entry| {
+        // A relay that the successor of its instance did not offer again in time.
+        let barred = self.entries.extract_if(.., |_, entry| {
+            let is_over = |claim: &Claim| claim.inherited && claim.expires <= now;
+            let ends = entry.is_relay() && entry.claims.values().any(is_over);
             entry.claims.retain(|_, claim| now < claim.expires);
+            ends && !entry.is_offered_by_discovery()
+        });
+        let barred = barred.collect();
+        self.note_former(barred, true);
+        let over = self.entries.extract_if(.., |address, entry| {
             entry.claims.is_empty() && Some(*address) != keep && !entry.is_proven(now)
         });
         let over = over.collect();
-        self.note_former(over);
+        self.note_former(over, false);
     }
 
     /// It was a relay's, which was forgotten.
     pub(crate) fn is_former_relay(&self, address: &SocketAddr) -> bool {
-        self.former_relays.contains(address)
+        self.former_relays
+            .iter()
+            .any(|former| former.address == *address)
+    }
+
+    /// It was a relay's that may no longer be used.
+    pub(crate) fn is_barred_relay(&self, address: &SocketAddr) -> bool {
+        self.former_relays
+            .iter()
+            .any(|former| former.barred && former.address == *address)
     }
 
     /// Remembers the relays among those that were forgotten.
-    fn note_former(&mut self, forgotten: Vec<(SocketAddr, Entry)>) {
-        for (relay, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
-            self.former_relays.retain(|known| *known != relay);
+    fn note_former(&mut self, forgotten: Vec<(SocketAddr, Entry)>, barred: bool) {
+        for (address, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
+            self.former_relays.retain(|known| known.address != address);
             if self.former_relays.len() >= MAX_FORMER_RELAYS {
                 self.former_relays.pop_front();
             }
-            self.former_relays.push_back(relay);
+            self.former_relays
+                .push_back(FormerRelay { address, barred });
         }
     }
 
@@ -600,11 +666,15 @@ mod tests {
 
     const NOW: Time = Time::ZERO;
 
-    fn learn(table: &mut Table, address: &str, kind: CandidateKind, by: &str) -> Learned {
+    fn instance(name: &str) -> Origin {
+        InstanceName::new(name).into()
+    }
+
+    fn learn(table: &mut Table, address: &str, kind: CandidateKind, by: Origin) -> Learned {
         let offer = Offer {
             address: address.parse().unwrap(),
             kind,
-            origin: &Origin::new(by),
+            origin: &by,
             expires: NOW + Duration::from_secs(60),
             recorded: false,
         };
@@ -619,19 +689,19 @@ mod tests {
                 &mut table,
                 &format!("10.0.{n}.1:1"),
                 CandidateKind::Host,
-                FROM_PEER,
+                Origin::Peer,
             );
             learn(
                 &mut table,
                 &format!("[fd00::{n:x}]:1"),
                 CandidateKind::Host,
-                FROM_PEER,
+                Origin::Peer,
             );
             learn(
                 &mut table,
                 &format!("198.51.100.{n}:1"),
                 CandidateKind::Reflexive,
-                "liar",
+                instance("liar"),
             );
         }
         assert!(table.left_out() > 0);
@@ -644,7 +714,7 @@ mod tests {
             ("[2001:db8::1]:4", CandidateKind::Relay),
         ] {
             assert_eq!(
-                learn(&mut table, address, kind, "honest"),
+                learn(&mut table, address, kind, instance("honest")),
                 Learned::New,
                 "{address}"
             );
@@ -662,19 +732,24 @@ mod tests {
                     &mut table,
                     &address,
                     CandidateKind::Host,
-                    &format!("liar{origin}"),
+                    instance(&format!("liar{origin}")),
                 );
             }
         }
         for n in 0..MAX_PER_CLASS {
             let address = format!("203.0.113.{n}:1");
             assert_eq!(
-                learn(&mut table, &address, CandidateKind::Host, FROM_PEER),
+                learn(&mut table, &address, CandidateKind::Host, Origin::Peer),
                 Learned::New
             );
         }
         assert_eq!(
-            learn(&mut table, "203.0.113.99:1", CandidateKind::Host, FROM_PEER),
+            learn(
+                &mut table,
+                "203.0.113.99:1",
+                CandidateKind::Host,
+                Origin::Peer
+            ),
             Learned::LeftOut
         );
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, RateBudget};
+use natpunch_types::{Ask, PeerKey, RateBudget};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
@@ -42,10 +42,16 @@ impl Outbox {
         self.commands.push_back(command);
     }
 
-    /// Once per peer until it is fetched.
-    pub(crate) fn meet(&mut self, peer: PeerKey) {
-        self.forget_meet(&peer);
-        self.commands.push_back(Command::Meet { peer });
+    /// A newer question takes the place of one of its kind that was not fetched yet.
+    pub(crate) fn ask(&mut self, ask: Ask) {
+        let is_replaced = |queued: &Command| match (queued, &ask) {
+            (Command::Ask(Ask::Peers(_)), Ask::Peers(_))
+            | (Command::Ask(Ask::Records(_)), Ask::Records(_)) => true,
+            (Command::Ask(Ask::Meet(queued)), Ask::Meet(peer)) => queued == peer,
+            _ => false,
+        };
+        self.commands.retain(|queued| !is_replaced(queued));
+        self.commands.push_back(Command::Ask(ask));
     }
 
     pub(crate) fn find_route(&mut self, peer: PeerKey, destination: IpAddr) {
@@ -55,7 +61,7 @@ impl Outbox {
 
     pub(crate) fn forget_meet(&mut self, key: &PeerKey) {
         self.commands
-            .retain(|queued| !matches!(queued, Command::Meet { peer } if peer == key));
+            .retain(|queued| !matches!(queued, Command::Ask(Ask::Meet(peer)) if peer == key));
     }
 
     pub(crate) fn forget_endpoint(&mut self, key: &PeerKey) {

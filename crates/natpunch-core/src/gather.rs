@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_types::{
-    AddressClass, CandidateKind, HostNetwork, LinkRole, Mapping, Origin, Rate, RateBudget,
-    canonical, canonical_ip, classify,
+    Abilities, AddressClass, CandidateKind, HostNetwork, InstanceName, LinkRole, Mapping,
+    OwnAddressKind, Rate, RateBudget, canonical, canonical_ip, classify,
 };
 use rand_core::RngCore;
 
+use crate::candidates::SUCCESSION;
 use crate::stun::{self, Answer, TransactionId};
 use crate::{Event, Time, Transmit};
 
@@ -81,10 +82,10 @@ pub(crate) struct Local {
     /// The routers by which it leaves its networks.
     routers: BTreeSet<IpAddr>,
     servers: BTreeMap<SocketAddr, Server>,
-    /// What the server of each discovery instance sees; true for IPv6.
-    stated: BTreeMap<(Origin, bool), Stated>,
+    /// What each discovery instance says of us, by kind; true for IPv6.
+    stated: BTreeMap<(InstanceName, OwnAddressKind, bool), Stated>,
     /// What discovery instances have found of our NAT.
-    mappings: BTreeMap<Origin, Mapping>,
+    mappings: BTreeMap<InstanceName, Mapping>,
 }
 
 impl Local {
@@ -147,17 +148,17 @@ impl Local {
         }
     }
 
-    /// Takes what the server of a discovery instance says of us. [`believe`](Self::believe) tells
+    /// Takes what a discovery instance says of us. [`believe`](Self::believe) tells
     /// what comes of it.
     pub(crate) fn hear(
         &mut self,
-        origin: &Origin,
-        address: SocketAddr,
+        instance: &InstanceName,
+        (address, kind): (SocketAddr, OwnAddressKind),
         lifetime: Duration,
         now: Time,
     ) {
         let address = canonical(address);
-        let key = (origin.clone(), address.is_ipv6());
+        let key = (instance.clone(), kind, address.is_ipv6());
         let usable = address.port() != 0
             && matches!(
                 classify(address.ip()),
@@ -182,9 +183,9 @@ impl Local {
     }
 
     /// What is believed from now on of what discovery instances say, and was not before.
-    pub(crate) fn believe(&mut self, now: Time) -> Vec<(Origin, SocketAddr)> {
+    pub(crate) fn believe(&mut self, now: Time) -> Vec<(InstanceName, SocketAddr)> {
         let mut news = Vec::new();
-        for ((origin, _), stated) in &mut self.stated {
+        for ((origin, ..), stated) in &mut self.stated {
             if let Some((address, _)) = stated.newer
                 && stated.changes.take(now)
             {
@@ -196,9 +197,36 @@ impl Local {
     }
 
     /// Takes what a discovery instance has found of our NAT.
-    pub(crate) fn set_mapping(&mut self, origin: &Origin, mapping: Mapping) {
+    pub(crate) fn set_mapping(&mut self, origin: &InstanceName, mapping: Mapping) {
         if self.mappings.len() < MAX_STATED || self.mappings.contains_key(origin) {
             self.mappings.insert(origin.clone(), mapping);
+        }
+    }
+
+    /// An instance was replaced by one with these abilities, or by none: what it said goes, or waits
+    /// for the successor to say it again. Of the NAT only words are known, which need no grace.
+    pub(crate) fn succeed(
+        &mut self,
+        instance: &InstanceName,
+        successor: Option<Abilities>,
+        now: Time,
+    ) {
+        self.mappings.remove(instance);
+        let may_say = |kind: &OwnAddressKind| {
+            successor.is_some_and(|abilities| match kind {
+                OwnAddressKind::Reflexive => abilities.wireguard_port,
+                OwnAddressKind::Mapped => abilities.mappings,
+            })
+        };
+        self.stated
+            .retain(|(by, kind, _), _| by != instance || may_say(kind));
+        for ((by, ..), stated) in &mut self.stated {
+            if by == instance {
+                let ends = [&mut stated.address, &mut stated.newer];
+                for (_, until) in ends.into_iter().flatten() {
+                    *until = (*until).min(now + SUCCESSION);
+                }
+            }
         }
     }
 
@@ -207,15 +235,15 @@ impl Local {
         self.mappings.values().max().copied()
     }
 
-    /// How servers see us.
-    fn reflexive(&self) -> impl Iterator<Item = SocketAddr> {
+    /// Where this node is to be found from outside of its network.
+    fn outside(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
-        asked.chain(
-            self.stated
-                .values()
-                .filter_map(|stated| stated.address)
-                .map(|(address, _)| address),
-        )
+        let stated = self.stated.iter().filter_map(|((_, kind, _), stated)| {
+            stated.address.map(|(address, _)| ((*kind).into(), address))
+        });
+        asked
+            .map(|address| (CandidateKind::Reflexive, address))
+            .chain(stated)
     }
 
     /// The network is another: asks all servers anew, and believes what is stated of us at once
@@ -272,7 +300,7 @@ impl Local {
 
     /// Whether the world sees this node at this address too: a peer there is behind the same NAT.
     pub(crate) fn shares_public_ip(&self, ip: IpAddr) -> bool {
-        self.reflexive().any(|mapped| mapped.ip() == ip)
+        self.outside().any(|(_, address)| address.ip() == ip)
     }
 
     /// Whether this host has an address of the family, as far as its addresses are known.
@@ -315,22 +343,24 @@ impl Local {
             .iter()
             .map(|ip| SocketAddr::new(*ip, self.listen_port))
             .collect();
-        let mut reflexive: Vec<SocketAddr> = Vec::new();
-        for mapped in self.reflexive() {
-            if !hosts.contains(&mapped) && !reflexive.contains(&mapped) {
-                reflexive.push(mapped);
+        let mut outside: Vec<(CandidateKind, SocketAddr)> = Vec::new();
+        for (kind, address) in self.outside() {
+            let is_known = outside.iter().any(|(_, known)| *known == address);
+            if !hosts.contains(&address) && !is_known {
+                outside.push((kind, address));
             }
         }
-        let of_kind = |kind: CandidateKind, addresses: Vec<SocketAddr>| {
-            let (v4, v6): (Vec<_>, Vec<_>) = addresses
-                .into_iter()
-                .map(|address| (kind, address))
-                .partition(|(_, address)| address.is_ipv4());
+        let by_family = |all: Vec<(CandidateKind, SocketAddr)>| {
+            let (v4, v6): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|(_, address)| address.is_ipv4());
             [v4, v6]
         };
-        let [host_v4, host_v6] = of_kind(CandidateKind::Host, hosts);
-        let [reflexive_v4, reflexive_v6] = of_kind(CandidateKind::Reflexive, reflexive);
-        let classes = [host_v4, host_v6, reflexive_v4, reflexive_v6];
+        let of_hosts = hosts
+            .into_iter()
+            .map(|address| (CandidateKind::Host, address));
+        let [host_v4, host_v6] = by_family(of_hosts.collect());
+        let [outside_v4, outside_v6] = by_family(outside);
+        let classes = [host_v4, host_v6, outside_v4, outside_v6];
         in_turns(&classes, crate::record::MAX_CANDIDATES)
     }
 
@@ -467,7 +497,8 @@ mod tests {
     fn sees(local: &mut Local, origin: &str, address: &str) {
         let lifetime = Duration::from_secs(60);
         let address = address.parse().unwrap();
-        local.hear(&Origin::new(origin), address, lifetime, Time::ZERO);
+        let seen = (address, OwnAddressKind::Reflexive);
+        local.hear(&InstanceName::new(origin), seen, lifetime, Time::ZERO);
         local.believe(Time::ZERO);
     }
 

@@ -30,7 +30,7 @@
 //! A relay's port is a candidate like any other: proven by the same probes, end to end, so that its
 //! round trip is the pair's and the nearest relay wins. It ranks below every direct path. A pair
 //! that uses one goes on looking for a direct path, and leaves the relay as soon as one is proven.
-//! [`Interest::relay`] tells discovery what the pair wants of relays.
+//! [`Interest::relay`](natpunch_types::Interest::relay) tells discovery what the pair wants of relays.
 
 mod burst;
 mod candidates;
@@ -52,6 +52,6 @@ mod wire;
 pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
 pub use natpunch_types::Time;
-pub use output::{Command, EndpointReason, Event, Interest, Record, Transmit};
+pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec, derive_listen_port};
 pub use status::{CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus};

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, Mapping, Origin, PairTag,
-    PeerKey, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, canonical,
+    Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PeerKey,
+    ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running, SealedRecord,
+    canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -17,9 +19,10 @@ use crate::keys::PairKeys;
 use crate::peer::Peer;
 use crate::record::Contents;
 use crate::{
-    Command, Event, Interest, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Record, Time, Transmit,
-    probe, stun,
+    Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
 };
+
+mod news;
 
 /// Pings per second of the whole node.
 const PINGS_PER_SECOND: u64 = 250;
@@ -69,6 +72,8 @@ pub struct Mesh {
     peers: BTreeMap<PeerKey, Peer>,
     by_probe_tag: BTreeMap<ProbeTag, PeerKey>,
     by_record_tag: BTreeMap<RecordTag, PeerKey>,
+    /// The discovery instances that run.
+    instances: BTreeMap<InstanceName, Running>,
     env: Env,
     /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live
     /// session already.
@@ -81,7 +86,7 @@ pub struct Mesh {
     wanted: BTreeMap<PeerKey, bool>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
-    interest: Notice<Vec<Interest>>,
+    interest: Notice<Arc<[Interest]>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
     last_change: Option<Time>,
@@ -99,6 +104,7 @@ impl Mesh {
             peers: BTreeMap::new(),
             by_probe_tag: BTreeMap::new(),
             by_record_tag: BTreeMap::new(),
+            instances: BTreeMap::new(),
             env: Env {
                 rng,
                 session,
@@ -190,8 +196,9 @@ impl Mesh {
             peers: Vec::new(),
             ..spec
         };
+        // Endpoints may differ; the same interest is not told twice.
+        self.interest.touch(now);
         if changed {
-            self.interest.touch(now);
             self.records.last = None;
         }
         self.records.touch(now);
@@ -262,66 +269,6 @@ impl Mesh {
     pub fn handle_stun_servers(&mut self, servers: &[SocketAddr], now: Time) {
         self.env.local.set_servers(servers, &mut self.env.rng, now);
         self.ask_stun(now);
-        self.flush(now);
-    }
-
-    /// An address at which a server of some discovery instance sees WireGuard's port. It is
-    /// published to the peers until `lifetime` is over or the instance states another of the same
-    /// family. A few changes count at once, more of them one after the other; then the last one
-    /// does.
-    pub fn handle_reflexive(
-        &mut self,
-        origin: &Origin,
-        address: SocketAddr,
-        lifetime: Duration,
-        now: Time,
-    ) {
-        // Only natpunch's own rendezvous tells it, and that also arranges meetings. It comes before
-        // any peer's record.
-        self.env.arranges = true;
-        self.env.local.hear(origin, address, lifetime, now);
-        self.believe_stated(now);
-        self.flush(now);
-    }
-
-    /// What the server of some discovery instance has found of our NAT.
-    pub fn handle_mapping(&mut self, origin: &Origin, mapping: Mapping, now: Time) {
-        self.env.local.set_mapping(origin, mapping);
-        self.flush(now);
-    }
-
-    /// The server of some discovery instance has arranged that the peer probes us at `now + after`:
-    /// we probe it at the same moment. Each instance's word counts once for each `Meet`.
-    pub fn handle_fire(&mut self, origin: &Origin, peer: PeerKey, after: Duration, now: Time) {
-        self.with_peer(&peer, now, |peer, env| {
-            peer.handle_fire(origin, after, env, now)
-        });
-        self.flush(now);
-    }
-
-    /// Discovery says that this peer has begun to probe us, or would like to.
-    pub fn handle_wanted(&mut self, peer: PeerKey, now: Time) {
-        self.with_peer(&peer, now, |peer, env| peer.meet(env, now));
-        self.flush(now);
-    }
-
-    /// A place where a peer may answer, stamped with who says so. Ignored for a peer that is not in
-    /// the spec.
-    pub fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
-        self.with_peer(&peer, now, |peer, env| {
-            peer.handle_candidate(&candidate, env, now)
-        });
-        self.flush(now);
-    }
-
-    /// A sealed record that some discovery instance found.
-    pub fn handle_record(&mut self, origin: &Origin, tag: RecordTag, blob: &[u8], now: Time) {
-        let Some(key) = self.by_record_tag.get(&tag).copied() else {
-            return;
-        };
-        self.with_peer(&key, now, |peer, env| {
-            peer.handle_record(origin, blob, env, now)
-        });
         self.flush(now);
     }
 
@@ -562,43 +509,38 @@ impl Mesh {
     /// Tells discovery what changed.
     fn flush(&mut self, now: Time) {
         if self.interest.take_due(now) {
-            let interest: Vec<Interest> = self
+            let interest: Arc<[Interest]> = self
                 .peers
                 .iter()
-                .map(|(key, peer)| Interest {
-                    peer: *key,
-                    wanted: self.wanted.get(key).copied().unwrap_or_default(),
-                    inbound_tag: peer
-                        .keys
-                        .as_ref()
-                        .map_or(RecordTag([0; 16]), |keys| keys.inbound.record_tag),
-                    outbound_tag: peer
-                        .keys
-                        .as_ref()
-                        .map_or(RecordTag([0; 16]), |keys| keys.outbound.record_tag),
-                    pair_tag: peer
-                        .keys
-                        .as_ref()
-                        .map_or(PairTag([0; 16]), |keys| keys.pair_tag),
-                    relay: self.relays.get(key).copied().unwrap_or_default(),
-                    relays: peer.spec.relays.clone(),
-                })
+                .map(|(key, peer)| self.interest_in(key, peer))
                 .collect();
             if self.interest.last.as_ref() != Some(&interest) {
                 self.interest.sent = Some(now);
-                self.env
-                    .out
-                    .commands
-                    .retain(|queued| !matches!(queued, Command::Interest(_)));
-                self.env
-                    .out
-                    .commands
-                    .push_back(Command::Interest(interest.clone()));
+                self.env.out.ask(Ask::Peers(interest.clone()));
                 self.interest.last = Some(interest);
             }
         }
         if self.records.take_due(now) {
             self.publish(now);
+        }
+    }
+
+    fn interest_in(&self, key: &PeerKey, peer: &Peer) -> Interest {
+        let interest = Interest {
+            wanted: self.wanted.get(key).copied().unwrap_or_default(),
+            endpoint: peer.spec.endpoint.clone(),
+            relay: self.relays.get(key).copied().unwrap_or_default(),
+            relays: peer.spec.relays.clone(),
+            ..Interest::new(*key)
+        };
+        match &peer.keys {
+            Some(keys) => Interest {
+                inbound_tag: keys.inbound.record_tag,
+                outbound_tag: keys.outbound.record_tag,
+                pair_tag: keys.pair_tag,
+                ..interest
+            },
+            None => interest,
         }
     }
 
@@ -624,7 +566,7 @@ impl Mesh {
             let told = |peer: &&Peer| peer.spec.managed && peer.spec.relay != RelayPolicy::Only;
             let managed = self.peers.values().filter(told);
             let keys = managed.filter_map(|peer| peer.keys.as_ref());
-            let records: Vec<Record> = keys
+            let records: Arc<[SealedRecord]> = keys
                 .map(|keys| contents.seal(&keys.outbound, rng))
                 .collect();
             self.records.sent = Some(now);
@@ -632,14 +574,7 @@ impl Mesh {
                 self.env.published = Some(now);
             }
             self.records.last = Some(candidates);
-            self.env
-                .out
-                .commands
-                .retain(|queued| !matches!(queued, Command::PublishRecords(_)));
-            self.env
-                .out
-                .commands
-                .push_back(Command::PublishRecords(records));
+            self.env.out.ask(Ask::Records(records));
             // The peers get it at about the same moment, and try too.
             self.for_wanted(now, Peer::meet);
         }

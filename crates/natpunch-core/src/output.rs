@@ -3,10 +3,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, PairTag, PeerKey, RecordTag, RelayUse};
+use natpunch_types::{Ask, CandidateKind, Origin, PeerKey};
 
 /// A datagram to send raw from WireGuard's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +34,6 @@ pub enum Command {
         /// Why, for the log.
         reason: EndpointReason,
     },
-    /// The complete set of records that discovery should publish in place of all earlier ones.
-    PublishRecords(Vec<Record>),
-    /// Which peers discovery should look up eagerly: complete, sent when it changes.
-    Interest(Vec<Interest>),
     /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
     FindRoute {
         /// The peer that may be there.
@@ -46,11 +41,8 @@ pub enum Command {
         /// The address.
         destination: IpAddr,
     },
-    /// Ask discovery to make this node and the peer probe each other at the same moment, if it can.
-    Meet {
-        /// The peer.
-        peer: PeerKey,
-    },
+    /// Ask discovery.
+    Ask(Ask),
 }
 
 /// Why an endpoint is set.
@@ -87,45 +79,6 @@ impl fmt::Display for EndpointReason {
             Self::Asked => "the peer asks for a sign of life",
             Self::Plain => "plain WireGuard peer",
         })
-    }
-}
-
-/// A sealed list of this node's candidates, for one peer only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Where the peer looks for it: known to the pair only, one per direction.
-    pub tag: RecordTag,
-    /// The sealed record.
-    pub blob: Vec<u8>,
-}
-
-/// How much discovery should care for a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interest {
-    /// The peer.
-    pub peer: PeerKey,
-    /// True while the peer is not connected: look it up eagerly.
-    pub wanted: bool,
-    /// The tag of the records that this peer publishes for us.
-    pub inbound_tag: RecordTag,
-    /// The tag of the records that we publish for this peer.
-    pub outbound_tag: RecordTag,
-    /// Names the pair, the same on both sides; zeros without a key in common.
-    pub pair_tag: PairTag,
-    /// What the pair wants of a relay.
-    pub relay: RelayUse,
-    /// Whose relays it may use; `None`: any.
-    pub relays: Option<Arc<[Origin]>>,
-}
-
-impl Interest {
-    /// What the pair wants of the relay of this discovery instance.
-    pub fn relay_by(&self, origin: &Origin) -> RelayUse {
-        let listed = self
-            .relays
-            .as_ref()
-            .is_none_or(|relays| relays.contains(origin));
-        if listed { self.relay } else { RelayUse::Off }
     }
 }
 
@@ -189,6 +142,13 @@ pub enum Event {
         /// Where it was.
         address: SocketAddr,
     },
+    /// The path in use passes through a relay that nobody offers any more who may.
+    RelayWithdrawn {
+        /// The peer.
+        peer: PeerKey,
+        /// The relay.
+        address: SocketAddr,
+    },
     /// Probes are answered there but WireGuard's handshake is not.
     WireGuardBlocked {
         /// The peer.
@@ -233,6 +193,7 @@ impl Event {
             | Self::Roamed { peer, .. }
             | Self::Adopted { peer, .. }
             | Self::PathLost { peer, .. }
+            | Self::RelayWithdrawn { peer, .. }
             | Self::WireGuardBlocked { peer, .. }
             | Self::Unreachable { peer, .. } => Some(peer),
             Self::ReflexiveLearned { .. } => None,
@@ -263,6 +224,9 @@ impl fmt::Display for Event {
                 write!(f, "running session at {address} kept")
             }
             Self::PathLost { address, .. } => write!(f, "{address} stopped answering"),
+            Self::RelayWithdrawn { address, .. } => {
+                write!(f, "the relay at {address} may no longer be used")
+            }
             Self::WireGuardBlocked { address, .. } => write!(
                 f,
                 "probes are answered at {address} but WireGuard's handshake is not"

@@ -10,10 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chacha20poly1305::{AeadInPlace as _, XNonce};
-use natpunch_types::CandidateKind;
+use natpunch_types::{CandidateKind, SealedRecord};
 use rand_core::RngCore;
 
-use crate::Record;
 use crate::keys::Direction;
 use crate::wire::{ADDRESS_LEN, Reader, put_address};
 
@@ -39,7 +38,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> Record {
+    pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> SealedRecord {
         let candidates = self.candidates.iter().take(MAX_CANDIDATES);
         let size = if candidates.len() <= 5 { SMALL } else { LARGE };
         let mut text = Vec::with_capacity(size);
@@ -71,9 +70,9 @@ impl Contents {
             blob.extend(text);
             blob.extend(mac);
         }
-        Record {
+        SealedRecord {
             tag: keys.record_tag,
-            blob,
+            blob: blob.into(),
         }
     }
 

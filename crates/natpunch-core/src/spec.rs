@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blake2::{Blake2s256, Digest as _};
 use ipnet::IpNet;
-use natpunch_types::{Origin, PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use natpunch_types::{InstanceName, PeerKey, PresharedKey, RelayPolicy, SecretKey};
 
 /// This node and its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +39,10 @@ pub struct PeerSpec {
     pub listen_port: u16,
     /// Whether it may be reached through relays.
     pub relay: RelayPolicy,
+    /// The `endpoint` of the mesh file, `HOST:PORT`, which discovery looks up.
+    pub endpoint: Option<Arc<str>>,
     /// Whose relays may be used, best first, whatever their round trips; `None`: any, the fastest.
-    pub relays: Option<Arc<[Origin]>>,
+    pub relays: Option<Arc<[InstanceName]>>,
 }
 
 impl PeerSpec {
@@ -54,6 +56,7 @@ impl PeerSpec {
             persistent_keepalive: None,
             listen_port: derive_listen_port(&key),
             relay: RelayPolicy::Auto,
+            endpoint: None,
             relays: None,
         }
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, Mesh, PathKind, PeerState};
-use natpunch_types::Origin;
+use natpunch_types::InstanceName;
 
 #[test]
 fn two_nodes_that_know_each_other_are_connected_in_a_few_round_trips() {
@@ -166,7 +166,7 @@ fn nodes_that_start_one_after_the_other_connect_soon() {
 #[test]
 fn what_a_server_sees_of_us_is_told_to_the_peers_until_it_expires() {
     let mut world = World::pair();
-    let origin = Origin::new("rendezvous");
+    let origin = InstanceName::new("rendezvous");
     let seen = addr("198.51.100.77:4000");
     let told = |world: &World| {
         world.nodes[0]
@@ -216,7 +216,7 @@ fn a_server_that_states_ever_new_addresses_of_us_is_believed_four_times_at_once_
     let state = |world: &mut World, server: &str, port: u16| {
         let seen = SocketAddr::from(([198, 51, 100, 77], port));
         world.with(0, |mesh, now| {
-            mesh.handle_reflexive(&Origin::new(server), seen, secs(180), now)
+            mesh.handle_reflexive(&InstanceName::new(server), seen, secs(180), now)
         });
     };
     let told = |world: &World| {
@@ -268,7 +268,7 @@ fn a_server_that_states_ever_new_addresses_of_us_is_believed_four_times_at_once_
     for port in 200..=1399 {
         let seen = SocketAddr::from(([198, 51, 100, 77], port));
         world.with(0, |mesh, now| {
-            mesh.handle_reflexive(&Origin::new("liar"), seen, ms(40), now)
+            mesh.handle_reflexive(&InstanceName::new("liar"), seen, ms(40), now)
         });
         world.run(ms(50));
     }
@@ -293,7 +293,7 @@ fn the_moment_of_every_server_counts_once_for_each_time_that_it_was_asked() {
     let key = public(world.nodes[1].number);
     let fire = |world: &mut World, server: &str, after| {
         world.with(0, |mesh, now| {
-            mesh.handle_fire(&Origin::new(server), key, ms(after), now)
+            mesh.handle_fire(&InstanceName::new(server), key, ms(after), now)
         });
     };
     // The liar is the first. Its second word, and those of a fifth server, count nothing.

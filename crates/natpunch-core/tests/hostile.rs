@@ -5,8 +5,8 @@
 mod common;
 
 use common::*;
-use natpunch_core::{Event, Mesh, PeerState, Record, Time};
-use natpunch_types::{Origin, PROBE_MAGIC, PresharedKey, RecordTag, SecretKey};
+use natpunch_core::{Event, Mesh, PeerState, Time};
+use natpunch_types::{InstanceName, PROBE_MAGIC, PresharedKey, RecordTag, SealedRecord, SecretKey};
 use proptest::prelude::*;
 
 /// A mesh that is quiet, and datagrams that its peer sealed for it: pings and pongs.
@@ -214,8 +214,8 @@ fn a_lying_discovery_source_neither_starves_others_nor_floods() {
     // The truth comes last, from another source.
     let address = world.address(1);
     let key = public(world.nodes[1].number);
-    let honest = natpunch_types::Candidate {
-        origin: Origin::new("honest"),
+    let honest = Candidate {
+        origin: InstanceName::new("honest"),
         ..candidate(address)
     };
     world.with(0, |mesh, now| mesh.handle_candidate(key, honest, now));
@@ -289,17 +289,17 @@ fn many_peers_share_one_probe_budget() {
 // Records.
 
 /// Node 0's records as node 1 can fetch them, and both nodes.
-fn published() -> (World, Record) {
+fn published() -> (World, SealedRecord) {
     let mut world = World::pair();
     world.run(secs(1));
     let record = world.nodes[0].records[0].clone();
     (world, record)
 }
 
-fn take(world: &mut World, index: usize, record: &Record) -> usize {
+fn take(world: &mut World, index: usize, record: &SealedRecord) -> usize {
     let now = world.now;
     let mesh = &mut world.nodes[index].mesh;
-    mesh.handle_record(&Origin::new("http"), record.tag, &record.blob, now);
+    mesh.handle_record(&InstanceName::new("http"), record, now);
     mesh.status(now).peers[0].candidates.len()
 }
 
@@ -363,7 +363,7 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
         take(
             &mut world,
             1,
-            &Record {
+            &SealedRecord {
                 tag: record.tag,
                 blob: other.blob
             }
@@ -375,8 +375,8 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
         take(
             &mut world,
             1,
-            &Record {
-                tag: RecordTag([0; 16]),
+            &SealedRecord {
+                tag: RecordTag::NONE,
                 blob: record.blob.clone()
             }
         ),
@@ -384,13 +384,14 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
         "foreign tag"
     );
     for bit in 0..record.blob.len() * 8 {
-        let mut blob = record.blob.clone();
+        let mut blob = record.blob.to_vec();
         blob[bit / 8] ^= 1 << (bit % 8);
+        let blob = blob.into();
         assert_eq!(
             take(
                 &mut world,
                 1,
-                &Record {
+                &SealedRecord {
                     tag: record.tag,
                     blob
                 }
@@ -400,14 +401,15 @@ fn a_forged_mixed_or_damaged_record_is_dropped() {
         );
     }
     for length in 0..=2048 {
-        let mut blob = record.blob.clone();
+        let mut blob = record.blob.to_vec();
         blob.resize(length, 0);
+        let blob = blob.into();
         if length != record.blob.len() {
             assert_eq!(
                 take(
                     &mut world,
                     1,
-                    &Record {
+                    &SealedRecord {
                         tag: record.tag,
                         blob
                     }
@@ -592,7 +594,10 @@ proptest! {
                 Input::Candidate(address) => mesh.handle_candidate(key, candidate(address), now),
                 Input::Datagram(from, data) => mesh.handle_datagram(from, None, &data, now),
                 Input::Captured(from, which) => mesh.handle_datagram(from, None, &datagrams[which % datagrams.len()], now),
-                Input::Record(blob) => mesh.handle_record(&Origin::new("x"), RecordTag([1; 16]), &blob, now),
+                Input::Record(blob) => {
+                    let record = SealedRecord { tag: RecordTag([1; 16]), blob: blob.into() };
+                    mesh.handle_record(&InstanceName::new("x"), &record, now)
+                },
                 Input::Device(endpoint, handshake, rx) => {
                     let mut row = row(key);
                     row.endpoint = endpoint;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState, Time};
-use natpunch_types::{HostNetwork, LinkRole, Origin, Route};
+use natpunch_types::{HostNetwork, InstanceName, LinkRole, Route};
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
     world.nodes[index]
@@ -620,10 +620,8 @@ fn two_peers_that_gave_up_meet_when_one_publishes() {
     let exchange = |world: &mut World| {
         for (from, to) in [(0, 1), (1, 0)] {
             let record = world.nodes[from].records[0].clone();
-            let origin = natpunch_types::Origin::new("http");
-            world.with(to, |mesh, now| {
-                mesh.handle_record(&origin, record.tag, &record.blob, now)
-            });
+            let origin = natpunch_types::InstanceName::new("http");
+            world.with(to, |mesh, now| mesh.handle_record(&origin, &record, now));
         }
     };
     for _ in 0..3600 {
@@ -659,7 +657,7 @@ fn a_peer_that_wants_to_connect_ends_a_long_silence_but_not_every_second() {
     let news = |world: &mut World| {
         let record = record.clone();
         world.with(1, |mesh, now| {
-            mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+            mesh.handle_record(&InstanceName::new("rv"), &record, now)
         });
     };
     news(&mut world);
@@ -778,7 +776,7 @@ fn an_endpoint_that_the_mesh_file_states_is_used_though_it_is_behind_a_tunnel() 
             mesh.handle_local_addresses(&network, now)
         });
     }
-    let stated = natpunch_types::Candidate {
+    let stated = Candidate {
         kind: natpunch_types::CandidateKind::Mapped,
         ..candidate(world.address(1))
     };
@@ -830,7 +828,7 @@ fn the_router_and_the_broadcast_address_of_the_lan_are_asked_for_no_peer_unless_
     world.nodes[1].up = true;
     let record = world.nodes[1].records[0].clone();
     world.with(0, |mesh, now| {
-        mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+        mesh.handle_record(&InstanceName::new("rv"), &record, now)
     });
     world.connect();
     assert_eq!(world.status(0).endpoint, Some(router));

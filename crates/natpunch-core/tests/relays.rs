@@ -6,11 +6,11 @@ mod common;
 
 use common::*;
 use natpunch_core::{Command, Event, Mesh, MeshSpec, Time};
-use natpunch_types::{Candidate, CandidateKind, Origin, RelayPolicy, RelayUse, Route};
+use natpunch_types::{Ask, CandidateKind, InstanceName, RelayPolicy, RelayUse, Route};
 
 fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
     for peer in &mut spec.peers {
-        peer.relays = Some(names.iter().map(|name| Origin::new(name)).collect());
+        peer.relays = Some(names.iter().map(|name| InstanceName::new(name)).collect());
     }
     spec
 }
@@ -18,7 +18,7 @@ fn listing(mut spec: MeshSpec, names: &[&str]) -> MeshSpec {
 fn relay(address: &str, origin: &str) -> Candidate {
     Candidate {
         kind: CandidateKind::Relay,
-        origin: Origin::new(origin),
+        origin: InstanceName::new(origin),
         ..candidate(addr(address))
     }
 }
@@ -39,12 +39,34 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     );
 
     let interest = std::iter::from_fn(|| mesh.poll_command()).find_map(|command| match command {
-        Command::Interest(interest) => Some(interest),
+        Command::Ask(Ask::Peers(interest)) => Some(interest),
         _ => None,
     });
     let interest = &interest.unwrap()[0];
-    assert_eq!(interest.relay_by(&Origin::new("eu")), RelayUse::Carry);
-    assert_eq!(interest.relay_by(&Origin::new("us")), RelayUse::Off);
+    assert_eq!(interest.relay_by(&InstanceName::new("eu")), RelayUse::Carry);
+    assert_eq!(interest.relay_by(&InstanceName::new("us")), RelayUse::Off);
+}
+
+#[test]
+fn an_instance_named_peer_or_wireguard_is_no_more_than_an_instance() {
+    for name in ["peer", "wireguard"] {
+        let mut mesh = Mesh::new(spec(1, &[2]), [0; 32], Time::ZERO);
+        let by = "198.51.100.1:40001";
+        mesh.handle_candidate(public(2), relay(by, "hub"), Time::ZERO);
+        // The peer itself may say that a relay's address is its own; an instance may not.
+        let own = Candidate {
+            kind: CandidateKind::Host,
+            ..relay(by, name)
+        };
+        mesh.handle_candidate(public(2), own, Time::ZERO);
+        let candidate = |mesh: &Mesh| mesh.status(Time::ZERO).peers[0].candidates[0].clone();
+        assert_eq!(candidate(&mesh).kind, CandidateKind::Relay, "{name}");
+        assert_eq!(candidate(&mesh).origins, ["hub"]);
+
+        mesh.handle_candidate(public(2), relay(by, name), Time::ZERO);
+        let written = format!("discovery.{name}");
+        assert_eq!(candidate(&mesh).origins, ["hub".to_owned(), written]);
+    }
 }
 
 /// A pair that lists these relays and knows the one named `second`, and the candidates by the

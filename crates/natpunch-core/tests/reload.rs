@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::*;
-use natpunch_core::{Event, PathKind, PeerSpec, PeerState, Record, Time};
-use natpunch_types::{Candidate, CandidateKind, Origin, PresharedKey, RelayPolicy};
+use natpunch_core::{Event, PathKind, PeerSpec, PeerState, Time};
+use natpunch_types::{CandidateKind, InstanceName, PresharedKey, RelayPolicy, SealedRecord};
 
 /// A pair without a path, of which the first node has a record of the other: it, and the candidate.
-fn with_record() -> (World, Record, SocketAddr) {
+fn with_record() -> (World, SealedRecord, SocketAddr) {
     let mut world = World::pair();
     world.passes = Box::new(|_, _, _| false);
     world.run(secs(1));
@@ -22,14 +22,14 @@ fn with_record() -> (World, Record, SocketAddr) {
     (world, record, address)
 }
 
-fn take(world: &mut World, record: &Record) {
+fn take(world: &mut World, record: &SealedRecord) {
     world.with(0, |mesh, now| {
-        mesh.handle_record(&Origin::new("rv"), record.tag, &record.blob, now)
+        mesh.handle_record(&InstanceName::new("rv"), record, now)
     });
 }
 
 /// The other's record when it has moved to this address.
-fn moves(world: &mut World, to: &str) -> Record {
+fn moves(world: &mut World, to: &str) -> SealedRecord {
     world.with(1, |mesh, now| {
         mesh.handle_local_addresses(&host(&[to]), now)
     });
@@ -55,7 +55,7 @@ fn has_candidate(world: &World, address: SocketAddr) -> bool {
 fn a_reload_that_changes_a_peer_keeps_its_record_and_probes_at_once() {
     let changes: [fn(&mut PeerSpec); 3] = [
         |peer| peer.relay = RelayPolicy::Never,
-        |peer| peer.relays = Some(Arc::from([Origin::new("rv")])),
+        |peer| peer.relays = Some(Arc::from([InstanceName::new("rv")])),
         |peer| peer.managed = false,
     ];
     for change in changes {

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_core::{Interest, Mesh, Record, Time};
+use natpunch_core::{Mesh, Time};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::identity;
 use natpunch_rendezvous::wire::Tag;
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RecordTag, SecretKey};
+use natpunch_types::{
+    Abilities, Ask, Candidate, CandidateKind, InstanceName, Interest, News, OwnAddressKind,
+    PeerKey, RecordTag, SealedRecord, SecretKey,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -26,12 +29,23 @@ pub struct ServerAddress {
     pub address: SocketAddr,
     /// Its public key.
     pub key: PeerKey,
+    /// Whether its relay is used: `relay` of the mesh file.
+    pub relays: bool,
 }
 
 /// The discovery instance of the server at this address.
-pub(crate) fn origin(server: IpAddr) -> Origin {
-    Origin::new(&format!("server-{server}"))
+pub(crate) fn origin(server: IpAddr) -> InstanceName {
+    InstanceName::new(&format!("server-{server}"))
 }
+
+/// What the plugin of natpunch's own rendezvous can do.
+pub(crate) const ABILITIES: Abilities = Abilities {
+    wireguard_port: true,
+    meetings: true,
+    relays: true,
+    records: true,
+    mappings: false,
+};
 
 /// The clients of one host.
 #[derive(Default)]
@@ -45,8 +59,9 @@ pub(crate) struct Clients {
 
 struct Link {
     address: SocketAddr,
-    origin: Origin,
+    origin: InstanceName,
     client: Client<ChaCha20Rng>,
+    relays: bool,
     up: bool,
     /// Where the relay of a pair is.
     relayed: BTreeMap<Tag, SocketAddr>,
@@ -59,7 +74,12 @@ impl Clients {
         random: &mut Random,
         now: Duration,
     ) -> Self {
-        let link = |ServerAddress { address, key }: &ServerAddress| {
+        let link = |server: &ServerAddress| {
+            let ServerAddress {
+                address,
+                key,
+                relays,
+            } = server;
             let config = Config {
                 identity: identity(private_key),
                 servers: vec![*key],
@@ -76,6 +96,7 @@ impl Clients {
                 address: *address,
                 origin,
                 client,
+                relays: *relays,
                 up: false,
                 relayed: BTreeMap::new(),
             })
@@ -86,43 +107,55 @@ impl Clients {
         }
     }
 
-    pub(crate) fn set_interest(&mut self, interest: &[Interest], now: Duration) {
+    /// Takes a question of the core's.
+    pub(crate) fn ask(&mut self, ask: &Ask, now: Duration) {
+        match ask {
+            Ask::Peers(peers) => self.set_peers(peers, now),
+            Ask::Records(records) => self.set_records(records, now),
+            Ask::Meet(peer) => self.meet(*peer, now),
+        }
+    }
+
+    fn set_peers(&mut self, interest: &[Interest], now: Duration) {
         self.watches = interest
             .iter()
             .map(|interest| (interest.inbound_tag.0, interest.peer))
             .collect();
-        self.pairs = interest
-            .iter()
-            .map(|interest| {
-                (
-                    interest.pair_tag.0,
-                    (interest.peer, interest.outbound_tag.0),
-                )
-            })
-            .collect();
-        for Link { client, origin, .. } in &mut self.links {
+        let of_pair = |interest: &Interest| {
+            let mailbox = interest.outbound_tag.0;
+            (interest.pair_tag.0, (interest.peer, mailbox))
+        };
+        self.pairs = interest.iter().map(of_pair).collect();
+        for Link {
+            client,
+            origin,
+            relays,
+            ..
+        } in &mut self.links
+        {
             client.set_watches(self.watches.keys().copied(), now);
             client.set_relays(
                 interest
                     .iter()
+                    .filter(|_| *relays)
                     .map(|interest| (interest.pair_tag.0, interest.relay_by(origin))),
                 now,
             );
         }
     }
 
-    pub(crate) fn set_records(&mut self, records: &[Record], now: Duration) {
+    fn set_records(&mut self, records: &[SealedRecord], now: Duration) {
         for Link { client, .. } in &mut self.links {
             client.set_records(
                 records
                     .iter()
-                    .map(|record| (record.tag.0, record.blob.as_slice().into())),
+                    .map(|record| (record.tag.0, record.blob.clone())),
                 now,
             );
         }
     }
 
-    pub(crate) fn meet(&mut self, peer: PeerKey, now: Duration) {
+    fn meet(&mut self, peer: PeerKey, now: Duration) {
         let Some((pair, (_, mailbox))) = self.pairs.iter().find(|(_, (known, _))| *known == peer)
         else {
             return;
@@ -131,6 +164,16 @@ impl Clients {
             .iter_mut()
             .filter(|link| link.up)
             .for_each(|link| link.client.meet(*pair, *mailbox, now));
+    }
+
+    /// The instance of this server was replaced by one that does not relay.
+    pub(crate) fn stop_relaying(&mut self, server: SocketAddr, now: Duration) {
+        for link in &mut self.links {
+            if link.address == server {
+                link.relays = false;
+                link.client.set_relays([], now);
+            }
+        }
     }
 
     pub(crate) fn handle_network_change(&mut self, now: Duration) {
@@ -178,37 +221,40 @@ impl Clients {
             }
             while let Some(event) = link.client.poll_event() {
                 let peer = |tag| self.pairs.get(tag).map(|(peer, _)| *peer);
-                match event {
-                    Event::Observed(own) => {
-                        mesh.handle_reflexive(&link.origin, own, OBSERVED_LIFETIME, time)
-                    }
+                let news = match event {
+                    Event::Observed(address) => vec![News::OwnAddress {
+                        address,
+                        kind: OwnAddressKind::Reflexive,
+                        lifetime: OBSERVED_LIFETIME,
+                    }],
                     Event::Record { tag, blob } => {
-                        mesh.handle_record(&link.origin, RecordTag(tag), &blob, time)
+                        let tag = RecordTag(tag);
+                        vec![News::Record(SealedRecord { tag, blob })]
                     }
-                    Event::Up { .. } => link.up = true,
-                    Event::Down => link.up = false,
-                    Event::Relay { tag, address } => {
-                        let candidates = link.moved(tag, address);
-                        for candidate in candidates {
-                            peer(&tag).into_iter().for_each(|peer| {
-                                mesh.handle_candidate(peer, candidate.clone(), time)
-                            });
-                        }
+                    Event::Up { .. } => {
+                        link.up = true;
+                        vec![]
                     }
-                    Event::Fire { tag, after } => {
-                        let origin = &link.origin;
-                        peer(&tag)
-                            .into_iter()
-                            .for_each(|peer| mesh.handle_fire(origin, peer, after, time));
+                    Event::Down => {
+                        link.up = false;
+                        vec![]
                     }
+                    Event::Relay { tag, address } => link.moved(tag, address, peer(&tag)),
+                    Event::Fire { tag, after } => peer(&tag)
+                        .map(|peer| News::Fire { peer, after })
+                        .into_iter()
+                        .collect(),
                     Event::Wanted { tag } => {
-                        self.watches
-                            .get(&tag)
+                        let peer = self.watches.get(&tag);
+                        peer.map(|peer| News::Wanted { peer: *peer })
                             .into_iter()
-                            .for_each(|peer| mesh.handle_wanted(*peer, time));
+                            .collect()
                     }
-                    Event::Mapping(mapping) => mesh.handle_mapping(&link.origin, mapping, time),
-                    Event::Refused { .. } | Event::Full { .. } => {}
+                    Event::Mapping(mapping) => vec![News::Mapping(mapping)],
+                    Event::Refused { .. } | Event::Full { .. } => vec![],
+                };
+                for news in news {
+                    mesh.handle_news(&link.origin, news, time);
                 }
             }
         }
@@ -217,23 +263,25 @@ impl Clients {
 }
 
 impl Link {
-    /// The relay of a pair is here now, or nowhere: the candidate that is gone, and the one that
-    /// is.
-    fn moved(&mut self, tag: Tag, address: Option<SocketAddr>) -> Vec<Candidate> {
+    /// The relay of a pair is here now, or nowhere: what the core is told of it.
+    fn moved(&mut self, tag: Tag, address: Option<SocketAddr>, peer: Option<PeerKey>) -> Vec<News> {
         let before = match address {
             Some(address) => self.relayed.insert(tag, address),
             None => self.relayed.remove(&tag),
         };
-        let gone = before
-            .filter(|before| Some(*before) != address)
-            .map(|address| (address, Duration::ZERO));
-        let here = address.map(|address| (address, RELAY_LIFETIME));
-        let candidate = |(address, lifetime)| Candidate {
-            address,
-            kind: CandidateKind::Relay,
-            origin: self.origin.clone(),
-            lifetime,
+        let Some(peer) = peer else {
+            return vec![];
         };
-        gone.into_iter().chain(here).map(candidate).collect()
+        let gone = before.filter(|before| Some(*before) != address);
+        let withdrawn = gone.map(|address| News::Withdrawn { peer, address });
+        let offered = address.map(|address| News::Candidate {
+            peer,
+            candidate: Candidate {
+                address,
+                kind: CandidateKind::Relay,
+                lifetime: RELAY_LIFETIME,
+            },
+        });
+        withdrawn.into_iter().chain(offered).collect()
     }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_core::{Interest, Record};
-use natpunch_types::{PeerKey, RecordTag};
+use natpunch_types::{Interest, PeerKey, RecordTag, SealedRecord};
 
 use crate::network::HostId;
 use crate::rendezvous::Message;
@@ -103,7 +103,7 @@ impl Client {
 /// Sealed records at some URL, with long-poll: whoever watches a tag hears of a change at once.
 #[derive(Debug, Default)]
 pub(crate) struct RecordStore {
-    published: BTreeMap<HostId, Vec<Record>>,
+    published: BTreeMap<HostId, Arc<[SealedRecord]>>,
     watched: BTreeMap<HostId, Vec<RecordTag>>,
     due: BTreeMap<(Duration, u64), Due>,
     sequence: u64,
@@ -113,8 +113,8 @@ pub(crate) struct RecordStore {
 
 #[derive(Debug)]
 enum Due {
-    Publish(HostId, Vec<Record>),
-    Deliver(HostId, Record),
+    Publish(HostId, Arc<[SealedRecord]>),
+    Deliver(HostId, SealedRecord),
 }
 
 impl RecordStore {
@@ -123,7 +123,7 @@ impl RecordStore {
         self.due.insert((at, self.sequence), due);
     }
 
-    pub(crate) fn publish(&mut self, host: HostId, records: Vec<Record>, now: Duration) {
+    pub(crate) fn publish(&mut self, host: HostId, records: Arc<[SealedRecord]>, now: Duration) {
         self.schedule(now + STORE_DELAY, Due::Publish(host, records));
     }
 
@@ -133,11 +133,12 @@ impl RecordStore {
             .map(|interest| interest.inbound_tag)
             .collect();
         let before = self.watched.insert(host, tags.clone()).unwrap_or_default();
-        let new = |record: &&Record| tags.contains(&record.tag) && !before.contains(&record.tag);
+        let new =
+            |record: &&SealedRecord| tags.contains(&record.tag) && !before.contains(&record.tag);
         let found: Vec<_> = self
             .published
             .values()
-            .flatten()
+            .flat_map(|records| records.iter())
             .filter(new)
             .cloned()
             .collect();
@@ -155,7 +156,7 @@ impl RecordStore {
     }
 
     /// Records that reach a host now.
-    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<(HostId, Record)> {
+    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<(HostId, SealedRecord)> {
         let mut delivered = Vec::new();
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > now {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{
-    Candidate, CandidateKind, HostAddress, HostNetwork, LinkRole, Origin, PeerKey,
+    Abilities, Candidate, CandidateKind, HostAddress, HostNetwork, InstanceName, LinkRole, News,
+    PeerKey, Running,
 };
 
-use crate::client::{Clients, ServerAddress};
+use crate::client::{self, Clients, ServerAddress};
 use crate::discovery::Client;
 use crate::random::Random;
 use crate::rendezvous::Message;
@@ -22,6 +23,11 @@ const EAGER_DEVICE_POLL: (Duration, Duration) = (Duration::from_millis(50), Dura
 /// For how long what the rendezvous server says is believed.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
 
+/// The discovery instances of the models, and of endpoints that a mesh file would name.
+pub(crate) const RENDEZVOUS: &str = "rendezvous";
+pub(crate) const RECORDS: &str = "records";
+pub(crate) const STATIC: &str = "static";
+
 /// Which discovery a host uses.
 #[derive(Debug, Clone, Default)]
 pub struct DiscoveryConfig {
@@ -33,6 +39,35 @@ pub struct DiscoveryConfig {
     pub records: bool,
     /// Servers of natpunch's own rendezvous, with relays.
     pub servers: Vec<ServerAddress>,
+}
+
+impl DiscoveryConfig {
+    /// The instances that the core is told of; `run` grows with each reload that changes them.
+    pub(crate) fn instances(&self, run: u64) -> BTreeMap<InstanceName, Running> {
+        let port = Abilities {
+            wireguard_port: true,
+            ..Abilities::default()
+        };
+        let records = Abilities {
+            records: true,
+            ..Abilities::default()
+        };
+        let models = [
+            (RENDEZVOUS, port),
+            (RECORDS, records),
+            (STATIC, Abilities::default()),
+        ];
+        let models = models.map(|(name, abilities)| (InstanceName::new(name), abilities));
+        let servers = self.servers.iter().map(|server| {
+            let abilities = Abilities {
+                relays: server.relays,
+                ..client::ABILITIES
+            };
+            (client::origin(server.address.ip()), abilities)
+        });
+        let running = |(name, abilities)| (name, Running { abilities, run });
+        models.into_iter().chain(servers).map(running).collect()
+    }
 }
 
 /// The agent process: dies and restarts without the device.
@@ -165,7 +200,8 @@ impl Node {
         let time = self.clock(now);
         let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
         mesh.set_record_counter_floor(self.record_counter);
-        // First of all the device: it may have live sessions.
+        mesh.handle_instances(self.discovery.instances(1), time);
+        // Before anything else is heard, the device: it may have live sessions.
         mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(&host_network(addresses, &self.bridges), time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
@@ -274,10 +310,15 @@ impl Node {
         let candidate = Candidate {
             address,
             kind: CandidateKind::Reflexive,
-            origin: Origin::new("rendezvous"),
             lifetime: ANSWER_LIFETIME,
         };
-        agent.mesh.handle_candidate(wanted, candidate, time);
+        let news = News::Candidate {
+            peer: wanted,
+            candidate,
+        };
+        agent
+            .mesh
+            .handle_news(&InstanceName::new(RENDEZVOUS), news, time);
     }
 
     /// Lets the clients of natpunch's own rendezvous do what is due; what they send.

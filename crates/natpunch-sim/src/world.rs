@@ -10,13 +10,15 @@ use natpunch_core::{
     Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, Transmit, derive_listen_port,
     stun,
 };
-use natpunch_types::{Candidate, CandidateKind, Origin, PeerKey, RelayPolicy, SecretKey};
+use natpunch_types::{
+    Ask, Candidate, CandidateKind, InstanceName, News, PeerKey, RelayPolicy, SecretKey,
+};
 
 use crate::client::{self, ServerAddress};
 use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
 use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
-use crate::node::{DiscoveryConfig, Node, host_network};
+use crate::node::{self, DiscoveryConfig, Node, host_network};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
 use crate::rendezvous;
@@ -138,7 +140,15 @@ impl World {
                 Random::new(self.seed, 10_000 + id.0 as u64),
             ),
         );
-        (id, ServerAddress { address, key })
+        let relays = true;
+        (
+            id,
+            ServerAddress {
+                address,
+                key,
+                relays,
+            },
+        )
     }
 
     /// Adds a host that takes part in nothing.
@@ -343,13 +353,28 @@ impl World {
         self.reload(node, spec);
     }
 
+    /// Writes `relay = false` into the section of this server, and reloads.
+    pub fn stop_relaying(&mut self, node: HostId, server: ServerAddress) {
+        let now = self.now;
+        let node = self.node_mut(node);
+        for known in &mut node.discovery.servers {
+            known.relays &= known.key != server.key;
+        }
+        let (time, instances) = (node.clock(now), node.discovery.instances(2));
+        if let Some(agent) = &mut node.agent {
+            agent.clients.stop_relaying(server.address, now);
+            agent.mesh.handle_instances(instances, time);
+        }
+        self.drain();
+    }
+
     /// Changes by whose relays peers may be reached, best first.
     pub fn set_relays(&mut self, node: HostId, servers: &[HostId]) {
         let relays = servers
             .iter()
             .flat_map(|server| self.network.addresses(*server))
             .map(|ip| client::origin(*ip));
-        let relays: Arc<[Origin]> = relays.collect();
+        let relays: Arc<[InstanceName]> = relays.collect();
         let mut spec = self.nodes[&node].spec.clone();
         spec.peers
             .iter_mut()
@@ -395,15 +420,19 @@ impl World {
         let (key, now) = (self.key(peer), self.now);
         let node = self.node_mut(node);
         let time = node.clock(now);
-        let (kind, origin) = (CandidateKind::Mapped, Origin::new("static"));
         let candidate = Candidate {
             address,
-            kind,
-            origin,
+            kind: CandidateKind::Mapped,
             lifetime: Duration::from_secs(3600),
         };
+        let news = News::Candidate {
+            peer: key,
+            candidate,
+        };
         if let Some(agent) = &mut node.agent {
-            agent.mesh.handle_candidate(key, candidate, time);
+            agent
+                .mesh
+                .handle_news(&InstanceName::new(node::STATIC), news, time);
         }
         self.drain();
     }
@@ -591,12 +620,8 @@ impl World {
             if let Some(node) = self.nodes.get_mut(&host) {
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
-                    agent.mesh.handle_record(
-                        &Origin::new("records"),
-                        record.tag,
-                        &record.blob,
-                        time,
-                    );
+                    let records = InstanceName::new(node::RECORDS);
+                    agent.mesh.handle_news(&records, News::Record(record), time);
                 }
             }
         }
@@ -758,15 +783,6 @@ impl World {
     fn execute(&mut self, host: HostId, command: Command) {
         let now = self.now;
         match command {
-            Command::PublishRecords(records) => {
-                let node = self.node_mut(host);
-                if let Some(agent) = &mut node.agent {
-                    agent.clients.set_records(&records, now);
-                }
-                if node.discovery.records {
-                    self.records.publish(host, records, now);
-                }
-            }
             Command::FindRoute { peer, destination } => {
                 let route = self.network.route(host, destination);
                 let node = self.node_mut(host);
@@ -775,22 +791,21 @@ impl World {
                     agent.mesh.handle_route(peer, destination, route, time);
                 }
             }
-            Command::Meet { peer } => {
-                if let Some(agent) = &mut self.node_mut(host).agent {
-                    agent.clients.meet(peer, now);
-                }
-            }
-            Command::Interest(interest) => {
+            Command::Ask(ask) => {
                 let node = self.node_mut(host);
-                let watches = node.discovery.records;
+                let has_store = node.discovery.records;
                 if let Some(agent) = &mut node.agent {
-                    agent.clients.set_interest(&interest, now);
+                    agent.clients.ask(&ask, now);
+                    if let (Ask::Peers(peers), Some(client)) = (&ask, &mut agent.client) {
+                        client.set_interest(peers, now);
+                    }
                 }
-                if let Some(client) = node.agent.as_mut().and_then(|agent| agent.client.as_mut()) {
-                    client.set_interest(&interest, now);
-                }
-                if watches {
-                    self.records.watch(host, &interest, now);
+                match ask {
+                    Ask::Peers(peers) if has_store => self.records.watch(host, &peers, now),
+                    Ask::Records(records) if has_store => {
+                        self.records.publish(host, records, now);
+                    }
+                    _ => {}
                 }
             }
             Command::SetEndpoint {

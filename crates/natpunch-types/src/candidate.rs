@@ -35,13 +35,12 @@ impl fmt::Display for CandidateKind {
     }
 }
 
-/// Which discovery instance (the NAME of `[discovery.NAME]`), or which part of natpunch itself,
-/// offered a datum. Stamped by the plugin host: a plugin cannot name its own origin.
+/// The NAME of `[discovery.NAME]`, or of the peer that serves: names one discovery instance.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin(Arc<str>);
+pub struct InstanceName(Arc<str>);
 
-impl Origin {
-    /// The origin with this name.
+impl InstanceName {
+    /// The instance of this name.
     pub fn new(name: &str) -> Self {
         Self(Arc::from(name))
     }
@@ -52,15 +51,61 @@ impl Origin {
     }
 }
 
-impl fmt::Debug for Origin {
+impl fmt::Debug for InstanceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for InstanceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Who offered a datum. A plugin can't name its own origin: the plugin host stamps it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A discovery instance.
+    Discovery(InstanceName),
+    /// The peer itself, by an authenticated packet.
+    Peer,
+    /// WireGuard on this node, which roams to where authentic packets come from.
+    WireGuard,
+}
+
+impl Origin {
+    /// How [`Origin::Peer`] and [`Origin::WireGuard`] are written in `status`.
+    const WORDS: [&str; 2] = ["peer", "wireguard"];
+
+    /// The discovery instance, if it is one.
+    pub fn instance(&self) -> Option<&InstanceName> {
+        match self {
+            Self::Discovery(name) => Some(name),
+            Self::Peer | Self::WireGuard => None,
+        }
+    }
+}
+
+impl From<InstanceName> for Origin {
+    fn from(name: InstanceName) -> Self {
+        Self::Discovery(name)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [peer, wireguard] = Self::WORDS;
+        match self {
+            // An instance may have any name. One that reads like another origin's word is written
+            // with its section, which no name can be mistaken for: names have no dot.
+            Self::Discovery(name) if Self::WORDS.contains(&name.as_str()) => {
+                write!(f, "discovery.{name}")
+            }
+            Self::Discovery(name) => name.fmt(f),
+            Self::Peer => f.write_str(peer),
+            Self::WireGuard => f.write_str(wireguard),
+        }
     }
 }
 
@@ -72,8 +117,27 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// How it was found.
     pub kind: CandidateKind,
-    /// Who says so.
-    pub origin: Origin,
     /// For how long it may be believed, counted from when it was received.
     pub lifetime: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_named_like_another_origin_is_not_written_like_it() {
+        let instance = |name| Origin::from(InstanceName::new(name));
+        let origins = ["web", "peer", "wireguard"].map(instance);
+        let origins = origins.into_iter().chain([Origin::Peer, Origin::WireGuard]);
+        let written: Vec<_> = origins.map(|origin| origin.to_string()).collect();
+        let expected = [
+            "web",
+            "discovery.peer",
+            "discovery.wireguard",
+            "peer",
+            "wireguard",
+        ];
+        assert_eq!(written, expected);
+    }
 }

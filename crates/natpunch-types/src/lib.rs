@@ -10,6 +10,7 @@ mod address;
 mod candidate;
 mod consent;
 mod device;
+mod discovery;
 mod host;
 mod key;
 mod rate;
@@ -22,9 +23,10 @@ pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
     is_special,
 };
-pub use candidate::{Candidate, CandidateKind, Origin};
+pub use candidate::{Candidate, CandidateKind, InstanceName, Origin};
 pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
+pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, SealedRecord};
 pub use host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
 pub use rate::{Bucket, Rate, RateBudget};

@@ -205,7 +205,7 @@ impl Client {
 }
 
 /// Reads the answer to a poll for these.
-fn differing(
+pub(crate) fn differing(
     known: impl Iterator<Item = RecordTag>,
     bytes: &[u8],
 ) -> Result<Vec<(RecordTag, Polled)>, Error> {
@@ -230,16 +230,6 @@ fn differing(
         }
     }
     Ok(differing)
-}
-
-/// Reads an answer to a poll for two records, for fuzzers.
-#[doc(hidden)]
-pub fn read_answer(bytes: &[u8]) -> usize {
-    differing(
-        [RecordTag([0; 16]), RecordTag([0xab; 16])].into_iter(),
-        bytes,
-    )
-    .map_or(0, |found| found.len())
 }
 
 fn failure(status: StatusCode) -> Error {

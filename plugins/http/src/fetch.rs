@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use natpunch_plugin::{PeerInterest, RecordTag, SealedRecord};
+use natpunch_plugin::{Interest, News, RecordTag, SealedRecord};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -45,10 +45,9 @@ impl Inbox {
     fn found(&self, tag: RecordTag, etag: Option<Etag>, blob: Vec<u8>) {
         self.lock().insert(tag, etag);
         if !blob.is_empty() {
-            self.reporter.host.deliver(SealedRecord {
-                tag,
-                blob: blob.into(),
-            });
+            let blob = blob.into();
+            let record = SealedRecord { tag, blob };
+            self.reporter.host.tell(News::Record(record));
         }
     }
 
@@ -59,7 +58,7 @@ impl Inbox {
     }
 }
 
-fn tags(peers: &[PeerInterest]) -> BTreeSet<RecordTag> {
+fn tags(peers: &[Interest]) -> BTreeSet<RecordTag> {
     peers.iter().map(|peer| peer.inbound_tag).collect()
 }
 
@@ -216,7 +215,7 @@ impl Pacer {
 /// Fetches file by file: each wanted peer's every `interval`, the others' seldom.
 async fn plain_fetch(
     client: &Client,
-    mut feed: watch::Receiver<Arc<[PeerInterest]>>,
+    mut feed: watch::Receiver<Arc<[Interest]>>,
     inbox: &Inbox,
     interval: Duration,
 ) {
@@ -225,7 +224,7 @@ async fn plain_fetch(
     loop {
         let peers = feed.borrow_and_update().clone();
         let now = Instant::now();
-        let due_at = |peer: &PeerInterest, fetched: &BTreeMap<RecordTag, Instant>| {
+        let due_at = |peer: &Interest, fetched: &BTreeMap<RecordTag, Instant>| {
             let pause = if peer.wanted {
                 interval
             } else {

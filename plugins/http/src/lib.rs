@@ -12,114 +12,37 @@
 mod client;
 mod fetch;
 mod publish;
+mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, Descriptor, Discovery, Health, Host, Input, PeerInterest, PluginError, SealedRecord,
+    Ask, BoxFuture, Discovery, Health, Host, Input, Interest, PluginError, SealedRecord,
 };
 use tokio::sync::watch;
 
 use client::Client;
-#[doc(hidden)]
-pub use client::read_answer;
-
-/// `[discovery.NAME]` with `plugin = "http"`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Where the records are: `https://HOST/v1` for a `natpunch serve --http` behind TLS, or any
-    /// directory on a web server.
-    pub url: String,
-    /// STUN servers, `HOST:PORT`, that tell this node its address as the internet sees it. HTTP
-    /// can't: its port is another one. `natpunch serve` answers STUN on its UDP port.
-    #[serde(default)]
-    pub stun: Vec<String>,
-    /// Seconds between two looks for a wanted peer's record on a server without long poll; for
-    /// other peers it is 20 times as long.
-    #[serde(default = "default_interval")]
-    #[schemars(range(min = 1, max = 3600))]
-    pub interval: u64,
-}
-
-fn default_interval() -> u64 {
-    3
-}
+pub use settings::{Settings, Store};
 
 /// The http plugin.
 #[derive(Debug)]
 pub struct Plugin {
-    base: url::Url,
-    interval: Duration,
+    store: Store,
 }
 
 impl Plugin {
-    /// The value of `plugin = "…"`.
-    pub const ID: &'static str = "http";
-
-    /// A plugin with these settings.
-    ///
-    /// # Errors
-    /// If a setting is wrong; the error names its key.
-    pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |key: &str, problem: String| PluginError::Setting {
-            key: key.to_owned(),
-            problem,
-        };
-        let mut base = url::Url::parse(settings.url.trim()).map_err(|error| {
-            wrong(
-                "url",
-                format!("{error}; a URL looks like https://rv.example.org/v1"),
-            )
-        })?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
-            return Err(wrong(
-                "url",
-                "an http or https URL is needed, such as https://rv.example.org/v1".to_owned(),
-            ));
-        }
-        if !base.username().is_empty() || base.password().is_some() {
-            return Err(wrong(
-                "url",
-                "the mesh file is no place for a password; records need none".to_owned(),
-            ));
-        }
-        if base.query().is_some() || base.fragment().is_some() {
-            return Err(wrong(
-                "url",
-                "the tags are appended to the URL, so it has no ? and no #".to_owned(),
-            ));
-        }
-        // Joining replaces what follows the last slash.
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        if !(1..=3_600).contains(&settings.interval) {
-            return Err(wrong(
-                "interval",
-                format!("{} is not between 1 and 3600 seconds", settings.interval),
-            ));
-        }
-        Ok(Self {
-            base,
-            interval: Duration::from_secs(settings.interval),
-        })
+    /// The plugin for this store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
     }
 }
 
 impl Discovery for Plugin {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: Self::ID,
-            needs_private_key: false,
-            needs_wireguard_port: false,
-            carries_records: true,
-        }
-    }
-
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
-        Box::pin(run(self.base.clone(), self.interval, host))
+        Box::pin(run(self.store.base.clone(), self.store.interval, host))
     }
 }
 
@@ -127,7 +50,7 @@ impl Discovery for Plugin {
 #[derive(Clone)]
 struct Feeds {
     client: watch::Receiver<Client>,
-    peers: watch::Receiver<Arc<[PeerInterest]>>,
+    peers: watch::Receiver<Arc<[Interest]>>,
     records: watch::Receiver<Arc<[SealedRecord]>>,
 }
 
@@ -154,11 +77,11 @@ async fn run(base: url::Url, interval: Duration, host: Arc<dyn Host>) -> Result<
             () = &mut fetcher => return Ok(()),
         };
         match input {
-            Input::Peers(new) => drop(peers.send_replace(new)),
-            Input::Records(new) => drop(records.send_replace(new)),
+            Input::Ask(Ask::Peers(new)) => drop(peers.send_replace(new)),
+            Input::Ask(Ask::Records(new)) => drop(records.send_replace(new)),
             // Connections of the old network hang until they time out: start over with none.
             Input::NetworkChanged => drop(client.send_replace(new_client()?)),
-            Input::Datagram { .. } | Input::Meet(_) => {}
+            Input::Datagram { .. } | Input::Ask(Ask::Meet(_)) => {}
             Input::Shutdown => return Ok(()),
         }
     }
@@ -242,56 +165,5 @@ impl Backoff {
         let next = self.0;
         self.0 = (next * 2).min(Self::LAST);
         next
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(url: &str) -> Settings {
-        Settings {
-            url: url.to_owned(),
-            stun: vec![],
-            interval: 3,
-        }
-    }
-
-    #[test]
-    fn a_tag_is_appended_to_the_url_with_or_without_a_slash() {
-        for url in [
-            "https://rv.example.org/v1",
-            "https://rv.example.org/v1/",
-            " https://rv.example.org/v1 ",
-        ] {
-            assert_eq!(
-                Plugin::new(settings(url)).unwrap().base.as_str(),
-                "https://rv.example.org/v1/"
-            );
-        }
-    }
-
-    #[test]
-    fn a_wrong_setting_is_named() {
-        for (url, words) in [
-            ("rv.example.org", "URL"),
-            ("ftp://rv.example.org", "http"),
-            ("https://a:b@rv.example.org", "password"),
-            ("https://rv.example.org/?a", "?"),
-        ] {
-            match Plugin::new(settings(url)) {
-                Err(PluginError::Setting { key, problem }) => {
-                    assert!(key == "url" && problem.contains(words), "{problem}")
-                }
-                other => panic!("{url}: {other:?}"),
-            }
-        }
-        let zero = Settings {
-            interval: 0,
-            ..settings("https://rv.example.org")
-        };
-        assert!(
-            matches!(Plugin::new(zero), Err(PluginError::Setting { key, .. }) if key == "interval")
-        );
     }
 }

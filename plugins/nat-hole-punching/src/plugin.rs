@@ -1,16 +1,16 @@
 //! The plugin: a [`Client`], and the host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
-    Links, Observation, PeerKey, PluginError,
+    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Links, News, PeerKey, PluginError,
 };
 
 use crate::client::{Client, Event};
-use crate::settings::Settings;
+use crate::settings::Server;
 
 /// How long an address is believed that the server gave.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
@@ -22,36 +22,13 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The plugin with these settings.
-    pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |problem: String| PluginError::Setting {
-            key: "server".to_owned(),
-            problem,
-        };
-        let server: Endpoint = settings
-            .server
-            .parse()
-            .map_err(|error| wrong(format!("{error}")))?;
-        if matches!(server.host.parse(), Ok(IpAddr::V6(_))) {
-            return Err(wrong(
-                "this protocol knows only IPv4: give the server's IPv4 address or its name"
-                    .to_owned(),
-            ));
-        }
-        Ok(Self { server })
+    /// The plugin for this server.
+    pub fn new(Server(server): Server) -> Self {
+        Self { server }
     }
 }
 
 impl Discovery for Plugin {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "nat-hole-punching",
-            needs_private_key: false,
-            needs_wireguard_port: true,
-            carries_records: false,
-        }
-    }
-
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let (server, host) = (&self.server, &*host);
@@ -105,8 +82,8 @@ impl Run<'_> {
     fn handle_input(&mut self, input: Input) {
         let now = self.links.now();
         match input {
-            Input::Peers(peers) => {
-                self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
+            Input::Ask(Ask::Peers(peers)) => {
+                self.peers = peers.iter().map(|peer| (peer.peer, peer.wanted)).collect();
                 self.links
                     .clients()
                     .for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
@@ -125,7 +102,7 @@ impl Run<'_> {
                 .links
                 .clients()
                 .for_each(|(_, client)| client.handle_network_change(now)),
-            Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
+            Input::Ask(_) | Input::Shutdown => {}
         }
     }
 
@@ -150,11 +127,13 @@ impl Run<'_> {
                 .and_then(|(_, client)| client.poll_event())
             {
                 match event {
-                    Event::Found { peer, address } => self.host.observe(Observation {
+                    Event::Found { peer, address } => self.host.tell(News::Candidate {
                         peer,
-                        address: address.into(),
-                        kind: CandidateKind::Reflexive,
-                        lifetime: LIFETIME,
+                        candidate: Candidate {
+                            address: address.into(),
+                            kind: CandidateKind::Reflexive,
+                            lifetime: LIFETIME,
+                        },
                     }),
                     Event::Up => self.links.up(family, None),
                     Event::Down => next = self.links.down(family),

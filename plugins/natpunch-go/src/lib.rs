@@ -18,7 +18,7 @@ mod wire;
 pub use client::Client;
 pub use plugin::Plugin;
 pub use server::Server;
-pub use settings::Settings;
+pub use settings::{Server as ServerSettings, Settings};
 
 #[cfg(test)]
 mod testing;

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
-    Links, Observation, PeerKey, PluginError, SecretKey,
+    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Links, News, PeerKey, PluginError, SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use zeroize::Zeroizing;
 
 use crate::client::{Client, Event};
-use crate::settings::Settings;
+use crate::settings;
 
 /// How long an address is believed that the server gave.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
@@ -21,53 +21,27 @@ const LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// Discovery through a natpunch-go server.
 #[derive(Debug)]
 pub struct Plugin {
-    server: Endpoint,
-    public_key: PeerKey,
+    server: settings::Server,
 }
 
 impl Plugin {
-    /// The plugin with these settings.
-    pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |key: &str, problem: String| PluginError::Setting {
-            key: key.to_owned(),
-            problem,
-        };
-        if settings.public_key.as_bytes() == &[0; 32] {
-            let problem =
-                "is all zeros; copy the line that the server prints at its start".to_owned();
-            return Err(wrong("public_key", problem));
-        }
-        let server = settings
-            .server
-            .parse()
-            .map_err(|error| wrong("server", format!("{error}")))?;
-        Ok(Self {
-            server,
-            public_key: settings.public_key,
-        })
+    /// The plugin for this server.
+    pub fn new(server: settings::Server) -> Self {
+        Self { server }
     }
 }
 
 impl Discovery for Plugin {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "natpunch-go",
-            needs_private_key: true,
-            needs_wireguard_port: true,
-            carries_records: false,
-        }
-    }
-
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let private_key = host.private_key().ok_or_else(|| {
                 PluginError::Failed("the host gave no private key to authenticate with".to_owned())
             })?;
-            let (server, host) = (&self.server, &*host);
+            let (server, host) = (&self.server.endpoint, &*host);
             let links = Links::new(server, host);
             Run {
                 server,
-                public_key: self.public_key,
+                public_key: self.server.public_key,
                 private_key,
                 host,
                 peers: Vec::new(),
@@ -118,8 +92,8 @@ impl Run<'_> {
     fn handle_input(&mut self, input: Input) {
         let now = self.links.now();
         match input {
-            Input::Peers(peers) => {
-                self.peers = peers.iter().map(|peer| (peer.key, peer.wanted)).collect();
+            Input::Ask(Ask::Peers(peers)) => {
+                self.peers = peers.iter().map(|peer| (peer.peer, peer.wanted)).collect();
                 self.links
                     .clients()
                     .for_each(|(_, client)| client.set_peers(self.peers.iter().copied(), now));
@@ -138,7 +112,7 @@ impl Run<'_> {
                 .links
                 .clients()
                 .for_each(|(_, client)| client.handle_network_change(now)),
-            Input::Records(_) | Input::Meet(_) | Input::Shutdown => {}
+            Input::Ask(_) | Input::Shutdown => {}
         }
     }
 
@@ -169,11 +143,13 @@ impl Run<'_> {
                 .and_then(|(_, client)| client.poll_event())
             {
                 match event {
-                    Event::Found { peer, address } => self.host.observe(Observation {
+                    Event::Found { peer, address } => self.host.tell(News::Candidate {
                         peer,
-                        address,
-                        kind: CandidateKind::Reflexive,
-                        lifetime: LIFETIME,
+                        candidate: Candidate {
+                            address,
+                            kind: CandidateKind::Reflexive,
+                            lifetime: LIFETIME,
+                        },
                     }),
                     Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
                     Event::Down => next = self.links.down(family),

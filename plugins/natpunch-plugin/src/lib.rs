@@ -15,39 +15,38 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod endpoint;
 mod links;
+mod lookup;
 mod schedule;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use endpoint::{Endpoint, EndpointError};
 pub use links::{FAMILIES, Happened, Link, Links, State};
+pub use lookup::{LOOKUP_TIMEOUT, resolve};
+pub use natpunch_plugin_description::{
+    Description, Endpoint, EndpointError, Flaw, Instance, SecretFile, Secrets, Settings, Warning,
+    check_server, check_server_key,
+};
 pub use natpunch_types::{
-    CandidateKind, Mapping, PairTag, PeerKey, RecordTag, RelayUse, SecretKey,
+    Abilities, Ask, Candidate, CandidateKind, Interest, Mapping, News, OwnAddressKind, PairTag,
+    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey,
 };
 pub use schedule::Schedule;
 
 /// A boxed future, as the object-safe methods of this API return them.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What a plugin is and needs, stated before it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptor {
-    /// The value of `plugin = "…"` in the mesh file.
-    pub id: &'static str,
-    /// It authenticates with the WireGuard private key (only the ancestors' protocols do).
-    pub needs_private_key: bool,
-    /// It sends and receives datagrams on WireGuard's own port.
-    pub needs_wireguard_port: bool,
-    /// It carries sealed records ([`Input::Records`]).
-    pub carries_records: bool,
+/// An instance of which a running plugin can be made.
+///
+/// A plugin is one crate: its [`Settings`], the [`Instance`] that they are when they are right, and
+/// this. One row in `src/plugins/registry.rs` makes it known to the program.
+pub trait Runs: Instance {
+    /// The plugin, with what this node's files hold of its secrets.
+    fn plugin(&self, secrets: &Secrets) -> Box<dyn Discovery>;
 }
 
-/// A discovery plugin: one instance of `[discovery.NAME]`.
+/// A running discovery plugin.
 pub trait Discovery: Send + 'static {
-    /// What it is and needs.
-    fn descriptor(&self) -> Descriptor;
-
     /// Works until [`Input::Shutdown`]. An error is reported and the plugin is run again, after a
     /// back-off.
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>>;
@@ -59,7 +58,7 @@ pub trait Host: Send + Sync + 'static {
     /// This node's public key.
     fn own_key(&self) -> PeerKey;
 
-    /// This node's private key, if the descriptor asks for it.
+    /// This node's private key, if the [`Description`] asks for it.
     fn private_key(&self) -> Option<SecretKey>;
 
     /// WireGuard's listen port.
@@ -73,33 +72,14 @@ pub trait Host: Send + Sync + 'static {
     /// plugin sees the newest state, not a backlog.
     fn next<'a>(&'a self) -> BoxFuture<'a, Input>;
 
-    /// Offers an address of a peer. Impossible ones are dropped by the host.
-    fn observe(&self, observation: Observation);
-
-    /// States an address at which a server sees this node's own WireGuard port, good for
-    /// `lifetime`. The host publishes it to the peers as a hint; a newer one of the same family
-    /// replaces it.
-    fn observed_self(&self, address: SocketAddr, lifetime: Duration);
-
-    /// Hands over a sealed record that was found. The host opens it, or drops it.
-    fn deliver(&self, record: SealedRecord);
+    /// Tells what was found out. What the description's abilities don't cover is dropped, as are
+    /// impossible addresses; the core bounds the rest.
+    fn tell(&self, news: News);
 
     /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this
     /// plugin as [`Input::Datagram`] for the next minute, those for other instances with the same
-    /// server among them. Dropped without the descriptor's `needs_wireguard_port`.
+    /// server among them. Dropped without the ability to use that port.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
-
-    /// Says that this node should probe the peer after this time, when the peer probes it too.
-    /// Dropped without the descriptor's `needs_wireguard_port`; the core bounds the rate.
-    fn fire(&self, peer: PeerKey, after: Duration);
-
-    /// Says that the peer wants to be probed now. Dropped without the descriptor's
-    /// `needs_wireguard_port`; the core bounds the rate.
-    fn wanted(&self, peer: PeerKey);
-
-    /// States how this node's NAT maps WireGuard's port, as servers see it. Dropped without the
-    /// descriptor's `needs_wireguard_port`.
-    fn mapping(&self, mapping: Mapping);
 
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
@@ -112,10 +92,8 @@ pub trait Host: Send + Sync + 'static {
 /// What the host tells a plugin.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The peers of interest, complete. Sent first, and whenever it changes.
-    Peers(Arc<[PeerInterest]>),
-    /// Records to make available to peers, complete. Sent whenever one changes.
-    Records(Arc<[SealedRecord]>),
+    /// A question of the core's. [`Ask::Peers`] comes first.
+    Ask(Ask),
     /// A datagram that arrived on WireGuard's own port from an address that this plugin has sent
     /// to.
     Datagram {
@@ -128,58 +106,8 @@ pub enum Input {
     /// may be new, registrations stale. What waits by tokio's timers has stood still in sleep; by
     /// [`Host::now`] it may be due.
     NetworkChanged,
-    /// A round of probing this peer begins: make both sides fire at the same moment, if the server
-    /// can ([`Host::fire`]).
-    Meet(PeerKey),
     /// Stop, soon.
     Shutdown,
-}
-
-/// A peer, as a plugin sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerInterest {
-    /// Its public key.
-    pub key: PeerKey,
-    /// True while the peer has no proven path: look it up eagerly.
-    pub wanted: bool,
-    /// The `endpoint` of the mesh file, `HOST:PORT`, if any.
-    pub endpoint: Option<String>,
-    /// The tag under which the peer leaves records for this node.
-    pub inbound_tag: RecordTag,
-    /// The tag under which this node leaves records for the peer.
-    pub outbound_tag: RecordTag,
-    /// Names the pair, the same on both sides; zeros for a peer without a key in common with this
-    /// node.
-    pub pair_tag: PairTag,
-    /// What the pair wants of a relay.
-    pub relay: RelayUse,
-}
-
-/// A record sealed end to end by the host for one peer. Opaque to plugins and servers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedRecord {
-    /// The mailbox.
-    pub tag: RecordTag,
-    /// The ciphertext, at most [`SealedRecord::MAX`] bytes.
-    pub blob: Arc<[u8]>,
-}
-
-impl SealedRecord {
-    /// The longest blob, in bytes.
-    pub const MAX: usize = 2048;
-}
-
-/// An address at which a peer was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observation {
-    /// The peer.
-    pub peer: PeerKey,
-    /// Where it may answer.
-    pub address: SocketAddr,
-    /// How that was found.
-    pub kind: CandidateKind,
-    /// How long it may be believed.
-    pub lifetime: Duration,
 }
 
 /// How a plugin is doing.
@@ -191,17 +119,9 @@ pub enum Health {
     Bad(String),
 }
 
-/// Why a plugin instance can't be made or stopped working.
+/// Why a plugin stopped working.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PluginError {
-    /// A setting of its section is wrong.
-    #[error("{key}: {problem}")]
-    Setting {
-        /// The key inside `[discovery.NAME]`.
-        key: String,
-        /// What is wrong, and what would be right.
-        problem: String,
-    },
     /// It failed while running.
     #[error("{0}")]
     Failed(String),

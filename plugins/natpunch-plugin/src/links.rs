@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use crate::{BoxFuture, Endpoint, Health, Host, Input};
+use crate::{BoxFuture, Endpoint, Health, Host, Input, resolve};
 
 /// How often the server's name is resolved while all is well; while it is not, at first and at
 /// most.
@@ -97,7 +97,7 @@ impl<'a, C> Links<'a, C> {
             ipv4_only: false,
             start: host.now(),
             input: host.next(),
-            lookup: Box::pin(server.resolve()),
+            lookup: Box::pin(resolve(server)),
             lookup_at: Instant::now(),
             backoff: RESOLVE_BACKOFF.0,
             problem: None,
@@ -307,7 +307,7 @@ impl<'a, C> Links<'a, C> {
         self.lookup_at = at;
         self.lookup = Box::pin(async move {
             sleep_until(at).await;
-            server.resolve().await
+            resolve(server).await
         });
     }
 }

@@ -9,20 +9,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{
-    BoxFuture, Health, Host, Input, Mapping, Observation, PairTag, PeerInterest, PeerKey,
-    RecordTag, RelayUse, SealedRecord, SecretKey,
-};
+use crate::{BoxFuture, Health, Host, Input, News, PeerKey, SecretKey};
 
 /// Something that a plugin did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// [`Host::observe`].
-    Observed(Observation),
-    /// [`Host::observed_self`].
-    ObservedSelf(SocketAddr),
-    /// [`Host::deliver`].
-    Delivered(SealedRecord),
+    /// [`Host::tell`].
+    Told(News),
     /// [`Host::send_from_wireguard_port`].
     Sent {
         /// To where.
@@ -30,28 +23,8 @@ pub enum Effect {
         /// The payload.
         payload: Vec<u8>,
     },
-    /// [`Host::wanted`].
-    Wanted(PeerKey),
-    /// [`Host::fire`].
-    Fired(PeerKey, Duration),
-    /// [`Host::mapping`].
-    Mapped(Mapping),
     /// [`Host::report`] of something new.
     Reported(Health),
-}
-
-/// A peer without a path, of which nothing else is known.
-pub fn wanted(key: PeerKey) -> PeerInterest {
-    let tag = RecordTag([0; 16]);
-    PeerInterest {
-        key,
-        wanted: true,
-        endpoint: None,
-        inbound_tag: tag,
-        outbound_tag: tag,
-        pair_tag: PairTag(tag.0),
-        relay: RelayUse::Off,
-    }
 }
 
 /// A [`Host`] that gives what a test puts in, and keeps what a plugin does until the test takes it.
@@ -162,16 +135,8 @@ impl Host for FakeHost {
         }))
     }
 
-    fn observe(&self, observation: Observation) {
-        self.did(Effect::Observed(observation));
-    }
-
-    fn observed_self(&self, address: SocketAddr, _lifetime: Duration) {
-        self.did(Effect::ObservedSelf(address));
-    }
-
-    fn deliver(&self, record: SealedRecord) {
-        self.did(Effect::Delivered(record));
+    fn tell(&self, news: News) {
+        self.did(Effect::Told(news));
     }
 
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>) {
@@ -179,18 +144,6 @@ impl Host for FakeHost {
             destination,
             payload,
         });
-    }
-
-    fn fire(&self, peer: PeerKey, after: Duration) {
-        self.did(Effect::Fired(peer, after));
-    }
-
-    fn wanted(&self, peer: PeerKey) {
-        self.did(Effect::Wanted(peer));
-    }
-
-    fn mapping(&self, mapping: Mapping) {
-        self.did(Effect::Mapped(mapping));
     }
 
     fn random(&self, buffer: &mut [u8]) {

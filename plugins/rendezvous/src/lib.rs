@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
-    Link, Links, Observation, PairTag, PeerInterest, PeerKey, PluginError, RecordTag, RelayUse,
-    SealedRecord, State,
+    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
+    Interest, Link, Links, News, OwnAddressKind, PairTag, PeerKey, PluginError, RecordTag,
+    RelayUse, SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
+use natpunch_types::PresharedKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::debug;
 use zeroize::Zeroizing;
 
-mod secret;
 mod settings;
 
-pub use settings::{ServingNode, Settings};
+pub use settings::{Server, Settings};
 
 /// How long the address is believed that the server sees: it is said again with each ping.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
@@ -33,118 +33,45 @@ const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
 const RELAY_LIFETIME: Duration = Duration::from_secs(90);
 
 /// Discovery through a natpunch rendezvous server.
-#[derive(Debug)]
 pub struct Plugin {
-    server: Endpoint,
-    settings: Settings,
-    /// The server is a node of the mesh, and knows this one by its WireGuard key.
-    at_node: bool,
+    server: Server,
+    /// The admission secret, or what is wrong with its file.
+    admission: Result<Option<PresharedKey>, String>,
 }
 
 impl Plugin {
-    /// The plugin with these settings.
-    ///
-    /// # Errors
-    /// A setting that can't work.
-    pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        let wrong = |key: &str, problem: String| PluginError::Setting {
-            key: key.to_owned(),
-            problem,
-        };
-        let zero = |key: &PeerKey| key.as_bytes() == &[0; 32];
-        for (name, key) in [
-            ("public_key", Some(&settings.public_key)),
-            ("next_public_key", settings.next_public_key.as_ref()),
-        ] {
-            if key.is_some_and(zero) {
-                let problem =
-                    "is all zeros; copy the line that the server prints at its start".to_owned();
-                return Err(wrong(name, problem));
-            }
-        }
-        if settings
-            .admission_secret_file
-            .as_ref()
-            .is_some_and(|path| !path.is_absolute())
-        {
-            return Err(wrong(
-                "admission_secret_file",
-                "is not an absolute path".to_owned(),
-            ));
-        }
-        let server = settings
-            .server
-            .parse()
-            .map_err(|error| wrong("server", format!("{error}")))?;
-        Ok(Self {
-            server,
-            settings,
-            at_node: false,
-        })
+    /// The plugin for this server.
+    pub fn new(server: Server, admission: Result<Option<PresharedKey>, String>) -> Self {
+        Self { server, admission }
     }
 
-    /// The plugin for a node of the mesh that serves it.
-    ///
-    /// # Errors
-    /// Its address has no form that can be used.
-    pub fn of_node(node: ServingNode) -> Result<Self, PluginError> {
-        let ServingNode { server, public_key } = node;
-        let settings = Settings {
-            server,
-            public_key,
-            next_public_key: None,
-            admission_secret_file: None,
-            relay: true,
-        };
-        Ok(Self {
-            at_node: true,
-            ..Self::new(settings)?
-        })
-    }
-
-    async fn config(&self, host: &dyn Host) -> Result<Config, PluginError> {
+    fn config(&self, host: &dyn Host) -> Result<Config, PluginError> {
         let private_key = host.private_key().ok_or_else(|| {
             PluginError::Failed(
                 "the host gave no private key to derive an identity from".to_owned(),
             )
         })?;
-        if self.at_node {
+        let servers = self.server.keys.clone();
+        if self.server.is_node {
             return Ok(Config {
                 identity: private_key,
-                servers: vec![self.settings.public_key],
+                servers,
                 admission: Some(natpunch_rendezvous::node_admission()),
             });
         }
-        let admission = match &self.settings.admission_secret_file {
-            Some(path) => Some(secret::read(path).await.map_err(PluginError::Failed)?),
-            None => None,
-        };
-        let servers = [
-            Some(self.settings.public_key),
-            self.settings.next_public_key,
-        ];
         Ok(Config {
             identity: natpunch_rendezvous::identity(&private_key),
-            servers: servers.into_iter().flatten().collect(),
-            admission,
+            servers,
+            admission: self.admission.clone().map_err(PluginError::Failed)?,
         })
     }
 }
 
 impl Discovery for Plugin {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "rendezvous",
-            needs_private_key: true,
-            needs_wireguard_port: true,
-            carries_records: true,
-        }
-    }
-
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
-            let config = self.config(&*host).await?;
-            Run::new(&self.server, self.settings.relay, config, &*host)
+            let config = self.config(&*host)?;
+            Run::new(&self.server.endpoint, self.server.relay, config, &*host)
                 .work()
                 .await;
             Ok(())
@@ -220,22 +147,7 @@ impl<'a> Run<'a> {
     fn handle_input(&mut self, input: Input) {
         let now = self.links.now();
         match input {
-            Input::Peers(peers) => {
-                // A peer without a tag has no key in common with us.
-                let known = peers.iter().filter(|peer| peer.inbound_tag.0 != [0; 16]);
-                self.watches = known.map(|peer| (peer.inbound_tag, peer.key)).collect();
-                let watches: Vec<_> = self.watches.keys().map(|tag| tag.0).collect();
-                self.links
-                    .clients()
-                    .for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
-                self.set_pairs(&peers);
-            }
-            Input::Records(records) => {
-                self.records = records.clone();
-                self.links
-                    .clients()
-                    .for_each(|(_, client)| set_records(client, &records, now));
-            }
+            Input::Ask(ask) => self.handle_ask(ask, now),
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
                 let of = |link: &&mut Link<_>| {
@@ -256,7 +168,30 @@ impl<'a> Run<'a> {
                 .links
                 .clients()
                 .for_each(|(_, client)| client.handle_network_change(now)),
-            Input::Meet(peer) => {
+            Input::Shutdown => {}
+        }
+    }
+
+    fn handle_ask(&mut self, ask: Ask, now: Duration) {
+        match ask {
+            Ask::Peers(peers) => {
+                let known = peers
+                    .iter()
+                    .filter(|peer| peer.inbound_tag != RecordTag::NONE);
+                self.watches = known.map(|peer| (peer.inbound_tag, peer.peer)).collect();
+                let watches: Vec<_> = self.watches.keys().map(|tag| tag.0).collect();
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
+                self.set_pairs(&peers);
+            }
+            Ask::Records(records) => {
+                self.records = records.clone();
+                self.links
+                    .clients()
+                    .for_each(|(_, client)| set_records(client, &records, now));
+            }
+            Ask::Meet(peer) => {
                 let tags = self.pairs.get(&peer).copied();
                 // Over one family: the server takes a wish of either for one of this node.
                 let up =
@@ -273,17 +208,16 @@ impl<'a> Run<'a> {
                     client.meet(pair.0, outbound.0, now);
                 }
             }
-            Input::Shutdown => {}
         }
     }
 
-    fn set_pairs(&mut self, peers: &[PeerInterest]) {
-        let known = || peers.iter().filter(|peer| peer.pair_tag.0 != [0; 16]);
+    fn set_pairs(&mut self, peers: &[Interest]) {
+        let known = || peers.iter().filter(|peer| peer.pair_tag != PairTag::NONE);
         self.pairs = known()
-            .map(|peer| (peer.key, (peer.pair_tag, peer.outbound_tag)))
+            .map(|peer| (peer.peer, (peer.pair_tag, peer.outbound_tag)))
             .collect();
         self.by_tag = known()
-            .map(|peer| (peer.pair_tag, (peer.key, peer.relay)))
+            .map(|peer| (peer.pair_tag, (peer.peer, peer.relay)))
             .collect();
         self.ask_for_relays(self.relay_link);
     }
@@ -315,19 +249,20 @@ impl<'a> Run<'a> {
         let Some((peer, _)) = self.by_tag.get(&tag) else {
             return;
         };
-        let gone = before
-            .filter(|before| Some(*before) != address)
-            .map(|address| (address, Duration::ZERO));
-        for (address, lifetime) in gone
-            .into_iter()
-            .chain(address.map(|address| (address, RELAY_LIFETIME)))
-        {
-            self.host.observe(Observation {
-                peer: *peer,
+        let peer = *peer;
+        if let Some(gone) = before.filter(|before| Some(*before) != address) {
+            self.host.tell(News::Withdrawn {
+                peer,
+                address: gone,
+            });
+        }
+        if let Some(address) = address {
+            let candidate = Candidate {
                 address,
                 kind: CandidateKind::Relay,
-                lifetime,
-            });
+                lifetime: RELAY_LIFETIME,
+            };
+            self.host.tell(News::Candidate { peer, candidate });
         }
     }
 
@@ -378,26 +313,31 @@ impl<'a> Run<'a> {
                 .and_then(|(_, client)| client.poll_event())
             {
                 match event {
-                    Event::Observed(own) => self.host.observed_self(own, OBSERVED_LIFETIME),
-                    Event::Record { tag, blob } => self.host.deliver(SealedRecord {
-                        tag: RecordTag(tag),
-                        blob,
+                    Event::Observed(address) => self.host.tell(News::OwnAddress {
+                        address,
+                        kind: OwnAddressKind::Reflexive,
+                        lifetime: OBSERVED_LIFETIME,
                     }),
+                    Event::Record { tag, blob } => {
+                        let tag = RecordTag(tag);
+                        self.host.tell(News::Record(SealedRecord { tag, blob }));
+                    }
                     Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
                     Event::Down => next = self.links.down(family),
                     Event::Refused { retry_after } => self.links.refused(family, retry_after),
                     Event::Relay { tag, address } => relays.push((PairTag(tag), address)),
                     Event::Fire { tag, after } => {
                         if let Some((peer, _)) = self.by_tag.get(&PairTag(tag)) {
-                            self.host.fire(*peer, after);
+                            let peer = *peer;
+                            self.host.tell(News::Fire { peer, after });
                         }
                     }
                     Event::Wanted { tag } => {
                         if let Some(peer) = self.watches.get(&RecordTag(tag)) {
-                            self.host.wanted(*peer);
+                            self.host.tell(News::Wanted { peer: *peer });
                         }
                     }
-                    Event::Mapping(mapping) => self.host.mapping(mapping),
+                    Event::Mapping(mapping) => self.host.tell(News::Mapping(mapping)),
                     Event::Full { mailboxes } => {
                         debug!(server = %self.server, mailboxes, "no room for more mailboxes")
                     }

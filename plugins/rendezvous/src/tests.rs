@@ -1,7 +1,5 @@
-use std::os::unix::fs::PermissionsExt as _;
-
-use natpunch_plugin::testing::{Effect, FakeHost, wanted};
-use natpunch_plugin::{Health, Mapping, PairTag, PeerInterest, PeerKey, SecretKey};
+use natpunch_plugin::testing::{Effect, FakeHost};
+use natpunch_plugin::{Ask, Health, Interest, Mapping, PeerKey, SecretKey, Settings as _};
 use natpunch_rendezvous::server::{self, Admission, Limits, Via};
 use natpunch_rendezvous::wire::Kind;
 use tokio::time::Instant;
@@ -35,9 +33,10 @@ fn settings(server: &str) -> Settings {
 
 #[test]
 fn settings_that_cannot_work_are_refused_with_their_key() {
-    let wrong_key = |settings| match Plugin::new(settings) {
-        Err(PluginError::Setting { key, .. }) => key,
-        other => panic!("{other:?}"),
+    let wrong_key = |settings: Settings| {
+        let flaws = settings.check().unwrap_err();
+        assert_eq!(flaws.len(), 1, "{flaws:?}");
+        flaws[0].key
     };
     assert_eq!(wrong_key(settings("rendezvous.example")), "server");
     let good = settings("rendezvous.example:1");
@@ -68,32 +67,20 @@ fn settings_that_cannot_work_are_refused_with_their_key() {
         serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#)
             .is_err()
     );
-    Plugin::new(good).unwrap();
+    let credential = Settings {
+        admission_secret_file: Some("credential:admission.key".into()),
+        ..good
+    };
+    assert!(credential.check().is_ok());
 }
 
 #[tokio::test]
-async fn an_admission_secret_that_others_can_read_is_refused() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), key(5).expose_base64().as_bytes()).unwrap();
-    let mode = |mode| {
-        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap()
-    };
-    mode(0o640);
-    assert!(
-        secret::read(file.path())
-            .await
-            .unwrap_err()
-            .contains("0640")
-    );
-    mode(0o600);
-    assert!(secret::read(file.path()).await.unwrap().expose() == &[5; 32]);
-    std::fs::write(file.path(), "hello").unwrap();
-    assert!(
-        secret::read(file.path())
-            .await
-            .unwrap_err()
-            .contains("natpunch keygen")
-    );
+async fn a_secret_that_cannot_be_read_is_said_and_nothing_is_sent() {
+    let host = FakeHost::new(PeerKey::from_bytes([1; 32]), Some(key(1)), 1);
+    let server = settings(SERVER).check().unwrap();
+    let problem = "admission_secret_file /a: can't be read".to_owned();
+    let mut plugin = Plugin::new(server, Err(problem.clone()));
+    assert_eq!(plugin.run(host).await, Err(PluginError::Failed(problem)));
 }
 
 /// Two plugins and a server with a second port, in memory.
@@ -121,7 +108,7 @@ impl Net {
             [1, 2].map(|n| FakeHost::new(PeerKey::from_bytes([n; 32]), Some(key(n)), n.into()));
         let tasks = [0, 1].map(|n| {
             let host: Arc<FakeHost> = hosts[n].clone();
-            let mut plugin = Plugin::new(settings(SERVER)).unwrap();
+            let mut plugin = Plugin::new(settings(SERVER).check().unwrap(), Ok(None));
             tokio::spawn(async move { plugin.run(host).await })
         });
         let server = server::Server::new(config, ChaCha20Rng::from_seed([7; 32])).unwrap();
@@ -208,8 +195,8 @@ async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address_a
         tag,
         blob: Arc::from([1; 150]),
     };
-    net.hosts[0].put(Input::Records([record.clone()].into()));
-    net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
+    net.hosts[0].put(Input::Ask(Ask::Records([record.clone()].into())));
+    net.hosts[1].put(Input::Ask(Ask::Peers([interest(1, tag)].into())));
     let (mut observed, mut delivered, mut good, mut mapped) =
         ([None, None], None, [false, false], [None, None]);
     while delivered.is_none()
@@ -218,10 +205,10 @@ async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address_a
         || good != [true; 2]
     {
         match net.next().await {
-            (n, Effect::ObservedSelf(address)) => observed[n] = Some(address),
-            (n, Effect::Delivered(record)) => delivered = Some((n, record)),
+            (n, Effect::Told(News::OwnAddress { address, .. })) => observed[n] = Some(address),
+            (n, Effect::Told(News::Record(record))) => delivered = Some((n, record)),
             (n, Effect::Reported(Health::Good(_))) => good[n] = true,
-            (n, Effect::Mapped(mapping)) => mapped[n] = Some(mapping),
+            (n, Effect::Told(News::Mapping(mapping))) => mapped[n] = Some(mapping),
             other => panic!("{other:?}"),
         }
     }
@@ -236,7 +223,7 @@ async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
     let mut net = Net::new();
     let pair = RecordTag([5; 16]);
     for (n, peer) in [(0, 2), (1, 1)] {
-        net.hosts[n].put(Input::Peers([interest(peer, pair)].into()));
+        net.hosts[n].put(Input::Ask(Ask::Peers([interest(peer, pair)].into())));
     }
     let mut up = [false; 2];
     while up != [true; 2] {
@@ -245,13 +232,13 @@ async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
         }
     }
     for (n, peer) in [(0, 2), (1, 1)] {
-        net.hosts[n].put(Input::Meet(PeerKey::from_bytes([peer; 32])));
+        net.hosts[n].put(Input::Ask(Ask::Meet(PeerKey::from_bytes([peer; 32]))));
         // And one that it does not know.
-        net.hosts[n].put(Input::Meet(PeerKey::from_bytes([99; 32])));
+        net.hosts[n].put(Input::Ask(Ask::Meet(PeerKey::from_bytes([99; 32]))));
     }
     let mut fired = [None, None];
     while fired.contains(&None) {
-        if let (n, Effect::Fired(peer, after)) = net.next().await {
+        if let (n, Effect::Told(News::Fire { peer, after })) = net.next().await {
             assert!(fired[n].replace(peer).is_none(), "told once");
             assert!(after < Duration::from_millis(200), "{after:?}");
         }
@@ -273,19 +260,19 @@ async fn nodes_that_slept_are_registered_when_they_wake_and_have_what_changed_me
             tag,
             blob: Arc::from([n; 150]),
         };
-        net.hosts[0].put(Input::Records([record(1)].into()));
-        net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
+        net.hosts[0].put(Input::Ask(Ask::Records([record(1)].into())));
+        net.hosts[1].put(Input::Ask(Ask::Peers([interest(1, tag)].into())));
         let mut delivered = None;
         while delivered != Some(record(1)) {
-            if let (1, Effect::Delivered(record)) = net.next().await {
+            if let (1, Effect::Told(News::Record(record))) = net.next().await {
                 delivered = Some(record);
             }
         }
         net.sleep(Duration::from_secs(sleep));
         let woke = Instant::now();
-        net.hosts[0].put(Input::Records([record(2)].into()));
+        net.hosts[0].put(Input::Ask(Ask::Records([record(2)].into())));
         while delivered != Some(record(2)) || net.server.sessions() < 2 {
-            if let (1, Effect::Delivered(record)) = net.next().await {
+            if let (1, Effect::Told(News::Record(record))) = net.next().await {
                 delivered = Some(record);
             }
         }
@@ -307,14 +294,14 @@ async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_pee
         tag,
         blob: Arc::from([n; 150]),
     };
-    net.hosts[1].put(Input::Peers([interest(1, tag)].into()));
+    net.hosts[1].put(Input::Ask(Ask::Peers([interest(1, tag)].into())));
     // Their sessions never end, and a mailbox that is not named for 900 s is no longer watched.
     for n in 0..60 {
-        net.hosts[0].put(Input::Records([record(n)].into()));
+        net.hosts[0].put(Input::Ask(Ask::Records([record(n)].into())));
         let mut delivered = false;
         let asleep = Instant::now() + Duration::from_secs(2);
         while let Ok((_, effect)) = tokio::time::timeout_at(asleep, net.next()).await {
-            delivered |= effect == Effect::Delivered(record(n));
+            delivered |= effect == Effect::Told(News::Record(record(n)));
         }
         assert!(delivered, "not delivered after {n} times 100 s of sleep");
         net.sleep(Duration::from_secs(100));
@@ -333,13 +320,15 @@ fn is_of_a_client(payload: &[u8]) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_and_nothing_else() {
     let host = FakeHost::new(PeerKey::from_bytes([1; 32]), Some(key(1)), 1);
-    let mut plugin = Plugin::new(settings(SERVER)).unwrap();
+    let mut plugin = Plugin::new(settings(SERVER).check().unwrap(), Ok(None));
     let task = tokio::spawn({
         let host: Arc<FakeHost> = host.clone();
         async move { plugin.run(host).await }
     });
     let source = SERVER.parse().unwrap();
-    host.put(Input::Peers([interest(2, RecordTag([7; 16]))].into()));
+    host.put(Input::Ask(Ask::Peers(
+        [interest(2, RecordTag([7; 16]))].into(),
+    )));
     let end = Instant::now() + Duration::from_secs(3_600);
     let mut hellos = 0;
     while let Ok(effect) = tokio::time::timeout_at(end, host.effect()).await {
@@ -372,12 +361,12 @@ async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_
     task.await.unwrap().unwrap();
 }
 
-fn interest(peer: u8, tag: RecordTag) -> PeerInterest {
+fn interest(peer: u8, tag: RecordTag) -> Interest {
     let key = PeerKey::from_bytes([peer; 32]);
-    PeerInterest {
+    Interest {
         inbound_tag: tag,
         outbound_tag: tag,
         pair_tag: PairTag(tag.0),
-        ..wanted(key)
+        ..Interest::new(key)
     }
 }

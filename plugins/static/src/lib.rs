@@ -1,26 +1,26 @@
 //! Discovery from endpoints that the mesh file names.
 //!
 //! Each `endpoint` of a peer is resolved, and again after [`Settings::resolve_interval`]; sooner
-//! while the peer is wanted or its name can't be resolved. An address is a name that resolves to
-//! itself, so both go the same way.
+//! while the peer is wanted or its name can't be resolved. An address is offered at once, whatever
+//! the name servers do. Names wait for one of few lookups at a time, the one that is due longest
+//! first: a name that nobody answers for comes after all others that wait.
 
 mod settings;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    BoxFuture, CandidateKind, Descriptor, Discovery, Endpoint, Health, Host, Input, Observation,
-    PeerInterest, PeerKey, PluginError,
+    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, Health, Host, Input, Interest,
+    LOOKUP_TIMEOUT, News, PeerKey, PluginError, resolve,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-pub use settings::Settings;
+pub use settings::{Endpoints, Settings};
 
 /// The shortest time between two lookups of a name.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,33 +36,13 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The plugin with these settings.
-    pub fn new(settings: Settings) -> Result<Self, PluginError> {
-        if !(1..=86_400).contains(&settings.resolve_interval) {
-            return Err(PluginError::Setting {
-                key: "resolve_interval".to_owned(),
-                problem: format!(
-                    "is {}, must be from 1 to 86400 seconds",
-                    settings.resolve_interval
-                ),
-            });
-        }
-        Ok(Self {
-            interval: Duration::from_secs(settings.resolve_interval.into()),
-        })
+    /// The plugin for these.
+    pub fn new(Endpoints { interval }: Endpoints) -> Self {
+        Self { interval }
     }
 }
 
 impl Discovery for Plugin {
-    fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: "static",
-            needs_private_key: false,
-            needs_wireguard_port: false,
-            carries_records: false,
-        }
-    }
-
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             Run::new(self.interval, &*host).work().await;
@@ -73,7 +53,9 @@ impl Discovery for Plugin {
 
 /// What is known of one peer's endpoint.
 struct Entry {
-    text: String,
+    text: Arc<str>,
+    /// What it says, or what is wrong with it.
+    endpoint: Result<Endpoint, String>,
     wanted: bool,
     /// When to look it up; `None` while that goes on.
     due: Option<Instant>,
@@ -81,7 +63,7 @@ struct Entry {
     error: Option<String>,
 }
 
-type Found = (PeerKey, String, io::Result<Vec<SocketAddr>>);
+type Found = (PeerKey, Arc<str>, Result<Vec<SocketAddr>, String>);
 
 /// One run of the plugin.
 struct Run<'a> {
@@ -106,18 +88,17 @@ impl<'a> Run<'a> {
         let mut input = host.next();
         loop {
             self.look_up();
-            let wake = match self.entries.values().filter_map(|entry| entry.due).min() {
-                Some(due) if self.lookups.len() < MAX_LOOKUPS => due,
-                _ => Instant::now() + self.interval,
-            };
+            let wake = self
+                .next_due()
+                .unwrap_or_else(|| Instant::now() + self.interval);
             tokio::select! {
                 next = &mut input => {
                     input = host.next();
                     match next {
-                        Input::Peers(peers) => self.set_peers(&peers),
+                        Input::Ask(Ask::Peers(peers)) => self.set_peers(&peers),
                         Input::NetworkChanged => self.entries.values_mut().for_each(Entry::look_up_now),
                         Input::Shutdown => return,
-                        Input::Records(_) | Input::Datagram { .. } | Input::Meet(_) => {}
+                        Input::Ask(_) | Input::Datagram { .. } => {}
                     }
                 }
                 Some(found) = self.lookups.join_next() => {
@@ -130,16 +111,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn set_peers(&mut self, peers: &[PeerInterest]) {
+    fn set_peers(&mut self, peers: &[Interest]) {
         let mut old = std::mem::take(&mut self.entries);
         for peer in peers {
             let Some(text) = peer.endpoint.clone() else {
                 continue;
             };
             let mut entry = old
-                .remove(&peer.key)
+                .remove(&peer.peer)
                 .filter(|entry| entry.text == text)
                 .unwrap_or_else(|| Entry {
+                    endpoint: text.parse().map_err(|error| format!("{error}")),
                     text,
                     wanted: peer.wanted,
                     due: Some(Instant::now()),
@@ -150,27 +132,57 @@ impl<'a> Run<'a> {
                 entry.look_up_now();
             }
             entry.wanted = peer.wanted;
-            self.entries.insert(peer.key, entry);
+            self.entries.insert(peer.peer, entry);
         }
         self.report();
     }
 
-    /// Starts the lookups that are due.
+    /// Offers the addresses that are due, and starts the lookups that are due and have room.
     fn look_up(&mut self) {
         let now = Instant::now();
-        for (peer, entry) in &mut self.entries {
-            if self.lookups.len() >= MAX_LOOKUPS {
-                return;
-            }
-            if entry.due.is_some_and(|due| due <= now) {
-                entry.due = None;
-                let (peer, text) = (*peer, entry.text.clone());
-                self.lookups.spawn(async move {
-                    let found = resolve(&text).await;
-                    (peer, text, found)
-                });
+        let is_due = |entry: &Entry| entry.due.is_some_and(|due| due <= now);
+        let mut found: Vec<Found> = Vec::new();
+        let mut waiting: Vec<(Instant, PeerKey)> = Vec::new();
+        for (peer, entry) in self.entries.iter_mut().filter(|(_, entry)| is_due(entry)) {
+            match &entry.endpoint {
+                _ if entry.is_name() => {
+                    waiting.extend(entry.due.map(|due| (due, *peer)));
+                }
+                // Neither an address nor a text of another form is anything to ask for.
+                known => {
+                    let addresses = known.clone().map(|known| known.address());
+                    entry.due = None;
+                    found.push((*peer, entry.text.clone(), addresses.map(Vec::from_iter)));
+                }
             }
         }
+        for found in found {
+            self.handle_found(found);
+        }
+        waiting.sort_unstable();
+        let room = MAX_LOOKUPS.saturating_sub(self.lookups.len());
+        for (_, peer) in waiting.into_iter().take(room) {
+            let Some(entry) = self.entries.get_mut(&peer) else {
+                continue;
+            };
+            let Ok(endpoint) = entry.endpoint.clone() else {
+                continue;
+            };
+            entry.due = None;
+            let text = entry.text.clone();
+            self.lookups.spawn(async move {
+                let found = resolve(&endpoint).await;
+                (peer, text, found.map_err(|error| error.to_string()))
+            });
+        }
+    }
+
+    /// When something can be done next.
+    fn next_due(&self) -> Option<Instant> {
+        let has_room = self.lookups.len() < MAX_LOOKUPS;
+        let can_go_on = |entry: &&Entry| has_room || !entry.is_name();
+        let entries = self.entries.values().filter(can_go_on);
+        entries.filter_map(|entry| entry.due).min()
     }
 
     fn handle_found(&mut self, (peer, text, found): Found) {
@@ -196,19 +208,19 @@ impl<'a> Run<'a> {
         entry.due = Some(Instant::now() + wait);
         match found {
             Ok(addresses) => {
-                debug!(peer = %peer.short(), endpoint = text, count = addresses.len(), "resolved");
+                debug!(peer = %peer.short(), endpoint = &*text, count = addresses.len(), "resolved");
                 entry.error = None;
                 for address in addresses.into_iter().take(MAX_ADDRESSES) {
-                    self.host.observe(Observation {
-                        peer,
+                    let candidate = Candidate {
                         address,
                         kind: CandidateKind::Mapped,
                         // Outlives two failures in a row.
-                        lifetime: self.interval * 3 + Endpoint::LOOKUP_TIMEOUT,
-                    });
+                        lifetime: self.interval * 3 + LOOKUP_TIMEOUT,
+                    };
+                    self.host.tell(News::Candidate { peer, candidate });
                 }
             }
-            Err(error) => entry.error = Some(error.to_string()),
+            Err(error) => entry.error = Some(error),
         }
         self.report();
     }
@@ -232,19 +244,19 @@ impl<'a> Run<'a> {
 }
 
 impl Entry {
+    /// Somebody has to be asked for its address.
+    fn is_name(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_ok_and(|endpoint| endpoint.address().is_none())
+    }
+
     fn look_up_now(&mut self) {
         self.backoff = MIN_INTERVAL;
         if self.due.is_some() {
             self.due = Some(Instant::now());
         }
     }
-}
-
-async fn resolve(text: &str) -> io::Result<Vec<SocketAddr>> {
-    let endpoint: Endpoint = text
-        .parse()
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    endpoint.resolve().await
 }
 
 #[cfg(test)]

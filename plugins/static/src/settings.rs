@@ -1,5 +1,10 @@
+use std::time::Duration;
+
+use natpunch_plugin::{Description, Discovery, Flaw, Instance, Runs, Secrets};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::Plugin;
 
 /// The settings of a `[discovery.NAME]` section with `plugin = "static"`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -15,5 +20,50 @@ impl Default for Settings {
         Self {
             resolve_interval: 60,
         }
+    }
+}
+
+/// The endpoints of the mesh file, looked up this often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    pub(crate) interval: Duration,
+}
+
+impl natpunch_plugin::Settings for Settings {
+    const PLUGIN: &'static str = "static";
+    type Instance = Endpoints;
+
+    fn check(self) -> Result<Endpoints, Vec<Flaw>> {
+        let seconds = self.resolve_interval;
+        if !(1..=86_400).contains(&seconds) {
+            return Err(vec![Flaw {
+                key: "resolve_interval",
+                problem: format!("{seconds} is out of range"),
+                expected: "expected 1 to 86400 seconds",
+                help: "write a number of seconds, such as 60".to_owned(),
+            }]);
+        }
+        Ok(Endpoints {
+            interval: Duration::from_secs(seconds.into()),
+        })
+    }
+
+    fn implied() -> Option<Endpoints> {
+        Self::default().check().ok()
+    }
+}
+
+impl Instance for Endpoints {
+    fn describe(&self) -> Description {
+        Description {
+            offers_endpoints: true,
+            ..Description::default()
+        }
+    }
+}
+
+impl Runs for Endpoints {
+    fn plugin(&self, _: &Secrets) -> Box<dyn Discovery> {
+        Box::new(Plugin::new(self.clone()))
     }
 }

@@ -1,4 +1,5 @@
-use natpunch_plugin::testing::{self, Effect, FakeHost};
+use natpunch_plugin::Settings as _;
+use natpunch_plugin::testing::{Effect, FakeHost};
 
 use super::*;
 
@@ -7,12 +8,12 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn peers(peers: &[(u8, bool, Option<&str>)]) -> Input {
-    let peers = peers.iter().map(|(n, wanted, endpoint)| PeerInterest {
+    let peers = peers.iter().map(|(n, wanted, endpoint)| Interest {
         wanted: *wanted,
-        endpoint: endpoint.map(str::to_owned),
-        ..testing::wanted(key(*n))
+        endpoint: endpoint.map(Arc::from),
+        ..Interest::new(key(*n))
     });
-    Input::Peers(peers.collect())
+    Input::Ask(Ask::Peers(peers.collect()))
 }
 
 fn run(
@@ -22,7 +23,7 @@ fn run(
     tokio::task::JoinHandle<Result<(), PluginError>>,
 ) {
     let host = FakeHost::new(key(9), None, 1);
-    let mut plugin = Plugin::new(Settings { resolve_interval }).unwrap();
+    let mut plugin = Plugin::new(Settings { resolve_interval }.check().unwrap());
     let its_host = host.clone();
     (
         host,
@@ -30,10 +31,10 @@ fn run(
     )
 }
 
-async fn observed(host: &FakeHost) -> Observation {
+async fn observed(host: &FakeHost) -> (PeerKey, Candidate) {
     loop {
-        if let Effect::Observed(observation) = host.effect().await {
-            return observation;
+        if let Effect::Told(News::Candidate { peer, candidate }) = host.effect().await {
+            return (peer, candidate);
         }
     }
 }
@@ -48,9 +49,10 @@ fn settings_have_a_default_and_a_range() {
     );
     assert!(serde_json::from_str::<Settings>(r#"{"resolve": 1}"#).is_err());
     assert!(
-        Plugin::new(Settings {
+        Settings {
             resolve_interval: 0
-        })
+        }
+        .check()
         .is_err()
     );
 }
@@ -65,18 +67,18 @@ async fn endpoints_are_offered_at_once_and_again_before_they_expire() {
         (3, true, None),
     ]));
     let mut first = [observed(&host).await, observed(&host).await];
-    first.sort_by_key(|observation| observation.peer);
-    assert_eq!(first[0].address, "203.0.113.1:51820".parse().unwrap());
-    assert_eq!(first[1].address, "[2001:db8::2]:7".parse().unwrap());
+    first.sort_by_key(|(peer, _)| *peer);
+    assert_eq!(first[0].1.address, "203.0.113.1:51820".parse().unwrap());
+    assert_eq!(first[1].1.address, "[2001:db8::2]:7".parse().unwrap());
     assert!(
         first
             .iter()
-            .all(|observation| observation.kind == CandidateKind::Mapped)
+            .all(|(_, candidate)| candidate.kind == CandidateKind::Mapped)
     );
     assert!(start.elapsed() < Duration::from_secs(1));
     observed(&host).await;
     assert_eq!(start.elapsed().as_secs(), 60);
-    assert!(first[0].lifetime > Duration::from_secs(120));
+    assert!(first[0].1.lifetime > Duration::from_secs(120));
     host.put(Input::Shutdown);
     assert_eq!(task.await.unwrap(), Ok(()));
 }
@@ -98,7 +100,7 @@ async fn a_wanted_peer_is_resolved_more_often_with_backoff_and_at_once_when_the_
     host.put(peers(&[(1, false, Some("203.0.113.1:51820"))]));
     host.put(peers(&[(1, true, Some("203.0.113.9:51820"))]));
     assert_eq!(
-        observed(&host).await.address,
+        observed(&host).await.1.address,
         "203.0.113.9:51820".parse().unwrap()
     );
     assert_eq!(start.elapsed().as_secs(), 135);
@@ -114,8 +116,8 @@ async fn a_name_is_resolved_and_one_that_does_not_resolve_is_reported() {
     let (mut resolved, mut reported) = (false, false);
     while !(resolved && reported) {
         match host.effect().await {
-            Effect::Observed(observation) => {
-                assert!(observation.peer == key(1) && observation.address.ip().is_loopback());
+            Effect::Told(News::Candidate { peer, candidate }) => {
+                assert!(peer == key(1) && candidate.address.ip().is_loopback());
                 resolved = true;
             }
             Effect::Reported(Health::Bad(problem)) => {
@@ -142,6 +144,67 @@ async fn more_endpoints_than_lookups_at_a_time_are_all_resolved() {
     host.put(peers(&all));
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 200 {
-        seen.insert(observed(&host).await.peer);
+        seen.insert(observed(&host).await.0);
     }
+}
+
+/// Peers whose names nobody answers for.
+fn silent_names(count: u8) -> Vec<Interest> {
+    let peer = |n| Interest {
+        endpoint: Some(format!("peer-{n}.invalid:51820").into()),
+        ..Interest::new(key(n))
+    };
+    (0..count).map(peer).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_waits_for_no_name() {
+    let host = FakeHost::new(key(9), None, 1);
+    let mut peers = silent_names(60);
+    // Its key is the highest, so that it stands last.
+    peers.push(Interest {
+        endpoint: Some("203.0.113.1:51820".into()),
+        ..Interest::new(key(200))
+    });
+    let mut run = Run::new(Duration::from_secs(60), &*host);
+    run.set_peers(&peers);
+    // All lookups are taken, and nobody answers.
+    for _ in 0..MAX_LOOKUPS {
+        run.lookups.spawn(std::future::pending());
+    }
+    run.look_up();
+    assert_eq!(observed(&host).await.0, key(200));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(run.next_due().is_some_and(|due| due <= Instant::now()));
+    run.look_up();
+    assert_eq!(observed(&host).await.0, key(200), "and again in its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_nobody_answers_for_comes_after_all_others_that_wait() {
+    let host = FakeHost::new(key(9), None, 1);
+    let peers = silent_names(60);
+    let mut run = Run::new(Duration::from_secs(60), &*host);
+    run.set_peers(&peers);
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        run.look_up();
+        let begun = |entry: &&Entry| entry.due.is_none();
+        let begun: Vec<(PeerKey, Arc<str>)> = run
+            .entries
+            .iter()
+            .filter(|(_, entry)| begun(entry))
+            .map(|(peer, entry)| (*peer, entry.text.clone()))
+            .collect();
+        run.lookups.abort_all();
+        run.lookups = JoinSet::new();
+        tokio::time::advance(LOOKUP_TIMEOUT).await;
+        for (peer, text) in begun {
+            asked.push(peer);
+            run.handle_found((peer, text, Err("nobody answered".to_owned())));
+        }
+    }
+    // 64 lookups of 60 names.
+    let all: std::collections::BTreeSet<_> = asked.iter().collect();
+    assert_eq!(all.len(), 60, "each once before any twice");
 }

@@ -28,7 +28,6 @@ use super::start::new_mesh;
 use super::{Agent, AgentError, Options, notify_systemd, now, plan, spec};
 use crate::config::{self, NodeConfig};
 use crate::control::Reply;
-use crate::plugins::registry;
 use crate::source::{self, Source};
 
 /// The machine with this node's versions.
@@ -65,14 +64,6 @@ pub(super) async fn load(source: &Source, options: &Options) -> Result<Release, 
     })
     .await
     .map_err(|error| AgentError::Internal(error.to_string()))?
-}
-
-/// Finds out whether the discovery instances can be started. Nothing is started.
-pub(super) fn check_plugins(node: &NodeConfig) -> Result<(), AgentError> {
-    for discovery in &node.discovery {
-        registry::build(&discovery.settings).map_err(AgentError::Plugin)?;
-    }
-    Ok(())
 }
 
 /// Asks peers whether they answer. Blocks for at most [`ECHO`] twice.
@@ -123,7 +114,6 @@ impl Agent {
     }
 
     async fn begin(&mut self, release: Release) -> Result<(), AgentError> {
-        check_plugins(&release.node)?;
         let logins = tokio::task::spawn_blocking(logins).await;
         let moment = Moment {
             alive: self.alive(),
@@ -306,7 +296,7 @@ impl Agent {
                 self.mesh.handle_network_change(now());
             }
         }
-        self.stop_plugins(|plugin| anew.kept_plugins.contains(plugin.origin().as_str()))
+        self.stop_plugins(|plugin| anew.kept_plugins.contains(plugin.name().as_str()))
             .await;
         self.drain();
         self.sync_plugins().await;

@@ -8,7 +8,7 @@ use natpunch_rollout::{
 
 use super::journal::Text;
 use crate::agent::AgentError;
-use crate::config::{self, Discovery, DiscoverySettings, ExitNode, NodeConfig, RemotePeer};
+use crate::config::{self, Discovery, ExitNode, NodeConfig, RemotePeer};
 
 /// A version, loaded and as text.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Instance(Discovery);
 
 impl Finds for Instance {
     fn finds_peers(&self) -> bool {
-        !matches!(self.0.settings, DiscoverySettings::Static(_))
+        self.0.about.finds_peers
     }
 }
 

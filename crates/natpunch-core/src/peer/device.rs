@@ -9,7 +9,7 @@ use crate::burst::Burst;
 use crate::env::Env;
 use crate::{EndpointReason, Event, Time};
 
-use super::{CHECK, Check, FROM_WIREGUARD, LEARNED_LIFETIME, Peer, ROAM_DEAF, Selection};
+use super::{CHECK, Check, LEARNED_LIFETIME, Peer, ROAM_DEAF, Selection};
 
 /// A session is live for this long after its handshake or last traffic (WireGuard's
 /// REJECT_AFTER_TIME).
@@ -299,11 +299,10 @@ impl Peer {
     }
 
     fn learn_from_device(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        let origin = Origin::new(FROM_WIREGUARD);
         self.learn(
             address,
             CandidateKind::PeerReflexive,
-            &origin,
+            &Origin::WireGuard,
             now + LEARNED_LIFETIME,
             false,
             env,

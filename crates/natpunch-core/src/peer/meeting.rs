@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin};
+use natpunch_types::{Ask, CandidateKind, InstanceName};
 
 use crate::Time;
 use crate::burst::Burst;
@@ -37,7 +37,7 @@ const KNOWN: Duration = Duration::from_secs(1);
 pub(super) struct Meeting {
     asked: Option<Time>,
     /// Who has told a moment since then.
-    told: BTreeSet<Origin>,
+    told: BTreeSet<InstanceName>,
     /// The moments to come: those of an earlier asking, too, each at most [`MAX_DELAY`] away.
     fire_at: BTreeSet<Time>,
 }
@@ -73,26 +73,20 @@ impl Peer {
         if !often && knows && !self.is_settled(now) {
             self.meeting.asked = Some(now);
             self.meeting.told.clear();
-            env.out.meet(self.spec.key);
+            env.out.ask(Ask::Meet(self.spec.key));
         }
     }
 
     /// The peer probes us at this moment, says this instance's server.
-    pub(crate) fn handle_fire(
-        &mut self,
-        origin: &Origin,
-        after: Duration,
-        env: &mut Env,
-        now: Time,
-    ) {
-        env.arranges = true;
+    pub(crate) fn handle_fire(&mut self, instance: &InstanceName, after: Duration, now: Time) {
         let Meeting {
             asked,
             told,
             fire_at,
         } = &mut self.meeting;
         let asked = asked.is_some_and(|asked| now.since(asked) < PATIENCE);
-        if asked && after <= MAX_DELAY && told.len() < MAX_ORIGINS && told.insert(origin.clone()) {
+        if asked && after <= MAX_DELAY && told.len() < MAX_ORIGINS && told.insert(instance.clone())
+        {
             fire_at.insert(now + after);
         }
     }

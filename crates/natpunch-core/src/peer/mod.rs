@@ -14,12 +14,13 @@ mod probing;
 mod relaying;
 mod report;
 mod round;
+mod succession;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, Origin, PeerKey, Rate, RateBudget, RelayPolicy, Route,
+    Candidate, CandidateKind, InstanceName, Origin, PeerKey, Rate, RateBudget, RelayPolicy, Route,
 };
 
 use crate::burst::Burst;
@@ -37,11 +38,7 @@ use probing::Remote;
 use relaying::Retreat;
 use round::Round;
 
-/// Origin of what the peer itself told, authenticated.
-pub(crate) const FROM_PEER: &str = "peer";
-/// Origin of endpoints that WireGuard found by itself.
-pub(crate) const FROM_WIREGUARD: &str = "wireguard";
-/// For how long such a candidate is believed unless repeated.
+/// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.
 const LEARNED_LIFETIME: Duration = Duration::from_secs(600);
 /// How long WireGuard has to show a handshake or traffic after its endpoint was set.
 const CHECK: Duration = Duration::from_secs(3);
@@ -122,7 +119,7 @@ struct Received {
     counter: u64,
     expires: Time,
     /// Who brought it last.
-    origin: Origin,
+    origin: InstanceName,
     candidates: Vec<(CandidateKind, SocketAddr)>,
 }
 
@@ -205,7 +202,7 @@ impl Peer {
             let mut table = predecessor.table;
             // What WireGuard uses is adopted again if it is alive.
             table.restrict(|address, kind, origin| {
-                origin.as_str() != FROM_WIREGUARD && self.permits(address, kind, origin)
+                *origin != Origin::WireGuard && self.permits(address, kind, origin)
             });
             self.table = table;
             if let Some(record) = predecessor.record {
@@ -247,31 +244,32 @@ impl Peer {
     }
 
     /// A candidate from discovery.
-    pub(crate) fn handle_candidate(&mut self, candidate: &Candidate, env: &mut Env, now: Time) {
+    pub(crate) fn handle_candidate(
+        &mut self,
+        from: &InstanceName,
+        candidate: &Candidate,
+        env: &mut Env,
+        now: Time,
+    ) {
         // Only an authenticated packet makes a candidate peer-reflexive, and that is seen here, not
         // by discovery.
         let kind = match candidate.kind {
             CandidateKind::PeerReflexive => CandidateKind::Reflexive,
             kind => kind,
         };
-        if candidate.lifetime.is_zero() {
-            self.withdraw(candidate.address, &candidate.origin, now);
-        } else {
-            self.learn(
-                candidate.address,
-                kind,
-                &candidate.origin,
-                now + candidate.lifetime,
-                false,
-                env,
-                now,
-            );
-        }
+        let (origin, expires) = (from.clone().into(), now + candidate.lifetime);
+        self.learn(candidate.address, kind, &origin, expires, false, env, now);
         self.decide(env, now);
     }
 
     /// A sealed record for which this peer's tag was found.
-    pub(crate) fn handle_record(&mut self, origin: &Origin, blob: &[u8], env: &mut Env, now: Time) {
+    pub(crate) fn handle_record(
+        &mut self,
+        origin: &InstanceName,
+        blob: &[u8],
+        env: &mut Env,
+        now: Time,
+    ) {
         let Some(contents) = self
             .keys
             .as_ref()
@@ -322,16 +320,9 @@ impl Peer {
     fn take_record(&mut self, record: Received, env: &mut Env, now: Time) {
         // A plain peer has none; what was left before it became one is for its successor.
         if self.spec.managed {
+            let origin = Origin::Discovery(record.origin.clone());
             for (kind, address) in &record.candidates {
-                self.learn(
-                    *address,
-                    *kind,
-                    &record.origin,
-                    record.expires,
-                    true,
-                    env,
-                    now,
-                );
+                self.learn(*address, *kind, &origin, record.expires, true, env, now);
             }
         }
         self.record = Some(record);
@@ -494,6 +485,7 @@ impl Peer {
     /// Everything that is due.
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Time) {
         self.table.expire(self.keep(), now);
+        self.leave_barred(env, now);
         if self.probes() {
             self.fire(now);
             self.ask_others(env, now);

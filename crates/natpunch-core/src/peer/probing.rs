@@ -13,7 +13,7 @@ use crate::probe::{Kind, Probe};
 use crate::{EndpointReason, Event, Time, Transmit};
 
 use super::round::Phase;
-use super::{Check, FROM_PEER, LEARNED_LIFETIME, Peer};
+use super::{Check, LEARNED_LIFETIME, Peer};
 
 /// So many of the likeliest places get a full burst, which the budget of one peer is enough for.
 const FULL_BURSTS: usize = 12;
@@ -484,7 +484,7 @@ impl Peer {
         self.learn(
             address,
             kind,
-            &Origin::new(FROM_PEER),
+            &Origin::Peer,
             now + LEARNED_LIFETIME,
             false,
             env,

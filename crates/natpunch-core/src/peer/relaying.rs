@@ -15,7 +15,7 @@ use natpunch_types::{CandidateKind, Origin, RelayPolicy, RelayUse};
 use crate::env::Env;
 use crate::{EndpointReason, Time};
 
-use super::{Check, FROM_PEER, FROM_WIREGUARD, Peer};
+use super::{Check, Peer};
 
 /// A path in use on which pings are unanswered for this long (or three round trips) is suspected:
 /// relays shall be ready to carry, and the other proven paths are asked.
@@ -64,16 +64,17 @@ impl Peer {
         origin: &Origin,
     ) -> bool {
         let relay = kind == CandidateKind::Relay || self.is_relay(&address);
-        let listed = self
-            .spec
-            .relays
-            .as_ref()
-            .is_none_or(|relays| relays.contains(origin));
         // What the peer or WireGuard uses is not known by whose relay it is.
-        let listed = listed || [FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
+        let listed = match (origin.instance(), &self.spec.relays) {
+            (Some(instance), Some(relays)) => relays.contains(instance),
+            (None, _) | (_, None) => true,
+        };
         match self.spec.relay {
             _ if kind == CandidateKind::Relay && !listed => false,
-            RelayPolicy::Auto => true,
+            // Whoever says so: what was a relay's and is offered by none that may, is not used.
+            RelayPolicy::Auto => {
+                kind == CandidateKind::Relay || !self.table.is_barred_relay(&address)
+            }
             RelayPolicy::Only => relay || !self.spec.managed,
             RelayPolicy::Never => !relay && !self.table.is_former_relay(&address),
         }

@@ -12,7 +12,7 @@ use crate::path::Tier;
 use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
 
 use super::round::Phase;
-use super::{Check, FROM_PEER, FROM_WIREGUARD, Peer};
+use super::{Check, Peer};
 
 impl Peer {
     pub(crate) fn status(&self, env: &Env, now: Time) -> PeerStatus {
@@ -24,8 +24,6 @@ impl Peer {
         let relay = in_use
             .and_then(|address| self.table.get(&address))
             .filter(|entry| entry.is_relay());
-        let of_discovery =
-            |origin: &&Origin| ![FROM_PEER, FROM_WIREGUARD].contains(&origin.as_str());
         let same_site = self.table.same_site;
         let tier = |address: SocketAddr| {
             self.table.get(&address).map_or_else(
@@ -55,7 +53,7 @@ impl Peer {
             }),
             relayed_by: relay
                 .iter()
-                .flat_map(|entry| entry.origins().filter(of_discovery))
+                .flat_map(|entry| entry.origins().filter_map(Origin::instance))
                 .map(ToString::to_string)
                 .collect(),
             relay: self.relay_use(now),

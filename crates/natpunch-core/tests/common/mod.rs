@@ -14,12 +14,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, Event, Interest, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Record, Time,
-    Transmit, derive_listen_port, stun,
+    Command, Event, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Time, Transmit,
+    derive_listen_port, stun,
 };
 use natpunch_types::{
-    AddressClass, Candidate, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, Origin,
-    PeerKey, Route, SecretKey, classify,
+    Abilities, AddressClass, Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork,
+    InstanceName, Interest, News, OwnAddressKind, PeerKey, Route, Running, SealedRecord, SecretKey,
+    classify,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -72,11 +73,107 @@ pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {
     }
 }
 
+/// A candidate, and which instance offers it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub address: SocketAddr,
+    pub kind: CandidateKind,
+    pub origin: InstanceName,
+    pub lifetime: Duration,
+}
+
+/// What instances of any name say, which can do everything.
+pub trait Tell {
+    fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time);
+    fn handle_record(&mut self, origin: &InstanceName, record: &SealedRecord, now: Time);
+    fn handle_reflexive(
+        &mut self,
+        origin: &InstanceName,
+        at: SocketAddr,
+        for_: Duration,
+        now: Time,
+    );
+    fn handle_fire(&mut self, origin: &InstanceName, peer: PeerKey, after: Duration, now: Time);
+    fn handle_wanted(&mut self, peer: PeerKey, now: Time);
+}
+
+/// The instances that the tests name.
+pub fn instances(meetings: bool) -> BTreeMap<InstanceName, Running> {
+    let abilities = Abilities {
+        wireguard_port: true,
+        meetings,
+        relays: true,
+        records: true,
+        mappings: true,
+    };
+    let names =
+        "test honest http rv x eu us first second hub peer wireguard rendezvous liar other a b c d";
+    names
+        .split(' ')
+        .map(|name| (InstanceName::new(name), Running { abilities, run: 1 }))
+        .collect()
+}
+
+impl Tell for Mesh {
+    /// Without a lifetime it is taken back.
+    fn handle_candidate(&mut self, peer: PeerKey, candidate: Candidate, now: Time) {
+        let Candidate {
+            address,
+            kind,
+            origin,
+            lifetime,
+        } = candidate;
+        let news = if lifetime.is_zero() {
+            News::Withdrawn { peer, address }
+        } else {
+            let candidate = natpunch_types::Candidate {
+                address,
+                kind,
+                lifetime,
+            };
+            News::Candidate { peer, candidate }
+        };
+        self.handle_instances(instances(false), now);
+        self.handle_news(&origin, news, now);
+    }
+
+    fn handle_record(&mut self, origin: &InstanceName, record: &SealedRecord, now: Time) {
+        self.handle_instances(instances(false), now);
+        self.handle_news(origin, News::Record(record.clone()), now);
+    }
+
+    fn handle_reflexive(
+        &mut self,
+        origin: &InstanceName,
+        at: SocketAddr,
+        for_: Duration,
+        now: Time,
+    ) {
+        self.handle_instances(instances(true), now);
+        let news = News::OwnAddress {
+            address: at,
+            kind: OwnAddressKind::Reflexive,
+            lifetime: for_,
+        };
+        self.handle_news(origin, news, now);
+    }
+
+    fn handle_fire(&mut self, origin: &InstanceName, peer: PeerKey, after: Duration, now: Time) {
+        self.handle_instances(instances(true), now);
+        self.handle_news(origin, News::Fire { peer, after }, now);
+    }
+
+    fn handle_wanted(&mut self, peer: PeerKey, now: Time) {
+        self.handle_instances(instances(true), now);
+        self.handle_news(&InstanceName::new("test"), News::Wanted { peer }, now);
+    }
+}
+
 pub fn candidate(address: SocketAddr) -> Candidate {
     Candidate {
         address,
         kind: CandidateKind::Reflexive,
-        origin: Origin::new("test"),
+        origin: InstanceName::new("test"),
         lifetime: secs(86_400),
     }
 }
@@ -96,7 +193,7 @@ pub struct Node {
     pub sets: Vec<(Time, PeerKey, SocketAddr, bool)>,
     pub events: Vec<(Time, Event)>,
     pub interest: Vec<Interest>,
-    pub records: Vec<Record>,
+    pub records: Vec<SealedRecord>,
     pub publications: usize,
     pub sent: Vec<(Time, Transmit)>,
     pub fail_sets: bool,
@@ -327,15 +424,15 @@ impl World {
                         node.mesh.handle_endpoint_set(peer, endpoint, ok, now);
                         fed = true;
                     }
-                    Command::Interest(interest) => node.interest = interest,
-                    Command::Meet { .. } => {}
+                    Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
+                    Command::Ask(Ask::Meet(_)) => {}
                     Command::FindRoute { peer, destination } => {
                         let route = (self.route)(index, destination);
                         node.mesh.handle_route(peer, destination, route, now);
                         routed = true;
                     }
-                    Command::PublishRecords(records) => {
-                        node.records = records;
+                    Command::Ask(Ask::Records(records)) => {
+                        node.records = records.to_vec();
                         node.publications += 1;
                     }
                 }

@@ -1,24 +1,27 @@
-use natpunch_plugin::Health;
-use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use natpunch_plugin::testing::{Effect, FakeHost};
+use natpunch_plugin::{Health, Interest, Settings as _};
 use tokio::time::Instant;
 
 use super::*;
-use crate::Server;
 use crate::server::Config;
+use crate::{Server as Rendezvous, Settings};
 
 fn key(n: u8) -> PeerKey {
     PeerKey::from_bytes([n; 32])
 }
 
 fn interest(n: u8) -> Input {
-    Input::Peers([wanted(key(n))].into())
+    Input::Ask(Ask::Peers([Interest::new(key(n))].into()))
+}
+
+fn settings(server: &str) -> Settings {
+    Settings {
+        server: server.to_owned(),
+    }
 }
 
 fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(), PluginError>> {
-    let mut plugin = Plugin::new(Settings {
-        server: server.to_owned(),
-    })
-    .unwrap();
+    let mut plugin = Plugin::new(settings(server).check().unwrap());
     let host = host.clone();
     tokio::spawn(async move { plugin.run(host).await })
 }
@@ -26,24 +29,21 @@ fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(),
 #[test]
 fn settings_that_cannot_work_are_refused() {
     for (server, problem) in [
-        ("example.org", "server: there is no port: write HOST:PORT"),
-        (
-            "[2001:db8::1]:49918",
-            "server: this protocol knows only IPv4: give the server's IPv4 address or its name",
-        ),
+        ("example.org", "the port is missing"),
+        ("[2001:db8::1]:49918", "this protocol knows only IPv4"),
     ] {
-        let error = Plugin::new(Settings {
-            server: server.to_owned(),
-        })
-        .unwrap_err();
-        assert_eq!(error.to_string(), problem);
+        let flaws = settings(server).check().unwrap_err();
+        assert_eq!(
+            (flaws[0].key, flaws[0].problem.as_str()),
+            ("server", problem)
+        );
     }
     assert!(serde_json::from_str::<Settings>(r#"{"server": "a:1", "port": 1}"#).is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
-    let mut server = Server::new(Config::default());
+    let mut server = Rendezvous::new(Config::default());
     let at: SocketAddr = "198.51.100.1:49918".parse().unwrap();
     let hosts = [1, 2].map(|n| FakeHost::new(key(n), None, n.into()));
     let addresses: [SocketAddr; 2] =
@@ -75,14 +75,16 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
                     payload: reply,
                 });
             }
-            Effect::Observed(observation) => observed[n] = Some(observation),
+            Effect::Told(News::Candidate { peer, candidate }) => {
+                observed[n] = Some((peer, candidate));
+            }
             Effect::Reported(health) => assert!(matches!(health, Health::Good(_))),
             other => panic!("does not: {other:?}"),
         }
     }
-    for (n, observation) in observed.into_iter().flatten().enumerate() {
+    for (n, (peer, candidate)) in observed.into_iter().flatten().enumerate() {
         assert_eq!(
-            (observation.peer, observation.address),
+            (peer, candidate.address),
             (key(2 - n as u8), addresses[1 - n])
         );
     }

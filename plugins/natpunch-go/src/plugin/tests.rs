@@ -1,12 +1,12 @@
-use natpunch_plugin::Health;
-use natpunch_plugin::testing::{Effect, FakeHost, wanted};
+use natpunch_plugin::testing::{Effect, FakeHost};
+use natpunch_plugin::{Health, Interest, Settings as _};
 use tokio::time::Instant;
 
 use super::*;
-use crate::Server;
 use crate::noise::Identity;
 use crate::server::Config;
 use crate::testing::rng;
+use crate::{Server, Settings};
 
 fn secret(n: u8) -> SecretKey {
     SecretKey::from_bytes([n; 32])
@@ -28,25 +28,24 @@ fn host(n: u8) -> Arc<FakeHost> {
 }
 
 fn run(host: &Arc<FakeHost>, server: &str) -> tokio::task::JoinHandle<Result<(), PluginError>> {
-    let mut plugin = Plugin::new(settings(server)).unwrap();
+    let mut plugin = Plugin::new(settings(server).check().unwrap());
     let host = host.clone();
     tokio::spawn(async move { plugin.run(host).await })
 }
 
 #[test]
 fn settings_that_cannot_work_are_refused_with_their_key() {
-    let no_port = Plugin::new(settings("rendezvous.example")).unwrap_err();
+    let flaws = |settings: Settings| settings.check().unwrap_err();
+    let no_port = flaws(settings("rendezvous.example"));
     assert_eq!(
-        no_port.to_string(),
-        "server: there is no port: write HOST:PORT"
+        (no_port[0].key, no_port[0].problem.as_str()),
+        ("server", "the port is missing")
     );
     let zeros = Settings {
         public_key: PeerKey::from_bytes([0; 32]),
         ..settings("rendezvous.example:9000")
     };
-    assert!(
-        matches!(Plugin::new(zeros), Err(PluginError::Setting { key, .. }) if key == "public_key")
-    );
+    assert_eq!(flaws(zeros)[0].key, "public_key");
     let unknown =
         serde_json::from_str::<Settings>(r#"{"server": "a:1", "public_key": "", "sever": 1}"#);
     assert!(unknown.is_err());
@@ -63,8 +62,8 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
         run(&hosts[0], "198.51.100.1:9000"),
         run(&hosts[1], "198.51.100.1:9000"),
     ];
-    hosts[0].put(Input::Peers([wanted(key(2))].into()));
-    hosts[1].put(Input::Peers([wanted(key(1))].into()));
+    hosts[0].put(Input::Ask(Ask::Peers([Interest::new(key(2))].into())));
+    hosts[1].put(Input::Ask(Ask::Peers([Interest::new(key(1))].into())));
 
     let start = Instant::now();
     let (mut observed, mut registered) = ([None, None], [false, false]);
@@ -87,19 +86,21 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
                     });
                 }
             }
-            Effect::Observed(observation) => observed[n] = Some(observation),
+            Effect::Told(News::Candidate { peer, candidate }) => {
+                observed[n] = Some((peer, candidate));
+            }
             Effect::Reported(health) => registered[n] = matches!(health, Health::Good(_)),
             other => panic!("does not: {other:?}"),
         }
     }
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(registered, [true, true]);
-    for (n, observation) in observed.into_iter().flatten().enumerate() {
+    for (n, (peer, candidate)) in observed.into_iter().flatten().enumerate() {
         assert_eq!(
-            (observation.peer, observation.address),
+            (peer, candidate.address),
             (key(2 - n as u8), addresses[1 - n])
         );
-        assert_eq!(observation.kind, CandidateKind::Reflexive);
+        assert_eq!(candidate.kind, CandidateKind::Reflexive);
     }
     hosts.iter().for_each(|host| host.put(Input::Shutdown));
     for task in tasks {
@@ -111,7 +112,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
 async fn datagrams_of_others_and_a_silent_server_are_survived_and_reported() {
     let host = host(1);
     let task = run(&host, "[2001:db8::9]:9000");
-    host.put(Input::Peers([wanted(key(2))].into()));
+    host.put(Input::Ask(Ask::Peers([Interest::new(key(2))].into())));
     let mut handshakes = 0;
     loop {
         match host.effect().await {

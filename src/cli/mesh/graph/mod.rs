@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::cli::CliError;
 use crate::cli::args::{GraphArgs, GraphFormat};
-use crate::config::{self, DiscoverySettings, MeshConfig, PeerConfig};
+use crate::config::{self, MeshConfig, PeerConfig};
 
 /// Beyond, nobody sees anything in it.
 const MOST_PEERS: usize = 200;
@@ -46,7 +46,7 @@ fn link(mesh: &MeshConfig, a: &PeerConfig, b: &PeerConfig) -> Link {
     let discovery = mesh
         .discovery
         .iter()
-        .any(|instance| !matches!(instance.settings, DiscoverySettings::Static(_)));
+        .any(|instance| instance.about.finds_peers);
     if a.endpoint.is_some() || b.endpoint.is_some() {
         Link::Endpoint
     } else if a.managed && b.managed && discovery {

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, stun};
-use natpunch_types::{Candidate, CandidateKind, Mapping, Origin, PeerKey, RecordTag, SecretKey};
+use natpunch_types::{
+    Abilities, Ask, Candidate, CandidateKind, InstanceName, Mapping, News, OwnAddressKind, PeerKey,
+    RecordTag, Running, SealedRecord, SecretKey,
+};
 
 use super::{Program, address};
 
@@ -20,7 +23,17 @@ fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
         overlay: vec![],
         peers: peer.into_iter().collect(),
     };
-    Mesh::new(spec, [n; 32], Time::ZERO)
+    let mut mesh = Mesh::new(spec, [n; 32], Time::ZERO);
+    let abilities = Abilities {
+        wireguard_port: true,
+        meetings: true,
+        relays: true,
+        records: true,
+        mappings: true,
+    };
+    let fuzz = (InstanceName::new("fuzz"), Running { abilities, run: 1 });
+    mesh.handle_instances([fuzz].into(), Time::ZERO);
+    mesh
 }
 
 /// Two nodes whose probes and records pass through the fuzzer's hands: it drops, delays, alters,
@@ -32,7 +45,7 @@ pub(super) fn mesh(data: &[u8]) {
     let mut program = Program::new(data, 300);
     let mut probes: Vec<(usize, Vec<u8>)> = Vec::new();
     let mut records: Vec<(usize, RecordTag, Vec<u8>)> = Vec::new();
-    let origin = Origin::new("fuzz");
+    let origin = InstanceName::new("fuzz");
     while let Some(operation) = program.operation() {
         let n = usize::from(operation >> 4 & 1);
         let Some(mesh) = nodes.get_mut(n) else { return };
@@ -69,35 +82,52 @@ pub(super) fn mesh(data: &[u8]) {
                     .nth(at & 7)
                     .cloned();
                 if let Some((_, tag, blob)) = found {
-                    let blob = alter(&mut program, blob);
-                    mesh.handle_record(&origin, tag, &blob, now);
+                    let blob = alter(&mut program, blob).into();
+                    let record = SealedRecord { tag, blob };
+                    mesh.handle_news(&origin, News::Record(record), now);
                 }
             }
             7 => mesh.handle_datagram(from, None, program.chunk(), now),
-            8 => mesh.handle_record(
-                &origin,
-                RecordTag([program.byte(); 16]),
-                program.chunk(),
-                now,
-            ),
+            8 => {
+                let tag = RecordTag([program.byte(); 16]);
+                let blob = program.chunk().into();
+                mesh.handle_news(&origin, News::Record(SealedRecord { tag, blob }), now);
+            }
             9 => {
                 let kind = if program.byte() & 1 == 0 {
                     CandidateKind::Relay
                 } else {
                     CandidateKind::Reflexive
                 };
-                let lifetime = program.time();
-                let candidate = Candidate {
-                    address: from,
-                    kind,
-                    origin: origin.clone(),
-                    lifetime,
+                let (peer, lifetime) = (keys[1 - n], program.time());
+                let news = if lifetime.is_zero() {
+                    News::Withdrawn {
+                        peer,
+                        address: from,
+                    }
+                } else {
+                    let candidate = Candidate {
+                        address: from,
+                        kind,
+                        lifetime,
+                    };
+                    News::Candidate { peer, candidate }
                 };
-                mesh.handle_candidate(keys[1 - n], candidate, now);
+                mesh.handle_news(&origin, news, now);
             }
-            10 => mesh.handle_fire(&origin, keys[1 - n], program.time(), now),
-            11 => mesh.handle_mapping(&origin, Mapping::EndpointDependent, now),
-            12 => mesh.handle_reflexive(&origin, from, program.time(), now),
+            10 => {
+                let (peer, after) = (keys[1 - n], program.time());
+                mesh.handle_news(&origin, News::Fire { peer, after }, now);
+            }
+            11 => mesh.handle_news(&origin, News::Mapping(Mapping::EndpointDependent), now),
+            12 => {
+                let news = News::OwnAddress {
+                    address: from,
+                    kind: OwnAddressKind::Reflexive,
+                    lifetime: program.time(),
+                };
+                mesh.handle_news(&origin, news, now);
+            }
             _ => now = now + program.time(),
         }
         for (n, mesh) in nodes.iter_mut().enumerate() {
@@ -110,12 +140,10 @@ pub(super) fn mesh(data: &[u8]) {
             assert!(sent < 1_000, "{sent} at once");
             while let Some(command) = mesh.poll_command() {
                 match command {
-                    Command::PublishRecords(published) => {
-                        records.extend(
-                            published
-                                .into_iter()
-                                .map(|record| (n, record.tag, record.blob)),
-                        );
+                    Command::Ask(Ask::Records(published)) => {
+                        let published = published.iter();
+                        records
+                            .extend(published.map(|record| (n, record.tag, record.blob.to_vec())));
                     }
                     Command::SetEndpoint { endpoint, .. } => {
                         assert!(

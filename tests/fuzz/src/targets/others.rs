@@ -137,5 +137,5 @@ pub(super) fn mesh_file(data: &[u8]) {
 
 /// The body that a record store answers a poll with.
 pub(super) fn http_answer(data: &[u8]) {
-    natpunch_plugin_http::read_answer(data);
+    natpunch_plugin_http::testing::read_answer(data);
 }

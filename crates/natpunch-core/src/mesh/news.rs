@@ -1,0 +1,87 @@
+//! What discovery tells: the one entry of its news, and what becomes of an instance's word when the
+//! instance ends.
+
+use std::collections::BTreeMap;
+
+use natpunch_types::{Abilities, InstanceName, News, Running};
+
+use super::Mesh;
+use crate::Time;
+
+impl Mesh {
+    /// The discovery instances that run, complete, and what each can do. Nothing is taken from any
+    /// other.
+    ///
+    /// What an instance said that is no longer here, or that lost the ability to say it, is taken
+    /// back at once. What the predecessor of an instance with other settings said is believed for
+    /// a few seconds, and longer if the successor says it again. So a reload ends where a start
+    /// with the same file does.
+    pub fn handle_instances(&mut self, running: BTreeMap<InstanceName, Running>, now: Time) {
+        self.env.arranges = running.values().any(|instance| instance.abilities.meetings);
+        let before = std::mem::replace(&mut self.instances, running);
+        for (name, was) in before {
+            let is = self.instances.get(&name).copied();
+            if is.is_none_or(|is| is.run != was.run) {
+                self.succeed(&name, is.map(|instance| instance.abilities), now);
+            }
+        }
+        self.flush(now);
+    }
+
+    /// An instance was replaced by one with these abilities, or by none.
+    fn succeed(&mut self, name: &InstanceName, successor: Option<Abilities>, now: Time) {
+        self.env.local.succeed(name, successor, now);
+        self.records.touch(now);
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.with_peer(&key, now, |peer, env| {
+                peer.succeed(name, successor, env, now)
+            });
+        }
+    }
+
+    /// Takes what a discovery instance has found out. Ignored where it is about a peer that is not
+    /// in the spec.
+    ///
+    /// An own address is published to the peers until its lifetime is over or the instance states
+    /// another of the same kind and family. A few changes count at once, more of them one after the
+    /// other; then the last one does. Each instance's word of a moment to probe at counts once for
+    /// each [`Ask::Meet`](natpunch_types::Ask::Meet).
+    pub fn handle_news(&mut self, from: &InstanceName, news: News, now: Time) {
+        let is_able = |instance: &Running| instance.abilities.cover(&news);
+        // The last words of an instance that was stopped, or lost an ability, may still be on
+        // their way: after a start with the same file nobody would have said them.
+        if !self.instances.get(from).is_some_and(is_able) {
+            return;
+        }
+        match news {
+            News::Candidate { peer, candidate } => self.with_peer(&peer, now, |peer, env| {
+                peer.handle_candidate(from, &candidate, env, now)
+            }),
+            News::Withdrawn { peer, address } => self.with_peer(&peer, now, |peer, env| {
+                peer.handle_withdrawn(from, address, env, now)
+            }),
+            News::Record(record) => {
+                if let Some(key) = self.by_record_tag.get(&record.tag).copied() {
+                    self.with_peer(&key, now, |peer, env| {
+                        peer.handle_record(from, &record.blob, env, now)
+                    });
+                }
+            }
+            News::OwnAddress {
+                address,
+                kind,
+                lifetime,
+            } => {
+                self.env.local.hear(from, (address, kind), lifetime, now);
+                self.believe_stated(now);
+            }
+            News::Mapping(mapping) => self.env.local.set_mapping(from, mapping),
+            News::Fire { peer, after } => {
+                self.with_peer(&peer, now, |peer, _| peer.handle_fire(from, after, now))
+            }
+            News::Wanted { peer } => self.with_peer(&peer, now, |peer, env| peer.meet(env, now)),
+        }
+        self.flush(now);
+    }
+}

@@ -1,0 +1,307 @@
+//! Discovery sections: every setting of every plugin, and what adding a plugin takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch::config::{self, ConfigErrors, Discovery, MeshConfig};
+use natpunch::plugins::registry::{self, Row};
+use natpunch_plugin::testing::{Effect, FakeHost};
+use natpunch_plugin::{
+    Abilities, BoxFuture, Candidate, CandidateKind, Description, Flaw, Host, Instance, News,
+    PluginError, Runs, Secrets, Settings, Warning,
+};
+use natpunch_types::PeerKey;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::support::key_pair;
+
+/// A mesh with this discovery section.
+fn mesh(section: &str) -> String {
+    let peer = key_pair(1).1;
+    format!(
+        "[mesh]\nname = 'home'\nnetworks = ['10.77.0.0/16']\n\
+         [peers.a]\npublic_key = '{peer}'\naddresses = ['10.77.0.1']\n{section}"
+    )
+}
+
+fn load(text: &str) -> Result<MeshConfig, ConfigErrors> {
+    config::load_texts(vec![("/mesh/mesh.toml".into(), text.to_owned())])
+}
+
+fn instance(mesh: &MeshConfig) -> &Discovery {
+    let is_meant = |instance: &&Discovery| instance.name == "it";
+    mesh.discovery.iter().find(is_meant).unwrap()
+}
+
+/// A key, a good value, and bad ones.
+type Setting = (&'static str, String, Vec<String>);
+
+/// Every setting of every plugin: a good value, and bad ones of each kind.
+fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
+    let texts = |values: &[&str]| -> Vec<String> {
+        let quoted = values.iter().map(|value| format!("'{value}'"));
+        quoted.collect()
+    };
+    let key = format!("'{}'", key_pair(9).1);
+    let zeros = PeerKey::from_bytes([0; 32]).to_string();
+    let keys = || [texts(&["", "short", &zeros]), vec!["5".into(), "[]".into()]].concat();
+    let server = || {
+        let bad = [
+            "",
+            "rv.example.org",
+            "rv.example.org:0",
+            "rv:70000",
+            "2001:db8::1:5",
+            "a b:1",
+        ];
+        [texts(&bad), vec!["5".into(), "['a:1']".into()]].concat()
+    };
+    let server_of = |port: u16| format!("'rv.example.org:{port}'");
+    let numbers = |too_many: &str| {
+        let bad = ["0", "-1", too_many, "1.5", "'3'", "true", "[]"];
+        bad.map(str::to_owned).to_vec()
+    };
+    let urls = [
+        "",
+        "rv.example.org",
+        "ftp://rv.example.org",
+        "https://",
+        "https://a:b@rv.example.org",
+        "https://a@rv.example.org/",
+        "https://rv.example.org/?a",
+        "https://rv.example.org/#a",
+        "https://rv.example.org:99999/",
+    ];
+    let files = [
+        "",
+        "a.key",
+        "./a.key",
+        "/",
+        "credential:",
+        "credential:../a",
+        "credential:a/b",
+    ];
+    let mut ipv4_only = server();
+    ipv4_only.push("'[2001:db8::1]:49918'".to_owned());
+    BTreeMap::from([
+        (
+            "static",
+            vec![("resolve_interval", "30".into(), numbers("86401"))],
+        ),
+        (
+            "rendezvous",
+            vec![
+                ("server", server_of(51900), server()),
+                ("public_key", key.clone(), keys()),
+                ("next_public_key", key.clone(), keys()),
+                (
+                    "admission_secret_file",
+                    "'credential:admission.key'".into(),
+                    [texts(&files), vec!["5".into()]].concat(),
+                ),
+                ("relay", "false".into(), vec!["'no'".into(), "0".into()]),
+            ],
+        ),
+        (
+            "natpunch-go",
+            vec![
+                ("server", server_of(9000), server()),
+                ("public_key", key, keys()),
+            ],
+        ),
+        (
+            "nat-hole-punching",
+            vec![("server", server_of(49918), ipv4_only)],
+        ),
+        (
+            "http",
+            vec![
+                (
+                    "url",
+                    "'https://rv.example.org/v1'".into(),
+                    [texts(&urls), vec!["5".into()]].concat(),
+                ),
+                (
+                    "stun",
+                    "['rv.example.org:3478']".into(),
+                    vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
+                ),
+                ("interval", "3".into(), numbers("3601")),
+            ],
+        ),
+    ])
+}
+
+#[test]
+fn check_refuses_every_bad_value_of_every_setting_where_it_stands() {
+    for (plugin, keys) in settings() {
+        let lines = |changed: Option<(&str, &str)>| {
+            let line = |(key, good, _): &Setting| {
+                let value = changed
+                    .filter(|(at, _)| at == key)
+                    .map_or(good.as_str(), |(_, v)| v);
+                format!("{key} = {value}\n")
+            };
+            let lines: String = keys.iter().map(line).collect();
+            mesh(&format!("[discovery.it]\nplugin = '{plugin}'\n{lines}"))
+        };
+        let good = load(&lines(None)).unwrap_or_else(|errors| panic!("{plugin}: {errors}"));
+        let it = instance(&good);
+        assert_eq!(it.plugin, plugin);
+        assert!(registry::build(&it.settings, &it.secrets).is_some());
+        for (key, _, bad) in &keys {
+            for value in bad {
+                let text = lines(Some((key, value)));
+                let at = format!("{plugin}: {key} = {value}");
+                let Err(errors) = load(&text) else {
+                    panic!("{at}: passes")
+                };
+                let start = format!("{key} =");
+                let lines: Vec<&str> = text.lines().collect();
+                let place = lines.iter().rposition(|line| line.starts_with(&start));
+                for error in errors.iter() {
+                    let location = errors.location(error).unwrap();
+                    assert_eq!(location.line, place.unwrap() + 1, "{at}: {errors}");
+                    assert!(error.message().contains(*key), "{at}: {errors}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_setting_of_a_plugin_is_left_out_of_these_tests() {
+    let schema = config::schema(false);
+    let forms = schema["$defs"]["Discovery"]["oneOf"].as_array().unwrap();
+    let listed = settings();
+    let plugins: BTreeSet<&str> = forms
+        .iter()
+        .map(|form| form["properties"]["plugin"]["const"].as_str().unwrap())
+        .collect();
+    assert_eq!(plugins, listed.keys().copied().collect());
+    for form in forms {
+        let plugin = form["properties"]["plugin"]["const"].as_str().unwrap();
+        let of_schema: BTreeSet<&str> = form["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .filter(|key| *key != "plugin")
+            .collect();
+        let of_table: BTreeSet<&str> = listed[plugin].iter().map(|(key, ..)| *key).collect();
+        assert_eq!(of_schema, of_table, "{plugin}");
+    }
+}
+
+/// A plugin that this build does not have: all that adding one takes, but for its row.
+mod lighthouse {
+    use super::*;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Light {
+        /// Where its light is seen.
+        tower: String,
+        /// How bright it is.
+        #[schemars(range(min = 1, max = 9))]
+        candela: u8,
+    }
+
+    #[derive(Debug, PartialEq)]
+    pub(super) struct Tower(std::net::SocketAddr, u8);
+
+    impl Settings for Light {
+        const PLUGIN: &'static str = "lighthouse";
+        type Instance = Tower;
+
+        fn check(self) -> Result<Tower, Vec<Flaw>> {
+            let flaw = |_| Flaw {
+                key: "tower",
+                problem: "no ship finds it".to_owned(),
+                expected: "expected an address",
+                help: "write one".to_owned(),
+            };
+            let tower = self.tower.parse().map_err(|error| vec![flaw(error)]);
+            tower.map(|tower| Tower(tower, self.candela))
+        }
+    }
+
+    impl Instance for Tower {
+        fn describe(&self) -> Description {
+            Description {
+                abilities: Abilities {
+                    relays: true,
+                    ..Abilities::default()
+                },
+                finds_peers: true,
+                stun: vec![self.0.to_string()],
+                warnings: vec![Warning {
+                    rule: "fog",
+                    problem: "stands in fog".to_owned(),
+                    label: "not seen from far",
+                    help: "build it higher",
+                }],
+                ..Description::default()
+            }
+        }
+    }
+
+    impl Runs for Tower {
+        fn plugin(&self, _: &Secrets) -> Box<dyn natpunch_plugin::Discovery> {
+            Box::new(Self(self.0, self.1))
+        }
+    }
+
+    impl natpunch_plugin::Discovery for Tower {
+        fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
+            let candidate = Candidate {
+                address: self.0,
+                kind: CandidateKind::Relay,
+                lifetime: Duration::from_secs(60),
+            };
+            let peer = host.own_key();
+            host.tell(News::Candidate { peer, candidate });
+            Box::pin(async { Ok(()) })
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_one_crate_and_one_row() {
+    let row = Row::of::<lighthouse::Light>();
+    let load = |section: &str| {
+        let files = vec![("/mesh/mesh.toml".into(), mesh(section))];
+        let kinds: Vec<_> = registry::kinds().into_iter().chain([row.kind()]).collect();
+        config::load_texts_with(files, &kinds)
+    };
+    let section = "[discovery.it]\nplugin = 'lighthouse'\n";
+    let error = load(&format!("{section}tower = 'sea'\ncandela = 10\nlamp = 1\n")).unwrap_err();
+    let messages: Vec<_> = error.iter().map(config::ConfigError::message).collect();
+    let problems = ["10 is out of range", "unknown key `lamp`"];
+    for problem in problems {
+        let is_said = messages.iter().any(|message| message.contains(problem));
+        assert!(is_said, "{messages:?}");
+    }
+    let error = load(&format!("{section}tower = 'sea'\ncandela = 1\n")).unwrap_err();
+    assert_eq!(
+        error.iter().next().unwrap().message(),
+        "bad value of `discovery.it.tower`: no ship finds it"
+    );
+
+    // What the rest of the program asks of it.
+    let mesh = load(&format!("{section}tower = '192.0.2.1:7'\ncandela = 1\n")).unwrap();
+    let it = instance(&mesh);
+    assert!(it.about.abilities.relays && it.about.finds_peers);
+    let findings = config::lint(&mesh).unwrap();
+    assert!(findings.iter().any(|finding| finding.rule_name() == "fog"));
+
+    // And it runs.
+    let host = FakeHost::new(key_pair(1).1, None, 1);
+    let mut plugin = row.build(&it.settings, &it.secrets).unwrap();
+    plugin.run(host.clone()).await.unwrap();
+    let said = host.effect().await;
+    assert!(matches!(said, Effect::Told(News::Candidate { .. })));
+    assert!(registry::build(&it.settings, &it.secrets).is_none());
+}
