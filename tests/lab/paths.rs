@@ -141,11 +141,12 @@ lab_test!(
         std::fs::write(&file, text).unwrap();
         a.start();
         b.start();
+        // While there is one agent, its status needs no name.
+        a.wait_path(&b, "direct", soon());
+        b.wait_path(&a, "direct", soon());
         for (node, second) in [&a, &b].into_iter().zip(&mut seconds) {
             second.start(&node.host, &file);
         }
-        a.wait_path(&b, "direct", soon());
-        b.wait_path(&a, "direct", soon());
         let deadline = soon();
         for node in [&a, &b] {
             while second_peer(node).is_none_or(|peer| peer["path"] != "direct") {
