@@ -392,7 +392,7 @@ impl Table {
             }
             return Learned::LeftOut;
         }
-        if offer.kind == CandidateKind::Relay {
+        if offer.kind == CandidateKind::Relay && offer.origin.instance().is_some() {
             self.former_relays
                 .retain(|former| !(former.barred && former.address == offer.address));
         }

@@ -69,12 +69,11 @@ impl Peer {
             (Some(instance), Some(relays)) => relays.contains(instance),
             (None, _) | (_, None) => true,
         };
+        let offers_relay = kind == CandidateKind::Relay && origin.instance().is_some();
         match self.spec.relay {
             _ if kind == CandidateKind::Relay && !listed => false,
             // Whoever says so: what was a relay's and is offered by none that may, is not used.
-            RelayPolicy::Auto => {
-                kind == CandidateKind::Relay || !self.table.is_barred_relay(&address)
-            }
+            RelayPolicy::Auto => offers_relay || !self.table.is_barred_relay(&address),
             RelayPolicy::Only => relay || !self.spec.managed,
             RelayPolicy::Never => !relay && !self.table.is_former_relay(&address),
         }
