@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint \
+.PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint \
   supply-chain mutants fuzz
 
 help: ## this list
@@ -24,6 +24,11 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 
 sim: ## the simulator's scenarios over many more seeds
 	cargo test --locked --test sim --no-fail-fast -- --include-ignored
+
+outage: ## outages of minutes without traffic: a pair is back by itself (15 minutes)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture outage | grep -E '^(measured|test )'
+	cargo test --locked -p natpunch-wg --test devices -- --ignored --nocapture outage
 
 lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each undone in time (4 minutes)
 	@scripts/deps.sh test

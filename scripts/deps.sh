@@ -18,9 +18,15 @@ esac
 
 # sbin is where ip and nft live, and not on every user's path.
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# The guest of the virtual machine has no libraries: a busybox that needs some is none for it.
+is_there() {
+  command -v "$1" >/dev/null || return 1
+  [ "$1" != busybox ] || ! ldd "$(command -v busybox)" >/dev/null 2>&1
+}
+
 missing='' packages=''
 for entry in $needed; do
-  if ! command -v "${entry%%:*}" >/dev/null; then
+  if ! is_there "${entry%%:*}"; then
     missing+=" ${entry%%:*}" packages+=" ${entry#*:}"
   fi
 done

@@ -8,7 +8,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
-mod durable;
 pub mod plugins;
 pub mod server;
 pub mod source;

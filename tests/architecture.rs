@@ -113,6 +113,11 @@ const TABLE: &[Rule] = &[
         never_names: IMPURE,
     },
     Rule {
+        part: "crates/natpunch-os",
+        dependencies: May::Only(&["libc", "nix", "rustix", "tempfile", "thiserror", "zeroize"]),
+        never_names: &["tokio::", "TcpStream", "std::process::Command"],
+    },
+    Rule {
         part: "crates/natpunch-net",
         dependencies: May::NotUse(&[
             "natpunch",

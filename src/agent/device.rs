@@ -6,15 +6,19 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 
 use natpunch_types::{DeviceSnapshot, PeerKey};
-use natpunch_wg::{Applied, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError};
+use natpunch_wg::{
+    Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::rollout::journal::{Entry, Journal};
-use super::{Agent, AgentError, now, spec};
+use super::rollout::with_endpoints;
+use super::{Agent, AgentError, clash, now};
 
 /// Requests that wait for the device; the agent never has more than a few under way.
 const QUEUE: usize = 256;
@@ -194,6 +198,8 @@ fn run(
     todo: &blocking::Receiver<Request>,
     events: &mpsc::Sender<DeviceEvent>,
 ) {
+    // Why the interface could not be compared, the last time.
+    let mut incomparable = None;
     while let Ok(request) = todo.recv() {
         let event = match request {
             Request::Apply { id, spec } => {
@@ -205,9 +211,21 @@ fn run(
                 DeviceEvent::Noted { id, result }
             }
             Request::Drift { spec, heal } => match interface.drift(&spec) {
-                // A device that can't be read is found out by its snapshots.
-                Err(_) => continue,
+                Err(error) => {
+                    // Once for each reason: this is asked every ten seconds.
+                    let error = error.to_string();
+                    if incomparable.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            %error,
+                            "can't compare the interface with the mesh file; what others change \
+                             at it goes unnoticed until this is mended"
+                        );
+                        incomparable = Some(error);
+                    }
+                    continue;
+                }
                 Ok(found) => {
+                    incomparable = None;
                     let undo = heal && !found.is_empty();
                     let healed = undo.then(|| interface.apply(&spec).map(|_| ()));
                     DeviceEvent::Drift { found, healed }
@@ -239,6 +257,29 @@ fn run(
             return;
         }
     }
+}
+
+/// The process of the embedded device. One that an earlier version of natpunch left running, or
+/// whose program was replaced since, is said to be so: it goes on as it is, faults included.
+pub(super) fn process(interface: &Interface, runtime_dir: &Path) -> Option<DeviceProcess> {
+    let process = interface.device_process(runtime_dir)?;
+    if let Some(warning) = outdated(&process) {
+        tracing::warn!("{warning}");
+    }
+    Some(process)
+}
+
+/// What is said of a device that runs another program than this agent.
+pub(super) fn outdated(process: &DeviceProcess) -> Option<String> {
+    let is_outdated = process.replaced || process.version != env!("CARGO_PKG_VERSION");
+    is_outdated.then(|| {
+        format!(
+            "the WireGuard device (process {}, natpunch {}) still runs the program of before an \
+             upgrade, faults included; `natpunch down` and a start of the agent move to the new \
+             one, with an interruption of some seconds",
+            process.pid, process.version
+        )
+    })
 }
 
 impl Agent {
@@ -281,11 +322,14 @@ impl Agent {
     /// Makes or adopts the interface again, after it was taken from under the agent.
     async fn open_device(&mut self) -> Result<(), AgentError> {
         let wanted =
-            spec::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
+            clash::interface(&self.node, &self.options.runtime_dir).map_err(AgentError::Program)?;
+        // Peers that do not run natpunch are found again by nothing else than their last endpoint.
+        let wanted = with_endpoints(wanted, self.rollout.endpoints());
         let interface = tokio::task::spawn_blocking(move || Interface::open(&wanted))
             .await
             .map_err(|error| AgentError::Internal(error.to_string()))??;
         self.backend = interface.backend().to_string();
+        self.device_process = process(&interface, &self.options.runtime_dir);
         (self.device, self.sources.device) = DeviceThread::start(interface);
         self.rollout.handle_device_lost(now());
         self.device.snapshot();

@@ -7,6 +7,7 @@
 //! versions, and `services` has what a node does beside its tunnels.
 
 mod causes;
+pub(crate) mod clash;
 mod device;
 mod discovery;
 mod drift;
@@ -32,7 +33,7 @@ use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_rollout::Answers;
 use natpunch_types::{Consent, Interest, PeerKey, Route, SealedRecord};
-use natpunch_wg::Applied;
+use natpunch_wg::{Applied, DeviceProcess};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -43,6 +44,7 @@ use crate::plugins::host::{Instance, PluginEvent};
 use crate::source::{self, Source};
 
 use causes::Flips;
+use clash::Clash;
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
@@ -52,6 +54,7 @@ use rollout::journal::Journal;
 use services::Services;
 pub use services::revisions::{PeerRevision, Runs, Standing};
 pub use services::serving::ServingStatus;
+pub(crate) use start::hold_signals;
 pub use status::{MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
@@ -134,6 +137,9 @@ struct Agent {
     flips: Flips,
     mesh: Mesh,
     backend: String,
+    device_process: Option<DeviceProcess>,
+    /// Where a network of the mesh is also one of a LAN that this host is in.
+    clashes: Vec<Clash>,
     device: DeviceThread,
     raw: RawPort,
     plugins: Vec<Instance>,
@@ -241,6 +247,7 @@ impl Agent {
                 self.raw.forget_routes();
                 self.mesh.handle_local_addresses(&change.network, now());
                 self.mesh.handle_network_change(now());
+                self.look_for_clashes();
                 self.resolver.set(spec::stun_servers(&self.node));
                 for plugin in &self.plugins {
                     plugin.tell_network_changed();
@@ -254,6 +261,7 @@ impl Agent {
                 self.device.snapshot();
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
+                    self.look_for_clashes();
                     self.look_for_drift();
                     if self.node.apply.heal {
                         self.services.hosts.heal();

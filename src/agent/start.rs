@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use natpunch_core::Mesh;
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_rollout::{Recorded, Resumed, Settings, Start};
 use natpunch_types::{HostNetwork, PeerKey};
-use natpunch_wg::Interface;
+use natpunch_wg::{Applied, Interface};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,7 +25,8 @@ use super::rollout::{Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
 use super::{
-    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, notify_systemd, now, plan, spec, waiting,
+    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, notify_systemd, now, plan,
+    spec, waiting,
 };
 use crate::config::NodeConfig;
 use crate::control;
@@ -51,7 +54,7 @@ async fn check_plan(options: &Options, node: &NodeConfig) -> Result<(), AgentErr
     let Some(wanted) = options.plan.clone() else {
         return Ok(());
     };
-    let mut spec = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
+    let mut spec = clash::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
     spec.adopt = options.adopt;
     let plan = blocking(move || Interface::plan(&spec)).await??;
     let found = plan::id(node, &plan);
@@ -109,23 +112,77 @@ async fn resume(
     .await?
 }
 
+/// Holds SIGHUP back, or lets it come: one that comes before it is listened to would end the
+/// process, and it asks for a reload. To be called on the main thread.
+pub(crate) fn hold_signals(hold: bool) {
+    let mut hangup = SigSet::empty();
+    hangup.add(Signal::SIGHUP);
+    let done = if hold {
+        hangup.thread_block()
+    } else {
+        hangup.thread_unblock()
+    };
+    if let Err(error) = done {
+        tracing::warn!(%error, "can't hold back SIGHUP");
+    }
+}
+
+/// An interface that this start has made. A start that fails afterwards takes it down again:
+/// nobody would use it, and a device process of its own would stay for ever.
+struct Made(Option<(String, String, PathBuf)>);
+
+impl Made {
+    fn note(applied: &Applied, node: &NodeConfig, runtime_dir: &Path) -> Self {
+        let is_new = |change| matches!(change, &natpunch_wg::Change::CreateInterface { .. });
+        let created = applied.plan.changes.iter().any(is_new);
+        let names = || {
+            let (interface, mesh) = (node.interface.clone(), node.mesh.clone());
+            (interface, mesh, runtime_dir.to_owned())
+        };
+        Self(created.then(names))
+    }
+
+    /// The start succeeded.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let Some((name, owner, runtime_dir)) = self.0.take() else {
+            return;
+        };
+        // Its calls block, and none of them may be made on a thread of the runtime.
+        let interface = name.clone();
+        let down = std::thread::spawn(move || natpunch_wg::down(&name, &owner, &runtime_dir));
+        let problem = match down.join() {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        tracing::error!(%interface, problem, "can't take down what this start has made");
+    }
+}
+
 /// Makes or takes over the interface, and brings it to the version that runs first.
 async fn open_interface(
     options: &Options,
     node: &NodeConfig,
     endpoints: &BTreeMap<PeerKey, SocketAddr>,
-) -> Result<Interface, AgentError> {
-    let wanted = spec::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
+) -> Result<(Interface, Made), AgentError> {
+    let wanted = clash::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
     let mut wanted = with_endpoints(wanted, endpoints);
     wanted.adopt = options.adopt;
     let (interface, applied) = blocking(move || Interface::open_reporting(&wanted)).await??;
+    let made = Made::note(&applied, node, &options.runtime_dir);
     let first = applied.plan.changes.first();
     if matches!(first, Some(natpunch_wg::Change::Adopt { .. })) {
         for change in plan::report(node, None, &applied.plan, &[]).changes {
             tracing::info!("{} {}", change.sign, change.text);
         }
     }
-    Ok(interface)
+    Ok((interface, made))
 }
 
 /// A core that knows nothing but this node's part of the mesh, and what its predecessor under
@@ -151,6 +208,10 @@ impl Agent {
     /// Begins what the mesh file says, or goes on with what the last agent left. `None`: it was told
     /// to stop while it waited for a mesh.
     pub(super) async fn start(options: Options) -> Result<Option<Self>, AgentError> {
+        // First, since without anybody who listens to it the signal ends the process.
+        let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
+        let hangup = signals(SignalKind::hangup())?;
+        hold_signals(false);
         let Some((source, mesh_changes)) = waiting::open(&options).await? else {
             return Ok(None);
         };
@@ -180,8 +241,9 @@ impl Agent {
             );
         }
         let node = rollout.runs().node.clone();
-        let interface = open_interface(&options, &node, &endpoints).await?;
+        let (interface, made) = open_interface(&options, &node, &endpoints).await?;
         let backend = interface.backend().to_string();
+        let device_process = device::process(&interface, &options.runtime_dir);
         let (mut device, device_events) = DeviceThread::start(interface);
         device.snapshot();
 
@@ -191,7 +253,6 @@ impl Agent {
         let (to_answers, answers) = mpsc::channel(4);
         let (resolver, stun) = Resolver::start();
         let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
-        let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
 
         let mut agent = Self {
             mesh: new_mesh(&node, floor, links.network(), None),
@@ -206,6 +267,8 @@ impl Agent {
             drift: None,
             drift_at: Instant::now() + DRIFT_INTERVAL,
             backend,
+            device_process,
+            clashes: Vec::new(),
             device,
             raw,
             plugins: Vec::new(),
@@ -232,18 +295,20 @@ impl Agent {
                 answers,
                 terminate: signals(SignalKind::terminate())?,
                 interrupt: signals(SignalKind::interrupt())?,
-                hangup: signals(SignalKind::hangup())?,
+                hangup,
                 snapshot_at: Instant::now(),
                 _control: control,
             },
             options,
             node,
         };
+        made.keep();
         tracing::info!(
             mesh = %agent.node.mesh, node = %agent.node.name, interface = %agent.node.interface,
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
             "joined the mesh"
         );
+        agent.look_for_clashes();
         agent.source.applied(agent.rollout.good().node.content_hash);
         agent.execute().await;
         agent.sync_plugins().await;

@@ -7,14 +7,16 @@ use natpunch_core::{MeshStatus, PeerStatus};
 use natpunch_net::boot_time;
 use natpunch_plugin::Health;
 use natpunch_types::Time;
+use natpunch_wg::DeviceProcess;
 use serde::{Deserialize, Serialize};
 
 use super::causes::{self, Finder, Kind, Named};
+use super::clash::Clash;
 use super::drift::DriftStatus;
 use super::rollout::journal;
 use super::services::Service as _;
 use super::services::revisions::{self, PeerRevision, Runs};
-use super::{Agent, ServingStatus, now};
+use super::{Agent, ServingStatus, device, now};
 use crate::control::{Call, Reply, Request};
 use crate::plugins::host::Instance;
 use crate::source::SourceStatus;
@@ -61,6 +63,15 @@ pub struct Status<C = MeshStatus> {
     /// What somebody else changed at the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
+    /// What a person should know and natpunch can't mend, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The process of the embedded device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceStatus>,
+    /// Where a network of the mesh is also one of a LAN that this host is in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clashes: Vec<Clash>,
     /// The server of this node, if it serves the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<ServingStatus>,
@@ -75,6 +86,16 @@ pub struct Status<C = MeshStatus> {
     /// What the core knows: candidates of this node, peers and their paths.
     #[serde(flatten)]
     pub core: C,
+}
+
+/// The process of the embedded device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub process: DeviceProcess,
+    /// Whether it runs another program than the agent, as after an upgrade.
+    pub outdated: bool,
 }
 
 /// A change that is not yet known to work.
@@ -196,6 +217,17 @@ impl Agent {
                 reason: reason.to_owned(),
             }),
             drift: self.drift.clone(),
+            warnings: self
+                .device_process
+                .iter()
+                .filter_map(device::outdated)
+                .chain(self.clashes.iter().map(ToString::to_string))
+                .collect(),
+            device: self.device_process.clone().map(|process| DeviceStatus {
+                outdated: device::outdated(&process).is_some(),
+                process,
+            }),
+            clashes: self.clashes.clone(),
             hosts_error: self.services.hosts.status(),
             serving: self.services.serving.status(),
             likely: self.likely(&discovery, &core),

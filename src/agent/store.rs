@@ -6,11 +6,11 @@
 //! not right.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::durable;
+use natpunch_os::durable;
 
 const AHEAD: u64 = 1024;
 
@@ -68,17 +68,15 @@ impl CounterStore {
     fn write(&self) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(directory)?;
-        let new = self.path.with_extension("counter.new");
-        let mut file = fs::File::create(&new)?;
-        writeln!(file, "{}", self.reserved)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        durable::sync_directory(directory)
+        let text = format!("{}\n", self.reserved);
+        durable::replace(&self.path, text.as_bytes(), 0o600)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -96,6 +94,13 @@ mod tests {
             second,
             u64::MAX / 2,
             "the stored value wins over a clock that is behind it"
+        );
+        store.used(second + 5);
+        let meta = fs::metadata(directory.path().join("wg0.counter")).unwrap();
+        assert_eq!(
+            meta.permissions().mode() & 0o7777,
+            0o600,
+            "whatever the umask is"
         );
         let (_, lost) = CounterStore::open(&directory.path().join("gone"), "wg0");
         assert!(lost >= first, "the clock starts where the file is lost");

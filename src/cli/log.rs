@@ -11,10 +11,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use natpunch_types::{Rate, RateBudget, Time};
+use natpunch_types::{Rate, RateBudget, Time, lock};
 use tracing::Metadata;
 use tracing::callsite::Identifier;
 use tracing_subscriber::fmt::MakeWriter;
@@ -59,7 +59,7 @@ impl<W: Write> Limited<W> {
 
     fn write_line(&self, cause: Option<Identifier>, line: &[u8], now: Time) -> io::Result<()> {
         let line = harmless(line);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.inner);
         let Inner { budget, causes, to } = &mut *inner;
         let cause = cause
             .filter(|cause| causes.len() < MAX_CAUSES || causes.contains_key(&Some(cause.clone())));

@@ -34,6 +34,11 @@ pub fn main() -> ExitCode {
             };
         }
     };
+    if let Command::Apply(_) | Command::Serve(_) | Command::Device(_) = cli.command {
+        // They hold keys for as long as they run, which a dump of memory, or another process of
+        // this user, would show.
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
     let done = start_log(&cli).and_then(|()| match cli.command {
         Command::Apply(args) => node::apply::run(args),
         Command::Plan(args) => node::plan::run(&args),

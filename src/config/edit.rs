@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use ipnet::IpNet;
+use natpunch_os::durable;
 use natpunch_types::PeerKey;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
@@ -15,7 +16,7 @@ use super::error::{ConfigError, ConfigErrors, Place};
 use super::load::{Given, load_with, reason};
 use super::model::MeshConfig;
 use super::read::{Quoted, did_you_mean};
-use super::{replace, validate};
+use super::validate;
 
 /// A peer as it is added to a mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,7 +292,7 @@ impl Edit {
                 "say the command again",
             ));
         }
-        replace::replace(&self.file, self.text().as_bytes()).map_err(|error| {
+        durable::rewrite(&self.file, self.text().as_bytes()).map_err(|error| {
             fail(
                 &self.file,
                 format!("can't write this file: {}", reason(&error)),
@@ -675,7 +676,7 @@ pub fn new_mesh(path: &Path, name: &str, networks: &[IpNet]) -> Result<String, C
 /// What is wrong with it, or why it can't be written. A file that is there is never overwritten.
 pub fn create_mesh(path: &Path, name: &str, networks: &[IpNet]) -> Result<(), ConfigErrors> {
     let text = new_mesh(path, name, networks)?;
-    replace::create(path, text.as_bytes(), 0o644).map_err(|error| {
+    durable::create(path, text.as_bytes(), 0o644).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 "name another file; a file that is there is never overwritten"

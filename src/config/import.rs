@@ -5,13 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use natpunch_os::durable;
 use natpunch_types::{PresharedKey, SecretKey};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use super::edit::{NewPeer, fail, peer_section};
 use super::error::ConfigErrors;
+use super::keyfile;
 use super::load::{Given, load_with, reason};
-use super::{keyfile, replace};
 
 /// A mesh to be written.
 #[derive(Debug)]
@@ -168,7 +169,7 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
         made.push(file);
     }
     let done = done.and_then(|()| {
-        replace::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error))
+        durable::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error))
     });
     if done.is_err() {
         for file in made {
@@ -183,7 +184,7 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
 /// # Errors
 /// It is there already, or can't be made.
 pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigErrors> {
-    replace::create(file, content, 0o600).map_err(|error| cannot_make(file, &error))
+    durable::create(file, content, 0o600).map_err(|error| cannot_make(file, &error))
 }
 
 /// The private key of a file.

@@ -20,7 +20,6 @@ mod plugins;
 mod raw;
 mod read;
 mod relays;
-mod replace;
 mod resolve;
 mod schema;
 mod serve;
@@ -49,7 +48,6 @@ pub use model::{
     RemotePeer, SERVE_PORTS, SecretSource,
 };
 pub use plugins::Kind;
-pub(crate) use replace::replace as replace_file;
 pub use resolve::{
     Local, endpoint_listen_port, own_addresses, peers_of, private_key_of, resolve_node,
     resolve_node_at, with_default_routes,

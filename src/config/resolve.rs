@@ -12,6 +12,7 @@ use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
 use ipnet::IpNet;
 use natpunch_core::derive_listen_port;
+use natpunch_os::secret;
 use natpunch_types::{KeyError, PeerKey, PresharedKey, RelayPolicy, SecretKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
@@ -48,7 +49,7 @@ impl Local {
     /// The same with absolute paths, which mean the same in another directory.
     #[must_use]
     pub fn absolute(self) -> Self {
-        let absolute = |file: PathBuf| match keyfile::credential(&file) {
+        let absolute = |file: PathBuf| match secret::credential(&file) {
             Some(_) => file,
             None => std::path::absolute(&file).unwrap_or(file),
         };

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use natpunch_os::secret;
 use natpunch_types::PeerKey;
 
 use super::age::Encrypted;
 use super::error::{ConfigError, Place, Sources};
-use super::keyfile;
 use super::load::{Parts, twice};
 use super::model::{ApplyConfig, Discovery, InterfaceConfig, MeshConfig, PeerConfig, SecretSource};
 use super::names;
@@ -392,7 +392,7 @@ impl Check<'_> {
 
     /// A path counts from the directory of the file that names it.
     fn resolve(&self, place: Place, path: &Path) -> PathBuf {
-        if keyfile::credential(path).is_some() {
+        if secret::credential(path).is_some() {
             return path.to_owned();
         }
         let directory = self

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use natpunch_os::secret;
 use natpunch_plugin_description::{Endpoint, EndpointError};
 use natpunch_types::{AddressClass, Consent, KeyError, PeerKey, RelayPolicy, classify};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::error::Place;
-use super::keyfile;
 use super::model::{Backend, SERVE_PORTS};
 use super::read::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
 
@@ -137,7 +137,7 @@ impl Text for FilePath {
                 "write a path, such as \"/etc/natpunch/home.key\"",
             ));
         }
-        let credential = keyfile::credential(Path::new(text));
+        let credential = secret::credential(Path::new(text));
         if credential.is_some_and(|name| {
             name.is_empty() || name == "." || name == ".." || name.contains('/')
         }) {

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use natpunch_os::private::check_listener_in;
+
 use super::{Reply, Request, socket_path};
 
 /// A mesh of 10,000 peers has a status of some MiB.
@@ -26,6 +28,16 @@ pub enum ControlError {
         /// The socket.
         path: PathBuf,
     },
+    /// It takes requests and does not answer them.
+    #[error("the agent at {} (process {pid}) did not answer within {} s", path.display(), patience.as_secs())]
+    Hung {
+        /// The socket.
+        path: PathBuf,
+        /// Its process.
+        pid: i32,
+        /// How long was waited.
+        patience: Duration,
+    },
     /// The conversation failed.
     #[error("the agent at {path} did not answer: {source}")]
     Io {
@@ -42,6 +54,8 @@ pub enum ControlError {
 /// A connection to an agent.
 pub struct Client {
     path: PathBuf,
+    pid: i32,
+    patience: Duration,
     stream: BufReader<UnixStream>,
 }
 
@@ -59,15 +73,18 @@ impl Client {
     /// # Errors
     /// Nobody answers, or it is not ours to ask.
     pub fn connect_to(path: PathBuf) -> Result<Self, ControlError> {
-        let connect = || -> io::Result<UnixStream> {
+        let connect = || -> io::Result<(UnixStream, i32)> {
             let stream = UnixStream::connect(&path)?;
+            let pid = check_listener_in(directory_of(&path), &stream)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            Ok(stream)
+            Ok((stream, pid))
         };
         match connect() {
-            Ok(stream) => Ok(Self {
+            Ok((stream, pid)) => Ok(Self {
                 path,
+                pid,
+                patience: TIMEOUT,
                 stream: BufReader::new(stream),
             }),
             Err(source) => Err(match source.kind() {
@@ -85,11 +102,17 @@ impl Client {
     /// # Errors
     /// The connection broke.
     pub fn set_patience(&mut self, patience: Duration) -> Result<(), ControlError> {
+        self.patience = patience;
         let set = self.stream.get_ref().set_read_timeout(Some(patience));
         set.map_err(|source| ControlError::Io {
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// The process at the other end.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Asks and waits for the answer.
@@ -111,12 +134,29 @@ impl Client {
         match exchange() {
             Ok(Reply::Ok(value)) => Ok(value),
             Ok(Reply::Error(problem)) => Err(ControlError::Refused(problem)),
+            // A blocking socket says so when its time is over.
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                Err(ControlError::Hung {
+                    path: self.path.clone(),
+                    pid: self.pid,
+                    patience: self.patience,
+                })
+            }
             Err(source) => Err(ControlError::Io {
                 path: self.path.clone(),
                 source,
             }),
         }
     }
+}
+
+fn directory_of(socket: &Path) -> &Path {
+    socket.parent().unwrap_or(Path::new("."))
 }
 
 /// The interfaces whose agents have a socket in `directory`, sorted. Those of dead agents are left

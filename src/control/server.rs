@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_net::boot_time;
+use natpunch_os::private;
 use natpunch_types::Time;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -54,6 +55,7 @@ impl Server {
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)?;
+            private::check_directory(directory).map_err(io::Error::other)?;
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -8,14 +8,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
     PeerKey, SealedRecord, SecretKey,
 };
-use natpunch_types::{InstanceName, Running, canonical};
+use natpunch_types::{InstanceName, Running, canonical, lock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -107,10 +107,6 @@ struct Inbox {
 struct Meter {
     since: Instant,
     offers: u32,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inbox {

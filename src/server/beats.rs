@@ -1,8 +1,10 @@
 //! Signs of life: a thread that is stuck, or gone, is missed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use natpunch_types::lock;
 
 /// How often a thread shows itself at least.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
@@ -52,7 +54,7 @@ impl Beats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Beat>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

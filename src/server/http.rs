@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -27,6 +27,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use natpunch_net::Stopwatch;
+use natpunch_types::lock;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -110,7 +111,7 @@ impl App {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn now(&self) -> Duration {
@@ -263,7 +264,7 @@ impl Place {
         limit: usize,
     ) -> Option<Self> {
         let source = Source::of(ip);
-        let mut counts = by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(by_source);
         let count = counts.entry(source).or_default();
         if *count >= limit {
             return None;
@@ -279,10 +280,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self
-            .by_source
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.by_source);
         if let Some(count) = counts.get_mut(&self.source) {
             *count -= 1;
             if *count == 0 {

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use natpunch_core::stun;
@@ -22,7 +22,7 @@ use natpunch_plugin_natpunch_go::server as natpunch_go;
 use natpunch_rendezvous::relay::Event;
 use natpunch_rendezvous::server::Unsealed;
 use natpunch_rendezvous::{server as rendezvous, wire};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, lock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
@@ -528,11 +528,6 @@ pub(super) fn random() -> std::io::Result<ChaCha20Rng> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(ChaCha20Rng::from_seed(*seed))
-}
-
-/// A server stays usable after a panic elsewhere: each datagram is handled whole or not at all.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -11,15 +11,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
+use natpunch_os::allow_fragments;
 use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
 use natpunch_rendezvous::wire::BIND_LEN;
+use natpunch_types::lock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::beats::{BEAT, Beat};
@@ -59,10 +60,6 @@ impl Ports {
             .for_each(|port| sum += lock(port).counters());
         sum
     }
-}
-
-fn lock(port: &Mutex<Port>) -> MutexGuard<'_, Port> {
-    port.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The sockets of all ports, opened.
@@ -205,10 +202,8 @@ fn open_socket(address: SocketAddr, mark: u32) -> io::Result<UdpSocket> {
     )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-    } else {
-        // As WireGuard sends them: without "don't fragment", for nobody here could do with less.
-        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
     }
+    allow_fragments(&socket)?;
     if mark != 0 {
         socket.set_mark(mark)?;
     }

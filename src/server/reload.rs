@@ -5,9 +5,9 @@
 //! as it is.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use natpunch_types::SecretKey;
+use natpunch_types::{SecretKey, lock};
 use tokio::signal::unix::Signal;
 
 use super::settings::{Compat, Settings};
@@ -177,8 +177,4 @@ impl Outcome {
     pub(super) fn get(&self) -> Reloads {
         lock(&self.0).clone()
     }
-}
-
-fn lock(outcome: &Mutex<Reloads>) -> MutexGuard<'_, Reloads> {
-    outcome.lock().unwrap_or_else(PoisonError::into_inner)
 }

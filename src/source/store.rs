@@ -15,6 +15,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use natpunch_os::durable;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,6 @@ use tempfile::TempDir;
 use super::error::SourceError;
 use super::location::Location;
 use super::{Fetched, blake2, hex};
-use crate::durable;
 
 const HEAD: &str = "natpunch-source 1 ";
 const LONGEST_MANIFEST: u64 = 4 << 20;
@@ -234,14 +234,9 @@ impl Store {
         };
         let write = || -> io::Result<()> {
             let json = serde_json::to_vec_pretty(&manifest)?;
-            let mut new = tempfile::Builder::new()
-                .prefix(".new-")
-                .tempfile_in(&self.directory)?;
-            writeln!(new, "{HEAD}{}", hex(&blake2(&json)))?;
-            new.write_all(&json)?;
-            new.as_file().sync_all()?;
-            new.persist(self.directory.join("manifest"))?;
-            durable::sync_directory(&self.directory)
+            let mut content = format!("{HEAD}{}\n", hex(&blake2(&json))).into_bytes();
+            content.extend(json);
+            durable::replace(&self.directory.join("manifest"), &content, 0o600)
         };
         write().map_err(|error| self.cant_write(&error))?;
         self.applied = Some(version.clone());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use minisign_verify::{PublicKey, Signature};
+use natpunch_os::durable;
 use serde::Deserialize;
 
 use super::error::SourceError;
@@ -289,10 +290,8 @@ impl Memory {
                     "{DEFAULT_FILE} lists signers on this machine. While this file is here, a missing trust\n\
                      file is an error, and not a reason to believe whoever can push.\n"
                 );
-                crate::durable::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
-                std::fs::write(&self.path, text)?;
-                std::fs::File::open(&self.path)?.sync_all()?;
-                crate::durable::sync_directory(self.path.parent().unwrap_or(Path::new(".")))
+                durable::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
+                durable::replace(&self.path, text.as_bytes(), 0o600)
             }
             (false, true) => std::fs::remove_file(&self.path),
             _ => Ok(()),

@@ -11,7 +11,12 @@ use crate::world::{Discovery, World, new_key, soon, wg_peers};
 const PORT: u16 = 41_414;
 
 /// WireGuard as anybody would set it up by hand: the kernel's or wireguard-go, `wg`, `ip`.
-fn plain_wireguard(host: &Host, key_file: &Path, address: &str, peer: &str) -> Option<Process> {
+pub(crate) fn plain_wireguard(
+    host: &Host,
+    key_file: &Path,
+    address: &str,
+    peer: &str,
+) -> Option<Process> {
     let kernel = host.ip("link add name wg0 type wireguard\n").is_ok();
     let process = (!kernel).then(|| {
         let mut command = Command::new("wireguard-go");

@@ -327,6 +327,12 @@ impl Node {
         self.agent.take().unwrap().process.kill().unwrap();
     }
 
+    /// The agent's process.
+    pub(crate) fn pid(&mut self) -> nix::unistd::Pid {
+        let id = self.agent.as_mut().unwrap().process.child().id();
+        nix::unistd::Pid::from_raw(i32::try_from(id).unwrap())
+    }
+
     /// Whether the agent has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.agent

@@ -60,6 +60,18 @@ impl Router {
         self.cut("natpunch_block", &rules)
     }
 
+    /// Narrows its link to the internet to packets of `mtu` bytes, and says nothing to those whose
+    /// packets are too large and may not be split: a black hole, as behind many tunnels.
+    pub fn narrow(&self, mtu: u16) -> Result<()> {
+        self.namespace.ip(format!("link set dev wan mtu {mtu}\n"))?;
+        let types = "icmp type destination-unreachable drop
+            icmpv6 type packet-too-big drop";
+        self.cut(
+            "natpunch_narrow",
+            &format!("chain out {{ type filter hook output priority -300; {types}\n }}"),
+        )
+    }
+
     /// Replaces a table by these chains.
     fn cut(&self, table: &str, rules: &str) -> Result<()> {
         self.namespace.nft(format!(

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+pub use natpunch_os::boot_time;
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId as TimerClock, TimerFd, TimerFlags};
@@ -15,11 +16,6 @@ use crate::readable::readable;
 
 /// How long a machine must have slept for its mappings in NATs to be in doubt.
 const SUSPENDED: Duration = Duration::from_secs(5);
-
-/// Time since boot, sleep included (`CLOCK_BOOTTIME`). It never goes back, and nobody sets it.
-pub fn boot_time() -> Duration {
-    read(ClockId::CLOCK_BOOTTIME)
-}
 
 /// Counts the time since it was started, sleep included.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out
 //! of this host changes; [`boot_time`] is the clock that both the core and the shell live by;
-//! [`echo`] asks hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary
+//! [`surroundings`] names the networks that this host is in; [`echo`] asks hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary
 //! sockets by the batch.
 
 mod batch;
@@ -18,6 +18,7 @@ mod readable;
 mod route;
 mod snapshot;
 mod source;
+mod surroundings;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
 pub use clock::{Stopwatch, boot_time};
@@ -25,3 +26,4 @@ pub use echo::echo;
 pub use error::NetError;
 pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};
+pub use surroundings::{Lan, Surroundings, surroundings};

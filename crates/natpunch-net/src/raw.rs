@@ -8,9 +8,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use natpunch_types::{Route, canonical};
+use natpunch_os::allow_fragments;
+use natpunch_types::{Route, canonical, lock};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
     setsockopt, sockopt,
@@ -295,7 +296,7 @@ impl RawPort {
     }
 
     fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rules)
     }
 }
 
@@ -306,7 +307,9 @@ fn unfiltered(family: Family) -> io::Result<Socket> {
         Family::V4 => Domain::IPV4,
         Family::V6 => Domain::IPV6,
     };
-    Socket::new(domain, Type::RAW, Some(Protocol::UDP))
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::UDP))?;
+    allow_fragments(&socket)?;
+    Ok(socket)
 }
 
 /// Closes the door, throws out what came in before, and only then opens it as far as the rules say.

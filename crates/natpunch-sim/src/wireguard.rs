@@ -291,8 +291,11 @@ impl Device {
         self.listen_port
     }
 
-    /// Sets where to send. With `kick`, sends something at once: a keepalive, or without a session
-    /// an initiation, even if another was made a moment ago. False if there is no such peer.
+    /// Sets where to send. With `kick`, the shell makes WireGuard send there at once, as
+    /// `natpunch_wg::set_endpoint` does: a peer that never was heard of is made anew, which forgets
+    /// when its last initiation was sent; of any other the keepalive is switched off and on, which
+    /// sends one, or without a session an initiation, if the last is [`REKEY_TIMEOUT`] ago. False if
+    /// there is no such peer.
     pub fn set_endpoint(
         &mut self,
         key: PeerKey,
@@ -303,9 +306,15 @@ impl Device {
         let Some(peer) = self.peers.get_mut(&key) else {
             return false;
         };
+        let was_heard = peer.last_handshake.is_some() || peer.rx_bytes > 0;
+        if kick && !was_heard {
+            *peer = Peer {
+                persistent_keepalive: peer.persistent_keepalive,
+                ..Peer::default()
+            };
+        }
         peer.endpoint = Some(endpoint);
         if kick {
-            peer.last_initiation = None;
             self.keepalive(key, now);
         }
         true

@@ -16,6 +16,7 @@ mod key;
 mod rate;
 mod relay;
 mod replay;
+mod sync;
 mod tag;
 mod time;
 
@@ -32,6 +33,7 @@ pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
 pub use rate::{Bucket, Rate, RateBudget};
 pub use relay::{Mapping, RelayPolicy, RelayUse};
 pub use replay::ReplayWindow;
+pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
 pub use time::Time;
 

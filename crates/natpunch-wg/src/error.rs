@@ -128,6 +128,20 @@ pub enum WgError {
         /// How that was seen.
         reason: String,
     },
+    /// The process of the embedded device takes requests and does not answer them.
+    #[error(
+        "the device process of {name} (process {pid}) does not answer; `kill -9 {pid}` ends it, and \
+         the agent then makes the device anew"
+    )]
+    Hung {
+        /// The interface.
+        name: String,
+        /// The process.
+        pid: i32,
+    },
+    /// A directory of ours is one where others could put what they like.
+    #[error(transparent)]
+    NotPrivate(#[from] natpunch_os::private::NotPrivate),
     /// A device answered something that is not its protocol.
     #[error("unexpected answer from the device at {place}: {problem}")]
     Protocol {

@@ -1,10 +1,10 @@
 //! A device in memory, for the tests of everything above it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
-use natpunch_types::{DevicePeer, PeerKey, canonical};
+use natpunch_types::{DevicePeer, PeerKey, canonical, lock};
 
 use crate::device::{Device, DeviceChange, DeviceState, PeerAction, PeerChange};
 use crate::error::WgError;
@@ -45,13 +45,13 @@ impl FakeDevice {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl Device for FakeDevice {
     fn kind(&self) -> BackendKind {
-        BackendKind::Fake
+        BackendKind::Userspace
     }
 
     fn get(&mut self) -> Result<DeviceState, WgError> {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use natpunch_os::failpoint;
 
 use crate::error::WgError;
-use crate::failpoint::failpoint;
 use crate::links::{self, Link};
 use crate::plan::Change;
 use crate::routing::{self, Route, Rule, wanted_routes, wanted_rules};

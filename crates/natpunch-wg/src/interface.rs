@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use natpunch_os::{failpoint, failpoint_is_set};
 use natpunch_types::{DeviceSnapshot, PeerKey};
 use serde::Serialize;
 
@@ -12,7 +13,6 @@ use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
 use crate::diff::device_changes;
 use crate::embedded::{self, Control};
 use crate::error::WgError;
-use crate::failpoint::failpoint;
 use crate::host::HostChanges;
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
@@ -116,6 +116,12 @@ impl Interface {
                 };
                 (None, backend, DeviceState::default())
             }
+            // The device is found by its name.
+            Present::Ours { link, .. } if link.name != spec.name => {
+                return Ok(Plan {
+                    changes: vec![renamed_back(&link, &spec.name)],
+                });
+            }
             Present::Ours { link, backend } => {
                 let state = open_device(spec, backend)?.get()?;
                 (Some(link), backend, state)
@@ -206,6 +212,9 @@ impl Interface {
         backend: BackendKind,
     ) -> Result<(Self, Applied), WgError> {
         check_mtu(spec, backend)?;
+        if link.name != spec.name {
+            links::rename(link.index, &spec.name)?;
+        }
         if backend != BackendKind::External && link.alias.as_deref() != Some(&spec.mark()) {
             links::set_alias(link.index, &spec.mark())?;
         }
@@ -230,12 +239,20 @@ impl Interface {
             });
         }
         check_mtu(spec, self.backend)?;
+        let found = self.link()?;
+        let renamed = (found.name != self.name).then(|| renamed_back(&found, &self.name));
+        if renamed.is_some() {
+            // First, since the device is found by its name.
+            links::rename(self.link, &self.name)?;
+        }
         let state = self.device.get()?;
         let mut record = Record::load(spec, self.backend, &state);
         let (change, words) = device_changes(spec, &state, &record.file.peers);
         let host = HostChanges::find(spec, Some(&self.link()?), &record.file)?;
         let mut applied = Applied {
-            plan: Plan { changes: words },
+            plan: Plan {
+                changes: renamed.into_iter().chain(words).collect(),
+            },
             peers_touched: touched(&change),
         };
         applied.plan.changes.extend(host.words());
@@ -266,7 +283,7 @@ impl Interface {
         if change.is_empty() {
             return Ok(());
         }
-        if cfg!(debug_assertions) && std::env::var_os("NATPUNCH_FAIL_AT").is_some() {
+        if failpoint_is_set() {
             let (peers, settings) = (
                 change.peers.clone(),
                 DeviceChange {
@@ -295,6 +312,13 @@ impl Interface {
     /// [`Interface::apply`]. Peers and addresses that others added don't count, nor do endpoints:
     /// those are WireGuard's to move. Writes nothing.
     pub fn drift(&mut self, spec: &InterfaceSpec) -> Result<Plan, WgError> {
+        let link = self.link()?;
+        if link.name != self.name {
+            // The rest is compared when it has its name again.
+            return Ok(Plan {
+                changes: vec![renamed_back(&link, &self.name)],
+            });
+        }
         let state = self.device.get()?;
         let record = Record::load(spec, self.backend, &state);
         self.remaining(spec, &record)
@@ -307,13 +331,12 @@ impl Interface {
         Ok(Plan { changes })
     }
 
+    /// The link, whatever its name is now.
     fn link(&self) -> Result<Link, WgError> {
-        links::find(&self.name)?
-            .filter(|link| link.index == self.link)
-            .ok_or_else(|| WgError::Gone {
-                name: self.name.clone(),
-                reason: "somebody removed it; apply again to create it anew".into(),
-            })
+        links::by_index(self.link)?.ok_or_else(|| WgError::Gone {
+            name: self.name.clone(),
+            reason: "somebody removed it; apply again to create it anew".into(),
+        })
     }
 
     /// The device as it is now.
@@ -341,6 +364,12 @@ impl Interface {
         self.backend
     }
 
+    /// The process of the embedded device; `None` on other backends, or if it does not answer.
+    pub fn device_process(&self, runtime_dir: &Path) -> Option<embedded::DeviceProcess> {
+        let control = Control::find(&self.name, runtime_dir).ok()??;
+        control.process().cloned()
+    }
+
     /// The kernel's index of the link.
     pub fn link_index(&self) -> u32 {
         self.link
@@ -357,6 +386,13 @@ impl std::fmt::Debug for Interface {
     }
 }
 
+fn renamed_back(link: &Link, name: &str) -> Change {
+    Change::Rename {
+        from: link.name.clone(),
+        to: name.to_owned(),
+    }
+}
+
 /// Whether this host has an interface of this name, whoever made it.
 pub fn exists(name: &str) -> Result<bool, WgError> {
     Ok(links::find(name)?.is_some())
@@ -369,7 +405,11 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     check_name(name)?;
     let mut removed = Removed::default();
     let state = state_file::read(runtime_dir, name);
-    let link = links::find(name)?;
+    let mut link = links::find(name)?;
+    if link.is_none() && state.as_ref().is_some_and(|file| file.owner == owner) {
+        // Somebody may have renamed it.
+        link = links::by_alias(&mark(owner))?;
+    }
     let mine = |link: &Link| link.alias.as_deref() == Some(&*mark(owner));
     if link.as_ref().is_none_or(mine) || state.as_ref().is_some_and(|file| file.owner == owner) {
         removed.rules = remove_rules(link.as_ref(), state.as_ref())?;
@@ -385,10 +425,8 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
             };
         }
         (Some(link), _) if mine(&link) => {
-            if let Some(control) = Control::find(name, runtime_dir)? {
-                control.stop()?;
-            }
-            if let Some(link) = links::find(name)?.filter(mine) {
+            Control::end(name, runtime_dir)?;
+            if let Some(link) = links::by_index(link.index)?.filter(mine) {
                 links::remove(link.index)?;
             }
             removed.interface = true;
@@ -396,9 +434,7 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
         (Some(link), _) => return Err(foreign(name, &link)),
         (None, _) => {
             // Only the process may be left, if its interface was removed from under it.
-            if let Some(control) = Control::find(name, runtime_dir)? {
-                control.stop()?;
-            }
+            Control::end(name, runtime_dir)?;
         }
     }
     state_file::remove(runtime_dir, name);
@@ -528,7 +564,7 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
         }
         return Ok(Present::External { link });
     }
-    let Some(link) = link else {
+    let Some(link) = link.map_or_else(|| renamed(spec), |link| Ok(Some(link)))? else {
         return Ok(Present::Nothing);
     };
     // A link without alias is ours if we died between its creation and its marking.
@@ -552,6 +588,18 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
         });
     }
     Ok(Present::Ours { link, backend })
+}
+
+/// Our interface under a name that somebody else gave it. Making another beside it would fail, for
+/// it still has the port.
+fn renamed(spec: &InterfaceSpec) -> Result<Option<Link>, WgError> {
+    let was_made = state_file::read(&spec.runtime_dir, &spec.name)
+        .is_some_and(|file| file.owner == spec.owner);
+    if was_made {
+        links::by_alias(&spec.mark())
+    } else {
+        Ok(None)
+    }
 }
 
 /// An interface of somebody else: taken over if that is said, if it is this node's, and if it is
@@ -652,9 +700,7 @@ fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
             record(BackendKind::Userspace)?;
             // A process whose interface was removed is on its way out; it must be gone before the
             // next one starts.
-            if let Some(control) = Control::find(&spec.name, &spec.runtime_dir)? {
-                control.stop()?;
-            }
+            Control::end(&spec.name, &spec.runtime_dir)?;
             embedded::start(&spec.name, &spec.device_program, &spec.runtime_dir)?;
             BackendKind::Userspace
         }
@@ -673,7 +719,7 @@ fn open_device(
     backend: BackendKind,
 ) -> Result<Box<dyn Device + Send>, WgError> {
     Ok(match backend {
-        BackendKind::Kernel | BackendKind::Fake => Box::new(KernelDevice::new(&spec.name)?),
+        BackendKind::Kernel => Box::new(KernelDevice::new(&spec.name)?),
         BackendKind::External => Box::new(UapiDevice::external(&spec.name)),
         BackendKind::Userspace => match Control::find(&spec.name, &spec.runtime_dir)? {
             Some(control) => Box::new(control.device()),

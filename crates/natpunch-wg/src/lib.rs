@@ -7,19 +7,20 @@
 //! Everything blocks: call it from a thread of its own. Netlink and the device process act in the
 //! network namespace of the calling thread.
 //!
-//! Below is one seam, the trait [`Device`], with four implementations: [`KernelDevice`],
-//! [`UapiDevice`] (an external device, and the control side of the embedded one), and
-//! [`FakeDevice`] in memory. [`conformance`] holds the claims that each of them keeps.
+//! Below is one seam, the trait [`Device`], with three implementations: [`KernelDevice`] and
+//! [`UapiDevice`] (an external device, and the control side of the embedded one), and for tests one
+//! in memory. With the feature `testing`, `conformance` holds the claims that each of them keeps.
 //!
 //! **Ownership.** An interface is ours if its alias is `natpunch:OWNER`; a peer or address is ours
 //! if it is in the state file of the interface. Nothing else is ever changed or removed.
 
+#[cfg(feature = "testing")]
 pub mod conformance;
 mod device;
 mod diff;
 pub mod embedded;
 mod error;
-mod failpoint;
+#[cfg(feature = "testing")]
 mod fake;
 mod host;
 mod interface;
@@ -35,8 +36,9 @@ pub mod uapi;
 pub use device::{
     Device, DeviceChange, DeviceState, EndpointUpdate, PeerAction, PeerChange, set_endpoint,
 };
+pub use embedded::DeviceProcess;
 pub use error::WgError;
-pub use failpoint::failpoint;
+#[cfg(feature = "testing")]
 pub use fake::FakeDevice;
 pub use interface::{Applied, Interface, Removed, down, exists};
 pub use kernel::KernelDevice;

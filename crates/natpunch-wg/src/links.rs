@@ -17,11 +17,13 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, L
 use rtnetlink::{Error, Handle, LinkUnspec, LinkWireguard};
 
 use crate::error::WgError;
+use crate::routing::NETWORK_METRIC;
 
 /// A link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
+    pub(crate) name: String,
     pub(crate) kind: LinkKind,
     pub(crate) alias: Option<String>,
     pub(crate) mtu: u32,
@@ -97,9 +99,55 @@ pub(crate) fn find(name: &str) -> Result<Option<Link>, WgError> {
     })
 }
 
+/// The link of this index, whatever its name is now.
+pub(crate) fn by_index(index: u32) -> Result<Option<Link>, WgError> {
+    with_netlink("look at the interface", async |handle| {
+        let mut found = std::pin::pin!(handle.link().get().match_index(index).execute());
+        match found.try_next().await {
+            Ok(message) => Ok(message.map(read_link)),
+            Err(e) if errno(&e) == Some(libc::ENODEV) => Ok(None),
+            Err(e) => Err(e),
+        }
+    })
+}
+
+/// The link with this alias, whatever its name is.
+pub(crate) fn by_alias(alias: &str) -> Result<Option<Link>, WgError> {
+    with_netlink("list interfaces", async |handle| {
+        let mut all = std::pin::pin!(handle.link().get().execute());
+        while let Some(message) = all.try_next().await? {
+            let link = read_link(message);
+            if link.alias.as_deref() == Some(alias) {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// Gives a link another name. Kernels before 6.2 do so only while it is down; its routes go then,
+/// and the apply that follows makes them again.
+pub(crate) fn rename(index: u32, name: &str) -> Result<(), WgError> {
+    let message = LinkUnspec::new_with_index(index)
+        .name(name.to_owned())
+        .build();
+    with_netlink(
+        &format!("rename the interface to {name}"),
+        async |handle| match handle.link().set(message.clone()).execute().await {
+            Err(e) if errno(&e) == Some(libc::EBUSY) => {
+                let down = LinkUnspec::new_with_index(index).down().build();
+                handle.link().set(down).execute().await?;
+                handle.link().set(message).execute().await
+            }
+            other => other,
+        },
+    )
+}
+
 fn read_link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
+        name: String::new(),
         kind: LinkKind::Other(String::new()),
         alias: None,
         mtu: 0,
@@ -107,6 +155,7 @@ fn read_link(message: LinkMessage) -> Link {
     };
     for attribute in message.attributes {
         match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkInfo(infos) => {
@@ -233,15 +282,18 @@ fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     })
 }
 
-/// Adds an address.
+/// Adds an address. The route to its network, which the kernel makes with it, gets the metric of
+/// all networks of the mesh: where a LAN has the same network, its route is the one that counts,
+/// whichever was there first.
 pub(crate) fn add_address(index: u32, address: IpNet) -> Result<(), WgError> {
     with_netlink(&format!("add address {address}"), async |handle| {
-        handle
+        let mut request = handle
             .address()
             .add(index, address.addr(), address.prefix_len())
-            .replace()
-            .execute()
-            .await
+            .replace();
+        let metric = AddressAttribute::RoutePriority(NETWORK_METRIC);
+        request.message_mut().attributes.push(metric);
+        request.execute().await
     })
 }
 

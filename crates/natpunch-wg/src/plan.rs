@@ -34,6 +34,13 @@ pub enum Change {
         /// Routes of somebody else through it, which stay as long as it does.
         routes: Vec<IpNet>,
     },
+    /// Give the interface its name back.
+    Rename {
+        /// The name that somebody gave it.
+        from: String,
+        /// Its own.
+        to: String,
+    },
     /// Set the private key.
     SetPrivateKey {
         /// The public key that belongs to it.
@@ -228,6 +235,7 @@ impl Change {
             Self::SetPresharedKey { .. } => Effect::Rehandshake,
             Self::CreateInterface { .. }
             | Self::Adopt { .. }
+            | Self::Rename { .. }
             | Self::SetFwmark { .. }
             | Self::AddPeer { .. }
             | Self::SetKeepalive { .. }
@@ -301,6 +309,7 @@ impl Change {
                 }
                 text
             }
+            Self::Rename { from, to } => format!("interface {from} renamed to {to}"),
             Self::SetPrivateKey { public_key } => format!("private key (public key {public_key})"),
             Self::SetListenPort { from, to } => format!("listen port {from} -> {to}"),
             Self::SetFwmark { from, to } => format!("fwmark {from:#x} -> {to:#x}"),

@@ -37,7 +37,7 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// The metric of networks behind peers: more than what DHCP clients and NetworkManager give to any
 /// link.
-const NETWORK_METRIC: u32 = 30_000;
+pub(crate) const NETWORK_METRIC: u32 = 30_000;
 /// The metric of a default route in its own table, where it is alone with the unreachable one.
 const DEFAULT_METRIC: u32 = 1_024;
 /// The metric of the unreachable route behind it.

@@ -77,8 +77,6 @@ pub enum BackendKind {
     Userspace,
     /// A device that another program runs.
     External,
-    /// The double in memory.
-    Fake,
 }
 
 impl fmt::Display for BackendKind {
@@ -87,7 +85,6 @@ impl fmt::Display for BackendKind {
             Self::Kernel => "kernel",
             Self::Userspace => "userspace",
             Self::External => "external",
-            Self::Fake => "fake",
         })
     }
 }

@@ -2,12 +2,13 @@
 //! the one before it made, and never what somebody else added.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use natpunch_os::{durable, private};
 use natpunch_types::PeerKey;
 use serde::{Deserialize, Serialize};
 
@@ -66,13 +67,15 @@ pub(crate) fn control_socket(runtime_dir: &Path, name: &str) -> PathBuf {
     runtime_dir.join(format!("{name}.device.sock"))
 }
 
-/// Makes the runtime directory, for root's eyes only.
+/// Makes the runtime directory, for root's eyes only, and refuses one that others may write to:
+/// what is believed of the files and sockets in it is done as root.
 pub(crate) fn make_runtime_dir(dir: &Path) -> Result<(), WgError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(|e| WgError::io(format!("create directory {}", dir.display()), e))
+        .map_err(|e| WgError::io(format!("create directory {}", dir.display()), e))?;
+    Ok(private::check_directory(dir)?)
 }
 
 /// An interface that natpunch made and did not take down.
@@ -110,22 +113,13 @@ pub(crate) fn read(runtime_dir: &Path, name: &str) -> Option<StateFile> {
     serde_json::from_slice(&fs::read(&path).ok()?).ok()
 }
 
-/// Writes the file whole or not at all.
+/// Writes the file whole or not at all; when this returns, it is on the disk.
 pub(crate) fn write(runtime_dir: &Path, name: &str, state: &StateFile) -> Result<(), WgError> {
     let path = path(runtime_dir, name);
-    let fresh = path.with_extension("json.new");
-    let what = || format!("write {}", path.display());
-    let text = serde_json::to_vec(state).map_err(|e| WgError::io(what(), io::Error::other(e)))?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(|e| WgError::io(what(), e))?;
-    file.write_all(&text)
-        .and_then(|()| fs::rename(&fresh, &path))
-        .map_err(|e| WgError::io(what(), e))
+    serde_json::to_vec(state)
+        .map_err(io::Error::other)
+        .and_then(|text| durable::replace(&path, &text, 0o600))
+        .map_err(|e| WgError::io(format!("write {}", path.display()), e))
 }
 
 /// Removes the file.

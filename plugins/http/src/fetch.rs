@@ -1,10 +1,11 @@
 //! Fetches what peers left for this node: by long poll where the server has it, else file by file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use natpunch_plugin::{Interest, News, RecordTag, SealedRecord};
+use natpunch_types::lock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ struct Inbox {
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RecordTag, Option<Etag>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// Hands a record to the host, and remembers its version so that it is not fetched again.

@@ -16,12 +16,13 @@ mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use natpunch_plugin::{
     Ask, BoxFuture, Discovery, Health, Host, Input, Interest, PluginError, SealedRecord,
 };
+use natpunch_types::lock;
 use tokio::sync::watch;
 
 use client::Client;
@@ -118,7 +119,7 @@ impl Reporter {
 
     fn update(&self, change: impl FnOnce(&mut Directions)) {
         let health = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&self.state);
             change(&mut state);
             let all = [&state.publishing, &state.fetching];
             let text = |wanted: fn(&Result<String, String>) -> Option<&String>| {

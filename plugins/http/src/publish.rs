@@ -2,10 +2,11 @@
 //! expires there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use natpunch_plugin::{RecordTag, SealedRecord};
+use natpunch_types::lock;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -41,7 +42,7 @@ struct Entry {
 
 impl Outbox {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RecordTag, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 
     /// Takes the complete new set over. Records that did not change stay as they are.

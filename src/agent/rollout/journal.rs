@@ -6,18 +6,16 @@
 //! everything. The next agent, after a crash or a reboot, finds in it which version to go back to
 //! and until when the newest one may be tried. It holds the mesh files' text, never a key.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use blake2::{Blake2s256, Digest as _};
+use natpunch_os::durable;
 use natpunch_rollout::{Change, Hash};
-use natpunch_wg::failpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Local;
-use crate::durable;
 
 const FORMAT: u32 = 1;
 /// Longer than the longest mesh that can be loaded.
@@ -133,31 +131,12 @@ impl Journal {
         };
         let directory = self.path.parent().unwrap_or(Path::new("."));
         durable::create_dir_all(directory)?;
-        let new = self.path.with_extension("journal.new");
-        failpoint("journal: before the new file");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        failpoint("journal: an empty new file");
-        file.write_all(&serde_json::to_vec(&envelope)?)?;
-        failpoint("journal: written, not on disk");
-        file.sync_all()?;
-        failpoint("journal: before the rename");
-        fs::rename(&new, &self.path)?;
-        failpoint("journal: renamed");
-        durable::sync_directory(directory)?;
-        failpoint("journal: done");
-        Ok(())
+        durable::replace(&self.path, &serde_json::to_vec(&envelope)?, 0o600)
     }
 
     /// Forgets everything, for `natpunch down`.
     pub(crate) fn remove(&self) {
-        for path in [self.path.with_extension("journal.new"), self.path.clone()] {
-            let _ = fs::remove_file(path);
-        }
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -264,9 +243,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::new(directory.path(), "wg0");
         journal.write(&entry("old")).unwrap();
-        // A directory in the place of the new file: root may write everywhere else.
-        fs::create_dir(journal.path.with_extension("journal.new")).unwrap();
+        // A file in the place of the directory: root may write everywhere else.
+        let aside = directory.path().with_extension("aside");
+        fs::rename(directory.path(), &aside).unwrap();
+        fs::write(directory.path(), "").unwrap();
         assert!(journal.write(&entry("new")).is_err());
+        fs::remove_file(directory.path()).unwrap();
+        fs::rename(&aside, directory.path()).unwrap();
         assert_eq!(journal.read(), Some(entry("old")));
     }
 }

@@ -25,7 +25,7 @@ pub(super) use self::logins::logins;
 pub(crate) use self::release::{Release, facts};
 use super::spec::Anew;
 use super::start::new_mesh;
-use super::{Agent, AgentError, Options, notify_systemd, now, plan, spec};
+use super::{Agent, AgentError, Options, clash, notify_systemd, now, plan, spec};
 use crate::config::{self, NodeConfig};
 use crate::control::Reply;
 use crate::source::{self, Source};
@@ -170,7 +170,7 @@ impl Agent {
                     id,
                     version,
                     endpoints,
-                } => match spec::interface(&version.node, &self.options.runtime_dir) {
+                } => match clash::interface(&version.node, &self.options.runtime_dir) {
                     Ok(wanted) => self.device.apply(id, with_endpoints(wanted, &endpoints)),
                     Err(error) => self
                         .rollout

@@ -16,8 +16,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use natpunch_os::durable;
+
 use super::{Node, Service};
-use crate::config::{NodeConfig, replace_file};
+use crate::config::NodeConfig;
 
 /// How long the last write may take at the end.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -87,7 +89,7 @@ pub(crate) fn apply(
 ) -> io::Result<Option<Difference>> {
     let difference = compare(file, interface, names)?;
     if let Some(difference) = &difference {
-        replace_file(file, difference.text.as_bytes())?;
+        durable::rewrite(file, difference.text.as_bytes())?;
     }
     Ok(difference)
 }

@@ -38,6 +38,9 @@ impl From<ControlError> for CliError {
             ControlError::Denied { .. } => {
                 message.help("run this as root, or as the user that runs the agent")
             }
+            ControlError::Hung { pid, .. } => message.help(format!(
+                "it hangs: `kill -9 {pid}` ends it, and tunnels stay up; its unit starts it again"
+            )),
             ControlError::Io { .. } | ControlError::Refused(_) => message,
         }
     }

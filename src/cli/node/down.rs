@@ -87,6 +87,14 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Its supervisor, if it has one, would start it again.
+fn end_it(pid: i32) -> String {
+    format!(
+        "end it with `systemctl kill -s KILL natpunch && systemctl stop natpunch`, or \
+         `kill -9 {pid}` where no unit runs it; then run `natpunch down` again"
+    )
+}
+
 fn stop_agent(directory: &std::path::Path, interface: &str) -> Result<(), CliError> {
     let mut client = match Client::connect(directory, interface) {
         Ok(client) => client,
@@ -96,6 +104,9 @@ fn stop_agent(directory: &std::path::Path, interface: &str) -> Result<(), CliErr
     match client.ask(Request::Stop) {
         // An agent that ends closes the connection, now and then before its answer was written.
         Ok(_) | Err(ControlError::Io { .. }) => {}
+        Err(error @ ControlError::Hung { pid, .. }) => {
+            return Err(CliError::new(error.to_string()).help(end_it(pid)));
+        }
         Err(error) => return Err(error.into()),
     }
     let deadline = Instant::now() + STOP_DEADLINE;
@@ -104,10 +115,11 @@ fn stop_agent(directory: &std::path::Path, interface: &str) -> Result<(), CliErr
         .any(|name| name == interface)
     {
         if Instant::now() > deadline {
-            return Err(
-                CliError::new(format!("the agent of {interface} does not stop"))
-                    .help("end its process, then run `natpunch down` again"),
-            );
+            return Err(CliError::new(format!(
+                "the agent of {interface} (process {}) does not stop",
+                client.pid()
+            ))
+            .help(end_it(client.pid())));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -12,7 +12,7 @@ use crate::agent::plan::{PlanReport, report};
 use crate::agent::rollout::journal::Journal;
 use crate::agent::rollout::{self, Release};
 use crate::agent::services::hosts;
-use crate::agent::{AgentError, spec};
+use crate::agent::{AgentError, clash};
 use crate::cli::CliError;
 use crate::cli::args::PlanArgs;
 use crate::cli::exit::Exit;
@@ -51,7 +51,7 @@ fn of_source(source: &Location, args: &PlanArgs) -> Result<PlanReport, CliError>
         config::resolve_node_at(&mesh, &args.local.clone().into()).map_err(AgentError::from)?;
     let wanted = InterfaceSpec {
         adopt: args.adopt,
-        ..spec::interface(&node, &control::runtime_dir())?
+        ..clash::interface(&node, &control::runtime_dir())?
     };
     let plan = Interface::plan(&wanted).map_err(AgentError::from)?;
     // The version that runs knows the names of peers that go, and what the change takes away.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use natpunch_noise::Identity;
-use natpunch_types::{PeerKey, PresharedKey, canonical};
+use natpunch_types::{PeerKey, PresharedKey, canonical, lock};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -262,7 +262,7 @@ impl Door {
 
     /// Never held for longer than some hashes take.
     fn meter(&self) -> MutexGuard<'_, Meter> {
-        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.meter)
     }
 
     /// The key and secret that a hello was made for.

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::PROTOCOL_VERSION;
 use crate::error::WgError;
 use crate::spec::BackendKind;
 use crate::state_file::control_socket;
-use crate::uapi::{Client, UapiDevice};
+use crate::uapi::{Client, UapiDevice, hung};
 
 /// How long a device process may take to appear, on a machine that is busy booting.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,12 +28,27 @@ const MAX_LOG: u64 = 1 << 20;
 /// What the device process logs. gotatun logs an error for each packet to a peer without endpoint.
 const LOG_FILTER: &str = "warn,gotatun=off,natpunch_wg=info";
 
+/// How long a process that was killed may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The process of an embedded device, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceProcess {
+    /// Its id.
+    pub pid: i32,
+    /// The version of natpunch that it runs.
+    pub version: String,
+    /// Whether the program file that it runs was removed or replaced since, as by an upgrade.
+    pub replaced: bool,
+}
+
 /// A running device process.
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
     name: String,
     socket: PathBuf,
     client: Client,
+    process: Option<DeviceProcess>,
 }
 
 impl Control {
@@ -40,12 +58,18 @@ impl Control {
             name: name.into(),
             client: Client::new(socket.clone()),
             socket,
+            process: None,
         }
+    }
+
+    /// The process, as it described itself when it was found.
+    pub(crate) fn process(&self) -> Option<&DeviceProcess> {
+        self.process.as_ref()
     }
 
     /// The process of this interface, if one answers.
     pub(crate) fn find(name: &str, runtime_dir: &Path) -> Result<Option<Self>, WgError> {
-        let control = Self::new(name, runtime_dir);
+        let mut control = Self::new(name, runtime_dir);
         let hello = match control.client.request("hello", "") {
             Ok(hello) => hello,
             Err(e)
@@ -56,16 +80,14 @@ impl Control {
             {
                 return Ok(None);
             }
-            Err(e) => {
-                return Err(WgError::io(
-                    format!("talk to the device at {}", control.socket.display()),
-                    e,
-                ));
-            }
+            Err(e) => return Err(control.failed("talk to", e)),
         };
-        let found = hello
-            .lines()
-            .find_map(|line| line.strip_prefix("protocol=")?.parse().ok())
+        let field = |name: &str| {
+            let mut lines = hello.lines().filter_map(|line| line.split_once('='));
+            lines.find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        let found = field("protocol")
+            .and_then(|version| version.parse().ok())
             .unwrap_or(0);
         if found != PROTOCOL_VERSION {
             return Err(WgError::DeviceVersion {
@@ -74,7 +96,40 @@ impl Control {
                 ours: PROTOCOL_VERSION,
             });
         }
+        control.process = field("pid")
+            .and_then(|pid| pid.parse().ok())
+            .map(|pid| DeviceProcess {
+                pid,
+                version: field("version").unwrap_or_default().to_owned(),
+                replaced: field("replaced") == Some("1"),
+            });
         Ok(Some(control))
+    }
+
+    /// Ends the process of this interface, whether it answers or not, and returns when it has let
+    /// go of everything.
+    pub(crate) fn end(name: &str, runtime_dir: &Path) -> Result<(), WgError> {
+        let stopped = Self::find(name, runtime_dir).and_then(|found| match found {
+            Some(control) => control.stop(),
+            None => Ok(()),
+        });
+        match stopped {
+            Err(WgError::Hung { pid, .. }) => Self::new(name, runtime_dir).kill(pid),
+            other => other,
+        }
+    }
+
+    /// For a process that does not answer any more. It is the one that listens at our socket, in a
+    /// directory where nobody else can make one.
+    fn kill(&self, pid: i32) -> Result<(), WgError> {
+        tracing::warn!(interface = %self.name, pid, "the device does not answer; it is killed");
+        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => self.wait_for_lock(KILL_TIMEOUT),
+            Err(errno) => Err(WgError::io(
+                format!("kill the device of {} (process {pid})", self.name),
+                errno.into(),
+            )),
+        }
     }
 
     /// The device that it serves.
@@ -90,8 +145,27 @@ impl Control {
             Ok(_) => {}
             // It may end before it has answered.
             Err(e) if is_gone(&e) => {}
-            Err(e) => return Err(WgError::io(format!("stop the device of {}", self.name), e)),
+            Err(e) => return Err(self.failed("stop", e)),
         }
+        self.wait_for_lock(START_TIMEOUT)
+    }
+
+    /// What went wrong in a request.
+    fn failed(&self, what: &str, error: io::Error) -> WgError {
+        match hung(&error) {
+            Some(pid) => WgError::Hung {
+                name: self.name.clone(),
+                pid,
+            },
+            None => WgError::io(
+                format!("{what} the device at {}", self.socket.display()),
+                error,
+            ),
+        }
+    }
+
+    /// The lock goes with the process.
+    fn wait_for_lock(&self, patience: Duration) -> Result<(), WgError> {
         let what = || format!("stop the device of {}", self.name);
         let mut lock = match OpenOptions::new()
             .write(true)
@@ -101,7 +175,7 @@ impl Control {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(WgError::io(what(), e)),
         };
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + patience;
         loop {
             match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
                 Ok(_) => return Ok(()),
@@ -150,9 +224,18 @@ pub(crate) fn start(name: &str, program: &Path, runtime_dir: &Path) -> Result<Co
         .map_err(|e| WgError::io(format!("start {}", program.display()), e))?;
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
-        if let Some(control) = Control::find(name, runtime_dir)? {
-            reap(child);
-            return Ok(control);
+        match Control::find(name, runtime_dir) {
+            Ok(Some(control)) => {
+                reap(child);
+                return Ok(control);
+            }
+            Ok(None) => {}
+            // Not one that we could use: it must not stay, nor its interface.
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
         }
         let ended = child.try_wait().ok().flatten();
         if ended.is_some() || Instant::now() > deadline {

@@ -14,11 +14,13 @@
 
 mod control;
 mod driver;
+mod evidence;
 mod process;
 mod server;
 mod tun;
 mod udp;
 
+pub use control::DeviceProcess;
 pub(crate) use control::{Control, start};
 pub use process::run_device;
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::PROTOCOL_VERSION;
-use super::driver::Driver;
+use super::driver::{Driver, TICK};
 use crate::uapi::codec;
 
 /// Connections at once, on both sockets together.
@@ -70,6 +70,14 @@ impl Service {
         self.stop.notified().await;
     }
 
+    /// Gives the driver its turn, for ever.
+    pub(super) async fn tick(self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.driver.lock().await.tick().await;
+        }
+    }
+
     /// Serves one socket, for ever. Only the control socket has `hello` and `stop`.
     pub(super) async fn serve(self, listener: UnixListener, control: bool) {
         loop {
@@ -112,9 +120,10 @@ impl Service {
             "get=1" => Ok(codec::format_get(&self.driver.lock().await.get().await)),
             "set=1" => self.set(body).await.map(|()| Zeroizing::default()),
             "hello=1" if control => Ok(Zeroizing::new(format!(
-                "protocol={PROTOCOL_VERSION}\nversion={}\npid={}\n",
+                "protocol={PROTOCOL_VERSION}\nversion={}\npid={}\nreplaced={}\n",
                 env!("CARGO_PKG_VERSION"),
-                std::process::id()
+                std::process::id(),
+                u8::from(is_replaced())
             ))),
             "stop=1" if control => {
                 self.stop.notify_one();
@@ -146,6 +155,17 @@ impl Service {
                 errno as i32
             })
     }
+}
+
+/// Whether the program file of this process was removed or replaced: the kernel says so behind its
+/// name.
+fn is_replaced() -> bool {
+    std::fs::read_link("/proc/self/exe").is_ok_and(|program| {
+        program
+            .as_os_str()
+            .as_encoded_bytes()
+            .ends_with(b" (deleted)")
+    })
 }
 
 /// Reads up to the empty line. `None` is the end of the connection.

@@ -1,23 +1,25 @@
 //! The device's UDP sockets: dual stack, kept over a reconfiguration, with segmentation offload in
 //! both directions.
 
-use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gotatun::packet::{Packet, PacketBufPool};
 use gotatun::udp::socket::{SockOpt, UdpSocket};
 use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
-use natpunch_types::canonical;
+use natpunch_os::allow_fragments;
+use natpunch_types::{canonical, lock};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
 use tokio::io::Interest;
+
+use super::evidence::{Witness, clean};
 
 /// Room for bursts while the device is scheduled out; the same on both sides.
 const SOCKET_BUFFER: usize = 7 << 20;
@@ -30,67 +32,19 @@ const MAX_BATCH_BYTES: usize = 65_000;
 /// same port again while the old socket is still being dropped would fail and leave the device
 /// without any.
 #[derive(Clone, Default)]
-pub(super) struct Sockets(Arc<Mutex<Option<Socket>>>, pub(super) Keepalives);
-
-/// The length of a keepalive: a data message with nothing in it.
-const KEEPALIVE: usize = 32;
-
-/// The bytes of keepalives that came from the peers' endpoints.
-///
-/// WireGuard counts a keepalive as 32 bytes received, gotatun as none, and where nobody talks they
-/// are all that tells whether a path works. They are counted before they are authenticated, so only
-/// where a session is known.
-#[derive(Clone, Default)]
-pub(super) struct Keepalives(Arc<Mutex<HashMap<SocketAddr, u64>>>);
-
-impl Keepalives {
-    fn note(&self, datagram: &[u8], source: SocketAddr) {
-        if datagram.len() == KEEPALIVE
-            && datagram.starts_with(&[4, 0, 0, 0])
-            && let Some(bytes) = self
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_mut(&canonical(source))
-        {
-            *bytes += KEEPALIVE as u64;
-        }
-    }
-
-    /// Counts those of an endpoint from now on.
-    pub(super) fn count(&self, endpoint: SocketAddr) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(canonical(endpoint))
-            .or_default();
-    }
-
-    /// Those of an endpoint since the last call, which counts them from now on.
-    pub(super) fn take(&self, endpoint: SocketAddr) -> u64 {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(counted.entry(canonical(endpoint)).or_default())
-    }
-
-    /// Forgets all other endpoints.
-    pub(super) fn retain(&self, endpoints: &HashSet<SocketAddr>) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|endpoint, _| endpoints.contains(endpoint));
-    }
+pub(super) struct Sockets {
+    cached: Arc<Mutex<Option<Socket>>>,
+    pub(super) witness: Witness,
 }
 
 impl Sockets {
     /// Binds `port` before gotatun is told of it, so that a failure changes nothing.
     pub(super) fn prepare(&self, port: u16, fwmark: u32) -> io::Result<()> {
-        let mut cached = self.lock();
+        let mut cached = lock(&self.cached);
         if !cached.as_ref().is_some_and(|socket| socket.has_port(port)) {
-            *cached = Some(Socket::bind(port, fwmark, self.1.clone())?);
+            *cached = Some(Socket::bind(port, fwmark, self.witness.clone())?);
         }
         Ok(())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Socket>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,11 +54,11 @@ impl UdpTransportFactory for Sockets {
 
     async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(Socket, Socket)> {
         let mark = params.fwmark.unwrap_or(0);
-        let mut cached = self.lock();
+        let mut cached = lock(&self.cached);
         let socket = match cached.as_ref() {
             Some(socket) if params.port == 0 || socket.has_port(params.port) => socket.clone(),
             _ => cached
-                .insert(Socket::bind(params.port, mark, self.1.clone())?)
+                .insert(Socket::bind(params.port, mark, self.witness.clone())?)
                 .clone(),
         };
         socket.set_fwmark(mark)?;
@@ -118,11 +72,11 @@ pub(super) struct Socket {
     inner: UdpSocket,
     /// Cleared when an interface turns out not to do segmentation offload.
     segmentation: Arc<AtomicBool>,
-    keepalives: Keepalives,
+    witness: Witness,
 }
 
 impl Socket {
-    fn bind(port: u16, fwmark: u32, keepalives: Keepalives) -> io::Result<Self> {
+    fn bind(port: u16, fwmark: u32, witness: Witness) -> io::Result<Self> {
         let options = SockOpt {
             fwmark: None,
             recv_buffer_size: None,
@@ -142,6 +96,7 @@ impl Socket {
             other => other?,
         };
         let fd = inner.as_fd();
+        allow_fragments(&fd)?;
         // Each of these makes it faster; none is needed.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER);
         let _ = setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER);
@@ -152,7 +107,7 @@ impl Socket {
         Ok(Self {
             inner,
             segmentation: Arc::new(AtomicBool::new(true)),
-            keepalives,
+            witness,
         })
     }
 
@@ -218,7 +173,8 @@ impl UdpSend for Socket {
     type SendManyBuf = ();
 
     async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
-        self.inner.send_to(packet, destination).await
+        self.witness.sending(&packet);
+        self.inner.send_to(packet, clean(destination)).await
     }
 
     fn max_number_of_packets_to_send(&self) -> usize {
@@ -230,6 +186,10 @@ impl UdpSend for Socket {
         _: &mut (),
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
+        for (packet, destination) in packets.iter_mut() {
+            self.witness.sending(packet);
+            *destination = clean(*destination);
+        }
         let mut rest = packets.as_slice();
         while !rest.is_empty() {
             let count = if self.segmentation.load(Ordering::Relaxed) {
@@ -340,8 +300,9 @@ impl UdpRecv for Socket {
     type RecvManyBuf = ReceiveBuffer;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
-        let (packet, source) = self.inner.recv_from(pool).await?;
-        self.keepalives.note(&packet, source);
+        let (packet, mut source) = self.inner.recv_from(pool).await?;
+        self.witness
+            .mark(std::iter::once((&packet[..], &mut source)));
         Ok((packet, source))
     }
 
@@ -374,9 +335,9 @@ impl UdpRecv for Socket {
                 }
             }
         }
-        packets
-            .iter()
-            .for_each(|(packet, source)| self.keepalives.note(packet, *source));
+        let received = packets.iter_mut();
+        self.witness
+            .mark(received.map(|(packet, source)| (&packet[..], source)));
         Ok(())
     }
 }
@@ -404,33 +365,6 @@ mod tests {
         let mut two = packets(&[100, 100]);
         two[1].1 = "127.0.0.1:10".parse().unwrap();
         assert_eq!(run_length(&two), 1);
-    }
-
-    #[test]
-    fn keepalives_of_endpoints_are_counted_and_nothing_else() {
-        let (counted, endpoint) = (Keepalives::default(), "192.0.2.1:1000".parse().unwrap());
-        let mut keepalive = [9; KEEPALIVE];
-        keepalive[..4].copy_from_slice(&[4, 0, 0, 0]);
-        counted.note(&keepalive, endpoint);
-        assert_eq!(counted.take(endpoint), 0, "it was nobody's endpoint");
-        counted.note(&keepalive, endpoint);
-        counted.note(&keepalive, "[::ffff:192.0.2.1]:1000".parse().unwrap());
-        counted.note(&keepalive, "192.0.2.1:1001".parse().unwrap());
-        counted.note(&[4, 0, 0, 0], endpoint);
-        counted.note(&[1; KEEPALIVE], endpoint);
-        assert_eq!(counted.take(endpoint), 64);
-        assert_eq!(counted.take(endpoint), 0);
-        counted.retain(&HashSet::new());
-        counted.note(&keepalive, endpoint);
-        assert_eq!(counted.take(endpoint), 0);
-        counted.retain(&HashSet::new());
-        counted.count(endpoint);
-        counted.note(&keepalive, endpoint);
-        assert_eq!(
-            counted.take(endpoint),
-            32,
-            "also before it is asked for them for the first time"
-        );
     }
 
     #[tokio::test]
@@ -465,7 +399,7 @@ mod tests {
         }
         for ((packet, from), size) in packets.iter().zip(&sizes[1..]) {
             assert_eq!(packet.len(), *size);
-            assert_eq!(*from, sender.local_addr().unwrap());
+            assert_eq!(clean(*from), sender.local_addr().unwrap());
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use natpunch_os::private;
 use zeroize::Zeroizing;
 
 use super::codec;
@@ -39,38 +40,61 @@ impl Client {
     /// Sends an operation and returns the lines of the answer, without the errno, which becomes the
     /// error.
     pub(crate) fn request(&self, operation: &str, body: &str) -> io::Result<Zeroizing<String>> {
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let stream = UnixStream::connect(&self.socket)?;
+        let pid = private::check_listener(&stream)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        let request = Zeroizing::new(format!("{operation}=1\n{body}\n"));
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Zeroizing::new(Vec::new());
-        let mut chunk = Zeroizing::new([0; 16 << 10]);
-        // An answer ends with an empty line; the connection stays open.
-        while !answer.ends_with(b"\n\n") {
-            let n = stream.read(chunk.as_mut())?;
-            if n == 0 || (answer.len() + n) as u64 > MAX_ANSWER {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+        converse(stream, operation, body).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                io::Error::new(io::ErrorKind::TimedOut, Hung { pid })
             }
-            answer.extend_from_slice(chunk.get(..n).unwrap_or_default());
+            _ => error,
+        })
+    }
+}
+
+/// The process at the other end of a socket takes requests and does not answer them.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid} did not answer within {} s; `kill -9 {pid}` ends it", TIMEOUT.as_secs())]
+struct Hung {
+    pid: i32,
+}
+
+/// The process that did not answer, if that is what went wrong.
+pub(crate) fn hung(error: &io::Error) -> Option<i32> {
+    let inner = error.get_ref()?.downcast_ref::<Hung>()?;
+    Some(inner.pid)
+}
+
+fn converse(mut stream: UnixStream, operation: &str, body: &str) -> io::Result<Zeroizing<String>> {
+    let request = Zeroizing::new(format!("{operation}=1\n{body}\n"));
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Zeroizing::new(Vec::new());
+    let mut chunk = Zeroizing::new([0; 16 << 10]);
+    // An answer ends with an empty line; the connection stays open.
+    while !answer.ends_with(b"\n\n") {
+        let n = stream.read(chunk.as_mut())?;
+        if n == 0 || (answer.len() + n) as u64 > MAX_ANSWER {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let text = std::str::from_utf8(&answer)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        let text = text.trim_end();
-        let (body, errno) = text
-            .rsplit_once('\n')
-            .map_or(("", text), |(body, errno)| (body, errno));
-        match errno
-            .strip_prefix("errno=")
-            .and_then(|n| n.parse::<i32>().ok())
-        {
-            Some(0) => Ok(Zeroizing::new(body.to_owned())),
-            Some(n) => Err(io::Error::from_raw_os_error(n.saturating_abs())),
-            None => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "no errno at the end of the answer",
-            )),
-        }
+        answer.extend_from_slice(chunk.get(..n).unwrap_or_default());
+    }
+    let text =
+        std::str::from_utf8(&answer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    let text = text.trim_end();
+    let (body, errno) = text
+        .rsplit_once('\n')
+        .map_or(("", text), |(body, errno)| (body, errno));
+    match errno
+        .strip_prefix("errno=")
+        .and_then(|n| n.parse::<i32>().ok())
+    {
+        Some(0) => Ok(Zeroizing::new(body.to_owned())),
+        Some(n) => Err(io::Error::from_raw_os_error(n.saturating_abs())),
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no errno at the end of the answer",
+        )),
     }
 }
 

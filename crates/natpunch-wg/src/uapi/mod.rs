@@ -13,7 +13,7 @@ mod client;
 pub(crate) mod codec;
 
 pub use client::UapiDevice;
-pub(crate) use client::{Client, socket_path};
+pub(crate) use client::{Client, hung, socket_path};
 
 /// Reads a text of either side, for fuzzers: whether what was understood is said, and understood
 /// again, as the same.

@@ -12,4 +12,5 @@ mod common;
 mod conformance;
 mod interface;
 mod routing;
+mod timers;
 mod traffic;

@@ -13,9 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use natpunch_types::{DevicePeer, PeerKey, PresharedKey};
-use natpunch_wg::{BackendChoice, EndpointUpdate, Interface, InterfaceSpec};
+use natpunch_wg::{
+    BackendChoice, Device as _, EndpointUpdate, Interface, InterfaceSpec, UapiDevice,
+};
 
-use crate::common::{Netns, peer, spec, start_wireguard_go, unique_name};
+use crate::common::{Netns, peer, spec, start_wireguard_go, unique_name, until};
 
 #[test]
 fn embedded() {
@@ -37,12 +39,15 @@ fn kernel() {
 fn claims(backend: BackendChoice) {
     a_kick_connects_at_once_while_somebody_pings(backend);
     a_session_survives_every_change_but_its_own_removal(backend);
+    a_kick_of_an_idle_session_reaches_the_peer_and_counts_there(backend);
+    a_handshake_that_the_other_cannot_finish_is_none(backend);
+    forged_datagrams_change_nothing(backend);
 }
 
 /// The two ends. Their interfaces and processes go with the value.
-struct Pair {
-    a: Netns,
-    b: Netns,
+pub(crate) struct Pair {
+    pub(crate) a: Netns,
+    pub(crate) b: Netns,
     spec_a: InterfaceSpec,
     spec_b: InterfaceSpec,
     interface: Option<Interface>,
@@ -51,7 +56,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(backend: BackendChoice) -> Self {
+    pub(crate) fn new(backend: BackendChoice) -> Self {
         let (a, b) = (Netns::new(), Netns::new());
         a.cable(&b, "192.0.2.1/24", "192.0.2.2/24");
         b.sh("ip address add 192.0.2.3/24 dev veth0");
@@ -97,13 +102,13 @@ impl Pair {
         self.spec_a.peers[0].key
     }
 
-    fn set_endpoint(&mut self, endpoint: &str, kick: bool) {
+    pub(crate) fn set_endpoint(&mut self, endpoint: &str, kick: bool) {
         let (key, endpoint) = (self.peer_key(), endpoint.parse().unwrap());
         let outcome = self.with(move |interface| interface.set_endpoint(&key, endpoint, kick));
         assert_eq!(outcome.unwrap(), EndpointUpdate::Updated);
     }
 
-    fn peer(&mut self) -> DevicePeer {
+    pub(crate) fn peer(&mut self) -> DevicePeer {
         let key = self.peer_key();
         self.with(|interface| interface.snapshot())
             .unwrap()
@@ -302,4 +307,120 @@ fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
             .peer(&key)
             .is_none()
     );
+}
+
+/// What b counts of a.
+fn seen_by_b(pair: &Pair) -> DevicePeer {
+    let name = pair.spec_b.name.clone();
+    let state = pair
+        .b
+        .run(move || UapiDevice::external(&name).get())
+        .unwrap();
+    state
+        .snapshot
+        .peer(&pair.spec_b.peers[0].key)
+        .unwrap()
+        .clone()
+}
+
+/// Until both sides have a session.
+pub(crate) fn connect(pair: &mut Pair) {
+    pair.set_endpoint("192.0.2.2:51820", true);
+    until("the handshake is done on both sides", || {
+        pair.peer().last_handshake.is_some() && seen_by_b(pair).last_handshake.is_some()
+    });
+}
+
+/// Where nobody talks, one keepalive is all that says that a path works.
+fn a_kick_of_an_idle_session_reaches_the_peer_and_counts_there(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    connect(&mut pair);
+    let before = seen_by_b(&pair);
+    let own = pair.peer();
+    pair.set_endpoint("192.0.2.3:51820", true);
+    until("the keepalive of the kick counts at the peer", || {
+        seen_by_b(&pair).rx_bytes > before.rx_bytes
+    });
+    assert_eq!(seen_by_b(&pair).last_handshake, before.last_handshake);
+    let after = pair.peer();
+    assert_eq!(after.persistent_keepalive, own.persistent_keepalive);
+}
+
+/// With another preshared key on each side, the initiation of one is authentic for the other, and
+/// the response of the other can't be opened: neither may take that for a handshake.
+fn a_handshake_that_the_other_cannot_finish_is_none(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    pair.spec_a.peers[0].preshared_key = Some(PresharedKey::from_bytes([5; 32]));
+    pair.apply();
+    let spec_b = pair.spec_b.clone();
+    let key_a = spec_b.peers[0].key;
+    let kicked = pair.b.run(move || {
+        let mut b = Interface::open(&spec_b)?;
+        b.set_endpoint(&key_a, "192.0.2.1:51820".parse().unwrap(), true)
+    });
+    assert_eq!(kicked.unwrap(), EndpointUpdate::Updated);
+    until("a has answered an initiation", || pair.peer().tx_bytes > 0);
+    let answered = pair.peer();
+    assert!(answered.rx_bytes > 0, "{backend}: an authentic initiation");
+    // Until the next initiation and the answer to it.
+    until("a has answered another", || {
+        pair.peer().tx_bytes > answered.tx_bytes
+    });
+    assert_eq!(pair.peer().last_handshake, None, "{backend}");
+    assert_eq!(seen_by_b(&pair).last_handshake, None, "{backend}");
+}
+
+/// Bytes that look like every message of WireGuard, from the peer's own address and with the
+/// indices that were seen on the wire, are no sign of life.
+fn forged_datagrams_change_nothing(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    connect(&mut pair);
+    // In the place of b: its address, its port, and what a sends there.
+    let b = pair.spec_b.clone();
+    pair.b
+        .run(move || natpunch_wg::down(&b.name, &b.owner, &b.runtime_dir))
+        .unwrap();
+    let forger = pair
+        .b
+        .run(|| UdpSocket::bind("192.0.2.2:51820").expect("the port of b is free"));
+    forger
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let sender = pair.a.run(|| UdpSocket::bind("10.5.0.1:0").unwrap());
+    let mut indices = vec![[0, 0, 0, 0], [1, 2, 3, 4]];
+    let mut buffer = [0; 2_000];
+    // Data of the session, and the initiation that follows since nobody answers: 15 s later.
+    let a = loop {
+        let _ = sender.send_to(b"something", ("10.5.0.2", 9));
+        let (length, from) = forger.recv_from(&mut buffer).expect("what a sends");
+        indices.push(buffer[4..8].try_into().unwrap());
+        if (buffer[0], length) == (1, 148) {
+            break from;
+        }
+        thread::sleep(Duration::from_millis(500));
+    };
+    let before = pair.peer();
+    for index in indices {
+        for kind in 0_u8..=5 {
+            for length in [
+                4, 16, 31, 32, 33, 48, 64, 65, 91, 92, 93, 147, 148, 149, 1_400,
+            ] {
+                let mut forged = vec![0x5a_u8; length];
+                forged[..4].copy_from_slice(&[kind, 0, 0, 0]);
+                for at in [4, 8] {
+                    if let Some(place) = forged.get_mut(at..at + 4) {
+                        place.copy_from_slice(&index);
+                    }
+                }
+                forger.send_to(&forged, a).unwrap();
+            }
+        }
+    }
+    thread::sleep(Duration::from_millis(500));
+    let after = pair.peer();
+    let unanswered = DevicePeer {
+        tx_bytes: before.tx_bytes,
+        ..after.clone()
+    };
+    assert_eq!(unanswered, before, "{backend}");
 }

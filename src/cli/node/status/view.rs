@@ -131,6 +131,9 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
             }
         };
     }
+    for warning in &view.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
     if let Some(drift) = view
         .drift
         .as_ref()

@@ -1,10 +1,12 @@
 //! Places at which a test kills the process, to see what the next one makes of it.
 
-/// A place between two steps. In a build with debug assertions, `NATPUNCH_FAIL_AT=N` in the
+use std::fmt::Display;
+
+/// A place between two steps. With the feature `failpoints`, `NATPUNCH_FAIL_AT=N` in the
 /// environment kills the process with SIGKILL at the Nth place that it comes to, and
-/// `NATPUNCH_FAIL_LOG=FILE` notes them all; a release build has nothing of this.
-#[cfg(debug_assertions)]
-pub fn failpoint(place: &str) {
+/// `NATPUNCH_FAIL_LOG=FILE` notes them all. Without the feature this does nothing.
+#[cfg(feature = "failpoints")]
+pub fn failpoint(place: impl Display) {
     use std::io::Write as _;
     use std::sync::atomic::{AtomicU64, Ordering};
     static PASSED: AtomicU64 = AtomicU64::new(0);
@@ -23,6 +25,12 @@ pub fn failpoint(place: &str) {
 }
 
 /// A place between two steps: nothing, in this build.
-#[cfg(not(debug_assertions))]
-#[inline]
-pub fn failpoint(_place: &str) {}
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn failpoint(_place: impl Display) {}
+
+/// Whether a test kills this process at one of its places, so that what is one step otherwise is
+/// taken as several.
+pub fn failpoint_is_set() -> bool {
+    cfg!(feature = "failpoints") && std::env::var_os("NATPUNCH_FAIL_AT").is_some()
+}

@@ -1,0 +1,16 @@
+//! What several parts of natpunch ask of the operating system, once each, so that no copy forgets
+//! a step: files that are written whole and survive a power cut ([`durable`]), files that hold a
+//! secret ([`secret`]), directories that nobody else may write to ([`private`]), the time since
+//! boot ([`boot_time`]), the options of sockets ([`allow_fragments`]), and the places where tests
+//! kill the process ([`failpoint`]).
+
+mod clock;
+pub mod durable;
+mod failpoint;
+pub mod private;
+pub mod secret;
+mod socket;
+
+pub use clock::boot_time;
+pub use failpoint::{failpoint, failpoint_is_set};
+pub use socket::allow_fragments;

@@ -1,0 +1,121 @@
+//! What counts as a sign of life, and what wakes a pair that has been dead.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Nat, lab_test};
+
+use crate::world::{Discovery, World, within};
+
+// Bytes that look like a keepalive, from where the peer was, with the peer dead.
+lab_test!(
+    forged_datagrams_do_not_keep_a_dead_peer_connected,
+    240,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        let host = world.lab.public_host("b").unwrap();
+        let mut b = world.node(host);
+        world.write_mesh();
+        a.start();
+        b.start();
+        a.wait_connected("b");
+        b.wait_connected("a");
+        let port = |status: &serde_json::Value| status["listen_port"].as_u64().unwrap() as u16;
+        let to = (a.host.ipv4().unwrap(), port(&a.status().unwrap()));
+        let from = (b.host.ipv4().unwrap(), port(&b.status().unwrap()));
+        b.kill();
+        assert!(b.natpunch(&["down"]).status.success());
+        let before = a.wg_peer(&b);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let forger = b.host.run(move || UdpSocket::bind(from).unwrap()).unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut forged = [0x5a_u8; 32];
+            forged[..4].copy_from_slice(&[4, 0, 0, 0]);
+            while !stopped.load(Ordering::Relaxed) {
+                let _ = forger.send_to(&forged, to);
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        let start = Instant::now();
+        a.wait_peer("b", "the end of its connection", within(60), |peer| {
+            (peer["state"] != "connected").then_some(())
+        });
+        println!(
+            "measured: a dead peer was missed after {:.1?}",
+            start.elapsed()
+        );
+        let after = a.wg_peer(&b);
+        assert_eq!(after.received, before.received, "forged bytes were counted");
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+    }
+);
+
+// Single packets of every size pass a path of 1,400 bytes whose routers say nothing.
+lab_test!(small_packets_pass_a_narrow_path, 120, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let ([a, b], routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
+    a.wait_connected("b");
+    for router in &routers {
+        router.narrow(1_400).unwrap();
+    }
+    for size in [56, 1_200, 1_300, 1_312, 1_340, 1_344, 1_368, 1_372, 1_392] {
+        let answered = a
+            .host
+            .output(
+                "ping",
+                &[
+                    "-n",
+                    "-c3",
+                    "-i0.2",
+                    "-W2",
+                    "-s",
+                    &size.to_string(),
+                    &b.address.to_string(),
+                ],
+            )
+            .unwrap();
+        let text = String::from_utf8_lossy(&answered.stdout).into_owned();
+        assert!(text.contains("3 received"), "{size} bytes: {text}");
+    }
+});
+
+fn outage(lab: natpunch_lab::Lab, seconds: u64) {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let ([a, b], routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
+    a.wait_connected("b");
+    b.wait_connected("a");
+    let before = a.wg_peer(&b).latest_handshake;
+    routers[0].set_connected(false).unwrap();
+    std::thread::sleep(Duration::from_secs(seconds));
+    routers[0].set_connected(true).unwrap();
+    let start = Instant::now();
+    // Nobody sends anything: what brings it back is natpunch alone.
+    a.wait_peer("b", "a new handshake", within(40), |peer| {
+        let connected = peer["state"] == "connected";
+        (connected && a.wg_peer(&b).latest_handshake > before).then_some(())
+    });
+    println!(
+        "measured: an idle pair was back {:.1?} after an outage of {seconds} s",
+        start.elapsed()
+    );
+    assert!(a.reaches(b.address) || a.reaches(b.address));
+}
+
+lab_test!(
+    an_idle_pair_is_back_after_an_outage_longer_than_wireguard_tries,
+    300,
+    |lab| { outage(lab, 130) }
+);
+
+lab_test!(
+    #[ignore = "a campaign: `make outage`"]
+    outage_of_five_minutes_without_traffic,
+    600,
+    |lab| { outage(lab, 300) }
+);
