@@ -109,7 +109,7 @@ fn play_real(backend: BackendChoice, script: Script, seconds: u64) -> (Vec<f64>,
             match happens {
                 Happens::Down => _ = pair.b.sh("ip link set veth0 down"),
                 Happens::Up => _ = pair.b.sh("ip link set veth0 up"),
-                Happens::Data => _ = sender.send_to(&[7; 100], ("10.5.0.2", 9)),
+                Happens::Data => _ = sender.send_to(&[7; 16], ("10.5.0.2", 9)),
                 Happens::Kick => pair.set_endpoint("192.0.2.2:51820", true),
             }
         }
@@ -168,7 +168,7 @@ fn play_model(script: Script, seconds: u64) -> (Vec<f64>, bool) {
             match happens {
                 Happens::Down => is_up = false,
                 Happens::Up => is_up = true,
-                Happens::Data => a.send_data(key_b, 128, now),
+                Happens::Data => a.send_data(key_b, 48, now),
                 Happens::Kick => _ = a.set_endpoint(key_b, at[1], true, now),
             }
         }
