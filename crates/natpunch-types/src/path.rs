@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// The socket or transport that packets leave from.
 ///
-/// A NAT maps each local socket apart, so two paths to one remote address may have nothing in common
-/// but that address. Another source port, a forwarder on this host or a stream to a relay is a
-/// variant of its own; whoever matches on this type then has to say how packets leave by it.
+/// A NAT maps each local socket apart, so two paths to one remote address may have nothing in
+/// common but that address. Another source port, a forwarder on this host or a stream to a relay is
+/// a variant of its own; whoever matches on this type then has to say how packets leave by it.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -27,8 +27,8 @@ pub enum LocalSocket {
 pub struct PathId {
     /// The socket or transport on this host.
     pub local: LocalSocket,
-    /// Where the other end is seen, in [canonical](crate::canonical) form: the peer itself, its NAT,
-    /// or a relay's port.
+    /// Where the other end is seen, in [canonical](crate::canonical) form: the peer itself, its
+    /// NAT, or a relay's port.
     pub remote: SocketAddr,
 }
 

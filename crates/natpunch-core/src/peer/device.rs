@@ -312,8 +312,8 @@ impl Peer {
         }
     }
 
-    /// The path that WireGuard's own packets take now. Its endpoint is all that the device tells, so
-    /// that is the path of that endpoint.
+    /// The path that WireGuard's own packets take now. Its endpoint is all that the device tells,
+    /// so that is the path of that endpoint.
     pub(super) fn device_path(&self) -> Option<PathId> {
         self.device.endpoint.map(PathId::wireguard)
     }

@@ -24,9 +24,9 @@ pub(super) enum Health {
     /// Its pings have gone unanswered for a while. Relays get ready to carry, and the other proven
     /// paths are asked, so that there is one to change to if this one fails.
     Suspect { since: Time },
-    /// Something moved and the path has not answered since, in the time that it has for that. A path
-    /// that has answered since then takes its place. Relays are not called yet: an answer that only
-    /// comes late would send them to and fro.
+    /// Something moved and the path has not answered since, in the time that it has for that. A
+    /// path that has answered since then takes its place. Relays are not called yet: an answer that
+    /// only comes late would send them to and fro.
     Unconfirmed { since: Time },
     /// Its pings have gone unanswered for so long that a path that answers takes its place.
     Failing { since: Time },

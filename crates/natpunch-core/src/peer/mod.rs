@@ -15,17 +15,17 @@
 //!
 //! # Words
 //!
-//! - A path is *answered* when a pong came on it lately, and *proven* when the peer says that its own
-//!   ping was answered, too.
-//! - A path is *blocked* when probes pass and WireGuard's handshake does not; it is left alone for a
-//!   while. A proven path that is not blocked is *usable*.
-//! - The path *in use* is the one that WireGuard is told to use (the [`Selection`]). It is *checked*
-//!   until WireGuard has shown that it works there.
+//! - A path is *answered* when a pong came on it lately, and *proven* when the peer says that its
+//!   own ping was answered, too.
+//! - A path is *blocked* when probes pass and WireGuard's handshake does not; it is left alone for
+//!   a while. A proven path that is not blocked is *usable*.
+//! - The path *in use* is the one that WireGuard is told to use (the [`Selection`]). It is
+//!   *checked* until WireGuard has shown that it works there.
 //! - The path in use is in *doubt* from when something moved until it answers again. What follows
 //!   from that, and from pings that are unanswered, is its [`Health`](health::Health): alive,
 //!   suspect, unconfirmed, failing or lost.
-//! - WireGuard *waits* when it has sent something and heard nothing since. It is *cut off* when that
-//!   lasts though pings are answered.
+//! - WireGuard *waits* when it has sent something and heard nothing since. It is *cut off* when
+//!   that lasts though pings are answered.
 //! - The pair is connected *by relay* while it looks for a direct path, and *settled* when nothing
 //!   better is looked for (the [`Connection`]).
 //!
@@ -486,8 +486,9 @@ impl Peer {
         let already = self.device_path() == Some(path);
         self.device.mark();
         let check = if already && session.needs_no_handshake() {
-            // Where WireGuard has worked before and probes work again, it is left alone. A handshake
-            // now would cross the other side's, and of two that cross neither comes to anything.
+            // Where WireGuard has worked before and probes work again, it is left alone. A
+            // handshake now would cross the other side's, and of two that cross neither comes to
+            // anything.
             Check::Passed
         } else if self.choice.controlling || session.is_live() && !was_lost {
             // This side begins the handshake, or moves a session that both sides have.

@@ -78,11 +78,11 @@ impl Peer {
         match freshness {
             Freshness::Seen => {}
             Freshness::Fresh => self.on_fresh_ping(path, destination, ping, env, now),
-            // An answer tells an honest peer our session, so that its next ping names it. It has the
-            // ping's size, and nothing else changes.
+            // An answer tells an honest peer our session, so that its next ping names it. It has
+            // the ping's size, and nothing else changes.
             Freshness::KnowsUsNot => self.send_pong(path, destination, ping, env, now),
-            // The answer to a ping of ours tells the peer's present session. It has the size of what
-            // came, and nothing else changes.
+            // The answer to a ping of ours tells the peer's present session. It has the size of
+            // what came, and nothing else changes.
             Freshness::OtherRun => {
                 if let Some(payload) = self.ping(path, env, now) {
                     env.out.transmit(Transmit {
@@ -153,8 +153,8 @@ impl Peer {
         }
         self.prober.seen_as = pong.observed;
         if ping.path != path {
-            // The answer to a beacon, or from a peer with several addresses: a path to ask on, not a
-            // proof.
+            // The answer to a beacon, or from a peer with several addresses: a path to ask on, not
+            // a proof.
             self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
             self.trigger(path, now);
             self.send_pings(env, now);
@@ -237,8 +237,8 @@ impl Peer {
         if !probe.checking || !in_use {
             return;
         }
-        // Without keys a sign of life would be a handshake, and cross the one that the peer has just
-        // begun: both come to nothing.
+        // Without keys a sign of life would be a handshake, and cross the one that the peer has
+        // just begun: both come to nothing.
         let can_answer = self.has_live_session(now) && self.device.session(now).has_keys();
         if can_answer && self.choice.may_show_life(now) {
             self.set_endpoint(path, true, EndpointReason::Asked, env, now);

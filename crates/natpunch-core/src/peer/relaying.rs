@@ -110,8 +110,8 @@ impl Peer {
         }
     }
 
-    /// A path of the sort that is looked for is chosen, though WireGuard may not have shown yet that
-    /// it works there.
+    /// A path of the sort that is looked for is chosen, though WireGuard may not have shown yet
+    /// that it works there.
     pub(super) fn has_found(&self) -> bool {
         let selection = self.choice.selection.as_ref();
         selection.is_some_and(|s| s.check != Check::Lost && self.is_sought(s.path))

@@ -204,7 +204,8 @@ impl Choice {
         // The path in use is failing. The best that has answered since takes its place: an older
         // answer may be from before whatever broke this one.
         let health = scene.health(selection);
-        // A path that the kernel no longer sends on, or would send into a tunnel, is as good as one.
+        // A path that the kernel no longer sends on, or would send into a tunnel, is as good as
+        // one.
         let barred = scene
             .is_barred(selection.path)
             .then(|| selection.doubted.unwrap_or_default());
@@ -217,8 +218,8 @@ impl Choice {
             return (is_lost || best != selection.path).then_some((best, EndpointReason::PathLost));
         }
 
-        // A relay is in use though a direct path would do. Any proven direct path is better, however
-        // long its round trip: a relay is somebody else's machine and bandwidth.
+        // A relay is in use though a direct path would do. Any proven direct path is better,
+        // however long its round trip: a relay is somebody else's machine and bandwidth.
         let on_relay = scene.is_relay(selection.path);
         let seeks_direct = on_relay && scene.spec.relay != RelayPolicy::Only;
         if seeks_direct {
