@@ -135,7 +135,8 @@ struct Cost {
 fn rendezvous() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("serve.toml");
-    let settings = "open = true\nrelay = false\nworkers = 1\n[limits]\nhellos_per_second = 1000000\nmessages_per_second = 1000000\n";
+    let settings = "open = true\nrelay = false\nworkers = 1\n[limits]\nhellos_per_second = 1000000\nmessages_per_second = 1000000\n\
+                    client_bytes_per_second = 1000000000\nnetwork_bytes_per_second = 10000000000\n";
     let key = directory.path().join("server.key");
     std::fs::write(
         &file,

@@ -7,7 +7,7 @@ use super::CliError;
 use super::args::{ServeArgs, ServeCommand, ServeStatusArgs};
 use crate::control::{Client, ControlError, Request};
 use crate::server;
-use crate::server::status::Status;
+use crate::server::status::{Event, Status};
 
 /// Serves until SIGTERM or SIGINT, or asks a server that does.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
@@ -108,6 +108,16 @@ fn render(status: &Status) -> String {
             ));
         }
     }
+    if let Some(relay) = &status.relay {
+        lines.push(format!(
+            "relay ports {}-{}, at most {} MB/s a pair and {} MB/s in all",
+            relay.first_port,
+            relay.last_port,
+            relay.bytes_per_second / 1_000_000,
+            relay.total_bytes_per_second / 1_000_000
+        ));
+        lines.extend(caps_that_bite(status));
+    }
     if let Some(http) = &status.http {
         let (kib, most) = (http.bytes >> 10, http.max_bytes >> 10);
         lines.push(format!(
@@ -147,6 +157,41 @@ fn render(status: &Status) -> String {
         )
     }));
     lines.join("\n") + "\n"
+}
+
+/// Which of the relay's limits have made it drop something, and the key that sets each.
+fn caps_that_bite(status: &Status) -> impl Iterator<Item = String> {
+    const CAPS: [(&str, &str, &str); 3] = [
+        (
+            "dropped_at_a_pairs_rate",
+            "a pair's rate",
+            "relay_bytes_per_second",
+        ),
+        (
+            "dropped_at_a_pairs_bytes_of_the_hour",
+            "a pair's bytes of the hour",
+            "relay_bytes_per_hour",
+        ),
+        (
+            "dropped_at_the_rate_of_all_pairs",
+            "the rate of all pairs",
+            "relay_total_bytes_per_second",
+        ),
+    ];
+    let total = |name: &str| {
+        let of_relay = |event: &&Event| event.protocol == "relay" && event.event == name;
+        status
+            .events
+            .iter()
+            .find(of_relay)
+            .map_or(0, |event| event.total)
+    };
+    CAPS.map(|(event, what, key)| (total(event), what, key))
+        .into_iter()
+        .filter(|(total, ..)| *total > 0)
+        .map(|(total, what, key)| {
+            format!("the relay dropped {total} packets at {what}; {key} sets it")
+        })
 }
 
 fn duration(seconds: u64) -> String {

@@ -13,12 +13,12 @@ use std::time::Duration;
 use natpunch_types::{PeerKey, SecretKey};
 use tokio::task::JoinSet;
 
-use super::beats;
-use super::crew::Crew;
+use super::heartbeats;
 use super::protocols::Protocols;
 use super::relay;
 use super::settings::{AlternatePort, RelaySettings};
 use super::sockets::{Sockets, has_ipv6};
+use super::threads::Threads;
 use super::worker::Shared;
 use super::{ServeError, keep};
 
@@ -28,7 +28,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A server that runs as long as this lives.
 pub struct Embedded {
     shared: Arc<Shared>,
-    crew: Crew,
+    threads: Threads,
     /// Ends with this.
     _keeper: JoinSet<()>,
 }
@@ -58,12 +58,12 @@ impl Embedded {
             fwmark,
         )?;
         let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default()));
-        let crew = Crew::start(sockets.of_workers, Some(relay), &shared)?;
+        let threads = Threads::start(sockets.of_workers, Some(relay), &shared)?;
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(shared.clone()));
         Ok(Self {
             shared,
-            crew,
+            threads,
             _keeper: keeper,
         })
     }
@@ -89,24 +89,25 @@ impl Embedded {
 
     /// Whether a thread of it has ended by itself: nothing that it did is done any more.
     pub fn has_lost_a_thread(&self) -> bool {
-        self.crew.has_lost()
+        self.threads.has_lost()
     }
 
     /// The threads of it that are stuck.
     pub fn stuck(&self) -> Vec<String> {
-        self.shared.stuck(beats::DEADLINE)
+        self.shared.stuck(heartbeats::DEADLINE)
     }
 
     /// Stops, and lets go of the ports.
     pub async fn stop(self) {
-        let crew = self.crew;
-        let _ = tokio::time::timeout(STOP_GRACE, tokio::task::spawn_blocking(|| crew.stop())).await;
+        let threads = self.threads;
+        let _ =
+            tokio::time::timeout(STOP_GRACE, tokio::task::spawn_blocking(|| threads.stop())).await;
     }
 
     /// As if a thread had panicked.
     #[cfg(test)]
     pub(crate) fn lose_a_thread(&mut self) {
-        self.crew.lose();
+        self.threads.lose();
     }
 }
 

@@ -6,24 +6,12 @@
 //! parsed by a pure server (`protocols`) and answered in place or dropped in silence; what is
 //! dropped is counted, and the counts are logged at most every ten seconds.
 
-mod beats;
-mod counters;
-mod crew;
 pub mod embedded;
-mod handshakes;
-mod http;
-pub mod key;
-mod metrics;
-mod monitor;
-mod protocols;
-mod rate;
+mod operation;
+mod records;
 mod relay;
-mod reload;
-pub mod settings;
-mod sockets;
-pub mod status;
-mod store;
-mod worker;
+mod setup;
+mod udp;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -39,18 +27,29 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use operation::status;
+pub use setup::{key, settings};
+
+use operation::{counters, metrics, monitor, reload};
+use records::{http, rate, store};
+use setup::files;
+use udp::{handshakes, heartbeats, protocols, sockets, threads, worker};
+
 use counters::{Counters, Reporter};
-use crew::Crew;
 use monitor::Monitor;
 use protocols::{Protocols, RendezvousKeys};
 use reload::Reloader;
 use settings::Settings;
 use sockets::Sockets;
+use threads::Threads;
 use worker::Shared;
 
 use crate::cli::args::ServeArgs;
 use crate::control;
 
+/// Threads of the runtime, which serves records, metrics and the control socket. UDP has threads of
+/// its own, one or two for each core.
+const RUNTIME_THREADS: usize = 2;
 /// Counters are logged at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -109,6 +108,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// If the server can't start. Once it runs, it goes on.
 pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let settings = Settings::from_args(args)?;
+    files::raise_limit();
     let key = key::load_or_create(&settings.key_file)?;
     let public_key = key.public_key();
     let rendezvous = match &settings.rendezvous {
@@ -134,6 +134,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
         None => None,
     };
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()?
         .block_on(async move {
@@ -149,19 +150,29 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let (calls, called) = mpsc::channel(16);
             let control = listen_control(settings.control.as_deref(), calls).await?;
 
-            // Whoever started us may not listen any more; that is no reason not to serve.
-            let _ = writeln!(out, "public key: {public_key}");
             let listen: Vec<SocketAddr> = sockets
                 .addresses
                 .iter()
                 .take(sockets.named)
                 .copied()
                 .collect();
+            let (stop, stopped) = watch::channel(false);
+            let counters = Arc::new(Counters::default());
+            let alternate_port = sockets.alternate_port;
+            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
+            let relay_ports = relay.as_ref().and_then(relay::Relay::range);
+            let mut threads = Threads::start(sockets.of_workers, relay, &shared)?;
+            // Said when all threads and files are had that the server needs.
+            // What started the server may not listen any more; that is no reason not to serve.
+            let _ = writeln!(out, "public key: {public_key}");
             for address in &listen {
                 let _ = writeln!(out, "listening on udp {address}");
             }
-            if let Some(port) = sockets.alternate_port {
+            if let Some(port) = alternate_port {
                 let _ = writeln!(out, "alternate port {port}");
+            }
+            if let Some(range) = &relay_ports {
+                let _ = writeln!(out, "relay ports {}-{}", range.start(), range.end());
             }
             for (name, listener) in [("http", &http), ("metrics", &metrics)] {
                 if let Some(listener) = listener {
@@ -171,16 +182,11 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let _ = writeln!(out, "ready");
             let _ = out.flush();
 
-            let (stop, stopped) = watch::channel(false);
-            let counters = Arc::new(Counters::default());
-            let alternate_port = sockets.alternate_port;
-            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
-            let mut crew = Crew::start(sockets.of_workers, relay, &shared)?;
             let mut serving = JoinSet::new();
             let store = settings
                 .http
                 .as_ref()
-                .map(|http| http::App::new(http, stopped.clone()));
+                .map(|http| http::App::new(http, files::for_connections(), stopped.clone()));
             if let Some((listener, app)) = http.zip(store.clone()) {
                 serving.spawn(http::serve(listener, app, counters));
             }
@@ -188,12 +194,21 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let mut keeping = JoinSet::new();
             keeping.spawn(keep(shared.clone()));
             keeping.spawn(feed_watchdog(shared.clone()));
+            let relay = settings.relay.as_ref().zip(relay_ports);
+            let relay = relay.map(|(relay, ports)| status::Relay {
+                first_port: *ports.start(),
+                last_port: *ports.end(),
+                bytes_per_second: relay.limits.bytes_per_second,
+                bytes_per_hour: relay.limits.bytes_per_hour,
+                total_bytes_per_second: relay.total_bytes_per_second,
+            });
             let reloader = Reloader::new(args.clone(), settings, keys);
             let reloads = reloader.outcome();
             let monitor = Arc::new(Monitor {
                 shared: shared.clone(),
                 listen,
                 alternate_port,
+                relay,
                 http: store,
                 reloads,
             });
@@ -208,13 +223,13 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let result = tokio::select! {
                 _ = terminate.recv() => Ok(()),
                 _ = interrupt.recv() => Ok(()),
-                () = crew.lost() => Err(ServeError::ThreadLost),
+                () = threads.lost() => Err(ServeError::ThreadLost),
             };
             tracing::info!("stopping");
             let _ = sd_notify::notify(&[NotifyState::Stopping]);
             let _ = stop.send(true);
             drop(control);
-            crew.stop();
+            threads.stop();
             while serving.join_next().await.is_some() {}
             keeping.shutdown().await;
             result

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use natpunch_types::lock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::beats::{BEAT, Beat};
+use super::heartbeats::{BEAT, Heartbeat};
 use super::protocols::Protocols;
 use super::settings::{RelayPorts, RelaySettings};
 use super::worker::Shared;
@@ -247,17 +248,23 @@ pub(super) struct Relay {
 }
 
 impl Relay {
+    /// The first and the last of its UDP ports; `None`: it has none.
+    pub(super) fn range(&self) -> Option<RangeInclusive<u16>> {
+        let numbers = &self.sockets.numbers;
+        Some(*numbers.iter().min()?..=*numbers.iter().max()?)
+    }
+
     /// The ports, spread over at most so many threads. `control` are the server's own sockets: what
     /// the rendezvous says when ports have something to tell leaves by them.
     ///
     /// # Errors
     /// The system has no files left.
-    pub(super) fn passers(
+    pub(super) fn forwarders(
         self,
         threads: usize,
         control: &[UdpSocket],
         shared: &Arc<Shared>,
-    ) -> io::Result<Vec<Passer>> {
+    ) -> io::Result<Vec<Forwarder>> {
         let mut shares: Vec<Vec<(usize, Vec<UdpSocket>)>> =
             (0..threads.max(1)).map(|_| Vec::new()).collect();
         let count = shares.len();
@@ -266,12 +273,12 @@ impl Relay {
                 share.push((index, sockets));
             }
         }
-        let passer = |share| {
+        let forwarder = |share| {
             let control = control
                 .iter()
                 .map(UdpSocket::try_clone)
                 .collect::<io::Result<_>>()?;
-            Ok(Passer::new(
+            Ok(Forwarder::new(
                 share,
                 self.ports.clone(),
                 control,
@@ -281,13 +288,26 @@ impl Relay {
         shares
             .into_iter()
             .filter(|share| !share.is_empty())
-            .map(passer)
+            .map(forwarder)
             .collect()
     }
 }
 
+/// Adds what may leave a port's queues to what goes out by each of its sockets.
+fn release_into(port: &mut Port, outgoing: &mut [Vec<(Ends, Payload<'_>)>], now: Duration) {
+    while let Some((via, to, payload)) = port.poll_transmit(now) {
+        let ends = Ends {
+            remote: to,
+            local: via.local,
+        };
+        if let Some(outgoing) = outgoing.get_mut(via.socket) {
+            outgoing.push((ends, Payload::Released(payload)));
+        }
+    }
+}
+
 /// One thread, with its ports.
-pub(super) struct Passer {
+pub(super) struct Forwarder {
     /// Which port each socket is of, and the number of it there.
     places: Vec<(usize, usize)>,
     sockets: Vec<Vec<UdpSocket>>,
@@ -295,12 +315,15 @@ pub(super) struct Passer {
     ports: Arc<Ports>,
     /// The server's own sockets.
     control: Vec<UdpSocket>,
+    /// When something may leave the queues of each of its ports.
+    releases: Vec<Option<Duration>>,
     shared: Arc<Shared>,
 }
 
 /// What is sent: what came, or an answer of the port's own.
 enum Payload<'a> {
     Forwarded(&'a [u8]),
+    Released(Vec<u8>),
     Answer([u8; BIND_LEN]),
 }
 
@@ -308,12 +331,13 @@ impl AsRef<[u8]> for Payload<'_> {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::Forwarded(payload) => payload,
+            Self::Released(payload) => payload,
             Self::Answer(answer) => answer,
         }
     }
 }
 
-impl Passer {
+impl Forwarder {
     fn new(
         share: Vec<(usize, Vec<UdpSocket>)>,
         ports: Arc<Ports>,
@@ -326,6 +350,7 @@ impl Passer {
             .enumerate()
             .flat_map(|(port, sockets)| (0..sockets.len()).map(move |n| (port, n)));
         Self {
+            releases: vec![None; sockets.len()],
             places: places.collect(),
             sockets,
             numbers,
@@ -336,13 +361,13 @@ impl Passer {
     }
 
     /// Serves its ports until the other end of `stop` is closed.
-    pub(super) fn run(self, beat: &Beat, stop: &UnixStream) {
+    pub(super) fn run(mut self, heartbeat: &Heartbeat, stop: &UnixStream) {
         let (mut inbox, mut outbox) = (Inbox::new(LONGEST), Outbox::default());
         let mut backoff = Backoff::new();
         let mut ready = Vec::with_capacity(self.places.len());
         let mut next_tick = self.shared.start.elapsed() + BEAT;
         while self.wait(stop, &mut ready) {
-            beat.show(self.shared.start.elapsed());
+            heartbeat.show(self.shared.start.elapsed());
             for (port, socket) in ready.iter().copied() {
                 match self.pass(port, socket, &mut inbox, &mut outbox) {
                     Ok(()) => backoff.reset(),
@@ -355,6 +380,12 @@ impl Passer {
                 }
             }
             let now = self.shared.start.elapsed();
+            for port in 0..self.releases.len() {
+                let release = self.releases.get(port).copied().flatten();
+                if release.is_some_and(|release| release <= now) {
+                    self.release(port, &mut outbox, now);
+                }
+            }
             if now >= next_tick {
                 next_tick = now + BEAT;
                 self.tick(&mut outbox, now);
@@ -372,8 +403,14 @@ impl Passer {
             .map(|socket| readable(socket.as_fd()))
             .collect();
         files.push(readable(stop.as_fd()));
-        // An interrupted wait is a short one.
-        let _ = poll(&mut files, PollTimeout::from(BEAT.as_millis() as u16));
+        let next = self.releases.iter().flatten().min().copied();
+        let wait = next.map_or(BEAT, |next| {
+            next.saturating_sub(self.shared.start.elapsed()).min(BEAT)
+        });
+        // Rounded up, for else the last millisecond would be waited for in a busy loop. An
+        // interrupted wait is a short one.
+        let milliseconds = u16::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
+        let _ = poll(&mut files, PollTimeout::from(milliseconds));
         let is_ready = |file: &PollFd<'_>| file.any() == Some(true);
         ready.clear();
         ready.extend(
@@ -388,7 +425,7 @@ impl Passer {
 
     /// Passes one batch on.
     fn pass(
-        &self,
+        &mut self,
         port: usize,
         socket: usize,
         inbox: &mut Inbox,
@@ -404,8 +441,10 @@ impl Passer {
         let now = self.shared.start.elapsed();
         let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
             sockets.iter().map(|_| Vec::new()).collect();
-        let events: Vec<Event> = {
+        let (events, release): (Vec<Event>, _) = {
             let mut state = lock(state);
+            // What waits comes before what arrives.
+            release_into(&mut state, &mut outgoing, now);
             for (ends, payload) in inbox.datagrams() {
                 let via = Via {
                     socket,
@@ -413,7 +452,7 @@ impl Passer {
                 };
                 let (to, ends, payload) =
                     match state.handle_datagram(via, ends.remote, payload, now) {
-                        Verdict::Drop => continue,
+                        Verdict::Drop | Verdict::Queued => continue,
                         Verdict::Forward { via, to } => (
                             via.socket,
                             Ends {
@@ -428,22 +467,53 @@ impl Passer {
                     outgoing.push((ends, payload));
                 }
             }
-            std::iter::from_fn(|| state.poll_event()).collect()
+            let events = std::iter::from_fn(|| state.poll_event()).collect();
+            (events, state.poll_release())
         };
-        for (socket, outgoing) in sockets
-            .iter()
-            .zip(&outgoing)
-            .filter(|(_, outgoing)| !outgoing.is_empty())
-        {
-            // What can't be sent is lost, as the network might have lost it.
-            let sent = outbox.send(socket, outgoing);
-            self.shared
-                .counters
-                .relay_send_errors
-                .count(outgoing.len() - sent);
+        self.send(sockets, &outgoing, outbox);
+        if let Some(at) = self.releases.get_mut(port) {
+            *at = release;
         }
         self.report(&events, outbox, now);
         Ok(())
+    }
+
+    /// Sends what may leave a port's queues.
+    fn release(&mut self, port: usize, outbox: &mut Outbox, now: Duration) {
+        let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else {
+            return;
+        };
+        let Some(state) = self.ports.ports.get(*number) else {
+            return;
+        };
+        let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
+            sockets.iter().map(|_| Vec::new()).collect();
+        let release = {
+            let mut state = lock(state);
+            release_into(&mut state, &mut outgoing, now);
+            state.poll_release()
+        };
+        self.send(sockets, &outgoing, outbox);
+        if let Some(at) = self.releases.get_mut(port) {
+            *at = release;
+        }
+    }
+
+    /// Sends by each of a port's sockets. What can't be sent is lost, as the network might have
+    /// lost it.
+    fn send(
+        &self,
+        sockets: &[UdpSocket],
+        outgoing: &[Vec<(Ends, Payload<'_>)>],
+        outbox: &mut Outbox,
+    ) {
+        for (socket, outgoing) in sockets.iter().zip(outgoing) {
+            if !outgoing.is_empty() {
+                let sent = outbox.send(socket, outgoing);
+                let errors = &self.shared.counters.relay_send_errors;
+                errors.count(outgoing.len() - sent);
+            }
+        }
     }
 
     /// Ends what is over.

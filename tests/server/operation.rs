@@ -566,3 +566,112 @@ fn the_status_is_for_the_owner_of_the_server_and_readable() {
         "{error}"
     );
 }
+
+fn example(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// What docs/server.md says to do, with the unit's own words for where its secrets are.
+#[test]
+fn the_sample_settings_run_under_the_unit_with_their_secret_as_a_credential() {
+    let unit = example("dist/systemd/natpunch-serve.service");
+    let credential = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("LoadCredential="))
+        .unwrap();
+    let (name, source) = credential.split_once(':').unwrap();
+    let settings = example("examples/server/serve.toml");
+    assert!(settings.contains(&format!("\"credential:{name}\"")));
+    assert!(example("docs/server.md").contains(source));
+
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = directory.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    let secret = key(7).expose_base64();
+    std::fs::write(credentials.join(name), format!("{}\n", secret.as_str())).unwrap();
+    // As systemd leaves it: an access list shows as the group's bits.
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o440);
+    std::fs::set_permissions(credentials.join(name), mode).unwrap();
+    let settings = settings
+        .replace("[\"0.0.0.0:51900\", \"[::]:51900\"]", "[\"127.0.0.1:0\"]")
+        .replace(
+            "/var/lib/natpunch-serve",
+            directory.path().to_str().unwrap(),
+        );
+    let path = directory.path().join("serve.toml");
+    std::fs::write(&path, settings).unwrap();
+    let arguments = ["--config", path.to_str().unwrap()];
+
+    let (code, _, error) = crate::process::fails({
+        let mut command = serve(&arguments);
+        command.env_remove("CREDENTIALS_DIRECTORY");
+        command
+    });
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains(&format!("LoadCredential={name}:")),
+        "{error}"
+    );
+
+    let mut command = serve(&arguments);
+    command.env("CREDENTIALS_DIRECTORY", &credentials);
+    let operated = Operated {
+        server: Server::spawn(command, directory.path()),
+        directory,
+    };
+    let secret = PresharedKey::from_bytes(*key(7).expose());
+    operated.node(1, Some(secret));
+}
+
+#[test]
+fn the_unit_gives_the_server_what_its_own_bounds_take() {
+    let unit = example("dist/systemd/natpunch-serve.service");
+    let value = |key: &str| {
+        let line = |line: &str| line.strip_prefix(key).map(str::to_owned);
+        unit.lines()
+            .find_map(line)
+            .unwrap_or_else(|| panic!("no {key}"))
+    };
+    let memory = match value("MemoryMax=").split_at(value("MemoryMax=").len() - 1) {
+        (number, "G") => number.parse::<usize>().unwrap() << 30,
+        (number, "M") => number.parse::<usize>().unwrap() << 20,
+        other => panic!("{other:?}"),
+    };
+    // The record store's bytes and bookkeeping, and 20 KiB for each connection.
+    let records = (64 << 20) + 100_000 * 400 + 4_096 * (20 << 10);
+    let bound = natpunch_rendezvous::server::Limits::default().memory() + records;
+    assert!(memory >= bound + (64 << 20), "{bound} of {memory}");
+    // Two threads for each core, up to 256 cores.
+    assert!(value("TasksMax=").parse::<usize>().unwrap() >= 2 * 256 + 16);
+    assert_eq!(value("LimitCORE="), "0");
+}
+
+/// A revocation has to open files, and somebody who wants it not to happen may have taken them all.
+#[test]
+fn a_revocation_works_while_connections_take_all_open_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let common = "http = \"127.0.0.1:0\"\nhttp_max_connections = 100000\nworkers = 1\n";
+    write_settings(directory.path(), &(allowed(&[1, 2]) + common));
+    let path = directory.path().join("serve.toml");
+    let mut command = Command::new("prlimit");
+    command
+        .args(["--nofile=220:220", env!("CARGO_BIN_EXE_natpunch")])
+        .args(["serve", "--config", path.to_str().unwrap()])
+        .stdin(std::process::Stdio::null())
+        .env_remove("NATPUNCH_LOG")
+        .env_remove("NOTIFY_SOCKET");
+    let operated = Operated {
+        server: Server::spawn(command, directory.path()),
+        directory,
+    };
+    let (_one, _two) = (operated.node(1, None), operated.node(2, None));
+    operated.wait_for(|status| status.rendezvous.as_ref().unwrap().sessions == 2);
+    let http = operated.server.http.unwrap();
+    let held: Vec<TcpStream> = (0..300)
+        .filter_map(|_| TcpStream::connect_timeout(&http, Duration::from_secs(1)).ok())
+        .collect();
+    operated.write(&(allowed(&[2]) + common));
+    operated.wait_for(|status| status.rendezvous.as_ref().unwrap().sessions == 1);
+    drop(held);
+}

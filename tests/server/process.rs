@@ -17,6 +17,8 @@ pub(crate) struct Server {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) alternate_port: Option<u16>,
     pub(crate) metrics: Option<SocketAddr>,
+    #[allow(dead_code, reason = "not for the benchmarks")]
+    pub(crate) relay_ports: Option<String>,
     log: PathBuf,
     _directory: Option<tempfile::TempDir>,
 }
@@ -76,6 +78,7 @@ impl Server {
             http: None,
             alternate_port: None,
             metrics: None,
+            relay_ports: None,
             log,
             _directory: None,
         };
@@ -91,6 +94,8 @@ impl Server {
                 server.metrics = Some(address.parse().unwrap());
             } else if let Some(port) = line.strip_prefix("alternate port ") {
                 server.alternate_port = Some(port.parse().unwrap());
+            } else if let Some(ports) = line.strip_prefix("relay ports ") {
+                server.relay_ports = Some(ports.to_owned());
             } else {
                 panic!("unexpected line: {line}");
             }

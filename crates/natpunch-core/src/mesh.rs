@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{
-    Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
-    PeerKey, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
-    SealedRecord, canonical,
+    Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PeerKey,
+    ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running, SealedRecord,
+    canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -16,7 +16,7 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
-use crate::peer::{Peer, Search};
+use crate::peer::Peer;
 use crate::record::Contents;
 use crate::{
     Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
@@ -81,8 +81,9 @@ pub struct Mesh {
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
-    /// The peers that are looked for: those without a connection, or with one by a relay only.
-    wanted: BTreeMap<PeerKey, Search>,
+    /// Peers without a connection, or with one by a relay only; true for those that are worth
+    /// haste.
+    wanted: BTreeMap<PeerKey, bool>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
     interest: Notice<Arc<[Interest]>>,
@@ -271,22 +272,22 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// A datagram that arrived: by which path an answer to it would leave, and the address on this
-    /// host that it was sent to. Anything but probes and answers to our STUN requests is ignored.
+    /// A datagram that arrived raw on WireGuard's port. Anything but probes and answers to our STUN
+    /// requests is ignored.
     pub fn handle_datagram(
         &mut self,
-        path: PathId,
+        source: SocketAddr,
         destination: Option<IpAddr>,
         payload: &[u8],
         now: Time,
     ) {
-        let path = path.with_remote(canonical(path.remote));
+        let source = canonical(source);
         if let Some(tag) = probe::tag(payload) {
             let Some(key) = self.by_probe_tag.get(&tag).copied() else {
                 return;
             };
             self.with_peer(&key, now, |peer, env| {
-                peer.handle_probe(path, destination, payload, env, now)
+                peer.handle_probe(source, destination, payload, env, now)
             });
         } else if stun::is_stun(payload) {
             let eager = self.is_eager();
@@ -294,7 +295,7 @@ impl Mesh {
             let learned =
                 self.env
                     .local
-                    .handle_answer(path.remote, payload, eager, &mut self.env.rng, now);
+                    .handle_answer(source, payload, eager, &mut self.env.rng, now);
             if let Some(event) = learned {
                 self.env.out.event(event);
                 self.records.touch(now);
@@ -427,7 +428,7 @@ impl Mesh {
 
     /// Some peer is looked for in haste.
     fn is_eager(&self) -> bool {
-        self.wanted.values().any(|search| *search == Search::Eager)
+        self.wanted.values().any(|haste| *haste)
     }
 
     fn believe_stated(&mut self, now: Time) {
@@ -473,7 +474,7 @@ impl Mesh {
         let Some(peer) = self.peers.get(key) else {
             return;
         };
-        let next = peer.next_timeout(&self.env, now);
+        let next = peer.next_timeout(now);
         let before = match next {
             Some(next) => self.timer_of.insert(*key, next),
             None => self.timer_of.remove(key),
@@ -494,14 +495,13 @@ impl Mesh {
         }
         let search = peer.search(now);
         let before = match search {
-            Search::Done => self.wanted.remove(key),
-            Search::Patient | Search::Eager => self.wanted.insert(*key, search),
+            Some(haste) => self.wanted.insert(*key, haste),
+            None => self.wanted.remove(key),
         };
-        let before = before.unwrap_or(Search::Done);
         if before != search {
             self.interest.touch(now);
         }
-        if before == Search::Done && search != Search::Done {
+        if before.is_none() && search.is_some() {
             self.env.local.hurry(now);
         }
     }
@@ -527,7 +527,7 @@ impl Mesh {
 
     fn interest_in(&self, key: &PeerKey, peer: &Peer) -> Interest {
         let interest = Interest {
-            wanted: self.wanted.get(key) == Some(&Search::Eager),
+            wanted: self.wanted.get(key).copied().unwrap_or_default(),
             endpoint: peer.spec.endpoint.clone(),
             relay: self.relays.get(key).copied().unwrap_or_default(),
             relays: peer.spec.relays.clone(),

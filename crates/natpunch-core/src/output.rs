@@ -5,14 +5,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey};
+use natpunch_types::{Ask, CandidateKind, Origin, PeerKey};
 
-/// A datagram to send.
+/// A datagram to send raw from WireGuard's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// The socket that it leaves from and where it goes. The remote address `255.255.255.255` is a
-    /// LAN beacon: the link of `source` only.
-    pub path: PathId,
+    /// Where to. `255.255.255.255` is a LAN beacon: the link of `source` only.
+    pub destination: SocketAddr,
     /// From which local address; `None` leaves it to routing, as WireGuard does.
     pub source: Option<IpAddr>,
     /// Time to live (hop limit); `None` is the system's default.
@@ -35,8 +34,6 @@ pub enum Command {
         /// Why, for the log.
         reason: EndpointReason,
     },
-    /// Ask discovery.
-    Ask(Ask),
     /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
     FindRoute {
         /// The peer that may be there.
@@ -44,6 +41,8 @@ pub enum Command {
         /// The address.
         destination: IpAddr,
     },
+    /// Ask discovery.
+    Ask(Ask),
 }
 
 /// Why an endpoint is set.
@@ -90,8 +89,8 @@ pub enum Event {
     CandidateLearned {
         /// The peer.
         peer: PeerKey,
-        /// The path.
-        path: PathId,
+        /// Where.
+        address: SocketAddr,
         /// How it was found.
         kind: CandidateKind,
         /// Who says so.
@@ -101,8 +100,8 @@ pub enum Event {
     PathProven {
         /// The peer.
         peer: PeerKey,
-        /// On which the peer answers.
-        path: PathId,
+        /// Where the peer answers.
+        address: SocketAddr,
         /// Round-trip time.
         rtt: Duration,
     },
@@ -110,8 +109,8 @@ pub enum Event {
     PathSelected {
         /// The peer.
         peer: PeerKey,
-        /// On which the peer is reached now.
-        path: PathId,
+        /// Where the peer is now.
+        address: SocketAddr,
         /// Why.
         reason: EndpointReason,
     },
@@ -119,43 +118,43 @@ pub enum Event {
     Connected {
         /// The peer.
         peer: PeerKey,
-        /// On which the peer is reached.
-        path: PathId,
+        /// Where the peer is.
+        address: SocketAddr,
     },
     /// WireGuard moved to another endpoint by itself, with authentic traffic from there.
     Roamed {
         /// The peer.
         peer: PeerKey,
-        /// On which it sends now.
-        path: PathId,
+        /// Where it moved to.
+        address: SocketAddr,
     },
     /// A device that ran before we started has a session with the peer, which is kept as it is.
     Adopted {
         /// The peer.
         peer: PeerKey,
-        /// On which the peer is reached.
-        path: PathId,
+        /// Where the peer is.
+        address: SocketAddr,
     },
     /// The path in use no longer answers; the endpoint stays until another one is proven.
     PathLost {
         /// The peer.
         peer: PeerKey,
-        /// The path that was in use.
-        path: PathId,
+        /// Where it was.
+        address: SocketAddr,
     },
     /// The path in use passes through a relay that nobody offers any more who may.
     RelayWithdrawn {
         /// The peer.
         peer: PeerKey,
-        /// The path through the relay.
-        path: PathId,
+        /// The relay.
+        address: SocketAddr,
     },
     /// Probes are answered there but WireGuard's handshake is not.
     WireGuardBlocked {
         /// The peer.
         peer: PeerKey,
-        /// The path.
-        path: PathId,
+        /// Where.
+        address: SocketAddr,
     },
     /// No path was found; the next try comes later or when something changes.
     Unreachable {
@@ -207,25 +206,30 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CandidateLearned {
-                path, kind, origin, ..
-            } => write!(f, "{kind} candidate {path} from {origin}"),
-            Self::PathProven { path, rtt, .. } => {
+                address,
+                kind,
+                origin,
+                ..
+            } => write!(f, "{kind} candidate {address} from {origin}"),
+            Self::PathProven { address, rtt, .. } => {
                 let milliseconds = rtt.as_secs_f64() * 1e3;
-                write!(f, "answers at {path} in {milliseconds:.1} ms")
+                write!(f, "answers at {address} in {milliseconds:.1} ms")
             }
-            Self::PathSelected { path, reason, .. } => write!(f, "endpoint {path}: {reason}"),
-            Self::Connected { path, .. } => write!(f, "connected at {path}"),
-            Self::Roamed { path, .. } => write!(f, "WireGuard roamed to {path}"),
-            Self::Adopted { path, .. } => {
-                write!(f, "running session at {path} kept")
+            Self::PathSelected {
+                address, reason, ..
+            } => write!(f, "endpoint {address}: {reason}"),
+            Self::Connected { address, .. } => write!(f, "connected at {address}"),
+            Self::Roamed { address, .. } => write!(f, "WireGuard roamed to {address}"),
+            Self::Adopted { address, .. } => {
+                write!(f, "running session at {address} kept")
             }
-            Self::PathLost { path, .. } => write!(f, "{path} stopped answering"),
-            Self::RelayWithdrawn { path, .. } => {
-                write!(f, "the relay at {path} may no longer be used")
+            Self::PathLost { address, .. } => write!(f, "{address} stopped answering"),
+            Self::RelayWithdrawn { address, .. } => {
+                write!(f, "the relay at {address} may no longer be used")
             }
-            Self::WireGuardBlocked { path, .. } => write!(
+            Self::WireGuardBlocked { address, .. } => write!(
                 f,
-                "probes are answered at {path} but WireGuard's handshake is not"
+                "probes are answered at {address} but WireGuard's handshake is not"
             ),
             Self::Unreachable {
                 reason, retry_in, ..

@@ -64,14 +64,14 @@ pub fn node_admission() -> PresharedKey {
 /// What everybody has who may speak to a server: made of its public key and the mesh's admission
 /// secret.
 #[derive(Clone)]
-pub(crate) struct Gate {
+pub(crate) struct HelloKeys {
     mac1: Key,
     cookie: Key,
     /// Mixed into the handshake.
     pub(crate) prologue: [u8; 32],
 }
 
-impl Gate {
+impl HelloKeys {
     pub(crate) fn new(server: &PeerKey, admission: Option<&PresharedKey>) -> Self {
         let secret = admission.map_or(&[0; 32], PresharedKey::expose);
         let key = |label: &[u8]| {

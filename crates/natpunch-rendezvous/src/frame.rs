@@ -86,6 +86,28 @@ impl Request {
 }
 
 impl Notice {
+    /// Whether it tells an address.
+    pub(crate) fn is_pong(&self) -> bool {
+        matches!(self, Self::Pong { .. })
+    }
+
+    /// Whether it is a mailbox's content, which its receiver acknowledges.
+    pub(crate) fn is_record(&self) -> bool {
+        matches!(self, Self::Record { .. })
+    }
+
+    /// Its bytes in a message, at most.
+    pub(crate) fn length(&self) -> usize {
+        const HEADER: usize = 3;
+        HEADER
+            + match self {
+                Self::Record { tag, blob } => tag.len() + blob.len(),
+                Self::RelayOffer { tag, key, .. } => tag.len() + 2 + 8 + key.iter().len(),
+                // A tag and a digest are the longest of the others.
+                _ => size_of::<Tag>() + size_of::<Digest>(),
+            }
+    }
+
     /// Whether it is more than a sign of life.
     pub(crate) fn is_use(&self) -> bool {
         !matches!(

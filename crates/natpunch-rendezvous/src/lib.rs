@@ -10,6 +10,7 @@
 pub mod client;
 mod crypto;
 mod frame;
+mod network;
 pub mod relay;
 pub mod server;
 pub mod testing;

@@ -7,7 +7,7 @@ use natpunch_noise::{HandshakeState, Identity};
 use natpunch_types::{PeerKey, PresharedKey, SecretKey};
 use rand_core::CryptoRng;
 
-use crate::crypto::{Gate, Key, open_message, seal_in_place, seal_message, split};
+use crate::crypto::{HelloKeys, Key, open_message, seal_in_place, seal_message, split};
 use crate::frame::{Frame, Notice, Request, bodies, pack, pad};
 use crate::server::Unsealed;
 use crate::wire::{
@@ -88,9 +88,9 @@ impl RawHello {
         admission: Option<&PresharedKey>,
         rng: &mut impl CryptoRng,
     ) -> Option<Self> {
-        let gate = Gate::new(server, admission);
+        let hello_keys = HelloKeys::new(server, admission);
         let mut handshake = Identity::new(identity)?
-            .initiate(server, &gate.prologue, rng)
+            .initiate(server, &hello_keys.prologue, rng)
             .ok()?;
         let mut noise = [0; MAC1_AT];
         let length = handshake
@@ -98,7 +98,7 @@ impl RawHello {
             .ok()?;
         let mut datagram = Kind::Hello.header().to_vec();
         datagram.extend(noise.get(..length)?);
-        let mac1 = gate.mac1(&datagram);
+        let mac1 = hello_keys.mac1(&datagram);
         datagram.extend(mac1);
         datagram.extend([0; MAC_LEN]);
         Some(Self {
@@ -150,8 +150,8 @@ pub fn welcome(
     rng: &mut impl CryptoRng,
 ) -> Option<(PeerKey, Vec<u8>, RawSession)> {
     let identity = Identity::new(server)?;
-    let gate = Gate::new(&identity.public(), admission);
-    let mut handshake = identity.respond(&gate.prologue, rng).ok()?;
+    let hello_keys = HelloKeys::new(&identity.public(), admission);
+    let mut handshake = identity.respond(&hello_keys.prologue, rng).ok()?;
     handshake
         .read_message(hello.get(HEADER_LEN..MAC1_AT)?, &mut [0; HELLO_PAYLOAD_LEN])
         .ok()?;

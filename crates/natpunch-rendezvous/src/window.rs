@@ -37,6 +37,11 @@ impl Window {
         counter >= self.next
     }
 
+    /// Accepts no counter any more that is below the newest.
+    pub(crate) fn close_gaps(&mut self) {
+        self.gaps.clear();
+    }
+
     /// Marks a counter that was [accepted](Self::accepts) and whose packet proved authentic.
     pub(crate) fn mark(&mut self, counter: u64) {
         if counter >= self.next {

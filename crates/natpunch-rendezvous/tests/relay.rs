@@ -210,7 +210,7 @@ impl Net {
             Whither::Port(index) => {
                 let port = SocketAddr::new(server_address().ip(), FIRST_PORT + index as u16);
                 match self.ports[index].handle_datagram(Via::default(), source, payload, now) {
-                    Verdict::Drop => {}
+                    Verdict::Drop | Verdict::Queued => {}
                     Verdict::Answer(answer) => {
                         self.answered.push((payload.len(), answer.len()));
                         if let Some(n) = self.whose(source) {

@@ -234,7 +234,7 @@ fn a_secret_that_is_withdrawn_while_a_confirm_is_opened_admits_nobody() {
     let (confirm, _) = hello.confirm(&welcome, &[]).unwrap();
     let opened = net
         .server
-        .door()
+        .responder()
         .open_confirm(address(1), &confirm, net.now)
         .unwrap();
     withdraw_all_but(&mut net, &second);

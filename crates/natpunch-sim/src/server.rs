@@ -132,7 +132,8 @@ impl Server {
                         ..Packet::new(here, to, packet.payload.clone())
                     });
                 }
-                Verdict::Forward { .. } | Verdict::Drop => {}
+                // No pair of the simulator is as fast as a relay's rates.
+                Verdict::Forward { .. } | Verdict::Queued | Verdict::Drop => {}
             }
         } else if let Some(socket) = [PORT, ALTERNATE_PORT]
             .iter()

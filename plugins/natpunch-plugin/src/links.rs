@@ -35,6 +35,8 @@ pub struct Links<'a, C> {
     backoff: Duration,
     /// Why there is no address.
     problem: Option<String>,
+    /// What is amiss although the server answers.
+    note: Option<String>,
     links: [Link<C>; 2],
 }
 
@@ -101,6 +103,7 @@ impl<'a, C> Links<'a, C> {
             lookup_at: Instant::now(),
             backoff: RESOLVE_BACKOFF.0,
             problem: None,
+            note: None,
             links: [const {
                 Link {
                     addresses: Vec::new(),
@@ -203,6 +206,11 @@ impl<'a, C> Links<'a, C> {
         self.links.get(family).is_some_and(Link::is_up)
     }
 
+    /// Sets what the report adds while the server answers.
+    pub fn set_note(&mut self, note: Option<String>) {
+        self.note = note;
+    }
+
     /// States the health, as far as it is known. `silent` says what may be wrong if there is no
     /// answer from this address.
     pub fn report(&self, silent: impl FnOnce(SocketAddr, &C) -> String) {
@@ -225,7 +233,14 @@ impl<'a, C> Links<'a, C> {
         }
         let server = self.server;
         self.host.report(if !up.is_empty() {
-            Health::Good(format!("registered with {server} ({})", up.join("; ")))
+            let note = self
+                .note
+                .as_ref()
+                .map_or(String::new(), |note| format!("; {note}"));
+            Health::Good(format!(
+                "registered with {server} ({}){note}",
+                up.join("; ")
+            ))
         } else if let Some(retry_after) = refused {
             Health::Bad(format!(
                 "{server} has no room for this node; tries again in {retry_after} s"

@@ -5,7 +5,7 @@
 //! WireGuard's. It leaves its sealed records there, and is pushed those of its peers the moment
 //! that they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -368,20 +368,39 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let server = self.server;
+        let clients = self.links.clients();
+        let silent: BTreeSet<String> = clients
+            .flat_map(|(_, client)| client.silent_ports())
+            .map(|address| address.port().to_string())
+            .collect();
+        self.links.set_note((!silent.is_empty()).then(|| {
+            let ports: Vec<String> = silent.into_iter().collect();
+            format!(
+                "its UDP ports {} do not answer: open the alternate port and the relay's ports in its firewall",
+                ports.join(", ")
+            )
+        }));
         let key = self
             .config
             .servers
             .first()
             .map_or(String::new(), ToString::to_string);
         self.links.report(|_, client| {
-            format!(
-                "no answer from {server}: is it running, may UDP reach port {}, is its public key {key}, is the \
-                 admission secret the same, and does it admit {}?",
-                server.port,
-                client.identity()
-            )
+            let identity = client.identity();
+            if client.answers_stun() {
+                format!(
+                    "no answer from {server}, but it answers STUN, so UDP gets there: is its public key {key}, is \
+                     the admission secret the same, and does it admit {identity}?"
+                )
+            } else {
+                format!(
+                    "no answer from {server}, also not by STUN: is it running, and may UDP reach port {}? Else: is \
+                     its public key {key}, is the admission secret the same, and does it admit {identity}?",
+                    server.port
+                )
+            }
         });
     }
 }

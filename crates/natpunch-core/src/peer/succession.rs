@@ -1,6 +1,8 @@
 //! What a peer's part of the mesh forgets when a discovery instance ends or is replaced.
 
-use natpunch_types::{Abilities, InstanceName, Origin, PathId};
+use std::net::SocketAddr;
+
+use natpunch_types::{Abilities, InstanceName, Origin};
 
 use super::Peer;
 use crate::env::Env;
@@ -11,12 +13,12 @@ impl Peer {
     pub(crate) fn handle_withdrawn(
         &mut self,
         from: &InstanceName,
-        path: PathId,
+        address: SocketAddr,
         env: &mut Env,
         now: Time,
     ) {
         let origin = Origin::Discovery(from.clone());
-        self.withdraw(path, &origin, now);
+        self.withdraw(address, &origin, now);
         self.decide(env, now);
     }
 
@@ -46,16 +48,18 @@ impl Peer {
     /// Leaves the path in use if it is a relay that may no longer be used. As after a start, no
     /// path is known then; WireGuard's endpoint stays until another path is proven.
     pub(super) fn leave_barred(&mut self, env: &mut Env, now: Time) {
-        let selected = self.choice.selection.as_ref().map(|s| s.path);
-        let Some(path) = selected.filter(|path| self.table.is_barred_relay(path)) else {
+        let selected = self.selection.as_ref().map(|selection| selection.address);
+        let Some(address) = selected.filter(|address| self.table.is_barred_relay(address)) else {
             return;
         };
-        self.choice.bar(path);
+        self.selection = None;
+        self.nominated.take_if(|nominated| *nominated == address);
+        self.peer_uses.take_if(|used| *used == address);
         env.out.event(Event::RelayWithdrawn {
             peer: self.spec.key,
-            path,
+            address,
         });
-        self.round.start_over();
+        self.round.attempt = 0;
         self.start_round(env, now);
     }
 }

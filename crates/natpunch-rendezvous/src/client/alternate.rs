@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use natpunch_types::Mapping;
 
-/// When a probe is sent again; then there is no answer.
+/// How long the last probe is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// When a probe is sent again.
 const RESEND: [Duration; 3] = [
     Duration::from_millis(500),
     Duration::from_millis(1000),
@@ -20,6 +22,8 @@ struct Place {
     tries: usize,
     /// Whether it sees us where the first one does.
     same: Option<bool>,
+    /// It has answered no probe.
+    is_silent: bool,
 }
 
 #[derive(Default)]
@@ -96,9 +100,20 @@ impl Alternates {
         let place = self
             .places()
             .find(|place| place.due.is_some_and(|due| due <= now))?;
-        place.due = RESEND.get(place.tries).map(|wait| now + *wait);
+        let wait = RESEND.get(place.tries).copied();
         place.tries += 1;
+        if wait.is_none() && place.tries > RESEND.len() + 1 {
+            (place.due, place.is_silent) = (None, true);
+            return self.take_due(now);
+        }
+        place.due = Some(now + wait.unwrap_or(PATIENCE));
         Some(place.address)
+    }
+
+    /// The server's second port, if it answers nothing.
+    pub(super) fn silent_port(&self) -> Option<SocketAddr> {
+        let port = self.port.as_ref().filter(|port| port.is_silent)?;
+        Some(port.address)
     }
 
     /// Whether a datagram may come from there.
@@ -114,7 +129,7 @@ impl Alternates {
     pub(super) fn answer(&mut self, from: SocketAddr, seen: SocketAddr) -> Option<Mapping> {
         let observed = self.observed?;
         let place = self.places().find(|place| place.address == from)?;
-        (place.due, place.same) = (None, Some(observed == seen));
+        (place.due, place.same, place.is_silent) = (None, Some(observed == seen), false);
         let differs = self.places().any(|place| place.same == Some(false));
         let mapping = if differs {
             Mapping::EndpointDependent
@@ -132,6 +147,7 @@ impl Place {
             due: None,
             tries: 0,
             same: None,
+            is_silent: false,
         }
     }
 }

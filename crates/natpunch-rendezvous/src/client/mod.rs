@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity};
-use natpunch_types::{Mapping, PeerKey, PresharedKey, RelayUse, SecretKey, canonical};
+use natpunch_types::{PeerKey, RelayUse, canonical};
 use rand_core::CryptoRng;
 
-use crate::crypto::{self, Gate, digest, open_message, seal_in_place, split};
+use crate::crypto::{self, HelloKeys, digest, open_message, seal_in_place, split};
 use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::window::Window;
 use crate::wire::{
@@ -22,14 +22,18 @@ use crate::wire::{
 mod alternate;
 mod items;
 mod meet;
+mod reachability;
 mod relays;
 mod session;
+mod types;
 
 use alternate::Alternates;
 use items::{Items, Name};
 use meet::Wishes;
+use reachability::Reachability;
 use relays::Relays;
 use session::{REKEY_EARLY, Session};
+pub use types::{Config, Event, Outgoing, To};
 
 /// When a hello or a confirm is sent again. After the last the attempt has failed.
 const RESEND: [Duration; 4] = [
@@ -38,6 +42,8 @@ const RESEND: [Duration; 4] = [
     Duration::from_millis(1500),
     Duration::from_millis(2000),
 ];
+/// At which of them the server is asked by STUN, too.
+const ASK_STUN_AT: usize = 2;
 /// And after these when there is a session that works meanwhile.
 const RESEND_BESIDE: [Duration; 2] = [Duration::from_secs(2); 2];
 /// How long messages under the keys before the current ones are taken.
@@ -64,105 +70,13 @@ const MAX_ITEMS: usize = 4_096;
 /// Events that wait to be fetched; the oldest are dropped.
 const MAX_EVENTS: usize = 4_096;
 
-/// What a client needs to know.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Its own [identity](crate::identity).
-    pub identity: SecretKey,
-    /// The server's public keys, tried in turn: the current one, and the next.
-    pub servers: Vec<PeerKey>,
-    /// The mesh's admission secret, if the server asks for one.
-    pub admission: Option<PresharedKey>,
-}
-
-/// What a client says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The server sees us at this address. Said again each time that it says so.
-    Observed(SocketAddr),
-    /// Registered.
-    Up {
-        /// The time from hello to welcome.
-        round_trip: Duration,
-    },
-    /// The server does not answer; it is tried again.
-    Down,
-    /// The server has no room for us; it is tried again after this time.
-    Refused {
-        /// At the earliest.
-        retry_after: Duration,
-    },
-    /// The server has no room for this many of our mailboxes; they are tried again.
-    Full {
-        /// How many were refused since the last time.
-        mailboxes: usize,
-    },
-    /// A mailbox that we watch holds this now.
-    Record {
-        /// Which.
-        tag: Tag,
-        /// What.
-        blob: Arc<[u8]>,
-    },
-    /// We bind this address of a relay for a pair: said with the first two binds, which are to be
-    /// sent before anything else goes there, then when the other side is bound, too, and again
-    /// while both are. None: no longer.
-    Relay {
-        /// The pair.
-        tag: Tag,
-        /// Where the relay is.
-        address: Option<SocketAddr>,
-    },
-    /// Fire at a peer when this time has passed since now; it does so at the same moment.
-    Fire {
-        /// The pair.
-        tag: Tag,
-        /// When.
-        after: Duration,
-    },
-    /// Whoever leaves its record in this mailbox, which we watch, wants to meet us.
-    Wanted {
-        /// The mailbox.
-        tag: Tag,
-    },
-    /// How the NAT before us maps, as far as two ports of one server can tell.
-    Mapping(Mapping),
-}
-
-/// Where a datagram goes. No address ever comes from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum To {
-    /// To the server.
-    Server,
-    /// To another port of the server.
-    Address(SocketAddr),
-}
-
-/// A datagram to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    /// Where it goes.
-    pub to: To,
-    /// What.
-    pub payload: Vec<u8>,
-}
-
-impl Outgoing {
-    fn to_server(payload: Vec<u8>) -> Self {
-        Self {
-            to: To::Server,
-            payload,
-        }
-    }
-}
-
 /// One server's client. Feed, then drain, as the [server](crate::Server).
 pub struct Client<R> {
     rng: R,
     /// The server's.
     address: SocketAddr,
     identity: Identity,
-    servers: Vec<(PeerKey, Gate)>,
+    servers: Vec<(PeerKey, HelloKeys)>,
     /// Which of them is tried.
     server: usize,
     attempt: Attempt,
@@ -174,6 +88,7 @@ pub struct Client<R> {
     relays: Relays,
     wishes: Wishes,
     alternates: Alternates,
+    reachability: Reachability,
     transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
@@ -236,7 +151,7 @@ impl<R: CryptoRng> Client<R> {
         let servers: Vec<_> = config
             .servers
             .iter()
-            .map(|key| (*key, Gate::new(key, config.admission.as_ref())))
+            .map(|key| (*key, HelloKeys::new(key, config.admission.as_ref())))
             .collect();
         (!servers.is_empty()).then_some(())?;
         Some(Self {
@@ -253,6 +168,7 @@ impl<R: CryptoRng> Client<R> {
             relays: Relays::default(),
             wishes: Wishes::default(),
             alternates: Alternates::default(),
+            reachability: Reachability::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -335,6 +251,19 @@ impl<R: CryptoRng> Client<R> {
             .set_address(address.filter(|other| *other != self.address), now);
     }
 
+    /// Whether the server's host answered STUN when the last hello got no answer: then UDP reaches
+    /// it, and it does not speak with us. Its key is another one, or we are not admitted.
+    pub fn answers_stun(&self) -> bool {
+        self.reachability.answers()
+    }
+
+    /// Ports of the server that it has named and that answer nothing: its second one, and those of
+    /// its relay.
+    pub fn silent_ports(&self) -> BTreeSet<SocketAddr> {
+        let second = self.alternates.silent_port().into_iter();
+        second.chain(self.relays.silent_ports()).collect()
+    }
+
     fn names(&self, filter: impl Fn(&Name) -> bool) -> Vec<Name> {
         self.items.by_name.keys().copied().filter(filter).collect()
     }
@@ -358,6 +287,9 @@ impl<R: CryptoRng> Client<R> {
     pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
         let source = canonical(source);
         let from_server = source == self.address;
+        if from_server {
+            self.reachability.handle(payload);
+        }
         if source.ip() == self.address.ip() && Kind::of(payload) == Some(Kind::Bound) {
             let event = self
                 .relays
@@ -395,7 +327,9 @@ impl<R: CryptoRng> Client<R> {
         self.previous.take_if(|(_, until)| now >= *until);
         self.drive_attempt(now);
         self.drive_session(now);
-        let (binds, events) = self.relays.drive(&mut self.rng, now);
+        let (binds, events) = self
+            .relays
+            .drive(self.session.is_some(), &mut self.rng, now);
         self.transmits.extend(binds);
         events.into_iter().for_each(|event| self.emit(event));
     }
@@ -484,8 +418,13 @@ impl<R: CryptoRng> Client<R> {
                 match RESEND.iter().chain(beside).nth(*tries) {
                     Some(wait) => {
                         *due = now + *wait;
+                        let asks = *tries == ASK_STUN_AT && self.session.is_none();
                         self.transmits
                             .push_back(Outgoing::to_server(datagram.clone()));
+                        if asks {
+                            let request = self.reachability.ask(&mut self.rng);
+                            self.transmits.push_back(Outgoing::to_server(request));
+                        }
                     }
                     None => self.fail(Duration::ZERO, now),
                 }
@@ -537,10 +476,10 @@ impl<R: CryptoRng> Client<R> {
     }
 
     fn hello(&mut self) -> Option<(Box<HandshakeState>, Vec<u8>)> {
-        let (key, gate) = self.servers.get(self.server)?;
+        let (key, hello_keys) = self.servers.get(self.server)?;
         let mut handshake = self
             .identity
-            .initiate(key, &gate.prologue, &mut self.rng)
+            .initiate(key, &hello_keys.prologue, &mut self.rng)
             .ok()?;
         let mut datagram = Kind::Hello.header().to_vec();
         let mut noise = [0; MAC1_AT];
@@ -548,14 +487,14 @@ impl<R: CryptoRng> Client<R> {
             .write_message(&[0; HELLO_PAYLOAD_LEN], &mut noise)
             .ok()?;
         datagram.extend(noise.get(..length)?);
-        let mac1 = gate.mac1(&datagram);
+        let mac1 = hello_keys.mac1(&datagram);
         datagram.extend(mac1);
         datagram.extend([0; MAC_LEN]);
         Some((Box::new(handshake), datagram))
     }
 
     fn handle_cookie(&mut self, payload: &[u8], now: Duration) -> Option<()> {
-        let (_, gate) = self.servers.get(self.server)?;
+        let (_, hello_keys) = self.servers.get(self.server)?;
         let Attempt::Hello {
             datagram,
             due,
@@ -568,7 +507,7 @@ impl<R: CryptoRng> Client<R> {
         let mut reader = Reader(payload.get(HEADER_LEN..)?);
         let nonce = reader.array::<NONCE_LEN>()?;
         let mut text = reader.0.to_vec();
-        gate.open_cookie(&nonce, datagram.get(MAC1_AT..MAC2_AT)?, &mut text)?;
+        hello_keys.open_cookie(&nonce, datagram.get(MAC1_AT..MAC2_AT)?, &mut text)?;
         let mac2 = crypto::mac2(&text.try_into().ok()?, datagram.get(..MAC2_AT)?);
         if datagram.get(MAC2_AT..)? == mac2 {
             return None; // a copy: we have answered

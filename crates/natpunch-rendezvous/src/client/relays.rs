@@ -1,6 +1,6 @@
 //! What a client wants of the server's relay, and its bindings there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,12 +27,16 @@ const REBIND: Duration = Duration::from_secs(25);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A binding without an answer for this long is none.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// Ports that are remembered to be silent.
+const MAX_SILENT: usize = 64;
 /// Pairs of which a client wants a relay, at most.
 const MAX_RELAYS: usize = 256;
 
 #[derive(Default)]
 pub(super) struct Relays {
     by_tag: BTreeMap<Tag, Relay>,
+    /// Ports that have not answered while the server did.
+    silent: BTreeSet<SocketAddr>,
 }
 
 struct Relay {
@@ -156,6 +160,11 @@ impl Relays {
         .collect()
     }
 
+    /// Relay ports of the server that have answered no bind.
+    pub(super) fn silent_ports(&self) -> impl Iterator<Item = SocketAddr> {
+        self.silent.iter().copied()
+    }
+
     /// When the next wish is due.
     pub(super) fn wish_due(&self) -> Option<Duration> {
         self.by_tag.values().map(|relay| relay.due).min()
@@ -179,9 +188,10 @@ impl Relays {
     }
 
     /// Binds that are due, with where the first two of a binding go, and what ended for want of an
-    /// answer.
+    /// answer. `is_up`: the server itself answers.
     pub(super) fn drive(
         &mut self,
+        is_up: bool,
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> (Vec<Outgoing>, Vec<Event>) {
@@ -191,6 +201,9 @@ impl Relays {
                 continue;
             };
             if binding.asked.is_some_and(|asked| now >= asked + DEAD_AFTER) {
+                if is_up && self.silent.len() < MAX_SILENT {
+                    self.silent.insert(binding.to);
+                }
                 events.extend(relay.unbind(*tag));
                 (relay.due, relay.tries) = (now, 0);
             } else if now >= binding.due {
@@ -313,6 +326,7 @@ impl Relays {
             return None;
         }
         binding.asked = None;
+        self.silent.remove(&source);
         if answer.state == State::Bound && !binding.both {
             // `tries` goes on, as a measure of how long the other side lets wait.
             binding.due = now + backoff((ASK_AGAIN, REBIND), binding.tries.saturating_sub(1));

@@ -13,6 +13,8 @@ pub(crate) mod bind;
 mod budget;
 mod port;
 mod shape;
+#[cfg(test)]
+mod share_tests;
 
 pub use crate::crypto::Key;
 pub use budget::Budget;

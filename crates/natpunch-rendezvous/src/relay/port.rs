@@ -5,14 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{canonical, is_global};
+use natpunch_types::canonical;
 
 use super::bind::{Message, State};
-use super::budget::Budget;
+use super::budget::{Budget, Share};
 use super::shape::{Index, Shape};
 use crate::crypto::{self, Key, short_mac};
 use crate::server::Via;
 use crate::wire::{BIND_LEN, CookieBytes, Kind, put_address};
+
+#[path = "allocation.rs"]
+mod allocation;
 
 /// Both sides have to be bound this long after the allocation was made.
 const BIND_WINDOW: Duration = Duration::from_secs(30);
@@ -36,13 +39,19 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PROBES: (u32, u32) = (20, 60);
 /// What a datagram counts besides its payload: headers of the link, IP and UDP.
 const OVERHEAD: u64 = 42;
+/// What waits for one allocation's turn: what passes in this time, but not less than the first and
+/// no more than the second number of bytes. A queue that is longer only adds delay.
+const QUEUE: (Duration, u64, u64) = (Duration::from_millis(50), 32 << 10, 512 << 10);
+/// How often it is looked for what may leave a queue.
+const RELEASE: Duration = Duration::from_millis(1);
 /// How often it is looked for what is over.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What an allocation may carry, in both directions together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// In a second, and as a burst, counting 42 bytes of headers for each datagram.
+    /// In a second, and as a burst, counting 42 bytes of headers for each datagram. What comes
+    /// faster waits for up to 50 ms.
     pub bytes_per_second: u64,
     /// In each hour of its life.
     pub bytes_per_hour: u64,
@@ -116,6 +125,8 @@ pub enum Verdict {
     },
     /// Send this to where it came from. It is never longer.
     Answer([u8; BIND_LEN]),
+    /// Nothing now: the port has kept it, and gives it by [`Port::poll_transmit`].
+    Queued,
 }
 
 /// What a port did so far.
@@ -136,8 +147,17 @@ pub struct Counters {
     pub misshapen: u64,
     /// Dropped: the other side is not bound, or nobody asked to carry WireGuard's messages.
     pub not_carried: u64,
-    /// Dropped: beyond the allocation's rate or share, or that of all.
+    /// Dropped: more probes than a side may send.
     pub limited: u64,
+    /// Kept for a moment, at a rate.
+    pub queued: u64,
+    /// Dropped at an allocation's rate, since its queue was full.
+    pub pair_rate: u64,
+    /// Dropped since an allocation has used its bytes of the hour.
+    pub pair_hour: u64,
+    /// Dropped at the rate of all together, since the queue of an allocation that has more than its
+    /// share was full.
+    pub total_rate: u64,
     /// Binds refused: of an address that no client may have here.
     pub refused: u64,
 }
@@ -152,6 +172,10 @@ impl std::ops::AddAssign for Counters {
         self.misshapen += other.misshapen;
         self.not_carried += other.not_carried;
         self.limited += other.limited;
+        self.queued += other.queued;
+        self.pair_rate += other.pair_rate;
+        self.pair_hour += other.pair_hour;
+        self.total_rate += other.total_rate;
         self.refused += other.refused;
     }
 }
@@ -167,6 +191,9 @@ pub struct Port {
     allocations: BTreeMap<u64, Box<Allocation>>,
     /// Which allocation and side an address is bound to.
     by_source: BTreeMap<SocketAddr, (u64, usize)>,
+    /// The allocations with something in their queues.
+    waiting: BTreeSet<u64>,
+    next_release: Duration,
     events: VecDeque<Event>,
     next_sweep: Duration,
     counters: Counters,
@@ -196,6 +223,26 @@ struct Allocation {
     tokens: (u64, Duration),
     /// The hour of its life, and what passed in it.
     used: (u64, u64),
+    /// What the budget of all leaves it.
+    share: Share,
+    /// What waits, and its bytes.
+    queue: VecDeque<Waiting>,
+    queued: u64,
+}
+
+/// A datagram that waits.
+struct Waiting {
+    /// To which side it goes.
+    to: usize,
+    payload: Vec<u8>,
+}
+
+/// What stands against a datagram's leaving now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    PairHour,
+    PairRate,
+    TotalRate,
 }
 
 struct Side {
@@ -229,6 +276,8 @@ impl Port {
             own,
             allocations: BTreeMap::new(),
             by_source: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            next_release: Duration::ZERO,
             events: VecDeque::new(),
             next_sweep: Duration::ZERO,
             counters: Counters::default(),
@@ -265,6 +314,9 @@ impl Port {
                     told: false,
                     tokens: (self.limits.bytes_per_second, now),
                     used: (0, 0),
+                    share: Share::new(now),
+                    queue: VecDeque::new(),
+                    queued: 0,
                 };
                 self.allocations
                     .insert(allocation, Box::new(allocation_state));
@@ -287,6 +339,8 @@ impl Port {
                     && allocation.carried != carry
                 {
                     (allocation.carried, allocation.stretch) = (carry, None);
+                    // What waits is WireGuard's, and would take it back to the relay.
+                    allocation.clear_queue(self.budget.as_deref());
                 }
             }
             Command::Close { allocation } => self.close(allocation),
@@ -311,26 +365,82 @@ impl Port {
             self.counters.strangers += 1;
             return Verdict::Drop;
         };
-        let Some(allocation) = self.allocations.get_mut(&allocation) else {
+        let number = allocation;
+        let Some(allocation) = self.allocations.get_mut(&number) else {
             return Verdict::Drop;
         };
         let verdict = allocation.forward(side, via, payload, &self.limits, &mut self.counters, now);
         if !matches!(verdict, Verdict::Forward { .. }) {
             return verdict;
         }
-        let bytes = payload.len() as u64;
-        if self
-            .budget
-            .as_ref()
-            .is_some_and(|budget| !budget.take(bytes + OVERHEAD, now))
-        {
-            allocation.refund(bytes + OVERHEAD);
-            self.counters.limited += 1;
-            return Verdict::Drop;
+        let cost = payload.len() as u64 + OVERHEAD;
+        let budget = self.budget.as_deref();
+        if let Some(budget) = budget {
+            let networks = allocation.networks();
+            allocation.share.offer(cost, number, networks, budget, now);
         }
-        self.counters.forwarded += 1;
-        self.counters.bytes += bytes;
-        verdict
+        // Probes have a rate of their own, and what they measure is the path and not a queue.
+        let is_probe = Shape::of(payload) == Some(Shape::Probe);
+        let obstacle = if allocation.queue.is_empty() || is_probe {
+            allocation.pass(cost, is_probe, &self.limits, budget, now)
+        } else {
+            // Behind those that wait.
+            Err(allocation.obstacle(cost, &self.limits, now))
+        };
+        let Err(obstacle) = obstacle else {
+            self.counters.forwarded += 1;
+            self.counters.bytes += payload.len() as u64;
+            return verdict;
+        };
+        let may_wait = !is_probe && obstacle != Obstacle::PairHour;
+        if may_wait && allocation.enqueue(1 - side, payload, &self.limits, budget) {
+            if self.waiting.is_empty() {
+                self.next_release = now + RELEASE;
+            }
+            self.waiting.insert(number);
+            self.counters.queued += 1;
+            return Verdict::Queued;
+        }
+        match obstacle {
+            Obstacle::PairHour => self.counters.pair_hour += 1,
+            Obstacle::PairRate => self.counters.pair_rate += 1,
+            Obstacle::TotalRate => self.counters.total_rate += 1,
+        }
+        Verdict::Drop
+    }
+
+    /// The next datagram whose turn has come: over which way it goes, where, and what it is. To be
+    /// drained after each call of [`handle_datagram`](Self::handle_datagram), and at
+    /// [`poll_release`](Self::poll_release).
+    pub fn poll_transmit(&mut self, now: Duration) -> Option<(Via, SocketAddr, Vec<u8>)> {
+        if self.waiting.is_empty() || now < self.next_release {
+            return None;
+        }
+        let mut number = self.waiting.first().copied();
+        while let Some(current) = number {
+            // Each has rates of its own, so the order takes nothing from anybody.
+            number = self.waiting.range(current + 1..).next().copied();
+            let Some(allocation) = self.allocations.get_mut(&current) else {
+                self.waiting.remove(&current);
+                continue;
+            };
+            let released = allocation.release(&self.limits, self.budget.as_deref(), now);
+            if allocation.queue.is_empty() {
+                self.waiting.remove(&current);
+            }
+            if let Some((via, to, payload)) = released {
+                self.counters.forwarded += 1;
+                self.counters.bytes += payload.len() as u64;
+                return Some((via, to, payload));
+            }
+        }
+        self.next_release = now + RELEASE;
+        None
+    }
+
+    /// When something may leave a queue.
+    pub fn poll_release(&self) -> Option<Duration> {
+        (!self.waiting.is_empty()).then_some(self.next_release)
     }
 
     /// Ends what is over.
@@ -371,9 +481,11 @@ impl Port {
     }
 
     fn close(&mut self, allocation: u64) {
-        let Some(allocation) = self.allocations.remove(&allocation) else {
+        self.waiting.remove(&allocation);
+        let Some(mut allocation) = self.allocations.remove(&allocation) else {
             return;
         };
+        allocation.clear_queue(self.budget.as_deref());
         for (address, _) in allocation.sides.iter().filter_map(|side| side.bound) {
             self.by_source.remove(&address);
         }
@@ -480,202 +592,6 @@ impl Own {
                 || via.local.is_some_and(|(local, _)| local == ip)
         };
         source.port() != 0 && !(self.ports.contains(&source.port()) && ours(source.ip()))
-    }
-}
-
-impl Allocation {
-    fn forward(
-        &mut self,
-        from: usize,
-        via: Via,
-        payload: &[u8],
-        limits: &Limits,
-        counters: &mut Counters,
-        now: Duration,
-    ) -> Verdict {
-        let shape = Shape::of(payload);
-        let is_probe = shape == Some(Shape::Probe);
-        let since = if self.carried && !is_probe {
-            self.stretch_at(now)
-        } else {
-            now
-        };
-        let [a, b] = &mut self.sides;
-        let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
-        // The same address on another way of ours is another path.
-        let here = sender.bound.is_some_and(|(_, bound)| bound == via);
-        let Some((to, to_via)) = receiver.bound.filter(|_| here) else {
-            counters.not_carried += 1;
-            return Verdict::Drop;
-        };
-        let known = match shape {
-            Some(Shape::Probe) => {
-                if !sender.may_probe(now) {
-                    counters.limited += 1;
-                    return Verdict::Drop;
-                }
-                true
-            }
-            _ if !self.carried => {
-                counters.not_carried += 1;
-                return Verdict::Drop;
-            }
-            _ if limits.any_payload => true,
-            None => false,
-            Some(Shape::Initiation { sender: index }) => {
-                sender.chose(index, now);
-                true
-            }
-            Some(Shape::Response {
-                sender: index,
-                receiver: asked,
-            }) => {
-                let known = receiver.knows(asked, now);
-                if known {
-                    sender.chose(index, now);
-                    self.shook_hands = true;
-                }
-                known
-            }
-            Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
-            Some(Shape::Data { receiver: session }) => {
-                receiver.knows(session, now) || {
-                    // A session whose handshake took the path that just died. WireGuard itself
-                    // would notice only after 15 s.
-                    let recent = now.saturating_sub(since) < KEY_LIFETIME;
-                    let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
-                    if taken {
-                        receiver.taken_over += 1;
-                        receiver.chose(session, now);
-                    }
-                    taken
-                }
-            }
-        };
-        if !known {
-            counters.misshapen += 1;
-            return Verdict::Drop;
-        }
-        sender.heard = now;
-        if !self.has_tokens(payload.len() as u64 + OVERHEAD, limits, now) {
-            counters.limited += 1;
-            return Verdict::Drop;
-        }
-        if !is_probe {
-            self.stretch = Some((since, now));
-        }
-        Verdict::Forward { via: to_via, to }
-    }
-
-    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new
-    /// one nothing is known of what it was that they did meanwhile on another path.
-    fn stretch_at(&mut self, now: Duration) -> Duration {
-        let going_on = self
-            .stretch
-            .filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
-        going_on.map_or_else(
-            || {
-                self.shook_hands = false;
-                self.sides.iter_mut().for_each(|side| side.taken_over = 0);
-                now
-            },
-            |(since, _)| since,
-        )
-    }
-
-    /// What was taken for a datagram that is dropped all the same.
-    fn refund(&mut self, bytes: u64) {
-        self.tokens.0 = self.tokens.0.saturating_add(bytes);
-        self.used.1 = self.used.1.saturating_sub(bytes);
-    }
-
-    fn has_tokens(&mut self, bytes: u64, limits: &Limits, now: Duration) -> bool {
-        let (tokens, at) = &mut self.tokens;
-        let passed = now.saturating_sub(*at).as_micros().min(1_000_000) as u64;
-        let gained = limits.bytes_per_second.saturating_mul(passed) / 1_000_000;
-        if gained > 0 {
-            *tokens = tokens.saturating_add(gained).min(limits.bytes_per_second);
-            *at = now;
-        }
-        let hour = now.saturating_sub(self.opened).as_secs() / 3600;
-        if self.used.0 != hour {
-            self.used = (hour, 0);
-        }
-        let enough = *tokens >= bytes && self.used.1 < limits.bytes_per_hour;
-        if enough {
-            *tokens -= bytes;
-            self.used.1 = self.used.1.saturating_add(bytes);
-        }
-        enough
-    }
-
-    fn is_over(&self, now: Duration) -> bool {
-        let bound = self.sides.iter().all(|side| side.bound.is_some());
-        let unused = !bound && now.saturating_sub(self.opened) >= BIND_WINDOW;
-        unused
-            || self
-                .sides
-                .iter()
-                .any(|side| now.saturating_sub(side.heard) >= IDLE)
-    }
-}
-
-impl Side {
-    fn new(key: Key, registered: SocketAddr, now: Duration) -> Self {
-        Self {
-            key,
-            registered,
-            bound: None,
-            moves: 0,
-            heard: now,
-            indices: [(0, 0); INDICES],
-            next_index: 0,
-            taken_over: 0,
-            probes: (PROBES.1 * 1000, now.as_millis() as u64),
-        }
-    }
-
-    /// Whether this side may be at an address: any global one, and the one where its session is. So
-    /// a server never sends into private networks but to whom it serves there anyway.
-    fn admits(&self, source: SocketAddr) -> bool {
-        is_global(source.ip()) || source.ip() == self.registered.ip()
-    }
-
-    fn may_probe(&mut self, now: Duration) -> bool {
-        let (tokens, at) = &mut self.probes;
-        let millis = now.as_millis() as u64;
-        let gained = millis.saturating_sub(*at).min(60_000) as u32 * PROBES.0;
-        *tokens = (*tokens + gained).min(PROBES.1 * 1000);
-        *at = millis;
-        let enough = *tokens >= 1000;
-        if enough {
-            *tokens -= 1000;
-        }
-        enough
-    }
-
-    /// This side will be found by this index.
-    fn chose(&mut self, index: Index, now: Duration) {
-        let now = now.as_secs() as u32;
-        if let Some(known) = self
-            .indices
-            .iter_mut()
-            .find(|(known, since)| *known == index && *since != 0)
-        {
-            known.1 = now.max(1);
-        } else if let Some(oldest) = self.indices.get_mut(self.next_index) {
-            *oldest = (index, now.max(1));
-            self.next_index = (self.next_index + 1) % INDICES;
-        }
-    }
-
-    fn knows(&self, index: Index, now: Duration) -> bool {
-        let now = now.as_secs() as u32;
-        self.indices.iter().any(|(known, since)| {
-            *known == index
-                && *since != 0
-                && now.saturating_sub(*since) < INDEX_LIFETIME.as_secs() as u32
-        })
     }
 }
 

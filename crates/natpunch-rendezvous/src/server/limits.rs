@@ -1,9 +1,11 @@
 //! What a server may use, and how much memory that is at most.
 
 use super::relays::Relays;
+use crate::relay::Budget;
 
 /// Bounds of a server. At each of them new ones are refused; what is there is never evicted for
-/// them.
+/// them. Of sessions, mailboxes, bytes and relays, one IPv4 /24 or IPv6 /48 never has more than is
+/// left for all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Registered clients. A node that uses IPv4 and IPv6 counts twice.
@@ -29,6 +31,10 @@ pub struct Limits {
     /// Hellos worked on in a second, four X25519 operations each. From an eighth of it on,
     /// addresses must be proven by a cookie first.
     pub hellos_per_second: u32,
+    /// Bytes that go to one client in a second: of records, and as many of all else.
+    pub client_bytes_per_second: u64,
+    /// Bytes that go to all clients of one IPv4 /24 or IPv6 /48 in a second.
+    pub network_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -45,6 +51,8 @@ impl Default for Limits {
             relays_per_network: 2_048,
             messages_per_second: 256,
             hellos_per_second: 2_000,
+            client_bytes_per_second: 64 << 10,
+            network_bytes_per_second: 4 << 20,
         }
     }
 }
@@ -59,11 +67,17 @@ impl Limits {
 
     /// Bytes of memory that a server with these limits keeps at most.
     pub fn memory(&self) -> usize {
+        let queues = if self.relays > 0 {
+            Budget::MAX_QUEUED as usize
+        } else {
+            0
+        };
         self.sessions
             .saturating_mul(Self::SESSION)
             .saturating_add(self.mailboxes.saturating_mul(Self::MAILBOX))
             .saturating_add(self.relays.saturating_mul(Relays::PAIR))
             .saturating_add(self.bytes)
+            .saturating_add(queues)
             .saturating_add(Self::FIXED)
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use natpunch_types::PeerKey;
 
-use super::session::{Slot, Told};
-use super::shares::Shares;
+use super::session::{ClientId, Pushes};
+use super::usage::Usage;
 use crate::frame::Notice;
 use crate::wire::Tag;
 
@@ -36,16 +36,16 @@ struct Meeting {
 
 #[derive(Clone, Copy)]
 struct Side {
-    slot: Slot,
+    client: ClientId,
     round_trip: Duration,
 }
 
 impl Side {
     /// What to tell it now, for it to fire at this moment; nothing if it would come too late.
-    fn fire(&self, tag: Tag, moment: Duration, now: Duration) -> Option<(Slot, Notice)> {
+    fn fire(&self, tag: Tag, moment: Duration, now: Duration) -> Option<(ClientId, Notice)> {
         let delay = moment.checked_sub(now + self.round_trip / 2)?;
         Some((
-            self.slot,
+            self.client,
             Notice::Fire {
                 tag,
                 delay_ms: delay.as_millis().try_into().unwrap_or(u16::MAX),
@@ -59,7 +59,7 @@ impl Side {
 pub(super) struct Meetings {
     by_tag: BTreeMap<Tag, Meeting>,
     expiring: BTreeSet<(Duration, Tag)>,
-    shares: Shares<PeerKey>,
+    clients: Usage<PeerKey>,
 }
 
 impl Meetings {
@@ -79,13 +79,19 @@ impl Meetings {
     }
 
     /// A client wants to meet whoever else names this tag. Who is to be told what now.
-    pub(super) fn meet(&mut self, slot: Slot, tag: Tag, round_trip_ms: u16, now: Duration) -> Told {
+    pub(super) fn meet(
+        &mut self,
+        client: ClientId,
+        tag: Tag,
+        round_trip_ms: u16,
+        now: Duration,
+    ) -> Pushes {
         self.forget(now);
         let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
-        let side = Side { slot, round_trip };
+        let side = Side { client, round_trip };
         let Some(meeting) = self.by_tag.get_mut(&tag) else {
-            if self.by_tag.len() < MAX_MEETINGS && self.shares.of(&slot.identity) < MAX_OF_ONE {
-                self.shares.take(slot.identity);
+            if self.by_tag.len() < MAX_MEETINGS && self.clients.of(&client.identity) < MAX_OF_ONE {
+                self.clients.take(client.identity);
                 let expires = now + PATIENCE;
                 self.by_tag.insert(
                     tag,
@@ -104,13 +110,13 @@ impl Meetings {
             Some((second, moment)) => {
                 let known = [meeting.first, *second]
                     .into_iter()
-                    .find(|known| known.slot.identity == slot.identity);
+                    .find(|known| known.client.identity == client.identity);
                 known
-                    .and_then(|known| Side { slot, ..known }.fire(tag, *moment, now))
+                    .and_then(|known| Side { client, ..known }.fire(tag, *moment, now))
                     .into_iter()
                     .collect()
             }
-            None if meeting.first.slot.identity == slot.identity => {
+            None if meeting.first.client.identity == client.identity => {
                 meeting.first = side;
                 self.expiring.remove(&(meeting.expires, tag));
                 meeting.expires = now + PATIENCE;
@@ -144,7 +150,7 @@ impl Meetings {
         let over: Vec<Tag> = self
             .by_tag
             .iter()
-            .filter(|(_, meeting)| is_over(&meeting.first.slot.identity))
+            .filter(|(_, meeting)| is_over(&meeting.first.client.identity))
             .map(|(tag, _)| *tag)
             .collect();
         over.iter().for_each(|tag| self.remove(tag));
@@ -167,7 +173,7 @@ impl Meetings {
             return;
         };
         self.expiring.remove(&(meeting.expires, *tag));
-        self.shares.give_back(&meeting.first.slot.identity);
+        self.clients.give_back(&meeting.first.client.identity);
     }
 }
 
@@ -175,8 +181,8 @@ impl Meetings {
 mod tests {
     use super::*;
 
-    fn slot(n: u8) -> Slot {
-        Slot {
+    fn client(n: u8) -> ClientId {
+        ClientId {
             identity: PeerKey::from_bytes([n; 32]),
             v6: false,
         }
@@ -186,60 +192,60 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    fn delays(told: &[(Slot, Notice)]) -> Vec<(Slot, u16)> {
+    fn delays(told: &[(ClientId, Notice)]) -> Vec<(ClientId, u16)> {
         let delay = |notice: &Notice| match notice {
             Notice::Fire { delay_ms, .. } => *delay_ms,
             other => panic!("{other:?}"),
         };
         told.iter()
-            .map(|(slot, notice)| (*slot, delay(notice)))
+            .map(|(client, notice)| (*client, delay(notice)))
             .collect()
     }
 
     #[test]
     fn both_are_told_one_moment_however_far_each_is() {
         let mut meetings = Meetings::default();
-        assert!(meetings.meet(slot(1), [7; 16], 20, ms(0)).is_empty());
-        let told = meetings.meet(slot(2), [7; 16], 300, ms(4_900));
+        assert!(meetings.meet(client(1), [7; 16], 20, ms(0)).is_empty());
+        let told = meetings.meet(client(2), [7; 16], 300, ms(4_900));
         // 150 + 60 from now, less the way to each.
-        assert_eq!(delays(&told), [(slot(1), 200), (slot(2), 60)]);
+        assert_eq!(delays(&told), [(client(1), 200), (client(2), 60)]);
     }
 
     #[test]
     fn whoever_says_it_again_is_told_the_rest_of_the_time_and_nobody_fires_twice() {
         let mut meetings = Meetings::default();
-        meetings.meet(slot(1), [7; 16], 0, ms(0));
-        meetings.meet(slot(2), [7; 16], 0, ms(0));
+        meetings.meet(client(1), [7; 16], 0, ms(0));
+        meetings.meet(client(2), [7; 16], 0, ms(0));
         assert_eq!(
-            delays(&meetings.meet(slot(1), [7; 16], 0, ms(20))),
-            [(slot(1), 40)]
+            delays(&meetings.meet(client(1), [7; 16], 0, ms(20))),
+            [(client(1), 40)]
         );
         for later in [61, 500, 1_059] {
-            assert!(meetings.meet(slot(1), [7; 16], 0, ms(later)).is_empty());
-            assert!(meetings.meet(slot(2), [7; 16], 0, ms(later)).is_empty());
+            assert!(meetings.meet(client(1), [7; 16], 0, ms(later)).is_empty());
+            assert!(meetings.meet(client(2), [7; 16], 0, ms(later)).is_empty());
         }
         assert!(
             !meetings.waits(&[7; 16]),
             "nobody is told that the other one is wanted"
         );
         // A third one is no side of it.
-        assert!(meetings.meet(slot(3), [7; 16], 0, ms(30)).is_empty());
+        assert!(meetings.meet(client(3), [7; 16], 0, ms(30)).is_empty());
         // And then it is a new wish.
-        assert!(meetings.meet(slot(1), [7; 16], 0, ms(2_000)).is_empty());
+        assert!(meetings.meet(client(1), [7; 16], 0, ms(2_000)).is_empty());
         assert!(meetings.waits(&[7; 16]));
-        assert_eq!(meetings.meet(slot(2), [7; 16], 0, ms(2_000)).len(), 2);
+        assert_eq!(meetings.meet(client(2), [7; 16], 0, ms(2_000)).len(), 2);
     }
 
     #[test]
     fn one_alone_or_too_early_meets_nobody() {
         let mut meetings = Meetings::default();
-        meetings.meet(slot(1), [7; 16], 0, ms(0));
+        meetings.meet(client(1), [7; 16], 0, ms(0));
         assert!(
             meetings
                 .meet(
-                    Slot {
+                    ClientId {
                         v6: true,
-                        ..slot(1)
+                        ..client(1)
                     },
                     [7; 16],
                     0,
@@ -248,10 +254,10 @@ mod tests {
                 .is_empty(),
             "its other family"
         );
-        assert!(meetings.meet(slot(2), [8; 16], 0, ms(1)).is_empty());
-        assert!(meetings.meet(slot(2), [7; 16], 0, ms(5_001)).is_empty());
+        assert!(meetings.meet(client(2), [8; 16], 0, ms(1)).is_empty());
+        assert!(meetings.meet(client(2), [7; 16], 0, ms(5_001)).is_empty());
         meetings.forget(ms(20_000));
-        assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.shares.len() == 0);
+        assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.clients.len() == 0);
     }
 
     #[test]
@@ -260,17 +266,17 @@ mod tests {
         for n in 0..5_000_u16 {
             let mut tag = [0; 16];
             tag[..2].copy_from_slice(&n.to_be_bytes());
-            meetings.meet(slot(1), tag, u16::MAX, ms(0));
+            meetings.meet(client(1), tag, u16::MAX, ms(0));
         }
         assert_eq!(meetings.by_tag.len(), MAX_OF_ONE);
-        meetings.meet(slot(2), [0xff; 16], 0, ms(0));
-        let told = meetings.meet(slot(3), [0xff; 16], u16::MAX, ms(0));
+        meetings.meet(client(2), [0xff; 16], 0, ms(0));
+        let told = meetings.meet(client(3), [0xff; 16], u16::MAX, ms(0));
         assert_eq!(
             delays(&told),
-            [(slot(2), 1_060), (slot(3), 60)],
+            [(client(2), 1_060), (client(3), 60)],
             "nobody is made to wait longer than two seconds"
         );
-        meetings.remove_if(|who| *who == slot(1).identity);
-        assert_eq!((meetings.by_tag.len(), meetings.shares.len()), (1, 1));
+        meetings.remove_if(|who| *who == client(1).identity);
+        assert_eq!((meetings.by_tag.len(), meetings.clients.len()), (1, 1));
     }
 }

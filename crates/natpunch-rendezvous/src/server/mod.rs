@@ -1,7 +1,7 @@
 //! The server: a stateless responder in front, sessions of proven clients and their mailboxes
 //! behind.
 //!
-//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Door`], which
+//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Responder`], which
 //! does what hellos and confirms cost without the server, and lock the server for the rest:
 //! [`Server::opener`] finds the key of a request, [`Server::handle_opened`] does what it asks,
 //! [`Server::poll_unsealed`] says what to send; the ciphers between these run without the lock.
@@ -20,24 +20,26 @@ use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::relay;
 use crate::wire::{Kind, Reader, SESSION_HEADER_LEN, Tag, session_message};
 
-mod boxes;
-mod door;
+mod egress;
 mod limits;
+mod mailboxes;
 mod meet;
 mod relays;
+mod responder;
 mod seals;
 mod session;
-mod shares;
+mod usage;
 
-use boxes::Boxes;
-use door::Ticket;
-pub use door::{Door, Knock};
+use egress::Departure;
 pub use limits::Limits;
+use mailboxes::Mailboxes;
 use meet::Meetings;
 use relays::Relays;
+use responder::Ticket;
+pub use responder::{Incoming, Responder};
 use seals::{Content, Message};
 pub use seals::{Opened, Opener, Unsealed};
-use session::{Seat, Session, Sessions, Slot, Told};
+use session::{ClientId, Pushes, Session, SessionRef, Sessions};
 
 /// How often a client should let itself be heard.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -142,6 +144,9 @@ pub struct Counters {
     pub no_session: u64,
     /// Messages beyond a session's share.
     pub limited: u64,
+    /// Datagrams and records not sent, or later: beyond the bytes that may go to a client or a
+    /// network, or nobody was heard there.
+    pub held_back: u64,
     /// Datagrams not sent: too many were waiting.
     pub unsent: u64,
 }
@@ -153,13 +158,13 @@ pub struct Counters {
 /// [`poll_timeout`](Self::poll_timeout). Times count from any origin.
 pub struct Server<R> {
     rng: R,
-    door: Arc<Door>,
+    responder: Arc<Responder>,
     admission: Admission,
     limits: Limits,
     challenge_key: crypto::Key,
     alternate_port: Option<u16>,
     sessions: Sessions,
-    boxes: Boxes,
+    mailboxes: Mailboxes,
     relays: Relays,
     meetings: Meetings,
     /// Tickets up to this number may be those of sessions that were ended.
@@ -178,7 +183,7 @@ impl<R: CryptoRng> Server<R> {
         let identities = identities(&config.keys)?;
         let challenge_key = crypto::random_key(&mut rng);
         Ok(Self {
-            door: Arc::new(Door::new(
+            responder: Arc::new(Responder::new(
                 identities,
                 &config.admission.secrets,
                 &config.limits,
@@ -190,7 +195,7 @@ impl<R: CryptoRng> Server<R> {
             challenge_key,
             alternate_port: config.alternate_port,
             sessions: Sessions::default(),
-            boxes: Boxes::default(),
+            mailboxes: Mailboxes::default(),
             relays: Relays::default(),
             meetings: Meetings::default(),
             revoked_tickets: 0,
@@ -207,38 +212,38 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// The part of the server that needs no state, for threads that share it.
-    pub fn door(&self) -> Arc<Door> {
-        self.door.clone()
+    pub fn responder(&self) -> Arc<Responder> {
+        self.responder.clone()
     }
 
     /// Takes other settings while it runs. Who may not be here any more is forgotten at once, with
     /// all that was kept of it: how many sessions that were. What is more than a lower limit allows
     /// stays while it lives.
     pub fn reconfigure(&mut self, admission: Admission, limits: Limits) -> usize {
-        self.door.set_secrets(&admission.secrets);
-        self.door.set_rate(&limits);
+        self.responder.set_secrets(&admission.secrets);
+        self.responder.set_rate(&limits);
         let is_allowed = |who: &PeerKey| {
             admission
                 .allowed
                 .as_ref()
                 .is_none_or(|allowed| allowed.contains(who))
         };
-        let door = &self.door;
+        let responder = &self.responder;
         let over = self.sessions.remove_if(|session| {
-            !is_allowed(&session.slot.identity) || !door.admits(session.secret)
+            !is_allowed(&session.client.identity) || !responder.admits(session.secret)
         });
         // What is kept outlives its session. One that came in by an old secret may have come by a
         // new one since, or over the other family.
         let may_stay = |who: &PeerKey, secret| {
-            is_allowed(who) && (self.sessions.has(who) || self.door.admits(secret))
+            is_allowed(who) && (self.sessions.has(who) || self.responder.admits(secret))
         };
-        self.boxes.retain(may_stay);
+        self.mailboxes.retain(may_stay);
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
         self.counters.revoked += over as u64;
         if over > 0 {
             // Who is let in again gets other keys: those of an earlier ticket have sealed messages.
-            self.revoked_tickets = self.door.tickets();
+            self.revoked_tickets = self.responder.tickets();
         }
         (self.admission, self.limits) = (admission, limits);
         over
@@ -250,7 +255,7 @@ impl<R: CryptoRng> Server<R> {
     /// # Errors
     /// If there is no usable key: nothing changes.
     pub fn set_keys(&mut self, keys: &[SecretKey]) -> Result<(), NoKey> {
-        self.door.set_identities(identities(keys)?);
+        self.responder.set_identities(identities(keys)?);
         Ok(())
     }
 
@@ -262,10 +267,15 @@ impl<R: CryptoRng> Server<R> {
         }
         match Kind::of(payload) {
             Some(Kind::Hello) => {
-                let answer = match self.door.knock(source, payload, &mut self.rng, now) {
-                    Knock::Ignore => None,
-                    Knock::Cookie(answer) => Some(answer),
-                    Knock::Welcome => self.door.welcome(source, payload, &mut self.rng, now),
+                let answer = match self
+                    .responder
+                    .handle_hello(source, payload, &mut self.rng, now)
+                {
+                    Incoming::Ignore => None,
+                    Incoming::Cookie(answer) => Some(answer),
+                    Incoming::Welcome => {
+                        self.responder.welcome(source, payload, &mut self.rng, now)
+                    }
                 };
                 if let Some(payload) = answer {
                     self.transmits.push(
@@ -279,7 +289,7 @@ impl<R: CryptoRng> Server<R> {
                 }
             }
             Some(Kind::Confirm) => {
-                if let Some(opened) = self.door.open_confirm(source, payload, now) {
+                if let Some(opened) = self.responder.open_confirm(source, payload, now) {
                     self.handle_opened(via, source, opened, now);
                 }
             }
@@ -303,22 +313,22 @@ impl<R: CryptoRng> Server<R> {
     /// What opens a request; `None` if it is of no session, or was seen.
     pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
         let (id, counter, ..) = session_message(payload)?;
-        let Some(track) = self
+        let Some(inbound) = self
             .sessions
             .find(id)
-            .and_then(|seat| self.sessions.get(seat)?.track(id))
+            .and_then(|session_ref| self.sessions.get(session_ref)?.inbound(id))
         else {
             self.counters.no_session += 1;
             return None;
         };
-        if !track.window.accepts(counter) {
+        if !inbound.window.accepts(counter) {
             self.counters.replayed += 1;
             return None;
         }
-        Some(Opener(track.from_client.clone()))
+        Some(Opener(inbound.from_client.clone()))
     }
 
-    /// Does what a message asks that was opened by this server's [`Door`] or [`Opener`].
+    /// Does what a message asks that was opened by this server's [`Responder`] or [`Opener`].
     pub fn handle_opened(&mut self, via: Via, source: SocketAddr, opened: Opened, now: Duration) {
         let source = canonical(source);
         match opened.0 {
@@ -341,12 +351,17 @@ impl<R: CryptoRng> Server<R> {
 
     /// Sends again what was not acknowledged, and forgets what expired.
     pub fn handle_timeout(&mut self, now: Duration) {
-        let mut due = self.boxes.due(now);
+        let (sessions, limits) = (&mut self.sessions, &self.limits);
+        let mut due = self.mailboxes.due(&mut Pacer {
+            sessions,
+            limits,
+            now,
+        });
         due.extend(self.relays.due(now));
         self.tell_all(due, now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
-            self.boxes.sweep(now);
+            self.mailboxes.sweep(now);
             self.relays.sweep(now);
             self.meetings.forget(now);
             self.counters.expired += self.sessions.sweep(now);
@@ -356,11 +371,11 @@ impl<R: CryptoRng> Server<R> {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let empty = self.sessions.is_empty()
-            && self.boxes.is_empty()
+            && self.mailboxes.is_empty()
             && self.relays.len() == 0
             && self.meetings.is_empty();
         let sweep = (!empty).then_some(self.next_sweep);
-        self.boxes
+        self.mailboxes
             .next_due()
             .into_iter()
             .chain(self.relays.next_due())
@@ -396,7 +411,7 @@ impl<R: CryptoRng> Server<R> {
             unsent: self.transmits.unsent,
             ..self.counters
         };
-        self.door.count(&mut counters);
+        self.responder.count(&mut counters);
         counters
     }
 
@@ -422,7 +437,7 @@ impl<R: CryptoRng> Server<R> {
 
     /// How many mailboxes there are.
     pub fn mailboxes(&self) -> usize {
-        self.boxes.len()
+        self.mailboxes.len()
     }
 
     fn handle_confirm(
@@ -435,7 +450,7 @@ impl<R: CryptoRng> Server<R> {
     ) {
         // Key and address are proven. The secret may have been withdrawn since the ticket was
         // opened.
-        if !self.door.admits(ticket.secret) || ticket.number <= self.revoked_tickets {
+        if !self.responder.admits(ticket.secret) || ticket.number <= self.revoked_tickets {
             self.counters.replayed += 1;
             return;
         }
@@ -448,38 +463,38 @@ impl<R: CryptoRng> Server<R> {
             self.counters.not_allowed += 1;
             return;
         }
-        let slot = Slot {
+        let client = ClientId {
             identity: ticket.identity,
             v6: source.is_ipv6(),
         };
-        if let Some(seat) = self.sessions.seat(&slot)
-            && let Some(session) = self.sessions.get(seat)
+        if let Some(session_ref) = self.sessions.find_client(&client)
+            && let Some(session) = self.sessions.get(session_ref)
             && session.ticket >= ticket.number
         {
             if session.ticket > ticket.number {
                 self.counters.replayed += 1;
             } else if session.address == source {
                 // Repeated, since our answer was lost: answered again, but moves nothing.
-                self.tell(seat, [accepted()].iter(), now);
+                self.tell(session_ref, [accepted()].iter(), now);
             }
             return;
         }
-        if !self.sessions.has_room(&slot, source, &self.limits) {
+        if !self.sessions.has_room(&client, source, &self.limits) {
             self.counters.full += 1;
             self.refuse(via, source, &ticket);
             return;
         }
         self.counters.registered += 1;
-        let (seat, continued) = self
+        let (session_ref, continued) = self
             .sessions
-            .insert(Session::new(slot, ticket, via, source, now), now);
+            .insert(Session::new(client, ticket, via, source, now), now);
         let mut notices = vec![accepted(), Notice::Pong { observed: source }];
         notices.extend(continued.then_some(Notice::Continued));
         notices.extend(
             self.alternate_port
                 .map(|port| Notice::AlternatePort { port }),
         );
-        self.handle_frames(seat, Request::decode(text), notices, true, now);
+        self.handle_frames(session_ref, Request::decode(text), notices, true, now);
     }
 
     fn refuse(&mut self, via: Via, destination: SocketAddr, ticket: &Ticket) {
@@ -511,25 +526,31 @@ impl<R: CryptoRng> Server<R> {
         now: Duration,
     ) {
         // It may be gone since the key was fetched, and a copy of this message may have come first.
-        let Some(seat) = self.sessions.find(id) else {
+        let Some(session_ref) = self.sessions.find(id) else {
             return;
         };
-        let Some(session) = self.sessions.get_mut(seat) else {
+        let Some(session) = self.sessions.get_mut(session_ref) else {
             return;
         };
-        let Some(newest) = session.mark(id, counter, now) else {
+        let Some(newest) = session.check(id, counter, now) else {
             self.counters.replayed += 1;
             return;
         };
-        if !session.admit(now, self.limits.messages_per_second) {
+        let client = session.client;
+        let mut proven = session.address == source;
+        // Copies from elsewhere take nothing of what the client may say.
+        if proven && !session.admit(now, self.limits.messages_per_second) {
             self.counters.limited += 1;
             return;
         }
-        let slot = session.slot;
-        let here = session.address == source && session.via == via;
+        let here = proven && session.via == via;
         if here {
-            session.heard = now;
-        } else if newest && source.is_ipv6() == slot.v6 && session.address != source {
+            session.hear(now);
+        } else if newest
+            && source.is_ipv6() == client.v6
+            && !proven
+            && session.may_challenge(counter)
+        {
             // Nothing moves yet, and nothing else goes there: the challenge is the shortest of
             // datagrams.
             let token = challenge(&self.challenge_key, id, source, now, 0);
@@ -544,23 +565,32 @@ impl<R: CryptoRng> Server<R> {
             let Request::PathResponse { token } = frame else {
                 continue;
             };
-            let proven = [0, 1].iter().any(|age| {
+            let answered = [0, 1].iter().any(|age| {
                 crypto::equal(
                     &challenge(&self.challenge_key, id, source, now, *age),
                     token,
                 )
             });
-            if !proven || !newest || source.is_ipv6() != slot.v6 {
+            if !answered || !newest || source.is_ipv6() != client.v6 {
                 continue;
             }
-            if !self.sessions.has_room(&slot, source, &self.limits) {
+            if !self.sessions.has_room(&client, source, &self.limits) {
                 self.counters.full += 1;
-            } else if self.sessions.relocate(seat, source, via, now) {
+            } else if self.sessions.relocate(session_ref, source, via, now) {
                 self.counters.roamed += 1;
+                proven = true;
                 notices.push(Notice::Pong { observed: source });
             }
         }
-        self.handle_frames(seat, frames, notices, here, now);
+        // What comes from elsewhere does nothing: else a client that has left its address could
+        // have things sent there. It says it again once it has proven the new one. Nor does it
+        // count as seen: it may be a copy that was faster than the original.
+        if proven {
+            if let Some(session) = self.sessions.get_mut(session_ref) {
+                session.mark(id, counter);
+            }
+            self.handle_frames(session_ref, frames, notices, here, now);
+        }
     }
 
     /// Says where a client is seen, to there; whoever has copied its packet gets as much as it
@@ -569,14 +599,15 @@ impl<R: CryptoRng> Server<R> {
         let Some(session) = self
             .sessions
             .find(id)
-            .and_then(|seat| self.sessions.get_mut(seat))
+            .and_then(|session_ref| self.sessions.get_mut(session_ref))
         else {
             return;
         };
-        if session.mark(id, counter, now).is_none() {
+        if session.check(id, counter, now).is_none() {
             self.counters.replayed += 1;
             return;
         }
+        session.mark(id, counter);
         if !session.admit(now, self.limits.messages_per_second) {
             self.counters.limited += 1;
             return;
@@ -591,27 +622,28 @@ impl<R: CryptoRng> Server<R> {
     /// Does what an authentic message asks for. `here`: it came from the proven address.
     fn handle_frames(
         &mut self,
-        seat: Seat,
+        session_ref: SessionRef,
         frames: Vec<Request>,
         mut notices: Vec<Notice>,
         here: bool,
         now: Duration,
     ) {
-        let Some(speaker) = self.sessions.get(seat).map(Session::speaker) else {
+        let Some(sender) = self.sessions.get(session_ref).map(Session::sender) else {
             return;
         };
-        let slot = &speaker.slot;
+        let client = &sender.client;
         let mut told = Vec::new();
         for frame in frames {
             match frame {
-                Request::Ping if here => {
+                // One is enough for any number of pings.
+                Request::Ping if here && !notices.iter().any(Notice::is_pong) => {
                     notices.push(Notice::Pong {
-                        observed: speaker.address,
+                        observed: sender.address,
                     });
                 }
                 Request::Relay { tag, wants } => {
                     told.extend(self.relays.ask(
-                        &speaker,
+                        &sender,
                         tag,
                         wants,
                         &self.limits,
@@ -625,10 +657,10 @@ impl<R: CryptoRng> Server<R> {
                     round_trip_ms,
                     mailbox,
                 } => {
-                    let fires = self.meetings.meet(*slot, tag, round_trip_ms, now);
+                    let fires = self.meetings.meet(*client, tag, round_trip_ms, now);
                     self.counters.met += u64::from(fires.len() > 1);
                     if self.meetings.waits(&tag) {
-                        let readers = self.boxes.readers(slot, &mailbox, now);
+                        let readers = self.mailboxes.readers(client, &mailbox, now);
                         told.extend(
                             readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })),
                         );
@@ -636,12 +668,17 @@ impl<R: CryptoRng> Server<R> {
                     told.extend(fires);
                 }
                 Request::Put { tag, digest, blob } => {
-                    let before = told.len();
+                    let (sessions, limits) = (&mut self.sessions, &self.limits);
+                    let mut pacer = Pacer {
+                        sessions,
+                        limits,
+                        now,
+                    };
                     let is_kept = self
-                        .boxes
-                        .put(&speaker, tag, (digest, blob), &self.limits, &mut told, now)
+                        .mailboxes
+                        .put(&sender, tag, (digest, blob), &mut pacer, &mut told)
+                        .inspect(|is_new| self.counters.stored += u64::from(*is_new))
                         .is_some();
-                    self.counters.stored += u64::from(told.len() > before);
                     notices.push(if is_kept {
                         Notice::Stored { tag, digest }
                     } else {
@@ -649,9 +686,15 @@ impl<R: CryptoRng> Server<R> {
                     });
                 }
                 Request::Watch { tag, have } => {
+                    let (sessions, limits) = (&mut self.sessions, &self.limits);
+                    let mut pacer = Pacer {
+                        sessions,
+                        limits,
+                        now,
+                    };
                     let is_kept = self
-                        .boxes
-                        .watch(&speaker, tag, have, &self.limits, &mut told, now)
+                        .mailboxes
+                        .watch(&sender, tag, have, &mut pacer, &mut told)
                         .is_some();
                     notices.push(if is_kept {
                         Notice::Watching { tag }
@@ -659,14 +702,14 @@ impl<R: CryptoRng> Server<R> {
                         self.full(tag)
                     });
                 }
-                Request::Got { tag, digest } => self.boxes.got(slot, &tag, &digest),
+                Request::Got { tag, digest } => self.mailboxes.got(client, &tag, &digest),
             }
         }
         notices.extend(
-            told.extract_if(.., |(to, _)| to == slot)
+            told.extract_if(.., |(to, _)| to == client)
                 .map(|(_, notice)| notice),
         );
-        self.tell(seat, notices.iter(), now);
+        self.tell(session_ref, notices.iter(), now);
         self.tell_all(told, now);
     }
 
@@ -680,40 +723,73 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Sends to several clients, to each in as few datagrams as they fit.
-    fn tell_all(&mut self, mut notices: Told, now: Duration) {
-        notices.sort_by_key(|(slot, _)| *slot);
-        for of_one in notices.chunk_by(|(slot, _), (next, _)| slot == next) {
-            let Some(seat) = of_one
+    fn tell_all(&mut self, mut notices: Pushes, now: Duration) {
+        notices.sort_by_key(|(client, _)| *client);
+        for of_one in notices.chunk_by(|(client, _), (next, _)| client == next) {
+            let Some(session_ref) = of_one
                 .first()
-                .and_then(|(slot, _)| self.sessions.seat(slot))
+                .and_then(|(client, _)| self.sessions.find_client(client))
             else {
                 continue;
             };
-            self.tell(seat, of_one.iter().map(|(_, notice)| notice), now);
+            self.tell(session_ref, of_one.iter().map(|(_, notice)| notice), now);
         }
     }
 
     /// Sends to a client's proven address.
     fn tell<'a>(
         &mut self,
-        seat: Seat,
+        session_ref: SessionRef,
         notices: impl Iterator<Item = &'a Notice> + Clone,
         now: Duration,
     ) {
         let Some(session) = self
             .sessions
-            .get_mut(seat)
+            .get(session_ref)
             .filter(|session| !session.is_over(now))
         else {
             return;
         };
-        self.counters.pushed += notices
-            .clone()
-            .filter(|notice| matches!(notice, Notice::Record { .. }))
-            .count() as u64;
+        let (client, limits) = (session.client, &self.limits);
+        // Records have been given their time to leave; all else leaves now or not at all.
+        let others = notices.clone().filter(|notice| !notice.is_record());
+        let length: usize = others.clone().map(Notice::length).sum();
+        let may_answer = length == 0
+            || self.sessions.may_answer(
+                &client,
+                (SESSION_HEADER_LEN + length).max(96),
+                limits,
+                now,
+            );
+        if !may_answer {
+            self.counters.held_back += others.count() as u64;
+        }
+        let said = notices.filter(|notice| may_answer || notice.is_record());
+        self.counters.pushed += said.clone().filter(|notice| notice.is_record()).count() as u64;
+        let Some(session) = self.sessions.get_mut(session_ref) else {
+            return;
+        };
         session
-            .say(notices)
+            .say(said)
             .for_each(|datagram| self.transmits.push(datagram));
+    }
+}
+
+/// When records may leave: what mailboxes ask of the sessions.
+struct Pacer<'a> {
+    sessions: &'a mut Sessions,
+    limits: &'a Limits,
+    now: Duration,
+}
+
+impl Pacer<'_> {
+    fn depart(&mut self, client: &ClientId, length: usize) -> Departure {
+        self.sessions.depart(client, length, self.limits, self.now)
+    }
+
+    fn depart_as_reserved(&mut self, client: &ClientId, length: usize) -> bool {
+        self.sessions
+            .depart_as_reserved(client, length, self.limits, self.now)
     }
 }
 
@@ -746,7 +822,7 @@ fn accepted() -> Notice {
     }
 }
 
-/// What only somebody at `address` can have got in the current slot of time, or the one before it.
+/// What only somebody at `address` can have got in the current client of time, or the one before it.
 fn challenge(
     key: &crypto::Key,
     session: u64,

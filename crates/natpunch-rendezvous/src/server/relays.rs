@@ -9,11 +9,12 @@ use natpunch_types::{PeerKey, RelayUse};
 use rand_core::CryptoRng;
 
 use super::Limits;
-use super::door::SecretNumber;
-use super::session::{Slot, Speaker, Told};
-use super::shares::{Network, Shares};
+use super::responder::SecretNumber;
+use super::session::{ClientId, Pushes, Sender};
+use super::usage::Usage;
 use crate::crypto::{self, Key};
 use crate::frame::{Notice, RelayState};
+use crate::network::{Network, Site};
 use crate::relay::{Command, Event, Port};
 use crate::wire::Tag;
 
@@ -38,7 +39,7 @@ struct Pair {
 
 /// One of a pair.
 struct Side {
-    slot: Slot,
+    client: ClientId,
     address: SocketAddr,
     network: Network,
     secret: SecretNumber,
@@ -70,8 +71,9 @@ pub(super) struct Relays {
     /// of a port.
     used: BTreeSet<(PeerKey, usize)>,
     /// Wishes of each client, and of each network.
-    shares: Shares<PeerKey>,
-    networks: Shares<Network>,
+    clients: Usage<PeerKey>,
+    networks: Usage<Network>,
+    sites: Usage<Site>,
     due: BTreeSet<(Duration, Tag)>,
     commands: VecDeque<(usize, Command)>,
     sweep_after: Option<Tag>,
@@ -102,17 +104,17 @@ impl Relays {
     /// A client says what it wants for a pair.
     pub(super) fn ask(
         &mut self,
-        who: &Speaker,
+        who: &Sender,
         tag: Tag,
         wants: RelayUse,
         limits: &Limits,
         rng: &mut impl CryptoRng,
         now: Duration,
-    ) -> Told {
-        let slot = &who.slot;
-        let answer = |state| (*slot, Notice::RelayState { tag, wants, state });
+    ) -> Pushes {
+        let client = &who.client;
+        let answer = |state| (*client, Notice::RelayState { tag, wants, state });
         if wants == RelayUse::Off {
-            let mut told = self.withdraw(slot, &tag);
+            let mut told = self.withdraw(client, &tag);
             told.push(answer(RelayState::None));
             return told;
         }
@@ -128,13 +130,13 @@ impl Relays {
             if !self.allocate(&tag, rng, now) {
                 return vec![answer(RelayState::Refused)];
             }
-            told.extend(self.offers(&tag, Some(&slot.identity)));
+            told.extend(self.offers(&tag, Some(&client.identity)));
         }
         self.update_carry(&tag);
         told.extend(
             self.offers(&tag, None)
                 .into_iter()
-                .filter(|(to, _)| to.identity == slot.identity),
+                .filter(|(to, _)| to.identity == client.identity),
         );
         let lease = self.pairs.get(&tag).and_then(|pair| pair.lease.as_ref());
         told.push(answer(lease.map_or(RelayState::None, Lease::state)));
@@ -144,7 +146,7 @@ impl Relays {
     /// Keeps a wish; false if there is no room, or two others have this tag.
     fn note(
         &mut self,
-        who: &Speaker,
+        who: &Sender,
         tag: Tag,
         wants: RelayUse,
         limits: &Limits,
@@ -152,24 +154,27 @@ impl Relays {
         now: Duration,
     ) -> bool {
         let (
-            Speaker {
-                slot,
+            Sender {
+                client,
                 address,
                 secret,
+                ..
             },
             network,
         ) = (*who, who.network());
         let pair = self.pairs.get_mut(&tag);
         let known = pair.is_some();
         if let Some(pair) = pair {
-            if let Some((index, side)) = pair.side_mut(&slot.identity) {
+            if let Some((index, side)) = pair.side_mut(&client.identity) {
                 let moved = side.address != address;
                 // Counted where it is now, also where there is no room for new ones: what is there
                 // is never evicted.
                 self.networks.give_back(&side.network);
+                self.sites.give_back(&side.network.site());
                 self.networks.take(network);
-                (side.slot, side.address, side.network, side.secret) =
-                    (slot, address, network, secret);
+                self.sites.take(network.site());
+                (side.client, side.address, side.network, side.secret) =
+                    (client, address, network, secret);
                 (side.wants, side.expires) = (wants, now + LIFETIME);
                 if let Some(lease) = pair.lease.as_ref().filter(|_| moved) {
                     let allocation = lease.allocation | index as u64;
@@ -194,16 +199,17 @@ impl Relays {
             }
         }
         let pair = self.pairs.get(&tag);
+        let left = limits.relays.saturating_sub(self.pairs.len());
         if pair.is_some_and(|pair| pair.sides.iter().all(Option::is_some))
-            || !known && self.pairs.len() >= limits.relays
-            || self.shares.of(&slot.identity) >= limits.relays_per_client
+            || !known && !self.sites.leaves_room(&network.site(), left)
+            || self.clients.of(&client.identity) >= limits.relays_per_client
             || self.networks.of(&network) >= limits.relays_per_network
         {
             return false;
         }
         let (expires, key) = (now + LIFETIME, crypto::random_key(rng));
         let side = Side {
-            slot,
+            client,
             address,
             network,
             secret,
@@ -221,8 +227,9 @@ impl Relays {
         {
             *free = Some(side);
         }
-        self.shares.take(slot.identity);
+        self.clients.take(client.identity);
         self.networks.take(network);
+        self.sites.take(network.site());
         true
     }
 
@@ -235,7 +242,7 @@ impl Relays {
         let [Some(a), Some(b)] = &pair.sides else {
             return false;
         };
-        let uses = |who: &Side, port: usize| self.used.contains(&(who.slot.identity, port));
+        let uses = |who: &Side, port: usize| self.used.contains(&(who.client.identity, port));
         let free = self
             .load
             .iter()
@@ -260,7 +267,7 @@ impl Relays {
         let keys = [a, b].map(|side| side.key.clone());
         let registered = [a.address, b.address];
         self.used
-            .extend([(a.slot.identity, port), (b.slot.identity, port)]);
+            .extend([(a.client.identity, port), (b.client.identity, port)]);
         self.by_allocation.insert(allocation, *tag);
         self.load
             .iter_mut()
@@ -281,7 +288,7 @@ impl Relays {
     }
 
     /// The offers to both sides, but to one.
-    fn offers(&self, tag: &Tag, except: Option<&PeerKey>) -> Told {
+    fn offers(&self, tag: &Tag, except: Option<&PeerKey>) -> Pushes {
         let Some(pair) = self.pairs.get(tag) else {
             return Vec::new();
         };
@@ -297,11 +304,11 @@ impl Relays {
             .enumerate()
             .filter_map(|(index, side)| Some((index as u64, side.as_ref()?)));
         sides
-            .filter(|(_, side)| except.is_none_or(|except| side.slot.identity != *except))
+            .filter(|(_, side)| except.is_none_or(|except| side.client.identity != *except))
             .map(|(index, side)| {
                 let (allocation, key) = (lease.allocation | index, side.key.clone());
                 (
-                    side.slot,
+                    side.client,
                     Notice::RelayOffer {
                         tag: *tag,
                         port,
@@ -336,7 +343,7 @@ impl Relays {
     }
 
     /// A port has something to tell; what the two are to know.
-    pub(super) fn handle_event(&mut self, event: Event) -> Told {
+    pub(super) fn handle_event(&mut self, event: Event) -> Pushes {
         let (Event::Bound(allocation) | Event::Over(allocation)) = event;
         let Some(tag) = self.by_allocation.get(&allocation).copied() else {
             return Vec::new();
@@ -360,14 +367,14 @@ impl Relays {
         }
     }
 
-    fn tell_state(&self, tag: &Tag) -> Told {
+    fn tell_state(&self, tag: &Tag) -> Pushes {
         let Some(pair) = self.pairs.get(tag) else {
             return Vec::new();
         };
         let state = pair.lease.as_ref().map_or(RelayState::None, Lease::state);
         let notice = |side: &Side| {
             (
-                side.slot,
+                side.client,
                 Notice::RelayState {
                     tag: *tag,
                     wants: side.wants,
@@ -380,13 +387,13 @@ impl Relays {
 
     /// Takes back what a client wished over this family; what the other one is to know. If it uses
     /// both, what it has wished over the other one since stays.
-    fn withdraw(&mut self, who: &Slot, tag: &Tag) -> Told {
+    fn withdraw(&mut self, who: &ClientId, tag: &Tag) -> Pushes {
         let Some(pair) = self.pairs.get_mut(tag) else {
             return Vec::new();
         };
         let side = pair
             .side_mut(&who.identity)
-            .filter(|(_, side)| side.slot == *who);
+            .filter(|(_, side)| side.client == *who);
         let Some((index, _)) = side else {
             return Vec::new();
         };
@@ -411,7 +418,7 @@ impl Relays {
             return;
         };
         for side in pair.sides.iter().flatten() {
-            self.used.remove(&(side.slot.identity, lease.port));
+            self.used.remove(&(side.client.identity, lease.port));
         }
         self.by_allocation.remove(&lease.allocation);
         self.load
@@ -443,7 +450,7 @@ impl Relays {
     }
 
     /// Offers that are to be repeated.
-    pub(super) fn due(&mut self, now: Duration) -> Told {
+    pub(super) fn due(&mut self, now: Duration) -> Pushes {
         let mut told = Vec::new();
         while let Some((_, tag)) = self.due.first().filter(|(due, _)| *due <= now).copied() {
             self.due.pop_first();
@@ -491,14 +498,14 @@ impl Relays {
     /// Ends what those have who may not be here any more. The others notice that their ports are
     /// silent.
     pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey, SecretNumber) -> bool) {
-        let may_stay = |side: &Side| may_stay(&side.slot.identity, side.secret);
+        let may_stay = |side: &Side| may_stay(&side.client.identity, side.secret);
         let sides = self
             .pairs
             .iter()
             .flat_map(|(tag, pair)| pair.sides.iter().flatten().map(|side| (side, *tag)));
-        let gone: Vec<(Slot, Tag)> = sides
+        let gone: Vec<(ClientId, Tag)> = sides
             .filter(|(side, _)| !may_stay(side))
-            .map(|(side, tag)| (side.slot, tag))
+            .map(|(side, tag)| (side.client, tag))
             .collect();
         for (who, tag) in gone {
             self.withdraw(&who, &tag);
@@ -506,8 +513,9 @@ impl Relays {
     }
 
     fn give_back(&mut self, side: &Side) {
-        self.shares.give_back(&side.slot.identity);
+        self.clients.give_back(&side.client.identity);
         self.networks.give_back(&side.network);
+        self.sites.give_back(&side.network.site());
     }
 }
 
@@ -516,7 +524,7 @@ impl Pair {
         let sides = self.sides.iter_mut().enumerate();
         sides
             .filter_map(|(index, side)| Some((index, side.as_mut()?)))
-            .find(|(_, side)| side.slot.identity == *who)
+            .find(|(_, side)| side.client.identity == *who)
     }
 
     /// Both sides want it.
@@ -553,14 +561,15 @@ mod tests {
             ..Limits::default()
         };
         let mut ask = |n: u8, address: &str| {
-            let slot = Slot {
+            let client = ClientId {
                 identity: PeerKey::from_bytes([n; 32]),
                 v6: false,
             };
-            let who = Speaker {
-                slot,
+            let who = Sender {
+                client,
                 address: address.parse().unwrap(),
                 secret: 1,
+                ticket: 1,
             };
             let told = relays.ask(
                 &who,

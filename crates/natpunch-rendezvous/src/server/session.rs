@@ -9,37 +9,44 @@ use std::time::Duration;
 use natpunch_types::PeerKey;
 use slab::Slab;
 
-use super::door::{SecretNumber, Ticket};
+use super::egress::{Departure, Egress, Pace, cost};
+use super::responder::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
-use super::shares::{Network, Shares};
-use super::{Limits, SESSION_IDLE, Via};
+use super::usage::Usage;
+use super::{Limits, PING_INTERVAL, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
+use crate::network::{Network, Site};
 use crate::window::Window;
 use crate::wire::{Kind, SESSION_HEADER_LEN};
 
+/// A client that is there is heard once in a ping interval, also where some pings are lost. Nothing
+/// goes to one that was not heard for longer.
+const HEARD_WITHIN: Duration = PING_INTERVAL.saturating_add(Duration::from_secs(10));
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
 /// Whose session, and of which family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Slot {
+pub(super) struct ClientId {
     pub(super) identity: PeerKey,
     pub(super) v6: bool,
 }
 
-/// Who says something: whose session, where it has proven to be, and by which secret it came in.
+/// Who says something: whose session, where it has proven to be, and by which ticket and secret it
+/// came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Speaker {
-    pub(super) slot: Slot,
+pub(super) struct Sender {
+    pub(super) client: ClientId,
     pub(super) address: SocketAddr,
     pub(super) secret: SecretNumber,
+    pub(super) ticket: u64,
 }
 
 /// Who is told what.
-pub(super) type Told = Vec<(Slot, Notice)>;
+pub(super) type Pushes = Vec<(ClientId, Notice)>;
 
-impl Speaker {
+impl Sender {
     pub(super) fn network(&self) -> Network {
         Network::of(self.address.ip())
     }
@@ -50,7 +57,7 @@ impl Speaker {
 const PREVIOUS_LIFETIME: Duration = Duration::from_secs(15);
 
 /// What opens the messages of a client, each once.
-pub(super) struct Track {
+pub(super) struct Inbound {
     id: u64,
     pub(super) from_client: Key,
     pub(super) window: Window,
@@ -58,10 +65,10 @@ pub(super) struct Track {
 
 /// A registered client.
 pub(super) struct Session {
-    pub(super) slot: Slot,
-    track: Track,
+    pub(super) client: ClientId,
+    inbound: Inbound,
     /// That of the session that this one took over, and until when it is good.
-    previous: Option<Box<(Track, Duration)>>,
+    previous: Option<Box<(Inbound, Duration)>>,
     /// The number of the ticket that it began with; only a later one replaces it.
     pub(super) ticket: u64,
     pub(super) secret: SecretNumber,
@@ -70,14 +77,17 @@ pub(super) struct Session {
     pub(super) address: SocketAddr,
     pub(super) via: Via,
     next_counter: u64,
-    pub(super) heard: Duration,
+    heard: Duration,
+    pub(super) egress: Egress,
+    /// One more than the counter of the last message that a path challenge answered.
+    challenged: u64,
     /// Messages in the current second.
     meter: (u64, u32),
 }
 
 impl Session {
     pub(super) fn new(
-        slot: Slot,
+        client: ClientId,
         ticket: Ticket,
         via: Via,
         address: SocketAddr,
@@ -86,8 +96,8 @@ impl Session {
         let mut window = Window::default();
         window.mark(0); // the confirm
         Self {
-            slot,
-            track: Track {
+            client,
+            inbound: Inbound {
                 id: ticket.session,
                 from_client: ticket.from_client,
                 window,
@@ -100,46 +110,75 @@ impl Session {
             via,
             next_counter: 1, // 0 sealed the ticket
             heard: now,
+            egress: Egress::default(),
+            challenged: 0,
             meter: (0, 0),
         }
     }
 
     /// Whose session this is, and where it is.
-    pub(super) fn speaker(&self) -> Speaker {
-        Speaker {
-            slot: self.slot,
+    pub(super) fn sender(&self) -> Sender {
+        Sender {
+            client: self.client,
             address: self.address,
             secret: self.secret,
+            ticket: self.ticket,
         }
+    }
+
+    /// Whether a message from elsewhere is worth a path challenge: each is once, so that copies get
+    /// nothing.
+    pub(super) fn may_challenge(&mut self, counter: u64) -> bool {
+        let is_new = counter >= self.challenged;
+        self.challenged = self.challenged.max(counter.saturating_add(1));
+        is_new
+    }
+
+    /// It was heard from where it has proven to be.
+    pub(super) fn hear(&mut self, now: Duration) {
+        self.heard = now;
+        self.egress.heard();
+    }
+
+    /// Whether anything may go to its address.
+    fn is_there(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard) < HEARD_WITHIN
     }
 
     /// The numbers under which its messages come.
     fn ids(&self) -> impl Iterator<Item = u64> + use<> {
-        iter::once(self.track.id).chain(self.previous.as_ref().map(|previous| previous.0.id))
+        iter::once(self.inbound.id).chain(self.previous.as_ref().map(|previous| previous.0.id))
     }
 
     /// What opens messages under this number.
-    pub(super) fn track(&self, id: u64) -> Option<&Track> {
+    pub(super) fn inbound(&self, id: u64) -> Option<&Inbound> {
         let previous = self.previous.as_ref().map(|previous| &previous.0);
-        [Some(&self.track), previous]
+        [Some(&self.inbound), previous]
             .into_iter()
             .flatten()
-            .find(|track| track.id == id)
+            .find(|inbound| inbound.id == id)
     }
 
-    /// Marks an authentic message; whether it is the newest of the session. `None` if it was seen,
-    /// or its keys are not good any more.
-    pub(super) fn mark(&mut self, id: u64, counter: u64, now: Duration) -> Option<bool> {
-        let is_current = self.track.id == id;
-        let track = match &mut self.previous {
-            _ if is_current => &mut self.track,
-            Some(previous) if previous.0.id == id && now < previous.1 => &mut previous.0,
+    /// What is known of an authentic message that was not seen: whether it is the newest of the
+    /// session. `None` if it was seen, or its keys are not good any more.
+    pub(super) fn check(&self, id: u64, counter: u64, now: Duration) -> Option<bool> {
+        let is_current = self.inbound.id == id;
+        let inbound = match &self.previous {
+            _ if is_current => &self.inbound,
+            Some(previous) if previous.0.id == id && now < previous.1 => &previous.0,
             _ => return None,
         };
-        track.window.accepts(counter).then_some(())?;
-        let newest = is_current && track.window.is_newest(counter);
-        track.window.mark(counter);
-        Some(newest)
+        inbound.window.accepts(counter).then_some(())?;
+        Some(is_current && inbound.window.is_newest(counter))
+    }
+
+    /// Marks an authentic message that was [checked](Self::check): it is seen.
+    pub(super) fn mark(&mut self, id: u64, counter: u64) {
+        match &mut self.previous {
+            _ if self.inbound.id == id => self.inbound.window.mark(counter),
+            Some(previous) if previous.0.id == id => previous.0.window.mark(counter),
+            _ => {}
+        }
     }
 
     /// Counts a message; false if there were too many.
@@ -175,7 +214,7 @@ impl Session {
         pack(notices, SESSION_HEADER_LEN, 0).map(move |mut message| {
             let counter = self.next_counter;
             self.next_counter += 1;
-            kind.put_session_header(self.track.id, counter, &mut message);
+            kind.put_session_header(self.inbound.id, counter, &mut message);
             let key = self.from_server.clone();
             Unsealed {
                 via,
@@ -192,115 +231,199 @@ impl Session {
 
 /// Where a session is kept. Good until one is inserted or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seat(usize);
+pub(super) struct SessionRef(usize);
 
 /// All of them.
 #[derive(Default)]
 pub(super) struct Sessions {
-    seats: Slab<Box<Session>>,
-    by_slot: BTreeMap<Slot, Seat>,
-    by_id: BTreeMap<u64, Seat>,
-    by_network: Shares<Network>,
-    sweep_after: Option<Slot>,
+    sessions: Slab<Box<Session>>,
+    by_client: BTreeMap<ClientId, SessionRef>,
+    by_id: BTreeMap<u64, SessionRef>,
+    by_network: Usage<Network>,
+    by_site: Usage<Site>,
+    /// What goes to the clients of each site.
+    paces: BTreeMap<Site, Pace>,
+    sweep_after: Option<ClientId>,
 }
 
 impl Sessions {
     pub(super) fn len(&self) -> usize {
-        self.seats.len()
+        self.sessions.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.seats.is_empty()
+        self.sessions.is_empty()
     }
 
     /// Where the session of this number is.
-    pub(super) fn find(&self, id: u64) -> Option<Seat> {
+    pub(super) fn find(&self, id: u64) -> Option<SessionRef> {
         self.by_id.get(&id).copied()
     }
 
     /// Where the session of this client is.
-    pub(super) fn seat(&self, slot: &Slot) -> Option<Seat> {
-        self.by_slot.get(slot).copied()
+    pub(super) fn find_client(&self, client: &ClientId) -> Option<SessionRef> {
+        self.by_client.get(client).copied()
     }
 
-    pub(super) fn get(&self, seat: Seat) -> Option<&Session> {
-        self.seats.get(seat.0).map(|session| &**session)
+    pub(super) fn get(&self, session_ref: SessionRef) -> Option<&Session> {
+        self.sessions.get(session_ref.0).map(|session| &**session)
     }
 
-    pub(super) fn get_mut(&mut self, seat: Seat) -> Option<&mut Session> {
-        self.seats.get_mut(seat.0).map(|session| &mut **session)
+    pub(super) fn get_mut(&mut self, session_ref: SessionRef) -> Option<&mut Session> {
+        self.sessions
+            .get_mut(session_ref.0)
+            .map(|session| &mut **session)
     }
 
     /// Whether somebody is registered, over either family.
     pub(super) fn has(&self, identity: &PeerKey) -> bool {
         [false, true].iter().any(|v6| {
-            self.by_slot.contains_key(&Slot {
+            self.by_client.contains_key(&ClientId {
                 identity: *identity,
                 v6: *v6,
             })
         })
     }
 
-    /// Whether this slot may have its session there: a new one, or one that was elsewhere.
-    pub(super) fn has_room(&self, slot: &Slot, address: SocketAddr, limits: &Limits) -> bool {
+    /// Whether this client may have its session there: a new one, or one that was elsewhere.
+    pub(super) fn has_room(&self, client: &ClientId, address: SocketAddr, limits: &Limits) -> bool {
         let network = Network::of(address.ip());
-        let before = self.seat(slot).and_then(|seat| self.get(seat));
-        match before.map(|session| Network::of(session.address.ip())) {
-            Some(before) if before == network => return true,
-            Some(_) => {}
-            None if self.len() >= limits.sessions => return false,
-            None => {}
+        let before = self
+            .find_client(client)
+            .and_then(|session_ref| self.get(session_ref));
+        let before = before.map(|session| Network::of(session.address.ip()));
+        if before == Some(network) {
+            return true;
         }
-        self.by_network.of(&network) < limits.sessions_per_network
+        // One that moves within its site takes nothing of what is left for others.
+        let left = limits.sessions.saturating_sub(self.len());
+        let site = network.site();
+        let near = before.is_some_and(|before| before.site() == site);
+        (near || self.by_site.leaves_room(&site, left))
+            && self.by_network.of(&network) < limits.sessions_per_network
+    }
+
+    /// When a record of this length may leave for a client.
+    pub(super) fn depart(
+        &mut self,
+        client: &ClientId,
+        length: usize,
+        limits: &Limits,
+        now: Duration,
+    ) -> Departure {
+        let Some((session, pace)) = self.reachable(client, now) else {
+            return Departure::Refused;
+        };
+        let departure = session.egress.depart(length, limits, now);
+        let rate = limits.network_bytes_per_second;
+        match departure {
+            Departure::Now if !pace.take(cost(length), rate, now) => Departure::Refused,
+            departure => departure,
+        }
+    }
+
+    /// Whether a record may leave for a client at the time that it was given.
+    pub(super) fn depart_as_reserved(
+        &mut self,
+        client: &ClientId,
+        length: usize,
+        limits: &Limits,
+        now: Duration,
+    ) -> bool {
+        self.reachable(client, now).is_some_and(|(session, pace)| {
+            session.egress.depart_as_reserved(length, now)
+                && pace.take(cost(length), limits.network_bytes_per_second, now)
+        })
+    }
+
+    /// Whether a datagram that holds no record may leave for a client.
+    pub(super) fn may_answer(
+        &mut self,
+        client: &ClientId,
+        length: usize,
+        limits: &Limits,
+        now: Duration,
+    ) -> bool {
+        self.reachable(client, now).is_some_and(|(session, pace)| {
+            session.egress.answer(length, limits, now)
+                && pace.take(cost(length), limits.network_bytes_per_second, now)
+        })
+    }
+
+    /// A client that is where it has proven to be, and what goes to its site.
+    fn reachable(&mut self, client: &ClientId, now: Duration) -> Option<(&mut Session, &mut Pace)> {
+        let session_ref = self.by_client.get(client)?;
+        let session = self.sessions.get_mut(session_ref.0)?;
+        let site = Network::of(session.address.ip()).site();
+        session.is_there(now).then_some(())?;
+        Some((session, self.paces.entry(site).or_default()))
+    }
+
+    fn count(&mut self, address: SocketAddr) {
+        let network = Network::of(address.ip());
+        self.by_network.take(network);
+        self.by_site.take(network.site());
+    }
+
+    fn discount(&mut self, address: SocketAddr) {
+        let network = Network::of(address.ip());
+        self.by_network.give_back(&network);
+        self.by_site.give_back(&network.site());
+        if self.by_site.of(&network.site()) == 0 {
+            self.paces.remove(&network.site());
+        }
     }
 
     /// Adds a session: where it is. The client's earlier one, if it lives, goes over into it: true.
-    pub(super) fn insert(&mut self, mut session: Session, now: Duration) -> (Seat, bool) {
-        let slot = session.slot;
-        let before = self.take(&slot).filter(|before| !before.is_over(now));
+    pub(super) fn insert(&mut self, mut session: Session, now: Duration) -> (SessionRef, bool) {
+        let client = session.client;
+        let before = self.take(&client).filter(|before| !before.is_over(now));
         let continued = before.is_some();
-        session.previous = before.map(|before| Box::new((before.track, now + PREVIOUS_LIFETIME)));
-        let (ids, network) = (session.ids(), Network::of(session.address.ip()));
-        let seat = Seat(self.seats.insert(Box::new(session)));
-        self.by_id.extend(ids.map(|id| (id, seat)));
-        self.by_network.take(network);
-        self.by_slot.insert(slot, seat);
-        (seat, continued)
+        session.previous = before.map(|before| Box::new((before.inbound, now + PREVIOUS_LIFETIME)));
+        let (ids, address) = (session.ids(), session.address);
+        let session_ref = SessionRef(self.sessions.insert(Box::new(session)));
+        self.by_id.extend(ids.map(|id| (id, session_ref)));
+        self.count(address);
+        self.by_client.insert(client, session_ref);
+        (session_ref, continued)
     }
 
-    fn take(&mut self, slot: &Slot) -> Option<Session> {
-        let session = *self.seats.try_remove(self.by_slot.remove(slot)?.0)?;
+    fn take(&mut self, client: &ClientId) -> Option<Session> {
+        let session = *self.sessions.try_remove(self.by_client.remove(client)?.0)?;
         session.ids().for_each(|id| _ = self.by_id.remove(&id));
-        self.by_network
-            .give_back(&Network::of(session.address.ip()));
+        self.discount(session.address);
         Some(session)
     }
 
     /// Moves a session to an address that its client has proven; false if it is there.
     pub(super) fn relocate(
         &mut self,
-        seat: Seat,
+        session_ref: SessionRef,
         address: SocketAddr,
         via: Via,
         now: Duration,
     ) -> bool {
-        let Some(session) = self.seats.get_mut(seat.0) else {
+        let Some(session) = self.sessions.get_mut(session_ref.0) else {
             return false;
         };
-        session.heard = now;
+        session.hear(now);
         session.via = via;
+        // What it said from here before it had proven to be here was not done. It says that again;
+        // a copy of it is not done now.
+        session.inbound.window.close_gaps();
+        session.challenged = 0;
         let before = std::mem::replace(&mut session.address, address);
-        self.by_network.give_back(&Network::of(before.ip()));
-        self.by_network.take(Network::of(address.ip()));
+        self.count(address);
+        self.discount(before);
         before != address
     }
 
     /// Forgets all of which this is true.
     pub(super) fn remove_if(&mut self, is_over: impl Fn(&Session) -> bool) -> usize {
-        let over = self.seats.iter().filter(|(_, session)| is_over(session));
-        let over: Vec<Slot> = over.map(|(_, session)| session.slot).collect();
-        for slot in &over {
-            self.take(slot);
+        let over = self.sessions.iter().filter(|(_, session)| is_over(session));
+        let over: Vec<ClientId> = over.map(|(_, session)| session.client).collect();
+        for client in &over {
+            self.take(client);
         }
         over.len()
     }
@@ -308,30 +431,30 @@ impl Sessions {
     /// Forgets the silent ones among the next few; how many they were.
     pub(super) fn sweep(&mut self, now: Duration) -> u64 {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut seen: Vec<(Slot, bool)> = Vec::new();
-        for (slot, seat) in self
-            .by_slot
+        let mut seen: Vec<(ClientId, bool)> = Vec::new();
+        for (client, session_ref) in self
+            .by_client
             .range((from, Bound::Unbounded))
             .take(SWEEP_SIZE)
         {
-            let Some(session) = self.seats.get_mut(seat.0) else {
+            let Some(session) = self.sessions.get_mut(session_ref.0) else {
                 continue;
             };
-            seen.push((*slot, session.is_over(now)));
+            seen.push((*client, session.is_over(now)));
             if let Some(previous) = session.previous.take_if(|previous| now >= previous.1) {
                 self.by_id.remove(&previous.0.id);
             }
         }
         self.sweep_after = (seen.len() == SWEEP_SIZE)
-            .then(|| seen.last().map(|(slot, _)| *slot))
+            .then(|| seen.last().map(|(client, _)| *client))
             .flatten();
-        let over: Vec<Slot> = seen
+        let over: Vec<ClientId> = seen
             .into_iter()
             .filter(|(_, over)| *over)
-            .map(|(slot, _)| slot)
+            .map(|(client, _)| client)
             .collect();
-        for slot in &over {
-            self.take(slot);
+        for client in &over {
+            self.take(client);
         }
         over.len() as u64
     }

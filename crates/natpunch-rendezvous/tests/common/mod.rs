@@ -271,7 +271,7 @@ impl Net {
         match self.ports[socket - 2].handle_datagram(via, source, payload, self.now) {
             Verdict::Answer(answer) => self.send_to_client(socket, source, answer.to_vec()),
             Verdict::Forward { to, .. } => self.send_to_client(socket, to, payload.to_vec()),
-            Verdict::Drop => {}
+            Verdict::Queued | Verdict::Drop => {}
         }
     }
 

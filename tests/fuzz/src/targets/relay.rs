@@ -80,7 +80,7 @@ pub(super) fn port(data: &[u8]) {
             }
         };
         match port.handle_datagram(Via::default(), from, &datagram, now) {
-            Verdict::Drop => {}
+            Verdict::Drop | Verdict::Queued => {}
             Verdict::Answer(answer) => {
                 assert!(answer.len() <= datagram.len());
                 if let Some(given) = answer.get(20..36).and_then(|bytes| bytes.try_into().ok()) {

@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex};
 use natpunch_types::{SecretKey, lock};
 use tokio::signal::unix::Signal;
 
-use super::settings::{Compat, Settings};
-use super::status::Reloads;
-use super::worker::Shared;
-use super::{ServeError, admission_secrets, key, next_key};
 use crate::cli::args::ServeArgs;
 use crate::config::Watcher;
+use crate::server::settings::{Compat, Settings};
+use crate::server::status::Reloads;
+use crate::server::worker::Shared;
+use crate::server::{ServeError, admission_secrets, files, key, next_key};
 
 /// Reads the settings again.
-pub(super) struct Reloader {
+pub(in crate::server) struct Reloader {
     args: ServeArgs,
     current: Settings,
     /// The server's private keys, the current one first.
@@ -26,26 +26,28 @@ pub(super) struct Reloader {
     /// The one that it started with, which natpunch-go's clients know.
     first_key: Option<SecretKey>,
     outcome: Arc<Mutex<Reloads>>,
+    spare: files::Spare,
 }
 
 impl Reloader {
-    pub(super) fn new(args: ServeArgs, current: Settings, keys: Vec<SecretKey>) -> Self {
+    pub(in crate::server) fn new(args: ServeArgs, current: Settings, keys: Vec<SecretKey>) -> Self {
         Self {
             args,
             current,
             first_key: keys.first().cloned(),
             keys,
             outcome: Arc::default(),
+            spare: files::Spare::new(),
         }
     }
 
     /// What happened so far.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(in crate::server) fn outcome(&self) -> Outcome {
         Outcome(self.outcome.clone())
     }
 
     /// Reads them again at each change and each `hangup`, for ever.
-    pub(super) async fn run(mut self, shared: Arc<Shared>, mut hangup: Signal) {
+    pub(in crate::server) async fn run(mut self, shared: Arc<Shared>, mut hangup: Signal) {
         let mut watcher = Watcher::of_keys();
         watcher.watch_keys(&self.files());
         let mut has_looked = false;
@@ -54,7 +56,10 @@ impl Reloader {
                 () = watcher.changed() => {}
                 received = hangup.recv() => if received.is_none() { return },
             }
+            // Whoever is to be let out is let out, also when there are no open files left.
+            self.spare.let_go();
             let result = self.reload(&shared);
+            self.spare.keep();
             let mut outcome = lock(&self.outcome);
             match result {
                 // A watcher tells once of what it found first.
@@ -102,7 +107,7 @@ impl Reloader {
             .iter()
             .chain([&self.current.key_file])
             .chain(named)
-            .cloned()
+            .filter_map(|path| key::actual(path).ok())
             .collect()
     }
 
@@ -171,10 +176,10 @@ struct Taken {
 
 /// What came of reloads, for the status.
 #[derive(Clone)]
-pub(super) struct Outcome(Arc<Mutex<Reloads>>);
+pub(in crate::server) struct Outcome(Arc<Mutex<Reloads>>);
 
 impl Outcome {
-    pub(super) fn get(&self) -> Reloads {
+    pub(in crate::server) fn get(&self) -> Reloads {
         lock(&self.0).clone()
     }
 }

@@ -6,24 +6,25 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::beats;
-use super::http;
-use super::reload::Outcome;
-use super::status::{Status, resident_bytes};
-use super::worker::Shared;
 use crate::control::{Call, Reply, Request};
+use crate::server::heartbeats;
+use crate::server::http;
+use crate::server::reload::Outcome;
+use crate::server::status::{Relay, Status, resident_bytes};
+use crate::server::worker::Shared;
 
 /// Knows all that a status says.
-pub(super) struct Monitor {
-    pub(super) shared: Arc<Shared>,
-    pub(super) listen: Vec<SocketAddr>,
-    pub(super) alternate_port: Option<u16>,
-    pub(super) http: Option<Arc<http::App>>,
-    pub(super) reloads: Outcome,
+pub(in crate::server) struct Monitor {
+    pub(in crate::server) shared: Arc<Shared>,
+    pub(in crate::server) listen: Vec<SocketAddr>,
+    pub(in crate::server) alternate_port: Option<u16>,
+    pub(in crate::server) relay: Option<Relay>,
+    pub(in crate::server) http: Option<Arc<http::App>>,
+    pub(in crate::server) reloads: Outcome,
 }
 
 impl Monitor {
-    pub(super) fn status(&self) -> Status {
+    pub(in crate::server) fn status(&self) -> Status {
         let counts = [
             self.shared.counters.read(),
             self.shared.protocols.counters(),
@@ -39,6 +40,7 @@ impl Monitor {
             handshakes_waiting: self.shared.waiting.load(Ordering::Relaxed),
             resident_bytes: resident_bytes(),
             rendezvous: self.shared.protocols.usage(),
+            relay: self.relay.clone(),
             http: self.http.as_ref().map(|http| http.usage()),
             reloads: self.reloads.get(),
             events: counts.into_iter().map(Into::into).collect(),
@@ -46,12 +48,12 @@ impl Monitor {
     }
 
     /// The threads that are stuck.
-    pub(super) fn stuck(&self) -> Vec<String> {
-        self.shared.stuck(beats::DEADLINE)
+    pub(in crate::server) fn stuck(&self) -> Vec<String> {
+        self.shared.stuck(heartbeats::DEADLINE)
     }
 
     /// Answers what comes over the control socket.
-    pub(super) async fn answer(&self, mut calls: mpsc::Receiver<Call>) {
+    pub(in crate::server) async fn answer(&self, mut calls: mpsc::Receiver<Call>) {
         while let Some(call) = calls.recv().await {
             let reply = match call.request {
                 Request::Status => match serde_json::to_value(self.status()) {

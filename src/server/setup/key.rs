@@ -42,6 +42,15 @@ pub enum KeyFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It is a credential, and systemd gave this process none of that name.
+    #[error(
+        "credential:{name}: systemd gave this process no such credential\n  hint: add LoadCredential={name}:/path/of/the/file \
+         to the unit that runs the server"
+    )]
+    NoCredential {
+        /// What follows `credential:`.
+        name: String,
+    },
     /// It is not a regular file.
     #[error("{}: the key file is not a regular file\n  hint: --key-file names a file, not a directory", path.display())]
     NotAFile {
@@ -82,12 +91,37 @@ pub enum Problem {
     Key(KeyError),
 }
 
-/// Reads the key of `path`, or makes one there if the file does not exist.
+/// The name of a credential of systemd's, if a path means one: `credential:NAME`.
+fn credential(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix("credential:")
+}
+
+/// Where a key file really is: a credential is in the directory that systemd made for the service.
+///
+/// # Errors
+/// systemd gave this process no credentials, or the name is none.
+pub(in crate::server) fn actual(path: &Path) -> Result<PathBuf, KeyFileError> {
+    let Some(name) = credential(path) else {
+        return Ok(path.to_owned());
+    };
+    let error = || KeyFileError::NoCredential {
+        name: name.to_owned(),
+    };
+    let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| is_name);
+    Ok(PathBuf::from(directory.ok_or_else(error)?).join(name))
+}
+
+/// Reads the key of `path`, or makes one there if the file does not exist. A credential is never
+/// made.
 ///
 /// # Errors
 /// If the file can't be read or made, is readable by others, or holds no key. A file that exists is
 /// never changed.
 pub fn load_or_create(path: &Path) -> Result<SecretKey, KeyFileError> {
+    if credential(path).is_some() {
+        return load(path);
+    }
     match File::open(path) {
         Ok(file) => read(path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -105,14 +139,15 @@ pub fn load_or_create(path: &Path) -> Result<SecretKey, KeyFileError> {
 /// # Errors
 /// If the file can't be read, is readable by others, or holds no key.
 pub fn load(path: &Path) -> Result<SecretKey, KeyFileError> {
-    read(
-        path,
-        File::open(path).map_err(|source| io_error(path, "open", source))?,
-    )
+    let file = File::open(actual(path)?).map_err(|source| io_error(path, "open", source))?;
+    read(path, file)
 }
 
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> KeyFileError {
     let hint = match source.kind() {
+        _ if credential(path).is_some() => {
+            "LoadCredential=NAME:/path/of/the/file in the unit gives it to the server"
+        }
         io::ErrorKind::NotFound => {
             "make its directory first, writable by the user that runs the server"
         }
@@ -142,8 +177,15 @@ fn read(path: &Path, file: File) -> Result<SecretKey, KeyFileError> {
             path: path.to_owned(),
         });
     }
+    // systemd lets the service's user in by an access list, which shows as bits of the group; its
+    // directory is private.
+    let others = if credential(path).is_some() {
+        0o007
+    } else {
+        0o077
+    };
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & others != 0 {
         return Err(KeyFileError::Exposed {
             path: path.to_owned(),
             mode,

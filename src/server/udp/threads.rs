@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-use super::protocols::random;
-use super::relay::Relay;
-use super::worker::{Shared, Worker};
+use crate::server::protocols::random;
+use crate::server::relay::Relay;
+use crate::server::worker::{Shared, Worker};
 
 /// All threads of a server.
-pub(super) struct Crew {
+pub(in crate::server) struct Threads {
     threads: Vec<JoinHandle<()>>,
     /// Closed to stop them.
     stop: UnixStream,
@@ -23,49 +23,49 @@ pub(super) struct Crew {
 }
 
 /// Says that a thread is gone, whatever ended it.
-struct Farewell(mpsc::UnboundedSender<()>);
+struct ExitNotice(mpsc::UnboundedSender<()>);
 
-impl Drop for Farewell {
+impl Drop for ExitNotice {
     fn drop(&mut self) {
         let _ = self.0.send(());
     }
 }
 
-impl Crew {
+impl Threads {
     /// Starts a worker for each of these sets of sockets, and as many threads for the relay.
     ///
     /// # Errors
     /// If the system has no randomness, threads or files left.
-    pub(super) fn start(
+    pub(in crate::server) fn start(
         sockets: Vec<Vec<UdpSocket>>,
         relay: Option<Relay>,
         shared: &Arc<Shared>,
     ) -> io::Result<Self> {
-        let passers = match (relay, sockets.first()) {
-            (Some(relay), Some(first)) => relay.passers(sockets.len(), first, shared)?,
+        let forwarders = match (relay, sockets.first()) {
+            (Some(relay), Some(first)) => relay.forwarders(sockets.len(), first, shared)?,
             _ => Vec::new(),
         };
         let (stop, stopped) = UnixStream::pair()?;
-        let (farewell, lost) = mpsc::unbounded_channel();
+        let (exit_notice, lost) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
         let now = shared.start.elapsed();
         for (number, sockets) in sockets.into_iter().enumerate() {
             let (shared, rng) = (shared.clone(), random()?);
             let name = format!("worker-{number}");
-            let beat = shared.beats.expect(&name, now);
-            let (stopped, farewell) = (stopped.try_clone()?, Farewell(farewell.clone()));
+            let heartbeat = shared.heartbeats.expect(&name, now);
+            let (stopped, exit_notice) = (stopped.try_clone()?, ExitNotice(exit_notice.clone()));
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
-                let _farewell = farewell;
-                Worker::new(sockets, shared, beat, rng).run(&stopped);
+                let _farewell = exit_notice;
+                Worker::new(sockets, shared, heartbeat, rng).run(&stopped);
             })?);
         }
-        for (number, passer) in passers.into_iter().enumerate() {
-            let (stopped, farewell) = (stopped.try_clone()?, Farewell(farewell.clone()));
+        for (number, forwarder) in forwarders.into_iter().enumerate() {
+            let (stopped, exit_notice) = (stopped.try_clone()?, ExitNotice(exit_notice.clone()));
             let name = format!("relay-{number}");
-            let beat = shared.beats.expect(&name, now);
+            let heartbeat = shared.heartbeats.expect(&name, now);
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
-                let _farewell = farewell;
-                passer.run(&beat, &stopped);
+                let _farewell = exit_notice;
+                forwarder.run(&heartbeat, &stopped);
             })?);
         }
         Ok(Self {
@@ -76,12 +76,12 @@ impl Crew {
     }
 
     /// Whether a thread has ended by itself.
-    pub(super) fn has_lost(&self) -> bool {
+    pub(in crate::server) fn has_lost(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Waits until a thread has ended by itself, which may be for ever.
-    pub(super) async fn lost(&mut self) {
+    pub(in crate::server) async fn lost(&mut self) {
         if self.threads.is_empty() || self.lost.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
@@ -89,7 +89,7 @@ impl Crew {
 
     /// As if a thread had panicked.
     #[cfg(test)]
-    pub(super) fn lose(&mut self) {
+    pub(in crate::server) fn lose(&mut self) {
         let thread = std::thread::spawn(|| ());
         while !thread.is_finished() {
             std::thread::yield_now();
@@ -98,7 +98,7 @@ impl Crew {
     }
 
     /// Stops all and waits for them.
-    pub(super) fn stop(self) {
+    pub(in crate::server) fn stop(self) {
         drop(self.stop);
         for thread in self.threads {
             let _ = thread.join();

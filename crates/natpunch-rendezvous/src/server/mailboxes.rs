@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use natpunch_types::PeerKey;
 
-use super::Limits;
-use super::door::SecretNumber;
-use super::session::{Slot, Speaker, Told};
-use super::shares::{Network, Shares};
+use super::egress::Departure;
+use super::responder::SecretNumber;
+use super::session::{ClientId, Pushes, Sender};
+use super::usage::Usage;
+use super::{Limits, Pacer};
 use crate::frame::Notice;
+use crate::network::{Network, Site};
 use crate::wire::{Digest, Tag};
 
 /// How long a record or a wish is kept after its client last said it.
@@ -25,8 +27,10 @@ const RESEND: [Duration; 4] = [
     Duration::from_millis(1200),
     Duration::from_millis(2400),
 ];
-/// And after that, as long as its watcher is registered.
+/// And after that, as long as its watcher is registered; it is sent only while the watcher is heard.
 const RESEND_SLOWLY: Duration = Duration::from_secs(20);
+/// Bytes that a site may have of those that are nearly used up.
+const FEW_BYTES: usize = 16 << 10;
 /// Mailboxes looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
@@ -51,26 +55,30 @@ struct Owner {
     secret: SecretNumber,
 }
 
-impl From<&Speaker> for Owner {
-    fn from(speaker: &Speaker) -> Self {
+impl From<&Sender> for Owner {
+    fn from(sender: &Sender) -> Self {
         Self {
-            identity: speaker.slot.identity,
-            network: speaker.network(),
-            secret: speaker.secret,
+            identity: sender.client.identity,
+            network: sender.network(),
+            secret: sender.secret,
         }
     }
 }
 
 struct Watcher {
-    slot: Slot,
+    client: ClientId,
     network: Network,
     secret: SecretNumber,
+    /// With which ticket its session began. In a session it is told again by the schedule only.
+    ticket: u64,
     /// What it has.
     seen: Digest,
     expires: Duration,
     tries: usize,
-    /// Its turn among those that are told again.
+    /// Its turn among those that are told, or told again.
     due: Option<Turn>,
+    /// Its turn is the first, which it waits for: bytes for it are reserved.
+    is_reserved: bool,
 }
 
 /// When somebody is told again, and which one among those of the same moment.
@@ -79,12 +87,12 @@ type Turn = (Duration, u64);
 /// What is to be told again, and when.
 #[derive(Default)]
 struct Due {
-    turns: BTreeMap<Turn, (Tag, Slot)>,
+    turns: BTreeMap<Turn, (Tag, ClientId)>,
     given: u64,
 }
 
 impl Due {
-    fn insert(&mut self, at: Duration, tag: Tag, who: Slot) -> Turn {
+    fn insert(&mut self, at: Duration, tag: Tag, who: ClientId) -> Turn {
         self.given += 1;
         let turn = (at, self.given);
         self.turns.insert(turn, (tag, who));
@@ -99,58 +107,104 @@ impl Due {
 }
 
 impl Mailbox {
-    /// What those who have not yet got the record are to be told now: all, or one.
+    /// What those who have not yet got the record are to be told now: all, or one. The others get
+    /// their turn.
     fn tell(
         &mut self,
         tag: &Tag,
-        only: Option<&Slot>,
+        only: Option<&ClientId>,
         due: &mut Due,
-        told: &mut Told,
-        now: Duration,
+        told: &mut Pushes,
+        pacer: &mut Pacer<'_>,
     ) {
+        let now = pacer.now;
         let Some(record) = self.record.as_ref().filter(|record| now < record.expires) else {
             return;
         };
         for watcher in &mut self.watchers {
-            let concerned = only.is_none_or(|only| watcher.slot == *only);
-            if !concerned || watcher.seen == record.digest || now >= watcher.expires {
+            let concerned = only.is_none_or(|only| watcher.client == *only);
+            if !concerned || now >= watcher.expires {
+                continue;
+            }
+            if watcher.seen == record.digest {
+                due.remove(watcher.due.take());
+                continue;
+            }
+            watcher.tries = 0;
+            // What waits for its first turn has paid for it, whatever the record is by then.
+            if watcher.is_reserved && watcher.due.is_some() {
                 continue;
             }
             due.remove(watcher.due.take());
-            watcher.tries = 0;
-            watcher.due = Some(due.insert(
-                now + RESEND.first().copied().unwrap_or_default(),
-                *tag,
-                watcher.slot,
-            ));
-            told.push((
-                watcher.slot,
-                Notice::Record {
-                    tag: *tag,
-                    blob: record.blob.to_vec(),
-                },
-            ));
+            watcher.tell(tag, record, due, told, pacer);
         }
     }
 }
 
-/// How many records and wishes are kept of each client, and of each network.
+impl Watcher {
+    /// Tells it now, or gives it its turn.
+    fn tell(
+        &mut self,
+        tag: &Tag,
+        record: &Record,
+        due: &mut Due,
+        told: &mut Pushes,
+        pacer: &mut Pacer<'_>,
+    ) {
+        let length = record.blob.len();
+        let departure = if std::mem::take(&mut self.is_reserved) {
+            match pacer.depart_as_reserved(&self.client, length) {
+                true => Departure::Now,
+                false => Departure::Refused,
+            }
+        } else {
+            pacer.depart(&self.client, length)
+        };
+        let at = match departure {
+            Departure::Now => {
+                told.push((self.client, record.notice(tag)));
+                let wait = RESEND.get(self.tries).copied();
+                pacer.now + wait.unwrap_or(RESEND_SLOWLY)
+            }
+            Departure::At(at) => {
+                self.is_reserved = true;
+                at
+            }
+            Departure::Refused => pacer.now + RESEND_SLOWLY,
+        };
+        self.due = Some(due.insert(at, *tag, self.client));
+    }
+}
+
+impl Record {
+    fn notice(&self, tag: &Tag) -> Notice {
+        Notice::Record {
+            tag: *tag,
+            blob: self.blob.to_vec(),
+        }
+    }
+}
+
+/// How many records and wishes are kept of each client, network and site, and how many bytes of
+/// each site.
 #[derive(Default)]
-struct Kept {
-    clients: Shares<PeerKey>,
-    networks: Shares<Network>,
+struct MailboxUsage {
+    clients: Usage<PeerKey>,
+    networks: Usage<Network>,
+    sites: Usage<Site>,
+    bytes: Usage<Site>,
 }
 
 #[derive(Default)]
-pub(super) struct Boxes {
+pub(super) struct Mailboxes {
     by_tag: BTreeMap<Tag, Mailbox>,
-    kept: Kept,
+    usage: MailboxUsage,
     bytes: usize,
     due: Due,
     sweep_after: Option<Tag>,
 }
 
-impl Boxes {
+impl Mailboxes {
     pub(super) fn len(&self) -> usize {
         self.by_tag.len()
     }
@@ -159,18 +213,20 @@ impl Boxes {
         self.by_tag.is_empty()
     }
 
-    /// Keeps a record in place of an earlier one, and says who is to be told what now. `None`:
-    /// there is no room. The digest is its owner's word, which only its own readers depend on.
+    /// Keeps a record in place of an earlier one, and says who is to be told what now: whether it
+    /// is news to somebody. `None`: there is no room. The digest is its owner's word, which only
+    /// its own readers depend on.
     pub(super) fn put(
         &mut self,
-        from: &Speaker,
+        from: &Sender,
         tag: Tag,
         (digest, blob): (Digest, Vec<u8>),
-        limits: &Limits,
-        told: &mut Told,
-        now: Duration,
-    ) -> Option<()> {
-        let has_room = self.by_tag.len() < limits.mailboxes;
+        pacer: &mut Pacer<'_>,
+        told: &mut Pushes,
+    ) -> Option<bool> {
+        let (limits, now) = (pacer.limits, pacer.now);
+        let owner = Owner::from(from);
+        let has_room = self.has_room_for_mailbox(&owner, limits);
         let entry = self.by_tag.entry(tag);
         let before = match &entry {
             Entry::Occupied(mailbox) => mailbox.get().record.as_ref(),
@@ -180,9 +236,21 @@ impl Boxes {
         let bytes =
             (self.bytes - before.map_or(0, |record| record.blob.len())).saturating_add(blob.len());
         (bytes <= limits.bytes).then_some(())?;
-        let owner = Owner::from(from);
-        self.kept
-            .replace(before.map(|record| record.owner), owner, limits)?;
+        // A record that gets no longer takes nothing of what is left for other sites.
+        let site = owner.network.site();
+        let own = before.filter(|record| record.owner.network.site() == site);
+        let own = own.map_or(0, |record| record.blob.len());
+        let site_bytes = (self.usage.bytes.of(&site) - own).saturating_add(blob.len());
+        let left = limits.bytes - bytes;
+        (blob.len() <= own || site_bytes <= left.max(FEW_BYTES)).then_some(())?;
+        let before = before.map(|record| (record.owner, record.blob.len()));
+        self.usage
+            .replace(before.map(|(owner, _)| owner), owner, limits)?;
+        if let Some((before, length)) = before {
+            let site = before.network.site();
+            self.usage.bytes.give_back_many(&site, length);
+        }
+        self.usage.bytes.take_many(site, blob.len());
         self.bytes = bytes;
         let mailbox = entry.or_default();
         mailbox.record = Some(Record {
@@ -191,71 +259,90 @@ impl Boxes {
             owner,
             expires: now + LIFETIME,
         });
-        mailbox.tell(&tag, None, &mut self.due, told, now);
-        Some(())
+        mailbox.tell(&tag, None, &mut self.due, told, pacer);
+        let is_news = |watcher: &Watcher| watcher.due.is_some();
+        Some(mailbox.watchers.iter().any(is_news))
+    }
+
+    /// Whether there may be one more mailbox, for this owner's first record or wish.
+    fn has_room_for_mailbox(&self, owner: &Owner, limits: &Limits) -> bool {
+        let left = limits.mailboxes.saturating_sub(self.by_tag.len());
+        self.usage.sites.leaves_room(&owner.network.site(), left)
     }
 
     /// Tells a client of a mailbox from now on, and says what it is to be told now. `None`: there
     /// is no room.
     pub(super) fn watch(
         &mut self,
-        who: &Speaker,
+        who: &Sender,
         tag: Tag,
         have: Digest,
-        limits: &Limits,
-        told: &mut Told,
-        now: Duration,
+        pacer: &mut Pacer<'_>,
+        told: &mut Pushes,
     ) -> Option<()> {
-        let has_room = self.by_tag.len() < limits.mailboxes;
+        let (limits, now) = (pacer.limits, pacer.now);
+        let owner = Owner::from(who);
+        let has_room = self.has_room_for_mailbox(&owner, limits);
         let entry = self.by_tag.entry(tag);
         let watchers = match &entry {
             Entry::Occupied(mailbox) => mailbox.get().watchers.as_slice(),
             Entry::Vacant(_) if has_room => &[],
             Entry::Vacant(_) => return None,
         };
-        let known = watchers.iter().position(|watcher| watcher.slot == who.slot);
+        let known = watchers
+            .iter()
+            .position(|watcher| watcher.client == who.client);
         let before = known
             .and_then(|known| watchers.get(known))
             .map(Watcher::owner);
         (before.is_some() || watchers.len() < MAX_WATCHERS).then_some(())?;
-        let owner = Owner::from(who);
-        self.kept.replace(before, owner, limits)?;
+        self.usage.replace(before, owner, limits)?;
         let (network, secret, expires) = (owner.network, owner.secret, now + LIFETIME);
         let mailbox = entry.or_default();
         match known.and_then(|known| mailbox.watchers.get_mut(known)) {
             Some(watcher) => {
+                let same_session = watcher.ticket == who.ticket;
                 (
                     watcher.seen,
                     watcher.expires,
                     watcher.network,
                     watcher.secret,
-                ) = (have, expires, network, secret);
+                    watcher.ticket,
+                ) = (have, expires, network, secret, who.ticket);
+                // It was told in this session and has not said that it got it: the schedule tells
+                // it again, however often it asks.
+                let record = mailbox.record.as_ref();
+                let has_it = record.is_some_and(|record| record.digest == have);
+                if same_session && watcher.due.is_some() && !has_it {
+                    return Some(());
+                }
             }
             None => {
                 mailbox.watchers.reserve_exact(1);
-                let (tries, due) = (0, None);
                 mailbox.watchers.push(Watcher {
-                    slot: who.slot,
+                    client: who.client,
                     network,
                     secret,
+                    ticket: who.ticket,
                     seen: have,
                     expires,
-                    tries,
-                    due,
+                    tries: 0,
+                    due: None,
+                    is_reserved: false,
                 });
             }
         }
-        mailbox.tell(&tag, Some(&who.slot), &mut self.due, told, now);
+        mailbox.tell(&tag, Some(&who.client), &mut self.due, told, pacer);
         Some(())
     }
 
     /// Who else watches a mailbox in which this client's record is.
     pub(super) fn readers(
         &self,
-        owner: &Slot,
+        owner: &ClientId,
         tag: &Tag,
         now: Duration,
-    ) -> impl Iterator<Item = Slot> {
+    ) -> impl Iterator<Item = ClientId> {
         let is_owners =
             |record: &Record| record.owner.identity == owner.identity && now < record.expires;
         let mailbox = self
@@ -264,13 +351,13 @@ impl Boxes {
             .filter(|mailbox| mailbox.record.as_ref().is_some_and(is_owners));
         let watchers = mailbox.into_iter().flat_map(|mailbox| &mailbox.watchers);
         let others = watchers.filter(move |watcher| {
-            watcher.slot.identity != owner.identity && now < watcher.expires
+            watcher.client.identity != owner.identity && now < watcher.expires
         });
-        others.map(|watcher| watcher.slot)
+        others.map(|watcher| watcher.client)
     }
 
     /// A client has what it was told.
-    pub(super) fn got(&mut self, who: &Slot, tag: &Tag, digest: &Digest) {
+    pub(super) fn got(&mut self, who: &ClientId, tag: &Tag, digest: &Digest) {
         let Some(mailbox) = self.by_tag.get_mut(tag) else {
             return;
         };
@@ -281,7 +368,7 @@ impl Boxes {
         let Some(watcher) = mailbox
             .watchers
             .iter_mut()
-            .find(|watcher| watcher.slot == *who)
+            .find(|watcher| watcher.client == *who)
         else {
             return;
         };
@@ -293,8 +380,9 @@ impl Boxes {
         self.due.turns.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// What is to be told again.
-    pub(super) fn due(&mut self, now: Duration) -> Told {
+    /// What is to be told whose turn has come.
+    pub(super) fn due(&mut self, pacer: &mut Pacer<'_>) -> Pushes {
+        let now = pacer.now;
         let mut told = Vec::new();
         while let Some(turn) = self
             .due
@@ -302,30 +390,22 @@ impl Boxes {
             .first_entry()
             .filter(|turn| turn.key().0 <= now)
         {
-            let (tag, slot) = turn.remove();
+            let (tag, client) = turn.remove();
             let Some(Mailbox { record, watchers }) = self.by_tag.get_mut(&tag) else {
                 continue;
             };
-            let Some(watcher) = watchers.iter_mut().find(|watcher| watcher.slot == slot) else {
+            let Some(watcher) = watchers.iter_mut().find(|watcher| watcher.client == client) else {
                 continue;
             };
             watcher.due = None;
             let Some(record) = record.as_ref().filter(|record| now < record.expires) else {
                 continue;
             };
-            watcher.tries += 1;
             if now >= watcher.expires {
                 continue;
             }
-            let wait = RESEND.get(watcher.tries).copied().unwrap_or(RESEND_SLOWLY);
-            watcher.due = Some(self.due.insert(now + wait, tag, slot));
-            told.push((
-                slot,
-                Notice::Record {
-                    tag,
-                    blob: record.blob.to_vec(),
-                },
-            ));
+            watcher.tries += usize::from(!watcher.is_reserved);
+            watcher.tell(&tag, record, &mut self.due, &mut told, pacer);
         }
         told
     }
@@ -349,6 +429,8 @@ impl Boxes {
             let mut over = Vec::new();
             if let Some(record) = mailbox.record.take_if(|record| now >= record.expires) {
                 self.bytes -= record.blob.len();
+                let site = record.owner.network.site();
+                self.usage.bytes.give_back_many(&site, record.blob.len());
                 over.push(record.owner);
             }
             for watcher in mailbox
@@ -361,7 +443,7 @@ impl Boxes {
             if mailbox.record.is_none() && mailbox.watchers.is_empty() {
                 self.by_tag.remove(&tag);
             }
-            over.iter().for_each(|owner| self.kept.give_back(owner));
+            over.iter().for_each(|owner| self.usage.give_back(owner));
         }
     }
 
@@ -372,6 +454,8 @@ impl Boxes {
         self.by_tag.retain(|_, mailbox| {
             if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
                 self.bytes -= record.blob.len();
+                let site = record.owner.network.site();
+                self.usage.bytes.give_back_many(&site, record.blob.len());
                 over.push(record.owner);
             }
             for watcher in mailbox
@@ -383,11 +467,11 @@ impl Boxes {
             }
             mailbox.record.is_some() || !mailbox.watchers.is_empty()
         });
-        over.iter().for_each(|owner| self.kept.give_back(owner));
+        over.iter().for_each(|owner| self.usage.give_back(owner));
     }
 }
 
-impl Kept {
+impl MailboxUsage {
     /// Counts one for its owner, in place of what was there before. `None`, and nothing changes: it
     /// does not fit in the shares of the client and its network.
     fn replace(&mut self, before: Option<Owner>, owner: Owner, limits: &Limits) -> Option<()> {
@@ -400,6 +484,7 @@ impl Kept {
             before.iter().for_each(|before| self.give_back(before));
             self.clients.take(owner.identity);
             self.networks.take(owner.network);
+            self.sites.take(owner.network.site());
         }
         Some(())
     }
@@ -407,13 +492,14 @@ impl Kept {
     fn give_back(&mut self, owner: &Owner) {
         self.clients.give_back(&owner.identity);
         self.networks.give_back(&owner.network);
+        self.sites.give_back(&owner.network.site());
     }
 }
 
 impl Watcher {
     fn owner(&self) -> Owner {
         Owner {
-            identity: self.slot.identity,
+            identity: self.client.identity,
             network: self.network,
             secret: self.secret,
         }

@@ -13,17 +13,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, Stopwatch};
-use natpunch_rendezvous::server::{Knock, Opened, Unsealed, Via};
+use natpunch_rendezvous::server::{Incoming, Opened, Unsealed, Via};
 use natpunch_rendezvous::wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_chacha::ChaCha20Rng;
 
-use super::Backoff;
-use super::beats::{BEAT, Beat, Beats};
-use super::counters::Counters;
-use super::handshakes::HandshakeQueue;
-use super::protocols::{Answer, Class, Protocols};
-use super::sockets::{Place, Sockets};
+use crate::server::Backoff;
+use crate::server::counters::Counters;
+use crate::server::handshakes::HandshakeQueue;
+use crate::server::heartbeats::{BEAT, Heartbeat, Heartbeats};
+use crate::server::protocols::{Answer, Class, Protocols};
+use crate::server::sockets::{ReplySockets, Sockets};
 
 /// Longer datagrams than any that is understood, so that a cut-off one never looks whole.
 const LONGEST: usize = 2_048;
@@ -31,46 +31,50 @@ const LONGEST: usize = 2_048;
 const HANDSHAKES_PER_TURN: usize = 4;
 
 /// What all workers share.
-pub(super) struct Shared {
-    pub(super) protocols: Protocols,
+pub(in crate::server) struct Shared {
+    pub(in crate::server) protocols: Protocols,
     /// Where an answer to what came to a socket may leave.
-    pub(super) places: Vec<Place>,
-    pub(super) counters: Arc<Counters>,
+    pub(in crate::server) reply_sockets: Vec<ReplySockets>,
+    pub(in crate::server) counters: Arc<Counters>,
     /// The origin of time.
-    pub(super) start: Stopwatch,
+    pub(in crate::server) start: Stopwatch,
     /// Signs of life of the workers and of the relay's threads.
-    pub(super) beats: Beats,
+    pub(in crate::server) heartbeats: Heartbeats,
     /// How many workers there are.
-    pub(super) workers: usize,
+    pub(in crate::server) workers: usize,
     /// Handshakes that wait for their turn, of all workers.
-    pub(super) waiting: AtomicUsize,
+    pub(in crate::server) waiting: AtomicUsize,
 }
 
 impl Shared {
     /// What the workers of these sockets share; time begins now.
-    pub(super) fn new(protocols: Protocols, sockets: &Sockets, counters: Arc<Counters>) -> Self {
+    pub(in crate::server) fn new(
+        protocols: Protocols,
+        sockets: &Sockets,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             protocols,
-            places: Place::all(&sockets.addresses, sockets.alternate_port),
+            reply_sockets: ReplySockets::all(&sockets.addresses, sockets.alternate_port),
             counters,
             start: Stopwatch::start(),
-            beats: Beats::default(),
+            heartbeats: Heartbeats::default(),
             workers: sockets.of_workers.len(),
             waiting: AtomicUsize::new(0),
         }
     }
 
     /// The threads that have shown no sign of life within this time.
-    pub(super) fn stuck(&self, within: Duration) -> Vec<String> {
-        self.beats.missed(within, self.start.elapsed())
+    pub(in crate::server) fn stuck(&self, within: Duration) -> Vec<String> {
+        self.heartbeats.missed(within, self.start.elapsed())
     }
 }
 
 /// Serves its sockets until the other end of `stop` is closed.
-pub(super) struct Worker {
+pub(in crate::server) struct Worker {
     sockets: Vec<UdpSocket>,
     shared: Arc<Shared>,
-    beat: Arc<Beat>,
+    heartbeat: Arc<Heartbeat>,
     rng: ChaCha20Rng,
     handshakes: HandshakeQueue,
     /// What is to be sent, by socket.
@@ -81,10 +85,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(
+    pub(in crate::server) fn new(
         sockets: Vec<UdpSocket>,
         shared: Arc<Shared>,
-        beat: Arc<Beat>,
+        heartbeat: Arc<Heartbeat>,
         rng: ChaCha20Rng,
     ) -> Self {
         let outgoing = sockets.iter().map(|_| Vec::new()).collect();
@@ -92,7 +96,7 @@ impl Worker {
         Self {
             sockets,
             shared,
-            beat,
+            heartbeat,
             rng,
             handshakes,
             outgoing,
@@ -102,13 +106,13 @@ impl Worker {
     }
 
     /// Serves.
-    pub(super) fn run(mut self, stop: &UnixStream) {
+    pub(in crate::server) fn run(mut self, stop: &UnixStream) {
         let mut inbox = Inbox::new(LONGEST);
         let mut backoff = Backoff::new();
         let mut ready = Vec::with_capacity(self.sockets.len());
         loop {
             let now = self.now();
-            self.beat.show(now);
+            self.heartbeat.show(now);
             let wait = if self.handshakes.is_empty() {
                 self.next
                     .map_or(BEAT, |next| next.saturating_sub(now))
@@ -175,7 +179,7 @@ impl Worker {
         let shared = self.shared.clone();
         let Shared {
             protocols,
-            places,
+            reply_sockets,
             counters,
             ..
         } = &*shared;
@@ -191,15 +195,15 @@ impl Worker {
             };
             match protocols.classify(payload) {
                 Class::Stun => {
-                    let answer = places.get(index).and_then(|place| {
+                    let answer = reply_sockets.get(index).and_then(|reply| {
                         let (answer, change) = protocols.answer_stun(
                             payload,
                             ends.remote,
-                            &place.origins(ends.local),
+                            &reply.origins(ends.local),
                             now,
                         )?;
                         let local = ends.local.filter(|_| !change.ip);
-                        Some((place.socket(index, change), Ends { local, ..ends }, answer))
+                        Some((reply.socket(index, change), Ends { local, ..ends }, answer))
                     });
                     match answer {
                         Some((socket, ends, answer)) => {
@@ -209,21 +213,21 @@ impl Worker {
                     }
                 }
                 Class::Rendezvous(wire::Kind::Hello) => {
-                    let Some(door) = protocols.door() else {
+                    let Some(responder) = protocols.responder() else {
                         continue;
                     };
-                    match door.knock(ends.remote, payload, &mut self.rng, now) {
-                        Knock::Ignore => counters.dropped.add(),
-                        Knock::Cookie(answer) => {
+                    match responder.handle_hello(ends.remote, payload, &mut self.rng, now) {
+                        Incoming::Ignore => counters.dropped.add(),
+                        Incoming::Cookie(answer) => {
                             self.answer(index, ends, payload, Some(Answer::Other(answer)))
                         }
-                        Knock::Welcome => self.queue(index, ends, payload),
+                        Incoming::Welcome => self.queue(index, ends, payload),
                     }
                 }
                 Class::Rendezvous(wire::Kind::Confirm) => {
                     let confirm = protocols
-                        .door()
-                        .and_then(|door| door.open_confirm(ends.remote, payload, now));
+                        .responder()
+                        .and_then(|responder| responder.open_confirm(ends.remote, payload, now));
                     match confirm {
                         Some(confirm) => opened.push((via, ends.remote, confirm)),
                         None => counters.dropped.add(),
@@ -343,8 +347,8 @@ impl Worker {
             };
             shared.waiting.fetch_sub(1, Ordering::Relaxed);
             let now = self.now();
-            let answer = match (wire::Kind::of(&payload), protocols.door()) {
-                (Some(_), Some(door)) => door
+            let answer = match (wire::Kind::of(&payload), protocols.responder()) {
+                (Some(_), Some(responder)) => responder
                     .welcome(ends.remote, &payload, &mut self.rng, now)
                     .map(Answer::Other),
                 _ => protocols.handle(Class::Handshake, ends.remote, &payload, now),

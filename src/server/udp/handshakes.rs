@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use natpunch_net::Ends;
 
-use super::store::Source;
+use crate::server::store::Source;
 
 /// Handshakes waiting in all: some 0.2 s of work.
 const MAX: usize = 1_024;
@@ -21,7 +21,7 @@ type Waiting = (usize, Ends, Vec<u8>);
 
 /// The queue of one worker.
 #[derive(Debug, Default)]
-pub(super) struct HandshakeQueue {
+pub(in crate::server) struct HandshakeQueue {
     by_source: HashMap<Source, VecDeque<Waiting>>,
     /// The sources with something waiting, next first.
     turns: VecDeque<Source>,
@@ -30,19 +30,19 @@ pub(super) struct HandshakeQueue {
 
 impl HandshakeQueue {
     /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::server) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
     /// How many wait.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::server) fn len(&self) -> usize {
         self.waiting
     }
 
     /// Adds a handshake; false if there is no room for it. One that waits already, which its client
     /// has repeated, is not worked on twice: else a server that is late would be given ever more
     /// work.
-    pub(super) fn push(&mut self, socket: usize, from: Ends, payload: &[u8]) -> bool {
+    pub(in crate::server) fn push(&mut self, socket: usize, from: Ends, payload: &[u8]) -> bool {
         if self.waiting >= MAX {
             return false;
         }
@@ -63,7 +63,7 @@ impl HandshakeQueue {
     }
 
     /// The next handshake: of each source in turn, in the order of arrival.
-    pub(super) fn pop(&mut self) -> Option<Waiting> {
+    pub(in crate::server) fn pop(&mut self) -> Option<Waiting> {
         let source = self.turns.pop_front()?;
         let queue = self.by_source.get_mut(&source)?;
         let next = queue.pop_front();

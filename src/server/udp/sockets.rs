@@ -12,8 +12,8 @@ use natpunch_net::want_local_address;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::ServeError;
-use super::settings::AlternatePort;
+use crate::server::ServeError;
+use crate::server::settings::AlternatePort;
 
 /// What is asked of the kernel; without CAP_NET_ADMIN it gives what net.core.rmem_max allows.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -21,16 +21,16 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const FREE_PORT_TRIES: usize = 16;
 
 /// All sockets of a server.
-pub(super) struct Sockets {
+pub(in crate::server) struct Sockets {
     /// The address of each socket of a worker: first those to listen on, as named, then those of
     /// the alternate port.
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(in crate::server) addresses: Vec<SocketAddr>,
     /// How many of them were named.
-    pub(super) named: usize,
+    pub(in crate::server) named: usize,
     /// The alternate port, if there is one.
-    pub(super) alternate_port: Option<u16>,
+    pub(in crate::server) alternate_port: Option<u16>,
     /// The sockets of each worker, in the order of their addresses.
-    pub(super) of_workers: Vec<Vec<UdpSocket>>,
+    pub(in crate::server) of_workers: Vec<Vec<UdpSocket>>,
 }
 
 impl Sockets {
@@ -39,7 +39,7 @@ impl Sockets {
     /// # Errors
     /// An address can't be had. Without a chosen alternate port the server starts, if it was not
     /// asked for by number.
-    pub(super) fn bind(
+    pub(in crate::server) fn bind(
         listen: &[SocketAddr],
         alternate: AlternatePort,
         workers: usize,
@@ -172,7 +172,7 @@ fn open(address: SocketAddr, fwmark: u32) -> io::Result<Socket> {
 }
 
 /// Whether this host has IPv6.
-pub(super) fn has_ipv6() -> bool {
+pub(in crate::server) fn has_ipv6() -> bool {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     open(any, 0)
         .and_then(|socket| socket.bind(&any.into()))
@@ -181,16 +181,19 @@ pub(super) fn has_ipv6() -> bool {
 
 /// From which sockets a request that came to one of them can be answered (RFC 5780, 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(in crate::server) struct ReplySockets {
     address: SocketAddr,
     other_port: Option<(usize, SocketAddr)>,
     other_ip: Option<(usize, SocketAddr)>,
     other: Option<(usize, SocketAddr)>,
 }
 
-impl Place {
-    /// The places of these sockets.
-    pub(super) fn all(addresses: &[SocketAddr], alternate_port: Option<u16>) -> Vec<Self> {
+impl ReplySockets {
+    /// The answers' sockets of these.
+    pub(in crate::server) fn all(
+        addresses: &[SocketAddr],
+        alternate_port: Option<u16>,
+    ) -> Vec<Self> {
         let find = |ip: IpAddr, port: u16| {
             let wanted = SocketAddr::new(ip, port);
             addresses
@@ -198,7 +201,7 @@ impl Place {
                 .position(|address| *address == wanted)
                 .map(|index| (index, wanted))
         };
-        let place = |address: &SocketAddr| {
+        let reply = |address: &SocketAddr| {
             let (ip, port) = (address.ip(), address.port());
             let others = addresses
                 .iter()
@@ -226,11 +229,11 @@ impl Place {
                     .and_then(|(ip, port)| find(ip, port)),
             }
         };
-        addresses.iter().map(place).collect()
+        addresses.iter().map(reply).collect()
     }
 
     /// What can be answered from where, when a request came to this address of ours.
-    pub(super) fn origins(&self, local: Option<(IpAddr, u32)>) -> Origins {
+    pub(in crate::server) fn origins(&self, local: Option<(IpAddr, u32)>) -> Origins {
         let here = |address: SocketAddr| match local {
             Some((ip, _)) => SocketAddr::new(ip, address.port()),
             None => address,
@@ -245,7 +248,7 @@ impl Place {
 
     /// The number of the socket for an answer with this change; `own` is that to which the request
     /// came.
-    pub(super) fn socket(&self, own: usize, change: Change) -> usize {
+    pub(in crate::server) fn socket(&self, own: usize, change: Change) -> usize {
         let other = match (change.ip, change.port) {
             (false, false) => None,
             (false, true) => self.other_port,
@@ -343,7 +346,7 @@ mod tests {
             "192.0.2.2:11",
             "[2001:db8::1]:11",
         ]);
-        let places = Place::all(&sockets, Some(11));
+        let reply_sockets = ReplySockets::all(&sockets, Some(11));
         let change = |ip, port| Change { ip, port };
         for (from, ip, port, to) in [
             (0, false, false, 0),
@@ -355,18 +358,18 @@ mod tests {
             (2, false, true, 5),
         ] {
             assert_eq!(
-                places[from].socket(from, change(ip, port)),
+                reply_sockets[from].socket(from, change(ip, port)),
                 to,
                 "{from} {ip} {port}"
             );
         }
-        assert_eq!(places[0].origins(None).other, Some(sockets[4]));
+        assert_eq!(reply_sockets[0].origins(None).other, Some(sockets[4]));
         assert_eq!(
-            places[2].origins(None).other_ip,
+            reply_sockets[2].origins(None).other_ip,
             None,
             "the other family is no other address"
         );
-        let wildcard = Place::all(&addresses(&["0.0.0.0:10", "0.0.0.0:11"]), Some(11));
+        let wildcard = ReplySockets::all(&addresses(&["0.0.0.0:10", "0.0.0.0:11"]), Some(11));
         let asked = "198.51.100.7".parse().unwrap();
         let origins = wildcard[0].origins(Some((asked, 0)));
         assert_eq!(

@@ -30,14 +30,14 @@ use natpunch_net::Stopwatch;
 use natpunch_types::lock;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use super::counters::Counters;
-use super::rate::RateLimiter;
-use super::settings::HttpSettings;
-use super::status::Records;
-use super::store::{Limits, Refused, Source, Store, Tag, Version, Waiters};
-use super::{Backoff, stopped};
+use crate::server::counters::Counters;
+use crate::server::rate::RateLimiter;
+use crate::server::settings::HttpSettings;
+use crate::server::status::Records;
+use crate::server::store::{Limits, Refused, Site, Source, Store, Tag, Version, Waiters};
+use crate::server::{Backoff, stopped};
 
 /// The longest wait of a long poll: below the 30 s after which middleboxes start to forget idle
 /// connections.
@@ -67,7 +67,7 @@ const MAX_SOURCES: usize = 16_384;
 
 /// What all connections share.
 #[derive(Debug)]
-pub(super) struct App {
+pub(in crate::server) struct App {
     state: Mutex<Shared>,
     /// Distinguishes the versions of this run from those of an earlier one.
     boot: u32,
@@ -85,8 +85,15 @@ struct Shared {
 }
 
 impl App {
-    /// An empty store, to be served until `stop` becomes true.
-    pub(super) fn new(settings: &HttpSettings, stop: watch::Receiver<bool>) -> Arc<Self> {
+    /// An empty store, to be served until `stop` becomes true, by no more connections than there
+    /// may be files for.
+    pub(in crate::server) fn new(
+        settings: &HttpSettings,
+        files: usize,
+        stop: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        let max_connections = settings.max_connections.min(files);
+        tracing::info!("the record store takes at most {max_connections} connections");
         let mut boot = [0; 4];
         // Without randomness an old version may be taken for a new one after a restart: a change is
         // seen late, no more.
@@ -100,13 +107,13 @@ impl App {
             boot: u32::from_be_bytes(boot),
             start: Stopwatch::start(),
             proxies: settings.trusted_proxies.clone(),
-            max_connections: settings.max_connections,
+            max_connections,
             stop,
         })
     }
 
     /// How full the store is.
-    pub(super) fn usage(&self) -> Records {
+    pub(in crate::server) fn usage(&self) -> Records {
         self.lock().store.usage()
     }
 
@@ -182,7 +189,11 @@ impl Drop for Waiter<'_> {
 }
 
 /// Serves the record store on `listener` until it is to stop.
-pub(super) async fn serve(listener: TcpListener, app: Arc<App>, counters: Arc<Counters>) {
+pub(in crate::server) async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    counters: Arc<Counters>,
+) {
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/v1/poll", post(poll))
@@ -204,8 +215,7 @@ async fn expire(app: Arc<App>) {
 
 async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters: &Arc<Counters>) {
     let (max_connections, mut stop) = (app.max_connections, app.stop.clone());
-    let free = Arc::new(Semaphore::new(max_connections));
-    let by_source = Arc::new(Mutex::new(HashMap::<Source, usize>::new()));
+    let connections_now = Arc::new(Mutex::new(Connections::default()));
     let mut backoff = Backoff::new();
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -225,15 +235,9 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
         };
         backoff.reset();
         let ip = natpunch_types::canonical_ip(peer.ip());
-        let limit = if app.proxies.contains(&ip) {
-            max_connections
-        } else {
-            CONNECTIONS_PER_SOURCE
-        };
-        let (Ok(permit), Some(place)) = (
-            free.clone().try_acquire_owned(),
-            Place::take(&by_source, ip, limit),
-        ) else {
+        let is_proxy = app.proxies.contains(&ip);
+        let Some(permit) = ConnectionPermit::take(&connections_now, ip, is_proxy, max_connections)
+        else {
             counters.http_refused.add();
             continue;
         };
@@ -241,7 +245,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
         let stop = stop.clone();
         connections.spawn(async move {
             connection(stream, router, stop).await;
-            drop((permit, place));
+            drop(permit);
         });
     }
     drop(listener);
@@ -251,47 +255,79 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
     .await;
 }
 
-/// One of the connections that a source may have.
-struct Place {
-    source: Source,
-    by_source: Arc<Mutex<HashMap<Source, usize>>>,
+/// How many connections there are, and of whom.
+#[derive(Default)]
+struct Connections {
+    all: usize,
+    by_source: HashMap<Source, usize>,
+    by_site: HashMap<Site, usize>,
 }
 
-impl Place {
+/// One of the connections that there may be.
+struct ConnectionPermit {
+    source: Source,
+    connections_now: Arc<Mutex<Connections>>,
+}
+
+impl ConnectionPermit {
+    /// A permit for a connection from there. A source has so many at most, and a site no more than
+    /// are left for all others; a proxy, which speaks for many, has all that are left.
     fn take(
-        by_source: &Arc<Mutex<HashMap<Source, usize>>>,
+        connections_now: &Arc<Mutex<Connections>>,
         ip: IpAddr,
-        limit: usize,
+        is_proxy: bool,
+        most: usize,
     ) -> Option<Self> {
         let source = Source::of(ip);
-        let mut counts = lock(by_source);
-        let count = counts.entry(source).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
+        let mut counts = lock(connections_now);
+        let left = most.saturating_sub(counts.all);
+        let of_source = counts.by_source.get(&source).copied().unwrap_or_default();
+        let of_site = counts
+            .by_site
+            .get(&source.site())
+            .copied()
+            .unwrap_or_default();
+        let has_room = if is_proxy {
+            left > 0
+        } else {
+            of_source < CONNECTIONS_PER_SOURCE && of_site < left
+        };
+        has_room.then_some(())?;
+        counts.all += 1;
+        counts.by_source.insert(source, of_source + 1);
+        counts.by_site.insert(source.site(), of_site + 1);
         drop(counts);
         Some(Self {
             source,
-            by_source: by_source.clone(),
+            connections_now: connections_now.clone(),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut counts = lock(&self.by_source);
-        if let Some(count) = counts.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.source);
-            }
+        let mut counts = lock(&self.connections_now);
+        counts.all -= 1;
+        discount(&mut counts.by_source, self.source);
+        discount(&mut counts.by_site, self.source.site());
+    }
+}
+
+fn discount<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, who: K) {
+    if let Some(count) = counts.get_mut(&who) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&who);
         }
     }
 }
 
 /// Serves one connection, within the deadlines.
-pub(super) async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+pub(in crate::server) async fn connection(
+    stream: TcpStream,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -542,4 +578,42 @@ async fn poll(
     Ok(Json(PollResponse {
         records: records.collect(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(connections_now: &Arc<Mutex<Connections>>, ip: [u8; 4]) -> Option<ConnectionPermit> {
+        ConnectionPermit::take(connections_now, ip.into(), false, 768)
+    }
+
+    #[test]
+    fn twelve_sources_with_all_connections_that_they_get_leave_room_for_the_next() {
+        let connections_now = Arc::default();
+        let mut held = Vec::new();
+        for host in 1..=12 {
+            held.extend((0..64).map_while(|_| take(&connections_now, [198, 51, host, 1])));
+        }
+        assert!(held.len() > 600);
+        let next: Vec<_> = (0..64)
+            .map_while(|_| take(&connections_now, [203, 0, 113, 1]))
+            .collect();
+        assert!(next.len() >= 20, "the next one gets {}", next.len());
+        drop((held, next));
+        let counts = connections_now.lock().unwrap();
+        assert!(counts.all == 0 && counts.by_source.is_empty() && counts.by_site.is_empty());
+    }
+
+    #[test]
+    fn one_site_has_half_of_the_connections_however_many_addresses_it_has() {
+        let connections_now = Arc::default();
+        let of = |host| {
+            (0..64)
+                .map_while(|_| take(&connections_now, [198, 51, 100, host]))
+                .collect()
+        };
+        let held: Vec<Vec<ConnectionPermit>> = (1..=20).map(of).collect();
+        assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 384);
+    }
 }

@@ -27,12 +27,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
-use super::counters::Count;
-use super::rate::RateLimiter;
-use super::relay;
-use super::settings::{Compat, Settings};
-use super::status;
-use super::store::Source;
+use crate::server::counters::Count;
+use crate::server::rate::RateLimiter;
+use crate::server::relay;
+use crate::server::settings::{Compat, Settings};
+use crate::server::status;
+use crate::server::store::Source;
 
 /// The length of natpunch-go's handshake.
 const HANDSHAKE: usize = 109;
@@ -47,7 +47,7 @@ const UNPADDED_STUN: (u32, u32, usize) = (4, 16, 4_096);
 
 /// Which protocol a datagram belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+pub(in crate::server) enum Class {
     /// STUN.
     Stun,
     /// natpunch's own rendezvous.
@@ -64,7 +64,7 @@ pub(super) enum Class {
 
 /// What is sent back.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(in crate::server) enum Answer {
     NatpunchGo(natpunch_go::Reply),
     Other(Vec<u8>),
 }
@@ -86,7 +86,7 @@ impl Deref for Answer {
 }
 
 /// The protocol servers behind all sockets: a node that registered over one is found over each.
-pub(super) struct Protocols {
+pub(in crate::server) struct Protocols {
     rendezvous: Option<Rendezvous>,
     natpunch_go: Option<Mutex<natpunch_go::Server<ChaCha20Rng>>>,
     hole_punching: Option<Mutex<hole_punching::Server>>,
@@ -95,21 +95,21 @@ pub(super) struct Protocols {
 }
 
 /// The server of natpunch's own rendezvous, and the part of it that needs no lock.
-pub(super) struct Rendezvous {
+pub(in crate::server) struct Rendezvous {
     server: Mutex<rendezvous::Server<ChaCha20Rng>>,
-    door: Arc<rendezvous::Door>,
+    responder: Arc<rendezvous::Responder>,
     relay: Option<Arc<relay::Ports>>,
 }
 
 impl Rendezvous {
     /// The server's state.
-    pub(super) fn lock(&self) -> MutexGuard<'_, rendezvous::Server<ChaCha20Rng>> {
+    pub(in crate::server) fn lock(&self) -> MutexGuard<'_, rendezvous::Server<ChaCha20Rng>> {
         lock(&self.server)
     }
 
     /// What the rendezvous has to send, after its relay's ports have done what it says: a client
     /// that learns of an offer is expected there.
-    pub(super) fn drain(
+    pub(in crate::server) fn drain(
         &self,
         server: &mut rendezvous::Server<ChaCha20Rng>,
         now: Duration,
@@ -123,7 +123,11 @@ impl Rendezvous {
     }
 
     /// What is to be sent when the relay's ports have something to tell.
-    pub(super) fn handle_relay_events(&self, events: &[Event], now: Duration) -> Vec<Unsealed> {
+    pub(in crate::server) fn handle_relay_events(
+        &self,
+        events: &[Event],
+        now: Duration,
+    ) -> Vec<Unsealed> {
         let mut server = self.lock();
         events
             .iter()
@@ -137,7 +141,7 @@ impl Protocols {
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub(super) fn new(
+    pub(in crate::server) fn new(
         settings: &Settings,
         private_key: SecretKey,
         rendezvous: Option<RendezvousKeys>,
@@ -167,7 +171,7 @@ impl Protocols {
                 let server =
                     rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
                 Some(Rendezvous {
-                    door: server.door(),
+                    responder: server.responder(),
                     server: Mutex::new(server),
                     relay: None,
                 })
@@ -208,7 +212,7 @@ impl Protocols {
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub(super) fn of_node(
+    pub(in crate::server) fn of_node(
         private_key: SecretKey,
         members: BTreeSet<PeerKey>,
         alternate_port: Option<u16>,
@@ -221,7 +225,7 @@ impl Protocols {
         };
         let server = rendezvous::Server::new(config, random()?).map_err(std::io::Error::other)?;
         let rendezvous = Rendezvous {
-            door: server.door(),
+            responder: server.responder(),
             server: Mutex::new(server),
             relay: None,
         };
@@ -234,7 +238,7 @@ impl Protocols {
     }
 
     /// Offers a relay at these UDP ports.
-    pub(super) fn set_relay(&mut self, numbers: Vec<u16>, ports: Arc<relay::Ports>) {
+    pub(in crate::server) fn set_relay(&mut self, numbers: Vec<u16>, ports: Arc<relay::Ports>) {
         if let Some(rendezvous) = &mut self.rendezvous {
             rendezvous.lock().set_relay_ports(numbers);
             rendezvous.relay = Some(ports);
@@ -242,7 +246,7 @@ impl Protocols {
     }
 
     /// The members of the mesh from now on; how many sessions that ends.
-    pub(super) fn admit(&self, members: BTreeSet<PeerKey>, now: Duration) -> usize {
+    pub(in crate::server) fn admit(&self, members: BTreeSet<PeerKey>, now: Duration) -> usize {
         let reconfigure = |rendezvous: &Rendezvous| {
             let mut server = rendezvous.lock();
             let ended = server.reconfigure(members_only(members), rendezvous::Limits::default());
@@ -254,14 +258,14 @@ impl Protocols {
     }
 
     /// How many clients are registered by natpunch's own rendezvous.
-    pub(super) fn sessions(&self) -> usize {
+    pub(in crate::server) fn sessions(&self) -> usize {
         self.rendezvous
             .as_ref()
             .map_or(0, |server| server.lock().sessions())
     }
 
     /// Which protocol a datagram belongs to. See the [module](self) for the order.
-    pub(super) fn classify(&self, payload: &[u8]) -> Class {
+    pub(in crate::server) fn classify(&self, payload: &[u8]) -> Class {
         if stun::is_stun(payload) {
             Class::Stun
         } else if let Some(kind) = self
@@ -282,7 +286,7 @@ impl Protocols {
     }
 
     /// The answer to a datagram of this class, if it deserves one.
-    pub(super) fn handle(
+    pub(in crate::server) fn handle(
         &self,
         class: Class,
         source: SocketAddr,
@@ -303,7 +307,7 @@ impl Protocols {
     /// The answer to a STUN request that came from `source`, and from where it goes. It is not
     /// longer than the request, unless the settings allow that, and then only for a few requests of
     /// each network.
-    pub(super) fn answer_stun(
+    pub(in crate::server) fn answer_stun(
         &self,
         request: &[u8],
         source: SocketAddr,
@@ -323,17 +327,19 @@ impl Protocols {
     }
 
     /// natpunch's own rendezvous, if it is spoken.
-    pub(super) fn rendezvous(&self) -> Option<&Rendezvous> {
+    pub(in crate::server) fn rendezvous(&self) -> Option<&Rendezvous> {
         self.rendezvous.as_ref()
     }
 
     /// The part of natpunch's own rendezvous that keeps nothing, if it is spoken.
-    pub(super) fn door(&self) -> Option<&rendezvous::Door> {
-        self.rendezvous.as_ref().map(|rendezvous| &*rendezvous.door)
+    pub(in crate::server) fn responder(&self) -> Option<&rendezvous::Responder> {
+        self.rendezvous
+            .as_ref()
+            .map(|rendezvous| &*rendezvous.responder)
     }
 
     /// Forgets who was silent for too long, also when nobody sends anything.
-    pub(super) fn handle_timeout(&self, now: Duration) {
+    pub(in crate::server) fn handle_timeout(&self, now: Duration) {
         if let Some(server) = &self.natpunch_go {
             lock(server).handle_timeout(now);
         }
@@ -347,7 +353,7 @@ impl Protocols {
     ///
     /// # Errors
     /// A key is none; nothing has changed.
-    pub(super) fn reconfigure(
+    pub(in crate::server) fn reconfigure(
         &self,
         settings: &Settings,
         keys: &[SecretKey],
@@ -382,7 +388,7 @@ impl Protocols {
     }
 
     /// How full natpunch's own rendezvous is.
-    pub(super) fn usage(&self) -> Option<status::Rendezvous> {
+    pub(in crate::server) fn usage(&self) -> Option<status::Rendezvous> {
         let server = self.rendezvous.as_ref()?.lock();
         let limits = server.limits();
         let (relays, allocations) = server.relays();
@@ -400,7 +406,7 @@ impl Protocols {
     }
 
     /// What the servers counted, by name.
-    pub(super) fn counters(&self) -> Vec<Count> {
+    pub(in crate::server) fn counters(&self) -> Vec<Count> {
         let mut counters = Vec::new();
         let mut add = |protocol, counted: &[(&'static str, u64)]| {
             counters.extend(counted.iter().map(|(event, total)| Count {
@@ -432,6 +438,7 @@ impl Protocols {
                     ("refused, no room", counted.full),
                     ("without session", counted.no_session),
                     ("not sent, queue full", counted.unsent),
+                    ("held back, bytes out", counted.held_back),
                 ],
             );
         }
@@ -450,7 +457,11 @@ impl Protocols {
                     ("asked to prove their address", counted.challenged),
                     ("not carried", counted.not_carried),
                     ("not WireGuard's", counted.misshapen),
-                    ("rate-limited", counted.limited),
+                    ("probes beyond their rate", counted.limited),
+                    ("waited for a rate", counted.queued),
+                    ("dropped at a pair's rate", counted.pair_rate),
+                    ("dropped at a pair's bytes of the hour", counted.pair_hour),
+                    ("dropped at the rate of all pairs", counted.total_rate),
                     ("refused", counted.refused),
                     ("of strangers", counted.strangers),
                 ],
@@ -496,11 +507,11 @@ impl Protocols {
 }
 
 /// What natpunch's own rendezvous reads from files.
-pub(super) struct RendezvousKeys {
+pub(in crate::server) struct RendezvousKeys {
     /// The next private key.
-    pub(super) next: Option<SecretKey>,
+    pub(in crate::server) next: Option<SecretKey>,
     /// The admission secrets.
-    pub(super) secrets: Vec<PresharedKey>,
+    pub(in crate::server) secrets: Vec<PresharedKey>,
 }
 
 /// Who is a member, by its WireGuard key.
@@ -524,7 +535,7 @@ fn limits(limits: rendezvous::Limits, relay: bool) -> rendezvous::Limits {
 }
 
 /// A generator with a seed of the system's.
-pub(super) fn random() -> std::io::Result<ChaCha20Rng> {
+pub(in crate::server) fn random() -> std::io::Result<ChaCha20Rng> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
     Ok(ChaCha20Rng::from_seed(*seed))

@@ -15,11 +15,11 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::seals::{Message, Opened};
-use super::shares::Network;
 use super::{Counters, Limits, read_key};
 use crate::crypto::{
-    self, Gate, Key, open_message, open_random, seal_message, seal_random, short_mac, split,
+    self, HelloKeys, Key, open_message, open_random, seal_message, seal_random, short_mac, split,
 };
+use crate::network::Network;
 use crate::wire::{
     CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader,
     TICKET_TEXT_LEN, WELCOME_LEN, put_address,
@@ -90,26 +90,26 @@ struct Meter {
 
 /// A key of the server with a secret: what one kind of hello is made for.
 #[derive(Clone)]
-struct Entrance {
+struct Acceptor {
     identity: Identity,
-    gate: Gate,
+    hello_keys: HelloKeys,
     secret: SecretNumber,
 }
 
 /// What is open at the moment.
-struct Entrances {
+struct Acceptors {
     identities: Vec<Identity>,
-    all: Arc<[Entrance]>,
+    all: Arc<[Acceptor]>,
     secrets: Vec<(SecretNumber, Option<PresharedKey>)>,
     next_number: SecretNumber,
 }
 
-impl Entrances {
+impl Acceptors {
     fn rebuild(&mut self) {
         let all = self.identities.iter().flat_map(|identity| {
-            self.secrets.iter().map(|(number, secret)| Entrance {
+            self.secrets.iter().map(|(number, secret)| Acceptor {
                 identity: identity.clone(),
-                gate: Gate::new(&identity.public(), secret.as_ref()),
+                hello_keys: HelloKeys::new(&identity.public(), secret.as_ref()),
                 secret: *number,
             })
         });
@@ -118,19 +118,19 @@ impl Entrances {
 }
 
 /// What to do about a hello.
-pub enum Knock {
+pub enum Incoming {
     /// Nothing.
     Ignore,
     /// Send this back: the sender has to prove its address first.
     Cookie(Vec<u8>),
-    /// Pass it to [`Door::welcome`] when there is time; it is of somebody who may speak here, and
+    /// Pass it to [`Responder::welcome`] when there is time; it is of somebody who may speak here, and
     /// within the limits.
     Welcome,
 }
 
 /// The stateless responder, which any number of threads may share.
-pub struct Door {
-    entrances: RwLock<Entrances>,
+pub struct Responder {
+    acceptors: RwLock<Acceptors>,
     ticket_key: Key,
     network_key: Key,
     tickets: AtomicU64,
@@ -141,7 +141,7 @@ pub struct Door {
     forged: AtomicU64,
 }
 
-impl Door {
+impl Responder {
     pub(super) fn new(
         identities: Vec<Identity>,
         secrets: &[PresharedKey],
@@ -149,8 +149,8 @@ impl Door {
         rng: &mut impl CryptoRng,
     ) -> Self {
         let rate = f64::from(limits.hellos_per_second);
-        let door = Self {
-            entrances: RwLock::new(Entrances {
+        let responder = Self {
+            acceptors: RwLock::new(Acceptors {
                 identities,
                 all: Arc::from([]),
                 secrets: Vec::new(),
@@ -185,8 +185,8 @@ impl Door {
             shed: AtomicU64::new(0),
             forged: AtomicU64::new(0),
         };
-        door.set_secrets(secrets);
-        door
+        responder.set_secrets(secrets);
+        responder
     }
 
     /// Admits those who know one of these secrets, or everybody who knows a public key of the
@@ -197,14 +197,14 @@ impl Door {
         } else {
             secrets.iter().cloned().map(Some).collect()
         };
-        let mut entrances = self
-            .entrances
+        let mut acceptors = self
+            .acceptors
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut next = entrances.next_number;
+        let mut next = acceptors.next_number;
         let mut numbered: Vec<(SecretNumber, Option<PresharedKey>)> = Vec::new();
         for secret in wanted {
-            let known = entrances
+            let known = acceptors
                 .secrets
                 .iter()
                 .find(|(_, known)| same(known.as_ref(), secret.as_ref()));
@@ -217,27 +217,27 @@ impl Door {
             );
             numbered.push((number, secret));
         }
-        (entrances.secrets, entrances.next_number) = (numbered, next);
-        entrances.rebuild();
+        (acceptors.secrets, acceptors.next_number) = (numbered, next);
+        acceptors.rebuild();
     }
 
     /// Opens for those who know one of these keys of the server.
     pub(super) fn set_identities(&self, identities: Vec<Identity>) {
-        let mut entrances = self
-            .entrances
+        let mut acceptors = self
+            .acceptors
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        entrances.identities = identities;
-        entrances.rebuild();
+        acceptors.identities = identities;
+        acceptors.rebuild();
     }
 
     /// Whether one who came in by this secret may stay.
     pub(super) fn admits(&self, secret: SecretNumber) -> bool {
-        let entrances = self
-            .entrances
+        let acceptors = self
+            .acceptors
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        entrances
+        acceptors
             .secrets
             .iter()
             .any(|(number, _)| *number == secret)
@@ -266,53 +266,53 @@ impl Door {
     }
 
     /// The key and secret that a hello was made for.
-    fn entrance(&self, hello: &[u8]) -> Option<Entrance> {
+    fn acceptor(&self, hello: &[u8]) -> Option<Acceptor> {
         let (text, mac1) = (hello.get(..MAC1_AT)?, hello.get(MAC1_AT..MAC2_AT)?);
         let all = self
-            .entrances
+            .acceptors
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .all
             .clone();
         all.iter()
-            .find(|entrance| crypto::equal(&entrance.gate.mac1(text), mac1))
+            .find(|acceptor| crypto::equal(&acceptor.hello_keys.mac1(text), mac1))
             .cloned()
     }
 
     /// Decides about a hello, at the cost of some hashes. Keeps nothing of it, whatever it is.
-    pub fn knock(
+    pub fn handle_hello(
         &self,
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
         now: Duration,
-    ) -> Knock {
+    ) -> Incoming {
         let source = canonical(source);
-        let Some(entrance) = self.entrance(hello).filter(|_| source.port() != 0) else {
+        let Some(acceptor) = self.acceptor(hello).filter(|_| source.port() != 0) else {
             self.forged.fetch_add(1, Ordering::Relaxed);
-            return Knock::Ignore;
+            return Incoming::Ignore;
         };
         let cookie_keys = {
             let mut meter = self.meter();
             if meter.admits_unproven(now) {
-                return Knock::Welcome;
+                return Incoming::Welcome;
             }
             meter.rotate_cookie_keys(rng, now);
             meter.cookie_keys.clone()
         };
         if !has_cookie(&cookie_keys, source, hello) {
             self.cookies.fetch_add(1, Ordering::Relaxed);
-            return cookie_reply(&cookie_keys, &entrance.gate, source, hello, rng)
-                .map_or(Knock::Ignore, Knock::Cookie);
+            return cookie_reply(&cookie_keys, &acceptor.hello_keys, source, hello, rng)
+                .map_or(Incoming::Ignore, Incoming::Cookie);
         }
         if self.meter().admits_proven(self.network(source), now) {
-            return Knock::Welcome;
+            return Incoming::Welcome;
         }
         self.shed.fetch_add(1, Ordering::Relaxed);
-        Knock::Ignore
+        Incoming::Ignore
     }
 
-    /// The answer to a hello that [`knock`](Self::knock) found worth it: four Diffie-Hellman
+    /// The answer to a hello that [`handle_hello`](Self::handle_hello) found worth it: four Diffie-Hellman
     /// operations.
     pub fn welcome(
         &self,
@@ -322,8 +322,8 @@ impl Door {
         now: Duration,
     ) -> Option<Vec<u8>> {
         let welcome = self
-            .entrance(hello)
-            .and_then(|entrance| self.respond(&entrance, canonical(source), hello, rng, now));
+            .acceptor(hello)
+            .and_then(|acceptor| self.respond(&acceptor, canonical(source), hello, rng, now));
         let counter = if welcome.is_some() {
             &self.welcomed
         } else {
@@ -335,15 +335,15 @@ impl Door {
 
     fn respond(
         &self,
-        entrance: &Entrance,
+        acceptor: &Acceptor,
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
         now: Duration,
     ) -> Option<Vec<u8>> {
-        let mut handshake = entrance
+        let mut handshake = acceptor
             .identity
-            .respond(&entrance.gate.prologue, rng)
+            .respond(&acceptor.hello_keys.prologue, rng)
             .ok()?;
         let mut payload = [0; HELLO_PAYLOAD_LEN];
         let read = handshake
@@ -369,7 +369,7 @@ impl Door {
         text.extend(session.to_be_bytes());
         text.extend(number.to_be_bytes());
         // 48 bits of milliseconds, and the secret.
-        text.extend((millis(now) << 16 | u64::from(entrance.secret)).to_be_bytes());
+        text.extend((millis(now) << 16 | u64::from(acceptor.secret)).to_be_bytes());
         let ticket = seal_random(&self.ticket_key, &place(source), &text, rng)?;
         seal_message(&from_server, 0, &header, &ticket)
     }
@@ -475,7 +475,7 @@ fn has_cookie(keys: &[Key; 2], source: SocketAddr, hello: &[u8]) -> bool {
 
 fn cookie_reply(
     [current, _]: &[Key; 2],
-    gate: &Gate,
+    hello_keys: &HelloKeys,
     source: SocketAddr,
     hello: &[u8],
     rng: &mut impl CryptoRng,
@@ -483,7 +483,7 @@ fn cookie_reply(
     let mut text = cookie(current, source).to_vec();
     let mut nonce = [0; crate::wire::NONCE_LEN];
     rng.fill_bytes(&mut nonce);
-    gate.seal_cookie(&nonce, hello.get(MAC1_AT..MAC2_AT)?, &mut text)?;
+    hello_keys.seal_cookie(&nonce, hello.get(MAC1_AT..MAC2_AT)?, &mut text)?;
     Some([&Kind::Cookie.header()[..], &nonce, &text].concat())
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::counters::Count;
+use crate::server::counters::Count;
 
 /// What the server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,30 @@ pub struct Status {
     pub resident_bytes: u64,
     /// natpunch's own rendezvous, if it is spoken.
     pub rendezvous: Option<Rendezvous>,
+    /// The relay, if there is one.
+    #[serde(default)]
+    pub relay: Option<Relay>,
     /// The record store, if it is offered.
     pub http: Option<Records>,
     /// What happened to the settings since the start.
     pub reloads: Reloads,
     /// What happened, how often.
     pub events: Vec<Event>,
+}
+
+/// What the relay may pass on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// Its UDP ports.
+    pub first_port: u16,
+    /// The last of them.
+    pub last_port: u16,
+    /// Bytes in a second, for each pair.
+    pub bytes_per_second: u64,
+    /// Bytes in an hour, for each pair.
+    pub bytes_per_hour: u64,
+    /// Bytes in a second, for all pairs together.
+    pub total_bytes_per_second: u64,
 }
 
 /// How full the rendezvous is.
@@ -107,14 +125,14 @@ impl From<Count> for Event {
     ) -> Self {
         Self {
             protocol: protocol.to_owned(),
-            event: event.replace([' ', '-'], "_").replace(',', ""),
+            event: event.replace([' ', '-'], "_").replace([',', '\''], ""),
             total,
         }
     }
 }
 
 /// Bytes of memory that this process has; 0 if the system does not say.
-pub(super) fn resident_bytes() -> u64 {
+pub(in crate::server) fn resident_bytes() -> u64 {
     let pages = || {
         std::fs::read_to_string("/proc/self/statm")
             .ok()?
@@ -275,6 +293,7 @@ mod tests {
                 allocations: 8,
                 max_memory_bytes: 9,
             }),
+            relay: None,
             http: Some(Records {
                 records: 1,
                 max_records: 2,

@@ -12,14 +12,14 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use super::monitor::Monitor;
-use super::{Backoff, http, stopped};
+use crate::server::monitor::Monitor;
+use crate::server::{Backoff, http, stopped};
 
 /// Connections at a time: some collectors and a health check.
 const CONNECTIONS: usize = 16;
 
 /// Serves them on `listener` until `stop` becomes true.
-pub(super) async fn serve(
+pub(in crate::server) async fn serve(
     listener: TcpListener,
     monitor: Arc<Monitor>,
     mut stop: watch::Receiver<bool>,

@@ -6,45 +6,45 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number of events.
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(in crate::server) struct Counter(AtomicU64);
 
 impl Counter {
     /// Counts one event.
-    pub(super) fn add(&self) {
+    pub(in crate::server) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts several events.
-    pub(super) fn count(&self, events: usize) {
+    pub(in crate::server) fn count(&self, events: usize) {
         self.0.fetch_add(events as u64, Ordering::Relaxed);
     }
 
     /// How many events there were.
-    pub(super) fn get(&self) -> u64 {
+    pub(in crate::server) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// How often something happened since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count {
+pub(in crate::server) struct Count {
     /// Which protocol, or `server`.
-    pub(super) protocol: &'static str,
+    pub(in crate::server) protocol: &'static str,
     /// What.
-    pub(super) event: &'static str,
+    pub(in crate::server) event: &'static str,
     /// How often.
-    pub(super) total: u64,
+    pub(in crate::server) total: u64,
 }
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident: $name:literal,)*) => {
         /// All counters of a server.
         #[derive(Debug, Default)]
-        pub(super) struct Counters { $($(#[$doc])* pub(super) $field: Counter,)* }
+        pub(in crate::server) struct Counters { $($(#[$doc])* pub(in crate::server) $field: Counter,)* }
 
         impl Counters {
             /// The values of all counters.
-            pub(super) fn read(&self) -> Vec<Count> {
+            pub(in crate::server) fn read(&self) -> Vec<Count> {
                 vec![$(Count { protocol: "server", event: $name, total: self.$field.get() },)*]
             }
         }
@@ -76,12 +76,12 @@ counters! {
 
 /// Renders what has been counted since the last time.
 #[derive(Debug, Default)]
-pub(super) struct Reporter(Vec<Count>);
+pub(in crate::server) struct Reporter(Vec<Count>);
 
 impl Reporter {
     /// Of these, always in the same order, what has changed since the last call, as
     /// `12 received, 3 dropped; rendezvous: 5 welcomed`; nothing if nothing has.
-    pub(super) fn changes(&mut self, now: Vec<Count>) -> Option<String> {
+    pub(in crate::server) fn changes(&mut self, now: Vec<Count>) -> Option<String> {
         let mut text = String::new();
         let mut last = "server";
         for (

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::store::Source;
+use crate::server::store::Source;
 
 /// Lets each source do `burst` things at once and `rate` per second in the long run.
 #[derive(Debug)]
-pub(super) struct RateLimiter {
+pub(in crate::server) struct RateLimiter {
     rate: f64,
     burst: f64,
     capacity: usize,
@@ -24,7 +24,7 @@ struct Bucket {
 impl RateLimiter {
     /// A limiter that remembers at most `capacity` sources; when so many are active at once, new
     /// ones are refused.
-    pub(super) fn new(rate: u32, burst: u32, capacity: usize) -> Self {
+    pub(in crate::server) fn new(rate: u32, burst: u32, capacity: usize) -> Self {
         Self {
             rate: f64::from(rate),
             burst: f64::from(burst),
@@ -35,7 +35,7 @@ impl RateLimiter {
     }
 
     /// Whether this source may do one thing now; if so, it is counted.
-    pub(super) fn allow(&mut self, source: Source, now: Duration) -> bool {
+    pub(in crate::server) fn allow(&mut self, source: Source, now: Duration) -> bool {
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&source) {
             self.prune(now);
             if self.buckets.len() >= self.capacity {

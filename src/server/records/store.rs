@@ -8,19 +8,19 @@
 //! make room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::status::Records;
+use crate::server::status::Records;
 
 /// Names a record: 16 bytes, written as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Tag(pub [u8; 16]);
+pub(in crate::server) struct Tag(pub [u8; 16]);
 
 impl Tag {
     /// The tag of exactly 32 hexadecimal digits.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(in crate::server) fn parse(text: &str) -> Option<Self> {
         let digits: [u8; 32] = text.as_bytes().try_into().ok()?;
         let mut tag = [0; 16];
         for (byte, pair) in tag.iter_mut().zip(digits.chunks_exact(2)) {
@@ -38,21 +38,36 @@ impl Tag {
 
 /// Who is charged for a record: an IPv4 address, or an IPv6 /64, which one subscriber has at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
+pub(in crate::server) struct Source(IpAddr);
 
 impl Source {
     /// The source that an address belongs to.
-    pub(super) fn of(ip: IpAddr) -> Self {
+    pub(in crate::server) fn of(ip: IpAddr) -> Self {
         Self(match natpunch_types::canonical_ip(ip) {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
             v4 => v4,
         })
     }
+
+    /// What one subscriber may have many sources of: an IPv4 /24 or an IPv6 /48.
+    pub(in crate::server) fn site(self) -> Site {
+        Site(match self.0 {
+            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() >> 8 << 8)),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
+        })
+    }
 }
+
+/// The network that a source is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::server) struct Site(IpAddr);
+
+/// Records and bytes that a site may have of those that are nearly used up.
+const FEW: (usize, usize) = (16, 16 << 10);
 
 /// What the store holds at most.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in crate::server) struct Limits {
     /// Records.
     pub records: usize,
     /// Bytes of all records together, without their bookkeeping (some 200 bytes each).
@@ -79,7 +94,7 @@ impl Default for Limits {
 
 /// A version of a record: rises with every change of any record, so no two contents ever share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub u64);
+pub(in crate::server) struct Version(pub u64);
 
 #[derive(Debug)]
 struct Entry {
@@ -91,7 +106,7 @@ struct Entry {
 
 /// What a [`Store::put`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Put {
+pub(in crate::server) struct Put {
     /// The record's version now.
     pub version: Version,
     /// The content is another one than before.
@@ -100,7 +115,7 @@ pub(super) struct Put {
 
 /// Why a record was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(in crate::server) enum Refused {
     /// No content.
     #[error("the record is empty")]
     Empty,
@@ -117,23 +132,26 @@ pub(super) enum Refused {
 
 /// The records.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(in crate::server) struct Store {
     limits: Limits,
     entries: HashMap<Tag, Entry>,
     expiries: BTreeSet<(Duration, Tag)>,
     sources: HashMap<Source, usize>,
+    /// Records and bytes of each site.
+    sites: HashMap<Site, (usize, usize)>,
     bytes: usize,
     version: u64,
 }
 
 impl Store {
     /// An empty store.
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(in crate::server) fn new(limits: Limits) -> Self {
         Self {
             limits,
             entries: HashMap::new(),
             expiries: BTreeSet::new(),
             sources: HashMap::new(),
+            sites: HashMap::new(),
             bytes: 0,
             version: 0,
         }
@@ -143,7 +161,7 @@ impl Store {
     ///
     /// # Errors
     /// If a bound would be passed; nothing changes then.
-    pub(super) fn put(
+    pub(in crate::server) fn put(
         &mut self,
         tag: Tag,
         blob: &[u8],
@@ -172,6 +190,17 @@ impl Store {
         {
             return Err(Refused::Full);
         }
+        // A site has no more than is left for all others; what is there may be put again.
+        let (site_records, site_bytes) =
+            self.sites.get(&source.site()).copied().unwrap_or_default();
+        let is_new = old.is_none_or(|old| old.source.site() != source.site());
+        let left = self.limits.records - self.entries.len();
+        let bytes_left = self.limits.bytes - self.bytes;
+        if is_new
+            && (site_records >= left.max(FEW.0) || site_bytes + blob.len() > bytes_left.max(FEW.1))
+        {
+            return Err(Refused::SourceFull);
+        }
         let same = old
             .filter(|old| *old.blob == *blob)
             .map(|old| (old.version, old.blob.clone()));
@@ -184,6 +213,8 @@ impl Store {
         let expires = now.saturating_add(self.limits.lifetime);
         self.bytes += blob.len();
         *self.sources.entry(source).or_default() += 1;
+        let (records, bytes) = self.sites.entry(source.site()).or_default();
+        (*records, *bytes) = (*records + 1, *bytes + blob.len());
         self.expiries.insert((expires, tag));
         self.entries.insert(
             tag,
@@ -198,13 +229,13 @@ impl Store {
     }
 
     /// The record of a tag.
-    pub(super) fn get(&self, tag: Tag, now: Duration) -> Option<(Version, Arc<[u8]>)> {
+    pub(in crate::server) fn get(&self, tag: Tag, now: Duration) -> Option<(Version, Arc<[u8]>)> {
         let entry = self.entries.get(&tag).filter(|entry| now < entry.expires)?;
         Some((entry.version, entry.blob.clone()))
     }
 
     /// Forgets the records whose lifetime is over.
-    pub(super) fn expire(&mut self, now: Duration) {
+    pub(in crate::server) fn expire(&mut self, now: Duration) {
         while let Some((_, tag)) = self
             .expiries
             .first()
@@ -216,7 +247,7 @@ impl Store {
     }
 
     /// How full it is.
-    pub(super) fn usage(&self) -> Records {
+    pub(in crate::server) fn usage(&self) -> Records {
         let Self {
             entries,
             bytes,
@@ -243,12 +274,19 @@ impl Store {
                 self.sources.remove(&entry.source);
             }
         }
+        let site = entry.source.site();
+        if let Some((records, bytes)) = self.sites.get_mut(&site) {
+            (*records, *bytes) = (*records - 1, *bytes - entry.blob.len());
+            if *records == 0 {
+                self.sites.remove(&site);
+            }
+        }
     }
 }
 
 /// Who waits for which tags. A waiter is woken at most once for each put, by a number of its own.
 #[derive(Debug, Default)]
-pub(super) struct Waiters {
+pub(in crate::server) struct Waiters {
     next: u64,
     tags: BTreeSet<(Tag, u64)>,
     notifies: BTreeMap<u64, Arc<tokio::sync::Notify>>,
@@ -256,7 +294,7 @@ pub(super) struct Waiters {
 
 impl Waiters {
     /// Adds a waiter; [`Waiters::leave`] takes it away again.
-    pub(super) fn join(
+    pub(in crate::server) fn join(
         &mut self,
         tags: impl Iterator<Item = Tag>,
     ) -> (u64, Arc<tokio::sync::Notify>) {
@@ -269,7 +307,7 @@ impl Waiters {
     }
 
     /// Takes a waiter for these tags away.
-    pub(super) fn leave(&mut self, id: u64, tags: impl Iterator<Item = Tag>) {
+    pub(in crate::server) fn leave(&mut self, id: u64, tags: impl Iterator<Item = Tag>) {
         for tag in tags {
             self.tags.remove(&(tag, id));
         }
@@ -277,7 +315,7 @@ impl Waiters {
     }
 
     /// Wakes all who wait for this tag.
-    pub(super) fn wake(&self, tag: Tag) {
+    pub(in crate::server) fn wake(&self, tag: Tag) {
         for (_, id) in self.tags.range((tag, 0)..=(tag, u64::MAX)) {
             if let Some(notify) = self.notifies.get(id) {
                 notify.notify_one();
@@ -303,7 +341,7 @@ mod tests {
     }
 
     fn source(n: u8) -> Source {
-        Source::of(IpAddr::from([192, 0, 2, n]))
+        Source::of(IpAddr::from([192, 0, n, 1]))
     }
 
     const fn at(seconds: u64) -> Duration {
@@ -395,6 +433,26 @@ mod tests {
         store
             .put(tag(5), b"x", source(1), at(101))
             .expect("room again when the others have expired");
+    }
+
+    #[test]
+    fn one_network_has_half_of_the_store_however_many_addresses_it_has() {
+        let mut store = Store::new(Limits {
+            records: 400,
+            ..Limits::default()
+        });
+        let put = |store: &mut Store, n: u16, ip: [u8; 4]| {
+            let [high, low] = n.to_be_bytes();
+            let mut tag = [ip[1]; 16];
+            (tag[0], tag[1]) = (high, low);
+            store
+                .put(Tag(tag), b"x", Source::of(ip.into()), at(0))
+                .is_ok()
+        };
+        let greedy = (0..400).filter(|n| put(&mut store, *n, [198, 51, 100, *n as u8]));
+        assert_eq!(greedy.count(), 200);
+        let next = (0..50).filter(|n| put(&mut store, *n, [203, 0, 113, 1]));
+        assert_eq!(next.count(), 50);
     }
 
     #[test]

@@ -1,0 +1,41 @@
+//! Whom addresses are counted for: a network, and the site that may have many of them.
+
+use std::net::IpAddr;
+
+/// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
+/// that begin with 32 zero bits are nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Network(pub(crate) u64);
+
+impl Network {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        Self(match ip {
+            IpAddr::V4(ip) => ip.to_bits().into(),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+        })
+    }
+
+    pub(crate) fn site(self) -> Site {
+        // IPv4 is what has 32 zero bits in front.
+        let bits = if self.0 >> 32 == 0 { 8 } else { 16 };
+        Site(self.0 >> bits << bits)
+    }
+}
+
+/// What one subscriber may have many networks of: an IPv4 /24, or an IPv6 /48.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Site(u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_is_an_ipv4_24_or_an_ipv6_48() {
+        let site = |text: &str| Network::of(text.parse().unwrap()).site();
+        assert_eq!(site("192.0.2.1"), site("192.0.2.254"));
+        assert_ne!(site("192.0.2.1"), site("192.0.3.1"));
+        assert_eq!(site("2001:db8:1:2::3"), site("2001:db8:1:ffff::"));
+        assert_ne!(site("2001:db8:1::"), site("2001:db8:2::"));
+    }
+}

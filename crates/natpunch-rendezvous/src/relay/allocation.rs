@@ -1,0 +1,308 @@
+//! One pair at a port: what may pass between its two sides, and when.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natpunch_types::is_global;
+
+use super::{
+    Allocation, BIND_WINDOW, Counters, IDLE, INDEX_LIFETIME, INDICES, KEY_LIFETIME, Limits,
+    OVERHEAD, Obstacle, PAUSE, PROBES, QUEUE, Side, TAKEN_OVER, Verdict, Waiting,
+};
+use crate::crypto::Key;
+use crate::network::Network;
+use crate::relay::budget::Budget;
+use crate::relay::shape::{Index, Shape};
+use crate::server::Via;
+
+impl Allocation {
+    pub(super) fn forward(
+        &mut self,
+        from: usize,
+        via: Via,
+        payload: &[u8],
+        limits: &Limits,
+        counters: &mut Counters,
+        now: Duration,
+    ) -> Verdict {
+        let shape = Shape::of(payload);
+        let is_probe = shape == Some(Shape::Probe);
+        let since = if self.carried && !is_probe {
+            self.stretch_at(now)
+        } else {
+            now
+        };
+        let [a, b] = &mut self.sides;
+        let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
+        // The same address on another way of ours is another path.
+        let here = sender.bound.is_some_and(|(_, bound)| bound == via);
+        let Some((to, to_via)) = receiver.bound.filter(|_| here) else {
+            counters.not_carried += 1;
+            return Verdict::Drop;
+        };
+        let known = match shape {
+            Some(Shape::Probe) => {
+                if !sender.may_probe(now) {
+                    counters.limited += 1;
+                    return Verdict::Drop;
+                }
+                true
+            }
+            _ if !self.carried => {
+                counters.not_carried += 1;
+                return Verdict::Drop;
+            }
+            _ if limits.any_payload => true,
+            None => false,
+            Some(Shape::Initiation { sender: index }) => {
+                sender.chose(index, now);
+                true
+            }
+            Some(Shape::Response {
+                sender: index,
+                receiver: asked,
+            }) => {
+                let known = receiver.knows(asked, now);
+                if known {
+                    sender.chose(index, now);
+                    self.shook_hands = true;
+                }
+                known
+            }
+            Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
+            Some(Shape::Data { receiver: session }) => {
+                receiver.knows(session, now) || {
+                    // A session whose handshake took the path that just died. WireGuard itself
+                    // would notice only after 15 s.
+                    let recent = now.saturating_sub(since) < KEY_LIFETIME;
+                    let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
+                    if taken {
+                        receiver.taken_over += 1;
+                        receiver.chose(session, now);
+                    }
+                    taken
+                }
+            }
+        };
+        if !known {
+            counters.misshapen += 1;
+            return Verdict::Drop;
+        }
+        sender.heard = now;
+        if !is_probe {
+            self.stretch = Some((since, now));
+        }
+        Verdict::Forward { via: to_via, to }
+    }
+
+    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new
+    /// one nothing is known of what it was that they did meanwhile on another path.
+    pub(super) fn stretch_at(&mut self, now: Duration) -> Duration {
+        let going_on = self
+            .stretch
+            .filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
+        going_on.map_or_else(
+            || {
+                self.shook_hands = false;
+                self.sides.iter_mut().for_each(|side| side.taken_over = 0);
+                now
+            },
+            |(since, _)| since,
+        )
+    }
+
+    /// Where its two sides are, as far as that is known.
+    pub(super) fn networks(&self) -> [Network; 2] {
+        self.sides.each_ref().map(|side| {
+            let bound = side.bound.map_or(side.registered, |(address, _)| address);
+            Network::of(bound.ip())
+        })
+    }
+
+    /// Takes what a datagram costs, if nothing stands against it. A probe waits for nothing of this
+    /// allocation's own.
+    pub(super) fn pass(
+        &mut self,
+        cost: u64,
+        is_probe: bool,
+        limits: &Limits,
+        budget: Option<&Budget>,
+        now: Duration,
+    ) -> Result<(), Obstacle> {
+        if self.has_used_its_hour(limits, now) {
+            return Err(Obstacle::PairHour);
+        }
+        if !is_probe && !self.has_tokens(cost, limits, now) {
+            return Err(Obstacle::PairRate);
+        }
+        if !is_probe && !self.share.has(cost, now) {
+            return Err(Obstacle::TotalRate);
+        }
+        if budget.is_some_and(|budget| !budget.take(cost, now)) {
+            return Err(Obstacle::TotalRate);
+        }
+        self.tokens.0 = self.tokens.0.saturating_sub(cost);
+        self.share.take(cost);
+        self.used.1 = self.used.1.saturating_add(cost);
+        Ok(())
+    }
+
+    /// Which rate it is that holds a datagram back.
+    pub(super) fn obstacle(&mut self, cost: u64, limits: &Limits, now: Duration) -> Obstacle {
+        if self.has_tokens(cost, limits, now) {
+            Obstacle::TotalRate
+        } else {
+            Obstacle::PairRate
+        }
+    }
+
+    pub(super) fn has_tokens(&mut self, cost: u64, limits: &Limits, now: Duration) -> bool {
+        let (tokens, at) = &mut self.tokens;
+        let passed = now.saturating_sub(*at).as_micros().min(1_000_000) as u64;
+        let gained = limits.bytes_per_second.saturating_mul(passed) / 1_000_000;
+        if gained > 0 {
+            *tokens = tokens.saturating_add(gained).min(limits.bytes_per_second);
+            *at = now;
+        }
+        *tokens >= cost
+    }
+
+    pub(super) fn has_used_its_hour(&mut self, limits: &Limits, now: Duration) -> bool {
+        let hour = now.saturating_sub(self.opened).as_secs() / 3600;
+        if self.used.0 != hour {
+            self.used = (hour, 0);
+        }
+        self.used.1 >= limits.bytes_per_hour
+    }
+
+    /// Keeps a datagram for a side; false if its queue is full.
+    pub(super) fn enqueue(
+        &mut self,
+        to: usize,
+        payload: &[u8],
+        limits: &Limits,
+        budget: Option<&Budget>,
+    ) -> bool {
+        let (time, least, most) = QUEUE;
+        let rate = limits
+            .bytes_per_second
+            .min(self.share.rate().unwrap_or(u64::MAX));
+        let room = rate.saturating_mul(time.as_millis() as u64) / 1_000;
+        let bytes = payload.len() as u64 + OVERHEAD;
+        if self.queued + bytes > room.clamp(least, most)
+            || budget.is_some_and(|budget| !budget.queue(bytes))
+        {
+            return false;
+        }
+        self.queued += bytes;
+        let payload = payload.to_vec();
+        self.queue.push_back(Waiting { to, payload });
+        true
+    }
+
+    /// The first datagram in the queue, if it may leave now. One whose side has no address any more
+    /// is dropped.
+    pub(super) fn release(
+        &mut self,
+        limits: &Limits,
+        budget: Option<&Budget>,
+        now: Duration,
+    ) -> Option<(Via, SocketAddr, Vec<u8>)> {
+        loop {
+            let cost = self.queue.front()?.payload.len() as u64 + OVERHEAD;
+            match self.pass(cost, false, limits, budget, now) {
+                Ok(()) => {}
+                Err(Obstacle::PairHour) => {
+                    self.clear_queue(budget);
+                    return None;
+                }
+                Err(Obstacle::PairRate | Obstacle::TotalRate) => return None,
+            }
+            let Waiting { to, payload } = self.queue.pop_front()?;
+            self.queued = self.queued.saturating_sub(cost);
+            if let Some(budget) = budget {
+                budget.unqueue(cost);
+            }
+            if let Some((address, via)) = self.sides.get(to).and_then(|side| side.bound) {
+                return Some((via, address, payload));
+            }
+        }
+    }
+
+    pub(super) fn clear_queue(&mut self, budget: Option<&Budget>) {
+        self.queue.clear();
+        let queued = std::mem::take(&mut self.queued);
+        if let Some(budget) = budget {
+            budget.unqueue(queued);
+        }
+    }
+
+    pub(super) fn is_over(&self, now: Duration) -> bool {
+        let bound = self.sides.iter().all(|side| side.bound.is_some());
+        let unused = !bound && now.saturating_sub(self.opened) >= BIND_WINDOW;
+        unused
+            || self
+                .sides
+                .iter()
+                .any(|side| now.saturating_sub(side.heard) >= IDLE)
+    }
+}
+
+impl Side {
+    pub(super) fn new(key: Key, registered: SocketAddr, now: Duration) -> Self {
+        Self {
+            key,
+            registered,
+            bound: None,
+            moves: 0,
+            heard: now,
+            indices: [(0, 0); INDICES],
+            next_index: 0,
+            taken_over: 0,
+            probes: (PROBES.1 * 1000, now.as_millis() as u64),
+        }
+    }
+
+    /// Whether this side may be at an address: any global one, and the one where its session is. So
+    /// a server never sends into private networks but to whom it serves there anyway.
+    pub(super) fn admits(&self, source: SocketAddr) -> bool {
+        is_global(source.ip()) || source.ip() == self.registered.ip()
+    }
+
+    pub(super) fn may_probe(&mut self, now: Duration) -> bool {
+        let (tokens, at) = &mut self.probes;
+        let millis = now.as_millis() as u64;
+        let gained = millis.saturating_sub(*at).min(60_000) as u32 * PROBES.0;
+        *tokens = (*tokens + gained).min(PROBES.1 * 1000);
+        *at = millis;
+        let enough = *tokens >= 1000;
+        if enough {
+            *tokens -= 1000;
+        }
+        enough
+    }
+
+    /// This side will be found by this index.
+    pub(super) fn chose(&mut self, index: Index, now: Duration) {
+        let now = now.as_secs() as u32;
+        if let Some(known) = self
+            .indices
+            .iter_mut()
+            .find(|(known, since)| *known == index && *since != 0)
+        {
+            known.1 = now.max(1);
+        } else if let Some(oldest) = self.indices.get_mut(self.next_index) {
+            *oldest = (index, now.max(1));
+            self.next_index = (self.next_index + 1) % INDICES;
+        }
+    }
+
+    pub(super) fn knows(&self, index: Index, now: Duration) -> bool {
+        let now = now.as_secs() as u32;
+        self.indices.iter().any(|(known, since)| {
+            *known == index
+                && *since != 0
+                && now.saturating_sub(*since) < INDEX_LIFETIME.as_secs() as u32
+        })
+    }
+}
