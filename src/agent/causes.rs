@@ -179,7 +179,7 @@ impl Flips {
 #[cfg(test)]
 mod tests {
     use natpunch_core::PathKind;
-    use natpunch_types::RelayUse;
+    use natpunch_types::{LocalSocket, RelayUse};
 
     use super::*;
 
@@ -196,6 +196,7 @@ mod tests {
 
     fn peer(state: PeerState, origins: &[&str]) -> PeerStatus {
         let candidate = |origin: &&str| CandidateStatus {
+            local: LocalSocket::WireguardPort,
             address: "198.51.100.7:51820".parse().unwrap(),
             kind: CandidateKind::Mapped,
             origins: vec![(*origin).to_owned()],
@@ -210,6 +211,7 @@ mod tests {
             name: "b".to_owned(),
             managed: true,
             path: PathKind::None,
+            local: None,
             relayed_by: Vec::new(),
             relay_reason: None,
             relay: RelayUse::Off,

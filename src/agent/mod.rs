@@ -32,7 +32,7 @@ use std::time::Duration;
 use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_rollout::Answers;
-use natpunch_types::{Consent, Interest, PeerKey, Route, SealedRecord};
+use natpunch_types::{Consent, Interest, LocalSocket, PathId, PeerKey, Route, SealedRecord};
 use natpunch_wg::{Applied, DeviceProcess};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -307,13 +307,16 @@ impl Agent {
         }
         while let Some(transmit) = self.mesh.poll_transmit() {
             let Transmit {
-                destination,
+                path,
                 source,
                 ttl,
                 payload,
             } = transmit;
-            if let Err(error) = self.raw.send(source, destination, ttl, &payload) {
-                tracing::trace!(%destination, %error, "not sent");
+            let sent = match path.local {
+                LocalSocket::WireguardPort => self.raw.send(source, path.remote, ttl, &payload),
+            };
+            if let Err(error) = sent {
+                tracing::trace!(%path, %error, "not sent");
             }
         }
         while let Some(event) = self.mesh.poll_event() {
@@ -339,7 +342,7 @@ impl Agent {
             plugin.tell_datagram(received.source, received.payload.clone());
         }
         self.mesh.handle_datagram(
-            received.source,
+            PathId::wireguard(received.source),
             Some(received.destination),
             &received.payload,
             now(),

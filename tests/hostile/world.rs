@@ -10,7 +10,7 @@ use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
 use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, DevicePeer, DeviceSnapshot, InstanceName, News,
-    OwnAddressKind, PeerKey, RecordTag, RelayUse, Route, Running, SealedRecord, SecretKey,
+    OwnAddressKind, PathId, PeerKey, RecordTag, RelayUse, Route, Running, SealedRecord, SecretKey,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -314,7 +314,7 @@ impl World {
         } else {
             self.nodes[n]
                 .mesh
-                .handle_datagram(from, None, payload, time);
+                .handle_datagram(PathId::wireguard(from), None, payload, time);
         }
     }
 
@@ -407,7 +407,7 @@ impl World {
                     sends.push((to, outgoing.payload));
                 }
                 while let Some(transmit) = node.mesh.poll_transmit() {
-                    sends.push((transmit.destination, transmit.payload));
+                    sends.push((transmit.path.remote, transmit.payload));
                 }
                 while node.mesh.poll_event().is_some() {}
                 for (to, payload) in sends {

@@ -59,8 +59,7 @@ lab_test!(
         let mut world = World::new(lab, Discovery::Rendezvous);
         let ([mut a, b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
         a.wait_connected("b");
-        let lan =
-            "link add lan0 type dummy\naddress add 10.77.0.200/24 dev lan0\nlink set lan0 up\n";
+        let lan = "link add lan0 type veth peer name lan1\nlink set lan1 up\naddress add 10.77.0.200/24 dev lan0\nlink set lan0 up\n";
         for agent_first in [true, false] {
             if !agent_first {
                 a.stop();
@@ -93,7 +92,7 @@ lab_test!(
         let mut world = World::new(lab, Discovery::Rendezvous);
         let ([mut a, _b], _routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
         a.wait_connected("b");
-        let lan = "link add lan0 type dummy\naddress add 10.0.0.5/8 dev lan0\nlink set lan0 up\n\
+        let lan = "link add lan0 type veth peer name lan1\nlink set lan1 up\naddress add 10.0.0.5/8 dev lan0\nlink set lan0 up\n\
                    route add default via 10.77.0.77 dev lan0 metric 999\n";
         for agent_first in [true, false] {
             if !agent_first {
@@ -150,7 +149,7 @@ lab_test!(a_hung_agent_is_named_with_its_process, 120, |lab| {
     let pid = a.status().unwrap()["pid"].as_i64().unwrap();
     let agent = Pid::from_raw(i32::try_from(pid).unwrap());
     kill(agent, Signal::SIGSTOP).unwrap();
-    for command in ["down", "status"] {
+    for command in ["status", "down"] {
         let output = a.natpunch(&[command]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
@@ -160,8 +159,14 @@ lab_test!(a_hung_agent_is_named_with_its_process, 120, |lab| {
         );
         assert!(!said.contains("os error"), "{command}: {said}");
     }
+    // It does what `down` asked for as soon as it can.
     kill(agent, Signal::SIGCONT).unwrap();
-    a.wait_up();
+    let deadline = soon();
+    while !a.has_ended() {
+        assert!(std::time::Instant::now() < deadline, "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(a.natpunch(&["down"]).status.success());
 });
 
 // The control socket is there before the device is, so a reload may come from then on.

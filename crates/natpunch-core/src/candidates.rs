@@ -1,15 +1,14 @@
-//! The places where one peer may be: merged by address, each with who said so and what probing it
-//! has shown.
+//! The paths on which one peer may answer, each with who offered it and what probing has shown.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, Route, is_mesh_lan};
+use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, PathId, Route, is_mesh_lan};
 
 use crate::Time;
 use crate::burst::{Burst, HOLE_TTL};
 use crate::path::{Rank, Tier};
+use crate::probe::Transaction;
 
 /// Places of one class (kind and address family) of a peer's candidates: however many a peer has of
 /// one class, the others keep theirs ...
@@ -32,11 +31,11 @@ const BLOCKED: [Duration; 3] = [
     Duration::from_secs(120),
     Duration::from_secs(600),
 ];
-/// The same on the peer's word, unless it says so again.
-const DEAF_THERE: Duration = Duration::from_secs(30);
 /// For how long the word of an instance is believed that was replaced: until then its successor
 /// says it again.
 pub(crate) const SUCCESSION: Duration = Duration::from_secs(10);
+/// The same on the peer's word, unless it says so again.
+const DEAF_THERE: Duration = Duration::from_secs(30);
 /// How long an answer proves a path.
 const PROOF: Duration = Duration::from_secs(90);
 
@@ -50,7 +49,7 @@ struct Claim {
     inherited: bool,
 }
 
-/// One place where the peer may be.
+/// One path on which the peer may answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) kind: CandidateKind,
@@ -161,25 +160,25 @@ impl Entry {
 
     /// A private address that this host has a default route to at best, as far as is known: it
     /// means something elsewhere.
-    pub(crate) fn is_hopeless(&self, address: SocketAddr, same_site: bool) -> bool {
+    pub(crate) fn is_hopeless(&self, path: PathId, same_site: bool) -> bool {
         let told = self.kind == CandidateKind::Host && !self.stated;
-        told && self.route == Some(Route::Routed) && !same_site && is_mesh_lan(address.ip())
+        told && self.route == Some(Route::Routed) && !same_site && is_mesh_lan(path.remote.ip())
     }
 
     /// The least is to be probed first.
-    fn order(&self, address: SocketAddr, same_site: bool) -> (bool, CandidateKind, Time) {
-        let hopeless = self.is_hopeless(address, same_site);
+    fn order(&self, path: PathId, same_site: bool) -> (bool, CandidateKind, Time) {
+        let hopeless = self.is_hopeless(path, same_site);
         (hopeless, self.kind, self.learned)
     }
 
-    pub(crate) fn tier(&self, address: SocketAddr, same_site: bool) -> Tier {
-        Tier::new(self.kind, address, self.route, same_site)
+    pub(crate) fn tier(&self, path: PathId, same_site: bool) -> Tier {
+        Tier::new(self.kind, path.remote, self.route, same_site)
     }
 
     /// Its worth; `relays` are those that may be used, best first.
     pub(crate) fn rank(
         &self,
-        address: SocketAddr,
+        path: PathId,
         same_site: bool,
         relays: Option<&[InstanceName]>,
     ) -> Rank {
@@ -192,8 +191,8 @@ impl Entry {
             |relays: &[InstanceName]| relays.iter().position(offers).unwrap_or(relays.len());
         let place = relays.filter(|_| self.is_relay()).map_or(0, place);
         Rank::new(
-            self.tier(address, same_site),
-            address,
+            self.tier(path, same_site),
+            path.remote,
             place,
             self.rtt.unwrap_or(Duration::from_secs(1)),
         )
@@ -204,6 +203,15 @@ impl Entry {
         (self.unanswered, self.unanswered_since) = (0, None);
         // RFC 6298's smoothing.
         self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
+    }
+
+    /// A sample was compared with the path in use.
+    pub(crate) fn on_compared(&mut self, is_worth_a_change: bool) {
+        self.wins = if is_worth_a_change {
+            self.wins.saturating_add(1)
+        } else {
+            0
+        };
     }
 
     pub(crate) fn on_heard(&mut self, heard: bool, now: Time) {
@@ -264,9 +272,8 @@ impl Entry {
 
     /// Some origin's word for it was authenticated.
     fn is_sure(&self) -> bool {
-        self.claims
-            .iter()
-            .any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
+        let mut claims = self.claims.iter();
+        claims.any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
     }
 
     /// Some discovery instance speaks for it.
@@ -282,12 +289,12 @@ impl Entry {
 /// All candidates of one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    entries: BTreeMap<SocketAddr, Entry>,
+    entries: BTreeMap<PathId, Entry>,
     /// Relays that were forgotten, the newest last: what still comes from there comes through a
     /// relay.
     former_relays: VecDeque<FormerRelay>,
     /// Candidates that found no place.
-    left_out: BTreeSet<SocketAddr>,
+    left_out: BTreeSet<PathId>,
     /// Both nodes are behind one NAT.
     pub(crate) same_site: bool,
 }
@@ -295,7 +302,7 @@ pub(crate) struct Table {
 /// A relay that was forgotten.
 #[derive(Debug)]
 struct FormerRelay {
-    address: SocketAddr,
+    path: PathId,
     /// The instance that offered it ended, or may no longer relay: it is not used, whoever else
     /// speaks of it, until an instance offers it again.
     barred: bool,
@@ -315,7 +322,7 @@ type Class = (CandidateKind, bool);
 
 /// What a table is told.
 pub(crate) struct Offer<'a> {
-    pub(crate) address: SocketAddr,
+    pub(crate) path: PathId,
     pub(crate) kind: CandidateKind,
     pub(crate) origin: &'a Origin,
     pub(crate) expires: Time,
@@ -340,7 +347,7 @@ impl Offer<'_> {
     }
 
     fn class(&self) -> Class {
-        (self.kind, self.address.is_ipv4())
+        (self.kind, self.path.remote.is_ipv4())
     }
 }
 
@@ -349,36 +356,31 @@ impl Table {
         self.entries.is_empty()
     }
 
-    pub(crate) fn get(&self, address: &SocketAddr) -> Option<&Entry> {
-        self.entries.get(address)
+    pub(crate) fn get(&self, path: &PathId) -> Option<&Entry> {
+        self.entries.get(path)
     }
 
-    pub(crate) fn get_mut(&mut self, address: &SocketAddr) -> Option<&mut Entry> {
-        self.entries.get_mut(address)
+    pub(crate) fn get_mut(&mut self, path: &PathId) -> Option<&mut Entry> {
+        self.entries.get_mut(path)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&SocketAddr, &Entry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PathId, &Entry)> {
         self.entries.iter()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&SocketAddr, &mut Entry)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&PathId, &mut Entry)> {
         self.entries.iter_mut()
     }
 
-    /// Merges an (admitted, canonical) address. `keep` is never evicted for it.
-    pub(crate) fn learn(
-        &mut self,
-        offer: Offer<'_>,
-        keep: Option<SocketAddr>,
-        now: Time,
-    ) -> Learned {
+    /// Merges an admitted path. `keep` is never evicted for it.
+    pub(crate) fn learn(&mut self, offer: &Offer<'_>, keep: Option<PathId>, now: Time) -> Learned {
         let claim = Claim {
             expires: offer.expires,
             recorded: offer.recorded,
             inherited: false,
         };
-        if let Some(entry) = self.entries.get_mut(&offer.address) {
-            if !entry.is_of_kind(&offer) {
+        if let Some(entry) = self.entries.get_mut(&offer.path) {
+            if !entry.is_of_kind(offer) {
                 return Learned::Known;
             }
             if entry.claims.len() < MAX_CLAIMS || entry.claims.contains_key(offer.origin) {
@@ -386,18 +388,18 @@ impl Table {
             }
             return Learned::Known;
         }
-        if !self.make_room(&offer, keep, now) {
+        if !self.make_room(offer, keep, now) {
             if self.left_out.len() < MAX_LEFT_OUT {
-                self.left_out.insert(offer.address);
+                self.left_out.insert(offer.path);
             }
             return Learned::LeftOut;
         }
+        self.left_out.remove(&offer.path);
         if offer.kind == CandidateKind::Relay && offer.origin.instance().is_some() {
             self.former_relays
-                .retain(|former| !(former.barred && former.address == offer.address));
+                .retain(|former| !(former.barred && former.path == offer.path));
         }
-        self.left_out.remove(&offer.address);
-        let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.address);
+        let through_relay = !offer.is_of_peer() && self.is_former_relay(&offer.path);
         let entry = Entry {
             kind: if through_relay {
                 CandidateKind::Relay
@@ -426,18 +428,18 @@ impl Table {
             deaf_there_until: None,
             blocks: 0,
         };
-        self.entries.insert(offer.address, entry);
+        self.entries.insert(offer.path, entry);
         Learned::New
     }
 
     /// Whether there is a place in the offer's class, or one was made.
-    fn make_room(&mut self, offer: &Offer<'_>, keep: Option<SocketAddr>, now: Time) -> bool {
+    fn make_room(&mut self, offer: &Offer<'_>, keep: Option<PathId>, now: Time) -> bool {
         let of_class =
-            |address: &SocketAddr, entry: &Entry| (entry.kind, address.is_ipv4()) == offer.class();
+            |path: &PathId, entry: &Entry| (entry.kind, path.remote.is_ipv4()) == offer.class();
         let class = || {
             self.entries
                 .iter()
-                .filter(|(address, entry)| of_class(address, entry))
+                .filter(|(path, entry)| of_class(path, entry))
         };
         let by_it_alone = |entry: &Entry| entry.claims.keys().all(|by| by == offer.origin);
         let of_origin = class().filter(|(_, entry)| !entry.is_sure() && by_it_alone(entry));
@@ -453,11 +455,11 @@ impl Table {
             tried || entry.is_barred() || offer.is_sure() && !entry.is_sure()
         };
         let victim = class()
-            .filter(|(address, _)| Some(**address) != keep)
+            .filter(|(path, _)| Some(**path) != keep)
             .filter(|(_, entry)| !entry.is_proven(now) && gives_way(entry))
             .filter(|(_, entry)| !greedy || by_it_alone(entry))
             .min_by_key(|(_, entry)| entry.learned)
-            .map(|(address, _)| *address);
+            .map(|(path, _)| *path);
         let Some(victim) = victim else { return false };
         let forgotten = self.entries.remove_entry(&victim).into_iter().collect();
         self.note_former(forgotten, false);
@@ -465,9 +467,8 @@ impl Table {
     }
 
     /// Whether both nodes are behind one NAT: this node is seen at an address of the peer's.
-    pub(crate) fn note_site(&mut self, sees_us: impl Fn(&SocketAddr) -> bool) {
-        let shared =
-            |(address, entry): (&SocketAddr, &Entry)| !entry.is_relay() && sees_us(address);
+    pub(crate) fn note_site(&mut self, sees_us: impl Fn(&PathId) -> bool) {
+        let shared = |(path, entry): (&PathId, &Entry)| !entry.is_relay() && sees_us(path);
         self.same_site = self.entries.iter().any(shared);
     }
 
@@ -485,20 +486,20 @@ impl Table {
     }
 
     /// How many others are to be probed before this one.
-    pub(crate) fn place(&self, address: SocketAddr) -> usize {
-        let order = |address: &SocketAddr, entry: &Entry| entry.order(*address, self.same_site);
-        let Some(own) = self.get(&address).map(|entry| order(&address, entry)) else {
+    pub(crate) fn place(&self, path: PathId) -> usize {
+        let order = |path: &PathId, entry: &Entry| entry.order(*path, self.same_site);
+        let Some(own) = self.get(&path).map(|entry| order(&path, entry)) else {
             return 0;
         };
-        let before = |(other, entry): &(&SocketAddr, &Entry)| {
-            !entry.is_barred() && (order(other, entry), **other) < (own, address)
+        let before = |(other, entry): &(&PathId, &Entry)| {
+            !entry.is_barred() && (order(other, entry), **other) < (own, path)
         };
         self.iter().filter(before).count()
     }
 
-    /// An origin takes its word for an address back. True if it was all that spoke for a relay.
-    pub(crate) fn withdraw(&mut self, address: &SocketAddr, origin: &Origin) -> bool {
-        let Some(entry) = self.entries.get_mut(address) else {
+    /// An origin takes its word for a path back. True if it was all that spoke for a relay.
+    pub(crate) fn withdraw(&mut self, path: &PathId, origin: &Origin) -> bool {
+        let Some(entry) = self.entries.get_mut(path) else {
             return false;
         };
         let gone = entry.claims.remove(origin).is_some()
@@ -520,15 +521,12 @@ impl Table {
 
     /// Forgets what may no longer be used; the rest is probed as if nothing had been learned of how
     /// WireGuard does there.
-    pub(crate) fn restrict(
-        &mut self,
-        permits: impl Fn(SocketAddr, CandidateKind, &Origin) -> bool,
-    ) {
-        let barred = self.entries.extract_if(.., |address, entry| {
+    pub(crate) fn restrict(&mut self, permits: impl Fn(PathId, CandidateKind, &Origin) -> bool) {
+        let barred = self.entries.extract_if(.., |path, entry| {
             entry.unblock();
             entry
                 .claims
-                .retain(|origin, _| permits(*address, entry.kind, origin));
+                .retain(|origin, _| permits(*path, entry.kind, origin));
             entry.claims.is_empty()
         });
         let barred = barred.collect();
@@ -563,7 +561,7 @@ impl Table {
     }
 
     /// Forgets what nobody claims any more, except `keep` and what is proven.
-    pub(crate) fn expire(&mut self, keep: Option<SocketAddr>, now: Time) {
+    pub(crate) fn expire(&mut self, keep: Option<PathId>, now: Time) {
         // A relay that the successor of its instance did not offer again in time.
         let barred = self.entries.extract_if(.., |_, entry| {
             let is_over = |claim: &Claim| claim.inherited && claim.expires <= now;
@@ -573,36 +571,33 @@ impl Table {
         });
         let barred = barred.collect();
         self.note_former(barred, true);
-        let over = self.entries.extract_if(.., |address, entry| {
-            entry.claims.is_empty() && Some(*address) != keep && !entry.is_proven(now)
+        let over = self.entries.extract_if(.., |path, entry| {
+            entry.claims.is_empty() && Some(*path) != keep && !entry.is_proven(now)
         });
         let over = over.collect();
         self.note_former(over, false);
     }
 
     /// It was a relay's, which was forgotten.
-    pub(crate) fn is_former_relay(&self, address: &SocketAddr) -> bool {
-        self.former_relays
-            .iter()
-            .any(|former| former.address == *address)
+    pub(crate) fn is_former_relay(&self, path: &PathId) -> bool {
+        let mut former = self.former_relays.iter();
+        former.any(|former| former.path == *path)
     }
 
     /// It was a relay's that may no longer be used.
-    pub(crate) fn is_barred_relay(&self, address: &SocketAddr) -> bool {
-        self.former_relays
-            .iter()
-            .any(|former| former.barred && former.address == *address)
+    pub(crate) fn is_barred_relay(&self, path: &PathId) -> bool {
+        let mut former = self.former_relays.iter();
+        former.any(|former| former.barred && former.path == *path)
     }
 
     /// Remembers the relays among those that were forgotten.
-    fn note_former(&mut self, forgotten: Vec<(SocketAddr, Entry)>, barred: bool) {
-        for (address, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
-            self.former_relays.retain(|known| known.address != address);
+    fn note_former(&mut self, forgotten: Vec<(PathId, Entry)>, barred: bool) {
+        for (path, _) in forgotten.into_iter().filter(|(_, entry)| entry.is_relay()) {
+            self.former_relays.retain(|known| known.path != path);
             if self.former_relays.len() >= MAX_FORMER_RELAYS {
                 self.former_relays.pop_front();
             }
-            self.former_relays
-                .push_back(FormerRelay { address, barred });
+            self.former_relays.push_back(FormerRelay { path, barred });
         }
     }
 
@@ -620,10 +615,11 @@ impl Table {
 #[derive(Debug, Default)]
 pub(crate) struct Pending(VecDeque<PendingPing>);
 
+/// A ping that left on a path. Only a pong that comes back on the same one proves it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PendingPing {
-    pub(crate) transaction: crate::probe::Transaction,
-    pub(crate) destination: SocketAddr,
+    pub(crate) transaction: Transaction,
+    pub(crate) path: PathId,
     pub(crate) sent: Time,
 }
 
@@ -640,11 +636,7 @@ impl Pending {
     }
 
     /// The ping that a pong answers.
-    pub(crate) fn take(
-        &mut self,
-        transaction: &crate::probe::Transaction,
-        now: Time,
-    ) -> Option<PendingPing> {
+    pub(crate) fn take(&mut self, transaction: &Transaction, now: Time) -> Option<PendingPing> {
         while self
             .0
             .front()
@@ -667,18 +659,18 @@ mod tests {
     const NOW: Time = Time::ZERO;
 
     fn instance(name: &str) -> Origin {
-        InstanceName::new(name).into()
+        Origin::Discovery(InstanceName::new(name))
     }
 
-    fn learn(table: &mut Table, address: &str, kind: CandidateKind, by: Origin) -> Learned {
+    fn learn(table: &mut Table, address: &str, kind: CandidateKind, by: &Origin) -> Learned {
         let offer = Offer {
-            address: address.parse().unwrap(),
+            path: PathId::wireguard(address.parse().unwrap()),
             kind,
-            origin: &by,
+            origin: by,
             expires: NOW + Duration::from_secs(60),
             recorded: false,
         };
-        table.learn(offer, None, NOW)
+        table.learn(&offer, None, NOW)
     }
 
     #[test]
@@ -689,19 +681,19 @@ mod tests {
                 &mut table,
                 &format!("10.0.{n}.1:1"),
                 CandidateKind::Host,
-                Origin::Peer,
+                &Origin::Peer,
             );
             learn(
                 &mut table,
                 &format!("[fd00::{n:x}]:1"),
                 CandidateKind::Host,
-                Origin::Peer,
+                &Origin::Peer,
             );
             learn(
                 &mut table,
                 &format!("198.51.100.{n}:1"),
                 CandidateKind::Reflexive,
-                instance("liar"),
+                &instance("liar"),
             );
         }
         assert!(table.left_out() > 0);
@@ -714,7 +706,7 @@ mod tests {
             ("[2001:db8::1]:4", CandidateKind::Relay),
         ] {
             assert_eq!(
-                learn(&mut table, address, kind, instance("honest")),
+                learn(&mut table, address, kind, &instance("honest")),
                 Learned::New,
                 "{address}"
             );
@@ -732,14 +724,14 @@ mod tests {
                     &mut table,
                     &address,
                     CandidateKind::Host,
-                    instance(&format!("liar{origin}")),
+                    &instance(&format!("liar{origin}")),
                 );
             }
         }
         for n in 0..MAX_PER_CLASS {
             let address = format!("203.0.113.{n}:1");
             assert_eq!(
-                learn(&mut table, &address, CandidateKind::Host, Origin::Peer),
+                learn(&mut table, &address, CandidateKind::Host, &Origin::Peer),
                 Learned::New
             );
         }
@@ -748,7 +740,7 @@ mod tests {
                 &mut table,
                 "203.0.113.99:1",
                 CandidateKind::Host,
-                Origin::Peer
+                &Origin::Peer
             ),
             Learned::LeftOut
         );

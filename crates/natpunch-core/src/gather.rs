@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use natpunch_types::{
     Abilities, AddressClass, CandidateKind, HostNetwork, InstanceName, LinkRole, Mapping,
-    OwnAddressKind, Rate, RateBudget, canonical, canonical_ip, classify,
+    OwnAddressKind, PathId, Rate, RateBudget, canonical, canonical_ip, classify,
 };
 use rand_core::RngCore;
 
@@ -414,7 +414,7 @@ impl Local {
             server.asked = Some(now);
             let payload = stun::request(server.transaction);
             send(Transmit {
-                destination: *address,
+                path: PathId::wireguard(*address),
                 source: None,
                 ttl: None,
                 payload,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{
-    Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PeerKey,
-    ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running, SealedRecord,
-    canonical,
+    Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
+    PeerKey, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
+    SealedRecord, canonical,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -16,7 +16,7 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
-use crate::peer::Peer;
+use crate::peer::{Peer, Search};
 use crate::record::Contents;
 use crate::{
     Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
@@ -81,9 +81,8 @@ pub struct Mesh {
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
-    /// Peers without a connection, or with one by a relay only; true for those that are worth
-    /// haste.
-    wanted: BTreeMap<PeerKey, bool>,
+    /// The peers that are looked for: those without a connection, or with one by a relay only.
+    wanted: BTreeMap<PeerKey, Search>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
     interest: Notice<Arc<[Interest]>>,
@@ -272,22 +271,22 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// A datagram that arrived raw on WireGuard's port. Anything but probes and answers to our STUN
-    /// requests is ignored.
+    /// A datagram that arrived: by which path an answer to it would leave, and the address on this
+    /// host that it was sent to. Anything but probes and answers to our STUN requests is ignored.
     pub fn handle_datagram(
         &mut self,
-        source: SocketAddr,
+        path: PathId,
         destination: Option<IpAddr>,
         payload: &[u8],
         now: Time,
     ) {
-        let source = canonical(source);
+        let path = path.with_remote(canonical(path.remote));
         if let Some(tag) = probe::tag(payload) {
             let Some(key) = self.by_probe_tag.get(&tag).copied() else {
                 return;
             };
             self.with_peer(&key, now, |peer, env| {
-                peer.handle_probe(source, destination, payload, env, now)
+                peer.handle_probe(path, destination, payload, env, now)
             });
         } else if stun::is_stun(payload) {
             let eager = self.is_eager();
@@ -295,7 +294,7 @@ impl Mesh {
             let learned =
                 self.env
                     .local
-                    .handle_answer(source, payload, eager, &mut self.env.rng, now);
+                    .handle_answer(path.remote, payload, eager, &mut self.env.rng, now);
             if let Some(event) = learned {
                 self.env.out.event(event);
                 self.records.touch(now);
@@ -428,7 +427,7 @@ impl Mesh {
 
     /// Some peer is looked for in haste.
     fn is_eager(&self) -> bool {
-        self.wanted.values().any(|haste| *haste)
+        self.wanted.values().any(|search| *search == Search::Eager)
     }
 
     fn believe_stated(&mut self, now: Time) {
@@ -474,7 +473,7 @@ impl Mesh {
         let Some(peer) = self.peers.get(key) else {
             return;
         };
-        let next = peer.next_timeout(now);
+        let next = peer.next_timeout(&self.env, now);
         let before = match next {
             Some(next) => self.timer_of.insert(*key, next),
             None => self.timer_of.remove(key),
@@ -495,13 +494,14 @@ impl Mesh {
         }
         let search = peer.search(now);
         let before = match search {
-            Some(haste) => self.wanted.insert(*key, haste),
-            None => self.wanted.remove(key),
+            Search::Done => self.wanted.remove(key),
+            Search::Patient | Search::Eager => self.wanted.insert(*key, search),
         };
+        let before = before.unwrap_or(Search::Done);
         if before != search {
             self.interest.touch(now);
         }
-        if before.is_none() && search.is_some() {
+        if before == Search::Done && search != Search::Done {
             self.env.local.hurry(now);
         }
     }
@@ -527,7 +527,7 @@ impl Mesh {
 
     fn interest_in(&self, key: &PeerKey, peer: &Peer) -> Interest {
         let interest = Interest {
-            wanted: self.wanted.get(key).copied().unwrap_or_default(),
+            wanted: self.wanted.get(key) == Some(&Search::Eager),
             endpoint: peer.spec.endpoint.clone(),
             relay: self.relays.get(key).copied().unwrap_or_default(),
             relays: peer.spec.relays.clone(),

@@ -5,13 +5,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{Ask, CandidateKind, Origin, PeerKey};
+use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey};
 
-/// A datagram to send raw from WireGuard's own port.
+/// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where to. `255.255.255.255` is a LAN beacon: the link of `source` only.
-    pub destination: SocketAddr,
+    /// The socket that it leaves from and where it goes. The remote address `255.255.255.255` is a
+    /// LAN beacon: the link of `source` only.
+    pub path: PathId,
     /// From which local address; `None` leaves it to routing, as WireGuard does.
     pub source: Option<IpAddr>,
     /// Time to live (hop limit); `None` is the system's default.
@@ -34,6 +35,8 @@ pub enum Command {
         /// Why, for the log.
         reason: EndpointReason,
     },
+    /// Ask discovery.
+    Ask(Ask),
     /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
     FindRoute {
         /// The peer that may be there.
@@ -41,8 +44,6 @@ pub enum Command {
         /// The address.
         destination: IpAddr,
     },
-    /// Ask discovery.
-    Ask(Ask),
 }
 
 /// Why an endpoint is set.
@@ -89,8 +90,8 @@ pub enum Event {
     CandidateLearned {
         /// The peer.
         peer: PeerKey,
-        /// Where.
-        address: SocketAddr,
+        /// The path.
+        path: PathId,
         /// How it was found.
         kind: CandidateKind,
         /// Who says so.
@@ -100,8 +101,8 @@ pub enum Event {
     PathProven {
         /// The peer.
         peer: PeerKey,
-        /// Where the peer answers.
-        address: SocketAddr,
+        /// On which the peer answers.
+        path: PathId,
         /// Round-trip time.
         rtt: Duration,
     },
@@ -109,8 +110,8 @@ pub enum Event {
     PathSelected {
         /// The peer.
         peer: PeerKey,
-        /// Where the peer is now.
-        address: SocketAddr,
+        /// On which the peer is reached now.
+        path: PathId,
         /// Why.
         reason: EndpointReason,
     },
@@ -118,43 +119,43 @@ pub enum Event {
     Connected {
         /// The peer.
         peer: PeerKey,
-        /// Where the peer is.
-        address: SocketAddr,
+        /// On which the peer is reached.
+        path: PathId,
     },
     /// WireGuard moved to another endpoint by itself, with authentic traffic from there.
     Roamed {
         /// The peer.
         peer: PeerKey,
-        /// Where it moved to.
-        address: SocketAddr,
+        /// On which it sends now.
+        path: PathId,
     },
     /// A device that ran before we started has a session with the peer, which is kept as it is.
     Adopted {
         /// The peer.
         peer: PeerKey,
-        /// Where the peer is.
-        address: SocketAddr,
+        /// On which the peer is reached.
+        path: PathId,
     },
     /// The path in use no longer answers; the endpoint stays until another one is proven.
     PathLost {
         /// The peer.
         peer: PeerKey,
-        /// Where it was.
-        address: SocketAddr,
+        /// The path that was in use.
+        path: PathId,
     },
     /// The path in use passes through a relay that nobody offers any more who may.
     RelayWithdrawn {
         /// The peer.
         peer: PeerKey,
-        /// The relay.
-        address: SocketAddr,
+        /// The path through the relay.
+        path: PathId,
     },
     /// Probes are answered there but WireGuard's handshake is not.
     WireGuardBlocked {
         /// The peer.
         peer: PeerKey,
-        /// Where.
-        address: SocketAddr,
+        /// The path.
+        path: PathId,
     },
     /// No path was found; the next try comes later or when something changes.
     Unreachable {
@@ -206,30 +207,25 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CandidateLearned {
-                address,
-                kind,
-                origin,
-                ..
-            } => write!(f, "{kind} candidate {address} from {origin}"),
-            Self::PathProven { address, rtt, .. } => {
+                path, kind, origin, ..
+            } => write!(f, "{kind} candidate {path} from {origin}"),
+            Self::PathProven { path, rtt, .. } => {
                 let milliseconds = rtt.as_secs_f64() * 1e3;
-                write!(f, "answers at {address} in {milliseconds:.1} ms")
+                write!(f, "answers at {path} in {milliseconds:.1} ms")
             }
-            Self::PathSelected {
-                address, reason, ..
-            } => write!(f, "endpoint {address}: {reason}"),
-            Self::Connected { address, .. } => write!(f, "connected at {address}"),
-            Self::Roamed { address, .. } => write!(f, "WireGuard roamed to {address}"),
-            Self::Adopted { address, .. } => {
-                write!(f, "running session at {address} kept")
+            Self::PathSelected { path, reason, .. } => write!(f, "endpoint {path}: {reason}"),
+            Self::Connected { path, .. } => write!(f, "connected at {path}"),
+            Self::Roamed { path, .. } => write!(f, "WireGuard roamed to {path}"),
+            Self::Adopted { path, .. } => {
+                write!(f, "running session at {path} kept")
             }
-            Self::PathLost { address, .. } => write!(f, "{address} stopped answering"),
-            Self::RelayWithdrawn { address, .. } => {
-                write!(f, "the relay at {address} may no longer be used")
+            Self::PathLost { path, .. } => write!(f, "{path} stopped answering"),
+            Self::RelayWithdrawn { path, .. } => {
+                write!(f, "the relay at {path} may no longer be used")
             }
-            Self::WireGuardBlocked { address, .. } => write!(
+            Self::WireGuardBlocked { path, .. } => write!(
                 f,
-                "probes are answered at {address} but WireGuard's handshake is not"
+                "probes are answered at {path} but WireGuard's handshake is not"
             ),
             Self::Unreachable {
                 reason, retry_in, ..

@@ -54,8 +54,17 @@ const FLAG_CHECKING: u8 = 4;
 const FLAG_DEAF: u8 = 8;
 const FLAG_UNHEARD: u8 = 16;
 
-/// Identifies one ping.
-pub(crate) type Transaction = [u8; 12];
+/// Identifies one ping; random, so that only who has received the ping can answer it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Transaction([u8; 12]);
+
+impl Transaction {
+    pub(crate) fn random(rng: &mut impl RngCore) -> Self {
+        let mut bytes = [0; 12];
+        rng.fill_bytes(&mut bytes);
+        Self(bytes)
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -119,7 +128,7 @@ impl Probe {
         plaintext.extend(self.session.to_be_bytes());
         plaintext.extend(self.to_session.to_be_bytes());
         plaintext.extend(self.sequence.to_be_bytes());
-        plaintext.extend(self.transaction);
+        plaintext.extend(self.transaction.0);
         put_address(&mut plaintext, self.observed);
         for host in hosts {
             put_address(&mut plaintext, Some(*host));
@@ -180,7 +189,7 @@ impl Probe {
             session: reader.u64()?,
             to_session: reader.u64()?,
             sequence: reader.u64()?,
-            transaction: reader.bytes()?,
+            transaction: Transaction(reader.bytes()?),
             observed: reader.address()?,
             hosts: (0..hosts).map_while(|_| reader.address()?).collect(),
         })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Mapping, PeerKey, RelayUse};
+use natpunch_types::{CandidateKind, LocalSocket, Mapping, PeerKey, RelayUse};
 use serde::{Serialize, Serializer};
 
 /// The mesh at one moment.
@@ -42,6 +42,9 @@ pub struct PeerStatus {
     pub managed: bool,
     /// What kind of path is in use.
     pub path: PathKind,
+    /// The socket or transport on this host that the path in use leaves from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalSocket>,
     /// Who offered the relay, if the path passes through one: names of discovery instances.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub relayed_by: Vec<String>,
@@ -78,6 +81,8 @@ pub struct PeerStatus {
 /// One place where a peer may be.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CandidateStatus {
+    /// The socket or transport on this host that leads there.
+    pub local: LocalSocket,
     /// The address.
     pub address: SocketAddr,
     /// How it was found.

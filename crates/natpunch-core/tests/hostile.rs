@@ -6,7 +6,9 @@ mod common;
 
 use common::*;
 use natpunch_core::{Event, Mesh, PeerState, Time};
-use natpunch_types::{InstanceName, PROBE_MAGIC, PresharedKey, RecordTag, SealedRecord, SecretKey};
+use natpunch_types::{
+    InstanceName, PROBE_MAGIC, PathId, PresharedKey, RecordTag, SealedRecord, SecretKey,
+};
 use proptest::prelude::*;
 
 /// A mesh that is quiet, and datagrams that its peer sealed for it: pings and pongs.
@@ -32,7 +34,7 @@ fn assert_ignored(world: &mut World, source: &str, payload: &[u8]) {
     let now = world.now;
     let mesh = &mut world.nodes[0].mesh;
     let before = fingerprint(mesh, now);
-    mesh.handle_datagram(addr(source), None, payload, now);
+    mesh.handle_datagram(PathId::wireguard(addr(source)), None, payload, now);
     assert!(
         mesh.poll_transmit().is_none(),
         "answered {} bytes",
@@ -524,14 +526,14 @@ fn a_stun_server_that_names_the_peers_address_as_ours_silences_nobody() {
     let request = world.nodes[0]
         .sent
         .iter()
-        .find(|(_, sent)| sent.destination == liar)
+        .find(|(_, sent)| sent.path.remote == liar)
         .unwrap()
         .1
         .payload
         .clone();
     let answer = natpunch_core::stun::respond(&request, peers_address).unwrap();
     world.with(0, |mesh, now| {
-        mesh.handle_datagram(liar, None, &answer, now)
+        mesh.handle_datagram(PathId::wireguard(liar), None, &answer, now)
     });
     assert!(
         world.nodes[0]
@@ -592,8 +594,8 @@ proptest! {
         for input in inputs {
             match input {
                 Input::Candidate(address) => mesh.handle_candidate(key, candidate(address), now),
-                Input::Datagram(from, data) => mesh.handle_datagram(from, None, &data, now),
-                Input::Captured(from, which) => mesh.handle_datagram(from, None, &datagrams[which % datagrams.len()], now),
+                Input::Datagram(from, data) => mesh.handle_datagram(PathId::wireguard(from), None, &data, now),
+                Input::Captured(from, which) => mesh.handle_datagram(PathId::wireguard(from), None, &datagrams[which % datagrams.len()], now),
                 Input::Record(blob) => {
                     let record = SealedRecord { tag: RecordTag([1; 16]), blob: blob.into() };
                     mesh.handle_record(&InstanceName::new("x"), &record, now)
@@ -615,8 +617,8 @@ proptest! {
             }
             prop_assert!(mesh.poll_timeout().is_none_or(|at| at > now), "time stands still");
             while let Some(transmit) = mesh.poll_transmit() {
-                let class = natpunch_types::classify(transmit.destination.ip());
-                prop_assert!(class != natpunch_types::AddressClass::Never, "{}", transmit.destination);
+                let class = natpunch_types::classify(transmit.path.remote.ip());
+                prop_assert!(class != natpunch_types::AddressClass::Never, "{}", transmit.path.remote);
             }
             while let Some(command) = mesh.poll_command() {
                 if let natpunch_core::Command::SetEndpoint { endpoint, .. } = command { last_set = Some(endpoint) }

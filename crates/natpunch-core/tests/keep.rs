@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use common::*;
 use natpunch_core::{Event, PathKind, PeerState, Time};
-use natpunch_types::{HostNetwork, InstanceName, LinkRole, Route};
+use natpunch_types::{HostNetwork, InstanceName, LinkRole, PathId, Route};
 
 fn count(world: &World, index: usize, matches: impl Fn(&Event) -> bool) -> usize {
     world.nodes[index]
@@ -436,7 +436,7 @@ fn after_a_long_connection_a_new_candidate_is_still_pinged() {
     let pings = world.nodes[0]
         .sent
         .iter()
-        .filter(|(_, sent)| sent.destination == fresh)
+        .filter(|(_, sent)| sent.path.remote == fresh)
         .count();
     assert_eq!(pings, 8);
 }
@@ -558,13 +558,13 @@ fn a_new_listen_port_voids_what_stun_said_of_the_old_one() {
         world.nodes[0]
             .sent
             .iter()
-            .filter(|(_, sent)| sent.destination == server)
+            .filter(|(_, sent)| sent.path.remote == server)
             .count()
     };
     let request = world.nodes[0]
         .sent
         .iter()
-        .find(|(_, sent)| sent.destination == server)
+        .find(|(_, sent)| sent.path.remote == server)
         .unwrap()
         .1
         .payload
@@ -572,7 +572,7 @@ fn a_new_listen_port_voids_what_stun_said_of_the_old_one() {
     let mapped = addr("198.51.100.1:1111");
     let answer = natpunch_core::stun::respond(&request, mapped).unwrap();
     world.with(0, |mesh, now| {
-        mesh.handle_datagram(server, None, &answer, now)
+        mesh.handle_datagram(PathId::wireguard(server), None, &answer, now)
     });
     let told = |world: &World| {
         world.nodes[0]
@@ -605,7 +605,7 @@ fn a_lost_path_asks_stun_at_once() {
     let start = world.now;
     world.run(ms(100));
     let asked = |(at, sent): &&(Time, natpunch_core::Transmit)| {
-        *at >= start && sent.destination == addr(STUN)
+        *at >= start && sent.path.remote == addr(STUN)
     };
     assert_eq!(world.nodes[0].sent.iter().filter(asked).count(), 1);
 }
@@ -744,7 +744,7 @@ fn the_path_through_a_tunnel_of_another_network_is_neither_probed_nor_used() {
         assert_eq!(status.endpoint, Some(world.address(1 - index)));
         let probes = world.nodes[index].sent.iter();
         let in_tunnel =
-            probes.filter(|(_, sent)| sent.destination.ip().to_string().starts_with("10.8."));
+            probes.filter(|(_, sent)| sent.path.remote.ip().to_string().starts_with("10.8."));
         assert_eq!(in_tunnel.count(), 0, "probes into the tunnel");
     }
 }
@@ -819,7 +819,7 @@ fn the_router_and_the_broadcast_address_of_the_lan_are_asked_for_no_peer_unless_
     world.run(secs(100));
     let asked = |world: &World, ip: &str| {
         let sent = world.nodes[0].sent.iter();
-        sent.filter(|(_, sent)| sent.destination.ip().to_string() == ip)
+        sent.filter(|(_, sent)| sent.path.remote.ip().to_string() == ip)
             .count()
     };
     assert_eq!(asked(&world, "192.168.1.1"), 0);

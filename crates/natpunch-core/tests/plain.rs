@@ -123,7 +123,7 @@ fn stun_from_wireguards_port_tells_the_reflexive_address() {
     let asked = world.nodes[0]
         .sent
         .iter()
-        .filter(|(_, transmit)| transmit.destination == addr(STUN))
+        .filter(|(_, transmit)| transmit.path.remote == addr(STUN))
         .count();
     assert!(
         (2..=5).contains(&asked),
@@ -140,7 +140,7 @@ fn a_silent_stun_server_is_asked_five_times_and_then_left_alone_for_a_while() {
     let asked = world.nodes[0]
         .sent
         .iter()
-        .filter(|(_, transmit)| transmit.destination == addr(STUN))
+        .filter(|(_, transmit)| transmit.path.remote == addr(STUN))
         .count();
     assert_eq!(asked, 5);
 }

@@ -34,7 +34,7 @@ fn a_relay_that_is_not_listed_is_never_asked_and_never_probed() {
     let host = addr("198.51.100.2:1").ip();
     mesh.handle_route(public(2), host, Route::Routed, Time::ZERO);
     assert_eq!(
-        mesh.poll_transmit().unwrap().destination,
+        mesh.poll_transmit().unwrap().path.remote,
         addr("198.51.100.2:40001")
     );
 
@@ -109,7 +109,7 @@ fn a_relay_is_not_left_for_a_better_one_while_a_session_is_made_over_it() {
         .events
         .iter()
         .filter_map(|(at, event)| match event {
-            Event::PathSelected { address, .. } => Some((*at, *address)),
+            Event::PathSelected { path, .. } => Some((*at, path.remote)),
             _ => None,
         })
         .collect();

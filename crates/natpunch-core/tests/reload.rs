@@ -71,7 +71,7 @@ fn a_reload_that_changes_a_peer_keeps_its_record_and_probes_at_once() {
             world.nodes[0]
                 .sent
                 .iter()
-                .any(|(at, sent)| *at == now && sent.destination == address)
+                .any(|(at, sent)| *at == now && sent.path.remote == address)
         );
         // It is still the same record, and expires when it does.
         take(&mut world, &record);

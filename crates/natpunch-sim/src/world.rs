@@ -11,7 +11,7 @@ use natpunch_core::{
     stun,
 };
 use natpunch_types::{
-    Ask, Candidate, CandidateKind, InstanceName, News, PeerKey, RelayPolicy, SecretKey,
+    Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, RelayPolicy, SecretKey,
 };
 
 use crate::client::{self, ServerAddress};
@@ -721,9 +721,12 @@ impl World {
                 if let Some(agent) = &mut node.agent {
                     let destination = Some(packet.destination.ip()).filter(|ip| !is_multicast(*ip));
                     agent.clients.handle_datagram(packet.source, &bytes, now);
-                    agent
-                        .mesh
-                        .handle_datagram(packet.source, destination, &bytes, time);
+                    agent.mesh.handle_datagram(
+                        PathId::wireguard(packet.source),
+                        destination,
+                        &bytes,
+                        time,
+                    );
                 }
             }
             Payload::Rendezvous(message) => node.handle_answer(message, now),
@@ -844,17 +847,17 @@ impl World {
         let now = self.now;
         let node = self.node_mut(host);
         node.count_probe(now);
-        node.asked.insert(transmit.destination, now);
+        node.asked.insert(transmit.path.remote, now);
         let busiest = node.busiest_second;
         if busiest > PROBES_PER_SECOND {
             self.violate(format!("host {}: {busiest} probes in one second", host.0));
         }
         let ttl = transmit.ttl.unwrap_or(DEFAULT_TTL);
-        self.check_destination(host, transmit.destination);
+        self.check_destination(host, transmit.path.remote);
         self.send_from(
             host,
             transmit.source,
-            transmit.destination,
+            transmit.path.remote,
             ttl,
             Payload::Raw(transmit.payload),
         );

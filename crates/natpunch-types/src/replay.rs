@@ -1,7 +1,7 @@
 //! Which counters of a sender were seen (the anti-replay window of RFC 4303, 3.4.3, and RFC 6479).
 //!
-//! Nearly all packets come in order, so what is kept is not a bitmap but the gaps: in the usual case
-//! nothing but the newest counter.
+//! Nearly all packets come in order, so what is kept is not a bitmap but the gaps: in the usual
+//! case nothing but the newest counter.
 
 /// Remembers which counters of one sender were seen. A counter that is `WIDTH` or more behind the
 /// newest one is refused, since nothing tells any more whether it was seen.

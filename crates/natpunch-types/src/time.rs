@@ -1,5 +1,5 @@
-//! A moment, told apart from a span of time ([`Duration`]): the pure crates are told what time it is
-//! and never ask.
+//! A moment, told apart from a span of time ([`Duration`]): the pure crates are told what time it
+//! is and never ask.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use natpunch_os::{failpoint, failpoint_is_set};
 use natpunch_types::{DeviceSnapshot, PeerKey};
@@ -163,6 +163,7 @@ impl Interface {
     pub fn open_reporting(spec: &InterfaceSpec) -> Result<(Self, Applied), WgError> {
         spec.validate()?;
         state_file::make_runtime_dir(&spec.runtime_dir)?;
+        wait_for_the_dead(spec)?;
         let (link, backend) = match look(spec)? {
             Present::Nothing => {
                 let made = create(spec).and_then(|(link, backend)| {
@@ -588,6 +589,27 @@ fn look(spec: &InterfaceSpec) -> Result<Present, WgError> {
         });
     }
     Ok(Present::Ours { link, backend })
+}
+
+/// How long the interface of a device process that was killed may outlive it.
+const DYING: Duration = Duration::from_secs(3);
+
+/// Waits for the end of an embedded device of ours whose process answers no more: its socket is
+/// closed some milliseconds before the kernel removes its interface.
+fn wait_for_the_dead(spec: &InterfaceSpec) -> Result<(), WgError> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        let left = links::find(&spec.name)?
+            .filter(|link| link.kind == LinkKind::Tun)
+            .filter(|link| link.alias.as_deref() == Some(&*spec.mark()));
+        if left.is_none()
+            || Control::find(&spec.name, &spec.runtime_dir)?.is_some()
+            || Instant::now() > deadline
+        {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Our interface under a name that somebody else gave it. Making another beside it would fail, for

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use natpunch_types::{Abilities, InstanceName, News, Running};
+use natpunch_types::{Abilities, InstanceName, News, PathId, Running};
 
 use super::Mesh;
 use crate::Time;
@@ -59,7 +59,7 @@ impl Mesh {
                 peer.handle_candidate(from, &candidate, env, now)
             }),
             News::Withdrawn { peer, address } => self.with_peer(&peer, now, |peer, env| {
-                peer.handle_withdrawn(from, address, env, now)
+                peer.handle_withdrawn(from, PathId::wireguard(address), env, now)
             }),
             News::Record(record) => {
                 if let Some(key) = self.by_record_tag.get(&record.tag).copied() {

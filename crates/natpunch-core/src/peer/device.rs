@@ -3,26 +3,82 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, DevicePeer, Origin};
+use natpunch_types::{CandidateKind, DevicePeer, Origin, PathId};
 
 use crate::burst::Burst;
+use crate::candidates::Offer;
 use crate::env::Env;
 use crate::{EndpointReason, Event, Time};
 
-use super::{CHECK, Check, LEARNED_LIFETIME, Peer, ROAM_DEAF, Selection};
+use super::selection::{Check, How, Selection};
+use super::{CHECK, LEARNED_LIFETIME, Peer};
 
 /// A session is live for this long after its handshake or last traffic (WireGuard's
 /// REJECT_AFTER_TIME).
 const LIVE: Duration = Duration::from_secs(180);
 /// Bytes that a keepalive of WireGuard's counts.
 const KEEPALIVE_LEN: u64 = 32;
+/// An unanswered `SetEndpoint` command is forgotten after this long.
+const SETTING: Duration = Duration::from_secs(5);
+/// WireGuard has sent and heard nothing for this long: the peer is asked for a sign of life ...
+const ASK: Duration = Duration::from_secs(3);
+/// ... and if none comes though pings are answered, the path does not let WireGuard through.
+const CUT_OFF: Duration = Duration::from_secs(8);
+
 /// A WireGuard that has received nothing for this long, while the peer's has sent data for as long
 /// ...
 const UNHEARD: Duration = Duration::from_secs(5);
 /// ... without a pause longer than this, is not reached by it.
 const PAUSE: Duration = Duration::from_secs(2);
-/// An unanswered `SetEndpoint` command is forgotten after this long.
-const SETTING: Duration = Duration::from_secs(5);
+
+/// WireGuard's session with the peer, as far as the device shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Session {
+    /// There is none, or one that is over and whose last packets were not answered.
+    None,
+    /// Its keys are over, and neither side has had anything to say since.
+    Idle,
+    /// There was a handshake or traffic lately.
+    Live {
+        /// The keys of the last handshake can still be used.
+        keys: bool,
+        /// What was sent last, or a first handshake, waits for an answer.
+        waits: bool,
+    },
+}
+
+impl Session {
+    pub(super) fn is_live(self) -> bool {
+        matches!(self, Self::Live { .. })
+    }
+
+    /// It works, or would as soon as somebody had something to say.
+    pub(super) fn is_up(self) -> bool {
+        self != Self::None
+    }
+
+    pub(super) fn has_keys(self) -> bool {
+        matches!(self, Self::Live { keys: true, .. })
+    }
+
+    /// WireGuard has keys in use, and nothing that it sent has waited in vain.
+    pub(super) fn has_fresh_keys(self) -> bool {
+        let fresh = Self::Live {
+            keys: true,
+            waits: false,
+        };
+        self == fresh
+    }
+
+    /// Nothing would be gained by a handshake now: keys can still be used, or nobody waits.
+    pub(super) fn needs_no_handshake(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Idle => true,
+            Self::Live { keys, waits } => keys || !waits,
+        }
+    }
+}
 
 /// The device's view of the peer, and when we saw it change.
 #[derive(Debug, Default)]
@@ -41,45 +97,46 @@ pub(super) struct DeviceView {
     /// The first and the last moment at which data was sent without a pause, on the path in use.
     sending: Option<(Time, Time)>,
     /// A command that the shell has not reported on.
-    pub(super) setting: Option<(SocketAddr, Time)>,
+    setting: Option<(SocketAddr, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
     mark: (Option<Duration>, u64),
     /// What came in before the next snapshot proves nothing of the path in use: it may have come by
     /// a relay.
-    pub(super) marks_next: bool,
+    marks_next: bool,
 }
 
 impl DeviceView {
-    pub(super) fn is_live(&self, now: Time) -> bool {
-        [self.handshake_seen, self.rx_seen]
-            .into_iter()
-            .flatten()
-            .any(|at| now.since(at) < LIVE)
+    pub(super) fn session(&self, now: Time) -> Session {
+        let lately = |at: Option<Time>| at.is_some_and(|at| now.since(at) < LIVE);
+        let (keys, heard) = (lately(self.handshake_seen), lately(self.rx_seen));
+        let waits = self.unanswered || self.handshake_seen.is_none();
+        match (keys || heard, waits) {
+            (true, waits) => Session::Live { keys, waits },
+            (false, false) => Session::Idle,
+            (false, true) => Session::None,
+        }
     }
 
-    /// There was a session, and nobody has had anything to say since.
-    pub(super) fn is_idle(&self, now: Time) -> bool {
-        self.handshake_seen.is_some() && !self.unanswered && !self.is_live(now)
+    /// When a live session is over, unless something comes in.
+    pub(super) fn live_until(&self) -> Option<Time> {
+        let last = self.handshake_seen.max(self.rx_seen)?;
+        Some(last + LIVE)
     }
 
-    /// The keys of the last handshake can still be used.
-    pub(super) fn has_keys(&self, now: Time) -> bool {
-        self.handshake_seen.is_some_and(|at| now.since(at) < LIVE)
+    /// WireGuard has waited for so long that the peer is asked for a sign of life.
+    pub(super) fn wants_sign_of_life(&self, now: Time) -> bool {
+        self.waiting.is_some_and(|since| now.since(since) >= ASK)
     }
 
-    /// WireGuard has keys in use, and nothing that it sent has waited in vain.
-    pub(super) fn has_fresh_keys(&self, now: Time) -> bool {
-        !self.unanswered && self.has_keys(now)
+    /// What WireGuard sends has waited for an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
-    /// There was a handshake, and its keys can still be used, or nobody wants to say anything.
-    pub(super) fn needs_no_handshake(&self, now: Time) -> bool {
-        self.has_keys(now) || self.handshake_seen.is_some() && !self.unanswered
-    }
-
-    /// For how long what was sent has waited for anything to come back.
-    pub(super) fn unanswered_for(&self, now: Time) -> Option<Duration> {
-        self.waiting.map(|since| now.since(since))
+    /// It has waited for so long that its packets do not pass.
+    pub(super) fn is_cut_off(&self, now: Time) -> bool {
+        self.waiting
+            .is_some_and(|since| now.since(since) >= CUT_OFF)
     }
 
     pub(super) fn has_heard_nothing(&self, now: Time) -> bool {
@@ -91,14 +148,7 @@ impl DeviceView {
             .is_some_and(|(since, last)| now.since(last) <= PAUSE && now.since(since) >= UNHEARD)
     }
 
-    pub(super) fn live_until(&self) -> Option<Time> {
-        [self.handshake_seen, self.rx_seen]
-            .into_iter()
-            .flatten()
-            .max()
-            .map(|at| at + LIVE)
-    }
-
+    /// From here on, what comes in shows something of the path in use.
     pub(super) fn mark(&mut self) {
         self.sending = None;
         self.mark = (self.last_handshake, self.rx_bytes);
@@ -108,9 +158,31 @@ impl DeviceView {
         self.last_handshake != self.mark.0 || self.rx_bytes > self.mark.1
     }
 
+    /// A `SetEndpoint` goes out.
+    pub(super) fn on_set(&mut self, endpoint: SocketAddr, now: Time) {
+        self.setting = Some((endpoint, now));
+    }
+
     fn is_setting(&self, now: Time) -> bool {
         self.setting
             .is_some_and(|(_, since)| now.since(since) < SETTING)
+    }
+
+    /// The shell has executed the `SetEndpoint` of this address; false if that is an old one.
+    fn was_set(&mut self, endpoint: SocketAddr) -> bool {
+        let awaited = self.setting.is_some_and(|(address, _)| address == endpoint);
+        if awaited {
+            self.setting = None;
+        }
+        awaited
+    }
+
+    /// The device has forgotten the peer, or has made it anew. What was ordered is still under way.
+    fn forget(&mut self) {
+        *self = Self {
+            setting: self.setting,
+            ..Self::default()
+        };
     }
 
     /// Takes a row over; true if authentic traffic came in since the last one. `read_at`: the wall
@@ -119,10 +191,7 @@ impl DeviceView {
         let recreated = row.rx_bytes < self.rx_bytes
             || (self.last_handshake.is_some() && row.last_handshake.is_none());
         if recreated {
-            *self = Self {
-                setting: self.setting,
-                ..Self::default()
-            };
+            self.forget();
         }
         let handshake = row.last_handshake.is_some() && row.last_handshake != self.last_handshake;
         let received = self.known && row.rx_bytes > self.rx_bytes;
@@ -167,10 +236,7 @@ impl Peer {
     /// A row of a snapshot, or its absence.
     pub(crate) fn handle_device(&mut self, row: Option<&DevicePeer>, env: &mut Env, now: Time) {
         let Some(row) = row else {
-            self.device = DeviceView {
-                setting: self.device.setting,
-                ..DeviceView::default()
-            };
+            self.device.forget();
             return;
         };
         let first_sight = !self.device.known;
@@ -206,126 +272,131 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        if self
-            .device
-            .setting
-            .is_none_or(|(address, _)| address != endpoint)
-        {
+        if !self.device.was_set(endpoint) {
             return;
         }
-        self.device.setting = None;
+        if let Some(selection) = &mut self.choice.selection
+            && let Check::Running { deadline, .. } = &mut selection.check
+        {
+            if ok {
+                // What is under way through the relay that is being left may still come in.
+                self.device.marks_next = selection.how == How::ChosenOverRelay;
+            } else {
+                // The next try is due sooner: this one changed nothing.
+                *deadline = (*deadline).min(now + CHECK / 3);
+            }
+        } else if ok {
+            self.device.marks_next = false;
+        }
         if ok {
             self.device.endpoint = Some(endpoint);
-            let checks = |selection: &Selection| matches!(selection.check, Check::Running { .. });
-            self.device.marks_next = self
-                .selection
-                .as_ref()
-                .is_some_and(|s| s.from_relay && checks(s));
-        } else if let Some(Selection {
-            check: Check::Running { deadline, .. },
-            ..
-        }) = &mut self.selection
-        {
-            *deadline = (*deadline).min(now + CHECK / 3);
         }
         self.decide(env, now);
     }
 
     /// A device that ran before us: its session goes on as it is and is only verified by probes.
     fn adopt(&mut self, env: &mut Env, now: Time) {
-        let Some(address) = self.device.endpoint.filter(|_| self.selection.is_none()) else {
+        let Some(path) = self
+            .device_path()
+            .filter(|_| self.choice.selection.is_none())
+        else {
             return;
         };
-        self.learn_from_device(address, env, now);
-        if self.device.handshake_seen.is_some() && self.table.get(&address).is_some() {
-            self.take_over(address, false, now);
+        self.learn_from_device(path, env, now);
+        if self.device.handshake_seen.is_some() && self.table.get(&path).is_some() {
+            self.take_over(path, How::Adopted, now);
             env.out.event(Event::Adopted {
                 peer: self.spec.key,
-                address,
+                path,
             });
         }
     }
 
+    /// The path that WireGuard's own packets take now. Its endpoint is all that the device tells,
+    /// so that is the path of that endpoint.
+    pub(super) fn device_path(&self) -> Option<PathId> {
+        self.device.endpoint.map(PathId::wireguard)
+    }
+
     /// Authentic traffic came in.
     fn on_traffic(&mut self, env: &mut Env, now: Time) {
-        let Some(address) = self.device.endpoint else {
+        let Some(path) = self.device_path() else {
             return;
         };
-        let resists = self.resists(address, now);
-        match &mut self.selection {
-            Some(selection) if selection.address == address => {
-                let was_lost = std::mem::take(&mut selection.lost);
-                let passed = selection.check != Check::Passed && self.device.has_moved_since_mark();
-                if passed {
-                    selection.check = Check::Passed;
+        if let Some(selection) = self.choice.selected_mut(path) {
+            let works = match selection.check {
+                Check::Passed => false,
+                // What came in before the endpoint was set says nothing of it.
+                Check::Deferred { .. } | Check::Running { .. } => {
+                    self.device.has_moved_since_mark()
                 }
-                if passed || was_lost {
-                    self.on_connected(address, env);
-                }
+                Check::Lost => true,
+            };
+            if works {
+                selection.check = Check::Passed;
+                self.on_connected(path, env);
             }
-            _ if self.device.is_setting(now) => {}
-            _ if resists => self.hold_on(env, now),
-            _ => {
-                self.learn_from_device(address, env, now);
-                if let Some(entry) = self.table.get_mut(&address) {
-                    entry.unblock();
-                    self.take_over(address, true, now);
-                    env.out.event(Event::Roamed {
-                        peer: self.spec.key,
-                        address,
-                    });
-                    self.on_connected(address, env);
-                }
-            }
+            return;
+        }
+        if self.device.is_setting(now) {
+            // The device is being told to leave this endpoint.
+            return;
+        }
+        if self.resists(path, now) {
+            self.hold_on(env, now);
+            return;
+        }
+        self.learn_from_device(path, env, now);
+        if let Some(entry) = self.table.get_mut(&path) {
+            entry.unblock();
+            self.take_over(path, How::Roamed, now);
+            env.out.event(Event::Roamed {
+                peer: self.spec.key,
+                path,
+            });
+            self.on_connected(path, env);
         }
     }
 
     /// The device has lost an endpoint that is good.
     fn restore(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = self.selection.as_mut().filter(|selection| !selection.lost) else {
-            return;
-        };
-        let waiting = matches!(selection.check, Check::Deferred { .. });
-        if self.device.endpoint.is_some() || self.device.is_setting(now) || waiting {
+        if self.device.endpoint.is_some() || self.device.is_setting(now) {
             return;
         }
-        let address = selection.address;
+        let Some(selection) = &mut self.choice.selection else {
+            return;
+        };
+        match selection.check {
+            // A first handshake that the peer begins sets it.
+            Check::Deferred { .. } => return,
+            // Not good any more.
+            Check::Lost => return,
+            Check::Running { .. } | Check::Passed => {}
+        }
         selection.check = Check::Running {
             tries: 1,
             deadline: now + CHECK,
         };
+        let path = selection.path;
         self.device.mark();
-        self.set_endpoint(address, true, EndpointReason::Restored, env, now);
+        self.set_endpoint(path, true, EndpointReason::Restored, env, now);
     }
 
-    fn learn_from_device(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        self.learn(
-            address,
-            CandidateKind::PeerReflexive,
-            &Origin::WireGuard,
-            now + LEARNED_LIFETIME,
-            false,
-            env,
-            now,
-        );
+    fn learn_from_device(&mut self, path: PathId, env: &mut Env, now: Time) {
+        let offer = Offer {
+            path,
+            kind: CandidateKind::PeerReflexive,
+            origin: &Origin::WireGuard,
+            expires: now + LEARNED_LIFETIME,
+            recorded: false,
+        };
+        self.learn(offer, env, now);
     }
 
     /// Makes what WireGuard uses the path in use.
-    fn take_over(&mut self, address: SocketAddr, roamed: bool, now: Time) {
-        self.selection = Some(Selection {
-            address,
-            since: now,
-            check: Check::Passed,
-            answered: None,
-            doubted: None,
-            lost: false,
-            roamed,
-            from_relay: false,
-            adopted: !roamed,
-            restored: 0,
-        });
-        self.nominated = None;
-        self.deaf_until = now + ROAM_DEAF;
-        self.start_burst(address, Burst::Direct, now);
+    fn take_over(&mut self, path: PathId, how: How, now: Time) {
+        self.choice
+            .take_over(Selection::taken_over(path, how, now), now);
+        self.start_burst(path, Burst::Direct, now);
     }
 }

@@ -11,17 +11,16 @@
 //! between them, and a server may lie: so both fire at every server's moment.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{Ask, CandidateKind, InstanceName};
+use natpunch_types::{Ask, CandidateKind, InstanceName, PathId};
 
 use crate::Time;
 use crate::burst::Burst;
 use crate::env::Env;
 
-use super::Peer;
-use super::round::{Phase, may_be_poisoned};
+use super::round::may_be_poisoned;
+use super::{Connection, Peer};
 
 /// Discovery is asked at most this often for one peer.
 const EVERY: Duration = Duration::from_secs(2);
@@ -46,15 +45,41 @@ impl Meeting {
     pub(super) fn fires_at(&self) -> Option<Time> {
         self.fire_at.first().copied()
     }
+
+    /// Whether discovery may be asked again; if so, it counts as asked.
+    fn ask(&mut self, now: Time) -> bool {
+        let may = self.asked.is_none_or(|asked| now.since(asked) >= EVERY);
+        if may {
+            self.asked = Some(now);
+            self.told.clear();
+        }
+        may
+    }
+
+    /// An instance's server names a moment.
+    fn on_told(&mut self, instance: &InstanceName, after: Duration, now: Time) {
+        let awaited = self.asked.is_some_and(|asked| now.since(asked) < PATIENCE);
+        if !awaited || after > MAX_DELAY || self.told.len() >= MAX_ORIGINS {
+            return;
+        }
+        if self.told.insert(instance.clone()) {
+            self.fire_at.insert(now + after);
+        }
+    }
+
+    /// Takes the moments that have come; false if there was none.
+    fn take_due(&mut self, now: Time) -> bool {
+        self.fire_at.extract_if(..=now, |_| true).count() > 0
+    }
 }
 
 impl Peer {
-    /// How to begin with a place that nothing was heard from.
-    pub(super) fn first_burst(&self, address: SocketAddr, env: &Env, now: Time) -> Burst {
-        let Some(entry) = self.table.get(&address) else {
+    /// How to begin with a path on which nothing was heard.
+    pub(super) fn first_burst(&self, path: PathId, env: &Env, now: Time) -> Burst {
+        let Some(entry) = self.table.get(&path) else {
             return Burst::Direct;
         };
-        let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(address, entry);
+        let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(path, entry);
         let known = env.published.is_some_and(|at| now.since(at) >= KNOWN);
         if env.arranges && behind_nat && !known {
             Burst::Held
@@ -65,52 +90,32 @@ impl Peer {
 
     /// A round begins: best if the peer's does, too.
     pub(super) fn ask_to_meet(&mut self, env: &mut Env, now: Time) {
-        let often = self
-            .meeting
-            .asked
-            .is_some_and(|asked| now.since(asked) < EVERY);
         let knows = self.table.iter().any(|(_, entry)| !entry.is_relay());
-        if !often && knows && !self.is_settled(now) {
-            self.meeting.asked = Some(now);
-            self.meeting.told.clear();
+        let wants = knows && self.connection(now) != Connection::Settled;
+        if wants && self.meeting.ask(now) {
             env.out.ask(Ask::Meet(self.spec.key));
         }
     }
 
     /// The peer probes us at this moment, says this instance's server.
     pub(crate) fn handle_fire(&mut self, instance: &InstanceName, after: Duration, now: Time) {
-        let Meeting {
-            asked,
-            told,
-            fire_at,
-        } = &mut self.meeting;
-        let asked = asked.is_some_and(|asked| now.since(asked) < PATIENCE);
-        if asked && after <= MAX_DELAY && told.len() < MAX_ORIGINS && told.insert(instance.clone())
-        {
-            fire_at.insert(now + after);
-        }
+        self.meeting.on_told(instance, after, now);
     }
 
-    /// Probes all places that are not proven, if this is the moment.
+    /// Probes all paths that are not proven, if this is the moment.
     pub(super) fn fire(&mut self, now: Time) {
-        let moments = self.meeting.fire_at.extract_if(..=now, |_| true).count();
-        if moments == 0 || self.is_settled(now) {
+        if !self.meeting.take_due(now) || self.connection(now) == Connection::Settled {
             return;
         }
-        let aims = |entry: &crate::candidates::Entry| {
-            !(entry.is_relay() || entry.is_proven(now) || entry.is_blocked(now))
-        };
-        let addresses: Vec<_> = self
-            .table
-            .iter()
-            .filter(|(_, entry)| aims(entry))
-            .map(|(address, _)| *address)
-            .collect();
-        for address in addresses {
-            self.start_burst(address, Burst::Direct, now);
+        let mut aims = Vec::new();
+        for (path, entry) in self.table.iter() {
+            if !(entry.is_relay() || entry.is_proven(now) || entry.is_blocked(now)) {
+                aims.push(*path);
+            }
         }
-        if let Phase::Probing { until } = &mut self.round.phase {
-            *until = (*until).max(now + Burst::Direct.duration());
+        for path in aims {
+            self.start_burst(path, Burst::Direct, now);
         }
+        self.round.on_burst(now);
     }
 }

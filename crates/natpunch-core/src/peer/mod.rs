@@ -1,42 +1,73 @@
-//! One peer: its candidates, the rounds of probing, the path in use.
+//! One peer: a small whole, wired from parts that have their own state.
 //!
-//! A path is *proven* when our ping was answered and the peer says that its own was. Of each pair,
-//! the node with the lower public key decides (it is *controlling*, RFC 8445): it nominates a
-//! proven path, and the other follows once that path is proven on its side too, so both always aim
-//! at each other and neither flaps. Then WireGuard's handshake is checked. Only the controlling
-//! side starts a first handshake: two WireGuard nodes that initiate at the same moment discard each
-//! other's answer and lose five seconds.
+//! | part | what it knows |
+//! |---|---|
+//! | [`Table`] | the paths on which the peer may answer, and what probing each has shown |
+//! | [`Prober`] | the conversation of pings and pongs: what awaits an answer, what was seen |
+//! | [`Round`] | where the search for a path is: probing, silent, resting |
+//! | [`Meeting`] | the moments at which discovery makes both sides probe |
+//! | [`Choice`] | the path in use, what the peer says of its choice, and how the next is made |
+//! | [`Health`](health::Health) | whether the path in use is alive |
+//! | [`Retreat`] | how long no direct path takes the place of a relay |
+//! | [`DeviceView`] | what the WireGuard device says of the peer, and its [`Session`] |
+//! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
+//! | [`timers`] | the one table of what is due when |
+//!
+//! # Words
+//!
+//! - A path is *answered* when a pong came on it lately, and *proven* when the peer says that its
+//!   own ping was answered, too.
+//! - A path is *blocked* when probes pass and WireGuard's handshake does not; it is left alone for
+//!   a while. A proven path that is not blocked is *usable*.
+//! - The path *in use* is the one that WireGuard is told to use (the [`Selection`]). It is
+//!   *checked* until WireGuard has shown that it works there.
+//! - The path in use is in *doubt* from when something moved until it answers again. What follows
+//!   from that, and from pings that are unanswered, is its [`Health`](health::Health): alive,
+//!   suspect, unconfirmed, failing or lost.
+//! - WireGuard *waits* when it has sent something and heard nothing since. It is *cut off* when
+//!   that lasts though pings are answered.
+//! - The pair is connected *by relay* while it looks for a direct path, and *settled* when nothing
+//!   better is looked for (the [`Connection`]).
+//!
+//! A path is chosen when it is proven. Of each pair, the node with the lower public key decides (it
+//! is *controlling*, RFC 8445) and *nominates* a path. Then WireGuard's handshake is checked. Only
+//! the controlling side starts a first handshake: two WireGuard nodes that initiate at the same
+//! moment discard each other's answer and lose five seconds.
 
 mod device;
+mod health;
 mod meeting;
 mod plain;
 mod probing;
+mod receive;
 mod relaying;
 mod report;
 mod round;
+mod selection;
 mod succession;
+mod timers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_types::{
-    Candidate, CandidateKind, InstanceName, Origin, PeerKey, Rate, RateBudget, RelayPolicy, Route,
+    Candidate, CandidateKind, InstanceName, Origin, PathId, PeerKey, RelayPolicy, Route,
 };
 
 use crate::burst::Burst;
-use crate::candidates::{Entry, Learned, Offer, Pending, Table};
+use crate::candidates::{Entry, Learned, Offer, Table};
 use crate::env::Env;
 use crate::keys::PairKeys;
-use crate::path;
 use crate::record::Contents;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
 use device::DeviceView;
 use meeting::Meeting;
 use plain::PlainTries;
-use probing::Remote;
+use probing::Prober;
 use relaying::Retreat;
 use round::Round;
+use selection::{Check, Choice, How, Scene, Selection};
 
 /// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.
 const LEARNED_LIFETIME: Duration = Duration::from_secs(600);
@@ -62,56 +93,27 @@ const DEAD: Duration = Duration::from_secs(4);
 const PROBED: Duration = Duration::from_secs(20);
 /// The same where the peer's natpunch is silent and WireGuard's own traffic is all there is to see.
 const DEAD_UNPROBED: Duration = Duration::from_secs(180);
-/// A path that WireGuard roamed to by itself is kept at least this long.
-const ROAM_DWELL: Duration = Duration::from_secs(15);
-/// Nominations sent before the peer noticed that we roamed are ignored.
-const ROAM_DEAF: Duration = Duration::from_secs(2);
-/// A doubted path has this long (or three round trips) to answer.
-const DOUBT: Duration = Duration::from_millis(300);
 
-/// Pings to one peer's unproven places: at most this many at once, and this many per second in the
-/// long run.
-const MAX_CHECKS: u64 = 100;
-const CHECKS_PER_SECOND: u64 = 10;
-/// The same for answers to pings that may be replays: enough for a peer that has restarted and
-/// pings all our addresses.
-const MAX_UNSURE: u64 = 32;
-const UNSURE_PER_SECOND: u64 = 8;
-
-/// The path that WireGuard is told to use.
-#[derive(Debug)]
-struct Selection {
-    address: SocketAddr,
-    since: Time,
-    check: Check,
-    /// Last pong on it.
-    answered: Option<Time>,
-    /// Since when it has to prove itself anew, because something moved.
-    doubted: Option<Time>,
-    lost: bool,
-    /// WireGuard chose it by itself.
-    roamed: bool,
-    /// It was in use before we started.
-    adopted: bool,
-    /// It took the place of a path through a relay.
-    from_relay: bool,
-    /// How often WireGuard had to be brought back to it.
-    restored: u32,
+/// Whether the pair is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    /// WireGuard works on no path, as far as can be seen.
+    Down,
+    /// WireGuard works through a relay, and a direct path is looked for.
+    ByRelay,
+    /// WireGuard works, and nothing better is looked for.
+    Settled,
 }
 
-/// Whether WireGuard itself works on the path in use.
+/// How much a peer is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    /// Its handshake should arrive from the peer by itself.
-    Deferred {
-        until: Time,
-    },
-    /// Its endpoint was set.
-    Running {
-        tries: u32,
-        deadline: Time,
-    },
-    Passed,
+pub(crate) enum Search {
+    /// Not at all.
+    Done,
+    /// Discovery may take its time.
+    Patient,
+    /// It is worth haste.
+    Eager,
 }
 
 /// The newest sealed record, whether its candidates may be used or not.
@@ -128,30 +130,17 @@ pub(crate) struct Peer {
     pub(crate) spec: PeerSpec,
     /// `None` if the peer's public key is unusable.
     pub(crate) keys: Option<PairKeys>,
-    controlling: bool,
     table: Table,
-    pending: Pending,
-    remote: Option<Remote>,
-    sequence: u64,
+    prober: Prober,
     round: Round,
-    /// Pings to places that are not in use.
-    checks: RateBudget,
-    /// Answers to what may be a replay.
-    unsure: RateBudget,
-    device: DeviceView,
-    selection: Option<Selection>,
-    nominated: Option<SocketAddr>,
-    /// The path that the peer has chosen, as it last said.
-    peer_uses: Option<SocketAddr>,
+    meeting: Meeting,
+    choice: Choice,
     retreat: Retreat,
+    device: DeviceView,
+    plain: PlainTries,
+    record: Option<Received>,
     /// Some path without a relay has worked.
     had_direct: bool,
-    deaf_until: Time,
-    sign_of_life_after: Time,
-    seen_as: Option<SocketAddr>,
-    record: Option<Received>,
-    plain: PlainTries,
-    meeting: Meeting,
 }
 
 impl Peer {
@@ -163,28 +152,18 @@ impl Peer {
         now: Time,
     ) -> Self {
         let mut peer = Self {
-            controlling: *own < spec.key,
+            choice: Choice::new(*own < spec.key, now),
             spec,
             keys,
             table: Table::default(),
-            pending: Pending::default(),
-            remote: None,
-            sequence: 0,
+            prober: Prober::default(),
             round: Round::default(),
-            checks: RateBudget::new(Rate::per_second(CHECKS_PER_SECOND, MAX_CHECKS)),
-            unsure: RateBudget::new(Rate::per_second(UNSURE_PER_SECOND, MAX_UNSURE)),
-            device: DeviceView::default(),
-            selection: None,
-            nominated: None,
-            peer_uses: None,
-            retreat: Retreat::default(),
-            had_direct: false,
-            deaf_until: now,
-            sign_of_life_after: now,
-            seen_as: None,
-            record: None,
-            plain: PlainTries::default(),
             meeting: Meeting::default(),
+            retreat: Retreat::default(),
+            device: DeviceView::default(),
+            plain: PlainTries::default(),
+            record: None,
+            had_direct: false,
         };
         peer.start_round(env, now);
         peer
@@ -196,13 +175,11 @@ impl Peer {
     pub(crate) fn inherit(&mut self, predecessor: Self, env: &mut Env, now: Time) {
         let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
         if pair(self) == pair(&predecessor) {
-            // Else the peer would take our probes for replays of this run, and we replays of its
-            // for new.
-            (self.sequence, self.remote) = (predecessor.sequence, predecessor.remote);
+            self.prober.resume(predecessor.prober);
             let mut table = predecessor.table;
             // What WireGuard uses is adopted again if it is alive.
-            table.restrict(|address, kind, origin| {
-                *origin != Origin::WireGuard && self.permits(address, kind, origin)
+            table.restrict(|path, kind, origin| {
+                *origin != Origin::WireGuard && self.permits(path, kind, origin)
             });
             self.table = table;
             if let Some(record) = predecessor.record {
@@ -214,32 +191,41 @@ impl Peer {
         self.decide(env, now);
     }
 
+    /// The peer answers probes, as far as the mesh file says.
     fn probes(&self) -> bool {
         self.spec.managed && self.keys.is_some()
     }
 
-    /// The address in use, which is never forgotten.
-    fn keep(&self) -> Option<SocketAddr> {
-        self.selection
-            .as_ref()
-            .map(|selection| selection.address)
-            .or(self.device.endpoint)
+    /// The path in use, which is never forgotten.
+    fn keep(&self) -> Option<PathId> {
+        let selected = self.choice.selection.as_ref().map(|s| s.path);
+        selected.or_else(|| self.device_path())
     }
 
-    fn is_selected(&self, address: SocketAddr) -> bool {
-        self.selection
-            .as_ref()
-            .is_some_and(|selection| selection.address == address)
+    /// Whether the pair is connected, as far as can be seen.
+    fn connection(&self, now: Time) -> Connection {
+        if !self.probes() {
+            return match self.device.session(now).is_up() {
+                true => Connection::Settled,
+                false => Connection::Down,
+            };
+        }
+        match &self.choice.selection {
+            Some(s) if s.check != Check::Passed => Connection::Down,
+            Some(s) if self.is_sought(s.path) => Connection::Settled,
+            Some(_) => Connection::ByRelay,
+            None => Connection::Down,
+        }
     }
 
-    /// WireGuard works, as far as can be seen.
-    pub(crate) fn is_connected(&self, now: Time) -> bool {
-        if self.probes() {
-            self.selection
-                .as_ref()
-                .is_some_and(|selection| selection.check == Check::Passed && !selection.lost)
-        } else {
-            self.device.is_live(now) || self.device.is_idle(now)
+    /// What a choice of path is made from.
+    fn scene(&self, now: Time) -> Scene<'_> {
+        Scene {
+            table: &self.table,
+            spec: &self.spec,
+            session: self.device.session(now),
+            direct_after: self.retreat.ends_at(),
+            now,
         }
     }
 
@@ -257,9 +243,24 @@ impl Peer {
             CandidateKind::PeerReflexive => CandidateKind::Reflexive,
             kind => kind,
         };
-        let (origin, expires) = (from.clone().into(), now + candidate.lifetime);
-        self.learn(candidate.address, kind, &origin, expires, false, env, now);
+        let offer = Offer {
+            path: PathId::wireguard(candidate.address),
+            kind,
+            origin: &Origin::Discovery(from.clone()),
+            expires: now + candidate.lifetime,
+            recorded: false,
+        };
+        self.learn(offer, env, now);
         self.decide(env, now);
+    }
+
+    /// An origin no longer offers a path.
+    fn withdraw(&mut self, path: PathId, origin: &Origin, now: Time) {
+        let path = path.with_remote(natpunch_types::canonical(path.remote));
+        if self.table.withdraw(&path, origin) && self.choice.is_selected(path) {
+            self.doubt(now);
+        }
+        self.table.expire(self.keep(), now);
     }
 
     /// A sealed record for which this peer's tag was found.
@@ -270,11 +271,8 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        let Some(contents) = self
-            .keys
-            .as_ref()
-            .and_then(|keys| Contents::open(&keys.inbound, blob))
-        else {
+        let keys = self.keys.as_ref();
+        let Some(contents) = keys.and_then(|keys| Contents::open(&keys.inbound, blob)) else {
             return;
         };
         let Contents {
@@ -282,36 +280,32 @@ impl Peer {
             lifetime,
             candidates,
         } = contents;
-        let known = self
-            .record
-            .as_ref()
-            .filter(|known| counter <= known.counter);
+        let newest = self.record.as_ref();
+        let known = newest.filter(|known| counter <= known.counter);
         let expires = match known {
             // The same record through another store, or read again: its lifetime still counts from
             // its first receipt.
             Some(known) if counter == known.counter => known.expires,
+            // An older one, which a store may show for as long as it likes.
             Some(_) => return,
             None => now + lifetime,
         };
-        let is_news = known.is_none();
-        if is_news {
+        let is_newer = known.is_none();
+        if is_newer {
             self.table.withdraw_recorded();
         }
         if expires <= now {
             return;
         }
-        self.take_record(
-            Received {
-                counter,
-                expires,
-                origin: origin.clone(),
-                candidates,
-            },
-            env,
-            now,
-        );
+        let record = Received {
+            counter,
+            expires,
+            origin: origin.clone(),
+            candidates,
+        };
+        self.take_record(record, env, now);
         self.table.expire(self.keep(), now);
-        if is_news {
+        if is_newer {
             self.meet(env, now);
         }
         self.decide(env, now);
@@ -322,102 +316,103 @@ impl Peer {
         if self.spec.managed {
             let origin = Origin::Discovery(record.origin.clone());
             for (kind, address) in &record.candidates {
-                self.learn(*address, *kind, &origin, record.expires, true, env, now);
+                let offer = Offer {
+                    path: PathId::wireguard(*address),
+                    kind: *kind,
+                    origin: &origin,
+                    expires: record.expires,
+                    recorded: true,
+                };
+                self.learn(offer, env, now);
             }
         }
         self.record = Some(record);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one candidate")]
-    fn learn(
-        &mut self,
-        address: SocketAddr,
-        kind: CandidateKind,
-        origin: &Origin,
-        expires: Time,
-        recorded: bool,
-        env: &mut Env,
-        now: Time,
-    ) {
-        let Ok(address) = env.admit(address) else {
+    /// Takes in a path on which the peer may answer.
+    fn learn(&mut self, offer: Offer<'_>, env: &mut Env, now: Time) {
+        let Ok(remote) = env.admit(offer.path.remote) else {
             return;
         };
+        let path = offer.path.with_remote(remote);
+        let kind = self.kind_seen(path, offer.kind, env);
         let offer = Offer {
-            address,
-            kind: self.kind_seen(address, kind, env),
-            origin,
-            expires,
-            recorded,
+            path,
+            kind,
+            ..offer
         };
-        let kind = offer.kind;
         // A router is a peer only if the peer says so.
-        if env.local.is_router(address.ip()) && !offer.is_sure() && !offer.is_stated() {
+        if env.local.is_router(remote.ip()) && !offer.is_sure() && !offer.is_stated() {
             return;
         }
-        if !self.permits(address, kind, origin) {
+        if !self.permits(path, offer.kind, offer.origin) {
             return;
         }
-        if kind == CandidateKind::Relay {
-            env.note_relay(address.ip());
+        if offer.kind == CandidateKind::Relay {
+            env.note_relay(remote.ip());
         }
         let keep = self.keep();
-        if self.table.learn(offer, keep, now) != Learned::New {
-            // Said anew of a relay: a side is bound that was not when it was probed last.
+        if self.table.learn(&offer, keep, now) != Learned::New {
+            // A relay's port that is offered again has been bound by a side that was not bound when
+            // the port was probed last: what failed then may pass now.
             let unproven = |entry: &Entry| entry.is_relay() && !entry.is_proven(now);
-            if self.probes()
-                && kind == CandidateKind::Relay
-                && self.table.get(&address).is_some_and(unproven)
-            {
-                self.start_burst(address, Burst::Direct, now);
+            let is_unproven_relay = self.table.get(&path).is_some_and(unproven);
+            if self.probes() && offer.kind == CandidateKind::Relay && is_unproven_relay {
+                self.start_burst(path, Burst::Direct, now);
             }
             return;
         }
-        let kind = self.table.get(&address).map_or(kind, |entry| entry.kind);
+        let kind = self.table.get(&path).map_or(offer.kind, |entry| entry.kind);
         env.out.event(Event::CandidateLearned {
             peer: self.spec.key,
-            address,
+            path,
             kind,
-            origin: origin.clone(),
+            origin: offer.origin.clone(),
         });
-        if self.probes() {
-            self.start_burst(address, self.first_burst(address, env, now), now);
-            self.on_new_candidate(now);
-            self.ask_to_meet(env, now);
-        } else {
+        if !self.probes() {
             self.plain.on_new_candidate();
+            return;
         }
+        self.start_burst(path, self.first_burst(path, env, now), now);
+        if self.connection(now) != Connection::Settled {
+            self.round.on_new_candidate(now);
+        }
+        self.ask_to_meet(env, now);
     }
 
-    /// How a place was found, in truth: what comes from a host of relays comes through a relay,
+    /// How a path was found, in truth: what comes from a host of relays comes through a relay,
     /// unless the peer says that the address is its own.
-    fn kind_seen(&self, address: SocketAddr, kind: CandidateKind, env: &Env) -> CandidateKind {
-        let unknown = kind == CandidateKind::PeerReflexive && self.table.get(&address).is_none();
-        let relayed =
-            unknown && env.is_host_of_relays(address.ip()) && self.spec.relay != RelayPolicy::Never;
-        if relayed { CandidateKind::Relay } else { kind }
+    fn kind_seen(&self, path: PathId, kind: CandidateKind, env: &Env) -> CandidateKind {
+        let unknown = kind == CandidateKind::PeerReflexive && self.table.get(&path).is_none();
+        let by_relay = env.is_host_of_relays(path.remote.ip());
+        if unknown && by_relay && self.spec.relay != RelayPolicy::Never {
+            CandidateKind::Relay
+        } else {
+            kind
+        }
     }
 
     /// The kernel's word on the way to an address.
     pub(crate) fn handle_route(&mut self, ip: IpAddr, route: Route, env: &mut Env, now: Time) {
         let same_site = self.table.same_site;
         let mut opened = Vec::new();
-        for (address, entry) in self.table.iter_mut().filter(|(a, _)| a.ip() == ip) {
+        for (path, entry) in self.table.iter_mut().filter(|(p, _)| p.remote.ip() == ip) {
             let was_barred = entry.is_barred();
             entry.route = Some(route);
             entry.route_asked = true;
             if entry.is_barred() {
                 entry.next_ping = None;
             } else if was_barred {
-                opened.push(*address);
+                opened.push(*path);
             } else if entry.last_ping.is_none() {
                 entry.next_ping = entry.next_ping.map(|_| now);
             }
-            if entry.is_hopeless(*address, same_site) && entry.burst == Burst::Direct {
+            if entry.is_hopeless(*path, same_site) && entry.burst == Burst::Direct {
                 entry.burst = Burst::Sparse;
             }
         }
-        for address in opened {
-            self.start_burst(address, Burst::Direct, now);
+        for path in opened {
+            self.start_burst(path, Burst::Direct, now);
         }
         if self.probes() {
             self.send_pings(env, now);
@@ -439,384 +434,231 @@ impl Peer {
             self.take_record(record, env, now);
         }
         self.doubt(now);
-        self.round.attempt = 0;
+        self.round.start_over();
         self.plain.on_new_candidate();
         self.start_round(env, now);
     }
 
     /// The path in use has to answer again soon or make way for one that does.
     fn doubt(&mut self, now: Time) {
-        let Some(selection) = self
-            .selection
-            .as_mut()
-            .filter(|selection| selection.doubted.is_none())
-        else {
-            return;
-        };
-        selection.doubted = Some(now);
-        let address = selection.address;
-        self.start_burst(address, Burst::Direct, now);
+        let in_use = self.choice.selection.as_mut();
+        if let Some(selection) = in_use.filter(|s| s.doubted.is_none()) {
+            selection.doubted = Some(now);
+            let path = selection.path;
+            self.start_burst(path, Burst::Direct, now);
+        }
     }
 
-    /// When a doubted path that has not answered loses its privilege.
-    fn doubt_ends(&self) -> Option<Time> {
-        let selection = self.selection.as_ref()?;
-        let rtt = self.rtt(&selection.address);
-        selection.doubted.map(|since| since + DOUBT.max(rtt * 3))
-    }
-
-    /// How long WireGuard has to show that it works at an address.
-    fn patience(&self, address: SocketAddr, soon: bool) -> Duration {
+    /// How long WireGuard has to show that it works on a path.
+    fn patience(&self, path: PathId, soon: bool) -> Duration {
         if soon {
-            CHECK_SOON.max(self.rtt(&address) * 3)
+            CHECK_SOON.max(self.rtt(path) * 3)
         } else {
             CHECK
         }
     }
 
-    /// The round trip to an address as far as it is known, else zero.
-    fn rtt(&self, address: &SocketAddr) -> Duration {
-        self.table
-            .get(address)
-            .and_then(|entry| entry.rtt)
-            .unwrap_or_default()
-    }
-
-    /// Everything that is due.
-    pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Time) {
-        self.table.expire(self.keep(), now);
-        self.leave_barred(env, now);
-        if self.probes() {
-            self.fire(now);
-            self.ask_others(env, now);
-            self.check_selection(env, now);
-            self.advance_round(env, now);
-            self.send_beacons(env, now);
-            self.send_pings(env, now);
-        }
-        self.decide(env, now);
-    }
-
-    /// When something is due next.
-    pub(crate) fn next_timeout(&self, now: Time) -> Option<Time> {
-        let mut next = self.table.next_expiry();
-        let mut at = |time: Option<Time>| next = [next, time].into_iter().flatten().min();
-        if !self.probes() {
-            at(self.plain_timeout(now));
-            return next;
-        }
-        at(self
-            .table
-            .iter()
-            .filter_map(|(_, entry)| entry.next_ping)
-            .min());
-        at(self.round.next_timeout());
-        at(self.meeting.fires_at());
-        at(self.relaying_timeout(now));
-        at(self.doubt_ends().filter(|ends| *ends > now));
-        if let Some(selection) = &self.selection {
-            at(match selection.check {
-                Check::Deferred { until } => Some(until),
-                Check::Running { deadline, .. } => Some(deadline),
-                Check::Passed => (!selection.lost).then(|| self.dead_at(selection, now)),
-            });
-        }
-        next
+    /// The round trip on a path as far as it is known, else zero.
+    fn rtt(&self, path: PathId) -> Duration {
+        let entry = self.table.get(&path);
+        entry.and_then(|entry| entry.rtt).unwrap_or_default()
     }
 
     /// Chooses the path to use, now that something has changed.
     fn decide(&mut self, env: &mut Env, now: Time) {
-        self.table
-            .note_site(|address| env.local.shares_public_ip(address.ip()));
+        let sees_us = |path: &PathId| env.local.shares_public_ip(path.remote.ip());
+        self.table.note_site(sees_us);
         if !env.device_seen {
             return;
         }
         if !self.probes() {
             self.decide_plain(env, now);
-        } else if let Some((address, reason)) = if self.controlling {
-            self.choose(now)
-        } else {
-            self.follow(now)
-        } {
-            self.select(address, reason, env, now);
+        } else if let Some((path, reason)) = self.choice.next(&self.scene(now)) {
+            self.select(path, reason, env, now);
         }
     }
 
-    /// The controlling side's choice, if it differs from the path in use.
-    fn choose(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
-        let proven = || self.table.iter().filter(|(_, entry)| entry.is_usable(now));
-        let Some(selection) = &self.selection else {
-            // Where there is nothing to lose, a relay's pong is enough, unless a direct path is as
-            // far.
-            let direct = self
-                .table
-                .iter()
-                .any(|(_, entry)| !entry.is_relay() && entry.is_answered(now));
-            let early = !direct && !self.device.is_live(now);
-            let usable = self.table.iter().filter(|(_, entry)| {
-                !entry.is_blocked(now)
-                    && !entry.is_barred()
-                    && (entry.is_proven(now) || early && entry.is_relay() && entry.is_answered(now))
-            });
-            return Some((self.best(usable)?, EndpointReason::FirstPath));
-        };
-        let silent = self.silent_since(now);
-        let doubt_over = self.doubt_ends().is_some_and(|ends| ends <= now);
-        let barred = self
-            .table
-            .get(&selection.address)
-            .is_some_and(Entry::is_barred);
-        if selection.lost || doubt_over || silent.is_some() || barred {
-            let since = selection.doubted.or(silent).unwrap_or(Time::ZERO);
-            let fresh = proven().filter(|(_, entry)| entry.is_answered_since(since));
-            let best = self.best(fresh)?;
-            return (selection.lost || best != selection.address)
-                .then_some((best, EndpointReason::PathLost));
-        }
-        let on_relay = self.is_relay(&selection.address) && self.spec.relay != RelayPolicy::Only;
-        if on_relay {
-            // Anything else is better, as soon as it may be tried.
-            let may_leave =
-                now.since(selection.since) >= relaying::STAY && now >= self.retreat.until;
-            let direct = proven().filter(|(_, entry)| !entry.is_relay() && may_leave);
-            if let Some(best) = self.best(direct) {
-                return Some((best, EndpointReason::BetterPath));
-            }
-        }
-        let dwell = match selection.roamed {
-            true => ROAM_DWELL,
-            false if self.is_relay(&selection.address) => relaying::STAY,
-            false => Duration::ZERO,
-        };
-        if selection.check != Check::Passed || now.since(selection.since) < dwell {
-            return None;
-        }
-        let better = proven()
-            .filter(|(address, entry)| {
-                **address != selection.address && entry.wins >= path::SAMPLES
-            })
-            .filter(|(_, entry)| !on_relay || entry.is_relay());
-        Some((self.best(better)?, EndpointReason::BetterPath))
-    }
-
-    /// The best of these paths.
-    fn best<'a>(
-        &self,
-        paths: impl Iterator<Item = (&'a SocketAddr, &'a Entry)>,
-    ) -> Option<SocketAddr> {
-        let relays = self.spec.relays.as_deref();
-        paths
-            .min_by_key(|(address, entry)| entry.rank(**address, self.table.same_site, relays))
-            .map(|(address, _)| *address)
-    }
-
-    /// The controlled side follows the last nomination, once proven here too.
-    fn follow(&self, now: Time) -> Option<(SocketAddr, EndpointReason)> {
-        let nominated = self.nominated?;
-        let entry = self.table.get(&nominated)?;
-        let settled = self
-            .selection
-            .as_ref()
-            .is_some_and(|s| s.address == nominated && !s.lost);
-        (!settled && entry.is_usable(now)).then_some((nominated, EndpointReason::Nominated))
-    }
-
-    fn select(&mut self, address: SocketAddr, reason: EndpointReason, env: &mut Env, now: Time) {
-        let from_relay = self.leave_for(address, now);
-        let lost = self
-            .selection
-            .as_ref()
-            .is_some_and(|selection| selection.lost);
-        let live = self.device.is_live(now) && !lost;
-        let already = self.device.endpoint == Some(address);
+    fn select(&mut self, path: PathId, reason: EndpointReason, env: &mut Env, now: Time) {
+        let how = self.leave_for(path, now);
+        let session = self.device.session(now);
+        let in_use = self.choice.selection.as_ref();
+        let was_lost = in_use.is_some_and(|s| s.check == Check::Lost);
+        let already = self.device_path() == Some(path);
         self.device.mark();
-        // What was shown on another path is no sign on this one.
-        self.sign_of_life_after = now;
-        // Where WireGuard has worked before and probes work again, it is left alone, unless it
-        // needs a handshake: of two that cross, as both sides' would now, neither comes to
-        // anything.
-        let check = if already && self.device.needs_no_handshake(now) {
+        let check = if already && session.needs_no_handshake() {
+            // Where WireGuard has worked before and probes work again, it is left alone. A
+            // handshake now would cross the other side's, and of two that cross neither comes to
+            // anything.
             Check::Passed
-        } else if self.controlling || live {
-            self.set_endpoint(address, true, reason, env, now);
-            let soon = from_relay || self.is_relay(&address);
+        } else if self.choice.controlling || session.is_live() && !was_lost {
+            // This side begins the handshake, or moves a session that both sides have.
+            self.set_endpoint(path, true, reason, env, now);
+            let soon = how == How::ChosenOverRelay || self.is_relay(path);
             Check::Running {
                 tries: 1,
-                deadline: now + self.patience(address, soon),
+                deadline: now + self.patience(path, soon),
             }
         } else {
+            // The controlling side begins it: two first handshakes would cross.
             Check::Deferred {
-                until: now + DEFER.max(self.rtt(&address) * 2 + DEFER / 5),
+                until: now + DEFER.max(self.rtt(path) * 2 + DEFER / 5),
             }
         };
-        self.selection = Some(Selection {
-            address,
-            since: now,
-            check,
-            answered: Some(now),
-            doubted: None,
-            lost: false,
-            roamed: false,
-            adopted: false,
-            from_relay,
-            restored: 0,
-        });
+        let selection = Selection::chosen(path, how, check, now);
+        self.choice.select(selection, now);
         for (_, entry) in self.table.iter_mut() {
             entry.wins = 0;
         }
         env.out.event(Event::PathSelected {
             peer: self.spec.key,
-            address,
+            path,
             reason,
         });
         if check == Check::Passed {
-            self.on_connected(address, env);
+            self.on_connected(path, env);
         }
-        self.ping_now(address, env, now);
+        self.ping_now(path, env, now);
     }
 
-    fn on_connected(&mut self, address: SocketAddr, env: &mut Env) {
-        if !self.is_relay(&address) || self.spec.relay == RelayPolicy::Only {
+    fn on_connected(&mut self, path: PathId, env: &mut Env) {
+        if self.is_sought(path) {
             self.round.rest();
             self.had_direct |= self.spec.relay != RelayPolicy::Only;
         }
-        if let Some(entry) = self.table.get_mut(&address) {
+        if let Some(entry) = self.table.get_mut(&path) {
             entry.unblock();
         }
         env.out.event(Event::Connected {
             peer: self.spec.key,
-            address,
+            path,
         });
     }
 
     fn set_endpoint(
         &mut self,
-        endpoint: SocketAddr,
+        path: PathId,
         kick: bool,
         reason: EndpointReason,
         env: &mut Env,
         now: Time,
     ) {
-        self.device.setting = Some((endpoint, now));
-        let peer = self.spec.key;
-        env.out.set_endpoint(
+        let (peer, endpoint) = (self.spec.key, path.endpoint());
+        self.device.on_set(endpoint, now);
+        let command = Command::SetEndpoint {
             peer,
-            Command::SetEndpoint {
-                peer,
-                endpoint,
-                kick,
-                reason,
-            },
-        );
+            endpoint,
+            kick,
+            reason,
+        };
+        env.out.set_endpoint(peer, command);
     }
 
-    /// Follows up on what WireGuard made of the path in use.
+    /// When WireGuard has had its time on the path in use, or that counts as lost.
+    fn check_at(&self, now: Time) -> Option<Time> {
+        let selection = self.choice.selection.as_ref()?;
+        match selection.check {
+            Check::Deferred { until } => Some(until),
+            Check::Running { deadline, .. } => Some(deadline),
+            Check::Passed => Some(self.dead_at(selection, now)),
+            Check::Lost => None,
+        }
+    }
+
+    /// Follows up on what WireGuard made of the path in use, whose time is over.
     fn check_selection(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = &mut self.selection else {
+        let Some(selection) = &self.choice.selection else {
             return;
         };
-        let address = selection.address;
+        let path = selection.path;
         match selection.check {
-            Check::Deferred { until } if until <= now => {
-                selection.check = Check::Running {
+            // The peer's handshake has not come. WireGuard on this side is told the path without
+            // beginning one of its own, which only comes if the peer's does not soon.
+            Check::Deferred { .. } => {
+                self.set_check(Check::Running {
                     tries: 0,
                     deadline: now + DEFER_KICK,
-                };
-                if self.device.endpoint != Some(address) {
-                    self.set_endpoint(address, false, EndpointReason::Nominated, env, now);
+                });
+                if self.device_path() != Some(path) {
+                    self.set_endpoint(path, false, EndpointReason::Nominated, env, now);
                 }
             }
-            Check::Running { tries, deadline } if deadline <= now => {
-                let alone = !self
-                    .table
-                    .iter()
-                    .any(|(other, entry)| *other != address && entry.is_usable(now));
-                let from_relay = selection.from_relay;
+            Check::Running { tries, .. } => {
+                let alone = !self.has_other(path, now);
+                let over_relay = selection.how == How::ChosenOverRelay;
                 let limit = match alone {
                     true => CHECK_TRIES_ALONE,
-                    false if from_relay => CHECK_TRIES + 1,
+                    false if over_relay => CHECK_TRIES + 1,
                     false => CHECK_TRIES,
                 };
-                if tries < limit {
-                    let deadline = now
-                        + self.patience(address, from_relay || !alone && self.is_relay(&address));
-                    self.selection.iter_mut().for_each(|s| {
-                        s.check = Check::Running {
-                            tries: tries + 1,
-                            deadline,
-                        }
-                    });
-                    self.set_endpoint(address, true, EndpointReason::Retry, env, now);
-                } else {
-                    self.block(address, env, now);
-                }
-            }
-            Check::Passed if !selection.lost => {
-                let Some(selection) = &self.selection else {
+                if tries >= limit {
+                    self.block(path, env, now);
                     return;
-                };
-                if self.dead_at(selection, now) <= now {
-                    self.lose(env, now);
                 }
+                let soon = over_relay || !alone && self.is_relay(path);
+                self.set_check(Check::Running {
+                    tries: tries + 1,
+                    deadline: now + self.patience(path, soon),
+                });
+                self.set_endpoint(path, true, EndpointReason::Retry, env, now);
             }
-            _ => {}
+            Check::Passed => self.lose(env, now),
+            Check::Lost => {}
+        }
+    }
+
+    fn set_check(&mut self, check: Check) {
+        if let Some(selection) = &mut self.choice.selection {
+            selection.check = check;
         }
     }
 
     /// Probes pass, WireGuard does not: on to the next path.
-    fn block(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
+    fn block(&mut self, path: PathId, env: &mut Env, now: Time) {
         // Where WireGuard passes nowhere, no path is to blame.
-        let nowhere = self
-            .table
-            .iter()
-            .any(|(other, entry)| *other != address && entry.is_blocked(now));
-        let until = self
-            .table
-            .get_mut(&address)
-            .map_or(now, |entry| entry.block(nowhere, now));
-        self.leave_deaf(address, env);
+        let is_blocked = |other: &PathId, entry: &Entry| *other != path && entry.is_blocked(now);
+        let nowhere = self.table.iter().any(|(other, e)| is_blocked(other, e));
+        let entry = self.table.get_mut(&path);
+        let until = entry.map_or(now, |entry| entry.block(nowhere, now));
+        self.leave_deaf(path, env);
         // The other side may have noticed nothing, and decide for the pair.
-        self.ping_now(address, env, now);
-        if !self.is_relay(&address) {
+        self.ping_now(path, env, now);
+        if !self.is_relay(path) {
             self.round.be_silent_until(until);
         }
     }
 
     /// The path in use is left for that WireGuard does not pass there.
-    fn leave_deaf(&mut self, address: SocketAddr, env: &mut Env) {
-        self.selection = None;
-        self.nominated = None;
+    fn leave_deaf(&mut self, path: PathId, env: &mut Env) {
+        self.choice.selection = None;
+        self.choice.forget_nomination();
         env.out.event(Event::WireGuardBlocked {
             peer: self.spec.key,
-            address,
+            path,
         });
     }
 
     /// The path in use no longer shows any sign of life.
     fn lose(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = &mut self.selection else {
+        let Some(selection) = &mut self.choice.selection else {
             return;
         };
-        selection.lost = true;
-        let address = selection.address;
+        selection.check = Check::Lost;
+        let path = selection.path;
         env.out.event(Event::PathLost {
             peer: self.spec.key,
-            address,
+            path,
         });
-        let silent = self
-            .table
-            .get(&address)
-            .and_then(|entry| entry.unanswered_since)
-            .unwrap_or(now);
-        for (_, entry) in self
-            .table
-            .iter_mut()
-            .filter(|(_, entry)| !entry.is_answered_since(silent))
-        {
-            entry.forget_proof();
+        // What answered before this path fell silent may have fallen silent with it.
+        let entry = self.table.get(&path);
+        let silent_since = entry.and_then(|entry| entry.unanswered_since);
+        let silent_since = silent_since.unwrap_or(now);
+        for (_, entry) in self.table.iter_mut() {
+            if !entry.is_answered_since(silent_since) {
+                entry.forget_proof();
+            }
         }
-        self.nominated = None;
-        self.round.attempt = 0;
+        self.choice.forget_nomination();
+        self.round.start_over();
         self.start_round(env, now);
     }
 
@@ -824,12 +666,11 @@ impl Peer {
     fn dead_at(&self, selection: &Selection, now: Time) -> Time {
         let probed = selection.answered.is_some_and(|at| now.since(at) < PROBED);
         let patience = if probed { DEAD } else { DEAD_UNPROBED };
-        let traffic = self.device.rx_seen.map_or(Time::ZERO, |at| at + patience);
-        let silent = self
-            .table
-            .get(&selection.address)
-            .and_then(|entry| entry.unanswered_since);
-        let pong = silent.map_or(now + DEAD_UNPROBED, |since| since + DEAD);
+        let heard = self.device.rx_seen;
+        let traffic = heard.map_or(Time::ZERO, |at| at + patience);
+        let entry = self.table.get(&selection.path);
+        let silent_since = entry.and_then(|entry| entry.unanswered_since);
+        let pong = silent_since.map_or(now + DEAD_UNPROBED, |since| since + DEAD);
         traffic.max(pong).max(selection.since + DEAD)
     }
 }

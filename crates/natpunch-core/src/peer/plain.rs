@@ -3,13 +3,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use natpunch_types::PathId;
+
+use crate::candidates::Table;
 use crate::env::Env;
 use crate::{EndpointReason, Event, Time};
 
 use super::Peer;
+use super::device::Session;
 
 /// How long WireGuard has to make a handshake with a candidate; it sends two initiations in it.
 const TRY: Duration = Duration::from_secs(10);
@@ -23,12 +27,20 @@ const PAUSE: [Duration; 4] = [
 
 #[derive(Debug, Default)]
 pub(super) struct PlainTries {
-    tried: BTreeSet<SocketAddr>,
+    tried: BTreeSet<PathId>,
     /// Fruitless passes.
     passes: usize,
     /// All were tried: a pause.
-    pub(super) paused: bool,
-    pub(super) next: Option<Time>,
+    paused: bool,
+    next: Option<Time>,
+}
+
+/// What to do next to reach a plain peer.
+enum Step {
+    Wait,
+    Try(PathId),
+    /// Everything was tried.
+    Pause(Duration),
 }
 
 impl PlainTries {
@@ -39,63 +51,66 @@ impl PlainTries {
         }
         self.passes = 0;
     }
+
+    /// When the tries go on after everything was tried in vain.
+    pub(super) fn retry_at(&self) -> Option<Time> {
+        self.next.filter(|_| self.paused)
+    }
+
+    fn step(&mut self, table: &Table, can_reach: impl Fn(IpAddr) -> bool, now: Time) -> Step {
+        if self.next.is_some_and(|next| now < next) || table.is_empty() {
+            return Step::Wait;
+        }
+        if std::mem::take(&mut self.paused) {
+            self.tried.clear();
+        }
+        let untried = table.iter().filter(|(path, _)| !self.tried.contains(path));
+        let best = untried.min_by_key(|(path, entry)| {
+            let reachable = can_reach(path.remote.ip());
+            (Reverse(reachable), entry.kind, entry.learned, **path)
+        });
+        if let Some((path, _)) = best {
+            self.tried.insert(*path);
+            self.next = Some(now + TRY);
+            return Step::Try(*path);
+        }
+        let rung = PAUSE.get(self.passes).or(PAUSE.last());
+        let pause = rung.copied().unwrap_or_default();
+        self.passes += 1;
+        self.paused = true;
+        self.next = Some(now + pause);
+        Step::Pause(pause)
+    }
 }
 
 impl Peer {
     pub(super) fn decide_plain(&mut self, env: &mut Env, now: Time) {
-        if self.device.is_live(now) || self.device.is_idle(now) {
+        if self.device.session(now).is_up() {
             self.plain = PlainTries::default();
             return;
         }
-        if self.plain.next.is_some_and(|next| now < next) || self.table.is_empty() {
-            return;
+        let can_reach = |ip| env.local.can_reach(ip);
+        match self.plain.step(&self.table, can_reach, now) {
+            Step::Wait => {}
+            Step::Try(path) => self.set_endpoint(path, true, EndpointReason::Plain, env, now),
+            Step::Pause(retry_in) => {
+                let reason = self.unreachable_reason(&env.local, now);
+                env.out.event(Event::Unreachable {
+                    peer: self.spec.key,
+                    reason,
+                    retry_in,
+                });
+            }
         }
-        if std::mem::take(&mut self.plain.paused) {
-            self.plain.tried.clear();
-        }
-        let untried = self
-            .table
-            .iter()
-            .filter(|(address, _)| !self.plain.tried.contains(*address));
-        let best = untried.min_by_key(|(address, entry)| {
-            (
-                Reverse(env.local.can_reach(address.ip())),
-                entry.kind,
-                entry.learned,
-                **address,
-            )
-        });
-        if let Some((address, _)) = best {
-            let address = *address;
-            self.plain.tried.insert(address);
-            self.plain.next = Some(now + TRY);
-            self.set_endpoint(address, true, EndpointReason::Plain, env, now);
-            return;
-        }
-        let pause = PAUSE
-            .get(self.plain.passes)
-            .or(PAUSE.last())
-            .copied()
-            .unwrap_or_default();
-        self.plain.passes += 1;
-        self.plain.paused = true;
-        self.plain.next = Some(now + pause);
-        let reason = self.unreachable_reason(&env.local, now);
-        env.out.event(Event::Unreachable {
-            peer: self.spec.key,
-            reason,
-            retry_in: pause,
-        });
     }
 
     /// When the next try is due, or a live session ends.
     pub(super) fn plain_timeout(&self, now: Time) -> Option<Time> {
-        if self.device.is_live(now) {
-            self.device.live_until()
-        } else if self.device.is_idle(now) || self.table.is_empty() {
-            None
-        } else {
-            self.plain.next
+        match self.device.session(now) {
+            Session::Live { .. } => self.device.live_until(),
+            Session::Idle => None,
+            Session::None if self.table.is_empty() => None,
+            Session::None => self.plain.next,
         }
     }
 }

@@ -7,29 +7,20 @@
 //! relay carries until both sides have chosen the direct path, which each tells the other with
 //! every probe, and from then on lets only probes through.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, RelayPolicy, RelayUse};
+use natpunch_types::{CandidateKind, Origin, PathId, RelayPolicy, RelayUse};
 
+use crate::candidates::Entry;
 use crate::env::Env;
 use crate::{EndpointReason, Time};
 
-use super::{Check, Peer};
+use super::health::ASK_OTHERS_EVERY;
+use super::selection::{Check, How, Selection};
+use super::{Connection, Peer, Search};
 
-/// A path in use on which pings are unanswered for this long (or three round trips) is suspected:
-/// relays shall be ready to carry, and the other proven paths are asked.
-const SUSPECT: Duration = Duration::from_millis(900);
-/// After this long (or four round trips), and this many pings, another path that answers takes its
-/// place.
-const SILENT: Duration = Duration::from_millis(2400);
-const SILENT_PINGS: u32 = 6;
 /// WireGuard sends and hears nothing: pings this much apart tell whether the path is dead.
 const WATCH: Duration = Duration::from_millis(1500);
-/// The same for this long: the peer is asked for a sign of life of its WireGuard ...
-const ASK: Duration = Duration::from_secs(3);
-/// ... and if there is none though pings are answered, the path does not let WireGuard through.
-const DEAF: Duration = Duration::from_secs(8);
 /// A session that ran before us is held to pass a relay for this long, until discovery has told the
 /// relays' addresses.
 const ADOPTED: Duration = Duration::from_secs(30);
@@ -51,56 +42,79 @@ const RETREAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_s
 pub(super) struct Retreat {
     /// Too early ones in a row.
     count: u32,
-    /// No direct path is used before.
-    pub(super) until: Time,
+    until: Time,
+}
+
+impl Retreat {
+    /// No direct path takes the place of a relay before this.
+    pub(super) fn ends_at(&self) -> Time {
+        self.until
+    }
+
+    /// A direct path that was in use for `used` is left for a relay.
+    fn on_left(&mut self, used: Duration, now: Time) {
+        if used < UNRELIABLE {
+            self.extend(now);
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    /// No direct path for a while, longer each time.
+    fn extend(&mut self, now: Time) {
+        let (first, last) = RETREAT;
+        let wait = last.min(first * 2_u32.saturating_pow(self.count.min(8)));
+        self.count = self.count.saturating_add(1);
+        self.until = now + wait;
+    }
 }
 
 impl Peer {
     /// Whether what this origin offers may be used at all.
-    pub(super) fn permits(
-        &self,
-        address: SocketAddr,
-        kind: CandidateKind,
-        origin: &Origin,
-    ) -> bool {
-        let relay = kind == CandidateKind::Relay || self.is_relay(&address);
-        // What the peer or WireGuard uses is not known by whose relay it is.
-        let listed = match (origin.instance(), &self.spec.relays) {
-            (Some(instance), Some(relays)) => relays.contains(instance),
-            (None, _) | (_, None) => true,
+    pub(super) fn permits(&self, path: PathId, kind: CandidateKind, origin: &Origin) -> bool {
+        let relay = kind == CandidateKind::Relay || self.is_relay(path);
+        let is_listed = match (&self.spec.relays, origin.instance()) {
+            (Some(relays), Some(instance)) => relays.contains(instance),
+            // What the peer or WireGuard uses is not known by whose relay it is.
+            (Some(_), None) | (None, _) => true,
         };
         let offers_relay = kind == CandidateKind::Relay && origin.instance().is_some();
         match self.spec.relay {
-            _ if kind == CandidateKind::Relay && !listed => false,
+            // The mesh file names whose relays may be used.
+            _ if kind == CandidateKind::Relay && !is_listed => false,
             // Whoever says so: what was a relay's and is offered by none that may, is not used.
-            RelayPolicy::Auto => offers_relay || !self.table.is_barred_relay(&address),
+            RelayPolicy::Auto => offers_relay || !self.table.is_barred_relay(&path),
+            // A plain peer can't use relays; the policy says nothing of it.
             RelayPolicy::Only => relay || !self.spec.managed,
-            RelayPolicy::Never => !relay && !self.table.is_former_relay(&address),
+            RelayPolicy::Never => !relay && !self.table.is_former_relay(&path),
         }
     }
 
-    pub(super) fn is_relay(&self, address: &SocketAddr) -> bool {
-        self.table
-            .get(address)
-            .is_some_and(|entry| entry.is_relay())
+    pub(super) fn is_relay(&self, path: PathId) -> bool {
+        self.table.get(&path).is_some_and(Entry::is_relay)
     }
 
-    /// Connected, and nothing better is looked for.
-    pub(crate) fn is_settled(&self, now: Time) -> bool {
-        self.is_connected(now) && (!self.probes() || self.has_found())
+    /// A path of the sort that is looked for: any where only relays may be used, else a direct one.
+    pub(super) fn is_sought(&self, path: PathId) -> bool {
+        self.spec.relay == RelayPolicy::Only || !self.is_relay(path)
     }
 
-    /// Whether the peer is looked for: `None` if not, true while it is worth haste.
-    pub(crate) fn search(&self, now: Time) -> Option<bool> {
-        (!self.is_settled(now)).then(|| !self.is_connected(now) || !self.round.is_unreachable())
+    /// How much the peer is looked for.
+    pub(crate) fn search(&self, now: Time) -> Search {
+        match self.connection(now) {
+            Connection::Settled => Search::Done,
+            Connection::Down => Search::Eager,
+            // Where many rounds were fruitless, the relay is likely to stay.
+            Connection::ByRelay if self.round.is_unreachable() => Search::Patient,
+            Connection::ByRelay => Search::Eager,
+        }
     }
 
-    /// A path of the sort that is looked for is chosen.
+    /// A path of the sort that is looked for is chosen, though WireGuard may not have shown yet
+    /// that it works there.
     pub(super) fn has_found(&self) -> bool {
-        self.selection.as_ref().is_some_and(|selection| {
-            !selection.lost
-                && (!self.is_relay(&selection.address) || self.spec.relay == RelayPolicy::Only)
-        })
+        let selection = self.choice.selection.as_ref();
+        selection.is_some_and(|s| s.check != Check::Lost && self.is_sought(s.path))
     }
 
     /// What the pair wants of a relay.
@@ -108,234 +122,197 @@ impl Peer {
         if !self.probes() || self.spec.relay == RelayPolicy::Never {
             return RelayUse::Off;
         }
-        let Some(selection) = &self.selection else {
+        let scene = self.scene(now);
+        let Some(selection) = &self.choice.selection else {
             return RelayUse::Carry;
         };
-        let adopted = selection.adopted && now.since(selection.since) < ADOPTED;
-        let both = self.peer_uses == Some(selection.address);
-        let good = !selection.lost && !adopted && both && self.device.handshake_seen.is_some();
-        if good && !self.is_relay(&selection.address) && !self.is_suspect(now) {
+        if self.is_relay(selection.path) {
+            // It is what carries.
+            return RelayUse::Carry;
+        }
+        if scene.health(selection).wants_relay() {
+            // To be there when the direct path is given up.
+            return RelayUse::Carry;
+        }
+        if selection.how == How::Adopted && now.since(selection.since) < ADOPTED {
+            // It may pass a relay that nobody has told us of yet.
+            return RelayUse::Carry;
+        }
+        if self.device.handshake_seen.is_none() {
+            // The first handshake may be under way by the relay.
+            return RelayUse::Carry;
+        }
+        if self.choice.is_agreed() {
             RelayUse::Standby
         } else {
+            // The peer still sends by the relay: what it sends would be lost.
             RelayUse::Carry
         }
     }
 
-    /// The best relay, while another path is in use.
-    pub(super) fn standby(&self, now: Time) -> Option<SocketAddr> {
-        let selection = self
-            .selection
-            .as_ref()
-            .filter(|selection| !self.is_relay(&selection.address))?;
-        let relays = self.table.iter().filter(|(address, entry)| {
-            entry.is_relay() && entry.is_usable(now) && **address != selection.address
-        });
-        self.best(relays)
+    /// When another proven path is to be asked next, as the one in use is suspect: once at first,
+    /// and then after each ping on the path in use.
+    pub(super) fn ask_others_at(&self, env: &Env, now: Time) -> Option<Time> {
+        let others = self.others_to_ask(now);
+        let first = others.into_iter().map(|(at, _)| at).min()?;
+        // While the budget is empty there is nothing to be done.
+        Some(first.max(env.pings.available_at()?))
     }
 
-    /// Since when pings on the path in use are unanswered, and their number.
-    fn silence(&self) -> Option<(Time, u32, Duration)> {
-        let entry = self.table.get(&self.selection.as_ref()?.address)?;
-        Some((
-            entry.unanswered_since?,
-            entry.unanswered,
-            entry.rtt.unwrap_or_default(),
-        ))
-    }
-
-    fn is_suspect(&self, now: Time) -> bool {
-        self.silence()
-            .is_some_and(|(since, _, rtt)| now.since(since) >= SUSPECT.max(rtt * 3))
-    }
-
-    /// Since when the path in use is silent, if that is long enough for another to take its place.
-    pub(super) fn silent_since(&self, now: Time) -> Option<Time> {
-        let (since, pings, rtt) = self.silence()?;
-        (pings >= SILENT_PINGS && now.since(since) >= SILENT.max(rtt * 4)).then_some(since)
-    }
-
-    /// Asks the other proven paths when the one in use is suspected.
+    /// Asks the other proven paths, one of which may take the place of the one in use.
     pub(super) fn ask_others(&mut self, env: &mut Env, now: Time) {
-        let Some((since, _, _)) = self.silence().filter(|_| self.is_suspect(now)) else {
-            return;
-        };
-        let others: Vec<SocketAddr> = self
-            .table
-            .iter()
-            .filter(|(address, entry)| {
-                let asked = entry
-                    .last_ping
-                    .is_some_and(|at| at >= since && now.since(at) < SUSPECT / 2);
-                !self.is_selected(**address)
-                    && entry.is_usable(now)
-                    && !entry.is_answered_since(since)
-                    && !asked
-            })
-            .map(|(address, _)| *address)
-            .collect();
-        for address in others {
-            self.ping_now(address, env, now);
-        }
-    }
-
-    /// When the relays' part may change.
-    pub(super) fn relaying_timeout(&self, now: Time) -> Option<Time> {
-        let selection = self.selection.as_ref()?;
-        let suspect = self
-            .silence()
-            .map(|(since, _, rtt)| since + SUSPECT.max(rtt * 3));
-        let adopted = selection.adopted.then_some(selection.since + ADOPTED);
-        let retreat = self
-            .is_relay(&selection.address)
-            .then_some(self.retreat.until.max(selection.since + STAY));
-        [suspect, adopted, retreat]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
-    }
-
-    /// The path in use is about to be left for this one; true if for a direct one from a relay.
-    pub(super) fn leave_for(&mut self, address: SocketAddr, now: Time) -> bool {
-        let Some(selection) = &self.selection else {
-            return false;
-        };
-        let (from, to) = (self.is_relay(&selection.address), self.is_relay(&address));
-        if !from && to {
-            if now.since(selection.since) < UNRELIABLE {
-                self.retreat(now);
-            } else {
-                self.retreat = Retreat::default();
+        for (at, path) in self.others_to_ask(now) {
+            if at <= now {
+                self.ping_now(path, env, now);
             }
         }
-        from && !to
     }
 
-    /// No direct path for a while.
-    fn retreat(&mut self, now: Time) {
-        let (first, last) = RETREAT;
-        let wait = last.min(first * 2_u32.saturating_pow(self.retreat.count.min(8)));
-        self.retreat = Retreat {
-            count: self.retreat.count.saturating_add(1),
-            until: now + wait,
+    /// The paths that may take the place of the one in use if they answer, and when to ask each.
+    fn others_to_ask(&self, now: Time) -> Vec<(Time, PathId)> {
+        let Some(selection) = &self.choice.selection else {
+            return Vec::new();
         };
+        let scene = self.scene(now);
+        let Some(since) = scene.health(selection).asks_others() else {
+            return Vec::new();
+        };
+        let in_use = self.table.get(&selection.path);
+        let pinged = in_use.and_then(|entry| entry.last_ping);
+        let mut others = Vec::new();
+        for (path, entry) in scene.usable() {
+            if *path == selection.path || entry.is_answered_since(since) {
+                continue;
+            }
+            match entry.last_ping.filter(|at| *at >= since) {
+                None => others.push((now, *path)),
+                Some(asked) if pinged.is_some_and(|pinged| pinged > asked) => {
+                    others.push((asked + ASK_OTHERS_EVERY, *path));
+                }
+                // Not more often than the path in use itself.
+                Some(_) => {}
+            }
+        }
+        others
     }
 
-    /// Whether WireGuard's move to `address` is to be undone: it followed a packet that was still
-    /// under way through a relay, or one that came past the relay that alone may be used.
-    pub(super) fn resists(&self, address: SocketAddr, now: Time) -> bool {
-        let Some(selection) = &self.selection else {
+    /// When a relay may be left, or what the pair wants of relays may change, though nothing
+    /// happens; always after `now`.
+    pub(super) fn relaying_changes_at(&self, now: Time) -> Option<Time> {
+        let selection = self.choice.selection.as_ref()?;
+        let adopted = (selection.how == How::Adopted).then_some(selection.since + ADOPTED);
+        let may_leave = self.retreat.ends_at().max(selection.since + STAY);
+        let may_leave = self.is_relay(selection.path).then_some(may_leave);
+        let moments = [adopted, may_leave].into_iter().flatten();
+        moments.filter(|at| *at > now).min()
+    }
+
+    /// The path in use is about to be left for this one. Says how the new one comes into use.
+    pub(super) fn leave_for(&mut self, path: PathId, now: Time) -> How {
+        let Some(selection) = &self.choice.selection else {
+            return How::Chosen;
+        };
+        match (self.is_relay(selection.path), self.is_relay(path)) {
+            (true, false) => How::ChosenOverRelay,
+            (false, true) => {
+                let used = now.since(selection.since);
+                self.retreat.on_left(used, now);
+                How::Chosen
+            }
+            (true, true) | (false, false) => How::Chosen,
+        }
+    }
+
+    /// Whether WireGuard's move to `path` is to be undone.
+    pub(super) fn resists(&self, path: PathId, now: Time) -> bool {
+        let Some(selection) = &self.choice.selection else {
             return false;
         };
-        let only = self.spec.relay == RelayPolicy::Only;
-        let strays = self.is_relay(&address) != only && self.is_relay(&selection.address) == only;
-        strays
-            && !selection.lost
-            && (only || selection.restored < MAX_RESTORED)
-            && !self.is_suspect(now)
-            && (only || self.peer_uses != Some(address))
+        if self.scene(now).health(selection).wants_relay() {
+            // The path in use may be dead, and WireGuard knows better.
+            return false;
+        }
+        let (moved_to_relay, on_relay) = (self.is_relay(path), self.is_relay(selection.path));
+        if self.spec.relay == RelayPolicy::Only {
+            // A packet came past the relay that alone may be used.
+            return on_relay && !moved_to_relay;
+        }
+        // A packet that was still under way through a relay took it along. If the peer has chosen
+        // that relay, or if this goes on and on, the other side means it.
+        moved_to_relay
+            && !on_relay
+            && selection.restored < MAX_RESTORED
+            && !self.choice.peer_uses(path)
     }
 
     /// Brings WireGuard back to the path in use.
     pub(super) fn hold_on(&mut self, env: &mut Env, now: Time) {
-        let Some(selection) = &mut self.selection else {
+        let Some(selection) = &mut self.choice.selection else {
             return;
         };
         selection.restored += 1;
-        let address = selection.address;
+        let path = selection.path;
         if selection.restored >= MAX_RESTORED {
-            self.retreat(now);
+            self.retreat.extend(now);
         }
-        self.set_endpoint(address, false, EndpointReason::Restored, env, now);
-    }
-
-    /// An origin no longer offers an address.
-    pub(super) fn withdraw(&mut self, address: SocketAddr, origin: &Origin, now: Time) {
-        let address = natpunch_types::canonical(address);
-        if self.table.withdraw(&address, origin) && self.is_selected(address) {
-            self.doubt(now);
-        }
-        self.table.expire(self.keep(), now);
-    }
-
-    /// WireGuard has heard nothing for so long that the peer is asked for a sign of life.
-    pub(super) fn is_deaf(&self, now: Time) -> bool {
-        self.device
-            .unanswered_for(now)
-            .is_some_and(|unanswered| unanswered >= ASK)
+        self.set_endpoint(path, false, EndpointReason::Restored, env, now);
     }
 
     /// The peer says whether its WireGuard hears nothing on this path. Where it is the only one it
     /// is kept: it may be that WireGuard passes nowhere.
-    pub(super) fn heed_deafness(
-        &mut self,
-        address: SocketAddr,
-        deaf: bool,
-        env: &mut Env,
-        now: Time,
-    ) {
-        let has_another = self
-            .table
-            .iter()
-            .any(|(other, entry)| *other != address && entry.is_usable(now));
-        if deaf && !has_another {
+    pub(super) fn heed_deafness(&mut self, path: PathId, deaf: bool, env: &mut Env, now: Time) {
+        if deaf && !self.has_other(path, now) {
             return;
         }
-        let Some(entry) = self.table.get_mut(&address) else {
+        let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
         entry.on_deaf(deaf, now);
-        if deaf && self.is_selected(address) {
-            self.leave_deaf(address, env);
+        if deaf && self.choice.is_selected(path) {
+            self.leave_deaf(path, env);
         }
     }
 
     /// The peer's WireGuard receives nothing. That ours hears the peer's proves nothing of the
     /// other direction, where all that it sends may be dropped.
-    pub(super) fn heed_unheard(&mut self, address: SocketAddr, env: &mut Env, now: Time) {
-        let in_use = self.selection.as_ref().is_some_and(|selection| {
-            selection.address == address && selection.check == Check::Passed
-        });
-        let has_another = self
-            .table
-            .iter()
-            .any(|(other, entry)| *other != address && entry.is_usable(now));
+    pub(super) fn heed_unheard(&mut self, path: PathId, env: &mut Env, now: Time) {
+        let is_passed = |s: &mut Selection| s.check == Check::Passed;
+        let in_use = self.choice.selected_mut(path).is_some_and(is_passed);
         // Where probes do not pass either, the path is dead, which is noticed otherwise.
-        let passes = self
-            .table
-            .get(&address)
-            .is_some_and(|entry| entry.unanswered == 0);
-        if in_use && passes && has_another && self.device.has_sent_all_the_time(now) {
-            self.block(address, env, now);
+        let passes = self.table.get(&path).is_some_and(|e| e.unanswered == 0);
+        let sends = self.device.has_sent_all_the_time(now);
+        if in_use && passes && sends && self.has_other(path, now) {
+            self.block(path, env, now);
         }
     }
 
     /// What WireGuard sends without hearing anything is the first sign of a dead path.
     pub(super) fn watch_traffic(&mut self, env: &mut Env, now: Time) {
-        let Some(unanswered) = self.device.unanswered_for(now) else {
+        if !self.device.is_waiting() {
+            return;
+        }
+        let in_use = self.choice.selection.as_ref();
+        let Some(selection) = in_use.filter(|s| s.check == Check::Passed) else {
             return;
         };
-        let Some(selection) = self
-            .selection
-            .as_ref()
-            .filter(|s| s.check == Check::Passed && !s.lost)
-        else {
-            return;
-        };
-        let address = selection.address;
-        let Some(entry) = self.table.get(&address) else {
+        let path = selection.path;
+        let Some(entry) = self.table.get(&path).filter(|e| e.unanswered == 0) else {
+            // Pings are unanswered too: that tells more, and sooner.
             return;
         };
         let asked = entry.last_ping.is_some_and(|at| now.since(at) < WATCH);
-        let others = |peer: &Self| {
-            peer.table
-                .iter()
-                .any(|(other, entry)| *other != address && entry.is_usable(now))
-        };
-        if entry.unanswered == 0 && !asked {
-            self.ping_now(address, env, now);
-        } else if entry.unanswered == 0 && unanswered >= DEAF && others(self) {
-            self.block(address, env, now);
+        if !asked {
+            self.ping_now(path, env, now);
+        } else if self.device.is_cut_off(now) && self.has_other(path, now) {
+            // Probes pass and WireGuard does not. Where there is no other path, this one stays.
+            self.block(path, env, now);
         }
+    }
+
+    /// There is another path that could be used.
+    pub(super) fn has_other(&self, path: PathId, now: Time) -> bool {
+        let scene = self.scene(now);
+        let mut usable = scene.usable();
+        usable.any(|(other, _)| *other != path)
     }
 }

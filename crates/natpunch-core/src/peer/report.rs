@@ -1,9 +1,8 @@
 //! What is to be seen of a peer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Mapping, Origin, RelayPolicy, Route};
+use natpunch_types::{CandidateKind, Mapping, Origin, PathId, RelayPolicy, Route};
 
 use crate::candidates::Entry;
 use crate::env::Env;
@@ -11,46 +10,42 @@ use crate::gather::Local;
 use crate::path::Tier;
 use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
 
-use super::round::Phase;
-use super::{Check, Peer};
+use super::selection::{Check, How};
+use super::{Connection, Peer};
 
 impl Peer {
     pub(crate) fn status(&self, env: &Env, now: Time) -> PeerStatus {
-        let in_use = match &self.selection {
-            Some(selection) if self.has_live_session(now) => Some(selection.address),
-            _ if !self.probes() && self.is_connected(now) => self.device.endpoint,
+        let in_use = match &self.choice.selection {
+            Some(selection) if self.has_live_session(now) => Some(selection.path),
+            _ if !self.probes() && self.connection(now) != Connection::Down => self.device_path(),
             _ => None,
         };
         let relay = in_use
-            .and_then(|address| self.table.get(&address))
+            .and_then(|path| self.table.get(&path))
             .filter(|entry| entry.is_relay());
         let same_site = self.table.same_site;
-        let tier = |address: SocketAddr| {
-            self.table.get(&address).map_or_else(
-                || Tier::new(CandidateKind::PeerReflexive, address, None, same_site),
-                |entry| entry.tier(address, same_site),
-            )
+        let tier = |path: PathId| {
+            let unknown = || Tier::new(CandidateKind::PeerReflexive, path.remote, None, same_site);
+            let entry = self.table.get(&path);
+            entry.map_or_else(unknown, |entry| entry.tier(path, same_site))
         };
+        // Until WireGuard has shown that it works on a direct path, the change from the relay may
+        // cost a packet.
+        let is_leaving_relay = self.choice.selection.as_ref().is_some_and(|s| {
+            let checked = matches!(s.check, Check::Passed | Check::Lost);
+            s.how == How::ChosenOverRelay && !checked
+        });
         PeerStatus {
             key: self.spec.key,
             name: self.spec.name.clone(),
             managed: self.spec.managed,
-            path: in_use.map_or(PathKind::None, |address| {
-                match tier(address) {
-                    // Until WireGuard has shown that it works there, the change from the relay may
-                    // cost a packet.
-                    _ if self
-                        .selection
-                        .as_ref()
-                        .is_some_and(|s| s.from_relay && s.check != Check::Passed) =>
-                    {
-                        PathKind::Relay
-                    }
-                    Tier::Lan => PathKind::Lan,
-                    Tier::Direct | Tier::Tunnel => PathKind::Direct,
-                    Tier::Relay => PathKind::Relay,
-                }
+            path: in_use.map_or(PathKind::None, |path| match tier(path) {
+                _ if is_leaving_relay => PathKind::Relay,
+                Tier::Lan => PathKind::Lan,
+                Tier::Direct | Tier::Tunnel => PathKind::Direct,
+                Tier::Relay => PathKind::Relay,
             }),
+            local: in_use.map(|path| path.local),
             relayed_by: relay
                 .iter()
                 .flat_map(|entry| entry.origins().filter_map(Origin::instance))
@@ -58,19 +53,21 @@ impl Peer {
                 .collect(),
             relay: self.relay_use(now),
             endpoint: self.device.endpoint,
-            rtt: in_use.and_then(|address| self.table.get(&address)?.rtt),
+            rtt: in_use.and_then(|path| self.table.get(&path)?.rtt),
             handshake_age: self.device.handshake_seen.map(|at| now.since(at)),
             rx_bytes: self.device.rx_bytes,
             tx_bytes: self.device.tx_bytes,
-            seen_as: self.seen_as,
+            seen_as: self.prober.seen_as,
             state: self.state(&env.local, now),
             relay_reason: relay.and_then(|_| self.relay_reason(&env.local, now)),
-            probes_unanswered: self.has_live_session(now) && !self.is_connected(now),
+            probes_unanswered: self.has_live_session(now)
+                && self.connection(now) == Connection::Down,
             candidates: self
                 .table
                 .iter()
-                .map(|(address, entry)| CandidateStatus {
-                    address: *address,
+                .map(|(path, entry)| CandidateStatus {
+                    local: path.local,
+                    address: path.remote,
                     kind: entry.kind,
                     origins: entry.origins().map(ToString::to_string).collect(),
                     age: now.since(entry.learned),
@@ -86,7 +83,8 @@ impl Peer {
     /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has
     /// ended.
     pub(super) fn has_live_session(&self, now: Time) -> bool {
-        self.is_connected(now) || (self.selection.is_some() && self.device.has_fresh_keys(now))
+        let fresh = self.device.session(now).has_fresh_keys();
+        self.connection(now) != Connection::Down || self.choice.selection.is_some() && fresh
     }
 
     pub(crate) fn state(&self, local: &Local, now: Time) -> PeerState {
@@ -106,10 +104,10 @@ impl Peer {
                 reason: reason.to_owned(),
             };
         }
-        let retry = match self.round.phase {
-            _ if !self.probes() => self.plain.next.filter(|_| self.plain.paused),
-            Phase::Silent { until } if self.round.is_unreachable() => Some(until),
-            _ => None,
+        let retry = if self.probes() {
+            self.round.retry_at()
+        } else {
+            self.plain.retry_at()
         };
         match retry {
             Some(at) => PeerState::Unreachable {
@@ -125,20 +123,21 @@ impl Peer {
         if self.spec.relay == RelayPolicy::Only {
             return None;
         }
-        if now < self.retreat.until {
-            let wait = self.retreat.until.since(now).as_secs();
+        if now < self.retreat.ends_at() {
+            let wait = self.retreat.ends_at().since(now).as_secs();
             return Some(format!(
                 "a direct path was lost soon after it was found; it is used again in {wait} s"
             ));
         }
-        match self.round.phase {
-            Phase::Silent { until } => {
-                let (reason, wait) = (self.no_path(local, now), until.since(now).as_secs());
-                Some(format!("{reason}; next try in {wait} s"))
-            }
-            Phase::Probing { .. } => Some("a direct path is looked for".to_owned()),
-            Phase::Resting => Some("a direct path will be looked for".to_owned()),
+        if let Some(until) = self.round.silent_until() {
+            let (reason, wait) = (self.no_path(local, now), until.since(now).as_secs());
+            return Some(format!("{reason}; next try in {wait} s"));
         }
+        let reason = match self.round.ends_at() {
+            Some(_) => "a direct path is looked for",
+            None => "a direct path will be looked for",
+        };
+        Some(reason.to_owned())
     }
 
     /// The most telling thing that is known of why there is no connection.
@@ -159,23 +158,22 @@ impl Peer {
     /// The most telling thing that is known of why no path without a relay is in use.
     fn no_path(&self, local: &Local, now: Time) -> String {
         let only = self.spec.relay == RelayPolicy::Only;
-        let of_use = self
-            .table
-            .iter()
-            .filter(|(_, entry)| entry.is_relay() == only);
-        let places: Vec<(&SocketAddr, &Entry)> = of_use.collect();
-        if let Some((address, _)) = places.iter().find(|(_, entry)| entry.is_blocked(now)) {
+        let of_use = self.table.iter();
+        let of_use = of_use.filter(|(_, entry)| entry.is_relay() == only);
+        let paths: Vec<(&PathId, &Entry)> = of_use.collect();
+        if let Some((path, _)) = paths.iter().find(|(_, entry)| entry.is_blocked(now)) {
             return format!(
-                "probes are answered at {address} but WireGuard's handshake is not: \
+                "probes are answered at {path} but WireGuard's handshake is not: \
                  does a firewall on either host drop the port, do both sides have the same keys?"
             );
         }
-        let tried = places
+        let can_reach = |path: &PathId| local.can_reach(path.remote.ip());
+        let tried = paths
             .iter()
-            .filter(|(address, entry)| !entry.is_barred() && local.can_reach(address.ip()))
-            .count();
-        if let Some((address, _)) = places.iter().find(|(_, entry)| entry.is_answered(now)) {
-            return format!("it answers at {address}, but what it sends first does not arrive");
+            .filter(|(path, e)| !e.is_barred() && can_reach(path));
+        let tried = tried.count();
+        if let Some((path, _)) = paths.iter().find(|(_, entry)| entry.is_answered(now)) {
+            return format!("it answers at {path}, but what it sends first does not arrive");
         }
         let nats = match local.mapping() {
             None => "both NATs give every destination another port",
@@ -202,8 +200,9 @@ impl Peer {
 
     /// How many candidates were not tried, and why, in brackets; nothing if all were.
     fn not_tried(&self, local: &Local) -> String {
-        let count = |of: &dyn Fn(&SocketAddr, &Entry) -> bool| {
-            self.table.iter().filter(|(a, entry)| of(a, entry)).count()
+        let count = |of: &dyn Fn(&PathId, &Entry) -> bool| {
+            let paths = self.table.iter();
+            paths.filter(|(path, entry)| of(path, entry)).count()
         };
         let causes = [
             (
@@ -215,7 +214,7 @@ impl Peer {
                 "without a route from here",
             ),
             (
-                count(&|address, _| !local.can_reach(address.ip())),
+                count(&|path, _| !local.can_reach(path.remote.ip())),
                 "of a family that this host has no address of",
             ),
             (self.table.left_out(), "for want of places"),

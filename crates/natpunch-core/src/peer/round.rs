@@ -5,15 +5,15 @@ use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::is_mesh_lan;
+use natpunch_types::{PathId, is_mesh_lan};
 
 use crate::burst::Burst;
 use crate::candidates::Entry;
 use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
-use super::Peer;
 use super::probing::HOLE;
+use super::{Connection, Peer};
 
 /// Silence after each fruitless round; the last one repeats. 35 s is longer than the 30 s for which
 /// a Linux router remembers a packet that it did not expect, and which would spoil the next try.
@@ -48,7 +48,8 @@ const BEACONS: [Duration; 3] = [
 ];
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+enum Phase {
+    /// Nothing is looked for, or there is nowhere to look.
     #[default]
     Resting,
     Probing {
@@ -59,51 +60,138 @@ pub(super) enum Phase {
     },
 }
 
+/// Where the search for a path is.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    pub(super) phase: Phase,
+    phase: Phase,
     /// Fruitless rounds in a row.
-    pub(super) attempt: usize,
+    attempt: usize,
     last_reset: Option<Time>,
     started: Time,
     beacons: usize,
 }
 
 impl Round {
+    /// A path is found.
     pub(super) fn rest(&mut self) {
         self.phase = Phase::Resting;
         self.attempt = 0;
         self.beacons = BEACONS.len();
     }
 
+    /// Probing is of no use before this.
     pub(super) fn be_silent_until(&mut self, until: Time) {
         self.phase = Phase::Silent { until };
         self.attempt = self.attempt.max(UNREACHABLE_AFTER);
         self.beacons = BEACONS.len();
     }
 
+    /// The next round is a first one again.
+    pub(super) fn start_over(&mut self) {
+        self.attempt = 0;
+    }
+
     pub(super) fn is_unreachable(&self) -> bool {
         self.attempt >= UNREACHABLE_AFTER
     }
 
-    fn next_beacon(&self) -> Option<Time> {
-        BEACONS
-            .get(self.beacons)
-            .map(|offset| self.started + *offset)
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.phase, Phase::Silent { .. })
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Time> {
-        let phase = match self.phase {
+    /// When the silence ends, if that is what this is.
+    pub(super) fn silent_until(&self) -> Option<Time> {
+        self.ends_at().filter(|_| self.is_silent())
+    }
+
+    /// When the next round begins, of a peer that is held to be unreachable.
+    pub(super) fn retry_at(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Silent { until } if self.is_unreachable() => Some(until),
+            Phase::Resting | Phase::Probing { .. } | Phase::Silent { .. } => None,
+        }
+    }
+
+    /// When the round or the silence ends.
+    pub(super) fn ends_at(&self) -> Option<Time> {
+        match self.phase {
             Phase::Resting => None,
             Phase::Probing { until } | Phase::Silent { until } => Some(until),
+        }
+    }
+
+    pub(super) fn next_beacon(&self) -> Option<Time> {
+        let offset = BEACONS.get(self.beacons)?;
+        Some(self.started + *offset)
+    }
+
+    /// Begins a round; with openers only after a silence in which routers forgot what spoiled the
+    /// earlier rounds, else there is nothing to win by them.
+    fn begin(&mut self, behind_one_nat: bool, now: Time) -> Option<Burst> {
+        let opening = self.is_unreachable().then_some(Burst::Opening);
+        self.phase = Phase::Probing {
+            until: now + opening.unwrap_or_default().duration(),
         };
-        [phase, self.next_beacon()].into_iter().flatten().min()
+        self.started = now;
+        let beacons = self.attempt == 0 || behind_one_nat;
+        self.beacons = if beacons { 0 } else { BEACONS.len() };
+        opening
+    }
+
+    /// The burst to a new candidate has begun: it is a round of its own, and begins a new ladder.
+    pub(super) fn on_new_candidate(&mut self, now: Time) {
+        let resets = self
+            .last_reset
+            .is_none_or(|last| now.since(last) >= RESET_EVERY);
+        if resets {
+            self.last_reset = Some(now);
+            self.attempt = 0;
+        }
+        if resets || self.phase == Phase::Resting {
+            self.phase = Phase::Probing {
+                until: now + Burst::Direct.duration(),
+            };
+        }
+    }
+
+    /// A burst to every candidate has begun within the round: its answers are awaited.
+    pub(super) fn on_burst(&mut self, now: Time) {
+        if let Phase::Probing { until } = &mut self.phase {
+            *until = (*until).max(now + Burst::Direct.duration());
+        }
+    }
+
+    /// The search goes on.
+    pub(super) fn search_on(&mut self, now: Time) {
+        self.phase = Phase::Silent {
+            until: now + SEARCH_AFTER,
+        };
+    }
+
+    /// A round out of turn is worth while: the last one is over and was long ago.
+    fn may_begin_early(&self, now: Time) -> bool {
+        self.is_silent() && now.since(self.started) >= RESET_EVERY
+    }
+
+    /// The round was fruitless: silence, for so long.
+    fn fail(&mut self, had_direct: bool, now: Time) -> Duration {
+        let rung = SILENCE.get(self.attempt).or(SILENCE.last());
+        let mut silence = rung.copied().unwrap_or_default();
+        if had_direct {
+            // What has worked once is likely to work again.
+            silence = silence.min(LONG_SILENCE);
+        }
+        self.attempt += 1;
+        self.phase = Phase::Silent {
+            until: now + silence,
+        };
+        silence
     }
 }
 
 /// Only NATs are spoilt by early packets: IPv6 firewalls and LANs are not.
-pub(super) fn may_be_poisoned(address: SocketAddr, entry: &Entry) -> bool {
-    address.is_ipv4() && !is_mesh_lan(address.ip()) && !entry.is_relay()
+pub(super) fn may_be_poisoned(path: PathId, entry: &Entry) -> bool {
+    path.remote.is_ipv4() && !is_mesh_lan(path.remote.ip()) && !entry.is_relay()
 }
 
 impl Peer {
@@ -112,75 +200,37 @@ impl Peer {
         if !self.probes() {
             return;
         }
-        // Only after a silence in which routers forgot what spoiled the earlier rounds is there
-        // something to win.
-        let opening = self.round.is_unreachable().then_some(Burst::Opening);
-        self.round.phase = Phase::Probing {
-            until: now + opening.unwrap_or_default().duration(),
-        };
-        self.round.started = now;
-        let behind_one_nat = self
-            .table
-            .iter()
-            .any(|(address, _)| env.local.shares_public_ip(address.ip()));
-        self.round.beacons = if self.round.attempt == 0 || behind_one_nat {
-            0
-        } else {
-            BEACONS.len()
-        };
-        let connected = self.is_connected(now);
-        let addresses: Vec<(SocketAddr, Burst)> = self
-            .table
-            .iter()
-            .filter(|(_, entry)| !(entry.is_blocked(now) || connected && entry.is_proven(now)))
-            .map(|(address, entry)| {
-                let burst = opening.filter(|_| may_be_poisoned(*address, entry));
-                (
-                    *address,
-                    burst.unwrap_or_else(|| self.first_burst(*address, env, now)),
-                )
-            })
-            .collect();
+        let shares_nat = |path: &PathId| env.local.shares_public_ip(path.remote.ip());
+        let behind_one_nat = self.table.iter().any(|(path, _)| shares_nat(path));
+        let opening = self.round.begin(behind_one_nat, now);
+        let connected = self.connection(now) != Connection::Down;
+        let mut bursts = Vec::new();
+        for (path, entry) in self.table.iter() {
+            // A proven path that is not needed now has its own turn.
+            if entry.is_blocked(now) || connected && entry.is_proven(now) {
+                continue;
+            }
+            let opening = opening.filter(|_| may_be_poisoned(*path, entry));
+            let burst = opening.unwrap_or_else(|| self.first_burst(*path, env, now));
+            bursts.push((*path, burst));
+        }
         for (_, entry) in self.table.iter_mut() {
             entry.keeps_hole = false;
             entry.route_asked = false;
         }
-        for (address, burst) in addresses {
-            self.start_burst(address, burst, now);
+        for (path, burst) in bursts {
+            self.start_burst(path, burst, now);
         }
         self.ask_to_meet(env, now);
-    }
-
-    /// The burst to a new candidate has begun; it begins a new ladder too.
-    pub(super) fn on_new_candidate(&mut self, now: Time) {
-        let resets = self
-            .round
-            .last_reset
-            .is_none_or(|last| now.since(last) >= RESET_EVERY);
-        if resets && !self.is_settled(now) {
-            self.round.last_reset = Some(now);
-            self.round.attempt = 0;
-            self.round.phase = Phase::Probing {
-                until: now + Burst::Direct.duration(),
-            };
-        } else if self.round.phase == Phase::Resting && !self.is_settled(now) {
-            self.round.phase = Phase::Probing {
-                until: now + Burst::Direct.duration(),
-            };
-        }
     }
 
     /// Both sides are likely to hear of each other at this moment: a round now, if the last one was
     /// long ago, finds the peer's one, where two long silences might not meet for hours. Only for a
     /// peer that published something lately.
     pub(crate) fn meet(&mut self, env: &mut Env, now: Time) {
-        let alive = self
-            .record
-            .as_ref()
-            .is_some_and(|record| now < record.expires);
-        let silent = matches!(self.round.phase, Phase::Silent { .. })
-            && now.since(self.round.started) >= RESET_EVERY;
-        if alive && silent {
+        let record = self.record.as_ref();
+        let alive = record.is_some_and(|record| now < record.expires);
+        if alive && self.round.may_begin_early(now) {
             self.start_round(env, now);
         }
     }
@@ -188,36 +238,28 @@ impl Peer {
     /// The cause of the failures so far may have been on our side: the whole ladder anew, but only
     /// from a long silence.
     pub(crate) fn start_anew(&mut self, env: &mut Env, now: Time) {
-        if matches!(self.round.phase, Phase::Silent { .. })
-            && now.since(self.round.started) >= RESET_EVERY
-        {
-            self.round.attempt = 0;
+        if self.round.may_begin_early(now) {
+            self.round.start_over();
             self.start_round(env, now);
         }
+    }
+
+    /// When the search for a direct path has to be taken up again: at once, where a relay is in use
+    /// and the last round ended with a direct path, which is gone.
+    pub(super) fn search_at(&self, now: Time) -> Option<Time> {
+        let rests = self.round.phase == Phase::Resting;
+        (rests && self.connection(now) == Connection::ByRelay).then_some(now)
     }
 
     /// Ends a fruitless round, or its silence.
     pub(super) fn advance_round(&mut self, env: &mut Env, now: Time) {
         match self.round.phase {
-            Phase::Probing { until } if until <= now => {
-                if self.has_found() || self.table.is_empty() {
-                    self.round.phase = Phase::Resting;
-                    return;
-                }
-                let silence = SILENCE
-                    .get(self.round.attempt)
-                    .or(SILENCE.last())
-                    .copied()
-                    .unwrap_or_default();
-                let silence = if self.had_direct {
-                    silence.min(LONG_SILENCE)
-                } else {
-                    silence
-                };
-                self.round.attempt += 1;
-                self.round.phase = Phase::Silent {
-                    until: now + silence,
-                };
+            Phase::Resting => {}
+            Phase::Probing { .. } if self.has_found() || self.table.is_empty() => {
+                self.round.phase = Phase::Resting;
+            }
+            Phase::Probing { .. } => {
+                let silence = self.round.fail(self.had_direct, now);
                 if silence >= LONG_SILENCE {
                     self.keep_holes(env, now);
                 }
@@ -230,14 +272,7 @@ impl Peer {
                     });
                 }
             }
-            Phase::Silent { until } if until <= now => self.start_round(env, now),
-            // A relay was found, and what is looked for is a path without one.
-            Phase::Resting if self.is_connected(now) && !self.is_settled(now) => {
-                self.round.phase = Phase::Silent {
-                    until: now + SEARCH_AFTER,
-                };
-            }
-            _ => {}
+            Phase::Silent { .. } => self.start_round(env, now),
         }
     }
 
@@ -245,7 +280,7 @@ impl Peer {
         let holes = self
             .table
             .iter_mut()
-            .filter(|(address, entry)| !is_mesh_lan(address.ip()) && !entry.is_relay());
+            .filter(|(path, entry)| !is_mesh_lan(path.remote.ip()) && !entry.is_relay());
         let mut newest: Vec<_> = holes.collect();
         newest.sort_by_key(|(_, entry)| Reverse(entry.learned));
         for (_, entry) in newest.into_iter().take(HOLES) {
@@ -263,21 +298,21 @@ impl Peer {
     pub(super) fn send_beacons(&mut self, env: &mut Env, now: Time) {
         while self.round.next_beacon().is_some_and(|due| due <= now) {
             self.round.beacons += 1;
-            if self.is_settled(now) {
+            if self.connection(now) == Connection::Settled {
                 continue;
             }
-            let destination =
-                SocketAddr::new(IpAddr::V4(Ipv4Addr::BROADCAST), self.spec.listen_port);
+            let everybody = IpAddr::V4(Ipv4Addr::BROADCAST);
+            let path = PathId::wireguard(SocketAddr::new(everybody, self.spec.listen_port));
             let sources: Vec<IpAddr> = env.local.beacon_sources().collect();
             for source in sources {
-                if destination.port() == 0 || !env.pings.take(now) {
+                if path.remote.port() == 0 || !env.pings.take(now) {
                     return;
                 }
-                let Some(payload) = self.ping(destination, env, now) else {
+                let Some(payload) = self.ping(path, env, now) else {
                     return;
                 };
                 env.out.transmit(Transmit {
-                    destination,
+                    path,
                     source: Some(source),
                     ttl: Some(1),
                     payload,

@@ -1,8 +1,6 @@
 //! What a peer's part of the mesh forgets when a discovery instance ends or is replaced.
 
-use std::net::SocketAddr;
-
-use natpunch_types::{Abilities, InstanceName, Origin};
+use natpunch_types::{Abilities, InstanceName, Origin, PathId};
 
 use super::Peer;
 use crate::env::Env;
@@ -13,12 +11,12 @@ impl Peer {
     pub(crate) fn handle_withdrawn(
         &mut self,
         from: &InstanceName,
-        address: SocketAddr,
+        path: PathId,
         env: &mut Env,
         now: Time,
     ) {
         let origin = Origin::Discovery(from.clone());
-        self.withdraw(address, &origin, now);
+        self.withdraw(path, &origin, now);
         self.decide(env, now);
     }
 
@@ -48,18 +46,16 @@ impl Peer {
     /// Leaves the path in use if it is a relay that may no longer be used. As after a start, no
     /// path is known then; WireGuard's endpoint stays until another path is proven.
     pub(super) fn leave_barred(&mut self, env: &mut Env, now: Time) {
-        let selected = self.selection.as_ref().map(|selection| selection.address);
-        let Some(address) = selected.filter(|address| self.table.is_barred_relay(address)) else {
+        let selected = self.choice.selection.as_ref().map(|s| s.path);
+        let Some(path) = selected.filter(|path| self.table.is_barred_relay(path)) else {
             return;
         };
-        self.selection = None;
-        self.nominated.take_if(|nominated| *nominated == address);
-        self.peer_uses.take_if(|used| *used == address);
+        self.choice.bar(path);
         env.out.event(Event::RelayWithdrawn {
             peer: self.spec.key,
-            address,
+            path,
         });
-        self.round.attempt = 0;
+        self.round.start_over();
         self.start_round(env, now);
     }
 }

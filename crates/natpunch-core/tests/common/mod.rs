@@ -19,8 +19,8 @@ use natpunch_core::{
 };
 use natpunch_types::{
     Abilities, AddressClass, Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork,
-    InstanceName, Interest, News, OwnAddressKind, PeerKey, Route, Running, SealedRecord, SecretKey,
-    classify,
+    InstanceName, Interest, News, OwnAddressKind, PathId, PeerKey, Route, Running, SealedRecord,
+    SecretKey, classify,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -463,12 +463,12 @@ impl World {
         } else {
             Packet::Probe(transmit.payload)
         };
-        if transmit.destination.ip() == IpAddr::from([255, 255, 255, 255]) {
+        if transmit.path.remote.ip() == IpAddr::from([255, 255, 255, 255]) {
             let source = SocketAddr::new(transmit.source.unwrap(), node.port);
             let lan = |ip: &IpAddr| matches!(ip, IpAddr::V4(v4) if v4.is_private());
             let targets: Vec<SocketAddr> = (0..self.nodes.len())
                 .filter(|other| {
-                    *other != index && self.nodes[*other].port == transmit.destination.port()
+                    *other != index && self.nodes[*other].port == transmit.path.remote.port()
                 })
                 .flat_map(|other| {
                     let port = self.nodes[other].port;
@@ -484,10 +484,10 @@ impl World {
             }
             return;
         }
-        let Some(source) = self.source(index, transmit.destination, transmit.source) else {
+        let Some(source) = self.source(index, transmit.path.remote, transmit.source) else {
             return;
         };
-        self.put(source, transmit.destination, packet);
+        self.put(source, transmit.path.remote, packet);
     }
 
     /// Private addresses reach private ones, public addresses reach all.
@@ -561,7 +561,7 @@ impl World {
     pub fn inject(&mut self, index: usize, source: SocketAddr, payload: &[u8]) {
         let destination = self.nodes[index].addresses.first().copied();
         self.with(index, |mesh, now| {
-            mesh.handle_datagram(source, destination, payload, now)
+            mesh.handle_datagram(PathId::wireguard(source), destination, payload, now)
         });
     }
 
@@ -586,7 +586,12 @@ impl World {
             Packet::Probe(payload) | Packet::Stun(payload) => {
                 if node.mesh_up {
                     self.with(index, |mesh, now| {
-                        mesh.handle_datagram(source, Some(destination.ip()), &payload, now)
+                        mesh.handle_datagram(
+                            PathId::wireguard(source),
+                            Some(destination.ip()),
+                            &payload,
+                            now,
+                        )
                     });
                 }
             }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, stun};
 use natpunch_types::{
-    Abilities, Ask, Candidate, CandidateKind, InstanceName, Mapping, News, OwnAddressKind, PeerKey,
-    RecordTag, Running, SealedRecord, SecretKey,
+    Abilities, Ask, Candidate, CandidateKind, InstanceName, Mapping, News, OwnAddressKind, PathId,
+    PeerKey, RecordTag, Running, SealedRecord, SecretKey,
 };
 
 use super::{Program, address};
@@ -70,7 +70,7 @@ pub(super) fn mesh(data: &[u8]) {
                     .cloned();
                 if let Some((_, probe)) = found {
                     let probe = alter(&mut program, probe);
-                    mesh.handle_datagram(from, None, &probe, now);
+                    mesh.handle_datagram(PathId::wireguard(from), None, &probe, now);
                 }
             }
             5 | 6 => {
@@ -87,7 +87,7 @@ pub(super) fn mesh(data: &[u8]) {
                     mesh.handle_news(&origin, News::Record(record), now);
                 }
             }
-            7 => mesh.handle_datagram(from, None, program.chunk(), now),
+            7 => mesh.handle_datagram(PathId::wireguard(from), None, program.chunk(), now),
             8 => {
                 let tag = RecordTag([program.byte(); 16]);
                 let blob = program.chunk().into();

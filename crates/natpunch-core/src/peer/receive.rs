@@ -1,0 +1,293 @@
+//! Probes that arrive: what is believed of them, and what is answered.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, Origin, PathId, RelayPolicy};
+
+use crate::burst::Burst;
+use crate::candidates::{Entry, Offer};
+use crate::env::Env;
+use crate::path::Rank;
+use crate::probe::{Kind, Probe};
+use crate::{EndpointReason, Event, Time, Transmit};
+
+use super::probing::{Freshness, KEEPALIVE};
+use super::{Connection, LEARNED_LIFETIME, Peer};
+
+/// A ping that is due this soon need not be triggered.
+const SOON: Duration = Duration::from_millis(100);
+/// A ping that was not asked for restarts a finished burst at most this often.
+const TRIGGER_EVERY: Duration = Duration::from_secs(5);
+
+impl Peer {
+    /// A datagram that carries this peer's tag. `path` is the one back to where it came from, and
+    /// `destination` the address on this host that it was sent to.
+    pub(crate) fn handle_probe(
+        &mut self,
+        path: PathId,
+        destination: Option<IpAddr>,
+        datagram: &[u8],
+        env: &mut Env,
+        now: Time,
+    ) {
+        if !self.probes() {
+            return;
+        }
+        let keys = self.keys.as_ref();
+        let Some(probe) = keys.and_then(|keys| Probe::open(&keys.inbound, datagram)) else {
+            return;
+        };
+        let Ok(remote) = env.admit(path.remote) else {
+            return;
+        };
+        let path = path.with_remote(remote);
+        if self.spec.relay == RelayPolicy::Only && !self.is_relay(path) {
+            return;
+        }
+        // No answer: else the peer would take a way that is of no use here.
+        let barred = self.table.get(&path).is_some_and(Entry::is_barred);
+        if barred && !self.choice.is_selected(path) {
+            return;
+        }
+        match probe.kind {
+            Kind::Ping => self.handle_ping(path, destination, &probe, env, now),
+            Kind::Pong => self.handle_pong(path, &probe, env, now),
+        }
+        self.decide(env, now);
+    }
+
+    fn handle_ping(
+        &mut self,
+        path: PathId,
+        destination: Option<IpAddr>,
+        ping: &Probe,
+        env: &mut Env,
+        now: Time,
+    ) {
+        let freshness = self.prober.judge(ping, env.session);
+        let is_within_limit = match freshness {
+            Freshness::Seen => false,
+            Freshness::Fresh => true,
+            // It may be a replay, from a forged source even.
+            Freshness::KnowsUsNot | Freshness::OtherRun => self.prober.may_answer_unsure(now),
+        };
+        if !is_within_limit || !env.pongs.take(now) {
+            return;
+        }
+        match freshness {
+            Freshness::Seen => {}
+            Freshness::Fresh => self.on_fresh_ping(path, destination, ping, env, now),
+            // An answer tells an honest peer our session, so that its next ping names it. It has
+            // the ping's size, and nothing else changes.
+            Freshness::KnowsUsNot => self.send_pong(path, destination, ping, env, now),
+            // The answer to a ping of ours tells the peer's present session. It has the size of
+            // what came, and nothing else changes.
+            Freshness::OtherRun => {
+                if let Some(payload) = self.ping(path, env, now) {
+                    env.out.transmit(Transmit {
+                        path,
+                        source: None,
+                        ttl: None,
+                        payload,
+                    });
+                }
+            }
+        }
+    }
+
+    fn on_fresh_ping(
+        &mut self,
+        path: PathId,
+        destination: Option<IpAddr>,
+        ping: &Probe,
+        env: &mut Env,
+        now: Time,
+    ) {
+        let known = self.table.get(&path).is_some();
+        self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
+        self.believe(path, ping, env, now);
+        self.send_pong(path, destination, ping, env, now);
+        for host in &ping.hosts {
+            self.learn_from_peer(path.with_remote(*host), CandidateKind::Host, env, now);
+        }
+        if !known {
+            // The peer has moved, or something between us has changed.
+            self.doubt(now);
+        }
+        self.trigger(path, now);
+        self.send_pings(env, now);
+    }
+
+    fn send_pong(
+        &mut self,
+        path: PathId,
+        pinged: Option<IpAddr>,
+        ping: &Probe,
+        env: &mut Env,
+        now: Time,
+    ) {
+        let Some(payload) = self.pong(path, ping, env, now) else {
+            return;
+        };
+        // Answer from the address that was pinged, unless that was a broadcast.
+        let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
+        env.out.transmit(Transmit {
+            path,
+            source,
+            ttl: None,
+            payload,
+        });
+    }
+
+    fn handle_pong(&mut self, path: PathId, pong: &Probe, env: &mut Env, now: Time) {
+        if pong.to_session != env.session && pong.to_session != 0 {
+            return;
+        }
+        let Some(ping) = self.prober.take_pending(&pong.transaction, now) else {
+            return;
+        };
+        // The transaction was random: this is the peer's present run.
+        if self.prober.on_run(pong.session) {
+            self.on_restart(env, now);
+        }
+        self.prober.seen_as = pong.observed;
+        if ping.path != path {
+            // The answer to a beacon, or from a peer with several addresses: a path to ask on, not
+            // a proof.
+            self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
+            self.trigger(path, now);
+            self.send_pings(env, now);
+            return;
+        }
+        if self.table.get(&path).is_none() {
+            // Only a ping of a new run was seen from there so far.
+            self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
+        }
+        self.on_answer(path, now.since(ping.sent), pong, env, now);
+    }
+
+    /// A ping was answered on the path that it took.
+    fn on_answer(&mut self, path: PathId, rtt: Duration, pong: &Probe, env: &mut Env, now: Time) {
+        let in_use = self.rank_in_use().filter(|(in_use, _)| *in_use != path);
+        let connected = self.connection(now) != Connection::Down;
+        let same_site = self.table.same_site;
+        let Some(entry) = self.table.get_mut(&path) else {
+            return;
+        };
+        let is_first_answer = !entry.is_answered(now);
+        entry.on_pong(rtt, now);
+        if let Some((_, current)) = in_use {
+            let relays = self.spec.relays.as_deref();
+            let rank = entry.rank(path, same_site, relays);
+            entry.on_compared(rank.is_worth_leaving(&current));
+        }
+        let was_proven = entry.is_proven(now);
+        self.believe(path, pong, env, now);
+        if let Some(selection) = self.choice.selected_mut(path) {
+            selection.answered = Some(now);
+            selection.doubted = None;
+        }
+        let selected = self.choice.is_selected(path);
+        let Some(entry) = self.table.get_mut(&path) else {
+            return;
+        };
+        if selected && connected {
+            // The burst is over: it has told what it was for.
+            entry.step = usize::MAX;
+            entry.next_ping = Some(now + env.jitter(KEEPALIVE));
+        }
+        if !was_proven && entry.is_proven(now) {
+            env.out.event(Event::PathProven {
+                peer: self.spec.key,
+                path,
+                rtt,
+            });
+        }
+        // The choice first, so that this ping carries the nomination, unless it has sent one
+        // itself.
+        self.decide(env, now);
+        let pinged_now = |entry: &Entry| entry.last_ping == Some(now);
+        if is_first_answer && !self.table.get(&path).is_some_and(pinged_now) {
+            self.ping_now(path, env, now);
+        }
+    }
+
+    /// The path in use and its worth.
+    fn rank_in_use(&self) -> Option<(PathId, Rank)> {
+        let in_use = self.choice.selection.as_ref()?.path;
+        let entry = self.table.get(&in_use)?;
+        Some((
+            in_use,
+            entry.rank(in_use, self.table.same_site, self.spec.relays.as_deref()),
+        ))
+    }
+
+    /// Flags of a fresh message.
+    fn believe(&mut self, path: PathId, probe: &Probe, env: &mut Env, now: Time) {
+        if let Some(entry) = self.table.get_mut(&path) {
+            entry.on_heard(probe.heard, now);
+        }
+        self.heed_deafness(path, probe.deaf, env, now);
+        if probe.unheard {
+            self.heed_unheard(path, env, now);
+        }
+        self.choice.on_peer_says(path, probe.in_use, now);
+        let in_use = self.choice.is_selected(path) && self.device_path() == Some(path);
+        if !probe.checking || !in_use {
+            return;
+        }
+        // Without keys a sign of life would be a handshake, and cross the one that the peer has
+        // just begun: both come to nothing.
+        let can_answer = self.has_live_session(now) && self.device.session(now).has_keys();
+        if can_answer && self.choice.may_show_life(now) {
+            self.set_endpoint(path, true, EndpointReason::Asked, env, now);
+        }
+    }
+
+    fn learn_from_peer(&mut self, path: PathId, kind: CandidateKind, env: &mut Env, now: Time) {
+        let offer = Offer {
+            path,
+            kind,
+            origin: &Origin::Peer,
+            expires: now + LEARNED_LIFETIME,
+            recorded: false,
+        };
+        self.learn(offer, env, now);
+    }
+
+    /// A packet came by this path: ask at once, since its NAT is open now.
+    fn trigger(&mut self, path: PathId, now: Time) {
+        let Some(entry) = self.table.get_mut(&path) else {
+            return;
+        };
+        let soon = entry.next_ping.is_some_and(|next| next <= now + SOON);
+        let just_asked = entry.last_ping.is_some_and(|at| now.since(at) < SOON);
+        if entry.is_proven(now) || soon {
+            return;
+        }
+        // What came in shows that openers are no longer needed.
+        let pause = if entry.burst == Burst::Direct {
+            TRIGGER_EVERY
+        } else {
+            Duration::ZERO
+        };
+        if now.since(entry.burst_started) >= pause {
+            self.start_burst(path, Burst::Direct, now);
+        } else if !just_asked {
+            entry.next_ping = Some(now);
+        }
+    }
+
+    /// The peer runs anew and has heard nothing yet.
+    fn on_restart(&mut self, env: &mut Env, now: Time) {
+        for (_, entry) in self.table.iter_mut() {
+            entry.forget_heard();
+        }
+        self.choice.forget_peers_choice();
+        if self.round.is_silent() {
+            self.round.start_over();
+            self.start_round(env, now);
+        }
+    }
+}
