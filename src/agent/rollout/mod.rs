@@ -7,6 +7,10 @@ pub(crate) mod journal;
 mod logins;
 mod release;
 #[cfg(test)]
+mod reload_tests;
+#[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -93,7 +93,12 @@ fn a_word_in_the_file_or_on_the_command_line_is_enough() {
     assert!(refusals(Some(&node(&before)), &node(&after), &[Consent::MassRemoval]).is_empty());
 }
 
-fn watched_of(before: &str, after: &str, alive: &[&str], logins: &[Login]) -> Vec<(String, bool)> {
+pub(super) fn watched_of(
+    before: &str,
+    after: &str,
+    alive: &[&str],
+    logins: &[Login],
+) -> Vec<(String, bool)> {
     let moment = Moment {
         alive: alive.iter().map(|name| (*name).to_owned()).collect(),
         logins: logins.to_vec(),
