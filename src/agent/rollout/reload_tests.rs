@@ -1,10 +1,11 @@
 //! A reload ends where a start with the same file would.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_core::{Command, Interest, Mesh};
-use natpunch_types::{PeerKey, RelayUse, SecretKey, Time};
+use natpunch_core::{Command, Mesh};
+use natpunch_types::{Ask, Interest, PeerKey, RelayUse, SecretKey, Time};
 use proptest::prelude::*;
 
 use crate::agent::spec::{self, Anew};
@@ -99,14 +100,14 @@ impl Running {
 
     /// What the core asks of discovery in the end, and what it says of its peers.
     fn wants(&mut self, now: Time) -> Vec<String> {
-        let mut last: Vec<Interest> = Vec::new();
+        let mut last: Arc<[Interest]> = Arc::from([]);
         let mut time = Time::ZERO;
         while time < now {
             time = time + Duration::from_millis(100);
             self.mesh.handle_timeout(time);
             while self.mesh.poll_transmit().is_some() {}
             while let Some(command) = self.mesh.poll_command() {
-                if let Command::Interest(interest) = command {
+                if let Command::Ask(Ask::Peers(interest)) = command {
                     last = interest;
                 }
             }
