@@ -49,6 +49,11 @@ fn any_mesh() -> impl Strategy<Value = String> {
             let section = format!("[peers.p{}]\n", number + 1);
             // One route can't lead to two peers.
             let line = LINES[*line].replace("172.20.0", &format!("172.20.{number}"));
+            // Who does not relay can't be named as a relay.
+            let line = match RELAY[relay] {
+                "" => line,
+                _ => line.replace("relays = [\"rv\"]\n", ""),
+            };
             text = text.replacen(&section, &format!("{section}{line}"), 1);
         }
         let (own, web, relay) = (NODE[own], WEB[web], RELAY[relay]);
