@@ -309,6 +309,11 @@ async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_pee
     net.shutdown().await;
 }
 
+/// Whether this is a binding request (RFC 8489, section 5): its type, and the magic cookie.
+fn is_stun_request(payload: &[u8]) -> bool {
+    payload.starts_with(&[0, 1]) && payload.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42])
+}
+
 /// Whether this is a datagram of natpunch's own protocol that a client sends.
 fn is_of_a_client(payload: &[u8]) -> bool {
     matches!(
@@ -318,7 +323,7 @@ fn is_of_a_client(payload: &[u8]) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_and_nothing_else() {
+async fn a_server_that_answers_in_another_protocol_gets_hellos_and_stun_and_nothing_else() {
     let host = FakeHost::new(PeerKey::from_bytes([1; 32]), Some(key(1)), 1);
     let mut plugin = Plugin::new(settings(SERVER).check().unwrap(), Ok(None));
     let task = tokio::spawn({
@@ -339,10 +344,12 @@ async fn a_server_that_answers_in_another_protocol_gets_hellos_of_natpunchs_own_
         else {
             continue;
         };
-        assert_eq!(
-            (destination, Kind::of(&payload)),
-            (source, Some(Kind::Hello))
-        );
+        assert_eq!(destination, source);
+        // A server that does not answer is asked by STUN now and then whether UDP gets there.
+        if is_stun_request(&payload) {
+            continue;
+        }
+        assert_eq!(Kind::of(&payload), Some(Kind::Hello));
         hellos += 1;
         // natpunch-go's response and answer, nat-hole-punching's two, and an answer of the next
         // version.

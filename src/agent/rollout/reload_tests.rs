@@ -49,6 +49,8 @@ fn any_mesh() -> impl Strategy<Value = String> {
             let section = format!("[peers.p{}]\n", number + 1);
             // One route can't lead to two peers.
             let line = LINES[*line].replace("172.20.0", &format!("172.20.{number}"));
+            // No two can serve at one place.
+            let line = line.replace("192.0.2.3", &format!("192.0.2.{}", number + 10));
             // Who does not relay can't be named as a relay.
             let line = match RELAY[relay] {
                 "" => line,

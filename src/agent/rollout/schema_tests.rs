@@ -195,7 +195,9 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
         for (name, property) in form["properties"].as_object().unwrap() {
             let value = match (name.as_str(), property["type"].as_str()) {
                 ("plugin", _) => continue,
-                ("public_key" | "next_public_key", _) => format!("\"{}\"", PeerKey::from_bytes([9; 32])),
+                ("public_key" | "next_public_key", _) => {
+                    format!("\"{}\"", PeerKey::from_bytes([9; 32]))
+                }
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
                 (_, Some("boolean")) => {

@@ -160,17 +160,19 @@ impl Watcher {
         } else {
             pacer.depart(&self.client, length)
         };
+        let again = pacer.now + RESEND.get(self.tries).copied().unwrap_or(RESEND_SLOWLY);
         let at = match departure {
             Departure::Now => {
                 told.push((self.client, record.notice(tag)));
-                let wait = RESEND.get(self.tries).copied();
-                pacer.now + wait.unwrap_or(RESEND_SLOWLY)
+                again
             }
             Departure::At(at) => {
                 self.is_reserved = true;
                 at
             }
-            Departure::Refused => pacer.now + RESEND_SLOWLY,
+            // Nothing has left. A watcher that has just woken says so within a moment, so it is
+            // tried again as soon as if the record had been lost.
+            Departure::Refused => again,
         };
         self.due = Some(due.insert(at, *tag, self.client));
     }
