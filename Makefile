@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint \
-  supply-chain mutants fuzz
+  supply-chain fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -75,7 +75,3 @@ lint: ## formatting, clippy, documentation
 supply-chain: ## licences, sources and duplicates of the dependencies, and dependencies that nothing uses
 	@scripts/deps.sh supply
 	scripts/supply-chain
-
-mutants: ## mutation testing of the pure crates: is each line guarded by a test? (hours; ARGS="-p natpunch-types")
-	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
-	tests/mutants/run $(ARGS)
