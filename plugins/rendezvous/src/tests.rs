@@ -299,7 +299,8 @@ async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_pee
     for n in 0..60 {
         net.hosts[0].put(Input::Ask(Ask::Records([record(n)].into())));
         let mut delivered = false;
-        let asleep = Instant::now() + Duration::from_secs(2);
+        // The server sends nothing to a watcher until it is heard again, and then at its next turn.
+        let asleep = Instant::now() + Duration::from_secs(25);
         while let Ok((_, effect)) = tokio::time::timeout_at(asleep, net.next()).await {
             delivered |= effect == Effect::Told(News::Record(record(n)));
         }
