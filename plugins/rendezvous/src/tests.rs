@@ -287,7 +287,6 @@ async fn nodes_that_slept_are_registered_when_they_wake_and_have_what_changed_me
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known regression: a watcher that slept is told late by a server that waits until it is heard"]
 async fn nodes_that_sleep_again_and_again_still_watch_the_mailboxes_of_their_peers() {
     let mut net = Net::new();
     let tag = RecordTag([7; 16]);

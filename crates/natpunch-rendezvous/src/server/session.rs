@@ -20,9 +20,10 @@ use crate::network::{Network, Site};
 use crate::window::Window;
 use crate::wire::{Kind, SESSION_HEADER_LEN};
 
-/// A client that is there is heard once in a ping interval, also where some pings are lost. Nothing
-/// goes to one that was not heard for longer.
-const HEARD_WITHIN: Duration = PING_INTERVAL.saturating_add(Duration::from_secs(10));
+/// A client that sleeps is heard when it wakes, and its records must be waiting. What leaves until
+/// then is bounded by [`Egress`]: few bytes, and none after 5 s without an answer. Nothing
+/// goes to one whose session is over.
+const HEARD_WITHIN: Duration = SESSION_IDLE;
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
