@@ -13,7 +13,7 @@ use super::egress::{Departure, Egress, Pace, cost};
 use super::responder::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
 use super::usage::Usage;
-use super::{Limits, PING_INTERVAL, SESSION_IDLE, Via};
+use super::{Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
 use crate::network::{Network, Site};
