@@ -36,7 +36,7 @@ pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
 pub use server::Lie;
 pub use trace::{Entry, Trace, What};
 pub use wireguard::{
-    Content as WireGuardContent, Device as WireGuard, Message as WireGuardMessage,
+    Content as WireGuardContent, Device as WireGuard, GivesUp, Message as WireGuardMessage,
     Outgoing as WireGuardOutgoing, REKEY_TIMEOUT,
 };
 pub use world::World;

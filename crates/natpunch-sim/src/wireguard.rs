@@ -13,8 +13,11 @@ use crate::random::Random;
 
 /// An initiation is repeated after this, and never sent more often.
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Repeating ends after this.
+/// The embedded device ends repeating after this.
 const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// The kernel's ends after so many repetitions, which is some ten seconds later:
+/// `MAX_TIMER_HANDSHAKES` of its messages.h, and one.
+const MAX_TIMER_HANDSHAKES: u32 = 19;
 /// The initiator of a session of this age makes a new one when it sends.
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// A session of this age is dead.
@@ -198,6 +201,8 @@ struct Peer {
     proposed: Option<u64>,
     last_initiation: Option<Duration>,
     first_attempt: Option<Duration>,
+    /// How often the initiation was repeated since `first_attempt`.
+    repetitions: u32,
     newest_timestamp: Option<Duration>,
     last_handshake: Option<Duration>,
     last_received: Option<Duration>,
@@ -238,9 +243,19 @@ pub struct Outgoing {
     pub message: Message,
 }
 
+/// When a device ends the repetitions of an unanswered initiation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivesUp {
+    /// As the embedded device does: by the clock.
+    ByTime,
+    /// As the kernel does: by counting, which is later.
+    ByCount,
+}
+
 /// A WireGuard device with its peers.
 #[derive(Debug, Clone)]
 pub struct Device {
+    gives_up: GivesUp,
     key: PeerKey,
     listen_port: u16,
     peers: BTreeMap<PeerKey, Peer>,
@@ -249,15 +264,23 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device without peers.
+    /// A device without peers, which gives up as early as any real one.
     pub fn new(key: PeerKey, listen_port: u16, random: Random) -> Self {
         Self {
+            gives_up: GivesUp::ByTime,
             key,
             listen_port,
             peers: BTreeMap::new(),
             outgoing: VecDeque::new(),
             random,
         }
+    }
+
+    /// The same device with another way to end its repetitions.
+    #[must_use]
+    pub fn giving_up(mut self, gives_up: GivesUp) -> Self {
+        self.gives_up = gives_up;
+        self
     }
 
     /// Adds a peer, or changes its keepalive. As in the driver, a keepalive that was off and is set
@@ -486,10 +509,14 @@ impl Device {
             let new_handshake = due(&mut peer.new_handshake);
             let persistent = due(&mut peer.persistent);
             if retransmit {
-                if peer
-                    .first_attempt
-                    .is_some_and(|first| now >= first + REKEY_ATTEMPT_TIME)
-                {
+                let is_enough = match self.gives_up {
+                    GivesUp::ByTime => peer
+                        .first_attempt
+                        .is_some_and(|first| now >= first + REKEY_ATTEMPT_TIME),
+                    GivesUp::ByCount => peer.repetitions >= MAX_TIMER_HANDSHAKES,
+                };
+                peer.repetitions += 1;
+                if is_enough {
                     peer.first_attempt = None;
                     peer.proposed = None;
                     peer.staged.clear();
@@ -576,6 +603,7 @@ impl Device {
         };
         if fresh {
             peer.first_attempt = Some(now);
+            peer.repetitions = 0;
         }
         if peer
             .last_initiation
@@ -617,6 +645,7 @@ impl Device {
 fn handshake_complete(peer: &mut Peer, now: Duration) {
     peer.last_handshake = Some(now);
     peer.first_attempt = None;
+    peer.repetitions = 0;
     peer.retransmit = None;
 }
 

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natpunch_sim::{Random, WireGuard as Model, WireGuardOutgoing as Outgoing};
+use natpunch_sim::{GivesUp, Random, WireGuard as Model, WireGuardOutgoing as Outgoing};
 use natpunch_types::{DevicePeer, PeerKey};
 use natpunch_wg::BackendChoice;
 
@@ -76,8 +76,12 @@ fn kernel_begins_handshakes_when_the_model_does() {
 
 /// Plays a script on a real device and on the model, for so many seconds.
 fn same(backend: BackendChoice, script: Script, seconds: u64) {
+    let gives_up = match backend {
+        BackendChoice::Kernel => GivesUp::ByCount,
+        _ => GivesUp::ByTime,
+    };
     let (real, alive) = play_real(backend, script, seconds);
-    let (model, model_alive) = play_model(script, seconds);
+    let (model, model_alive) = play_model(script, seconds, gives_up);
     eprintln!("{backend}: handshakes begun at {real:.1?}, by the model at {model:.1?}");
     assert_eq!(alive, model_alive, "{backend}: a new handshake was done");
     assert_eq!(
@@ -140,14 +144,14 @@ fn play_real(backend: BackendChoice, script: Script, seconds: u64) -> (Vec<f64>,
     (begun, pair.peer().last_handshake != first.last_handshake)
 }
 
-fn play_model(script: Script, seconds: u64) -> (Vec<f64>, bool) {
+fn play_model(script: Script, seconds: u64, gives_up: GivesUp) -> (Vec<f64>, bool) {
     let (key_a, key_b) = (PeerKey::from_bytes([1; 32]), PeerKey::from_bytes([2; 32]));
     let at: [SocketAddr; 2] = [
         "192.0.2.1:51820".parse().unwrap(),
         "192.0.2.2:51820".parse().unwrap(),
     ];
-    let mut a = Model::new(key_a, 51_820, Random::new(1, 1));
-    let mut b = Model::new(key_b, 51_820, Random::new(1, 2));
+    let mut a = Model::new(key_a, 51_820, Random::new(1, 1)).giving_up(gives_up);
+    let mut b = Model::new(key_b, 51_820, Random::new(1, 2)).giving_up(gives_up);
     let start = Duration::from_secs(1_000);
     a.set_peer(key_b, None, start);
     b.set_peer(key_a, None, start);
