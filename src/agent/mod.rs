@@ -49,8 +49,8 @@ use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
 use resolver::Resolver;
-use rollout::Rollout;
 use rollout::journal::Journal;
+use rollout::{Loaded, Loading, Rollout};
 use services::Services;
 pub use services::revisions::{PeerRevision, Runs, Standing};
 pub use services::serving::ServingStatus;
@@ -129,6 +129,7 @@ struct Agent {
     rollout: Rollout,
     journal: Journal,
     to_answers: mpsc::Sender<(u64, Answers)>,
+    loading: Loading,
     /// What the device did last, until it is told.
     applied: Option<Applied>,
     drift: Option<DriftStatus>,
@@ -171,6 +172,7 @@ struct Sources {
     links: LinkWatch,
     mesh_changes: mpsc::Receiver<source::Change>,
     answers: mpsc::Receiver<(u64, Answers)>,
+    loaded: mpsc::Receiver<Loaded>,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -186,7 +188,8 @@ impl Agent {
     async fn work(&mut self) -> Result<Outcome, AgentError> {
         loop {
             if let Some(deadline) = self.options.once {
-                if self.settled() && self.rollout.is_settled() {
+                let changes = self.loading.is_running() || !self.rollout.is_settled();
+                if self.settled() && !changes {
                     return Ok(Outcome::Done);
                 }
                 if self.started.elapsed() >= deadline {
@@ -253,7 +256,8 @@ impl Agent {
                     plugin.tell_network_changed();
                 }
             }
-            Some(change) = sources.mesh_changes.recv() => self.on_mesh_change(change).await,
+            Some(change) = sources.mesh_changes.recv() => self.load(change.answer),
+            Some(loaded) = sources.loaded.recv() => self.on_loaded(loaded),
             () = tokio::time::sleep_until(sources.snapshot_at) => {
                 let eager = Instant::now() < self.eager_until;
                 let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
@@ -385,6 +389,9 @@ impl Agent {
     /// What keeps `--once` from its end.
     fn missing(&self) -> Vec<String> {
         let mut missing: Vec<String> = self.reload_error.iter().cloned().collect();
+        if self.loading.is_running() {
+            missing.push("the newest version is still being read".to_owned());
+        }
         if !self.rollout.is_settled() {
             missing.push("the change to the newest version is not confirmed yet".to_owned());
         }

@@ -21,7 +21,7 @@ use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
 use super::resolver::Resolver;
 use super::rollout::journal::{Journal, boot_id, revision};
-use super::rollout::{Release, Rollout, load, with_endpoints};
+use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
 use super::{
@@ -251,6 +251,7 @@ impl Agent {
         let links = LinkWatch::new(&node.interface).await?;
         let (to_plugins, plugin_events) = host::channel();
         let (to_answers, answers) = mpsc::channel(4);
+        let (loading, loaded) = Loading::channel();
         let (resolver, stun) = Resolver::start();
         let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
 
@@ -262,6 +263,7 @@ impl Agent {
             rollout,
             journal,
             to_answers,
+            loading,
             applied: None,
             flips: Flips::default(),
             drift: None,
@@ -293,6 +295,7 @@ impl Agent {
                 links,
                 mesh_changes,
                 answers,
+                loaded,
                 terminate: signals(SignalKind::terminate())?,
                 interrupt: signals(SignalKind::interrupt())?,
                 hangup,

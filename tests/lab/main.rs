@@ -23,6 +23,7 @@ mod host;
 mod ipv6;
 mod kill_matrix;
 mod liveness;
+mod loading;
 mod lockout;
 mod measure;
 mod mesh;

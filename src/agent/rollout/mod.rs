@@ -1,9 +1,11 @@
 //! The rollout's shell: [`natpunch_rollout::Rollout`] decides, and this executes. The newest mesh
-//! file is read and handed in ([`Agent::reload`]); what the machine wants done is done
-//! ([`Agent::execute`]): peers are asked, the journal is written and the device changed (both on
-//! the device's thread, in order), the rest of the node follows ([`Agent::follow`]).
+//! file is read beside the agent's task ([`loading`]) and handed in ([`Agent::on_loaded`]); what
+//! the machine wants done is done ([`Agent::execute`]): peers are asked, the journal is written and
+//! the device changed (both on the device's thread, in order), the rest of the node follows
+//! ([`Agent::follow`]).
 
 pub(crate) mod journal;
+mod loading;
 mod logins;
 mod release;
 #[cfg(test)]
@@ -23,16 +25,17 @@ use natpunch_net::{boot_time, echo};
 use natpunch_rollout::{Answers, Ask, Moment, Notice, Output, Refusal};
 use natpunch_types::{Consent, PeerKey, Time};
 use natpunch_wg::{Applied, InterfaceSpec, WgError};
+use tokio::sync::oneshot;
 
-use self::journal::{Entry, Text, revision};
+use self::journal::{Entry, revision};
+pub(super) use self::loading::{Loaded, Loading, load};
 pub(super) use self::logins::logins;
 pub(crate) use self::release::{Release, facts};
 use super::spec::Anew;
 use super::start::new_mesh;
-use super::{Agent, AgentError, Options, clash, notify_systemd, now, plan, spec};
-use crate::config::{self, NodeConfig};
+use super::{Agent, AgentError, clash, notify_systemd, now, plan, spec};
+use crate::config::NodeConfig;
 use crate::control::Reply;
-use crate::source::{self, Source};
 
 /// The machine with this node's versions.
 pub(super) type Rollout = natpunch_rollout::Rollout<Release>;
@@ -50,24 +53,6 @@ pub(crate) fn refusals(
 ) -> Vec<Refusal> {
     let before = before.map(facts);
     natpunch_rollout::refusals(before.as_ref(), &facts(after), &logins(), allowed)
-}
-
-/// Loads a mesh file and finds this host in it, off the agent's thread: a large mesh takes a
-/// moment.
-pub(super) async fn load(source: &Source, options: &Options) -> Result<Release, AgentError> {
-    let (path, local) = (source.path(), options.local.clone());
-    tokio::task::spawn_blocking(move || -> Result<_, AgentError> {
-        let mesh = config::load(&path)?;
-        let node = config::resolve_node_at(&mesh, &local)?;
-        let text = Text {
-            hash: mesh.content_hash,
-            files: mesh.texts(),
-            local: local.absolute(),
-        };
-        Ok(Release::new(node, text))
-    })
-    .await
-    .map_err(|error| AgentError::Internal(error.to_string()))?
 }
 
 /// Asks peers whether they answer. Blocks for at most [`ECHO`] twice.
@@ -90,42 +75,35 @@ fn ask(question: &Ask) -> Answers {
 }
 
 impl Agent {
-    /// The source has something to load, or somebody asked.
-    pub(super) async fn on_mesh_change(&mut self, change: source::Change) {
-        self.reload().await;
-        if let Some(answer) = change.answer {
-            let _ = answer.send(match &self.reload_error {
-                None => Reply::Ok(serde_json::Value::Null),
-                Some(error) => Reply::Error(error.clone()),
-            });
-        }
+    /// The source has something to load, or somebody asked: it comes back by
+    /// [`Agent::on_loaded`].
+    pub(super) fn load(&mut self, answer: Option<oneshot::Sender<Reply>>) {
+        self.loading.ask(answer, &self.source, &self.options);
     }
 
-    /// Reads the mesh file again and hands it to the machine. What is wrong with it is reported,
+    /// The mesh file was read: the version goes to the machine. What is wrong with it is reported,
     /// and the running mesh stays.
-    pub(super) async fn reload(&mut self) {
-        let result = match load(&self.source, &self.options).await {
-            Ok(release) => {
-                self.source.watch_keys(&release.node.key_files);
-                self.begin(release).await
-            }
-            Err(error) => Err(error),
-        };
+    pub(super) fn on_loaded(&mut self, loaded: Loaded) {
+        let Loaded { release, logins } = loaded;
+        let result = release.and_then(|release| {
+            self.source.watch_keys(&release.node.key_files);
+            let moment = Moment {
+                alive: self.alive(),
+                logins,
+            };
+            self.rollout
+                .handle_version(Arc::new(release), moment, now())
+                .map_err(AgentError::from)
+        });
         self.reload_error = None;
         if let Err(error) = result {
             self.not_applied(&error);
         }
-    }
-
-    async fn begin(&mut self, release: Release) -> Result<(), AgentError> {
-        let logins = tokio::task::spawn_blocking(logins).await;
-        let moment = Moment {
-            alive: self.alive(),
-            logins: logins.unwrap_or_default(),
+        let reply = match &self.reload_error {
+            None => Reply::Ok(serde_json::Value::Null),
+            Some(error) => Reply::Error(error.clone()),
         };
-        self.rollout
-            .handle_version(Arc::new(release), moment, now())?;
-        Ok(())
+        self.loading.judged(&reply, &self.source, &self.options);
     }
 
     fn not_applied(&mut self, error: &AgentError) {
@@ -181,7 +159,7 @@ impl Agent {
                         .handle_applied(id, Err(error.to_string()), now()),
                 },
                 Output::Follow(version) => self.follow(&version).await,
-                Output::Reload => self.reload().await,
+                Output::Reload => self.load(None),
                 Output::Tell(notice) => self.tell(notice),
             }
         }
