@@ -5,12 +5,11 @@
 //! events ([`Agent::on_device`]).
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 
-use natpunch_types::{DeviceSnapshot, PeerKey};
+use natpunch_types::{DeviceSnapshot, PathId, PeerKey};
 use natpunch_wg::{
     Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError,
 };
@@ -44,7 +43,7 @@ enum Request {
     },
     SetEndpoint {
         peer: PeerKey,
-        endpoint: SocketAddr,
+        path: PathId,
         kick: bool,
     },
     Snapshot,
@@ -79,8 +78,8 @@ pub(super) enum DeviceEvent {
     EndpointSet {
         /// The peer.
         peer: PeerKey,
-        /// Its new endpoint.
-        endpoint: SocketAddr,
+        /// The path that it was told.
+        path: PathId,
         /// Whether it was set.
         result: Result<EndpointUpdate, WgError>,
     },
@@ -158,12 +157,8 @@ impl DeviceThread {
     }
 
     /// Tells WireGuard where a peer is.
-    pub(super) fn set_endpoint(&mut self, peer: PeerKey, endpoint: SocketAddr, kick: bool) {
-        self.send(Request::SetEndpoint {
-            peer,
-            endpoint,
-            kick,
-        });
+    pub(super) fn set_endpoint(&mut self, peer: PeerKey, path: PathId, kick: bool) {
+        self.send(Request::SetEndpoint { peer, path, kick });
     }
 
     /// Asks for the device's state, unless that was asked already and not yet answered.
@@ -239,17 +234,9 @@ fn run(
                 let _ = answer.send(interface.drift(&spec));
                 continue;
             }
-            Request::SetEndpoint {
-                peer,
-                endpoint,
-                kick,
-            } => {
-                let result = interface.set_endpoint(&peer, endpoint, kick);
-                DeviceEvent::EndpointSet {
-                    peer,
-                    endpoint,
-                    result,
-                }
+            Request::SetEndpoint { peer, path, kick } => {
+                let result = interface.set_endpoint(&peer, path.endpoint(), kick);
+                DeviceEvent::EndpointSet { peer, path, result }
             }
             Request::Snapshot => DeviceEvent::Snapshot(interface.snapshot()),
         };
@@ -296,11 +283,7 @@ impl Agent {
                 tracing::error!(%error, "the WireGuard device is gone; making it anew");
                 self.open_device().await?;
             }
-            DeviceEvent::EndpointSet {
-                peer,
-                endpoint,
-                result,
-            } => {
+            DeviceEvent::EndpointSet { peer, path, result } => {
                 let ok = matches!(result, Ok(EndpointUpdate::Updated));
                 match result {
                     Ok(EndpointUpdate::Updated) => {}
@@ -308,10 +291,10 @@ impl Agent {
                         tracing::debug!(peer = %self.name_of(&peer), "the peer was removed meanwhile");
                     }
                     Err(error) => {
-                        tracing::warn!(peer = %self.name_of(&peer), %endpoint, %error, "can't set the endpoint");
+                        tracing::warn!(peer = %self.name_of(&peer), %path, %error, "can't set the endpoint");
                     }
                 }
-                self.mesh.handle_endpoint_set(peer, endpoint, ok, now());
+                self.mesh.handle_endpoint_set(peer, path, ok, now());
                 self.device.snapshot();
             }
             DeviceEvent::Applied { id, result } => self.on_applied(id, result),

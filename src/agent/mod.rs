@@ -297,16 +297,18 @@ impl Agent {
                 }
                 Command::SetEndpoint {
                     peer,
-                    endpoint,
+                    path,
                     kick,
                     reason,
                 } => {
-                    tracing::debug!(peer = %self.name_of(&peer), %endpoint, %reason, kick, "setting the endpoint");
-                    self.device.set_endpoint(peer, endpoint, kick);
+                    tracing::debug!(peer = %self.name_of(&peer), %path, %reason, kick, "setting the endpoint");
+                    self.device.set_endpoint(peer, path, kick);
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
                 Command::Ask(ask) => self.ask_plugins(ask),
+                // Without word of pins the core asks for none.
+                Command::SourcePorts(_) => {}
             }
         }
         while let Some(transmit) = self.mesh.poll_transmit() {
@@ -318,6 +320,8 @@ impl Agent {
             } = transmit;
             let sent = match path.local {
                 LocalSocket::WireguardPort => self.raw.send(source, path.remote, ttl, &payload),
+                // None is open.
+                LocalSocket::SourcePort(_) => continue,
             };
             if let Err(error) = sent {
                 tracing::trace!(%path, %error, "not sent");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::IpNet;
-use natpunch_core::{MeshSpec, PeerSpec};
+use natpunch_core::{MeshSpec, PeerSpec, PunchSpec};
 use natpunch_types::InstanceName;
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
@@ -84,6 +84,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
     overlay.sort();
     overlay.dedup();
     MeshSpec {
+        punch: PunchSpec::default(),
         private_key: node.private_key.clone(),
         listen_port: node.listen_port,
         overlay,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time};
+use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, PunchSpec, Time};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::testing::{RawSession, welcome};
 use natpunch_rendezvous::wire::Kind;
@@ -133,6 +133,7 @@ impl World {
                 listen_port: 51820,
                 overlay: vec![],
                 peers,
+                punch: PunchSpec::default(),
             };
             let mut mesh = Mesh::new(spec, [seed as u8 ^ n; 32], Time::ZERO);
             let abilities = Abilities {
@@ -329,9 +330,10 @@ impl World {
                 while let Some(command) = node.mesh.poll_command() {
                     busy = true;
                     match command {
-                        Command::SetEndpoint { peer, endpoint, .. } => {
-                            node.endpoints.push(endpoint);
-                            node.mesh.handle_endpoint_set(peer, endpoint, true, time);
+                        Command::SourcePorts(_) => {}
+                        Command::SetEndpoint { peer, path, .. } => {
+                            node.endpoints.push(path.endpoint());
+                            node.mesh.handle_endpoint_set(peer, path, true, time);
                         }
                         Command::Ask(Ask::Records(records)) => {
                             let records = records

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +14,7 @@ use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
+use crate::ports::SourcePorts;
 use crate::{Command, Event, Time, Transmit};
 
 /// Hosts of relays that are remembered.
@@ -54,6 +57,13 @@ impl Outbox {
         self.commands.push_back(Command::Ask(ask));
     }
 
+    /// A newer list takes the place of one that was not fetched yet.
+    pub(crate) fn source_ports(&mut self, ports: Arc<[NonZeroU16]>) {
+        let is_replaced = |queued: &Command| matches!(queued, Command::SourcePorts(_));
+        self.commands.retain(|queued| !is_replaced(queued));
+        self.commands.push_back(Command::SourcePorts(ports));
+    }
+
     pub(crate) fn find_route(&mut self, peer: PeerKey, destination: IpAddr) {
         self.commands
             .push_back(Command::FindRoute { peer, destination });
@@ -86,6 +96,7 @@ pub(crate) struct Env {
     pub(crate) local: Local,
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,
+    pub(crate) ports: SourcePorts,
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.
     pub(crate) arranges: bool,

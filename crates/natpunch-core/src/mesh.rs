@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{
     Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
-    PeerKey, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
+    PeerKey, Pins, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
     SealedRecord, canonical,
 };
 use rand_chacha::ChaCha20Rng;
@@ -17,6 +18,7 @@ use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
 use crate::peer::{Peer, Search};
+use crate::ports::{Pinning, SourcePorts};
 use crate::record::Contents;
 use crate::{
     Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
@@ -111,6 +113,7 @@ impl Mesh {
                 local: Local::default(),
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
+                ports: SourcePorts::default(),
                 out: Outbox::default(),
                 arranges: false,
                 relay_hosts: BTreeSet::new(),
@@ -220,6 +223,7 @@ impl Mesh {
         self.relays.remove(key);
         self.env.out.forget_endpoint(key);
         self.env.out.forget_meet(key);
+        self.env.ports.close(key, |_| false);
         Some(peer)
     }
 
@@ -271,8 +275,9 @@ impl Mesh {
         self.flush(now);
     }
 
-    /// A datagram that arrived: by which path an answer to it would leave, and the address on this
-    /// host that it was sent to. Anything but probes and answers to our STUN requests is ignored.
+    /// A datagram that arrived: by which path an answer to it would leave, which names the port of
+    /// this host that it came to, and the address on this host that it was sent to. What a pin has
+    /// led to WireGuard's port may be named either way. Anything but probes and answers to our STUN requests is ignored.
     pub fn handle_datagram(
         &mut self,
         path: PathId,
@@ -326,16 +331,38 @@ impl Mesh {
     }
 
     /// The result of a `SetEndpoint`.
-    pub fn handle_endpoint_set(
-        &mut self,
-        peer: PeerKey,
-        endpoint: SocketAddr,
-        ok: bool,
-        now: Time,
-    ) {
+    pub fn handle_endpoint_set(&mut self, peer: PeerKey, path: PathId, ok: bool, now: Time) {
         self.with_peer(&peer, now, |peer, env| {
-            peer.handle_endpoint_set(endpoint, ok, env, now)
+            peer.handle_endpoint_set(path, ok, env, now)
         });
+        self.flush(now);
+    }
+
+    /// What the shell says of pins. Until it has said that it can make them, WireGuard's is the
+    /// only port.
+    pub fn handle_pins(&mut self, pins: Pins, now: Time) {
+        match pins {
+            Pins::Available => self.env.ports.pinning = Pinning::Possible,
+            Pins::Unavailable { reason } => {
+                self.env.ports.pinning = Pinning::Impossible(reason);
+            }
+            Pins::Found { peer, path } => {
+                self.with_peer(&peer, now, |peer, env| peer.handle_pin_found(path, env));
+            }
+            Pins::Lost { peer, path } => {
+                self.with_peer(&peer, now, |peer, env| peer.handle_pin_lost(path, env, now));
+            }
+        }
+        self.flush(now);
+    }
+
+    /// The shell can't use a port of [`Command::SourcePorts`]: something else of this host has it.
+    pub fn handle_source_port_refused(&mut self, port: NonZeroU16, now: Time) {
+        if let Some(peer) = self.env.ports.refuse(port) {
+            self.with_peer(&peer, now, |peer, env| {
+                peer.handle_port_refused(port, env, now)
+            });
+        }
         self.flush(now);
     }
 
@@ -506,8 +533,11 @@ impl Mesh {
         }
     }
 
-    /// Tells discovery what changed.
+    /// Tells discovery, and the shell, what changed.
     fn flush(&mut self, now: Time) {
+        if let Some(ports) = self.env.ports.take_changed() {
+            self.env.out.source_ports(ports);
+        }
         if self.interest.take_due(now) {
             let interest: Arc<[Interest]> = self
                 .peers

@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey};
@@ -25,11 +27,16 @@ pub struct Transmit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Tell WireGuard where the peer is, and report the result to `Mesh::handle_endpoint_set`.
+    ///
+    /// A path from another port than WireGuard's needs its *pin* first: until both directions of it
+    /// are in force, the endpoint must not be set. A peer has the pin of its last `SetEndpoint` and
+    /// no other: one that this path does not name is taken away. A peer that is removed loses its
+    /// one, too.
     SetEndpoint {
         /// Whose endpoint.
         peer: PeerKey,
-        /// Where the peer is.
-        endpoint: SocketAddr,
+        /// On which path the peer is; [`PathId::endpoint`] is what WireGuard is told.
+        path: PathId,
         /// Make WireGuard send something to it at once: there is no session yet, or it moved.
         kick: bool,
         /// Why, for the log.
@@ -44,6 +51,12 @@ pub enum Command {
         /// The address.
         destination: IpAddr,
     },
+    /// Receive on these source ports beside WireGuard's, complete and in order, and on no others: at
+    /// most [`MAX_SOURCE_PORTS`](natpunch_types::MAX_SOURCE_PORTS) of
+    /// [`SOURCE_PORTS`](natpunch_types::SOURCE_PORTS). The host must not answer what arrives there
+    /// by itself (ICMP port unreachable). A port that can't be used is told to
+    /// `Mesh::handle_source_port_refused`.
+    SourcePorts(Arc<[NonZeroU16]>),
 }
 
 /// Why an endpoint is set.

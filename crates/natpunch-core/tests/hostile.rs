@@ -608,7 +608,7 @@ proptest! {
                     mesh.handle_device(&natpunch_types::DeviceSnapshot { peers: vec![row], ..Default::default() }, now);
                 }
                 Input::Network => mesh.handle_network_change(now),
-                Input::Set(ok) => if let Some(endpoint) = last_set { mesh.handle_endpoint_set(key, endpoint, ok, now) },
+                Input::Set(ok) => if let Some(path) = last_set { mesh.handle_endpoint_set(key, path, ok, now) },
                 Input::Wait(millis) => now = now + ms(millis),
             }
             for _ in 0..100 {
@@ -621,7 +621,7 @@ proptest! {
                 prop_assert!(class != natpunch_types::AddressClass::Never, "{}", transmit.path.remote);
             }
             while let Some(command) = mesh.poll_command() {
-                if let natpunch_core::Command::SetEndpoint { endpoint, .. } = command { last_set = Some(endpoint) }
+                if let natpunch_core::Command::SetEndpoint { path, .. } = command { last_set = Some(path) }
             }
             while let Some(event) = mesh.poll_event() {
                 let proven = matches!(event, Event::PathProven { .. });

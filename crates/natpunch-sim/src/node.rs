@@ -112,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) wireguard_blocked: bool,
     /// The host sleeps until then.
     pub(crate) asleep_until: Option<Duration>,
+    /// The ports beside WireGuard's on which the agent receives.
+    pub(crate) source_ports: BTreeSet<u16>,
     pub(crate) record_counter: u64,
     pub(crate) events: Vec<(Duration, Event)>,
     /// When a raw packet that this peer truly sent last came from this address: the base of
@@ -165,6 +167,7 @@ impl Node {
             device_back_at: None,
             wireguard_blocked: false,
             asleep_until: None,
+            source_ports: BTreeSet::new(),
             record_counter: 0,
             events: Vec::new(),
             heard: BTreeMap::new(),

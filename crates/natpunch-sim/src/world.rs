@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, Transmit, derive_listen_port,
-    stun,
+    Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit,
+    derive_listen_port, stun,
 };
 use natpunch_types::{
     Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, RelayPolicy, SecretKey,
@@ -130,6 +130,7 @@ impl World {
             listen_port: 0,
             overlay: Vec::new(),
             peers: Vec::new(),
+            punch: PunchSpec::default(),
         };
         let (key, address) = (
             spec.private_key.public_key(),
@@ -180,6 +181,7 @@ impl World {
             listen_port: 0,
             overlay: Vec::new(),
             peers: Vec::new(),
+            punch: PunchSpec::default(),
         };
         let key = spec.private_key.public_key();
         spec.listen_port = derive_listen_port(&key);
@@ -669,6 +671,9 @@ impl World {
                     agent.mesh.handle_route(peer, destination, route, time);
                 }
             }
+            Command::SourcePorts(ports) => {
+                self.node_mut(host).source_ports = ports.iter().map(|port| port.get()).collect();
+            }
             Command::Ask(ask) => {
                 let node = self.node_mut(host);
                 let has_store = node.discovery.records;
@@ -688,10 +693,11 @@ impl World {
             }
             Command::SetEndpoint {
                 peer,
-                endpoint,
+                path,
                 kick,
                 reason,
             } => {
+                let endpoint = path.endpoint();
                 self.check_endpoint(host, peer, endpoint, reason);
                 let place = format!("host {}", host.0);
                 self.network.note(
@@ -705,7 +711,7 @@ impl World {
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
                     agent.watch_device(now);
-                    agent.mesh.handle_endpoint_set(peer, endpoint, done, time);
+                    agent.mesh.handle_endpoint_set(peer, path, done, time);
                     agent.mesh.handle_device(&node.device.snapshot(), time);
                 }
             }

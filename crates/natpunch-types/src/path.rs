@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 /// The socket or transport that packets leave from.
 ///
 /// A NAT maps each local socket apart, so two paths to one remote address may have nothing in
-/// common but that address. Another source port, a forwarder on this host or a stream to a relay is
-/// a variant of its own; whoever matches on this type then has to say how packets leave by it.
+/// common but that address. A forwarder on this host or a stream to a relay is a variant of its own;
+/// whoever matches on this type then has to say how packets leave by it.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -18,7 +20,17 @@ pub enum LocalSocket {
     /// The UDP port that WireGuard listens on.
     #[default]
     WireguardPort,
+    /// Another source port of this host, one of [`SOURCE_PORTS`], to which no socket is bound.
+    /// Probes leave from it by raw packets. WireGuard uses it by a *pin*: the host rewrites the
+    /// port of WireGuard's packets on their way to the path's remote address and back.
+    SourcePort(NonZeroU16),
 }
+
+/// The source ports beside WireGuard's that may be used: above the ephemeral range of common
+/// systems (32768 to 60999), so that no other program gets one by chance.
+pub const SOURCE_PORTS: RangeInclusive<u16> = 61_000..=65_535;
+/// Most source ports beside WireGuard's that are open at one time.
+pub const MAX_SOURCE_PORTS: usize = 256;
 
 /// One path to a peer: where its packets leave this host, and where they are sent.
 ///
@@ -53,7 +65,17 @@ impl PathId {
     /// The endpoint that WireGuard is given, so that its packets take this path.
     pub const fn endpoint(self) -> SocketAddr {
         match self.local {
-            LocalSocket::WireguardPort => self.remote,
+            // A pin rewrites the port of this host, and nothing at the other end.
+            LocalSocket::WireguardPort | LocalSocket::SourcePort(_) => self.remote,
+        }
+    }
+
+    /// The source port that WireGuard's packets have to be given on this path, if it is not
+    /// WireGuard's own.
+    pub const fn pin(self) -> Option<NonZeroU16> {
+        match self.local {
+            LocalSocket::WireguardPort => None,
+            LocalSocket::SourcePort(port) => Some(port),
         }
     }
 }
@@ -63,6 +85,7 @@ impl fmt::Display for PathId {
         match self.local {
             // The usual one is not named: a log line then reads as an address.
             LocalSocket::WireguardPort => self.remote.fmt(f),
+            LocalSocket::SourcePort(port) => write!(f, "{} from port {port}", self.remote),
         }
     }
 }
@@ -79,5 +102,19 @@ mod tests {
             (path.to_string(), path.endpoint()),
             (remote.to_string(), remote)
         );
+        assert_eq!(path.pin(), None);
+    }
+
+    #[test]
+    fn a_path_from_another_port_names_it_and_has_the_same_endpoint() {
+        let remote: SocketAddr = "192.0.2.1:7".parse().unwrap();
+        let port = NonZeroU16::new(61_234).unwrap();
+        let path = PathId {
+            local: LocalSocket::SourcePort(port),
+            remote,
+        };
+        assert_eq!(path.to_string(), "192.0.2.1:7 from port 61234");
+        assert_eq!((path.endpoint(), path.pin()), (remote, Some(port)));
+        assert!(SOURCE_PORTS.contains(&port.get()));
     }
 }

@@ -96,8 +96,10 @@ pub(super) struct DeviceView {
     waiting: Option<Time>,
     /// The first and the last moment at which data was sent without a pause, on the path in use.
     sending: Option<(Time, Time)>,
+    /// The path from another port than WireGuard's that is joined to it.
+    pub(super) pin: Option<PathId>,
     /// A command that the shell has not reported on.
-    setting: Option<(SocketAddr, Time)>,
+    setting: Option<(PathId, Time)>,
     /// Handshake and received bytes when the path in use was chosen.
     mark: (Option<Duration>, u64),
     /// What came in before the next snapshot proves nothing of the path in use: it may have come by
@@ -159,8 +161,8 @@ impl DeviceView {
     }
 
     /// A `SetEndpoint` goes out.
-    pub(super) fn on_set(&mut self, endpoint: SocketAddr, now: Time) {
-        self.setting = Some((endpoint, now));
+    pub(super) fn on_set(&mut self, path: PathId, now: Time) {
+        self.setting = Some((path, now));
     }
 
     fn is_setting(&self, now: Time) -> bool {
@@ -168,9 +170,9 @@ impl DeviceView {
             .is_some_and(|(_, since)| now.since(since) < SETTING)
     }
 
-    /// The shell has executed the `SetEndpoint` of this address; false if that is an old one.
-    fn was_set(&mut self, endpoint: SocketAddr) -> bool {
-        let awaited = self.setting.is_some_and(|(address, _)| address == endpoint);
+    /// The shell has executed the `SetEndpoint` of this path; false if that is an old one.
+    fn was_set(&mut self, path: PathId) -> bool {
+        let awaited = self.setting.is_some_and(|(set, _)| set == path);
         if awaited {
             self.setting = None;
         }
@@ -181,6 +183,7 @@ impl DeviceView {
     fn forget(&mut self) {
         *self = Self {
             setting: self.setting,
+            pin: self.pin,
             ..Self::default()
         };
     }
@@ -265,14 +268,8 @@ impl Peer {
     }
 
     /// The shell's report on a `SetEndpoint`.
-    pub(crate) fn handle_endpoint_set(
-        &mut self,
-        endpoint: SocketAddr,
-        ok: bool,
-        env: &mut Env,
-        now: Time,
-    ) {
-        if !self.device.was_set(endpoint) {
+    pub(crate) fn handle_endpoint_set(&mut self, path: PathId, ok: bool, env: &mut Env, now: Time) {
+        if !self.device.was_set(path) {
             return;
         }
         if let Some(selection) = &mut self.choice.selection
@@ -289,7 +286,8 @@ impl Peer {
             self.device.marks_next = false;
         }
         if ok {
-            self.device.endpoint = Some(endpoint);
+            self.device.endpoint = Some(path.endpoint());
+            self.device.pin = path.pin().map(|_| path);
         }
         self.decide(env, now);
     }
@@ -312,10 +310,11 @@ impl Peer {
         }
     }
 
-    /// The path that WireGuard's own packets take now. Its endpoint is all that the device tells,
-    /// so that is the path of that endpoint.
+    /// The path that WireGuard's own packets take now. The device tells the endpoint; which port
+    /// leads there, only this side knows.
     pub(super) fn device_path(&self) -> Option<PathId> {
-        self.device.endpoint.map(PathId::wireguard)
+        let endpoint = self.device.endpoint?;
+        Some(self.wireguards_path(endpoint))
     }
 
     /// Authentic traffic came in.

@@ -37,6 +37,7 @@
 mod device;
 mod health;
 mod meeting;
+mod pinning;
 mod plain;
 mod probing;
 mod receive;
@@ -542,11 +543,11 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        let (peer, endpoint) = (self.spec.key, path.endpoint());
-        self.device.on_set(endpoint, now);
+        let peer = self.spec.key;
+        self.device.on_set(path, now);
         let command = Command::SetEndpoint {
             peer,
-            endpoint,
+            path,
             kick,
             reason,
         };

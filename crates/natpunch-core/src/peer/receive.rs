@@ -41,7 +41,12 @@ impl Peer {
         let Ok(remote) = env.admit(path.remote) else {
             return;
         };
-        let path = path.with_remote(remote);
+        let path = self.path_seen(path.with_remote(remote));
+        // A source port serves one peer: what comes to another's was not meant for it.
+        let is_ours = |port| env.ports.is_of(port, &self.spec.key);
+        if !path.pin().is_none_or(is_ours) {
+            return;
+        }
         if self.spec.relay == RelayPolicy::Only && !self.is_relay(path) {
             return;
         }

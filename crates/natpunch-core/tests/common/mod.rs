@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, Event, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, Time, Transmit,
+    Command, Event, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, PunchSpec, Time, Transmit,
     derive_listen_port, stun,
 };
 use natpunch_types::{
@@ -54,6 +54,7 @@ pub fn public(number: u8) -> PeerKey {
         listen_port: 1,
         overlay: vec![],
         peers: vec![],
+        punch: PunchSpec::default(),
     };
     Mesh::new(spec, [0; 32], Time::ZERO)
         .status(Time::ZERO)
@@ -70,6 +71,7 @@ pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {
         listen_port: derive_listen_port(&public(own)),
         overlay: vec!["10.77.0.0/16".parse().unwrap()],
         peers: peers.iter().map(|number| peer(*number)).collect(),
+        punch: PunchSpec::default(),
     }
 }
 
@@ -408,11 +410,9 @@ impl World {
             while let Some(command) = node.mesh.poll_command() {
                 match command {
                     Command::SetEndpoint {
-                        peer,
-                        endpoint,
-                        kick,
-                        ..
+                        peer, path, kick, ..
                     } => {
+                        let endpoint = path.endpoint();
                         node.sets.push((now, peer, endpoint, kick));
                         let ok = node.device.contains_key(&peer) && !node.fail_sets;
                         if ok {
@@ -421,11 +421,11 @@ impl World {
                                 kicks.push(peer);
                             }
                         }
-                        node.mesh.handle_endpoint_set(peer, endpoint, ok, now);
+                        node.mesh.handle_endpoint_set(peer, path, ok, now);
                         fed = true;
                     }
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
-                    Command::Ask(Ask::Meet(_)) => {}
+                    Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}
                     Command::FindRoute { peer, destination } => {
                         let route = (self.route)(index, destination);
                         node.mesh.handle_route(peer, destination, route, now);

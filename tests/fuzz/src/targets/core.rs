@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, Time, stun};
+use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, PunchSpec, Time, stun};
 use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, InstanceName, Mapping, News, OwnAddressKind, PathId,
     PeerKey, RecordTag, Running, SealedRecord, SecretKey,
@@ -22,6 +22,7 @@ fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
         listen_port: 1000,
         overlay: vec![],
         peers: peer.into_iter().collect(),
+        punch: PunchSpec::default(),
     };
     let mut mesh = Mesh::new(spec, [n; 32], Time::ZERO);
     let abilities = Abilities {
@@ -145,7 +146,8 @@ pub(super) fn mesh(data: &[u8]) {
                         records
                             .extend(published.map(|record| (n, record.tag, record.blob.to_vec())));
                     }
-                    Command::SetEndpoint { endpoint, .. } => {
+                    Command::SetEndpoint { path, .. } => {
+                        let endpoint = path.endpoint();
                         assert!(
                             (0..8).map(address).any(|known| known == endpoint),
                             "{endpoint}"
