@@ -45,11 +45,30 @@ const IMPURE: &[&str] = &[
     "eprintln!",
 ];
 
+/// [`IMPURE`], but for files and the random bytes of new keys.
+const NO_NETWORK_NO_CLOCK: &[&str] = &[
+    "std::env",
+    "std::process",
+    "std::thread",
+    "Instant::now",
+    "SystemTime",
+    "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "HashMap",
+    "HashSet",
+    "RandomState",
+    "tokio::",
+    "println!",
+    "eprintln!",
+];
+
 const TABLE: &[Rule] = &[
     Rule {
         part: "crates/natpunch-types",
         dependencies: May::Only(&[
             "serde",
+            "blake2",
             "ipnet",
             "base64",
             "zeroize",
@@ -116,6 +135,28 @@ const TABLE: &[Rule] = &[
         part: "crates/natpunch-os",
         dependencies: May::Only(&["libc", "nix", "rustix", "tempfile", "thiserror", "zeroize"]),
         never_names: &["tokio::", "TcpStream", "std::process::Command"],
+    },
+    Rule {
+        part: "crates/natpunch-config",
+        dependencies: May::Only(&[
+            "natpunch-os",
+            "natpunch-plugin-description",
+            "natpunch-types",
+            "age",
+            "blake2",
+            "getrandom",
+            "ipnet",
+            "psl",
+            "schemars",
+            "serde",
+            "serde_json",
+            "strsim",
+            "thiserror",
+            "toml",
+            "toml_edit",
+            "zeroize",
+        ]),
+        never_names: NO_NETWORK_NO_CLOCK,
     },
     Rule {
         part: "crates/natpunch-net",

@@ -1,9 +1,8 @@
 //! The built-in discovery plugins: one row each.
 
+use natpunch_config::Kind;
 use natpunch_plugin::{Discovery, Runs, Secrets, Settings};
 use natpunch_plugin_description::AnyInstance;
-
-use crate::config::Kind;
 
 /// A plugin of a build.
 pub struct Row {

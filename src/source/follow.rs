@@ -14,8 +14,9 @@ use super::freshness::{self, unix_time};
 use super::location::Location;
 use super::store::{Store, Version};
 use super::trust::{Memory, Trust};
+use super::watch::Watcher;
 use super::{Known, check_generation, fetch, must_have_generation};
-use crate::config::{self, Watcher};
+use crate::config;
 use crate::control::Reply;
 
 /// Longest wait between two looks after failures, unless the interval itself is longer.

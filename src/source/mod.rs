@@ -15,6 +15,7 @@ mod program;
 mod signature;
 mod store;
 mod trust;
+mod watch;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 pub use error::{Problem, SourceError};
 pub use follow::{Change, Options, Source, SourceStatus};
 pub use location::{GitLocation, Location};
+pub use watch::Watcher;
 
 pub(crate) use location::parse_argument;
 

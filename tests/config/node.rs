@@ -81,7 +81,7 @@ fn defaults_hold_where_the_file_says_nothing() {
     );
     assert_eq!(
         node.listen_port,
-        natpunch_core::derive_listen_port(&node.public_key)
+        natpunch_types::derive_listen_port(&node.public_key)
     );
     assert_eq!(node.persistent_keepalive, Some(Duration::from_secs(25)));
     assert_eq!(
@@ -142,7 +142,7 @@ fn a_peer_is_seen_with_its_networks_port_and_keepalive() {
     assert_eq!((phone.managed, phone.persistent_keepalive), (false, None));
     assert_eq!(
         (b.managed, b.listen_port),
-        (true, natpunch_core::derive_listen_port(&b.key))
+        (true, natpunch_types::derive_listen_port(&b.key))
     );
 }
 

@@ -274,7 +274,7 @@ async fn a_plugin_is_one_crate_and_one_row() {
     let load = |section: &str| {
         let files = vec![("/mesh/mesh.toml".into(), mesh(section))];
         let kinds: Vec<_> = registry::kinds().into_iter().chain([row.kind()]).collect();
-        config::load_texts_with(files, &kinds)
+        natpunch_config::load_texts(files, &kinds)
     };
     let section = "[discovery.it]\nplugin = 'lighthouse'\n";
     let error = load(&format!("{section}tower = 'sea'\ncandela = 10\nlamp = 1\n")).unwrap_err();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use natpunch::config::Watcher;
+use natpunch::source::Watcher;
 use tempfile::TempDir;
 use tokio::time::timeout;
 

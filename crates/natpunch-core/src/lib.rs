@@ -54,5 +54,5 @@ pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
 pub use natpunch_types::Time;
 pub use output::{Command, EndpointReason, Event, Transmit};
-pub use spec::{MeshSpec, PeerSpec, PunchSpec, derive_listen_port};
+pub use spec::{MeshSpec, PeerSpec, PunchSpec};
 pub use status::{CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus};

@@ -14,3 +14,10 @@ mod socket;
 pub use clock::boot_time;
 pub use failpoint::{failpoint, failpoint_is_set};
 pub use socket::allow_fragments;
+
+/// The system's words of an error without the number that Rust adds, as they stand in a sentence.
+pub fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next();
+    words.unwrap_or_default().to_lowercase()
+}

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::reason;
+
 /// Why a secret can't be used. `Display` says what is wrong; [`SecretError::help`] what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
@@ -102,13 +104,6 @@ impl SecretError {
             }
         }
     }
-}
-
-/// The system's words without the number that Rust adds, as they stand in a sentence.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.split(" (os error").next();
-    words.unwrap_or_default().to_lowercase()
 }
 
 /// The name of a credential, if a path means one: `credential:NAME`.

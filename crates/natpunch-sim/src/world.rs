@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{
-    Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit,
-    derive_listen_port, stun,
+    Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit, stun,
 };
 use natpunch_types::{
     Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, RelayPolicy, SecretKey,
+    derive_listen_port,
 };
 
 use crate::client::{self, ServerAddress};

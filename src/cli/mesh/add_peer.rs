@@ -8,9 +8,12 @@ use natpunch_types::PeerKey;
 use crate::cli::CliError;
 use crate::cli::args::AddPeerArgs;
 use crate::config::{self, Edit, MeshConfig, NewPeer, PeerConfig};
+use crate::plugins::registry;
 
 pub(in crate::cli) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
-    let mut edit = Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name)?;
+    let kinds = registry::kinds();
+    let open = || Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name, &kinds);
+    let mut edit = open()?;
     if let Some(there) = edit.mesh().peers.get(&args.name) {
         return already_there(&args, there);
     }
@@ -35,7 +38,7 @@ pub(in crate::cli) fn run(args: AddPeerArgs) -> Result<ExitCode, CliError> {
     if let Some(file) = &args.private_key_file {
         // With any key the rest must be right before a key is made.
         let any = config::new_private_key()?.public_key();
-        let mut trial = Edit::for_new_peer(&args.mesh.path, args.file.as_deref(), &args.name)?;
+        let mut trial = open()?;
         trial.add_peer(&NewPeer {
             public_key: any,
             ..peer.clone()

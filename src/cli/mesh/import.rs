@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::cli::CliError;
 use crate::cli::args::ImportArgs;
 use crate::config::{self, ImportOptions, WgQuick, WgQuickPeer};
+use crate::plugins::registry;
 
 pub(in crate::cli) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     let (source, file) = match (&args.interface, &args.private_key_file, &args.file) {
@@ -25,7 +26,7 @@ pub(in crate::cli) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
         }
     };
     let (mesh, lost) = config::convert_wg_quick(&file, &options(args, source)?)?;
-    let text = config::imported_text(&args.output, &mesh)?;
+    let text = config::imported_text(&args.output, &mesh, &registry::kinds())?;
     for lost in &lost {
         // With standard error closed there is nobody to tell.
         let _ = writeln!(anstream::stderr(), "left out: {lost}");
@@ -108,7 +109,11 @@ fn from_file(file: &Path) -> Result<WgQuick, CliError> {
 
 /// The error of a file that can't be read, with those that were likely meant.
 fn unreadable(file: &Path, error: &std::io::Error) -> CliError {
-    let message = format!("can't read {}: {}", file.display(), config::reason(error));
+    let message = format!(
+        "can't read {}: {}",
+        file.display(),
+        natpunch_os::reason(error)
+    );
     let error = CliError::new(message);
     let conf = |directory: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::cli::CliError;
 use crate::cli::args::InitArgs;
 use crate::config;
+use crate::plugins::registry;
 
 pub(in crate::cli) fn run(args: &InitArgs) -> Result<ExitCode, CliError> {
     let networks = if args.network.is_empty() {
@@ -16,7 +17,7 @@ pub(in crate::cli) fn run(args: &InitArgs) -> Result<ExitCode, CliError> {
     } else {
         args.network.clone()
     };
-    config::create_mesh(&args.path, &args.name, &networks)?;
+    config::create_mesh(&args.path, &args.name, &networks, &registry::kinds())?;
     let mut out = anstream::stdout().lock();
     let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
     writeln!(

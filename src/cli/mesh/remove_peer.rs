@@ -7,10 +7,11 @@ use super::add_peer::no_such_peer;
 use crate::cli::CliError;
 use crate::cli::args::RemovePeerArgs;
 use crate::config::{self, Edit};
+use crate::plugins::registry;
 
 pub(in crate::cli) fn run(args: &RemovePeerArgs) -> Result<ExitCode, CliError> {
     let path = &args.mesh.path;
-    let Some(mut edit) = Edit::for_peer(path, &args.name)? else {
+    let Some(mut edit) = Edit::for_peer(path, &args.name, &registry::kinds())? else {
         if args.if_present {
             writeln!(
                 anstream::stdout(),

@@ -11,11 +11,11 @@ use natpunch_types::{SecretKey, lock};
 use tokio::signal::unix::Signal;
 
 use crate::cli::args::ServeArgs;
-use crate::config::Watcher;
 use crate::server::settings::{Compat, Settings};
 use crate::server::status::Reloads;
 use crate::server::worker::Shared;
 use crate::server::{ServeError, admission_secrets, files, key, next_key};
+use crate::source::Watcher;
 
 /// Reads the settings again.
 pub(in crate::server) struct Reloader {

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use natpunch_core::{
     Command, Event, Mesh, MeshSpec, PeerSpec, PeerState, PeerStatus, PunchSpec, Time, Transmit,
-    derive_listen_port, stun,
+    stun,
 };
 use natpunch_types::{
     Abilities, AddressClass, Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork,
     InstanceName, Interest, News, OwnAddressKind, PathId, PeerKey, Route, Running, SealedRecord,
-    SecretKey, classify,
+    SecretKey, classify, derive_listen_port,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
