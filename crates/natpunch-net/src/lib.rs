@@ -1,6 +1,7 @@
 //! Raw sockets, packet filters and link watching for natpunch.
 //!
-//! [`RawPort`] speaks from the UDP port that WireGuard owns; [`LinkWatch`] tells when the way out
+//! [`RawPort`] speaks from the UDP port that WireGuard owns, [`SourcePorts`] from others beside it;
+//! [`LinkWatch`] tells when the way out
 //! of this host changes; [`boot_time`] is the clock that both the core and the shell live by;
 //! [`surroundings`] names the networks that this host is in; [`echo`] asks hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary
 //! sockets by the batch.
@@ -18,6 +19,7 @@ mod readable;
 mod route;
 mod snapshot;
 mod source;
+mod source_ports;
 mod surroundings;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
@@ -26,4 +28,5 @@ pub use echo::echo;
 pub use error::NetError;
 pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};
+pub use source_ports::{Probed, SourcePorts};
 pub use surroundings::{Lan, Surroundings, surroundings};

@@ -326,7 +326,7 @@ fn filtered(
     readable(socket).map_err(NetError::socket("watch a raw socket"))
 }
 
-fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), NetError> {
+pub(crate) fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), NetError> {
     let program: Vec<_> = program
         .iter()
         .map(|line| SockFilter::new(line.code, line.jt, line.jf, line.k))

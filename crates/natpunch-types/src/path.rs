@@ -20,9 +20,9 @@ pub enum LocalSocket {
     /// The UDP port that WireGuard listens on.
     #[default]
     WireguardPort,
-    /// Another source port of this host, one of [`SOURCE_PORTS`], to which no socket is bound.
-    /// Probes leave from it by raw packets. WireGuard uses it by a *pin*: the host rewrites the
-    /// port of WireGuard's packets on their way to the path's remote address and back.
+    /// Another source port of this host, one of [`SOURCE_PORTS`]. Probes leave from a socket of its
+    /// own. WireGuard uses it by a *pin*: the host rewrites the port of WireGuard's packets on their
+    /// way to the path's remote address and back.
     SourcePort(NonZeroU16),
 }
 

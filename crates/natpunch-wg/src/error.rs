@@ -100,6 +100,18 @@ pub enum WgError {
     /// A route that we need exists and belongs to someone else.
     #[error("a route to {0} exists that is not ours; remove it or change the peer's addresses")]
     RouteInUse(ipnet::IpNet),
+    /// The table of pins could not be removed.
+    #[error(
+        "the pins of {name} are still in nftables: {reason}; remove them with `nft delete table inet {table}`"
+    )]
+    PinsLeft {
+        /// The interface.
+        name: String,
+        /// Their table.
+        table: String,
+        /// Why.
+        reason: String,
+    },
     /// The embedded device did not start.
     #[error("the embedded device of {name} did not start: {reason}")]
     DeviceStart {

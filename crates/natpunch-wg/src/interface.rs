@@ -16,6 +16,7 @@ use crate::error::WgError;
 use crate::host::HostChanges;
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
+use crate::pins::{self, PinError, PinSet, PinTable};
 use crate::plan::{Change, Plan};
 use crate::routing::{self, Rule, wanted_rules};
 use crate::spec::{BackendChoice, BackendKind, EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
@@ -28,6 +29,7 @@ pub struct Interface {
     backend: BackendKind,
     device: Box<dyn Device + Send>,
     link: u32,
+    pins: PinTable,
 }
 
 /// What [`Interface::apply`] did.
@@ -52,6 +54,8 @@ pub struct Removed {
     pub routes: usize,
     /// Policy rules removed.
     pub rules: usize,
+    /// PinSet removed, with their table in nftables.
+    pub pins: usize,
 }
 
 impl std::fmt::Display for Removed {
@@ -73,10 +77,12 @@ impl std::fmt::Display for Removed {
             }
         }
         if self.rules > 0 {
-            write!(f, ", and {} policy rules", self.rules)
-        } else {
-            Ok(())
+            write!(f, ", and {} policy rules", self.rules)?;
         }
+        if self.pins > 0 {
+            write!(f, ", and {} pins from nftables", self.pins)?;
+        }
+        Ok(())
     }
 }
 
@@ -224,6 +230,7 @@ impl Interface {
             backend,
             device: open_device(spec, backend)?,
             link: link.index,
+            pins: PinTable::find(spec),
         };
         let applied = interface.apply(spec)?;
         Ok((interface, applied))
@@ -265,6 +272,10 @@ impl Interface {
         host.prepare(self.link)?;
         self.configure(change)?;
         host.make(self.link)?;
+        if let Err(error) = self.pins.set_listen_port(spec.listen_port) {
+            // The next look at the pins tries again, and says who lost one.
+            tracing::warn!(%error, "pins do not follow WireGuard to its new port yet");
+        }
         failpoint("apply: made");
         let remaining = self.remaining(spec, &record)?;
         if !remaining.is_empty() {
@@ -360,6 +371,30 @@ impl Interface {
         device::set_endpoint(&mut self.device, peer, endpoint, kick)
     }
 
+    /// The pins that shall be in force: those of the last [`Interface::set_pins`], and before it
+    /// those that an earlier run has left.
+    pub fn pins(&self) -> &PinSet {
+        self.pins.pins()
+    }
+
+    /// Brings exactly these pins in force, all in one step, and reads them back. See
+    /// [`pins`](crate::pins).
+    ///
+    /// # Errors
+    /// nftables is missing or refused. Those of before may still be in force.
+    pub fn set_pins(&mut self, pins: &PinSet) -> Result<(), PinError> {
+        self.pins.set(pins)
+    }
+
+    /// Writes the pins anew if somebody took them away or changed them, as `nft flush ruleset`
+    /// does; true if that was necessary.
+    ///
+    /// # Errors
+    /// nftables is missing or refused: the pins are not in force.
+    pub fn heal_pins(&mut self) -> Result<bool, PinError> {
+        self.pins.heal()
+    }
+
     /// The backend that it has.
     pub fn backend(&self) -> BackendKind {
         self.backend
@@ -414,14 +449,16 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     let mine = |link: &Link| link.alias.as_deref() == Some(&*mark(owner));
     if link.as_ref().is_none_or(mine) || state.as_ref().is_some_and(|file| file.owner == owner) {
         removed.rules = remove_rules(link.as_ref(), state.as_ref())?;
+        removed.pins = pins::remove(name, state.as_ref())?;
     }
-    let rules = removed.rules;
+    let Removed { rules, pins, .. } = removed;
     match (link, &state) {
         (Some(link), Some(file))
             if file.backend == BackendKind::External && file.owner == owner =>
         {
             removed = Removed {
                 rules,
+                pins,
                 ..leave(name, &link, file)?
             };
         }
@@ -696,13 +733,14 @@ fn adoption(
 }
 
 fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
-    // Rules outlive their interface.
-    let rules = state_file::read(&spec.runtime_dir, &spec.name)
-        .map(|file| file.rules)
+    // Rules and pins outlive their interface.
+    let (rules, pins) = state_file::read(&spec.runtime_dir, &spec.name)
+        .map(|file| (file.rules, file.pins))
         .unwrap_or_default();
     let record = |backend| {
         let file = StateFile {
             rules: rules.clone(),
+            pins,
             ..StateFile::new(&spec.owner, backend)
         };
         state_file::write(&spec.runtime_dir, &spec.name, &file)

@@ -3,7 +3,8 @@
 //!
 //! [`Interface`] is the whole of it for the agent: [`Interface::plan`] says what would change,
 //! [`Interface::open`] creates or adopts, [`Interface::apply`] makes the least change and reads it
-//! back, [`Interface::set_endpoint`] moves one peer, [`down`] removes exactly what was made.
+//! back, [`Interface::set_endpoint`] moves one peer, [`Interface::set_pins`] gives packets to some
+//! peers another source port ([`pins`]), [`down`] removes exactly what was made.
 //! Everything blocks: call it from a thread of its own. Netlink and the device process act in the
 //! network namespace of the calling thread.
 //!
@@ -27,6 +28,7 @@ mod interface;
 mod kernel;
 mod links;
 mod observe;
+pub mod pins;
 mod plan;
 mod routing;
 mod spec;
@@ -43,6 +45,7 @@ pub use fake::FakeDevice;
 pub use interface::{Applied, Interface, Removed, down, exists};
 pub use kernel::KernelDevice;
 pub use observe::{Observed, observe};
+pub use pins::{PinError, PinSet, PinWatch, can_pin};
 pub use plan::{Change, Effect, Plan, Sign};
 pub use routing::{DefaultRoute, Rule};
 pub use spec::{BackendChoice, BackendKind, InterfaceSpec, PeerSpec};

@@ -30,6 +30,9 @@ pub(crate) struct StateFile {
     /// Policy rules that we made.
     #[serde(default)]
     pub(crate) rules: BTreeSet<Rule>,
+    /// Whether there may be a table of pins, whose own content says which.
+    #[serde(default)]
+    pub(crate) pins: bool,
 }
 
 impl StateFile {
@@ -42,6 +45,7 @@ impl StateFile {
             addresses: BTreeSet::new(),
             peers: BTreeSet::new(),
             rules: BTreeSet::new(),
+            pins: false,
         }
     }
 

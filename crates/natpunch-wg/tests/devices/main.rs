@@ -11,6 +11,7 @@
 mod common;
 mod conformance;
 mod interface;
+mod pins;
 mod routing;
 mod timers;
 mod traffic;

@@ -48,8 +48,8 @@ fn claims(backend: BackendChoice) {
 pub(crate) struct Pair {
     pub(crate) a: Netns,
     pub(crate) b: Netns,
-    spec_a: InterfaceSpec,
-    spec_b: InterfaceSpec,
+    pub(crate) spec_a: InterfaceSpec,
+    pub(crate) spec_b: InterfaceSpec,
     interface: Option<Interface>,
     external: Option<Child>,
     _directory: tempfile::TempDir,
@@ -85,7 +85,7 @@ impl Pair {
     }
 
     /// Does something with the interface of a, in its namespace.
-    fn with<T: Send + 'static>(
+    pub(crate) fn with<T: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut Interface) -> T + Send + 'static,
     ) -> T {
@@ -117,7 +117,7 @@ impl Pair {
             .clone()
     }
 
-    fn apply(&mut self) {
+    pub(crate) fn apply(&mut self) {
         let spec = self.spec_a.clone();
         self.with(move |interface| interface.apply(&spec)).unwrap();
     }
@@ -141,7 +141,7 @@ impl Drop for Pair {
 }
 
 /// Somebody who pings: a datagram each 5 ms from a to an echo in b, from now until the value goes.
-struct Pinger {
+pub(crate) struct Pinger {
     stop: Arc<AtomicBool>,
     replies: Arc<AtomicU64>,
     times: mpsc::Receiver<Instant>,
@@ -150,7 +150,7 @@ struct Pinger {
 impl Pinger {
     const PORT: u16 = 7_777;
 
-    fn start(pair: &Pair) -> Self {
+    pub(crate) fn start(pair: &Pair) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let replies = Arc::new(AtomicU64::new(0));
         let (sender, times) = mpsc::channel();
@@ -194,7 +194,7 @@ impl Pinger {
     }
 
     /// When the next reply came.
-    fn next_reply(&self) -> Instant {
+    pub(crate) fn next_reply(&self) -> Instant {
         while self.times.try_recv().is_ok() {}
         self.times
             .recv_timeout(Duration::from_secs(30))
@@ -310,7 +310,7 @@ fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
 }
 
 /// What b counts of a.
-fn seen_by_b(pair: &Pair) -> DevicePeer {
+pub(crate) fn seen_by_b(pair: &Pair) -> DevicePeer {
     let name = pair.spec_b.name.clone();
     let state = pair
         .b

@@ -1,0 +1,244 @@
+//! PinSet on real devices: packets leave from another port than WireGuard's and come back to it.
+//!
+//! The two ends are those of `traffic.rs`. Where b has a firewall, it stands for a NAT that lets in
+//! one port of a only.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use natpunch_wg::{BackendChoice, Interface, PinSet, PinWatch, can_pin};
+
+use crate::common::until;
+use crate::traffic::{Pair, Pinger, connect, seen_by_b};
+
+#[test]
+fn embedded_pins() {
+    claims(BackendChoice::Userspace);
+}
+
+/// Run by `make test-vm`, whose kernel has WireGuard.
+#[test]
+#[ignore = "needs kernel WireGuard: `make test-vm` runs it"]
+fn kernel_pins() {
+    claims(BackendChoice::Kernel);
+}
+
+fn claims(backend: BackendChoice) {
+    a_pinned_port_is_the_only_one_that_the_peer_meets(backend);
+    the_side_without_a_pin_may_begin(backend);
+    a_pin_holds_over_ipv6(backend);
+    other_peers_meet_wireguards_own_port(backend);
+    a_pin_follows_wireguard_to_another_port(backend);
+    a_flush_of_the_rule_set_is_told_and_healed_without_a_handshake(backend);
+    the_pins_of_a_dead_agent_go_on_and_are_taken_over(backend);
+    down_removes_the_table_and_no_other(backend);
+}
+
+fn pins(list: &[(&str, u16)]) -> PinSet {
+    let pin = |(remote, port): &(&str, u16)| {
+        let remote: SocketAddr = remote.parse().unwrap();
+        (remote, NonZeroU16::new(*port).unwrap())
+    };
+    list.iter().map(pin).collect()
+}
+
+fn set(pair: &mut Pair, list: &[(&str, u16)]) {
+    let pins = pins(list);
+    pair.with(move |interface| interface.set_pins(&pins))
+        .unwrap();
+}
+
+/// From which port b sees a.
+fn port_at_b(pair: &Pair) -> u16 {
+    seen_by_b(pair).endpoint.expect("b has heard of a").port()
+}
+
+/// b lets in nothing but what comes from this port of a.
+fn only_from(pair: &Pair, port: u16) {
+    for line in [
+        "nft add table inet nat",
+        "nft add chain inet nat input { type filter hook input priority 0 ; }",
+        &format!("nft add rule inet nat input ip saddr 192.0.2.1 udp sport != {port} drop"),
+    ] {
+        pair.b.sh(line);
+    }
+}
+
+fn tables(pair: &Pair) -> String {
+    pair.a.sh("nft list tables")
+}
+
+fn a_pinned_port_is_the_only_one_that_the_peer_meets(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    let pinger = Pinger::start(&pair);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 61_201);
+    assert_eq!(pair.peer().endpoint.unwrap().port(), 51_820);
+    // Another one in its place: both directions move at once.
+    pair.b.sh("nft flush ruleset");
+    only_from(&pair, 65_535);
+    set(&mut pair, &[("192.0.2.2:51820", 65_535)]);
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 65_535);
+}
+
+fn the_side_without_a_pin_may_begin(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    let (spec, key) = (pair.spec_b.clone(), pair.spec_b.peers[0].key);
+    pair.b
+        .run(move || {
+            let mut b = Interface::open(&spec)?;
+            b.set_endpoint(&key, "192.0.2.1:61201".parse().unwrap(), true)
+        })
+        .unwrap();
+    until("b has shaken hands with a through the pin", || {
+        seen_by_b(&pair).last_handshake.is_some()
+    });
+    assert_eq!(port_at_b(&pair), 61_201);
+}
+
+fn a_pin_holds_over_ipv6(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    pair.a.sh("ip address add fd01::1/64 dev veth0 nodad");
+    pair.b.sh("ip address add fd01::2/64 dev veth0 nodad");
+    let pinger = Pinger::start(&pair);
+    set(&mut pair, &[("[fd01::2]:51820", 61_206)]);
+    pair.set_endpoint("[fd01::2]:51820", true);
+    pinger.next_reply();
+    assert_eq!(
+        seen_by_b(&pair).endpoint,
+        Some("[fd01::1]:61206".parse().unwrap())
+    );
+}
+
+fn other_peers_meet_wireguards_own_port(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    let others = [
+        ("192.0.2.3:51820", 61_203),
+        ("192.0.2.2:51821", 61_204),
+        ("192.0.2.77:51820", 61_203),
+    ];
+    set(&mut pair, &others);
+    let pinger = Pinger::start(&pair);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 51_820);
+    // Among them it has its own.
+    let all = [&others[..], &[("192.0.2.2:51820", 61_202)]].concat();
+    set(&mut pair, &all);
+    until("b follows to the pin", || port_at_b(&pair) == 61_202);
+    pinger.next_reply();
+    set(&mut pair, &others);
+    until("b follows back", || port_at_b(&pair) == 51_820);
+    pinger.next_reply();
+}
+
+fn a_pin_follows_wireguard_to_another_port(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    connect(&mut pair);
+    pair.spec_a.listen_port = 51_999;
+    pair.apply();
+    let pinger = Pinger::start(&pair);
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 61_201);
+}
+
+fn a_flush_of_the_rule_set_is_told_and_healed_without_a_handshake(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    connect(&mut pair);
+    let name = pair.spec_a.name.clone();
+    let intact = pair.with(|interface| interface.heal_pins()).unwrap();
+    assert!(!intact, "nothing is to be healed");
+    let told = pair.a.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut watch = PinWatch::open(&name).unwrap();
+            let flushed = std::process::Command::new("nft")
+                .args(["flush", "ruleset"])
+                .status();
+            assert!(flushed.unwrap().success());
+            tokio::time::timeout(Duration::from_secs(5), watch.changed()).await
+        })
+    });
+    told.expect("the kernel tells at once").unwrap();
+    let before = pair.peer().last_handshake;
+    assert!(pair.with(|interface| interface.heal_pins()).unwrap());
+    Pinger::start(&pair).next_reply();
+    assert_eq!(pair.peer().last_handshake, before);
+    // One direction is no pin.
+    let table = format!("natpunch_{}", pair.spec_a.name);
+    pair.a.sh(&format!("nft flush map inet {table} in4"));
+    assert!(pair.with(|interface| interface.heal_pins()).unwrap());
+    pair.a.sh(&format!("nft flush chain inet {table} leaving"));
+    assert!(pair.with(|interface| interface.heal_pins()).unwrap());
+    assert!(!pair.with(|interface| interface.heal_pins()).unwrap());
+}
+
+fn the_pins_of_a_dead_agent_go_on_and_are_taken_over(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    connect(&mut pair);
+    // The next agent opens what the dead one has left.
+    let spec = pair.spec_a.clone();
+    let pinger = Pinger::start(&pair);
+    let found = pair.with(move |interface| {
+        *interface = Interface::open(&spec).unwrap();
+        interface.pins().clone()
+    });
+    assert_eq!(found, pins(&[("192.0.2.2:51820", 61_201)]));
+    pinger.next_reply();
+    // It keeps them, or it takes them away.
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    assert!(!pair.with(|interface| interface.heal_pins()).unwrap());
+    pinger.next_reply();
+    set(&mut pair, &[]);
+    assert!(!tables(&pair).contains("natpunch"), "{}", tables(&pair));
+}
+
+fn down_removes_the_table_and_no_other(backend: BackendChoice) {
+    for without_file in [false, true] {
+        let mut pair = Pair::new(backend);
+        for line in [
+            "nft add table ip filter",
+            "nft add table inet natpunch_other",
+            "nft add map inet natpunch_other in4 { type ipv4_addr : inet_service ; }",
+        ] {
+            pair.a.sh(line);
+        }
+        let before = pair.a.sh("nft list ruleset");
+        pair.a.run(can_pin).unwrap();
+        assert_eq!(
+            pair.a.sh("nft list ruleset"),
+            before,
+            "a trial writes nothing"
+        );
+        set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+        assert_ne!(pair.a.sh("nft list ruleset"), before);
+        let spec = pair.spec_a.clone();
+        if without_file {
+            let file = format!("{}.state.json", spec.name);
+            std::fs::remove_file(spec.runtime_dir.join(file)).unwrap();
+        }
+        let removed = pair
+            .a
+            .run(move || natpunch_wg::down(&spec.name, &spec.owner, &spec.runtime_dir))
+            .unwrap();
+        assert_eq!(removed.pins, 1);
+        assert!(removed.to_string().contains("1 pins"), "{removed}");
+        assert_eq!(pair.a.sh("nft list ruleset"), before);
+    }
+}
