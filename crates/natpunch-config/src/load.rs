@@ -8,10 +8,10 @@ use std::sync::Arc;
 use blake2::{Blake2s256, Digest as _};
 use natpunch_os::reason;
 
-use crate::file::error::{ConfigError, ConfigErrors};
 use crate::file::{self, kind::Kind};
+use crate::mesh::check::check;
 use crate::mesh::model::MeshConfig;
-use crate::mesh::validate::validate;
+use crate::report::error::{ConfigError, ConfigErrors};
 
 /// The longest file that is read, in bytes: about twenty times a mesh of 10,000 peers.
 const LONGEST_FILE: u64 = 8 << 20;
@@ -97,7 +97,7 @@ fn load_files(
             .map(|(file, bytes)| (file.as_path(), bytes.as_slice())),
     );
     let (parts, sources) = file::read(files, kinds, &mut errors);
-    let mesh = validate(
+    let mesh = check(
         parts,
         kinds,
         may_be_empty,

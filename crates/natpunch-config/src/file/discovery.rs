@@ -4,10 +4,12 @@ use natpunch_plugin_description::{AnyInstance, Flaw};
 use schemars::Schema;
 use toml_edit::{InlineTable, Item, TableLike, Value};
 
-use super::error::{ConfigError, Place};
 use super::forms::check_host_port;
 use super::kind::{Kind, NotSettings};
-use super::reader::{KeyPath, Quoted, Reader, did_you_mean, integer};
+use super::reader::{KeyPath, Reader, integer};
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
+use crate::report::wording::{Quoted, did_you_mean};
 
 /// Reads `[discovery.NAME]`.
 pub(crate) fn read(
@@ -65,7 +67,7 @@ fn settings(
         .chain(properties.iter().map(String::as_str))
         .collect();
     let errors_before = reader.errors.len();
-    reader.unknown_keys(table, path, &known);
+    reader.unknown_keys(table, path, &known, &[]);
     for key in &required {
         reader.required(
             table,

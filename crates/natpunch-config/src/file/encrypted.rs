@@ -10,8 +10,9 @@ use age::armor::ArmoredReader;
 use natpunch_types::PeerKey;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::error::Place;
-use super::reader::{Flaw, Quoted, Text};
+use super::reader::{Flaw, Text};
+use crate::report::source::Place;
+use crate::report::wording::Quoted;
 
 const BEGIN: &str = "-----BEGIN AGE ENCRYPTED FILE-----";
 const END: &str = "-----END AGE ENCRYPTED FILE-----";

@@ -12,8 +12,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use toml_edit::Item;
 
-use super::error::Place;
-use super::reader::{Flaw, KeyPath, Quoted, Reader, Text, Value, did_you_mean, integer};
+use super::reader::{Flaw, KeyPath, Reader, Text, Value, integer};
+use crate::report::source::Place;
+use crate::report::wording::{Quoted, did_you_mean};
 
 /// Which WireGuard device to use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

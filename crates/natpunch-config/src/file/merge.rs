@@ -1,8 +1,9 @@
 //! From the sections of each file to those of the mesh: none overrides another.
 
-use super::error::{ConfigError, Place};
 use super::raw::{Named, RawFile};
 use super::reader::{Field, Section};
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
 
 /// Takes the sections of one more file. What two files both define is an error.
 pub(crate) fn merge(into: &mut RawFile, from: RawFile, errors: &mut Vec<ConfigError>) {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 pub(crate) mod discovery;
 pub(crate) mod encrypted;
-pub(crate) mod error;
 pub(crate) mod forms;
 pub(crate) mod kind;
 pub(crate) mod merge;
@@ -15,7 +14,8 @@ pub(crate) mod parse;
 pub(crate) mod raw;
 pub(crate) mod reader;
 
-use error::{ConfigError, Place, Source, Sources};
+use crate::report::error::ConfigError;
+use crate::report::source::{Place, Source, Sources};
 use kind::Kind;
 use raw::RawFile;
 use reader::Reader;

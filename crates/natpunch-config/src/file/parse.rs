@@ -6,10 +6,12 @@ use std::ops::Range;
 use natpunch_types::PeerKey;
 use toml_edit::TableLike;
 
-use super::error::{ConfigError, Place, Source};
 use super::forms::check_host_port;
 use super::raw::{self, RawFile};
-use super::reader::{Quoted, Reader, is_secret};
+use super::reader::Reader;
+use crate::report::error::ConfigError;
+use crate::report::source::{Place, Source};
+use crate::report::wording::{Quoted, is_secret};
 
 /// The keys by which a file of wg-quick is told from a mesh file.
 const WG_QUICK_KEYS: [&str; 6] = [

@@ -6,12 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml_edit::Item;
 
 use super::encrypted::Encrypted;
-use super::error::{ConfigError, Place};
 use super::forms::{
     Allowed, Backend, DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName,
     Keepalive, MeshAddress, Mtu, Network, Port, PublicKey, Relay, Serve, Span, Word,
 };
 use super::reader::{KeyPath, Located, Reader, Text, Value, section};
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
 
 section! {
     /// A natpunch mesh: the same file on every node.

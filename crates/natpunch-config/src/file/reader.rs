@@ -9,8 +9,10 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use toml_edit::{Item, TableLike};
 
-use super::error::{ConfigError, Place};
 use super::kind::Kind;
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
+use crate::report::wording::{Quoted, did_you_mean, is_secret};
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,33 +70,6 @@ impl fmt::Display for KeyPath<'_> {
     }
 }
 
-/// Text of the file inside a message: shortened, and without control characters.
-pub(crate) struct Quoted<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LONGEST: usize = 64;
-        let mut characters = self.0.chars();
-        for c in characters.by_ref().take(LONGEST) {
-            if c.is_control() || is_invisible(c) {
-                write!(f, "{}", c.escape_unicode())?
-            } else {
-                write!(f, "{c}")?
-            }
-        }
-        if characters.next().is_some() {
-            f.write_str("…")
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Characters that change how the text around them looks, such as the bidirectional controls.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
 /// Collects the errors of one file.
 pub(crate) struct Reader {
     pub(crate) file: usize,
@@ -146,19 +121,28 @@ impl Reader {
         })
     }
 
-    /// Reports every key of a table that is not one of `known`.
+    /// Reports every key of a table that is not one of `known`. `inner` are the sections within,
+    /// with their keys: a key may have been written one level too high.
     pub(crate) fn unknown_keys(
         &mut self,
         table: &dyn TableLike,
         path: &KeyPath<'_>,
         known: &[&str],
+        inner: &[(&str, &[&str])],
     ) {
         for (key, _) in table.iter() {
             if known.contains(&key) {
                 continue;
             }
             let place = self.key_place(table, key);
-            self.report(unknown_key(place, path, key, known));
+            let belongs = inner.iter().find(|(_, keys)| keys.contains(&key));
+            self.report(match belongs {
+                Some((section, _)) if !is_secret(key) => {
+                    let error = unknown(place, path, key);
+                    error.help(format!("it belongs in [{}]", path.join(section)))
+                }
+                _ => unknown_key(place, path, key, known),
+            });
         }
     }
 
@@ -218,95 +202,35 @@ impl Reader {
     }
 }
 
-fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> ConfigError {
+fn unknown(place: Place, path: &KeyPath<'_>, key: &str) -> ConfigError {
     let section = if path.name.is_empty() {
         "the mesh file".to_owned()
     } else {
         format!("[{path}]")
     };
+    ConfigError::at(place, format!("unknown key `{}` in {section}", Quoted(key)))
+        .label("not a key of natpunch")
+}
+
+fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> ConfigError {
     if is_secret(key) {
         return ConfigError::at(place, format!("`{}` in plain: secrets are never written in the mesh file", Quoted(key)))
             .label("a secret does not belong here")
             .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section; or encrypt it with `natpunch encrypt`")
             .help("whoever can read this file may have seen the key: make a new one with `natpunch keygen`");
     }
-    let error = ConfigError::at(place, format!("unknown key `{}` in {section}", Quoted(key)))
-        .label("not a key of natpunch");
-    let in_peer = path.parent.is_some_and(|parent| parent.name == "peers");
+    let error = unknown(place, path, key);
     match did_you_mean(key, known) {
-        _ if in_peer && super::raw::RawInterface::KEYS.contains(&key) => {
-            error.help(format!("it belongs in [{path}.interface]"))
-        }
         Some(best) => error.help(format!("did you mean `{best}`?")),
         None => error.help(format!("known keys: {}", known.join(", "))),
     }
 }
 
-pub(crate) fn is_secret(key: &str) -> bool {
-    let plain = squashed(key);
-    [
-        "privatekey",
-        "presharedkey",
-        "psk",
-        "secretkey",
-        "secret",
-        "privkey",
-    ]
-    .contains(&plain.as_str())
-}
-
-fn squashed(key: &str) -> String {
-    key.chars()
-        .filter(|c| c.is_alphanumeric())
-        .take(64)
-        .flat_map(char::to_lowercase)
-        .collect()
-}
-
-/// The known word that a misspelt one most likely stands for.
-pub(crate) fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let word = squashed(word);
-    known
-        .iter()
-        .map(|candidate| {
-            (
-                strsim::jaro_winkler(&word, &squashed(candidate)),
-                *candidate,
-            )
-        })
-        .filter(|(similarity, _)| *similarity >= 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
-}
-
-/// Suggestions for misspelt names of a mesh. Each compares a name with every one that is known, so
-/// the comparisons of a whole mesh are bounded: after that errors come without a suggestion.
-pub(crate) struct Suggestions {
-    comparisons_left: usize,
-}
-
-impl Default for Suggestions {
-    fn default() -> Self {
-        Self {
-            comparisons_left: 500_000,
-        }
-    }
-}
-
-impl Suggestions {
-    /// [`did_you_mean`], as long as there are comparisons left.
-    pub(crate) fn best<'a>(
-        &mut self,
-        word: &str,
-        known: impl ExactSizeIterator<Item = &'a str>,
-    ) -> Option<&'a str> {
-        self.comparisons_left = self.comparisons_left.checked_sub(known.len())?;
-        did_you_mean(word, &known.collect::<Vec<_>>())
-    }
-}
-
 /// Something that a key's value can be read as.
 pub(crate) trait Value: Sized {
+    /// The keys of a section; none of a plain value.
+    const KEYS: &'static [&'static str] = &[];
+
     /// Reads it, or reports why not.
     fn read(item: &Item, place: Place, path: &KeyPath<'_>, reader: &mut Reader) -> Option<Self>;
 }
@@ -459,21 +383,20 @@ macro_rules! section {
         }
 
         impl $name {
-            pub(crate) const KEYS: &[&str] = &[$(stringify!($field)),*];
-
             /// Reads the section from its table.
             pub(crate) fn read_table(
                 table: &dyn toml_edit::TableLike,
                 path: &$crate::file::reader::KeyPath<'_>,
                 reader: &mut $crate::file::reader::Reader,
             ) -> Self {
-                reader.unknown_keys(table, path, Self::KEYS);
+                let inner = [$((stringify!($field), <$type as $crate::file::reader::Value>::KEYS)),*];
+                reader.unknown_keys(table, path, <Self as $crate::file::reader::Value>::KEYS, &inner);
                 Self { $($field: reader.field(table, path, stringify!($field)),)* }
             }
         }
 
         impl $crate::file::reader::Section for $name {
-            fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, $crate::file::error::Place, $crate::file::error::Place)) {
+            fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, $crate::report::source::Place, $crate::report::source::Place)) {
                 $(match (&self.$field, from.$field) {
                     (Some(first), Some(second)) => twice(stringify!($field), second.key, first.key),
                     (None, second) => self.$field = second,
@@ -483,9 +406,11 @@ macro_rules! section {
         }
 
         impl $crate::file::reader::Value for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+
             fn read(
                 item: &toml_edit::Item,
-                place: $crate::file::error::Place,
+                place: $crate::report::source::Place,
                 path: &$crate::file::reader::KeyPath<'_>,
                 reader: &mut $crate::file::reader::Reader,
             ) -> Option<Self> {

@@ -4,7 +4,7 @@
 use blake2::{Blake2s256, Digest as _};
 use toml::{Table, Value};
 
-use crate::file::error::Sources;
+use crate::report::source::Sources;
 
 /// BLAKE2s of the merged files' keys and values. The order of keys and sections, comments, the way
 /// that values are written, the names of the files and how the mesh is split into them make no

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::file::error::Place;
+use crate::report::source::Place;
 
 /// Where things of a mesh stand, for errors that are found later.
 #[derive(Debug, Clone, Default)]

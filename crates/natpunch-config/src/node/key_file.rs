@@ -4,14 +4,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use natpunch_os::secret::{self, SecretError};
 use natpunch_os::{durable, reason};
 use natpunch_types::{KeyError, SecretKey};
 use zeroize::Zeroizing;
 
-use crate::file::error::{ConfigError, ConfigErrors};
+use crate::report::error::ConfigErrors;
 
 /// Why a key file can't be used, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +87,7 @@ pub fn new_private_key() -> io::Result<SecretKey> {
 /// # Errors
 /// What is wrong with the file that is there, or why it can't be made.
 pub fn new_key_file(file: &Path) -> Result<(SecretKey, bool), ConfigErrors> {
-    let fail = |problem: String, help: &str| {
-        let error = ConfigError::of(file, problem).help(help);
-        ConfigErrors::new(vec![error], Arc::default())
-    };
+    let fail = |problem: String, help: &str| ConfigErrors::of(file, problem, help);
     match read::<SecretKey>(file, "keygen") {
         Ok(key) => return Ok((key, false)),
         Err(error) if error.absent => {}
@@ -110,6 +106,29 @@ pub fn new_key_file(file: &Path) -> Result<(SecretKey, bool), ConfigErrors> {
         )
     })?;
     Ok((key, true))
+}
+
+/// The private key of a file.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
+    read(file, "keygen").map_err(|error| {
+        // A new key would be another one than that which is asked for.
+        let help = match error.absent {
+            true => "name the file that holds this key",
+            false => &error.help,
+        };
+        ConfigErrors::of(file, error.problem.as_str(), help)
+    })
+}
+
+/// Makes a file with secrets, readable by its owner only.
+///
+/// # Errors
+/// It is there already, or can't be made.
+pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigErrors> {
+    durable::create(file, content, 0o600).map_err(|error| ConfigErrors::cannot_make(file, &error))
 }
 
 /// Makes a key file that is not there, readable by its owner only.

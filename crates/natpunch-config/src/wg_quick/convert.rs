@@ -10,9 +10,9 @@ use natpunch_types::PeerKey;
 
 use super::import::{ImportedMesh, ImportedPreshared};
 use super::syntax::{WgQuick, WgQuickPeer};
-use crate::edit::{NewPeer, fail};
-use crate::file::error::ConfigErrors;
-use crate::mesh::networks::NetworkMap;
+use crate::edit::new_peer::NewPeer;
+use crate::mesh::network_map::NetworkMap;
+use crate::report::error::ConfigErrors;
 
 /// What is asked of an import beside the file.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,7 @@ pub fn convert(
             0 => String::new(),
             line => format!("line {line}: "),
         };
-        fail(&options.source, format!("{place}{message}"), help)
+        ConfigErrors::of(&options.source, format!("{place}{message}"), help)
     };
     let private_key = file.private_key.clone().ok_or_else(|| {
         let help = "import the running interface instead: --interface NAME --private-key-file FILE";
@@ -199,7 +199,7 @@ fn refuse_losses(losses: &[Loss], options: &ImportOptions) -> Result<(), ConfigE
     let keys = keys.into_iter().collect::<Vec<_>>().join(",");
     let message = format!("a mesh can't keep all of what this says{lines}");
     let help = format!("to import it without that: --leave-out {keys}");
-    Err(fail(&options.source, message, &help))
+    Err(ConfigErrors::of(&options.source, message, &help))
 }
 
 impl std::fmt::Display for Loss {

@@ -1,19 +1,18 @@
 //! A new mesh from a running WireGuard setup: its file, and the key files that it names.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use natpunch_os::{durable, reason};
+use natpunch_os::durable;
 use natpunch_types::{PresharedKey, SecretKey};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use crate::edit::{NewPeer, fail, peer_section};
-use crate::file::error::ConfigErrors;
+use crate::edit::new_peer::{NewPeer, peer_section};
 use crate::file::kind::Kind;
 use crate::load::{Given, load_with};
 use crate::node::key_file;
+use crate::report::error::ConfigErrors;
 
 /// A mesh to be written.
 #[derive(Debug)]
@@ -168,14 +167,15 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
         );
     let mut done = Ok(());
     for (file, key) in keys {
-        done = key_file::write(file, &key).map_err(|error| cannot_make(file, &error));
+        done = key_file::write(file, &key).map_err(|error| ConfigErrors::cannot_make(file, &error));
         if done.is_err() {
             break;
         }
         made.push(file);
     }
     let done = done.and_then(|()| {
-        durable::create(path, text.as_bytes(), 0o644).map_err(|error| cannot_make(path, &error))
+        durable::create(path, text.as_bytes(), 0o644)
+            .map_err(|error| ConfigErrors::cannot_make(path, &error))
     });
     if done.is_err() {
         for file in made {
@@ -183,41 +183,4 @@ pub fn write_imported(path: &Path, mesh: &ImportedMesh, text: &str) -> Result<()
         }
     }
     done
-}
-
-/// Makes a file with secrets, readable by its owner only.
-///
-/// # Errors
-/// It is there already, or can't be made.
-pub fn create_secret_file(file: &Path, content: &[u8]) -> Result<(), ConfigErrors> {
-    durable::create(file, content, 0o600).map_err(|error| cannot_make(file, &error))
-}
-
-/// The private key of a file.
-///
-/// # Errors
-/// What is wrong with the file.
-pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
-    key_file::read(file, "keygen").map_err(|error| {
-        // A new key would be another one than that which is asked for.
-        let help = match error.absent {
-            true => "name the file that holds this key",
-            false => &error.help,
-        };
-        fail(file, error.problem.as_str(), help)
-    })
-}
-
-fn cannot_make(file: &Path, error: &io::Error) -> ConfigErrors {
-    let help = match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            "name another file; a file that is there is never overwritten"
-        }
-        _ => "nothing was changed",
-    };
-    fail(
-        file,
-        format!("can't make this file: {}", reason(error)),
-        help,
-    )
 }

@@ -1,110 +1,13 @@
 //! Errors of a mesh file: what, where, and what to do.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One file as it was read.
-#[derive(Debug, Clone)]
-pub(crate) struct Source {
-    pub(crate) path: PathBuf,
-    pub(crate) text: String,
-    /// Offset of the start of each line.
-    lines: Vec<usize>,
-    /// How many characters begin before each stretch of [`STRETCH`] bytes, so that a column in a
-    /// file of one long line is found without counting all of it.
-    characters: Vec<usize>,
-}
-
-/// Bytes of text that are counted at once.
-const STRETCH: usize = 1024;
-
-/// How many characters begin in these bytes of UTF-8.
-fn beginnings(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
-}
-
-impl Source {
-    pub(crate) fn new(path: PathBuf, text: String) -> Self {
-        let lines = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        let mut characters = vec![0];
-        let mut before = 0;
-        for stretch in text.as_bytes().chunks(STRETCH) {
-            before += beginnings(stretch);
-            characters.push(before);
-        }
-        Self {
-            characters,
-            path,
-            text,
-            lines,
-        }
-    }
-
-    /// How many characters begin before a byte offset.
-    fn characters_before(&self, offset: usize) -> usize {
-        let whole = offset / STRETCH;
-        let rest = self.text.as_bytes().get(whole * STRETCH..offset);
-        let before = self.characters.get(whole).copied();
-        before.unwrap_or_default() + beginnings(rest.unwrap_or_default())
-    }
-
-    /// Where a byte offset is.
-    fn location(&self, offset: usize) -> Location {
-        let offset = offset.min(self.text.len());
-        let (line, range) = self.line(offset);
-        let start = offset.clamp(range.start, range.end);
-        let column = self.characters_before(start) - self.characters_before(range.start) + 1;
-        Location {
-            file: self.path.clone(),
-            line,
-            column,
-        }
-    }
-
-    /// The line around a byte offset: its number, from 1, and its bytes without the line break.
-    fn line(&self, offset: usize) -> (usize, Range<usize>) {
-        let number = self.lines.partition_point(|start| *start <= offset).max(1);
-        let start = self.lines.get(number - 1).copied().unwrap_or(0);
-        let end = self
-            .lines
-            .get(number)
-            .map_or(self.text.len(), |next| next - 1);
-        (number, start..end.max(start))
-    }
-}
-
-/// The files of a mesh.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sources(pub(crate) Vec<Source>);
-
-/// A span of bytes in one of the files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Place {
-    pub(crate) file: usize,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-}
-
-/// Where something is in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Location {
-    /// The file.
-    pub file: PathBuf,
-    /// Line, from 1.
-    pub line: usize,
-    /// Column in characters, from 1.
-    pub column: usize,
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
-    }
-}
+use super::masking::mask_secret;
+use super::source::{Location, Place, Sources};
 
 /// A stretch of a file that takes part in an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +150,28 @@ impl ConfigErrors {
         Self { errors, sources }
     }
 
+    /// An error of a file as a whole, and what to do about it; no help where there is none.
+    pub(crate) fn of(file: &Path, message: impl Into<String>, help: &str) -> Self {
+        let error = ConfigError::of(file, message);
+        let error = match help.is_empty() {
+            true => error,
+            false => error.help(help),
+        };
+        Self::new(vec![error], Arc::default())
+    }
+
+    /// A new file can't be made.
+    pub(crate) fn cannot_make(file: &Path, error: &io::Error) -> Self {
+        let help = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                "name another file; a file that is there is never overwritten"
+            }
+            _ => "nothing was changed",
+        };
+        let message = format!("can't make this file: {}", natpunch_os::reason(error));
+        Self::of(file, message, help)
+    }
+
     /// The errors.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.errors.iter()
@@ -339,91 +264,3 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
-
-/// Masks the value in a line that seems to hold a secret in plain, keeping its length so that
-/// columns stay right.
-fn mask_secret(line: &str) -> String {
-    if let Some((code, comment)) = line.split_once('#')
-        && holds_key(comment)
-    {
-        // Nobody knows what a key in a comment is.
-        let hidden: String = comment
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { '*' } else { c })
-            .collect();
-        return format!("{}#{hidden}", mask_secret(code));
-    }
-    let lower = line.to_ascii_lowercase();
-    let secret = [
-        "private",
-        "presharedkey",
-        "preshared_key",
-        "preshared-key",
-        "secret",
-        "psk",
-        "password",
-    ]
-    .iter()
-    .filter_map(|word| lower.find(word))
-    .filter_map(|at| {
-        lower
-            .get(at..)
-            .and_then(|rest| rest.find('='))
-            .map(|equals| (at, at + equals))
-    })
-    .filter(|(at, equals)| {
-        // A path may be shown, unless a key stands in its place.
-        let is_path = lower
-            .get(*at..*equals)
-            .is_some_and(|key| key.contains("_file"));
-        !is_path || line.get(equals + 1..).is_some_and(holds_key)
-    })
-    .map(|(_, equals)| equals)
-    .min();
-    let Some(equals) = secret else {
-        return line.to_owned();
-    };
-    let mut masked = String::with_capacity(line.len());
-    for (at, c) in line.char_indices() {
-        let hide = at > equals && (c.is_ascii_alphanumeric() || "+/=".contains(c) || !c.is_ascii());
-        if hide {
-            masked.extend(std::iter::repeat_n('*', c.len_utf8()))
-        } else {
-            masked.push(c)
-        }
-    }
-    masked
-}
-
-/// Whether a text holds something as long as a key in base64.
-fn holds_key(text: &str) -> bool {
-    let base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
-    text.split(|c| !base64(c) && c != '=')
-        .any(|word| word.len() == 44 && word.ends_with('='))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mask_secret;
-
-    #[test]
-    fn a_secret_in_plain_is_masked_and_columns_stay() {
-        assert_eq!(
-            mask_secret("private_key = \"aGk=\""),
-            "private_key = \"****\""
-        );
-        assert_eq!(
-            mask_secret("x = { PresharedKey = 'é' }"),
-            "x = { PresharedKey = '**' }"
-        );
-        let key = "c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3M=";
-        assert!(!mask_secret(&format!("private_key_file = '{key}'")).contains(key));
-        for plain in [
-            "private_key_file = \"/etc/k\"",
-            "public_key = \"aGk=\"",
-            "# private",
-        ] {
-            assert_eq!(mask_secret(plain), plain);
-        }
-    }
-}

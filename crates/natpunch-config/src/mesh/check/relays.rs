@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::Discovery;
-use crate::file::error::{ConfigError, Place};
 use crate::file::forms::Word;
-use crate::file::reader::{Located, Quoted, Suggestions};
+use crate::file::reader::Located;
+use crate::mesh::model::Discovery;
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
+use crate::report::wording::{Quoted, Suggestions};
 
 /// Most relays in the list of one peer. Every pair gets a list of its own out of those of its two
 /// peers, so long ones would cost their length times the number of peers.
 const MOST_RELAYS: usize = 64;
 
 /// What the lists of a mesh may name.
-pub(crate) struct Known<'a> {
+pub(super) struct Known<'a> {
     /// The discovery instances of the file, and where each stands.
     instances: BTreeMap<&'a str, &'a Discovery>,
     places: &'a BTreeMap<String, Place>,
@@ -25,7 +27,7 @@ pub(crate) struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    pub(crate) fn new(
+    pub(super) fn new(
         instances: &'a [Discovery],
         places: &'a BTreeMap<String, Place>,
         servers: BTreeSet<&'a str>,
@@ -45,7 +47,7 @@ impl<'a> Known<'a> {
 
     /// Checks the list of one peer. `unread`: whether a section of this name is there that could
     /// not be read.
-    pub(crate) fn check(
+    pub(super) fn check(
         &self,
         list: &Located<Vec<Located<Word>>>,
         unread: impl Fn(&str) -> bool,

@@ -79,6 +79,17 @@ fn key(network: IpNet) -> (IpAddr, u8) {
     (network.network(), network.prefix_len())
 }
 
+/// Whether the first address of a network, and of IPv4 the last, are no peer's (RFC 3021, RFC 6164:
+/// not where there are just one or two).
+pub(crate) fn has_special_addresses(network: IpNet) -> bool {
+    network.max_prefix_len() - network.prefix_len() >= 2
+}
+
+/// Whether two networks have an address in common.
+pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
 #[cfg(test)]
 mod tests {
     use super::NetworkMap;

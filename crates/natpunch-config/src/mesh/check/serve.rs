@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use natpunch_plugin_description::Endpoint;
 
-use super::model::{Discovery, InterfaceConfig, PeerConfig};
-use super::ports::{listen_port, port_of};
-use crate::file::error::{ConfigError, Place};
 use crate::file::forms::SERVE_PORTS;
 use crate::file::kind::{Kind, is_kept};
 use crate::file::raw::RawPeer;
-use crate::file::reader::Quoted;
+use crate::mesh::model::{Discovery, InterfaceConfig, PeerConfig};
+use crate::mesh::ports::{listen_port, port_of};
+use crate::report::error::ConfigError;
+use crate::report::source::Place;
+use crate::report::wording::Quoted;
 
 /// What the file says of a peer that serves.
-pub(crate) struct Server {
+pub(super) struct Server {
     name: String,
     port: u16,
     /// Where `serve` stands.
@@ -26,7 +27,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// That of this peer, if it serves.
-    pub(crate) fn of(name: &str, raw: &RawPeer) -> Option<Self> {
+    pub(super) fn of(name: &str, raw: &RawPeer) -> Option<Self> {
         let serve = raw.serve.as_ref()?;
         let interface = raw.interface.as_ref().map(|interface| &interface.value);
         Some(Self {
@@ -48,7 +49,7 @@ impl Server {
         })
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
@@ -112,7 +113,7 @@ impl Server {
 
 /// Checks the peers that serve, and gives the discovery instance of each, named after it. `taken`:
 /// the instances that the file names itself.
-pub(crate) fn instances(
+pub(super) fn instances(
     kinds: &[Kind],
     servers: &[Server],
     peers: &BTreeMap<String, PeerConfig>,

@@ -1,0 +1,166 @@
+//! Peers that will not find or reach each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use natpunch_types::RelayPolicy;
+
+use super::place;
+use crate::mesh::model::{Discovery, MeshConfig, PeerConfig};
+use crate::report::error::ConfigError;
+use crate::report::wording::Quoted;
+
+pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let finds_nodes = mesh
+        .discovery
+        .iter()
+        .any(|instance| instance.about.finds_peers);
+    let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
+    let reachable_nodes = mesh
+        .peers
+        .values()
+        .any(|peer| peer.managed && !hidden(peer));
+    for (name, _) in mesh
+        .peers
+        .iter()
+        .filter(|(_, peer)| !peer.managed && hidden(peer))
+    {
+        if !reachable_nodes {
+            let message = format!(
+                "nobody can reach the plain WireGuard peer `{}`, nor it them",
+                Quoted(name)
+            );
+            let finding = ConfigError::at(place(mesh, name), message)
+                .label("has no natpunch and no endpoint");
+            findings.push(
+                finding
+                    .rule("unreachable-plain-peer")
+                    .help("give it an endpoint, or give one to a node: one side must be reachable"),
+            );
+        }
+    }
+    if !finds_nodes {
+        let mut nodes = mesh
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.managed && hidden(peer));
+        if let (Some((first, _)), Some((second, _))) = (nodes.next(), nodes.next()) {
+            let message = format!(
+                "`{}` and `{}` can't find each other",
+                Quoted(first),
+                Quoted(second)
+            );
+            let finding = ConfigError::at(place(mesh, second), message)
+                .label("no endpoint, and no discovery either");
+            let help = "give one an endpoint at which both reach it, with serve = true if there are more such pairs, or \
+                        add a section [discovery.NAME] with a server";
+            findings.push(
+                finding
+                    .rule("no-discovery")
+                    .also(place(mesh, first), "no endpoint either")
+                    .help(help),
+            );
+        }
+    }
+}
+
+/// A peer that is to be reached by relays only, and no relay that both sides use.
+pub(super) fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    if mesh
+        .discovery
+        .iter()
+        .any(|instance| instance.about.abilities.relays)
+    {
+        return;
+    }
+    for (name, _) in mesh
+        .peers
+        .iter()
+        .filter(|(_, peer)| peer.relay == RelayPolicy::Only)
+    {
+        let message = format!(
+            "`{}` is to be reached through relays only, and there is no relay",
+            Quoted(name)
+        );
+        let finding = ConfigError::at(place(mesh, name), message).label("has relay = \"only\"");
+        findings.push(finding.rule("no-relay").help(
+            "let a peer with an endpoint serve (serve = true), or name a server: [discovery.NAME] with \
+             plugin = \"rendezvous\"",
+        ));
+    }
+}
+
+/// Most different lists of relays that are compared with each other.
+const MOST_COMPARED: usize = 256;
+
+/// Peers whose lists of relays have nothing in common: one finding for each list, for the first
+/// other that it misses. A mesh with more different lists than [`MOST_COMPARED`] is looked at as far
+/// as that: each list is compared with every one before it.
+pub(super) fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    let mut lists: BTreeMap<&[String], (BTreeSet<&str>, &str)> = BTreeMap::new();
+    let may_relay = |peer: &PeerConfig| {
+        peer.managed && peer.relay != RelayPolicy::Never && !peer.relays.is_empty()
+    };
+    for (name, peer) in mesh.peers.iter().filter(|(_, peer)| may_relay(peer)) {
+        if lists.contains_key(peer.relays.as_slice()) {
+            continue;
+        }
+        if lists.len() == MOST_COMPARED {
+            break;
+        }
+        let list: BTreeSet<&str> = peer.relays.iter().map(String::as_str).collect();
+        if let Some((_, other)) = lists.values().find(|(seen, _)| list.is_disjoint(seen)) {
+            let at = |peer: &str| mesh.places.relays.get(peer).copied().unwrap_or_default();
+            let message = format!(
+                "`{}` and `{}` have no relay in common",
+                Quoted(other),
+                Quoted(name)
+            );
+            let finding = ConfigError::at(at(name), message).label("by these only");
+            let finding = finding
+                .also(at(other), "by these only")
+                .rule("no-shared-relay");
+            findings.push(finding.help(
+                "name one in both lists, or the two can't be connected where no direct path is",
+            ));
+        }
+        lists.insert(&peer.relays, (list, name));
+    }
+}
+
+/// What finds an exit node must not need it.
+pub(super) fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    // What leaves from WireGuard's port goes outside of the exit node.
+    let finds = |instance: &Discovery| {
+        instance.about.finds_peers && instance.about.abilities.wireguard_port
+    };
+    if mesh.discovery.is_empty() || mesh.discovery.iter().any(finds) {
+        return;
+    }
+    for (name, peer) in &mesh.peers {
+        let exit = peer
+            .exit_node
+            .as_ref()
+            .and_then(|exit| Some((exit, mesh.peers.get(exit)?)));
+        let Some((exit, _)) = exit.filter(|(_, exit)| exit.endpoint.is_none() && peer.managed)
+        else {
+            continue;
+        };
+        let place = mesh
+            .places
+            .exit_nodes
+            .get(name)
+            .copied()
+            .unwrap_or_default();
+        let message = format!(
+            "`{}` can find its exit node `{}` only through it",
+            Quoted(name),
+            Quoted(exit)
+        );
+        let finding = ConfigError::at(place, message)
+            .label("asks a web server, which is behind this exit node");
+        findings.push(finding.rule("exit-node-needed-to-find-it").help(
+            "give the exit node an endpoint, use a discovery that goes outside (all but http do), or name the web \
+             server's addresses in exit_except",
+        ));
+    }
+}

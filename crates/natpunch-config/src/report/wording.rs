@@ -1,0 +1,93 @@
+//! Words of the mesh file inside messages: how they are quoted, and what a misspelt one stands for.
+
+use std::fmt;
+
+/// Text of the file inside a message: shortened, and without control characters.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 64;
+        let mut characters = self.0.chars();
+        for c in characters.by_ref().take(LONGEST) {
+            if c.is_control() || is_invisible(c) {
+                write!(f, "{}", c.escape_unicode())?
+            } else {
+                write!(f, "{c}")?
+            }
+        }
+        if characters.next().is_some() {
+            f.write_str("…")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Characters that change how the text around them looks, such as the bidirectional controls.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+pub(crate) fn is_secret(key: &str) -> bool {
+    let plain = squashed(key);
+    [
+        "privatekey",
+        "presharedkey",
+        "psk",
+        "secretkey",
+        "secret",
+        "privkey",
+    ]
+    .contains(&plain.as_str())
+}
+
+fn squashed(key: &str) -> String {
+    key.chars()
+        .filter(|c| c.is_alphanumeric())
+        .take(64)
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// The known word that a misspelt one most likely stands for.
+pub(crate) fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = squashed(word);
+    known
+        .iter()
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&word, &squashed(candidate)),
+                *candidate,
+            )
+        })
+        .filter(|(similarity, _)| *similarity >= 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Suggestions for misspelt names of a mesh. Each compares a name with every one that is known, so
+/// the comparisons of a whole mesh are bounded: after that errors come without a suggestion.
+pub(crate) struct Suggestions {
+    comparisons_left: usize,
+}
+
+impl Default for Suggestions {
+    fn default() -> Self {
+        Self {
+            comparisons_left: 500_000,
+        }
+    }
+}
+
+impl Suggestions {
+    /// [`did_you_mean`], as long as there are comparisons left.
+    pub(crate) fn best<'a>(
+        &mut self,
+        word: &str,
+        known: impl ExactSizeIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        self.comparisons_left = self.comparisons_left.checked_sub(known.len())?;
+        did_you_mean(word, &known.collect::<Vec<_>>())
+    }
+}
