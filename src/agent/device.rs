@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use natpunch_types::{DeviceSnapshot, PathId, PeerKey};
 use natpunch_wg::{
-    Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, Plan, WgError,
+    Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, PinError, PinSet, Plan,
+    WgError,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,7 +46,12 @@ enum Request {
         peer: PeerKey,
         path: PathId,
         kick: bool,
+        /// All pins, if they change with it.
+        pins: Option<PinSet>,
     },
+    SetPins(PinSet),
+    CheckPins,
+    CanPin,
     Snapshot,
     Done(oneshot::Sender<()>),
 }
@@ -81,10 +87,27 @@ pub(super) enum DeviceEvent {
         /// The path that it was told.
         path: PathId,
         /// Whether it was set.
-        result: Result<EndpointUpdate, WgError>,
+        result: Result<EndpointUpdate, NotSet>,
     },
+    /// The pins were changed to these, or could not be.
+    PinsSet(Result<PinSet, PinError>),
+    /// A [`DeviceThread::check_pins`] ended: whether they had to be put back.
+    PinsChecked(Result<bool, PinError>),
+    /// A [`DeviceThread::can_pin`] ended.
+    CanPin(Result<(), PinError>),
     /// The device's state, after a [`DeviceThread::snapshot`] or any change.
     Snapshot(Result<DeviceSnapshot, WgError>),
+}
+
+/// Why an endpoint was not set.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotSet {
+    /// The device refused it.
+    #[error(transparent)]
+    Device(#[from] WgError),
+    /// WireGuard's packets would have left from another port than the one that the peer awaits.
+    #[error("the path's pin is not in force: {0}")]
+    NoPin(String),
 }
 
 /// The handle of the thread. The thread ends when this is dropped; the interface stays.
@@ -156,9 +179,35 @@ impl DeviceThread {
         answered
     }
 
-    /// Tells WireGuard where a peer is.
-    pub(super) fn set_endpoint(&mut self, peer: PeerKey, path: PathId, kick: bool) {
-        self.send(Request::SetEndpoint { peer, path, kick });
+    /// Tells WireGuard where a peer is, when these pins are in force.
+    pub(super) fn set_endpoint(
+        &mut self,
+        peer: PeerKey,
+        path: PathId,
+        kick: bool,
+        pins: Option<PinSet>,
+    ) {
+        self.send(Request::SetEndpoint {
+            peer,
+            path,
+            kick,
+            pins,
+        });
+    }
+
+    /// Brings exactly these pins in force.
+    pub(super) fn set_pins(&self, pins: PinSet) {
+        self.send(Request::SetPins(pins));
+    }
+
+    /// Puts the pins back if somebody took them away.
+    pub(super) fn check_pins(&self) {
+        self.send(Request::CheckPins);
+    }
+
+    /// Asks whether this host can make pins.
+    pub(super) fn can_pin(&self) {
+        self.send(Request::CanPin);
     }
 
     /// Asks for the device's state, unless that was asked already and not yet answered.
@@ -234,10 +283,34 @@ fn run(
                 let _ = answer.send(interface.drift(&spec));
                 continue;
             }
-            Request::SetEndpoint { peer, path, kick } => {
-                let result = interface.set_endpoint(&peer, path.endpoint(), kick);
+            Request::SetEndpoint {
+                peer,
+                path,
+                kick,
+                pins,
+            } => {
+                let pinned = pins.map(|pins| interface.set_pins(&pins).map(|()| pins));
+                let result = match &pinned {
+                    Some(Err(error)) if path.pin().is_some() => {
+                        Err(NotSet::NoPin(error.to_string()))
+                    }
+                    // A pin of the past that could not be taken away is in nobody's way.
+                    _ => interface
+                        .set_endpoint(&peer, path.endpoint(), kick)
+                        .map_err(NotSet::from),
+                };
+                if let Some(pinned) = pinned
+                    && events.blocking_send(DeviceEvent::PinsSet(pinned)).is_err()
+                {
+                    return;
+                }
                 DeviceEvent::EndpointSet { peer, path, result }
             }
+            Request::SetPins(pins) => {
+                DeviceEvent::PinsSet(interface.set_pins(&pins).map(|()| pins))
+            }
+            Request::CheckPins => DeviceEvent::PinsChecked(interface.heal_pins()),
+            Request::CanPin => DeviceEvent::CanPin(natpunch_wg::can_pin()),
             Request::Snapshot => DeviceEvent::Snapshot(interface.snapshot()),
         };
         if events.blocking_send(event).is_err() {
@@ -294,10 +367,16 @@ impl Agent {
                         tracing::warn!(peer = %self.name_of(&peer), %path, %error, "can't set the endpoint");
                     }
                 }
+                if !ok {
+                    self.forget_pin(peer, path);
+                }
                 self.mesh.handle_endpoint_set(peer, path, ok, now());
                 self.device.snapshot();
             }
             DeviceEvent::Applied { id, result } => self.on_applied(id, result),
+            DeviceEvent::PinsSet(result) => self.on_pins_set(result),
+            DeviceEvent::PinsChecked(result) => self.on_pins_checked(result),
+            DeviceEvent::CanPin(result) => self.on_can_pin(result),
         }
         Ok(())
     }
@@ -315,6 +394,8 @@ impl Agent {
         self.device_process = process(&interface, &self.options.runtime_dir);
         (self.device, self.sources.device) = DeviceThread::start(interface);
         self.rollout.handle_device_lost(now());
+        // Its table has outlived it.
+        self.reset_pins();
         self.device.snapshot();
         // Sockets on the old interface hear nothing any more.
         self.node_changed().await;

@@ -12,6 +12,7 @@ mod device;
 mod discovery;
 mod drift;
 mod error;
+mod pins;
 pub mod plan;
 mod resolver;
 pub(crate) mod rollout;
@@ -48,6 +49,8 @@ use clash::Clash;
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
+use pins::Pins;
+pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
 use rollout::journal::Journal;
 use rollout::{Loaded, Loading, Rollout};
@@ -143,6 +146,7 @@ struct Agent {
     clashes: Vec<Clash>,
     device: DeviceThread,
     raw: RawPort,
+    pins: Pins,
     plugins: Vec<Instance>,
     /// How many were started.
     plugin_runs: u64,
@@ -225,6 +229,7 @@ impl Agent {
                     self.open_raw()?;
                 }
             },
+            event = self.pins.next() => self.on_pin_event(event),
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
             Some(servers) = sources.stun.recv() => self.mesh.handle_stun_servers(&servers, now()),
@@ -267,6 +272,7 @@ impl Agent {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_clashes();
                     self.look_for_drift();
+                    self.look_after_pins();
                     if self.node.apply.heal {
                         self.services.hosts.heal();
                     }
@@ -302,13 +308,13 @@ impl Agent {
                     reason,
                 } => {
                     tracing::debug!(peer = %self.name_of(&peer), %path, %reason, kick, "setting the endpoint");
-                    self.device.set_endpoint(peer, path, kick);
+                    let pins = self.pins.want(peer, path);
+                    self.device.set_endpoint(peer, path, kick, pins);
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
                 Command::Ask(ask) => self.ask_plugins(ask),
-                // Without word of pins the core asks for none.
-                Command::SourcePorts(_) => {}
+                Command::SourcePorts(ports) => self.open_source_ports(ports),
             }
         }
         while let Some(transmit) = self.mesh.poll_transmit() {
@@ -320,8 +326,10 @@ impl Agent {
             } = transmit;
             let sent = match path.local {
                 LocalSocket::WireguardPort => self.raw.send(source, path.remote, ttl, &payload),
-                // None is open.
-                LocalSocket::SourcePort(_) => continue,
+                LocalSocket::SourcePort(port) => {
+                    let (remote, payload) = (path.remote, &payload);
+                    self.pins.send(&self.raw, port, remote, ttl, payload)
+                }
             };
             if let Err(error) = sent {
                 tracing::trace!(%path, %error, "not sent");
@@ -361,6 +369,7 @@ impl Agent {
     fn open_raw(&mut self) -> Result<(), AgentError> {
         self.raw = RawPort::open(self.node.listen_port, self.node.fwmark)?;
         self.correspondents = Correspondents::default();
+        self.reopen_source_ports();
         Ok(())
     }
 

@@ -84,7 +84,12 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
     overlay.sort();
     overlay.dedup();
     MeshSpec {
-        punch: PunchSpec::default(),
+        punch: PunchSpec {
+            rate: node.punch.rate,
+            per_round: node.punch.per_round,
+            per_10_minutes: node.punch.per_10_minutes,
+            spray: node.punch.spray,
+        },
         private_key: node.private_key.clone(),
         listen_port: node.listen_port,
         overlay,

@@ -19,14 +19,15 @@ use tokio::time::Instant;
 use super::causes::Flips;
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
+use super::pins::Pins;
 use super::resolver::Resolver;
 use super::rollout::journal::{Journal, boot_id, revision};
 use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
 use super::{
-    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, notify_systemd, now, plan,
-    spec, waiting,
+    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, notify_systemd, now, pins,
+    plan, spec, waiting,
 };
 use crate::config::NodeConfig;
 use crate::control;
@@ -170,11 +171,16 @@ async fn open_interface(
     options: &Options,
     node: &NodeConfig,
     endpoints: &BTreeMap<PeerKey, SocketAddr>,
-) -> Result<(Interface, Made), AgentError> {
+) -> Result<(Interface, Made, Pins), AgentError> {
     let wanted = clash::interface(node, &options.runtime_dir).map_err(AgentError::Program)?;
     let mut wanted = with_endpoints(wanted, endpoints);
     wanted.adopt = options.adopt;
-    let (interface, applied) = blocking(move || Interface::open_reporting(&wanted)).await??;
+    let opened = blocking(move || {
+        let (mut interface, applied) = Interface::open_reporting(&wanted)?;
+        let found = pins::found(&mut interface);
+        Ok::<_, natpunch_wg::WgError>((interface, applied, found))
+    });
+    let (interface, applied, found) = opened.await??;
     let made = Made::note(&applied, node, &options.runtime_dir);
     let first = applied.plan.changes.first();
     if matches!(first, Some(natpunch_wg::Change::Adopt { .. })) {
@@ -182,7 +188,7 @@ async fn open_interface(
             tracing::info!("{} {}", change.sign, change.text);
         }
     }
-    Ok((interface, made))
+    Ok((interface, made, Pins::new(node.fwmark, found)))
 }
 
 /// A core that knows nothing but this node's part of the mesh, and what its predecessor under
@@ -241,7 +247,7 @@ impl Agent {
             );
         }
         let node = rollout.runs().node.clone();
-        let (interface, made) = open_interface(&options, &node, &endpoints).await?;
+        let (interface, made, pins) = open_interface(&options, &node, &endpoints).await?;
         let backend = interface.backend().to_string();
         let device_process = device::process(&interface, &options.runtime_dir);
         let (mut device, device_events) = DeviceThread::start(interface);
@@ -273,6 +279,7 @@ impl Agent {
             clashes: Vec::new(),
             device,
             raw,
+            pins,
             plugins: Vec::new(),
             services: Services::start(),
             correspondents: Correspondents::default(),
@@ -311,6 +318,9 @@ impl Agent {
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
             "joined the mesh"
         );
+        agent.tell_pins();
+        agent.reset_pins();
+        agent.device.can_pin();
         agent.look_for_clashes();
         agent.source.applied(agent.rollout.good().node.content_hash);
         agent.execute().await;

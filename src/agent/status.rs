@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::causes::{self, Finder, Kind, Named};
 use super::clash::Clash;
 use super::drift::DriftStatus;
+use super::pins::PinStatus;
 use super::rollout::journal;
 use super::services::Service as _;
 use super::services::revisions::{self, PeerRevision, Runs};
@@ -69,6 +70,9 @@ pub struct Status<C = MeshStatus> {
     /// The process of the embedded device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,
+    /// Source ports beside WireGuard's that lead to peers.
+    #[serde(default)]
+    pub pins: PinStatus,
     /// Where a network of the mesh is also one of a LAN that this host is in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clashes: Vec<Clash>,
@@ -227,6 +231,7 @@ impl Agent {
                 outdated: device::outdated(&process).is_some(),
                 process,
             }),
+            pins: self.pin_status(),
             clashes: self.clashes.clone(),
             hosts_error: self.services.hosts.status(),
             serving: self.services.serving.status(),

@@ -25,6 +25,7 @@ fn reference(schema: &Value) -> String {
         ("[interface] and [peers.NAME.interface]", "interface"),
         ("[peers.NAME]", "peers"),
         ("[apply]", "apply"),
+        ("[punch]", "punch"),
         ("[[preshared]]", "preshared"),
         ("[secrets]", "secrets"),
         ("[names]", "names"),

@@ -54,7 +54,7 @@ pub struct Removed {
     pub routes: usize,
     /// Policy rules removed.
     pub rules: usize,
-    /// PinSet removed, with their table in nftables.
+    /// Pins removed, with their table in nftables.
     pub pins: usize,
 }
 

@@ -272,6 +272,7 @@ impl Agent {
             let floor = self.mesh.record_counter();
             let network = self.sources.links.network();
             self.mesh = new_mesh(&self.node, floor, network, Some(&self.mesh));
+            self.tell_pins();
         } else {
             self.mesh.handle_spec(spec::mesh(&self.node), now());
             if anew.sockets {
@@ -280,6 +281,9 @@ impl Agent {
         }
         self.stop_plugins(|plugin| anew.kept_plugins.contains(plugin.name().as_str()))
             .await;
+        self.drop_pins_of_others();
+        // Somebody may have installed what was missing.
+        self.device.can_pin();
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();

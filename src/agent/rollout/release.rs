@@ -102,6 +102,8 @@ pub(crate) fn facts(node: &NodeConfig) -> Facts<Instance> {
         persistent_keepalive: _,
         // Names in the hosts file lead to no packet of ours.
         hosts: _,
+        // It bounds a search. A path that is in use stays.
+        punch: _,
         // Where the version came from, and how it is called.
         files: _,
         key_files: _,

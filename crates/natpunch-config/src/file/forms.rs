@@ -414,6 +414,43 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         .map(|number| Duration::from_secs(number * unit))
 }
 
+/// Defines a bound of the punch budget.
+macro_rules! probes {
+    ($(#[$meta:meta])* $name:ident, $most:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct $name(pub(crate) u32);
+        schema!($name, { "type": "integer", "minimum": 1, "maximum": $most });
+
+        impl Value for $name {
+            fn read(
+                item: &Item,
+                place: Place,
+                path: &KeyPath<'_>,
+                reader: &mut Reader,
+            ) -> Option<Self> {
+                integer(item, place, path, reader, (1, $most), " probes").map(Self)
+            }
+        }
+    };
+}
+
+probes!(
+    /// Probes in a second.
+    ProbesPerSecond,
+    1_000
+);
+probes!(
+    /// Probes in one search: at most what fits into the smallest tables of home routers.
+    ProbesPerRound,
+    4_096
+);
+probes!(
+    /// Probes in ten minutes: at most one for each port that a NAT has.
+    ProbesPer10Minutes,
+    65_535
+);
+
 /// What a change may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowed(pub(crate) Consent);

@@ -12,6 +12,7 @@ pub(crate) fn merge(into: &mut RawFile, from: RawFile, errors: &mut Vec<ConfigEr
     merge_section("names", &mut into.names, from.names, errors);
     merge_section("secrets", &mut into.secrets, from.secrets, errors);
     merge_section("apply", &mut into.apply, from.apply, errors);
+    merge_section("punch", &mut into.punch, from.punch, errors);
     merge_section("interface", &mut into.interface, from.interface, errors);
     merge_named(&mut into.discovery, from.discovery);
     merge_named(&mut into.peers, from.peers);

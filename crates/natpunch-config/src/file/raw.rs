@@ -8,7 +8,8 @@ use toml_edit::Item;
 use super::encrypted::Encrypted;
 use super::forms::{
     Allowed, Backend, DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName,
-    Keepalive, MeshAddress, Mtu, Network, Port, PublicKey, Relay, Serve, Span, Word,
+    Keepalive, MeshAddress, Mtu, Network, Port, ProbesPer10Minutes, ProbesPerRound,
+    ProbesPerSecond, PublicKey, Relay, Serve, Span, Word,
 };
 use super::reader::{KeyPath, Located, Reader, Text, Value, section};
 use crate::report::error::ConfigError;
@@ -26,6 +27,9 @@ section! {
         /// How changes of this file are applied to a running mesh; docs/operations.md has the whole
         /// story.
         apply: RawApply,
+        /// How much a node may probe where it can only guess the port that a peer's NAT has opened
+        /// for it; docs/operations.md has the whole story.
+        punch: RawPunch,
         /// Secrets that stand in this file encrypted with age; docs/mesh-files.md has the whole
         /// story.
         secrets: RawSecrets,
@@ -118,6 +122,24 @@ section! {
         /// it), `operator-removal` (of the peer through which somebody is logged in on the host),
         /// `default-route`, `empty-mesh`. Remove the word again once the change is everywhere.
         allow: Vec<Located<Allowed>>,
+    }
+}
+
+section! {
+    /// The punch budget: bounds of what a node sends to guessed ports, for all its peers together.
+    /// Each guess costs an entry in the table of a router, so these bounds protect routers.
+    #[schemars(rename = "Punch")]
+    struct RawPunch {
+        /// Most probes to guessed ports in a second. Default: 250.
+        rate: ProbesPerSecond,
+        /// Most probes to guessed ports in one search for one peer. Default: 1024.
+        per_round: ProbesPerRound,
+        /// Most probes to guessed ports in any ten minutes; a search ends where they do. Default:
+        /// 2048.
+        per_10_minutes: ProbesPer10Minutes,
+        /// Whether ports are guessed at all. Without it a peer whose port can't be known is reached
+        /// by a relay. Default: true.
+        spray: bool,
     }
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 
 use crate::file::forms::Backend;
-use crate::mesh::model::{ApplyConfig, Discovery};
+use crate::mesh::model::{ApplyConfig, Discovery, PunchConfig};
 
 /// Another peer of the mesh, as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub struct NodeConfig {
     pub serve: Option<u16>,
     /// How changes are applied.
     pub apply: ApplyConfig,
+    /// How much this node may probe.
+    pub punch: PunchConfig,
     /// Discovery instances that this node uses: all but itself.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.

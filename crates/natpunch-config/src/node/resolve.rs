@@ -175,6 +175,7 @@ fn node(secrets: &SecretReader<'_>, host: ThisHost<'_>) -> Result<NodeConfig, Ve
         peers,
         serve: own.serve,
         apply: mesh.apply.clone(),
+        punch: mesh.punch,
         discovery,
         stun_servers: mesh.stun_servers.clone(),
         files: mesh.files.iter().chain(&key_files).cloned().collect(),

@@ -1,4 +1,4 @@
-//! PinSet: source ports beside WireGuard's that are joined to it, by nftables.
+//! Pins: source ports beside WireGuard's that are joined to it, by nftables.
 //!
 //! A NAT that maps by destination gives every source port of this host a mapping of its own, and
 //! the one that the peer can reach may belong to another port than WireGuard's. A *pin* gives
@@ -31,7 +31,7 @@ use nft::Nft;
 use table::{Found, table_name};
 pub use watch::PinWatch;
 
-/// PinSet: by the remote address, the source port that WireGuard's packets to it are given.
+/// Pins: by the remote address, the source port that WireGuard's packets to it are given.
 pub type PinSet = BTreeMap<SocketAddr, NonZeroU16>;
 
 /// Why pins could not be made, read or removed.

@@ -1,4 +1,4 @@
-//! PinSet on real devices: packets leave from another port than WireGuard's and come back to it.
+//! Pins on real devices: packets leave from another port than WireGuard's and come back to it.
 //!
 //! The two ends are those of `traffic.rs`. Where b has a firewall, it stands for a NAT that lets in
 //! one port of a only.

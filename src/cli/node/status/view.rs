@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
 
-use crate::agent::{ServingStatus, Status};
+use crate::agent::{PinnedPath, ServingStatus, Status};
 use crate::source::{Problem, SourceStatus};
 
 /// The agent's answer. Of what the core knows only what the table shows is read.
@@ -153,6 +153,7 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
             let _ = writeln!(text, "  {change}");
         }
     }
+    text.push_str(&pin_lines(view));
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -168,7 +169,7 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
     ]);
     for peer in &view.core.peers {
         let path = match peer.state.as_str() {
-            "connected" => path(peer),
+            "connected" => path(peer, view.pins.peers.get(&peer.name)),
             state => state.to_owned(),
         };
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -241,8 +242,14 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
     text
 }
 
-/// The path in use, with the name of the relay if it is one.
-fn path(peer: &Peer) -> String {
+/// The path in use, with the name of the relay if it is one, and the source port if it is not
+/// WireGuard's own.
+fn path(peer: &Peer, pin: Option<&PinnedPath>) -> String {
+    let is_pinned =
+        |pin: &&PinnedPath| peer.endpoint.as_deref() == Some(pin.remote.to_string().as_str());
+    if let Some(pin) = pin.filter(is_pinned) {
+        return format!("{} (from port {})", peer.path, pin.source_port);
+    }
     let relay = peer
         .candidates
         .iter()
@@ -254,6 +261,34 @@ fn path(peer: &Peer) -> String {
         Some(name) if !name.is_empty() => format!("relay ({name})"),
         _ => peer.path.clone(),
     }
+}
+
+/// What is wrong with pins, where somebody is worse off for it.
+fn pin_lines(view: &View) -> String {
+    let mut text = String::new();
+    let pins = &view.pins;
+    let is_relayed = view.core.peers.iter().any(|peer| peer.path == "relay");
+    match (&pins.error, pins.possible) {
+        (Some(error), Some(false)) if is_relayed => {
+            let _ = writeln!(
+                text,
+                "peers behind some NATs are reached by relays only, since WireGuard can use no \
+                 source port but its own: {error}"
+            );
+        }
+        (Some(error), Some(true)) => {
+            let _ = writeln!(text, "the last change of pins failed: {error}");
+        }
+        _ => {}
+    }
+    if pins.healed > 0 {
+        let _ = writeln!(
+            text,
+            "somebody took pins out of nftables {} times; they were put back",
+            pins.healed
+        );
+    }
+    text
 }
 
 fn source_line(source: &SourceStatus) -> String {
@@ -332,6 +367,8 @@ mod tests {
             "likely": {"c": "its mesh file does not have this node"},
             "discovery": [{"name": "rv", "ok": false, "note": "no answer", "dropped": 0}], 
             "mapping": "endpoint-dependent",
+            "pins": {"possible": false, "error": "the program `nft` is not installed", "source_ports": 0,
+                     "healed": 2, "peers": {"b": {"source_port": 61234, "remote": "192.0.2.1:2"}}},
             "local": [{"address": "203.0.113.7:18032", "kind": "reflexive"}],
             "peers": [
                 {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
@@ -350,7 +387,7 @@ mod tests {
         let text = render(&view, false);
         for expected in [
             "b  ",
-            "direct",
+            "direct (from port 61234)",
             "192.0.2.1:2",
             "1.2 ms",
             "1 min ago",
@@ -360,6 +397,8 @@ mod tests {
             "c: no answer from 2 candidates; next try in 1 min",
             "c: most likely: its mesh file does not have this node",
             "r: relayed: no probe was answered",
+            "no source port but its own: the program `nft` is not installed",
+            "somebody took pins out of nftables 2 times; they were put back",
             "seen by the server as 203.0.113.7:18032, where peers don't reach it",
         ] {
             assert!(

@@ -20,7 +20,7 @@ use crate::file::reader::{Field, Located};
 use crate::report::error::ConfigError;
 use crate::report::source::{Place, Sources};
 use crate::report::wording::Suggestions;
-use sections::{MeshSection, apply_config};
+use sections::{MeshSection, apply_config, punch_config};
 use serve::Server;
 
 /// Checks the merged files and gives their meaning.
@@ -53,6 +53,10 @@ pub(crate) fn check(
     let apply = raw
         .apply
         .map(|apply| apply_config(apply.value))
+        .unwrap_or_default();
+    let punch = raw
+        .punch
+        .map(|punch| punch_config(punch.value))
         .unwrap_or_default();
     let hosts = raw
         .names
@@ -100,6 +104,7 @@ pub(crate) fn check(
         hosts,
         interface,
         apply,
+        punch,
         discovery,
         stun_servers: values(stun_servers).map(|server| server.0).collect(),
         peers,

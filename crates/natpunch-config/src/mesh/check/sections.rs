@@ -1,4 +1,4 @@
-//! The sections that are there once: `[mesh]`, `[interface]`, `[apply]`; and what stands in a file of
+//! The sections that are there once: `[mesh]`, `[interface]`, `[apply]`, `[punch]`; and what stands in a file of
 //! its own or encrypted.
 
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use natpunch_os::secret;
 use super::{Check, values};
 use crate::file::encrypted::Encrypted;
 use crate::file::forms::{DnsLabel, FilePath, InterfaceName, Network};
-use crate::file::raw::{RawApply, RawInterface, RawMesh};
+use crate::file::raw::{RawApply, RawInterface, RawMesh, RawPunch};
 use crate::file::reader::{Field, Located};
-use crate::mesh::model::{ApplyConfig, InterfaceConfig, SecretSource};
+use crate::mesh::model::{ApplyConfig, InterfaceConfig, PunchConfig, SecretSource};
 use crate::mesh::network_map::NetworkMap;
 use crate::mesh::public_names;
 use crate::report::error::ConfigError;
@@ -218,5 +218,17 @@ pub(super) fn apply_config(raw: RawApply) -> ApplyConfig {
         confirm: raw.confirm.map_or(default.confirm, |span| span.value.0),
         heal: raw.heal.map_or(default.heal, |heal| heal.value),
         allow: values(raw.allow).map(|allowed| allowed.0).collect(),
+    }
+}
+
+pub(super) fn punch_config(raw: RawPunch) -> PunchConfig {
+    let default = PunchConfig::default();
+    PunchConfig {
+        rate: raw.rate.map_or(default.rate, |most| most.value.0),
+        per_round: raw.per_round.map_or(default.per_round, |most| most.value.0),
+        per_10_minutes: raw
+            .per_10_minutes
+            .map_or(default.per_10_minutes, |most| most.value.0),
+        spray: raw.spray.map_or(default.spray, |spray| spray.value),
     }
 }

@@ -1,0 +1,369 @@
+//! Source ports beside WireGuard's, and the pins that join some of them to it: what the core asks
+//! for is done here, and what becomes of it is told back.
+//!
+//! Which pins there shall be is what the last `SetEndpoint` of each peer says. The device's thread
+//! brings all of them in force in one step, before it sets the endpoint. Somebody who takes them
+//! out of nftables is noticed at once ([`PinWatch`]), and with each look for drift.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use natpunch_net::{NetError, Probed, RawPort, SourcePorts};
+use natpunch_types::{LocalSocket, PathId, PeerKey, Pins as News};
+use natpunch_wg::{Interface, PinError, PinSet, PinWatch};
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, now};
+
+/// What `status` says of pins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinStatus {
+    /// Whether this host can make pins, as far as it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub possible: Option<bool>,
+    /// Why it can't, or why the last change of them failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The pins in force, by the peer's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<String, PinnedPath>,
+    /// How many source ports beside WireGuard's are open.
+    pub source_ports: usize,
+    /// How often somebody took pins out of nftables, and they were put back.
+    pub healed: u64,
+}
+
+/// A pin in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedPath {
+    /// The source port that WireGuard's packets to the peer are given.
+    pub source_port: NonZeroU16,
+    /// Where they go.
+    pub remote: SocketAddr,
+}
+
+/// The ports, and the pins as they are wanted and as they are.
+pub(super) struct Pins {
+    ports: SourcePorts,
+    /// The list that the core asked for last.
+    asked: Arc<[NonZeroU16]>,
+    /// The path of each peer whose endpoint needs a pin.
+    wanted: BTreeMap<PeerKey, PathId>,
+    /// What the device's thread has read back.
+    in_force: PinSet,
+    watch: Option<PinWatch>,
+    /// Whether this host can make pins; `None`: it was not tried yet.
+    possible: Option<Result<(), String>>,
+    error: Option<String>,
+    healed: u64,
+    /// Whether the device's thread was asked to look after them, and has not answered.
+    is_checking: bool,
+}
+
+/// Which peers the pins belong to that an earlier run has left: those whose endpoint they lead to.
+pub(super) fn found(interface: &mut Interface) -> BTreeMap<PeerKey, PathId> {
+    if interface.pins().is_empty() {
+        return BTreeMap::new();
+    }
+    let snapshot = match interface.snapshot() {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            tracing::warn!(%error, "can't tell whose the pins are that an earlier run has left");
+            return BTreeMap::new();
+        }
+    };
+    let pins = interface.pins();
+    let path = |endpoint: Option<SocketAddr>| {
+        let remote = natpunch_types::canonical(endpoint?);
+        let local = LocalSocket::SourcePort(*pins.get(&remote)?);
+        Some(PathId { local, remote })
+    };
+    snapshot
+        .peers
+        .iter()
+        .filter_map(|peer| Some((peer.key, path(peer.endpoint)?)))
+        .collect()
+}
+
+impl Pins {
+    /// No ports, and the pins that were found.
+    pub(super) fn new(fwmark: u32, found: BTreeMap<PeerKey, PathId>) -> Self {
+        let mut pins = Self {
+            ports: SourcePorts::new(fwmark),
+            asked: Arc::from([]),
+            wanted: found,
+            in_force: PinSet::new(),
+            watch: None,
+            possible: None,
+            error: None,
+            healed: 0,
+            is_checking: false,
+        };
+        pins.in_force = pins.set();
+        pins
+    }
+
+    /// The next thing that happens to the ports or the pins.
+    pub(super) async fn next(&mut self) -> PinEvent {
+        let changed = async {
+            match &mut self.watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            probed = self.ports.recv() => PinEvent::Probed(probed),
+            changed = changed => PinEvent::Changed(changed),
+        }
+    }
+
+    /// All pins that there shall be.
+    fn set(&self) -> PinSet {
+        self.wanted
+            .values()
+            .filter_map(|path| Some((path.remote, path.pin()?)))
+            .collect()
+    }
+
+    /// Takes the path that a peer shall have; gives all pins if they are others than before.
+    pub(super) fn want(&mut self, peer: PeerKey, path: PathId) -> Option<PinSet> {
+        let before = match path.pin() {
+            Some(_) => self.wanted.insert(peer, path),
+            None => self.wanted.remove(&peer),
+        };
+        (before != path.pin().map(|_| path)).then(|| self.set())
+    }
+
+    /// Sends a probe from another port than WireGuard's. Where that is joined to WireGuard's, the
+    /// probe leaves from WireGuard's and passes through the pin, as WireGuard's packets do: it then
+    /// proves the pin, too.
+    pub(super) fn send(
+        &self,
+        raw: &RawPort,
+        port: NonZeroU16,
+        remote: SocketAddr,
+        ttl: Option<u8>,
+        payload: &[u8],
+    ) -> Result<(), NetError> {
+        if self.in_force.get(&remote) == Some(&port) {
+            raw.send(None, remote, ttl, payload)
+        } else {
+            self.ports.send(port, remote, ttl, payload)
+        }
+    }
+}
+
+/// What happens to the ports and the pins.
+pub(super) enum PinEvent {
+    /// A probe came to one of the ports.
+    Probed(Probed),
+    /// Somebody changed the table of the pins, or the watch over it ended.
+    Changed(io::Result<()>),
+}
+
+impl Agent {
+    pub(super) fn on_pin_event(&mut self, event: PinEvent) {
+        match event {
+            PinEvent::Probed(Probed {
+                port,
+                source,
+                payload,
+            }) => {
+                let path = PathId {
+                    local: LocalSocket::SourcePort(port),
+                    remote: source,
+                };
+                self.mesh.handle_datagram(path, None, &payload, now());
+            }
+            PinEvent::Changed(Ok(())) => self.look_after_pins(),
+            PinEvent::Changed(Err(error)) => {
+                tracing::warn!(
+                    %error,
+                    "nftables can't be watched; pins that somebody removes are put back within \
+                     some seconds only"
+                );
+                self.pins.watch = None;
+            }
+        }
+    }
+
+    /// Opens the ports that the core asks for, and closes all others.
+    pub(super) fn open_source_ports(&mut self, ports: Arc<[NonZeroU16]>) {
+        self.pins.asked = ports;
+        for (port, error) in self.pins.ports.set(&self.pins.asked) {
+            tracing::debug!(port, %error, "a source port can't be used");
+            self.mesh.handle_source_port_refused(port, now());
+        }
+    }
+
+    /// WireGuard's mark is another, or so is its port.
+    pub(super) fn reopen_source_ports(&mut self) {
+        self.pins.ports = SourcePorts::new(self.node.fwmark);
+        self.open_source_ports(Arc::clone(&self.pins.asked));
+    }
+
+    /// Tells a core that begins what the shell knows of pins; the rest is asked of the device.
+    pub(super) fn tell_pins(&mut self) {
+        for (peer, path) in self.pins.wanted.clone() {
+            self.mesh.handle_pins(News::Found { peer, path }, now());
+        }
+        match self.pins.possible.clone() {
+            Some(Ok(())) => self.mesh.handle_pins(News::Available, now()),
+            Some(Err(reason)) => self.mesh.handle_pins(News::Unavailable { reason }, now()),
+            None => {}
+        }
+    }
+
+    /// An endpoint was not set, so its pin is of no use.
+    pub(super) fn forget_pin(&mut self, peer: PeerKey, path: PathId) {
+        if self.pins.wanted.get(&peer) == Some(&path) {
+            self.pins.wanted.remove(&peer);
+            self.reset_pins();
+        }
+    }
+
+    /// Has all pins written anew, over what an earlier run or an earlier device has left.
+    pub(super) fn reset_pins(&self) {
+        self.device.set_pins(self.pins.set());
+    }
+
+    /// Takes away the pins of peers that are not in the mesh any more.
+    pub(super) fn drop_pins_of_others(&mut self) {
+        let before = self.pins.wanted.len();
+        let peers = &self.node.peers;
+        self.pins
+            .wanted
+            .retain(|key, _| peers.iter().any(|peer| peer.key == *key));
+        if self.pins.wanted.len() != before {
+            self.reset_pins();
+        }
+    }
+
+    /// Has the pins compared with what is in force, and put back.
+    pub(super) fn look_after_pins(&mut self) {
+        if !self.pins.in_force.is_empty() && !self.pins.is_checking {
+            self.pins.is_checking = true;
+            self.device.check_pins();
+        }
+    }
+
+    /// Whether this host can make pins is known.
+    pub(super) fn on_can_pin(&mut self, result: Result<(), PinError>) {
+        let result = result.map_err(|error| error.to_string());
+        if self.pins.possible.as_ref() == Some(&result) {
+            return;
+        }
+        if let Err(reason) = &result {
+            tracing::info!(
+                reason,
+                "WireGuard can use no source port but its own: peers behind NATs that map by \
+                 destination are reached by a relay"
+            );
+        }
+        self.mesh.handle_pins(
+            match result.clone() {
+                Ok(()) => News::Available,
+                Err(reason) => News::Unavailable { reason },
+            },
+            now(),
+        );
+        self.pins.possible = Some(result);
+    }
+
+    /// A change of the pins was made, or was not.
+    pub(super) fn on_pins_set(&mut self, result: Result<PinSet, PinError>) {
+        match result {
+            Ok(pins) => {
+                self.pins.error = None;
+                self.pins.in_force = pins;
+                self.watch_pins();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the pins can't be changed");
+                self.pins.error = Some(error.to_string());
+                if !is_passing(&error) {
+                    self.on_can_pin(Err(error));
+                }
+                // What of them is in force will be seen.
+                self.look_after_pins();
+            }
+        }
+    }
+
+    /// Somebody looked after the pins: true if they had to be put back.
+    pub(super) fn on_pins_checked(&mut self, result: Result<bool, PinError>) {
+        self.pins.is_checking = false;
+        match result {
+            Ok(false) => {}
+            Ok(true) => {
+                self.pins.healed += 1;
+                tracing::warn!(
+                    pins = self.pins.in_force.len(),
+                    times = self.pins.healed,
+                    "somebody took the pins of this interface out of nftables (`nft flush \
+                     ruleset`?); they were put back"
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, "the pins are gone from nftables and can't be put back");
+                self.pins.error = Some(error.to_string());
+                let lost = std::mem::take(&mut self.pins.wanted);
+                self.pins.in_force.clear();
+                self.watch_pins();
+                for (peer, path) in lost {
+                    self.mesh.handle_pins(News::Lost { peer, path }, now());
+                }
+                if !is_passing(&error) {
+                    self.on_can_pin(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Watches nftables while there is something to watch over.
+    fn watch_pins(&mut self) {
+        if self.pins.in_force.is_empty() {
+            self.pins.watch = None;
+        } else if self.pins.watch.is_none() {
+            match PinWatch::open(&self.node.interface) {
+                Ok(watch) => self.pins.watch = Some(watch),
+                Err(error) => tracing::debug!(%error, "can't watch nftables"),
+            }
+        }
+    }
+
+    /// What `status` says; nothing where there is nothing to say.
+    pub(super) fn pin_status(&self) -> PinStatus {
+        let peers = self.pins.wanted.iter().filter_map(|(peer, path)| {
+            let source_port = path.pin()?;
+            let remote = path.remote;
+            let is_in_force = self.pins.in_force.get(&remote) == Some(&source_port);
+            is_in_force.then(|| {
+                let pinned = PinnedPath {
+                    source_port,
+                    remote,
+                };
+                (self.name_of(peer), pinned)
+            })
+        });
+        let refusal = self.pins.possible.as_ref().and_then(|p| p.as_ref().err());
+        PinStatus {
+            possible: self.pins.possible.as_ref().map(Result::is_ok),
+            error: refusal.cloned().or_else(|| self.pins.error.clone()),
+            peers: peers.collect(),
+            source_ports: self.pins.ports.len(),
+            healed: self.pins.healed,
+        }
+    }
+}
+
+/// Whether the next try may well succeed: nothing is missing on this host.
+fn is_passing(error: &PinError) -> bool {
+    !matches!(
+        error,
+        PinError::NoProgram | PinError::NotPermitted | PinError::NoKernelSupport(_)
+    )
+}
