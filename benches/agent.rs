@@ -47,7 +47,7 @@ fn main() {
         let status = sandbox::command(std::env::current_exe().unwrap())
             .status()
             .unwrap();
-        assert!(status.success(), "{}", sandbox::HINT);
+        assert!(status.success(), "{}", sandbox::HELP);
         return;
     }
     let _lab = sandbox::lab().unwrap();

@@ -1,4 +1,4 @@
-//! The `natpunch` binary: parse, run, print the error with its hint, exit code.
+//! The `natpunch` binary: parse, run, print the error with its help, exit code.
 
 use std::process::ExitCode;
 

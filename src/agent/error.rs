@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use natpunch_net::NetError;
 use natpunch_rollout::{Refusal, Refused};
+use natpunch_types::Help;
 use natpunch_wg::WgError;
 
 use crate::config::ConfigErrors;
@@ -60,8 +61,7 @@ pub enum AgentError {
     /// The change was not begun: without a journal there is no way back.
     #[error(
         "can't write the journal, without which a change could not be undone: {0}; the mesh stays \
-         as it was. Make the state directory writable (NATPUNCH_STATE_DIR, default \
-         /var/lib/natpunch)"
+         as it was"
     )]
     Journal(String),
     /// The plan that was to be applied is not the one that would be.
@@ -87,11 +87,14 @@ impl From<Refused> for AgentError {
     }
 }
 
-impl AgentError {
-    /// What to do about it.
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::Source(error) => error.hint().map(str::to_owned),
+impl Help for AgentError {
+    fn helps(&self) -> Vec<String> {
+        let help = match self {
+            Self::Source(error) => return error.helps(),
+            Self::Journal(_) => Some(
+                "make the state directory writable (NATPUNCH_STATE_DIR, default /var/lib/natpunch)"
+                    .to_owned(),
+            ),
             Self::Control { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
                 "this mesh is applied already; `natpunch status` shows it, `natpunch down` ends it"
                     .to_owned(),
@@ -112,6 +115,7 @@ impl AgentError {
             }
             Self::PlanChanged { .. } => Some("look at `natpunch plan` again".to_owned()),
             _ => None,
-        }
+        };
+        help.into_iter().collect()
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_plugin::{Endpoint, EndpointError, resolve};
+use natpunch_types::Help as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -85,7 +86,7 @@ async fn look_up(name: String) -> (String, Result<Vec<SocketAddr>, String>) {
     let endpoint: Result<Endpoint, EndpointError> = name.parse();
     let found = match endpoint {
         Ok(endpoint) => resolve(&endpoint).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.in_full()),
     };
     (name, found)
 }

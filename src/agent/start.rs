@@ -9,7 +9,7 @@ use std::sync::Arc;
 use natpunch_core::Mesh;
 use natpunch_net::{LinkWatch, RawPort, boot_time};
 use natpunch_rollout::{Recorded, Resumed, Settings, Start};
-use natpunch_types::{HostNetwork, PeerKey};
+use natpunch_types::{Help as _, HostNetwork, PeerKey};
 use natpunch_wg::{Applied, Interface};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +42,8 @@ async fn load_first(source: &Source, options: &Options) -> Result<Release, Agent
     match load(source, options).await {
         Err(error) if source.fall_back() => {
             tracing::error!(
-                "the newest version can't be used, starting with the last good one\n{error}"
+                "the newest version can't be used, starting with the last good one\n{}",
+                error.in_full()
             );
             load(source, options).await
         }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use natpunch_types::Help as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ pub struct Waiting {
     pub problem: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub help: Option<String>,
     /// Until it is asked again, in seconds.
     pub retry_in_s: f64,
     /// Process id of the agent.
@@ -59,8 +60,8 @@ pub(super) async fn open(
         if told.as_ref() != Some(&error) {
             tracing::warn!(
                 source = %options.source.location,
-                "there is no mesh to start with; waiting for the source: {error}{}",
-                error.hint().map(|hint| format!("; {hint}")).unwrap_or_default()
+                "there is no mesh to start with; waiting for the source: {}",
+                error.in_full()
             );
             told = Some(error.clone());
         }
@@ -141,7 +142,7 @@ async fn rest(
                 let waiting = Waiting {
                     waiting_for: options.source.location.to_string(),
                     problem: error.to_string(),
-                    hint: error.hint().map(str::to_owned),
+                    help: error.helps().into_iter().next(),
                     retry_in_s: until
                         .saturating_duration_since(Instant::now())
                         .as_secs_f64(),

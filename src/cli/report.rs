@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use natpunch_types::Help;
 
 use super::exit::Exit;
 use crate::config::{ConfigError, ConfigErrors, Excerpt};
@@ -28,7 +29,7 @@ pub enum CliError {
         /// What failed, and where.
         message: String,
         /// What to do.
-        hints: Vec<String>,
+        helps: Vec<String>,
     },
     /// Standard output was closed by its reader, which then wants no more.
     #[error("standard output was closed")]
@@ -40,17 +41,25 @@ impl CliError {
     pub fn new(message: impl Into<String>) -> Self {
         Self::Failed {
             message: message.into(),
-            hints: Vec::new(),
+            helps: Vec::new(),
         }
     }
 
     /// Says what to do about it.
     #[must_use]
-    pub fn help(mut self, hint: impl Into<String>) -> Self {
-        if let Self::Failed { hints, .. } = &mut self {
-            hints.push(hint.into());
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        if let Self::Failed { helps, .. } = &mut self {
+            helps.push(help.into());
         }
         self
+    }
+
+    /// What an error says of itself.
+    pub fn of(error: &dyn Help) -> Self {
+        Self::Failed {
+            message: error.to_string(),
+            helps: error.helps(),
+        }
     }
 
     /// Prints the error on standard error and gives the exit code of the process.
@@ -58,12 +67,9 @@ impl CliError {
         let text = match self {
             Self::BrokenPipe => return ExitCode::SUCCESS,
             Self::Config(errors) => render(errors, Severity::Error),
-            Self::Failed { message, hints } => {
-                let mut group = Group::with_title(Level::ERROR.primary_title(clean(message)));
-                for hint in hints {
-                    group = group.element(Level::HELP.message(clean(hint)));
-                }
-                Renderer::styled().render(&[group])
+            Self::Failed { message, helps } => {
+                let group = Group::with_title(Level::ERROR.primary_title(clean(message)));
+                Renderer::styled().render(&[with_helps(group, helps.iter().map(String::as_str))])
             }
         };
         // With standard error closed there is nobody to tell.
@@ -130,10 +136,14 @@ fn group<'a>(errors: &ConfigErrors, error: &'a ConfigError, severity: Severity) 
             None => group.element(origin(&excerpt)),
         };
     }
-    for hint in error.hints() {
-        group = group.element(Level::HELP.message(clean(hint)));
-    }
-    group
+    with_helps(group, error.helps())
+}
+
+/// Adds what to do, a line each that begins with `help: `.
+fn with_helps<'a>(group: Group<'a>, helps: impl Iterator<Item = &'a str>) -> Group<'a> {
+    helps.fold(group, |group, help| {
+        group.element(Level::HELP.message(clean(help)))
+    })
 }
 
 fn snippet(

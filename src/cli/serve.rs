@@ -6,21 +6,25 @@ use std::process::ExitCode;
 use super::CliError;
 use super::args::{ServeArgs, ServeCommand, ServeStatusArgs};
 use crate::control::{Client, ControlError, Request};
-use crate::server;
 use crate::server::status::{Event, Status};
+use crate::server::{self, ServeError};
 
 /// Serves until SIGTERM or SIGINT, or asks a server that does.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     if let Some(ServeCommand::Status(args)) = &args.command {
         return status(args);
     }
-    Ok(match server::run(args, &mut std::io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            anstream::eprintln!("error: {error}");
-            ExitCode::FAILURE
+    server::run(args, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Key(errors) => errors.into(),
+            error => Self::of(&error),
         }
-    })
+    }
 }
 
 fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {

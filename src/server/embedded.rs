@@ -122,6 +122,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use natpunch_rendezvous::client::{Client, Config, Event};
+    use natpunch_types::Help as _;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng as _;
     use tokio::net::UdpSocket;
@@ -206,7 +207,7 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let error = Embedded::start(port, 0, key(1), BTreeSet::new())
             .unwrap_err()
-            .to_string();
+            .in_full();
         assert!(
             error.contains(&format!("0.0.0.0:{port}")) && error.contains("ss -lunp"),
             "{error}"

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{PresharedKey, SecretKey};
+use natpunch_types::{Help, PresharedKey, SecretKey};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use operation::status;
-pub use setup::{key, settings};
+pub use setup::settings;
 
 use operation::{counters, metrics, monitor, reload};
 use records::{http, rate, store};
@@ -45,6 +45,7 @@ use threads::Threads;
 use worker::Shared;
 
 use crate::cli::args::ServeArgs;
+use crate::config::{ConfigErrors, new_key_file, read_key_file};
 use crate::control;
 
 /// Threads of the runtime, which serves records, metrics and the control socket. UDP has threads of
@@ -61,9 +62,9 @@ pub enum ServeError {
     Settings(#[from] settings::SettingsError),
     /// There is no key to start with.
     #[error(transparent)]
-    Key(#[from] key::KeyFileError),
+    Key(#[from] ConfigErrors),
     /// An address can't be listened on.
-    #[error("can't listen on {protocol} {address}: {source}{}", hint(source))]
+    #[error("can't listen on {protocol} {address}: {source}")]
     Listen {
         /// UDP or TCP.
         protocol: &'static str,
@@ -88,16 +89,26 @@ pub enum ServeError {
     Runtime(#[from] io::Error),
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "\n  hint: another process listens there; `ss -lunp` and `ss -ltnp` show which"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "\n  hint: this host has no such address; 0.0.0.0 and [::] mean all"
-        }
-        io::ErrorKind::PermissionDenied => "\n  hint: ports below 1024 need CAP_NET_BIND_SERVICE",
-        _ => "",
+impl Help for ServeError {
+    fn helps(&self) -> Vec<String> {
+        let help = match self {
+            Self::Settings(error) => return error.helps(),
+            Self::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another process listens there; `ss -lunp` and `ss -ltnp` show which"
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "this host has no such address; 0.0.0.0 and [::] mean all"
+                }
+                io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
+                _ => return Vec::new(),
+            },
+            // Errors of key files say it themselves; of the rest nothing is known to help.
+            Self::Key(_) | Self::Control { .. } | Self::ThreadLost | Self::Runtime(_) => {
+                return Vec::new();
+            }
+        };
+        vec![help.to_owned()]
     }
 }
 
@@ -109,7 +120,7 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let settings = Settings::from_args(args)?;
     files::raise_limit();
-    let key = key::load_or_create(&settings.key_file)?;
+    let (key, _) = new_key_file(&settings.key_file)?;
     let public_key = key.public_key();
     let rendezvous = match &settings.rendezvous {
         Some(rendezvous) => Some(RendezvousKeys {
@@ -281,23 +292,20 @@ async fn listen_control(
 fn next_key(
     settings: &settings::Rendezvous,
     in_use: Option<&Path>,
-) -> Result<Option<SecretKey>, key::KeyFileError> {
+) -> Result<Option<SecretKey>, ConfigErrors> {
     let Some(path) = &settings.next_key_file else {
         return Ok(None);
     };
-    if in_use == Some(path) {
-        key::load(path)
-    } else {
-        key::load_or_create(path)
-    }
-    .map(Some)
+    let key = match in_use == Some(path) {
+        true => read_key_file(path)?,
+        false => new_key_file(path)?.0,
+    };
+    Ok(Some(key))
 }
 
 /// Reads the admission secrets.
-fn admission_secrets(
-    settings: &settings::Rendezvous,
-) -> Result<Vec<PresharedKey>, key::KeyFileError> {
-    let secrets = settings.secret_files.iter().map(|path| key::load(path));
+fn admission_secrets(settings: &settings::Rendezvous) -> Result<Vec<PresharedKey>, ConfigErrors> {
+    let secrets = settings.secret_files.iter().map(|path| read_key_file(path));
     secrets
         .map(|secret| Ok(PresharedKey::from_bytes(*secret?.expose())))
         .collect()

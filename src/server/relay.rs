@@ -20,7 +20,7 @@ use natpunch_os::allow_fragments;
 use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
 use natpunch_rendezvous::wire::BIND_LEN;
-use natpunch_types::lock;
+use natpunch_types::{lock, with_help};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -121,11 +121,12 @@ impl Sockets {
             }
         }
         if let Some(error) = refused {
-            tracing::warn!(
-                "the relay has only {} ports: {error}\n  hint: relay_ports = \"FIRST-LAST\" in the --config file chooses \
-                 others",
+            let problem = format!(
+                "the relay has only {} ports: {error}",
                 sockets.numbers.len()
             );
+            let help = "relay_ports = \"FIRST-LAST\" in the --config file chooses others";
+            tracing::warn!("{}", with_help(problem, [help]));
         }
         Ok(sockets)
     }

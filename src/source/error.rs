@@ -1,8 +1,9 @@
 //! Why a source gives no new version.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-use super::location::Location;
+use natpunch_types::Help;
+use serde::{Deserialize, Serialize};
 
 /// What kind of problem a source has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ impl Problem {
 pub struct SourceError {
     problem: Problem,
     message: String,
-    hint: Option<String>,
+    help: Option<String>,
 }
 
 impl SourceError {
@@ -45,7 +46,7 @@ impl SourceError {
         Self {
             problem,
             message: message.into(),
-            hint: None,
+            help: None,
         }
     }
 
@@ -66,14 +67,14 @@ impl SourceError {
     }
 
     #[must_use]
-    pub(super) fn help(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
         self
     }
 
     /// The same with its place, where the message does not name it: for who has typed a command.
     #[must_use]
-    pub(crate) fn at(mut self, location: &Location) -> Self {
+    pub(crate) fn at(mut self, location: &impl fmt::Display) -> Self {
         let place = location.to_string();
         let (url, _) = place.split_once('#').unwrap_or((&place, ""));
         if !self.message.contains(url.trim_start_matches("git+")) {
@@ -93,32 +94,27 @@ impl SourceError {
     pub fn problem(&self) -> Problem {
         self.problem
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+impl Help for SourceError {
+    fn helps(&self) -> Vec<String> {
+        self.help.iter().cloned().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
 
     #[test]
     fn an_error_names_its_source_once() {
         let text = "git+https://git.example/mesh.git#main:mesh.toml";
-        let location = Location::parse(OsStr::new(text)).unwrap();
-        let without = SourceError::refused("commit 0123 is not signed").at(&location);
+        let without = SourceError::refused("commit 0123 is not signed").at(&text);
         assert_eq!(
             without.to_string(),
             format!("{text}: commit 0123 is not signed")
         );
         let with = "can't fetch from https://git.example/mesh.git: no answer";
-        assert_eq!(
-            SourceError::unreachable(with).at(&location).to_string(),
-            with
-        );
+        assert_eq!(SourceError::unreachable(with).at(&text).to_string(), with);
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use natpunch_types::lock;
+use natpunch_types::{Help, lock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -236,7 +236,7 @@ impl Source {
                 .clone()
                 .filter(|newest| applied.is_none_or(|version| version.revision != *newest)),
             problem: seen.problem.as_ref().map(SourceError::problem),
-            problem_text: seen.problem.as_ref().map(in_full),
+            problem_text: seen.problem.as_ref().map(Help::in_full),
             checked_s: seen.checked.map(|at| at.elapsed().as_secs()),
             stale: seen.stale.clone(),
         })
@@ -348,7 +348,7 @@ impl Follower {
             let answer = match (look, answer) {
                 (Err(error), Some(answer)) => {
                     self.report(&error);
-                    let _ = answer.send(Reply::Error(in_full(&error)));
+                    let _ = answer.send(Reply::Error(error.in_full()));
                     None
                 }
                 (Err(error), None) => {
@@ -553,7 +553,7 @@ impl Follower {
         if seen.problem.as_ref() != Some(error) {
             tracing::warn!(
                 source = %self.options.location,
-                "no new version of the mesh, it stays as it is: {}", in_full(error)
+                "no new version of the mesh, it stays as it is: {}", error.in_full()
             );
         }
         seen.problem = Some(error.clone());
@@ -591,13 +591,6 @@ fn wait(interval: Duration, failures: u32, random: f64) -> Duration {
     doubled
         .min(LONGEST_WAIT.max(interval))
         .mul_f64(0.9 + 0.2 * random)
-}
-
-fn in_full(error: &SourceError) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}; {hint}"),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
+use natpunch_types::Help as _;
 use url::{Host, Url};
 
 use super::error::SourceError;
@@ -201,10 +202,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// For the command line's parser.
 pub(crate) fn parse_argument(text: OsString) -> Result<Location, String> {
-    Location::parse(&text).map_err(|error| match error.hint() {
-        Some(hint) => format!("{error}\n{hint}"),
-        None => error.to_string(),
-    })
+    Location::parse(&text).map_err(|error| error.in_full())
 }
 
 #[cfg(test)]

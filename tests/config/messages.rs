@@ -58,7 +58,7 @@ fn a_command_says_where_it_failed_and_what_to_do() {
             "{name}: {text}"
         );
         assert!(
-            !text.contains("hint: ") && !text.contains("os error"),
+            !text.contains("hint") && !text.contains("os error"),
             "{name}: {text}"
         );
         let file = root().join(format!("tests/config/commands/{name}.txt"));

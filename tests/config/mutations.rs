@@ -24,7 +24,7 @@ fn a_thousand_broken_meshes_load_or_say_where_they_are_broken() {
 fn ten_thousand_broken_meshes_load_or_say_where_they_are_broken() {
     let refused = load_or_say(0..10_000);
     println!(
-        "measured: of 10000 mutated meshes {refused} are refused, each with a place and a hint, none panics"
+        "measured: of 10000 mutated meshes {refused} are refused, each with a place and help, none panics"
     );
 }
 
@@ -62,8 +62,8 @@ fn load_or_say(seeds: std::ops::Range<u64>) -> u64 {
                         error.message()
                     );
                     assert!(
-                        error.hints().next().is_some(),
-                        "seed {seed}: no hint: {}",
+                        error.helps().next().is_some(),
+                        "seed {seed}: no help: {}",
                         error.message()
                     );
                 }

@@ -316,7 +316,7 @@ fn a_link_to_a_key_file_is_followed() {
 }
 
 #[test]
-fn a_key_file_that_can_not_be_used_is_shown_with_a_hint() {
+fn a_key_file_that_can_not_be_used_is_shown_with_help() {
     let host = Host::new();
     let text = key_pair(1).0.expose_base64();
     for (name, mode) in [

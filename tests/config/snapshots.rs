@@ -30,7 +30,7 @@ fn fixtures(directory: &str) -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn every_class_of_error_is_shown_with_place_and_hint_and_exits_with_1() {
+fn every_class_of_error_is_shown_with_place_and_help_and_exits_with_1() {
     let directory = root().join("tests/config/errors");
     let mut wrong = Vec::new();
     for (name, snapshot) in fixtures("errors") {

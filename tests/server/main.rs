@@ -65,7 +65,7 @@ fn a_key_that_is_damaged_or_exposed_is_refused() {
         (
             "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n",
             0o644,
-            "others can read",
+            "read by others",
         ),
     ] {
         std::fs::write(&path, content).unwrap();
@@ -78,7 +78,7 @@ fn a_key_that_is_damaged_or_exposed_is_refused() {
         assert_eq!(code, Some(1));
         assert_eq!(out, "", "it printed a public key of nothing");
         assert!(
-            error.contains(words) && error.contains("hint:") && error.contains("server.key"),
+            error.contains(words) && error.contains("help:") && error.contains("server.key"),
             "{error}"
         );
         assert_eq!(
@@ -90,7 +90,7 @@ fn a_key_that_is_damaged_or_exposed_is_refused() {
 }
 
 #[test]
-fn what_is_missing_or_taken_is_said_with_a_hint() {
+fn what_is_missing_or_taken_is_said_with_help() {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("server.key");
     let key = key.to_str().unwrap();

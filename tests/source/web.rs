@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use blake2::{Blake2b512, Digest as _};
 use natpunch::source::Problem;
+use natpunch_types::Help as _;
 
 use crate::git::restarted;
 use crate::server::{Page, Server};
@@ -170,7 +171,7 @@ async fn plain_http_over_a_network_needs_explicit_words() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("plain HTTP"), "{error}");
-    assert!(error.hint().unwrap().contains("plain_http = true"));
+    assert!(error.helps()[0].contains("plain_http = true"));
 }
 
 /// minisign's formats: <https://jedisct1.github.io/minisign/#signature-format>.

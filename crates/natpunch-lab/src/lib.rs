@@ -71,7 +71,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Sandboxes do not work here.
-    #[error("cannot make a sandbox: {message}; {}", sandbox::HINT)]
+    #[error("cannot make a sandbox: {message}; help: {}", sandbox::HELP)]
     NoSandbox {
         /// What the system said.
         message: String,

@@ -67,8 +67,8 @@ pub fn check() -> Result<()> {
     Err(Error::NoSandbox { message })
 }
 
-/// Why [`command`] may have failed, to be said where it did.
-pub const HINT: &str = "a lab needs root, or user namespaces for everybody (sysctl kernel.unprivileged_userns_clone=1; \
+/// What helps where [`command`] failed.
+pub const HELP: &str = "a lab needs root, or user namespaces for everybody (sysctl kernel.unprivileged_userns_clone=1; \
                         on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0), and the packages iproute2, \
                         nftables, iputils-ping and util-linux";
 
@@ -134,7 +134,7 @@ pub fn test(path: &str, limit: Duration, body: impl FnOnce(Lab)) {
     }
     let limit = limit * patience();
     let (outcome, output) = run_again(path, limit)
-        .unwrap_or_else(|error| panic!("cannot run {path} in a sandbox: {error}; {HINT}"));
+        .unwrap_or_else(|error| panic!("cannot run {path} in a sandbox: {error}; help: {HELP}"));
     // The inner run's own summary would be counted twice.
     let output: Vec<&str> = output
         .lines()

@@ -36,7 +36,7 @@ fn killing_a_sandbox_ends_even_its_detached_processes() {
         ])
         .stdout(Stdio::piped())
         .spawn()
-        .expect(sandbox::HINT);
+        .expect(sandbox::HELP);
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut line).unwrap();

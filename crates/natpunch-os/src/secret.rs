@@ -18,6 +18,12 @@ pub enum SecretError {
         /// NAME.
         name: String,
     },
+    /// `credential:NAME`, and NAME is none of a credential.
+    #[error("`{name}` is no name of a credential")]
+    NotAName {
+        /// NAME.
+        name: String,
+    },
     /// It can't be opened or read.
     #[error("can't read {}: {}", path.display(), reason(source))]
     Io {
@@ -86,6 +92,9 @@ impl SecretError {
             Self::NoCredentials { name } => {
                 format!("add LoadCredential={name}:/path/of/the/key to the unit that runs natpunch")
             }
+            Self::NotAName { .. } => {
+                "write credential: and the name of LoadCredential= in the unit".to_owned()
+            }
             Self::Io { path, .. } if self.is_absent() => {
                 format!(
                     "make it: (umask 077; natpunch {command} > {})",
@@ -111,19 +120,26 @@ pub fn credential(file: &Path) -> Option<&str> {
     file.to_str()?.strip_prefix("credential:")
 }
 
+/// Whether a credential can have this name: that of a file right in the directory of credentials.
+pub fn is_credential_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0'])
+}
+
 /// Where the file really is: a credential is in the directory that systemd made for the service.
 ///
 /// # Errors
-/// There is no such directory.
+/// There is no such directory, or the name is none.
 pub fn actual(file: &Path) -> Result<PathBuf, SecretError> {
     let Some(name) = credential(file) else {
         return Ok(file.to_owned());
     };
+    let name_of = || name.to_owned();
+    if !is_credential_name(name) {
+        return Err(SecretError::NotAName { name: name_of() });
+    }
     match std::env::var_os("CREDENTIALS_DIRECTORY") {
         Some(directory) => Ok(PathBuf::from(directory).join(name)),
-        None => Err(SecretError::NoCredentials {
-            name: name.to_owned(),
-        }),
+        None => Err(SecretError::NoCredentials { name: name_of() }),
     }
 }
 
@@ -203,6 +219,22 @@ mod tests {
         for mode in [0o600, 0o400] {
             assert_eq!(*found(b"secret\n", mode).unwrap(), "secret\n");
         }
+    }
+
+    #[test]
+    fn a_credential_is_a_file_right_in_its_directory() {
+        for bad in ["", ".", "..", "../key", "a/b", "/etc/key"] {
+            let file = PathBuf::from(format!("credential:{bad}"));
+            assert!(
+                matches!(actual(&file), Err(SecretError::NotAName { name }) if name == bad),
+                "{bad}"
+            );
+        }
+        assert!(is_credential_name("home.key"));
+        assert_eq!(
+            actual(Path::new("/etc/key")).unwrap(),
+            Path::new("/etc/key")
+        );
     }
 
     #[test]

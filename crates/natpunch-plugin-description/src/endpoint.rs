@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use natpunch_types::Help;
+
 /// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in
 /// brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,12 +18,18 @@ pub struct Endpoint {
 
 /// Why a text is not an [`Endpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; {help}")]
+#[error("{problem}")]
 pub struct EndpointError {
     /// What is wrong.
     pub problem: String,
     /// What to write.
     pub help: String,
+}
+
+impl Help for EndpointError {
+    fn helps(&self) -> Vec<String> {
+        vec![self.help.clone()]
+    }
 }
 
 impl EndpointError {

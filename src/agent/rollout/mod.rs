@@ -23,7 +23,7 @@ use std::time::Duration;
 use natpunch_core::PeerState;
 use natpunch_net::{boot_time, echo};
 use natpunch_rollout::{Answers, Ask, Moment, Notice, Output, Refusal};
-use natpunch_types::{Consent, PeerKey, Time};
+use natpunch_types::{Consent, Help as _, PeerKey, Time};
 use natpunch_wg::{Applied, InterfaceSpec, WgError};
 use tokio::sync::oneshot;
 
@@ -107,9 +107,7 @@ impl Agent {
     }
 
     fn not_applied(&mut self, error: &AgentError) {
-        let help = error.help();
-        let help = help.map(|help| format!("\nhelp: {help}"));
-        let text = format!("{error}{}", help.unwrap_or_default());
+        let text = error.in_full();
         // A version that is held was reported when it was undone.
         if matches!(error, AgentError::Held(_)) {
             tracing::debug!("{text}");

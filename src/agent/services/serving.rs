@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{Help as _, PeerKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -92,10 +92,11 @@ impl Serving {
                 State::On { wanted, server }
             }
             Err(error) => {
-                tracing::error!("this node does not serve the mesh: {error}");
+                let problem = error.in_full();
+                tracing::error!("this node does not serve the mesh: {problem}");
                 State::Failed {
                     port,
-                    problem: error.to_string(),
+                    problem,
                     retry_at: Instant::now() + RETRY,
                 }
             }

@@ -245,7 +245,7 @@ fn findings(errors: &ConfigErrors) -> Vec<Finding> {
                 .map(|location| location.file.display().to_string()),
             line: place.map(|place| place.line),
             column: place.map(|place| place.column),
-            help: error.hints().map(str::to_owned).collect(),
+            help: error.helps().map(str::to_owned).collect(),
         }
     };
     errors.iter().map(finding).collect()

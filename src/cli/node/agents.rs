@@ -4,6 +4,8 @@
 use std::io;
 use std::path::Path;
 
+use natpunch_types::split_help;
+
 use crate::agent::AgentError;
 use crate::cli::CliError;
 use crate::control::{self, Client, ControlError, Request};
@@ -11,22 +13,16 @@ use crate::source::SourceError;
 
 impl From<AgentError> for CliError {
     fn from(error: AgentError) -> Self {
-        let help = error.help();
-        match (error, help) {
-            (AgentError::Config(errors), _) => errors.into(),
-            (error, Some(help)) => Self::new(error.to_string()).help(help),
-            (error, None) => Self::new(error.to_string()),
+        match error {
+            AgentError::Config(errors) => errors.into(),
+            error => Self::of(&error),
         }
     }
 }
 
 impl From<SourceError> for CliError {
     fn from(error: SourceError) -> Self {
-        let message = Self::new(error.to_string());
-        match error.hint() {
-            Some(hint) => message.help(hint),
-            None => message,
-        }
+        Self::of(&error)
     }
 }
 
@@ -41,7 +37,12 @@ impl From<ControlError> for CliError {
             ControlError::Hung { pid, .. } => message.help(format!(
                 "it hangs: `kill -9 {pid}` ends it, and tunnels stay up; its unit starts it again"
             )),
-            ControlError::Io { .. } | ControlError::Refused(_) => message,
+            // What the agent says is on one line with what would help.
+            ControlError::Refused(text) => {
+                let (problem, helps) = split_help(&text);
+                helps.fold(Self::new(problem), Self::help)
+            }
+            ControlError::Io { .. } => message,
         }
     }
 }

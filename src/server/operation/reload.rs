@@ -7,14 +7,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use natpunch_types::{SecretKey, lock};
+use natpunch_os::secret;
+use natpunch_types::{Help as _, SecretKey, lock};
 use tokio::signal::unix::Signal;
 
 use crate::cli::args::ServeArgs;
+use crate::config::read_key_file;
 use crate::server::settings::{Compat, Settings};
 use crate::server::status::Reloads;
 use crate::server::worker::Shared;
-use crate::server::{ServeError, admission_secrets, files, key, next_key};
+use crate::server::{ServeError, admission_secrets, files, next_key};
 use crate::source::Watcher;
 
 /// Reads the settings again.
@@ -80,11 +82,12 @@ impl Reloader {
                     (outcome.problem, outcome.needs_restart) = (None, needs_restart);
                 }
                 Err(error) => {
+                    let problem = error.in_full();
                     tracing::error!(
-                        "the settings have an error, so those from before stay: {error}"
+                        "the settings have an error, so those from before stay: {problem}"
                     );
                     outcome.refused += 1;
-                    outcome.problem = Some(error.to_string());
+                    outcome.problem = Some(problem);
                 }
             }
             drop(outcome);
@@ -107,14 +110,14 @@ impl Reloader {
             .iter()
             .chain([&self.current.key_file])
             .chain(named)
-            .filter_map(|path| key::actual(path).ok())
+            .filter_map(|path| secret::actual(path).ok())
             .collect()
     }
 
     /// Takes what is new.
     fn reload(&mut self, shared: &Shared) -> Result<Taken, ServeError> {
         let new = Settings::from_args(&self.args)?;
-        let key = key::load(&new.key_file)?;
+        let key = read_key_file(&new.key_file)?;
         let in_use = self
             .current
             .rendezvous

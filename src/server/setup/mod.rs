@@ -1,5 +1,4 @@
-//! What a server starts with: its settings, its keys, and open files.
+//! What a server starts with: its settings and open files.
 
 pub(in crate::server) mod files;
-pub mod key;
 pub mod settings;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use natpunch_rendezvous::relay;
 use natpunch_rendezvous::server::Limits;
-use natpunch_types::PeerKey;
+use natpunch_types::{Help, PeerKey};
 use serde::Deserialize;
 
 use crate::cli::args::ServeArgs;
@@ -334,51 +334,66 @@ pub enum SettingsError {
     #[error("--compat: {0}")]
     Compat(String),
     /// No key file named.
-    #[error(
-        "no key file\n  hint: --key-file FILE (or key_file in the --config file); it is made on first start"
-    )]
+    #[error("no key file")]
     NoKeyFile,
     /// Open, and not.
     #[error(
-        "the server can't be open and ask for an admission secret or have a list of identities\n  hint: take one away"
+        "the server can't be open and ask for an admission secret or have a list of identities"
     )]
     OpenAndClosed,
     /// Nobody may register.
-    #[error(
-        "nobody was said to be admitted\n  hint: --admission-secret-file FILE (made by `natpunch keygen`) admits who knows \
-         that secret, allowed_identities in the --config file these nodes, --open everybody\n  hint: for clients of \
-         natpunch-go: --compat natpunch-go, or allowed_keys in the --config file"
-    )]
+    #[error("it is not said who may use the server")]
     ForNobody,
     /// A key for nobody.
-    #[error(
-        "next_key_file is of natpunch's own rendezvous, which is not spoken\n  hint: say who may register: \
-         admission_secret_files, allowed_identities, or open = true"
-    )]
+    #[error("next_key_file is of natpunch's own rendezvous, which is not spoken")]
     NextKeyForNobody,
     /// Relay settings without a relay.
-    #[error(
-        "the relay is of natpunch's own rendezvous, which is not spoken\n  hint: say who may register: \
-         admission_secret_files, allowed_identities, or open = true"
-    )]
+    #[error("the relay is of natpunch's own rendezvous, which is not spoken")]
     RelayForNobody,
     /// A flag has a bad value.
     #[error("--relay-ports: {0}")]
     RelayPorts(String),
     /// Metrics for everybody, by mistake.
-    #[error(
-        "metrics = \"{0}\" can be read by others than this host\n  hint: use a loopback address, or say metrics_public = \
-         true if that is meant"
-    )]
+    #[error("metrics = \"{0}\" can be read by others than this host")]
     PublicMetrics(SocketAddr),
     /// Nothing to listen on.
-    #[error(
-        "nothing to serve\n  hint: --listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records"
-    )]
+    #[error("nothing to serve")]
     NothingToServe,
     /// The same address twice.
-    #[error("{0} is given twice\n  hint: repeat --listen for different addresses only")]
+    #[error("{0} is given twice")]
     Twice(SocketAddr),
+}
+
+impl Help for SettingsError {
+    fn helps(&self) -> Vec<String> {
+        let helps: &[&str] = match self {
+            Self::NoKeyFile => {
+                &["--key-file FILE (or key_file in the --config file); it is made on first start"]
+            }
+            Self::OpenAndClosed => &["take one away"],
+            Self::ForNobody => &[
+                "--admission-secret-file FILE (made by `natpunch keygen`) admits who knows that \
+                 secret, allowed_identities in the --config file these nodes, --open everybody",
+                "for clients of natpunch-go: --compat natpunch-go, or allowed_keys in the --config \
+                 file",
+            ],
+            Self::NextKeyForNobody | Self::RelayForNobody => &[
+                "say who may register: admission_secret_files, allowed_identities, or open = true",
+            ],
+            Self::PublicMetrics(_) => {
+                &["use a loopback address, or say metrics_public = true if that is meant"]
+            }
+            Self::NothingToServe => &[
+                "--listen 0.0.0.0:51900 --listen '[::]:51900' for UDP, --http ADDR:PORT for records",
+            ],
+            Self::Twice(_) => &["repeat --listen for different addresses only"],
+            // These say what is expected with what is wrong.
+            Self::Unreadable { .. } | Self::File { .. } | Self::Compat(_) | Self::RelayPorts(_) => {
+                &[]
+            }
+        };
+        helps.iter().map(|help| (*help).to_owned()).collect()
+    }
 }
 
 impl Settings {

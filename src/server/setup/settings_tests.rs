@@ -79,7 +79,7 @@ fn without_a_word_of_whom_it_admits_no_server_starts() {
     };
     let error = Settings::from_args(&base()).unwrap_err();
     assert!(matches!(error, SettingsError::ForNobody));
-    let error = error.to_string();
+    let error = error.in_full();
     for choice in [
         "--admission-secret-file",
         "allowed_identities",
@@ -256,7 +256,7 @@ fn metrics_for_everybody_need_a_word() {
 }
 
 #[test]
-fn what_is_missing_is_said_with_a_hint() {
+fn what_is_missing_is_an_error() {
     assert!(matches!(
         Settings::from_args(&args()),
         Err(SettingsError::NothingToServe)

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use natpunch_core::stun::{Change, Origins};
 use natpunch_net::want_local_address;
+use natpunch_types::with_help;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -66,10 +67,13 @@ impl Sockets {
                     bound.extend(alternates);
                 }
                 Err(error) if is_needed => return Err(error),
-                Err(error) => tracing::warn!(
-                    "no alternate port, so nodes learn less about their NATs: {error}\n  hint: alternate_port = PORT in \
-                     the --config file chooses another one; alternate_port = false means none"
-                ),
+                Err(error) => {
+                    let problem =
+                        format!("no alternate port, so nodes learn less about their NATs: {error}");
+                    let help = "alternate_port = PORT in the --config file chooses another one; \
+                                alternate_port = false means none";
+                    tracing::warn!("{}", with_help(problem, [help]));
+                }
             }
         }
         let addresses = bound.iter().map(|(address, _)| *address).collect();

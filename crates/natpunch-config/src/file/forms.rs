@@ -159,9 +159,7 @@ impl Text for FilePath {
             ));
         }
         let credential = secret::credential(Path::new(text));
-        if credential.is_some_and(|name| {
-            name.is_empty() || name == "." || name == ".." || name.contains('/')
-        }) {
+        if credential.is_some_and(|name| !secret::is_credential_name(name)) {
             let help = "write credential: and the name of LoadCredential= in the unit, such as \"credential:home.key\"";
             return Err(Flaw::new("this is no name of a credential", help));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PresharedKey, SecretKey};
+use natpunch_types::{PresharedKey, SecretKey, with_help};
 
 use super::exit_node::exit_node;
 use super::local::Local;
@@ -197,8 +197,8 @@ fn discovery(mesh: &MeshConfig, own: &PeerConfig, files: &mut Vec<PathBuf>) -> V
         for secret in instance.about.secrets.clone() {
             let read = key_file::read::<PresharedKey>(&secret.path, "keygen");
             let read = read.map_err(|error| {
-                let (key, problem, help) = (secret.key, error.problem, error.help);
-                format!("{key}: {problem}; {help}")
+                let problem = format!("{}: {}", secret.key, error.problem);
+                with_help(problem, [error.help])
             });
             instance.secrets.0.insert(secret.key, read);
             files.push(key_file::actual(&secret.path).unwrap_or(secret.path));

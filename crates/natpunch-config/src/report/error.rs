@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use natpunch_types::with_help;
+
 use super::masking::mask_secret;
 use super::source::{Location, Place, Sources};
 
@@ -117,7 +119,7 @@ impl ConfigError {
     }
 
     /// What to do about it.
-    pub fn hints(&self) -> impl Iterator<Item = &str> {
+    pub fn helps(&self) -> impl Iterator<Item = &str> {
         self.help.iter().map(String::as_str)
     }
 }
@@ -242,7 +244,7 @@ impl ConfigErrors {
     }
 }
 
-/// One line an error, for logs: `file:line:column: message (hint)`.
+/// One line an error, for logs: `file:line:column: message; help: …`.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, error) in self.errors.iter().enumerate() {
@@ -254,10 +256,7 @@ impl fmt::Display for ConfigErrors {
                 (Some(location), None) => write!(f, "{location}: ")?,
                 (None, None) => {}
             }
-            f.write_str(&error.message)?;
-            if let Some(hint) = error.help.first() {
-                write!(f, " ({hint})")?;
-            }
+            f.write_str(&with_help(&error.message, error.help.first()))?;
         }
         Ok(())
     }

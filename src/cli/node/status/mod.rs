@@ -103,7 +103,7 @@ fn without_mesh(waiting: &Waiting) -> String {
     let Waiting {
         waiting_for,
         problem,
-        hint,
+        help,
         retry_in_s,
         pid,
     } = waiting;
@@ -111,9 +111,8 @@ fn without_mesh(waiting: &Waiting) -> String {
         "no mesh yet: the agent (process {pid}) waits for {waiting_for}\n{problem}; next try in {}\n",
         duration(*retry_in_s)
     );
-    if let Some(hint) = hint {
-        text.push_str(hint);
-        text.push('\n');
+    if let Some(help) = help {
+        text.push_str(&format!("help: {help}\n"));
     }
     text
 }
