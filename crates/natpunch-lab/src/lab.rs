@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::host::{Host, Network};
 use crate::namespace::Namespace;
@@ -19,6 +20,9 @@ const MAX_HOSTS: u8 = 200;
 /// for packets that are meant to die on the way. There is one router in truth, which drops what
 /// would not have survived so many.
 const INTERNET_HOPS: u8 = 8;
+
+/// How long a router may take to forget.
+const FORGETTING: Duration = Duration::from_millis(500);
 
 /// A link into the internet: a network of its own, so that traffic between two of them is routed.
 #[derive(Debug, Clone)]
@@ -147,6 +151,23 @@ impl Lab {
         ))?;
         router.uplink = new;
         self.configure_router(router)
+    }
+
+    /// Makes a router forget its mappings, as when it is overloaded or their time is up. Its
+    /// address stays.
+    pub fn forget(&self, router: &Router) -> Result<()> {
+        // Connection tracking forgets what was masqueraded to an address when the address goes.
+        router.namespace.ip("address flush dev wan\n")?;
+        // It does so a moment later. Entries that were not masqueraded may stay.
+        let deadline = Instant::now() + FORGETTING;
+        while router.connections()? > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let Uplink { ipv4, .. } = &router.uplink;
+        let (gateway, _) = router.uplink.gateways();
+        router.namespace.ip(format!(
+            "address add {ipv4}/30 dev wan\nroute add default via {gateway}\n"
+        ))
     }
 
     fn build_router(

@@ -35,7 +35,7 @@ pub mod sandbox;
 pub use follow::Follower;
 pub use host::{Host, Process};
 pub use lab::Lab;
-pub use nat::{Nat, WanInput};
+pub use nat::{BLOCK, Nat, WanInput};
 pub use ping::{Answer, Ping, Pings};
 pub use router::Router;
 

@@ -12,7 +12,17 @@ pub enum Nat {
     Restricted,
     /// Address-and-port-dependent mapping to random ports, address-and-port-dependent filtering.
     Symmetric,
+    /// The same, to ports that follow each other.
+    Sequential,
+    /// The same, to random ports of a block of [`BLOCK`]: a carrier's NAT with a port block for each
+    /// subscriber.
+    PortBlock,
 }
+
+/// How many ports a [`Nat::Sequential`] goes round in, and a [`Nat::PortBlock`] has.
+pub const BLOCK: u16 = 1024;
+/// The first of them.
+const FIRST_OF_BLOCK: u16 = 40_000;
 
 /// What a router does with a packet that it neither expects nor has a mapping for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,12 +39,29 @@ pub enum WanInput {
 /// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and
 /// forgets its mappings.
 pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
+    let last_of_block = FIRST_OF_BLOCK + BLOCK - 1;
     let masquerade = match nat {
-        Nat::Symmetric => "masquerade fully-random",
-        Nat::PortPreserving | Nat::FullCone | Nat::Restricted => "masquerade",
+        Nat::Symmetric => "masquerade fully-random".to_owned(),
+        Nat::Sequential => {
+            // Each new flow takes the next number. It stands in the wrong byte order for a port, so
+            // a map has the ports.
+            let ports: Vec<String> = (0..BLOCK)
+                .map(|n| format!("{n} : {}", FIRST_OF_BLOCK + n))
+                .collect();
+            format!(
+                "meta l4proto udp masquerade to :numgen inc mod {BLOCK} map {{ {} }}
+                oifname wan masquerade",
+                ports.join(", ")
+            )
+        }
+        Nat::PortBlock => format!(
+            "meta l4proto udp masquerade to :{FIRST_OF_BLOCK}-{last_of_block} fully-random
+            oifname wan masquerade"
+        ),
+        Nat::PortPreserving | Nat::FullCone | Nat::Restricted => "masquerade".to_owned(),
     };
     let remember = match nat {
-        Nat::PortPreserving | Nat::Symmetric => "",
+        Nat::PortPreserving | Nat::Symmetric | Nat::Sequential | Nat::PortBlock => "",
         Nat::FullCone => "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }",
         Nat::Restricted => {
             "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }
@@ -47,7 +74,7 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
         format!("oifname wan {remember}")
     };
     let admit = match nat {
-        Nat::PortPreserving | Nat::Symmetric => "",
+        Nat::PortPreserving | Nat::Symmetric | Nat::Sequential | Nat::PortBlock => "",
         Nat::FullCone => "iifname wan dnat ip to udp dport map @cone",
         Nat::Restricted => {
             "iifname wan udp dport . ip saddr @contacted dnat ip to udp dport map @cone"

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::Result;
 use crate::lab::Uplink;
 use crate::namespace::Namespace;
 use crate::nat::{self, Nat, WanInput};
+use crate::{Error, Result};
+
+/// The table of [`Router::count_except`].
+const STRAYS: &str = "natpunch_strays";
 
 /// A router. It translates IPv4, and filters IPv6 (if it has any) by state, as home routers do.
 #[derive(Debug)]
@@ -42,6 +45,61 @@ impl Router {
             chain out { type filter hook postrouting priority -300; oifname wan drop\n }"
         };
         self.cut("natpunch_cut", rules)
+    }
+
+    /// How many entries its table of connections has now, those for itself included.
+    pub fn connections(&self) -> Result<u32> {
+        const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+        let count = self.namespace.run(|| std::fs::read_to_string(COUNT))?;
+        let count = count.and_then(|text| text.trim().parse().map_err(std::io::Error::other));
+        count.map_err(|source| Error::System {
+            what: "cannot read the number of tracked connections",
+            source,
+        })
+    }
+
+    /// Counts what its hosts send by UDP into the internet, to other addresses than these, from now
+    /// on.
+    pub fn count_except(&self, expected: &[Ipv4Addr]) -> Result<()> {
+        let expected: Vec<String> = expected.iter().map(Ipv4Addr::to_string).collect();
+        let elsewhere = match expected.is_empty() {
+            true => String::new(),
+            false => format!("ip daddr != {{ {} }}", expected.join(", ")),
+        };
+        self.cut(
+            STRAYS,
+            &format!(
+                "counter strays {{ }}
+                chain out {{ type filter hook postrouting priority -300;
+                    oifname wan meta nfproto ipv4 meta l4proto udp {elsewhere} counter name strays
+                }}"
+            ),
+        )
+    }
+
+    /// How many packets were counted since.
+    pub fn counted(&self) -> Result<u64> {
+        let listing = self
+            .namespace
+            .run(|| {
+                let arguments = ["list", "counter", "inet", STRAYS, "strays"];
+                std::process::Command::new("nft").args(arguments).output()
+            })?
+            .map_err(|source| Error::Program {
+                program: "nft".to_owned(),
+                source,
+            })?;
+        let text = String::from_utf8_lossy(&listing.stdout).into_owned();
+        let packets = text
+            .split_whitespace()
+            .skip_while(|word| *word != "packets")
+            .nth(1);
+        packets
+            .and_then(|count| count.parse().ok())
+            .ok_or(Error::System {
+                what: "cannot read a counter of nftables",
+                source: std::io::Error::other(text.clone()),
+            })
     }
 
     /// Lets no UDP pass between its hosts and an address, or lets it pass again; everything else

@@ -132,6 +132,50 @@ lab_test!(
     }
 );
 
+lab_test!(
+    a_sequential_nat_gives_each_target_the_next_port,
+    20,
+    |lab| {
+        let bench = bench(lab, Nat::Sequential);
+        let ports: Vec<u16> = bench.mappings().iter().map(SocketAddr::port).collect();
+        let first = ports[0];
+        assert_eq!(ports, [first, first + 1, first + 2, first + 3]);
+        assert!(bench.filtering()[1..] == [false, false]);
+    }
+);
+
+lab_test!(
+    a_nat_with_a_port_block_stays_in_it_and_maps_by_target,
+    20,
+    |lab| {
+        let bench = bench(lab, Nat::PortBlock);
+        assert_eq!(bench.filtering(), [true, false, false]);
+        let mut ports: Vec<u16> = bench.mappings().iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        assert!(ports[3] - ports[0] < natpunch_lab::BLOCK, "{ports:?}");
+        ports.dedup();
+        assert!(ports.len() >= 3, "{ports:?}");
+    }
+);
+
+lab_test!(
+    a_router_counts_connections_and_strays_and_forgets_both_mapping_and_port,
+    20,
+    |lab| {
+        let bench = bench(lab, Nat::Symmetric);
+        let expected = bench._hosts[1].ipv4().unwrap();
+        bench.router.count_except(&[expected]).unwrap();
+        let before = bench.mappings();
+        assert!(bench.router.connections().unwrap() >= 4);
+        assert_eq!(bench.router.counted().unwrap(), 2, "to the second server");
+        assert_eq!(bench.mappings(), before);
+        bench._lab.forget(&bench.router).unwrap();
+        let after = bench.mappings();
+        assert_ne!(after, before);
+        assert_eq!(after[0].ip(), before[0].ip());
+    }
+);
+
 /// An outsider's packet comes first, then the host sends to the outsider: the source that the
 /// outsider sees.
 fn early_packet(lab: &mut Lab, router: &natpunch_lab::Router) -> SocketAddr {

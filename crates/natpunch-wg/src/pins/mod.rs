@@ -118,7 +118,12 @@ impl PinTable {
 
     /// Brings exactly these pins in force. After an error those of before may be.
     pub(crate) fn set(&mut self, pins: &PinSet) -> Result<(), PinError> {
-        if *pins == self.pins && self.written.is_some() {
+        // nftables' addresses have no scope.
+        let pins: PinSet = pins
+            .iter()
+            .map(|(remote, port)| (SocketAddr::new(remote.ip(), remote.port()), *port))
+            .collect();
+        if pins == self.pins && self.written.is_some() {
             return Ok(());
         }
         // Here, too, what is ours is written down before it is made, until after it is gone.
@@ -129,9 +134,9 @@ impl PinTable {
             self.pins.clear();
             return Ok(());
         }
-        self.pins = pins.clone();
+        self.pins = pins;
         self.write()?;
-        if pins.is_empty() {
+        if self.pins.is_empty() {
             self.record(false)?;
         }
         Ok(())

@@ -3,9 +3,11 @@
 //! The two ends are those of `traffic.rs`. Where b has a firewall, it stands for a NAT that lets in
 //! one port of a only.
 
-use std::net::SocketAddr;
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use natpunch_wg::{BackendChoice, Interface, PinSet, PinWatch, can_pin};
 
@@ -24,6 +26,31 @@ fn kernel_pins() {
     claims(BackendChoice::Kernel);
 }
 
+/// Run by `make test-vm`: more than three minutes, which is what a session lives at most.
+#[test]
+#[ignore = "takes 200 s: `make test-vm` runs it"]
+fn kernel_rekeys_over_a_pin() {
+    sessions_are_renewed_over_a_pin(BackendChoice::Kernel);
+}
+
+#[test]
+#[ignore = "takes 200 s"]
+fn embedded_rekeys_over_a_pin() {
+    sessions_are_renewed_over_a_pin(BackendChoice::Userspace);
+}
+
+#[test]
+#[ignore = "needs kernel WireGuard: `make test-vm` runs it"]
+fn kernel_carries_as_much_over_a_pin() {
+    throughput_is_that_without_a_pin(BackendChoice::Kernel);
+}
+
+#[test]
+#[ignore = "a measurement of 20 s"]
+fn embedded_carries_as_much_over_a_pin() {
+    throughput_is_that_without_a_pin(BackendChoice::Userspace);
+}
+
 fn claims(backend: BackendChoice) {
     a_pinned_port_is_the_only_one_that_the_peer_meets(backend);
     the_side_without_a_pin_may_begin(backend);
@@ -32,6 +59,7 @@ fn claims(backend: BackendChoice) {
     a_pin_follows_wireguard_to_another_port(backend);
     a_flush_of_the_rule_set_is_told_and_healed_without_a_handshake(backend);
     the_pins_of_a_dead_agent_go_on_and_are_taken_over(backend);
+    a_table_that_is_not_there_is_made_or_forgotten(backend);
     down_removes_the_table_and_no_other(backend);
 }
 
@@ -209,6 +237,28 @@ fn the_pins_of_a_dead_agent_go_on_and_are_taken_over(backend: BackendChoice) {
     assert!(!tables(&pair).contains("natpunch"), "{}", tables(&pair));
 }
 
+/// As when the host lost power between the note that pins are ours and their table, or somebody
+/// flushed the rule set while no agent ran.
+fn a_table_that_is_not_there_is_made_or_forgotten(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    for again in [false, true] {
+        set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+        pair.a.sh("nft flush ruleset");
+        let spec = pair.spec_a.clone();
+        let found = pair.with(move |interface| {
+            *interface = Interface::open(&spec).unwrap();
+            interface.pins().clone()
+        });
+        assert_eq!(found, PinSet::new());
+        if again {
+            set(&mut pair, &[("192.0.2.2:51820", 61_202)]);
+            assert!(tables(&pair).contains("natpunch"));
+        }
+        set(&mut pair, &[]);
+        assert_eq!(tables(&pair), "");
+    }
+}
+
 fn down_removes_the_table_and_no_other(backend: BackendChoice) {
     for without_file in [false, true] {
         let mut pair = Pair::new(backend);
@@ -240,5 +290,66 @@ fn down_removes_the_table_and_no_other(backend: BackendChoice) {
         assert_eq!(removed.pins, 1);
         assert!(removed.to_string().contains("1 pins"), "{removed}");
         assert_eq!(pair.a.sh("nft list ruleset"), before);
+    }
+}
+
+fn sessions_are_renewed_over_a_pin(backend: BackendChoice) {
+    const TIME: Duration = Duration::from_secs(200);
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+    connect(&mut pair);
+    let first = pair.peer().last_handshake;
+    let pinger = Pinger::start(&pair);
+    let start = Instant::now();
+    while start.elapsed() < TIME {
+        // It fails after 30 s without a reply.
+        pinger.next_reply();
+        thread::sleep(Duration::from_millis(200));
+    }
+    let last = pair.peer().last_handshake;
+    let later = last.zip(first).map(|(last, first)| last - first);
+    eprintln!("measured: {backend}: the last handshake over a pin came {later:?} after the first");
+    assert!(later > Some(Duration::from_secs(100)), "{later:?}");
+    assert_eq!(port_at_b(&pair), 61_201);
+}
+
+/// Bytes a second of one TCP connection through the tunnel, from a to b or back.
+fn throughput(pair: &Pair, to_b: bool) -> f64 {
+    const TIME: Duration = Duration::from_secs(1);
+    let listener = pair.b.run(|| TcpListener::bind("10.5.0.2:0").unwrap());
+    let at_b = listener.local_addr().unwrap();
+    let at_a = pair.a.run(move || TcpStream::connect(at_b).unwrap());
+    let (at_b, _) = listener.accept().unwrap();
+    let (mut from, mut to) = if to_b { (at_a, at_b) } else { (at_b, at_a) };
+    let received = thread::spawn(move || io::copy(&mut to, &mut io::sink()).unwrap());
+    let start = Instant::now();
+    let bytes = vec![0x5a; 64 << 10];
+    while start.elapsed() < TIME {
+        from.write_all(&bytes).unwrap();
+    }
+    drop(from);
+    received.join().unwrap() as f64 / start.elapsed().as_secs_f64()
+}
+
+fn throughput_is_that_without_a_pin(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    connect(&mut pair);
+    for to_b in [true, false] {
+        // Alternating, since the machine is not always as busy; the median of the ratios.
+        let mut ratios: Vec<f64> = (0..7)
+            .map(|_| {
+                set(&mut pair, &[]);
+                let without = throughput(&pair, to_b);
+                set(&mut pair, &[("192.0.2.2:51820", 61_201)]);
+                let pinned = throughput(&pair, to_b);
+                assert_eq!(port_at_b(&pair), 61_201);
+                pinned / without
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        eprintln!("measured: {backend}, to b {to_b}: pinned / unpinned {ratios:.2?}");
+        // Wide, for busy machines; what a pin costs is some rule of nftables per packet.
+        assert!(ratios[3] > 0.8, "{ratios:?}");
     }
 }
