@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use natpunch_net::{Ends, Inbox, Outbox};
 use natpunch_rendezvous::client::{Client, Config, Event, To};
-use natpunch_types::{RelayUse, SecretKey};
+use natpunch_types::{RelayUse, SecretKey, Time};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Server;
 use rand_chacha::ChaCha20Rng;
@@ -125,8 +125,8 @@ fn bind(server: &Server, pair: u8) -> [End; 2] {
             admission: None,
         };
         let rng = ChaCha20Rng::from_seed([2 * pair + side + 1; 32]);
-        let mut client = Client::new(config, server.udp[0], rng, Duration::ZERO).unwrap();
-        client.set_relays([([pair + 1; 16], RelayUse::Carry)], Duration::ZERO);
+        let mut client = Client::new(config, server.udp[0], rng, Time::ZERO).unwrap();
+        client.set_relays([([pair + 1; 16], RelayUse::Carry)], Time::ZERO);
         let socket = socket();
         socket
             .set_read_timeout(Some(Duration::from_millis(2)))
@@ -137,7 +137,7 @@ fn bind(server: &Server, pair: u8) -> [End; 2] {
     while ends.iter().any(|(.., relay)| relay.is_none()) {
         assert!(start.elapsed() < Duration::from_secs(10), "no relay");
         for (socket, client, relay) in &mut ends {
-            client.handle_timeout(start.elapsed());
+            client.handle_timeout(Time::from_origin(start.elapsed()));
             while let Some(outgoing) = client.poll_transmit() {
                 let to = match outgoing.to {
                     To::Server => server.udp[0],
@@ -146,7 +146,11 @@ fn bind(server: &Server, pair: u8) -> [End; 2] {
                 socket.send_to(&outgoing.payload, to).unwrap();
             }
             while let Ok((length, source)) = socket.recv_from(&mut buffer) {
-                client.handle_datagram(source, &buffer[..length], start.elapsed());
+                client.handle_datagram(
+                    source,
+                    &buffer[..length],
+                    Time::from_origin(start.elapsed()),
+                );
             }
             while let Some(event) = client.poll_event() {
                 if let Event::Relay { address, .. } = event {

@@ -38,6 +38,7 @@ use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use go_client::{GoClient, Keys, init, socket};
 use natpunch_net::Ends;
 use natpunch_rendezvous::client::Event;
+use natpunch_types::Time;
 use process::Server;
 use shared::{Baseline, cpu_of, median, percentiles, verdict};
 use swarm::Swarm;
@@ -308,9 +309,12 @@ fn swarm_load(
     let now = swarm.now();
     for n in 0..NODES {
         let client = &mut swarm.clients[n as usize];
-        client.set_records([(tag(n), blob(n, 0))], now);
-        client.set_watches((load == Load::Push).then(|| tag(n ^ 1)), now);
-        client.handle_timeout(now);
+        client.set_records([(tag(n), blob(n, 0))], Time::from_origin(now));
+        client.set_watches(
+            (load == Load::Push).then(|| tag(n ^ 1)),
+            Time::from_origin(now),
+        );
+        client.handle_timeout(Time::from_origin(now));
         swarm.settle(n, now, quiet);
     }
     let settled = Instant::now();
@@ -337,15 +341,15 @@ fn swarm_load(
             let client = &mut swarm.clients[next as usize];
             match load {
                 Load::LookUp => {
-                    client.set_watches([], now);
-                    client.set_watches([tag(next ^ 1)], now);
+                    client.set_watches([], Time::from_origin(now));
+                    client.set_watches([tag(next ^ 1)], Time::from_origin(now));
                 }
                 Load::Push => {
                     version += 1;
-                    client.set_records([(tag(next), blob(next, version))], now);
+                    client.set_records([(tag(next), blob(next, version))], Time::from_origin(now));
                 }
             }
-            client.handle_timeout(now);
+            client.handle_timeout(Time::from_origin(now));
             swarm.settle(next, now, quiet);
             asked[next as usize] = Some(now);
             next = (next + 1) % NODES;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{CandidateStatus, PeerState, PeerStatus};
-use natpunch_types::{CandidateKind, PeerKey};
+use natpunch_types::{CandidateKind, PeerKey, Time};
 
 /// Origins of candidates that are no discovery instance: the peer itself, authenticated, and the
 /// device, which heard from the peer there. Who was heard knows this node's key.
@@ -126,12 +126,12 @@ pub(super) struct Flips(BTreeMap<PeerKey, Moves>);
 struct Moves {
     last: SocketAddr,
     /// When it moved, and where to; at most [`FLIPS`] of them.
-    moves: VecDeque<(Duration, SocketAddr)>,
+    moves: VecDeque<(Time, SocketAddr)>,
 }
 
 impl Flips {
     /// Takes where the device has its peers at `now`, since boot. Peers that are gone are forgotten.
-    pub(super) fn saw(&mut self, endpoints: &BTreeMap<PeerKey, SocketAddr>, now: Duration) {
+    pub(super) fn saw(&mut self, endpoints: &BTreeMap<PeerKey, SocketAddr>, now: Time) {
         self.0.retain(|key, _| endpoints.contains_key(key));
         for (key, endpoint) in endpoints {
             let peer = self.0.entry(*key).or_insert_with(|| Moves {
@@ -151,10 +151,10 @@ impl Flips {
 
     /// Why the peer's endpoint goes to and fro, if it does. Between a relay and another place it does
     /// so by natpunch's own choice.
-    pub(super) fn cause(&self, peer: &PeerStatus, now: Duration) -> Option<String> {
+    pub(super) fn cause(&self, peer: &PeerStatus, now: Time) -> Option<String> {
         let moves = &self.0.get(&peer.key)?.moves;
         let oldest = moves.front().filter(|_| moves.len() == FLIPS)?;
-        if now.saturating_sub(oldest.0) > FLIP_WINDOW {
+        if now.since(oldest.0) > FLIP_WINDOW {
             return None;
         }
         let mut places: Vec<SocketAddr> = moves.iter().map(|(_, place)| *place).collect();
@@ -304,10 +304,10 @@ mod tests {
             let mut flips = Flips::default();
             let last = 10 * interval;
             for n in 0..=10 {
-                let at = Duration::from_secs(n * interval);
+                let at = Time::from_millis(n * interval * 1_000);
                 flips.saw(&BTreeMap::from([(peer.key, place(places(n)))]), at);
             }
-            flips.cause(&peer, Duration::from_secs(last))
+            flips.cause(&peer, Time::from_millis(last * 1_000))
         };
         let text = play(&|n| u8::try_from(n % 2).unwrap(), 5).unwrap();
         assert!(

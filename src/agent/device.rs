@@ -408,6 +408,6 @@ impl Agent {
         self.mesh.handle_device(snapshot, now());
         self.rollout.handle_snapshot(snapshot, now());
         self.flips
-            .saw(self.rollout.endpoints(), natpunch_net::boot_time());
+            .saw(self.rollout.endpoints(), natpunch_net::now());
     }
 }

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 
-use natpunch_net::boot_time;
 use natpunch_types::{Ask, InstanceName};
 
 use super::{Agent, now};
@@ -29,7 +28,7 @@ impl Agent {
     fn send_for(&mut self, instance: &InstanceName, destination: SocketAddr, payload: &[u8]) {
         let sent = self
             .correspondents
-            .sent(instance, destination, payload, boot_time());
+            .sent(instance, destination, payload, natpunch_net::now());
         match sent {
             None => {
                 tracing::debug!(
@@ -122,7 +121,7 @@ impl Agent {
 
     /// Lets no more datagrams in of servers that no plugin has spoken to for a while.
     pub(super) fn forget_correspondents(&mut self) {
-        for address in self.correspondents.expire(boot_time()) {
+        for address in self.correspondents.expire(natpunch_net::now()) {
             if let Err(error) = self.raw.forbid_source(address) {
                 tracing::warn!(%error, "can't narrow the packet filter");
             }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
-use natpunch_net::{LinkWatch, RawPort, boot_time};
+use natpunch_net::{LinkWatch, RawPort};
 use natpunch_rollout::Answers;
 use natpunch_types::{Consent, Interest, LocalSocket, PathId, PeerKey, Route, SealedRecord};
 use natpunch_wg::{Applied, DeviceProcess};
@@ -157,7 +157,7 @@ struct Agent {
     resolver: Resolver,
     store: CounterStore,
     /// When the version that runs began to, since boot.
-    since: Duration,
+    since: Time,
     reloads: u64,
     reload_error: Option<String>,
     eager_until: Instant,
@@ -185,7 +185,7 @@ struct Sources {
 }
 
 fn now() -> Time {
-    Time::from_origin(boot_time())
+    natpunch_net::now()
 }
 
 impl Agent {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use natpunch_core::Mesh;
-use natpunch_net::{LinkWatch, RawPort, boot_time};
+use natpunch_net::{LinkWatch, RawPort};
 use natpunch_rollout::{Recorded, Resumed, Settings, Start};
 use natpunch_types::{Help as _, HostNetwork, PeerKey};
 use natpunch_wg::{Applied, Interface};
@@ -289,7 +289,7 @@ impl Agent {
             records: Arc::from([]),
             resolver,
             store,
-            since: boot_time(),
+            since: natpunch_net::now(),
             reloads: 0,
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
             started: Instant::now(),

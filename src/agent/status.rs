@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use natpunch_core::{MeshStatus, PeerStatus};
-use natpunch_net::boot_time;
 use natpunch_plugin::Health;
 use natpunch_types::Time;
 use natpunch_wg::DeviceProcess;
@@ -205,7 +204,7 @@ impl Agent {
             revision: journal::revision(&self.node.content_hash),
             mesh_hash: revisions::short(&self.node.mesh_hash),
             generation: self.node.generation,
-            runs_for_s: boot_time().saturating_sub(self.since).as_secs_f64(),
+            runs_for_s: natpunch_net::now().since(self.since).as_secs_f64(),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
             journal_error: self.rollout.journal_error().map(str::to_owned),
@@ -281,7 +280,7 @@ impl Agent {
                 endpoint: remote.endpoint.as_deref(),
                 own_key: &self.node.public_key,
             };
-            let text = self.flips.cause(peer, boot_time());
+            let text = self.flips.cause(peer, natpunch_net::now());
             let text = text.or_else(|| causes::likely(peer, named, &finders))?;
             Some((peer.name.clone(), text))
         };

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_net::boot_time;
 use natpunch_os::private;
 use natpunch_types::Time;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -108,7 +107,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
             format!("user {uid} may not control the agent"),
         ));
     }
-    let connected = Time::from_origin(boot_time());
+    let connected = natpunch_net::now();
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{InstanceName, RENDEZVOUS_MAGIC};
+use natpunch_types::{InstanceName, RENDEZVOUS_MAGIC, Time};
 
 /// Which instances get the datagrams of which server: for a minute after the last datagram that
 /// each sent there.
@@ -16,7 +16,7 @@ use natpunch_types::{InstanceName, RENDEZVOUS_MAGIC};
 pub struct Correspondents {
     /// By the server's address, and whether the protocol is natpunch's own: who has sent there, and
     /// is heard until when.
-    by_address: BTreeMap<(SocketAddr, bool), Vec<(InstanceName, Duration)>>,
+    by_address: BTreeMap<(SocketAddr, bool), Vec<(InstanceName, Time)>>,
     /// The addresses that the packet filter has to know: those of other protocols.
     filtered: usize,
 }
@@ -38,7 +38,7 @@ impl Correspondents {
         instance: &InstanceName,
         address: SocketAddr,
         payload: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Option<bool> {
         let key = (address, payload.starts_with(&RENDEZVOUS_MAGIC));
         let is_new = !self.by_address.contains_key(&key);
@@ -73,7 +73,7 @@ impl Correspondents {
 
     /// Forgets the instances and addresses whose time is over, and returns the addresses that the
     /// packet filter knows.
-    pub fn expire(&mut self, now: Duration) -> Vec<SocketAddr> {
+    pub fn expire(&mut self, now: Time) -> Vec<SocketAddr> {
         let over = self.by_address.extract_if(.., |_, sharing| {
             sharing.retain(|(_, until)| now < *until);
             sharing.is_empty()
@@ -109,42 +109,38 @@ mod tests {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let a = InstanceName::new("a");
-        assert_eq!(known.sent(&a, address, &[1], Duration::ZERO), Some(true));
+        assert_eq!(known.sent(&a, address, &[1], Time::ZERO), Some(true));
         assert_eq!(
-            known.sent(&a, address, &[1], Duration::from_secs(30)),
+            known.sent(&a, address, &[1], Time::from_millis(30_000)),
             Some(false)
         );
-        assert!(known.expire(Duration::from_secs(60)).is_empty());
+        assert!(known.expire(Time::from_millis(60_000)).is_empty());
         assert_eq!(heard(&known, address, &[2]), "a");
-        assert_eq!(known.expire(Duration::from_secs(90)), [address]);
+        assert_eq!(known.expire(Time::from_millis(90_000)), [address]);
         assert_eq!(heard(&known, address, &[2]), "");
         for port in 0..64 {
             known.sent(
                 &a,
                 SocketAddr::from(([192, 0, 2, 2], port)),
                 &[1],
-                Duration::ZERO,
+                Time::ZERO,
             );
         }
+        assert_eq!(known.sent(&a, address, &[1], Time::ZERO), None, "no room");
         assert_eq!(
-            known.sent(&a, address, &[1], Duration::ZERO),
-            None,
-            "no room"
-        );
-        assert_eq!(
-            known.sent(&a, address, &ours(), Duration::ZERO),
+            known.sent(&a, address, &ours(), Time::ZERO),
             Some(false),
             "it passes by its form"
         );
         assert_eq!(heard(&known, address, &ours()), "a");
         assert_eq!(
-            known.expire(Duration::from_secs(60)).len(),
+            known.expire(Time::from_millis(60_000)).len(),
             64,
             "only what the filter knows"
         );
         assert_eq!(heard(&known, address, &ours()), "");
         assert_eq!(
-            known.sent(&a, address, &[1], Duration::ZERO),
+            known.sent(&a, address, &[1], Time::ZERO),
             Some(true),
             "there is room again"
         );
@@ -156,19 +152,19 @@ mod tests {
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let (rendezvous, go) = (InstanceName::new("rendezvous"), InstanceName::new("go"));
         assert_eq!(
-            known.sent(&rendezvous, address, &ours(), Duration::ZERO),
+            known.sent(&rendezvous, address, &ours(), Time::ZERO),
             Some(false)
         );
         assert_eq!(
-            known.sent(&go, address, &[1], Duration::ZERO),
+            known.sent(&go, address, &[1], Time::ZERO),
             Some(true),
             "the filter does not know it yet"
         );
         assert_eq!(heard(&known, address, &ours()), "rendezvous");
         assert_eq!(heard(&known, address, &[2]), "go");
-        known.sent(&rendezvous, address, &ours(), Duration::from_secs(30));
+        known.sent(&rendezvous, address, &ours(), Time::from_millis(30_000));
         assert_eq!(
-            known.expire(Duration::from_secs(60)),
+            known.expire(Time::from_millis(60_000)),
             [address],
             "its own protocol needs no place in the filter"
         );
@@ -180,7 +176,7 @@ mod tests {
             ("rendezvous".into(), "".into())
         );
         assert_eq!(
-            known.sent(&go, address, &[1], Duration::from_secs(60)),
+            known.sent(&go, address, &[1], Time::from_millis(60_000)),
             Some(true)
         );
     }
@@ -190,8 +186,8 @@ mod tests {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         for (payload, learns) in [(&[1][..], true), (&ours(), false)] {
-            let mut sent = |name: &str, second| {
-                let now = Duration::from_secs(second);
+            let mut sent = |name: &str, second: u64| {
+                let now = Time::from_millis(second * 1_000);
                 assert_eq!(
                     known.sent(&InstanceName::new(name), address, payload, now),
                     Some(learns && second == 0)
@@ -204,7 +200,7 @@ mod tests {
             sent("a", 10);
             assert_eq!(heard(&known, address, payload), "a b c");
         }
-        assert!(known.expire(Duration::from_secs(61)).is_empty());
+        assert!(known.expire(Time::from_millis(61_000)).is_empty());
         assert_eq!(
             heard(&known, address, &[1]),
             "a c",
@@ -215,12 +211,12 @@ mod tests {
                 &InstanceName::new(name),
                 address,
                 &[1],
-                Duration::from_secs(second),
+                Time::from_millis(second * 1_000),
             );
         }
         assert_eq!(heard(&known, address, &[1]), "a d e f", "no more than four");
         assert_eq!(
-            known.expire(Duration::from_secs(200)),
+            known.expire(Time::from_millis(200_000)),
             [address],
             "the filter knows the address once"
         );

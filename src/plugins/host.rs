@@ -15,7 +15,7 @@ use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
     PeerKey, SealedRecord, SecretKey,
 };
-use natpunch_types::{InstanceName, Running, canonical, lock};
+use natpunch_types::{InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ const DATAGRAM_QUEUE: usize = 64;
 const MEET_QUEUE: usize = 1024;
 /// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few
 /// seconds.
-const OFFERS_PER_SECOND: u32 = 4096;
+const OFFERS: Rate = Rate::per_second(4_096, 4_096);
 /// The first and the longest pause before a failed plugin is run again.
 const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// How long a plugin may take to stop.
@@ -86,7 +86,7 @@ struct Shared {
     wake: Notify,
     events: mpsc::Sender<PluginEvent>,
     dropped: AtomicU64,
-    meter: Mutex<Meter>,
+    offers: Mutex<RateBudget>,
     health: Mutex<Health>,
 }
 
@@ -102,11 +102,6 @@ struct Inbox {
     /// The newest state, told again to a plugin that was restarted.
     last_peers: Option<Arc<[Interest]>>,
     last_records: Option<Arc<[SealedRecord]>>,
-}
-
-struct Meter {
-    since: Instant,
-    offers: u32,
 }
 
 impl Inbox {
@@ -140,16 +135,7 @@ impl Shared {
 
     /// Counts an offer; false when the plugin offers too much.
     fn admit(&self) -> bool {
-        let mut meter = lock(&self.meter);
-        let now = Instant::now();
-        if now.duration_since(meter.since) >= Duration::from_secs(1) {
-            *meter = Meter {
-                since: now,
-                offers: 0,
-            };
-        }
-        meter.offers += 1;
-        let admitted = meter.offers <= OFFERS_PER_SECOND;
+        let admitted = lock(&self.offers).take(natpunch_net::now());
         if !admitted {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -181,8 +167,8 @@ impl Host for Shared {
         self.facts.listen_port
     }
 
-    fn now(&self) -> Duration {
-        natpunch_net::boot_time()
+    fn now(&self) -> Time {
+        natpunch_net::now()
     }
 
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
@@ -259,10 +245,7 @@ impl Instance {
             wake: Notify::new(),
             events,
             dropped: AtomicU64::new(0),
-            meter: Mutex::new(Meter {
-                since: Instant::now(),
-                offers: 0,
-            }),
+            offers: Mutex::new(RateBudget::new(OFFERS)),
             health: Mutex::new(Health::Good("starting".to_owned())),
         });
         let host = shared.clone();
@@ -515,7 +498,7 @@ mod tests {
             facts(),
             channel().0,
         );
-        let before = natpunch_net::boot_time();
+        let before = natpunch_net::now();
         assert!((before..=before + Duration::from_secs(60)).contains(&instance.shared.now()));
     }
 

@@ -73,7 +73,7 @@ impl Embedded {
         let ended = self
             .shared
             .protocols
-            .admit(members, self.shared.start.elapsed());
+            .admit(members, self.shared.start.now());
         if ended > 0 {
             tracing::info!(
                 sessions = ended,
@@ -119,7 +119,7 @@ impl std::fmt::Debug for Embedded {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use natpunch_rendezvous::client::{Client, Config, Event};
     use natpunch_types::Help as _;
@@ -150,17 +150,17 @@ mod tests {
         };
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = SocketAddr::from(([127, 0, 0, 1], port));
-        let start = Instant::now();
+        let start = natpunch_net::Stopwatch::start();
         let mut client = Client::new(
             config,
             server,
             ChaCha20Rng::from_seed([node; 32]),
-            Duration::ZERO,
+            start.now(),
         )
         .unwrap();
         let mut buffer = [0; 2_048];
         while start.elapsed() < Duration::from_secs(2) {
-            client.handle_timeout(start.elapsed());
+            client.handle_timeout(start.now());
             while let Some(sent) = client.poll_transmit() {
                 socket.send_to(&sent.payload, server).await.unwrap();
             }
@@ -168,7 +168,7 @@ mod tests {
                 tokio::time::timeout(Duration::from_millis(50), socket.recv_from(&mut buffer)).await
             {
                 let (length, from) = received.unwrap();
-                client.handle_datagram(from, &buffer[..length], start.elapsed());
+                client.handle_datagram(from, &buffer[..length], start.now());
             }
             while let Some(event) = client.poll_event() {
                 if matches!(event, Event::Up { .. }) {

@@ -348,7 +348,7 @@ async fn keep(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tick.tick().await;
-        protocols.handle_timeout(start.elapsed());
+        protocols.handle_timeout(start.now());
         let values = [counters.read(), protocols.counters()].concat();
         if let Some(changes) = reporter.changes(values) {
             tracing::info!("in the last {} s: {changes}", REPORT_INTERVAL.as_secs());

@@ -13,14 +13,13 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
 use natpunch_os::allow_fragments;
 use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
 use natpunch_rendezvous::wire::BIND_LEN;
-use natpunch_types::{lock, with_help};
+use natpunch_types::{Time, lock, with_help};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -47,7 +46,7 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Does what the rendezvous says of the port with this number, counted from 0.
-    pub(super) fn command(&self, port: usize, command: Command, now: Duration) {
+    pub(super) fn command(&self, port: usize, command: Command, now: Time) {
         if let Some(port) = self.ports.get(port) {
             lock(port).handle_command(command, now);
         }
@@ -295,7 +294,7 @@ impl Relay {
 }
 
 /// Adds what may leave a port's queues to what goes out by each of its sockets.
-fn release_into(port: &mut Port, outgoing: &mut [Vec<(Ends, Payload<'_>)>], now: Duration) {
+fn release_into(port: &mut Port, outgoing: &mut [Vec<(Ends, Payload<'_>)>], now: Time) {
     while let Some((via, to, payload)) = port.poll_transmit(now) {
         let ends = Ends {
             remote: to,
@@ -317,7 +316,7 @@ pub(super) struct Forwarder {
     /// The server's own sockets.
     control: Vec<UdpSocket>,
     /// When something may leave the queues of each of its ports.
-    releases: Vec<Option<Duration>>,
+    releases: Vec<Option<Time>>,
     shared: Arc<Shared>,
 }
 
@@ -366,9 +365,9 @@ impl Forwarder {
         let (mut inbox, mut outbox) = (Inbox::new(LONGEST), Outbox::default());
         let mut backoff = Backoff::new();
         let mut ready = Vec::with_capacity(self.places.len());
-        let mut next_tick = self.shared.start.elapsed() + BEAT;
+        let mut next_tick = self.shared.start.now() + BEAT;
         while self.wait(stop, &mut ready) {
-            heartbeat.show(self.shared.start.elapsed());
+            heartbeat.show(self.shared.start.now());
             for (port, socket) in ready.iter().copied() {
                 match self.pass(port, socket, &mut inbox, &mut outbox) {
                     Ok(()) => backoff.reset(),
@@ -380,7 +379,7 @@ impl Forwarder {
                     }
                 }
             }
-            let now = self.shared.start.elapsed();
+            let now = self.shared.start.now();
             for port in 0..self.releases.len() {
                 let release = self.releases.get(port).copied().flatten();
                 if release.is_some_and(|release| release <= now) {
@@ -405,9 +404,7 @@ impl Forwarder {
             .collect();
         files.push(readable(stop.as_fd()));
         let next = self.releases.iter().flatten().min().copied();
-        let wait = next.map_or(BEAT, |next| {
-            next.saturating_sub(self.shared.start.elapsed()).min(BEAT)
-        });
+        let wait = next.map_or(BEAT, |next| next.since(self.shared.start.now()).min(BEAT));
         // Rounded up, for else the last millisecond would be waited for in a busy loop. An
         // interrupted wait is a short one.
         let milliseconds = u16::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
@@ -439,7 +436,7 @@ impl Forwarder {
             return Ok(());
         };
         inbox.receive(from)?;
-        let now = self.shared.start.elapsed();
+        let now = self.shared.start.now();
         let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
             sockets.iter().map(|_| Vec::new()).collect();
         let (events, release): (Vec<Event>, _) = {
@@ -480,7 +477,7 @@ impl Forwarder {
     }
 
     /// Sends what may leave a port's queues.
-    fn release(&mut self, port: usize, outbox: &mut Outbox, now: Duration) {
+    fn release(&mut self, port: usize, outbox: &mut Outbox, now: Time) {
         let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else {
             return;
         };
@@ -518,7 +515,7 @@ impl Forwarder {
     }
 
     /// Ends what is over.
-    fn tick(&self, outbox: &mut Outbox, now: Duration) {
+    fn tick(&self, outbox: &mut Outbox, now: Time) {
         let mut events = Vec::new();
         for state in self
             .numbers
@@ -533,7 +530,7 @@ impl Forwarder {
     }
 
     /// Tells the rendezvous what became of allocations, and sends what it says to that.
-    fn report(&self, events: &[Event], outbox: &mut Outbox, now: Duration) {
+    fn report(&self, events: &[Event], outbox: &mut Outbox, now: Time) {
         let Some(rendezvous) = self
             .shared
             .protocols

@@ -158,7 +158,7 @@ impl World {
             let rng = ChaCha20Rng::seed_from_u64(seed * 10 + n as u64);
             Node {
                 mesh: mesh(n as u8 + 1, Some(keys[1 - n])),
-                client: Client::new(config, server_address(), rng, Duration::ZERO).unwrap(),
+                client: Client::new(config, server_address(), rng, Time::ZERO).unwrap(),
                 peer: keys[1 - n],
                 tags: [[0; 16]; 2],
                 endpoints: Vec::new(),
@@ -253,7 +253,6 @@ impl World {
                 .nodes
                 .iter()
                 .filter_map(|node| node.mesh.poll_timeout());
-            let meshes = meshes.map(|at| at.since(Time::ZERO));
             let arrivals = self.in_flight.iter().map(|(at, ..)| *at);
             let lie = self
                 .conduct
@@ -261,7 +260,12 @@ impl World {
                 .then_some(lie_at)
                 .into_iter()
                 .chain([self.next_second]);
-            let next = timeouts.chain(meshes).chain(arrivals).chain(lie).min();
+            let next = timeouts
+                .chain(meshes)
+                .map(Time::since_origin)
+                .chain(arrivals)
+                .chain(lie)
+                .min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 break;
             };
@@ -283,7 +287,7 @@ impl World {
             }
             let (now, time) = (self.now, self.time());
             for node in &mut self.nodes {
-                node.client.handle_timeout(now);
+                node.client.handle_timeout(Time::from_origin(now));
                 node.mesh.handle_timeout(time);
             }
         }
@@ -311,7 +315,9 @@ impl World {
         };
         let (now, time) = (self.now, self.time());
         if from.ip() == server_address().ip() {
-            self.nodes[n].client.handle_datagram(from, payload, now);
+            self.nodes[n]
+                .client
+                .handle_datagram(from, payload, Time::from_origin(now));
         } else {
             self.nodes[n]
                 .mesh
@@ -339,14 +345,18 @@ impl World {
                             let records = records
                                 .iter()
                                 .map(|record| (record.tag.0, record.blob.clone()));
-                            node.client.set_records(records, now);
+                            node.client.set_records(records, Time::from_origin(now));
                         }
                         Command::Ask(Ask::Peers(interest)) => {
-                            node.client
-                                .set_watches(interest.iter().map(|peer| peer.inbound_tag.0), now);
+                            node.client.set_watches(
+                                interest.iter().map(|peer| peer.inbound_tag.0),
+                                Time::from_origin(now),
+                            );
                             let relays = interest.iter().filter(|peer| peer.relay != RelayUse::Off);
-                            node.client
-                                .set_relays(relays.map(|peer| (peer.pair_tag.0, peer.relay)), now);
+                            node.client.set_relays(
+                                relays.map(|peer| (peer.pair_tag.0, peer.relay)),
+                                Time::from_origin(now),
+                            );
                             node.tags = interest.first().map_or([[0; 16]; 2], |peer| {
                                 [peer.pair_tag.0, peer.outbound_tag.0]
                             });
@@ -357,11 +367,11 @@ impl World {
                         }
                         Command::Ask(Ask::Meet(_)) => {
                             let [pair, outbound] = node.tags;
-                            node.client.meet(pair, outbound, now);
+                            node.client.meet(pair, outbound, Time::from_origin(now));
                         }
                     }
                 }
-                node.client.handle_timeout(now);
+                node.client.handle_timeout(Time::from_origin(now));
                 while let Some(event) = node.client.poll_event() {
                     busy = true;
                     let peer = node.peer;
@@ -429,9 +439,11 @@ impl World {
         };
         let notice = session.say(text);
         self.from_server += notice.len() as u64;
-        self.nodes[n]
-            .client
-            .handle_datagram(server_address(), &notice, self.now);
+        self.nodes[n].client.handle_datagram(
+            server_address(),
+            &notice,
+            Time::from_origin(self.now),
+        );
         self.drain();
     }
 

@@ -11,7 +11,7 @@ use natpunch_core::stun;
 use natpunch_net::{Ends, Inbox, Outbox};
 use natpunch_rendezvous::client::{Client, Config};
 use natpunch_rendezvous::wire::{HELLO_LEN, Kind};
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
@@ -47,10 +47,10 @@ fn hellos(count: u32, server: SocketAddr, public_key: PeerKey) -> Vec<Vec<u8>> {
             config,
             server,
             ChaCha20Rng::from_seed([n as u8; 32]),
-            Duration::ZERO,
+            Time::ZERO,
         )
         .unwrap();
-        client.handle_timeout(Duration::ZERO);
+        client.handle_timeout(Time::ZERO);
         client.poll_transmit().unwrap().payload
     };
     (0..count).map(hello).collect()
@@ -184,13 +184,12 @@ fn register(visit: u32, server: SocketAddr, public_key: PeerKey) -> usize {
     };
     let mut seed = [8; 32];
     seed[..4].copy_from_slice(&visit.to_be_bytes());
-    let mut client =
-        Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
+    let mut client = Client::new(config, server, ChaCha20Rng::from_seed(seed), Time::ZERO).unwrap();
     let socket = socket(address(n).into(), server);
     let start = Instant::now();
     let mut said: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     loop {
-        client.handle_timeout(start.elapsed());
+        client.handle_timeout(Time::from_origin(start.elapsed()));
         while let Some(sent) = client.poll_transmit() {
             socket.send(&sent.payload).unwrap();
             *said.entry(sent.payload).or_default() += 1;
@@ -209,7 +208,11 @@ fn register(visit: u32, server: SocketAddr, public_key: PeerKey) -> usize {
             .unwrap();
         let mut buffer = [0; 2_048];
         if let Ok(length) = socket.recv(&mut buffer) {
-            client.handle_datagram(server, &buffer[..length], start.elapsed());
+            client.handle_datagram(
+                server,
+                &buffer[..length],
+                Time::from_origin(start.elapsed()),
+            );
         }
     }
 }
@@ -390,7 +393,7 @@ fn all_return(
         if notice {
             let now = swarm.now();
             for (n, index) in numbers.zip(0..) {
-                swarm.clients[index].handle_network_change(now);
+                swarm.clients[index].handle_network_change(Time::from_origin(now));
                 swarm.settle(n, now, &mut |_, _, _| {});
             }
             swarm.flush();

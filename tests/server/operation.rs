@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use natpunch::server::status::Status;
-use natpunch_types::{PeerKey, PresharedKey, RelayUse, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, RelayUse, SecretKey, Time};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -207,9 +207,12 @@ fn what_a_withdrawn_secret_let_in_is_gone_within_a_second_of_the_change_relays_a
             [0, 1].map(|side| operated.node(2 * n + side, Some(secrets[side as usize].clone())));
         for (side, node) in nodes.iter_mut().enumerate() {
             let now = node.now();
+            node.client.set_records(
+                [([side as u8 + 1; 16], Arc::from([7; 100]))],
+                Time::from_origin(now),
+            );
             node.client
-                .set_records([([side as u8 + 1; 16], Arc::from([7; 100]))], now);
-            node.client.set_relays([(TAG, RelayUse::Carry)], now);
+                .set_relays([(TAG, RelayUse::Carry)], Time::from_origin(now));
         }
         let end = Instant::now() + PATIENCE;
         let usage = || {
@@ -294,7 +297,9 @@ fn a_server_changes_its_key_while_it_runs_and_no_session_ends() {
         "nobody had to come again"
     );
     let now = first.now();
-    first.client.set_records([(TAG, Arc::from([7; 100]))], now);
+    first
+        .client
+        .set_records([(TAG, Arc::from([7; 100]))], Time::from_origin(now));
     let stored = first.live_until(PATIENCE, |_| {
         operated.status().rendezvous.unwrap().mailboxes == 1
     });

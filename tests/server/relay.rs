@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use natpunch_rendezvous::client::{Client, Config, Event, To};
-use natpunch_types::{PeerKey, RelayUse, SecretKey};
+use natpunch_types::{PeerKey, RelayUse, SecretKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -43,7 +43,7 @@ impl Node {
             config,
             server,
             ChaCha20Rng::from_seed([number; 32]),
-            Duration::ZERO,
+            Time::ZERO,
         )
         .unwrap();
         Self {
@@ -58,12 +58,14 @@ impl Node {
     }
 
     fn want(&mut self, wants: RelayUse) {
-        self.client.set_relays([(TAG, wants)], self.start.elapsed());
+        self.client
+            .set_relays([(TAG, wants)], Time::from_origin(self.start.elapsed()));
     }
 
     fn turn(&mut self) {
         let mut buffer = [0; 2_048];
-        self.client.handle_timeout(self.start.elapsed());
+        self.client
+            .handle_timeout(Time::from_origin(self.start.elapsed()));
         while let Some(outgoing) = self.client.poll_transmit() {
             let to = match outgoing.to {
                 To::Server => self.server,
@@ -74,8 +76,11 @@ impl Node {
         while let Ok((length, source)) = self.socket.recv_from(&mut buffer) {
             let payload = &buffer[..length];
             if natpunch_rendezvous::wire::Kind::of(payload).is_some() {
-                self.client
-                    .handle_datagram(source, payload, self.start.elapsed());
+                self.client.handle_datagram(
+                    source,
+                    payload,
+                    Time::from_origin(self.start.elapsed()),
+                );
                 self.heard.push((source, payload.to_vec()));
             } else {
                 self.received.push((source, payload.to_vec()));
@@ -280,7 +285,7 @@ fn a_pair_is_at_the_relay_again_after_the_server_restarted() {
     for node in &mut nodes {
         let now = node.start.elapsed();
         node.relay = None;
-        node.client.handle_network_change(now);
+        node.client.handle_network_change(Time::from_origin(now));
     }
     let start = Instant::now();
     while nodes.iter().any(|node| node.relay.is_none()) {

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use natpunch_rendezvous::client::{Client, Config, Event};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -51,8 +51,7 @@ impl Node {
             admission,
         };
         let seed = std::array::from_fn(|i| (n.to_be_bytes()[i % 4]).wrapping_add(i as u8));
-        let client =
-            Client::new(config, server, ChaCha20Rng::from_seed(seed), Duration::ZERO).unwrap();
+        let client = Client::new(config, server, ChaCha20Rng::from_seed(seed), Time::ZERO).unwrap();
         let socket = UdpSocket::bind(local).unwrap();
         Self {
             client,
@@ -80,20 +79,23 @@ impl Node {
     /// Does what is due and waits for a little.
     fn live(&mut self) {
         let now = self.start.elapsed();
-        self.client.handle_timeout(now);
+        self.client.handle_timeout(Time::from_origin(now));
         while let Some(sent) = self.client.poll_transmit() {
             self.socket.send_to(&sent.payload, self.server).unwrap();
         }
         let wait = self
             .client
             .poll_timeout()
-            .map_or(Duration::MAX, |at| at.saturating_sub(now));
+            .map_or(Duration::MAX, |at| at.since(Time::from_origin(now)));
         let wait = wait.clamp(Duration::from_millis(1), Duration::from_millis(50));
         self.socket.set_read_timeout(Some(wait)).unwrap();
         let mut buffer = [0; 2_048];
         if let Ok((length, from)) = self.socket.recv_from(&mut buffer) {
-            self.client
-                .handle_datagram(from, &buffer[..length], self.start.elapsed());
+            self.client.handle_datagram(
+                from,
+                &buffer[..length],
+                Time::from_origin(self.start.elapsed()),
+            );
         }
         self.events
             .extend(std::iter::from_fn(|| self.client.poll_event()));

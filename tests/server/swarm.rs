@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
 use natpunch_rendezvous::client::{Client, Config, Event};
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, SecretKey, Time};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use rand_chacha::ChaCha20Rng;
@@ -98,7 +98,13 @@ impl Swarm {
             };
             let mut seed = [3; 32];
             seed[..4].copy_from_slice(&n.to_be_bytes());
-            Client::new(config, server, ChaCha20Rng::from_seed(seed), begins(n)).unwrap()
+            Client::new(
+                config,
+                server,
+                ChaCha20Rng::from_seed(seed),
+                Time::from_origin(begins(n)),
+            )
+            .unwrap()
         };
         Self {
             first: numbers.start,
@@ -146,7 +152,7 @@ impl Swarm {
             self.timers.pop();
             let index = self.index(n);
             self.scheduled[index] = Duration::MAX;
-            self.clients[index].handle_timeout(now);
+            self.clients[index].handle_timeout(Time::from_origin(now));
             self.settle(n, now, &mut on_event);
         }
         self.flush();
@@ -174,7 +180,7 @@ impl Swarm {
                     continue;
                 };
                 self.received += 1;
-                client.handle_datagram(ends.remote, payload, now);
+                client.handle_datagram(ends.remote, payload, Time::from_origin(now));
                 self.settle(n, now, &mut on_event);
             }
             self.inbox = inbox;
@@ -213,6 +219,7 @@ impl Swarm {
         }
         if let Some(due) = client
             .poll_timeout()
+            .map(Time::since_origin)
             .filter(|due| *due < self.scheduled[index])
         {
             self.scheduled[index] = due;

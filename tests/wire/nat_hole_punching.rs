@@ -1,11 +1,11 @@
 //! WireGuard's example.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use natpunch_plugin_nat_hole_punching::client::Event;
 use natpunch_plugin_nat_hole_punching::server::Config;
 use natpunch_plugin_nat_hole_punching::{Client, Server};
+use natpunch_types::Time;
 use serde::Deserialize;
 
 use crate::{bytes, key, vectors};
@@ -24,8 +24,7 @@ pub(crate) struct Exchange {
 fn the_server_answers_with_the_bytes_of_the_vectors() {
     let mut server = Server::new(Config::default());
     for exchange in vectors().nat_hole_punching {
-        let answer =
-            server.handle_datagram(exchange.from, &bytes(&exchange.request), Duration::ZERO);
+        let answer = server.handle_datagram(exchange.from, &bytes(&exchange.request), Time::ZERO);
         assert_eq!(answer, Some(bytes(&exchange.answer)));
     }
 }
@@ -33,10 +32,10 @@ fn the_server_answers_with_the_bytes_of_the_vectors() {
 #[test]
 fn the_client_asks_with_the_bytes_of_the_vectors_and_reads_their_answers() {
     for exchange in vectors().nat_hole_punching {
-        let mut client = Client::new(key(&exchange.own), Duration::ZERO);
-        client.set_peers([(key(&exchange.wanted), true)], Duration::ZERO);
+        let mut client = Client::new(key(&exchange.own), Time::ZERO);
+        client.set_peers([(key(&exchange.wanted), true)], Time::ZERO);
         assert_eq!(client.poll_transmit(), Some(bytes(&exchange.request)));
-        client.handle_datagram(&bytes(&exchange.answer), Duration::ZERO);
+        client.handle_datagram(&bytes(&exchange.answer), Time::ZERO);
         assert_eq!(client.poll_event(), Some(Event::Up));
         let found = client.poll_event().map(|event| match event {
             Event::Found { peer, address } => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_plugin_natpunch_go::client::Event;
 use natpunch_plugin_natpunch_go::server::Config;
 use natpunch_plugin_natpunch_go::{Client, Server};
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, SecretKey, Time};
 use rand_core::{CryptoRng, RngCore};
 use serde::Deserialize;
 
@@ -95,14 +95,14 @@ fn the_server_answers_a_whole_session_with_the_bytes_of_the_vectors() {
     let now = Duration::from_secs(1);
     for client in &session.clients {
         let response = server
-            .handle_datagram(client.address, &bytes(&client.init), now)
+            .handle_datagram(client.address, &bytes(&client.init), Time::from_origin(now))
             .unwrap();
         assert_eq!(response.to_vec(), bytes(&client.response));
     }
     for exchange in &session.exchanges {
         let source = session.client(&exchange.from).address;
         let answer = server
-            .handle_datagram(source, &bytes(&exchange.request), now)
+            .handle_datagram(source, &bytes(&exchange.request), Time::from_origin(now))
             .unwrap();
         assert_eq!(
             answer.to_vec(),
@@ -147,10 +147,10 @@ fn the_client_asks_with_the_bytes_of_the_vectors_and_reads_their_answers() {
             key(&session.server_public),
             script,
             unix_time,
-            Duration::ZERO,
+            Time::ZERO,
         )
         .unwrap();
-        let mut now = Duration::ZERO;
+        let mut now = Time::ZERO;
         let mut connected = false;
         for exchange in session
             .exchanges

@@ -283,7 +283,7 @@ fn many_peers_share_one_probe_budget() {
         mesh.handle_timeout(now);
         sent += std::iter::from_fn(|| mesh.poll_transmit()).count();
         assert!(mesh.poll_timeout().is_some());
-        now = now + ms(5);
+        now += ms(5);
     }
     assert!((250..=750).contains(&sent), "{sent} pings in 2 s");
 }
@@ -609,7 +609,7 @@ proptest! {
                 }
                 Input::Network => mesh.handle_network_change(now),
                 Input::Set(ok) => if let Some(path) = last_set { mesh.handle_endpoint_set(key, path, ok, now) },
-                Input::Wait(millis) => now = now + ms(millis),
+                Input::Wait(millis) => now += ms(millis),
             }
             for _ in 0..100 {
                 mesh.handle_timeout(now);

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-pub use natpunch_os::boot_time;
+use natpunch_os::boot_time;
+use natpunch_types::Time;
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId as TimerClock, TimerFd, TimerFlags};
@@ -13,6 +14,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::readable::readable;
+
+/// The time since boot, sleep included.
+pub fn now() -> Time {
+    Time::from_origin(boot_time())
+}
 
 /// How long a machine must have slept for its mappings in NATs to be in doubt.
 const SUSPENDED: Duration = Duration::from_secs(5);
@@ -25,6 +31,11 @@ impl Stopwatch {
     /// Starts now.
     pub fn start() -> Self {
         Self(boot_time())
+    }
+
+    /// The same as a moment, on a clock that begins at the start.
+    pub fn now(&self) -> Time {
+        Time::from_origin(self.elapsed())
     }
 
     /// The time since then.

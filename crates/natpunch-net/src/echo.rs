@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::boot_time;
+use natpunch_os::boot_time;
 
 /// Length of an ICMP echo header, in bytes.
 const HEADER: usize = 8;

@@ -1,10 +1,10 @@
 //! Raw sockets, packet filters and link watching for natpunch.
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns, [`SourcePorts`] from others beside it;
-//! [`LinkWatch`] tells when the way out
-//! of this host changes; [`boot_time`] is the clock that both the core and the shell live by;
-//! [`surroundings`] names the networks that this host is in; [`echo`] asks hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary
-//! sockets by the batch.
+//! [`LinkWatch`] tells when the way out of this host changes; [`now`] is the clock that both the core
+//! and the shell live by; [`surroundings`] names the networks that this host is in; [`echo`] asks
+//! hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the
+//! batch.
 
 mod batch;
 mod clock;
@@ -23,7 +23,7 @@ mod source_ports;
 mod surroundings;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
-pub use clock::{Stopwatch, boot_time};
+pub use clock::{Stopwatch, now};
 pub use echo::echo;
 pub use error::NetError;
 pub use link::{Change, LinkWatch, host_network};

@@ -14,7 +14,6 @@ mod network;
 pub mod relay;
 pub mod server;
 pub mod testing;
-mod window;
 pub mod wire;
 
 pub use client::Client;

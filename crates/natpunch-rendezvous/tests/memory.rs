@@ -5,11 +5,9 @@
 
 mod common;
 
-use std::time::Duration;
-
 use natpunch_rendezvous::client::{Client, Config, Outgoing};
 use natpunch_rendezvous::server::{Admission, Limits, Via};
-use natpunch_types::SecretKey;
+use natpunch_types::{SecretKey, Time};
 
 const CLIENTS: u32 = 4_000;
 
@@ -36,7 +34,7 @@ fn an_idle_client_takes_at_most_a_kibibyte() {
             ..Limits::default()
         },
     );
-    let now = Duration::from_secs(1);
+    let now = Time::from_millis(1_000);
     let mut register = |n: u32| {
         let mut identity = [7; 32];
         identity[..4].copy_from_slice(&n.to_be_bytes());

@@ -13,7 +13,7 @@ use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::relay::{self, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Limits, Server, Via};
 use natpunch_rendezvous::wire::{Kind, Tag};
-use natpunch_types::{PeerKey, RelayUse, SecretKey};
+use natpunch_types::{PeerKey, RelayUse, SecretKey, Time};
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 
@@ -30,7 +30,7 @@ enum Whither {
 }
 
 struct Net {
-    now: Duration,
+    now: Time,
     delay: Duration,
     server: Server<ChaCha20Rng>,
     ports: Vec<Port>,
@@ -38,10 +38,10 @@ struct Net {
     places: BTreeMap<u16, SocketAddr>,
     /// Whose NAT uses another port for each destination.
     symmetric: BTreeSet<u16>,
-    in_flight: BTreeMap<(Duration, u64), (Whither, SocketAddr, Vec<u8>)>,
+    in_flight: BTreeMap<(Time, u64), (Whither, SocketAddr, Vec<u8>)>,
     sent: u64,
     lose: Box<dyn FnMut(u64) -> bool>,
-    events: Vec<(Duration, u16, Event)>,
+    events: Vec<(Time, u16, Event)>,
     /// What ports answered: how long what they answer was, and the answer.
     answered: Vec<(usize, usize)>,
 }
@@ -55,7 +55,7 @@ fn identity(n: u16) -> SecretKey {
 impl Net {
     fn new(ports: u16, limits: Limits) -> Self {
         let mut net = Self {
-            now: SECOND * 1_000,
+            now: Time::from_millis(1_000_000),
             delay: Duration::from_millis(50),
             server: server_with(key(200), Admission::default(), limits),
             ports: Vec::new(),
@@ -226,7 +226,7 @@ impl Net {
         }
     }
 
-    fn run_until(&mut self, end: Duration) {
+    fn run_until(&mut self, end: Time) {
         loop {
             for index in 0..self.ports.len() {
                 while let Some(event) = self.ports[index].poll_event() {
@@ -286,7 +286,7 @@ impl Net {
     }
 
     /// When a client said that it is registered, first.
-    fn up(&self, n: u16) -> Duration {
+    fn up(&self, n: u16) -> Time {
         let up = |event: &Event| matches!(event, Event::Up { .. });
         self.events
             .iter()
@@ -296,7 +296,7 @@ impl Net {
     }
 
     /// When a client said where its relay is: with its bind, when both sides are bound, and so on.
-    fn told(&self, n: u16) -> Vec<Duration> {
+    fn told(&self, n: u16) -> Vec<Time> {
         let told = |event: &Event| {
             matches!(
                 event,
@@ -348,10 +348,10 @@ fn a_pair_has_its_relay_one_round_trip_after_the_later_one_is_up_and_two_behind_
         println!(
             "{:?}: the relay is there {:?} after the later one is up",
             net.symmetric,
-            there - up
+            there.since(up)
         );
-        assert_eq!(there - up, 2 * net.delay * round_trips);
-        assert!(there - up <= 2 * net.delay + Duration::from_millis(200));
+        assert_eq!(there.since(up), 2 * net.delay * round_trips);
+        assert!(there.since(up) <= 2 * net.delay + Duration::from_millis(200));
         assert_eq!(net.relay(1), net.relay(2));
         net.say(1, &initiation(1));
         net.run(SECOND);
@@ -585,14 +585,14 @@ fn a_binding_is_kept_for_hours_and_said_again() {
         )),
         "{relays:?}"
     );
-    let of_one: Vec<Duration> = relays
+    let of_one: Vec<Time> = relays
         .iter()
         .filter(|(_, n, _)| *n == 1)
         .map(|(at, ..)| *at)
         .collect();
     let longest = of_one
         .windows(2)
-        .map(|pair| pair[1] - pair[0])
+        .map(|pair| pair[1].since(pair[0]))
         .max()
         .unwrap();
     assert!(

@@ -13,7 +13,7 @@ use common::{key, public, rng, server_address, server_with};
 use natpunch_rendezvous::client::{Client, Config, To};
 use natpunch_rendezvous::relay::{self, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Limits, Via};
-use natpunch_types::{RelayUse, SecretKey};
+use natpunch_types::{RelayUse, SecretKey, Time};
 
 const CLIENTS: u32 = 200;
 const PAIRS: usize = 3_200;
@@ -32,7 +32,7 @@ fn resident() -> usize {
 
 #[test]
 fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
-    let now = Duration::from_secs(1);
+    let now = Time::from_millis(1_000);
     let limits = Limits {
         hellos_per_second: 1_000_000,
         messages_per_second: 1_000_000,
@@ -105,7 +105,7 @@ fn a_relayed_pair_takes_no_more_than_the_stated_bound_counts_for_it() {
             (tag[0], tag[1]) = (a as u8, b as u8);
             (tag, RelayUse::Carry)
         });
-        client.set_relays(tags, Duration::from_secs(1));
+        client.set_relays(tags, Time::from_millis(1_000));
     }
     for _ in 0..40 {
         turn(&mut clients, &mut server);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Net, Raw, address, blob, frame, key, public, rng};
 use natpunch_rendezvous::client::{self, Client, Event};
 use natpunch_rendezvous::server::{Admission, Limits};
-use natpunch_types::{Mapping, PresharedKey};
+use natpunch_types::{Mapping, PresharedKey, Time};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PAIR: common::Tag = [9; 16];
@@ -32,7 +32,7 @@ fn mailbox(n: u16) -> common::Tag {
 }
 
 /// When this client fires.
-fn fires(net: &Net, n: u16) -> Vec<Duration> {
+fn fires(net: &Net, n: u16) -> Vec<Time> {
     let events = net.events[&n].iter().zip(&net.times[&n]);
     events
         .filter_map(|(event, at)| match event {
@@ -61,12 +61,12 @@ fn both_sides_of_a_pair_fire_at_one_moment_and_once_however_far_they_are() {
         let ([a], [b]) = (&fires(&net, 1)[..], &fires(&net, 2)[..]) else {
             panic!("{:?}", net.events)
         };
-        let skew = a.abs_diff(*b);
+        let skew = a.since(*b).max(b.since(*a));
         assert!(skew < ms(3), "{near} and {far}: {skew:?}");
         assert!(
             *a < said + ms(far + near.max(far) + 70),
             "{near} {far}: {:?}",
-            *a - said
+            a.since(said)
         );
         assert_eq!(net.server.counters().met, 1);
     }
@@ -282,7 +282,9 @@ fn traffic(net: &mut Net, seconds: u64) -> Vec<Duration> {
     for n in 0..seconds * 2 {
         let now = net.now;
         let client = net.clients.get_mut(&1).unwrap();
-        let text: Vec<u8> = (n + now.as_millis() as u64).to_be_bytes().repeat(20);
+        let text: Vec<u8> = (n + now.since_origin().as_millis() as u64)
+            .to_be_bytes()
+            .repeat(20);
         client.set_records([(tag, text.clone().into())], now);
         client.handle_timeout(now);
         net.run(ms(500));
@@ -295,7 +297,7 @@ fn traffic(net: &mut Net, seconds: u64) -> Vec<Duration> {
             unreachable!()
         };
         assert_eq!(blob[..], text[..], "{n}: lost or late at {now:?}");
-        took.push(*at - now);
+        took.push(at.since(now));
     }
     took
 }

@@ -59,7 +59,7 @@ fn end_of(before: &Version, after: &Version, logins: &[Login], silent: &[u8]) ->
                         small: ask.small.iter().copied().filter(lives).collect(),
                         full: ask.full.iter().copied().filter(lives).collect(),
                     };
-                    now = now + Duration::from_millis(50);
+                    now += Duration::from_millis(50);
                     rollout.handle_answers(ask.id, &answers, now);
                 }
                 Output::Write { id, .. } => rollout.handle_written(id, Ok(()), now),

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_core::{Mesh, Time};
+use natpunch_core::Mesh;
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_rendezvous::identity;
 use natpunch_rendezvous::wire::Tag;
 use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, InstanceName, Interest, News, OwnAddressKind,
-    PeerKey, RecordTag, SealedRecord, SecretKey,
+    PeerKey, RecordTag, SealedRecord, SecretKey, Time,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -89,7 +89,7 @@ impl Clients {
                 config,
                 *address,
                 ChaCha20Rng::from_seed(random.bytes32()),
-                now,
+                Time::from_origin(now),
             )?;
             let origin = origin(address.ip());
             Some(Link {
@@ -133,13 +133,13 @@ impl Clients {
             ..
         } in &mut self.links
         {
-            client.set_watches(self.watches.keys().copied(), now);
+            client.set_watches(self.watches.keys().copied(), Time::from_origin(now));
             client.set_relays(
                 interest
                     .iter()
                     .filter(|_| *relays)
                     .map(|interest| (interest.pair_tag.0, interest.relay_by(origin))),
-                now,
+                Time::from_origin(now),
             );
         }
     }
@@ -150,7 +150,7 @@ impl Clients {
                 records
                     .iter()
                     .map(|record| (record.tag.0, record.blob.clone())),
-                now,
+                Time::from_origin(now),
             );
         }
     }
@@ -163,7 +163,7 @@ impl Clients {
         self.links
             .iter_mut()
             .filter(|link| link.up)
-            .for_each(|link| link.client.meet(*pair, *mailbox, now));
+            .for_each(|link| link.client.meet(*pair, *mailbox, Time::from_origin(now)));
     }
 
     /// The instance of this server was replaced by one that does not relay.
@@ -171,7 +171,7 @@ impl Clients {
         for link in &mut self.links {
             if link.address == server {
                 link.relays = false;
-                link.client.set_relays([], now);
+                link.client.set_relays([], Time::from_origin(now));
             }
         }
     }
@@ -179,7 +179,7 @@ impl Clients {
     pub(crate) fn handle_network_change(&mut self, now: Duration) {
         self.links
             .iter_mut()
-            .for_each(|link| link.client.handle_network_change(now));
+            .for_each(|link| link.client.handle_network_change(Time::from_origin(now)));
     }
 
     pub(crate) fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
@@ -188,7 +188,8 @@ impl Clients {
             .iter_mut()
             .filter(|link| link.address.ip() == source.ip())
         {
-            link.client.handle_datagram(source, payload, now);
+            link.client
+                .handle_datagram(source, payload, Time::from_origin(now));
         }
     }
 
@@ -197,6 +198,7 @@ impl Clients {
             .iter()
             .filter_map(|link| link.client.poll_timeout())
             .min()
+            .map(Time::since_origin)
     }
 
     /// Does what is due, and tells the core what is new; what to send from WireGuard's port, before
@@ -209,8 +211,12 @@ impl Clients {
     ) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
         for link in &mut self.links {
-            if link.client.poll_timeout().is_some_and(|at| at <= now) {
-                link.client.handle_timeout(now);
+            if link
+                .client
+                .poll_timeout()
+                .is_some_and(|at| at <= Time::from_origin(now))
+            {
+                link.client.handle_timeout(Time::from_origin(now));
             }
             while let Some(outgoing) = link.client.poll_transmit() {
                 let to = match outgoing.to {

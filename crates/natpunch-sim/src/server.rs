@@ -11,7 +11,7 @@ use natpunch_rendezvous::relay::{Limits as RelayLimits, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Via};
 use natpunch_rendezvous::testing::reword;
 use natpunch_rendezvous::wire::Tag;
-use natpunch_types::SecretKey;
+use natpunch_types::{SecretKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -92,15 +92,16 @@ impl Server {
             .into_iter()
             .chain(ports)
             .min()
+            .map(Time::since_origin)
             .filter(|_| !self.down)
     }
 
     /// Does what is due; what it sends.
     pub(crate) fn handle_timeout(&mut self, now: Duration) -> Vec<Packet> {
-        self.core.handle_timeout(now);
+        self.core.handle_timeout(Time::from_origin(now));
         self.ports
             .iter_mut()
-            .for_each(|port| port.handle_timeout(now));
+            .for_each(|port| port.handle_timeout(Time::from_origin(now)));
         self.drain(now)
     }
 
@@ -121,7 +122,7 @@ impl Server {
             .checked_sub(RELAY_PORTS.start)
             .and_then(|n| self.ports.get_mut(usize::from(n)))
         {
-            match port.handle_datagram(via(0), source, &bytes, now) {
+            match port.handle_datagram(via(0), source, &bytes, Time::from_origin(now)) {
                 Verdict::Answer(answer) => {
                     out.push(Packet::new(here, source, Payload::Raw(answer.to_vec())))
                 }
@@ -139,8 +140,12 @@ impl Server {
             .iter()
             .position(|port| *port == here.port())
         {
-            self.core
-                .handle_datagram(via(socket), self.liar.seen(source), &bytes, now);
+            self.core.handle_datagram(
+                via(socket),
+                self.liar.seen(source),
+                &bytes,
+                Time::from_origin(now),
+            );
         }
         out.extend(self.drain(now));
         out
@@ -149,11 +154,11 @@ impl Server {
     fn drain(&mut self, now: Duration) -> Vec<Packet> {
         for port in &mut self.ports {
             while let Some(event) = port.poll_event() {
-                self.core.handle_relay_event(event, now);
+                self.core.handle_relay_event(event, Time::from_origin(now));
             }
         }
         while let Some((port, command)) = self.core.poll_relay_command() {
-            self.ports[port].handle_command(command, now);
+            self.ports[port].handle_command(command, Time::from_origin(now));
         }
         let mut out = Vec::new();
         while let Some(mut message) = self.core.poll_unsealed() {

@@ -85,6 +85,23 @@ impl Bucket {
         after.is_some()
     }
 
+    /// Takes so many units ahead of time: when they may pass. `None`, and nothing is taken, if that
+    /// is not within `longest`.
+    pub fn reserve(
+        &mut self,
+        rate: Rate,
+        units: u64,
+        longest: Duration,
+        now: Time,
+    ) -> Option<Time> {
+        let full_at = self.full_at.max(now) + rate.cost(units)?;
+        let passes_at = (full_at - rate.cost(rate.burst)?).max(now);
+        (passes_at.since(now) <= longest).then(|| {
+            self.full_at = full_at;
+            passes_at
+        })
+    }
+
     /// The earliest moment at which so many units can be taken; `None` if they never can.
     pub fn available_at(self, rate: Rate, units: u64) -> Option<Time> {
         let (wanted, all) = (rate.cost(units)?, rate.cost(rate.burst)?);
@@ -163,6 +180,19 @@ mod tests {
         assert!(budget.take_units(3_000_000_000, Time::ZERO));
         assert!(!budget.take_units(3, Time::ZERO));
         assert!(budget.take_units(3, Time::from_nanos(1)));
+    }
+
+    #[test]
+    fn what_is_reserved_passes_one_after_the_other_and_nothing_waits_too_long() {
+        let (rate, longest) = (Rate::per_second(10, 2), Duration::from_millis(250));
+        let (mut bucket, now) = (Bucket::default(), Time::from_millis(5_000));
+        let passes: Vec<Option<Duration>> = (0..6)
+            .map(|_| bucket.reserve(rate, 1, longest, now))
+            .map(|at| at.map(|at| at.since(now)))
+            .collect();
+        let after = |ms| Some(Duration::from_millis(ms));
+        let wanted = [after(0), after(0), after(100), after(200), None, None];
+        assert_eq!(passes, wanted);
     }
 
     proptest! {

@@ -33,6 +33,11 @@ impl<const WIDTH: u64> ReplayWindow<WIDTH> {
         self.newest.is_none_or(|newest| counter > newest)
     }
 
+    /// Refuses from now on every counter that is not higher than all that were seen.
+    pub fn close_gaps(&mut self) {
+        self.gaps.clear();
+    }
+
     /// Marks a counter that was [accepted](Self::accepts) and whose packet proved authentic.
     pub fn mark(&mut self, counter: u64) {
         if self.is_newest(counter) {
@@ -117,6 +122,15 @@ mod tests {
             assert_eq!(window.take(sequence), new, "{sequence}");
         }
         assert!(window.take(u64::MAX) && !window.take(u64::MAX) && !window.take(70));
+    }
+
+    #[test]
+    fn what_came_late_is_refused_once_the_gaps_are_closed() {
+        let mut window = Window::default();
+        window.mark(5);
+        assert!(window.accepts(3));
+        window.close_gaps();
+        assert!(!window.accepts(3) && window.accepts(6));
     }
 
     proptest! {

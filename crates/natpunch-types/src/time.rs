@@ -1,7 +1,7 @@
 //! A moment, told apart from a span of time ([`Duration`]): the pure crates are told what time it
 //! is and never ask.
 
-use std::ops::{Add, Sub};
+use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 /// Time since an arbitrary origin, on a clock that never goes back and counts suspend
@@ -54,6 +54,12 @@ impl Add<Duration> for Time {
     type Output = Self;
     fn add(self, rhs: Duration) -> Self {
         Self(self.0.saturating_add(rhs))
+    }
+}
+
+impl AddAssign<Duration> for Time {
+    fn add_assign(&mut self, rhs: Duration) {
+        *self = *self + rhs;
     }
 }
 

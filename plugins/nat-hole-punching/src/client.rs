@@ -10,7 +10,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use natpunch_plugin::Schedule;
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, Time};
 
 use crate::wire::{Answer, Request};
 
@@ -56,9 +56,9 @@ pub struct Client {
     subject: Option<PeerKey>,
     /// How many questions about it have no answer, and may still get one.
     unanswered: u32,
-    last_sent: Duration,
+    last_sent: Time,
     /// When to repeat the open question.
-    repeat_at: Option<Duration>,
+    repeat_at: Option<Time>,
     wait: Duration,
     repetitions: u32,
     up: Option<bool>,
@@ -68,7 +68,7 @@ pub struct Client {
 
 impl Client {
     /// A client of this node.
-    pub fn new(own: PeerKey, now: Duration) -> Self {
+    pub fn new(own: PeerKey, now: Time) -> Self {
         Self {
             own,
             schedule: Schedule::default(),
@@ -86,7 +86,7 @@ impl Client {
 
     /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is
     /// silent.
-    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Duration) {
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Time) {
         let own = self.own;
         let peers = peers
             .into_iter()
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// The network changed: registers anew and asks for everybody.
-    pub fn handle_network_change(&mut self, now: Duration) {
+    pub fn handle_network_change(&mut self, now: Time) {
         self.schedule.restart(now);
         self.wait = MIN_WAIT;
         if self.repeat_at.is_some() {
@@ -112,7 +112,7 @@ impl Client {
     }
 
     /// Handles a datagram from the server's address.
-    pub fn handle_datagram(&mut self, datagram: &[u8], now: Duration) {
+    pub fn handle_datagram(&mut self, datagram: &[u8], now: Time) {
         let (Some(Answer(address)), Some(peer)) = (Answer::parse(datagram), self.subject) else {
             return;
         };
@@ -137,7 +137,7 @@ impl Client {
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         self.forget_lost(now);
         let Some((next, due)) = self.schedule.next() else {
             self.repeat_at = None;
@@ -162,7 +162,7 @@ impl Client {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) next has something to do.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         let (next, due) = self.schedule.next()?;
         if self.repeat_at.is_some() {
             return self.repeat_at;
@@ -190,13 +190,13 @@ impl Client {
         self.unanswered == 0 || self.subject == Some(*peer)
     }
 
-    fn forget_lost(&mut self, now: Duration) {
+    fn forget_lost(&mut self, now: Time) {
         if now >= self.last_sent + QUIET {
             self.unanswered = 0;
         }
     }
 
-    fn ask(&mut self, wanted: PeerKey, now: Duration) {
+    fn ask(&mut self, wanted: PeerKey, now: Time) {
         self.schedule.asked(&wanted, now);
         self.subject = Some(wanted);
         self.unanswered += 1;

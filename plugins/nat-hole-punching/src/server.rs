@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{Bucket, PeerKey, Rate, Time};
 
 use crate::wire::{Answer, Request};
 
@@ -69,7 +69,7 @@ pub struct Counters {
 #[derive(Debug)]
 struct Registration {
     address: SocketAddrV4,
-    seen: Duration,
+    seen: Time,
 }
 
 /// What one IPv4 address holds. Exists as long as it holds a key, so there are never more than
@@ -77,8 +77,7 @@ struct Registration {
 #[derive(Debug, Default)]
 struct Source {
     keys: u32,
-    /// When its request budget is full again (the generic cell rate algorithm).
-    full_at: Duration,
+    requests: Bucket,
 }
 
 /// A rendezvous server for clients of WireGuard's example.
@@ -89,7 +88,7 @@ pub struct Server {
     registrations: HashMap<PeerKey, Registration>,
     sources: HashMap<Ipv4Addr, Source>,
     /// By the earliest time at which they may have been silent for too long.
-    expiry: BTreeSet<(Duration, PeerKey)>,
+    expiry: BTreeSet<(Time, PeerKey)>,
     counters: Counters,
 }
 
@@ -135,7 +134,7 @@ impl Server {
         &mut self,
         source: SocketAddr,
         datagram: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Option<Vec<u8>> {
         self.handle_timeout(now);
         let (SocketAddr::V4(source), Some(request)) =
@@ -161,13 +160,13 @@ impl Server {
     }
 
     /// Forgets what was silent for too long.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         while let Some((_, key)) = self.expiry.first().copied().filter(|(end, _)| *end <= now) {
             self.expiry.pop_first();
             let Some(registration) = self.registrations.get(&key) else {
                 continue;
             };
-            let end = registration.seen.saturating_add(self.config.lifetime);
+            let end = registration.seen + self.config.lifetime;
             if end > now {
                 self.expiry.insert((end, key));
             } else {
@@ -178,7 +177,7 @@ impl Server {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) next has something to do.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         self.expiry.first().map(|(end, _)| *end)
     }
 
@@ -190,15 +189,13 @@ impl Server {
     }
 
     /// Notes that `key` is at `source`. `None` if that is refused.
-    fn register(&mut self, key: PeerKey, source: SocketAddrV4, now: Duration) -> Option<()> {
+    fn register(&mut self, key: PeerKey, source: SocketAddrV4, now: Time) -> Option<()> {
         let known = self
             .registrations
             .get(&key)
             .map(|registration| (registration.address, registration.seen));
         match known {
-            Some((address, seen))
-                if address != source && now.saturating_sub(seen) < self.config.hold =>
-            {
+            Some((address, seen)) if address != source && now.since(seen) < self.config.hold => {
                 self.counters.held += 1;
                 return None;
             }
@@ -211,18 +208,15 @@ impl Server {
 
         let newcomer = known.is_none_or(|(address, _)| address.ip() != source.ip());
         let holder = self.sources.get(source.ip());
-        let full_at = holder.map_or(Duration::ZERO, |holder| holder.full_at);
+        let requests = holder.map_or_else(Bucket::default, |holder| holder.requests);
         let keys = holder.map_or(0, |holder| holder.keys);
-        let interval =
-            Duration::from_nanos(1_000_000_000 / u64::from(self.config.requests_per_source.max(1)));
-        let late = full_at
-            > now.saturating_add(
-                interval.saturating_mul(self.config.requests_per_source.max(1) - 1),
-            );
-        if late || (newcomer && keys >= self.config.max_keys_per_source) {
+        let per_second = u64::from(self.config.requests_per_source.max(1));
+        let rate = Rate::per_second(per_second, per_second);
+        let many_keys = newcomer && keys >= self.config.max_keys_per_source;
+        let Some(requests) = requests.after(rate, 1, now).filter(|_| !many_keys) else {
             self.counters.limited += 1;
             return None;
-        }
+        };
 
         if newcomer {
             if known.is_some() {
@@ -230,11 +224,10 @@ impl Server {
             } else {
                 self.counters.registered += 1;
             }
-            self.expiry
-                .insert((now.saturating_add(self.config.lifetime), key));
+            self.expiry.insert((now + self.config.lifetime, key));
         }
         let holder = self.sources.entry(*source.ip()).or_default();
-        holder.full_at = full_at.max(now).saturating_add(interval);
+        holder.requests = requests;
         holder.keys += u32::from(newcomer);
         self.registrations.insert(
             key,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use natpunch_noise::HandshakeState;
 use natpunch_plugin::Schedule;
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, SecretKey, Time};
 use rand_core::{CryptoRng, RngCore};
 
 use crate::noise::{Identity, Transport};
@@ -67,12 +67,12 @@ pub enum Event {
 }
 
 struct Try {
-    started: Duration,
+    started: Time,
     handshake: HandshakeState,
 }
 
 struct Session {
-    started: Duration,
+    started: Time,
     index: u32,
     transport: Transport,
     /// How many questions were sealed: the nonce of the next.
@@ -95,8 +95,8 @@ impl Session {
 struct Question {
     peer: PeerKey,
     sends: u32,
-    asked: Duration,
-    deadline: Duration,
+    asked: Time,
+    deadline: Time,
 }
 
 /// A client of a natpunch-go server. See the [module](self) for how it works.
@@ -118,14 +118,14 @@ pub struct Client<R> {
     tries: VecDeque<Try>,
     /// Tries since the last answer, and when the next may be made.
     failures: u32,
-    retry_at: Duration,
+    retry_at: Time,
     /// The session must be replaced, but may be used until then.
     renew: bool,
     /// The server may have forgotten everything.
     lost: bool,
     up: Option<bool>,
     wait: Duration,
-    last_sent: Duration,
+    last_sent: Time,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
 }
@@ -139,13 +139,13 @@ impl<R: RngCore + CryptoRng> Client<R> {
         server: PeerKey,
         rng: R,
         unix_time: Duration,
-        now: Duration,
+        now: Time,
     ) -> Option<Self> {
         Some(Self {
             identity: Identity::new(private_key)?,
             server,
             rng,
-            epoch: unix_time.saturating_sub(now),
+            epoch: unix_time.saturating_sub(now.since_origin()),
             last_timestamp: 0,
             schedule: Schedule::default(),
             session: None,
@@ -165,7 +165,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
 
     /// Sets the peers to ask for, complete, and whether each is wanted. Without peers the client is
     /// silent.
-    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Duration) {
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = (PeerKey, bool)>, now: Time) {
         let own = self.identity.public();
         let peers = peers
             .into_iter()
@@ -186,7 +186,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
     }
 
     /// The network changed: registers anew and asks for everybody.
-    pub fn handle_network_change(&mut self, now: Duration) {
+    pub fn handle_network_change(&mut self, now: Time) {
         self.schedule.restart(now);
         self.session = None;
         self.question = None;
@@ -197,7 +197,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
     }
 
     /// Handles a datagram from the server's address. What is not authentic changes nothing.
-    pub fn handle_datagram(&mut self, datagram: &[u8], now: Duration) {
+    pub fn handle_datagram(&mut self, datagram: &[u8], now: Time) {
         match ToClient::parse(datagram) {
             Some(ToClient::Response { index, noise }) => self.response(index, noise, now),
             Some(ToClient::Answer { nonce, sealed }) => self.answer(nonce, sealed, now),
@@ -207,7 +207,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         if self.schedule.is_empty() {
             self.session = None;
             self.question = None;
@@ -230,7 +230,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) next has something to do.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         let (peer, due) = self.schedule.next()?;
         let Some(session) = &self.session else {
             return Some(self.retry_at);
@@ -240,7 +240,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
             None => due.min(self.last_sent + KEEPALIVE),
         };
         let renewal = if self.renew {
-            Duration::ZERO
+            Time::ZERO
         } else {
             session.started + self.session_life()
         };
@@ -272,7 +272,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         }
     }
 
-    fn needs_handshake(&self, now: Duration) -> bool {
+    fn needs_handshake(&self, now: Time) -> bool {
         let life = self.session_life();
         self.renew
             || self
@@ -281,7 +281,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
                 .is_none_or(|session| now >= session.started + life)
     }
 
-    fn give_up_or_repeat(&mut self, now: Duration) {
+    fn give_up_or_repeat(&mut self, now: Time) {
         let Some(question) = self
             .question
             .as_mut()
@@ -301,7 +301,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         }
     }
 
-    fn ask_next(&mut self, now: Duration) {
+    fn ask_next(&mut self, now: Time) {
         if self.question.is_some() {
             return;
         }
@@ -328,7 +328,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         self.send_question(peer, now);
     }
 
-    fn send_question(&mut self, peer: PeerKey, now: Duration) {
+    fn send_question(&mut self, peer: PeerKey, now: Time) {
         let Some(session) = &mut self.session else {
             return;
         };
@@ -348,14 +348,15 @@ impl<R: RngCore + CryptoRng> Client<R> {
         push(&mut self.transmits, packet.as_bytes().to_vec());
     }
 
-    fn send_handshake(&mut self, now: Duration) {
+    fn send_handshake(&mut self, now: Time) {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + self.backoff();
         if self.failures > DOWN_AFTER && self.session.is_none() && self.up != Some(false) {
             self.up = Some(false);
             push(&mut self.events, Event::Down);
         }
-        let timestamp = u64::try_from((self.epoch + now).as_nanos()).unwrap_or(u64::MAX);
+        let timestamp =
+            u64::try_from((self.epoch + now.since_origin()).as_nanos()).unwrap_or(u64::MAX);
         self.last_timestamp = timestamp.max(self.last_timestamp.saturating_add(1));
         let Ok(mut handshake) = self.identity.initiate(&self.server, &mut self.rng) else {
             return;
@@ -385,7 +386,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         base * 3 / 4 + base.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX) / 2.0)
     }
 
-    fn response(&mut self, index: u32, noise: &[u8; NOISE_RESPONSE], now: Duration) {
+    fn response(&mut self, index: u32, noise: &[u8; NOISE_RESPONSE], now: Time) {
         let mut payload = [0; NOISE_RESPONSE];
         // A failed read leaves the handshake as it was (snow keeps a checkpoint), so a forgery
         // costs nothing but time.
@@ -418,7 +419,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         self.failures = 0;
         self.retry_at = now;
         self.renew = false;
-        self.note_round_trip(now - started);
+        self.note_round_trip(now.since(started));
         if std::mem::take(&mut self.lost) {
             self.schedule.restart(now);
             self.question = None;
@@ -435,7 +436,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         }
     }
 
-    fn answer(&mut self, nonce: u64, sealed: &[u8], now: Duration) {
+    fn answer(&mut self, nonce: u64, sealed: &[u8], now: Time) {
         let Some(session) = &mut self.session else {
             return;
         };
@@ -460,7 +461,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
         if let Some(question) = self.question.take() {
             // Only a question that was sent once tells the round trip (Karn's algorithm).
             if question.sends == 1 {
-                self.note_round_trip(now - question.asked);
+                self.note_round_trip(now.since(question.asked));
             }
         }
         if let Some(address) = wire::decode_address(inside)

@@ -13,7 +13,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 mod links;
 mod lookup;
@@ -29,7 +28,7 @@ pub use natpunch_plugin_description::{
 };
 pub use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, Interest, Mapping, News, OwnAddressKind, PairTag,
-    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey,
+    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time,
 };
 pub use schedule::Schedule;
 
@@ -66,7 +65,7 @@ pub trait Host: Send + Sync + 'static {
 
     /// The time since the machine was booted, sleep included. What has to be said to a server again
     /// counts by it.
-    fn now(&self) -> Duration;
+    fn now(&self) -> Time;
 
     /// Waits for the next input. Inputs of one kind that were not fetched yet are merged, so a slow
     /// plugin sees the newest state, not a backlog.

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use natpunch_types::Time;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
@@ -22,12 +23,11 @@ const MAX_ADDRESSES: usize = 8;
 pub const FAMILIES: [usize; 2] = [0, 1];
 
 /// The links of one run of a plugin to its server: one for each address family, each with a client
-/// `C` of the protocol. All times count from the start of the run, on the clock of the host.
+/// `C` of the protocol. All times are the host's.
 pub struct Links<'a, C> {
     server: &'a Endpoint,
     host: &'a dyn Host,
     ipv4_only: bool,
-    start: Duration,
     input: BoxFuture<'a, Input>,
     /// Waits until it is time, and resolves the name.
     lookup: BoxFuture<'a, io::Result<Vec<SocketAddr>>>,
@@ -97,7 +97,6 @@ impl<'a, C> Links<'a, C> {
             server,
             host,
             ipv4_only: false,
-            start: host.now(),
             input: host.next(),
             lookup: Box::pin(resolve(server)),
             lookup_at: Instant::now(),
@@ -122,9 +121,9 @@ impl<'a, C> Links<'a, C> {
         }
     }
 
-    /// The time now.
-    pub fn now(&self) -> Duration {
-        self.host.now().saturating_sub(self.start)
+    /// The time now, on the clock of the host.
+    pub fn now(&self) -> Time {
+        self.host.now()
     }
 
     /// The link of a family.
@@ -149,8 +148,8 @@ impl<'a, C> Links<'a, C> {
 
     /// Waits for what happens next, until `timeout`, if any. The wait stands still in sleep; after
     /// one comes [`Input::NetworkChanged`], and what is due can be done.
-    pub async fn next(&mut self, timeout: Option<Duration>) -> Happened {
-        let wait = timeout.map(|at| at.saturating_sub(self.now()));
+    pub async fn next(&mut self, timeout: Option<Time>) -> Happened {
+        let wait = timeout.map(|at| at.since(self.now()));
         let timeout = wait.map(|wait| Instant::now() + wait);
         tokio::select! {
             input = &mut self.input => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::PeerKey;
+use natpunch_types::Time;
 
 /// The turns of the peers, for a protocol of questions and answers. Pure: `now` counts from any
 /// origin.
@@ -15,14 +16,14 @@ use crate::PeerKey;
 #[derive(Debug, Clone, Default)]
 pub struct Schedule {
     peers: BTreeMap<PeerKey, Turn>,
-    queue: BTreeSet<(Duration, PeerKey)>,
+    queue: BTreeSet<(Time, PeerKey)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     wanted: bool,
-    since: Duration,
-    due: Duration,
+    since: Time,
+    due: Time,
 }
 
 impl Schedule {
@@ -38,7 +39,7 @@ impl Schedule {
     pub fn set_peers(
         &mut self,
         peers: impl IntoIterator<Item = (PeerKey, bool)>,
-        now: Duration,
+        now: Time,
     ) -> bool {
         let old = std::mem::take(&mut self.peers);
         self.queue.clear();
@@ -68,7 +69,7 @@ impl Schedule {
     }
 
     /// Starts anew: each peer is due at once.
-    pub fn restart(&mut self, now: Duration) {
+    pub fn restart(&mut self, now: Time) {
         self.queue.clear();
         for (key, turn) in &mut self.peers {
             turn.since = now;
@@ -78,17 +79,17 @@ impl Schedule {
     }
 
     /// Whose turn is next, and when.
-    pub fn next(&self) -> Option<(PeerKey, Duration)> {
+    pub fn next(&self) -> Option<(PeerKey, Time)> {
         self.queue.first().map(|(due, key)| (*key, *due))
     }
 
     /// Notes that a peer was asked for: its next turn comes later.
-    pub fn asked(&mut self, key: &PeerKey, now: Duration) {
+    pub fn asked(&mut self, key: &PeerKey, now: Time) {
         let Some(turn) = self.peers.get_mut(key) else {
             return;
         };
         let wait = if turn.wanted {
-            (now.saturating_sub(turn.since) / 8).clamp(Self::MIN, Self::MAX)
+            (now.since(turn.since) / 8).clamp(Self::MIN, Self::MAX)
         } else {
             Self::IDLE
         };
@@ -117,14 +118,16 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    fn seconds(n: u64) -> Time {
+        Time::from_millis(n * 1_000)
+    }
 
     fn key(n: u8) -> PeerKey {
         PeerKey::from_bytes([n; 32])
     }
 
     /// When a schedule that is always answered at once asks, in the first `end`.
-    fn turns(schedule: &mut Schedule, end: Duration) -> Vec<(PeerKey, Duration)> {
+    fn turns(schedule: &mut Schedule, end: Time) -> Vec<(PeerKey, Time)> {
         let mut turns = Vec::new();
         while let Some((peer, due)) = schedule.next().filter(|(_, due)| *due < end) {
             schedule.asked(&peer, due);
@@ -136,10 +139,10 @@ mod tests {
     #[test]
     fn polling_adds_at_most_an_eighth_to_any_wait_and_settles() {
         let mut schedule = Schedule::default();
-        schedule.set_peers([(key(1), true)], SECOND);
-        let times: Vec<_> = turns(&mut schedule, SECOND * 60)
+        schedule.set_peers([(key(1), true)], seconds(1));
+        let times: Vec<_> = turns(&mut schedule, seconds(60))
             .into_iter()
-            .map(|(_, at)| at - SECOND)
+            .map(|(_, at)| at.since(seconds(1)))
             .collect();
         assert_eq!(
             times[..3],
@@ -158,27 +161,27 @@ mod tests {
     #[test]
     fn a_peer_that_is_not_wanted_is_asked_for_seldom() {
         let mut schedule = Schedule::default();
-        schedule.set_peers([(key(1), false)], SECOND);
-        assert_eq!(turns(&mut schedule, SECOND * 500).len(), 3);
+        schedule.set_peers([(key(1), false)], seconds(1));
+        assert_eq!(turns(&mut schedule, seconds(500)).len(), 3);
     }
 
     #[test]
     fn a_newly_wanted_peer_is_due_at_once_and_the_others_keep_their_turn() {
         let mut schedule = Schedule::default();
-        assert!(!schedule.set_peers([(key(1), false), (key(2), true)], SECOND));
-        turns(&mut schedule, SECOND * 100);
+        assert!(!schedule.set_peers([(key(1), false), (key(2), true)], seconds(1)));
+        turns(&mut schedule, seconds(100));
         let before = schedule.next();
-        assert!(!schedule.set_peers([(key(1), false), (key(2), true)], SECOND * 99));
+        assert!(!schedule.set_peers([(key(1), false), (key(2), true)], seconds(99)));
         assert_eq!(schedule.next(), before);
-        assert!(schedule.set_peers([(key(1), true), (key(2), true)], SECOND * 99));
-        assert_eq!(schedule.next(), Some((key(1), SECOND * 99)));
+        assert!(schedule.set_peers([(key(1), true), (key(2), true)], seconds(99)));
+        assert_eq!(schedule.next(), Some((key(1), seconds(99))));
     }
 
     #[test]
     fn wanted_peers_take_turns() {
         let mut schedule = Schedule::default();
-        schedule.set_peers((0..10).map(|n| (key(n), true)), SECOND);
-        let first: Vec<_> = turns(&mut schedule, SECOND + Schedule::MIN)
+        schedule.set_peers((0..10).map(|n| (key(n), true)), seconds(1));
+        let first: Vec<_> = turns(&mut schedule, seconds(1) + Schedule::MIN)
             .into_iter()
             .map(|(key, _)| key)
             .collect();
@@ -188,9 +191,9 @@ mod tests {
     #[test]
     fn a_removed_peer_has_no_turn() {
         let mut schedule = Schedule::default();
-        schedule.set_peers([(key(1), true)], SECOND);
-        schedule.set_peers([], SECOND);
-        schedule.asked(&key(1), SECOND);
+        schedule.set_peers([(key(1), true)], seconds(1));
+        schedule.set_peers([], seconds(1));
+        schedule.asked(&key(1), seconds(1));
         assert!(schedule.is_empty() && schedule.next().is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use natpunch_types::lock;
+use natpunch_types::{Time, lock};
 use tokio::time::Instant;
 
 use crate::{BoxFuture, Health, Host, Input, News, PeerKey, SecretKey};
@@ -119,8 +119,8 @@ impl Host for FakeHost {
         51820
     }
 
-    fn now(&self) -> Duration {
-        self.start.elapsed() + self.state().slept
+    fn now(&self) -> Time {
+        Time::from_origin(self.start.elapsed() + self.state().slept)
     }
 
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {

@@ -16,7 +16,7 @@ use natpunch_plugin::{
     RelayUse, SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
-use natpunch_types::PresharedKey;
+use natpunch_types::{PresharedKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::debug;
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn handle_ask(&mut self, ask: Ask, now: Duration) {
+    fn handle_ask(&mut self, ask: Ask, now: Time) {
         match ask {
             Ask::Peers(peers) => {
                 let known = peers
@@ -405,7 +405,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn set_records(client: &mut Client<ChaCha20Rng>, records: &[SealedRecord], now: Duration) {
+fn set_records(client: &mut Client<ChaCha20Rng>, records: &[SealedRecord], now: Time) {
     client.set_records(
         records
             .iter()

@@ -20,7 +20,7 @@ fn settings(server: &str) -> Settings {
         },
         SocketAddr::from(([198, 51, 100, 1], 9000)),
         ChaCha20Rng::from_seed([1; 32]),
-        Duration::ZERO,
+        Time::ZERO,
     );
     Settings {
         server: server.to_owned(),
@@ -151,7 +151,7 @@ impl Net {
                 via,
                 Self::addresses()[n],
                 &payload,
-                self.start.elapsed() + self.slept,
+                Time::from_origin(self.start.elapsed() + self.slept),
             );
             while let Some(transmit) = self.server.poll_transmit() {
                 let to = Self::addresses()
@@ -175,7 +175,7 @@ impl Net {
     fn sleep(&mut self, time: Duration) {
         self.slept += time;
         self.server
-            .handle_timeout(self.start.elapsed() + self.slept);
+            .handle_timeout(Time::from_origin(self.start.elapsed() + self.slept));
         self.hosts.iter().for_each(|host| host.sleep(time));
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::PeerState;
-use natpunch_net::{boot_time, echo};
+use natpunch_net::echo;
 use natpunch_rollout::{Answers, Ask, Moment, Notice, Output, Refusal};
 use natpunch_types::{Consent, Help as _, PeerKey, Time};
 use natpunch_wg::{Applied, InterfaceSpec, WgError};
@@ -258,7 +258,7 @@ impl Agent {
     async fn follow(&mut self, version: &Release) {
         let before = std::mem::replace(&mut self.node, version.node.clone());
         if before.mesh_hash != self.node.mesh_hash {
-            self.since = boot_time();
+            self.since = natpunch_net::now();
         }
         let anew = Anew::between(&before, &self.node);
         if anew.sockets

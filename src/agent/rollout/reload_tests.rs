@@ -110,7 +110,7 @@ impl Running {
         let mut last: Arc<[Interest]> = Arc::from([]);
         let mut time = Time::ZERO;
         while time < now {
-            time = time + Duration::from_millis(100);
+            time += Duration::from_millis(100);
             self.mesh.handle_timeout(time);
             while self.mesh.poll_transmit().is_some() {}
             while let Some(command) = self.mesh.poll_command() {

@@ -7,8 +7,8 @@ pub(crate) mod hosts;
 pub(crate) mod revisions;
 pub(crate) mod serving;
 
+use natpunch_types::Time;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use self::forwarding::Forwarding;
 use self::hosts::HostsFile;
@@ -21,7 +21,7 @@ pub(super) struct Node<'a> {
     /// Its part of the mesh.
     pub(super) config: &'a NodeConfig,
     /// Since when it runs this mesh, since boot.
-    pub(super) since: Duration,
+    pub(super) since: Time,
     /// The connected peers, by name.
     pub(super) connected: BTreeSet<String>,
 }

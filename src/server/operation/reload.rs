@@ -139,7 +139,7 @@ impl Reloader {
         let keys: Vec<SecretKey> = std::iter::once(key).chain(next).collect();
         let ended = shared
             .protocols
-            .reconfigure(&new, &keys, secrets, shared.start.elapsed())?;
+            .reconfigure(&new, &keys, secrets, shared.start.now())?;
         for (number, key) in keys
             .iter()
             .enumerate()

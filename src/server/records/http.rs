@@ -27,7 +27,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use natpunch_net::Stopwatch;
-use natpunch_types::lock;
+use natpunch_types::{Rate, Time, lock};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -60,8 +60,7 @@ const MAX_HEAD: usize = 8 << 10;
 /// Connections of one source at a time.
 const CONNECTIONS_PER_SOURCE: usize = 64;
 /// Requests of one source per second, in the long run and at once.
-const REQUEST_RATE: u32 = 100;
-const REQUEST_BURST: u32 = 2_000;
+const REQUESTS: Rate = Rate::per_second(100, 2_000);
 /// Sources whose request rate is followed at a time.
 const MAX_SOURCES: usize = 16_384;
 
@@ -102,7 +101,7 @@ impl App {
             state: Mutex::new(Shared {
                 store: Store::new(Limits::default()),
                 waiters: Waiters::default(),
-                requests: RateLimiter::new(REQUEST_RATE, REQUEST_BURST, MAX_SOURCES),
+                requests: RateLimiter::new(REQUESTS, MAX_SOURCES),
             }),
             boot: u32::from_be_bytes(boot),
             start: Stopwatch::start(),
@@ -121,8 +120,8 @@ impl App {
         lock(&self.state)
     }
 
-    fn now(&self) -> Duration {
-        self.start.elapsed()
+    fn now(&self) -> Time {
+        self.start.now()
     }
 
     /// The entity tag of a version, without quotes.
@@ -136,7 +135,7 @@ impl App {
         &self,
         tags: &[Tag],
         wait: Duration,
-        look: impl Fn(&Store, Duration) -> Option<T>,
+        look: impl Fn(&Store, Time) -> Option<T>,
     ) -> Option<T> {
         let found = look(&self.lock().store, self.now());
         if found.is_some() {

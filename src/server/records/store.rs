@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::status::Records;
+use natpunch_types::Time;
 
 /// Names a record: 16 bytes, written as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,7 +101,7 @@ pub(in crate::server) struct Version(pub u64);
 struct Entry {
     version: Version,
     blob: Arc<[u8]>,
-    expires: Duration,
+    expires: Time,
     source: Source,
 }
 
@@ -135,7 +136,7 @@ pub(in crate::server) enum Refused {
 pub(in crate::server) struct Store {
     limits: Limits,
     entries: HashMap<Tag, Entry>,
-    expiries: BTreeSet<(Duration, Tag)>,
+    expiries: BTreeSet<(Time, Tag)>,
     sources: HashMap<Source, usize>,
     /// Records and bytes of each site.
     sites: HashMap<Site, (usize, usize)>,
@@ -166,7 +167,7 @@ impl Store {
         tag: Tag,
         blob: &[u8],
         source: Source,
-        now: Duration,
+        now: Time,
     ) -> Result<Put, Refused> {
         self.expire(now);
         if blob.is_empty() {
@@ -210,7 +211,7 @@ impl Store {
             (Version(self.version), blob.into())
         });
         self.remove(tag);
-        let expires = now.saturating_add(self.limits.lifetime);
+        let expires = now + self.limits.lifetime;
         self.bytes += blob.len();
         *self.sources.entry(source).or_default() += 1;
         let (records, bytes) = self.sites.entry(source.site()).or_default();
@@ -229,13 +230,13 @@ impl Store {
     }
 
     /// The record of a tag.
-    pub(in crate::server) fn get(&self, tag: Tag, now: Duration) -> Option<(Version, Arc<[u8]>)> {
+    pub(in crate::server) fn get(&self, tag: Tag, now: Time) -> Option<(Version, Arc<[u8]>)> {
         let entry = self.entries.get(&tag).filter(|entry| now < entry.expires)?;
         Some((entry.version, entry.blob.clone()))
     }
 
     /// Forgets the records whose lifetime is over.
-    pub(in crate::server) fn expire(&mut self, now: Duration) {
+    pub(in crate::server) fn expire(&mut self, now: Time) {
         while let Some((_, tag)) = self
             .expiries
             .first()
@@ -344,8 +345,8 @@ mod tests {
         Source::of(IpAddr::from([192, 0, n, 1]))
     }
 
-    const fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    const fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1_000)
     }
 
     #[test]

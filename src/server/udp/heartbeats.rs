@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use natpunch_types::lock;
+use natpunch_types::{Time, lock};
 
 /// How often a thread shows itself at least.
 pub(in crate::server) const BEAT: Duration = Duration::from_secs(1);
@@ -21,8 +21,8 @@ pub(in crate::server) struct Heartbeat {
 
 impl Heartbeat {
     /// The thread is alive now.
-    pub(in crate::server) fn show(&self, now: Duration) {
-        self.at.store(millis(now), Ordering::Relaxed);
+    pub(in crate::server) fn show(&self, now: Time) {
+        self.at.store(now.as_nanos(), Ordering::Relaxed);
     }
 }
 
@@ -32,19 +32,20 @@ pub(in crate::server) struct Heartbeats(Mutex<Vec<Arc<Heartbeat>>>);
 
 impl Heartbeats {
     /// Expects signs of life of this thread from now on.
-    pub(in crate::server) fn expect(&self, thread: &str, now: Duration) -> Arc<Heartbeat> {
+    pub(in crate::server) fn expect(&self, thread: &str, now: Time) -> Arc<Heartbeat> {
         let heartbeat = Arc::new(Heartbeat {
             thread: thread.to_owned(),
-            at: AtomicU64::new(millis(now)),
+            at: AtomicU64::new(now.as_nanos()),
         });
         self.lock().push(heartbeat.clone());
         heartbeat
     }
 
     /// The threads that have not shown themselves within this time.
-    pub(in crate::server) fn missed(&self, within: Duration, now: Duration) -> Vec<String> {
+    pub(in crate::server) fn missed(&self, within: Duration, now: Time) -> Vec<String> {
         let is_missed = |heartbeat: &Heartbeat| {
-            millis(now).saturating_sub(heartbeat.at.load(Ordering::Relaxed)) > millis(within)
+            let shown = Time::from_nanos(heartbeat.at.load(Ordering::Relaxed));
+            now.since(shown) > within
         };
         self.lock()
             .iter()
@@ -58,10 +59,6 @@ impl Heartbeats {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,7 +66,7 @@ mod tests {
     #[test]
     fn a_thread_whose_sign_of_life_stands_still_is_missed_by_name_and_the_others_are_not() {
         let heartbeats = Heartbeats::default();
-        let seconds = Duration::from_secs;
+        let seconds = |n: u64| Time::from_millis(n * 1_000);
         let (worker, relay) = (
             heartbeats.expect("worker-0", seconds(1)),
             heartbeats.expect("relay-0", seconds(1)),

@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use natpunch_core::stun;
 use natpunch_plugin_nat_hole_punching::server as hole_punching;
@@ -22,7 +21,7 @@ use natpunch_plugin_natpunch_go::server as natpunch_go;
 use natpunch_rendezvous::relay::Event;
 use natpunch_rendezvous::server::Unsealed;
 use natpunch_rendezvous::{server as rendezvous, wire};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey, lock};
+use natpunch_types::{PeerKey, PresharedKey, Rate, SecretKey, Time, lock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
@@ -42,8 +41,9 @@ const HOLE_PUNCHING_REQUEST: usize = 64;
 /// The longest answer to a STUN request: three IPv6 addresses.
 const LONGEST_STUN: usize = 20 + 3 * 24;
 /// STUN requests of one network that are answered by more bytes than they have, where that is
-/// allowed: in a second, at once, and the networks at a time.
-const UNPADDED_STUN: (u32, u32, usize) = (4, 16, 4_096);
+/// allowed, and how many networks are told apart at a time.
+const UNPADDED_STUN: Rate = Rate::per_second(4, 16);
+const UNPADDED_STUN_NETWORKS: usize = 4_096;
 
 /// Which protocol a datagram belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Rendezvous {
     pub(in crate::server) fn drain(
         &self,
         server: &mut rendezvous::Server<ChaCha20Rng>,
-        now: Duration,
+        now: Time,
     ) -> Vec<Unsealed> {
         while let Some((port, command)) = server.poll_relay_command() {
             if let Some(relay) = &self.relay {
@@ -126,7 +126,7 @@ impl Rendezvous {
     pub(in crate::server) fn handle_relay_events(
         &self,
         events: &[Event],
-        now: Duration,
+        now: Time,
     ) -> Vec<Unsealed> {
         let mut server = self.lock();
         events
@@ -195,10 +195,9 @@ impl Protocols {
                 ..hole_punching::Config::default()
             }))
         });
-        let (rate, burst, networks) = UNPADDED_STUN;
         let unpadded = settings
             .stun_unpadded
-            .then(|| Mutex::new(RateLimiter::new(rate, burst, networks)));
+            .then(|| Mutex::new(RateLimiter::new(UNPADDED_STUN, UNPADDED_STUN_NETWORKS)));
         Ok(Self {
             rendezvous,
             natpunch_go,
@@ -246,7 +245,7 @@ impl Protocols {
     }
 
     /// The members of the mesh from now on; how many sessions that ends.
-    pub(in crate::server) fn admit(&self, members: BTreeSet<PeerKey>, now: Duration) -> usize {
+    pub(in crate::server) fn admit(&self, members: BTreeSet<PeerKey>, now: Time) -> usize {
         let reconfigure = |rendezvous: &Rendezvous| {
             let mut server = rendezvous.lock();
             let ended = server.reconfigure(members_only(members), rendezvous::Limits::default());
@@ -291,7 +290,7 @@ impl Protocols {
         class: Class,
         source: SocketAddr,
         payload: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Option<Answer> {
         match class {
             Class::HolePunching => lock(self.hole_punching.as_ref()?)
@@ -312,7 +311,7 @@ impl Protocols {
         request: &[u8],
         source: SocketAddr,
         origins: &stun::Origins,
-        now: Duration,
+        now: Time,
     ) -> Option<(Vec<u8>, stun::Change)> {
         stun::respond_from(request, source, origins, request.len()).or_else(|| {
             let unpadded = self
@@ -339,7 +338,7 @@ impl Protocols {
     }
 
     /// Forgets who was silent for too long, also when nobody sends anything.
-    pub(in crate::server) fn handle_timeout(&self, now: Duration) {
+    pub(in crate::server) fn handle_timeout(&self, now: Time) {
         if let Some(server) = &self.natpunch_go {
             lock(server).handle_timeout(now);
         }
@@ -358,7 +357,7 @@ impl Protocols {
         settings: &Settings,
         keys: &[SecretKey],
         secrets: Vec<PresharedKey>,
-        now: Duration,
+        now: Time,
     ) -> std::io::Result<usize> {
         if let Some(rendezvous) = &self.rendezvous {
             rendezvous
@@ -569,19 +568,14 @@ mod tests {
         assert_eq!(silent.classify(&request), Class::NatpunchGo);
         assert!(
             silent
-                .handle(
-                    silent.classify(&request),
-                    source(),
-                    &request,
-                    Duration::ZERO
-                )
+                .handle(silent.classify(&request), source(), &request, Time::ZERO)
                 .is_none()
         );
         let named = protocols(&[Compat::NatHolePunching]);
         assert_eq!(named.classify(&request), Class::HolePunching);
         assert!(
             named
-                .handle(Class::HolePunching, source(), &request, Duration::ZERO)
+                .handle(Class::HolePunching, source(), &request, Time::ZERO)
                 .is_some()
         );
         let mut handshake = [0; HANDSHAKE];
@@ -615,7 +609,7 @@ mod tests {
                     other: None,
                 };
                 let (answer, _) = protocols
-                    .answer_stun(&request, source, &origins, Duration::ZERO)
+                    .answer_stun(&request, source, &origins, Time::ZERO)
                     .unwrap();
                 assert!(answer.len() <= request.len());
                 assert!(

@@ -48,7 +48,7 @@ impl Threads {
         let (stop, stopped) = UnixStream::pair()?;
         let (exit_notice, lost) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
-        let now = shared.start.elapsed();
+        let now = shared.start.now();
         for (number, sockets) in sockets.into_iter().enumerate() {
             let (shared, rng) = (shared.clone(), random()?);
             let name = format!("worker-{number}");

@@ -15,6 +15,7 @@ use std::time::Duration;
 use natpunch_net::{Ends, Inbox, Outbox, Stopwatch};
 use natpunch_rendezvous::server::{Incoming, Opened, Unsealed, Via};
 use natpunch_rendezvous::wire;
+use natpunch_types::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_chacha::ChaCha20Rng;
 
@@ -66,7 +67,7 @@ impl Shared {
 
     /// The threads that have shown no sign of life within this time.
     pub(in crate::server) fn stuck(&self, within: Duration) -> Vec<String> {
-        self.heartbeats.missed(within, self.start.elapsed())
+        self.heartbeats.missed(within, self.start.now())
     }
 }
 
@@ -81,7 +82,7 @@ pub(in crate::server) struct Worker {
     outgoing: Vec<Vec<(Ends, Answer)>>,
     outbox: Outbox,
     /// When the rendezvous last said that it wants to be called.
-    next: Option<Duration>,
+    next: Option<Time>,
 }
 
 impl Worker {
@@ -114,9 +115,7 @@ impl Worker {
             let now = self.now();
             self.heartbeat.show(now);
             let wait = if self.handshakes.is_empty() {
-                self.next
-                    .map_or(BEAT, |next| next.saturating_sub(now))
-                    .min(BEAT)
+                self.next.map_or(BEAT, |next| next.since(now)).min(BEAT)
             } else {
                 Duration::ZERO
             };
@@ -142,8 +141,8 @@ impl Worker {
         }
     }
 
-    fn now(&self) -> Duration {
-        self.shared.start.elapsed()
+    fn now(&self) -> Time {
+        self.shared.start.now()
     }
 
     /// Waits for datagrams, at most this long; false if the server is to stop.
@@ -257,7 +256,7 @@ impl Worker {
         requests: &[(Via, SocketAddr, &[u8])],
         mut opened: Vec<(Via, SocketAddr, Opened)>,
         others: &[(Via, SocketAddr, &[u8])],
-        now: Duration,
+        now: Time,
     ) {
         let Shared {
             protocols,

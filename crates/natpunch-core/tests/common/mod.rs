@@ -670,7 +670,7 @@ impl World {
             }
             let second = self.next_second <= self.now;
             if second {
-                self.next_second = self.next_second + secs(1);
+                self.next_second += secs(1);
             }
             for index in 0..self.nodes.len() {
                 if !self.nodes[index].up || !self.nodes[index].mesh_up {

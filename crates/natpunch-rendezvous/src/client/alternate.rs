@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::Mapping;
+use natpunch_types::{Mapping, Time};
 
 /// How long the last probe is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const RESEND: [Duration; 3] = [
 
 struct Place {
     address: SocketAddr,
-    due: Option<Duration>,
+    due: Option<Time>,
     tries: usize,
     /// Whether it sees us where the first one does.
     same: Option<bool>,
@@ -44,7 +44,7 @@ impl Alternates {
     }
 
     /// The server says which its second port is.
-    pub(super) fn offer(&mut self, server: SocketAddr, port: u16, now: Duration) {
+    pub(super) fn offer(&mut self, server: SocketAddr, port: u16, now: Time) {
         let address = Some(SocketAddr::new(server.ip(), port))
             .filter(|address| *address != server && port != 0);
         if self.port.as_ref().map(|place| place.address) != address {
@@ -54,7 +54,7 @@ impl Alternates {
     }
 
     /// Another address of the server.
-    pub(super) fn set_address(&mut self, address: Option<SocketAddr>, now: Duration) {
+    pub(super) fn set_address(&mut self, address: Option<SocketAddr>, now: Time) {
         if self.address.as_ref().map(|place| place.address) != address {
             self.address = address.map(Place::new);
             self.start(now);
@@ -62,7 +62,7 @@ impl Alternates {
     }
 
     /// The first place sees us here.
-    pub(super) fn observe(&mut self, observed: SocketAddr, now: Duration) {
+    pub(super) fn observe(&mut self, observed: SocketAddr, now: Time) {
         if self.observed.replace(observed) != Some(observed) {
             self.start(now);
         }
@@ -80,14 +80,14 @@ impl Alternates {
         self.port = None;
     }
 
-    fn start(&mut self, now: Duration) {
+    fn start(&mut self, now: Time) {
         self.said = None;
         let due = self.observed.map(|_| now);
         self.places()
             .for_each(|place| (place.tries, place.due, place.same) = (0, due, None));
     }
 
-    pub(super) fn next_due(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         [&self.port, &self.address]
             .into_iter()
             .flatten()
@@ -96,7 +96,7 @@ impl Alternates {
     }
 
     /// Where a probe is to go now.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<SocketAddr> {
+    pub(super) fn take_due(&mut self, now: Time) -> Option<SocketAddr> {
         let place = self
             .places()
             .find(|place| place.due.is_some_and(|due| due <= now))?;

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+
+use natpunch_types::Time;
 
 use super::{MAX_ITEMS, REQUEST_RESEND};
 use crate::frame::{Frame as _, Request};
@@ -21,7 +22,7 @@ pub(super) struct Item {
     pub(super) blob: Option<Arc<[u8]>>,
     /// Of our record, or of what we have of the watched one.
     pub(super) digest: Digest,
-    pub(super) due: Duration,
+    pub(super) due: Time,
     pub(super) tries: u32,
 }
 
@@ -29,13 +30,13 @@ pub(super) struct Item {
 #[derive(Default)]
 pub(super) struct Items {
     pub(super) by_name: BTreeMap<Name, Item>,
-    pub(super) queue: BTreeSet<(Duration, Name)>,
-    pub(super) paced_until: Duration,
+    pub(super) queue: BTreeSet<(Time, Name)>,
+    pub(super) paced_until: Time,
     pub(super) refused: usize,
 }
 
 impl Items {
-    pub(super) fn schedule(&mut self, name: Name, due: Duration, tries: u32) {
+    pub(super) fn schedule(&mut self, name: Name, due: Time, tries: u32) {
         if let Some(item) = self.by_name.get_mut(&name) {
             self.queue.remove(&(item.due, name));
             (item.due, item.tries) = (due, tries);
@@ -54,7 +55,7 @@ impl Items {
         name: Name,
         blob: Option<Arc<[u8]>>,
         digest: Digest,
-        now: Duration,
+        now: Time,
     ) {
         self.remove(&name);
         if self.by_name.len() < MAX_ITEMS {
@@ -71,7 +72,7 @@ impl Items {
         }
     }
 
-    pub(super) fn restart(&mut self, now: Duration) {
+    pub(super) fn restart(&mut self, now: Time) {
         let names: Vec<Name> = self.by_name.keys().copied().collect();
         names
             .into_iter()
@@ -84,7 +85,7 @@ impl Items {
         &mut self,
         datagrams: usize,
         overhead: usize,
-        now: Duration,
+        now: Time,
     ) -> Vec<Request> {
         let mut room = datagrams * (MAX_DATAGRAM - overhead);
         let mut requests = Vec::new();

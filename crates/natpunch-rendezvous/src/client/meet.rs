@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use natpunch_types::Time;
+
 use crate::wire::Tag;
 
 /// How long the other side may take after the wish was last said: as long as the server keeps it.
@@ -18,9 +20,9 @@ const MAX_WISHES: usize = 1_024;
 struct Wish {
     /// Where the other side finds our record.
     mailbox: Tag,
-    since: Duration,
+    since: Time,
     /// When it is said (again).
-    due: Option<Duration>,
+    due: Option<Time>,
     tries: usize,
 }
 
@@ -28,7 +30,7 @@ struct Wish {
 pub(super) struct Wishes(BTreeMap<Tag, Wish>);
 
 impl Wishes {
-    pub(super) fn add(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
+    pub(super) fn add(&mut self, tag: Tag, mailbox: Tag, now: Time) {
         self.forget(now);
         if self.0.len() < MAX_WISHES || self.0.contains_key(&tag) {
             self.0.insert(
@@ -45,7 +47,7 @@ impl Wishes {
 
     /// What is due, to be said now: of which pairs, and in which mailboxes the others find our
     /// records.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(Tag, Tag)> {
+    pub(super) fn take_due(&mut self, now: Time) -> Vec<(Tag, Tag)> {
         self.forget(now);
         let mut due = Vec::new();
         for (tag, wish) in &mut self.0 {
@@ -59,19 +61,19 @@ impl Wishes {
         due
     }
 
-    pub(super) fn next_due(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         self.0.values().filter_map(|wish| wish.due).min()
     }
 
     /// The server names a moment: in how long that is, if it was waited for.
-    pub(super) fn fire(&mut self, tag: &Tag, delay_ms: u16, now: Duration) -> Option<Duration> {
+    pub(super) fn fire(&mut self, tag: &Tag, delay_ms: u16, now: Time) -> Option<Duration> {
         self.forget(now);
         let after = Duration::from_millis(delay_ms.into());
         (after <= MAX_DELAY).then_some(())?;
         self.0.remove(tag).map(|_| after)
     }
 
-    fn forget(&mut self, now: Duration) {
+    fn forget(&mut self, now: Time) {
         self.0.retain(|_, wish| now < wish.since + PATIENCE);
     }
 }
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_client_waits_as_long_as_the_server_does_after_its_last_word() {
-        let ms = Duration::from_millis;
+        let ms = Time::from_millis;
         for (at, heeded) in [(6_500, true), (6_700, false)] {
             let mut wishes = Wishes::default();
             wishes.add([1; 16], [2; 16], ms(0));

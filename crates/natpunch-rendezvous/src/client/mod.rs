@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity};
-use natpunch_types::{PeerKey, RelayUse, canonical};
+use natpunch_types::{PeerKey, RelayUse, ReplayWindow, Time, canonical};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, HelloKeys, digest, open_message, seal_in_place, split};
 use crate::frame::{Frame as _, Notice, Request, pack};
-use crate::window::Window;
 use crate::wire::{
     ADDRESS_LEN, CONFIRM_HEADER_LEN, Digest, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC_LEN, MAC1_AT,
     MAC2_AT, MAX_BLOB, MIN_CONFIRM, NONCE_LEN, PROBE_LEN, Reader, SESSION_HEADER_LEN, Tag,
@@ -83,7 +82,7 @@ pub struct Client<R> {
     failures: u32,
     session: Option<Session>,
     /// The session before it, for what is on its way, and until when.
-    previous: Option<(Session, Duration)>,
+    previous: Option<(Session, Time)>,
     items: Items,
     relays: Relays,
     wishes: Wishes,
@@ -96,23 +95,23 @@ pub struct Client<R> {
 /// How far a registration is.
 enum Attempt {
     /// None is needed before then.
-    Wait(Duration),
+    Wait(Time),
     /// A hello is out.
     Hello {
         handshake: Box<HandshakeState>,
         /// What a welcome said whose ticket did not open: another copy may be whole.
         welcome: Option<Welcome>,
         datagram: Vec<u8>,
-        sent: Duration,
+        sent: Time,
         tries: usize,
-        due: Duration,
+        due: Time,
     },
     /// A confirm is out.
     Confirm {
         session: Box<Session>,
         datagram: Vec<u8>,
         tries: usize,
-        due: Duration,
+        due: Time,
     },
 }
 
@@ -147,7 +146,7 @@ impl Welcome {
 impl<R: CryptoRng> Client<R> {
     /// A client that registers at once with the server at `address`. `None` if its key is all zeros
     /// or there is no server key.
-    pub fn new(config: Config, address: SocketAddr, rng: R, now: Duration) -> Option<Self> {
+    pub fn new(config: Config, address: SocketAddr, rng: R, now: Time) -> Option<Self> {
         let servers: Vec<_> = config
             .servers
             .iter()
@@ -180,7 +179,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Sets the mailboxes to watch, complete.
-    pub fn set_watches(&mut self, tags: impl IntoIterator<Item = Tag>, now: Duration) {
+    pub fn set_watches(&mut self, tags: impl IntoIterator<Item = Tag>, now: Time) {
         let wanted: BTreeSet<Name> = tags.into_iter().map(Name::Watch).collect();
         let known: Vec<Name> = self.names(|name| matches!(name, Name::Watch(_)));
         known
@@ -196,11 +195,7 @@ impl<R: CryptoRng> Client<R> {
 
     /// Sets the records to keep at the server, complete. Those of more than [`MAX_BLOB`] bytes are
     /// left out.
-    pub fn set_records(
-        &mut self,
-        records: impl IntoIterator<Item = (Tag, Arc<[u8]>)>,
-        now: Duration,
-    ) {
+    pub fn set_records(&mut self, records: impl IntoIterator<Item = (Tag, Arc<[u8]>)>, now: Time) {
         let records: BTreeMap<Name, Arc<[u8]>> = records
             .into_iter()
             .filter(|(_, blob)| blob.len() <= MAX_BLOB)
@@ -226,7 +221,7 @@ impl<R: CryptoRng> Client<R> {
 
     /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the
     /// same tag.
-    pub fn set_relays(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Duration) {
+    pub fn set_relays(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Time) {
         self.relays
             .set(wanted, now)
             .into_iter()
@@ -236,14 +231,14 @@ impl<R: CryptoRng> Client<R> {
     /// Asks the server to let us and the other client that names this tag fire at the same moment
     /// ([`Event::Fire`]). Good for the next five seconds. If the other does not ask for it, it is
     /// told ([`Event::Wanted`]), if it watches `mailbox` and the record there is ours.
-    pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Duration) {
+    pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Time) {
         self.wishes.add(tag, mailbox, now);
         self.relays.rebind_pair(&tag, now);
     }
 
     /// Another address of the same server, if its name has one: asked how it sees us, it shows
     /// whether our NAT maps by address. One that is no server's, or another's, does not answer.
-    pub fn set_other_address(&mut self, address: Option<SocketAddr>, now: Duration) {
+    pub fn set_other_address(&mut self, address: Option<SocketAddr>, now: Time) {
         let address = address
             .map(canonical)
             .filter(|other| other.is_ipv4() == self.address.is_ipv4());
@@ -269,7 +264,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// The network changed: says where we are, and tries at once what waits.
-    pub fn handle_network_change(&mut self, now: Duration) {
+    pub fn handle_network_change(&mut self, now: Time) {
         self.relays.restart(now);
         self.relays.rebind(now);
         self.alternates.forget();
@@ -284,7 +279,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Takes a datagram that arrived from any port of the server.
-    pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Duration) {
+    pub fn handle_datagram(&mut self, source: SocketAddr, payload: &[u8], now: Time) {
         let source = canonical(source);
         let from_server = source == self.address;
         if from_server {
@@ -308,7 +303,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Sends what is due.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         if self
             .session
             .as_ref()
@@ -335,7 +330,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         let attempt = match &self.attempt {
             Attempt::Wait(until) => self.session.is_none().then_some(*until),
             Attempt::Hello { due, .. } | Attempt::Confirm { due, .. } => Some(*due),
@@ -364,7 +359,7 @@ impl<R: CryptoRng> Client<R> {
             ]
             .into_iter()
             .flatten()
-            .fold(session.ping_due, Duration::min)
+            .fold(session.ping_due, Time::min)
         });
         attempt
             .into_iter()
@@ -390,7 +385,7 @@ impl<R: CryptoRng> Client<R> {
         self.events.push_back(event);
     }
 
-    fn drive_attempt(&mut self, now: Duration) {
+    fn drive_attempt(&mut self, now: Time) {
         match &mut self.attempt {
             Attempt::Wait(until) => {
                 let needed = self
@@ -434,7 +429,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Gives an attempt up, for a while that grows and is not the same for any two clients.
-    fn fail(&mut self, at_least: Duration, now: Duration) {
+    fn fail(&mut self, at_least: Duration, now: Time) {
         let (first, last) = BACKOFF;
         let wait = (first * 2u32.saturating_pow(self.failures)).min(last);
         self.failures = self.failures.saturating_add(1);
@@ -456,7 +451,7 @@ impl<R: CryptoRng> Client<R> {
         most.mul_f64(random_part(&mut self.rng))
     }
 
-    fn say_hello(&mut self, now: Duration) {
+    fn say_hello(&mut self, now: Time) {
         let Some((handshake, datagram)) = self.hello() else {
             // A server key that is no key.
             self.fail(Duration::ZERO, now);
@@ -493,7 +488,7 @@ impl<R: CryptoRng> Client<R> {
         Some((Box::new(handshake), datagram))
     }
 
-    fn handle_cookie(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+    fn handle_cookie(&mut self, payload: &[u8], now: Time) -> Option<()> {
         let (_, hello_keys) = self.servers.get(self.server)?;
         let Attempt::Hello {
             datagram,
@@ -521,7 +516,7 @@ impl<R: CryptoRng> Client<R> {
         Some(())
     }
 
-    fn handle_welcome(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+    fn handle_welcome(&mut self, payload: &[u8], now: Time) -> Option<()> {
         let Attempt::Hello {
             handshake,
             welcome,
@@ -544,8 +539,8 @@ impl<R: CryptoRng> Client<R> {
             from_client,
             from_server,
         } = welcome.take()?;
-        let round_trip = now.saturating_sub(*sent);
-        let mut window = Window::default();
+        let round_trip = now.since(*sent);
+        let mut window = ReplayWindow::default();
         window.mark(0); // the ticket
         let mut session = Session {
             id,
@@ -598,7 +593,7 @@ impl<R: CryptoRng> Client<R> {
         Some(())
     }
 
-    fn handle_notice(&mut self, payload: &[u8], now: Duration) -> Option<()> {
+    fn handle_notice(&mut self, payload: &[u8], now: Time) -> Option<()> {
         let confirming = match &mut self.attempt {
             Attempt::Confirm { session, .. } => session.open(payload),
             _ => None,
@@ -651,7 +646,7 @@ impl<R: CryptoRng> Client<R> {
 
     /// The new session takes over. `continued`: the server still has what was said in the one
     /// before.
-    fn accept(&mut self, continued: bool, now: Duration) {
+    fn accept(&mut self, continued: bool, now: Time) {
         let taken = std::mem::replace(&mut self.attempt, Attempt::Wait(now));
         let Attempt::Confirm {
             mut session, tries, ..
@@ -689,7 +684,7 @@ impl<R: CryptoRng> Client<R> {
         Some(())
     }
 
-    fn handle_frame(&mut self, notice: Notice, answers: &mut Vec<Request>, now: Duration) {
+    fn handle_frame(&mut self, notice: Notice, answers: &mut Vec<Request>, now: Time) {
         match notice {
             Notice::Accepted { ping_seconds } => {
                 let (least, most) = PING;
@@ -768,7 +763,7 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// The server has an item; it is said again long before the server forgets it.
-    fn kept(&mut self, name: Name, digest: Option<Digest>, now: Duration) {
+    fn kept(&mut self, name: Name, digest: Option<Digest>, now: Time) {
         let Some(item) = self.items.by_name.get(&name) else {
             return;
         };
@@ -785,7 +780,7 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
-    fn drive_session(&mut self, now: Duration) {
+    fn drive_session(&mut self, now: Time) {
         if self.session.is_none() {
             return;
         }

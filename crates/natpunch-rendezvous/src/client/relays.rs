@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::RelayUse;
+use natpunch_types::{RelayUse, Time};
 use rand_core::CryptoRng;
 
 use super::{Event, Outgoing, To, random_part};
@@ -42,7 +42,7 @@ pub(super) struct Relays {
 struct Relay {
     wants: RelayUse,
     /// When it is said (again), and how often it was without an answer.
-    due: Duration,
+    due: Time,
     tries: u32,
     /// It was said at least once.
     said: bool,
@@ -56,10 +56,10 @@ struct Binding {
     key: Key,
     cookie: CookieBytes,
     nonce: Nonce,
-    due: Duration,
+    due: Time,
     tries: u32,
     /// Since when an answer is awaited.
-    asked: Option<Duration>,
+    asked: Option<Time>,
     /// A challenge was answered since then.
     proved: bool,
     /// The address was told: a bind has left for it.
@@ -78,7 +78,7 @@ impl Relays {
     pub(super) fn set(
         &mut self,
         wanted: impl IntoIterator<Item = (Tag, RelayUse)>,
-        now: Duration,
+        now: Time,
     ) -> Vec<Event> {
         let wanted: BTreeMap<Tag, RelayUse> = wanted.into_iter().collect();
         let mut events = Vec::new();
@@ -112,14 +112,14 @@ impl Relays {
     }
 
     /// A new session: the server may know nothing. A network change: it may see us elsewhere.
-    pub(super) fn restart(&mut self, now: Duration) {
+    pub(super) fn restart(&mut self, now: Time) {
         self.by_tag
             .values_mut()
             .for_each(|relay| (relay.due, relay.tries) = (now, 0));
     }
 
     /// The network changed: each port has to be told by a datagram from the new address.
-    pub(super) fn rebind(&mut self, now: Duration) {
+    pub(super) fn rebind(&mut self, now: Time) {
         for binding in self
             .by_tag
             .values_mut()
@@ -131,7 +131,7 @@ impl Relays {
 
     /// A pair looks for new paths: if the NAT has forgotten the one to the relay, the port learns
     /// of it now.
-    pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Duration) {
+    pub(super) fn rebind_pair(&mut self, tag: &Tag, now: Time) {
         let binding = self
             .by_tag
             .get_mut(tag)
@@ -142,7 +142,7 @@ impl Relays {
     }
 
     /// Wishes that are due, at most so many, and notes that they were said.
-    pub(super) fn take_due(&mut self, most: usize, now: Duration) -> Vec<Request> {
+    pub(super) fn take_due(&mut self, most: usize, now: Time) -> Vec<Request> {
         let due = self
             .by_tag
             .iter_mut()
@@ -166,23 +166,20 @@ impl Relays {
     }
 
     /// When the next wish is due.
-    pub(super) fn wish_due(&self) -> Option<Duration> {
+    pub(super) fn wish_due(&self) -> Option<Time> {
         self.by_tag.values().map(|relay| relay.due).min()
     }
 
     /// When the next bind is due.
-    pub(super) fn bind_due(&self) -> Option<Duration> {
+    pub(super) fn bind_due(&self) -> Option<Time> {
         let bindings = self
             .by_tag
             .values()
             .filter_map(|relay| relay.binding.as_ref());
         bindings
             .map(|binding| {
-                binding.due.min(
-                    binding
-                        .asked
-                        .map_or(Duration::MAX, |asked| asked + DEAD_AFTER),
-                )
+                let dead_at = binding.asked.map(|asked| asked + DEAD_AFTER);
+                dead_at.map_or(binding.due, |dead_at| binding.due.min(dead_at))
             })
             .min()
     }
@@ -193,7 +190,7 @@ impl Relays {
         &mut self,
         is_up: bool,
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> (Vec<Outgoing>, Vec<Event>) {
         let (mut binds, mut events) = (Vec::new(), Vec::new());
         for (tag, relay) in &mut self.by_tag {
@@ -229,7 +226,7 @@ impl Relays {
         to: SocketAddr,
         allocation: u64,
         key: Key,
-        now: Duration,
+        now: Time,
     ) -> Option<Event> {
         let relay = self
             .by_tag
@@ -266,7 +263,7 @@ impl Relays {
         heard: RelayUse,
         state: RelayState,
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Option<Event> {
         let relay = self.by_tag.get_mut(tag)?;
         if heard == relay.wants {
@@ -306,7 +303,7 @@ impl Relays {
         source: SocketAddr,
         payload: &[u8],
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Option<Event> {
         let allocation = Message::allocation(payload)?;
         let mine = |binding: &Binding| binding.allocation == allocation && binding.to == source;
@@ -350,7 +347,7 @@ impl Relay {
 }
 
 impl Binding {
-    fn say(&mut self, rng: &mut impl CryptoRng, now: Duration) -> Outgoing {
+    fn say(&mut self, rng: &mut impl CryptoRng, now: Time) -> Outgoing {
         if self.asked.is_none() {
             rng.fill_bytes(&mut self.nonce);
             (self.asked, self.proved) = (Some(now), false);
@@ -378,9 +375,9 @@ mod tests {
     use super::*;
 
     const TAG: Tag = [7; 16];
-    const NOW: Duration = Duration::from_secs(9);
+    const NOW: Time = Time::from_millis(9_000);
 
-    fn said(relays: &mut Relays, now: Duration) -> Vec<RelayUse> {
+    fn said(relays: &mut Relays, now: Time) -> Vec<RelayUse> {
         let requests = relays.take_due(9, now).into_iter();
         requests
             .filter_map(|request| {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use natpunch_types::{ReplayWindow, Time};
+
 use crate::crypto::{Key, open_message, seal_in_place};
-use crate::window::Window;
 use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};
 
 /// When a session gets new keys: so long after it was first used, or began. Messages under the old
@@ -21,37 +22,34 @@ pub(super) struct Session {
     pub(super) from_client: Key,
     pub(super) from_server: Key,
     pub(super) next_counter: u64,
-    pub(super) window: Window,
-    pub(super) since: Duration,
+    pub(super) window: ReplayWindow,
+    pub(super) since: Time,
     pub(super) ping_interval: Duration,
-    pub(super) ping_due: Duration,
+    pub(super) ping_due: Time,
     /// When it carried something other than pings for the first time.
-    pub(super) used: Option<Duration>,
+    pub(super) used: Option<Time>,
     /// How much earlier than it must it gets new keys, so that not all do at once.
     pub(super) early: Duration,
     /// The time to the server and back, and since when a pong is awaited that measures it again.
     pub(super) round_trip: Duration,
-    pub(super) pinged: Option<Duration>,
+    pub(super) pinged: Option<Time>,
     /// Since when an answer is awaited.
-    pub(super) asked: Option<Duration>,
+    pub(super) asked: Option<Time>,
 }
 
 impl Session {
     /// When it needs new keys.
-    pub(super) fn rekey_at(&self) -> Duration {
+    pub(super) fn rekey_at(&self) -> Time {
         let idle = self.since + REKEY_IDLE;
-        let due = self
-            .used
-            .map_or(idle, |used| idle.min(used + REKEY_USED))
-            .saturating_sub(self.early);
+        let due = self.used.map_or(idle, |used| idle.min(used + REKEY_USED)) - self.early;
         self.asked
             .map_or(due, |asked| due.min(asked + DOUBTED_AFTER))
     }
 
     /// A pong came.
-    pub(super) fn measure(&mut self, now: Duration) {
+    pub(super) fn measure(&mut self, now: Time) {
         if let Some(pinged) = self.pinged.take() {
-            self.round_trip = (self.round_trip * 3 + now.saturating_sub(pinged)) / 4;
+            self.round_trip = (self.round_trip * 3 + now.since(pinged)) / 4;
         }
     }
 

@@ -1,9 +1,8 @@
 //! One pair at a port: what may pass between its two sides, and when.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use natpunch_types::is_global;
+use natpunch_types::{Bucket, Time, is_global};
 
 use super::{
     Allocation, BIND_WINDOW, Counters, IDLE, INDEX_LIFETIME, INDICES, KEY_LIFETIME, Limits,
@@ -23,7 +22,7 @@ impl Allocation {
         payload: &[u8],
         limits: &Limits,
         counters: &mut Counters,
-        now: Duration,
+        now: Time,
     ) -> Verdict {
         let shape = Shape::of(payload);
         let is_probe = shape == Some(Shape::Probe);
@@ -74,7 +73,7 @@ impl Allocation {
                 receiver.knows(session, now) || {
                     // A session whose handshake took the path that just died. WireGuard itself
                     // would notice only after 15 s.
-                    let recent = now.saturating_sub(since) < KEY_LIFETIME;
+                    let recent = now.since(since) < KEY_LIFETIME;
                     let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
                     if taken {
                         receiver.taken_over += 1;
@@ -97,10 +96,8 @@ impl Allocation {
 
     /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new
     /// one nothing is known of what it was that they did meanwhile on another path.
-    pub(super) fn stretch_at(&mut self, now: Duration) -> Duration {
-        let going_on = self
-            .stretch
-            .filter(|(_, last)| now.saturating_sub(*last) < PAUSE);
+    pub(super) fn stretch_at(&mut self, now: Time) -> Time {
+        let going_on = self.stretch.filter(|(_, last)| now.since(*last) < PAUSE);
         going_on.map_or_else(
             || {
                 self.shook_hands = false;
@@ -127,12 +124,12 @@ impl Allocation {
         is_probe: bool,
         limits: &Limits,
         budget: Option<&Budget>,
-        now: Duration,
+        now: Time,
     ) -> Result<(), Obstacle> {
         if self.has_used_its_hour(limits, now) {
             return Err(Obstacle::PairHour);
         }
-        if !is_probe && !self.has_tokens(cost, limits, now) {
+        if !is_probe && !self.has_room(cost, limits, now) {
             return Err(Obstacle::PairRate);
         }
         if !is_probe && !self.share.has(cost, now) {
@@ -141,34 +138,27 @@ impl Allocation {
         if budget.is_some_and(|budget| !budget.take(cost, now)) {
             return Err(Obstacle::TotalRate);
         }
-        self.tokens.0 = self.tokens.0.saturating_sub(cost);
-        self.share.take(cost);
+        self.bytes.take(limits.pair_rate(), cost, now);
+        self.share.take(cost, now);
         self.used.1 = self.used.1.saturating_add(cost);
         Ok(())
     }
 
     /// Which rate it is that holds a datagram back.
-    pub(super) fn obstacle(&mut self, cost: u64, limits: &Limits, now: Duration) -> Obstacle {
-        if self.has_tokens(cost, limits, now) {
+    pub(super) fn obstacle(&self, cost: u64, limits: &Limits, now: Time) -> Obstacle {
+        if self.has_room(cost, limits, now) {
             Obstacle::TotalRate
         } else {
             Obstacle::PairRate
         }
     }
 
-    pub(super) fn has_tokens(&mut self, cost: u64, limits: &Limits, now: Duration) -> bool {
-        let (tokens, at) = &mut self.tokens;
-        let passed = now.saturating_sub(*at).as_micros().min(1_000_000) as u64;
-        let gained = limits.bytes_per_second.saturating_mul(passed) / 1_000_000;
-        if gained > 0 {
-            *tokens = tokens.saturating_add(gained).min(limits.bytes_per_second);
-            *at = now;
-        }
-        *tokens >= cost
+    fn has_room(&self, cost: u64, limits: &Limits, now: Time) -> bool {
+        self.bytes.after(limits.pair_rate(), cost, now).is_some()
     }
 
-    pub(super) fn has_used_its_hour(&mut self, limits: &Limits, now: Duration) -> bool {
-        let hour = now.saturating_sub(self.opened).as_secs() / 3600;
+    pub(super) fn has_used_its_hour(&mut self, limits: &Limits, now: Time) -> bool {
+        let hour = now.since(self.opened).as_secs() / 3600;
         if self.used.0 != hour {
             self.used = (hour, 0);
         }
@@ -206,7 +196,7 @@ impl Allocation {
         &mut self,
         limits: &Limits,
         budget: Option<&Budget>,
-        now: Duration,
+        now: Time,
     ) -> Option<(Via, SocketAddr, Vec<u8>)> {
         loop {
             let cost = self.queue.front()?.payload.len() as u64 + OVERHEAD;
@@ -237,19 +227,15 @@ impl Allocation {
         }
     }
 
-    pub(super) fn is_over(&self, now: Duration) -> bool {
+    pub(super) fn is_over(&self, now: Time) -> bool {
         let bound = self.sides.iter().all(|side| side.bound.is_some());
-        let unused = !bound && now.saturating_sub(self.opened) >= BIND_WINDOW;
-        unused
-            || self
-                .sides
-                .iter()
-                .any(|side| now.saturating_sub(side.heard) >= IDLE)
+        let unused = !bound && now.since(self.opened) >= BIND_WINDOW;
+        unused || self.sides.iter().any(|side| now.since(side.heard) >= IDLE)
     }
 }
 
 impl Side {
-    pub(super) fn new(key: Key, registered: SocketAddr, now: Duration) -> Self {
+    pub(super) fn new(key: Key, registered: SocketAddr, now: Time) -> Self {
         Self {
             key,
             registered,
@@ -259,7 +245,7 @@ impl Side {
             indices: [(0, 0); INDICES],
             next_index: 0,
             taken_over: 0,
-            probes: (PROBES.1 * 1000, now.as_millis() as u64),
+            probes: Bucket::default(),
         }
     }
 
@@ -269,22 +255,13 @@ impl Side {
         is_global(source.ip()) || source.ip() == self.registered.ip()
     }
 
-    pub(super) fn may_probe(&mut self, now: Duration) -> bool {
-        let (tokens, at) = &mut self.probes;
-        let millis = now.as_millis() as u64;
-        let gained = millis.saturating_sub(*at).min(60_000) as u32 * PROBES.0;
-        *tokens = (*tokens + gained).min(PROBES.1 * 1000);
-        *at = millis;
-        let enough = *tokens >= 1000;
-        if enough {
-            *tokens -= 1000;
-        }
-        enough
+    pub(super) fn may_probe(&mut self, now: Time) -> bool {
+        self.probes.take(PROBES, 1, now)
     }
 
     /// This side will be found by this index.
-    pub(super) fn chose(&mut self, index: Index, now: Duration) {
-        let now = now.as_secs() as u32;
+    pub(super) fn chose(&mut self, index: Index, now: Time) {
+        let now = now.since_origin().as_secs() as u32;
         if let Some(known) = self
             .indices
             .iter_mut()
@@ -297,8 +274,8 @@ impl Side {
         }
     }
 
-    pub(super) fn knows(&self, index: Index, now: Duration) -> bool {
-        let now = now.as_secs() as u32;
+    pub(super) fn knows(&self, index: Index, now: Time) -> bool {
+        let now = now.since_origin().as_secs() as u32;
         self.indices.iter().any(|(known, since)| {
             *known == index
                 && *since != 0

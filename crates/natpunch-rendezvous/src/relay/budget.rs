@@ -5,12 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use natpunch_types::lock;
+use natpunch_types::{Bucket, Rate, Time, lock};
 
 use crate::network::{Network, Site};
 
-/// How much may pass at once, in the time that it takes at the rate.
-const BURST: Duration = Duration::from_secs(1);
 /// How often the shares are worked out anew, if there is more than may pass.
 const ROUND: Duration = Duration::from_millis(50);
 /// How often a pair says what it was offered.
@@ -26,8 +24,7 @@ const SHARE_BURST: (Duration, u64) = (Duration::from_millis(50), 32 << 10);
 /// Bytes that wait at all ports together.
 const MAX_QUEUED: u64 = 32 << 20;
 
-/// A rate that ports share, each from a thread of its own: the generic cell rate algorithm (ITU-T
-/// I.371), of which all state is the time when what has passed so far will be paid for.
+/// A rate that ports share, each from a thread of its own, so its [`Bucket`] is one atomic word.
 ///
 /// That alone would favour small packets. While more is offered than may pass, each site (an IPv4
 /// /24 or IPv6 /48) therefore gets an equal share, of that each network in it, and of that each of
@@ -35,8 +32,8 @@ const MAX_QUEUED: u64 = 32 << 20;
 #[derive(Debug)]
 pub struct Budget {
     bytes_per_second: u64,
-    /// In nanoseconds.
-    paid_at: AtomicU64,
+    /// Of its [`Bucket`], in nanoseconds.
+    full_at: AtomicU64,
     queued: AtomicU64,
     flows: Mutex<Flows>,
 }
@@ -49,26 +46,21 @@ impl Budget {
     pub fn new(bytes_per_second: u64) -> Self {
         Self {
             bytes_per_second,
-            paid_at: AtomicU64::new(0),
+            full_at: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             flows: Mutex::default(),
         }
     }
 
     /// Takes so many bytes; false if there is no room for them.
-    pub(super) fn take(&self, bytes: u64, now: Duration) -> bool {
-        let now = nanos(now);
-        let Some(cost) = bytes
-            .saturating_mul(1_000_000_000)
-            .checked_div(self.bytes_per_second)
-        else {
-            return false;
+    pub(super) fn take(&self, bytes: u64, now: Time) -> bool {
+        let rate = Rate::per_second(self.bytes_per_second, self.bytes_per_second);
+        let pay = |full_at: u64| {
+            let bucket = Bucket::full_at(Time::from_nanos(full_at));
+            let after = bucket.after(rate, bytes, now)?;
+            Some(after.fills_at().as_nanos())
         };
-        let pay = |paid_at: u64| {
-            let paid_at = paid_at.max(now).saturating_add(cost);
-            (paid_at - now <= nanos(BURST)).then_some(paid_at)
-        };
-        self.paid_at
+        self.full_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay)
             .is_ok()
     }
@@ -93,7 +85,7 @@ impl Budget {
         pair: u64,
         networks: [Network; 2],
         (offered, time): (u64, Duration),
-        now: Duration,
+        now: Time,
     ) -> Option<u64> {
         let mut flows = lock(&self.flows);
         let rate = offered as f64 / time.as_secs_f64().max(1e-3);
@@ -118,7 +110,7 @@ impl Budget {
 #[derive(Debug, Default)]
 struct Flows {
     by_pair: BTreeMap<u64, Flow>,
-    next_round: Duration,
+    next_round: Time,
 }
 
 #[derive(Debug)]
@@ -127,14 +119,14 @@ struct Flow {
     networks: [Network; 2],
     /// Bytes in a second that it is offered.
     rate: f64,
-    heard: Duration,
+    heard: Time,
     limit: Option<u64>,
 }
 
 impl Flows {
     /// Gives each pair its share of a rate.
-    fn share_out(&mut self, capacity: f64, now: Duration) {
-        let age = |flow: &Flow| now.saturating_sub(flow.heard);
+    fn share_out(&mut self, capacity: f64, now: Time) {
+        let age = |flow: &Flow| now.since(flow.heard);
         self.by_pair.retain(|_, flow| age(flow) < FORGOTTEN);
         for flow in self.by_pair.values_mut().filter(|flow| age(flow) >= PAUSED) {
             flow.rate = 0.0;
@@ -198,18 +190,16 @@ fn fair_level(mut wanted: Vec<f64>, capacity: f64) -> f64 {
 pub(super) struct Share {
     /// Bytes in a second; `None`: as many as it likes.
     rate: Option<u64>,
-    tokens: u64,
-    at: Duration,
+    bytes: Bucket,
     offered: u64,
-    reported: Duration,
+    reported: Time,
 }
 
 impl Share {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(now: Time) -> Self {
         Self {
             rate: None,
-            tokens: 0,
-            at: now,
+            bytes: Bucket::default(),
             offered: 0,
             reported: now,
         }
@@ -222,26 +212,23 @@ impl Share {
         pair: u64,
         networks: [Network; 2],
         budget: &Budget,
-        now: Duration,
+        now: Time,
     ) {
         self.offered += bytes;
-        let time = now.saturating_sub(self.reported);
+        let time = now.since(self.reported);
         if time >= REPORT {
-            let before = self.rate;
             // After a pause it is the last burst that counts.
             let offered = (self.offered, time.min(PAUSED));
             self.rate = budget.report(pair, networks, offered, now);
             (self.offered, self.reported) = (0, now);
-            if before.is_none() {
-                (self.tokens, self.at) = (self.burst(), now);
-            }
         }
     }
 
-    fn burst(&self) -> u64 {
+    fn limit(&self) -> Option<Rate> {
         let (time, least) = SHARE_BURST;
-        let bytes = |rate: u64| rate.saturating_mul(time.as_millis() as u64) / 1_000;
-        self.rate.map_or(0, |rate| bytes(rate).max(least))
+        let rate = self.rate?;
+        let burst = rate.saturating_mul(time.as_millis() as u64) / 1_000;
+        Some(Rate::per_second(rate, burst.max(least)))
     }
 
     /// Bytes in a second, if there is a limit.
@@ -250,24 +237,17 @@ impl Share {
     }
 
     /// Whether so many bytes fit in the share now.
-    pub(super) fn has(&mut self, bytes: u64, now: Duration) -> bool {
-        let Some(rate) = self.rate else { return true };
-        let passed = now.saturating_sub(self.at).as_micros().min(1_000_000) as u64;
-        let gained = rate.saturating_mul(passed) / 1_000_000;
-        if gained > 0 {
-            self.tokens = self.tokens.saturating_add(gained).min(self.burst());
-            self.at = now;
+    pub(super) fn has(&self, bytes: u64, now: Time) -> bool {
+        let limit = self.limit();
+        limit.is_none_or(|limit| self.bytes.after(limit, bytes, now).is_some())
+    }
+
+    /// Takes them, as far as they fit.
+    pub(super) fn take(&mut self, bytes: u64, now: Time) {
+        if let Some(limit) = self.limit() {
+            self.bytes.take(limit, bytes, now);
         }
-        self.tokens >= bytes
     }
-
-    pub(super) fn take(&mut self, bytes: u64) {
-        self.tokens = self.tokens.saturating_sub(bytes);
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -277,7 +257,7 @@ mod tests {
     #[test]
     fn a_second_s_worth_passes_at_once_and_then_the_rate() {
         let budget = Budget::new(1_000);
-        let at = Duration::from_millis;
+        let at = Time::from_millis;
         let passed = |now| (0..10_000).filter(|_| budget.take(10, at(now))).count();
         assert_eq!(passed(5_000), 100);
         assert_eq!(passed(5_100), 10);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::canonical;
+use natpunch_types::{Bucket, Rate, Time, canonical};
 
 use super::bind::{Message, State};
 use super::budget::{Budget, Share};
@@ -36,7 +36,7 @@ const TAKEN_OVER: u8 = 4;
 /// handshakes.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Probes of one side: in a second, and at once.
-const PROBES: (u32, u32) = (20, 60);
+const PROBES: Rate = Rate::per_second(20, 60);
 /// What a datagram counts besides its payload: headers of the link, IP and UDP.
 const OVERHEAD: u64 = 42;
 /// What waits for one allocation's turn: what passes in this time, but not less than the first and
@@ -57,6 +57,13 @@ pub struct Limits {
     pub bytes_per_hour: u64,
     /// Lets pass whatever two bound sides send each other, for WireGuards with altered messages.
     pub any_payload: bool,
+}
+
+impl Limits {
+    /// Of each pair, in bytes.
+    fn pair_rate(&self) -> Rate {
+        Rate::per_second(self.bytes_per_second, self.bytes_per_second)
+    }
 }
 
 impl Default for Limits {
@@ -193,9 +200,9 @@ pub struct Port {
     by_source: BTreeMap<SocketAddr, (u64, usize)>,
     /// The allocations with something in their queues.
     waiting: BTreeSet<u64>,
-    next_release: Duration,
+    next_release: Time,
     events: VecDeque<Event>,
-    next_sweep: Duration,
+    next_sweep: Time,
     counters: Counters,
 }
 
@@ -210,17 +217,17 @@ pub struct Own {
 
 struct Allocation {
     sides: [Side; 2],
-    opened: Duration,
+    opened: Time,
     /// Whether WireGuard's messages may pass.
     carried: bool,
     /// Since when they do without a pause, and when the last one did.
-    stretch: Option<(Duration, Duration)>,
+    stretch: Option<(Time, Time)>,
     /// A handshake was completed here since then.
     shook_hands: bool,
     /// The server knows that both are bound.
     told: bool,
-    /// Bytes that may pass now, and when that was so.
-    tokens: (u64, Duration),
+    /// The bytes that may pass.
+    bytes: Bucket,
     /// The hour of its life, and what passed in it.
     used: (u64, u64),
     /// What the budget of all leaves it.
@@ -252,14 +259,14 @@ struct Side {
     /// How often it was bound to another address: older cookies are void.
     moves: u32,
     /// When it was heard.
-    heard: Duration,
+    heard: Time,
     /// Indices that this side chose in handshakes, and when (in seconds), the newest at
     /// `next_index - 1`.
     indices: [(Index, u32); INDICES],
     next_index: usize,
     taken_over: u8,
     /// Probes that may pass now, times a thousand, and when (in milliseconds) that was so.
-    probes: (u32, u64),
+    probes: Bucket,
 }
 
 impl Port {
@@ -277,9 +284,9 @@ impl Port {
             allocations: BTreeMap::new(),
             by_source: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            next_release: Duration::ZERO,
+            next_release: Time::ZERO,
             events: VecDeque::new(),
-            next_sweep: Duration::ZERO,
+            next_sweep: Time::ZERO,
             counters: Counters::default(),
         }
     }
@@ -294,7 +301,7 @@ impl Port {
     }
 
     /// Does what the server says.
-    pub fn handle_command(&mut self, command: Command, now: Duration) {
+    pub fn handle_command(&mut self, command: Command, now: Time) {
         match command {
             Command::Open {
                 allocation,
@@ -312,7 +319,7 @@ impl Port {
                     stretch: None,
                     shook_hands: false,
                     told: false,
-                    tokens: (self.limits.bytes_per_second, now),
+                    bytes: Bucket::default(),
                     used: (0, 0),
                     share: Share::new(now),
                     queue: VecDeque::new(),
@@ -353,7 +360,7 @@ impl Port {
         via: Via,
         source: SocketAddr,
         payload: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Verdict {
         let source = canonical(source);
         if Kind::of(payload) == Some(Kind::Bind) {
@@ -412,7 +419,7 @@ impl Port {
     /// The next datagram whose turn has come: over which way it goes, where, and what it is. To be
     /// drained after each call of [`handle_datagram`](Self::handle_datagram), and at
     /// [`poll_release`](Self::poll_release).
-    pub fn poll_transmit(&mut self, now: Duration) -> Option<(Via, SocketAddr, Vec<u8>)> {
+    pub fn poll_transmit(&mut self, now: Time) -> Option<(Via, SocketAddr, Vec<u8>)> {
         if self.waiting.is_empty() || now < self.next_release {
             return None;
         }
@@ -439,12 +446,12 @@ impl Port {
     }
 
     /// When something may leave a queue.
-    pub fn poll_release(&self) -> Option<Duration> {
+    pub fn poll_release(&self) -> Option<Time> {
         (!self.waiting.is_empty()).then_some(self.next_release)
     }
 
     /// Ends what is over.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         if now < self.next_sweep {
             return;
         }
@@ -461,7 +468,7 @@ impl Port {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         (!self.allocations.is_empty()).then_some(self.next_sweep)
     }
 
@@ -496,7 +503,7 @@ impl Port {
         via: Via,
         source: SocketAddr,
         payload: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Option<[u8; BIND_LEN]> {
         let claimed = Message::allocation(payload)?;
         let (number, index) = split(claimed);
@@ -566,12 +573,12 @@ fn cookie(
     claimed: u64,
     moves: u32,
     source: SocketAddr,
-    now: Duration,
+    now: Time,
     age: u64,
 ) -> CookieBytes {
     let mut place = Vec::with_capacity(18);
     put_address(&mut place, source);
-    let slot = (now.as_secs() / COOKIE_SLOT.as_secs()).wrapping_sub(age);
+    let slot = (now.since_origin().as_secs() / COOKIE_SLOT.as_secs()).wrapping_sub(age);
     short_mac(
         key,
         &[

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+
+use natpunch_types::Time;
 
 use super::{Budget, Command, Limits, Own, Port, Verdict};
 use crate::server::Via;
 use crate::testing::{bind, relay_secret};
 
-const MS: Duration = Duration::from_millis(1);
 const OVERHEAD: usize = 42;
 
 /// A pair at a port of its own, and what it sends.
@@ -44,13 +44,13 @@ impl Flow {
             keys: keys.map(relay_secret),
             registered,
         };
-        port.handle_command(open, Duration::ZERO);
+        port.handle_command(open, Time::ZERO);
         let carry = true;
-        port.handle_command(Command::Carry { allocation, carry }, Duration::ZERO);
+        port.handle_command(Command::Carry { allocation, carry }, Time::ZERO);
         for (side, key) in [0, 1].into_iter().zip(keys) {
             let bind = bind(key, allocation | side, [0; 8], [0; 16]);
             let source = registered[side as usize];
-            let verdict = port.handle_datagram(Via::default(), source, &bind, Duration::ZERO);
+            let verdict = port.handle_datagram(Via::default(), source, &bind, Time::ZERO);
             assert!(matches!(verdict, Verdict::Answer(_)));
         }
         let [from, _] = registered;
@@ -67,7 +67,7 @@ impl Flow {
     }
 
     /// One millisecond of its life.
-    fn run(&mut self, now: Duration) {
+    fn run(&mut self, now: Time) {
         self.arrived += std::iter::from_fn(|| self.port.poll_transmit(now)).count();
         self.backlog += self.bytes_per_second / 1_000;
         let payload = vec![7; self.length - OVERHEAD];
@@ -92,7 +92,9 @@ impl Flow {
 
 fn run(flows: &mut [Flow], seconds: u32) {
     for ms in 0..seconds * 1_000 {
-        flows.iter_mut().for_each(|flow| flow.run(MS * ms));
+        flows
+            .iter_mut()
+            .for_each(|flow| flow.run(Time::from_millis(u64::from(ms))));
     }
 }
 
@@ -152,18 +154,18 @@ fn bursts_at_less_than_the_rate_wait_and_are_not_lost() {
     // The second's worth that passes at once is used up first.
     flow.bytes_per_second = 60_000_000;
     for ms in 0..1_000 {
-        flow.run(MS * ms);
+        flow.run(Time::from_millis(ms));
     }
     flow.bytes_per_second = 0;
     for ms in 1_000..1_030 {
-        flow.run(MS * ms);
+        flow.run(Time::from_millis(ms));
     }
     (flow.sent, flow.arrived) = (0, 0);
     let before = flow.port.counters();
     for ms in 1_030..6_030 {
         // 495 kB each 20 ms: just under a cap of 25 MB a second.
         flow.backlog += if ms % 20 == 10 { 495_000 } else { 0 };
-        flow.run(MS * ms);
+        flow.run(Time::from_millis(ms));
     }
     assert!(flow.lost() < 0.001, "lost {:.4}", flow.lost());
     assert!(

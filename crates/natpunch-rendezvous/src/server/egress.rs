@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use natpunch_types::{Bucket, Rate, Time};
+
 use super::Limits;
 use crate::wire::{CLASSES, MAC_LEN, MAX_DATAGRAM, SESSION_HEADER_LEN, Tag};
 
@@ -15,38 +17,12 @@ const SILENCE: Duration = Duration::from_secs(5);
 const UNHEARD_BYTES: u64 = 32 << 10;
 /// How far ahead records are given a time to leave.
 const LONGEST_QUEUE: Duration = Duration::from_secs(20);
-/// What may leave at once, in the time that it takes at the rate.
-const BURST: Duration = Duration::from_millis(500);
 /// The headers of a datagram: Ethernet, IPv4 and UDP.
 const HEADERS: u64 = 42;
 
-/// A rate in bytes: when what was sent so far is paid for (the generic cell rate algorithm, ITU-T
-/// I.371).
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pace(Duration);
-
-impl Pace {
-    /// When so many bytes may leave; `None`, and nothing is taken: not within `longest`.
-    fn reserve(
-        &mut self,
-        bytes: u64,
-        rate: u64,
-        longest: Duration,
-        now: Duration,
-    ) -> Option<Duration> {
-        let nanos = bytes.saturating_mul(1_000_000_000).checked_div(rate)?;
-        let paid_at = self.0.max(now) + Duration::from_nanos(nanos);
-        let leaves = paid_at.saturating_sub(BURST).max(now);
-        (leaves - now <= longest).then(|| {
-            self.0 = paid_at;
-            leaves
-        })
-    }
-
-    /// Whether so many bytes may leave now; they are taken if so.
-    pub(super) fn take(&mut self, bytes: u64, rate: u64, now: Duration) -> bool {
-        self.reserve(bytes, rate, Duration::ZERO, now).is_some()
-    }
+/// So many bytes in a second, and half of them at once.
+pub(super) const fn pace(bytes_per_second: u64) -> Rate {
+    Rate::per_second(bytes_per_second, bytes_per_second / 2)
 }
 
 /// When a record may leave.
@@ -55,7 +31,7 @@ pub(super) enum Departure {
     /// At once.
     Now,
     /// Then, for which it has paid.
-    At(Duration),
+    At(Time),
     /// Not now: its watcher is not there, or too much is on its way.
     Refused,
 }
@@ -64,13 +40,13 @@ pub(super) enum Departure {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Egress {
     /// Records, which may wait for their turn.
-    records: Pace,
+    records: Bucket,
     /// All else, which may not.
-    answers: Pace,
+    answers: Bucket,
     /// Bytes that were sent since the client was heard.
     unheard: u64,
     /// Since when an answer to them is awaited.
-    asked: Option<Duration>,
+    asked: Option<Time>,
 }
 
 impl Egress {
@@ -80,24 +56,24 @@ impl Egress {
     }
 
     /// Whether so much may be sent to an address where nobody may be any more.
-    fn is_awaited(&self, bytes: u64, now: Duration) -> bool {
+    fn is_awaited(&self, bytes: u64, now: Time) -> bool {
         let in_time = self.asked.is_none_or(|asked| now < asked + SILENCE);
         in_time && self.unheard + bytes <= UNHEARD_BYTES
     }
 
     /// A record leaves, and its receiver will say that it has it.
-    fn ask(&mut self, bytes: u64, now: Duration) {
+    fn ask(&mut self, bytes: u64, now: Time) {
         self.unheard += bytes;
         self.asked.get_or_insert(now);
     }
 
     /// When a record of this length may leave.
-    pub(super) fn depart(&mut self, length: usize, limits: &Limits, now: Duration) -> Departure {
+    pub(super) fn depart(&mut self, length: usize, limits: &Limits, now: Time) -> Departure {
         if !self.is_awaited(alone(length), now) {
             return Departure::Refused;
         }
-        let rate = limits.client_bytes_per_second;
-        match self.records.reserve(cost(length), rate, LONGEST_QUEUE, now) {
+        let rate = pace(limits.client_bytes_per_second);
+        match self.records.reserve(rate, cost(length), LONGEST_QUEUE, now) {
             None => Departure::Refused,
             Some(at) if at > now => Departure::At(at),
             Some(_) => {
@@ -108,7 +84,7 @@ impl Egress {
     }
 
     /// Whether a record may leave whose time has come; it has paid for it.
-    pub(super) fn depart_as_reserved(&mut self, length: usize, now: Duration) -> bool {
+    pub(super) fn depart_as_reserved(&mut self, length: usize, now: Time) -> bool {
         let awaited = self.is_awaited(alone(length), now);
         if awaited {
             self.ask(alone(length), now);
@@ -117,11 +93,11 @@ impl Egress {
     }
 
     /// Whether a datagram without records may leave now.
-    pub(super) fn answer(&mut self, length: usize, limits: &Limits, now: Duration) -> bool {
+    pub(super) fn answer(&mut self, length: usize, limits: &Limits, now: Time) -> bool {
         let may = self.is_awaited(alone(length), now)
             && self
                 .answers
-                .take(cost(length), limits.client_bytes_per_second, now);
+                .take(pace(limits.client_bytes_per_second), cost(length), now);
         if may {
             self.unheard += alone(length);
         }
@@ -145,7 +121,11 @@ fn alone(length: usize) -> u64 {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const SECOND: Time = at(1_000);
+
+    const fn at(millis: u64) -> Time {
+        Time::from_millis(millis)
+    }
 
     fn limits() -> Limits {
         Limits {
@@ -177,16 +157,16 @@ mod tests {
     fn nothing_goes_to_who_does_not_answer_for_some_seconds_or_some_bytes() {
         let (mut egress, limits) = (Egress::default(), Limits::default());
         assert_eq!(egress.depart(96, &limits, SECOND), Departure::Now);
-        assert!(egress.answer(96, &limits, SECOND * 5));
-        assert!(!egress.answer(96, &limits, SECOND * 6));
-        assert_eq!(egress.depart(96, &limits, SECOND * 6), Departure::Refused);
+        assert!(egress.answer(96, &limits, at(5_000)));
+        assert!(!egress.answer(96, &limits, at(6_000)));
+        assert_eq!(egress.depart(96, &limits, at(6_000)), Departure::Refused);
         egress.heard();
         let sent = (0..1_000)
-            .filter(|n| egress.answer(1_200, &limits, SECOND * 7 + SECOND / 1_000 * 4 * *n))
+            .filter(|n| egress.answer(1_200, &limits, at(7_000 + 4 * n)))
             .count();
         assert!((sent * 1_200) as u64 <= UNHEARD_BYTES, "{sent}");
         egress.heard();
-        assert!(egress.answer(1_200, &limits, SECOND * 12));
+        assert!(egress.answer(1_200, &limits, at(12_000)));
     }
 
     #[test]

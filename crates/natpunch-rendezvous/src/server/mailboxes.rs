@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, Time};
 
 use super::egress::Departure;
 use super::responder::SecretNumber;
@@ -44,7 +44,7 @@ struct Record {
     blob: Box<[u8]>,
     digest: Digest,
     owner: Owner,
-    expires: Duration,
+    expires: Time,
 }
 
 /// Of whom something is kept: in whose shares it counts, and by which secret its owner had come in.
@@ -73,7 +73,7 @@ struct Watcher {
     ticket: u64,
     /// What it has.
     seen: Digest,
-    expires: Duration,
+    expires: Time,
     tries: usize,
     /// Its turn among those that are told, or told again.
     due: Option<Turn>,
@@ -82,7 +82,7 @@ struct Watcher {
 }
 
 /// When somebody is told again, and which one among those of the same moment.
-type Turn = (Duration, u64);
+type Turn = (Time, u64);
 
 /// What is to be told again, and when.
 #[derive(Default)]
@@ -92,7 +92,7 @@ struct Due {
 }
 
 impl Due {
-    fn insert(&mut self, at: Duration, tag: Tag, who: ClientId) -> Turn {
+    fn insert(&mut self, at: Time, tag: Tag, who: ClientId) -> Turn {
         self.given += 1;
         let turn = (at, self.given);
         self.turns.insert(turn, (tag, who));
@@ -343,7 +343,7 @@ impl Mailboxes {
         &self,
         owner: &ClientId,
         tag: &Tag,
-        now: Duration,
+        now: Time,
     ) -> impl Iterator<Item = ClientId> {
         let is_owners =
             |record: &Record| record.owner.identity == owner.identity && now < record.expires;
@@ -378,7 +378,7 @@ impl Mailboxes {
         self.due.remove(watcher.due.take_if(|_| current));
     }
 
-    pub(super) fn next_due(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         self.due.turns.first_key_value().map(|((due, _), _)| *due)
     }
 
@@ -413,7 +413,7 @@ impl Mailboxes {
     }
 
     /// Forgets what expired among the next few.
-    pub(super) fn sweep(&mut self, now: Duration) {
+    pub(super) fn sweep(&mut self, now: Time) {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
         let tags: Vec<Tag> = self
             .by_tag

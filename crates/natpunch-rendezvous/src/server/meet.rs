@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{PeerKey, Time};
 
 use super::session::{ClientId, Pushes};
 use super::usage::Usage;
@@ -30,8 +30,8 @@ struct Meeting {
     /// Whose wish it is, or was first.
     first: Side,
     /// Who came to it, and the moment.
-    second: Option<(Side, Duration)>,
-    expires: Duration,
+    second: Option<(Side, Time)>,
+    expires: Time,
 }
 
 #[derive(Clone, Copy)]
@@ -42,8 +42,12 @@ struct Side {
 
 impl Side {
     /// What to tell it now, for it to fire at this moment; nothing if it would come too late.
-    fn fire(&self, tag: Tag, moment: Duration, now: Duration) -> Option<(ClientId, Notice)> {
-        let delay = moment.checked_sub(now + self.round_trip / 2)?;
+    fn fire(&self, tag: Tag, moment: Time, now: Time) -> Option<(ClientId, Notice)> {
+        let arrives = now + self.round_trip / 2;
+        if moment < arrives {
+            return None;
+        }
+        let delay = moment.since(arrives);
         Some((
             self.client,
             Notice::Fire {
@@ -58,7 +62,7 @@ impl Side {
 #[derive(Default)]
 pub(super) struct Meetings {
     by_tag: BTreeMap<Tag, Meeting>,
-    expiring: BTreeSet<(Duration, Tag)>,
+    expiring: BTreeSet<(Time, Tag)>,
     clients: Usage<PeerKey>,
 }
 
@@ -84,7 +88,7 @@ impl Meetings {
         client: ClientId,
         tag: Tag,
         round_trip_ms: u16,
-        now: Duration,
+        now: Time,
     ) -> Pushes {
         self.forget(now);
         let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
@@ -157,7 +161,7 @@ impl Meetings {
     }
 
     /// Forgets what is over.
-    pub(super) fn forget(&mut self, now: Duration) {
+    pub(super) fn forget(&mut self, now: Time) {
         while let Some((_, tag)) = self
             .expiring
             .first()
@@ -188,8 +192,8 @@ mod tests {
         }
     }
 
-    fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
+    fn ms(n: u64) -> Time {
+        Time::from_millis(n)
     }
 
     fn delays(told: &[(ClientId, Notice)]) -> Vec<(ClientId, u16)> {

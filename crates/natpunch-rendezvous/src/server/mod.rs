@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::Identity;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey, canonical};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, Time, canonical};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, short_mac};
@@ -169,7 +169,7 @@ pub struct Server<R> {
     meetings: Meetings,
     /// Tickets up to this number may be those of sessions that were ended.
     revoked_tickets: u64,
-    next_sweep: Duration,
+    next_sweep: Time,
     transmits: Transmits,
     counters: Counters,
 }
@@ -199,7 +199,7 @@ impl<R: CryptoRng> Server<R> {
             relays: Relays::default(),
             meetings: Meetings::default(),
             revoked_tickets: 0,
-            next_sweep: SWEEP,
+            next_sweep: Time::ZERO + SWEEP,
             transmits: Transmits::default(),
             counters: Counters::default(),
         })
@@ -260,7 +260,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Takes a datagram.
-    pub fn handle_datagram(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Duration) {
+    pub fn handle_datagram(&mut self, via: Via, source: SocketAddr, payload: &[u8], now: Time) {
         let source = canonical(source);
         if source.port() == 0 {
             return;
@@ -321,7 +321,7 @@ impl<R: CryptoRng> Server<R> {
             self.counters.no_session += 1;
             return None;
         };
-        if !inbound.window.accepts(counter) {
+        if !inbound.accepts(counter) {
             self.counters.replayed += 1;
             return None;
         }
@@ -329,7 +329,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Does what a message asks that was opened by this server's [`Responder`] or [`Opener`].
-    pub fn handle_opened(&mut self, via: Via, source: SocketAddr, opened: Opened, now: Duration) {
+    pub fn handle_opened(&mut self, via: Via, source: SocketAddr, opened: Opened, now: Time) {
         let source = canonical(source);
         match opened.0 {
             Message::Confirm { ticket, text } => {
@@ -350,7 +350,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Sends again what was not acknowledged, and forgets what expired.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         let (sessions, limits) = (&mut self.sessions, &self.limits);
         let mut due = self.mailboxes.due(&mut Pacer {
             sessions,
@@ -369,7 +369,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         let empty = self.sessions.is_empty()
             && self.mailboxes.is_empty()
             && self.relays.len() == 0
@@ -384,7 +384,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// A port of the relay has to tell something.
-    pub fn handle_relay_event(&mut self, event: relay::Event, now: Duration) {
+    pub fn handle_relay_event(&mut self, event: relay::Event, now: Time) {
         let told = self.relays.handle_event(event);
         self.tell_all(told, now);
     }
@@ -446,7 +446,7 @@ impl<R: CryptoRng> Server<R> {
         source: SocketAddr,
         ticket: Ticket,
         text: &[u8],
-        now: Duration,
+        now: Time,
     ) {
         // Key and address are proven. The secret may have been withdrawn since the ticket was
         // opened.
@@ -523,7 +523,7 @@ impl<R: CryptoRng> Server<R> {
         id: u64,
         counter: u64,
         text: &[u8],
-        now: Duration,
+        now: Time,
     ) {
         // It may be gone since the key was fetched, and a copy of this message may have come first.
         let Some(session_ref) = self.sessions.find(id) else {
@@ -595,7 +595,7 @@ impl<R: CryptoRng> Server<R> {
 
     /// Says where a client is seen, to there; whoever has copied its packet gets as much as it
     /// sent, and can't read it.
-    fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Duration) {
+    fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Time) {
         let Some(session) = self
             .sessions
             .find(id)
@@ -626,7 +626,7 @@ impl<R: CryptoRng> Server<R> {
         frames: Vec<Request>,
         mut notices: Vec<Notice>,
         here: bool,
-        now: Duration,
+        now: Time,
     ) {
         let Some(sender) = self.sessions.get(session_ref).map(Session::sender) else {
             return;
@@ -723,7 +723,7 @@ impl<R: CryptoRng> Server<R> {
     }
 
     /// Sends to several clients, to each in as few datagrams as they fit.
-    fn tell_all(&mut self, mut notices: Pushes, now: Duration) {
+    fn tell_all(&mut self, mut notices: Pushes, now: Time) {
         notices.sort_by_key(|(client, _)| *client);
         for of_one in notices.chunk_by(|(client, _), (next, _)| client == next) {
             let Some(session_ref) = of_one
@@ -741,7 +741,7 @@ impl<R: CryptoRng> Server<R> {
         &mut self,
         session_ref: SessionRef,
         notices: impl Iterator<Item = &'a Notice> + Clone,
-        now: Duration,
+        now: Time,
     ) {
         let Some(session) = self
             .sessions
@@ -779,7 +779,7 @@ impl<R: CryptoRng> Server<R> {
 struct Pacer<'a> {
     sessions: &'a mut Sessions,
     limits: &'a Limits,
-    now: Duration,
+    now: Time,
 }
 
 impl Pacer<'_> {
@@ -823,16 +823,10 @@ fn accepted() -> Notice {
 }
 
 /// What only somebody at `address` can have got in the current client of time, or the one before it.
-fn challenge(
-    key: &crypto::Key,
-    session: u64,
-    address: SocketAddr,
-    now: Duration,
-    age: u64,
-) -> [u8; 8] {
+fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Time, age: u64) -> [u8; 8] {
     let mut place = Vec::with_capacity(18);
     crate::wire::put_address(&mut place, address);
-    let time = (now.as_secs() / CHALLENGE_SLOT.as_secs()).wrapping_sub(age);
+    let time = (now.since_origin().as_secs() / CHALLENGE_SLOT.as_secs()).wrapping_sub(age);
     short_mac(key, &[&session.to_be_bytes(), &time.to_be_bytes(), &place])
 }
 

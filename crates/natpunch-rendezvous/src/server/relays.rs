@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
-use natpunch_types::{PeerKey, RelayUse};
+use natpunch_types::{PeerKey, RelayUse, Time};
 use rand_core::CryptoRng;
 
 use super::Limits;
@@ -44,7 +44,7 @@ struct Side {
     network: Network,
     secret: SecretNumber,
     wants: RelayUse,
-    expires: Duration,
+    expires: Time,
     /// The secret of its offers.
     key: Key,
 }
@@ -57,7 +57,7 @@ struct Lease {
     carry: bool,
     both_bound: bool,
     tries: usize,
-    due: Option<Duration>,
+    due: Option<Time>,
 }
 
 #[derive(Default)]
@@ -74,7 +74,7 @@ pub(super) struct Relays {
     clients: Usage<PeerKey>,
     networks: Usage<Network>,
     sites: Usage<Site>,
-    due: BTreeSet<(Duration, Tag)>,
+    due: BTreeSet<(Time, Tag)>,
     commands: VecDeque<(usize, Command)>,
     sweep_after: Option<Tag>,
 }
@@ -109,7 +109,7 @@ impl Relays {
         wants: RelayUse,
         limits: &Limits,
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Pushes {
         let client = &who.client;
         let answer = |state| (*client, Notice::RelayState { tag, wants, state });
@@ -151,7 +151,7 @@ impl Relays {
         wants: RelayUse,
         limits: &Limits,
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> bool {
         let (
             Sender {
@@ -235,7 +235,7 @@ impl Relays {
 
     /// Finds a port that neither of the two uses yet, the one with the fewest allocations, and
     /// opens an allocation there.
-    fn allocate(&mut self, tag: &Tag, rng: &mut impl CryptoRng, now: Duration) -> bool {
+    fn allocate(&mut self, tag: &Tag, rng: &mut impl CryptoRng, now: Time) -> bool {
         let Some(pair) = self.pairs.get_mut(tag) else {
             return false;
         };
@@ -445,12 +445,12 @@ impl Relays {
         }
     }
 
-    pub(super) fn next_due(&self) -> Option<Duration> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         self.due.first().map(|(due, _)| *due)
     }
 
     /// Offers that are to be repeated.
-    pub(super) fn due(&mut self, now: Duration) -> Pushes {
+    pub(super) fn due(&mut self, now: Time) -> Pushes {
         let mut told = Vec::new();
         while let Some((_, tag)) = self.due.first().filter(|(due, _)| *due <= now).copied() {
             self.due.pop_first();
@@ -471,7 +471,7 @@ impl Relays {
 
     /// Forgets wishes that were not repeated, among the next few pairs. Allocations end at their
     /// port.
-    pub(super) fn sweep(&mut self, now: Duration) {
+    pub(super) fn sweep(&mut self, now: Time) {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
         let tags: Vec<Tag> = self
             .pairs
@@ -528,7 +528,7 @@ impl Pair {
     }
 
     /// Both sides want it.
-    fn is_whole(&self, now: Duration) -> bool {
+    fn is_whole(&self, now: Time) -> bool {
         self.sides
             .iter()
             .all(|side| side.as_ref().is_some_and(|side| now < side.expires))
@@ -577,7 +577,7 @@ mod tests {
                 RelayUse::Standby,
                 &limits,
                 &mut rng,
-                Duration::ZERO,
+                Time::ZERO,
             );
             told.iter().all(|(_, notice)| {
                 !matches!(

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use natpunch_noise::Identity;
-use natpunch_types::{PeerKey, PresharedKey, canonical, lock};
+use natpunch_types::{Bucket, PeerKey, PresharedKey, Rate, Time, canonical, lock};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -30,9 +30,9 @@ const TICKET_LIFETIME: Duration = Duration::from_secs(10);
 /// How often the cookie secret changes; the one before it is good as long again.
 const COOKIE_SECRET_LIFETIME: Duration = Duration::from_secs(120);
 /// Hellos of one network under load: in a second, and at once.
-const PER_NETWORK: (f64, f64) = (20.0, 5.0);
+const PER_NETWORK: Rate = Rate::per_second(20, 5);
 /// The part of all hellos that may come without a proven address: one in so many.
-const UNPROVEN: f64 = 8.0;
+const UNPROVEN: u64 = 8;
 /// Entries of the table of networks. Which entry is whose nobody can tell from outside.
 const NETWORKS: usize = 8_192;
 
@@ -51,35 +51,44 @@ pub(super) struct Ticket {
 /// Names an admission secret (or that none was asked for) while the server runs.
 pub(super) type SecretNumber = u16;
 
-/// Tokens that come back with time.
+/// How many hellos are worked on in a second, and at once.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Duration,
+struct Rates {
+    all: Rate,
+    /// Of those who have proven nothing.
+    unproven: Rate,
 }
 
-impl Bucket {
-    fn refill(&mut self, (rate, most): (f64, f64), now: Duration) {
-        self.tokens = (self.tokens + now.saturating_sub(self.at).as_secs_f64() * rate).min(most);
-        self.at = self.at.max(now);
-    }
-
-    fn take(&mut self) -> bool {
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
+impl Rates {
+    fn new(limits: &Limits) -> Self {
+        let all = u64::from(limits.hellos_per_second);
+        let unproven = all / UNPROVEN;
+        Self {
+            all: Rate::per_second(all, all),
+            unproven: Rate::per_second(unproven, unproven),
         }
-        enough
     }
+}
+
+/// Takes one of each; nothing of either, if one has nothing left.
+fn take_of_both(
+    (a, rate_a): (&mut Bucket, Rate),
+    (b, rate_b): (&mut Bucket, Rate),
+    now: Time,
+) -> bool {
+    let (Some(after_a), Some(after_b)) = (a.after(rate_a, 1, now), b.after(rate_b, 1, now)) else {
+        return false;
+    };
+    (*a, *b) = (after_a, after_b);
+    true
 }
 
 /// What hellos may cost, and how addresses are proven when they cost more.
 struct Meter {
     /// The current and the previous one.
     cookie_keys: [Key; 2],
-    cookie_since: Duration,
-    /// Hellos in a second, and at once.
-    rate: f64,
+    cookie_since: Time,
+    rates: Rates,
     /// What is left for all.
     all: Bucket,
     /// What is left for those who have not proven their address: an eighth, so that spoofed hellos,
@@ -148,7 +157,6 @@ impl Responder {
         limits: &Limits,
         rng: &mut impl CryptoRng,
     ) -> Self {
-        let rate = f64::from(limits.hellos_per_second);
         let responder = Self {
             acceptors: RwLock::new(Acceptors {
                 identities,
@@ -161,24 +169,11 @@ impl Responder {
             tickets: AtomicU64::new(0),
             meter: Mutex::new(Meter {
                 cookie_keys: [crypto::random_key(rng), crypto::random_key(rng)],
-                cookie_since: Duration::ZERO,
-                rate,
-                all: Bucket {
-                    tokens: rate,
-                    at: Duration::ZERO,
-                },
-                unproven: Bucket {
-                    tokens: rate / UNPROVEN,
-                    at: Duration::ZERO,
-                },
-                networks: vec![
-                    Bucket {
-                        tokens: PER_NETWORK.1,
-                        at: Duration::ZERO
-                    };
-                    NETWORKS
-                ]
-                .into(),
+                cookie_since: Time::ZERO,
+                rates: Rates::new(limits),
+                all: Bucket::default(),
+                unproven: Bucket::default(),
+                networks: vec![Bucket::default(); NETWORKS].into(),
             }),
             welcomed: AtomicU64::new(0),
             cookies: AtomicU64::new(0),
@@ -249,7 +244,7 @@ impl Responder {
     }
 
     pub(super) fn set_rate(&self, limits: &Limits) {
-        self.meter().rate = f64::from(limits.hellos_per_second);
+        self.meter().rates = Rates::new(limits);
     }
 
     /// What this part of the server counted.
@@ -285,7 +280,7 @@ impl Responder {
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Incoming {
         let source = canonical(source);
         let Some(acceptor) = self.acceptor(hello).filter(|_| source.port() != 0) else {
@@ -319,7 +314,7 @@ impl Responder {
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Option<Vec<u8>> {
         let welcome = self
             .acceptor(hello)
@@ -339,7 +334,7 @@ impl Responder {
         source: SocketAddr,
         hello: &[u8],
         rng: &mut impl CryptoRng,
-        now: Duration,
+        now: Time,
     ) -> Option<Vec<u8>> {
         let mut handshake = acceptor
             .identity
@@ -375,12 +370,7 @@ impl Responder {
     }
 
     /// Opens a confirm, whose sender has then proven its key and address; `None` for any other.
-    pub fn open_confirm(
-        &self,
-        source: SocketAddr,
-        payload: &[u8],
-        now: Duration,
-    ) -> Option<Opened> {
+    pub fn open_confirm(&self, source: SocketAddr, payload: &[u8], now: Time) -> Option<Opened> {
         let opened = self.open(canonical(source), payload, now);
         if opened.is_none() {
             self.forged.fetch_add(1, Ordering::Relaxed);
@@ -388,7 +378,7 @@ impl Responder {
         opened
     }
 
-    fn open(&self, source: SocketAddr, payload: &[u8], now: Duration) -> Option<Opened> {
+    fn open(&self, source: SocketAddr, payload: &[u8], now: Time) -> Option<Opened> {
         let (header, sealed) = payload.split_at_checked(CONFIRM_HEADER_LEN)?;
         let ticket = self.open_ticket(source, header.get(HEADER_LEN..)?, now)?;
         let text = open_message(&ticket.from_client, 0, header, sealed)?;
@@ -399,7 +389,7 @@ impl Responder {
     }
 
     /// `None` for anything but a ticket that this process gave to this address lately.
-    fn open_ticket(&self, source: SocketAddr, ticket: &[u8], now: Duration) -> Option<Ticket> {
+    fn open_ticket(&self, source: SocketAddr, ticket: &[u8], now: Time) -> Option<Ticket> {
         let text = open_random(&self.ticket_key, &place(source), ticket)?;
         let mut reader = Reader(&text);
         let (from_client, from_server) = (read_key(&mut reader)?, read_key(&mut reader)?);
@@ -413,8 +403,8 @@ impl Responder {
             number,
             secret: (issued & 0xffff) as SecretNumber,
         };
-        let issued = Duration::from_millis(issued >> 16);
-        let fresh = now.saturating_sub(issued) <= TICKET_LIFETIME;
+        let issued = Time::from_millis(issued >> 16);
+        let fresh = now.since(issued) <= TICKET_LIFETIME;
         (fresh && self.admits(ticket.secret)).then_some(ticket)
     }
 
@@ -430,25 +420,22 @@ impl Responder {
 
 impl Meter {
     /// Whether there is work left for one who has proven nothing yet.
-    fn admits_unproven(&mut self, now: Duration) -> bool {
-        let share = self.rate / UNPROVEN;
-        self.unproven.refill((share, share), now);
-        self.all.refill((self.rate, self.rate), now);
+    fn admits_unproven(&mut self, now: Time) -> bool {
         // A hello with a cookie that comes here takes of this share, too: it is as good as one
         // without.
-        self.unproven.tokens >= 1.0 && self.all.take() && self.unproven.take()
+        let (rate, of_all) = (self.rates.unproven, self.rates.all);
+        take_of_both((&mut self.unproven, rate), (&mut self.all, of_all), now)
     }
 
-    fn admits_proven(&mut self, network: usize, now: Duration) -> bool {
+    fn admits_proven(&mut self, network: usize, now: Time) -> bool {
         let Some(bucket) = self.networks.get_mut(network) else {
             return false;
         };
-        bucket.refill(PER_NETWORK, now);
-        bucket.tokens >= 1.0 && self.all.take() && bucket.take()
+        take_of_both((bucket, PER_NETWORK), (&mut self.all, self.rates.all), now)
     }
 
-    fn rotate_cookie_keys(&mut self, rng: &mut impl CryptoRng, now: Duration) {
-        let age = now.saturating_sub(self.cookie_since);
+    fn rotate_cookie_keys(&mut self, rng: &mut impl CryptoRng, now: Time) {
+        let age = now.since(self.cookie_since);
         if age >= COOKIE_SECRET_LIFETIME {
             let [current, previous] = &mut self.cookie_keys;
             *previous = if age < COOKIE_SECRET_LIFETIME * 2 {
@@ -507,6 +494,6 @@ fn place(address: SocketAddr) -> Vec<u8> {
     place
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+fn millis(time: Time) -> u64 {
+    u64::try_from(time.since_origin().as_millis()).unwrap_or(u64::MAX)
 }

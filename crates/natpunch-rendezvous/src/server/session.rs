@@ -6,18 +6,17 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{Bucket, PeerKey, Rate, ReplayWindow, Time};
 use slab::Slab;
 
-use super::egress::{Departure, Egress, Pace, cost};
+use super::egress::{Departure, Egress, cost, pace};
 use super::responder::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
 use super::usage::Usage;
-use super::{Limits, SESSION_IDLE, Via};
+use super::{BUSY_COUNTER, Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
 use crate::network::{Network, Site};
-use crate::window::Window;
 use crate::wire::{Kind, SESSION_HEADER_LEN};
 
 /// A client that sleeps is heard when it wakes, and its records must be waiting. What leaves until
@@ -61,7 +60,15 @@ const PREVIOUS_LIFETIME: Duration = Duration::from_secs(15);
 pub(super) struct Inbound {
     id: u64,
     pub(super) from_client: Key,
-    pub(super) window: Window,
+    pub(super) window: ReplayWindow,
+}
+
+impl Inbound {
+    /// Whether a message of this number may be a new one. The counter of the answer to one who was
+    /// refused is no session's.
+    pub(super) fn accepts(&self, counter: u64) -> bool {
+        counter < BUSY_COUNTER && self.window.accepts(counter)
+    }
 }
 
 /// A registered client.
@@ -69,7 +76,7 @@ pub(super) struct Session {
     pub(super) client: ClientId,
     inbound: Inbound,
     /// That of the session that this one took over, and until when it is good.
-    previous: Option<Box<(Inbound, Duration)>>,
+    previous: Option<Box<(Inbound, Time)>>,
     /// The number of the ticket that it began with; only a later one replaces it.
     pub(super) ticket: u64,
     pub(super) secret: SecretNumber,
@@ -78,12 +85,11 @@ pub(super) struct Session {
     pub(super) address: SocketAddr,
     pub(super) via: Via,
     next_counter: u64,
-    heard: Duration,
+    heard: Time,
     pub(super) egress: Egress,
     /// One more than the counter of the last message that a path challenge answered.
     challenged: u64,
-    /// Messages in the current second.
-    meter: (u64, u32),
+    messages: Bucket,
 }
 
 impl Session {
@@ -92,9 +98,9 @@ impl Session {
         ticket: Ticket,
         via: Via,
         address: SocketAddr,
-        now: Duration,
+        now: Time,
     ) -> Self {
-        let mut window = Window::default();
+        let mut window = ReplayWindow::default();
         window.mark(0); // the confirm
         Self {
             client,
@@ -113,7 +119,7 @@ impl Session {
             heard: now,
             egress: Egress::default(),
             challenged: 0,
-            meter: (0, 0),
+            messages: Bucket::default(),
         }
     }
 
@@ -136,14 +142,14 @@ impl Session {
     }
 
     /// It was heard from where it has proven to be.
-    pub(super) fn hear(&mut self, now: Duration) {
+    pub(super) fn hear(&mut self, now: Time) {
         self.heard = now;
         self.egress.heard();
     }
 
     /// Whether anything may go to its address.
-    fn is_there(&self, now: Duration) -> bool {
-        now.saturating_sub(self.heard) < HEARD_WITHIN
+    fn is_there(&self, now: Time) -> bool {
+        now.since(self.heard) < HEARD_WITHIN
     }
 
     /// The numbers under which its messages come.
@@ -162,14 +168,14 @@ impl Session {
 
     /// What is known of an authentic message that was not seen: whether it is the newest of the
     /// session. `None` if it was seen, or its keys are not good any more.
-    pub(super) fn check(&self, id: u64, counter: u64, now: Duration) -> Option<bool> {
+    pub(super) fn check(&self, id: u64, counter: u64, now: Time) -> Option<bool> {
         let is_current = self.inbound.id == id;
         let inbound = match &self.previous {
             _ if is_current => &self.inbound,
             Some(previous) if previous.0.id == id && now < previous.1 => &previous.0,
             _ => return None,
         };
-        inbound.window.accepts(counter).then_some(())?;
+        inbound.accepts(counter).then_some(())?;
         Some(is_current && inbound.window.is_newest(counter))
     }
 
@@ -183,16 +189,13 @@ impl Session {
     }
 
     /// Counts a message; false if there were too many.
-    pub(super) fn admit(&mut self, now: Duration, most: u32) -> bool {
-        if self.meter.0 != now.as_secs() {
-            self.meter = (now.as_secs(), 0);
-        }
-        self.meter.1 = self.meter.1.saturating_add(1);
-        self.meter.1 <= most
+    pub(super) fn admit(&mut self, now: Time, most: u32) -> bool {
+        let rate = Rate::per_second(most.into(), most.into());
+        self.messages.take(rate, 1, now)
     }
 
-    pub(super) fn is_over(&self, now: Duration) -> bool {
-        now.saturating_sub(self.heard) >= SESSION_IDLE
+    pub(super) fn is_over(&self, now: Time) -> bool {
+        now.since(self.heard) >= SESSION_IDLE
     }
 
     /// The datagrams that say this, to its proven address.
@@ -243,7 +246,7 @@ pub(super) struct Sessions {
     by_network: Usage<Network>,
     by_site: Usage<Site>,
     /// What goes to the clients of each site.
-    paces: BTreeMap<Site, Pace>,
+    paces: BTreeMap<Site, Bucket>,
     sweep_after: Option<ClientId>,
 }
 
@@ -310,15 +313,15 @@ impl Sessions {
         client: &ClientId,
         length: usize,
         limits: &Limits,
-        now: Duration,
+        now: Time,
     ) -> Departure {
-        let Some((session, pace)) = self.reachable(client, now) else {
+        let Some((session, of_network)) = self.reachable(client, now) else {
             return Departure::Refused;
         };
         let departure = session.egress.depart(length, limits, now);
-        let rate = limits.network_bytes_per_second;
+        let rate = pace(limits.network_bytes_per_second);
         match departure {
-            Departure::Now if !pace.take(cost(length), rate, now) => Departure::Refused,
+            Departure::Now if !of_network.take(rate, cost(length), now) => Departure::Refused,
             departure => departure,
         }
     }
@@ -329,12 +332,14 @@ impl Sessions {
         client: &ClientId,
         length: usize,
         limits: &Limits,
-        now: Duration,
+        now: Time,
     ) -> bool {
-        self.reachable(client, now).is_some_and(|(session, pace)| {
-            session.egress.depart_as_reserved(length, now)
-                && pace.take(cost(length), limits.network_bytes_per_second, now)
-        })
+        let rate = pace(limits.network_bytes_per_second);
+        self.reachable(client, now)
+            .is_some_and(|(session, bucket)| {
+                session.egress.depart_as_reserved(length, now)
+                    && bucket.take(rate, cost(length), now)
+            })
     }
 
     /// Whether a datagram that holds no record may leave for a client.
@@ -343,16 +348,17 @@ impl Sessions {
         client: &ClientId,
         length: usize,
         limits: &Limits,
-        now: Duration,
+        now: Time,
     ) -> bool {
-        self.reachable(client, now).is_some_and(|(session, pace)| {
-            session.egress.answer(length, limits, now)
-                && pace.take(cost(length), limits.network_bytes_per_second, now)
-        })
+        let rate = pace(limits.network_bytes_per_second);
+        self.reachable(client, now)
+            .is_some_and(|(session, bucket)| {
+                session.egress.answer(length, limits, now) && bucket.take(rate, cost(length), now)
+            })
     }
 
     /// A client that is where it has proven to be, and what goes to its site.
-    fn reachable(&mut self, client: &ClientId, now: Duration) -> Option<(&mut Session, &mut Pace)> {
+    fn reachable(&mut self, client: &ClientId, now: Time) -> Option<(&mut Session, &mut Bucket)> {
         let session_ref = self.by_client.get(client)?;
         let session = self.sessions.get_mut(session_ref.0)?;
         let site = Network::of(session.address.ip()).site();
@@ -376,7 +382,7 @@ impl Sessions {
     }
 
     /// Adds a session: where it is. The client's earlier one, if it lives, goes over into it: true.
-    pub(super) fn insert(&mut self, mut session: Session, now: Duration) -> (SessionRef, bool) {
+    pub(super) fn insert(&mut self, mut session: Session, now: Time) -> (SessionRef, bool) {
         let client = session.client;
         let before = self.take(&client).filter(|before| !before.is_over(now));
         let continued = before.is_some();
@@ -402,7 +408,7 @@ impl Sessions {
         session_ref: SessionRef,
         address: SocketAddr,
         via: Via,
-        now: Duration,
+        now: Time,
     ) -> bool {
         let Some(session) = self.sessions.get_mut(session_ref.0) else {
             return false;
@@ -430,7 +436,7 @@ impl Sessions {
     }
 
     /// Forgets the silent ones among the next few; how many they were.
-    pub(super) fn sweep(&mut self, now: Duration) -> u64 {
+    pub(super) fn sweep(&mut self, now: Time) -> u64 {
         let from = self.sweep_after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut seen: Vec<(ClientId, bool)> = Vec::new();
         for (client, session_ref) in self

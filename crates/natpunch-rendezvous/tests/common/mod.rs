@@ -15,7 +15,7 @@ use natpunch_rendezvous::client::{self, Client, Event, Outgoing, To};
 use natpunch_rendezvous::relay::{self, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Server, Via};
 use natpunch_rendezvous::testing::{RawHello, RawSession};
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
@@ -99,7 +99,7 @@ pub fn server_with(key: SecretKey, admission: Admission, limits: Limits) -> Serv
 const USUAL_DISTANCE: Duration = Duration::from_millis(10);
 
 struct InFlight {
-    arrives: Duration,
+    arrives: Time,
     /// None: the server.
     to: Option<u16>,
     /// The server's: 0, the second one, and then the relay's.
@@ -110,7 +110,7 @@ struct InFlight {
 
 /// A network with one server, whose key is `key(200)`, and clients of numbers.
 pub struct Net {
-    pub now: Duration,
+    pub now: Time,
     pub server: Server<ChaCha20Rng>,
     /// The ports of its relay.
     pub ports: Vec<Port>,
@@ -125,7 +125,7 @@ pub struct Net {
     pub distance: BTreeMap<u16, Duration>,
     pub events: BTreeMap<u16, Vec<Event>>,
     /// When each event came.
-    pub times: BTreeMap<u16, Vec<Duration>>,
+    pub times: BTreeMap<u16, Vec<Time>>,
     /// Drops these datagrams, counted from the first, both ways.
     pub lose: Box<dyn FnMut(usize) -> bool>,
     /// Everything that was sent.
@@ -137,7 +137,7 @@ pub struct Net {
 impl Net {
     pub fn new(admission: Admission, limits: Limits) -> Self {
         Self {
-            now: Duration::from_secs(1000),
+            now: Time::from_millis(1_000_000),
             server: server_with(key(200), admission, limits),
             ports: Vec::new(),
             clients: BTreeMap::new(),
@@ -201,7 +201,7 @@ impl Net {
     }
 
     /// Lets everything happen that is due, until `end`.
-    pub fn run_until(&mut self, end: Duration) {
+    pub fn run_until(&mut self, end: Time) {
         loop {
             self.collect();
             let timeouts = self

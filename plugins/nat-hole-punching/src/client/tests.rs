@@ -35,9 +35,9 @@ impl Network {
                 own: key(n),
                 wanted: key(0),
             };
-            server.handle_datagram(address(n).into(), &request.encode(), Duration::ZERO);
+            server.handle_datagram(address(n).into(), &request.encode(), Time::ZERO);
         }
-        let client = Client::new(key(1), Duration::ZERO);
+        let client = Client::new(key(1), Time::ZERO);
         Self {
             server,
             client,
@@ -63,14 +63,17 @@ impl Network {
                 if let Some(delay) = fate(self.asked.len()) {
                     let answer = self
                         .server
-                        .handle_datagram(address(1).into(), &datagram, self.now)
+                        .handle_datagram(address(1).into(), &datagram, Time::from_origin(self.now))
                         .unwrap();
                     self.in_flight.push((self.now + delay, answer));
                 }
             }
             self.in_flight.sort();
             let arrival = self.in_flight.first().map(|(at, _)| *at);
-            let next = arrival.into_iter().chain(self.client.poll_timeout()).min();
+            let next = arrival
+                .into_iter()
+                .chain(self.client.poll_timeout().map(Time::since_origin))
+                .min();
             let Some(next) = next.filter(|next| *next <= until) else {
                 break;
             };
@@ -78,9 +81,10 @@ impl Network {
             self.now = self.now.max(next);
             if arrival.is_some_and(|at| at <= self.now) {
                 let (_, answer) = self.in_flight.remove(0);
-                self.client.handle_datagram(&answer, self.now);
+                self.client
+                    .handle_datagram(&answer, Time::from_origin(self.now));
             } else {
-                self.client.handle_timeout(self.now);
+                self.client.handle_timeout(Time::from_origin(self.now));
             }
         }
         self.now = until;
@@ -92,7 +96,7 @@ fn all_peers_are_found_one_round_trip_after_the_other() {
     let mut network = Network::new();
     network
         .client
-        .set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
+        .set_peers((2..10).map(|n| (key(n), true)), Time::ZERO);
     network.run(SECOND, |_| Some(10 * MS));
     for n in 2..10u8 {
         let first = network
@@ -112,7 +116,7 @@ fn an_answer_that_comes_within_the_quiet_time_is_never_taken_for_another_peers()
         let mut random = fastrand(seed);
         network
             .client
-            .set_peers((2..10).map(|n| (key(n), true)), Duration::ZERO);
+            .set_peers((2..10).map(|n| (key(n), true)), Time::ZERO);
         network.run(60 * SECOND, |_| {
             let dice = random();
             (!dice.is_multiple_of(5)).then(|| MS * (dice / 5 % 2000))
@@ -138,17 +142,20 @@ fn fastrand(seed: u64) -> impl FnMut() -> u32 {
 #[test]
 fn a_lost_packet_is_no_end() {
     let mut network = Network::new();
-    network.client.set_peers([(key(2), true)], Duration::ZERO);
+    network.client.set_peers([(key(2), true)], Time::ZERO);
     network.run(SECOND, |n| (n > 2).then_some(10 * MS));
     assert_eq!(network.found.first(), Some(&(760 * MS, key(2), address(2))));
 }
 
 #[test]
 fn a_silent_server_is_asked_every_two_seconds_and_reported_once() {
-    let mut client = Client::new(key(1), Duration::ZERO);
-    client.set_peers([(key(2), true)], Duration::ZERO);
+    let mut client = Client::new(key(1), Time::ZERO);
+    client.set_peers([(key(2), true)], Time::ZERO);
     let (mut sent, mut down) = (0, 0);
-    while let Some(at) = client.poll_timeout().filter(|at| *at < 100 * SECOND) {
+    while let Some(at) = client
+        .poll_timeout()
+        .filter(|at| *at < Time::from_origin(100 * SECOND))
+    {
         client.handle_timeout(at);
         sent += std::iter::from_fn(|| client.poll_transmit()).count();
         down += std::iter::from_fn(|| client.poll_event())
@@ -164,7 +171,7 @@ fn a_registration_without_wanted_peers_is_kept_alive() {
     let mut network = Network::new();
     network
         .client
-        .set_peers([(key(2), false), (key(3), false)], Duration::ZERO);
+        .set_peers([(key(2), false), (key(3), false)], Time::ZERO);
     network.run(1000 * SECOND, |_| Some(10 * MS));
     assert!(
         network
@@ -178,8 +185,8 @@ fn a_registration_without_wanted_peers_is_kept_alive() {
 /// H8.
 #[test]
 fn a_client_without_peers_is_silent() {
-    let mut client = Client::new(key(1), Duration::ZERO);
-    client.set_peers([(key(1), true), (key(0), true)], Duration::ZERO);
+    let mut client = Client::new(key(1), Time::ZERO);
+    client.set_peers([(key(1), true), (key(0), true)], Time::ZERO);
     assert_eq!(client.poll_timeout(), None);
     assert_eq!(client.poll_transmit(), None);
 }
@@ -187,16 +194,16 @@ fn a_client_without_peers_is_silent() {
 /// H1.
 #[test]
 fn datagrams_that_are_no_answer_or_not_asked_for_change_nothing() {
-    let mut client = Client::new(key(1), Duration::ZERO);
-    client.handle_datagram(&[203, 0, 113, 1, 0, 9], Duration::ZERO);
-    client.set_peers([(key(2), true)], Duration::ZERO);
+    let mut client = Client::new(key(1), Time::ZERO);
+    client.handle_datagram(&[203, 0, 113, 1, 0, 9], Time::ZERO);
+    client.set_peers([(key(2), true)], Time::ZERO);
     client.poll_transmit().unwrap();
     let before = client.poll_timeout();
     for length in (0..=2048).filter(|length| ![0, 6].contains(length)) {
         for first in 0..=255 {
             let mut datagram = vec![0x5a; length];
             datagram[0] = first;
-            client.handle_datagram(&datagram, Duration::ZERO);
+            client.handle_datagram(&datagram, Time::ZERO);
         }
     }
     assert_eq!(
@@ -207,9 +214,9 @@ fn datagrams_that_are_no_answer_or_not_asked_for_change_nothing() {
         ),
         (before, None, None)
     );
-    client.handle_datagram(&[203, 0, 113, 1, 0, 9], Duration::ZERO);
+    client.handle_datagram(&[203, 0, 113, 1, 0, 9], Time::ZERO);
     assert_eq!(client.poll_event(), Some(Event::Up));
     assert!(matches!(client.poll_event(), Some(Event::Found { .. })));
-    client.handle_datagram(&[203, 0, 113, 1, 0, 8], Duration::ZERO);
+    client.handle_datagram(&[203, 0, 113, 1, 0, 8], Time::ZERO);
     assert_eq!(client.poll_event(), None, "one answer for one question");
 }

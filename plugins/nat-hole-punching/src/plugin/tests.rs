@@ -1,5 +1,6 @@
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{Health, Interest, Settings as _};
+use natpunch_types::Time;
 use tokio::time::Instant;
 
 use super::*;
@@ -68,7 +69,7 @@ async fn two_nodes_find_each_other_through_the_server_and_stop_when_told() {
             } => {
                 assert_eq!(destination, at);
                 let reply = server
-                    .handle_datagram(addresses[n], &payload, start.elapsed())
+                    .handle_datagram(addresses[n], &payload, Time::from_origin(start.elapsed()))
                     .unwrap();
                 hosts[n].put(Input::Datagram {
                     source: at,

@@ -21,7 +21,7 @@ fn key(n: u8) -> PeerKey {
 }
 
 fn client(n: u8, seed: u8) -> Client<ChaCha20Rng> {
-    Client::new(&secret(n), key(200), rng(seed), UNIX, Duration::ZERO).unwrap()
+    Client::new(&secret(n), key(200), rng(seed), UNIX, Time::ZERO).unwrap()
 }
 
 fn server(seed: u8) -> Server<ChaCha20Rng> {
@@ -84,10 +84,10 @@ impl Network {
 
     fn set_peers(&mut self, n: u8, peers: &[u8], wanted: bool) {
         let now = self.now;
-        self.clients
-            .get_mut(&n)
-            .unwrap()
-            .set_peers(peers.iter().map(|peer| (key(*peer), wanted)), now);
+        self.clients.get_mut(&n).unwrap().set_peers(
+            peers.iter().map(|peer| (key(*peer), wanted)),
+            Time::from_origin(now),
+        );
     }
 
     fn dice(&mut self) -> f64 {
@@ -125,7 +125,12 @@ impl Network {
         let mut steps = 0;
         loop {
             self.drain();
-            let timer = self.clients.values().filter_map(Client::poll_timeout).min();
+            let timer = self
+                .clients
+                .values()
+                .filter_map(Client::poll_timeout)
+                .map(Time::since_origin)
+                .min();
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
             let Some(next) = timer
                 .into_iter()
@@ -147,10 +152,9 @@ impl Network {
                     (Arrival::AtServer(n), datagram) => {
                         let source = self.addresses[&n];
                         let now = self.now;
-                        let reply = self
-                            .server
-                            .as_mut()
-                            .and_then(|s| s.handle_datagram(source, &datagram, now));
+                        let reply = self.server.as_mut().and_then(|s| {
+                            s.handle_datagram(source, &datagram, Time::from_origin(now))
+                        });
                         if let Some(reply) = reply {
                             self.send(Arrival::AtClient(n), reply.to_vec());
                         }
@@ -160,14 +164,14 @@ impl Network {
                         self.clients
                             .get_mut(&n)
                             .unwrap()
-                            .handle_datagram(&datagram, now);
+                            .handle_datagram(&datagram, Time::from_origin(now));
                     }
                 }
             }
             let now = self.now;
             self.clients
                 .values_mut()
-                .for_each(|client| client.handle_timeout(now));
+                .for_each(|client| client.handle_timeout(Time::from_origin(now)));
         }
         self.now = until;
     }
@@ -341,7 +345,7 @@ fn a_changed_network_leads_to_a_new_handshake_at_once() {
         .clients
         .get_mut(&1)
         .unwrap()
-        .handle_network_change(now);
+        .handle_network_change(Time::from_origin(now));
     network.run(10 * SECOND + MS);
     assert_eq!(network.log.first(), Some(&(10 * SECOND, 1, 1)));
 }
@@ -355,7 +359,7 @@ fn a_client_without_peers_is_silent() {
         .clients
         .get_mut(&1)
         .unwrap()
-        .set_peers([(PeerKey::from_bytes([0; 32]), true)], Duration::ZERO);
+        .set_peers([(PeerKey::from_bytes([0; 32]), true)], Time::ZERO);
     network.set_peers(1, &[1], true);
     network.run(1000 * SECOND);
     assert!(network.log.is_empty());
@@ -380,11 +384,10 @@ fn one_question_is_open_at_a_time() {
 #[test]
 fn timestamps_rise_whatever_the_clock_said_at_the_start() {
     for unix_time in [Duration::ZERO, UNIX, Duration::MAX / 2] {
-        let mut client =
-            Client::new(&secret(1), key(200), rng(1), unix_time, Duration::ZERO).unwrap();
+        let mut client = Client::new(&secret(1), key(200), rng(1), unix_time, Time::ZERO).unwrap();
         let server = Identity::new(&secret(200)).unwrap();
         let mut last = 0;
-        client.set_peers([(key(2), true)], Duration::ZERO);
+        client.set_peers([(key(2), true)], Time::ZERO);
         for _ in 0..10 {
             while let Some(datagram) = client.poll_transmit() {
                 let mut payload = [0; 64];
@@ -403,7 +406,7 @@ fn timestamps_rise_whatever_the_clock_said_at_the_start() {
 }
 
 /// What must not change by bad input.
-fn state(client: &Client<ChaCha20Rng>) -> (Option<Duration>, usize, Option<(u32, u64, u32)>) {
+fn state(client: &Client<ChaCha20Rng>) -> (Option<Time>, usize, Option<(u32, u64, u32)>) {
     let session = client
         .session
         .as_ref()
@@ -415,19 +418,19 @@ fn state(client: &Client<ChaCha20Rng>) -> (Option<Duration>, usize, Option<(u32,
 fn waiting(kind: u8) -> (Client<ChaCha20Rng>, Vec<u8>) {
     let mut server = server(1);
     let mut client = client(1, 1);
-    client.set_peers([(key(2), true)], Duration::ZERO);
+    client.set_peers([(key(2), true)], Time::ZERO);
     loop {
         let datagram = client.poll_transmit().unwrap();
         let source = (Ipv4Addr::new(11, 0, 0, 1), 1).into();
         let reply = server
-            .handle_datagram(source, &datagram, Duration::ZERO)
+            .handle_datagram(source, &datagram, Time::ZERO)
             .unwrap()
             .to_vec();
         if reply[0] == kind {
             while client.poll_event().is_some() {}
             return (client, reply);
         }
-        client.handle_datagram(&reply, Duration::ZERO);
+        client.handle_datagram(&reply, Time::ZERO);
     }
 }
 
@@ -443,7 +446,7 @@ fn every_length_of_every_type_changes_nothing() {
                 if let Some(first) = datagram.first_mut() {
                     *first = kind;
                 }
-                client.handle_datagram(&datagram, Duration::ZERO);
+                client.handle_datagram(&datagram, Time::ZERO);
             }
         }
         assert_eq!(state(&client), before);
@@ -458,23 +461,23 @@ fn every_truncation_and_bit_flip_of_an_answer_changes_nothing_and_the_answer_sti
         let (mut client, answer) = waiting(waits_for);
         let before = state(&client);
         for length in 0..answer.len() {
-            client.handle_datagram(&answer[..length], Duration::ZERO);
+            client.handle_datagram(&answer[..length], Time::ZERO);
         }
-        client.handle_datagram(&[&answer[..], &[0]].concat(), Duration::ZERO);
+        client.handle_datagram(&[&answer[..], &[0]].concat(), Time::ZERO);
         // The index is outside the Noise message: a flipped one makes a session that no server
         // knows.
         let unprotected = if waits_for == 2 { 8..40 } else { 0..0 };
         for bit in (0..answer.len() * 8).filter(|bit| !unprotected.contains(bit)) {
             let mut flipped = answer.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            client.handle_datagram(&flipped, Duration::ZERO);
+            client.handle_datagram(&flipped, Time::ZERO);
             assert_eq!(state(&client), before, "bit {bit}");
         }
         assert!(client.poll_transmit().is_none() && client.poll_event().is_none());
-        client.handle_datagram(&answer, Duration::ZERO);
+        client.handle_datagram(&answer, Time::ZERO);
         assert_ne!(state(&client), before);
         let after = state(&client);
-        client.handle_datagram(&answer, Duration::ZERO);
+        client.handle_datagram(&answer, Time::ZERO);
         assert_eq!(state(&client), after, "a copy");
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use natpunch_types::{Bucket, Rate, Time};
 use rand_core::RngCore;
 
 /// The part of an address that one customer of a provider can't change at will: an IPv4 address, an
@@ -29,37 +29,9 @@ impl Prefix {
     }
 }
 
-/// A leaky bucket as one number: the time at which it will be empty (the generic cell rate
-/// algorithm).
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket {
-    empty_at: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Rate {
-    interval: Duration,
-    burst: Duration,
-}
-
-impl Rate {
-    fn per_second(rate: u32, burst: u32) -> Self {
-        let interval = Duration::from_nanos(1_000_000_000 / u64::from(rate.max(1)));
-        Self {
-            interval,
-            burst: interval.saturating_mul(burst.max(1) - 1),
-        }
-    }
-}
-
-impl Bucket {
-    fn take(&mut self, rate: Rate, now: Duration) -> bool {
-        if self.empty_at > now.saturating_add(rate.burst) {
-            return false;
-        }
-        self.empty_at = self.empty_at.max(now).saturating_add(rate.interval);
-        true
-    }
+/// At least one, whatever the settings say.
+fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate::per_second(per_second.max(1).into(), burst.max(1).into())
 }
 
 /// Limits handshakes: each source has its own budget, and all sources that never finished one share
@@ -81,8 +53,8 @@ impl Limits {
 
     pub(super) fn new(per_source: u32, strangers: u32, rng: &mut impl RngCore) -> Self {
         Self {
-            per_source: Rate::per_second(per_source, per_source),
-            strangers: Rate::per_second(strangers, strangers.div_ceil(8)),
+            per_source: rate(per_source, per_source),
+            strangers: rate(strangers, strangers.div_ceil(8)),
             all_strangers: Bucket::default(),
             buckets: vec![Bucket::default(); 1 << Self::BUCKETS_LOG2].into(),
             keys: [rng.next_u64(), rng.next_u64() | 1, rng.next_u64() | 1],
@@ -91,14 +63,14 @@ impl Limits {
     }
 
     /// Whether a handshake from `source` may be worked on now.
-    pub(super) fn admit(&mut self, source: SocketAddr, now: Duration) -> bool {
+    pub(super) fn admit(&mut self, source: SocketAddr, now: Time) -> bool {
         let prefix = Prefix::of(source);
         let index = self.bucket(prefix);
         let Some(bucket) = self.buckets.get_mut(index) else {
             return false;
         };
-        bucket.take(self.per_source, now)
-            && (self.known.contains_key(&prefix) || self.all_strangers.take(self.strangers, now))
+        bucket.take(self.per_source, 1, now)
+            && (self.known.contains_key(&prefix) || self.all_strangers.take(self.strangers, 1, now))
     }
 
     /// A registration now lives at `source`.
@@ -140,21 +112,16 @@ mod tests {
         let at = source("203.0.113.1:1");
         let admitted =
             |limits: &mut Limits, now| (0..100).filter(|_| limits.admit(at, now)).count();
-        assert_eq!(admitted(&mut limits, Duration::from_secs(1)), 20);
-        assert_eq!(admitted(&mut limits, Duration::from_secs(1)), 0);
-        assert_eq!(admitted(&mut limits, Duration::from_millis(1500)), 10);
+        assert_eq!(admitted(&mut limits, Time::from_millis(1_000)), 20);
+        assert_eq!(admitted(&mut limits, Time::from_millis(1_000)), 0);
+        assert_eq!(admitted(&mut limits, Time::from_millis(1_500)), 10);
     }
 
     #[test]
     fn the_addresses_of_one_ipv6_network_share_a_budget() {
         let mut limits = Limits::new(20, 4000, &mut rng(1));
         let admitted = (0..100u16)
-            .filter(|n| {
-                limits.admit(
-                    source(&format!("[2001:db8::{n:x}]:{}", n + 1)),
-                    Duration::ZERO,
-                )
-            })
+            .filter(|n| limits.admit(source(&format!("[2001:db8::{n:x}]:{}", n + 1)), Time::ZERO))
             .count();
         assert_eq!(admitted, 20);
     }
@@ -166,14 +133,14 @@ mod tests {
         limits.add_known(known);
         let mut strangers = 0;
         for n in 0..60_000u32 {
-            let now = Duration::from_secs_f64(f64::from(n) / 60_000.0);
+            let now = Time::from_nanos(u64::from(n) * 1_000_000_000 / 60_000);
             strangers += u32::from(limits.admit(
                 (std::net::Ipv4Addr::from(0x0b00_0000 + n * 7), 9).into(),
                 now,
             ));
         }
         assert!((1000..=1130).contains(&strangers), "{strangers}");
-        assert!(limits.admit(known, Duration::from_secs(1)));
+        assert!(limits.admit(known, Time::from_millis(1_000)));
     }
 
     #[test]

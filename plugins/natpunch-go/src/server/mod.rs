@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, SecretKey, Time};
 use rand_core::{CryptoRng, RngCore};
 
 use crate::noise::{Identity, Transport};
@@ -135,9 +135,9 @@ struct Session {
     handshake: u128,
     confirmed: bool,
     /// When the last request came from `source`.
-    seen: Duration,
+    seen: Time,
     /// When the last request came from anywhere.
-    used: Duration,
+    used: Time,
 }
 
 /// A key with at least one confirmed session.
@@ -178,9 +178,9 @@ pub struct Server<R> {
     clients: HashMap<PeerKey, Client>,
     /// Unconfirmed sessions by end of life, which is the order of their making. Some were confirmed
     /// since.
-    pending: VecDeque<(Duration, u32)>,
+    pending: VecDeque<(Time, u32)>,
     /// Confirmed sessions by the earliest time at which they may have been silent for too long.
-    expiry: BTreeSet<(Duration, u32)>,
+    expiry: BTreeSet<(Time, u32)>,
     /// How many peers were asked for by all clients together.
     asked: usize,
     counters: Counters,
@@ -248,7 +248,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
         &mut self,
         source: SocketAddr,
         datagram: &[u8],
-        now: Duration,
+        now: Time,
     ) -> Option<Reply> {
         let source = natpunch_types::canonical(source);
         self.handle_timeout(now);
@@ -267,7 +267,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
     }
 
     /// Forgets what was silent for too long.
-    pub fn handle_timeout(&mut self, now: Duration) {
+    pub fn handle_timeout(&mut self, now: Time) {
         while self.pending.front().is_some_and(|(end, _)| *end <= now) {
             self.drop_oldest_pending();
         }
@@ -276,7 +276,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
             let Some(session) = self.sessions.get(&index) else {
                 continue;
             };
-            let end = session.used.saturating_add(self.lifetime);
+            let end = session.used + self.lifetime;
             if end > now {
                 self.expiry.insert((end, index));
             } else {
@@ -287,7 +287,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) next has something to do.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self) -> Option<Time> {
         let pending = self.pending.front().map(|(end, _)| *end);
         let expiry = self.expiry.first().map(|(end, _)| *end);
         pending.into_iter().chain(expiry).min()
@@ -297,7 +297,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
         &mut self,
         source: SocketAddr,
         noise: &[u8; NOISE_INIT],
-        now: Duration,
+        now: Time,
     ) -> Option<Reply> {
         if !self.limits.admit(source, now) {
             self.counters.limited += 1;
@@ -350,8 +350,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
             self.drop_oldest_pending();
         }
         self.sessions.insert(index, Box::new(session));
-        self.pending
-            .push_back((now.saturating_add(PENDING_LIFETIME), index));
+        self.pending.push_back((now + PENDING_LIFETIME, index));
         self.counters.handshakes += 1;
         Some(Reply(reply))
     }
@@ -362,7 +361,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
         index: u32,
         nonce: u64,
         sealed: &[u8; SEALED_REQUEST],
-        now: Duration,
+        now: Time,
     ) -> Option<Reply> {
         let Some(session) = self.sessions.get_mut(&index) else {
             self.counters.no_session += 1;
@@ -410,7 +409,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
     }
 
     /// Key and address of this session are proven: publish it.
-    fn confirm(&mut self, index: u32, now: Duration) -> Option<()> {
+    fn confirm(&mut self, index: u32, now: Time) -> Option<()> {
         let session = self.sessions.get_mut(&index)?;
         let (key, source, handshake) = (session.key, session.source, session.handshake);
         if !self.clients.contains_key(&key) && self.clients.len() >= self.max_keys {
@@ -429,8 +428,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
             self.remove(older);
         }
         self.limits.add_known(source);
-        self.expiry
-            .insert((now.saturating_add(self.lifetime), index));
+        self.expiry.insert((now + self.lifetime, index));
         self.counters.registered += 1;
         Some(())
     }
@@ -442,14 +440,14 @@ impl<R: RngCore + CryptoRng> Server<R> {
         asking: PeerKey,
         wanted: PeerKey,
         family: usize,
-        now: Duration,
+        now: Time,
     ) -> Option<SocketAddr> {
         let client = self.clients.get(&wanted)?;
         if asking != wanted && !client.asked.contains(&half(asking.as_bytes())) {
             return None;
         }
         let session = self.sessions.get(&(*client.sessions.get(family)?)?)?;
-        (now.saturating_sub(session.seen) < self.lifetime).then_some(session.source)
+        (now.since(session.seen) < self.lifetime).then_some(session.source)
     }
 
     fn note_asked(&mut self, asking: PeerKey, wanted: PeerKey) {

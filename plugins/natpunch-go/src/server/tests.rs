@@ -86,7 +86,7 @@ impl Caller {
         now: Duration,
     ) -> bool {
         let (handshake, datagram) = self.init(77, &now.as_nanos().to_be_bytes()[8..]);
-        let Some(reply) = server.handle_datagram(from, &datagram, now) else {
+        let Some(reply) = server.handle_datagram(from, &datagram, Time::from_origin(now)) else {
             return false;
         };
         assert!(reply.len() <= datagram.len());
@@ -136,7 +136,7 @@ impl Caller {
         now: Duration,
     ) -> Option<Option<SocketAddr>> {
         let datagram = self.request(wanted);
-        let reply = server.handle_datagram(from, &datagram, now)?;
+        let reply = server.handle_datagram(from, &datagram, Time::from_origin(now))?;
         assert!(reply.len() <= datagram.len());
         Some(self.read(&reply))
     }
@@ -172,7 +172,11 @@ fn two_clients_find_each_other() {
 #[test]
 fn an_empty_datagram_gets_silence() {
     let mut server = server();
-    assert!(server.handle_datagram(at(1), &[], SECOND).is_none());
+    assert!(
+        server
+            .handle_datagram(at(1), &[], Time::from_origin(SECOND))
+            .is_none()
+    );
     pair(&mut server);
 }
 
@@ -191,7 +195,9 @@ fn every_length_of_every_type_gets_silence_and_changes_nothing() {
                 .zip([&[kind][..], &index].concat())
                 .for_each(|(to, from)| *to = from);
             assert!(
-                server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+                server
+                    .handle_datagram(at(1), &datagram, Time::from_origin(SECOND))
+                    .is_none(),
                 "{kind} {length}"
             );
         }
@@ -215,7 +221,7 @@ fn every_truncation_and_bit_flip_of_a_message_gets_silence() {
         for length in 0..message.len() {
             assert!(
                 server
-                    .handle_datagram(at(1), &message[..length], SECOND)
+                    .handle_datagram(at(1), &message[..length], Time::from_origin(SECOND))
                     .is_none()
             );
         }
@@ -225,19 +231,31 @@ fn every_truncation_and_bit_flip_of_a_message_gets_silence() {
             let mut flipped = message.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                server.handle_datagram(at(1), &flipped, SECOND).is_none(),
+                server
+                    .handle_datagram(at(1), &flipped, Time::from_origin(SECOND))
+                    .is_none(),
                 "bit {bit}"
             );
         }
         assert!(
             server
-                .handle_datagram(at(1), &[&message[..], &[0]].concat(), SECOND)
+                .handle_datagram(
+                    at(1),
+                    &[&message[..], &[0]].concat(),
+                    Time::from_origin(SECOND)
+                )
                 .is_none()
         );
     }
     assert_eq!(state(&server), before);
-    assert!(server.handle_datagram(at(1), &request, SECOND).is_some());
-    let response = server.handle_datagram(at(1), &init, SECOND).unwrap();
+    assert!(
+        server
+            .handle_datagram(at(1), &request, Time::from_origin(SECOND))
+            .is_some()
+    );
+    let response = server
+        .handle_datagram(at(1), &init, Time::from_origin(SECOND))
+        .unwrap();
     a.accept(handshake, &response);
     assert_eq!(
         b.ask(&mut server, at(2), a.key(), SECOND),
@@ -253,7 +271,9 @@ fn a_handshake_with_another_payload_than_a_timestamp_gets_silence() {
     for length in (0..64).filter(|length| *length != 8) {
         let (_, datagram) = a.init(1, &vec![1; length]);
         assert!(
-            server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+            server
+                .handle_datagram(at(1), &datagram, Time::from_origin(SECOND))
+                .is_none(),
             "{length}"
         );
     }
@@ -269,7 +289,9 @@ fn authentic_data_of_another_length_gets_silence() {
     for length in (0..200).filter(|length| *length != 64) {
         let datagram = a.data(&vec![7; length]);
         assert!(
-            server.handle_datagram(at(1), &datagram, SECOND).is_none(),
+            server
+                .handle_datagram(at(1), &datagram, Time::from_origin(SECOND))
+                .is_none(),
             "{length}"
         );
     }
@@ -277,7 +299,9 @@ fn authentic_data_of_another_length_gets_silence() {
     assert_eq!(a.ask(&mut server, at(1), key, SECOND), Some(Some(at(2))));
     let foreign = a.data(&[key.as_bytes().as_slice(), key.as_bytes()].concat());
     assert!(
-        server.handle_datagram(at(1), &foreign, SECOND).is_none(),
+        server
+            .handle_datagram(at(1), &foreign, Time::from_origin(SECOND))
+            .is_none(),
         "asked in another's name"
     );
     assert!(b.ask(&mut server, at(2), a.key(), SECOND).is_some());
@@ -306,7 +330,9 @@ fn a_handshake_that_names_anothers_index_changes_nothing_of_the_other() {
     let mut evil = Caller::new(3);
     for index in [a.index, b.index, a.index.wrapping_sub(1)] {
         let (handshake, datagram) = evil.init(index, &[2; 8]);
-        let response = server.handle_datagram(at(3), &datagram, SECOND).unwrap();
+        let response = server
+            .handle_datagram(at(3), &datagram, Time::from_origin(SECOND))
+            .unwrap();
         evil.accept(handshake, &response);
         assert!(evil.index != a.index && evil.index != b.index);
     }
@@ -388,9 +414,9 @@ fn silence_ends_a_registration_and_nothing_remains() {
     let mut server = server();
     let (mut a, b) = pair(&mut server);
     a.ask(&mut server, at(1), b.key(), SECOND * 600);
-    server.handle_timeout(SECOND * 910);
+    server.handle_timeout(Time::from_origin(SECOND * 910));
     assert_eq!(a.ask(&mut server, at(1), b.key(), SECOND * 910), Some(None));
-    server.handle_timeout(SECOND * 3000);
+    server.handle_timeout(Time::from_origin(SECOND * 3000));
     assert_eq!(state(&server), (0, 0, 0, 0));
     assert_eq!((server.pending.len(), server.poll_timeout()), (0, None));
 }
@@ -414,20 +440,24 @@ fn a_captured_handshake_moves_nothing_even_after_a_restart() {
     let mut a = Caller::new(1);
     a.rng = rng(99);
     let (handshake, captured) = a.init(1, &[1; 8]);
-    let response = before.handle_datagram(at(1), &captured, SECOND).unwrap();
+    let response = before
+        .handle_datagram(at(1), &captured, Time::from_origin(SECOND))
+        .unwrap();
     a.accept(handshake, &response);
     let captured_request = a.request(Caller::new(2).key());
     before
-        .handle_datagram(at(1), &captured_request, SECOND)
+        .handle_datagram(at(1), &captured_request, Time::from_origin(SECOND))
         .unwrap();
     let counted = before.counters().replayed;
     assert!(
-        before.handle_datagram(at(6), &captured, SECOND).is_none(),
+        before
+            .handle_datagram(at(6), &captured, Time::from_origin(SECOND))
+            .is_none(),
         "known, so not even answered"
     );
     assert!(
         before
-            .handle_datagram(at(1), &captured_request, SECOND)
+            .handle_datagram(at(1), &captured_request, Time::from_origin(SECOND))
             .is_none()
     );
     assert_eq!(before.counters().replayed, counted + 2);
@@ -436,12 +466,12 @@ fn a_captured_handshake_moves_nothing_even_after_a_restart() {
     let (_, mut b) = pair(&mut restarted);
     assert!(
         restarted
-            .handle_datagram(at(6), &captured, SECOND)
+            .handle_datagram(at(6), &captured, Time::from_origin(SECOND))
             .is_some()
     );
     assert!(
         restarted
-            .handle_datagram(at(6), &captured_request, SECOND)
+            .handle_datagram(at(6), &captured_request, Time::from_origin(SECOND))
             .is_none()
     );
     assert_eq!(
@@ -457,7 +487,9 @@ fn no_timestamp_bars_a_key() {
     let (mut a, mut b) = pair(&mut server);
     for timestamp in [u64::MAX, 0, 1, u64::MAX - 1, 5, 5] {
         let (handshake, datagram) = a.init(1, &timestamp.to_be_bytes());
-        let response = server.handle_datagram(at(9), &datagram, SECOND).unwrap();
+        let response = server
+            .handle_datagram(at(9), &datagram, Time::from_origin(SECOND))
+            .unwrap();
         a.accept(handshake, &response);
         assert_eq!(
             a.ask(&mut server, at(9), b.key(), SECOND),
@@ -514,7 +546,7 @@ fn a_flood_from_made_up_addresses_does_not_take_the_turn_of_the_registered() {
         server.handle_datagram(
             at(1000 + n),
             &junk,
-            SECOND * 2 + Duration::from_micros(50) * n,
+            Time::from_origin(SECOND * 2 + Duration::from_micros(50) * n),
         );
     }
     assert!(server.counters().limited > 19_700 && server.counters().forged < 300);
@@ -529,7 +561,11 @@ fn a_source_that_floods_is_limited_before_any_key_is_computed() {
     let mut server = Server::new(Config::new(secret(0)), rng(0)).unwrap();
     let junk = [&[1][..], &[0x5a; 108]].concat();
     for n in 0..60_000 {
-        server.handle_datagram(at(1), &junk, SECOND + Duration::from_nanos(16_667) * n);
+        server.handle_datagram(
+            at(1),
+            &junk,
+            Time::from_origin(SECOND + Duration::from_nanos(16_667) * n),
+        );
     }
     assert!(server.counters().forged <= 40, "{:?}", server.counters());
     assert!(Caller::new(2).connect(&mut server, at(2), SECOND * 2));
@@ -593,7 +629,11 @@ fn an_address_is_published_only_after_a_round_trip_to_it() {
     let victim: SocketAddr = VICTIM.parse().unwrap();
     // From the start: the response goes to the victim, so no request can follow.
     let (_, datagram) = a.init(1, &[9; 8]);
-    assert!(server.handle_datagram(victim, &datagram, SECOND).is_some());
+    assert!(
+        server
+            .handle_datagram(victim, &datagram, Time::from_origin(SECOND))
+            .is_some()
+    );
     assert_eq!(
         b.ask(&mut server, at(2), a.key(), SECOND),
         Some(Some(at(1)))
@@ -657,9 +697,17 @@ fn a_forged_header_neither_decrypts_nor_moves_the_window() {
     let (mut a, b) = pair(&mut server);
     let mut forged = a.request(b.key());
     forged[5..13].copy_from_slice(&(u64::MAX - 1).to_be_bytes());
-    assert!(server.handle_datagram(at(1), &forged, SECOND).is_none());
+    assert!(
+        server
+            .handle_datagram(at(1), &forged, Time::from_origin(SECOND))
+            .is_none()
+    );
     forged[5..13].copy_from_slice(&u64::MAX.to_be_bytes());
-    assert!(server.handle_datagram(at(1), &forged, SECOND).is_none());
+    assert!(
+        server
+            .handle_datagram(at(1), &forged, Time::from_origin(SECOND))
+            .is_none()
+    );
     assert_eq!(
         a.ask(&mut server, at(1), b.key(), SECOND),
         Some(Some(at(2)))
@@ -667,11 +715,15 @@ fn a_forged_header_neither_decrypts_nor_moves_the_window() {
     let early: Vec<_> = (0..900).map(|_| a.request(b.key())).collect();
     for request in early.iter().rev() {
         assert!(
-            server.handle_datagram(at(1), request, SECOND).is_some(),
+            server
+                .handle_datagram(at(1), request, Time::from_origin(SECOND))
+                .is_some(),
             "reordered"
         );
         assert!(
-            server.handle_datagram(at(1), request, SECOND).is_none(),
+            server
+                .handle_datagram(at(1), request, Time::from_origin(SECOND))
+                .is_none(),
             "replayed"
         );
     }

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use natpunch_types::Time;
 use serde::{Deserialize, Serialize};
 
 /// The UDP port on mesh addresses.
@@ -227,10 +228,10 @@ struct Entry {
     member: Member,
     asked: Option<[u8; 8]>,
     answered: bool,
-    heard: Option<(Revision, Duration)>,
+    heard: Option<(Revision, Time)>,
     /// Answers that it may have, and since when that counts.
     answers: u32,
-    counted: Duration,
+    counted: Time,
 }
 
 /// What the peers said. Time is since boot.
@@ -242,7 +243,7 @@ pub(crate) struct Book {
 
 impl Book {
     /// The peers from now on. What is known of those that stay is kept.
-    pub(crate) fn set_members(&mut self, members: Vec<Member>, now: Duration) {
+    pub(crate) fn set_members(&mut self, members: Vec<Member>, now: Time) {
         let mut before = std::mem::take(&mut self.peers);
         self.by_address.clear();
         for member in members {
@@ -308,7 +309,7 @@ impl Book {
         source: IpAddr,
         bytes: &[u8],
         own: &Revision,
-        now: Duration,
+        now: Time,
     ) -> Option<[u8; LENGTH]> {
         let name = self.by_address.get(&source)?;
         let entry = self.peers.get_mut(name)?;
@@ -326,8 +327,7 @@ impl Book {
                 None
             }
             Kind::Question => {
-                let earned =
-                    now.saturating_sub(entry.counted).as_millis() / ANSWER_INTERVAL.as_millis();
+                let earned = now.since(entry.counted).as_millis() / ANSWER_INTERVAL.as_millis();
                 if earned > 0 {
                     let more = u32::try_from(earned).unwrap_or(u32::MAX);
                     (entry.answers, entry.counted) =
@@ -352,7 +352,7 @@ impl Book {
         &self,
         own: &Revision,
         connected: &dyn Fn(&str) -> bool,
-        now: Duration,
+        now: Time,
     ) -> Vec<PeerRevision> {
         let peer = |entry: &Entry| {
             let standing = match &entry.heard {
@@ -362,7 +362,7 @@ impl Book {
                 _ => Standing::Silent,
             };
             let heard = entry.heard.as_ref().filter(|_| entry.member.managed);
-            let ago = |at: &Duration| now.saturating_sub(*at);
+            let ago = |at: &Time| now.since(*at);
             PeerRevision {
                 name: entry.member.name.clone(),
                 standing,
@@ -410,13 +410,13 @@ mod tests {
         let mut book = Book::default();
         book.set_members(
             vec![member(1, true), member(2, true), member(3, false)],
-            Duration::ZERO,
+            Time::ZERO,
         );
         book
     }
 
     fn standing_of(book: &Book, name: &str) -> Standing {
-        let report = book.report(&OWN, &|_| true, Duration::from_secs(1));
+        let report = book.report(&OWN, &|_| true, Time::from_millis(1_000));
         report
             .iter()
             .find(|peer| peer.name == name)
@@ -468,17 +468,14 @@ mod tests {
         let (to, question) = asker.ask("p1", &OWN, [9; 8]).unwrap();
         assert_eq!(to, [address(1)]);
         let answer = answerer
-            .handle(address(2), &question, &other, Duration::ZERO)
+            .handle(address(2), &question, &other, Time::ZERO)
             .unwrap();
         assert_eq!(answer.len(), question.len());
-        assert_eq!(
-            asker.handle(address(1), &answer, &OWN, Duration::ZERO),
-            None
-        );
+        assert_eq!(asker.handle(address(1), &answer, &OWN, Time::ZERO), None);
         assert_eq!(standing_of(&asker, "p1"), Standing::Behind);
         assert!(asker.has_answered("p1") && asker.ask("p1", &OWN, [9; 8]).is_none());
         assert_eq!(
-            answerer.report(&other, &|_| true, Duration::ZERO)[1]
+            answerer.report(&other, &|_| true, Time::ZERO)[1]
                 .runs
                 .as_ref()
                 .unwrap()
@@ -506,13 +503,10 @@ mod tests {
             (address(3), [9; 8]),
             (address(99), [9; 8]),
         ] {
-            assert_eq!(
-                book.handle(source, &answer(nonce), &OWN, Duration::ZERO),
-                None
-            );
+            assert_eq!(book.handle(source, &answer(nonce), &OWN, Time::ZERO), None);
             assert_eq!(standing_of(&book, "p1"), Standing::Silent, "{source}");
         }
-        book.handle(address(1), &answer([9; 8]), &OWN, Duration::ZERO);
+        book.handle(address(1), &answer([9; 8]), &OWN, Time::ZERO);
         assert_eq!(standing_of(&book, "p1"), Standing::Same);
         book.begin();
         assert_eq!(
@@ -532,21 +526,21 @@ mod tests {
         }
         .encode();
         for source in [address(3), address(99)] {
-            assert_eq!(book.handle(source, &question, &OWN, Duration::ZERO), None);
+            assert_eq!(book.handle(source, &question, &OWN, Time::ZERO), None);
         }
         let answers = |book: &mut Book, peer, at| {
             (0..1000)
                 .filter(|_| book.handle(address(peer), &question, &OWN, at).is_some())
                 .count()
         };
-        assert_eq!(answers(&mut book, 1, Duration::ZERO), 8);
+        assert_eq!(answers(&mut book, 1, Time::ZERO), 8);
         assert_eq!(
-            answers(&mut book, 2, Duration::ZERO),
+            answers(&mut book, 2, Time::ZERO),
             8,
             "each peer has its own share"
         );
-        assert_eq!(answers(&mut book, 1, Duration::from_secs(1)), 4);
-        assert_eq!(answers(&mut book, 1, Duration::from_secs(3600)), 8);
+        assert_eq!(answers(&mut book, 1, Time::from_millis(1_000)), 4);
+        assert_eq!(answers(&mut book, 1, Time::from_millis(3_600_000)), 8);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use natpunch_net::boot_time;
+use natpunch_types::Time;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +38,7 @@ struct Own {
     interface: String,
     addresses: Vec<IpAddr>,
     revision: Revision,
-    since: Duration,
+    since: Time,
     members: Vec<Member>,
     connected: BTreeSet<String>,
 }
@@ -254,7 +254,7 @@ async fn receive(
 impl Task {
     fn revision(&self) -> Revision {
         Revision {
-            runs_for: boot_time().saturating_sub(self.own.since),
+            runs_for: natpunch_net::now().since(self.own.since),
             not_newest: self.not_newest.load(Ordering::Relaxed),
             ..self.own.revision
         }
@@ -263,7 +263,7 @@ impl Task {
     /// This node runs another version, or has another interface.
     fn renewed(&mut self) {
         self.book
-            .set_members(std::mem::take(&mut self.own.members), boot_time());
+            .set_members(std::mem::take(&mut self.own.members), natpunch_net::now());
         self.complained = false;
         self.sockets.clear();
         self.bind();
@@ -352,7 +352,10 @@ impl Task {
             return;
         }
         let own = self.revision();
-        let Some(answer) = self.book.handle(source.ip(), bytes, &own, boot_time()) else {
+        let Some(answer) = self
+            .book
+            .handle(source.ip(), bytes, &own, natpunch_net::now())
+        else {
             return;
         };
         if let Some((_, socket)) = self.sockets.get(at)
@@ -379,7 +382,7 @@ impl Task {
         let report = self.book.report(
             &own,
             &|name| self.round.connected.contains(name),
-            boot_time(),
+            natpunch_net::now(),
         );
         for waiting in std::mem::take(&mut self.round).waiting {
             let _ = waiting.send((Runs::of(&own, Duration::ZERO), report.clone()));

@@ -129,7 +129,7 @@ pub(super) fn mesh(data: &[u8]) {
                 };
                 mesh.handle_news(&origin, news, now);
             }
-            _ => now = now + program.time(),
+            _ => now += program.time(),
         }
         for (n, mesh) in nodes.iter_mut().enumerate() {
             mesh.handle_timeout(now);

@@ -2,11 +2,10 @@
 //! store.
 
 use std::cell::RefCell;
-use std::time::Duration;
 
 use natpunch_plugin_nat_hole_punching as hole_punching;
 use natpunch_plugin_natpunch_go as go;
-use natpunch_types::{PeerKey, SecretKey};
+use natpunch_types::{PeerKey, SecretKey, Time};
 
 use super::{Program, address, rng};
 
@@ -15,13 +14,13 @@ use super::{Program, address, rng};
 pub(super) fn natpunch_go(data: &[u8]) {
     let config = go::server::Config::new(SecretKey::from_bytes([200; 32]));
     let mut server = go::Server::new(config, rng(1)).expect("a key");
-    let mut now = Duration::from_secs(1);
+    let mut now = Time::from_millis(1_000);
     let client = |n: u8| {
         go::Client::new(
             &SecretKey::from_bytes([n; 32]),
             server.public_key(),
             rng(n.into()),
-            now,
+            now.since_origin(),
             now,
         )
     };
@@ -77,7 +76,7 @@ pub(super) fn nat_hole_punching(data: &[u8]) {
         ..hole_punching::server::Config::default()
     };
     let mut server = hole_punching::Server::new(config);
-    let mut now = Duration::from_secs(1);
+    let mut now = Time::from_millis(1_000);
     let mut client = hole_punching::Client::new(PeerKey::from_bytes([1; 32]), now);
     client.set_peers([(PeerKey::from_bytes([2; 32]), true)], now);
     let mut program = Program::new(data, 100);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use natpunch_rendezvous::relay::{Command, Limits, Own, Port, Verdict};
 use natpunch_rendezvous::server::Via;
 use natpunch_rendezvous::testing::{bind, relay_secret};
+use natpunch_types::Time;
 
 use super::{Program, address};
 
@@ -15,7 +16,7 @@ const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
 /// passed on, unchanged, to the other of two addresses that were bound.
 pub(super) fn port(data: &[u8]) {
     let mut port = Port::new(Limits::default(), Own::default(), [7; 32]);
-    let mut now = Duration::from_secs(1);
+    let mut now = Time::from_millis(1_000);
     let mut cookies = [[0; 16]; 2];
     let sides = [address(1), address(2)];
     let mut program = Program::new(data, 400);

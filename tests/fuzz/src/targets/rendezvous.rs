@@ -8,7 +8,7 @@ use natpunch_rendezvous::client::{self, Client, Event, To};
 use natpunch_rendezvous::server::{self, Admission, Limits, Server, Via};
 use natpunch_rendezvous::testing::{RawHello, RawSession, frames_hold, welcome};
 use natpunch_rendezvous::wire::Kind;
-use natpunch_types::{PeerKey, RelayUse, SecretKey};
+use natpunch_types::{PeerKey, RelayUse, SecretKey, Time};
 use rand_chacha::ChaCha20Rng;
 
 use super::{Program, address, rng};
@@ -29,7 +29,7 @@ fn server_key() -> PeerKey {
         servers: vec![PeerKey::from_bytes([9; 32])],
         admission: None,
     };
-    Client::new(config, server_address(), rng(0), Duration::ZERO)
+    Client::new(config, server_address(), rng(0), Time::ZERO)
         .expect("a key")
         .identity()
 }
@@ -54,7 +54,7 @@ fn new_server() -> Server<ChaCha20Rng> {
 }
 
 /// A registered client of a server that says what the fuzzer wants.
-fn registered_client(now: Duration) -> (Client<ChaCha20Rng>, RawSession) {
+fn registered_client(now: Time) -> (Client<ChaCha20Rng>, RawSession) {
     let config = client::Config {
         identity: key(1),
         servers: vec![server_key()],
@@ -81,11 +81,11 @@ fn registered_client(now: Duration) -> (Client<ChaCha20Rng>, RawSession) {
 pub(super) fn wire(data: &[u8]) {
     thread_local! {
         static STATE: RefCell<(Server<ChaCha20Rng>, Client<ChaCha20Rng>)> = RefCell::new({
-            let now = Duration::from_secs(1);
+            let now = Time::from_millis(1_000);
             (new_server(), registered_client(now).0)
         });
     }
-    let now = Duration::from_secs(1);
+    let now = Time::from_millis(1_000);
     STATE.with_borrow_mut(|(server, client)| {
         let mut datagrams = vec![data.to_vec()];
         if let Some((kind, rest)) = data.split_first() {
@@ -115,7 +115,7 @@ pub(super) fn frames(data: &[u8]) {
 
 /// A client whose server says anything.
 pub(super) fn client(data: &[u8]) {
-    let mut now = Duration::from_secs(1);
+    let mut now = Time::from_millis(1_000);
     let (mut client, mut session) = registered_client(now);
     let mut program = Program::new(data, 200);
     let mut met = Vec::new();
@@ -165,7 +165,7 @@ pub(super) fn client(data: &[u8]) {
                     &key(200),
                     None,
                     &outgoing.payload,
-                    now.as_secs(),
+                    now.since_origin().as_secs(),
                     address(1),
                     &mut rng(program.steps),
                 );
@@ -187,7 +187,7 @@ pub(super) fn client(data: &[u8]) {
 /// A server with members that say anything, from anywhere.
 pub(super) fn server(data: &[u8]) {
     let mut server = new_server();
-    let mut now = Duration::from_secs(1);
+    let mut now = Time::from_millis(1_000);
     let mut members: Vec<RawSession> = Vec::new();
     for n in 1..=2_u8 {
         let hello = RawHello::new(&key(n), &server_key(), None, &mut rng(n.into())).expect("keys");
