@@ -196,6 +196,65 @@ lab_test!(
     }
 );
 
+/// What both nodes say of each other once nothing is carried any more, and how long that took.
+fn wait_carried_no_more([a, b]: &[Node; 2], from: Instant) -> Duration {
+    let deadline = within(12);
+    while a.reaches(b.address) {
+        assert!(Instant::now() < deadline, "the relay still carries");
+    }
+    let took = from.elapsed();
+    a.wait_peer("b", "the end of the relay", within(12), |peer| {
+        let known = peer["candidates"].as_array()?;
+        let is_relay = |candidate: &Value| candidate["kind"] == "relay";
+        (peer["path"] == "none" && !known.iter().any(is_relay)).then_some(())
+    });
+    took
+}
+
+lab_test!(
+    a_reload_that_forbids_the_relay_ends_it_within_seconds_as_a_restart_does,
+    180,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (mut a, _nat_a) = world.node_behind(Nat::Symmetric, "a");
+        let (mut b, _nat_b) = world.node_behind(Nat::Symmetric, "b");
+        world.write_mesh();
+        // b goes on to want the relay, and would hold the server to it.
+        a.own_file(&mut world.mesh, "");
+        let allowed = world.mesh.clone();
+        [&mut a, &mut b].into_iter().for_each(Node::start);
+        let mut nodes = [a, b];
+        for restarts in [false, true] {
+            wait_both(&nodes, "relay", within(60));
+            assert!(nodes[0].reaches(nodes[1].address) || nodes[0].reaches(nodes[1].address));
+            world.mesh.discovery.push_str("relay = false\n");
+            let from = Instant::now();
+            if restarts {
+                nodes[0].kill();
+                world.mesh.write(&nodes[0].file);
+                nodes[0].start();
+                nodes[0].wait_up();
+            } else {
+                world.mesh.write(&nodes[0].file);
+                nodes[0].wait("the reload", soon(), |status| {
+                    (status["reloads"] == 1).then_some(())
+                });
+            }
+            let took = wait_carried_no_more(&nodes, from);
+            println!(
+                "measured: with relay = false {} nothing was carried after {took:.1?}",
+                if restarts {
+                    "after a restart"
+                } else {
+                    "reloaded"
+                }
+            );
+            world.mesh = allowed.clone();
+            world.mesh.write(&nodes[0].file);
+        }
+    }
+);
+
 lab_test!(
     a_server_that_dies_under_a_direct_path_costs_no_ping,
     60,

@@ -226,16 +226,19 @@ impl<'a> Run<'a> {
     fn ask_for_relays(&mut self, family: usize) {
         self.relay_link = family;
         let now = self.links.now();
+        // Where its relay is not to be used the server is told so of every pair: the predecessor of
+        // this instance may have had it carry.
+        let wants = |relay: RelayUse| if self.relays { relay } else { RelayUse::Off };
         let wanted: Vec<_> = self
             .by_tag
             .iter()
-            .map(|(tag, (_, relay))| (tag.0, *relay))
+            .map(|(tag, (_, relay))| (tag.0, wants(*relay)))
             .collect();
         for (number, link) in self.links.iter().enumerate() {
             let Some((_, client)) = &mut link.active else {
                 continue;
             };
-            let wanted = wanted.iter().filter(|_| self.relays && number == family);
+            let wanted = wanted.iter().filter(|_| number == family);
             client.set_relays(wanted.copied(), now);
         }
     }

@@ -220,7 +220,8 @@ impl<R: CryptoRng> Client<R> {
     }
 
     /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the
-    /// same tag.
+    /// same tag. Of a pair that is named with [`RelayUse::Off`] the server is told so, in case that
+    /// an earlier client of this identity wanted something else.
     pub fn set_relays(&mut self, wanted: impl IntoIterator<Item = (Tag, RelayUse)>, now: Time) {
         self.relays
             .set(wanted, now)

@@ -35,6 +35,8 @@ const MAX_RELAYS: usize = 256;
 #[derive(Default)]
 pub(super) struct Relays {
     by_tag: BTreeMap<Tag, Relay>,
+    /// Pairs that want no relay, of which the server has confirmed that it knows of no other wish.
+    released: BTreeSet<Tag>,
     /// Ports that have not answered while the server did.
     silent: BTreeSet<SocketAddr>,
 }
@@ -44,7 +46,7 @@ struct Relay {
     /// When it is said (again), and how often it was without an answer.
     due: Time,
     tries: u32,
-    /// It was said at least once.
+    /// The server may have heard it.
     said: bool,
     binding: Option<Binding>,
 }
@@ -75,6 +77,10 @@ fn backoff((first, last): (Duration, Duration), tries: u32) -> Duration {
 
 impl Relays {
     /// Sets what is wanted, complete; what ended with it.
+    ///
+    /// A pair that is named and wants no relay is released: a client of this identity that ran
+    /// before may have asked for one, and the server would carry for that wish until it has
+    /// expired.
     pub(super) fn set(
         &mut self,
         wanted: impl IntoIterator<Item = (Tag, RelayUse)>,
@@ -94,21 +100,34 @@ impl Relays {
         // Nobody knows of it.
         self.by_tag
             .retain(|_, relay| relay.said || relay.wants != RelayUse::Off);
-        for (tag, wants) in wanted
+        self.released
+            .retain(|tag| wanted.get(tag) == Some(&RelayUse::Off));
+        let (unwanted, wanted): (Vec<_>, Vec<_>) = wanted
             .into_iter()
-            .filter(|(_, wants)| *wants != RelayUse::Off)
-        {
-            if self.by_tag.len() < MAX_RELAYS {
-                self.by_tag.entry(tag).or_insert(Relay {
-                    wants,
-                    due: now,
-                    tries: 0,
-                    said: false,
-                    binding: None,
-                });
+            .partition(|(_, wants)| *wants == RelayUse::Off);
+        for (tag, wants) in wanted {
+            self.insert(tag, wants, now);
+        }
+        // Last, so that they take no place of a pair that wants one.
+        for (tag, wants) in unwanted {
+            if !self.released.contains(&tag) {
+                self.insert(tag, wants, now);
             }
         }
         events
+    }
+
+    fn insert(&mut self, tag: Tag, wants: RelayUse, now: Duration) {
+        if self.by_tag.len() >= MAX_RELAYS {
+            return;
+        }
+        self.by_tag.entry(tag).or_insert(Relay {
+            wants,
+            due: now,
+            tries: 0,
+            said: wants == RelayUse::Off,
+            binding: None,
+        });
     }
 
     /// A new session: the server may know nothing. A network change: it may see us elsewhere.
@@ -269,6 +288,7 @@ impl Relays {
         if heard == relay.wants {
             if heard == RelayUse::Off {
                 self.by_tag.remove(tag);
+                self.released.insert(*tag);
                 return None;
             }
             (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(random_part(rng)), 0);
@@ -400,6 +420,35 @@ mod tests {
         assert_eq!(said(&mut relays, NOW), [RelayUse::Carry]);
         relays.set([], NOW);
         assert_eq!(said(&mut relays, NOW), [RelayUse::Off]);
+    }
+
+    #[test]
+    fn a_pair_that_wants_no_relay_is_released_once_whoever_asked_for_it() {
+        let (mut relays, mut rng) = (Relays::default(), ChaCha20Rng::from_seed([1; 32]));
+        relays.set([(TAG, RelayUse::Off)], NOW);
+        assert_eq!(said(&mut relays, NOW), [RelayUse::Off]);
+        let later = NOW + RESEND.1;
+        assert_eq!(said(&mut relays, later), [RelayUse::Off], "no answer yet");
+        relays.handle_state(&TAG, RelayUse::Off, RelayState::None, &mut rng, later);
+        relays.set([(TAG, RelayUse::Off)], later);
+        assert_eq!(said(&mut relays, later + REFRESH), [], "it is known");
+        relays.set([(TAG, RelayUse::Carry)], later);
+        assert_eq!(said(&mut relays, later), [RelayUse::Carry]);
+    }
+
+    #[test]
+    fn pairs_to_be_released_take_no_place_of_one_that_wants_a_relay() {
+        let mut relays = Relays::default();
+        let tag = |n: usize| {
+            let mut tag = [0; 16];
+            tag[..8].copy_from_slice(&n.to_be_bytes());
+            tag
+        };
+        let unwanted = (0..2 * MAX_RELAYS).map(|n| (tag(n), RelayUse::Off));
+        let wanted = (2 * MAX_RELAYS, RelayUse::Carry);
+        relays.set(unwanted.chain([(tag(wanted.0), wanted.1)]), NOW);
+        assert_eq!(relays.by_tag.len(), MAX_RELAYS);
+        assert!(relays.by_tag.contains_key(&tag(wanted.0)));
     }
 
     #[test]
