@@ -25,9 +25,9 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 sim: ## the simulator's scenarios over many more seeds
 	cargo test --locked --test sim --no-fail-fast -- --include-ignored
 
-outage: ## outages of minutes without traffic: a pair is back by itself (15 minutes)
+outage: ## outages of 1 to 20 minutes without traffic, direct and relayed: a pair is back by itself (25 minutes)
 	@scripts/deps.sh test
-	cargo test --locked --test lab -- --ignored --nocapture outage | grep -E '^(measured|test )'
+	cargo test --locked --test lab -- --ignored --nocapture --test-threads=10 outage | grep -E '^(measured|test )'
 	cargo test --locked -p natpunch-wg --test devices -- --ignored --nocapture outage
 
 lockout: ## the lock-out matrix: 60 changes that break the way to a peer, each undone in time (4 minutes)

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use natpunch_net::NetError;
+use natpunch_os::private::NotPrivate;
 use natpunch_rollout::{Refusal, Refused};
 use natpunch_types::Help;
 use natpunch_wg::WgError;
@@ -58,6 +59,9 @@ pub enum AgentError {
         "this version was rolled back, and is not tried again until the mesh file changes: {0}"
     )]
     Held(String),
+    /// Others could put a journal, or a version of the mesh, in this node's way.
+    #[error("the state directory can't be trusted: {0}")]
+    StateDir(NotPrivate),
     /// The change was not begun: without a journal there is no way back.
     #[error(
         "can't write the journal, without which a change could not be undone: {0}; the mesh stays \
@@ -113,6 +117,7 @@ impl Help for AgentError {
                     words.join(" --allow ")
                 ))
             }
+            Self::StateDir(_) => Some("NATPUNCH_STATE_DIR names another directory".to_owned()),
             Self::PlanChanged { .. } => Some("look at `natpunch plan` again".to_owned()),
             _ => None,
         };

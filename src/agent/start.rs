@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use natpunch_core::Mesh;
 use natpunch_net::{LinkWatch, RawPort};
+use natpunch_os::private::{self, NotPrivate};
 use natpunch_rollout::{Recorded, Resumed, Settings, Start};
 use natpunch_types::{Help as _, HostNetwork, PeerKey};
 use natpunch_wg::{Applied, Interface};
@@ -35,6 +36,19 @@ use crate::plugins::correspondents::Correspondents;
 use crate::plugins::fill_random;
 use crate::plugins::host;
 use crate::source::Source;
+
+/// Demands that nobody else can put anything where the journal and the last good version are kept:
+/// this program believes them as root.
+fn check_state_dir(directory: &Path) -> Result<(), AgentError> {
+    match private::check_directory(directory) {
+        Err(error @ (NotPrivate::Owner { .. } | NotPrivate::Writable { .. })) => {
+            Err(AgentError::StateDir(error))
+        }
+        // One that is not there is made for its owner only. A disk that fails is waited for where
+        // it is needed.
+        Ok(()) | Err(NotPrivate::Io { .. } | NotPrivate::NotADirectory { .. }) => Ok(()),
+    }
+}
 
 /// Loads what there is to start with: the newest version, or the last good one if that can't be
 /// used.
@@ -219,6 +233,7 @@ impl Agent {
         let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));
         let hangup = signals(SignalKind::hangup())?;
         hold_signals(false);
+        check_state_dir(&options.state_dir)?;
         let Some((source, mesh_changes)) = waiting::open(&options).await? else {
             return Ok(None);
         };

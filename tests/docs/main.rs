@@ -12,6 +12,7 @@
 )]
 
 mod blocks;
+mod deps;
 mod exit_codes;
 mod gitops;
 mod marks;

@@ -1,8 +1,9 @@
 //! Which pairs of networks connect, and over which path.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use natpunch_lab::{Lab, Nat, lab_test};
+use natpunch_lab::{Host, Lab, Nat, lab_test, sandbox};
 use serde_json::Value;
 
 use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
@@ -226,5 +227,70 @@ lab_test!(
         b.wait_up();
         assert_eq!(once("20"), Some(0));
         assert!(a.reaches(b.address), "the tunnel stays");
+    }
+);
+
+/// Sends this host's questions for names to a server that drops them all, as long as it lives.
+fn drop_dns(world: &mut World, node: &Node) -> Host {
+    let server = world.lab.public_host("dns").unwrap();
+    let rules = server.directory().unwrap().join("drop.nft");
+    let text = "table inet silent {\n  chain in {\n    type filter hook input priority 0\n    \
+                meta l4proto { tcp, udp } th dport 53 drop\n  }\n}\n";
+    std::fs::write(&rules, text).unwrap();
+    let output = server.output("nft", &["-f".as_ref(), rules.as_os_str()]);
+    assert!(output.unwrap().status.success());
+    let file = node.host.directory().unwrap().join("resolv.conf");
+    std::fs::write(&file, format!("nameserver {}\n", server.ipv4().unwrap())).unwrap();
+    let mounted = node.host.run(move || {
+        let none: Option<&str> = None;
+        nix::mount::mount(
+            Some(&file),
+            "/etc/resolv.conf",
+            none,
+            nix::mount::MsFlags::MS_BIND,
+            none,
+        )
+    });
+    mounted.unwrap().unwrap();
+    server
+}
+
+lab_test!(
+    a_peer_with_an_address_waits_for_none_of_sixty_names_that_do_not_resolve,
+    180,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        world.mesh.discovery.clear();
+        let [mut a, mut b] = ["a", "b"].map(|name| {
+            let host = world.lab.public_host(name).unwrap();
+            world.node(host)
+        });
+        let at = b.host.ipv4().unwrap();
+        world.mesh.member("b").more = format!("endpoint = \"{at}:51820\"\n");
+        let _dns = drop_dns(&mut world, &a);
+        world.write_mesh();
+        b.start();
+        b.wait_up();
+        let mut time_to_connect = |world: &World, names: &str| {
+            world.write_mesh();
+            let start = Instant::now();
+            a.start();
+            a.wait_connected("b");
+            let took = start.elapsed();
+            println!("measured: a peer with an address, {names}: connected after {took:.2?}");
+            a.stop();
+            assert!(a.natpunch(&["down"]).status.success());
+            took
+        };
+        let alone = time_to_connect(&world, "alone");
+        for number in 1..=60_u8 {
+            let key = natpunch_types::SecretKey::from_bytes([number; 32]).public_key();
+            let name = format!("endpoint = \"host{number}.example.net:51820\"\n");
+            let member = format!("p{number}");
+            world.mesh.add(&member, &key.to_string(), &name);
+        }
+        let among = time_to_connect(&world, "with 60 names that do not resolve");
+        let limit = alone + Duration::from_secs(2) * sandbox::patience();
+        assert!(among <= limit, "{among:?}, alone {alone:?}");
     }
 );

@@ -287,3 +287,71 @@ lab_test!(
         assert!(a.reaches(address) || a.reaches(address) || a.reaches(address));
     }
 );
+
+lab_test!(
+    a_state_directory_that_others_may_write_to_is_refused_by_name,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        world.write_mesh();
+        let state = a.host.directory().unwrap().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let set_mode = |mode: u32| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&state, mode).unwrap();
+        };
+        set_mode(0o777);
+        let (file, key_file) = (a.file.to_str().unwrap(), a.key_file.to_str().unwrap());
+        let output = a.natpunch(&["apply", "--private-key-file", key_file, file]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(state.to_str().unwrap()) && said.contains("chmod go-w"),
+            "{said}"
+        );
+        let links = a.host.output("ip", &["-br", "link"]).unwrap();
+        let links = String::from_utf8_lossy(&links.stdout).into_owned();
+        assert!(!links.contains(INTERFACE), "something was made: {links}");
+        set_mode(0o755);
+        a.start();
+        a.wait_up();
+    }
+);
+
+lab_test!(
+    a_device_whose_program_was_replaced_by_an_upgrade_is_told_of,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        world.write_mesh();
+        let directory = a.host.directory().unwrap();
+        a.program = directory.join("natpunch");
+        std::fs::copy(NATPUNCH, &a.program).unwrap();
+        a.start();
+        a.wait_up();
+        assert_eq!(a.status().unwrap()["device"]["outdated"], false);
+        a.stop();
+        // As a package manager does it: a new file, renamed over the old one.
+        let new = directory.join("natpunch.new");
+        std::fs::copy(NATPUNCH, &new).unwrap();
+        std::fs::rename(new, &a.program).unwrap();
+        a.start();
+        let said = a.wait("word of the old device", soon(), |status| {
+            (status["device"]["outdated"] == true).then(|| warnings(&a))
+        });
+        let pid = device_pid(&a).to_string();
+        for part in [&pid, "before an upgrade", "natpunch down"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // And what is advised helps.
+        a.stop();
+        assert!(a.natpunch(&["down"]).status.success());
+        a.start();
+        a.wait_up();
+        assert_eq!(a.status().unwrap()["device"]["outdated"], false);
+    }
+);

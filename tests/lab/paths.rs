@@ -174,6 +174,79 @@ lab_test!(
     }
 );
 
+/// What the three members of a hub VPN have as their mesh files: everything goes by the hub.
+fn hub_files(keys: [&str; 3], hub: IpAddr) -> [String; 3] {
+    let [key, key_a, key_b] = keys;
+    let mesh = |networks: &str| format!("[mesh]\nname = \"second\"\nnetworks = [{networks}]\n");
+    let peer = |name: &str, key: &str, more: &str| {
+        format!("[peers.{name}]\npublic_key = \"{key}\"\n{more}")
+    };
+    let endpoint = format!("endpoint = \"{hub}:51999\"\n");
+    let a = peer("a", key_a, "addresses = [\"10.99.0.2\"]\n");
+    let b = peer("b", key_b, "addresses = [\"10.99.1.3\"]\n");
+    let both = format!("addresses = [\"10.99.0.1\", \"10.99.1.1\"]\n{endpoint}");
+    let to_b = format!("addresses = [\"10.99.0.1\"]\nroutes = [\"10.99.1.0/24\"]\n{endpoint}");
+    let to_a = format!("addresses = [\"10.99.1.1\"]\nroutes = [\"10.99.0.0/24\"]\n{endpoint}");
+    [
+        mesh("\"10.99.0.0/24\", \"10.99.1.0/24\"") + &peer("hub", key, &both) + &a + &b,
+        mesh("\"10.99.0.0/24\"") + &peer("hub", key, &to_b) + &a,
+        mesh("\"10.99.1.0/24\"") + &peer("hub", key, &to_a) + &b,
+    ]
+}
+
+lab_test!(
+    a_vpn_of_others_through_a_hub_is_no_lan_and_carries_no_path,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let hub = world.lab.public_host("hub").unwrap();
+        let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+        hub.run(forward).unwrap().unwrap();
+        let (mut a, nat_a) = world.node_behind(Nat::PortPreserving, "a");
+        let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        let hosts = [&hub, &a.host, &b.host];
+        let mut members = hosts.map(Second::new);
+        let keys = [0, 1, 2].map(|n| members[n].public_key.as_str());
+        let files = hub_files(keys, hub.ipv4().unwrap().into());
+        for ((host, member), text) in hosts.into_iter().zip(&mut members).zip(files) {
+            let file = host.directory().unwrap().join("second.toml");
+            std::fs::write(&file, text).unwrap();
+            member.start(host, &file);
+        }
+        let deadline = soon();
+        while !a.reaches("10.99.1.3".parse().unwrap()) {
+            assert!(Instant::now() < deadline, "the VPN does not work");
+        }
+
+        world.write_mesh();
+        a.start();
+        b.start();
+        let mut first = Vec::new();
+        for (node, peer, at) in [(&a, &b, nat_b.address()), (&b, &a, nat_a.address())] {
+            // `status` would want to know which of the two meshes is meant.
+            node.wait_log("joined the mesh", soon()).unwrap();
+            let (deadline, at) = (soon(), format!("{at}:"));
+            let direct = loop {
+                let now = node.wg_peer(peer);
+                if now.latest_handshake > 0 && now.endpoint.starts_with(&at) {
+                    break now.endpoint;
+                }
+                assert!(Instant::now() < deadline, "{now:?}");
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            first.push(direct);
+        }
+        // And there it stays, whatever is measured of the way through the hub.
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(200));
+            for ((node, peer), first) in [(&a, &b), (&b, &a)].into_iter().zip(&first) {
+                assert_eq!(&node.wg_peer(peer).endpoint, first, "{}", node.name());
+            }
+        }
+        assert!(a.reaches(b.address));
+    }
+);
+
 lab_test!(
     behind_a_symmetric_nat_the_status_claims_no_address_and_gives_the_relays_reason,
     60,

@@ -6,7 +6,7 @@ use natpunch_lab::{Follower, Nat, lab_test};
 use serde_json::Value;
 
 use crate::mesh::replace;
-use crate::world::{Discovery, NATPUNCH, World, soon};
+use crate::world::{Discovery, NATPUNCH, World, soon, within};
 
 fn likely(status: &Value, peer: &str) -> Option<String> {
     Some(status["likely"][peer].as_str()?.to_owned())
@@ -60,6 +60,92 @@ lab_test!(
             cause.contains("nas.invalid:51820") && cause.contains("does not resolve"),
             "{cause}"
         );
+    }
+);
+
+/// What the status says of the only discovery instance.
+fn note(status: &Value) -> Option<(bool, String)> {
+    let instance = status["discovery"].get(0)?;
+    let note = instance["note"].as_str()?.to_owned();
+    Some((instance["ok"].as_bool()?, note))
+}
+
+lab_test!(
+    a_server_that_does_not_admit_this_node_is_told_from_one_that_udp_does_not_reach,
+    90,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        let other = crate::world::new_file(&a.host, "other.key", &["keygen"]);
+        let right = world.server.secret_file.display().to_string();
+        let wrong = other.display().to_string();
+        world.mesh.discovery = world.mesh.discovery.replace(&right, &wrong);
+        world.write_mesh();
+        a.start();
+        let said = a.wait("word of the secret", within(30), |status| {
+            let (ok, note) = note(status)?;
+            (!ok && note.contains("answers STUN")).then_some(note)
+        });
+        for part in ["UDP gets there", "the admission secret the same"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        world.server.close_ports("51900");
+        let said = a.wait("word of a firewall", within(90), |status| {
+            let (ok, note) = note(status)?;
+            (!ok && note.contains("also not by STUN")).then_some(note)
+        });
+        assert!(said.contains("may UDP reach port 51900"), "{said}");
+    }
+);
+
+lab_test!(
+    closed_ports_of_the_relay_and_the_second_port_are_named,
+    90,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        // The usual ones: the port after the server's, and the relay's behind it.
+        world.server.close_ports("51901-51933");
+        let ([a, _b], _routers) = world.pair([Nat::Symmetric; 2]);
+        let said = a.wait("the ports", within(60), |status| {
+            let (ok, note) = note(status)?;
+            let is_told = note.contains("do not answer") && note.contains("51901, 519");
+            (ok && is_told).then_some(note)
+        });
+        assert!(
+            said.contains("open the alternate port and the relay's"),
+            "{said}"
+        );
+    }
+);
+
+lab_test!(
+    who_may_not_look_is_told_so_and_not_that_nothing_is_up,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        world.write_mesh();
+        a.start();
+        a.wait_up();
+        // As the agent makes it where it is not there.
+        let own = || {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions("/run/natpunch", mode)
+        };
+        a.host.run(own).unwrap().unwrap();
+        for command in ["status", "down"] {
+            let words = ["--reuid", "65534", "--clear-groups", NATPUNCH, command];
+            let output = a.host.output("setpriv", &words).unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{command}: {said}");
+            assert!(
+                said.contains("/run/natpunch") && said.contains("help: run this as root"),
+                "{command}: {said}"
+            );
+        }
+        assert!(a.status().is_some(), "it is up all the same");
     }
 );
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use natpunch_lab::{Nat, lab_test};
 
 use crate::safety::{CONFIRM, pair, revision};
-use crate::world::{Discovery, INTERFACE, NATPUNCH, Node, World, soon, within};
+use crate::world::{
+    Discovery, INTERFACE, NATPUNCH, Node, World, new_file, public_key, soon, within,
+};
 
 /// A session of root on this machine, as systemd-logind has it. All hosts of a lab see it.
 fn log_in(from: std::net::Ipv4Addr) {
@@ -83,6 +85,83 @@ lab_test!(
                 status["held"].is_null().then_some(())
             });
         }
+    }
+);
+
+/// Gives a node another private key, and the mesh its public one.
+fn change_own_key(world: &mut World, a: &Node) {
+    let next = new_file(&a.host, "next.key", &["keygen"]);
+    world.mesh.member("a").public_key = public_key(&next);
+    std::fs::rename(next, &a.key_file).unwrap();
+}
+
+lab_test!(
+    another_own_key_is_confirmed_by_a_handshake_and_by_nothing_of_the_old_session,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::NatpunchGo);
+        let (a, b, _routers) = pair(&mut world, CONFIRM);
+        let before = revision(&a);
+        // b goes on to send by the session of the key that it knows.
+        let _ping = b.ping(a.address, Duration::from_millis(100));
+        change_own_key(&mut world, &a);
+        world.mesh.write(&a.file);
+        a.wait("the change", soon(), |status| {
+            (!status["change"].is_null()).then_some(())
+        });
+        // Much longer than what counted as a sign of life before: 6 s.
+        let until = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < until {
+            let status = a.status().unwrap();
+            assert_eq!(status["change"]["waiting_for"][0], "b", "{status:#}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // Now b learns of it.
+        world.write_mesh();
+        a.wait("the new version, confirmed", within(60), |status| {
+            (status["revision"] != *before && status["change"].is_null()).then_some(())
+        });
+        assert!(a.status().unwrap()["held"].is_null());
+        a.wait_connected("b");
+    }
+);
+
+lab_test!(
+    a_relay_is_shown_as_one_also_after_this_node_got_another_key,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let ([a, b], _routers) = world.pair([Nat::Symmetric; 2]);
+        for (node, peer) in [(&a, &b), (&b, &a)] {
+            node.wait_path(peer, "relay", soon());
+        }
+        let relay = world.server.address().to_string();
+        let reloads = |node: &Node| node.status().unwrap()["reloads"].as_u64().unwrap();
+        let before = (reloads(&a), reloads(&b));
+        change_own_key(&mut world, &a);
+        world.write_mesh();
+        // As long as it takes until both have it, are connected anew, and what was found of the
+        // session before is over.
+        let until = Instant::now() + Duration::from_secs(12);
+        while Instant::now() < until {
+            for (node, peer) in [(&a, "b"), (&b, "a")] {
+                let Some(status) = node.status() else {
+                    continue;
+                };
+                let Some(peer) = crate::world::peer_in(&status, peer) else {
+                    continue;
+                };
+                let at = peer["endpoint"].as_str().unwrap_or_default();
+                assert!(
+                    !at.starts_with(&relay) || peer["path"] != "direct",
+                    "{}: {peer:#}",
+                    node.name()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(reloads(&a) > before.0 && reloads(&b) > before.1);
+        a.wait_path(&b, "relay", within(30));
     }
 );
 

@@ -123,17 +123,18 @@ impl World {
 /// Makes a key with the product's own commands.
 pub(crate) fn new_key(host: &Host) -> (PathBuf, String) {
     let key_file = new_secret(host, "node.key");
+    let public = public_key(&key_file);
+    (key_file, public)
+}
+
+/// The public key of a private one.
+pub(crate) fn public_key(key_file: &std::path::Path) -> String {
     let mut pubkey = Command::new(NATPUNCH);
-    let public = pubkey
+    pubkey
         .arg("pubkey")
-        .stdin(std::fs::File::open(&key_file).unwrap())
-        .output()
-        .unwrap()
-        .stdout;
-    (
-        key_file,
-        String::from_utf8(public).unwrap().trim().to_owned(),
-    )
+        .stdin(std::fs::File::open(key_file).unwrap());
+    let public = pubkey.output().unwrap().stdout;
+    String::from_utf8(public).unwrap().trim().to_owned()
 }
 
 /// Makes a private key in a file of this host.
@@ -197,6 +198,18 @@ impl Server {
         )
     }
 
+    /// Lets nothing reach these UDP ports of its host, as a firewall in front of it.
+    pub(crate) fn close_ports(&self, ports: &str) {
+        let file = self.host.directory().unwrap().join("closed.nft");
+        let rules = format!(
+            "table inet closed {{\n  chain in {{\n    type filter hook input priority 0\n    \
+             udp dport {ports} drop\n  }}\n}}\n"
+        );
+        std::fs::write(&file, rules).unwrap();
+        let output = self.host.output("nft", &["-f".as_ref(), file.as_os_str()]);
+        assert!(output.unwrap().status.success());
+    }
+
     /// Kills it, so that it has no chance to say goodbye.
     pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill().unwrap();
@@ -249,6 +262,8 @@ pub(crate) struct Node {
     pub(crate) address: Ipv4Addr,
     /// Its mesh file: the world's, unless a test gives it another.
     pub(crate) file: PathBuf,
+    /// The program that it runs.
+    pub(crate) program: PathBuf,
     /// More arguments of `apply`.
     pub(crate) arguments: Vec<String>,
     /// More of the environment of `apply`.
@@ -275,6 +290,7 @@ impl Node {
             public_key,
             address,
             file,
+            program: NATPUNCH.into(),
             arguments,
             environment,
             agent: None,
@@ -287,7 +303,7 @@ impl Node {
 
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
-        let mut command = Command::new(NATPUNCH);
+        let mut command = Command::new(&self.program);
         let (option, file) = match &self.age_identity {
             Some(identity) => ("--age-identity", identity),
             None => ("--private-key-file", &self.key_file),

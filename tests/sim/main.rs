@@ -17,6 +17,7 @@ mod deaf;
 mod faults;
 mod lab;
 mod matrix;
+mod outage;
 mod paths;
 mod poison;
 mod relay;

@@ -117,7 +117,7 @@ impl Relays {
         events
     }
 
-    fn insert(&mut self, tag: Tag, wants: RelayUse, now: Duration) {
+    fn insert(&mut self, tag: Tag, wants: RelayUse, now: Time) {
         if self.by_tag.len() >= MAX_RELAYS {
             return;
         }
