@@ -269,17 +269,20 @@ lab_test!(
         world.mesh.member("b").more = format!("endpoint = \"{at}:51820\"\n");
         let _dns = drop_dns(&mut world, &a);
         world.write_mesh();
-        b.start();
-        b.wait_up();
         let mut time_to_connect = |world: &World, names: &str| {
             world.write_mesh();
+            // b knows nothing of a before a has found it.
+            b.start();
+            b.wait_up();
             let start = Instant::now();
             a.start();
             a.wait_connected("b");
             let took = start.elapsed();
             println!("measured: a peer with an address, {names}: connected after {took:.2?}");
-            a.stop();
-            assert!(a.natpunch(&["down"]).status.success());
+            for node in [&mut a, &mut b] {
+                node.stop();
+                assert!(node.natpunch(&["down"]).status.success());
+            }
             took
         };
         let alone = time_to_connect(&world, "alone");
