@@ -269,8 +269,12 @@ lab_test!(
         a.start();
         a.wait_up();
         let port = a.status().unwrap()["listen_port"].to_string();
-        let _wireguard: Option<Process> =
-            crate::plain::plain_wireguard(&phone, &key_file, &address.to_string(), &a.public_key);
+        let _wireguard: Option<Process> = crate::plain::plain_wireguard(
+            &phone,
+            &key_file,
+            &address.to_string(),
+            (&a.public_key, crate::plain::ALL),
+        );
         let endpoint = format!("{}:{port}", a.host.ipv4().unwrap());
         let set = ["set", "wg0", "peer", &a.public_key, "endpoint", &endpoint];
         assert!(phone.output("wg", &set).unwrap().status.success());

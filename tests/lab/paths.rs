@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use natpunch_lab::{Host, Lab, Nat, Process, lab_test};
 use serde_json::Value;
 
-use crate::world::{Discovery, INTERFACE, NATPUNCH, Node, World, new_file, soon, wg_peers};
+use crate::plain::plain_wireguard;
+use crate::world::{
+    Discovery, INTERFACE, NATPUNCH, Node, World, new_file, public_key, soon, wg_peers,
+};
 
 /// Gives a host so many bridges that carry a private address and have a carrier, as one with
 /// containers has.
@@ -174,24 +177,34 @@ lab_test!(
     }
 );
 
-/// What the three members of a hub VPN have as their mesh files: everything goes by the hub.
-fn hub_files(keys: [&str; 3], hub: IpAddr) -> [String; 3] {
-    let [key, key_a, key_b] = keys;
-    let mesh = |networks: &str| format!("[mesh]\nname = \"second\"\nnetworks = [{networks}]\n");
-    let peer = |name: &str, key: &str, more: &str| {
-        format!("[peers.{name}]\npublic_key = \"{key}\"\n{more}")
+/// A VPN that somebody set up by hand between these hosts, in which everything goes by the hub. Its
+/// processes, if the kernel has no WireGuard.
+fn hub_vpn(hub: &Host, leaves: [&Host; 2]) -> Vec<Option<Process>> {
+    let of = |host: &Host| {
+        let key_file = new_file(host, "vpn.key", &["keygen"]);
+        let public = public_key(&key_file);
+        (key_file, public)
     };
-    let endpoint = format!("endpoint = \"{hub}:51999\"\n");
-    let a = peer("a", key_a, "addresses = [\"10.99.0.2\"]\n");
-    let b = peer("b", key_b, "addresses = [\"10.99.1.3\"]\n");
-    let both = format!("addresses = [\"10.99.0.1\", \"10.99.1.1\"]\n{endpoint}");
-    let to_b = format!("addresses = [\"10.99.0.1\"]\nroutes = [\"10.99.1.0/24\"]\n{endpoint}");
-    let to_a = format!("addresses = [\"10.99.1.1\"]\nroutes = [\"10.99.0.0/24\"]\n{endpoint}");
-    [
-        mesh("\"10.99.0.0/24\", \"10.99.1.0/24\"") + &peer("hub", key, &both) + &a + &b,
-        mesh("\"10.99.0.0/24\"") + &peer("hub", key, &to_b) + &a,
-        mesh("\"10.99.1.0/24\"") + &peer("hub", key, &to_a) + &b,
-    ]
+    let set = |host: &Host, words: &[&str]| {
+        let output = host.output("wg", &[&["set", "wg0"], words].concat());
+        assert!(output.unwrap().status.success(), "{words:?}");
+    };
+    let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+    hub.run(forward).unwrap().unwrap();
+    let (key_file, hub_key) = of(hub);
+    let keys = leaves.map(of);
+    let first = (keys[0].1.as_str(), "10.99.0.2/32");
+    let mut processes = vec![plain_wireguard(hub, &key_file, "10.99.0.1", first)];
+    set(hub, &["peer", &keys[1].1, "allowed-ips", "10.99.0.3/32"]);
+    let addresses = ["10.99.0.2", "10.99.0.3"];
+    for ((host, (leaf_file, _)), address) in leaves.into_iter().zip(&keys).zip(addresses) {
+        let to_all = (hub_key.as_str(), "10.99.0.0/24");
+        processes.push(plain_wireguard(host, leaf_file, address, to_all));
+        let endpoint = format!("{}:{}", hub.ipv4().unwrap(), crate::plain::PORT);
+        let words = ["endpoint", &endpoint, "persistent-keepalive", "5"];
+        set(host, &[&["peer", hub_key.as_str()], &words[..]].concat());
+    }
+    processes
 }
 
 lab_test!(
@@ -200,48 +213,27 @@ lab_test!(
     |lab| {
         let mut world = World::new(lab, Discovery::Rendezvous);
         let hub = world.lab.public_host("hub").unwrap();
-        let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
-        hub.run(forward).unwrap().unwrap();
         let (mut a, nat_a) = world.node_behind(Nat::PortPreserving, "a");
         let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, "b");
-        let hosts = [&hub, &a.host, &b.host];
-        let mut members = hosts.map(Second::new);
-        let keys = [0, 1, 2].map(|n| members[n].public_key.as_str());
-        let files = hub_files(keys, hub.ipv4().unwrap().into());
-        for ((host, member), text) in hosts.into_iter().zip(&mut members).zip(files) {
-            let file = host.directory().unwrap().join("second.toml");
-            std::fs::write(&file, text).unwrap();
-            member.start(host, &file);
-        }
+        let _vpn = hub_vpn(&hub, [&a.host, &b.host]);
         let deadline = soon();
-        while !a.reaches("10.99.1.3".parse().unwrap()) {
+        while !a.reaches("10.99.0.3".parse().unwrap()) {
             assert!(Instant::now() < deadline, "the VPN does not work");
         }
 
         world.write_mesh();
         a.start();
         b.start();
-        let mut first = Vec::new();
         for (node, peer, at) in [(&a, &b, nat_b.address()), (&b, &a, nat_a.address())] {
-            // `status` would want to know which of the two meshes is meant.
-            node.wait_log("joined the mesh", soon()).unwrap();
-            let (deadline, at) = (soon(), format!("{at}:"));
-            let direct = loop {
-                let now = node.wg_peer(peer);
-                if now.latest_handshake > 0 && now.endpoint.starts_with(&at) {
-                    break now.endpoint;
-                }
-                assert!(Instant::now() < deadline, "{now:?}");
-                std::thread::sleep(Duration::from_millis(50));
-            };
-            first.push(direct);
+            let status = node.wait_path(peer, "direct", soon());
+            let endpoint = status["endpoint"].as_str().unwrap().to_owned();
+            assert!(endpoint.starts_with(&format!("{at}:")), "{status:#}");
         }
         // And there it stays, whatever is measured of the way through the hub.
+        let first = [a.wg_peer(&b).endpoint, b.wg_peer(&a).endpoint];
         for _ in 0..50 {
             std::thread::sleep(Duration::from_millis(200));
-            for ((node, peer), first) in [(&a, &b), (&b, &a)].into_iter().zip(&first) {
-                assert_eq!(&node.wg_peer(peer).endpoint, first, "{}", node.name());
-            }
+            assert_eq!([a.wg_peer(&b).endpoint, b.wg_peer(&a).endpoint], first);
         }
         assert!(a.reaches(b.address));
     }

@@ -8,14 +8,16 @@ use natpunch_lab::{Host, Nat, Process, lab_test};
 
 use crate::world::{Discovery, World, new_key, soon, wg_peers};
 
-const PORT: u16 = 41_414;
+pub(crate) const PORT: u16 = 41_414;
+/// What of a mesh such a member reaches by its only peer.
+pub(crate) const ALL: &str = "10.77.0.0/24";
 
 /// WireGuard as anybody would set it up by hand: the kernel's or wireguard-go, `wg`, `ip`.
 pub(crate) fn plain_wireguard(
     host: &Host,
     key_file: &Path,
     address: &str,
-    peer: &str,
+    (peer, allowed): (&str, &str),
 ) -> Option<Process> {
     let kernel = host.ip("link add name wg0 type wireguard\n").is_ok();
     let process = (!kernel).then(|| {
@@ -39,7 +41,7 @@ pub(crate) fn plain_wireguard(
         "peer",
         peer,
         "allowed-ips",
-        "10.77.0.0/24",
+        allowed,
     ];
     let deadline = soon();
     // wireguard-go's socket comes a moment after its start.
@@ -69,7 +71,12 @@ lab_test!(
             phone.ipv4().unwrap()
         );
         let address = world.mesh.add("phone", &public_key, &more);
-        let _wireguard = plain_wireguard(&phone, &key_file, &address.to_string(), &a.public_key);
+        let _wireguard = plain_wireguard(
+            &phone,
+            &key_file,
+            &address.to_string(),
+            (&a.public_key, ALL),
+        );
         world.write_mesh();
         a.start();
         a.wait_up();
@@ -108,7 +115,12 @@ lab_test!(
         a.start();
         a.wait_up();
         let port = a.status().unwrap()["listen_port"].to_string();
-        let _wireguard = plain_wireguard(&phone, &key_file, &address.to_string(), &a.public_key);
+        let _wireguard = plain_wireguard(
+            &phone,
+            &key_file,
+            &address.to_string(),
+            (&a.public_key, ALL),
+        );
         let endpoint = format!("{}:{port}", a.host.ipv4().unwrap());
         let set = phone
             .output(
