@@ -10,7 +10,6 @@
 pub mod client;
 mod crypto;
 mod frame;
-mod network;
 pub mod relay;
 pub mod server;
 pub mod testing;

@@ -1,6 +1,6 @@
 //! The words of natpunch, shared by every other crate: keys, addresses, candidates and where they
 //! came from; and the primitives of which there is one each: a moment ([`Time`]), a rate limit
-//! ([`RateBudget`]), a replay window ([`ReplayWindow`]).
+//! ([`RateBudget`]), a replay window ([`ReplayWindow`]), the shares of a table ([`Usage`]).
 //!
 //! There is one [`Candidate`] type in the whole tree, and one canonical form of a transport
 //! address, so that a comparison can never miss because of an encoding (`::ffff:10.0.0.1` and
@@ -14,6 +14,7 @@ mod discovery;
 mod help;
 mod host;
 mod key;
+mod network;
 mod path;
 mod pins;
 mod port;
@@ -23,6 +24,7 @@ mod replay;
 mod sync;
 mod tag;
 mod time;
+mod usage;
 
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
@@ -35,6 +37,7 @@ pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, Sea
 pub use help::{Help, split_help, with_help};
 pub use host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey};
+pub use network::{Network, Site};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
 pub use pins::Pins;
 pub use port::derive_listen_port;
@@ -44,6 +47,7 @@ pub use replay::ReplayWindow;
 pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
 pub use time::Time;
+pub use usage::Usage;
 
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard
 /// reads it is no message type of WireGuard (1 to 4), so that a device drops a probe at once; its

@@ -6,10 +6,10 @@
 //! newcomers instead of forgetting others.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use natpunch_types::{Bucket, PeerKey, Rate, Time};
+use natpunch_types::{Bucket, Network, PeerKey, Rate, Site, Time, Usage};
 
 use crate::wire::{Answer, Request};
 
@@ -20,7 +20,8 @@ pub struct Config {
     pub allowed: Option<BTreeSet<PeerKey>>,
     /// How many keys may be registered at once.
     pub max_keys: usize,
-    /// How many of them from one IPv4 address.
+    /// How many of them from one IPv4 address. Those of one /24 never have more than they leave to all
+    /// others.
     pub max_keys_per_source: u32,
     /// How many requests a second, and at once, are answered to one IPv4 address.
     pub requests_per_source: u32,
@@ -87,6 +88,8 @@ pub struct Server {
     config: Config,
     registrations: HashMap<PeerKey, Registration>,
     sources: HashMap<Ipv4Addr, Source>,
+    /// How many keys each /24 has: however many addresses one has, others find room.
+    sites: Usage<Site>,
     /// By the earliest time at which they may have been silent for too long.
     expiry: BTreeSet<(Time, PeerKey)>,
     counters: Counters,
@@ -99,6 +102,7 @@ impl Server {
             config,
             registrations: HashMap::new(),
             sources: HashMap::new(),
+            sites: Usage::default(),
             expiry: BTreeSet::new(),
             counters: Counters::default(),
         }
@@ -181,6 +185,13 @@ impl Server {
         self.expiry.first().map(|(end, _)| *end)
     }
 
+    /// How many more keys there is room for.
+    fn left(&self) -> usize {
+        self.config
+            .max_keys
+            .saturating_sub(self.registrations.len())
+    }
+
     fn is_allowed(&self, key: &PeerKey) -> bool {
         self.config
             .allowed
@@ -199,7 +210,7 @@ impl Server {
                 self.counters.held += 1;
                 return None;
             }
-            None if self.registrations.len() >= self.config.max_keys => {
+            None if !self.sites.leaves_room(&site(source), self.left()) => {
                 self.counters.full += 1;
                 return None;
             }
@@ -226,6 +237,9 @@ impl Server {
             }
             self.expiry.insert((now + self.config.lifetime, key));
         }
+        if newcomer {
+            self.sites.take(site(source));
+        }
         let holder = self.sources.entry(*source.ip()).or_default();
         holder.requests = requests;
         holder.keys += u32::from(newcomer);
@@ -243,6 +257,7 @@ impl Server {
         let Some(registration) = self.registrations.remove(key) else {
             return;
         };
+        self.sites.give_back(&site(registration.address));
         if let Some(source) = self.sources.get_mut(registration.address.ip()) {
             source.keys -= 1;
             if source.keys == 0 {
@@ -250,6 +265,10 @@ impl Server {
             }
         }
     }
+}
+
+fn site(source: SocketAddrV4) -> Site {
+    Network::of(IpAddr::V4(*source.ip())).site()
 }
 
 #[cfg(test)]

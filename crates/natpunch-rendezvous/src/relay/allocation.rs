@@ -9,10 +9,10 @@ use super::{
     OVERHEAD, Obstacle, PAUSE, PROBES, QUEUE, Side, TAKEN_OVER, Verdict, Waiting,
 };
 use crate::crypto::Key;
-use crate::network::Network;
 use crate::relay::budget::Budget;
 use crate::relay::shape::{Index, Shape};
 use crate::server::Via;
+use natpunch_types::Network;
 
 impl Allocation {
     pub(super) fn forward(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use natpunch_types::{Bucket, Rate, Time, lock};
 
-use crate::network::{Network, Site};
+use natpunch_types::{Network, Site};
 
 /// How often the shares are worked out anew, if there is more than may pass.
 const ROUND: Duration = Duration::from_millis(50);

@@ -10,11 +10,11 @@ use natpunch_types::{PeerKey, Time};
 use super::egress::Departure;
 use super::responder::SecretNumber;
 use super::session::{ClientId, Pushes, Sender};
-use super::usage::Usage;
 use super::{Limits, Pacer};
 use crate::frame::Notice;
-use crate::network::{Network, Site};
 use crate::wire::{Digest, Tag};
+use natpunch_types::Usage;
+use natpunch_types::{Network, Site};
 
 /// How long a record or a wish is kept after its client last said it.
 const LIFETIME: Duration = Duration::from_secs(900);

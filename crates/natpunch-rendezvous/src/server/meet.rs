@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use natpunch_types::{PeerKey, Time};
+use natpunch_types::{PeerKey, Site, Time, Usage};
 
 use super::session::{ClientId, Pushes};
-use super::usage::Usage;
 use crate::frame::Notice;
 use crate::wire::Tag;
 
@@ -29,6 +28,8 @@ const MAX_OF_ONE: usize = 1_024;
 struct Meeting {
     /// Whose wish it is, or was first.
     first: Side,
+    /// Where it came from first, which is where it is counted.
+    site: Site,
     /// Who came to it, and the moment.
     second: Option<(Side, Time)>,
     expires: Time,
@@ -64,6 +65,8 @@ pub(super) struct Meetings {
     by_tag: BTreeMap<Tag, Meeting>,
     expiring: BTreeSet<(Time, Tag)>,
     clients: Usage<PeerKey>,
+    /// So that however many clients one site has, others find room.
+    sites: Usage<Site>,
 }
 
 impl Meetings {
@@ -85,7 +88,7 @@ impl Meetings {
     /// A client wants to meet whoever else names this tag. Who is to be told what now.
     pub(super) fn meet(
         &mut self,
-        client: ClientId,
+        (client, site): (ClientId, Site),
         tag: Tag,
         round_trip_ms: u16,
         now: Time,
@@ -94,13 +97,17 @@ impl Meetings {
         let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
         let side = Side { client, round_trip };
         let Some(meeting) = self.by_tag.get_mut(&tag) else {
-            if self.by_tag.len() < MAX_MEETINGS && self.clients.of(&client.identity) < MAX_OF_ONE {
+            let left = MAX_MEETINGS.saturating_sub(self.by_tag.len());
+            let may = self.clients.of(&client.identity) < MAX_OF_ONE;
+            if may && self.sites.leaves_room(&site, left) {
                 self.clients.take(client.identity);
+                self.sites.take(site);
                 let expires = now + PATIENCE;
                 self.by_tag.insert(
                     tag,
                     Meeting {
                         first: side,
+                        site,
                         second: None,
                         expires,
                     },
@@ -178,6 +185,7 @@ impl Meetings {
         };
         self.expiring.remove(&(meeting.expires, *tag));
         self.clients.give_back(&meeting.first.client.identity);
+        self.sites.give_back(&meeting.site);
     }
 }
 
@@ -190,6 +198,16 @@ mod tests {
             identity: PeerKey::from_bytes([n; 32]),
             v6: false,
         }
+    }
+
+    /// The client, at some address.
+    fn near(client: ClientId) -> (ClientId, Site) {
+        from(client, "192.0.2.1")
+    }
+
+    fn from(client: ClientId, address: &str) -> (ClientId, Site) {
+        let network = natpunch_types::Network::of(address.parse().unwrap());
+        (client, network.site())
     }
 
     fn ms(n: u64) -> Time {
@@ -209,8 +227,12 @@ mod tests {
     #[test]
     fn both_are_told_one_moment_however_far_each_is() {
         let mut meetings = Meetings::default();
-        assert!(meetings.meet(client(1), [7; 16], 20, ms(0)).is_empty());
-        let told = meetings.meet(client(2), [7; 16], 300, ms(4_900));
+        assert!(
+            meetings
+                .meet(near(client(1)), [7; 16], 20, ms(0))
+                .is_empty()
+        );
+        let told = meetings.meet(near(client(2)), [7; 16], 300, ms(4_900));
         // 150 + 60 from now, less the way to each.
         assert_eq!(delays(&told), [(client(1), 200), (client(2), 60)]);
     }
@@ -218,39 +240,58 @@ mod tests {
     #[test]
     fn whoever_says_it_again_is_told_the_rest_of_the_time_and_nobody_fires_twice() {
         let mut meetings = Meetings::default();
-        meetings.meet(client(1), [7; 16], 0, ms(0));
-        meetings.meet(client(2), [7; 16], 0, ms(0));
+        meetings.meet(near(client(1)), [7; 16], 0, ms(0));
+        meetings.meet(near(client(2)), [7; 16], 0, ms(0));
         assert_eq!(
-            delays(&meetings.meet(client(1), [7; 16], 0, ms(20))),
+            delays(&meetings.meet(near(client(1)), [7; 16], 0, ms(20))),
             [(client(1), 40)]
         );
         for later in [61, 500, 1_059] {
-            assert!(meetings.meet(client(1), [7; 16], 0, ms(later)).is_empty());
-            assert!(meetings.meet(client(2), [7; 16], 0, ms(later)).is_empty());
+            assert!(
+                meetings
+                    .meet(near(client(1)), [7; 16], 0, ms(later))
+                    .is_empty()
+            );
+            assert!(
+                meetings
+                    .meet(near(client(2)), [7; 16], 0, ms(later))
+                    .is_empty()
+            );
         }
         assert!(
             !meetings.waits(&[7; 16]),
             "nobody is told that the other one is wanted"
         );
         // A third one is no side of it.
-        assert!(meetings.meet(client(3), [7; 16], 0, ms(30)).is_empty());
+        assert!(
+            meetings
+                .meet(near(client(3)), [7; 16], 0, ms(30))
+                .is_empty()
+        );
         // And then it is a new wish.
-        assert!(meetings.meet(client(1), [7; 16], 0, ms(2_000)).is_empty());
+        assert!(
+            meetings
+                .meet(near(client(1)), [7; 16], 0, ms(2_000))
+                .is_empty()
+        );
         assert!(meetings.waits(&[7; 16]));
-        assert_eq!(meetings.meet(client(2), [7; 16], 0, ms(2_000)).len(), 2);
+        assert_eq!(
+            meetings.meet(near(client(2)), [7; 16], 0, ms(2_000)).len(),
+            2
+        );
     }
 
     #[test]
     fn one_alone_or_too_early_meets_nobody() {
         let mut meetings = Meetings::default();
-        meetings.meet(client(1), [7; 16], 0, ms(0));
+        meetings.meet(near(client(1)), [7; 16], 0, ms(0));
         assert!(
             meetings
                 .meet(
-                    ClientId {
+                    near(ClientId {
                         v6: true,
                         ..client(1)
-                    },
+                    }),
                     [7; 16],
                     0,
                     ms(1)
@@ -258,8 +299,12 @@ mod tests {
                 .is_empty(),
             "its other family"
         );
-        assert!(meetings.meet(client(2), [8; 16], 0, ms(1)).is_empty());
-        assert!(meetings.meet(client(2), [7; 16], 0, ms(5_001)).is_empty());
+        assert!(meetings.meet(near(client(2)), [8; 16], 0, ms(1)).is_empty());
+        assert!(
+            meetings
+                .meet(near(client(2)), [7; 16], 0, ms(5_001))
+                .is_empty()
+        );
         meetings.forget(ms(20_000));
         assert!(meetings.is_empty() && meetings.expiring.is_empty() && meetings.clients.len() == 0);
     }
@@ -270,11 +315,11 @@ mod tests {
         for n in 0..5_000_u16 {
             let mut tag = [0; 16];
             tag[..2].copy_from_slice(&n.to_be_bytes());
-            meetings.meet(client(1), tag, u16::MAX, ms(0));
+            meetings.meet(near(client(1)), tag, u16::MAX, ms(0));
         }
         assert_eq!(meetings.by_tag.len(), MAX_OF_ONE);
-        meetings.meet(client(2), [0xff; 16], 0, ms(0));
-        let told = meetings.meet(client(3), [0xff; 16], u16::MAX, ms(0));
+        meetings.meet(near(client(2)), [0xff; 16], 0, ms(0));
+        let told = meetings.meet(near(client(3)), [0xff; 16], u16::MAX, ms(0));
         assert_eq!(
             delays(&told),
             [(client(2), 1_060), (client(3), 60)],
@@ -282,5 +327,34 @@ mod tests {
         );
         meetings.remove_if(|who| *who == client(1).identity);
         assert_eq!((meetings.by_tag.len(), meetings.clients.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_clients_of_one_site_leave_room_for_others() {
+        let mut meetings = Meetings::default();
+        let numbered = |n: u32| {
+            let mut bytes = [9; 32];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            let identity = PeerKey::from_bytes(bytes);
+            ClientId {
+                identity,
+                v6: false,
+            }
+        };
+        let tag = |n: u32| {
+            let mut tag = [0; 16];
+            tag[..4].copy_from_slice(&n.to_be_bytes());
+            tag
+        };
+        // As many clients as it takes, all of one /24.
+        for n in 0..2 * MAX_MEETINGS as u32 {
+            let address = format!("198.51.100.{}", n % 256);
+            meetings.meet(from(numbered(n), &address), tag(n), 0, ms(0));
+        }
+        assert_eq!(meetings.len(), MAX_MEETINGS / 2);
+        meetings.meet(near(client(1)), [7; 16], 0, ms(1));
+        assert!(meetings.waits(&[7; 16]), "no room for another site");
+        meetings.forget(ms(60_000));
+        assert_eq!((meetings.len(), meetings.sites.len()), (0, 0));
     }
 }

@@ -28,7 +28,6 @@ mod relays;
 mod responder;
 mod seals;
 mod session;
-mod usage;
 
 use egress::Departure;
 pub use limits::Limits;
@@ -657,7 +656,12 @@ impl<R: CryptoRng> Server<R> {
                     round_trip_ms,
                     mailbox,
                 } => {
-                    let fires = self.meetings.meet(*client, tag, round_trip_ms, now);
+                    let fires = self.meetings.meet(
+                        (*client, sender.network().site()),
+                        tag,
+                        round_trip_ms,
+                        now,
+                    );
                     self.counters.met += u64::from(fires.len() > 1);
                     if self.meetings.waits(&tag) {
                         let readers = self.mailboxes.readers(client, &mailbox, now);

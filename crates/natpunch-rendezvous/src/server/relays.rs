@@ -11,12 +11,12 @@ use rand_core::CryptoRng;
 use super::Limits;
 use super::responder::SecretNumber;
 use super::session::{ClientId, Pushes, Sender};
-use super::usage::Usage;
 use crate::crypto::{self, Key};
 use crate::frame::{Notice, RelayState};
-use crate::network::{Network, Site};
 use crate::relay::{Command, Event, Port};
 use crate::wire::Tag;
+use natpunch_types::Usage;
+use natpunch_types::{Network, Site};
 
 /// How long a wish is good after it was last said.
 const LIFETIME: Duration = Duration::from_secs(150);

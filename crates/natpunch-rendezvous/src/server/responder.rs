@@ -19,11 +19,11 @@ use super::{Counters, Limits, read_key};
 use crate::crypto::{
     self, HelloKeys, Key, open_message, open_random, seal_message, seal_random, short_mac, split,
 };
-use crate::network::Network;
 use crate::wire::{
     CONFIRM_HEADER_LEN, CookieBytes, HEADER_LEN, HELLO_PAYLOAD_LEN, Kind, MAC1_AT, MAC2_AT, Reader,
     TICKET_TEXT_LEN, WELCOME_LEN, put_address,
 };
+use natpunch_types::Network;
 
 /// How long a ticket is good.
 const TICKET_LIFETIME: Duration = Duration::from_secs(10);
@@ -412,7 +412,7 @@ impl Responder {
     fn network(&self, source: SocketAddr) -> usize {
         let hash: [u8; 8] = short_mac(
             &self.network_key,
-            &[&Network::of(source.ip()).0.to_be_bytes()],
+            &[&Network::of(source.ip()).bits().to_be_bytes()],
         );
         (u64::from_be_bytes(hash) % NETWORKS as u64) as usize
     }

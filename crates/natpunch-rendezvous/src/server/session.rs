@@ -6,17 +6,15 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
-use natpunch_types::{Bucket, PeerKey, Rate, ReplayWindow, Time};
+use natpunch_types::{Bucket, Network, PeerKey, Rate, ReplayWindow, Site, Time, Usage};
 use slab::Slab;
 
 use super::egress::{Departure, Egress, cost, pace};
 use super::responder::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
-use super::usage::Usage;
 use super::{BUSY_COUNTER, Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};
-use crate::network::{Network, Site};
 use crate::wire::{Kind, SESSION_HEADER_LEN};
 
 /// A client that sleeps is heard when it wakes, and its records must be waiting. What leaves until

@@ -151,6 +151,30 @@ fn a_hundred_thousand_made_up_keys_evict_nobody() {
 }
 
 #[test]
+fn the_keys_of_one_site_leave_room_for_others() {
+    let mut server = Server::new(Config {
+        max_keys: 100,
+        ..Config::default()
+    });
+    for n in 0..200 {
+        server.handle_datagram(
+            at(n, 9),
+            &request(key(n), key(1)),
+            Time::from_origin(SECOND),
+        );
+    }
+    assert_eq!(server.registered(), 50);
+    server.handle_datagram(
+        at(256, 9),
+        &request(key(1000), key(1)),
+        Time::from_origin(SECOND),
+    );
+    assert_eq!(server.registered(), 51, "no room for another site");
+    server.handle_timeout(Time::from_origin(SECOND * 2_000));
+    assert_eq!(server.sites.len(), 0);
+}
+
+#[test]
 fn one_source_holds_few_keys_and_asks_at_a_bounded_rate() {
     let mut server = Server::new(Config::default());
     for n in 0..800 {

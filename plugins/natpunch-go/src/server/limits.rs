@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use natpunch_types::{Bucket, Rate, Time};
+use natpunch_types::{Bucket, Network, Rate, Site, Time, Usage};
 use rand_core::RngCore;
 
 /// The part of an address that one customer of a provider can't change at will: an IPv4 address, an
@@ -29,6 +29,10 @@ impl Prefix {
     }
 }
 
+fn site(source: SocketAddr) -> Site {
+    Network::of(source.ip()).site()
+}
+
 /// At least one, whatever the settings say.
 fn rate(per_second: u32, burst: u32) -> Rate {
     Rate::per_second(per_second.max(1).into(), burst.max(1).into())
@@ -46,6 +50,8 @@ pub(super) struct Limits {
     keys: [u64; 3],
     /// How many registrations each prefix has. Bounded by the number of registrations.
     known: HashMap<Prefix, u32>,
+    /// How many registrations each site has.
+    sites: Usage<Site>,
 }
 
 impl Limits {
@@ -59,7 +65,14 @@ impl Limits {
             buckets: vec![Bucket::default(); 1 << Self::BUCKETS_LOG2].into(),
             keys: [rng.next_u64(), rng.next_u64() | 1, rng.next_u64() | 1],
             known: HashMap::new(),
+            sites: Usage::default(),
         }
+    }
+
+    /// Whether the site of `source` may have one more registration, where so much room is left:
+    /// however many addresses one has, others find room.
+    pub(super) fn leaves_room(&self, source: SocketAddr, left: usize) -> bool {
+        self.sites.leaves_room(&site(source), left)
     }
 
     /// Whether a handshake from `source` may be worked on now.
@@ -76,12 +89,14 @@ impl Limits {
     /// A registration now lives at `source`.
     pub(super) fn add_known(&mut self, source: SocketAddr) {
         *self.known.entry(Prefix::of(source)).or_default() += 1;
+        self.sites.take(site(source));
     }
 
     /// A registration at `source` ended.
     pub(super) fn remove_known(&mut self, source: SocketAddr) {
         let prefix = Prefix::of(source);
         if let Some(count) = self.known.get_mut(&prefix) {
+            self.sites.give_back(&site(source));
             *count -= 1;
             if *count == 0 {
                 self.known.remove(&prefix);
@@ -154,5 +169,6 @@ mod tests {
         limits.remove_known(at);
         limits.remove_known(at);
         assert!(limits.known.is_empty());
+        assert_eq!(limits.sites.len(), 0);
     }
 }

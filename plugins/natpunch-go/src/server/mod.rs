@@ -41,7 +41,8 @@ pub struct Config {
     pub private_key: SecretKey,
     /// Which keys may register. `None`: any, up to [`max_keys`](Self::max_keys).
     pub allowed: Option<BTreeSet<PeerKey>>,
-    /// How many keys may be registered at once. Further ones are refused.
+    /// How many keys may be registered at once. Further ones are refused, and those of one IPv4 /24 or
+    /// IPv6 /48 never have more than they leave to all others.
     pub max_keys: usize,
     /// How many handshakes may wait for their first request. The oldest gives way to the newest.
     pub max_pending: usize,
@@ -324,7 +325,7 @@ impl<R: RngCore + CryptoRng> Server<R> {
                 self.counters.replayed += 1;
                 return None;
             }
-            None if self.clients.len() >= self.max_keys => {
+            None if !self.has_room(source) => {
                 self.counters.full += 1;
                 return None;
             }
@@ -408,16 +409,22 @@ impl<R: RngCore + CryptoRng> Server<R> {
         Some(Reply(reply))
     }
 
+    /// Whether one more key may register from there.
+    fn has_room(&self, source: SocketAddr) -> bool {
+        let left = self.max_keys.saturating_sub(self.clients.len());
+        self.limits.leaves_room(source, left)
+    }
+
     /// Key and address of this session are proven: publish it.
     fn confirm(&mut self, index: u32, now: Time) -> Option<()> {
-        let session = self.sessions.get_mut(&index)?;
+        let session = self.sessions.get(&index)?;
         let (key, source, handshake) = (session.key, session.source, session.handshake);
-        if !self.clients.contains_key(&key) && self.clients.len() >= self.max_keys {
+        if !self.clients.contains_key(&key) && !self.has_room(source) {
             self.counters.full += 1;
             self.sessions.remove(&index);
             return None;
         }
-        session.confirmed = true;
+        self.sessions.get_mut(&index)?.confirmed = true;
         let client = self.clients.entry(key).or_default();
         client.handshakes.rotate_right(1);
         if let Some(newest) = client.handshakes.first_mut() {

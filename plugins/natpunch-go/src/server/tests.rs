@@ -12,6 +12,11 @@ fn at(n: u32) -> SocketAddr {
     (Ipv4Addr::from(0x0b00_0000 + n), 51820).into()
 }
 
+/// The same, each in a /24 of its own.
+fn far(n: u32) -> SocketAddr {
+    (Ipv4Addr::from(0x0c00_0000 + (n << 8)), 51820).into()
+}
+
 fn secret(n: u32) -> SecretKey {
     let mut bytes = [9; 32];
     bytes[..4].copy_from_slice(&n.to_be_bytes());
@@ -361,9 +366,9 @@ fn made_up_keys_fill_the_table_and_evict_nobody() {
     let (mut a, mut b) = pair(&mut server);
     for n in 10..200 {
         let mut made_up = Caller::new(n);
-        if made_up.connect(&mut server, at(n), SECOND) && n % 2 == 0 {
+        if made_up.connect(&mut server, far(n), SECOND) && n % 2 == 0 {
             let key = a.key();
-            made_up.ask(&mut server, at(n), key, SECOND);
+            made_up.ask(&mut server, far(n), key, SECOND);
         }
         assert!(
             server.pending.len() <= 20 && server.clients.len() <= 50 && server.sessions.len() <= 70
@@ -593,6 +598,29 @@ fn a_key_learns_only_where_those_are_who_asked_for_it() {
         stranger.ask(&mut server, at(3), own, SECOND),
         Some(Some(at(3)))
     );
+}
+
+#[test]
+fn made_up_keys_of_one_site_leave_room_for_others() {
+    let mut server = Server::new(
+        Config {
+            max_keys: 100,
+            ..config()
+        },
+        rng(0),
+    )
+    .unwrap();
+    let mut register = |n: u32, from: SocketAddr| {
+        let mut caller = Caller::new(n);
+        if caller.connect(&mut server, from, SECOND) {
+            caller.ask(&mut server, from, PeerKey::from_bytes([1; 32]), SECOND);
+        }
+        server.registered()
+    };
+    // As many keys as it takes, from all addresses of one /24.
+    let taken = (0..200).map(|n| register(n, at(n))).max();
+    assert_eq!(taken, Some(50));
+    assert_eq!(register(1_000, far(1)), 51, "no room for another site");
 }
 
 /// G14: what is remembered of consent has a bound too.

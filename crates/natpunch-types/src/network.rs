@@ -4,18 +4,25 @@ use std::net::IpAddr;
 
 /// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
 /// that begin with 32 zero bits are nobody's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Network(pub(crate) u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network(u64);
 
 impl Network {
-    pub(crate) fn of(ip: IpAddr) -> Self {
+    /// The network of an address.
+    pub fn of(ip: IpAddr) -> Self {
         Self(match ip {
             IpAddr::V4(ip) => ip.to_bits().into(),
             IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
         })
     }
 
-    pub(crate) fn site(self) -> Site {
+    /// The bits that tell it from every other.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The site that it is part of.
+    pub fn site(self) -> Site {
         // IPv4 is what has 32 zero bits in front.
         let bits = if self.0 >> 32 == 0 { 8 } else { 16 };
         Site(self.0 >> bits << bits)
@@ -23,8 +30,8 @@ impl Network {
 }
 
 /// What one subscriber may have many networks of: an IPv4 /24, or an IPv6 /48.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Site(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site(u64);
 
 #[cfg(test)]
 mod tests {

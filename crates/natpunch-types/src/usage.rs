@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 const FEW: usize = 16;
 
 /// The shares of all who have one.
-pub(super) struct Usage<K>(BTreeMap<K, usize>);
+#[derive(Debug)]
+pub struct Usage<K>(BTreeMap<K, usize>);
 
 impl<K> Default for Usage<K> {
     fn default() -> Self {
@@ -15,23 +16,28 @@ impl<K> Default for Usage<K> {
 }
 
 impl<K: Ord> Usage<K> {
-    pub(super) fn of(&self, who: &K) -> usize {
+    /// How much this one has.
+    pub fn of(&self, who: &K) -> usize {
         self.0.get(who).copied().unwrap_or_default()
     }
 
-    pub(super) fn take(&mut self, who: K) {
+    /// One more is this one's.
+    pub fn take(&mut self, who: K) {
         self.take_many(who, 1);
     }
 
-    pub(super) fn take_many(&mut self, who: K, count: usize) {
+    /// So many more are this one's.
+    pub fn take_many(&mut self, who: K, count: usize) {
         *self.0.entry(who).or_default() += count;
     }
 
-    pub(super) fn give_back(&mut self, who: &K) {
+    /// This one has one less.
+    pub fn give_back(&mut self, who: &K) {
         self.give_back_many(who, 1);
     }
 
-    pub(super) fn give_back_many(&mut self, who: &K, count: usize) {
+    /// This one has so many less.
+    pub fn give_back_many(&mut self, who: &K, count: usize) {
         if let Some(share) = self.0.get_mut(who) {
             *share = share.saturating_sub(count);
             if *share == 0 {
@@ -44,12 +50,13 @@ impl<K: Ord> Usage<K> {
     /// others. So one alone has half at most, and however many take what they can, the next to come
     /// still finds as much as each of them has (dynamic thresholds, as Choudhury and Hahne use them
     /// for shared buffers). So few as [`FEW`] it may have while there is any.
-    pub(super) fn leaves_room(&self, who: &K, left: usize) -> bool {
+    pub fn leaves_room(&self, who: &K, left: usize) -> bool {
         left > 0 && self.of(who) < left.max(FEW)
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    /// How many have any.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 }
