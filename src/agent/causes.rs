@@ -214,6 +214,7 @@ mod tests {
             local: None,
             relayed_by: Vec::new(),
             relay_reason: None,
+            strategy: None,
             relay: RelayUse::Off,
             endpoint: None,
             rtt: None,

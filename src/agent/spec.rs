@@ -145,11 +145,15 @@ impl Anew {
     }
 }
 
-/// Every STUN server that the file names, `HOST:PORT`.
+/// Every STUN server that the file names, `HOST:PORT`: the servers of natpunch's own rendezvous,
+/// which answer STUN on their port, too. They alone show how the NAT hands out ports.
 pub(crate) fn stun_servers(node: &NodeConfig) -> Vec<String> {
     let mut servers = node.stun_servers.clone();
     for discovery in &node.discovery {
         servers.extend(discovery.about.stun.iter().cloned());
+        if discovery.about.abilities.meetings {
+            servers.extend(discovery.about.servers.iter().cloned());
+        }
     }
     servers.sort();
     servers.dedup();

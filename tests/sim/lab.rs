@@ -6,7 +6,7 @@ use std::time::Duration;
 use natpunch_core::{PathKind, PeerState};
 use natpunch_sim::{
     DiscoveryConfig, GatewayConfig, GatewayId, HostId, LinkConfig, NatConfig, Network, SegmentId,
-    World,
+    ServerAddress, World,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -212,18 +212,50 @@ impl Lab {
         b: impl Into<Side>,
         links: &[LinkConfig],
     ) -> Self {
+        let config = |servers: &[ServerAddress]| DiscoveryConfig {
+            servers: servers.to_vec(),
+            ..DiscoveryConfig::default()
+        };
+        Self::with_servers_and(seed, (a.into(), b.into()), UPLINK, links, config)
+    }
+
+    /// The same of nodes that ask the servers by STUN, too, and can pin other source ports to
+    /// WireGuard's.
+    pub(crate) fn punching(
+        seed: u64,
+        a: impl Into<Side>,
+        b: impl Into<Side>,
+        uplink: LinkConfig,
+        server: LinkConfig,
+    ) -> Self {
+        let config = |servers: &[ServerAddress]| DiscoveryConfig {
+            servers: servers.to_vec(),
+            stun: servers.iter().map(|server| server.address).collect(),
+            ..DiscoveryConfig::default()
+        };
+        let sides = (a.into(), b.into());
+        let mut lab = Self::with_servers_and(seed, sides, uplink, &[server], config);
+        lab.world.enable_pins(lab.a);
+        lab.world.enable_pins(lab.b);
+        lab
+    }
+
+    fn with_servers_and(
+        seed: u64,
+        (a, b): (Side, Side),
+        uplink: LinkConfig,
+        links: &[LinkConfig],
+        config: impl Fn(&[ServerAddress]) -> DiscoveryConfig,
+    ) -> Self {
         let mut world = World::new(seed);
         let add = |(number, link): (usize, &LinkConfig)| {
             let address = IpAddr::from([198, 51, 100, 1 + number as u8]);
             world.add_server(&format!("server{number}"), address, *link)
         };
-        let (servers, addresses): (Vec<_>, _) = links.iter().enumerate().map(add).unzip();
-        let place_a = side(&mut world, "gw-a", 1, &a.into(), UPLINK);
-        let place_b = side(&mut world, "gw-b", 2, &b.into(), UPLINK);
-        let config = DiscoveryConfig {
-            servers: addresses,
-            ..DiscoveryConfig::default()
-        };
+        let (servers, addresses): (Vec<_>, Vec<_>) = links.iter().enumerate().map(add).unzip();
+        let place_a = side(&mut world, "gw-a", 1, &a, uplink);
+        let place_b = side(&mut world, "gw-b", 2, &b, uplink);
+        let config = config(&addresses);
         let a = world.add_node(
             "a",
             place_a.segment,

@@ -20,6 +20,7 @@ mod matrix;
 mod outage;
 mod paths;
 mod poison;
+mod punch;
 mod relay;
 mod servers;
 mod timing;

@@ -1,6 +1,7 @@
 //! The paths on which one peer may answer, each with who offered it and what probing has shown.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, PathId, Route, is_mesh_lan};
@@ -271,7 +272,7 @@ impl Entry {
     }
 
     /// Some origin's word for it was authenticated.
-    fn is_sure(&self) -> bool {
+    pub(crate) fn is_sure(&self) -> bool {
         let mut claims = self.claims.iter();
         claims.any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
     }
@@ -430,6 +431,12 @@ impl Table {
         };
         self.entries.insert(offer.path, entry);
         Learned::New
+    }
+
+    /// Forgets the paths from source ports that are closed.
+    pub(crate) fn forget_ports(&mut self, is_open: impl Fn(NonZeroU16) -> bool) {
+        self.entries
+            .retain(|path, _| path.pin().is_none_or(&is_open));
     }
 
     /// Whether there is a place in the offer's class, or one was made.

@@ -14,7 +14,10 @@ use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
+use crate::pacer::Pacer;
 use crate::ports::SourcePorts;
+use crate::profile::NatProfile;
+use crate::sampling::Sampler;
 use crate::{Command, Event, Time, Transmit};
 
 /// Hosts of relays that are remembered.
@@ -97,6 +100,10 @@ pub(crate) struct Env {
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,
     pub(crate) ports: SourcePorts,
+    pub(crate) sampler: Sampler,
+    pub(crate) pacer: Pacer,
+    /// This node's NAT, of IPv4.
+    pub(crate) profile: NatProfile,
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.
     pub(crate) arranges: bool,
@@ -111,6 +118,11 @@ pub(crate) struct Env {
 }
 
 impl Env {
+    /// What was sampled just now is told with the next ping.
+    pub(crate) fn note_pattern(&mut self) {
+        self.profile.pattern = self.sampler.pattern();
+    }
+
     pub(crate) fn admit(&self, address: SocketAddr) -> Result<SocketAddr, Rejected> {
         admit(address, &self.overlay, |address| self.local.is_own(address))
     }

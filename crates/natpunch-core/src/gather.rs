@@ -235,6 +235,43 @@ impl Local {
         self.mappings.values().max().copied()
     }
 
+    /// How the NAT maps IPv4: what a server with two ports could tell, else what servers at several
+    /// addresses see together.
+    pub(crate) fn mapping_v4(&self) -> Option<Mapping> {
+        let seen: BTreeSet<SocketAddr> = self.mapped_v4().collect();
+        let dependent = self.mapping() == Some(Mapping::EndpointDependent);
+        let answered = self.mapped_v4().count();
+        match (self.mapping(), seen.len()) {
+            _ if dependent || seen.len() > 1 => Some(Mapping::EndpointDependent),
+            (None, 1) if answered > 1 => Some(Mapping::EndpointIndependent),
+            (known, _) => known,
+        }
+    }
+
+    /// Servers see this node at more than one IPv4 address.
+    pub(crate) fn has_pool_v4(&self) -> bool {
+        let reflexive = |(kind, address): (CandidateKind, SocketAddr)| {
+            let seen = kind == CandidateKind::Reflexive && address.is_ipv4();
+            seen.then_some(address.ip())
+        };
+        let seen: BTreeSet<IpAddr> = self.outside().filter_map(reflexive).collect();
+        seen.len() > 1
+    }
+
+    fn mapped_v4(&self) -> impl Iterator<Item = SocketAddr> {
+        let mapped = self.servers.values().filter_map(|server| server.mapped);
+        mapped.filter(|address| address.is_ipv4())
+    }
+
+    /// A STUN server of IPv4 that answers.
+    pub(crate) fn server_v4(&self) -> Option<SocketAddr> {
+        let answers = |(address, server): (&SocketAddr, &Server)| {
+            let seen = server.mapped.is_some_and(|mapped| mapped.is_ipv4());
+            (seen && address.is_ipv4()).then_some(*address)
+        };
+        self.servers.iter().find_map(answers)
+    }
+
     /// Where this node is to be found from outside of its network.
     fn outside(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
@@ -467,7 +504,7 @@ fn in_turns<T: Copy>(classes: &[Vec<T>], most: usize) -> Vec<T> {
         .collect()
 }
 
-fn fresh(rng: &mut impl RngCore) -> TransactionId {
+pub(crate) fn fresh(rng: &mut impl RngCore) -> TransactionId {
     let mut bytes = [0; 12];
     rng.fill_bytes(&mut bytes);
     TransactionId(bytes)

@@ -32,6 +32,7 @@
 //! that uses one goes on looking for a direct path, and leaves the relay as soon as one is proven.
 //! [`Interest::relay`](natpunch_types::Interest::relay) tells discovery what the pair wants of relays.
 
+mod about;
 mod burst;
 mod candidates;
 mod env;
@@ -40,13 +41,17 @@ mod gather;
 mod keys;
 mod mesh;
 mod output;
+mod pacer;
 mod path;
 mod peer;
 mod ports;
 mod probe;
+mod profile;
 mod record;
+mod sampling;
 mod spec;
 mod status;
+mod strategy;
 pub mod stun;
 mod wire;
 
@@ -55,4 +60,6 @@ pub use mesh::Mesh;
 pub use natpunch_types::Time;
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec, PunchSpec};
-pub use status::{CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus};
+pub use status::{
+    CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus, PunchStatus,
+};

@@ -17,13 +17,17 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
+use crate::pacer::Pacer;
 use crate::peer::{Peer, Search};
 use crate::ports::{Pinning, SourcePorts};
+use crate::profile::NatProfile;
 use crate::record::Contents;
+use crate::sampling::Sampler;
 use crate::{
     Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
 };
 
+mod nat;
 mod news;
 
 /// Pings per second of the whole node.
@@ -90,6 +94,8 @@ pub struct Mesh {
     interest: Notice<Arc<[Interest]>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
+    /// Samples of the NAT may be wanted then.
+    sample_due: Option<Time>,
     last_change: Option<Time>,
     pending_change: Option<Time>,
 }
@@ -114,6 +120,9 @@ impl Mesh {
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
                 ports: SourcePorts::default(),
+                sampler: Sampler::default(),
+                pacer: Pacer::new(spec.punch),
+                profile: NatProfile::default(),
                 out: Outbox::default(),
                 arranges: false,
                 relay_hosts: BTreeSet::new(),
@@ -129,6 +138,7 @@ impl Mesh {
             interest: Notice::default(),
             records: Notice::default(),
             record_counter: 0,
+            sample_due: None,
             last_change: None,
             pending_change: None,
             spec: MeshSpec {
@@ -152,6 +162,7 @@ impl Mesh {
         self.env.overlay.clone_from(&spec.overlay);
         let port_changed = spec.listen_port != self.spec.listen_port;
         self.env.local.set_listen_port(spec.listen_port);
+        self.env.pacer.set(spec.punch);
         let listed: BTreeMap<PeerKey, &PeerSpec> = spec
             .peers
             .iter()
@@ -261,6 +272,8 @@ impl Mesh {
         self.last_change = Some(now);
         self.pending_change = None;
         self.env.local.restart(&mut self.env.rng, now);
+        let Env { sampler, ports, .. } = &mut self.env;
+        sampler.restart(ports, &self.public_key);
         self.ask_stun(now);
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
@@ -293,6 +306,8 @@ impl Mesh {
             self.with_peer(&key, now, |peer, env| {
                 peer.handle_probe(path, destination, payload, env, now)
             });
+        } else if stun::is_stun(payload) && path.pin().is_some() {
+            self.handle_sample(path, payload, now);
         } else if stun::is_stun(payload) {
             let eager = self.is_eager();
             let was_known = self.env.local.has_reflexive();
@@ -404,6 +419,8 @@ impl Mesh {
         let peers = self.timers.first().map(|(time, _)| *time);
         let local = [
             self.env.local.next_timeout(),
+            self.env.sampler.next_timeout(),
+            self.sample_due,
             self.pending_change,
             self.interest.due,
             self.records.due,
@@ -423,6 +440,7 @@ impl Mesh {
             public_key: self.public_key,
             listen_port: self.spec.listen_port,
             mapping: self.env.local.mapping(),
+            punch: self.punch_status(now),
             local: self
                 .env
                 .local
@@ -535,6 +553,8 @@ impl Mesh {
 
     /// Tells discovery, and the shell, what changed.
     fn flush(&mut self, now: Time) {
+        self.sample(now);
+        self.note_profile(now);
         if let Some(ports) = self.env.ports.take_changed() {
             self.env.out.source_ports(ports);
         }
@@ -590,6 +610,7 @@ impl Mesh {
                 counter: self.record_counter,
                 lifetime: RECORD_LIFETIME,
                 candidates: candidates.clone(),
+                profile: self.env.profile,
             };
             let rng = &mut self.env.rng;
             // Who is to be reached through a relay only needs no address of ours.

@@ -170,6 +170,24 @@ pub enum Event {
         /// The path.
         path: PathId,
     },
+    /// What is tried where one port on each side is not enough.
+    StrategyBegun {
+        /// The peer.
+        peer: PeerKey,
+        /// Its name.
+        strategy: &'static str,
+        /// This side opens ports; else it looks for the peer's.
+        opens: bool,
+    },
+    /// It has led to no path.
+    StrategyFailed {
+        /// The peer.
+        peer: PeerKey,
+        /// Its name.
+        strategy: &'static str,
+        /// Packets that this side has sent.
+        sent: u32,
+    },
     /// No path was found; the next try comes later or when something changes.
     Unreachable {
         /// The peer.
@@ -193,7 +211,10 @@ impl Event {
     pub fn is_step(&self) -> bool {
         matches!(
             self,
-            Self::CandidateLearned { .. } | Self::PathProven { .. }
+            Self::CandidateLearned { .. }
+                | Self::PathProven { .. }
+                | Self::StrategyBegun { .. }
+                | Self::StrategyFailed { .. }
         )
     }
 
@@ -209,6 +230,8 @@ impl Event {
             | Self::PathLost { peer, .. }
             | Self::RelayWithdrawn { peer, .. }
             | Self::WireGuardBlocked { peer, .. }
+            | Self::StrategyBegun { peer, .. }
+            | Self::StrategyFailed { peer, .. }
             | Self::Unreachable { peer, .. } => Some(peer),
             Self::ReflexiveLearned { .. } => None,
         }
@@ -240,6 +263,22 @@ impl fmt::Display for Event {
                 f,
                 "probes are answered at {path} but WireGuard's handshake is not"
             ),
+            Self::StrategyBegun {
+                strategy, opens, ..
+            } => {
+                let part = if *opens {
+                    "opens ports"
+                } else {
+                    "looks for the peer's ports"
+                };
+                write!(f, "{strategy}: this side {part}")
+            }
+            Self::StrategyFailed { strategy, sent, .. } => {
+                write!(
+                    f,
+                    "{strategy} found no path ({sent} packets from this side)"
+                )
+            }
             Self::Unreachable {
                 reason, retry_in, ..
             } => write!(

@@ -19,6 +19,16 @@ pub(crate) enum Pinning {
     Impossible(String),
 }
 
+/// All source ports, each once, in an order that a seed names and that does not look like a scan.
+pub(crate) fn series(seed: u16) -> impl Iterator<Item = NonZeroU16> {
+    /// It has no divisor in common with the number of ports (2^3 * 3^4 * 7).
+    const STEP: u32 = 1_109;
+    let (low, high) = (*SOURCE_PORTS.start(), *SOURCE_PORTS.end());
+    let span = u32::from(high - low) + 1;
+    let port = move |n| low + ((u32::from(seed) + n * STEP) % span) as u16;
+    (0..span).map(port).filter_map(NonZeroU16::new)
+}
+
 /// The source ports in use. One port serves one peer at a time, so that what arrives at it, and
 /// what a NAT has mapped for it, concerns one pair only.
 #[derive(Debug, Default)]
@@ -32,14 +42,12 @@ pub(crate) struct SourcePorts {
 
 impl SourcePorts {
     /// Whether paths from these ports are of any use.
-    #[allow(dead_code)]
     pub(crate) fn are_of_use(&self) -> bool {
         self.pinning == Pinning::Possible
     }
 
     /// Opens so many ports for a peer, at random: fewer if there is no room for them, and none
     /// where they would be of no use.
-    #[allow(dead_code)]
     pub(crate) fn open(
         &mut self,
         peer: PeerKey,
@@ -50,23 +58,35 @@ impl SourcePorts {
             return Vec::new();
         }
         let room = MAX_SOURCE_PORTS.saturating_sub(self.owners.len());
-        let (low, high) = (*SOURCE_PORTS.start(), *SOURCE_PORTS.end());
-        let span = u32::from(high - low) + 1;
-        let start = rng.next_u32() % span;
-        // A step that has no divisor in common with the span (2^3 * 3^4 * 7) visits every port once,
-        // in an order that does not look like a scan.
-        const STEP: u32 = 1_109;
-        let ports = (0..span).map(|n| low + ((start + n * STEP) % span) as u16);
-        let free =
-            |port: &NonZeroU16| !self.owners.contains_key(port) && !self.refused.contains(port);
-        let opened: Vec<NonZeroU16> = ports
-            .filter_map(NonZeroU16::new)
-            .filter(free)
+        let opened: Vec<NonZeroU16> = series(rng.next_u32() as u16)
+            .filter(|port| self.is_free(*port))
             .take(count.min(room))
             .collect();
         self.owners.extend(opened.iter().map(|port| (*port, peer)));
         self.changed |= !opened.is_empty();
         opened
+    }
+
+    /// Opens the first ports of a [`series`] for a peer: all of them, or none.
+    pub(crate) fn open_series(
+        &mut self,
+        peer: PeerKey,
+        count: usize,
+        seed: u16,
+    ) -> Option<Vec<NonZeroU16>> {
+        let room = MAX_SOURCE_PORTS.saturating_sub(self.owners.len()) >= count;
+        let ports: Vec<NonZeroU16> = series(seed).take(count).collect();
+        let all_free = ports.iter().all(|port| self.is_free(*port));
+        if !(self.are_of_use() && room && all_free) {
+            return None;
+        }
+        self.owners.extend(ports.iter().map(|port| (*port, peer)));
+        self.changed = true;
+        Some(ports)
+    }
+
+    fn is_free(&self, port: NonZeroU16) -> bool {
+        !self.owners.contains_key(&port) && !self.refused.contains(&port)
     }
 
     /// Keeps a port open that is in use already.

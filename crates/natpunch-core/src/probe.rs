@@ -12,9 +12,14 @@
 //!   0  kind: 1 ping, 2 pong          12  session of the receiver as far as known, or 0
 //!   1  flags, see below              20  sequence number of the sender towards the receiver
 //!   2  number of hosts, zero         28  transaction (12)
-//!   4  session of the sender         40  pong: source address of the ping
+//!   4  session of the sender         40  pong: source address of the ping;
+//!                                        ping: what the sender says of itself
 //!                                    58  ping: up to 4 host addresses; zeros up to 136
 //! ```
+//!
+//! What the sender says of itself: version 1 (0: nothing), profile of its IPv4 NAT (6), the
+//! strategy under way (0: none), its stage, round (2), seed (2), zeros. A version that does not know
+//! it ignores it.
 //!
 //! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path;
 //! from the side that decides for the pair, this nominates it), 4 checking (the sender's WireGuard
@@ -35,6 +40,7 @@ pub(crate) use natpunch_types::PROBE_LEN;
 use natpunch_types::{PROBE_MAGIC, ProbeTag};
 use rand_core::RngCore;
 
+use crate::about::About;
 use crate::keys::Direction;
 use crate::wire::{ADDRESS_LEN, Reader, put_address};
 
@@ -91,6 +97,8 @@ pub(crate) struct Probe {
     pub(crate) to_session: u64,
     pub(crate) sequence: u64,
     pub(crate) transaction: Transaction,
+    /// In a ping: the sender's NAT, and what it does about the pair's.
+    pub(crate) about: Option<About>,
     /// In a pong: where the ping came from.
     pub(crate) observed: Option<SocketAddr>,
     /// In a ping: interface addresses of the sender.
@@ -129,7 +137,10 @@ impl Probe {
         plaintext.extend(self.to_session.to_be_bytes());
         plaintext.extend(self.sequence.to_be_bytes());
         plaintext.extend(self.transaction.0);
-        put_address(&mut plaintext, self.observed);
+        match self.about {
+            Some(about) if self.kind == Kind::Ping => plaintext.extend(about.to_bytes()),
+            _ => put_address(&mut plaintext, self.observed),
+        }
         for host in hosts {
             put_address(&mut plaintext, Some(*host));
         }
@@ -190,7 +201,8 @@ impl Probe {
             to_session: reader.u64()?,
             sequence: reader.u64()?,
             transaction: Transaction(reader.bytes()?),
-            observed: reader.address()?,
+            about: About::from_bytes(reader.0).filter(|_| kind == Kind::Ping),
+            observed: reader.address()?.filter(|_| kind == Kind::Pong),
             hosts: (0..hosts).map_while(|_| reader.address()?).collect(),
         })
     }

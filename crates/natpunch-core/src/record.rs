@@ -4,7 +4,9 @@
 //! back: the sealed text names the pair and the direction, carries a counter that only rises and a
 //! lifetime that counts from receipt, and is padded to one of two sizes. Layout: version 1, nonce
 //! (24), then sealed: version 1, counter (8), lifetime in seconds (4), number of candidates, then
-//! per candidate kind (1) and address (18); zeros; tag (16).
+//! per candidate kind (1) and address (18); zeros; tag (16). Kind 6 has the sender's NAT in the
+//! place of an address, as a ping says it; a version that does not know it skips it as a candidate
+//! of an unknown kind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +15,9 @@ use chacha20poly1305::{AeadInPlace as _, XNonce};
 use natpunch_types::{CandidateKind, SealedRecord};
 use rand_core::RngCore;
 
+use crate::about::About;
 use crate::keys::Direction;
+use crate::profile::NatProfile;
 use crate::wire::{ADDRESS_LEN, Reader, put_address};
 
 /// A record is believed no longer than this, whatever it says.
@@ -27,6 +31,8 @@ const MAC_LEN: usize = 16;
 const ENTRY_LEN: usize = 1 + ADDRESS_LEN;
 const SMALL: usize = 14 + 5 * ENTRY_LEN;
 const LARGE: usize = 14 + MAX_CANDIDATES * ENTRY_LEN;
+/// The kind of the entry that is no candidate.
+const KIND_PROFILE: u8 = 6;
 const LABEL: &[u8] = b"natpunch record v1";
 
 /// What a record says.
@@ -35,12 +41,17 @@ pub(crate) struct Contents {
     pub(crate) counter: u64,
     pub(crate) lifetime: Duration,
     pub(crate) candidates: Vec<(CandidateKind, SocketAddr)>,
+    /// What the sender knows of its NAT.
+    pub(crate) profile: NatProfile,
 }
 
 impl Contents {
     pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> SealedRecord {
-        let candidates = self.candidates.iter().take(MAX_CANDIDATES);
-        let size = if candidates.len() <= 5 { SMALL } else { LARGE };
+        let says_profile = self.profile != NatProfile::default();
+        let most = MAX_CANDIDATES - usize::from(says_profile);
+        let candidates = self.candidates.iter().take(most);
+        let count = candidates.len() + usize::from(says_profile);
+        let size = if count <= 5 { SMALL } else { LARGE };
         let mut text = Vec::with_capacity(size);
         text.push(VERSION);
         text.extend(self.counter.to_be_bytes());
@@ -49,7 +60,15 @@ impl Contents {
                 .unwrap_or(u32::MAX)
                 .to_be_bytes(),
         );
-        text.push(candidates.len() as u8);
+        text.push(count as u8);
+        if says_profile {
+            text.push(KIND_PROFILE);
+            let about = About {
+                profile: self.profile,
+                ..About::default()
+            };
+            text.extend(about.to_bytes());
+        }
         for (kind, address) in candidates {
             text.push(kind_code(*kind));
             put_address(&mut text, Some(*address));
@@ -100,8 +119,11 @@ impl Contents {
         let lifetime = Duration::from_secs(reader.u32()?.into()).min(MAX_LIFETIME);
         let count = usize::from(reader.u8()?).min(MAX_CANDIDATES);
         let mut candidates = Vec::with_capacity(count);
+        let mut profile = NatProfile::default();
         for _ in 0..count {
             let kind = reader.u8()?;
+            let about = About::from_bytes(reader.0).filter(|_| kind == KIND_PROFILE);
+            profile = about.map_or(profile, |about| about.profile);
             let address = reader.address()?;
             // A kind that this version does not know is skipped, not an error.
             candidates.extend(kind_from_code(kind).zip(address));
@@ -110,6 +132,7 @@ impl Contents {
             counter,
             lifetime,
             candidates,
+            profile,
         })
     }
 }
@@ -157,6 +180,7 @@ mod tests {
                 counter: 1,
                 lifetime: Duration::from_secs(said),
                 candidates: vec![],
+                profile: NatProfile::default(),
             };
             let record = contents.seal(
                 &ours.outbound,

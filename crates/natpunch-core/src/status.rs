@@ -16,10 +16,28 @@ pub struct MeshStatus {
     pub listen_port: u16,
     /// How the NAT before this node maps WireGuard's port, if some server could tell.
     pub mapping: Option<Mapping>,
+    /// What is known of the NAT's ports, and how much of the punch budget is used.
+    pub punch: PunchStatus,
     /// Where this node may be reached, as published to its peers.
     pub local: Vec<LocalStatus>,
     /// The peers, sorted by name, then key.
     pub peers: Vec<PeerStatus>,
+}
+
+/// The punch budget of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PunchStatus {
+    /// What is known of the NAT before this node, of IPv4, in words.
+    pub nat: String,
+    /// Whether this host can join another source port to WireGuard's.
+    pub pins: bool,
+    /// Packets to guessed ports in the last ten minutes.
+    pub used: u32,
+    /// How many they may be.
+    pub allowed: u32,
+    /// Why no port is guessed at this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub barred: Option<String>,
 }
 
 /// A candidate of this node.
@@ -74,6 +92,9 @@ pub struct PeerStatus {
     /// Why the path in use passes through a relay, unless the mesh file wants it so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay_reason: Option<String>,
+    /// The strategy that is under way to get past the pair's NATs, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
     /// Where the peer may be.
     pub candidates: Vec<CandidateStatus>,
 }

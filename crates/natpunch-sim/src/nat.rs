@@ -111,6 +111,8 @@ pub struct NatConfig {
     pub hairpin: bool,
     /// Most sessions at one time; a new one beyond is refused.
     pub table_size: usize,
+    /// New mappings a second of hosts that are not simulated, which a sequence of ports shows.
+    pub background: u32,
 }
 
 impl NatConfig {
@@ -125,6 +127,7 @@ impl NatConfig {
             unsolicited: Unsolicited::Drop,
             hairpin: false,
             table_size: 4096,
+            background: 0,
         }
     }
 
@@ -255,6 +258,10 @@ pub struct Nat {
     last_port: u16,
     block_start: u16,
     next_sweep: Duration,
+    /// When the last port of a sequence was handed out.
+    last_allocation: Duration,
+    /// Most sessions at one time so far.
+    peak: usize,
 }
 
 impl Nat {
@@ -273,6 +280,8 @@ impl Nat {
             last_port: random.port(LOWEST_PORT, u16::MAX),
             block_start,
             next_sweep: Duration::ZERO,
+            last_allocation: Duration::ZERO,
+            peak: 0,
         }
     }
 
@@ -303,6 +312,11 @@ impl Nat {
                 .values()
                 .filter(|expires| **expires > now)
                 .count()
+    }
+
+    /// Most sessions that it had at one time.
+    pub fn most_sessions(&self) -> usize {
+        self.peak
     }
 
     /// A packet from inside: the source that the outside sees.
@@ -373,9 +387,11 @@ impl Nat {
             && self.config.translates
             && self.config.unsolicited == Unsolicited::CreateState
         {
-            if self.sessions(now) >= self.config.table_size {
+            let sessions = self.sessions(now);
+            if sessions >= self.config.table_size {
                 return Err(Refusal::TableFull);
             }
+            self.peak = self.peak.max(sessions + 1);
             self.own_sessions.insert(
                 (remote, destination.port()),
                 now + self.config.timers.one_way,
@@ -474,9 +490,11 @@ impl Nat {
         now: Duration,
         random: &mut Random,
     ) -> Result<MappingKey, Refusal> {
-        if self.sessions(now) >= self.config.table_size {
+        let sessions = self.sessions(now);
+        if sessions >= self.config.table_size {
             return Err(Refusal::TableFull);
         }
+        self.peak = self.peak.max(sessions + 1);
         let scope = match self.config.mapping {
             _ if !self.config.translates => Scope::All,
             Mapping::EndpointIndependent => Scope::All,
@@ -569,6 +587,7 @@ impl Nat {
                 self.random_port(internal, remote, range, now, random)
             }
             Allocation::Sequential { step } => {
+                self.pass_background(step, now, random);
                 for _ in 0..u16::MAX {
                     self.last_port = match self.last_port.checked_add(step) {
                         Some(port) => port,
@@ -580,6 +599,26 @@ impl Nat {
                 }
                 Err(Refusal::TableFull)
             }
+        }
+    }
+
+    /// The sequence has gone on meanwhile, by what other hosts took.
+    fn pass_background(&mut self, step: u16, now: Duration, random: &mut Random) {
+        let elapsed = now
+            .saturating_sub(self.last_allocation)
+            .min(Duration::from_secs(60));
+        self.last_allocation = now;
+        if self.config.background == 0 {
+            return;
+        }
+        let expected = elapsed.as_secs_f64() * f64::from(self.config.background);
+        // Many short moments, each with one new mapping or none.
+        let moments = (expected * 10.0).ceil().max(1.0);
+        let taken = (0..moments as u64)
+            .filter(|_| random.chance(expected / moments))
+            .count();
+        for _ in 0..taken {
+            self.last_port = self.last_port.checked_add(step).unwrap_or(LOWEST_PORT);
         }
     }
 

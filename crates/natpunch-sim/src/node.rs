@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{
-    Abilities, Candidate, CandidateKind, HostAddress, HostNetwork, InstanceName, LinkRole, News,
-    PeerKey, Running,
+    Abilities, Candidate, CandidateKind, HostAddress, HostNetwork, InstanceName, LinkRole,
+    LocalSocket, News, PathId, PeerKey, Pins, Running,
 };
 
 use crate::client::{self, Clients, ServerAddress};
@@ -114,6 +115,10 @@ pub(crate) struct Node {
     pub(crate) asleep_until: Option<Duration>,
     /// The ports beside WireGuard's on which the agent receives.
     pub(crate) source_ports: BTreeSet<u16>,
+    /// Which of them WireGuard's packets to these addresses get; `None`: the host can't do that.
+    pub(crate) pins: Option<BTreeMap<SocketAddr, (PeerKey, u16)>>,
+    /// When a raw packet first left from this port to this address, of the last ten minutes.
+    pub(crate) flows: BTreeMap<(u16, SocketAddr), Duration>,
     pub(crate) record_counter: u64,
     pub(crate) events: Vec<(Duration, Event)>,
     /// When a raw packet that this peer truly sent last came from this address: the base of
@@ -143,6 +148,12 @@ pub(crate) fn host_network(addresses: &[IpAddr], bridges: &[IpAddr]) -> HostNetw
     }
 }
 
+/// The path from a source port of this host.
+pub(crate) fn path_from(port: u16, remote: SocketAddr) -> PathId {
+    let local = NonZeroU16::new(port).map_or(LocalSocket::WireguardPort, LocalSocket::SourcePort);
+    PathId { local, remote }
+}
+
 impl Node {
     pub(crate) fn new(
         key: PeerKey,
@@ -168,6 +179,8 @@ impl Node {
             wireguard_blocked: false,
             asleep_until: None,
             source_ports: BTreeSet::new(),
+            pins: None,
+            flows: BTreeMap::new(),
             record_counter: 0,
             events: Vec::new(),
             heard: BTreeMap::new(),
@@ -204,6 +217,13 @@ impl Node {
         let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
         mesh.set_record_counter_floor(self.record_counter);
         mesh.handle_instances(self.discovery.instances(1), time);
+        if let Some(pins) = &self.pins {
+            mesh.handle_pins(Pins::Available, time);
+            for (remote, (peer, port)) in pins {
+                let path = path_from(*port, *remote);
+                mesh.handle_pins(Pins::Found { peer: *peer, path }, time);
+            }
+        }
         // Before anything else is heard, the device: it may have live sessions.
         mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(&host_network(addresses, &self.bridges), time);
@@ -348,6 +368,35 @@ impl Node {
         self.agent
             .as_ref()
             .map(|agent| agent.mesh.status(self.clock(now)))
+    }
+
+    /// The port that WireGuard's packets to an address leave from.
+    pub(crate) fn port_towards(&self, to: SocketAddr) -> u16 {
+        let pins = self.pins.as_ref();
+        let pinned = pins.and_then(|pins| pins.get(&to)).map(|(_, port)| *port);
+        pinned.unwrap_or(self.device.listen_port())
+    }
+
+    /// Joins the path's port to WireGuard's, and no other for this peer. False if the host can't.
+    pub(crate) fn pin(&mut self, peer: PeerKey, path: PathId) -> bool {
+        let Some(pins) = &mut self.pins else {
+            return path.pin().is_none();
+        };
+        pins.retain(|_, (of, _)| *of != peer);
+        if let Some(port) = path.pin() {
+            pins.insert(path.remote, (peer, port.get()));
+        }
+        true
+    }
+
+    /// Counts what may be an entry of its own in a NAT; how many there are of the last ten minutes.
+    pub(crate) fn count_flow(&mut self, port: u16, to: SocketAddr, now: Duration) -> usize {
+        let lately = |at: &Duration| now.saturating_sub(*at) < Duration::from_secs(600);
+        if !self.flows.contains_key(&(port, to)) {
+            self.flows.retain(|_, at| lately(at));
+            self.flows.insert((port, to), now);
+        }
+        self.flows.len()
     }
 
     /// Counts a probe against the budget.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use natpunch_core::stun;
 use natpunch_rendezvous::Server as Core;
 use natpunch_rendezvous::relay::{Limits as RelayLimits, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Admission, Config, Limits, Via};
@@ -140,12 +141,11 @@ impl Server {
             .iter()
             .position(|port| *port == here.port())
         {
-            self.core.handle_datagram(
-                via(socket),
-                self.liar.seen(source),
-                &bytes,
-                Time::from_origin(now),
-            );
+            let (seen, time) = (self.liar.seen(source), Time::from_origin(now));
+            match stun::respond(&bytes, seen) {
+                Some(answer) => out.push(Packet::new(here, source, Payload::Raw(answer))),
+                None => self.core.handle_datagram(via(socket), seen, &bytes, time),
+            }
         }
         out.extend(self.drain(now));
         out

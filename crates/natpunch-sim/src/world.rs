@@ -20,7 +20,7 @@ use crate::client::{self, ServerAddress};
 use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
 use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
-use crate::node::{self, DiscoveryConfig, Node, host_network};
+use crate::node::{self, DiscoveryConfig, Node, host_network, path_from};
 use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
 use crate::random::Random;
 use crate::rendezvous;
@@ -29,6 +29,9 @@ use crate::wireguard::Device;
 
 /// Most probes of one host in one second.
 const PROBES_PER_SECOND: u64 = 250;
+/// Most flows (source port and destination) of one host in ten minutes: the punch budget's 2,048,
+/// and what ordinary probing needs.
+const FLOWS_PER_TEN_MINUTES: usize = 2_048 + 200;
 /// Most candidates that a core may keep of one peer.
 const CANDIDATES_PER_PEER: usize = 64;
 /// An answer proves a path for this long, as the core has it.
@@ -195,6 +198,24 @@ impl World {
     /// before its agent starts.
     pub fn set_bridges(&mut self, node: HostId, addresses: &[IpAddr]) {
         self.node_mut(node).bridges = addresses.to_vec();
+    }
+
+    /// Lets a node join other source ports to WireGuard's. To be called before its agent starts.
+    pub fn enable_pins(&mut self, node: HostId) {
+        self.node_mut(node).pins.get_or_insert_default();
+    }
+
+    /// Sets a node's punch budget. To be called before its agent starts.
+    pub fn set_punch(&mut self, node: HostId, punch: PunchSpec) {
+        self.node_mut(node).spec.punch = punch;
+    }
+
+    /// The source port that WireGuard's packets from `node` to `peer` leave from, if it is pinned.
+    pub fn pin(&self, node: HostId, peer: HostId) -> Option<u16> {
+        let key = self.key(peer);
+        let mut pins = self.nodes[&node].pins.iter().flatten();
+        let of_peer = pins.find(|(_, (of, _))| *of == key);
+        of_peer.map(|(_, (_, port))| *port)
     }
 
     /// Public key of a node.
@@ -584,10 +605,18 @@ impl World {
             self.check_third_party(host, &packet);
             return;
         };
-        if !node.awake() || packet.destination.port() != node.device.listen_port() {
+        let port = packet.destination.port();
+        let is_wireguards =
+            port == node.device.listen_port() || port == node.port_towards(packet.source);
+        if !node.awake() || !is_wireguards && !node.source_ports.contains(&port) {
             return;
         }
+        let path = match is_wireguards {
+            true => PathId::wireguard(packet.source),
+            false => path_from(port, packet.source),
+        };
         match packet.payload {
+            Payload::WireGuard(_) if !is_wireguards => {}
             Payload::WireGuard(_) if node.device_back_at.is_some() || node.wireguard_blocked => {}
             Payload::WireGuard(message) => node.device.handle_message(packet.source, message, now),
             Payload::Raw(bytes) => {
@@ -598,12 +627,7 @@ impl World {
                 if let Some(agent) = &mut node.agent {
                     let destination = Some(packet.destination.ip()).filter(|ip| !is_multicast(*ip));
                     agent.clients.handle_datagram(packet.source, &bytes, now);
-                    agent.mesh.handle_datagram(
-                        PathId::wireguard(packet.source),
-                        destination,
-                        &bytes,
-                        time,
-                    );
+                    agent.mesh.handle_datagram(path, destination, &bytes, time);
                 }
             }
             Payload::Rendezvous(message) => node.handle_answer(message, now),
@@ -707,6 +731,7 @@ impl World {
                 );
                 let node = self.node_mut(host);
                 let done = node.device_back_at.is_none()
+                    && node.pin(peer, path)
                     && node.device.set_endpoint(peer, endpoint, kick, now);
                 let time = node.clock(now);
                 if let Some(agent) = &mut node.agent {
@@ -729,26 +754,47 @@ impl World {
         let node = self.node_mut(host);
         node.count_probe(now);
         node.asked.insert(transmit.path.remote, now);
+        let port = match transmit.path.pin() {
+            Some(port) => port.get(),
+            None => node.port_towards(transmit.path.remote),
+        };
+        let flows = node.count_flow(port, transmit.path.remote, now);
         let busiest = node.busiest_second;
         if busiest > PROBES_PER_SECOND {
             self.violate(format!("host {}: {busiest} probes in one second", host.0));
         }
+        if flows > FLOWS_PER_TEN_MINUTES {
+            self.violate(format!("host {}: {flows} flows in ten minutes", host.0));
+        }
         let ttl = transmit.ttl.unwrap_or(DEFAULT_TTL);
         self.check_destination(host, transmit.path.remote);
-        self.send_from(
+        self.send_from_port(
             host,
-            transmit.source,
+            (transmit.source, port),
             transmit.path.remote,
             ttl,
             Payload::Raw(transmit.payload),
         );
     }
 
-    /// Sends from WireGuard's port; the source address is that of the route unless given.
+    /// Sends from WireGuard's port, or the one that is pinned to it on this way; the source address
+    /// is that of the route unless given.
     fn send_from(
         &mut self,
         host: HostId,
         source: Option<IpAddr>,
+        to: SocketAddr,
+        ttl: u8,
+        payload: Payload,
+    ) {
+        let port = self.nodes[&host].port_towards(to);
+        self.send_from_port(host, (source, port), to, ttl, payload);
+    }
+
+    fn send_from_port(
+        &mut self,
+        host: HostId,
+        (source, port): (Option<IpAddr>, u16),
         to: SocketAddr,
         ttl: u8,
         payload: Payload,
@@ -763,7 +809,6 @@ impl World {
         let Some(source) = source.or_else(routed) else {
             return;
         };
-        let port = self.nodes[&host].device.listen_port();
         let packet = Packet {
             ttl,
             ..Packet::new(SocketAddr::new(source, port), to, payload)

@@ -117,5 +117,6 @@ impl Peer {
             self.start_burst(path, Burst::Direct, now);
         }
         self.round.on_burst(now);
+        self.punching.on_fire(now);
     }
 }

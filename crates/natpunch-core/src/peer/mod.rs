@@ -5,6 +5,7 @@
 //! | [`Table`] | the paths on which the peer may answer, and what probing each has shown |
 //! | [`Prober`] | the conversation of pings and pongs: what awaits an answer, what was seen |
 //! | [`Round`] | where the search for a path is: probing, silent, resting |
+//! | [`Punching`] | which strategy is under way where one port on each side is not enough |
 //! | [`Meeting`] | the moments at which discovery makes both sides probe |
 //! | [`Choice`] | the path in use, what the peer says of its choice, and how the next is made |
 //! | [`Health`](health::Health) | whether the path in use is alive |
@@ -40,6 +41,7 @@ mod meeting;
 mod pinning;
 mod plain;
 mod probing;
+mod punching;
 mod receive;
 mod relaying;
 mod report;
@@ -59,6 +61,7 @@ use crate::burst::Burst;
 use crate::candidates::{Entry, Learned, Offer, Table};
 use crate::env::Env;
 use crate::keys::PairKeys;
+use crate::profile::NatProfile;
 use crate::record::Contents;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
@@ -66,6 +69,7 @@ use device::DeviceView;
 use meeting::Meeting;
 use plain::PlainTries;
 use probing::Prober;
+use punching::Punching;
 use relaying::Retreat;
 use round::Round;
 use selection::{Check, Choice, How, Scene, Selection};
@@ -124,6 +128,7 @@ struct Received {
     /// Who brought it last.
     origin: InstanceName,
     candidates: Vec<(CandidateKind, SocketAddr)>,
+    profile: NatProfile,
 }
 
 /// One peer's state.
@@ -135,6 +140,7 @@ pub(crate) struct Peer {
     prober: Prober,
     round: Round,
     meeting: Meeting,
+    punching: Punching,
     choice: Choice,
     retreat: Retreat,
     device: DeviceView,
@@ -160,6 +166,7 @@ impl Peer {
             prober: Prober::default(),
             round: Round::default(),
             meeting: Meeting::default(),
+            punching: Punching::default(),
             retreat: Retreat::default(),
             device: DeviceView::default(),
             plain: PlainTries::default(),
@@ -280,6 +287,7 @@ impl Peer {
             counter,
             lifetime,
             candidates,
+            profile,
         } = contents;
         let newest = self.record.as_ref();
         let known = newest.filter(|known| counter <= known.counter);
@@ -303,6 +311,7 @@ impl Peer {
             expires,
             origin: origin.clone(),
             candidates,
+            profile,
         };
         self.take_record(record, env, now);
         self.table.expire(self.keep(), now);
@@ -315,6 +324,7 @@ impl Peer {
     fn take_record(&mut self, record: Received, env: &mut Env, now: Time) {
         // A plain peer has none; what was left before it became one is for its successor.
         if self.spec.managed {
+            self.punching.on_peer_profile(record.profile);
             let origin = Origin::Discovery(record.origin.clone());
             for (kind, address) in &record.candidates {
                 let offer = Offer {
@@ -477,6 +487,7 @@ impl Peer {
         } else if let Some((path, reason)) = self.choice.next(&self.scene(now)) {
             self.select(path, reason, env, now);
         }
+        self.plan_punching(env, now);
     }
 
     fn select(&mut self, path: PathId, reason: EndpointReason, env: &mut Env, now: Time) {

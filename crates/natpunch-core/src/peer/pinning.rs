@@ -21,6 +21,11 @@ impl Peer {
         pin.unwrap_or(PathId::wireguard(remote))
     }
 
+    /// A pin leads elsewhere what would leave on this path.
+    pub(super) fn is_shadowed(&self, path: PathId) -> bool {
+        self.path_seen(path) != path
+    }
+
     /// The path by which a datagram came, in truth: at WireGuard's port what a pin has led there.
     pub(super) fn path_seen(&self, path: PathId) -> PathId {
         match path.local {

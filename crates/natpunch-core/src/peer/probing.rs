@@ -6,6 +6,7 @@ use std::time::Duration;
 use natpunch_types::{PathId, Rate, RateBudget, RelayPolicy, ReplayWindow};
 use rand_core::RngCore as _;
 
+use crate::about::{About, Word};
 use crate::burst::Burst;
 use crate::candidates::{Pending, PendingPing};
 use crate::env::Env;
@@ -86,6 +87,9 @@ pub(super) struct Prober {
     pending: Pending,
     remote: Option<Remote>,
     sequence: u64,
+    /// The transaction of the last ping, and the one that shots share.
+    last: Transaction,
+    shot: Transaction,
     /// Pings to paths that are not in use.
     checks: RateBudget,
     /// Answers to what may be a replay.
@@ -100,6 +104,8 @@ impl Default for Prober {
             pending: Pending::default(),
             remote: None,
             sequence: 0,
+            last: Transaction::default(),
+            shot: Transaction::default(),
             checks: RateBudget::new(Rate::per_second(CHECKS_PER_SECOND, MAX_CHECKS)),
             unsure: RateBudget::new(Rate::per_second(UNSURE_PER_SECOND, MAX_UNSURE)),
             seen_as: None,
@@ -173,6 +179,7 @@ impl Prober {
             to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
             sequence: self.sequence,
             transaction: Transaction::default(),
+            about: None,
             observed: None,
             hosts: Vec::new(),
         }
@@ -183,7 +190,7 @@ impl Prober {
         &mut self,
         path: PathId,
         says: Says,
-        hosts: Vec<SocketAddr>,
+        (hosts, word): (Vec<SocketAddr>, Word),
         keys: &PairKeys,
         env: &mut Env,
         now: Time,
@@ -192,10 +199,27 @@ impl Prober {
         let mut probe = self.probe(Kind::Ping, says, env.session);
         probe.transaction = transaction;
         probe.hosts = hosts;
+        probe.about = Some(About {
+            profile: env.profile,
+            word,
+        });
+        self.last = transaction;
         self.pending.push(PendingPing {
             transaction,
             path,
             sent: now,
+        });
+        probe.seal(&keys.outbound, &mut env.rng)
+    }
+
+    /// A ping with the transaction of the last one that awaits its pong: whichever of them arrives
+    /// is answered alike.
+    fn shot(&mut self, says: Says, word: Word, keys: &PairKeys, env: &mut Env) -> Vec<u8> {
+        let mut probe = self.probe(Kind::Ping, says, env.session);
+        probe.transaction = self.shot;
+        probe.about = Some(About {
+            profile: env.profile,
+            word,
         });
         probe.seal(&keys.outbound, &mut env.rng)
     }
@@ -247,9 +271,14 @@ impl Peer {
         for path in due {
             let selected = self.choice.is_selected(path);
             let has_family = env.local.can_reach(path.remote.ip());
+            let is_shadowed = self.is_shadowed(path);
             let Some(entry) = self.table.get_mut(&path) else {
                 continue;
             };
+            if is_shadowed {
+                entry.next_ping = None;
+                continue;
+            }
             if !entry.route_asked && has_family {
                 entry.route_asked = true;
                 env.out.find_route(self.spec.key, path.remote.ip());
@@ -363,7 +392,8 @@ impl Peer {
             RelayPolicy::Auto | RelayPolicy::Never => env.local.ping_hosts(),
         };
         let keys = self.keys.as_ref()?;
-        Some(self.prober.ping(path, says, hosts, keys, env, now))
+        let word = self.punching.word();
+        Some(self.prober.ping(path, says, (hosts, word), keys, env, now))
     }
 
     /// The bytes of the answer to a ping.
@@ -377,6 +407,27 @@ impl Peer {
         let says = self.says(path, now);
         let keys = self.keys.as_ref()?;
         Some(self.prober.pong(path, says, ping, keys, env))
+    }
+
+    /// The bytes of a shot at a port that may be the peer's. Of many shots one awaits a pong, which
+    /// tells the path that it came on.
+    pub(super) fn shot_ping(
+        &mut self,
+        path: PathId,
+        awaits: bool,
+        env: &mut Env,
+        now: Time,
+    ) -> Option<Vec<u8>> {
+        let says = self.says(path, now);
+        let word = self.punching.word();
+        let keys = self.keys.as_ref()?;
+        if !awaits {
+            return Some(self.prober.shot(says, word, keys, env));
+        }
+        let says_too = (Vec::new(), word);
+        let ping = self.prober.ping(path, says, says_too, keys, env, now);
+        self.prober.shot = self.prober.last;
+        Some(ping)
     }
 
     fn says(&self, path: PathId, now: Time) -> Says {

@@ -113,7 +113,13 @@ impl Peer {
         self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
         self.believe(path, ping, env, now);
         self.send_pong(path, destination, ping, env, now);
-        for host in &ping.hosts {
+        if let Some(about) = ping.about {
+            self.heed_about(about, env, now);
+        }
+        // A host address is reached without a NAT, so no other port than WireGuard's leads there
+        // better.
+        let hosts = ping.hosts.iter().filter(|_| path.pin().is_none());
+        for host in hosts {
             self.learn_from_peer(path.with_remote(*host), CandidateKind::Host, env, now);
         }
         if !known {

@@ -37,6 +37,9 @@ const UNRELIABLE: Duration = Duration::from_secs(60);
 /// figure.
 const RETREAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(320));
 
+/// How long the news of a choice is under way at least, or two round trips.
+const NEWS: Duration = Duration::from_millis(100);
+
 /// Retreats from direct paths to a relay.
 #[derive(Debug, Default)]
 pub(super) struct Retreat {
@@ -237,12 +240,14 @@ impl Peer {
             // A packet came past the relay that alone may be used.
             return on_relay && !moved_to_relay;
         }
+        // What the peer said before it could know of this side's choice says nothing of its own.
+        let chosen = selection.since + NEWS.max(self.rtt(path) * 2);
         // A packet that was still under way through a relay took it along. If the peer has chosen
         // that relay, or if this goes on and on, the other side means it.
         moved_to_relay
             && !on_relay
             && selection.restored < MAX_RESTORED
-            && !self.choice.peer_uses(path)
+            && !self.choice.peer_uses_since(path, chosen)
     }
 
     /// Brings WireGuard back to the path in use.

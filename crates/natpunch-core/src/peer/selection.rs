@@ -96,8 +96,8 @@ pub(super) struct Choice {
     pub(super) selection: Option<Selection>,
     /// The path that the controlling peer nominated last.
     nominated: Option<PathId>,
-    /// The path that the peer has chosen, as it last said.
-    peer_uses: Option<PathId>,
+    /// The path that the peer has chosen, as it last said, and when.
+    peer_uses: Option<(PathId, Time)>,
     ignores_nominations_until: Time,
     sign_of_life_after: Time,
 }
@@ -125,18 +125,21 @@ impl Choice {
 
     /// The peer says that it has chosen the same path as this side.
     pub(super) fn is_agreed(&self) -> bool {
-        self.peer_uses.is_some_and(|path| self.is_selected(path))
+        self.peer_uses
+            .is_some_and(|(path, _)| self.is_selected(path))
     }
 
-    pub(super) fn peer_uses(&self, path: PathId) -> bool {
-        self.peer_uses == Some(path)
+    /// The peer has said since this moment that it uses this path.
+    pub(super) fn peer_uses_since(&self, path: PathId, since: Time) -> bool {
+        self.peer_uses
+            .is_some_and(|(used, at)| used == path && at >= since)
     }
 
     /// What a fresh message of the peer says of the path that it came on.
     pub(super) fn on_peer_says(&mut self, path: PathId, in_use: bool, now: Time) {
         if in_use {
-            self.peer_uses = Some(path);
-        } else if self.peer_uses == Some(path) {
+            self.peer_uses = Some((path, now));
+        } else if self.peer_uses.is_some_and(|(used, _)| used == path) {
             self.peer_uses = None;
         }
         if in_use && !self.controlling && now >= self.ignores_nominations_until {
@@ -159,7 +162,7 @@ impl Choice {
     pub(super) fn bar(&mut self, path: PathId) {
         self.selection.take_if(|s| s.path == path);
         self.nominated.take_if(|nominated| *nominated == path);
-        self.peer_uses.take_if(|used| *used == path);
+        self.peer_uses.take_if(|(used, _)| *used == path);
     }
 
     /// Uses another path, on which nothing was shown to the peer yet.

@@ -39,6 +39,8 @@ timers! {
     Beacon,
     /// A ping to some path. It comes after the timers that plan pings for this moment.
     Ping,
+    /// A shot of a strategy, or its next step.
+    Punch,
     /// The next try of a plain peer, or the end of its session.
     Plain,
     /// The choice of the path, or what the pair wants of a relay, may come out differently though
@@ -65,6 +67,7 @@ impl Peer {
             Timer::Round => self.round.ends_at(),
             Timer::Beacon => self.round.next_beacon(),
             Timer::Ping => self.table.iter().filter_map(|(_, e)| e.next_ping).min(),
+            Timer::Punch => self.punching.wakes_at(),
             Timer::Choice => {
                 let selection = self.choice.selection.as_ref()?;
                 let entry = self.table.get(&selection.path);
@@ -86,6 +89,7 @@ impl Peer {
             Timer::Round => self.advance_round(env, now),
             Timer::Beacon => self.send_beacons(env, now),
             Timer::Ping => self.send_pings(env, now),
+            Timer::Punch => self.punch(env, now),
             // What they wait for is decided after all of them.
             Timer::Plain | Timer::Choice => {}
         }

@@ -1,0 +1,227 @@
+//! The node's punch budget: one pacer for all that is sent to guessed ports, whatever the peer.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use natpunch_types::{PeerKey, Rate, RateBudget};
+
+use crate::{PunchSpec, Time};
+
+/// The longest bound of the budget.
+const LONG: Duration = Duration::from_secs(600);
+/// What was sent is remembered in steps of this.
+const STEP: Duration = Duration::from_secs(1);
+/// Shots that leave at once at most.
+const BURST: u64 = 8;
+/// After a sign of harm nothing is guessed for this long.
+const REST: Duration = Duration::from_secs(600);
+
+/// Why nothing is sent to guessed ports at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// The mesh file says so.
+    Off,
+    /// A sweep of another peer is under way.
+    Busy,
+    /// The budget is used up until then.
+    Until(Time),
+    /// The network showed signs of harm; nothing is guessed until then.
+    Harm(Time),
+}
+
+/// Bounds of what this node sends to guessed ports.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    spec: PunchSpec,
+    rate: RateBudget,
+    /// When how many were sent, of the last ten minutes.
+    log: VecDeque<(Time, u32)>,
+    /// The one sweep that is under way, and towards which address.
+    sweep: Option<(PeerKey, IpAddr)>,
+    rests_until: Option<Time>,
+}
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self::new(PunchSpec::default())
+    }
+}
+
+impl Pacer {
+    pub(crate) fn new(spec: PunchSpec) -> Self {
+        // A fifth is left to the node's other probes, so that all together keep the rate.
+        let rate = u64::from(spec.rate) * 4 / 5;
+        Self {
+            rate: RateBudget::new(Rate::per_second(rate, BURST.min(rate))),
+            spec,
+            log: VecDeque::new(),
+            sweep: None,
+            rests_until: None,
+        }
+    }
+
+    /// Takes other bounds; what was sent counts on.
+    pub(crate) fn set(&mut self, spec: PunchSpec) {
+        if self.spec != spec {
+            let before = std::mem::replace(self, Self::new(spec));
+            self.log = before.log;
+            self.sweep = before.sweep;
+            self.rests_until = before.rests_until;
+        }
+    }
+
+    /// Whether ports are guessed at all.
+    pub(crate) fn sprays(&self) -> bool {
+        self.spec.spray && self.spec.rate > 0
+    }
+
+    pub(crate) fn per_round(&self) -> u32 {
+        self.spec.per_round
+    }
+
+    /// Sent in the last ten minutes.
+    pub(crate) fn used(&self, now: Time) -> u32 {
+        let lately = self.log.iter().filter(|(at, _)| now.since(*at) < LONG);
+        lately.map(|(_, count)| count).sum()
+    }
+
+    /// What may be sent in ten minutes.
+    pub(crate) fn allowed(&self) -> u32 {
+        self.spec.per_10_minutes
+    }
+
+    /// What bars every sweep at this moment.
+    pub(crate) fn barred(&self, now: Time) -> Option<Denied> {
+        if !self.sprays() {
+            return Some(Denied::Off);
+        }
+        if let Some(until) = self.rests_until.filter(|until| now < *until) {
+            return Some(Denied::Harm(until));
+        }
+        self.used_up_until(now).map(Denied::Until)
+    }
+
+    /// Begins a sweep towards an address.
+    pub(crate) fn begin(&mut self, peer: PeerKey, to: IpAddr, now: Time) -> Result<(), Denied> {
+        if let Some(denied) = self.barred(now) {
+            return Err(denied);
+        }
+        if self.sweep.is_some_and(|(other, _)| other != peer) {
+            return Err(Denied::Busy);
+        }
+        self.sweep = Some((peer, to));
+        Ok(())
+    }
+
+    /// The sweep is over.
+    pub(crate) fn end(&mut self, peer: &PeerKey) {
+        self.sweep.take_if(|(swept, _)| swept == peer);
+    }
+
+    /// Takes one shot at this address; when the next may be taken if not now.
+    pub(crate) fn take(&mut self, peer: &PeerKey, to: IpAddr, now: Time) -> Result<(), Denied> {
+        if self.sweep != Some((*peer, to)) {
+            return Err(Denied::Busy);
+        }
+        // A step is forgotten when its last shot may be.
+        let is_over = |(at, _): &(Time, u32)| now.since(*at) >= LONG + STEP;
+        while self.log.front().is_some_and(is_over) {
+            self.log.pop_front();
+        }
+        if let Some(until) = self.used_up_until(now) {
+            return Err(Denied::Until(until));
+        }
+        if !self.rate.take(now) {
+            let at = self.rate.available_at().unwrap_or(now + LONG);
+            return Err(Denied::Until(at));
+        }
+        match self.log.back_mut() {
+            Some((at, count)) if now.since(*at) < STEP => *count += 1,
+            _ => self.log.push_back((now, 1)),
+        }
+        Ok(())
+    }
+
+    /// The network suffers: nothing is guessed for a while.
+    pub(crate) fn on_harm(&mut self, now: Time) {
+        self.rests_until = Some(now + REST);
+        self.sweep = None;
+    }
+
+    /// Until when there is nothing left of the ten minutes' bound; `None` if something is.
+    fn used_up_until(&self, now: Time) -> Option<Time> {
+        let lately = || {
+            self.log
+                .iter()
+                .filter(|(at, _)| now.since(*at) < LONG + STEP)
+        };
+        let sent: u32 = lately().map(|(_, count)| count).sum();
+        let first = lately().map(|(at, _)| *at).next();
+        first
+            .filter(|_| sent >= self.spec.per_10_minutes)
+            .map(|at| at + LONG + STEP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn key(n: u8) -> PeerKey {
+        PeerKey::from_bytes([n; 32])
+    }
+
+    /// Shots that leave within this many seconds, one tried each millisecond.
+    fn shots(pacer: &mut Pacer, from: u64, seconds: u64) -> usize {
+        let times = (from * 1000..(from + seconds) * 1000).map(Time::from_millis);
+        times
+            .filter(|now| pacer.take(&key(1), HERE, *now).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn no_second_and_no_ten_minutes_see_more_than_their_bounds() {
+        let mut pacer = Pacer::default();
+        pacer.begin(key(1), HERE, Time::from_millis(1000)).unwrap();
+        let first = shots(&mut pacer, 1, 1);
+        assert!((190..=250).contains(&first), "{first}");
+        let rest = shots(&mut pacer, 2, 500);
+        assert_eq!(first + rest, 2048);
+        let denied = pacer.begin(key(1), HERE, Time::from_millis(502_000));
+        assert!(matches!(denied, Err(Denied::Until(at)) if at > Time::from_millis(600_000)));
+        assert_eq!(pacer.used(Time::from_millis(502_000)), 2048);
+        assert!(shots(&mut pacer, 601, 10) > 0);
+    }
+
+    #[test]
+    fn one_sweep_is_under_way_at_a_time_and_towards_one_address() {
+        let (mut pacer, now) = (Pacer::default(), Time::from_millis(1));
+        pacer.begin(key(1), HERE, now).unwrap();
+        assert_eq!(pacer.begin(key(2), HERE, now), Err(Denied::Busy));
+        let there = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(pacer.take(&key(1), there, now), Err(Denied::Busy));
+        assert_eq!(pacer.take(&key(1), HERE, now), Ok(()));
+        pacer.end(&key(1));
+        assert_eq!(pacer.begin(key(2), HERE, now), Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_guessed_after_a_sign_of_harm_or_where_the_mesh_file_forbids_it() {
+        let (mut pacer, now) = (Pacer::default(), Time::from_millis(1));
+        pacer.begin(key(1), HERE, now).unwrap();
+        pacer.on_harm(now);
+        assert!(pacer.take(&key(1), HERE, now).is_err());
+        assert!(matches!(
+            pacer.begin(key(1), HERE, now),
+            Err(Denied::Harm(_))
+        ));
+        pacer.set(PunchSpec {
+            spray: false,
+            ..PunchSpec::default()
+        });
+        assert_eq!(pacer.begin(key(1), HERE, now), Err(Denied::Off));
+    }
+}

@@ -1,0 +1,287 @@
+//! What is known of the NAT before a node: how it maps, and how it hands out ports.
+//!
+//! Each side measures its own NAT and tells the peer, sealed, in its record and in its pings. Both
+//! then look at the same two profiles, and so come to the same strategies and roles. A profile
+//! orders what is tried; it forbids nothing that costs nothing, since a class may be wrong.
+
+use std::fmt;
+
+use natpunch_types::Mapping;
+
+/// The bytes of one profile on the wire.
+pub(crate) const PROFILE_LEN: usize = 6;
+
+/// Samples from which a pattern other than a preserved port is told.
+pub(crate) const ENOUGH_SAMPLES: usize = 6;
+/// From one mapping to the next a sequential NAT moves by no more than this, other hosts' mappings
+/// included.
+const MAX_STRIDE: i32 = 256;
+/// A block is no longer than this: carriers give a customer 512 to 4,096 ports (RFC 7422), and a
+/// longer one is not worth a sweep.
+const MAX_BLOCK: u16 = 2_048;
+
+/// How a NAT chooses the outside port of a new mapping (RFC 4787, 4.2), as samples show it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// Too few samples.
+    #[default]
+    Unknown,
+    /// The port of the host.
+    Preserved,
+    /// The last port plus a step.
+    Sequential {
+        /// The port of the newest mapping that is known.
+        newest: u16,
+        /// From one mapping to the next.
+        step: i16,
+    },
+    /// Any port of a range.
+    Block {
+        /// Its first port, as far as can be told.
+        low: u16,
+        /// Its last port.
+        high: u16,
+    },
+    /// Any port.
+    Random,
+}
+
+impl Pattern {
+    /// The pattern of samples, in the order in which their mappings were made: the port of the host
+    /// and the port outside.
+    pub(crate) fn of(samples: &[(u16, u16)]) -> Self {
+        if samples.is_empty() {
+            return Self::Unknown;
+        }
+        if samples.iter().all(|(host, outside)| host == outside) {
+            return Self::Preserved;
+        }
+        if samples.len() < ENOUGH_SAMPLES {
+            return Self::Unknown;
+        }
+        let ports: Vec<u16> = samples.iter().map(|(_, outside)| *outside).collect();
+        Self::sequence(&ports)
+            .or_else(|| Self::block(&ports))
+            .unwrap_or(Self::Random)
+    }
+
+    fn sequence(ports: &[u16]) -> Option<Self> {
+        let strides = ports.windows(2).filter_map(|pair| match pair {
+            [first, second] => Some(i32::from(*second) - i32::from(*first)),
+            _ => None,
+        });
+        // Where the range ends a sequence begins anew: one stride of many may be out of line.
+        let (small, wild): (Vec<i32>, Vec<i32>) =
+            strides.partition(|stride| stride.abs() <= MAX_STRIDE);
+        let rises = small.iter().all(|stride| *stride > 0);
+        let falls = small.iter().all(|stride| *stride < 0);
+        if wild.len() > 1 || !(rises || falls) {
+            return None;
+        }
+        // Other hosts' mappings lie between ours, so each stride is a multiple of the step.
+        let step = small.iter().fold(0, |step, stride| gcd(step, stride.abs()));
+        let step = i16::try_from(if falls { -step } else { step }).ok()?;
+        Some(Self::Sequential {
+            newest: *ports.last()?,
+            step,
+        })
+    }
+
+    fn block(ports: &[u16]) -> Option<Self> {
+        let (low, high) = (*ports.iter().min()?, *ports.iter().max()?);
+        let spread = high - low;
+        // Of so many random samples the outermost lie about this far from the ends.
+        let margin = spread / u16::try_from(ports.len() - 1).ok()? * 2;
+        let length = u32::from(spread) + 2 * u32::from(margin);
+        (length < u32::from(MAX_BLOCK)).then(|| Self::Block {
+            low: low.saturating_sub(margin).max(1_024),
+            high: high.saturating_add(margin),
+        })
+    }
+
+    /// The same but for what each new mapping changes.
+    fn kind(self) -> Self {
+        match self {
+            Self::Sequential { step, .. } => Self::Sequential { newest: 0, step },
+            other => other,
+        }
+    }
+}
+
+fn gcd(a: i32, b: i32) -> i32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// One node's NAT, of one address family, and what the node can do about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NatProfile {
+    /// How it maps, if some server could tell.
+    pub(crate) mapping: Option<Mapping>,
+    /// How it hands out ports.
+    pub(crate) pattern: Pattern,
+    /// Servers see this node at several addresses: what one of them sees says little of another
+    /// destination.
+    pub(crate) pool: bool,
+    /// The node can join another source port to WireGuard's.
+    pub(crate) pins: bool,
+    /// The node guesses ports.
+    pub(crate) spray: bool,
+}
+
+impl fmt::Display for NatProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mapping {
+            None => f.write_str("mapping not known")?,
+            Some(mapping) => write!(f, "{mapping} mapping")?,
+        }
+        match self.pattern {
+            Pattern::Unknown => Ok(()),
+            Pattern::Preserved => f.write_str(", ports preserved"),
+            Pattern::Sequential { step, .. } => write!(f, ", ports in sequence, step {step}"),
+            Pattern::Block { low, high } => write!(f, ", ports of a block near {low} to {high}"),
+            Pattern::Random => f.write_str(", random ports"),
+        }?;
+        if self.pool {
+            f.write_str(", several addresses")?;
+        }
+        Ok(())
+    }
+}
+
+const POOL: u8 = 4;
+const PINS: u8 = 8;
+const SPRAY: u8 = 16;
+
+impl NatProfile {
+    /// Its mapping depends on the destination: nobody knows its port beforehand.
+    pub(crate) fn is_hard(&self) -> bool {
+        self.mapping == Some(Mapping::EndpointDependent)
+    }
+
+    /// Whether both call for the same strategies.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let kind = |profile: &Self| Self {
+            pattern: profile.pattern.kind(),
+            ..*profile
+        };
+        kind(self) == kind(other)
+    }
+
+    /// Bits of mapping (0 unknown, 1 independent, 2 dependent), pool, pins, spray; then the pattern
+    /// with its two numbers, big-endian. Zeros are a profile of which nothing is known.
+    pub(crate) fn to_bytes(self) -> [u8; PROFILE_LEN] {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let mapping = match self.mapping {
+            None => 0,
+            Some(Mapping::EndpointIndependent) => 1,
+            Some(Mapping::EndpointDependent) => 2,
+        };
+        let flags = mapping | bit(self.pool, POOL) | bit(self.pins, PINS) | bit(self.spray, SPRAY);
+        let (kind, [a, b], [c, d]) = match self.pattern {
+            Pattern::Unknown => (0, [0; 2], [0; 2]),
+            Pattern::Preserved => (1, [0; 2], [0; 2]),
+            Pattern::Sequential { newest, step } => (2, newest.to_be_bytes(), step.to_be_bytes()),
+            Pattern::Block { low, high } => (3, low.to_be_bytes(), high.to_be_bytes()),
+            Pattern::Random => (4, [0; 2], [0; 2]),
+        };
+        [flags, kind, a, b, c, d]
+    }
+
+    /// What a version does not know is unknown to it.
+    pub(crate) fn from_bytes(bytes: [u8; PROFILE_LEN]) -> Self {
+        let [flags, kind, a, b, c, d] = bytes;
+        let (first, second) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let step = i16::from_be_bytes([c, d]);
+        let is_stride = step != 0 && i32::from(step).abs() <= MAX_STRIDE;
+        Self {
+            mapping: match flags & 3 {
+                1 => Some(Mapping::EndpointIndependent),
+                2 => Some(Mapping::EndpointDependent),
+                _ => None,
+            },
+            pattern: match kind {
+                1 => Pattern::Preserved,
+                2 if is_stride => Pattern::Sequential {
+                    newest: first,
+                    step,
+                },
+                3 if first <= second && second - first < MAX_BLOCK => Pattern::Block {
+                    low: first,
+                    high: second,
+                },
+                4 => Pattern::Random,
+                _ => Pattern::Unknown,
+            },
+            pool: flags & POOL != 0,
+            pins: flags & PINS != 0,
+            spray: flags & SPRAY != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(outside: &[u16]) -> Vec<(u16, u16)> {
+        let hosts = 61_000..;
+        hosts.zip(outside.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_sequence_is_told_with_its_step_though_other_hosts_ports_lie_between() {
+        for (ports, step, newest) in [
+            ([4000, 4001, 4002, 4003, 4004, 4005], 1, 4005),
+            ([4000, 4002, 4006, 4008, 4016, 4018], 2, 4018),
+            ([4000, 3997, 3991, 3988, 3985, 3982], -3, 3982),
+            ([65_533, 65_534, 65_535, 1024, 1025, 1027], 1, 1027),
+        ] {
+            let expected = Pattern::Sequential { newest, step };
+            assert_eq!(Pattern::of(&samples(&ports)), expected, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_told_from_a_random_port_and_both_from_a_preserved_one() {
+        let block = Pattern::of(&samples(&[5100, 5400, 5010, 5333, 5222, 5060, 5480, 5301]));
+        assert!(
+            matches!(block, Pattern::Block { low, high } if low <= 5000 && high >= 5500),
+            "{block:?}"
+        );
+        let random = [60_001, 1100, 33_000, 9000, 45_678, 20_000];
+        assert_eq!(Pattern::of(&samples(&random)), Pattern::Random);
+        let kept: Vec<u16> = (61_000..61_006).collect();
+        assert_eq!(Pattern::of(&samples(&kept)), Pattern::Preserved);
+        assert_eq!(Pattern::of(&samples(&random[..3])), Pattern::Unknown);
+        assert_eq!(Pattern::of(&[]), Pattern::Unknown);
+    }
+
+    #[test]
+    fn a_profile_comes_back_from_its_bytes_and_nonsense_is_unknown() {
+        for pattern in [
+            Pattern::Unknown,
+            Pattern::Preserved,
+            Pattern::Sequential {
+                newest: 65_535,
+                step: -2,
+            },
+            Pattern::Block {
+                low: 5000,
+                high: 6023,
+            },
+            Pattern::Random,
+        ] {
+            let profile = NatProfile {
+                mapping: Some(Mapping::EndpointDependent),
+                pattern,
+                pool: true,
+                pins: false,
+                spray: true,
+            };
+            assert_eq!(NatProfile::from_bytes(profile.to_bytes()), profile);
+        }
+        for nonsense in [[3, 9, 1, 2, 3, 4], [0, 2, 1, 1, 0, 0], [0, 3, 9, 9, 1, 1]] {
+            assert_eq!(NatProfile::from_bytes(nonsense), NatProfile::default());
+        }
+    }
+}
