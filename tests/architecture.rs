@@ -380,6 +380,35 @@ fn is_unsafe(line: &str) -> bool {
         .any(|word| word == "unsafe")
 }
 
+/// A reader of one room need not know those that come after it.
+#[test]
+fn the_rooms_of_the_configuration_build_on_each_other() {
+    const ROOMS: [(&str, &[&str]); 7] = [
+        ("report", &[]),
+        ("file", &["report"]),
+        ("mesh", &["report", "file"]),
+        ("node", &["report", "file", "mesh"]),
+        ("lint", &["report", "file", "mesh"]),
+        ("edit", &["report", "file", "mesh", "load"]),
+        (
+            "wg_quick",
+            &["report", "file", "mesh", "load", "node", "edit"],
+        ),
+    ];
+    let source = root().join("crates/natpunch-config/src");
+    for (room, may_use) in ROOMS {
+        for file in sources(&source.join(room)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let used: BTreeSet<&str> = code(&text)
+                .flat_map(|(_, line)| line.split("crate::").skip(1))
+                .filter_map(|path| path.split("::").next())
+                .filter(|module| *module != room && !may_use.contains(module))
+                .collect();
+            assert!(used.is_empty(), "{}: {used:?}", file.display());
+        }
+    }
+}
+
 /// Sessions, records and tickets of a server whose machine slept are as old as the world says.
 #[test]
 fn the_server_has_no_clock_that_stands_still_in_sleep_or_is_set_by_somebody() {

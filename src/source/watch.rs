@@ -78,9 +78,10 @@ impl Watcher {
             }
         };
         let events = notify::recommended_watcher(handler)
-            .inspect_err(
-                |error| tracing::warn!(%error, "no file events: looking every {} s for changes", POLL.as_secs()),
-            )
+            .inspect_err(|error| {
+                let every = POLL.as_secs();
+                tracing::warn!(%error, "no file events: looking every {every} s for changes");
+            })
             .ok();
         let (keys, content, unsettled) = (Vec::new(), None, false);
         let mut watcher = Self {

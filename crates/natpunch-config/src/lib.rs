@@ -1,5 +1,5 @@
-//! The mesh file as a language: text, raw sections with their places, a checked mesh, and one node's
-//! part of it.
+//! The mesh file as a language: text, raw sections with their places, a checked mesh, and one
+//! node's part of it.
 //!
 //! [`load`] reads one TOML file, or a directory's `*.toml` files in lexical order, and gives the
 //! whole mesh or every error of every file at once. [`resolve_node`] then finds this host in it by
@@ -7,10 +7,10 @@
 //! comments; [`lint`] says what is allowed and likely not meant.
 //!
 //! The rooms build on each other: `report` (what is wrong, where, and what to do), `file` (text to
-//! raw sections), `mesh` (their meaning and its checks), `node` (this node's part, and its secrets),
-//! and then beside each other `lint`, `edit` and `wg_quick`. No plugin is known here: whoever loads a mesh hands in the [`Kind`]s that it may
-//! name. Files are read and written through [`natpunch_os`] and `std::fs`; there is no socket, no
-//! clock and no runtime.
+//! raw sections), `mesh` (their meaning and its checks), `node` (this node's part, and its
+//! secrets), and then beside each other `lint`, `edit` and `wg_quick`. No plugin is known here:
+//! whoever loads a mesh hands in the [`Kind`]s that it may name. Files are read and written through
+//! [`natpunch_os`] and `std::fs`; there is no socket, no clock and no runtime.
 
 mod edit;
 mod file;

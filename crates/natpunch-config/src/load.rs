@@ -225,7 +225,8 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     }
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ConfigError::of(file, "the file is empty").help(
-            "a mesh file begins with [mesh]; see docs/config.md, or examples/configs/two-nodes.toml for a first one",
+            "a mesh file begins with [mesh]; see docs/config.md, or \
+             examples/configs/two-nodes.toml for a first one",
         ));
     }
     Ok(bytes)

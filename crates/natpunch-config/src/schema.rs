@@ -15,8 +15,8 @@ pub fn schema(one_of_several: bool, kinds: &[Kind]) -> Value {
     let mut generator = SchemaSettings::draft2020_12()
         .with_transform(ForToml)
         .into_generator();
-    // The type's own definition knows no plugin. A generator makes each definition once, so this one
-    // is made first and then replaced.
+    // The type's own definition knows no plugin. A generator makes each definition once, so this
+    // one is made first and then replaced.
     generator.subschema_for::<RawDiscovery>();
     let discovery = discovery(kinds, &mut generator);
     let name = RawDiscovery::schema_name().into_owned();

@@ -23,5 +23,7 @@ pub use journal::{Change, Entry, Recorded, Watch};
 pub use login::Login;
 pub use machine::Rollout;
 pub use resume::{Resumed, Start};
-pub use watch::{Answers, Ask, watched};
-pub use words::{ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Settings};
+pub use watch::watched;
+pub use words::{
+    Answers, Ask, ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Settings,
+};

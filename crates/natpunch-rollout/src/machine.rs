@@ -10,8 +10,10 @@ use natpunch_types::{DeviceSnapshot, PeerKey, Time};
 use crate::caps::refusals;
 use crate::facts::{Hash, Release};
 use crate::journal::{Change, Entry, Watch, millis};
-use crate::watch::{Answers, Ask, CHECK_PAUSE, Guard, Verdict, Watchers};
-use crate::words::{ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Settings};
+use crate::watch::{CHECK_PAUSE, Guard, Verdict, Watchers};
+use crate::words::{
+    Answers, Ask, ConfirmError, Moment, Notice, Open, Output, Phase, Refused, Settings,
+};
 
 /// How long after a failure the journal is written again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use natpunch_types::{DeviceSnapshot, PeerKey, Time};
 
 use crate::facts::{Facts, Finds, Hash, Touch, effects};
 use crate::journal::Watch;
-use crate::words::Moment;
+use crate::words::{Answers, Moment};
 
 /// A new preshared key shows in the next handshake only, at the latest when the session ends
 /// (REJECT_AFTER_TIME is 180 s).
@@ -20,29 +20,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 const MOST_WATCHED: usize = 64;
 /// The pause between two questions to the peers that are not back.
 pub(crate) const CHECK_PAUSE: Duration = Duration::from_millis(300);
-
-/// A question to peers by ICMP echo. A peer of both lists is asked for a full packet only if it
-/// answers a small one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    /// Names the answer.
-    pub id: u64,
-    /// Who is asked by a small packet, which passes everywhere.
-    pub small: Vec<IpAddr>,
-    /// Who is asked by one of `mtu` bytes.
-    pub full: Vec<IpAddr>,
-    /// The length of a full packet, in bytes.
-    pub mtu: u32,
-}
-
-/// Who answered an [`Ask`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answers {
-    /// A small packet.
-    pub small: BTreeSet<IpAddr>,
-    /// A full one.
-    pub full: BTreeSet<IpAddr>,
-}
 
 /// The peers that a change has to keep alive, and how long that takes to show.
 #[derive(Debug, Clone, Default)]
@@ -239,7 +216,7 @@ impl Guard {
         (first(small), first(full))
     }
 
-    /// Takes the answers of an [`Ask`].
+    /// Takes the answers of an [`Ask`](crate::Ask).
     pub(crate) fn take_answers(&mut self, answers: &Answers) {
         let answered = |watch: &Watch| {
             let set = if watch.full {

@@ -1,7 +1,7 @@
 //! What goes into the machine and comes out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,29 @@ use crate::caps::Refusal;
 use crate::facts::Hash;
 use crate::journal::Entry;
 use crate::login::Login;
-use crate::watch::Ask;
+
+/// A question to peers by ICMP echo. A peer of both lists is asked for a full packet only if it
+/// answers a small one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Names the answer.
+    pub id: u64,
+    /// Who is asked by a small packet, which passes everywhere.
+    pub small: Vec<IpAddr>,
+    /// Who is asked by one of `mtu` bytes.
+    pub full: Vec<IpAddr>,
+    /// The length of a full packet, in bytes.
+    pub mtu: u32,
+}
+
+/// Who answered an [`Ask`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// A small packet.
+    pub small: BTreeSet<IpAddr>,
+    /// A full one.
+    pub full: BTreeSet<IpAddr>,
+}
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]

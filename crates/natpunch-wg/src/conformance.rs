@@ -12,9 +12,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use natpunch_types::{DevicePeer, PeerKey, PresharedKey, SecretKey};
 
+use crate::backend::BackendChoice;
 use crate::device::{Device, DeviceChange, EndpointUpdate, PeerAction, PeerChange, set_endpoint};
 use crate::diff::device_changes;
-use crate::spec::{BackendChoice, InterfaceSpec, PeerSpec};
+use crate::spec::{InterfaceSpec, PeerSpec};
 
 type Claim = fn(&mut dyn Device);
 

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use natpunch_types::{DeviceSnapshot, PeerKey, PresharedKey, SecretKey};
 
+use crate::backend::BackendKind;
 use crate::error::WgError;
-use crate::spec::{BackendKind, PeerSpec, seconds};
+use crate::spec::{PeerSpec, seconds};
 
 /// A WireGuard device, whoever runs it.
 pub trait Device {

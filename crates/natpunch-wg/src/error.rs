@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use natpunch_types::PeerKey;
 
+use crate::backend::BackendKind;
 use crate::plan::Plan;
-use crate::spec::BackendKind;
 
 /// Why an operation on a WireGuard interface failed. The text says what to do.
 #[derive(Debug, thiserror::Error)]

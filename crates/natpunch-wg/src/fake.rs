@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use ipnet::IpNet;
 use natpunch_types::{DevicePeer, PeerKey, canonical, lock};
 
+use crate::backend::BackendKind;
 use crate::device::{Device, DeviceChange, DeviceState, PeerAction, PeerChange};
 use crate::error::WgError;
-use crate::spec::BackendKind;
 
 /// A device in memory. Clones are the same device.
 #[derive(Debug, Clone, Default)]

@@ -9,6 +9,7 @@ use natpunch_os::{failpoint, failpoint_is_set};
 use natpunch_types::{DeviceSnapshot, PeerKey};
 use serde::Serialize;
 
+use crate::backend::{BackendChoice, BackendKind};
 use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
 use crate::diff::device_changes;
 use crate::embedded::{self, Control};
@@ -19,7 +20,7 @@ use crate::links::{self, Link, LinkKind};
 use crate::pins::{self, PinError, PinSet, PinTable};
 use crate::plan::{Change, Plan};
 use crate::routing::{self, Rule, wanted_rules};
-use crate::spec::{BackendChoice, BackendKind, EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
+use crate::spec::{EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
 use crate::state_file::{self, StateFile, control_socket};
 use crate::uapi::{UapiDevice, socket_path};
 

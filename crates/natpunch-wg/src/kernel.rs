@@ -23,10 +23,10 @@ use netlink_packet_wireguard::{
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_GENERIC};
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
 
+use crate::backend::BackendKind;
 use crate::device::{Device, DeviceChange, DeviceState, PeerAction, PeerChange};
 use crate::error::WgError;
 use crate::links;
-use crate::spec::BackendKind;
 
 /// Allowed IPs per message: `wireguard-control` fails at about 4 KiB a peer, some 120 networks.
 const NETS_PER_MESSAGE: usize = 64;

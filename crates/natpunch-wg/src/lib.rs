@@ -15,6 +15,7 @@
 //! **Ownership.** An interface is ours if its alias is `natpunch:OWNER`; a peer or address is ours
 //! if it is in the state file of the interface. Nothing else is ever changed or removed.
 
+mod backend;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod device;
@@ -35,6 +36,7 @@ mod spec;
 mod state_file;
 pub mod uapi;
 
+pub use backend::{BackendChoice, BackendKind};
 pub use device::{
     Device, DeviceChange, DeviceState, EndpointUpdate, PeerAction, PeerChange, set_endpoint,
 };
@@ -47,7 +49,7 @@ pub use kernel::KernelDevice;
 pub use observe::{Observed, observe};
 pub use pins::{PinError, PinSet, PinWatch, can_pin};
 pub use plan::{Change, Effect, Plan, Sign};
-pub use routing::{DefaultRoute, Rule};
-pub use spec::{BackendChoice, BackendKind, InterfaceSpec, PeerSpec};
+pub use routing::Rule;
+pub use spec::{DefaultRoute, InterfaceSpec, PeerSpec};
 pub use state_file::{Managed, managed};
 pub use uapi::UapiDevice;

@@ -17,7 +17,10 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, L
 use rtnetlink::{Error, Handle, LinkUnspec, LinkWireguard};
 
 use crate::error::WgError;
-use crate::routing::NETWORK_METRIC;
+
+/// The metric of networks behind peers: more than what DHCP clients and NetworkManager give to any
+/// link.
+pub(crate) const NETWORK_METRIC: u32 = 30_000;
 
 /// A link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use ipnet::IpNet;
 
+use crate::backend::BackendKind;
 use crate::device::{Device as _, DeviceState};
 use crate::error::WgError;
 use crate::kernel::KernelDevice;
 use crate::links::{self, LinkKind};
-use crate::spec::BackendKind;
 use crate::uapi::UapiDevice;
 
 /// A WireGuard interface of this host, as it is.

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use natpunch_types::PeerKey;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendKind;
 use crate::routing::Rule;
-use crate::spec::BackendKind;
 
 /// One step of a plan. Secrets are named, never shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

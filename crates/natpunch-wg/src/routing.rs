@@ -27,17 +27,14 @@ use rtnetlink::{IpVersion, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WgError;
-use crate::links::{errno, with_netlink};
-use crate::spec::InterfaceSpec;
+use crate::links::{NETWORK_METRIC, errno, with_netlink};
+use crate::spec::{DefaultRoute, InterfaceSpec};
 
 /// The protocol number that marks our routes and rules (`ip route show proto 78`): "N". No other
 /// program of iproute2's rt_protos has it.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
 /// The main table.
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
-/// The metric of networks behind peers: more than what DHCP clients and NetworkManager give to any
-/// link.
-pub(crate) const NETWORK_METRIC: u32 = 30_000;
 /// The metric of a default route in its own table, where it is alone with the unreachable one.
 const DEFAULT_METRIC: u32 = 1_024;
 /// The metric of the unreachable route behind it.
@@ -45,19 +42,6 @@ const UNREACHABLE_METRIC: u32 = u32::MAX;
 /// The first priority of our rules: "NP". wg-quick and `ip rule add` take 32765 and less, Tailscale
 /// 5210 to 5270.
 const FIRST_PRIORITY: u32 = 0x4e50;
-
-/// Everything that nothing more exact says goes through the interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DefaultRoute {
-    /// The routing table that it has for itself.
-    pub table: u32,
-    /// Whether IPv4 goes through the interface; else it is unreachable, not leaked.
-    pub ipv4: bool,
-    /// The same for IPv6.
-    pub ipv6: bool,
-    /// Networks that stay outside: they go by the main table.
-    pub except: Vec<IpNet>,
-}
 
 /// A route of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

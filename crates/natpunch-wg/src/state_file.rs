@@ -12,9 +12,9 @@ use natpunch_os::{durable, private};
 use natpunch_types::PeerKey;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendKind;
 use crate::error::WgError;
 use crate::routing::Rule;
-use crate::spec::BackendKind;
 
 /// What we made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -71,7 +71,11 @@ impl JsonSchema for Encrypted {
         "Encrypted".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": format!("^\\s*{BEGIN}[^-]*{END}\\s*$"), "maxLength": LONGEST })
+        json_schema!({
+            "type": "string",
+            "pattern": format!("^\\s*{BEGIN}[^-]*{END}\\s*$"),
+            "maxLength": LONGEST,
+        })
     }
 }
 
@@ -170,7 +174,8 @@ fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
     let decryptor =
         Decryptor::new_buffered(file.as_slice()).map_err(|_| damaged("the age header"))?;
     if decryptor.is_scrypt() {
-        let help = "encrypt it to the recipients of the nodes: natpunch encrypt --recipient age1… < KEYFILE";
+        let help = "encrypt it to the recipients of the nodes: natpunch encrypt --recipient \
+                    age1… < KEYFILE";
         return Err(Flaw::new(
             "it is encrypted with a passphrase, which no node can type",
             help,
@@ -181,8 +186,8 @@ fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
             "natpunch can be none of its recipients, which are of the kind {}",
             kinds.join(", ")
         );
-        let help = "encrypt it to recipients that begin with age1: `natpunch keygen --age` makes one, ssh-to-age one of \
-                    an SSH host key";
+        let help = "encrypt it to recipients that begin with age1: `natpunch keygen --age` makes \
+                    one, ssh-to-age one of an SSH host key";
         return Err(Flaw::new(problem, help));
     }
     Ok(kinds)

@@ -149,7 +149,8 @@ impl Text for FilePath {
         if text.parse::<PeerKey>().is_ok() {
             return Err(Flaw::new(
                 "this is a key, not the path of a file with the key",
-                "put the key in a file with mode 0600 and write the file's path here; this key was exposed, make a new one",
+                "put the key in a file with mode 0600 and write the file's path here; this key \
+                 was exposed, make a new one",
             ));
         }
         if text.is_empty() || text.contains('\0') {
@@ -160,7 +161,8 @@ impl Text for FilePath {
         }
         let credential = secret::credential(Path::new(text));
         if credential.is_some_and(|name| !secret::is_credential_name(name)) {
-            let help = "write credential: and the name of LoadCredential= in the unit, such as \"credential:home.key\"";
+            let help = "write credential: and the name of LoadCredential= in the unit, such as \
+                        \"credential:home.key\"";
             return Err(Flaw::new("this is no name of a credential", help));
         }
         Ok(Self(PathBuf::from(text)))
@@ -198,7 +200,14 @@ impl Text for PublicKey {
 /// An address inside the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MeshAddress(pub(crate) IpAddr);
-schema!(MeshAddress, { "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }, { "pattern": "^[0-9.]+/32$|^[0-9a-fA-F:]+/128$" }] });
+schema!(MeshAddress, {
+    "type": "string",
+    "anyOf": [
+        { "format": "ipv4" },
+        { "format": "ipv6" },
+        { "pattern": "^[0-9.]+/32$|^[0-9a-fA-F:]+/128$" },
+    ],
+});
 
 impl Text for MeshAddress {
     const EXPECTED: &'static str = "an IPv4 or IPv6 address";
@@ -206,13 +215,23 @@ impl Text for MeshAddress {
         let address = match text.parse::<IpNet>() {
             Ok(net) if net.prefix_len() == net.max_prefix_len() => net.addr(),
             Ok(net) => {
-                let problem = format!("an address here has no prefix length, this has /{}", net.prefix_len());
-                let help = format!("write \"{}\"; the prefix length comes from `mesh.networks`", net.addr());
+                let problem = format!(
+                    "an address here has no prefix length, this has /{}",
+                    net.prefix_len()
+                );
+                let help = format!(
+                    "write \"{}\"; the prefix length comes from `mesh.networks`",
+                    net.addr()
+                );
                 return Err(Flaw::new(problem, help));
             }
             Err(_) => text.parse().map_err(|_| {
                 let problem = format!("`{}` is not an IP address", Quoted(text));
-                Flaw::new(problem, "write an address of one of `mesh.networks`, such as \"10.77.0.2\" or \"fd77:1::2\"")
+                Flaw::new(
+                    problem,
+                    "write an address of one of `mesh.networks`, such as \"10.77.0.2\" or \
+                     \"fd77:1::2\"",
+                )
             })?,
         };
         if matches!(classify(address), AddressClass::Never) {
@@ -228,7 +247,10 @@ impl Text for MeshAddress {
 /// A network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Network(pub(crate) IpNet);
-schema!(Network, { "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$|^[0-9a-fA-F:.]+/[0-9]{1,3}$" });
+schema!(Network, {
+    "type": "string",
+    "pattern": "^[0-9.]+/[0-9]{1,2}$|^[0-9a-fA-F:.]+/[0-9]{1,3}$",
+});
 
 impl Text for Network {
     const EXPECTED: &'static str = "a network in CIDR form";
@@ -265,8 +287,9 @@ impl Text for Network {
         if net.prefix_len() == 0 {
             let problem =
                 format!("{net} is everything: a mesh network or route can't be the default route");
-            let help = "name the networks that are behind the peer; for all traffic write exit = true at this peer, and \
-                        exit_node = \"NAME\" at those who shall send theirs through it";
+            let help = "name the networks that are behind the peer; for all traffic write exit = \
+                        true at this peer, and exit_node = \"NAME\" at those who shall send theirs \
+                        through it";
             return Err(Flaw::new(problem, help));
         }
         Ok(Self(net))
@@ -276,7 +299,10 @@ impl Text for Network {
 /// Where a peer or a server answers: a host name or address and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPort(pub(crate) String);
-schema!(HostPort, { "type": "string", "pattern": "^(\\[[0-9a-fA-F:.%]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}$" });
+schema!(HostPort, {
+    "type": "string",
+    "pattern": "^(\\[[0-9a-fA-F:.%]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+});
 
 impl Text for HostPort {
     const EXPECTED: &'static str = "HOST:PORT";
@@ -330,7 +356,12 @@ impl Value for Port {
 /// Whether a peer serves, and if so at which port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Serve(pub(crate) Option<u16>);
-schema!(Serve, { "oneOf": [{ "type": "boolean" }, { "type": "integer", "minimum": 1, "maximum": Serve::MAX }] });
+schema!(Serve, {
+    "oneOf": [
+        { "type": "boolean" },
+        { "type": "integer", "minimum": 1, "maximum": Serve::MAX },
+    ],
+});
 
 impl Serve {
     /// Where nothing else is said.
@@ -498,7 +529,9 @@ impl Text for Backend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Relay(pub(crate) RelayPolicy);
 schema!(Relay, { "oneOf": [
-    { "type": "string", "const": "auto" }, { "type": "string", "const": "only" }, { "type": "string", "const": "never" }
+    { "type": "string", "const": "auto" },
+    { "type": "string", "const": "only" },
+    { "type": "string", "const": "never" },
 ] });
 
 impl Text for Relay {

@@ -99,11 +99,12 @@ pub(crate) fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
             let span = error.span().unwrap_or(source.text.len()..source.text.len());
             let place = reader.place(Some(span.clone()));
             reader.report(if error.message().contains("duplicate key") {
-                let error = ConfigError::at(place, "the same key is defined twice").help("remove one of the two");
+                let error = ConfigError::at(place, "the same key is defined twice")
+                    .help("remove one of the two");
                 match first_definition(&source.text, span.start) {
-                    Some(first) => {
-                        error.label("defined again here").also(reader.place(Some(first)), "first defined here")
-                    }
+                    Some(first) => error
+                        .label("defined again here")
+                        .also(reader.place(Some(first)), "first defined here"),
                     None => error,
                 }
             } else if let Some(error) =
@@ -112,8 +113,10 @@ pub(crate) fn parse(source: &Source, reader: &mut Reader) -> Option<RawFile> {
                 error
             } else {
                 let first_line = error.message().lines().next().unwrap_or_default();
-                ConfigError::at(place, format!("this is not TOML: {first_line}"))
-                    .help("texts stand in quotes, lists in [ ], one `key = value` a line: see https://toml.io")
+                ConfigError::at(place, format!("this is not TOML: {first_line}")).help(
+                    "texts stand in quotes, lists in [ ], one `key = value` a line: see \
+                     https://toml.io",
+                )
             });
             None
         }

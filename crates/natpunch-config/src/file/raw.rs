@@ -178,8 +178,10 @@ section! {
     /// A member of the mesh.
     #[schemars(rename = "Peer")]
     struct RawPeer requires {
-        public_key: "add a line: public_key = \"…\", as `natpunch pubkey < KEYFILE` prints it on that peer",
-        addresses: "add a line with an address of one of `mesh.networks`: addresses = [\"10.77.0.2\"]",
+        public_key: "add a line: public_key = \"…\", as `natpunch pubkey < KEYFILE` prints it on \
+                     that peer",
+        addresses: "add a line with an address of one of `mesh.networks`: addresses = \
+                    [\"10.77.0.2\"]",
     } {
         /// Its WireGuard public key, in base64.
         #[schemars(required)]
@@ -240,7 +242,8 @@ section! {
     #[schemars(rename = "Preshared")]
     struct RawPreshared requires {
         peers: "add a line: peers = [\"laptop\", \"nas\"]",
-        preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\", or preshared_key_age",
+        preshared_key_file: "add a line: preshared_key_file = \"/etc/natpunch/laptop-nas.psk\", \
+                             or preshared_key_age",
     } {
         /// The names of the two peers.
         #[schemars(required)]

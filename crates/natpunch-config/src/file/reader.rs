@@ -214,10 +214,21 @@ fn unknown(place: Place, path: &KeyPath<'_>, key: &str) -> ConfigError {
 
 fn unknown_key(place: Place, path: &KeyPath<'_>, key: &str, known: &[&str]) -> ConfigError {
     if is_secret(key) {
-        return ConfigError::at(place, format!("`{}` in plain: secrets are never written in the mesh file", Quoted(key)))
+        let message = format!(
+            "`{}` in plain: secrets are never written in the mesh file",
+            Quoted(key)
+        );
+        return ConfigError::at(place, message)
             .label("a secret does not belong here")
-            .help("put the key in a file of its own with mode 0600 and name that: private_key_file = \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section; or encrypt it with `natpunch encrypt`")
-            .help("whoever can read this file may have seen the key: make a new one with `natpunch keygen`");
+            .help(
+                "put the key in a file of its own with mode 0600 and name that: private_key_file = \
+                 \"/etc/natpunch/mesh.key\", or preshared_key_file in a [[preshared]] section; or \
+                 encrypt it with `natpunch encrypt`",
+            )
+            .help(
+                "whoever can read this file may have seen the key: make a new one with `natpunch \
+                 keygen`",
+            );
     }
     let error = unknown(place, path, key);
     match did_you_mean(key, known) {
@@ -367,14 +378,22 @@ pub(crate) fn integer<T: TryFrom<i64>>(
 pub(crate) trait Section {
     /// Takes the keys of another file; tells of each key that both have, its second place and its
     /// first.
-    fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, Place, Place));
+    fn merge(&mut self, from: Self, twice: &mut Twice<'_>);
 }
+
+/// Is told of a key that two files have: its second place, and its first.
+pub(crate) type Twice<'a> = dyn FnMut(&str, Place, Place) + 'a;
 
 /// Defines a section of the mesh file: a struct with one [`Field`] a key, its list of keys and its
 /// reader, all from one list. Its JSON schema and the reference manual come from the same doc
 /// comments.
 macro_rules! section {
-    ($(#[$meta:meta])* struct $name:ident $(requires { $($required:ident: $help:literal,)* })? { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+    (
+        $(#[$meta:meta])*
+        struct $name:ident
+        $(requires { $($required:ident: $help:literal,)* })?
+        { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }
+    ) => {
         #[derive(Debug, Clone, Default, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
         $(#[$meta])*
@@ -389,14 +408,15 @@ macro_rules! section {
                 path: &$crate::file::reader::KeyPath<'_>,
                 reader: &mut $crate::file::reader::Reader,
             ) -> Self {
-                let inner = [$((stringify!($field), <$type as $crate::file::reader::Value>::KEYS)),*];
-                reader.unknown_keys(table, path, <Self as $crate::file::reader::Value>::KEYS, &inner);
+                use $crate::file::reader::Value;
+                let inner = [$((stringify!($field), <$type as Value>::KEYS)),*];
+                reader.unknown_keys(table, path, <Self as Value>::KEYS, &inner);
                 Self { $($field: reader.field(table, path, stringify!($field)),)* }
             }
         }
 
         impl $crate::file::reader::Section for $name {
-            fn merge(&mut self, from: Self, twice: &mut dyn FnMut(&str, $crate::report::source::Place, $crate::report::source::Place)) {
+            fn merge(&mut self, from: Self, twice: &mut $crate::file::reader::Twice<'_>) {
                 $(match (&self.$field, from.$field) {
                     (Some(first), Some(second)) => twice(stringify!($field), second.key, first.key),
                     (None, second) => self.$field = second,
@@ -418,7 +438,10 @@ macro_rules! section {
                     reader.wrong_type(item, place, path, "a table");
                     return None;
                 };
-                $($(reader.required(table, place, path, Self::KEYS, (stringify!($required), $help));)*)?
+                $($({
+                    let key = (stringify!($required), $help);
+                    reader.required(table, place, path, Self::KEYS, key);
+                })*)?
                 Some(Self::read_table(table, path, reader))
             }
         }

@@ -29,7 +29,8 @@ pub(super) fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         let finding = |message: String, label: &str| ConfigError::at(*at, message).label(label);
         if let Some(network) = networks.overlapping(*route) {
             let message = format!("the route {route} is within the mesh's own network {network}");
-            let help = "addresses of the mesh are the peers' own: list them in `addresses`, or route another network";
+            let help = "addresses of the mesh are the peers' own: list them in `addresses`, or \
+                        route another network";
             findings.push(
                 finding(message, "not a network behind a peer")
                     .rule("route-in-mesh")

@@ -109,8 +109,8 @@ pub(super) fn exit_families(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) 
             );
             let finding = ConfigError::at(*place, message)
                 .label(format!("`{}` has no {family} address", Quoted(who)));
-            let help = "what it sends by this family is dropped, as it would leak otherwise; for both families give \
-                        both peers addresses of both in the mesh";
+            let help = "what it sends by this family is dropped, as it would leak otherwise; for \
+                        both families give both peers addresses of both in the mesh";
             findings.push(finding.rule("exit-node-family").help(help));
         }
     }

@@ -51,8 +51,8 @@ pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             );
             let finding = ConfigError::at(place(mesh, second), message)
                 .label("no endpoint, and no discovery either");
-            let help = "give one an endpoint at which both reach it, with serve = true if there are more such pairs, or \
-                        add a section [discovery.NAME] with a server";
+            let help = "give one an endpoint at which both reach it, with serve = true if there \
+                        are more such pairs, or add a section [discovery.NAME] with a server";
             findings.push(
                 finding
                     .rule("no-discovery")
@@ -83,8 +83,8 @@ pub(super) fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         );
         let finding = ConfigError::at(place(mesh, name), message).label("has relay = \"only\"");
         findings.push(finding.rule("no-relay").help(
-            "let a peer with an endpoint serve (serve = true), or name a server: [discovery.NAME] with \
-             plugin = \"rendezvous\"",
+            "let a peer with an endpoint serve (serve = true), or name a server: \
+             [discovery.NAME] with plugin = \"rendezvous\"",
         ));
     }
 }
@@ -93,8 +93,8 @@ pub(super) fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
 const MOST_COMPARED: usize = 256;
 
 /// Peers whose lists of relays have nothing in common: one finding for each list, for the first
-/// other that it misses. A mesh with more different lists than [`MOST_COMPARED`] is looked at as far
-/// as that: each list is compared with every one before it.
+/// other that it misses. A mesh with more different lists than [`MOST_COMPARED`] is looked at as
+/// far as that: each list is compared with every one before it.
 pub(super) fn no_shared_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     let mut lists: BTreeMap<&[String], (BTreeSet<&str>, &str)> = BTreeMap::new();
     let may_relay = |peer: &PeerConfig| {
@@ -159,8 +159,8 @@ pub(super) fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         let finding = ConfigError::at(place, message)
             .label("asks a web server, which is behind this exit node");
         findings.push(finding.rule("exit-node-needed-to-find-it").help(
-            "give the exit node an endpoint, use a discovery that goes outside (all but http do), or name the web \
-             server's addresses in exit_except",
+            "give the exit node an endpoint, use a discovery that goes outside (all but http \
+             do), or name the web server's addresses in exit_except",
         ));
     }
 }

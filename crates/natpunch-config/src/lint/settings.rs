@@ -57,7 +57,8 @@ pub(super) fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             let finding = ConfigError::at(place(mesh, name), message)
                 .label("the MTU of this node's interface");
             findings.push(finding.rule("large-mtu").help(format!(
-                "write {} or less: WireGuard over UDP and IPv6 adds {OVERHEAD}; more is for networks with jumbo frames only",
+                "write {} or less: WireGuard over UDP and IPv6 adds {OVERHEAD}; more is for \
+                 networks with jumbo frames only",
                 LINK_MTU - OVERHEAD
             )));
         }
@@ -88,10 +89,9 @@ pub(super) fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     ) {
         let finding = ConfigError::at(place, format!("every node listens on port {port}"))
             .label("the default of all nodes");
-        findings.push(
-            finding.rule("shared-port").help(
-                "two nodes behind one NAT collide on a port: leave it out, and each node's is derived from its key",
-            ),
-        );
+        findings.push(finding.rule("shared-port").help(
+            "two nodes behind one NAT collide on a port: leave it out, and each node's is \
+                 derived from its key",
+        ));
     }
 }

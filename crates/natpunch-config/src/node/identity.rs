@@ -1,5 +1,5 @@
-//! The age identities of this host, which open the values of the mesh file that are encrypted to it,
-//! and whom a value is encrypted to. What is opened exists in memory only, and is wiped.
+//! The age identities of this host, which open the values of the mesh file that are encrypted to
+//! it, and whom a value is encrypted to. What is opened exists in memory only, and is wiped.
 
 use std::fmt;
 use std::io::Read as _;

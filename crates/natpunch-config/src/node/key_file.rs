@@ -90,7 +90,8 @@ pub fn new_private_key() -> io::Result<SecretKey> {
 }
 
 /// The private key of a file: the one that it holds, or a new one if it is not there. The flag says
-/// whether it is new. Of two that make it at once both get the same key. A credential is never made.
+/// whether it is new. Of two that make it at once both get the same key. A credential is never
+/// made.
 ///
 /// # Errors
 /// What is wrong with the file that is there, or why it can't be made.

@@ -26,7 +26,10 @@ impl fmt::Display for Quoted<'_> {
 
 /// Characters that change how the text around them looks, such as the bidirectional controls.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        c,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
 }
 
 pub(crate) fn is_secret(key: &str) -> bool {

@@ -33,7 +33,8 @@ pub struct WgQuick {
     pub peers: Vec<WgQuickPeer>,
     /// Comments at the end, without `#`.
     pub remarks: Vec<String>,
-    /// `Table`, unless it is `auto`, and its line: wg-quick then puts no routes into the main table.
+    /// `Table`, unless it is `auto`, and its line: wg-quick then puts no routes into the main
+    /// table.
     pub table: Option<(String, usize)>,
     /// Keys without a counterpart in a mesh file that say something.
     pub unsupported: Vec<Unsupported>,

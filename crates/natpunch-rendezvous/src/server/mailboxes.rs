@@ -8,8 +8,8 @@ use std::time::Duration;
 use natpunch_types::{PeerKey, Time};
 
 use super::egress::Departure;
-use super::responder::SecretNumber;
 use super::session::{ClientId, Pushes, Sender};
+use super::ticket::SecretNumber;
 use super::{Limits, Pacer};
 use crate::frame::Notice;
 use crate::wire::{Digest, Tag};

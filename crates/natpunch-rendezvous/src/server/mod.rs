@@ -28,17 +28,18 @@ mod relays;
 mod responder;
 mod seals;
 mod session;
+mod ticket;
 
 use egress::Departure;
 pub use limits::Limits;
 use mailboxes::Mailboxes;
 use meet::Meetings;
 use relays::Relays;
-use responder::Ticket;
 pub use responder::{Incoming, Responder};
 use seals::{Content, Message};
 pub use seals::{Opened, Opener, Unsealed};
 use session::{ClientId, Pushes, Session, SessionRef, Sessions};
+use ticket::Ticket;
 
 /// How often a client should let itself be heard.
 const PING_INTERVAL: Duration = Duration::from_secs(25);

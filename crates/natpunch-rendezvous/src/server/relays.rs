@@ -9,8 +9,8 @@ use natpunch_types::{PeerKey, RelayUse, Time};
 use rand_core::CryptoRng;
 
 use super::Limits;
-use super::responder::SecretNumber;
 use super::session::{ClientId, Pushes, Sender};
+use super::ticket::SecretNumber;
 use crate::crypto::{self, Key};
 use crate::frame::{Notice, RelayState};
 use crate::relay::{Command, Event, Port};

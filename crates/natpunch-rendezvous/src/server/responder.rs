@@ -15,6 +15,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::seals::{Message, Opened};
+use super::ticket::{SecretNumber, Ticket};
 use super::{Counters, Limits, read_key};
 use crate::crypto::{
     self, HelloKeys, Key, open_message, open_random, seal_message, seal_random, short_mac, split,
@@ -35,21 +36,6 @@ const PER_NETWORK: Rate = Rate::per_second(20, 5);
 const UNPROVEN: u64 = 8;
 /// Entries of the table of networks. Which entry is whose nobody can tell from outside.
 const NETWORKS: usize = 8_192;
-
-/// A handshake that waits, at its client, for the proof.
-pub(super) struct Ticket {
-    pub(super) from_client: Key,
-    pub(super) from_server: Key,
-    pub(super) identity: PeerKey,
-    pub(super) session: u64,
-    /// Rises from ticket to ticket.
-    pub(super) number: u64,
-    /// By which secret its holder came in.
-    pub(super) secret: SecretNumber,
-}
-
-/// Names an admission secret (or that none was asked for) while the server runs.
-pub(super) type SecretNumber = u16;
 
 /// How many hellos are worked on in a second, and at once.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::responder::Ticket;
+use super::ticket::Ticket;
 use super::{Transmit, Via};
 use crate::crypto::{Key, open_message, seal_in_place};
 use crate::wire::{Kind, SESSION_HEADER_LEN, session_message};

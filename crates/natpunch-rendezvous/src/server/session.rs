@@ -10,8 +10,8 @@ use natpunch_types::{Bucket, Network, PeerKey, Rate, ReplayWindow, Site, Time, U
 use slab::Slab;
 
 use super::egress::{Departure, Egress, cost, pace};
-use super::responder::{SecretNumber, Ticket};
 use super::seals::{Content, Unsealed};
+use super::ticket::{SecretNumber, Ticket};
 use super::{BUSY_COUNTER, Limits, SESSION_IDLE, Via};
 use crate::crypto::Key;
 use crate::frame::{Notice, pack};

@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::PROTOCOL_VERSION;
+use crate::backend::BackendKind;
 use crate::error::WgError;
-use crate::spec::BackendKind;
 use crate::state_file::control_socket;
 use crate::uapi::{Client, UapiDevice, hung};
 

@@ -9,9 +9,9 @@ use natpunch_os::private;
 use zeroize::Zeroizing;
 
 use super::codec;
+use crate::backend::BackendKind;
 use crate::device::{Device, DeviceChange, DeviceState};
 use crate::error::WgError;
-use crate::spec::BackendKind;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// More than a device with 100,000 peers says.

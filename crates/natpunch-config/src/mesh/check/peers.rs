@@ -34,7 +34,8 @@ impl Check<'_> {
         if entries.is_empty() && !self.may_be_empty {
             self.missing_section(
                 "peers",
-                "add a section [peers.NAME] with public_key and addresses for each member, or say `natpunch add-peer`",
+                "add a section [peers.NAME] with public_key and addresses for each member, or \
+                 say `natpunch add-peer`",
             );
         }
         let networks = networks.map(MeshNetworks::new);
@@ -125,7 +126,8 @@ impl Check<'_> {
         let Some(relays) = relays else { return };
         if relays.value.is_empty() && self.is_all_read(&format!("peers.{name}.relays")) {
             let error = ConfigError::at(relays.place, format!("`{}` names no relay", Quoted(name)));
-            let help = "name one, remove this line so that any may be used, or forbid them: relay = \"never\"";
+            let help = "name one, remove this line so that any may be used, or forbid them: \
+                        relay = \"never\"";
             self.errors.push(error.label("an empty list").help(help));
         }
         self.places.relays.insert(name.to_owned(), relays.key);
@@ -138,8 +140,10 @@ impl Check<'_> {
                 Entry::Occupied(first) => {
                     let message = format!("two peers have the public key {}", key.value.0);
                     let error = ConfigError::at(key.place, message).label("used again here");
-                    self.errors.push(error.also(*first.get(), "first used here").help(
-                        "every peer has a key pair of its own: make one with `natpunch keygen`, or remove one of the two",
+                    self.errors
+                        .push(error.also(*first.get(), "first used here").help(
+                        "every peer has a key pair of its own: make one with `natpunch keygen`, \
+                         or remove one of the two",
                     ));
                 }
                 Entry::Vacant(entry) => {

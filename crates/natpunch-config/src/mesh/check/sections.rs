@@ -1,5 +1,5 @@
-//! The sections that are there once: `[mesh]`, `[interface]`, `[apply]`, `[punch]`; and what stands in a file of
-//! its own or encrypted.
+//! The sections that are there once: `[mesh]`, `[interface]`, `[apply]`, `[punch]`; and what stands
+//! in a file of its own or encrypted.
 
 use std::path::{Path, PathBuf};
 
@@ -198,7 +198,8 @@ impl Check<'_> {
         if let Some(owner) = public_names::of_a_mesh(name) {
             let message = format!("the mesh can't be named `{}`: it is {owner}", Quoted(name));
             let error = ConfigError::at(mesh.place, message).label("peers get names in it");
-            let help = "name the mesh otherwise, such as `home`, or write no names: [names] with hosts = false";
+            let help = "name the mesh otherwise, such as `home`, or write no names: [names] with \
+                        hosts = false";
             self.errors.push(error.help(help));
         }
         for (peer, place) in &self.places.peers {

@@ -166,8 +166,8 @@ pub(super) fn instances(
                     .error("the file does not say where it is")
                     .label("the others must reach it");
                 errors.push(error.help(
-                    "add a line to the peer: endpoint = \"HOST:PORT\", at which the others reach its WireGuard; it \
-                     serves at the same HOST",
+                    "add a line to the peer: endpoint = \"HOST:PORT\", at which the others reach \
+                     its WireGuard; it serves at the same HOST",
                 ));
             }
             continue;
