@@ -16,6 +16,9 @@ use super::{CHECK, LEARNED_LIFETIME, Peer};
 /// A session is live for this long after its handshake or last traffic (WireGuard's
 /// REJECT_AFTER_TIME).
 const LIVE: Duration = Duration::from_secs(180);
+/// WireGuard makes new keys when it sends by keys of this age (its REKEY_AFTER_TIME), unless its
+/// attempts at that have ended.
+const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// Bytes that a keepalive of WireGuard's counts.
 const KEEPALIVE_LEN: u64 = 32;
 /// An unanswered `SetEndpoint` command is forgotten after this long.
@@ -117,6 +120,12 @@ impl DeviceView {
             (false, false) => Session::Idle,
             (false, true) => Session::None,
         }
+    }
+
+    /// The keys are so old that WireGuard wants new ones.
+    pub(super) fn is_rekey_due(&self, now: Time) -> bool {
+        self.handshake_seen
+            .is_some_and(|at| now.since(at) >= REKEY_AFTER)
     }
 
     /// When a live session is over, unless something comes in.

@@ -496,8 +496,11 @@ impl Peer {
         let in_use = self.choice.selection.as_ref();
         let was_lost = in_use.is_some_and(|s| s.check == Check::Lost);
         let already = self.device_path() == Some(path);
+        // While the path was lost WireGuard may have tried for new keys in vain and given up. It
+        // would not try again before somebody sends, and then the old keys may be over.
+        let renews = was_lost && self.choice.controlling && self.device.is_rekey_due(now);
         self.device.mark();
-        let check = if already && session.needs_no_handshake() {
+        let check = if already && session.needs_no_handshake() && !renews {
             // Where WireGuard has worked before and probes work again, it is left alone. A
             // handshake now would cross the other side's, and of two that cross neither comes to
             // anything.
