@@ -455,15 +455,25 @@ struct Stuck(Pid);
 
 impl Stuck {
     fn new(process: u32, thread: &str) -> Self {
-        let tasks = std::fs::read_dir(format!("/proc/{process}/task"))
-            .unwrap()
-            .map(|task| task.unwrap().path());
-        let is_it =
-            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == thread;
-        let task = tasks
-            .into_iter()
-            .find(is_it)
-            .unwrap_or_else(|| panic!("no thread {thread}"));
+        let task_of = || {
+            std::fs::read_dir(format!("/proc/{process}/task"))
+                .unwrap()
+                .map(|task| task.unwrap().path())
+                // A thread may have ended since it was listed.
+                .find(|task| {
+                    std::fs::read_to_string(task.join("comm"))
+                        .is_ok_and(|name| name.trim() == thread)
+                })
+        };
+        // A thread names itself, which on a busy machine is some time after it was made.
+        let start = Instant::now();
+        let task = loop {
+            match task_of() {
+                Some(task) => break task,
+                None if start.elapsed() < PATIENCE => std::thread::yield_now(),
+                None => panic!("no thread {thread}"),
+            }
+        };
         let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
