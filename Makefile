@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm measure exhaust flood restart bench lint \
+.PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
   supply-chain fuzz
 
 help: ## this list
@@ -46,6 +46,10 @@ mutations: ## 10,000 broken meshes: none panics, none reaches the kernel of a ru
 reload-storm: ## 10,000 versions of a mesh of 1,000 peers in 60 s, under traffic
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture ten_thousand_versions | grep -E '^(measured|test )'
+
+punch: ## hard NATs before a port-restricted one, 20 pairs of each kind: how often and how soon direct (30 minutes)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 punch_ | grep -E '^(measured|test )'
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench

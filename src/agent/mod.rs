@@ -33,7 +33,7 @@ use std::time::Duration;
 use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort};
 use natpunch_rollout::Answers;
-use natpunch_types::{Consent, Interest, LocalSocket, PathId, PeerKey, Route, SealedRecord};
+use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord};
 use natpunch_wg::{Applied, DeviceProcess};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -358,7 +358,7 @@ impl Agent {
             plugin.tell_datagram(received.source, received.payload.clone());
         }
         self.mesh.handle_datagram(
-            PathId::wireguard(received.source),
+            self.pins.path_to(received.source),
             Some(received.destination),
             &received.payload,
             now(),

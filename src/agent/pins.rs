@@ -137,6 +137,22 @@ impl Pins {
         (before != path.pin().map(|_| path)).then(|| self.set())
     }
 
+    /// The path by which an answer leaves to a datagram that came to WireGuard's port: through the
+    /// pin that leads there, if there is one. One that is asked for counts already, and one that is
+    /// to go still does: the device's thread makes the change before it is known here.
+    pub(super) fn path_to(&self, remote: SocketAddr) -> PathId {
+        let asked = self.wanted.values().find(|path| path.remote == remote);
+        let in_force = || {
+            let port = *self.in_force.get(&remote)?;
+            let local = LocalSocket::SourcePort(port);
+            Some(PathId { local, remote })
+        };
+        asked
+            .copied()
+            .or_else(in_force)
+            .unwrap_or(PathId::wireguard(remote))
+    }
+
     /// Sends a probe from another port than WireGuard's. Where that is joined to WireGuard's, the
     /// probe leaves from WireGuard's and passes through the pin, as WireGuard's packets do: it then
     /// proves the pin, too.

@@ -31,6 +31,7 @@ mod mesh;
 mod mutate;
 mod names;
 mod paths;
+mod pins;
 mod plain;
 mod reasons;
 mod relay;

@@ -28,7 +28,8 @@ use crate::raw::attach;
 /// Longest payload that is read; a longer datagram is cut and then no probe.
 const BUFFER: usize = 2048;
 
-/// A probe that came to one of the ports; nothing of it has been authenticated.
+/// A probe, or the answer of a STUN server, that came to one of the ports; nothing of it has been
+/// authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
     /// The port that it came to.

@@ -467,7 +467,7 @@ impl Peer {
             let (next, to) = (volley.next, volley.target.ip());
             let within = volley.sent < env.pacer.per_round();
             // What was found is tried first; more of the same would be of no use.
-            let found = self.has_direct_answer(now);
+            let found = self.has_direct_answer(volley.began, now);
             let shot = self.shot(volley, env).filter(|_| within && !found);
             let Some(shot) = shot else {
                 self.end_shots(env, now);
@@ -627,10 +627,11 @@ impl Peer {
         true
     }
 
-    /// Some direct path answers.
-    fn has_direct_answer(&self, now: Time) -> bool {
+    /// Some direct path has answered since then. An answer from before it is no find: it may be that
+    /// of the path whose loss has made the search necessary.
+    fn has_direct_answer(&self, since: Time, now: Time) -> bool {
         let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
-        direct.any(|(_, entry)| entry.is_answered(now) && !entry.is_blocked(now))
+        direct.any(|(_, entry)| entry.is_answered_since(since) && !entry.is_blocked(now))
     }
 
     /// Says the present word on the path that answers.

@@ -1,0 +1,369 @@
+//! Paths to which no fixed port leads: a NAT that maps by destination ("symmetric") before one that
+//! filters by port. Both sides guess within the punch budget, and WireGuard's packets leave from the
+//! source port that was found, by a pin.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use natpunch_lab::{Lab, Nat, Router, lab_test};
+use serde_json::Value;
+
+use crate::world::{Discovery, Node, World, soon, within};
+
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Most entries that the table of any router may have: the budget of ten minutes, and what a pair
+/// has anyway.
+const MOST_CONNECTIONS: u32 = 2_300;
+
+/// A node behind a hard NAT, and one behind a router that keeps ports and filters by them.
+struct Hard {
+    world: World,
+    nodes: [Node; 2],
+    routers: [Router; 2],
+    started: Instant,
+}
+
+impl Hard {
+    fn start(lab: Lab, nats: [Nat; 2]) -> Self {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (mut a, nat_a) = world.node_behind(nats[0], "a");
+        let (mut b, nat_b) = world.node_behind(nats[1], "b");
+        world.write_mesh();
+        let server = world.server.address();
+        watch(&nat_a, server, &nat_b);
+        watch(&nat_b, server, &nat_a);
+        let started = Instant::now();
+        a.start();
+        b.start();
+        Self {
+            world,
+            nodes: [a, b],
+            routers: [nat_a, nat_b],
+            started,
+        }
+    }
+
+    /// Waits for a direct path in both directions.
+    fn wait_direct(&self, deadline: Instant) {
+        let [a, b] = &self.nodes;
+        a.wait_path(b, "direct", deadline);
+        b.wait_path(a, "direct", deadline);
+        println!(
+            "measured: direct after {:.1} s",
+            self.started.elapsed().as_secs_f64()
+        );
+        assert!(a.reaches(b.address));
+        assert!(b.reaches(a.address));
+    }
+
+    /// Nobody was harmed: no router's table is full, and nothing went to anybody else.
+    fn assert_harmless(&self) {
+        for router in &self.routers {
+            let connections = router.connections().unwrap();
+            println!("measured: {connections} entries in a router's table");
+            assert!(connections <= MOST_CONNECTIONS, "{connections} entries");
+            assert_eq!(router.counted().unwrap(), 0, "packets to third parties");
+        }
+    }
+}
+
+/// Counts what a router's hosts send to anybody but the server and the other router.
+fn watch(router: &Router, server: Ipv4Addr, other: &Router) {
+    router.count_except(&[server, other.address()]).unwrap();
+}
+
+/// The source port of the pin that leads to a peer.
+fn pinned(node: &Node, peer: &Node) -> Option<u64> {
+    let status = node.status()?;
+    status["pins"]["peers"][peer.name()]["source_port"].as_u64()
+}
+
+fn wait_pinned(node: &Node, peer: &Node) -> u64 {
+    node.wait("a pin", soon(), |status| {
+        status["pins"]["peers"][peer.name()]["source_port"].as_u64()
+    })
+}
+
+fn nft(node: &Node, words: &str) -> String {
+    let words: Vec<&str> = words.split(' ').collect();
+    let output = node.host.output("nft", &words).unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+lab_test!(
+    a_random_symmetric_and_a_port_restricted_nat_become_direct_over_a_pin,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        let [a, b] = &hard.nodes;
+        let port = wait_pinned(a, b);
+        assert!((61_000..=65_535).contains(&port), "{port}");
+        assert_eq!(pinned(b, a), None, "the easy side needs none");
+        let text = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+        assert!(
+            text.contains(&format!("direct (from port {port})")),
+            "{text}"
+        );
+        hard.assert_harmless();
+        // What made it goes away with it.
+        let mut nodes = hard.nodes;
+        nodes[0].stop();
+        assert!(nft(&nodes[0], "list tables").contains("natpunch_wg-lab"));
+        let down = nodes[0].natpunch(&["down"]);
+        assert!(down.status.success(), "{down:?}");
+        assert_eq!(nft(&nodes[0], "list tables"), "");
+    }
+);
+
+lab_test!(
+    a_sequential_and_a_port_restricted_nat_become_direct,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        hard.assert_harmless();
+    }
+);
+
+lab_test!(
+    a_nat_with_a_port_block_and_a_port_restricted_one_become_direct,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::PortBlock, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        hard.assert_harmless();
+    }
+);
+
+lab_test!(
+    two_random_symmetric_nats_stay_on_the_relay_and_their_routers_are_spared,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Symmetric, Nat::Symmetric]);
+        let [a, b] = &hard.nodes;
+        a.wait_path(b, "relay", soon());
+        b.wait_path(a, "relay", soon());
+        // As long as a search that is worth its while would take.
+        let ping = a.ping(b.address, Duration::from_millis(200));
+        assert!(ping.wait_for(75, within(40)));
+        let status = a.wait_path(b, "relay", soon());
+        assert!(status["relay_reason"].is_string(), "{status:#}");
+        hard.assert_harmless();
+    }
+);
+
+lab_test!(
+    an_agent_killed_under_ping_over_a_pin_loses_no_packet,
+    120,
+    |lab| {
+        let mut hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        let [a, b] = &mut hard.nodes;
+        let port = wait_pinned(a, b);
+        let ping = a.ping(b.address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        let before = a.wg_peer(b);
+        a.kill();
+        assert!(ping.wait_for(100, soon()), "the pin went with its agent");
+        a.start();
+        a.wait_path(b, "direct", soon());
+        assert_eq!(wait_pinned(a, b), port, "it is taken over");
+        assert!(ping.wait_for(100, soon()));
+        let after = a.wg_peer(b);
+        assert_eq!(ping.stop().lost(), 0);
+        assert_eq!(after.endpoint, before.endpoint);
+        assert_eq!(after.latest_handshake, before.latest_handshake);
+    }
+);
+
+lab_test!(
+    a_flushed_rule_set_is_healed_under_ping_and_counted,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        let [a, b] = &hard.nodes;
+        let port = wait_pinned(a, b);
+        let ping = a.ping(b.address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        let before = a.wg_peer(b);
+        for times in 1..=5 {
+            nft(a, "flush ruleset");
+            a.wait("the heal", soon(), |status| {
+                (status["pins"]["healed"].as_u64()? >= times).then_some(())
+            });
+            assert!(ping.wait_for(10, soon()));
+        }
+        let pings = ping.stop();
+        println!(
+            "measured: five flushes cost {} pings of {}, gap at most {} ms",
+            pings.lost(),
+            pings.answers.len(),
+            pings.longest_gap().as_millis()
+        );
+        assert!(pings.longest_gap() < Duration::from_secs(1));
+        assert_eq!(pinned(a, b), Some(port));
+        let after = a.wg_peer(b);
+        assert_eq!(after.latest_handshake, before.latest_handshake);
+        assert_eq!(after.endpoint, before.endpoint);
+    }
+);
+
+lab_test!(
+    a_mapping_that_expires_is_replaced_by_the_relay_and_then_by_another,
+    180,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        hard.wait_direct(within(60));
+        let [a, b] = &hard.nodes;
+        wait_pinned(a, b);
+        let ping = a.ping(b.address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        let lost = Instant::now();
+        hard.world.lab.forget(&hard.routers[0]).unwrap();
+        a.wait_path(b, "relay", within(30));
+        assert!(ping.wait_for(10, soon()));
+        println!(
+            "measured: back by the relay {:.1} s after the mapping expired",
+            lost.elapsed().as_secs_f64()
+        );
+        hard.wait_direct(within(90));
+        println!(
+            "measured: direct again {:.1} s after the mapping expired",
+            lost.elapsed().as_secs_f64()
+        );
+        for router in &hard.routers {
+            assert_eq!(router.counted().unwrap(), 0, "packets to third parties");
+        }
+    }
+);
+
+lab_test!(
+    without_spray_nobody_guesses_and_the_status_says_what_is_used,
+    90,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (mut a, nat_a) = world.node_behind(Nat::Symmetric, "a");
+        let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        world.mesh.discovery.push_str("[punch]\nspray = false\n");
+        world.write_mesh();
+        a.start();
+        b.start();
+        a.wait_path(&b, "relay", soon());
+        let ping = a.ping(b.address, Duration::from_millis(200));
+        assert!(ping.wait_for(50, within(30)));
+        a.wait_path(&b, "relay", soon());
+        let status: Value = a.status().unwrap();
+        assert_eq!(status["pins"]["peers"], Value::Null, "{:#}", status["pins"]);
+        for router in [&nat_a, &nat_b] {
+            assert!(router.connections().unwrap() < 100);
+        }
+    }
+);
+
+/// Pairs that a campaign tries, one after the other.
+const RUNS: usize = 20;
+
+/// How often and how soon a kind of NAT before a port-restricted one becomes direct.
+fn campaign(lab: Lab, nat: Nat, what: &str) {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let mut times = Vec::new();
+    let mut most = 0;
+    let mut strays = 0;
+    for number in 0..RUNS {
+        world.mesh.members.clear();
+        let (mut a, nat_a) = world.node_behind(nat, &format!("a{number}"));
+        let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, &format!("b{number}"));
+        let server = world.server.address();
+        watch(&nat_a, server, &nat_b);
+        watch(&nat_b, server, &nat_a);
+        let file = world.lab.directory().join(format!("mesh{number}.toml"));
+        world.mesh.write(&file);
+        let start = Instant::now();
+        for node in [&mut a, &mut b] {
+            node.file.clone_from(&file);
+            node.start();
+        }
+        let deadline = within(45);
+        let is_direct = |node: &Node, peer: &Node| {
+            let status = node.status();
+            let peer = status
+                .as_ref()
+                .and_then(|status| crate::world::peer_in(status, peer.name()));
+            peer.is_some_and(|peer| peer["path"] == "direct")
+        };
+        let mut time = None;
+        while time.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            if is_direct(&a, &b) && is_direct(&b, &a) {
+                time = Some(start.elapsed());
+            }
+            for router in [&nat_a, &nat_b] {
+                most = most.max(router.connections().unwrap());
+            }
+        }
+        times.push(time);
+        for (node, router) in [(&mut a, &nat_a), (&mut b, &nat_b)] {
+            strays += router.counted().unwrap();
+            node.stop();
+            node.natpunch(&["down"]);
+        }
+    }
+    let mut direct: Vec<f64> = times
+        .iter()
+        .flatten()
+        .map(|time| time.as_secs_f64())
+        .collect();
+    direct.sort_by(f64::total_cmp);
+    let within_15 = direct.iter().filter(|time| **time <= 15.0).count();
+    println!(
+        "measured: {what}: {} of {RUNS} direct, {within_15} within 15 s, after {:.1} s (median; {:.1} to \
+         {:.1}); at most {most} entries in a router's table, {strays} packets to third parties",
+        direct.len(),
+        direct.get(direct.len() / 2).unwrap_or(&f64::NAN),
+        direct.first().unwrap_or(&f64::NAN),
+        direct.last().unwrap_or(&f64::NAN),
+    );
+    assert!(direct.len() * 10 >= RUNS * 9, "{times:?}");
+    assert!(most <= MOST_CONNECTIONS && strays == 0);
+}
+
+lab_test!(
+    #[ignore = "a campaign: make punch"]
+    punch_symmetric_random,
+    1500,
+    |lab| {
+        campaign(
+            lab,
+            Nat::Symmetric,
+            "symmetric, random ports, and port-restricted",
+        );
+    }
+);
+
+lab_test!(
+    #[ignore = "a campaign: make punch"]
+    punch_symmetric_sequential,
+    1500,
+    |lab| {
+        campaign(
+            lab,
+            Nat::Sequential,
+            "symmetric, sequential ports, and port-restricted",
+        );
+    }
+);
+
+lab_test!(
+    #[ignore = "a campaign: make punch"]
+    punch_port_block,
+    1500,
+    |lab| {
+        campaign(
+            lab,
+            Nat::PortBlock,
+            "symmetric, a block of 1,024 ports, and port-restricted",
+        );
+    }
+);
