@@ -16,5 +16,7 @@ mod deps;
 mod exit_codes;
 mod gitops;
 mod marks;
+mod mesh_files;
+mod server;
 mod two_machines;
 mod typed;

@@ -6,7 +6,13 @@ use std::fs;
 use crate::blocks::{self, Mark};
 
 /// The documents whose blocks all are marked.
-const DOCUMENTS: &[&str] = &["README.md", "docs/gitops.md", "docs/operations.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "docs/gitops.md",
+    "docs/mesh-files.md",
+    "docs/operations.md",
+    "docs/server.md",
+];
 
 /// What a reader copies. Other blocks show output or pictures.
 const COPIED: &[&str] = &["sh", "console", "toml", "sshconfig"];

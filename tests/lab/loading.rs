@@ -10,7 +10,7 @@ use natpunch_types::SecretKey;
 
 use crate::mesh::replace;
 use crate::safety::pair;
-use crate::world::{Discovery, INTERFACE, World, soon, within};
+use crate::world::{Discovery, INTERFACE, World, within};
 
 /// Peers of the huge mesh: some 6 MB of text.
 const PEERS: u32 = 60_000;
@@ -22,7 +22,7 @@ lab_test!(
         let mut world = World::new(lab, Discovery::Rendezvous);
         let (a, b, _routers) = pair(&mut world, "");
         for (node, peer) in [(&a, &b), (&b, &a)] {
-            node.wait_path(peer, "direct", soon());
+            node.wait_path(peer, "direct", within(60));
         }
         // It is read to its end, and refused for what its last lines say: what is measured is the
         // loading alone.

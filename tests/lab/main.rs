@@ -17,7 +17,6 @@ mod connecting;
 mod crashes;
 mod disk;
 mod disks;
-mod documented;
 mod gitops;
 mod host;
 mod ipv6;

@@ -1,0 +1,68 @@
+//! docs/server.md, typed as it stands there.
+
+use std::fs;
+
+use natpunch_lab::lab_test;
+
+use crate::blocks::Block;
+use crate::typed::{Typist, eventually};
+
+/// A block of a terminal: what is typed after this prompt, and what is printed.
+fn session(block: &Block, prompt: &str) -> (String, Vec<String>) {
+    let mut lines = block.text.lines();
+    let mut typed = lines
+        .next()
+        .unwrap()
+        .strip_prefix(prompt)
+        .unwrap()
+        .to_owned();
+    while typed.ends_with('\\') {
+        typed.push('\n');
+        typed.push_str(lines.next().unwrap());
+    }
+    (typed, lines.map(str::to_owned).collect())
+}
+
+/// A line without what differs each time: numbers, how long it runs, a key.
+fn shape(line: &str) -> String {
+    const UNITS: [&str; 10] = [
+        "s", "s,", "min", "min,", "h", "h,", "days", "days,", "day", "day,",
+    ];
+    let is_same = |word: &&str| {
+        let varies = word.contains(|c: char| c.is_ascii_digit()) || word.len() == 44;
+        !varies && !UNITS.contains(word)
+    };
+    let words: Vec<&str> = line.split_whitespace().filter(is_same).collect();
+    words.join(" ")
+}
+
+lab_test!(a_server_says_what_the_page_shows, 90, |lab| {
+    let server = Typist::at(lab.public_host("server").unwrap());
+    server.types("umask 077; natpunch keygen > admission.key");
+    let (command, printed) = session(&Block::named("docs/server.md", "serve"), "$ ");
+    let _serving = server.leaves(&command, "serve.log");
+    server.reads("serve.log", "ready");
+    let log = fs::read_to_string(server.file("serve.log")).unwrap();
+    // The log goes to the same file here, and is told by its time.
+    let mut said = log.lines().filter(|line| !line.contains("INFO"));
+    for line in printed {
+        let is_it = |said: &str| match line.strip_prefix("public key: ") {
+            Some(key) => said.starts_with("public key: ") && said.len() == 12 + key.len(),
+            None => said == line,
+        };
+        assert!(
+            said.any(is_it),
+            "{line:?} is not said, or not in this order:\n{log}"
+        );
+    }
+
+    let (command, shown) = session(&Block::named("docs/server.md", "serve-status"), "# ");
+    let status = eventually("answer of serve status", || Ok(server.types(&command)));
+    let shapes: Vec<String> = status.lines().map(shape).collect();
+    for line in shown {
+        assert!(
+            shapes.contains(&shape(&line)),
+            "{line:?} is not said:\n{status}"
+        );
+    }
+});
