@@ -68,6 +68,7 @@ pub(super) enum Content {
 
 impl Unsealed {
     /// A session's message: its header, and the text behind it.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn message_mut(&mut self) -> Option<&mut Vec<u8>> {
         match &mut self.content {
             Content::Ready(_) => None,
