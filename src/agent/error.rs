@@ -47,9 +47,7 @@ pub enum AgentError {
     #[error("can't find the path of this program, which the embedded device needs: {0}")]
     Program(io::Error),
     /// A setting that a running mesh can't change.
-    #[error(
-        "{0} can't change while the mesh is up: run `natpunch down`, then `natpunch apply` again"
-    )]
+    #[error("{0} can't change while the mesh is up")]
     Fixed(&'static str),
     /// The change needs somebody's word.
     #[error("the change is refused: {}", list(.0))]
@@ -118,6 +116,7 @@ impl Help for AgentError {
                 ))
             }
             Self::StateDir(_) => Some("NATPUNCH_STATE_DIR names another directory".to_owned()),
+            Self::Fixed(_) => Some("run `natpunch down`, then `natpunch apply` again".to_owned()),
             Self::PlanChanged { .. } => Some("look at `natpunch plan` again".to_owned()),
             _ => None,
         };

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use natpunch_types::Help;
+use natpunch_types::{Help, split_help};
 
 use super::exit::Exit;
 use crate::config::{ConfigError, ConfigErrors, Excerpt};
@@ -37,11 +37,13 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// An error with this message.
-    pub fn new(message: impl Into<String>) -> Self {
+    /// An error with this message. What would help comes apart, where the message says that, too,
+    /// as those of the agent and the device do.
+    pub fn new(message: impl AsRef<str>) -> Self {
+        let (message, helps) = split_help(message.as_ref());
         Self::Failed {
-            message: message.into(),
-            helps: Vec::new(),
+            message: message.to_owned(),
+            helps: helps.map(str::to_owned).collect(),
         }
     }
 
@@ -56,10 +58,7 @@ impl CliError {
 
     /// What an error says of itself.
     pub fn of(error: &dyn Help) -> Self {
-        Self::Failed {
-            message: error.to_string(),
-            helps: error.helps(),
-        }
+        Self::new(error.in_full())
     }
 
     /// Prints the error on standard error and gives the exit code of the process.
@@ -183,5 +182,24 @@ fn clean(text: &str) -> Cow<'_, str> {
             .into()
     } else {
         text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_help_stands_on_lines_of_its_own_whoever_says_it() {
+        let texts = |error: CliError| match error {
+            CliError::Failed { message, helps } => (message, helps),
+            other => panic!("{other:?}"),
+        };
+        let (message, helps) = texts(CliError::new("no WireGuard; help: load it").help("or not"));
+        assert_eq!((message.as_str(), helps.len()), ("no WireGuard", 2));
+        let error = crate::agent::AgentError::Fixed("the name");
+        let (message, helps) = texts(error.into());
+        assert!(!message.contains("natpunch down"), "{message}");
+        assert!(helps[0].contains("natpunch down"), "{helps:?}");
     }
 }

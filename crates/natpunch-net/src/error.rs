@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 pub enum NetError {
     /// Raw sockets are a privilege.
     #[error(
-        "cannot open a raw socket: permission denied. natpunch needs CAP_NET_RAW to speak from WireGuard's own port: run \
-         it as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW in its systemd unit"
+        "cannot open a raw socket: permission denied, and natpunch needs CAP_NET_RAW to speak from \
+         WireGuard's own port; help: run it as root, or with AmbientCapabilities=CAP_NET_ADMIN \
+         CAP_NET_RAW in its systemd unit"
     )]
     NotPermitted,
     /// Neither IPv4 nor IPv6 is there.
@@ -33,7 +34,8 @@ pub enum NetError {
     },
     /// The set of sources whose datagrams always pass is full.
     #[error(
-        "cannot listen to {address}: already listening to {limit} servers; name fewer of them in the configuration"
+        "cannot listen to {address}: already listening to {limit} servers; help: name fewer of \
+         them in the configuration"
     )]
     TooManySources {
         /// The address that did not fit.

@@ -30,8 +30,8 @@ pub enum NotPrivate {
     },
     /// It belongs to somebody else.
     #[error(
-        "{} belongs to user {owner}, who could put anything there; chown it to user {wanted}, or \
-         name another directory",
+        "{} belongs to user {owner}, who could put anything there; help: chown it to user \
+         {wanted}, or name another directory",
         path.display()
     )]
     Owner {
@@ -45,7 +45,7 @@ pub enum NotPrivate {
     /// Others may write to it.
     #[error(
         "others than its owner may write to {} (mode {mode:04o}), and could put anything there; \
-         chmod go-w it, or name another directory",
+         help: chmod go-w it, or name another directory",
         path.display()
     )]
     Writable {

@@ -140,7 +140,8 @@ pub enum Refused {
     Held(String),
     /// It changes what a running mesh can't change.
     #[error(
-        "{0} can't change while the mesh is up: run `natpunch down`, then `natpunch apply` again"
+        "{0} can't change while the mesh is up; help: run `natpunch down`, then `natpunch apply` \
+         again"
     )]
     Fixed(&'static str),
     /// It needs somebody's word.
@@ -152,13 +153,13 @@ pub enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ConfirmError {
     /// The change is not made yet.
-    #[error("a change is being applied; confirm it afterwards")]
+    #[error("a change is being applied; help: confirm it afterwards")]
     Busy,
     /// There is none.
     #[error("no change waits for a confirmation")]
     Nothing,
     /// The connection is older than the change.
-    #[error("this connection is from before the change: confirm over a new one")]
+    #[error("this connection is from before the change; help: confirm over a new one")]
     OldConnection,
 }
 

@@ -31,7 +31,8 @@ pub fn with_help<H: fmt::Display>(
     text
 }
 
-/// The two parts of what [`with_help`] made, for who has a better way to show them.
+/// The two parts of what [`with_help`] made, for who has a better way to show them. Errors that
+/// cross the program as text, such as those of devices, have that form from the start.
 pub fn split_help(text: &str) -> (&str, impl Iterator<Item = &str>) {
     let mut parts = text.split(HELP);
     (parts.next().unwrap_or_default(), parts)

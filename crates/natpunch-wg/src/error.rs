@@ -8,7 +8,8 @@ use natpunch_types::PeerKey;
 use crate::backend::BackendKind;
 use crate::plan::Plan;
 
-/// Why an operation on a WireGuard interface failed. The text says what to do.
+/// Why an operation on a WireGuard interface failed. Where something helps, the text says so, in the form of
+/// [`natpunch_types::with_help`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WgError {
@@ -21,20 +22,23 @@ pub enum WgError {
         problem: String,
     },
     /// The process lacks the privilege.
-    #[error("{what}: not permitted; run as root or give the program CAP_NET_ADMIN")]
+    #[error("{what}: not permitted; help: run as root or give the program CAP_NET_ADMIN")]
     NotPermitted {
         /// What was tried.
         what: String,
     },
     /// The owner or mode of a file or directory forbids it, which no capability need be missing for.
-    #[error("{what}: permission denied by its owner or mode; run as the user that it belongs to")]
+    #[error(
+        "{what}: permission denied by its owner or mode; help: run as the user that it belongs to"
+    )]
     Denied {
         /// What was tried, with the path.
         what: String,
     },
     /// An interface of this name exists and is not ours.
     #[error(
-        "interface {name} exists and is not ours ({found}); take it over with `natpunch apply --adopt`, choose another name in [interface], or remove it with `ip link del {name}`"
+        "interface {name} exists and is not ours ({found}); help: take it over with `natpunch \
+         apply --adopt`, choose another name in [interface], or remove it with `ip link del {name}`"
     )]
     Foreign {
         /// The interface.
@@ -44,7 +48,8 @@ pub enum WgError {
     },
     /// The interface is ours but runs on another backend than the one asked for.
     #[error(
-        "interface {name} runs on the {present} backend, the file asks for {wanted}; run `natpunch down` first"
+        "interface {name} runs on the {present} backend, the file asks for {wanted}; help: run \
+         `natpunch down` first"
     )]
     BackendDiffers {
         /// The interface.
@@ -56,7 +61,9 @@ pub enum WgError {
     },
     /// An interface that shall be taken over is another node's.
     #[error(
-        "interface {name} can't be taken over: its public key is {found}, and this node's is {wanted}; give this node the key of the interface (`natpunch import --interface {name}`)"
+        "interface {name} can't be taken over: its public key is {found}, and this node's is \
+         {wanted}; help: give this node the key of the interface (`natpunch import --interface \
+         {name}`)"
     )]
     OtherKey {
         /// The interface.
@@ -68,7 +75,8 @@ pub enum WgError {
     },
     /// An interface that shall be taken over is run by a program.
     #[error(
-        "interface {name} can't be taken over: a program runs it in userspace; write `backend = \"external\"` in [interface], and natpunch uses it as it is"
+        "interface {name} can't be taken over: a program runs it in userspace; help: write \
+         `backend = \"external\"` in [interface], and natpunch uses it as it is"
     )]
     RunByProgram {
         /// The interface.
@@ -76,17 +84,20 @@ pub enum WgError {
     },
     /// The kernel has no WireGuard.
     #[error(
-        "this kernel has no WireGuard; load the module `wireguard`, or use backend = \"userspace\""
+        "this kernel has no WireGuard; help: load the module `wireguard`, or use backend = \
+         \"userspace\""
     )]
     NoKernelWireguard,
     /// There is no TUN driver.
     #[error(
-        "/dev/net/tun cannot be opened ({0}); load the module `tun`, or give the container that device"
+        "/dev/net/tun cannot be opened ({0}); help: load the module `tun`, or give the container \
+         that device"
     )]
     NoTun(io::Error),
     /// backend = "external", but nobody runs such a device.
     #[error(
-        "no device answers at {socket}; start it first (such as `wireguard-go {name}`), or use backend = \"auto\""
+        "no device answers at {socket}; help: start it first (such as `wireguard-go {name}`), or \
+         use backend = \"auto\""
     )]
     NoExternalDevice {
         /// The interface.
@@ -95,14 +106,17 @@ pub enum WgError {
         socket: PathBuf,
     },
     /// The UDP port is taken.
-    #[error("UDP port {0} is in use by another program; choose another `listen_port`")]
+    #[error("UDP port {0} is in use by another program; help: choose another `listen_port`")]
     PortInUse(u16),
     /// A route that we need exists and belongs to someone else.
-    #[error("a route to {0} exists that is not ours; remove it or change the peer's addresses")]
+    #[error(
+        "a route to {0} exists that is not ours; help: remove it or change the peer's addresses"
+    )]
     RouteInUse(ipnet::IpNet),
     /// The table of pins could not be removed.
     #[error(
-        "the pins of {name} are still in nftables: {reason}; remove them with `nft delete table inet {table}`"
+        "the pins of {name} are still in nftables: {reason}; help: remove them with `nft delete \
+         table inet {table}`"
     )]
     PinsLeft {
         /// The interface.
@@ -122,7 +136,8 @@ pub enum WgError {
     },
     /// A running device speaks another protocol version.
     #[error(
-        "the embedded device of {name} speaks version {found} of the control protocol, this program {ours}; run `natpunch down` and start again"
+        "the embedded device of {name} speaks version {found} of the control protocol, this \
+         program {ours}; help: run `natpunch down` and start again"
     )]
     DeviceVersion {
         /// The interface.
@@ -142,8 +157,8 @@ pub enum WgError {
     },
     /// The process of the embedded device takes requests and does not answer them.
     #[error(
-        "the device process of {name} (process {pid}) does not answer; `kill -9 {pid}` ends it, and \
-         the agent then makes the device anew"
+        "the device process of {name} (process {pid}) does not answer; help: `kill -9 {pid}` ends \
+         it, and the agent then makes the device anew"
     )]
     Hung {
         /// The interface.
@@ -164,7 +179,8 @@ pub enum WgError {
     },
     /// What was read back differs from what was written.
     #[error(
-        "interface {name} did not take the configuration; still to be done after the change:\n{remaining}"
+        "interface {name} did not take the configuration; still to be done after the \
+         change:\n{remaining}"
     )]
     ReadBack {
         /// The interface.

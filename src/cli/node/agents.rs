@@ -4,8 +4,6 @@
 use std::io;
 use std::path::Path;
 
-use natpunch_types::split_help;
-
 use crate::agent::AgentError;
 use crate::cli::CliError;
 use crate::control::{self, Client, ControlError, Request};
@@ -37,12 +35,7 @@ impl From<ControlError> for CliError {
             ControlError::Hung { pid, .. } => message.help(format!(
                 "it hangs: `kill -9 {pid}` ends it, and tunnels stay up; its unit starts it again"
             )),
-            // What the agent says is on one line with what would help.
-            ControlError::Refused(text) => {
-                let (problem, helps) = split_help(&text);
-                helps.fold(Self::new(problem), Self::help)
-            }
-            ControlError::Io { .. } => message,
+            ControlError::Io { .. } | ControlError::Refused(_) => message,
         }
     }
 }

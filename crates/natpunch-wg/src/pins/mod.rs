@@ -39,13 +39,13 @@ pub type PinSet = BTreeMap<SocketAddr, NonZeroU16>;
 #[non_exhaustive]
 pub enum PinError {
     /// There is no program to speak to nftables with.
-    #[error("the program `nft` is not installed; install it (package nftables)")]
+    #[error("the program `nft` is not installed; help: install it (package nftables)")]
     NoProgram,
     /// The process lacks the privilege.
-    #[error("nftables: not permitted; run as root or give the program CAP_NET_ADMIN")]
+    #[error("nftables: not permitted; help: run as root or give the program CAP_NET_ADMIN")]
     NotPermitted,
     /// The kernel can't do what a pin needs.
-    #[error("this kernel has no usable nftables ({0}); load the module `nf_tables`")]
+    #[error("this kernel has no usable nftables ({0}); help: load the module `nf_tables`")]
     NoKernelSupport(String),
     /// The program refused the table.
     #[error("nft refused the table {table}: {said}")]
