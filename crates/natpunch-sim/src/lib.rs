@@ -29,7 +29,7 @@ pub use link::LinkConfig;
 pub use nat::{Allocation, Filtering, Mapping, Nat, NatConfig, Refusal, Timers, Unsolicited};
 pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 pub use node::DiscoveryConfig;
-pub use oracle::{Verdict, direct_path_possible};
+pub use oracle::{Reach, Verdict, direct_path_possible, reach_with_other_ports};
 pub use packet::{DEFAULT_TTL, Packet, Payload};
 pub use random::Random;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use natpunch_types::{AddressClass, classify};
 
-use crate::nat::{Filtering, Mapping, NatConfig, Unsolicited};
+use crate::nat::{Allocation, Filtering, Mapping, NatConfig, Unsolicited};
 use crate::network::{GatewayId, HostId, Network};
 
 /// What may be expected of a pair of hosts whose servers are on the internet.
@@ -134,10 +134,63 @@ fn pair(a: Stack, b: Stack) -> Verdict {
     }
 }
 
+/// What may be expected of a pair that can use other source ports than WireGuard's, and guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// A direct path, without any guess.
+    Direct,
+    /// A direct path, with the probability of the mathematics: see `docs/nat.md`.
+    Guessed,
+    /// A relay.
+    Relay,
+}
+
+/// Whether these two hosts can reach each other directly by other source ports and by guesses
+/// within the punch budget.
+pub fn reach_with_other_ports(network: &Network, a: HostId, b: HostId) -> Reach {
+    match direct_path_possible(network, a, b) {
+        // Other ports are other five-tuples, which no early packet has spoiled.
+        Verdict::Possible | Verdict::Contended => return Reach::Direct,
+        Verdict::Impossible => {}
+    }
+    let above = |host| network.gateways_above(network.segment_of(host));
+    let nats = |host| -> Option<Vec<NatConfig>> {
+        let gateways = above(host).into_iter();
+        gateways
+            .map(|gateway| network.nat_v4(gateway).map(|nat| *nat.config()))
+            .collect()
+    };
+    let shares_a_router = above(a).iter().any(|gateway| above(b).contains(gateway));
+    let (Some(nats_a), Some(nats_b), false) = (nats(a), nats(b), shares_a_router) else {
+        return Reach::Relay;
+    };
+    let stacks = [&nats_a, &nats_b].map(Stack::of);
+    let easy = stacks.map(|stack| stack.easy());
+    // A NAT that maps by address has one port towards the other side, whose filter may not ask for
+    // it.
+    let [first, second] = stacks;
+    let is_let_in = |by: Stack, stack: Stack| {
+        let one_port = stack.mapping == Mapping::AddressDependent;
+        one_port && by.filtering != Filtering::AddressAndPortDependent
+    };
+    if is_let_in(first, second) || is_let_in(second, first) {
+        return Reach::Guessed;
+    }
+    // Of a chain the sequence is only to be seen where no other router hands out ports after it.
+    let in_sequence = |nats: &[NatConfig]| {
+        let [nat] = nats else { return false };
+        matches!(nat.allocation, Allocation::Sequential { .. }) && nat.background == 0
+    };
+    match easy {
+        [true, false] | [false, true] => Reach::Guessed,
+        [false, false] if in_sequence(&nats_a) && in_sequence(&nats_b) => Reach::Guessed,
+        [false, false] | [true, true] => Reach::Relay,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::Allocation;
 
     fn verdict(a: NatConfig, b: NatConfig) -> Verdict {
         let (first, second) = (

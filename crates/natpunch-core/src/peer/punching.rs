@@ -34,6 +34,9 @@ const RETRY: [Duration; 4] = [
     Duration::from_secs(600),
     Duration::from_secs(3600),
 ];
+/// After so many packets the next try waits for routers to forget them (Linux: 30 s).
+const LONG_SWEEP: u32 = 200;
+const FORGOTTEN: Duration = Duration::from_secs(32);
 /// Another try, when something was in the way that may soon be gone.
 const SOON: Duration = Duration::from_secs(2);
 /// How long it may take to see where a sequence of ports is.
@@ -410,6 +413,16 @@ impl Peer {
         let Some(volley) = &self.punching.volley else {
             return;
         };
+        let found = self.has_find(volley.began, now);
+        if found && volley.phase == Phase::Waits {
+            // What was found is about to be chosen, or will be when a retreat from direct paths ends.
+            let until = Some(now + ANSWERS);
+            self.punching.wake = until;
+            if let Some(volley) = &mut self.punching.volley {
+                volley.until = until;
+            }
+            return;
+        }
         if volley.until.is_some_and(|until| until <= now) {
             self.fail_strategy(env, now);
             return;
@@ -574,6 +587,9 @@ impl Peer {
         let sweeper = volley.role == Role::Sweeper;
         let rung = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
         let wait = RETRY.get(rung).or(RETRY.last()).copied();
+        // Two long sweeps in a row would add up in the routers' tables.
+        let long = volley.sent >= LONG_SWEEP;
+        let wait = wait.map(|wait| wait.max(if long { FORGOTTEN } else { SOON }));
         self.punching.failures = self.punching.failures.saturating_add(1);
         self.punching.at = Some(now + wait.unwrap_or(SOON));
         self.stop_punching(env);
@@ -632,6 +648,12 @@ impl Peer {
     fn has_direct_answer(&self, since: Time, now: Time) -> bool {
         let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
         direct.any(|(_, entry)| entry.is_answered_since(since) && !entry.is_blocked(now))
+    }
+
+    /// A direct path was proven since then, and WireGuard may pass on it.
+    fn has_find(&self, since: Time, now: Time) -> bool {
+        let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
+        direct.any(|(_, entry)| entry.is_answered_since(since) && entry.is_usable(now))
     }
 
     /// Says the present word on the path that answers.

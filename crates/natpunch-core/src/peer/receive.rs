@@ -243,7 +243,8 @@ impl Peer {
         if probe.unheard {
             self.heed_unheard(path, env, now);
         }
-        self.choice.on_peer_says(path, probe.in_use, now);
+        self.choice
+            .on_peer_says(path, probe.in_use, probe.sequence, now);
         let in_use = self.choice.is_selected(path) && self.device_path() == Some(path);
         if !probe.checking || !in_use {
             return;

@@ -98,6 +98,8 @@ pub(super) struct Choice {
     nominated: Option<PathId>,
     /// The path that the peer has chosen, as it last said, and when.
     peer_uses: Option<(PathId, Time)>,
+    /// The place of that word in the peer's sequence. By a relay an older one may come later.
+    said: u64,
     ignores_nominations_until: Time,
     sign_of_life_after: Time,
 }
@@ -109,6 +111,7 @@ impl Choice {
             selection: None,
             nominated: None,
             peer_uses: None,
+            said: 0,
             ignores_nominations_until: now,
             sign_of_life_after: now,
         }
@@ -136,8 +139,12 @@ impl Choice {
     }
 
     /// What a fresh message of the peer says of the path that it came on.
-    pub(super) fn on_peer_says(&mut self, path: PathId, in_use: bool, now: Time) {
+    pub(super) fn on_peer_says(&mut self, path: PathId, in_use: bool, sequence: u64, now: Time) {
+        if sequence < self.said {
+            return;
+        }
         if in_use {
+            self.said = sequence;
             self.peer_uses = Some((path, now));
         } else if self.peer_uses.is_some_and(|(used, _)| used == path) {
             self.peer_uses = None;
@@ -151,6 +158,7 @@ impl Choice {
     pub(super) fn forget_peers_choice(&mut self) {
         self.nominated = None;
         self.peer_uses = None;
+        self.said = 0;
     }
 
     /// The path in use does not work: the nomination that led to it is not followed again.

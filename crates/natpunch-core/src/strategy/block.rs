@@ -17,6 +17,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     samples: false,
     known_ports: false,
     both_open: false,
+    either_opens: false,
     patience: Duration::from_millis(600),
     suits,
     opener: |aim, n| aim.open(n),

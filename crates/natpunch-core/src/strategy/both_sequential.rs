@@ -22,6 +22,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     samples: true,
     known_ports: false,
     both_open: true,
+    either_opens: false,
     patience: Duration::from_millis(600),
     suits,
     opener: |aim, n| shot(aim, aim.pair.sweeper.pattern, n, 0),

@@ -15,6 +15,7 @@
 //! | [`birthday`] | endpoint-dependent, any ports | endpoint-independent |
 //! | [`both_sequential`] | endpoint-dependent, in sequence | the same |
 //! | [`rotation`] | keeps ports | endpoint-independent; one of them accepts on its outside |
+//! | [`birthday`] on suspicion | seems endpoint-independent | the same |
 //!
 //! What is in no row is left to a relay. Cone with cone, one open side and one LAN need none of
 //! this: they are what ordinary bursts find ([`crate::burst`]).
@@ -144,6 +145,8 @@ pub(crate) struct Strategy {
     pub(crate) known_ports: bool,
     /// The sweeper opens ports, too.
     pub(crate) both_open: bool,
+    /// Where both sides may, each opens in its turn, the controlling one first.
+    pub(crate) either_opens: bool,
     /// It is tried when no direct path has been found for this long.
     pub(crate) patience: Duration,
     pub(crate) suits: fn(Pair<'_>) -> bool,
@@ -154,12 +157,13 @@ pub(crate) struct Strategy {
 }
 
 /// All strategies, the least expensive first.
-static STRATEGIES: [&Strategy; 5] = [
+static STRATEGIES: [&Strategy; 6] = [
     &sequential::STRATEGY,
     &block::STRATEGY,
     &both_sequential::STRATEGY,
     &birthday::STRATEGY,
     &rotation::STRATEGY,
+    &birthday::LAST_RESORT,
 ];
 
 /// The strategy of this number.
@@ -182,16 +186,19 @@ pub(crate) fn plan(
         opener: peer,
         sweeper: own,
     };
-    let part = |strategy: &&'static Strategy| {
-        let role = match ((strategy.suits)(opens), (strategy.suits)(sweeps)) {
-            (true, true) if controlling => Role::Opener,
-            (true, false) => Role::Opener,
-            (true, true) | (false, true) => Role::Sweeper,
-            (false, false) => return None,
-        };
-        Some((*strategy, role))
+    let parts = |strategy: &&'static Strategy| -> &'static [Role] {
+        match ((strategy.suits)(opens), (strategy.suits)(sweeps)) {
+            (true, true) if strategy.either_opens && controlling => &[Role::Opener, Role::Sweeper],
+            (true, true) if strategy.either_opens => &[Role::Sweeper, Role::Opener],
+            (true, true) if controlling => &[Role::Opener],
+            (true, false) => &[Role::Opener],
+            (true, true) | (false, true) => &[Role::Sweeper],
+            (false, false) => &[],
+        }
     };
-    STRATEGIES.iter().filter_map(part).collect()
+    let rows = STRATEGIES.into_iter();
+    rows.flat_map(|strategy| parts(&strategy).iter().map(move |role| (strategy, *role)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -276,7 +283,11 @@ mod tests {
             (
                 easy(Pattern::Preserved),
                 easy(Pattern::Preserved),
-                vec![("rotation", opens)],
+                vec![
+                    ("rotation", opens),
+                    ("birthday on suspicion", opens),
+                    ("birthday on suspicion", sweeps),
+                ],
             ),
             (hard(Pattern::Random), hard(Pattern::Random), vec![]),
             (NatProfile::default(), hard(Pattern::Random), vec![]),

@@ -30,6 +30,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     samples: false,
     known_ports: true,
     both_open: false,
+    either_opens: false,
     patience: Duration::from_secs(4),
     suits,
     opener: |aim, n| {
