@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
-  supply-chain fuzz
+  supply-chain fuzz mutants
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -66,6 +66,9 @@ flood: ## the server under 60,000 packets a second from spoofed sources, with cl
 
 restart: ## 100,000 clients of one server that restarts: all are back within a minute (3 minutes)
 	cargo test --release --locked --test server -- --ignored --nocapture campaign_restart | grep -E '^(measured|test )'
+
+mutants: ## mutation tests of the pure crates: many hours, or a part of them (SHARD=1/20)
+	scripts/mutants $(SHARD)
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench

@@ -90,6 +90,30 @@ fn mesh() -> Version {
 type Kind = fn(&mut Version);
 
 #[test]
+fn what_a_running_mesh_cannot_change_is_refused_by_name() {
+    let fixed: [(&str, Kind); 3] = [
+        ("the interface's name", |v| {
+            v.facts.node.interface = "wg1".into()
+        }),
+        ("the backend", |v| v.facts.node.backend = "kernel".into()),
+        ("the name of the mesh", |v| {
+            v.facts.node.mesh = "other".into()
+        }),
+    ];
+    for (what, change) in fixed {
+        let before = mesh();
+        let mut rollout = running(&before);
+        let after = Arc::new(before.with(2, change));
+        let refused = rollout.handle_version(after, moment(&[1], &[]), Time::from_millis(1));
+        let Err(Refused::Fixed(said)) = refused else {
+            panic!("{what}: not refused");
+        };
+        assert_eq!(said, what);
+        assert_eq!(rollout.good().hash, before.hash);
+    }
+}
+
+#[test]
 fn who_a_change_is_directed_against_has_no_word_in_it() {
     let removal = |v: &mut Version| v.facts.peers.retain(|peer| peer.name != "p1");
     let route_loss = |v: &mut Version| {
