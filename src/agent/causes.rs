@@ -112,6 +112,18 @@ fn unresolved(named: Named<'_>, finders: &[Finder]) -> Option<String> {
     ))
 }
 
+/// What is wrong where two hosts answer probes with the peer's key.
+pub(super) fn twins(peer: &PeerStatus) -> Option<String> {
+    let found = || {
+        format!(
+            "two hosts answer as {} in turns: they run with its private key; give one of them a key and an entry \
+             of its own",
+            peer.name
+        )
+    };
+    peer.has_twins.then(found)
+}
+
 /// In this time…
 const FLIP_WINDOW: Duration = Duration::from_secs(60);
 /// …so many moves between no more than two places are two hosts: one that roams goes on to new
@@ -223,6 +235,7 @@ mod tests {
             tx_bytes: 0,
             seen_as: None,
             probes_unanswered: false,
+            has_twins: false,
             state,
             candidates: origins.iter().map(candidate).collect(),
         }
@@ -295,6 +308,18 @@ mod tests {
             assert_eq!(cause(&peer, None, &go), None, "{heard}");
         }
         assert_eq!(cause(&peer(PeerState::Punching, &["go"]), None, &go), None);
+    }
+
+    #[test]
+    fn two_hosts_that_answer_with_one_key_are_said_to() {
+        let one = peer(PeerState::Connected, &[]);
+        assert_eq!(twins(&one), None);
+        let two = PeerStatus {
+            has_twins: true,
+            ..one
+        };
+        let text = twins(&two).unwrap();
+        assert!(text.contains("two hosts answer as b"), "{text}");
     }
 
     #[test]

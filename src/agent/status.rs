@@ -280,7 +280,8 @@ impl Agent {
                 endpoint: remote.endpoint.as_deref(),
                 own_key: &self.node.public_key,
             };
-            let text = self.flips.cause(peer, natpunch_net::now());
+            let text = causes::twins(peer);
+            let text = text.or_else(|| self.flips.cause(peer, natpunch_net::now()));
             let text = text.or_else(|| causes::likely(peer, named, &finders))?;
             Some((peer.name.clone(), text))
         };

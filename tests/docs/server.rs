@@ -66,3 +66,34 @@ lab_test!(a_server_says_what_the_page_shows, 90, |lab| {
         );
     }
 });
+
+/// A user other than root, who has a directory for sockets as logind makes it.
+const USER: &str =
+    "XDG_RUNTIME_DIR=/run/user/65534 setpriv --reuid 65534 --regid 65534 --clear-groups";
+
+lab_test!(a_server_of_a_user_answers_its_user_and_root, 60, |lab| {
+    let server = Typist::at(lab.public_host("server").unwrap());
+    server.types(
+        "install -d -m 755 /run/user && install -d -o 65534 -g 65534 -m 700 /run/user/65534",
+    );
+    // Nothing but what README types names a place.
+    let key = "--key-file /run/user/65534/server.key";
+    let serve = format!(
+        "unset NATPUNCH_RUNTIME_DIR; {USER} natpunch serve --listen 0.0.0.0:51900 --open {key}"
+    );
+    let _serving = server.leaves(&serve, "serve.log");
+    server.reads("serve.log", "ready");
+    for who in ["", USER] {
+        let status = format!("unset NATPUNCH_RUNTIME_DIR; {who} natpunch serve status");
+        let said = server.types(&status);
+        assert!(said.contains("udp 0.0.0.0:51900"), "{who}: {said}");
+    }
+    let other = USER.replace("65534", "65533");
+    let said = server.types(&format!(
+        "unset NATPUNCH_RUNTIME_DIR; {other} natpunch serve status 2>&1 || true"
+    ));
+    assert!(
+        said.contains("error: ") && said.contains("help: "),
+        "{said}"
+    );
+});

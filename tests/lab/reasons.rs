@@ -119,6 +119,25 @@ lab_test!(
     }
 );
 
+lab_test!(two_hosts_with_one_key_are_the_likely_cause, 150, |lab| {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let [mut a, mut b, mut twin] = ["a", "b", "twin"].map(|name| {
+        let host = world.lab.public_host(name).unwrap();
+        world.node(host)
+    });
+    // A machine that was cloned, key and all.
+    world.mesh.members.retain(|member| member.name != "twin");
+    twin.key_file.clone_from(&b.key_file);
+    world.write_mesh();
+    let all = [&mut a, &mut b, &mut twin];
+    all.into_iter().for_each(|node| node.start());
+    // Before it has found either, it says that b has left nothing for it.
+    let cause = a.wait("word of two hosts", within(100), |status| {
+        likely(status, "b").filter(|cause| cause.contains("two hosts"))
+    });
+    assert!(cause.contains("its private key"), "{cause}");
+});
+
 lab_test!(
     who_may_not_look_is_told_so_and_not_that_nothing_is_up,
     60,

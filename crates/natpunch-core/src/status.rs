@@ -86,6 +86,9 @@ pub struct PeerStatus {
     /// The peer's natpunch does not answer, though WireGuard's session with it is live: it has
     /// ended or was stopped, or the path has just died.
     pub probes_unanswered: bool,
+    /// Two hosts answer in turns with the peer's key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_twins: bool,
     /// How things stand.
     #[serde(flatten)]
     pub state: PeerState,

@@ -1,5 +1,6 @@
 //! Pings to one peer: what they say, and when the next one leaves.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -58,6 +59,37 @@ struct Remote {
     seen: ReplayWindow<64>,
 }
 
+/// So many times within this an ended run of the peer was the present one again: no run comes back,
+/// so two live. Late answers of a run that has ended come in a moment.
+const RETURNS: usize = 3;
+const RETURNS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs of the peer that come back, as none does: two hosts answer with its key.
+#[derive(Debug, Default)]
+struct Twins {
+    /// The run before the present one.
+    before: Option<u64>,
+    /// When a run came back, the last ones.
+    returns: VecDeque<Time>,
+}
+
+impl Twins {
+    fn on_other_run(&mut self, known: Option<u64>, session: u64, now: Time) {
+        if self.before == Some(session) {
+            if self.returns.len() >= RETURNS {
+                self.returns.pop_front();
+            }
+            self.returns.push_back(now);
+        }
+        self.before = known;
+    }
+
+    fn live(&self, now: Time) -> bool {
+        let lately = |at: &&Time| now.since(**at) <= RETURNS_WITHIN;
+        self.returns.iter().filter(lately).count() >= RETURNS
+    }
+}
+
 /// What can be said of a ping before it is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
@@ -86,6 +118,7 @@ struct Says {
 pub(super) struct Prober {
     pending: Pending,
     remote: Option<Remote>,
+    twins: Twins,
     sequence: u64,
     /// The transaction of the last ping, and the one that shots share.
     last: Transaction,
@@ -103,6 +136,7 @@ impl Default for Prober {
         Self {
             pending: Pending::default(),
             remote: None,
+            twins: Twins::default(),
             sequence: 0,
             last: Transaction::default(),
             shot: Transaction::default(),
@@ -154,15 +188,21 @@ impl Prober {
     }
 
     /// A pong shows the peer's present run. True if another one was known: it has restarted.
-    pub(super) fn on_run(&mut self, session: u64) -> bool {
+    pub(super) fn on_run(&mut self, session: u64, now: Time) -> bool {
         let known = self.remote.as_ref().map(|remote| remote.session);
         if known != Some(session) {
+            self.twins.on_other_run(known, session, now);
             self.remote = Some(Remote {
                 session,
                 seen: ReplayWindow::default(),
             });
         }
         known.is_some_and(|known| known != session)
+    }
+
+    /// Whether two hosts answer in turns with the peer's key.
+    pub(super) fn has_twins(&self, now: Time) -> bool {
+        self.twins.live(now)
     }
 
     /// What is the same in every probe.
@@ -446,5 +486,34 @@ impl Peer {
             deaf: entry.is_some_and(|entry| entry.is_deaf_here(now)),
             unheard: self.device.has_heard_nothing(now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn twins_after(runs: &[u64], seconds_apart: u64) -> bool {
+        let mut prober = Prober::default();
+        let mut now = Time::ZERO;
+        for run in runs {
+            now += Duration::from_secs(seconds_apart);
+            prober.on_run(*run, now);
+        }
+        prober.has_twins(now)
+    }
+
+    #[test]
+    fn runs_that_come_back_again_and_again_are_two_hosts_with_one_key() {
+        assert!(twins_after(&[1, 2, 1, 2, 1], 5));
+        assert!(!twins_after(&[1, 2, 3, 4, 5, 6, 7], 5), "it restarts often");
+        assert!(
+            !twins_after(&[1, 2, 1, 2], 5),
+            "late answers of the run before"
+        );
+        assert!(
+            !twins_after(&[1, 2, 1, 2, 1, 2, 1], 60),
+            "too seldom to tell"
+        );
     }
 }

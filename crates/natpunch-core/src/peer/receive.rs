@@ -159,7 +159,7 @@ impl Peer {
             return;
         };
         // The transaction was random: this is the peer's present run.
-        if self.prober.on_run(pong.session) {
+        if self.prober.on_run(pong.session, now) {
             self.on_restart(env, now);
         }
         self.prober.seen_as = pong.observed;

@@ -62,6 +62,7 @@ impl Peer {
             relay_reason: relay.and_then(|_| self.relay_reason(&env.local, now)),
             probes_unanswered: self.has_live_session(now)
                 && self.connection(now) == Connection::Down,
+            has_twins: self.prober.has_twins(now),
             strategy: self.punching.in_words(),
             candidates: self
                 .table
