@@ -5,7 +5,7 @@ set -euo pipefail
 
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
-test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'

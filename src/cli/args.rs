@@ -21,7 +21,7 @@ use crate::source::{Location, parse_argument};
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Log format.
+    /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Log filter, such as `info` or `natpunch=debug`; default: the NATPUNCH_LOG variable, else
@@ -36,7 +36,7 @@ pub struct Cli {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -45,13 +45,13 @@ pub enum LogFormat {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Join the mesh: apply the mesh file, discover, punch, keep paths alive, reload on change.
+    /// Run the agent: apply the mesh file, connect the peers, and follow changes of the file.
     Apply(ApplyArgs),
-    /// Show what `apply` would change on this host (exit code 0: nothing, 2: changes, 1: error).
+    /// Show what `apply` would change on this host, and change nothing (exit code 2: changes).
     Plan(PlanArgs),
-    /// Say that the change that a running mesh just made is good, so that it stays.
+    /// Keep the change that the running mesh is trying, which is undone otherwise.
     Confirm(ConfirmArgs),
-    /// Validate a mesh for every node in it, without network or privileges.
+    /// Validate the mesh for every node in it, without network or privileges.
     Check(CheckArgs),
     /// Make a new mesh file.
     Init(InitArgs),
@@ -59,28 +59,27 @@ pub enum Command {
     AddPeer(AddPeerArgs),
     /// Remove a peer from the mesh file; comments and order stay.
     RemovePeer(RemovePeerArgs),
-    /// Make a mesh file from a file of wg-quick or a running interface; keys go to files of their
-    /// own.
+    /// Make a mesh file from a file of wg-quick or from a running interface.
     Import(ImportArgs),
     /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
     Export(ExportArgs),
-    /// Draw the mesh.
+    /// Draw the mesh file as a picture, or as Mermaid text.
     Graph(GraphArgs),
-    /// Show peers, paths, endpoints, round-trip times, handshakes and traffic.
+    /// Show peers, paths, endpoints and traffic, and why a peer is not connected.
     Status(StatusArgs),
-    /// Look for a new version of the mesh now, and say whether it is applied.
+    /// Make the agent look for a new version of the mesh now, and say whether it is applied.
     Reload(ReloadArgs),
-    /// Take the mesh off this host.
+    /// Stop the agent and remove the mesh from this host: interface, routes, rules, names.
     Down(DownArgs),
-    /// Run a rendezvous and STUN server.
+    /// Run a server that introduces nodes, tells them their addresses, and relays.
     Serve(ServeArgs),
-    /// Watch the main job in a small internet of network namespaces.
+    /// Show two nodes behind NATs connect, in network namespaces of this machine.
     Demo(DemoArgs),
-    /// Print a new private key, as `wg genkey`.
+    /// Print a new private key, as `wg genkey` does.
     Keygen(KeygenArgs),
-    /// Encrypt the key on standard input with age, to stand in the mesh file.
+    /// Encrypt the key on standard input with age, so that it may stand in the mesh file.
     Encrypt(EncryptArgs),
-    /// Read a private key from standard input and print its public key, as `wg pubkey`.
+    /// Read a private key from standard input and print its public key, as `wg pubkey` does.
     Pubkey(PubkeyArgs),
     /// Print the JSON schema of the mesh file.
     Schema(SchemaArgs),
@@ -98,36 +97,36 @@ pub struct ApplyArgs {
     /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Location,
-    /// Who must have signed what a repository or web server gives; default:
-    /// /etc/natpunch/trust.toml, if it is there.
+    /// The file that says who must have signed a mesh from a repository or web server. Default:
+    /// /etc/natpunch/trust.toml, if it exists.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// Where this host's own secrets are.
     #[command(flatten)]
     pub local: LocalArgs,
-    /// How often to look for a new version in a repository or on a web server, such as 60s, 5m or
-    /// 1h.
+    /// Time between two looks for a new version in a repository or on a web server, such as 60s, 5m
+    /// or 1h.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     pub poll: Duration,
-    /// Exit when every reachable peer is connected (0) or the deadline has passed (3).
+    /// Exit when every reachable peer is connected (exit code 0) or the deadline has passed (3).
     #[arg(long)]
     pub once: bool,
     /// Deadline of `--once`, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub deadline: u64,
-    /// Let changes do what is refused otherwise; repeat for several (mass-removal,
-    /// critical-removal, default-route, empty-mesh).
+    /// Permit a kind of change that is refused otherwise: mass-removal, critical-removal,
+    /// operator-removal, default-route or empty-mesh. Repeat for several.
     #[arg(long, value_name = "WORD", value_parser = consent)]
     pub allow: Vec<Consent>,
-    /// Undo every change of the running mesh that nobody confirms within this time (such as 120s)
-    /// with `natpunch confirm`.
+    /// Undo every change of the running mesh unless `natpunch confirm` is run within this time,
+    /// such as 120s.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub confirm: Option<Duration>,
-    /// Do exactly the plan that `natpunch plan` printed with this id, or stop.
+    /// Make exactly the changes of the plan that `natpunch plan` printed with this id, or stop.
     #[arg(long, value_name = "ID")]
     pub plan: Option<String>,
-    /// Take over a running kernel interface that something else made, such as wg-quick, if it has
-    /// this node's key and name. Sessions go on. Needed once.
+    /// Take over a running interface that another program made, such as wg-quick, if it has this
+    /// node's key and name. Sessions go on. It is needed once.
     #[arg(long)]
     pub adopt: bool,
 }
@@ -135,11 +134,11 @@ pub struct ApplyArgs {
 /// What `apply` and `plan` are told of this host.
 #[derive(Debug, Clone, Args)]
 pub struct LocalArgs {
-    /// This node's private key file, if not the one the mesh file names.
+    /// This node's private key file. Default: the one that the mesh file names.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
-    /// This node's age identity, which opens encrypted keys; default: what the mesh file names,
-    /// else /etc/natpunch/age.key.
+    /// This node's age identity, which opens encrypted keys. Default: the one that the mesh file
+    /// names, else /etc/natpunch/age.key.
     #[arg(long, value_name = "FILE")]
     pub age_identity: Option<PathBuf>,
     /// The peer that this host is, if its identity opens the keys of several.
@@ -171,7 +170,7 @@ fn span(text: &str) -> Result<Duration, String> {
 /// Arguments of `confirm`.
 #[derive(Debug, Args)]
 pub struct ConfirmArgs {
-    /// The interface or the mesh, if several run on this host.
+    /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }
@@ -183,20 +182,21 @@ pub struct PlanArgs {
     /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", required_unless_present = "live", conflicts_with = "live", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Option<Location>,
-    /// Who must have signed what a repository or web server gives; default:
-    /// /etc/natpunch/trust.toml, if it is there.
+    /// The file that says who must have signed a mesh from a repository or web server. Default:
+    /// /etc/natpunch/trust.toml, if it exists.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
-    /// Show what somebody changed at the interface of a running mesh, as what would put it right.
+    /// Compare the interface of a running mesh with its mesh file, and show the changes that would
+    /// put it right.
     #[arg(long)]
     pub live: bool,
-    /// With --live: the interface, if several meshes run on this host.
+    /// With --live: the interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME", requires = "live")]
     pub interface: Option<String>,
-    /// Plan for `apply --adopt`.
+    /// Show what `apply --adopt` would change.
     #[arg(long, conflicts_with = "live")]
     pub adopt: bool,
-    /// Consents that `apply` will have.
+    /// Kinds of change that `apply` will be permitted by its --allow.
     #[arg(long, value_name = "WORD", value_parser = consent)]
     pub allow: Vec<Consent>,
     /// Where this host's own secrets are.
@@ -214,17 +214,17 @@ pub struct CheckArgs {
     /// git+ssh, git+file), or https://HOST/mesh.toml.
     #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
     pub source: Location,
-    /// Who must have signed what a repository or web server gives; default:
-    /// /etc/natpunch/trust.toml, if it is there.
+    /// The file that says who must have signed a mesh from a repository or web server. Default:
+    /// /etc/natpunch/trust.toml, if it exists.
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
-    /// How findings are printed.
+    /// The form in which findings are printed.
     #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
     pub format: CheckFormat,
     /// The same as `--format json`.
     #[arg(long, conflicts_with = "format")]
     pub json: bool,
-    /// Fail on warnings, too.
+    /// Exit with 1 on warnings, too.
     #[arg(long)]
     pub strict: bool,
 }
@@ -253,7 +253,7 @@ pub struct MeshPath {
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The file to make; one that is there is never overwritten.
+    /// The file to make. An existing file is never overwritten.
     #[arg(default_value = "mesh.toml")]
     pub path: PathBuf,
     /// Name of the mesh, a DNS label.
@@ -273,7 +273,7 @@ pub struct AddPeerArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshPath,
-    /// In a directory: the file that gets the peer.
+    /// In a directory of files: the one that gets the peer.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Its public key.
@@ -284,24 +284,24 @@ pub struct AddPeerArgs {
         conflicts_with = "private_key_file"
     )]
     pub public_key: Option<PeerKey>,
-    /// Make its key pair, and keep the private key in this file, mode 0600. A key that is there is
-    /// used.
+    /// Make its key pair, and write the private key to this file, mode 0600. An existing key is
+    /// used as it is.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
-    /// Its address in the mesh; repeat for several. Default: the lowest free one of each address
+    /// Its address in the mesh. Repeat for several. Default: the lowest free one of each address
     /// family.
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<IpAddr>,
-    /// A network behind it; repeat for several.
+    /// A network behind it that the others reach through it. Repeat for several.
     #[arg(long, value_name = "CIDR")]
     pub route: Vec<IpNet>,
-    /// Where it can be reached without discovery.
+    /// The address and port at which it is reached without discovery.
     #[arg(long, value_name = "HOST:PORT")]
     pub endpoint: Option<String>,
-    /// A word for people and tools; repeat for several.
+    /// A word of your own, for people and tools. Repeat for several.
     #[arg(long, value_name = "WORD")]
     pub tag: Vec<String>,
-    /// It has plain WireGuard and no natpunch, as a phone or a router.
+    /// It runs plain WireGuard and no natpunch, as a phone or a router does.
     #[arg(long)]
     pub unmanaged: bool,
 }
@@ -314,7 +314,7 @@ pub struct RemovePeerArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshPath,
-    /// Succeed if there is no such peer.
+    /// Succeed also if there is no such peer.
     #[arg(long)]
     pub if_present: bool,
 }
@@ -325,7 +325,7 @@ pub struct ImportArgs {
     /// The file, such as /etc/wireguard/wg0.conf, or what `wg showconf` prints.
     #[arg(required_unless_present = "interface")]
     pub file: Option<PathBuf>,
-    /// Read this running interface instead, whoever made it; needs root. Nothing on it is changed.
+    /// Read this running interface instead of a file. It needs root, and changes nothing.
     #[arg(
         long,
         short,
@@ -334,36 +334,36 @@ pub struct ImportArgs {
         requires = "private_key_file"
     )]
     pub interface: Option<String>,
-    /// With --interface: the file that holds the interface's private key; the mesh file will name
+    /// With --interface: the file that holds the interface's private key. The mesh file will name
     /// it.
     #[arg(long, value_name = "FILE", requires = "interface")]
     pub private_key_file: Option<PathBuf>,
-    /// The mesh file to make; key files are made beside it. Nothing that is there is overwritten.
+    /// The mesh file to make. Key files are made beside it. Existing files are never overwritten.
     #[arg(long, short, value_name = "FILE", default_value = "mesh.toml")]
     pub output: PathBuf,
-    /// Name of the mesh. Default: that of the interface, which is that of the file.
+    /// Name of the mesh. Default: the name of the interface, or of the file without `.conf`.
     #[arg(long, value_name = "NAME")]
     pub mesh_name: Option<String>,
-    /// Name of this node. Default: what a comment at the head of the file says.
+    /// Name of this node. Default: the name in a comment at the head of the file.
     #[arg(long)]
     pub name: Option<String>,
-    /// This node's address with its prefix length, if the file has none; repeat for several.
+    /// This node's address with its prefix length, if the file has none. Repeat for several.
     #[arg(long, value_name = "CIDR")]
     pub address: Vec<IpNet>,
-    /// A network of the mesh; repeat for several. Default: that of the addresses.
+    /// A network of the mesh. Repeat for several. Default: the networks of the addresses.
     #[arg(long, value_name = "CIDR")]
     pub network: Vec<IpNet>,
-    /// The address of a peer whose AllowedIPs don't tell it; repeat for several.
+    /// The address of a peer whose AllowedIPs do not tell it. Repeat for several.
     #[arg(long, value_name = "PEER=ADDRESS", value_parser = peer_address)]
     pub peer_address: Vec<(String, IpAddr)>,
-    /// The other peers will run natpunch, too.
+    /// The other peers will run natpunch, too. Default: they are plain WireGuard peers.
     #[arg(long)]
     pub managed: bool,
-    /// Import although a mesh can't keep what these keys of the file say, such as DNS,PostUp. It
-    /// is printed what is left out. Without this such a file is refused.
+    /// Import without these keys of the file, such as DNS,PostUp, which a mesh has no counterpart
+    /// for. What is left out is printed. Without this option such a file is refused.
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     pub leave_out: Vec<String>,
-    /// Print the mesh file and make nothing.
+    /// Print the mesh file, and make no file.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -394,19 +394,20 @@ pub struct ExportArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshPath,
-    /// Its private key; without it, and if no --age-identity opens it, there is a line to fill in.
+    /// Its private key file. Without it, and if no --age-identity opens the key, the output has a
+    /// line to fill in.
     #[arg(long, value_name = "FILE")]
     pub private_key_file: Option<PathBuf>,
     /// An age identity that opens its encrypted keys.
     #[arg(long, value_name = "FILE")]
     pub age_identity: Option<PathBuf>,
-    /// Make this file, mode 0600, instead of printing it.
+    /// Write to this file, mode 0600, instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Print it as a QR code, for the app on a phone.
+    /// Print a QR code, for the app on a phone.
     #[arg(long)]
     pub qr: bool,
-    /// Make a picture of the QR code, mode 0600.
+    /// Write the QR code to this file as a picture, mode 0600.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }
@@ -416,7 +417,7 @@ pub struct ExportArgs {
 pub struct GraphArgs {
     /// The mesh file, or a directory of `*.toml` files.
     pub path: PathBuf,
-    /// What is printed.
+    /// The form of the picture.
     #[arg(long, value_enum, default_value_t = GraphFormat::Svg)]
     pub format: GraphFormat,
 }
@@ -433,9 +434,9 @@ pub enum GraphFormat {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only this peer, by name.
+    /// Show only this peer, with every address that was tried.
     pub peer: Option<String>,
-    /// The interface or the mesh, if several run on this host.
+    /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
     /// Print JSON.
@@ -444,7 +445,8 @@ pub struct StatusArgs {
     /// Print again every second until Ctrl-C.
     #[arg(long, short)]
     pub watch: bool,
-    /// Ask every node which version of the mesh it runs, and show who lags or is silent.
+    /// Ask every connected node which version of the mesh it runs, and show which are behind or
+    /// silent.
     #[arg(long, conflicts_with_all = ["peer", "watch"])]
     pub mesh: bool,
 }
@@ -452,7 +454,7 @@ pub struct StatusArgs {
 /// Arguments of `reload`.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// The interface or the mesh, if several run on this host.
+    /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }
@@ -460,7 +462,7 @@ pub struct ReloadArgs {
 /// Arguments of `down`.
 #[derive(Debug, Args)]
 pub struct DownArgs {
-    /// The interface or the mesh, if several run on this host.
+    /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
 }
@@ -469,36 +471,36 @@ pub struct DownArgs {
 #[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ServeArgs {
-    /// What else to do than serve.
+    /// Instead of serving: what to do with a server that runs.
     #[command(subcommand)]
     pub command: Option<ServeCommand>,
-    /// Listen for UDP here; repeat for several addresses (IPv4 and IPv6).
+    /// Listen for UDP at this address. Repeat for several, such as those of IPv4 and IPv6.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<SocketAddr>,
-    /// The server's private key; made on first start.
+    /// The file with the server's private key. It is made at the first start.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// Old protocols to speak, by comma: natpunch-go (also the default with `allowed_keys`),
+    /// Old protocols to speak, separated by commas: natpunch-go (the default with `allowed_keys`),
     /// nat-hole-punching.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub compat: Vec<String>,
-    /// Speak natpunch's own rendezvous, to whoever knows the mesh's admission secret in this file;
-    /// repeat it while the secret changes.
+    /// Admit every node that knows the admission secret in this file. Repeat it while the secret
+    /// changes.
     #[arg(long, value_name = "FILE")]
     pub admission_secret_file: Vec<PathBuf>,
-    /// Speak natpunch's own rendezvous, to everybody who knows the server's public key.
+    /// Admit every node that knows the server's public key.
     #[arg(long, conflicts_with = "admission_secret_file")]
     pub open: bool,
-    /// The relay's UDP ports, instead of the 32 after the first one.
+    /// The relay's UDP ports. Default: the 32 after the first port of the server.
     #[arg(long, value_name = "FIRST-LAST")]
     pub relay_ports: Option<String>,
     /// Offer no relay.
     #[arg(long, conflicts_with = "relay_ports")]
     pub no_relay: bool,
-    /// Offer the HTTP record store here.
+    /// Offer the HTTP record store at this address.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
-    /// Read the same settings from a TOML file.
+    /// Read settings from this TOML file, too. An option overrides its key there.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -506,7 +508,7 @@ pub struct ServeArgs {
 /// Arguments of `keygen`.
 #[derive(Debug, Args)]
 pub struct KeygenArgs {
-    /// Print a new age identity instead, which opens what is encrypted to it, as `age-keygen`.
+    /// Print a new age identity instead, as `age-keygen` does. It opens what is encrypted to it.
     #[arg(long)]
     pub age: bool,
 }
@@ -514,11 +516,10 @@ pub struct KeygenArgs {
 /// Arguments of `encrypt`.
 #[derive(Debug, Args)]
 pub struct EncryptArgs {
-    /// Who shall be able to open it, age1…; repeat for several.
+    /// A recipient that can open the value, age1…. Repeat for several.
     #[arg(long, short, value_name = "RECIPIENT", required = true)]
     pub recipient: Vec<AgeRecipient>,
-    /// Print it as a line of the mesh file with this key, such as private_key_age or
-    /// preshared_key_age.
+    /// Print the value as a line of the mesh file with this key.
     #[arg(long, value_name = "KEY")]
     pub toml: Option<AgeKey>,
 }
@@ -538,14 +539,14 @@ pub enum AgeKey {
 /// What can be done with a server that runs.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ServeCommand {
-    /// How many clients, mailboxes and events the server of this host has.
+    /// Show the clients, mailboxes, relays and counted events of the server on this host.
     Status(ServeStatusArgs),
 }
 
 /// Arguments of `serve status`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeStatusArgs {
-    /// Its socket, if `control` in its settings names another than the usual one.
+    /// The server's socket. Needed if `control` in its settings names another than the default.
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
     /// Print JSON.
@@ -556,7 +557,7 @@ pub struct ServeStatusArgs {
 /// Arguments of `pubkey`.
 #[derive(Debug, Args)]
 pub struct PubkeyArgs {
-    /// Print the rendezvous identity instead, which a server's `allowed_identities` names.
+    /// Print the node's rendezvous identity instead, for a server's `allowed_identities`.
     #[arg(long)]
     pub rendezvous: bool,
     /// Read an age identity instead, and print its recipient.
@@ -573,7 +574,7 @@ pub struct DemoArgs {
     /// The NAT in front of node b.
     #[arg(long, value_enum, default_value_t = NatKind::PortPreserving)]
     pub nat_b: NatKind,
-    /// The mesh file to demonstrate; default: the built-in copy of examples/configs/demo.toml.
+    /// The mesh file to show. Default: the built-in copy of examples/configs/demo.toml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

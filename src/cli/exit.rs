@@ -1,4 +1,4 @@
-//! The exit codes of this program, each with one meaning. docs/operations.md has them as a table.
+//! The exit codes of this program, each with one meaning. docs/reference/cli.md has them as a table.
 
 use std::process::ExitCode;
 

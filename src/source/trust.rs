@@ -125,7 +125,7 @@ impl Trust {
             .map_err(failed)?;
         Self::parse(&text).map(Some).map_err(|problem| {
             SourceError::local(format!("the trust file {shown}: {problem}"))
-                .help("it looks like this: [trust] and a line signers = [\"ssh-ed25519 AAAA…\"]; see docs/gitops.md")
+                .help("it looks like this: [trust] and a line signers = [\"ssh-ed25519 AAAA…\"]; see docs/how-to/git.md")
         })
     }
 

@@ -48,6 +48,25 @@ pub(crate) fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The documents that people read: README, and all below docs/.
+pub(crate) fn documents() -> Vec<String> {
+    let mut found = vec!["README.md".to_owned()];
+    let mut left = vec!["docs".to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(root(&directory)).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type().unwrap().is_dir() {
+                left.push(path);
+            } else if path.ends_with(".md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// All blocks of a document, in their order.
 pub(crate) fn of(document: &str) -> Vec<Block> {
     let text = fs::read_to_string(root(document)).unwrap();

@@ -9,7 +9,7 @@ use crate::blocks::root;
 
 #[test]
 fn the_documented_exit_codes_are_all_that_there_are() {
-    let text = fs::read_to_string(root("docs/operations.md")).unwrap();
+    let text = fs::read_to_string(root("docs/reference/cli.md")).unwrap();
     let (_, section) = text.split_once("## Exit codes\n").unwrap();
     let (table, _) = section.split_once("\n## ").unwrap();
     let documented: Vec<u8> = table

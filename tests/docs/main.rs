@@ -12,9 +12,13 @@
 )]
 
 mod blocks;
+mod cli;
 mod deps;
 mod exit_codes;
+mod fields;
 mod gitops;
+mod how_tos;
+mod links;
 mod marks;
 mod mesh_files;
 mod server;

@@ -5,17 +5,8 @@ use std::fs;
 
 use crate::blocks::{self, Mark};
 
-/// The documents whose blocks all are marked.
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "docs/gitops.md",
-    "docs/mesh-files.md",
-    "docs/operations.md",
-    "docs/server.md",
-];
-
 /// What a reader copies. Other blocks show output or pictures.
-const COPIED: &[&str] = &["sh", "console", "toml", "sshconfig"];
+const COPIED: &[&str] = &["sh", "console", "toml", "ini", "sshconfig", "nft", "nginx"];
 
 #[test]
 fn every_block_that_a_reader_copies_is_run_by_a_test_or_says_why_not() {
@@ -23,9 +14,9 @@ fn every_block_that_a_reader_copies_is_run_by_a_test_or_says_why_not() {
         .unwrap()
         .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
-    for document in DOCUMENTS {
+    for document in blocks::documents() {
         let mut names = BTreeSet::new();
-        for block in blocks::of(document) {
+        for block in blocks::of(&document) {
             let place = format!("{document}:{}", block.line);
             match block.mark {
                 None => assert!(

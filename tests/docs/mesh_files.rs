@@ -1,4 +1,4 @@
-//! docs/mesh-files.md, typed as it stands there.
+//! How-tos about the mesh file, typed as they stand there, by hosts that then reach each other.
 
 use std::fs;
 use std::net::IpAddr;
@@ -64,7 +64,7 @@ lab_test!(a_mesh_is_made_from_nothing, 90, |lab| {
     let hosts = format!("{} nas.example.org\n", nas.host.ipv4().unwrap());
     laptop.write_own("/etc/hosts", &hosts);
     let key = new_key(&laptop, "laptop.key");
-    let made = Block::named("docs/mesh-files.md", "from-nothing").text;
+    let made = Block::named("docs/how-to/peers.md", "from-nothing").text;
     assert!(made.contains("bpkhi…="), "{made}");
     nas.types(&made.replace("bpkhi…=", &key));
     fs::copy(nas.file("mesh.toml"), laptop.file("mesh.toml")).unwrap();
@@ -81,7 +81,7 @@ lab_test!(a_mesh_serves_itself, 90, |lab| {
     let (a, _router_a) = behind(&mut lab, "a");
     let (b, _router_b) = behind(&mut lab, "b");
     let keys = [&hub, &a, &b].map(|host| new_key(host, "own.key"));
-    let section = Block::named("docs/mesh-files.md", "serve").filled(&[&keys[0]]);
+    let section = Block::named("docs/how-to/relays.md", "serve").filled(&[&keys[0]]);
     assert!(!section.contains("listen_port"), "{section}");
     let others = with_keys(
         "[peers.x]\n[peers.a]\n[peers.b]\n",
@@ -100,7 +100,7 @@ lab_test!(a_mesh_serves_itself, 90, |lab| {
     reach(&b, address(&a, "hub"));
     eventually("direct path", || {
         let shown = a.types("natpunch status || true");
-        let is_direct = shown.matches("direct").count() == 2;
+        let is_direct = shown.matches(" direct ").count() == 2;
         is_direct.then_some(()).ok_or(shown)
     });
 });
@@ -113,8 +113,8 @@ lab_test!(what_is_said_of_networks_and_names_is_valid, 60, |lab| {
         .into_iter()
         .zip(keys.iter().map(String::as_str))
         .collect();
-    let networks = Block::named("docs/mesh-files.md", "behind-peers").text;
-    let hosts = Block::named("docs/mesh-files.md", "names").text;
+    let networks = Block::named("docs/how-to/exit-node.md", "behind-peers").text;
+    let hosts = Block::named("docs/how-to/names.md", "names").text;
     let server = "[discovery.go]\nplugin = \"natpunch-go\"\nserver = \"rv.example.org:1\"\n";
     let server = format!("{server}public_key = \"{}\"\n", keys[0]);
     let text = format!("{HEAD}{hosts}{server}{}", with_keys(&networks, &peers));
@@ -134,7 +134,8 @@ lab_test!(plain_wireguard_comes_in_and_goes_out, 60, |lab| {
     at.types("mkdir -p /etc/wireguard");
     at.write_own("/etc/wireguard/wg0.conf", &conf);
     at.types("chmod 600 /etc/wireguard/wg0.conf");
-    let printed = at.types(&Block::named("docs/mesh-files.md", "plain").text);
+    at.types(&Block::named("docs/how-to/plain-wireguard.md", "import").text);
+    let printed = at.types(&Block::named("docs/how-to/plain-wireguard.md", "phone").text);
     assert!(
         printed.contains('█') || printed.contains('▄'),
         "no QR code: {printed}"
@@ -148,7 +149,7 @@ lab_test!(plain_wireguard_comes_in_and_goes_out, 60, |lab| {
 
 lab_test!(a_key_comes_encrypted_with_the_mesh_file, 60, |lab| {
     let at = Typist::at(lab.public_host("nas").unwrap());
-    let typed = Block::named("docs/mesh-files.md", "age").text;
+    let typed = Block::named("docs/how-to/secrets.md", "age").text;
     let (identity, key) = typed.split_once('\n').unwrap();
     at.types(&format!(
         "mkdir -p /etc/natpunch\n{{ {identity}\n}} 2> said"
@@ -171,7 +172,7 @@ lab_test!(a_key_comes_encrypted_with_the_mesh_file, 60, |lab| {
         Ok(text)
     });
 
-    let shown = Block::named("docs/mesh-files.md", "age-key").text;
+    let shown = Block::named("docs/how-to/secrets.md", "age-key").text;
     let armour = |text: &str| {
         let (_, rest) = text.split_once("FILE-----\n").unwrap();
         rest.split("-----END").next().unwrap().to_owned()

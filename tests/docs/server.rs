@@ -1,4 +1,4 @@
-//! docs/server.md, typed as it stands there.
+//! docs/how-to/server.md, typed as it stands there.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn shape(line: &str) -> String {
 lab_test!(a_server_says_what_the_page_shows, 90, |lab| {
     let server = Typist::at(lab.public_host("server").unwrap());
     server.types("umask 077; natpunch keygen > admission.key");
-    let (command, printed) = session(&Block::named("docs/server.md", "serve"), "$ ");
+    let (command, printed) = session(&Block::named("docs/how-to/server.md", "serve"), "$ ");
     let _serving = server.leaves(&command, "serve.log");
     server.reads("serve.log", "ready");
     let log = fs::read_to_string(server.file("serve.log")).unwrap();
@@ -56,7 +56,7 @@ lab_test!(a_server_says_what_the_page_shows, 90, |lab| {
         );
     }
 
-    let (command, shown) = session(&Block::named("docs/server.md", "serve-status"), "# ");
+    let (command, shown) = session(&Block::named("docs/how-to/server.md", "serve-status"), "# ");
     let status = eventually("answer of serve status", || Ok(server.types(&command)));
     let shapes: Vec<String> = status.lines().map(shape).collect();
     for line in shown {

@@ -10,6 +10,14 @@ use nix::mount::{MsFlags, mount};
 
 const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
 
+/// Who commits, where a document does.
+const GIT_IDENTITY: [(&str, &str); 4] = [
+    ("GIT_AUTHOR_NAME", "A Reader"),
+    ("GIT_AUTHOR_EMAIL", "reader@example.org"),
+    ("GIT_COMMITTER_NAME", "A Reader"),
+    ("GIT_COMMITTER_EMAIL", "reader@example.org"),
+];
+
 /// A host with an `/etc` of its own and a directory to work in, and `natpunch` in its PATH.
 pub(crate) struct Typist {
     pub(crate) host: Host,
@@ -46,6 +54,8 @@ impl Typist {
             .args(["-eu", "-c", text])
             .current_dir(&self.directory)
             .env("PATH", path)
+            .env("HOME", &self.directory)
+            .envs(GIT_IDENTITY)
             .env("NATPUNCH_STATE_DIR", self.file("state"))
             .env("NATPUNCH_RUNTIME_DIR", self.file("run"))
             .stdin(Stdio::null());

@@ -57,7 +57,7 @@ fn sysctl(host: &Host, key: &'static str, value: &'static str) {
         .unwrap();
 }
 
-/// What docs/mesh-files.md says that an exit node needs of its host.
+/// What docs/how-to/exit-node.md says that an exit node needs of its host.
 fn forward_and_translate(host: &Host) {
     sysctl(host, "ipv4/ip_forward", "1");
     let rules = format!(

@@ -586,7 +586,7 @@ fn example(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// What docs/server.md says to do, with the unit's own words for where its secrets are.
+/// What docs/how-to/server.md says to do, with the unit's own words for where its secrets are.
 #[test]
 fn the_sample_settings_run_under_the_unit_with_their_secret_as_a_credential() {
     let unit = example("dist/systemd/natpunch-serve.service");
@@ -597,7 +597,7 @@ fn the_sample_settings_run_under_the_unit_with_their_secret_as_a_credential() {
     let (name, source) = credential.split_once(':').unwrap();
     let settings = example("examples/server/serve.toml");
     assert!(settings.contains(&format!("\"credential:{name}\"")));
-    assert!(example("docs/server.md").contains(source));
+    assert!(example("docs/how-to/server.md").contains(source));
 
     let directory = tempfile::tempdir().unwrap();
     let credentials = directory.path().join("credentials");

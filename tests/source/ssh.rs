@@ -239,7 +239,7 @@ lab_test!(
             // Root's own key and known_hosts are not what is used.
             fs::remove_dir_all(ssh.home().join(".ssh")).unwrap();
 
-            let typed = Block::named("docs/gitops.md", "ssh-key").text;
+            let typed = Block::named("docs/how-to/git.md", "ssh-key").text;
             let shell = Command::new("sh").args(["-eu", "-c", &typed]).status();
             assert!(shell.unwrap().success(), "{typed}");
             fs::copy(

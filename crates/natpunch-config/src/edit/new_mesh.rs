@@ -34,7 +34,7 @@ pub fn new_mesh(
          # Each node has its own private key in this file, mode 0600: `natpunch keygen` makes one.\n\
          private_key_file = {}\n\
          \n\
-         # How nodes without an endpoint find each other. Any number, all used at once; see docs/server.md.\n\
+         # How nodes without an endpoint find each other. Any number, all used at once; see docs/how-to/server.md.\n\
          # [discovery.rv]\n\
          # plugin = \"rendezvous\"\n\
          # server = \"rv.example.org:51900\"\n\

@@ -30,7 +30,7 @@ section! {
         /// How much a node may probe where it can only guess the port that a peer's NAT has opened
         /// for it; docs/operations.md has the whole story.
         punch: RawPunch,
-        /// Secrets that stand in this file encrypted with age; docs/mesh-files.md has the whole
+        /// Secrets that stand in this file encrypted with age; docs/how-to/secrets.md has the whole
         /// story.
         secrets: RawSecrets,
         /// Names of the peers on this host.
@@ -192,8 +192,8 @@ section! {
         /// Networks behind it that the other nodes reach through it.
         routes: Vec<Located<Network>>,
         /// True for an exit node: other nodes may send all their traffic through it, with
-        /// `exit_node`. It has to forward and translate that traffic (docs/mesh-files.md says how).
-        /// Default: false.
+        /// `exit_node`. It has to forward and translate that traffic (docs/how-to/exit-node.md says
+        /// how). Default: false.
         exit: bool,
         /// The name of the peer through which this one sends all its traffic, except to the
         /// networks that it sits in. That peer has `exit = true`.

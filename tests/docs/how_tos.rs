@@ -1,0 +1,72 @@
+//! Commands of the how-tos that need no network, typed in a directory of their own.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::blocks::Block;
+
+const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
+
+/// Types it there, and gives what it printed. It must succeed.
+fn types(directory: &Path, text: &str) -> String {
+    let programs = Path::new(NATPUNCH).parent().unwrap().display().to_string();
+    let output = Command::new("sh")
+        .args(["-eu", "-c", text])
+        .current_dir(directory)
+        .env(
+            "PATH",
+            format!("{programs}:{}", std::env::var("PATH").unwrap()),
+        )
+        .env("HOME", directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_mesh_file_is_made_changed_and_drawn_as_the_how_tos_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let key = types(here, "natpunch keygen | natpunch pubkey");
+    let made = Block::named("docs/how-to/peers.md", "from-nothing").text;
+    let checked = types(here, &made.replace("bpkhi…=", key.trim()));
+    assert!(checked.contains("ok: mesh home, 2 peers"), "{checked}");
+    let code = types(
+        here,
+        &Block::named("docs/how-to/plain-wireguard.md", "phone").text,
+    );
+    assert!(code.contains('█'), "{code}");
+    let drawn = types(here, &Block::named("docs/how-to/peers.md", "graph").text);
+    assert!(drawn.contains("phone") && types(here, "cat mesh.svg").contains("laptop"));
+    let left = types(
+        here,
+        &Block::named("docs/how-to/peers.md", "remove-peer").text,
+    );
+    assert!(
+        left.contains("ok: mesh home, 2 peers (1 plain WireGuard)"),
+        "{left}"
+    );
+}
+
+#[test]
+fn an_editor_gets_its_schemas_and_a_shell_its_completions_as_the_how_to_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    types(here, &Block::named("docs/how-to/editor.md", "schema").text);
+    types(
+        here,
+        &Block::named("docs/how-to/editor.md", "completions").text,
+    );
+    let schema = types(here, "cat natpunch.schema.json");
+    assert!(
+        schema.contains("\"required\"") && types(here, "cat natpunch-part.schema.json") != schema
+    );
+    let written = here.join(".local/share/bash-completion/completions/natpunch");
+    assert!(
+        std::fs::read_to_string(written)
+            .unwrap()
+            .contains("add-peer")
+    );
+}
