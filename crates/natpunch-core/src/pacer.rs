@@ -14,6 +14,10 @@ const LONG: Duration = Duration::from_secs(600);
 const STEP: Duration = Duration::from_secs(1);
 /// Shots that leave at once at most.
 const BURST: u64 = 8;
+/// Routers forget a packet that nobody answered after this (Linux: 30 s) ...
+const FORGOTTEN: Duration = Duration::from_secs(32);
+/// ... and after so many in that time the next sweep waits for it, or they would add up in a table.
+const LONG_SWEEP: u32 = 200;
 /// After a sign of harm nothing is guessed for this long.
 const REST: Duration = Duration::from_secs(600);
 
@@ -99,7 +103,8 @@ impl Pacer {
         if let Some(until) = self.rests_until.filter(|until| now < *until) {
             return Some(Denied::Harm(until));
         }
-        self.used_up_until(now).map(Denied::Until)
+        let until = self.used_up_until(now).max(self.remembered_until(now));
+        until.map(Denied::Until)
     }
 
     /// Begins a sweep towards an address.
@@ -147,6 +152,17 @@ impl Pacer {
     pub(crate) fn on_harm(&mut self, now: Time) {
         self.rests_until = Some(now + REST);
         self.sweep = None;
+    }
+
+    /// Until when routers remember so much that another sweep would be too much.
+    fn remembered_until(&self, now: Time) -> Option<Time> {
+        let is_remembered = |(at, _): &&(Time, u32)| now.since(*at) < FORGOTTEN + STEP;
+        let remembered = || self.log.iter().filter(is_remembered);
+        let sent: u32 = remembered().map(|(_, count)| count).sum();
+        let last = remembered()
+            .map(|(at, _)| *at + FORGOTTEN + STEP)
+            .next_back();
+        last.filter(|_| sent >= LONG_SWEEP)
     }
 
     /// Until when there is nothing left of the ten minutes' bound; `None` if something is.
@@ -206,6 +222,20 @@ mod tests {
         assert_eq!(pacer.take(&key(1), HERE, now), Ok(()));
         pacer.end(&key(1));
         assert_eq!(pacer.begin(key(2), HERE, now), Ok(()));
+    }
+
+    #[test]
+    fn a_sweep_after_a_long_one_waits_until_routers_have_forgotten_that() {
+        let (mut pacer, now) = (Pacer::default(), Time::from_millis(1000));
+        pacer.begin(key(1), HERE, now).unwrap();
+        assert!(shots(&mut pacer, 1, 2) > 200);
+        pacer.end(&key(1));
+        let denied = pacer.begin(key(2), HERE, Time::from_millis(5000));
+        let Err(Denied::Until(at)) = denied else {
+            panic!("{denied:?}");
+        };
+        assert!(at > Time::from_millis(34_000), "{at:?}");
+        assert_eq!(pacer.begin(key(2), HERE, at), Ok(()));
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub enum Reach {
     Direct,
     /// A direct path, with the probability of the mathematics: see `docs/nat.md`.
     Guessed,
+    /// A direct path with luck, else a relay: neither is wrong.
+    Luck,
     /// A relay.
     Relay,
 }
@@ -177,14 +179,19 @@ pub fn reach_with_other_ports(network: &Network, a: HostId, b: HostId) -> Reach 
         return Reach::Guessed;
     }
     // Of a chain the sequence is only to be seen where no other router hands out ports after it.
-    let in_sequence = |nats: &[NatConfig]| {
-        let [nat] = nats else { return false };
-        matches!(nat.allocation, Allocation::Sequential { .. }) && nat.background == 0
+    let background = |nats: &[NatConfig]| match nats {
+        [nat] if matches!(nat.allocation, Allocation::Sequential { .. }) => Some(nat.background),
+        _ => None,
     };
     match easy {
         [true, false] | [false, true] => Reach::Guessed,
-        [false, false] if in_sequence(&nats_a) && in_sequence(&nats_b) => Reach::Guessed,
-        [false, false] | [true, true] => Reach::Relay,
+        [false, false] => match (background(&nats_a), background(&nats_b)) {
+            (Some(0), Some(0)) => Reach::Guessed,
+            // What others take of the sequences meanwhile decides.
+            (Some(_), Some(_)) => Reach::Luck,
+            (None, _) | (_, None) => Reach::Relay,
+        },
+        [true, true] => Reach::Relay,
     }
 }
 

@@ -131,6 +131,9 @@ impl Peer {
                 "a direct path was lost soon after it was found; it is used again in {wait} s"
             ));
         }
+        if let Some(strategy) = self.punching.in_words() {
+            return Some(format!("a direct path is looked for: {strategy}"));
+        }
         if let Some(until) = self.round.silent_until() {
             let (reason, wait) = (self.no_path(local, now), until.since(now).as_secs());
             return Some(format!("{reason}; next try in {wait} s"));
@@ -184,7 +187,7 @@ impl Peer {
             }
             Some(Mapping::EndpointDependent) => {
                 "the NAT here gives every destination another port (endpoint-dependent mapping), \
-                 as the peer's may: only a relay helps then"
+                 as the peer's may"
             }
         };
         let (addresses, not_tried) = (addresses(tried), self.not_tried(local));

@@ -61,3 +61,61 @@ fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {
     let port = u16::try_from(shuffled(n, COUNT, aim.seed)?).ok()?;
     Some(aim.sweep(FIRST + port, Duration::ZERO))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::{RngCore as _, SeedableRng as _};
+
+    use super::*;
+
+    /// So many ports that lead to the opener.
+    fn ports(rng: &mut ChaCha20Rng, count: usize) -> BTreeSet<u32> {
+        let mut ports = BTreeSet::new();
+        while ports.len() < count {
+            ports.insert(rng.next_u32() % COUNT);
+        }
+        ports
+    }
+
+    /// Probes to the first hit.
+    fn probes(seed: u16, ports: &BTreeSet<u32>) -> usize {
+        let order = (0..).map_while(|n| shuffled(n, COUNT, seed));
+        1 + order.take_while(|port| !ports.contains(port)).count()
+    }
+
+    #[test]
+    fn ten_thousand_birthdays_come_within_three_sigma_of_the_mathematics() {
+        const SEEDS: u16 = 10_000;
+        let mut rng = ChaCha20Rng::from_seed([5; 32]);
+        for open in [64.0, 256.0_f64] {
+            let found: Vec<usize> = (0..SEEDS)
+                .map(|seed| probes(seed, &ports(&mut rng, open as usize)))
+                .collect();
+            let (seeds, range) = (f64::from(SEEDS), f64::from(COUNT));
+            // The first of N hits among R places: mean (R + 1)/(N + 1), and nearly that deviation.
+            let mean = found.iter().sum::<usize>() as f64 / seeds;
+            let expected = (range + 1.0) / (open + 1.0);
+            let sigma = expected / seeds.sqrt();
+            assert!(
+                (mean - expected).abs() < 3.0 * sigma,
+                "{mean}, not {expected}"
+            );
+            for probes in [256.0, 1024.0_f64] {
+                let hits = found.iter().filter(|n| **n as f64 <= probes).count() as f64;
+                // C(R - N, M) / C(R, M), factor by factor.
+                let miss = (0..probes as u32)
+                    .map(|n| 1.0 - open / (range - f64::from(n)))
+                    .product::<f64>();
+                let (share, expected) = (hits / seeds, 1.0 - miss);
+                let sigma = (expected * miss / seeds).sqrt();
+                assert!(
+                    (share - expected).abs() < 3.0 * sigma,
+                    "{share}, not {expected}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What a pair does that one port on each side does not join: a strategy at a time, from the plan
+//! that both sides draw up from their two NATs ([`crate::strategy`]).
+//!
+//! The opener opens its ports and says so; the sweeper begins on that word, and says when it has
+//! ended. The words travel with the pings on whatever path answers already, a relay as a rule, so
+//! that no server learns of them. Without such a path both sides go by the time: of the moment at
+//! which discovery lets them fire, or of the beginning of their search.
+//!
+//! What a shot finds becomes a path like any other, by its answer. Here it is only seen that the
+//! search is over, and the other ports are closed.
+
+mod volley;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use natpunch_types::{CandidateKind, PathId, RelayPolicy};
+use rand_core::RngCore as _;
+
+use crate::Time;
+use crate::about::{About, Stage, Word};
+use crate::candidates::Entry;
+use crate::env::Env;
+use crate::profile::NatProfile;
+use crate::strategy::{self, Role, Strategy, Timing};
+
+use super::{Connection, Peer};
+use volley::ANSWERS;
+
+/// From one try to the next; the last one repeats.
+const RETRY: [Duration; 4] = [
+    Duration::from_secs(2),
+    Duration::from_secs(30),
+    Duration::from_secs(600),
+    Duration::from_secs(3600),
+];
+/// Another try, when something was in the way that may soon be gone ...
+const SOON: Duration = Duration::from_secs(2);
+/// ... or that lasts, unless another profile or the peer's word comes before.
+const LATER: Duration = Duration::from_secs(30);
+/// How often words are repeated, and the path that they travel on is looked at.
+const WORDS: Duration = Duration::from_millis(400);
+
+/// Where a volley is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It waits until it is seen where this side's sequence of ports is.
+    Samples,
+    /// Shots leave, from this moment on.
+    Shoots { from: Time },
+    /// All shots have left.
+    Waits,
+}
+
+/// One strategy, once.
+struct Volley {
+    strategy: &'static Strategy,
+    role: Role,
+    attempt: u32,
+    ports: Vec<NonZeroU16>,
+    target: SocketAddr,
+    phase: Phase,
+    began: Time,
+    /// It ends then, whatever has happened; shots that are still to leave do not.
+    until: Option<Time>,
+    next: usize,
+    sent: u32,
+    /// A ping that can be answered left then.
+    awaited: Option<Time>,
+    next_word: Time,
+    /// The round trip of the words when it began.
+    rtt: Option<Duration>,
+}
+
+/// What a pair does about its NATs.
+#[derive(Default)]
+pub(super) struct Punching {
+    /// The peer's NAT, as it says.
+    peer: NatProfile,
+    /// The NATs for which the failures are counted.
+    tried: Option<(NatProfile, NatProfile)>,
+    failures: u32,
+    /// Since when no direct path works.
+    since: Option<Time>,
+    /// The earliest next try.
+    at: Option<Time>,
+    volley: Option<Volley>,
+    word: Word,
+    /// The peer's round that was heeded last.
+    heeded: Option<u16>,
+    /// When there is something to do.
+    wake: Option<Time>,
+}
+
+impl Punching {
+    /// What is said with every ping.
+    pub(super) fn word(&self) -> Word {
+        self.word
+    }
+
+    pub(super) fn wakes_at(&self) -> Option<Time> {
+        self.wake
+    }
+
+    pub(super) fn on_peer_profile(&mut self, profile: NatProfile) {
+        self.peer = profile;
+    }
+
+    /// For `status`.
+    pub(super) fn in_words(&self) -> Option<String> {
+        let volley = self.volley.as_ref()?;
+        let role = match volley.role {
+            Role::Opener => "opens ports",
+            Role::Sweeper => "probes the peer's ports",
+        };
+        let sent = volley.sent;
+        Some(format!("{}: {role} ({sent} packets)", volley.strategy.name))
+    }
+
+    /// A moment at which both sides probe: a good one to begin, where no word can be said.
+    pub(super) fn on_fire(&mut self, now: Time) {
+        if let Some(at) = &mut self.at {
+            *at = (*at).min(now + SOON);
+        }
+    }
+}
+
+impl Peer {
+    /// What the peer says of itself in a fresh ping.
+    pub(super) fn heed_about(&mut self, about: About, env: &mut Env, now: Time) {
+        self.punching.peer = about.profile;
+        let Word {
+            strategy,
+            stage,
+            round,
+            seed,
+        } = about.word;
+        match (stage, &mut self.punching.volley) {
+            (Stage::Armed, None) if self.punching.heeded != Some(round) => {
+                self.punching.heeded = Some(round);
+                if let Some(strategy) = strategy::by_id(strategy) {
+                    self.answer_call(strategy, round, seed, env, now);
+                }
+            }
+            (Stage::Sweeping, Some(volley)) if self.punching.word.round == round => {
+                // Both sides shoot where their sequences lead, which the peer has told just now.
+                let waits = volley.role == Role::Opener && volley.phase == Phase::Waits;
+                if waits && volley.next == 0 {
+                    volley.phase = Phase::Shoots { from: now };
+                    self.punching.wake = Some(now);
+                }
+            }
+            (Stage::Done, Some(volley))
+                if self.punching.word.round == round && volley.role == Role::Opener =>
+            {
+                volley.until = volley.until.map(|until| until.min(now + ANSWERS));
+                self.punching.wake = Some(now);
+            }
+            // Nothing is asked for, or it was heeded already.
+            _ => {}
+        }
+    }
+
+    /// The opener says that it is ready.
+    fn answer_call(
+        &mut self,
+        strategy: &'static Strategy,
+        round: u16,
+        seed: u16,
+        env: &mut Env,
+        now: Time,
+    ) {
+        if !self.seeks_by_strategy(now) {
+            return;
+        }
+        let plan = self.plan(env);
+        let sweeps = |(planned, role): &(&Strategy, Role)| {
+            planned.id == strategy.id && *role == Role::Sweeper
+        };
+        // Where both open, the peer waits for where this side's sequence is.
+        let stage = match strategy.both_open {
+            true => Stage::Idle,
+            false => Stage::Sweeping,
+        };
+        let told = Word {
+            strategy: strategy.id,
+            stage,
+            round,
+            seed,
+        };
+        self.punching.word = told;
+        if !plan.iter().any(sweeps) || !self.begin(strategy, Role::Sweeper, seed, env, now) {
+            self.punching.word.stage = Stage::Done;
+        }
+        self.say(env, now);
+    }
+
+    /// A direct path is looked for, and one by guesses may be used.
+    fn seeks_by_strategy(&self, now: Time) -> bool {
+        let may = self.probes() && self.spec.relay != RelayPolicy::Only;
+        may && self.connection(now) != Connection::Settled && !self.has_found()
+    }
+
+    fn plan(&self, env: &Env) -> Vec<(&'static Strategy, Role)> {
+        strategy::plan(&env.profile, &self.punching.peer, self.choice.controlling)
+    }
+
+    /// After every input: begins, goes on with or ends what this pair does about its NATs.
+    pub(super) fn plan_punching(&mut self, env: &mut Env, now: Time) {
+        let settled = self.probes() && self.connection(now) == Connection::Settled;
+        if settled {
+            if self.punching.since.take().is_some() {
+                self.stop_punching(env);
+                self.punching.failures = 0;
+            }
+            (self.punching.at, self.punching.wake) = (None, None);
+            return;
+        }
+        if !self.seeks_by_strategy(now) {
+            return;
+        }
+        let since = *self.punching.since.get_or_insert(now);
+        let pair = (env.profile, self.punching.peer);
+        let is_like =
+            |(own, peer): &(NatProfile, NatProfile)| own.is_like(&pair.0) && peer.is_like(&pair.1);
+        if self.punching.volley.is_none() && !self.punching.tried.as_ref().is_some_and(is_like) {
+            self.punching.tried = Some(pair);
+            self.punching.failures = 0;
+            self.punching.at = None;
+        }
+        if self.punching.volley.is_some() && self.punching.wake.is_none() {
+            // It was left alone while WireGuard was tried on a path that has come to nothing.
+            self.punching.wake = Some(now);
+        }
+        if self.punching.volley.is_none() && self.punching.at.is_none() {
+            let next = self.next_strategy(env);
+            self.punching.at = next.map(|(strategy, ..)| (since + strategy.patience).max(now));
+            self.punching.wake = self.punching.at;
+        }
+    }
+
+    /// The strategy whose turn it is, this node's part in it, and how often it has failed.
+    fn next_strategy(&self, env: &Env) -> Option<(&'static Strategy, Role, u32)> {
+        let plan = self.plan(env);
+        let failures = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
+        let turn = failures.min(plan.len().checked_sub(1)?);
+        let (strategy, role) = *plan.get(turn)?;
+        let attempt = u32::try_from(failures - turn).unwrap_or(u32::MAX);
+        Some((strategy, role, attempt))
+    }
+
+    /// What is due.
+    pub(super) fn punch(&mut self, env: &mut Env, now: Time) {
+        self.punching.wake = None;
+        if !self.seeks_by_strategy(now) {
+            return;
+        }
+        if self.punching.volley.is_some() {
+            self.go_on(env, now);
+        } else if self.punching.at.is_some_and(|at| at <= now) {
+            self.start_strategy(env, now);
+        }
+        if self.punching.volley.is_none() {
+            self.punching.wake = self
+                .punching
+                .at
+                .map(|at| at.max(now + Duration::from_millis(1)));
+        }
+    }
+
+    fn start_strategy(&mut self, env: &mut Env, now: Time) {
+        let Some((strategy, role, _)) = self.next_strategy(env) else {
+            // Another profile begins anew.
+            self.punching.at = None;
+            return;
+        };
+        let has_words = self.words_path(now).is_some();
+        match role {
+            // The opener's word comes.
+            Role::Sweeper if has_words || strategy.timing == Timing::Together => {
+                self.punching.at = Some(now + LATER);
+            }
+            // Without words there is no moment at which both could begin.
+            Role::Opener if !has_words && strategy.timing == Timing::Together => {
+                self.punching.at = Some(now + SOON);
+            }
+            Role::Opener | Role::Sweeper => {
+                let seed = env.rng.next_u32() as u16;
+                self.punching.at = Some(now + LATER);
+                if self.begin(strategy, role, seed, env, now) && role == Role::Opener {
+                    self.punching.word = Word {
+                        strategy: strategy.id,
+                        stage: Stage::Idle,
+                        round: env.rng.next_u32() as u16,
+                        seed,
+                    };
+                    if strategy.timing == Timing::Together {
+                        self.punching.word.stage = Stage::Armed;
+                        self.say(env, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Some direct path has answered since then. An answer from before it is no find: it may be that
+    /// of the path whose loss has made the search necessary.
+    fn has_direct_answer(&self, since: Time, now: Time) -> bool {
+        let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
+        direct.any(|(_, entry)| entry.is_answered_since(since) && !entry.is_blocked(now))
+    }
+
+    /// A direct path was proven since then, and WireGuard may pass on it.
+    fn has_find(&self, since: Time, now: Time) -> bool {
+        let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
+        direct.any(|(_, entry)| entry.is_answered_since(since) && entry.is_usable(now))
+    }
+
+    /// Says the present word on the path that answers.
+    fn say(&mut self, env: &mut Env, now: Time) {
+        if let Some(path) = self.words_path(now) {
+            self.ping_now(path, env, now);
+        }
+    }
+
+    /// The path on which words are said: the one in use, or any that answers.
+    fn words_path(&self, now: Time) -> Option<PathId> {
+        let answers = |path: &PathId| self.table.get(path).is_some_and(|e| e.is_answered(now));
+        let in_use = self.choice.selection.as_ref().map(|s| s.path);
+        let mut others = self.table.iter().map(|(path, _)| *path);
+        in_use.filter(answers).or_else(|| others.find(answers))
+    }
+
+    /// Where the peer's NAT is, as the peer itself has said: nobody else's word sends shots at an
+    /// address.
+    fn target(&self) -> Option<SocketAddr> {
+        let told = |(path, entry): (&PathId, &Entry)| {
+            let outside = entry.kind == CandidateKind::Reflexive && path.remote.is_ipv4();
+            let told = outside && path.pin().is_none() && entry.is_sure();
+            told.then_some((entry.learned, path.remote))
+        };
+        let newest = self.table.iter().filter_map(told).max();
+        newest.map(|(_, address)| address)
+    }
+}

@@ -1,0 +1,354 @@
+//! One volley: a strategy from its first packet to its end.
+
+use std::time::Duration;
+
+use crate::about::Stage;
+use crate::env::Env;
+use crate::pacer::Denied;
+use crate::ports::series;
+use crate::strategy::{Aim, Pair, Role, Shot, Strategy, Timing};
+use crate::{Event, Time, Transmit};
+
+use super::super::Peer;
+use super::{Phase, RETRY, SOON, Volley, WORDS};
+
+/// How long it may take to see where a sequence of ports is.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// From the opener's word to the moment at which both begin.
+const TOGETHER: Duration = Duration::from_millis(400);
+/// How long the opener waits for what the sweep brings: the longest sweep, and some.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How long answers are awaited after the last shot.
+pub(super) const ANSWERS: Duration = Duration::from_secs(1);
+/// Where no word can be said, the sweeper begins so much later than the opener.
+const BEHIND: Duration = Duration::from_millis(2500);
+/// Pings that the node keeps for other paths while it sweeps.
+const RESERVE: u64 = 25;
+/// A pong is awaited for every shot of these.
+const AWAITED: Duration = Duration::from_secs(5);
+/// Signs of harm: so many words in a row, over at least so long, without an answer ...
+const HARM: (u32, Duration) = (4, Duration::from_millis(1500));
+/// ... or a round trip that grows to so many times what it was, and more than this.
+const HARM_RTT: (u32, Duration) = (3, Duration::from_millis(100));
+
+impl Peer {
+    /// Begins a volley; false if it can't be, in which case the next try has its time.
+    pub(super) fn begin(
+        &mut self,
+        strategy: &'static Strategy,
+        role: Role,
+        seed: u16,
+        env: &mut Env,
+        now: Time,
+    ) -> bool {
+        let Some(target) = self.target() else {
+            return false;
+        };
+        if env.local.shares_public_ip(target.ip()) {
+            // Behind one NAT: the LAN is the way.
+            return false;
+        }
+        if let Err(denied) = env.pacer.begin(self.spec.key, target.ip(), now) {
+            let until = match denied {
+                Denied::Busy | Denied::Off => now + SOON,
+                Denied::Until(at) | Denied::Harm(at) => at,
+            };
+            self.punching.at = Some(now + env.jitter(until.since(now).max(SOON)));
+            return false;
+        }
+        let opens = role == Role::Opener || strategy.both_open;
+        let ports = match (opens, strategy.known_ports) {
+            (true, true) => env.ports.open_series(self.spec.key, strategy.ports, seed),
+            (true, false) => {
+                let opened = env.ports.open(self.spec.key, strategy.ports, &mut env.rng);
+                // With few ports, few shots hit: then not at all, but for a strategy that makes do
+                // with WireGuard's.
+                let enough = opened.len() * 2 >= strategy.ports || !env.profile.pins;
+                enough.then_some(opened)
+            }
+            (false, true) => Some(series(seed).take(strategy.ports).collect()),
+            (false, false) => Some(Vec::new()),
+        };
+        let Some(ports) = ports else {
+            self.punching.at = Some(now + SOON);
+            self.close_ports(env);
+            env.pacer.end(&self.spec.key);
+            return false;
+        };
+        let rtt = self.words_path(now).map(|path| self.rtt(path));
+        let phase = match (strategy.timing, role) {
+            _ if strategy.samples && opens => {
+                env.sampler.refresh();
+                Phase::Samples
+            }
+            (Timing::Armed, Role::Sweeper) if rtt.is_none() => Phase::Shoots { from: now + BEHIND },
+            (Timing::Armed, _) => Phase::Shoots { from: now },
+            (Timing::Together, Role::Opener) => Phase::Shoots {
+                from: now + TOGETHER,
+            },
+            // The word was half a round trip under way.
+            (Timing::Together, Role::Sweeper) => Phase::Shoots {
+                from: now + TOGETHER.saturating_sub(rtt.unwrap_or_default() / 2),
+            },
+        };
+        let attempt = self.next_strategy(env).map_or(0, |(.., attempt)| attempt);
+        self.punching.volley = Some(Volley {
+            strategy,
+            role,
+            attempt,
+            ports,
+            target,
+            phase,
+            began: now,
+            until: None,
+            next: 0,
+            sent: 0,
+            awaited: None,
+            next_word: now + WORDS,
+            rtt,
+        });
+        self.punching.wake = Some(now);
+        env.out.event(Event::StrategyBegun {
+            peer: self.spec.key,
+            strategy: strategy.name,
+            opens: role == Role::Opener,
+        });
+        true
+    }
+
+    pub(super) fn go_on(&mut self, env: &mut Env, now: Time) {
+        if self.watch_for_harm(env, now) {
+            return;
+        }
+        self.end_samples(env, now);
+        self.shoot(env, now);
+        let Some(volley) = &self.punching.volley else {
+            return;
+        };
+        let found = self.has_find(volley.began, now);
+        if found && volley.phase == Phase::Waits {
+            // What was found is about to be chosen, or will be when a retreat from direct paths ends.
+            let until = Some(now + ANSWERS);
+            self.punching.wake = until;
+            if let Some(volley) = &mut self.punching.volley {
+                volley.until = until;
+            }
+            return;
+        }
+        if volley.until.is_some_and(|until| until <= now) {
+            self.fail_strategy(env, now);
+            return;
+        }
+        if volley.next_word <= now {
+            if let Some(volley) = &mut self.punching.volley {
+                volley.next_word = now + WORDS;
+            }
+            self.say(env, now);
+        }
+        let Some(volley) = &self.punching.volley else {
+            return;
+        };
+        let wakes = [self.punching.wake, volley.until, Some(volley.next_word)];
+        self.punching.wake = wakes.into_iter().flatten().min();
+    }
+
+    /// Where this side's sequence is was seen, or could not be.
+    fn end_samples(&mut self, env: &mut Env, now: Time) {
+        let Some(volley) = &mut self.punching.volley else {
+            return;
+        };
+        if volley.phase != Phase::Samples {
+            return;
+        }
+        let seen = env.sampler.is_fresh_since(volley.began);
+        if !seen && now.since(volley.began) < SAMPLE {
+            self.punching.wake = Some(now + Duration::from_millis(5));
+            return;
+        }
+        // The sampler's profile is what the word carries.
+        env.note_pattern();
+        let waits_for_peer = volley.strategy.both_open && volley.role == Role::Opener;
+        if waits_for_peer {
+            volley.phase = Phase::Waits;
+            volley.until = Some(now + SWEEP);
+            self.punching.word.stage = Stage::Armed;
+        } else {
+            volley.phase = Phase::Shoots { from: now };
+            if volley.role == Role::Sweeper {
+                self.punching.word.stage = Stage::Sweeping;
+            }
+        }
+        if waits_for_peer || volley.strategy.both_open {
+            self.say(env, now);
+        }
+    }
+
+    /// The shots that are due, as far as the budget reaches.
+    fn shoot(&mut self, env: &mut Env, now: Time) {
+        while let Some(volley) = &self.punching.volley {
+            let Phase::Shoots { from } = volley.phase else {
+                return;
+            };
+            let (next, to) = (volley.next, volley.target.ip());
+            let within = volley.sent < env.pacer.per_round();
+            // What was found is tried first; more of the same would be of no use.
+            let found = self.has_direct_answer(volley.began, now);
+            let shot = self.shot(volley, env).filter(|_| within && !found);
+            let Some(shot) = shot else {
+                self.end_shots(env, now);
+                return;
+            };
+            let due = from + shot.after;
+            if due > now {
+                self.punching.wake = Some(due);
+                return;
+            }
+            let mut reserve = env.pings;
+            if !reserve.take_units(RESERVE, now) {
+                self.punching.wake = Some(now + Duration::from_millis(5));
+                return;
+            }
+            match env.pacer.take(&self.spec.key, to, now) {
+                Ok(()) => {}
+                Err(Denied::Until(at)) if at.since(now) < ANSWERS => {
+                    self.punching.wake = Some(at.max(now + Duration::from_micros(1)));
+                    return;
+                }
+                Err(_) => {
+                    self.end_shots(env, now);
+                    return;
+                }
+            }
+            let _ = env.pings.take(now);
+            self.send_shot(shot, env, now);
+            if let Some(volley) = &mut self.punching.volley {
+                volley.next = next + 1;
+                volley.sent += 1;
+            }
+        }
+    }
+
+    fn shot(&self, volley: &Volley, env: &Env) -> Option<Shot> {
+        let (own, peer) = (&env.profile, &self.punching.peer);
+        let (opener, sweeper) = match volley.role {
+            Role::Opener => (own, peer),
+            Role::Sweeper => (peer, own),
+        };
+        let aim = Aim {
+            pair: Pair { opener, sweeper },
+            ports: &volley.ports,
+            target: volley.target,
+            seed: self.punching.word.seed,
+            attempt: volley.attempt,
+        };
+        match volley.role {
+            Role::Opener => (volley.strategy.opener)(&aim, volley.next),
+            Role::Sweeper => (volley.strategy.sweeper)(&aim, volley.next),
+        }
+    }
+
+    /// All shots have left, or no more may.
+    fn end_shots(&mut self, env: &mut Env, now: Time) {
+        let Some(volley) = &mut self.punching.volley else {
+            return;
+        };
+        volley.phase = Phase::Waits;
+        let (wait, word) = match (volley.role, volley.strategy.timing) {
+            (Role::Opener, Timing::Armed) if !volley.strategy.both_open => {
+                self.punching.word.stage = Stage::Armed;
+                (SWEEP, true)
+            }
+            (Role::Opener | Role::Sweeper, _) => (ANSWERS, false),
+        };
+        volley.until = Some(now + wait);
+        self.punching.wake = volley.until;
+        if word {
+            self.say(env, now);
+        }
+    }
+
+    fn send_shot(&mut self, shot: Shot, env: &mut Env, now: Time) {
+        let Some(volley) = &mut self.punching.volley else {
+            return;
+        };
+        let awaits = volley.awaited.is_none_or(|at| now.since(at) >= AWAITED);
+        if awaits {
+            volley.awaited = Some(now);
+        }
+        let Some(payload) = self.shot_ping(shot.path, awaits, env, now) else {
+            return;
+        };
+        env.out.transmit(Transmit {
+            path: shot.path,
+            source: None,
+            ttl: shot.ttl,
+            payload,
+        });
+    }
+
+    /// The strategy has come to nothing.
+    fn fail_strategy(&mut self, env: &mut Env, now: Time) {
+        let Some(volley) = &self.punching.volley else {
+            return;
+        };
+        env.out.event(Event::StrategyFailed {
+            peer: self.spec.key,
+            strategy: volley.strategy.name,
+            sent: volley.sent,
+        });
+        let sweeper = volley.role == Role::Sweeper;
+        let rung = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
+        let wait = RETRY.get(rung).or(RETRY.last()).copied();
+        self.punching.failures = self.punching.failures.saturating_add(1);
+        self.punching.at = Some(now + wait.unwrap_or(SOON));
+        self.stop_punching(env);
+        if sweeper {
+            self.punching.word.stage = Stage::Done;
+            self.say(env, now);
+        }
+    }
+
+    /// Nothing is under way any more, and the ports that lead nowhere are closed.
+    pub(super) fn stop_punching(&mut self, env: &mut Env) {
+        self.punching.volley = None;
+        self.punching.word.stage = Stage::Idle;
+        env.pacer.end(&self.spec.key);
+        self.close_ports(env);
+    }
+
+    fn close_ports(&mut self, env: &mut Env) {
+        let in_use = [self.keep(), self.device.pin];
+        let keeps = |port| {
+            in_use
+                .into_iter()
+                .flatten()
+                .any(|path| path.pin() == Some(port))
+        };
+        env.ports.close(&self.spec.key, keeps);
+        self.table.forget_ports(keeps);
+    }
+
+    /// The network suffers from what is sent, as far as the path of the words shows: then it is
+    /// left in peace.
+    fn watch_for_harm(&mut self, env: &mut Env, now: Time) -> bool {
+        let Some(volley) = &self.punching.volley else {
+            return false;
+        };
+        let entry = self.words_path(now).and_then(|path| self.table.get(&path));
+        let (Some(entry), Some(before)) = (entry, volley.rtt) else {
+            return false;
+        };
+        let (pings, silence) = HARM;
+        let unanswered = entry
+            .unanswered_since
+            .is_some_and(|at| now.since(at) >= silence);
+        let (factor, least) = HARM_RTT;
+        let slow = entry.rtt.is_some_and(|rtt| rtt > before * factor + least);
+        if !(slow || unanswered && entry.unanswered >= pings) {
+            return false;
+        }
+        env.pacer.on_harm(now);
+        self.fail_strategy(env, now);
+        true
+    }
+}
