@@ -28,6 +28,9 @@ use crate::raw::attach;
 /// Longest payload that is read; a longer datagram is cut and then no probe.
 const BUFFER: usize = 2048;
 
+/// Datagrams of one port that are thrown away at once, before the others have their turn.
+const AT_ONCE: usize = 16;
+
 /// A probe, or the answer of a STUN server, that came to one of the ports; nothing of it has been
 /// authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +177,7 @@ impl Port {
 
     fn poll_recv(&self, context: &mut Context<'_>) -> Poll<(SocketAddr, Vec<u8>)> {
         let mut bytes = [0; BUFFER];
-        loop {
+        for _ in 0..AT_ONCE {
             let mut buffer = ReadBuf::new(&mut bytes);
             let source = match self.socket.poll_recv_from(context, &mut buffer) {
                 Poll::Pending => return Poll::Pending,
@@ -190,6 +193,9 @@ impl Port {
                 return Poll::Ready((source, payload.to_vec()));
             }
         }
+        // The other ports come first; this one is looked at again.
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn send(&self, destination: SocketAddr, ttl: Option<u8>, payload: &[u8]) -> io::Result<()> {

@@ -14,8 +14,17 @@ pub(super) type View = Status<Core>;
 #[derive(Debug, Deserialize)]
 pub(super) struct Core {
     mapping: Option<String>,
+    #[serde(default)]
+    punch: Punch,
     local: Vec<Local>,
     peers: Vec<Peer>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Punch {
+    used: u32,
+    allowed: u32,
+    barred: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +47,7 @@ struct Peer {
     reason: Option<String>,
     retry_in_s: Option<f64>,
     relay_reason: Option<String>,
+    strategy: Option<String>,
     #[serde(default)]
     probes_unanswered: bool,
     candidates: Vec<Candidate>,
@@ -213,6 +223,9 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
         if let Some(reason) = &peer.relay_reason {
             let _ = writeln!(text, "{}: relayed: {reason}", peer.name);
         }
+        if let Some(strategy) = &peer.strategy {
+            let _ = writeln!(text, "{}: under way: {strategy}", peer.name);
+        }
         if peer.probes_unanswered {
             let _ = writeln!(
                 text,
@@ -263,9 +276,24 @@ fn path(peer: &Peer, pin: Option<&PinnedPath>) -> String {
     }
 }
 
-/// What is wrong with pins, where somebody is worse off for it.
+/// How much of the punch budget is used, and what is wrong with pins where somebody is worse off
+/// for it.
 fn pin_lines(view: &View) -> String {
     let mut text = String::new();
+    let Punch {
+        used,
+        allowed,
+        barred,
+    } = &view.core.punch;
+    if *used > 0 {
+        let until = barred
+            .as_ref()
+            .map_or(String::new(), |reason| format!("; no more now: {reason}"));
+        let _ = writeln!(
+            text,
+            "{used} of {allowed} probes to guessed ports sent in the last ten minutes{until}"
+        );
+    }
     let pins = &view.pins;
     let is_relayed = view.core.peers.iter().any(|peer| peer.path == "relay");
     match (&pins.error, pins.possible) {
@@ -367,6 +395,7 @@ mod tests {
             "likely": {"c": "its mesh file does not have this node"},
             "discovery": [{"name": "rv", "ok": false, "note": "no answer", "dropped": 0}], 
             "mapping": "endpoint-dependent",
+            "punch": {"nat": "", "pins": false, "used": 1024, "allowed": 2048, "barred": "the budget is used up"},
             "pins": {"possible": false, "error": "the program `nft` is not installed", "source_ports": 0,
                      "healed": 2, "peers": {"b": {"source_port": 61234, "remote": "192.0.2.1:2"}}},
             "local": [{"address": "203.0.113.7:18032", "kind": "reflexive"}],
@@ -376,7 +405,7 @@ mod tests {
                  "probes_unanswered": true, "candidates": []},
                 {"name": "r", "managed": true, "path": "relay", "endpoint": "192.0.2.9:51901", "rtt_ms": 1.25,
                  "handshake_age_s": 61.0, "rx_bytes": 0, "tx_bytes": 0, "state": "connected",
-                 "relay_reason": "no probe was answered",
+                 "relay_reason": "no probe was answered", "strategy": "birthday: opens ports (9 packets)",
                  "candidates": [{"address": "192.0.2.9:51901", "kind": "relay", "origins": ["hub"], "rtt_ms": 1.25,
                                  "proven": true, "wireguard_blocked": false}]},
                 {"name": "c", "managed": true, "path": "none", "rx_bytes": 0, "tx_bytes": 0,
@@ -397,6 +426,8 @@ mod tests {
             "c: no answer from 2 candidates; next try in 1 min",
             "c: most likely: its mesh file does not have this node",
             "r: relayed: no probe was answered",
+            "r: under way: birthday: opens ports (9 packets)",
+            "1024 of 2048 probes to guessed ports sent in the last ten minutes; no more now: the budget is used up",
             "no source port but its own: the program `nft` is not installed",
             "somebody took pins out of nftables 2 times; they were put back",
             "seen by the server as 203.0.113.7:18032, where peers don't reach it",
