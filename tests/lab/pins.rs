@@ -210,6 +210,44 @@ lab_test!(
     }
 );
 
+/// What a service such as nftables.service loads when it is reloaded: a firewall of the host that
+/// lets in what was asked for and nothing else.
+const FIREWALL: &str = "flush ruleset
+table inet filter {
+    chain input { type filter hook input priority filter; policy drop;
+        iifname { lo, wg-lab } accept
+        ct state invalid drop
+        ct state established,related accept
+    }
+}
+";
+
+lab_test!(
+    a_host_firewall_that_drops_strangers_and_is_reloaded_lets_a_pin_through,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        let [a, b] = &hard.nodes;
+        let file = a.host.directory().unwrap().join("nftables.conf");
+        std::fs::write(&file, FIREWALL).unwrap();
+        let reload = format!("-f {}", file.display());
+        nft(a, &reload);
+        hard.wait_direct(within(60));
+        let port = wait_pinned(a, b);
+        let ping = a.ping(b.address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        nft(a, &reload);
+        a.wait("the heal", soon(), |status| {
+            (status["pins"]["healed"].as_u64()? >= 1).then_some(())
+        });
+        assert!(ping.wait_for(50, soon()));
+        assert_eq!(pinned(a, b), Some(port));
+        let tables = nft(a, "list tables");
+        assert!(tables.contains("inet filter"), "{tables}");
+        println!("measured: a reload cost {} pings", ping.stop().lost());
+    }
+);
+
 lab_test!(
     a_mapping_that_expires_is_replaced_by_the_relay_and_then_by_another,
     180,
