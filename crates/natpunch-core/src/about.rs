@@ -71,7 +71,7 @@ impl About {
         if reader.u8()? != VERSION {
             return None;
         }
-        let profile = NatProfile::from_bytes(reader.bytes::<PROFILE_LEN>()?);
+        let profile = NatProfile::from_bytes(reader.array::<PROFILE_LEN>()?);
         let strategy = reader.u8()?;
         let stage = match reader.u8()? {
             1 => Stage::Armed,
@@ -82,8 +82,8 @@ impl About {
         let word = Word {
             strategy,
             stage,
-            round: reader.bytes().map(u16::from_be_bytes)?,
-            seed: reader.bytes().map(u16::from_be_bytes)?,
+            round: reader.u16()?,
+            seed: reader.u16()?,
         };
         Some(Self { profile, word })
     }

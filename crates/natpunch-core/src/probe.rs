@@ -42,7 +42,7 @@ use rand_core::RngCore;
 
 use crate::about::About;
 use crate::keys::Direction;
-use crate::wire::{ADDRESS_LEN, Reader, put_address};
+use crate::wire::{ADDRESS_LEN, Reader, put_address, read_address};
 
 /// A ping tells at most this many host addresses.
 pub(crate) const MAX_HOSTS: usize = 4;
@@ -111,8 +111,8 @@ pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
         return None;
     }
     let mut reader = Reader(datagram);
-    (reader.bytes()? == PROBE_MAGIC && reader.bytes()? == [VERSION, 0, 0, 0])
-        .then(|| reader.bytes().map(ProbeTag))?
+    (reader.array()? == PROBE_MAGIC && reader.array()? == [VERSION, 0, 0, 0])
+        .then(|| reader.array().map(ProbeTag))?
 }
 
 impl Probe {
@@ -200,10 +200,12 @@ impl Probe {
             session: reader.u64()?,
             to_session: reader.u64()?,
             sequence: reader.u64()?,
-            transaction: Transaction(reader.bytes()?),
+            transaction: Transaction(reader.array()?),
             about: About::from_bytes(reader.0).filter(|_| kind == Kind::Ping),
-            observed: reader.address()?.filter(|_| kind == Kind::Pong),
-            hosts: (0..hosts).map_while(|_| reader.address()?).collect(),
+            observed: read_address(&mut reader)?.filter(|_| kind == Kind::Pong),
+            hosts: (0..hosts)
+                .map_while(|_| read_address(&mut reader)?)
+                .collect(),
         })
     }
 }

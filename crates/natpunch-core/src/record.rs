@@ -18,7 +18,7 @@ use rand_core::RngCore;
 use crate::about::About;
 use crate::keys::Direction;
 use crate::profile::NatProfile;
-use crate::wire::{ADDRESS_LEN, Reader, put_address};
+use crate::wire::{ADDRESS_LEN, Reader, put_address, read_address};
 
 /// A record is believed no longer than this, whatever it says.
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
@@ -124,7 +124,7 @@ impl Contents {
             let kind = reader.u8()?;
             let about = About::from_bytes(reader.0).filter(|_| kind == KIND_PROFILE);
             profile = about.map_or(profile, |about| about.profile);
-            let address = reader.address()?;
+            let address = read_address(&mut reader)?;
             // A kind that this version does not know is skipped, not an error.
             candidates.extend(kind_from_code(kind).zip(address));
         }

@@ -235,7 +235,7 @@ impl Frame for Request {
             2 => Self::Put {
                 tag: body.array()?,
                 digest: body.array()?,
-                blob: body.rest(MAX_BLOB)?,
+                blob: body.rest(MAX_BLOB)?.to_vec(),
             },
             3 => Self::Watch {
                 tag: body.array()?,
@@ -350,7 +350,7 @@ impl Frame for Notice {
             4 => Self::Watching { tag: body.array()? },
             5 => Self::Record {
                 tag: body.array()?,
-                blob: body.rest(MAX_BLOB)?,
+                blob: body.rest(MAX_BLOB)?.to_vec(),
             },
             6 => Self::PathChallenge {
                 token: body.array()?,

@@ -24,6 +24,7 @@ mod sync;
 mod tag;
 mod time;
 mod usage;
+pub mod wire;
 
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
