@@ -22,9 +22,15 @@ use crate::source::{Location, parse_argument};
 )]
 pub struct Cli {
     /// How log lines look.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = LogFormat::Text
+    )]
     pub log_format: LogFormat,
-    /// Log filter, such as `info` or `natpunch=debug`; default: the NATPUNCH_LOG variable, else
+    /// Log filter, such as `info` or `natpunch=debug`. Default: the variable NATPUNCH_LOG, else
     /// `info`.
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
@@ -36,7 +42,7 @@ pub struct Cli {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Plain text for people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -63,7 +69,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
     Export(ExportArgs),
-    /// Draw the mesh file as a picture, or as Mermaid text.
+    /// Draw the mesh, as a picture or as Mermaid text.
     Graph(GraphArgs),
     /// Show peers, paths, endpoints and traffic, and why a peer is not connected.
     Status(StatusArgs),
@@ -232,7 +238,7 @@ pub struct CheckArgs {
 /// How `check` prints its findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object.
     Json,
@@ -259,7 +265,7 @@ pub struct InitArgs {
     /// Name of the mesh, a DNS label.
     #[arg(long, default_value = "home")]
     pub name: String,
-    /// A network for the mesh's own addresses; repeat for several. Default: a random private one of
+    /// A network for the mesh's own addresses. Repeat for several. Default: a random private one of
     /// IPv4 and of IPv6.
     #[arg(long, value_name = "CIDR")]
     pub network: Vec<IpNet>,
@@ -569,10 +575,10 @@ pub struct PubkeyArgs {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// The NAT in front of node a.
-    #[arg(long, value_enum, default_value_t = NatKind::PortPreserving)]
+    #[arg(long, value_enum, value_name = "NAT", default_value_t = NatKind::PortPreserving)]
     pub nat_a: NatKind,
     /// The NAT in front of node b.
-    #[arg(long, value_enum, default_value_t = NatKind::PortPreserving)]
+    #[arg(long, value_enum, value_name = "NAT", default_value_t = NatKind::PortPreserving)]
     pub nat_b: NatKind,
     /// The mesh file to show. Default: the built-in copy of examples/configs/demo.toml.
     #[arg(long, value_name = "FILE")]

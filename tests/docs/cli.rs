@@ -49,6 +49,8 @@ fn section(text: &mut String, command: &Command) {
     let about = command.get_long_about().or(command.get_about()).unwrap();
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim().trim_start_matches("Usage: ");
+    let usage: Vec<&str> = usage.lines().map(str::trim).collect();
+    let usage = usage.join("\n");
     write!(text, "\n## `{name}`\n\n{about}.\n\n```text\n{usage}\n```\n").unwrap();
     let own =
         |arg: &&Arg| !arg.is_global_set() && !matches!(arg.get_id().as_str(), "help" | "version");

@@ -6,12 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::blocks::{self, root};
 
 /// Pages that are written from texts of the sources, paragraph by paragraph.
-const GENERATED: [&str; 4] = [
-    "docs/ARCHITECTURE.md",
-    "docs/config.md",
-    "docs/nat.md",
-    "docs/reference/cli.md",
-];
+const GENERATED: [&str; 2] = ["docs/config.md", "docs/reference/cli.md"];
 
 /// The files of a directory and those below it, with one of these ends of their names.
 fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
