@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use natpunch_core::{Event, PathKind, PunchSpec};
 use natpunch_sim::{
-    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Random, Reach,
+    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Random, Reach, World,
     reach_with_other_ports,
 };
 
@@ -243,6 +243,30 @@ fn nobody_guesses_where_either_mesh_file_forbids_it() {
         let (run, _) = run_lab(lab.start(), 30 * SECOND);
         assert_eq!((run.direct, run.guesses), (None, 0));
     }
+}
+
+#[test]
+fn a_sweep_ends_when_the_relay_falls_silent_under_it() {
+    let mut lab = Lab::punching(3, NatConfig::symmetric(), NatConfig::home(), UPLINK, NEAR);
+    for (from, to) in [(OUTSIDE_A, OUTSIDE_B), (OUTSIDE_B, OUTSIDE_A)] {
+        lab.world.network.set_route(ip(from), ip(to), false);
+    }
+    let mut lab = lab.start();
+    let (sweeper, patience) = (lab.b, 30 * SECOND);
+    let sweeps = |world: &World| {
+        let status = world.status(sweeper);
+        status.is_some_and(|status| status.punch.used > 50)
+    };
+    if lab.world.run_until_done(patience, sweeps).is_none() {
+        lab.fail("no sweep");
+    }
+    lab.world.network.set_host_loss(lab.server, 1.0);
+    let next = lab.world.now() + 5 * SECOND;
+    lab.world.run_until(next);
+    let punch = lab.world.status(sweeper).map(|status| status.punch);
+    let punch = punch.unwrap_or_default();
+    assert!(punch.used < 550, "{punch:?}");
+    assert!(punch.barred.is_some_and(|why| why.contains("harm")));
 }
 
 #[test]

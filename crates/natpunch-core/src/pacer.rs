@@ -15,9 +15,9 @@ const STEP: Duration = Duration::from_secs(1);
 /// Shots that leave at once at most.
 const BURST: u64 = 8;
 /// Routers forget a packet that nobody answered after this (Linux: 30 s) ...
-const FORGOTTEN: Duration = Duration::from_secs(32);
+pub(crate) const FORGOTTEN: Duration = Duration::from_secs(32);
 /// ... and after so many in that time the next sweep waits for it, or they would add up in a table.
-const LONG_SWEEP: u32 = 200;
+pub(crate) const LONG_SWEEP: u32 = 200;
 /// After a sign of harm nothing is guessed for this long.
 const REST: Duration = Duration::from_secs(600);
 

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(1200);
 /// When too few came, it is tried again after this.
 const RETRY: Duration = Duration::from_secs(15);
 /// What was sampled is good for this long, unless the network changes.
-const LIFETIME: Duration = Duration::from_secs(600);
+const LIFETIME: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Sample {

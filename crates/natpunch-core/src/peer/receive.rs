@@ -110,6 +110,9 @@ impl Peer {
         now: Time,
     ) {
         let known = self.table.get(&path).is_some();
+        if !known && self.has_enough_finds() {
+            return;
+        }
         self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
         self.believe(path, ping, env, now);
         self.send_pong(path, destination, ping, env, now);

@@ -42,6 +42,9 @@ const LATER: Duration = Duration::from_secs(30);
 /// How often words are repeated, and the path that they travel on is looked at.
 const WORDS: Duration = Duration::from_millis(400);
 
+/// Paths that are tried of those that a volley has found.
+const FINDS: usize = 3;
+
 /// Where a volley is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -315,6 +318,19 @@ impl Peer {
     fn has_find(&self, since: Time, now: Time) -> bool {
         let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
         direct.any(|(_, entry)| entry.is_answered_since(since) && entry.is_usable(now))
+    }
+
+    /// A volley has led to so many paths that more of them would only cost probes. Both sides keep
+    /// the first ones, which are the same.
+    pub(super) fn has_enough_finds(&self) -> bool {
+        let Some(volley) = &self.punching.volley else {
+            return false;
+        };
+        let is_find = |entry: &Entry| {
+            entry.kind == CandidateKind::PeerReflexive && entry.learned >= volley.began
+        };
+        let finds = self.table.iter().filter(|(_, entry)| is_find(entry));
+        finds.count() >= FINDS
     }
 
     /// Says the present word on the path that answers.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::about::Stage;
 use crate::env::Env;
-use crate::pacer::Denied;
+use crate::pacer::{Denied, FORGOTTEN, LONG_SWEEP};
 use crate::ports::series;
 use crate::strategy::{Aim, Pair, Role, Shot, Strategy, Timing};
 use crate::{Event, Time, Transmit};
@@ -299,8 +299,11 @@ impl Peer {
         let sweeper = volley.role == Role::Sweeper;
         let rung = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
         let wait = RETRY.get(rung).or(RETRY.last()).copied();
+        // The sweeper's pacer has to let it begin again when the ports are open.
+        let was_long = volley.role == Role::Opener && volley.sent >= LONG_SWEEP;
+        let least = if was_long { FORGOTTEN + SOON * 2 } else { SOON };
         self.punching.failures = self.punching.failures.saturating_add(1);
-        self.punching.at = Some(now + wait.unwrap_or(SOON));
+        self.punching.at = Some(now + wait.unwrap_or(SOON).max(least));
         self.stop_punching(env);
         if sweeper {
             self.punching.word.stage = Stage::Done;
