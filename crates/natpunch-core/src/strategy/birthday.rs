@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::order::shuffled;
 use super::{Aim, Pair, Shot, Strategy, Timing};
-use crate::profile::NatProfile;
 
 /// The ports that a NAT may hand out: all but the well-known ones.
 const FIRST: u16 = 1_024;
@@ -47,14 +46,14 @@ pub(super) static LAST_RESORT: Strategy = Strategy {
 };
 
 fn suits_on_suspicion(pair: Pair<'_>) -> bool {
-    let is_easy = |side: &NatProfile| !side.is_hard() && !side.pool;
-    pair.opener.pins && is_easy(pair.opener) && is_easy(pair.sweeper) && pair.may_spray()
+    let has_better = pair.opener.is_hard() && pair.sweeper.mapping.is_some();
+    let is_able = pair.opener.pins && !pair.opener.pool && !pair.sweeper.is_hard();
+    is_able && !has_better && pair.may_spray()
 }
 
 /// Any pattern: where a better guess has failed, this is what is left.
 fn suits(pair: Pair<'_>) -> bool {
-    let opener = pair.opener.is_hard() && pair.opener.pins && !pair.opener.pool;
-    opener && !pair.sweeper.is_hard() && pair.may_spray()
+    pair.is_hard_with_easy() && pair.opener.pins
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

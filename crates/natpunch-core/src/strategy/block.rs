@@ -27,8 +27,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
 /// The opener needs no pins: its WireGuard port has a port of the range, too.
 fn suits(pair: Pair<'_>) -> bool {
     let is_block = matches!(pair.opener.pattern, Pattern::Block { .. });
-    let opener = pair.opener.is_hard() && is_block && !pair.opener.pool;
-    opener && !pair.sweeper.is_hard() && pair.may_spray()
+    is_block && pair.is_hard_with_easy()
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_types::{LocalSocket, PathId};
+use natpunch_types::{LocalSocket, Mapping, PathId};
 
 use crate::profile::NatProfile;
 
@@ -55,6 +55,13 @@ pub(crate) struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    /// The opener's ports depend on the destination and the sweeper's do not, as is known of both; and
+    /// the opener is behind one address.
+    fn is_hard_with_easy(&self) -> bool {
+        let is_easy = self.sweeper.mapping == Some(Mapping::EndpointIndependent);
+        self.opener.is_hard() && !self.opener.pool && is_easy && self.may_spray()
+    }
+
     /// Neither node's mesh file forbids it.
     fn may_spray(&self) -> bool {
         self.opener.spray && self.sweeper.spray
@@ -203,8 +210,6 @@ pub(crate) fn plan(
 
 #[cfg(test)]
 mod tests {
-    use natpunch_types::Mapping;
-
     use super::*;
     use crate::profile::Pattern;
 

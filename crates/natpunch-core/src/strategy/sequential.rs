@@ -29,8 +29,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
 
 fn suits(pair: Pair<'_>) -> bool {
     let is_sequence = matches!(pair.opener.pattern, Pattern::Sequential { .. });
-    let opener = pair.opener.is_hard() && is_sequence && pair.opener.pins && !pair.opener.pool;
-    opener && !pair.sweeper.is_hard() && pair.may_spray()
+    is_sequence && pair.is_hard_with_easy() && pair.opener.pins
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {
