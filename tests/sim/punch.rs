@@ -308,6 +308,24 @@ fn a_pin_outlives_the_agent_and_the_session_over_it_goes_on() {
 }
 
 #[test]
+fn a_pin_that_is_lost_for_good_is_replaced_by_the_relay_and_then_by_another() {
+    let (symmetric, home) = (NatConfig::symmetric(), NatConfig::home());
+    let (run, mut lab) = run(6, symmetric, home, USUAL, 15 * SECOND);
+    assert!(run.pinned);
+    let before = lab.world.pin(lab.a, lab.b);
+    lab.world.lose_pin(lab.a, lab.b);
+    let gap = lab.longest_gap(60 * SECOND, |_| ());
+    println!("a pin is lost: {gap:?} without a packet");
+    let now = lab.world.pin(lab.a, lab.b);
+    if gap > 5 * SECOND || now.is_none() || now == before {
+        lab.fail(&format!(
+            "{gap:?} without a packet, {before:?} and then {now:?}"
+        ));
+    }
+    lab.expect_sound();
+}
+
+#[test]
 fn a_router_that_forgets_the_mapping_of_a_pin_costs_seconds() {
     let (run, mut lab) = run(
         5,

@@ -12,8 +12,8 @@ use natpunch_core::{
     Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit, stun,
 };
 use natpunch_types::{
-    Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, RelayPolicy, SecretKey,
-    derive_listen_port,
+    Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, Pins, RelayPolicy,
+    SecretKey, derive_listen_port,
 };
 
 use crate::client::{self, ServerAddress};

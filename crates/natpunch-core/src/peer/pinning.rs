@@ -56,10 +56,12 @@ impl Peer {
         }
     }
 
-    /// Nothing passes on a path any more: it is forgotten, and left if it is in use.
+    /// WireGuard passes on a path no more: it is left alone for a while, and left if it is in use.
     fn give_up_path(&mut self, path: PathId, env: &mut Env, now: Time) {
         if let Some(entry) = self.table.get_mut(&path) {
             entry.forget_proof();
+            // Probes may still pass there, from the port itself; WireGuard does not.
+            entry.block(false, now);
             entry.next_ping = None;
         }
         if self.choice.is_selected(path) {

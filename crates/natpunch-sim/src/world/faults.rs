@@ -14,6 +14,24 @@ impl World {
         node.start_at = Some(at);
     }
 
+    /// A pin of a node is taken away and can't be made again; its agent is told.
+    pub fn lose_pin(&mut self, node: HostId, peer: HostId) {
+        let (key, now) = (self.key(peer), self.now);
+        let node = self.node_mut(node);
+        let time = node.clock(now);
+        let pins = node.pins.iter_mut();
+        let lost: Vec<_> = pins
+            .flat_map(|pins| pins.extract_if(.., |_, (of, _)| *of == key))
+            .collect();
+        if let Some(agent) = &mut node.agent {
+            for (remote, (peer, port)) in lost {
+                let path = path_from(port, remote);
+                agent.mesh.handle_pins(Pins::Lost { peer, path }, time);
+            }
+        }
+        self.drain();
+    }
+
     /// The device of a node goes down with all its sessions, and is made anew after this long. The
     /// agent runs on.
     pub fn restart_device(&mut self, node: HostId, after: Duration) {
