@@ -36,12 +36,13 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
     Row::of::<natpunch_plugin_static::Settings>(),
     Row::of::<natpunch_plugin_rendezvous::Settings>(),
     Row::of::<natpunch_plugin_natpunch_go::Settings>(),
     Row::of::<natpunch_plugin_nat_hole_punching::Settings>(),
     Row::of::<natpunch_plugin_http::Settings>(),
+    Row::of::<natpunch_plugin_exec::Settings>(),
 ];
 
 /// What a mesh file may name as `plugin`.

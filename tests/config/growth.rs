@@ -256,6 +256,17 @@ const CASES: &[Case] = &[
             )
         },
     },
+    Case {
+        list: "Discovery.command",
+        entries: "more than may be",
+        text: |n| {
+            let arguments = list(n, |n| format!("/usr/lib/natpunch/{n}"));
+            format!(
+                "{}[discovery.own]\nplugin = 'exec'\nuser = 'nobody'\ncommand = {arguments}\n",
+                one_peer("")
+            )
+        },
+    },
 ];
 
 /// The processor time of everything that is done with a mesh file: an answer or all errors.

@@ -83,6 +83,15 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
         "credential:../a",
         "credential:a/b",
     ];
+    let commands = [
+        "[]",
+        "5",
+        "'/usr/local/lib/natpunch/file.py'",
+        "[5]",
+        "['file.py']",
+        "['/bin/sh', '-c', 'true']",
+        "['/usr/local/lib/natpunch/../../../../bin/sh']",
+    ];
     let mut ipv4_only = server();
     ipv4_only.push("'[2001:db8::1]:49918'".to_owned());
     BTreeMap::from([
@@ -129,6 +138,22 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                     vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
                 ),
                 ("interval", "3".into(), numbers("3601")),
+            ],
+        ),
+        (
+            "exec",
+            vec![
+                (
+                    "command",
+                    "['/usr/local/lib/natpunch/file.py', '/srv/records']".into(),
+                    commands.map(str::to_owned).to_vec(),
+                ),
+                (
+                    "user",
+                    "'nobody'".into(),
+                    [texts(&["", "a b", "1000", "-x"]), vec!["5".into()]].concat(),
+                ),
+                ("meetings", "true".into(), vec!["'yes'".into(), "1".into()]),
             ],
         ),
     ])

@@ -30,6 +30,8 @@ const GO: &str = "[discovery.go]\nplugin = \"natpunch-go\"\nserver = \"go.exampl
 const HOLE: &str =
     "[discovery.nhp]\nplugin = \"nat-hole-punching\"\nserver = \"nhp.example.org:1\"\n";
 const WEB: &str = "[discovery.web]\nplugin = \"http\"\nurl = \"https://example.org/v1\"\n";
+const EXEC: &str = "[discovery.own]\nplugin = \"exec\"\n\
+    command = [\"/usr/lib/natpunch/a\"]\nuser = \"nobody\"\n";
 
 /// For every key of the schema: text that is replaced in the mesh below, its replacement, and what
 /// that comes to. A text that begins with `+` is put behind the mesh.
@@ -192,6 +194,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "natpunch-go" => GO,
             "nat-hole-punching" => HOLE,
             "http" => WEB,
+            "exec" => EXEC,
             "static" => continue,
             other => panic!("say here how a section of `{other}` looks"),
         };
@@ -204,6 +207,8 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 }
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
+                ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
+                ("user", _) => "\"daemon\"".to_owned(),
                 (_, Some("boolean")) => {
                     (!property["default"].as_bool().unwrap_or_default()).to_string()
                 }

@@ -1,0 +1,197 @@
+//! The settings, and what is to be known of an instance.
+
+use std::path::{Component, Path};
+
+use natpunch_plugin::{Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::Plugin;
+
+/// Where a mesh file may name programs. A mesh file can come from a web server or from git: whoever
+/// writes it picks among the programs that this host's administrator put here, and can't name a
+/// shell.
+const DIRECTORIES: [&str; 3] = [
+    "/usr/local/lib/natpunch",
+    "/usr/lib/natpunch",
+    "/etc/natpunch/plugins",
+];
+const MOST_ARGUMENTS: usize = 64;
+const LONGEST_ARGUMENT: usize = 4096;
+/// The longest user name of Linux (`useradd`).
+const LONGEST_USER: usize = 32;
+
+/// `[discovery.NAME]` with `plugin = "exec"`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The program and its arguments, without a shell. The program is a file in
+    /// `/usr/local/lib/natpunch`, `/usr/lib/natpunch` or `/etc/natpunch/plugins`, which nobody but
+    /// root can write to.
+    pub command: Vec<String>,
+    /// The system user that the program runs as, such as `nobody`. `root` runs it with all rights.
+    pub user: String,
+    /// Whether the program makes both sides of a pair probe at the same moment.
+    #[serde(default)]
+    pub meetings: bool,
+}
+
+/// A program that speaks the plugin protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The program, and its arguments.
+    pub command: Vec<String>,
+    /// The system user that it runs as.
+    pub user: String,
+    /// Whether it may arrange meetings.
+    pub meetings: bool,
+}
+
+impl natpunch_plugin::Settings for Settings {
+    const PLUGIN: &'static str = "exec";
+    type Instance = Program;
+
+    fn check(self) -> Result<Program, Vec<Flaw>> {
+        let problems = [check_command(&self.command), check_user(&self.user)];
+        let flaws: Vec<Flaw> = problems.into_iter().filter_map(Result::err).collect();
+        if !flaws.is_empty() {
+            return Err(flaws);
+        }
+        Ok(Program {
+            command: self.command,
+            user: self.user,
+            meetings: self.meetings,
+        })
+    }
+}
+
+fn check_command(command: &[String]) -> Result<(), Flaw> {
+    let flaw = |problem: &str, help: &str| Flaw {
+        key: "command",
+        problem: problem.to_owned(),
+        expected: "expected a program and its arguments",
+        help: help.to_owned(),
+    };
+    let Some(program) = command.first() else {
+        return Err(flaw(
+            "there is no program in it",
+            "write it like [\"/usr/local/lib/natpunch/my-plugin\", \"an argument\"]",
+        ));
+    };
+    if !is_in_a_directory(Path::new(program)) {
+        return Err(flaw(
+            "the program is outside of the directories for plugins",
+            "install it into /usr/local/lib/natpunch on each node and write its path there: the \
+             mesh file may start nothing else",
+        ));
+    }
+    if command.len() > MOST_ARGUMENTS + 1 {
+        return Err(flaw(
+            "it has more than 64 arguments",
+            "put them into a file that the program reads",
+        ));
+    }
+    let is_bad = |argument: &String| argument.len() > LONGEST_ARGUMENT || argument.contains('\0');
+    if command.iter().any(is_bad) {
+        return Err(flaw(
+            "an argument is longer than 4096 bytes, or has a NUL in it",
+            "put it into a file that the program reads",
+        ));
+    }
+    Ok(())
+}
+
+/// Directly or deeper below one of the [`DIRECTORIES`], without a step back.
+fn is_in_a_directory(program: &Path) -> bool {
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::RootDir);
+    program.components().all(is_plain)
+        && DIRECTORIES
+            .iter()
+            .filter_map(|directory| program.strip_prefix(directory).ok())
+            .any(|below| below.file_name().is_some())
+}
+
+fn check_user(user: &str) -> Result<(), Flaw> {
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let starts_well = user.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if starts_well && user.len() <= LONGEST_USER && user.bytes().all(in_name) {
+        return Ok(());
+    }
+    Err(Flaw {
+        key: "user",
+        problem: "this is not the name of a system user".to_owned(),
+        expected: "expected a user's name",
+        help: "write one that has nothing else to do, such as \"nobody\", or make one by \
+               `useradd --system natpunch-plugin`"
+            .to_owned(),
+    })
+}
+
+impl Instance for Program {
+    fn describe(&self) -> Description {
+        Description {
+            // The most that the program can do. What it says of itself when it starts takes away
+            // from it.
+            abilities: Abilities {
+                records: true,
+                mappings: true,
+                meetings: self.meetings,
+                ..Abilities::default()
+            },
+            finds_peers: true,
+            ..Description::default()
+        }
+    }
+}
+
+impl Runs for Program {
+    fn plugin(&self, _: &Secrets) -> Box<dyn Discovery> {
+        Box::new(Plugin::new(self.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use natpunch_plugin::Settings as _;
+
+    use super::*;
+
+    fn flaws(command: &[&str], user: &str) -> Vec<&'static str> {
+        let settings = Settings {
+            command: command.iter().map(|&part| part.to_owned()).collect(),
+            user: user.to_owned(),
+            meetings: false,
+        };
+        let flaws = settings.check().err().unwrap_or_default();
+        flaws.iter().map(|flaw| flaw.key).collect()
+    }
+
+    #[test]
+    fn a_mesh_file_starts_only_what_is_installed_for_it() {
+        for good in ["/usr/local/lib/natpunch/a", "/etc/natpunch/plugins/b/c.py"] {
+            assert!(flaws(&[good, "-c", "true"], "nobody").is_empty(), "{good}");
+        }
+        for bad in [
+            "/bin/sh",
+            "sh",
+            "",
+            "/usr/local/lib/natpunch",
+            "/usr/local/lib/natpunch/",
+            "/usr/local/lib/natpunchers/a",
+            "/usr/local/lib/natpunch/../../../../bin/sh",
+            "usr/local/lib/natpunch/a",
+        ] {
+            assert_eq!(flaws(&[bad], "nobody"), ["command"], "{bad}");
+        }
+        assert_eq!(flaws(&[], ""), ["command", "user"]);
+    }
+
+    #[test]
+    fn arguments_have_bounds() {
+        const PROGRAM: &str = "/usr/local/lib/natpunch/a";
+        assert!(flaws(&[&[PROGRAM][..], &["x"; 64]].concat(), "nobody").is_empty());
+        assert!(!flaws(&[&[PROGRAM][..], &["x"; 65]].concat(), "nobody").is_empty());
+        assert!(!flaws(&[PROGRAM, &"x".repeat(4097)], "nobody").is_empty());
+        assert!(!flaws(&[PROGRAM, "a\0b"], "nobody").is_empty());
+    }
+}
