@@ -197,7 +197,14 @@ fn limit(pid: i32) {
         match prlimit(Some(process), resource, limit) {
             // It has ended already.
             Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => tracing::warn!(?resource, %error, "can't limit a plugin's program"),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "can't limit what a plugin's program takes; \
+                     natpunch needs CAP_SYS_RESOURCE for one of another user"
+                );
+                return;
+            }
         }
     }
 }
