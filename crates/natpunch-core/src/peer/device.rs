@@ -174,7 +174,7 @@ impl DeviceView {
         self.setting = Some((path, now));
     }
 
-    fn is_setting(&self, now: Time) -> bool {
+    pub(super) fn is_setting(&self, now: Time) -> bool {
         self.setting
             .is_some_and(|(_, since)| now.since(since) < SETTING)
     }
@@ -297,6 +297,10 @@ impl Peer {
         if ok {
             self.device.endpoint = Some(path.endpoint());
             self.device.pin = path.pin().map(|_| path);
+        }
+        if ok && path.pin().is_some() && self.choice.is_selected(path) {
+            // The pin is in force: the peer's sign of life is asked for now.
+            self.ping_now(path, env, now);
         }
         self.decide(env, now);
     }
