@@ -1,4 +1,5 @@
-//! Commands of the how-tos that need no network, typed in a directory of their own.
+//! README's mesh, and commands of the how-tos that need no network, typed in a directory of their
+//! own.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +24,18 @@ fn types(directory: &Path, text: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{said}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_mesh_that_readme_shows_is_valid_and_free_of_warnings() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let new_key = || types(here, "natpunch keygen | natpunch pubkey");
+    let keys = [new_key(), new_key()].map(|key| key.trim().to_owned());
+    let mesh = Block::named("README.md", "mesh").filled(&[&keys[0], &keys[1]]);
+    std::fs::write(here.join("mesh.toml"), mesh).unwrap();
+    let said = types(here, "natpunch check --strict mesh.toml");
+    assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
 }
 
 #[test]
