@@ -174,7 +174,7 @@ impl Conversation<'_> {
                 () = tokio::time::sleep(pause), if !pause.is_zero() => {}
                 sent = write(&mut self.stdin, sending.as_ref()), if sending.is_some() => {
                     let Ok(sent) = sent else {
-                        return Err(self.deaf().await);
+                        return Err(self.deaf(&session).await);
                     };
                     sending = sending.and_then(|message| progress(message, sent));
                 }
@@ -290,12 +290,30 @@ impl Conversation<'_> {
         }
     }
 
-    /// Why its input is closed.
-    async fn deaf(&mut self) -> String {
-        match timeout(END_DEADLINE, self.child.wait()).await {
-            Ok(Ok(status)) => format!("it ended ({status}) without being told to"),
-            Ok(Err(error)) => format!("it ended: {error}"),
-            Err(_) => "it closed its standard input and was killed; keep reading it".to_owned(),
+    /// Why its input is closed. What it wrote before is heard: a program that ends closes both.
+    async fn deaf(&mut self, session: &Session) -> String {
+        let rest = async {
+            loop {
+                let pause = self.resume.since(self.host.now());
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                match self.lines.next().await {
+                    Ok(Some(line)) => self.hear(session, line)?,
+                    Ok(None) | Err(_) => return Ok::<(), String>(()),
+                }
+            }
+        };
+        match timeout(END_DEADLINE, rest).await {
+            Ok(Ok(())) => self.ending().await,
+            Ok(Err(problem)) => problem,
+            Err(_) => match self.child.try_wait() {
+                // What it started holds its output open.
+                Ok(Some(status)) => format!("it ended ({status}) without being told to"),
+                Ok(None) | Err(_) => {
+                    "it closed its standard input and was killed; keep reading it".to_owned()
+                }
+            },
         }
     }
 }
