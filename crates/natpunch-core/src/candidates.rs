@@ -8,8 +8,8 @@ use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, PathId, Rou
 
 use crate::Time;
 use crate::burst::{Burst, HOLE_TTL};
+use crate::messages::probe::Transaction;
 use crate::path::{Rank, Tier};
-use crate::probe::Transaction;
 
 /// Places of one class (kind and address family) of a peer's candidates: however many a peer has of
 /// one class, the others keep theirs ...

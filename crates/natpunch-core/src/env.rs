@@ -14,10 +14,10 @@ use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
+use crate::nat::profile::NatProfile;
+use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
 use crate::ports::SourcePorts;
-use crate::profile::NatProfile;
-use crate::sampling::Sampler;
 use crate::{Command, Event, Time, Transmit};
 
 /// Hosts of relays that are remembered.

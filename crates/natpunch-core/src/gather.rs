@@ -13,7 +13,7 @@ use natpunch_types::{
 use rand_core::RngCore;
 
 use crate::candidates::SUCCESSION;
-use crate::stun::{self, Answer, TransactionId};
+use crate::nat::stun::{self, Answer, TransactionId};
 use crate::{Event, Time, Transmit};
 
 /// Servers asked.
@@ -368,7 +368,7 @@ impl Local {
                 class.push(SocketAddr::new(*ip, self.listen_port));
             }
         }
-        in_turns(&classes, crate::probe::MAX_HOSTS)
+        in_turns(&classes, crate::messages::probe::MAX_HOSTS)
     }
 
     /// Everything worth publishing, best first. Addresses of interfaces and those that servers see,
@@ -398,7 +398,7 @@ impl Local {
         let [host_v4, host_v6] = by_family(of_hosts.collect());
         let [outside_v4, outside_v6] = by_family(outside);
         let classes = [host_v4, host_v6, outside_v4, outside_v6];
-        in_turns(&classes, crate::record::MAX_CANDIDATES)
+        in_turns(&classes, crate::messages::record::MAX_CANDIDATES)
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
@@ -550,7 +550,7 @@ mod tests {
         sees(&mut local, "one", "203.0.113.1:1000");
         sees(&mut local, "two", "203.0.113.1:2000");
         let candidates = local.candidates();
-        assert_eq!(candidates.len(), crate::record::MAX_CANDIDATES);
+        assert_eq!(candidates.len(), crate::messages::record::MAX_CANDIDATES);
         // Older versions keep the first eight of a record, or fewer.
         let first: Vec<String> = candidates
             .iter()

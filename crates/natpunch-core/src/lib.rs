@@ -32,7 +32,6 @@
 //! that uses one goes on looking for a direct path, and leaves the relay as soon as one is proven.
 //! [`Interest::relay`](natpunch_types::Interest::relay) tells discovery what the pair wants of relays.
 
-mod about;
 mod burst;
 mod candidates;
 mod env;
@@ -40,23 +39,20 @@ mod filter;
 mod gather;
 mod keys;
 mod mesh;
+mod messages;
+mod nat;
 mod output;
 mod pacer;
 mod path;
 mod peer;
 mod ports;
-mod probe;
-mod profile;
-mod record;
-mod sampling;
 mod spec;
 mod status;
 mod strategy;
-pub mod stun;
-mod wire;
 
 pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
+pub use nat::stun;
 pub use natpunch_types::Time;
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec, PunchSpec};

@@ -17,15 +17,14 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
+use crate::messages::probe;
+use crate::messages::record::Contents;
+use crate::nat::profile::NatProfile;
+use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
 use crate::peer::{Peer, Search};
 use crate::ports::{Pinning, SourcePorts};
-use crate::profile::NatProfile;
-use crate::record::Contents;
-use crate::sampling::Sampler;
-use crate::{
-    Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, probe, stun,
-};
+use crate::{Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, stun};
 
 mod nat;
 mod news;

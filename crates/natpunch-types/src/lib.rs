@@ -12,20 +12,18 @@ mod consent;
 mod device;
 mod discovery;
 mod help;
-mod host;
 mod key;
-mod network;
+mod limits;
 mod path;
 mod pins;
-mod rate;
 mod relay;
-mod replay;
 mod sync;
 mod tag;
 mod time;
-mod usage;
 pub mod wire;
 
+pub use address::host::{HostAddress, HostNetwork, LinkRole, Route};
+pub use address::network::{Network, Site};
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
     is_special,
@@ -35,18 +33,14 @@ pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, SealedRecord};
 pub use help::{Help, split_help, with_help};
-pub use host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
-pub use network::{Network, Site};
+pub use limits::{Bucket, Rate, RateBudget, ReplayWindow, Usage};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
 pub use pins::Pins;
-pub use rate::{Bucket, Rate, RateBudget};
 pub use relay::{Mapping, RelayPolicy, RelayUse};
-pub use replay::ReplayWindow;
 pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
 pub use time::Time;
-pub use usage::Usage;
 
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard
 /// reads it is no message type of WireGuard (1 to 4), so that a device drops a probe at once; its

@@ -4,9 +4,9 @@ use natpunch_types::PathId;
 
 use crate::Time;
 use crate::env::Env;
+use crate::nat::profile::NatProfile;
 use crate::pacer::Denied;
 use crate::ports::Pinning;
-use crate::profile::NatProfile;
 use crate::status::PunchStatus;
 
 use super::Mesh;

@@ -61,8 +61,8 @@ use crate::burst::Burst;
 use crate::candidates::{Entry, Learned, Offer, Table};
 use crate::env::Env;
 use crate::keys::PairKeys;
-use crate::profile::NatProfile;
-use crate::record::Contents;
+use crate::messages::record::Contents;
+use crate::nat::profile::NatProfile;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
 use device::DeviceView;

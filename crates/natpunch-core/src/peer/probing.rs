@@ -7,12 +7,12 @@ use std::time::Duration;
 use natpunch_types::{PathId, Rate, RateBudget, RelayPolicy, ReplayWindow};
 use rand_core::RngCore as _;
 
-use crate::about::{About, Word};
 use crate::burst::Burst;
 use crate::candidates::{Pending, PendingPing};
 use crate::env::Env;
 use crate::keys::PairKeys;
-use crate::probe::{Kind, Probe, Transaction};
+use crate::messages::about::{About, Word};
+use crate::messages::probe::{Kind, Probe, Transaction};
 use crate::{Time, Transmit};
 
 use super::selection::Check;

@@ -8,8 +8,8 @@ use natpunch_types::{CandidateKind, Origin, PathId, RelayPolicy};
 use crate::burst::Burst;
 use crate::candidates::{Entry, Offer};
 use crate::env::Env;
+use crate::messages::probe::{Kind, Probe};
 use crate::path::Rank;
-use crate::probe::{Kind, Probe};
 use crate::{EndpointReason, Event, Time, Transmit};
 
 use super::probing::{Freshness, KEEPALIVE};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::order::shuffled;
 use super::{Aim, Pair, Shot, Strategy, Timing};
-use crate::profile::Pattern;
+use crate::nat::profile::Pattern;
 
 pub(super) static STRATEGY: Strategy = Strategy {
     id: 2,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::sequential::ahead;
 use super::{Aim, Pair, Shot, Strategy, Timing};
-use crate::profile::{NatProfile, Pattern};
+use crate::nat::profile::{NatProfile, Pattern};
 
 const SHOTS: usize = 24;
 /// Tries after which the sequences are held to be too busy.

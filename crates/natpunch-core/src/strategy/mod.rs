@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use natpunch_types::{LocalSocket, Mapping, PathId};
 
-use crate::profile::NatProfile;
+use crate::nat::profile::NatProfile;
 
 /// How far the packets go that only open a NAT: past the own ones, and dead before the peer's.
 const OPENER_TTL: u8 = 4;
@@ -211,7 +211,7 @@ pub(crate) fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Pattern;
+    use crate::nat::profile::Pattern;
 
     fn easy(pattern: Pattern) -> NatProfile {
         NatProfile {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use natpunch_types::Mapping;
 
 use super::{Aim, Pair, Shot, Strategy, Timing};
-use crate::profile::{NatProfile, Pattern};
+use crate::nat::profile::{NatProfile, Pattern};
 
 const SHOTS: usize = 64;
 /// From shot to shot: of the sweeper, and of the opener, whose first one leaves earlier by half of

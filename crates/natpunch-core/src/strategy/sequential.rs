@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Aim, Pair, Shot, Strategy, Timing};
-use crate::profile::Pattern;
+use crate::nat::profile::Pattern;
 
 /// Ports that the opener takes of the sequence: gaps that other hosts make do not matter.
 const PORTS: usize = 16;

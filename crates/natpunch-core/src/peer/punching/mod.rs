@@ -19,10 +19,10 @@ use natpunch_types::{CandidateKind, PathId, RelayPolicy};
 use rand_core::RngCore as _;
 
 use crate::Time;
-use crate::about::{About, Stage, Word};
 use crate::candidates::Entry;
 use crate::env::Env;
-use crate::profile::NatProfile;
+use crate::messages::about::{About, Stage, Word};
+use crate::nat::profile::NatProfile;
 use crate::strategy::{self, Role, Strategy, Timing};
 
 use super::{Connection, Peer};

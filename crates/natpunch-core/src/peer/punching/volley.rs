@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::about::Stage;
 use crate::env::Env;
+use crate::messages::about::Stage;
 use crate::pacer::{Denied, FORGOTTEN, LONG_SWEEP};
 use crate::ports::series;
 use crate::strategy::{Aim, Pair, Role, Shot, Strategy, Timing};

@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub(crate) mod host;
+pub(crate) mod network;
+
 /// The one form in which natpunch compares and stores an address: an IPv4-mapped or IPv4-compatible
 /// IPv6 address becomes IPv4 (RFC 4291, 2.5.5). `::` and `::1` stay what they are.
 pub fn canonical_ip(ip: IpAddr) -> IpAddr {

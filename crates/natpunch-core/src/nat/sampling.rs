@@ -9,9 +9,9 @@ use natpunch_types::{LocalSocket, PathId, PeerKey};
 use rand_core::RngCore;
 
 use crate::gather::fresh;
+use crate::nat::profile::{ENOUGH_SAMPLES, Pattern};
+use crate::nat::stun::{self, Answer, TransactionId};
 use crate::ports::SourcePorts;
-use crate::profile::{ENOUGH_SAMPLES, Pattern};
-use crate::stun::{self, Answer, TransactionId};
 use crate::{Time, Transmit};
 
 /// Ports that are sampled.

@@ -40,9 +40,9 @@ pub(crate) use natpunch_types::PROBE_LEN;
 use natpunch_types::{PROBE_MAGIC, ProbeTag};
 use rand_core::RngCore;
 
-use crate::about::About;
 use crate::keys::Direction;
-use crate::wire::{ADDRESS_LEN, Reader, put_address, read_address};
+use crate::messages::about::About;
+use crate::messages::wire::{ADDRESS_LEN, Reader, put_address, read_address};
 
 /// A ping tells at most this many host addresses.
 pub(crate) const MAX_HOSTS: usize = 4;

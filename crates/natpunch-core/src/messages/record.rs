@@ -15,10 +15,10 @@ use chacha20poly1305::{AeadInPlace as _, XNonce};
 use natpunch_types::{CandidateKind, SealedRecord};
 use rand_core::RngCore;
 
-use crate::about::About;
 use crate::keys::Direction;
-use crate::profile::NatProfile;
-use crate::wire::{ADDRESS_LEN, Reader, put_address, read_address};
+use crate::messages::about::About;
+use crate::messages::wire::{ADDRESS_LEN, Reader, put_address, read_address};
+use crate::nat::profile::NatProfile;
 
 /// A record is believed no longer than this, whatever it says.
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);

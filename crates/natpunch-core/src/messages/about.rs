@@ -1,7 +1,7 @@
 //! What a node says of itself with each ping: its NAT, and what it does about the pair's.
 
-use crate::profile::{NatProfile, PROFILE_LEN};
-use crate::wire::{ADDRESS_LEN, Reader};
+use crate::messages::wire::{ADDRESS_LEN, Reader};
+use crate::nat::profile::{NatProfile, PROFILE_LEN};
 
 const VERSION: u8 = 1;
 
