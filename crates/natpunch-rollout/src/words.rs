@@ -59,9 +59,9 @@ pub struct Moment {
 /// What the shell has to do. In this order, each before the next.
 #[derive(Debug)]
 pub enum Output<V> {
-    /// Ask peers whether they answer, and hand in [`Rollout::handle_answers`].
+    /// Ask peers whether they answer, and hand in [`Rollout::handle_answers`](crate::Rollout::handle_answers).
     Ask(Ask),
-    /// Write the journal, and hand in [`Rollout::handle_written`].
+    /// Write the journal, and hand in [`Rollout::handle_written`](crate::Rollout::handle_written).
     Write {
         /// Names the answer.
         id: u64,
@@ -69,7 +69,7 @@ pub enum Output<V> {
         entry: Entry<V>,
     },
     /// Bring the device to a version, after what was to be written before, and hand in
-    /// [`Rollout::handle_applied`].
+    /// [`Rollout::handle_applied`](crate::Rollout::handle_applied).
     Apply {
         /// Names the answer.
         id: u64,
@@ -80,7 +80,7 @@ pub enum Output<V> {
     },
     /// The device has this version: the rest of the node follows.
     Follow(Arc<V>),
-    /// Read the mesh file again, and hand in [`Rollout::handle_version`].
+    /// Read the mesh file again, and hand in [`Rollout::handle_version`](crate::Rollout::handle_version).
     Reload,
     /// Tell people.
     Tell(Notice),
