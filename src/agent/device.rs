@@ -96,7 +96,13 @@ pub(super) enum DeviceEvent {
     /// A [`DeviceThread::can_pin`] ended.
     CanPin(Result<(), PinError>),
     /// The device's state, after a [`DeviceThread::snapshot`] or any change.
-    Snapshot(Result<DeviceSnapshot, WgError>),
+    Snapshot {
+        /// What it is.
+        result: Result<DeviceSnapshot, WgError>,
+        /// How long the device was read. What waited before it, for a program perhaps, is no cost
+        /// of snapshots, and must not make them seldom.
+        took: Duration,
+    },
 }
 
 /// Why an endpoint was not set.
@@ -113,7 +119,7 @@ pub(super) enum NotSet {
 /// The handle of the thread. The thread ends when this is dropped; the interface stays.
 pub(super) struct DeviceThread {
     requests: blocking::SyncSender<Request>,
-    snapshot_asked: Option<Instant>,
+    snapshot_asked: bool,
     snapshot_cost: Duration,
 }
 
@@ -132,7 +138,7 @@ impl DeviceThread {
         (
             Self {
                 requests,
-                snapshot_asked: None,
+                snapshot_asked: false,
                 snapshot_cost: Duration::ZERO,
             },
             results,
@@ -212,20 +218,19 @@ impl DeviceThread {
 
     /// Asks for the device's state, unless that was asked already and not yet answered.
     pub(super) fn snapshot(&mut self) {
-        if self.snapshot_asked.is_none() {
-            self.snapshot_asked = Some(Instant::now());
+        if !self.snapshot_asked {
+            self.snapshot_asked = true;
             self.send(Request::Snapshot);
         }
     }
 
     /// To be called with each snapshot event, so that the next one may be asked for.
-    pub(super) fn snapshot_arrived(&mut self) {
-        if let Some(asked) = self.snapshot_asked.take() {
-            self.snapshot_cost = asked.elapsed();
-        }
+    pub(super) fn snapshot_arrived(&mut self, took: Duration) {
+        self.snapshot_asked = false;
+        self.snapshot_cost = took;
     }
 
-    /// How long the last snapshot took to arrive.
+    /// How long the last snapshot took.
     pub(super) fn snapshot_cost(&self) -> Duration {
         self.snapshot_cost
     }
@@ -311,7 +316,12 @@ fn run(
             }
             Request::CheckPins => DeviceEvent::PinsChecked(interface.heal_pins()),
             Request::CanPin => DeviceEvent::CanPin(natpunch_wg::can_pin()),
-            Request::Snapshot => DeviceEvent::Snapshot(interface.snapshot()),
+            Request::Snapshot => {
+                let before = Instant::now();
+                let result = interface.snapshot();
+                let took = before.elapsed();
+                DeviceEvent::Snapshot { result, took }
+            }
         };
         if events.blocking_send(event).is_err() {
             return;
@@ -346,15 +356,20 @@ impl Agent {
     /// Takes what the device says.
     pub(super) async fn on_device(&mut self, event: DeviceEvent) -> Result<(), AgentError> {
         match event {
-            DeviceEvent::Snapshot(Ok(snapshot)) => self.on_snapshot(&snapshot),
+            DeviceEvent::Snapshot { result, took } => match result {
+                Ok(snapshot) => {
+                    self.device.snapshot_arrived(took);
+                    self.on_snapshot(&snapshot);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the WireGuard device is gone; making it anew");
+                    self.open_device().await?;
+                }
+            },
             DeviceEvent::Drift { found, healed } => self.on_drift(&found, healed),
             DeviceEvent::Noted { id, result } => {
                 let result = result.map_err(|error| error.to_string());
                 self.rollout.handle_written(id, result, now());
-            }
-            DeviceEvent::Snapshot(Err(error)) => {
-                tracing::error!(%error, "the WireGuard device is gone; making it anew");
-                self.open_device().await?;
             }
             DeviceEvent::EndpointSet { peer, path, result } => {
                 let ok = matches!(result, Ok(EndpointUpdate::Updated));
@@ -403,7 +418,6 @@ impl Agent {
     }
 
     fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
-        self.device.snapshot_arrived();
         // The core first: the machine may ask for the newest version, and who is alive then.
         self.mesh.handle_device(snapshot, now());
         self.rollout.handle_snapshot(snapshot, now());
