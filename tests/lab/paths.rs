@@ -157,22 +157,29 @@ lab_test!(
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
-        // Idle: keepalives and handshakes only, and always the same way.
+        // Idle: keepalives and handshakes only, and the same way all the time. Once a pair may find
+        // that of its direct paths another is better; two meshes in each other never come to rest.
         let before = [&a, &b].map(|node| peers(&node.host));
+        let mut last = before.clone();
+        let mut changes = 0;
         for _ in 0..100 {
             std::thread::sleep(Duration::from_millis(200));
-            for (node, before) in [&a, &b].into_iter().zip(&before) {
-                for ((bytes, endpoint), (before, first)) in peers(&node.host).iter().zip(before) {
-                    assert_eq!(endpoint, first, "an idle mesh changes its path");
+            for (index, node) in [&a, &b].into_iter().enumerate() {
+                let now = peers(&node.host);
+                for ((bytes, endpoint), (before, _)) in now.iter().zip(&before[index]) {
                     assert!(!endpoint.starts_with("10."), "{endpoint} is in a mesh");
-                    assert!(
-                        bytes - before < 20_000,
-                        "{} bytes while idle",
-                        bytes - before
-                    );
+                    let pumped = bytes - before;
+                    assert!(pumped < 20_000, "{pumped} bytes while idle");
                 }
+                let moved = |((_, now), (_, last)): &(&(u64, String), &(u64, String))| now != last;
+                changes += now.iter().zip(&last[index]).filter(moved).count();
+                last[index] = now;
             }
         }
+        assert!(
+            changes <= 4,
+            "idle meshes change their paths {changes} times"
+        );
         assert!(a.reaches(b.address));
     }
 );
