@@ -1,6 +1,6 @@
 //! gotatun, driven through its own interface: every change of a live peer is made in place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
@@ -16,15 +16,20 @@ use nix::errno::Errno;
 use tokio::sync::watch;
 
 use super::evidence::{self, Shown};
+use super::kicks::{Followed, Kicks, Woken};
 use super::tun::{Tun, TunRecv, TunSend};
 use super::udp::Sockets;
 use crate::device::{PeerAction, PeerChange};
 use crate::uapi::codec::{GetAnswer, SetRequest};
 
-/// How often [`Driver::tick`] is to be called.
-pub(super) const TICK: Duration = Duration::from_secs(1);
+/// How often [`Driver::tick`] has something to do.
+const TICK: Duration = Duration::from_secs(1);
 /// How long is waited for initiations to leave; what answers them is nothing to us.
 const LEAVING: Duration = Duration::from_millis(5);
+/// How often is looked whether what a kick is to send has left ...
+const KICK_STEP: Duration = Duration::from_millis(50);
+/// ... and how many times as long as the looking takes is waited at least.
+const KICK_SHARE: u32 = 4;
 
 type Transports = (Sockets, TunSend, TunRecv);
 
@@ -37,8 +42,10 @@ pub(super) struct Driver {
     clock: Clock,
     /// What the peers have proven, which gotatun does not tell.
     shown: HashMap<PeerKey, Shown>,
-    /// Peers whose keepalive is on only until the next tick, so that one is sent.
-    pulses: HashSet<PeerKey>,
+    /// Peers that a keepalive is on its way to.
+    kicks: Kicks,
+    /// When the next whole [`Driver::tick`] is due, since boot.
+    tick_at: Duration,
     /// Since when peers with a keepalive have no session, or when one was last asked for.
     sessionless: HashMap<PeerKey, Duration>,
     /// Whether any peer may have a keepalive.
@@ -70,7 +77,8 @@ impl Driver {
             mtu,
             clock: Clock::start(),
             shown: HashMap::new(),
-            pulses: HashSet::new(),
+            kicks: Kicks::default(),
+            tick_at: boot_time() + TICK,
             sessionless: HashMap::new(),
             has_keepalives: false,
         })
@@ -136,7 +144,7 @@ impl Driver {
                 persistent_keepalive: entry
                     .peer
                     .keepalive
-                    .filter(|_| !self.pulses.contains(&key))
+                    .filter(|_| !self.kicks.is_pulse(&key))
                     .map(|seconds| Duration::from_secs(seconds.into())),
                 allowed_ips,
                 has_preshared_key: entry.peer.preshared_key.is_some(),
@@ -174,21 +182,21 @@ impl Driver {
         }
         if request.replace_peers {
             self.shown.clear();
+            self.kicks = Kicks::default();
         }
         let keepalives = reading
             .peers
             .iter()
             .filter(|entry| entry.peer.keepalive.is_some() && !request.replace_peers)
             .map(key_of)
-            .filter(|key| !self.pulses.contains(key))
+            .filter(|key| !self.kicks.is_pulse(key))
             .collect();
         let Woken { woken, pulses } = Woken::by(&mut change.peers, keepalives);
         for peer in &change.peers {
             if peer.persistent_keepalive.is_some() || peer.action == PeerAction::Remove {
-                self.pulses.remove(&peer.key);
+                self.kicks.forget(&peer.key);
             }
         }
-        self.pulses.extend(pulses);
         self.has_keepalives = true;
         let wake = woken.clone();
         let outcome = self
@@ -216,36 +224,83 @@ impl Driver {
                     .iter()
                     .filter(|p| p.action != PeerAction::Remove);
                 release_taken(device, taken.collect()).await;
-                Ok::<(), Error>(())
+                let all = match wake.is_empty() {
+                    true => Vec::new(),
+                    false => device.peers().await,
+                };
+                Ok::<_, Error>(all)
             })
             .await;
-        match outcome {
-            Ok(Ok(())) => {}
+        let peers = match outcome {
+            Ok(Ok(peers)) => peers,
             Ok(Err(error)) | Err(error) => return Err(device_errno(error)),
+        };
+        let now = boot_time();
+        for entry in &peers {
+            let key = key_of(entry);
+            if woken.contains(&key) {
+                let sent = entry.stats.tx_bytes as u64;
+                self.kicks.begin(key, sent, pulses.contains(&key), now);
+            }
         }
         self.start_handshakes(woken).await;
         Ok(())
+    }
+
+    /// Does what is due, and says for how long nothing is.
+    pub(super) async fn turn(&mut self) -> Duration {
+        let began = boot_time();
+        self.follow_kicks().await;
+        if boot_time() >= self.tick_at {
+            self.tick().await;
+            self.tick_at = boot_time() + TICK;
+        }
+        let now = boot_time();
+        let until_tick = self.tick_at.saturating_sub(now);
+        if self.kicks.is_empty() {
+            return until_tick;
+        }
+        // Reading 10,000 peers takes a while: not most of the time.
+        let pause = KICK_STEP.max(now.saturating_sub(began) * KICK_SHARE);
+        until_tick.min(pause)
+    }
+
+    /// Sees to it that everybody who was kicked hears of us, see [`Kicks`].
+    async fn follow_kicks(&mut self) {
+        if self.kicks.is_empty() {
+            return;
+        }
+        let peers = self.device.peers().await;
+        let peers: HashMap<PeerKey, PeerStats> = peers
+            .into_iter()
+            .map(|entry| (key_of(&entry), entry))
+            .collect();
+        let sent = |key: &PeerKey| peers.get(key).map(|entry| entry.stats.tx_bytes as u64);
+        let Followed { again, over } = self.kicks.follow(sent, boot_time());
+        if again.is_empty() && over.is_empty() {
+            return;
+        }
+        let changed = self.device.write(async move |device| {
+            for key in over {
+                set_keepalive(device, &key, None).await;
+            }
+            for key in again {
+                // As in `change_peer`: switched on anew it is due at once.
+                let keepalive = peers.get(&key).and_then(|entry| entry.peer.keepalive);
+                set_keepalive(device, &key, None).await;
+                set_keepalive(device, &key, keepalive).await;
+            }
+        });
+        if let Err(error) = changed.await {
+            tracing::warn!(%error, "can't switch a keepalive");
+        }
     }
 
     /// What kernel WireGuard does by itself and gotatun does not. There a keepalive that is due
     /// begins a handshake where there is no session, for as long as it takes; gotatun gives up when
     /// a peer has not answered for 90 s (REKEY_ATTEMPT_TIME), and then only something to send wakes
     /// it.
-    pub(super) async fn tick(&mut self) {
-        let pulses = std::mem::take(&mut self.pulses);
-        if !pulses.is_empty() {
-            let over = self.device.write(async move |device| {
-                for key in pulses {
-                    let key = PublicKey::from(*key.as_bytes());
-                    device
-                        .modify_peer(&key, |peer| peer.set_keepalive(None))
-                        .await;
-                }
-            });
-            if let Err(error) = over.await {
-                tracing::warn!(%error, "can't switch off a keepalive");
-            }
-        }
+    async fn tick(&mut self) {
         if !self.has_keepalives {
             return;
         }
@@ -307,51 +362,14 @@ fn key_of(entry: &PeerStats) -> PeerKey {
     PeerKey::from_bytes(*entry.peer.public_key.as_bytes())
 }
 
-/// Peers that shall hear of us now, not at the next tick of gotatun's timer: those that are removed
-/// and made anew with an endpoint, and those whose keepalive was off and is switched on, of which
-/// the kernel sends one at once.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Woken {
-    woken: Vec<PeerKey>,
-    /// Those of them whose keepalive is switched off again by the same request. gotatun would send
-    /// none; so that is left out of the changes, to be done later.
-    pulses: Vec<PeerKey>,
-}
-
-impl Woken {
-    /// `keepalives`: the peers whose keepalive is on.
-    fn by(changes: &mut [PeerChange], mut keepalives: HashSet<PeerKey>) -> Self {
-        let mut found = Self::default();
-        let mut removed = HashSet::new();
-        for change in changes {
-            let key = change.key;
-            if change.action == PeerAction::Remove {
-                removed.insert(key);
-                keepalives.remove(&key);
-                continue;
-            }
-            let anew = removed.remove(&key) && change.endpoint.is_some();
-            let switched_on = match change.persistent_keepalive {
-                None => false,
-                Some(0) => {
-                    let was_on = keepalives.remove(&key);
-                    if was_on && found.woken.contains(&key) {
-                        change.persistent_keepalive = None;
-                        found.pulses.push(key);
-                    }
-                    false
-                }
-                Some(_) => keepalives.insert(key),
-            };
-            if (anew || switched_on) && !found.woken.contains(&key) {
-                found.woken.push(key);
-            }
-        }
-        found
-    }
-}
-
 type Write<'a> = DeviceWrite<'a, Transports>;
+
+async fn set_keepalive(device: &mut Write<'_>, key: &PeerKey, seconds: Option<u16>) {
+    let key = PublicKey::from(*key.as_bytes());
+    device
+        .modify_peer(&key, |peer| peer.set_keepalive(seconds))
+        .await;
+}
 
 fn network(net: &IpNet) -> Option<ipnetwork::IpNetwork> {
     ipnetwork::IpNetwork::new(net.network(), net.prefix_len()).ok()
@@ -372,9 +390,7 @@ async fn change_peer(device: &mut Write<'_>, change: &PeerChange, wake: bool) {
         .persistent_keepalive
         .map(|seconds| (seconds != 0).then_some(seconds));
     if wake && keepalive.flatten().is_some() {
-        device
-            .modify_peer(&key, |peer| peer.set_keepalive(None))
-            .await;
+        set_keepalive(device, &change.key, None).await;
     }
     let changed = device
         .modify_peer(&key, |peer| {
@@ -463,63 +479,5 @@ impl Clock {
     /// A time since boot.
     fn since_epoch(&self, at: Duration) -> Duration {
         self.epoch_at_boot + at
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: PeerKey = PeerKey::from_bytes([7; 32]);
-
-    fn keepalive(seconds: u16) -> PeerChange {
-        PeerChange {
-            persistent_keepalive: Some(seconds),
-            ..PeerChange::new(KEY, PeerAction::Update)
-        }
-    }
-
-    fn woken(mut changes: Vec<PeerChange>, is_on: bool) -> (bool, bool, Vec<Option<u16>>) {
-        let on = is_on.then_some(KEY).into_iter().collect();
-        let Woken { woken, pulses } = Woken::by(&mut changes, on);
-        let keepalives = changes.iter().map(|c| c.persistent_keepalive).collect();
-        (woken == [KEY], pulses == [KEY], keepalives)
-    }
-
-    #[test]
-    fn a_keepalive_that_is_switched_on_wakes_a_peer_and_one_that_stays_on_does_not() {
-        assert_eq!(
-            woken(vec![keepalive(25)], false),
-            (true, false, vec![Some(25)])
-        );
-        assert_eq!(
-            woken(vec![keepalive(7)], true),
-            (false, false, vec![Some(7)])
-        );
-        assert_eq!(
-            woken(vec![keepalive(0)], true),
-            (false, false, vec![Some(0)])
-        );
-        // A pulse of one that is on, and of one that is off: this one lasts until the next tick.
-        assert_eq!(
-            woken(vec![keepalive(0), keepalive(25)], true),
-            (true, false, vec![Some(0), Some(25)])
-        );
-        assert_eq!(
-            woken(vec![keepalive(25), keepalive(0)], false),
-            (true, true, vec![Some(25), None])
-        );
-    }
-
-    #[test]
-    fn a_peer_that_is_made_anew_with_an_endpoint_is_woken() {
-        let anew = |endpoint: Option<&str>| PeerChange {
-            endpoint: endpoint.map(|endpoint| endpoint.parse().unwrap()),
-            ..PeerChange::new(KEY, PeerAction::Upsert)
-        };
-        let remove = PeerChange::remove(KEY);
-        assert!(woken(vec![remove.clone(), anew(Some("192.0.2.1:1"))], false).0);
-        assert!(!woken(vec![remove, anew(None)], false).0);
-        assert!(!woken(vec![anew(Some("192.0.2.1:1"))], false).0);
     }
 }

@@ -15,6 +15,7 @@
 mod control;
 mod driver;
 mod evidence;
+mod kicks;
 mod process;
 mod server;
 mod tun;

@@ -91,7 +91,7 @@ async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {
     let (control, _control_file) = listen_at(control_socket)?;
     tokio::spawn(service.clone().serve(public, false));
     tokio::spawn(service.clone().serve(control, true));
-    tokio::spawn(service.clone().tick());
+    tokio::spawn(service.clone().drive());
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|e| WgError::io("wait for SIGTERM", e))?;
     tracing::info!(interface = name, "device is up");

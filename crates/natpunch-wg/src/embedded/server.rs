@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::PROTOCOL_VERSION;
-use super::driver::{Driver, TICK};
+use super::driver::Driver;
 use crate::uapi::codec;
 
 /// Connections at once, on both sockets together.
@@ -54,6 +54,8 @@ pub(super) struct Service {
     driver: Arc<Mutex<Driver>>,
     connections: Arc<Semaphore>,
     stop: Arc<Notify>,
+    /// Somebody has changed the device: its driver may have something to do soon.
+    changed: Arc<Notify>,
 }
 
 impl Service {
@@ -62,6 +64,7 @@ impl Service {
             driver: Arc::new(Mutex::new(driver)),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             stop: Arc::new(Notify::new()),
+            changed: Arc::new(Notify::new()),
         }
     }
 
@@ -70,11 +73,14 @@ impl Service {
         self.stop.notified().await;
     }
 
-    /// Gives the driver its turn, for ever.
-    pub(super) async fn tick(self) {
+    /// Gives the driver its turns, for ever.
+    pub(super) async fn drive(self) {
         loop {
-            tokio::time::sleep(TICK).await;
-            self.driver.lock().await.tick().await;
+            let pause = self.driver.lock().await.turn().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
@@ -145,15 +151,12 @@ impl Service {
             tracing::warn!(%error, "refused request");
             libc::EINVAL
         })?;
-        self.driver
-            .lock()
-            .await
-            .set(request)
-            .await
-            .map_err(|errno| {
-                tracing::warn!(%errno, "failed request");
-                errno as i32
-            })
+        let outcome = self.driver.lock().await.set(request).await;
+        self.changed.notify_one();
+        outcome.map_err(|errno| {
+            tracing::warn!(%errno, "failed request");
+            errno as i32
+        })
     }
 }
 

@@ -40,6 +40,7 @@ fn claims(backend: BackendChoice) {
     a_kick_connects_at_once_while_somebody_pings(backend);
     a_session_survives_every_change_but_its_own_removal(backend);
     a_kick_of_an_idle_session_reaches_the_peer_and_counts_there(backend);
+    kicks_of_both_ends_at_once_are_both_heard(backend);
     a_handshake_that_the_other_cannot_finish_is_none(backend);
     forged_datagrams_change_nothing(backend);
 }
@@ -344,6 +345,38 @@ fn a_kick_of_an_idle_session_reaches_the_peer_and_counts_there(backend: BackendC
     assert_eq!(seen_by_b(&pair).last_handshake, before.last_handshake);
     let after = pair.peer();
     assert_eq!(after.persistent_keepalive, own.persistent_keepalive);
+}
+
+/// Each end shows the other that WireGuard works on a path, at the same moment: neither keepalive
+/// may be left out because the other one has come in.
+fn kicks_of_both_ends_at_once_are_both_heard(backend: BackendChoice) {
+    for keepalive in [None, Some(Duration::from_secs(25))] {
+        let mut pair = Pair::new(backend);
+        pair.spec_a.peers[0].persistent_keepalive = keepalive;
+        pair.spec_b.peers[0].persistent_keepalive = keepalive;
+        pair.apply();
+        let (spec_b, key_a) = (pair.spec_b.clone(), pair.spec_b.peers[0].key);
+        let mut b = Some(pair.b.run(move || Interface::open(&spec_b)).unwrap());
+        connect(&mut pair);
+        for _ in 0..4 {
+            let (at_a, at_b) = (pair.peer().rx_bytes, seen_by_b(&pair).rx_bytes);
+            pair.set_endpoint("192.0.2.2:51820", true);
+            let mut interface = b.take().unwrap();
+            b = Some(pair.b.run(move || {
+                let endpoint = "192.0.2.1:51820".parse().unwrap();
+                interface.set_endpoint(&key_a, endpoint, true).unwrap();
+                interface
+            }));
+            until("both keepalives count", || {
+                pair.peer().rx_bytes > at_a && seen_by_b(&pair).rx_bytes > at_b
+            });
+        }
+        assert_eq!(
+            pair.peer().persistent_keepalive,
+            keepalive,
+            "{backend}: a kick leaves the settings"
+        );
+    }
 }
 
 /// With another preshared key on each side, the initiation of one is authentic for the other, and
