@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::IpNet;
-use natpunch_core::{MeshSpec, PeerSpec, PunchSpec};
+use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_types::InstanceName;
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
 
@@ -84,12 +84,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
     overlay.sort();
     overlay.dedup();
     MeshSpec {
-        punch: PunchSpec {
-            rate: node.punch.rate,
-            per_round: node.punch.per_round,
-            per_10_minutes: node.punch.per_10_minutes,
-            spray: node.punch.spray,
-        },
+        punch: node.punch,
         private_key: node.private_key.clone(),
         listen_port: node.listen_port,
         overlay,

@@ -53,9 +53,9 @@ mod strategy;
 pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
 pub use nat::stun;
-pub use natpunch_types::Time;
+pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
-pub use spec::{MeshSpec, PeerSpec, PunchSpec};
+pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
     CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus, PunchStatus,
 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_plugin_description::{AnyInstance, Description, Secrets};
-use natpunch_types::{Consent, PeerKey, RelayPolicy};
+use natpunch_types::{Consent, PeerKey, PunchSpec, RelayPolicy};
 
 use super::digest;
 use super::places::Places;
@@ -43,33 +43,6 @@ impl Default for ApplyConfig {
             confirm: Duration::from_secs(60),
             heal: true,
             allow: Vec::new(),
-        }
-    }
-}
-
-/// The punch budget: `[punch]`. Bounds of what a node sends to guessed ports, for all its peers
-/// together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PunchConfig {
-    /// Most probes in a second.
-    pub rate: u32,
-    /// Most probes in one search for one peer.
-    pub per_round: u32,
-    /// Most probes in any ten minutes.
-    pub per_10_minutes: u32,
-    /// Whether ports are guessed at all.
-    pub spray: bool,
-}
-
-impl Default for PunchConfig {
-    /// What no common router notices: an entry that nobody answers lives for 30 s, and the tables
-    /// of home routers have 4,096 entries and more.
-    fn default() -> Self {
-        Self {
-            rate: 250,
-            per_round: 1024,
-            per_10_minutes: 2048,
-            spray: true,
         }
     }
 }
@@ -186,8 +159,8 @@ pub struct MeshConfig {
     pub interface: InterfaceConfig,
     /// How changes are applied.
     pub apply: ApplyConfig,
-    /// How much may be probed.
-    pub punch: PunchConfig,
+    /// How much may be probed: `[punch]`.
+    pub punch: PunchSpec,
     /// Discovery instances in the order of the file. An instance of `static` is there whenever a
     /// peer has an endpoint, and one for each peer that serves.
     pub discovery: Vec<Discovery>,

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, PunchSpec, RelayPolicy, SecretKey};
 
 use crate::file::forms::Backend;
-use crate::mesh::model::{ApplyConfig, Discovery, PunchConfig};
+use crate::mesh::model::{ApplyConfig, Discovery};
 
 /// Another peer of the mesh, as a node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub struct NodeConfig {
     /// How changes are applied.
     pub apply: ApplyConfig,
     /// How much this node may probe.
-    pub punch: PunchConfig,
+    pub punch: PunchSpec,
     /// Discovery instances that this node uses: all but itself.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.

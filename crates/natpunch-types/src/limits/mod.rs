@@ -1,9 +1,11 @@
 //! What bounds others: rates, shares of what there is, and counters that count once.
 
+mod punch;
 mod rate;
 mod replay;
 mod usage;
 
+pub use punch::PunchSpec;
 pub use rate::{Bucket, Rate, RateBudget};
 pub use replay::ReplayWindow;
 pub use usage::Usage;

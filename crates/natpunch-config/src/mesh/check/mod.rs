@@ -20,7 +20,7 @@ use crate::file::reader::{Field, Located};
 use crate::report::error::ConfigError;
 use crate::report::source::{Place, Sources};
 use crate::report::wording::Suggestions;
-use sections::{MeshSection, apply_config, punch_config};
+use sections::{MeshSection, apply_config, punch_spec};
 use serve::Server;
 
 /// Checks the merged files and gives their meaning.
@@ -56,7 +56,7 @@ pub(crate) fn check(
         .unwrap_or_default();
     let punch = raw
         .punch
-        .map(|punch| punch_config(punch.value))
+        .map(|punch| punch_spec(punch.value))
         .unwrap_or_default();
     let hosts = raw
         .names

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use natpunch_os::secret;
+use natpunch_types::PunchSpec;
 
 use super::{Check, values};
 use crate::file::encrypted::Encrypted;
 use crate::file::forms::{DnsLabel, FilePath, InterfaceName, Network};
 use crate::file::raw::{RawApply, RawInterface, RawMesh, RawPunch};
 use crate::file::reader::{Field, Located};
-use crate::mesh::model::{ApplyConfig, InterfaceConfig, PunchConfig, SecretSource};
+use crate::mesh::model::{ApplyConfig, InterfaceConfig, SecretSource};
 use crate::mesh::network_map::NetworkMap;
 use crate::mesh::public_names;
 use crate::report::error::ConfigError;
@@ -222,9 +223,9 @@ pub(super) fn apply_config(raw: RawApply) -> ApplyConfig {
     }
 }
 
-pub(super) fn punch_config(raw: RawPunch) -> PunchConfig {
-    let default = PunchConfig::default();
-    PunchConfig {
+pub(super) fn punch_spec(raw: RawPunch) -> PunchSpec {
+    let default = PunchSpec::default();
+    PunchSpec {
         rate: raw.rate.map_or(default.rate, |most| most.value.0),
         per_round: raw.per_round.map_or(default.per_round, |most| most.value.0),
         per_10_minutes: raw
