@@ -51,7 +51,6 @@ enum Request {
     },
     SetPins(PinSet),
     CheckPins,
-    CanPin,
     Snapshot,
     Done(oneshot::Sender<()>),
 }
@@ -93,8 +92,6 @@ pub(super) enum DeviceEvent {
     PinsSet(Result<PinSet, PinError>),
     /// A [`DeviceThread::check_pins`] ended: whether they had to be put back.
     PinsChecked(Result<bool, PinError>),
-    /// A [`DeviceThread::can_pin`] ended.
-    CanPin(Result<(), PinError>),
     /// The device's state, after a [`DeviceThread::snapshot`] or any change.
     Snapshot {
         /// What it is.
@@ -211,11 +208,6 @@ impl DeviceThread {
         self.send(Request::CheckPins);
     }
 
-    /// Asks whether this host can make pins.
-    pub(super) fn can_pin(&self) {
-        self.send(Request::CanPin);
-    }
-
     /// Asks for the device's state, unless that was asked already and not yet answered.
     pub(super) fn snapshot(&mut self) {
         if !self.snapshot_asked {
@@ -315,7 +307,6 @@ fn run(
                 DeviceEvent::PinsSet(interface.set_pins(&pins).map(|()| pins))
             }
             Request::CheckPins => DeviceEvent::PinsChecked(interface.heal_pins()),
-            Request::CanPin => DeviceEvent::CanPin(natpunch_wg::can_pin()),
             Request::Snapshot => {
                 let before = Instant::now();
                 let result = interface.snapshot();
@@ -391,7 +382,6 @@ impl Agent {
             DeviceEvent::Applied { id, result } => self.on_applied(id, result),
             DeviceEvent::PinsSet(result) => self.on_pins_set(result),
             DeviceEvent::PinsChecked(result) => self.on_pins_checked(result),
-            DeviceEvent::CanPin(result) => self.on_can_pin(result),
         }
         Ok(())
     }
@@ -421,7 +411,6 @@ impl Agent {
         // The core first: the machine may ask for the newest version, and who is alive then.
         self.mesh.handle_device(snapshot, now());
         self.rollout.handle_snapshot(snapshot, now());
-        self.flips
-            .saw(self.rollout.endpoints(), natpunch_net::now());
+        self.flips.saw(self.rollout.endpoints(), now());
     }
 }

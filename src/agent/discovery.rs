@@ -28,7 +28,7 @@ impl Agent {
     fn send_for(&mut self, instance: &InstanceName, destination: SocketAddr, payload: &[u8]) {
         let sent = self
             .correspondents
-            .sent(instance, destination, payload, natpunch_net::now());
+            .sent(instance, destination, payload, now());
         match sent {
             None => {
                 tracing::debug!(
@@ -121,7 +121,7 @@ impl Agent {
 
     /// Lets no more datagrams in of servers that no plugin has spoken to for a while.
     pub(super) fn forget_correspondents(&mut self) {
-        for address in self.correspondents.expire(natpunch_net::now()) {
+        for address in self.correspondents.expire(now()) {
             if let Err(error) = self.raw.forbid_source(address) {
                 tracing::warn!(%error, "can't narrow the packet filter");
             }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
-use natpunch_net::{LinkWatch, RawPort};
+use natpunch_net::{LinkWatch, RawPort, now};
 use natpunch_rollout::Answers;
 use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord};
 use natpunch_wg::{Applied, DeviceProcess};
@@ -182,10 +182,6 @@ struct Sources {
     hangup: tokio::signal::unix::Signal,
     snapshot_at: Instant,
     _control: control::Server,
-}
-
-fn now() -> Time {
-    natpunch_net::now()
 }
 
 impl Agent {

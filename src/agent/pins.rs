@@ -15,6 +15,7 @@ use natpunch_net::{NetError, Probed, RawPort, SourcePorts};
 use natpunch_types::{LocalSocket, PathId, PeerKey, Pins as News};
 use natpunch_wg::{Interface, PinError, PinSet, PinWatch};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::{Agent, now};
 
@@ -55,6 +56,9 @@ pub(super) struct Pins {
     /// What the device's thread has read back.
     in_force: PinSet,
     watch: Option<PinWatch>,
+    /// It is being tried whether this host can make pins. A program is run for that, which nothing
+    /// that the device has to do waits for.
+    trial: Option<JoinHandle<Result<(), PinError>>>,
     /// Whether this host can make pins; `None`: it was not tried yet.
     possible: Option<Result<(), String>>,
     error: Option<String>,
@@ -97,6 +101,7 @@ impl Pins {
             wanted: found,
             in_force: PinSet::new(),
             watch: None,
+            trial: None,
             possible: None,
             error: None,
             healed: 0,
@@ -114,9 +119,20 @@ impl Pins {
                 None => std::future::pending().await,
             }
         };
+        let tried = async {
+            match &mut self.trial {
+                Some(trial) => trial.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             probed = self.ports.recv() => PinEvent::Probed(probed),
             changed = changed => PinEvent::Changed(changed),
+            tried = tried => {
+                self.trial = None;
+                let failed = |error| Err(PinError::Run(io::Error::other(error)));
+                PinEvent::Tried(tried.unwrap_or_else(failed))
+            }
         }
     }
 
@@ -178,6 +194,8 @@ pub(super) enum PinEvent {
     Probed(Probed),
     /// Somebody changed the table of the pins, or the watch over it ended.
     Changed(io::Result<()>),
+    /// Whether this host can make pins was tried.
+    Tried(Result<(), PinError>),
 }
 
 impl Agent {
@@ -194,6 +212,7 @@ impl Agent {
                 };
                 self.mesh.handle_datagram(path, None, &payload, now());
             }
+            PinEvent::Tried(result) => self.on_can_pin(result),
             PinEvent::Changed(Ok(())) => self.look_after_pins(),
             PinEvent::Changed(Err(error)) => {
                 tracing::warn!(
@@ -264,6 +283,11 @@ impl Agent {
             self.pins.is_checking = true;
             self.device.check_pins();
         }
+    }
+
+    /// Tries whether this host can make pins.
+    pub(super) fn try_pins(&mut self) {
+        self.pins.trial = Some(tokio::task::spawn_blocking(natpunch_wg::can_pin));
     }
 
     /// Whether this host can make pins is known.

@@ -304,7 +304,7 @@ impl Agent {
             records: Arc::from([]),
             resolver,
             store,
-            since: natpunch_net::now(),
+            since: now(),
             reloads: 0,
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
             started: Instant::now(),
@@ -336,12 +336,10 @@ impl Agent {
         );
         agent.tell_pins();
         agent.reset_pins();
+        agent.try_pins();
         agent.look_for_clashes();
         agent.source.applied(agent.rollout.good().node.content_hash);
         agent.execute().await;
-        // Behind the journal: the device's thread does one thing after the other, and to try
-        // whether this host can make pins takes a program.
-        agent.device.can_pin();
         agent.sync_plugins().await;
         agent.node_changed().await;
         agent.drain();

@@ -204,7 +204,7 @@ impl Agent {
             revision: journal::revision(&self.node.content_hash),
             mesh_hash: revisions::short(&self.node.mesh_hash),
             generation: self.node.generation,
-            runs_for_s: natpunch_net::now().since(self.since).as_secs_f64(),
+            runs_for_s: now().since(self.since).as_secs_f64(),
             reloads: self.reloads,
             reload_error: self.reload_error.clone(),
             journal_error: self.rollout.journal_error().map(str::to_owned),
@@ -281,7 +281,7 @@ impl Agent {
                 own_key: &self.node.public_key,
             };
             let text = causes::twins(peer);
-            let text = text.or_else(|| self.flips.cause(peer, natpunch_net::now()));
+            let text = text.or_else(|| self.flips.cause(peer, now()));
             let text = text.or_else(|| causes::likely(peer, named, &finders))?;
             Some((peer.name.clone(), text))
         };

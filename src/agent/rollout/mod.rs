@@ -258,7 +258,7 @@ impl Agent {
     async fn follow(&mut self, version: &Release) {
         let before = std::mem::replace(&mut self.node, version.node.clone());
         if before.mesh_hash != self.node.mesh_hash {
-            self.since = natpunch_net::now();
+            self.since = now();
         }
         let anew = Anew::between(&before, &self.node);
         if anew.sockets
@@ -281,7 +281,7 @@ impl Agent {
             .await;
         self.drop_pins_of_others();
         // Somebody may have installed what was missing.
-        self.device.can_pin();
+        self.try_pins();
         self.drain();
         self.sync_plugins().await;
         self.device.snapshot();
