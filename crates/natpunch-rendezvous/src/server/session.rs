@@ -17,10 +17,6 @@ use crate::crypto::Key;
 use crate::frame::{Notice, pack};
 use crate::wire::{Kind, SESSION_HEADER_LEN};
 
-/// A client that sleeps is heard when it wakes, and its records must be waiting. What leaves until
-/// then is bounded by [`Egress`]: few bytes, and none after 5 s without an answer. Nothing
-/// goes to one whose session is over.
-const HEARD_WITHIN: Duration = SESSION_IDLE;
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
@@ -143,11 +139,6 @@ impl Session {
     pub(super) fn hear(&mut self, now: Time) {
         self.heard = now;
         self.egress.heard();
-    }
-
-    /// Whether anything may go to its address.
-    fn is_there(&self, now: Time) -> bool {
-        now.since(self.heard) < HEARD_WITHIN
     }
 
     /// The numbers under which its messages come.
@@ -356,11 +347,17 @@ impl Sessions {
     }
 
     /// A client that is where it has proven to be, and what goes to its site.
+    ///
+    /// One that sleeps is heard when it wakes, and its records must be waiting: it counts until its
+    /// session is over. What leaves until then is bounded by [`Egress`]: few bytes, and none after
+    /// 5 s without an answer.
     fn reachable(&mut self, client: &ClientId, now: Time) -> Option<(&mut Session, &mut Bucket)> {
         let session_ref = self.by_client.get(client)?;
         let session = self.sessions.get_mut(session_ref.0)?;
         let site = Network::of(session.address.ip()).site();
-        session.is_there(now).then_some(())?;
+        if session.is_over(now) {
+            return None;
+        }
         Some((session, self.paces.entry(site).or_default()))
     }
 
