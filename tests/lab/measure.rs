@@ -50,9 +50,9 @@ fn pair(
     let mut nodes = ["a", "b"].map(|name| {
         let name = format!("{name}{number}");
         let router = router(&mut world.lab, &format!("nat-{name}"));
-        let host = world.lab.host_behind(&router, &name).unwrap();
+        let node = world.node_at(&router, &name);
         routers.push(router);
-        world.node(host)
+        node
     });
     let file = world.lab.directory().join(format!("mesh{number}.toml"));
     world.mesh.write(&file);

@@ -47,8 +47,8 @@ impl Hard {
     }
 
     /// Waits for a direct path in both directions.
-    fn wait_direct(&self, deadline: Instant) {
-        let [a, b] = &self.nodes;
+    fn wait_direct(&self) {
+        let (deadline, [a, b]) = (within(PATIENCE), &self.nodes);
         a.wait_path(b, "direct", deadline);
         b.wait_path(a, "direct", deadline);
         println!(
@@ -57,6 +57,11 @@ impl Hard {
         );
         assert!(a.reaches(b.address));
         assert!(b.reaches(a.address));
+    }
+
+    fn becomes_direct_and_harms_nobody(&self) {
+        self.wait_direct();
+        self.assert_harmless();
     }
 
     /// Nobody was harmed: no router's table is full, and nothing went to anybody else.
@@ -102,15 +107,14 @@ lab_test!(
         // which that has not happened, takes its place.
         lab.join_wires().unwrap();
         let mut world = World::new(lab, Discovery::Rendezvous);
-        let [a, b] = ["a", "b"].map(|name| {
-            let router = world
+        let routers = ["nat-a", "nat-b"].map(|name| {
+            world
                 .lab
-                .accepting_router(&format!("nat-{name}"), Nat::PortPreserving);
-            let router = router.unwrap();
-            let host = world.lab.host_behind(&router, name).unwrap();
-            (world.node(host), router)
+                .accepting_router(name, Nat::PortPreserving)
+                .unwrap()
         });
-        let ((mut a, _nat_a), (mut b, _nat_b)) = (a, b);
+        let mut a = world.node_at(&routers[0], "a");
+        let mut b = world.node_at(&routers[1], "b");
         world.write_mesh();
         let started = Instant::now();
         a.start();
@@ -131,7 +135,7 @@ lab_test!(
     300,
     |lab| {
         let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         let [a, b] = &hard.nodes;
         let port = wait_pinned(a, b);
         assert!((61_000..=65_535).contains(&port), "{port}");
@@ -156,9 +160,7 @@ lab_test!(
     a_sequential_and_a_port_restricted_nat_become_direct,
     300,
     |lab| {
-        let hard = Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
-        hard.assert_harmless();
+        Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]).becomes_direct_and_harms_nobody();
     }
 );
 
@@ -166,9 +168,7 @@ lab_test!(
     a_nat_with_a_port_block_and_a_port_restricted_one_become_direct,
     300,
     |lab| {
-        let hard = Hard::start(lab, [Nat::PortBlock, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
-        hard.assert_harmless();
+        Hard::start(lab, [Nat::PortBlock, Nat::PortPreserving]).becomes_direct_and_harms_nobody();
     }
 );
 
@@ -194,7 +194,7 @@ lab_test!(
     300,
     |lab| {
         let mut hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         let [a, b] = &mut hard.nodes;
         let port = wait_pinned(a, b);
         let ping = a.ping(b.address, INTERVAL);
@@ -218,7 +218,7 @@ lab_test!(
     300,
     |lab| {
         let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         let [a, b] = &hard.nodes;
         let port = wait_pinned(a, b);
         let ping = a.ping(b.address, INTERVAL);
@@ -268,7 +268,7 @@ lab_test!(
         std::fs::write(&file, FIREWALL).unwrap();
         let reload = format!("-f {}", file.display());
         nft(a, &reload);
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         let port = wait_pinned(a, b);
         let ping = a.ping(b.address, INTERVAL);
         assert!(ping.wait_for(10, soon()));
@@ -289,7 +289,7 @@ lab_test!(
     400,
     |lab| {
         let hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         let [a, b] = &hard.nodes;
         wait_pinned(a, b);
         let ping = a.ping(b.address, INTERVAL);
@@ -302,7 +302,7 @@ lab_test!(
             "measured: back by the relay {:.1} s after the mapping expired",
             lost.elapsed().as_secs_f64()
         );
-        hard.wait_direct(within(PATIENCE));
+        hard.wait_direct();
         println!(
             "measured: direct again {:.1} s after the mapping expired",
             lost.elapsed().as_secs_f64()

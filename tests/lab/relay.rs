@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use natpunch_lab::{Nat, Ping, Router, lab_test};
+use natpunch_lab::{Lab, Nat, Ping, Router, lab_test};
 use serde_json::Value;
 
 use crate::world::{Discovery, Node, World, soon, within};
@@ -350,16 +350,26 @@ fn iperf3(from: &Node, to: &Node, words: &[&str]) -> Value {
     }
 }
 
+/// What iperf3 says of traffic of a pair that is relayed, and stays so.
+fn through_a_relay(lab: Lab, words: &[&str]) -> Value {
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
+    wait_both(&nodes, "relay", soon());
+    let [a, b] = &nodes;
+    let report = iperf3(a, b, words);
+    for (node, peer) in [(a, b), (b, a)] {
+        assert_eq!(node.wait_connected(peer.name())["path"], "relay");
+    }
+    report
+}
+
 lab_test!(
     #[ignore = "half a minute: make measure"]
     measure_udp_through_a_relay,
     120,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
-        wait_both(&nodes, "relay", soon());
-        let [a, b] = &nodes;
-        let report = iperf3(a, b, &["--udp", "--bitrate", "100M", "--length", "1200"]);
+        let words = ["--udp", "--bitrate", "100M", "--length", "1200"];
+        let report = through_a_relay(lab, &words);
         let sum = &report["end"]["sum"];
         println!(
             "measured: UDP through a relay, all on one machine: {:.1} Mbit/s offered, {:.2} % lost, jitter {:.2} ms",
@@ -367,9 +377,6 @@ lab_test!(
             sum["lost_percent"].as_f64().unwrap(),
             sum["jitter_ms"].as_f64().unwrap()
         );
-        for (node, peer) in [(a, b), (b, a)] {
-            assert_eq!(node.wait_connected(peer.name())["path"], "relay");
-        }
     }
 );
 
@@ -380,11 +387,7 @@ lab_test!(
     measure_tcp_through_a_relay,
     120,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let (nodes, _routers) = world.pair([Nat::Symmetric; 2]);
-        wait_both(&nodes, "relay", soon());
-        let [a, b] = &nodes;
-        let report = iperf3(a, b, &[]);
+        let report = through_a_relay(lab, &[]);
         println!(
             "measured: one TCP stream through a relay at its default cap, all on one machine: {:.1} Mbit/s, \
              {} retransmissions in 8 s",
@@ -394,8 +397,5 @@ lab_test!(
                 / 1e6,
             report["end"]["sum_sent"]["retransmits"],
         );
-        for (node, peer) in [(a, b), (b, a)] {
-            assert_eq!(node.wait_connected(peer.name())["path"], "relay");
-        }
     }
 );

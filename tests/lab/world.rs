@@ -105,8 +105,13 @@ impl World {
     /// A node behind a router of its own.
     pub(crate) fn node_behind(&mut self, nat: Nat, name: &str) -> (Node, Router) {
         let router = self.lab.router(&format!("nat-{name}"), nat).unwrap();
-        let host = self.lab.host_behind(&router, name).unwrap();
-        (self.node(host), router)
+        (self.node_at(&router, name), router)
+    }
+
+    /// A node behind this router.
+    pub(crate) fn node_at(&mut self, router: &Router, name: &str) -> Node {
+        let host = self.lab.host_behind(router, name).unwrap();
+        self.node(host)
     }
 
     /// Two nodes behind two NATs, started, not yet connected.
