@@ -11,3 +11,4 @@ pub mod demo;
 pub mod plugins;
 pub mod server;
 pub mod source;
+pub mod words;

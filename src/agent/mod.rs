@@ -12,6 +12,7 @@ mod device;
 mod discovery;
 mod drift;
 mod error;
+mod history;
 mod pins;
 pub mod plan;
 mod resolver;
@@ -24,13 +25,14 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod waiting;
+mod why;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_core::{Command, Mesh, PeerState, Time, Transmit};
+use natpunch_core::{Command, Event, Mesh, PeerState, Time, Transmit};
 use natpunch_net::{LinkWatch, RawPort, now};
 use natpunch_rollout::Answers;
 use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord};
@@ -44,11 +46,14 @@ use crate::plugins::correspondents::Correspondents;
 use crate::plugins::host::{Instance, PluginEvent};
 use crate::source::{self, Source};
 
+pub use causes::Cause;
 use causes::Flips;
 use clash::Clash;
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
+use history::History;
+pub use history::{Replaced, Since, Step, StrategyRun};
 use pins::Pins;
 pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
@@ -61,6 +66,7 @@ pub(crate) use start::hold_signals;
 pub use status::{MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
+pub use why::Why;
 
 /// How often the device is read while nothing happens.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,6 +145,8 @@ struct Agent {
     drift_at: Instant,
     /// How they moved lately.
     flips: Flips,
+    /// What happened to the peers' paths.
+    history: History,
     mesh: Mesh,
     backend: String,
     device_process: Option<DeviceProcess>,
@@ -334,6 +342,7 @@ impl Agent {
         while let Some(event) = self.mesh.poll_event() {
             // The core knows keys; people know names.
             let peer = event.peer().map(|key| self.name_of(key));
+            self.note_event(&event);
             match peer {
                 Some(peer) if event.is_step() => {
                     tracing::debug!(target: PATHS, %peer, "{event}");
@@ -342,6 +351,13 @@ impl Agent {
                 None => tracing::info!(target: PATHS, "{event}"),
             }
         }
+    }
+
+    /// Keeps what happened, for those who ask later.
+    fn note_event(&mut self, event: &Event) {
+        let path = event.peer().zip(event.path());
+        let kind = path.and_then(|(peer, path)| self.mesh.kind_of(peer, path));
+        self.history.note(event, kind, now());
     }
 
     fn on_datagram(&mut self, received: natpunch_net::Received) {
@@ -372,6 +388,8 @@ impl Agent {
     /// Tells whatever is beside the tunnels what the node runs now.
     async fn node_changed(&mut self) {
         self.resolver.set(spec::stun_servers(&self.node));
+        let is_peer = |key: &PeerKey| self.node.peers.iter().any(|peer| peer.key == *key);
+        self.history.keep(is_peer);
         let node = services::Node {
             config: &self.node,
             since: self.since,

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::causes::Flips;
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
+use super::history::History;
 use super::pins::Pins;
 use super::resolver::Resolver;
 use super::rollout::journal::{Journal, boot_id, revision};
@@ -288,6 +289,7 @@ impl Agent {
             loading,
             applied: None,
             flips: Flips::default(),
+            history: History::default(),
             drift: None,
             drift_at: Instant::now() + DRIFT_INTERVAL,
             backend,

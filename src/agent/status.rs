@@ -9,7 +9,7 @@ use natpunch_types::Time;
 use natpunch_wg::DeviceProcess;
 use serde::{Deserialize, Serialize};
 
-use super::causes::{self, Finder, Kind, Named};
+use super::causes;
 use super::clash::Clash;
 use super::drift::DriftStatus;
 use super::pins::PinStatus;
@@ -153,7 +153,7 @@ pub struct MeshRevisions {
 impl Agent {
     /// Answers a call.
     pub(super) async fn on_call(&mut self, call: Call) {
-        match call.request {
+        match &call.request {
             Request::Drift => return self.tell_drift(call),
             Request::Mesh => return self.tell_mesh(call),
             _ => {}
@@ -166,10 +166,8 @@ impl Agent {
         match request {
             Request::Confirm => self.confirm(connected),
             Request::Drift | Request::Mesh => Reply::Error("asked elsewhere".to_owned()),
-            Request::Status => match serde_json::to_value(self.status()) {
-                Ok(value) => Reply::Ok(value),
-                Err(error) => Reply::Error(error.to_string()),
-            },
+            Request::Status => reply(&self.status()),
+            Request::Why { peer } => self.why(&peer).map_or_else(Reply::Error, |why| reply(&why)),
             Request::Reload | Request::Stop => Reply::Ok(serde_json::Value::Null),
         }
     }
@@ -240,7 +238,7 @@ impl Agent {
         }
     }
 
-    fn discovery_status(&self) -> Vec<DiscoveryStatus> {
+    pub(super) fn discovery_status(&self) -> Vec<DiscoveryStatus> {
         let status = |plugin: &Instance| {
             let (health, dropped) = plugin.health();
             let (ok, note) = match health {
@@ -259,32 +257,15 @@ impl Agent {
 
     /// What most likely keeps each peer away that is not connected.
     fn likely(&self, discovery: &[DiscoveryStatus], core: &MeshStatus) -> BTreeMap<String, String> {
-        let finder = |status: &DiscoveryStatus| {
-            let section = self.node.discovery.iter().find(|d| d.name == status.name)?;
-            let kind = match &section.about {
-                about if about.abilities.records => Kind::Records,
-                about if about.offers_endpoints => Kind::File,
-                _ => Kind::Seen,
-            };
-            Some(Finder {
-                name: status.name.clone(),
-                ok: status.ok,
-                note: status.note.clone(),
-                kind,
-            })
-        };
-        let finders: Vec<Finder> = discovery.iter().filter_map(finder).collect();
+        let finders = self.finders(discovery);
         let cause = |peer: &PeerStatus| {
-            let remote = self.node.peers.iter().find(|known| known.key == peer.key)?;
-            let named = Named {
-                endpoint: remote.endpoint.as_deref(),
-                own_key: &self.node.public_key,
-            };
-            let text = causes::twins(peer);
-            let text = text.or_else(|| self.flips.cause(peer, now()));
-            let text = text.or_else(|| causes::likely(peer, named, &finders))?;
+            let text = self.with_facts(peer, core, &finders, causes::likely)?;
             Some((peer.name.clone(), text))
         };
         core.peers.iter().filter_map(cause).collect()
     }
+}
+
+fn reply(answer: &impl Serialize) -> Reply {
+    serde_json::to_value(answer).map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok)
 }

@@ -73,6 +73,8 @@ pub enum Command {
     Graph(GraphArgs),
     /// Show peers, paths, endpoints and traffic, and why a peer is not connected.
     Status(StatusArgs),
+    /// Explain a peer's path: what was tried, and what one change would make it direct or faster.
+    Why(WhyArgs),
     /// Make the agent look for a new version of the mesh now, and say whether it is applied.
     Reload(ReloadArgs),
     /// Stop the agent and remove the mesh from this host: interface, routes, rules, names.
@@ -455,6 +457,22 @@ pub struct StatusArgs {
     /// silent.
     #[arg(long, conflicts_with_all = ["peer", "watch"])]
     pub mesh: bool,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The peer's name.
+    pub peer: String,
+    /// The interface or the mesh. Needed if several run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Show every step of the search for a path, too.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `reload`.

@@ -52,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Graph(args) => mesh::graph::run(&args),
         Command::Status(args) if args.mesh => node::revisions::run(&args),
         Command::Status(args) => node::status::run(&args),
+        Command::Why(args) => node::why::run(&args),
         Command::Reload(args) => node::reload::run(&args),
         Command::Down(args) => node::down::run(&args),
         Command::Serve(args) => serve::run(&args),

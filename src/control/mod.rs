@@ -16,11 +16,16 @@ pub use client::{Client, ControlError, running};
 pub use server::{Call, Server};
 
 /// What can be asked of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// The status of the mesh.
     Status,
+    /// Why the path of a peer is what it is.
+    Why {
+        /// Its name.
+        peer: String,
+    },
     /// Stop, and leave the tunnels up.
     Stop,
     /// Read the mesh file again now.

@@ -54,6 +54,17 @@ const STRUCTS: &[(&str, &str, &str)] = &[
         "`status --json`",
     ),
     (
+        "crates/natpunch-core/src/status.rs",
+        "NatStatus",
+        "`status --json`",
+    ),
+    ("src/agent/why.rs", "Why", "`why --json`"),
+    ("src/agent/causes/mod.rs", "Cause", "`why --json`"),
+    ("src/agent/history.rs", "Since", "`why --json`"),
+    ("src/agent/history.rs", "Replaced", "`why --json`"),
+    ("src/agent/history.rs", "Step", "`why --json`"),
+    ("src/agent/history.rs", "StrategyRun", "`why --json`"),
+    (
         "src/agent/status.rs",
         "MeshRevisions",
         "`status --mesh --json`",
@@ -116,6 +127,7 @@ fn fields(source: &str, name: &str) -> Vec<String> {
     let starts = [
         format!("struct {name} {{\n"),
         format!("struct {name}<C = MeshStatus> {{\n"),
+        format!("struct {name}<P = PeerStatus> {{\n"),
     ];
     let body = starts
         .iter()

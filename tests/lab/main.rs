@@ -43,4 +43,5 @@ mod secrets;
 mod serving;
 mod storms;
 mod swaps;
+mod why;
 mod world;

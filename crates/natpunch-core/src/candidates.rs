@@ -71,6 +71,8 @@ pub(crate) struct Entry {
     pub(crate) burst_started: Time,
     pub(crate) step: usize,
     pub(crate) last_ping: Option<Time>,
+    /// Pings that left, and pongs that came.
+    pub(crate) counts: (u32, u32),
     /// Pinged now and then between rounds, so that our NAT lets the peer in when it comes back.
     pub(crate) keeps_hole: bool,
     /// Pings since the last pong.
@@ -80,6 +82,8 @@ pub(crate) struct Entry {
 
     /// Our ping was answered.
     answered: Option<Time>,
+    /// The same, whatever has happened since.
+    pub(crate) last_pong: Option<Time>,
     /// The peer said that its ping was.
     peer_heard: Option<Time>,
     pub(crate) rtt: Option<Duration>,
@@ -201,6 +205,8 @@ impl Entry {
 
     pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {
         self.answered = Some(now);
+        self.last_pong = Some(now);
+        self.counts.1 = self.counts.1.saturating_add(1);
         (self.unanswered, self.unanswered_since) = (0, None);
         // RFC 6298's smoothing.
         self.rtt = Some(self.rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
@@ -229,6 +235,7 @@ impl Entry {
     /// A ping leaves.
     pub(crate) fn on_ping(&mut self, now: Time) {
         self.last_ping = Some(now);
+        self.counts.0 = self.counts.0.saturating_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
         self.unanswered_since.get_or_insert(now);
     }
@@ -418,10 +425,12 @@ impl Table {
             burst_started: now,
             step: 0,
             last_ping: None,
+            counts: (0, 0),
             keeps_hole: false,
             unanswered: 0,
             unanswered_since: None,
             answered: None,
+            last_pong: None,
             peer_heard: None,
             rtt: None,
             wins: 0,

@@ -57,5 +57,6 @@ pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
-    CandidateStatus, LocalStatus, MeshStatus, PathKind, PeerState, PeerStatus, PunchStatus,
+    CandidateStatus, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind, PeerState,
+    PeerStatus, PortPattern, PunchStatus,
 };

@@ -439,6 +439,7 @@ impl Mesh {
             public_key: self.public_key,
             listen_port: self.spec.listen_port,
             mapping: self.env.local.mapping(),
+            nat: self.env.profile.status(),
             punch: self.punch_status(now),
             local: self
                 .env
@@ -449,6 +450,11 @@ impl Mesh {
                 .collect(),
             peers,
         }
+    }
+
+    /// How the other end of a peer's path was found, if the path is known.
+    pub fn kind_of(&self, peer: &PeerKey, path: &PathId) -> Option<CandidateKind> {
+        self.peers.get(peer)?.kind_of(path)
     }
 
     /// The last counter used in a sealed record; the shell stores it and gives it back at start.

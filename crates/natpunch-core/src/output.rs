@@ -218,6 +218,25 @@ impl Event {
         )
     }
 
+    /// The path that it is about, if it is about one.
+    pub fn path(&self) -> Option<&PathId> {
+        match self {
+            Self::CandidateLearned { path, .. }
+            | Self::PathProven { path, .. }
+            | Self::PathSelected { path, .. }
+            | Self::Connected { path, .. }
+            | Self::Roamed { path, .. }
+            | Self::Adopted { path, .. }
+            | Self::PathLost { path, .. }
+            | Self::RelayWithdrawn { path, .. }
+            | Self::WireGuardBlocked { path, .. } => Some(path),
+            Self::StrategyBegun { .. }
+            | Self::StrategyFailed { .. }
+            | Self::Unreachable { .. }
+            | Self::ReflexiveLearned { .. } => None,
+        }
+    }
+
     /// The peer that it is about, if it is about one.
     pub fn peer(&self) -> Option<&PeerKey> {
         match self {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, LocalSocket, Mapping, PeerKey, RelayUse};
-use serde::{Serialize, Serializer};
+use natpunch_types::{CandidateKind, LocalSocket, Mapping, PeerKey, RelayPolicy, RelayUse};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The mesh at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,12 +16,46 @@ pub struct MeshStatus {
     pub listen_port: u16,
     /// How the NAT before this node maps WireGuard's port, if some server could tell.
     pub mapping: Option<Mapping>,
+    /// What is known of the NAT before this node.
+    pub nat: NatStatus,
     /// What is known of the NAT's ports, and how much of the punch budget is used.
     pub punch: PunchStatus,
     /// Where this node may be reached, as published to its peers.
     pub local: Vec<LocalStatus>,
     /// The peers, sorted by name, then key.
     pub peers: Vec<PeerStatus>,
+}
+
+/// The NAT before a node, of IPv4, and what the node can do about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// How it maps, if some server could tell.
+    pub mapping: Option<Mapping>,
+    /// How it hands out ports.
+    pub ports: PortPattern,
+    /// Servers see the node at several addresses.
+    pub several_addresses: bool,
+    /// The node can join another source port to WireGuard's.
+    pub pins: bool,
+    /// The node guesses ports: its mesh file does not forbid it.
+    pub guesses: bool,
+}
+
+/// How a NAT chooses the outside port of a new mapping (RFC 4787, 4.2), as samples show it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortPattern {
+    /// Too few samples.
+    #[default]
+    Unknown,
+    /// The port of the host.
+    Preserved,
+    /// One after the other.
+    Sequential,
+    /// Any port of a small range.
+    Block,
+    /// Any port.
+    Random,
 }
 
 /// The punch budget of this node.
@@ -66,6 +100,11 @@ pub struct PeerStatus {
     /// Who offered the relay, if the path passes through one: names of discovery instances.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub relayed_by: Vec<String>,
+    /// What the mesh file says of relays for this pair.
+    pub relay_policy: RelayPolicy,
+    /// The NAT before the peer, as the peer says; nothing if it has said nothing yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatStatus>,
     /// What the pair wants of relays.
     pub relay: RelayUse,
     /// WireGuard's endpoint.
@@ -123,10 +162,34 @@ pub struct CandidateStatus {
     /// Smoothed round-trip time.
     #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
     pub rtt: Option<Duration>,
+    /// Pings that left to it from this node, guesses apart.
+    pub probes: u32,
+    /// Answers that came.
+    pub answers: u32,
+    /// How long ago the last one came.
+    #[serde(rename = "last_answer_s", serialize_with = "option_seconds")]
+    pub last_answer: Option<Duration>,
+    /// Why it is not probed, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_probed: Option<NotProbed>,
+    /// Whether this node's pings were answered lately.
+    pub answered: bool,
     /// Whether both sides saw an answer on it lately.
     pub proven: bool,
     /// Whether it answers probes while WireGuard's handshake does not pass.
     pub wireguard_blocked: bool,
+}
+
+/// Why a candidate is not probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotProbed {
+    /// It is behind a tunnel of this host that is no part of the mesh.
+    BehindTunnel,
+    /// This host has no route there.
+    NoRoute,
+    /// This host has no address of its family.
+    NoAddressOfFamily,
 }
 
 /// The kind of path in use.

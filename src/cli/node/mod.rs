@@ -10,3 +10,4 @@ pub(super) mod plan;
 pub(super) mod reload;
 pub(super) mod revisions;
 pub(super) mod status;
+pub(super) mod why;

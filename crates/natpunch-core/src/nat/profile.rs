@@ -8,6 +8,8 @@ use std::fmt;
 
 use natpunch_types::Mapping;
 
+use crate::status::{NatStatus, PortPattern};
+
 /// The bytes of one profile on the wire.
 pub(crate) const PROFILE_LEN: usize = 6;
 
@@ -156,6 +158,23 @@ impl NatProfile {
     /// Its mapping depends on the destination: nobody knows its port beforehand.
     pub(crate) fn is_hard(&self) -> bool {
         self.mapping == Some(Mapping::EndpointDependent)
+    }
+
+    /// For `status`.
+    pub(crate) fn status(&self) -> NatStatus {
+        NatStatus {
+            mapping: self.mapping,
+            ports: match self.pattern {
+                Pattern::Unknown => PortPattern::Unknown,
+                Pattern::Preserved => PortPattern::Preserved,
+                Pattern::Sequential { .. } => PortPattern::Sequential,
+                Pattern::Block { .. } => PortPattern::Block,
+                Pattern::Random => PortPattern::Random,
+            },
+            several_addresses: self.pool,
+            pins: self.pins,
+            guesses: self.spray,
+        }
     }
 
     /// Whether both call for the same strategies.

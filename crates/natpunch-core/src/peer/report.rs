@@ -7,8 +7,9 @@ use natpunch_types::{CandidateKind, Mapping, Origin, PathId, RelayPolicy, Route}
 use crate::candidates::Entry;
 use crate::env::Env;
 use crate::gather::Local;
+use crate::nat::profile::NatProfile;
 use crate::path::Tier;
-use crate::{CandidateStatus, PathKind, PeerState, PeerStatus, Time};
+use crate::{CandidateStatus, NotProbed, PathKind, PeerState, PeerStatus, Time};
 
 use super::selection::{Check, How};
 use super::{Connection, Peer};
@@ -51,6 +52,8 @@ impl Peer {
                 .flat_map(|entry| entry.origins().filter_map(Origin::instance))
                 .map(ToString::to_string)
                 .collect(),
+            relay_policy: self.spec.relay,
+            nat: self.punching.peer_nat().map(NatProfile::status),
             relay: self.relay_use(now),
             endpoint: self.device.endpoint,
             rtt: in_use.and_then(|path| self.table.get(&path)?.rtt),
@@ -75,11 +78,21 @@ impl Peer {
                     age: now.since(entry.learned),
                     last_probe: entry.last_ping.map(|at| now.since(at)),
                     rtt: entry.rtt,
+                    probes: entry.counts.0,
+                    answers: entry.counts.1,
+                    last_answer: entry.last_pong.map(|at| now.since(at)),
+                    not_probed: not_probed(*path, entry, &env.local),
+                    answered: entry.is_answered(now),
                     proven: entry.is_proven(now),
                     wireguard_blocked: entry.is_blocked(now),
                 })
                 .collect(),
         }
+    }
+
+    /// How the other end of a path was found, if the path is known.
+    pub(crate) fn kind_of(&self, path: &PathId) -> Option<CandidateKind> {
+        self.table.get(path).map(|entry| entry.kind)
     }
 
     /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has
@@ -234,6 +247,15 @@ impl Peer {
         } else {
             format!(" (not tried: {})", known.join(", "))
         }
+    }
+}
+
+fn not_probed(path: PathId, entry: &Entry, local: &Local) -> Option<NotProbed> {
+    match (entry.is_barred(), entry.route) {
+        (true, Some(Route::Tunneled)) => Some(NotProbed::BehindTunnel),
+        (true, _) => Some(NotProbed::NoRoute),
+        (false, _) if !local.can_reach(path.remote.ip()) => Some(NotProbed::NoAddressOfFamily),
+        (false, _) => None,
     }
 }
 

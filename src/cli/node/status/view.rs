@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::agent::{PinnedPath, ServingStatus, Status};
 use crate::source::{Problem, SourceStatus};
+pub(in crate::cli::node) use crate::words::seconds as duration;
 
 /// The agent's answer. Of what the core knows only what the table shows is read.
 pub(super) type View = Status<Core>;
@@ -345,16 +346,6 @@ fn source_line(source: &SourceStatus) -> String {
         let _ = writeln!(line, "source STALE: {stale}");
     }
     line
-}
-
-pub(in crate::cli::node) fn duration(seconds: f64) -> String {
-    let whole = seconds as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3600 => format!("{} min", whole / 60),
-        3600..172_800 => format!("{} h", whole / 3600),
-        _ => format!("{} days", whole / 86_400),
-    }
 }
 
 fn bytes(count: u64) -> String {

@@ -110,6 +110,11 @@ impl Punching {
         self.peer = profile;
     }
 
+    /// The peer's NAT, if the peer has said anything of it.
+    pub(super) fn peer_nat(&self) -> Option<&NatProfile> {
+        Some(&self.peer).filter(|profile| **profile != NatProfile::default())
+    }
+
     /// For `status`.
     pub(super) fn in_words(&self) -> Option<String> {
         let volley = self.volley.as_ref()?;
