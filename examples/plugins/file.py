@@ -3,8 +3,10 @@
 
 [discovery.file]
 plugin = "exec"
-command = ["/usr/local/lib/natpunch/file.py", "/srv/natpunch-records"]
+command = ["/usr/local/lib/natpunch/file.py"]
 user = "nobody"
+write_paths = ["/srv/natpunch-records"]
+settings = { directory = "/srv/natpunch-records" }
 """
 import json
 import os
@@ -17,9 +19,7 @@ tags = []
 
 
 def say(message):
-    # One write for each line: two threads speak.
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(message), flush=True)
 
 
 def look():
@@ -38,10 +38,11 @@ def look():
         time.sleep(2)
 
 
-os.chdir(sys.argv[1])
 if json.loads(sys.stdin.readline()).get("natpunch") != 1:
     sys.exit("this plugin speaks version 1 of the protocol")
-say({"natpunch": 1, "name": "file.py", "abilities": ["records"]})
+directory = {"type": "string", "required": True, "doc": "the directory that all nodes see"}
+say({"natpunch": 1, "name": "file.py", "abilities": ["records"], "settings": {"directory": directory}})
+os.chdir(json.loads(sys.stdin.readline())["settings"]["directory"])
 threading.Thread(target=look, daemon=True).start()
 for line in sys.stdin:
     message = json.loads(line)

@@ -4,6 +4,7 @@
 # plugin = "exec"
 # command = ["/usr/local/lib/natpunch/file.sh", "/srv/natpunch-records"]
 # user = "nobody"
+# write_paths = ["/srv/natpunch-records"]
 set -u
 cd "${1:?usage: file.sh DIRECTORY}" || exit 1
 

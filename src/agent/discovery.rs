@@ -60,11 +60,9 @@ impl Agent {
         };
         let mut started = Vec::new();
         for discovery in &self.node.discovery {
-            if self
-                .plugins
-                .iter()
-                .any(|plugin| plugin.name().as_str() == discovery.name)
-            {
+            let is_it = |plugin: &&Instance| plugin.name().as_str() == discovery.name;
+            if let Some(plugin) = self.plugins.iter().find(is_it) {
+                plugin.set_places(discovery.places.clone());
                 continue;
             }
             let Some(plugin) = registry::build(&discovery.settings, &discovery.secrets) else {
@@ -72,13 +70,15 @@ impl Agent {
                 continue;
             };
             self.plugin_runs += 1;
-            started.push(Instance::start(
+            let instance = Instance::start(
                 (InstanceName::new(&discovery.name), self.plugin_runs),
                 &discovery.about,
                 plugin,
                 facts(),
                 self.to_plugins.clone(),
-            ));
+            );
+            instance.set_places(discovery.places.clone());
+            started.push(instance);
         }
         self.plugins.extend(started);
         let running = self

@@ -8,6 +8,7 @@ mod keys;
 mod log;
 mod mesh;
 mod node;
+mod plugin;
 pub mod report;
 pub mod serve;
 
@@ -61,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Encrypt(args) => keys::encrypt::run(&args),
         Command::Pubkey(args) => keys::pubkey::run(&args),
         Command::Schema(args) => mesh::schema::run(&args),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Completions(args) => completions::run(&args),
         Command::Device(args) => node::device::run(args),
     });

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
-    PeerKey, SealedRecord, SecretKey,
+    PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw,
 };
 use natpunch_types::{InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use crate::config::KeyPlaces;
 
 /// Offers of one plugin that wait for the agent; more are dropped.
 const EVENT_QUEUE: usize = 1024;
@@ -88,6 +90,8 @@ struct Shared {
     dropped: AtomicU64,
     offers: Mutex<RateBudget>,
     health: Mutex<Health>,
+    /// Where its settings stand.
+    places: Mutex<KeyPlaces>,
 }
 
 /// The newest of everything that a plugin has not fetched yet.
@@ -140,6 +144,21 @@ impl Shared {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         admitted
+    }
+
+    /// What is wrong with settings, and where they stand.
+    fn located(&self, flaws: &[SettingFlaw], places: &KeyPlaces) -> String {
+        let located = flaws.iter().map(|flaw| {
+            let flaw_of_file = SettingFlaw {
+                key: format!("discovery.{}.{}", self.name, flaw.key),
+                ..flaw.clone()
+            };
+            match places.of(&flaw.key) {
+                Some(place) => format!("{place}: {flaw_of_file}"),
+                None => flaw_of_file.to_string(),
+            }
+        });
+        located.collect::<Vec<_>>().join("; ")
     }
 
     fn emit(&self, said: Said) {
@@ -247,6 +266,7 @@ impl Instance {
             dropped: AtomicU64::new(0),
             offers: Mutex::new(RateBudget::new(OFFERS)),
             health: Mutex::new(Health::Good("starting".to_owned())),
+            places: Mutex::default(),
         });
         let host = shared.clone();
         let task = tokio::spawn(async move {
@@ -259,6 +279,7 @@ impl Instance {
                 }
                 let problem = match outcome {
                     Ok(()) => "stopped by itself".to_owned(),
+                    Err(PluginError::Settings(flaws)) => host.located(&flaws, &lock(&host.places)),
                     Err(error) => error.to_string(),
                 };
                 if started.elapsed() > RESTART_BACKOFF.1 {
@@ -279,6 +300,11 @@ impl Instance {
             }
         });
         Self { shared, task }
+    }
+
+    /// Where its settings stand in the mesh file, which may change without them.
+    pub fn set_places(&self, places: KeyPlaces) {
+        *lock(&self.shared.places) = places;
     }
 
     /// Its name in the mesh file.
@@ -389,7 +415,7 @@ pub fn channel() -> (mpsc::Sender<PluginEvent>, mpsc::Receiver<PluginEvent>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use natpunch_plugin::{Candidate, CandidateKind, PluginError};
+    use natpunch_plugin::{Candidate, CandidateKind};
 
     fn facts() -> NodeFacts {
         NodeFacts {
@@ -484,6 +510,40 @@ mod tests {
         assert!(
             matches!(instance.health().0, Health::Bad(problem) if problem.contains("no route"))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flaw_of_a_setting_is_told_with_its_file_and_line() {
+        let text = "[mesh]\nname = 'home'\nnetworks = ['10.77.0.0/16']\n[discovery.own]\n\
+            plugin = 'exec'\ncommand = ['/usr/lib/natpunch/a']\nuser = 'nobody'\n\
+            [discovery.own.settings]\nspeed = 1\n[peers.a]\naddresses = ['10.77.0.1']\n\
+            public_key = 'hHpUIW0xoSdoCrYbgVQl2NMYlJr1qvN3Mqm2xgk5YU0='\n";
+        let files = vec![("/etc/natpunch/mesh.toml".into(), text.to_owned())];
+        let mesh = crate::config::load_texts(files).unwrap();
+        let plugin = Scripted(|_: Arc<dyn Host>| -> BoxFuture<'static, _> {
+            let flaw = |key: &str| SettingFlaw {
+                key: key.to_owned(),
+                problem: "is wrong".to_owned(),
+                help: "mend it".to_owned(),
+            };
+            let flaws = vec![flaw("settings.speed"), flaw("settings.depth")];
+            Box::pin(async move { Err(PluginError::Settings(flaws)) })
+        });
+        let instance = Instance::start(
+            named("own"),
+            &Description::default(),
+            Box::new(plugin),
+            facts(),
+            channel().0,
+        );
+        instance.set_places(mesh.discovery[0].places.clone());
+        tokio::task::yield_now().await;
+        let (Health::Bad(problem), _) = instance.health() else {
+            panic!("no complaint")
+        };
+        let expected = "/etc/natpunch/mesh.toml:9:1: `discovery.own.settings.speed` is wrong; \
+            mend it; /etc/natpunch/mesh.toml:8:";
+        assert!(problem.starts_with(expected), "{problem}");
     }
 
     #[tokio::test]

@@ -267,7 +267,44 @@ const CASES: &[Case] = &[
             )
         },
     },
+    Case {
+        list: "Discovery.read_paths",
+        entries: "more than may be",
+        text: |n| {
+            own_program(&format!(
+                "read_paths = {}\n",
+                list(n, |n| format!("/srv/{n}"))
+            ))
+        },
+    },
+    Case {
+        list: "Discovery.write_paths",
+        entries: "more than may be",
+        text: |n| {
+            own_program(&format!(
+                "write_paths = {}\n",
+                list(n, |n| format!("/srv/{n}"))
+            ))
+        },
+    },
+    Case {
+        list: "Discovery.settings",
+        entries: "more than may be",
+        text: |n| {
+            let settings: Vec<String> = (0..n).map(|n| format!("key{n} = {n}")).collect();
+            own_program(&format!("settings = {{ {} }}\n", settings.join(", ")))
+        },
+    },
 ];
+
+/// A mesh with a program of one's own, and these lines of its section.
+fn own_program(lines: &str) -> String {
+    format!(
+        "{}[discovery.own]\nplugin = 'exec'\nuser = 'nobody'\n\
+         command = ['/usr/lib/natpunch/a']\n{lines}",
+        one_peer("")
+    )
+}
 
 /// The processor time of everything that is done with a mesh file: an answer or all errors.
 fn work(text: String) -> Duration {

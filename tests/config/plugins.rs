@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use natpunch::config::{self, ConfigErrors, Discovery, MeshConfig};
 use natpunch::plugins::registry::{self, Row};
+use natpunch_plugin::conformance;
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{
     Abilities, BoxFuture, Candidate, CandidateKind, Description, Flaw, Host, Instance, News,
@@ -92,6 +93,20 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
         "['/bin/sh', '-c', 'true']",
         "['/usr/local/lib/natpunch/../../../../bin/sh']",
     ];
+    let paths = ["5", "'/srv/a'", "['a']", "['']", "['./a']", "[5]"].map(str::to_owned);
+    let paths = paths.to_vec();
+    let long = format!("{{ a = '{}' }}", "x".repeat(16 << 10));
+    let many: Vec<String> = (0..65).map(|n| format!("a{n} = 1")).collect();
+    let bad_settings = vec![
+        "5".to_owned(),
+        "[]".to_owned(),
+        "{ since = 2026-01-01 }".to_owned(),
+        "{ share = 1.5 }".to_owned(),
+        "{ a = { b = 1 } }".to_owned(),
+        "{ a = [1] }".to_owned(),
+        long,
+        format!("{{ {} }}", many.join(", ")),
+    ];
     let mut ipv4_only = server();
     ipv4_only.push("'[2001:db8::1]:49918'".to_owned());
     BTreeMap::from([
@@ -154,6 +169,13 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                     [texts(&["", "a b", "1000", "-x"]), vec!["5".into()]].concat(),
                 ),
                 ("meetings", "true".into(), vec!["'yes'".into(), "1".into()]),
+                ("read_paths", "['/srv/a']".into(), paths.clone()),
+                ("write_paths", "['/srv/b']".into(), paths),
+                (
+                    "settings",
+                    "{ directory = '/srv', seconds = 2, loud = true, also = ['a'] }".into(),
+                    bad_settings,
+                ),
             ],
         ),
     ])
@@ -197,6 +219,33 @@ fn check_refuses_every_bad_value_of_every_setting_where_it_stands() {
 }
 
 #[test]
+fn a_running_plugin_can_say_where_its_settings_stand() {
+    let section = "[discovery.it]\nplugin = 'exec'\nuser = 'nobody'\n\
+        command = ['/usr/lib/natpunch/a']\n[discovery.it.settings]\ndirectory = '/srv'\n";
+    let text = mesh(section);
+    let line = |start: &str| {
+        text.lines()
+            .position(|line| line.starts_with(start))
+            .unwrap()
+            + 1
+    };
+    let loaded = load(&text).unwrap();
+    let places = &instance(&loaded).places;
+    let at = |key: &str| places.of(key).unwrap().to_string();
+    let there = |line: usize, column: usize| format!("/mesh/mesh.toml:{line}:{column}");
+    assert_eq!(at("settings.directory"), there(line("directory"), 1));
+    assert_eq!(at("user"), there(line("user"), 1));
+    // Missing ones: where they belong.
+    let table = line("[discovery.it.settings]");
+    assert!(at("settings.seconds").starts_with(&format!("/mesh/mesh.toml:{table}:")));
+    assert!(at("write_paths").starts_with(&format!("/mesh/mesh.toml:{}:", line("[discovery.it]"))));
+
+    // Lines that move change nothing that is run.
+    let moved = load(&text.replace("[discovery.it]", "# moved\n[discovery.it]")).unwrap();
+    assert_eq!(instance(&moved), instance(&loaded));
+}
+
+#[test]
 fn no_setting_of_a_plugin_is_left_out_of_these_tests() {
     let schema = config::schema(false);
     let forms = schema["$defs"]["Discovery"]["oneOf"].as_array().unwrap();
@@ -220,6 +269,60 @@ fn no_setting_of_a_plugin_is_left_out_of_these_tests() {
     }
 }
 
+/// An instance of each plugin that opens no connection but to this machine.
+fn local_instances() -> Vec<(&'static str, Discovery)> {
+    let section = |(plugin, keys): (&'static str, Vec<Setting>)| {
+        let lines = keys
+            .iter()
+            .map(|(key, good, _)| format!("{key} = {good}\n"));
+        let lines: String = lines.filter(|line| !line.contains("credential:")).collect();
+        let lines = lines.replace("rv.example.org", "127.0.0.1");
+        let text = mesh(&format!("[discovery.it]\nplugin = '{plugin}'\n{lines}"));
+        (plugin, instance(&load(&text).unwrap()).clone())
+    };
+    settings().into_iter().map(section).collect()
+}
+
+#[test]
+fn each_plugin_tells_all_that_its_instances_can_do() {
+    for (plugin, it) in local_instances() {
+        let kinds = registry::kinds();
+        let kind = kinds.iter().find(|kind| kind.id() == plugin).unwrap();
+        let (all, own) = (kind.abilities().names(), it.about.abilities.names());
+        assert!(
+            own.iter().all(|name| all.contains(name)),
+            "{plugin}: {own:?}"
+        );
+        assert!(
+            !kind.about().is_empty() && kind.about().len() < 60,
+            "{plugin}"
+        );
+    }
+}
+
+/// Programs of one's own are held to the same by `natpunch plugin test`, and tested so.
+#[tokio::test]
+async fn every_built_in_plugin_keeps_the_rules_of_plugins() {
+    let checks = local_instances()
+        .into_iter()
+        .filter(|(plugin, _)| *plugin != "exec");
+    let checks = checks.map(|(plugin, it)| {
+        tokio::spawn(async move {
+            let make = || registry::build(&it.settings, &it.secrets).unwrap();
+            let about = it.about.clone();
+            let subject = conformance::Subject {
+                about,
+                plugin: &make,
+            };
+            (plugin, conformance::check(&subject).await)
+        })
+    });
+    for check in checks.collect::<Vec<_>>() {
+        let (plugin, report) = check.await.unwrap();
+        assert!(report.is_good(), "{plugin}:\n{report}");
+    }
+}
+
 /// A plugin that this build does not have: all that adding one takes, but for its row.
 mod lighthouse {
     use super::*;
@@ -239,6 +342,11 @@ mod lighthouse {
 
     impl Settings for Light {
         const PLUGIN: &'static str = "lighthouse";
+        const ABOUT: &'static str = "a light on a coast";
+        const ABILITIES: Abilities = Abilities {
+            relays: true,
+            ..Abilities::NONE
+        };
         type Instance = Tower;
 
         fn check(self) -> Result<Tower, Vec<Flaw>> {

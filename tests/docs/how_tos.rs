@@ -64,6 +64,48 @@ fn a_mesh_file_is_made_changed_and_drawn_as_the_how_tos_say() {
 }
 
 #[test]
+fn a_plugin_is_written_as_the_how_to_says() {
+    let block = |name| match name {
+        "new" => Block::named("docs/how-to/write-a-plugin.md", "new"),
+        "by-hand" => Block::named("docs/how-to/write-a-plugin.md", "by-hand"),
+        "find" => Block::named("docs/how-to/write-a-plugin.md", "find"),
+        "test-again" => Block::named("docs/how-to/write-a-plugin.md", "test-again"),
+        _ => Block::named("docs/how-to/write-a-plugin.md", "section"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let tested = types(here, &block("new").text);
+    let shown = std::fs::read_to_string(crate::blocks::root("docs/how-to/write-a-plugin.md"));
+    let report = tested.split_once("py\n").unwrap().1;
+    assert!(shown.unwrap().contains(report), "{tested}");
+    let said = types(here, &block("by-hand").text);
+    assert!(said.contains("0 addresses of 0 peers"), "{said}");
+
+    let file = here.join("my-plugin/my-plugin.py");
+    let old = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = old.split_once("SETTINGS = {").unwrap();
+    let (_, after) = rest.split_once("def say(").unwrap();
+    let before = before.replace("import queue\n", "import queue\nimport socket\n");
+    let new = format!(
+        "{before}{}\n\n\ndef say({after}",
+        block("find").text.trim_end()
+    );
+    std::fs::write(&file, new).unwrap();
+    let tested = types(here, &block("test-again").text);
+    assert!(tested.contains("It keeps all 9 rules."), "{tested}");
+
+    let key = types(here, "natpunch keygen | natpunch pubkey");
+    let mesh = Block::named("README.md", "mesh").filled(&[key.trim(), key.trim()]);
+    let (mesh, _) = mesh.rsplit_once("[peers.").unwrap();
+    std::fs::write(
+        here.join("mesh.toml"),
+        format!("{mesh}{}", block("section").text),
+    )
+    .unwrap();
+    types(here, "natpunch check mesh.toml");
+}
+
+#[test]
 fn an_editor_gets_its_schemas_and_a_shell_its_completions_as_the_how_to_says() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();

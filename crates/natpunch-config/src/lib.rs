@@ -32,7 +32,7 @@ pub use file::kind::Kind;
 pub use lint::{lint, notes};
 pub use load::{fingerprint, fingerprint_with_keys, load, load_texts};
 pub use mesh::model::{
-    ApplyConfig, Discovery, InterfaceConfig, MeshConfig, PeerConfig, SecretSource,
+    ApplyConfig, Discovery, InterfaceConfig, KeyPlaces, MeshConfig, PeerConfig, SecretSource,
 };
 pub use mesh::ports::endpoint_listen_port;
 pub use node::exit_node::with_default_routes;

@@ -25,6 +25,12 @@ pub trait Settings: DeserializeOwned + JsonSchema {
     /// The value of `plugin = "…"`.
     const PLUGIN: &'static str;
 
+    /// What it does, in a few words.
+    const ABOUT: &'static str;
+
+    /// All that an instance can do; its settings may leave something out.
+    const ABILITIES: Abilities;
+
     /// What they are when nothing is wrong with them.
     type Instance: Instance;
 

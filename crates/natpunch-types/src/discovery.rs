@@ -174,6 +174,29 @@ pub struct Abilities {
 }
 
 impl Abilities {
+    /// None: only to say where peers may be.
+    pub const NONE: Self = Self {
+        wireguard_port: false,
+        meetings: false,
+        relays: false,
+        records: false,
+        mappings: false,
+    };
+
+    /// Each that is there, by its name.
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = [
+            (self.wireguard_port, "wireguard_port"),
+            (self.meetings, "meetings"),
+            (self.relays, "relays"),
+            (self.records, "records"),
+            (self.mappings, "mappings"),
+        ];
+        all.into_iter()
+            .filter_map(|(is_there, name)| is_there.then_some(name))
+            .collect()
+    }
+
     /// Whether an instance with these abilities may say this. What it can't know is a mistake of
     /// the plugin, or the word of an instance that the mesh file has taken the ability from.
     pub fn cover(&self, news: &News) -> bool {

@@ -1,18 +1,21 @@
 //! Discovery by a program of one's own: a child process with lines of JSON on its standard input
 //! and output, as `docs/reference/plugin-protocol.md` has them.
 //!
-//! The program is not trusted. It runs as another user with an empty environment, can't gain
-//! privileges, and ends with its process group when the plugin does. Its lines are bounded in
+//! The program is not trusted. It runs as another user with an empty environment, behind a fence of
+//! Landlock, can't gain privileges, and ends with its process group when the plugin does. Its lines are bounded in
 //! length and rate: who writes too fast waits at a full pipe. A line that is wrong is refused with
 //! a sentence for the program's author, and after too many the plugin fails, upon which its host
 //! starts it anew with back-off. The program sees public keys, tags and sealed records, no private
 //! key.
 
+mod fence;
 mod lines;
 mod log;
+mod own_settings;
 mod process;
 mod protocol;
 mod settings;
+pub mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,9 @@ use tokio::time::{Instant, timeout};
 
 use lines::{Line, Lines};
 use log::Log;
+use trial::Watch;
+
+pub use own_settings::{OwnSetting, OwnSettings};
 use protocol::{Heard, LONGEST_LINE, Session};
 pub use settings::{Program, Settings};
 
@@ -46,27 +52,28 @@ const REFUSALS: Rate = Rate::every(Duration::from_secs(10), 32);
 #[derive(Debug)]
 pub struct Plugin {
     program: Program,
+    watch: Watch,
 }
 
 impl Plugin {
     /// The plugin that is this program.
     pub fn new(program: Program) -> Self {
-        Self { program }
+        Self::watched(program, Watch::default())
+    }
+
+    fn watched(program: Program, watch: Watch) -> Self {
+        Self { program, watch }
     }
 }
 
 impl Discovery for Plugin {
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
-        Box::pin(async move {
-            run(&self.program, &*host)
-                .await
-                .map_err(PluginError::Failed)
-        })
+        Box::pin(async move { run(&self.program, &*host, &self.watch).await })
     }
 }
 
 /// Runs the program once, to its end.
-async fn run(program: &Program, host: &dyn Host) -> Result<(), String> {
+async fn run(program: &Program, host: &dyn Host, watch: &Watch) -> Result<(), PluginError> {
     let process::Running {
         child,
         group,
@@ -82,6 +89,7 @@ async fn run(program: &Program, host: &dyn Host) -> Result<(), String> {
     let outcome = {
         let conversation = Conversation {
             host,
+            watch,
             child,
             stdin,
             lines: Lines::new(stdout, LONGEST_LINE),
@@ -90,7 +98,7 @@ async fn run(program: &Program, host: &dyn Host) -> Result<(), String> {
             refusals: RateBudget::new(REFUSALS),
             refused: 0,
         };
-        let outcome = conversation.run(program.meetings);
+        let outcome = conversation.run(program);
         tokio::pin!(outcome);
         loop {
             tokio::select! {
@@ -104,15 +112,19 @@ async fn run(program: &Program, host: &dyn Host) -> Result<(), String> {
         // A process that left the group may keep the pipe open.
         let _ = timeout(END_DEADLINE, &mut logging).await;
     }
-    outcome.map_err(|problem| match log.last_words() {
-        Some(words) => format!("{path}: {problem}; its last words: {words}"),
-        None => format!("{path}: {problem}"),
+    outcome.map_err(|error| match (error, log.last_words()) {
+        (PluginError::Failed(problem), Some(words)) => {
+            PluginError::Failed(format!("{path}: {problem}; its last words: {words}"))
+        }
+        (PluginError::Failed(problem), None) => PluginError::Failed(format!("{path}: {problem}")),
+        (error, _) => error,
     })
 }
 
 /// A running program, and what natpunch is about to do with it.
 struct Conversation<'a> {
     host: &'a dyn Host,
+    watch: &'a Watch,
     child: Child,
     stdin: ChildStdin,
     lines: Lines<ChildStdout>,
@@ -146,21 +158,23 @@ impl Sending {
 }
 
 impl Conversation<'_> {
-    async fn run(mut self, may_meet: bool) -> Result<(), String> {
-        let greeting = self.greet(may_meet);
+    async fn run(mut self, program: &Program) -> Result<(), PluginError> {
+        let greeting = self.greet(program.meetings);
         let mut session = match timeout(HELLO_DEADLINE, greeting).await {
             Ok(session) => session?,
             Err(_) => {
-                return Err(format!(
+                return Err(PluginError::Failed(format!(
                     "it said no hello within {} s; its first line is \
                      {{\"natpunch\":1,\"name\":…,\"abilities\":[…]}}, written out and flushed",
                     HELLO_DEADLINE.as_secs()
-                ));
+                )));
             }
         };
+        let settings = session.settings(&program.settings);
+        let mut sending = settings.map_err(PluginError::Settings)?.map(Sending::new);
+        self.watch.said_hello(session.carries_records());
         self.host
             .report(Health::Good(format!("{} runs", session.name())));
-        let mut sending: Option<Sending> = None;
         loop {
             let pause = self.resume.since(self.host.now());
             let deadline = sending.as_ref().map(|sending| sending.deadline);
@@ -169,20 +183,20 @@ impl Conversation<'_> {
             tokio::select! {
                 line = self.lines.next(), if pause.is_zero() => match line {
                     Ok(Some(line)) => self.hear(&session, line)?,
-                    Ok(None) | Err(_) => return Err(self.ending().await),
+                    Ok(None) | Err(_) => return Err(self.ending().await.into()),
                 },
                 () = tokio::time::sleep(pause), if !pause.is_zero() => {}
                 sent = write(&mut self.stdin, sending.as_ref()), if sending.is_some() => {
                     let Ok(sent) = sent else {
-                        return Err(self.deaf(&session).await);
+                        return Err(self.deaf(&session).await.into());
                     };
                     sending = sending.and_then(|message| progress(message, sent));
                 }
                 () = sleep_until(deadline), if deadline.is_some() => {
-                    return Err(format!(
+                    return Err(PluginError::Failed(format!(
                         "it left a message unread for {} s; read standard input all the time",
                         READ_DEADLINE.as_secs()
-                    ));
+                    )));
                 }
                 input = self.host.next(), if sending.is_none() => {
                     if matches!(input, Input::Shutdown) {
@@ -245,6 +259,7 @@ impl Conversation<'_> {
                 Ok(())
             }
             Err(problem) => {
+                self.watch.refused(&problem);
                 self.refused += 1;
                 let count = self.refused;
                 if !self.refusals.take(now) {
@@ -268,16 +283,25 @@ impl Conversation<'_> {
             // One that reads no more sees the end of its input.
             let _ = self.stdin.write_all(farewell.as_bytes()).await;
             drop(self.stdin);
-            // One that writes to a full pipe would never come to read the word.
-            let drained = async { while let Ok(Some(_)) = self.lines.next().await {} };
-            let _ = tokio::join!(self.child.wait(), drained);
+            // One that writes to a full pipe would never come to read the word. What it started may
+            // hold the pipe open.
+            let drained = async {
+                while let Ok(Some(_)) = self.lines.next().await {}
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                _ = self.child.wait() => {}
+                () = drained => {}
+            }
         });
         if ended.await.is_err() {
-            self.host.report(Health::Bad(format!(
+            let problem = format!(
                 "it did not end within {} s of `shutdown`, and was killed; end at `shutdown` and \
                  at the end of standard input",
                 STOP_DEADLINE.as_secs()
-            )));
+            );
+            self.watch.killed(&problem);
+            self.host.report(Health::Bad(problem));
         }
     }
 

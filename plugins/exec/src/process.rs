@@ -1,11 +1,12 @@
-//! The program as a process: a user of its own, no new privileges, an empty environment, limits,
-//! and a process group that ends with it.
+//! The program as a process: a user of its own, no new privileges, a fence, an empty environment,
+//! limits, and a process group that ends with it.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use natpunch_plugin::PluginError;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Pid, Uid, User};
@@ -14,7 +15,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::Program;
+use crate::{Program, fence};
 
 /// All that a program sees of the environment.
 const ENVIRONMENT: [(&str, &str); 2] = [
@@ -63,11 +64,11 @@ impl Drop for Group {
 ///
 /// # Errors
 /// Why not, and what would help.
-pub(crate) async fn start(program: &Program) -> Result<Running, String> {
+pub(crate) async fn start(program: &Program) -> Result<Running, PluginError> {
     let (program, runtime) = (program.clone(), Handle::current());
     let (sender, receiver) = oneshot::channel();
-    // A thread of its own: that it can gain no privileges is a property of a thread, which the
-    // process that it starts inherits and nobody can take back. And a look for a user may wait for
+    // A thread of its own: that it can gain no privileges, and the fence, are properties of a
+    // thread, which the process that it starts inherits and nobody can take back. And a look for a user may wait for
     // a server.
     std::thread::Builder::new()
         .name("plugin-start".to_owned())
@@ -79,17 +80,18 @@ pub(crate) async fn start(program: &Program) -> Result<Running, String> {
         .map_err(|error| format!("can't start a thread: {error}"))?;
     receiver
         .await
-        .unwrap_or_else(|_| Err("the thread that starts it ended".to_owned()))
+        .unwrap_or_else(|_| Err("the thread that starts it ended".to_owned().into()))
 }
 
-fn spawn(program: &Program) -> Result<Running, String> {
+fn spawn(program: &Program) -> Result<Running, PluginError> {
     let Some((file, arguments)) = program.command.split_first() else {
-        return Err("`command` is empty".to_owned());
+        return Err("`command` is empty".to_owned().into());
     };
     check_file(Path::new(file))?;
     let ids = ids_of(&program.user)?;
     nix::sys::prctl::set_no_new_privs()
         .map_err(|error| format!("can't take away the way to new privileges: {error}"))?;
+    fence::enter(program)?;
     let mut command = Command::new(file);
     command
         .args(arguments)
@@ -109,12 +111,12 @@ fn spawn(program: &Program) -> Result<Running, String> {
         .spawn()
         .map_err(|error| not_started(file, &error, ids.is_some()))?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
-    let pid = pid.ok_or("it ended before it had begun")?;
+    let pid = pid.ok_or_else(|| "it ended before it had begun".to_owned())?;
     let group = Group(Pid::from_raw(pid));
     limit(pid);
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-        return Err("it has no pipes".to_owned());
+        return Err("it has no pipes".to_owned().into());
     };
     Ok(Running {
         child,

@@ -10,10 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use natpunch_plugin::{
     Ask, Candidate, CandidateKind, Health, Input, Interest, News, OwnAddressKind, PairTag, PeerKey,
-    RecordTag, SealedRecord,
+    RecordTag, SealedRecord, SettingFlaw,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::own_settings::{self, OwnSettings, Schema};
 
 /// The version of the protocol.
 pub(crate) const VERSION: u64 = 1;
@@ -25,6 +27,8 @@ const LONGEST_LIFETIME: u64 = 3_600;
 const LONGEST_NOTE: usize = 200;
 /// The latest that both sides may be told to fire, in milliseconds.
 const LATEST_FIRE: u64 = 10_000;
+/// How many peers of earlier lists are remembered, about.
+const MOST_FORMER: usize = 20_000;
 
 /// The first line to a program.
 #[derive(Serialize)]
@@ -38,6 +42,7 @@ struct Welcome {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Told {
+    Settings { settings: OwnSettings },
     Peers { peers: Vec<Peer> },
     Records { records: Vec<Record> },
     Meet { peer: PeerKey },
@@ -109,6 +114,7 @@ struct Hello {
     _version: u64,
     name: String,
     abilities: BTreeSet<Ability>,
+    settings: Option<Schema>,
 }
 
 /// Every other line of a program.
@@ -178,8 +184,43 @@ fn line(message: &impl Serialize) -> String {
 pub(crate) struct Session {
     name: String,
     abilities: BTreeSet<Ability>,
-    peers: BTreeSet<PeerKey>,
-    inbound: BTreeSet<RecordTag>,
+    /// What it says of its own settings.
+    schema: Option<Schema>,
+    peers: Known<PeerKey>,
+    inbound: Known<RecordTag>,
+}
+
+/// What the program was told of. It may answer for what was on the list before while the newer one
+/// is on its way: that is no mistake, and no news.
+#[derive(Debug)]
+struct Known<T> {
+    now: BTreeSet<T>,
+    before: BTreeSet<T>,
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self {
+            now: BTreeSet::new(),
+            before: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T: Ord> Known<T> {
+    fn replace(&mut self, now: BTreeSet<T>) {
+        if self.before.len() > MOST_FORMER {
+            self.before.clear();
+        }
+        self.before.append(&mut self.now);
+        self.now = now;
+    }
+
+    /// Whether it is on the list; `None` if it never was.
+    fn is_current(&self, one: &T) -> Option<bool> {
+        let is_current = self.now.contains(one);
+        (is_current || self.before.contains(one)).then_some(is_current)
+    }
 }
 
 impl Session {
@@ -213,11 +254,19 @@ impl Session {
                     .to_owned(),
             );
         }
+        let settings = hello.settings.as_ref().map_or(0, Schema::len);
+        if settings > own_settings::MOST {
+            return Err(format!(
+                "its hello names {settings} settings; programs have {} at most",
+                own_settings::MOST
+            ));
+        }
         Ok(Self {
             name: shown(&hello.name),
             abilities: hello.abilities,
-            peers: BTreeSet::new(),
-            inbound: BTreeSet::new(),
+            schema: hello.settings,
+            peers: Known::default(),
+            inbound: Known::default(),
         })
     }
 
@@ -226,14 +275,34 @@ impl Session {
         &self.name
     }
 
+    /// Whether it has the ability `records`.
+    pub(crate) fn carries_records(&self) -> bool {
+        self.abilities.contains(&Ability::Records)
+    }
+
+    /// The line that tells the program its settings, if its hello names any.
+    ///
+    /// # Errors
+    /// They are not what the hello says of them.
+    pub(crate) fn settings(&self, given: &OwnSettings) -> Result<Option<String>, Vec<SettingFlaw>> {
+        own_settings::check(&self.name, self.schema.as_ref(), given)?;
+        let settings = given.clone();
+        Ok(self
+            .schema
+            .as_ref()
+            .map(|_| line(&Told::Settings { settings })))
+    }
+
     /// The line that tells the program of it, if the program cares.
     pub(crate) fn handle_input(&mut self, input: &Input) -> Option<String> {
         match input {
             Input::Ask(Ask::Peers(peers)) => {
-                self.peers = peers.iter().map(|peer| peer.peer).collect();
-                self.inbound = peers.iter().map(|peer| peer.inbound_tag).collect();
+                self.peers
+                    .replace(peers.iter().map(|peer| peer.peer).collect());
                 // The tag of no pair is nobody's mailbox.
-                self.inbound.remove(&RecordTag::NONE);
+                let inbound = peers.iter().map(|peer| peer.inbound_tag);
+                self.inbound
+                    .replace(inbound.filter(|tag| *tag != RecordTag::NONE).collect());
                 let peers = peers.iter().map(Peer::from).collect();
                 Some(line(&Told::Peers { peers }))
             }
@@ -264,7 +333,14 @@ impl Session {
     /// # Errors
     /// Why the line is refused, in words for the program's author. They quote nothing secret.
     pub(crate) fn handle_line(&self, line: &[u8]) -> Result<Vec<Heard>, String> {
-        let said: Said = serde_json::from_slice(line).map_err(|error| not_understood(&error))?;
+        let said: Said = serde_json::from_slice(line).map_err(|error| {
+            if is_hello(line) {
+                "it is a second hello; say hello once, in the first line".to_owned()
+            } else {
+                not_understood(line, &error)
+            }
+        })?;
+        let mut is_current = true;
         let news = match said {
             Said::Health { ok, note } => {
                 let note = format!("{}: {}", self.name, shown(&note));
@@ -279,7 +355,7 @@ impl Session {
                 self.need(Ability::Records)?;
                 let decoded: Result<Vec<_>, _> =
                     records.iter().map(|record| self.record(record)).collect();
-                return Ok(decoded?.into_iter().map(Heard::News).collect());
+                return Ok(decoded?.into_iter().flatten().map(Heard::News).collect());
             }
             Said::Candidate {
                 peer,
@@ -288,7 +364,7 @@ impl Session {
                 lifetime,
             } => {
                 self.need(Ability::Candidates)?;
-                self.know(&peer)?;
+                is_current = self.know(&peer)?;
                 News::Candidate {
                     peer,
                     candidate: Candidate {
@@ -315,7 +391,7 @@ impl Session {
             }
             Said::Fire { peer, after_ms } => {
                 self.need(Ability::Meetings)?;
-                self.know(&peer)?;
+                is_current = self.know(&peer)?;
                 if after_ms > LATEST_FIRE {
                     return Err(format!(
                         "`after_ms` is {after_ms}; write a number from 0 to {LATEST_FIRE}"
@@ -328,11 +404,15 @@ impl Session {
             }
             Said::Wanted { peer } => {
                 self.need(Ability::Meetings)?;
-                self.know(&peer)?;
+                is_current = self.know(&peer)?;
                 News::Wanted { peer }
             }
         };
-        Ok(vec![Heard::News(news)])
+        Ok(if is_current {
+            vec![Heard::News(news)]
+        } else {
+            vec![]
+        })
     }
 
     /// Whether the hello named the ability that a message takes.
@@ -345,26 +425,22 @@ impl Session {
         ))
     }
 
-    fn know(&self, peer: &PeerKey) -> Result<(), String> {
-        if self.peers.contains(peer) {
-            return Ok(());
-        }
-        Err(format!(
-            "`peer` is {}…, which is none of the last `peers` message; answer for those only",
-            peer.short()
-        ))
+    /// Whether a peer is one of the last list; false if it was one of an earlier list.
+    fn know(&self, peer: &PeerKey) -> Result<bool, String> {
+        self.peers.is_current(peer).ok_or_else(|| {
+            format!(
+                "`peer` is {}…, which is none of the last `peers` message; answer for those only",
+                peer.short()
+            )
+        })
     }
 
-    fn record(&self, record: &Record) -> Result<News, String> {
+    fn record(&self, record: &Record) -> Result<Option<News>, String> {
         let tag = read_tag(&record.tag).ok_or("a `tag` has not 32 hexadecimal digits")?;
         // Tags are secrets of a pair: the sentence does not quote it.
-        if !self.inbound.contains(&tag) {
-            return Err(
-                "a record's `tag` is no `inbound_tag` of the last `peers` message; look for \
-                 those only"
-                    .to_owned(),
-            );
-        }
+        let is_current = self.inbound.is_current(&tag).ok_or(
+            "a record's `tag` is no `inbound_tag` of the last `peers` message; look for those only",
+        )?;
         let blob = STANDARD
             .decode(&record.blob)
             .map_err(|_| "a `blob` is not base64 (RFC 4648, section 4, with its padding)")?;
@@ -376,19 +452,30 @@ impl Session {
             ));
         }
         let blob = blob.into();
-        Ok(News::Record(SealedRecord { tag, blob }))
+        Ok(is_current.then_some(News::Record(SealedRecord { tag, blob })))
     }
 }
 
-fn not_understood(error: &serde_json::Error) -> String {
-    if error.is_syntax() || error.is_eof() {
-        format!("it is no JSON ({error}); write notes for people to standard error")
-    } else {
-        format!(
-            "it is no message of the protocol: {}",
-            shown(&error.to_string())
-        )
+fn is_hello(line: &[u8]) -> bool {
+    let value: Option<Value> = serde_json::from_slice(line).ok();
+    value.is_some_and(|value| value.get("natpunch").is_some())
+}
+
+fn not_understood(line: &[u8], error: &serde_json::Error) -> String {
+    let problem = shown(&error.to_string());
+    if !error.is_syntax() && !error.is_eof() {
+        return format!(
+            "it is no message of the protocol: {problem}; docs/reference/plugin-protocol.md has \
+             each of them"
+        );
     }
+    // It was meant as one, then.
+    let help = if line.starts_with(b"{") {
+        "write one whole object on one line, without NaN or Infinity"
+    } else {
+        "write notes for people to standard error"
+    };
+    format!("it is no JSON ({problem}); {help}")
 }
 
 fn check_lifetime(seconds: u64) -> Result<Duration, String> {

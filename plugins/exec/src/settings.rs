@@ -1,12 +1,13 @@
 //! The settings, and what is to be known of an instance.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use natpunch_plugin::{Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::Plugin;
+use crate::own_settings::{self, OwnSettings};
 
 /// Where a mesh file may name programs. A mesh file can come from a web server or from git: whoever
 /// writes it picks among the programs that this host's administrator put here, and can't name a
@@ -18,6 +19,7 @@ const DIRECTORIES: [&str; 3] = [
 ];
 const MOST_ARGUMENTS: usize = 64;
 const LONGEST_ARGUMENT: usize = 4096;
+const MOST_PATHS: usize = 64;
 /// The longest user name of Linux (`useradd`).
 const LONGEST_USER: usize = 32;
 
@@ -34,6 +36,17 @@ pub struct Settings {
     /// Whether the program makes both sides of a pair probe at the same moment.
     #[serde(default)]
     pub meetings: bool,
+    /// Files and directories that the program may read, beside those of the system.
+    #[serde(default)]
+    pub read_paths: Vec<PathBuf>,
+    /// Files and directories that the program may read and change. It can change no others where
+    /// the kernel has Landlock.
+    #[serde(default)]
+    pub write_paths: Vec<PathBuf>,
+    /// The program's own settings. It names them when it starts, and natpunch says then what is
+    /// wrong with them.
+    #[serde(default)]
+    pub settings: OwnSettings,
 }
 
 /// A program that speaks the plugin protocol.
@@ -45,14 +58,33 @@ pub struct Program {
     pub user: String,
     /// Whether it may arrange meetings.
     pub meetings: bool,
+    /// What it may read, beside the system's files.
+    pub read_paths: Vec<PathBuf>,
+    /// What it may read and change.
+    pub write_paths: Vec<PathBuf>,
+    /// What it is told of its own settings.
+    pub settings: OwnSettings,
 }
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "exec";
+    const ABOUT: &'static str = "a program of your own that speaks the plugin protocol";
+    const ABILITIES: Abilities = Abilities {
+        records: true,
+        mappings: true,
+        meetings: true,
+        ..Abilities::NONE
+    };
     type Instance = Program;
 
     fn check(self) -> Result<Program, Vec<Flaw>> {
-        let problems = [check_command(&self.command), check_user(&self.user)];
+        let problems = [
+            check_command(&self.command),
+            check_user(&self.user),
+            check_paths("read_paths", &self.read_paths),
+            check_paths("write_paths", &self.write_paths),
+            check_own(&self.settings),
+        ];
         let flaws: Vec<Flaw> = problems.into_iter().filter_map(Result::err).collect();
         if !flaws.is_empty() {
             return Err(flaws);
@@ -61,8 +93,52 @@ impl natpunch_plugin::Settings for Settings {
             command: self.command,
             user: self.user,
             meetings: self.meetings,
+            read_paths: self.read_paths,
+            write_paths: self.write_paths,
+            settings: self.settings,
         })
     }
+}
+
+fn check_paths(key: &'static str, paths: &[PathBuf]) -> Result<(), Flaw> {
+    let flaw = |problem: String| Flaw {
+        key,
+        problem,
+        expected: "expected absolute paths",
+        help: "write each from the root on, such as \"/srv/natpunch-records\"".to_owned(),
+    };
+    let is_whole =
+        |path: &PathBuf| path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0);
+    if paths.len() > MOST_PATHS {
+        return Err(flaw(format!("it has more than {MOST_PATHS} paths")));
+    }
+    match paths.iter().find(|path| !is_whole(path)) {
+        Some(path) => Err(flaw(format!(
+            "`{}` is not an absolute path",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What the program says of its settings is not known before it runs.
+fn check_own(settings: &OwnSettings) -> Result<(), Flaw> {
+    let length = serde_json::to_string(settings).map_or(usize::MAX, |text| text.len());
+    if settings.len() <= own_settings::MOST && length <= own_settings::LONGEST {
+        return Ok(());
+    }
+    Err(Flaw {
+        key: "settings",
+        problem: format!(
+            "there are {} settings of {length} bytes; a program has at most {} of {} bytes \
+             together",
+            settings.len(),
+            own_settings::MOST,
+            own_settings::LONGEST
+        ),
+        expected: "expected fewer or shorter settings",
+        help: "put them into a file that the program reads".to_owned(),
+    })
 }
 
 fn check_command(command: &[String]) -> Result<(), Flaw> {
@@ -161,6 +237,9 @@ mod tests {
             command: command.iter().map(|&part| part.to_owned()).collect(),
             user: user.to_owned(),
             meetings: false,
+            read_paths: Vec::new(),
+            write_paths: Vec::new(),
+            settings: OwnSettings::new(),
         };
         let flaws = settings.check().err().unwrap_or_default();
         flaws.iter().map(|flaw| flaw.key).collect()

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use landlock::{ABI, AccessFs, Ruleset, RulesetAttr as _};
 use natpunch_plugin::testing::{Effect, FakeHost};
 use natpunch_plugin::{
     Ask, CandidateKind, Discovery as _, Health, Input, Interest, News, PeerKey, PluginError,
     RecordTag, SealedRecord,
 };
-use natpunch_plugin_exec::{Plugin, Program};
+use natpunch_plugin_exec::{OwnSetting, OwnSettings, Plugin, Program};
 use nix::unistd::{Uid, User};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -35,6 +36,9 @@ fn program(command: &[&str]) -> Program {
         command: command.iter().map(|&part| part.to_owned()).collect(),
         user: own_user(),
         meetings: false,
+        read_paths: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")],
+        write_paths: vec![std::env::temp_dir()],
+        settings: OwnSettings::new(),
     }
 }
 
@@ -336,16 +340,25 @@ async fn a_program_that_others_can_change_or_that_is_missing_is_not_started() {
     assert_says(&problem, &["no user `no-such-user`", "useradd"]);
 }
 
-/// What the script of this program writes as the note of its health.
+/// A program that says what this script writes as the note of its health.
+fn noting(script: &str) -> String {
+    format!(
+        "{HELLO} note=$({script})
+         printf '{{\"type\":\"health\",\"ok\":false,\"note\":\"%s\"}}\\n' \"$note\"
+         read -r peers; read -r shutdown"
+    )
+}
+
 async fn note(user: &str, script: &str) -> String {
     let program = Program {
         user: user.to_owned(),
-        ..shell(&format!(
-            "{HELLO} note=$({script})
-             printf '{{\"type\":\"health\",\"ok\":false,\"note\":\"%s\"}}\\n' \"$note\"
-             read -r peers; read -r shutdown"
-        ))
+        ..shell(&noting(script))
     };
+    note_of(program).await
+}
+
+/// The note of a program's health.
+async fn note_of(program: Program) -> String {
     let running = Running::start(program);
     let note = running.complaint().await;
     running.stop().await;
@@ -370,6 +383,104 @@ async fn a_program_sees_an_empty_environment_and_can_gain_no_privileges() {
     assert_eq!(status, "broken: NoNewPrivs:1");
     let limit = note(&own_user(), "ulimit -n").await;
     assert_eq!(limit, "broken: 256");
+}
+
+/// The Landlock of this kernel, which tells it to a thread that fences itself.
+fn landlock_here() -> ABI {
+    let fenced = std::thread::spawn(|| {
+        let ruleset = Ruleset::default().handle_access(AccessFs::Execute).unwrap();
+        ruleset.create().unwrap().restrict_self().unwrap()
+    });
+    fenced.join().unwrap().landlock.into()
+}
+
+#[tokio::test]
+async fn a_program_can_change_nothing_outside_of_its_fence() {
+    let landlock = landlock_here();
+    if landlock == ABI::Unsupported {
+        println!("this kernel has no Landlock");
+        return;
+    }
+    let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let secret = outside.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    let write = |path: &Path| format!("touch {}/file 2>/dev/null", path.display());
+    let script = format!(
+        "{} && printf 'wrote inside, '; {} || printf 'not outside, '; \
+         cat {} 2>/dev/null || printf 'nor read; '; \
+         kill -0 {} 2>/dev/null || printf 'signals nobody'",
+        write(inside.path()),
+        write(outside.path()),
+        secret.display(),
+        std::process::id(),
+    );
+    let fenced = Program {
+        write_paths: vec![inside.path().to_owned()],
+        ..shell(&noting(&script))
+    };
+    let said = "wrote inside, not outside, nor read; ";
+    let note = note_of(fenced).await;
+    assert!(note.starts_with(&format!("broken: {said}")), "{note}");
+    // Signals are a matter of Landlock's sixth version.
+    if landlock >= ABI::V6 {
+        assert_eq!(note, format!("broken: {said}signals nobody"));
+    }
+    let missing = Program {
+        write_paths: vec!["/nowhere/records".into()],
+        ..shell(HELLO)
+    };
+    let problem = Running::start(missing).end().await.unwrap_err();
+    assert_says(
+        &problem,
+        &["`write_paths` names /nowhere/records", "make it"],
+    );
+}
+
+#[tokio::test]
+async fn settings_are_checked_by_the_hello_and_told_before_the_peers() {
+    const SCRIPT: &str = r#"read -r welcome
+printf '{"natpunch":1,"name":"own","abilities":[],"settings":{'
+printf '"directory":{"type":"string","required":true,"doc":"where the records lie"},'
+echo '"seconds":{"type":"integer","doc":"between two looks"}}}'
+read -r settings; read -r peers
+note=$(printf '%s' "$settings $peers" | cut -c -79 | sed 's/"/\\"/g')
+printf '{"type":"health","ok":false,"note":"%s"}\n' "$note"
+read -r shutdown
+"#;
+    let with = |settings: &[(&str, OwnSetting)]| Program {
+        settings: settings
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect(),
+        ..shell(SCRIPT)
+    };
+    let directory = ("directory", OwnSetting::String("/srv".to_owned()));
+    let good = with(&[directory.clone(), ("seconds", OwnSetting::Integer(2))]);
+    let running = Running::start(good);
+    let told = r#"{"type":"settings","settings":{"directory":"/srv","seconds":2}} {"type":"peers""#;
+    assert_eq!(running.complaint().await, format!("own: {told}"));
+    running.stop().await;
+
+    let bad = with(&[
+        ("second", OwnSetting::Integer(2)),
+        ("seconds", OwnSetting::Boolean(true)),
+    ]);
+    let problem = Running::start(bad).end().await.unwrap_err();
+    let sentences = [
+        "`settings.second` is no setting of own; its settings: directory, seconds",
+        "`settings.seconds` is not a whole number; between two looks: write seconds = 1",
+        "`settings.directory` is missing; where the records lie: add a line",
+    ];
+    assert_says(&problem, &sentences);
+    let none = Program {
+        settings: OwnSettings::from([("a".to_owned(), OwnSetting::Integer(1))]),
+        ..shell(&format!("{HELLO} read -r shutdown"))
+    };
+    let problem = Running::start(none).end().await.unwrap_err();
+    assert_says(
+        &problem,
+        &["`settings.a` is no setting of broken; take it out"],
+    );
 }
 
 #[tokio::test]
@@ -416,10 +527,15 @@ async fn find_each_other(examples: [&str; 2]) {
         };
         let path = path.to_str().unwrap();
         let command = match interpreter {
-            "/usr/bin/env" => vec![interpreter, "python3", path, directory],
+            "/usr/bin/env" => vec![interpreter, "python3", path],
             _ => vec![interpreter, path, directory],
         };
-        Running::start(program(&command))
+        let mut program = program(&command);
+        if example.ends_with(".py") {
+            let directory = OwnSetting::String(directory.to_owned());
+            program.settings.insert("directory".to_owned(), directory);
+        }
+        Running::start(program)
     };
     let nodes = examples.map(start);
     for (index, node) in nodes.iter().enumerate() {

@@ -46,6 +46,11 @@ pub struct Store {
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "http";
+    const ABOUT: &'static str = "records on a web server, found by polling";
+    const ABILITIES: Abilities = Abilities {
+        records: true,
+        ..Abilities::NONE
+    };
     type Instance = Store;
 
     fn check(self) -> Result<Store, Vec<Flaw>> {

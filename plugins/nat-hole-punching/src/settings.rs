@@ -22,6 +22,11 @@ pub struct Server(pub(crate) Endpoint);
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "nat-hole-punching";
+    const ABOUT: &'static str = "a server of nat-hole-punching";
+    const ABILITIES: Abilities = Abilities {
+        wireguard_port: true,
+        ..Abilities::NONE
+    };
     type Instance = Server;
 
     fn check(self) -> Result<Server, Vec<Flaw>> {

@@ -28,6 +28,11 @@ pub struct Server {
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "natpunch-go";
+    const ABOUT: &'static str = "a server of natpunch-go";
+    const ABILITIES: Abilities = Abilities {
+        wireguard_port: true,
+        ..Abilities::NONE
+    };
     type Instance = Server;
 
     fn check(self) -> Result<Server, Vec<Flaw>> {

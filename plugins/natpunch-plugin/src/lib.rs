@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod links;
 mod lookup;
 mod schedule;
@@ -124,4 +126,35 @@ pub enum PluginError {
     /// It failed while running.
     #[error("{0}")]
     Failed(String),
+    /// Settings that `check` lets pass can't be used. The host says where they stand.
+    #[error("{}", join(.0))]
+    Settings(Vec<SettingFlaw>),
+}
+
+/// What is wrong with a setting, which only the running plugin can know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingFlaw {
+    /// The key inside `[discovery.NAME]`, such as `settings.directory`.
+    pub key: String,
+    /// What is wrong, to follow the key.
+    pub problem: String,
+    /// What to write.
+    pub help: String,
+}
+
+impl std::fmt::Display for SettingFlaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` {}; {}", self.key, self.problem, self.help)
+    }
+}
+
+fn join(flaws: &[SettingFlaw]) -> String {
+    let flaws: Vec<String> = flaws.iter().map(SettingFlaw::to_string).collect();
+    flaws.join("; ")
+}
+
+impl From<String> for PluginError {
+    fn from(problem: String) -> Self {
+        Self::Failed(problem)
+    }
 }

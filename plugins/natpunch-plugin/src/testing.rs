@@ -93,6 +93,16 @@ impl FakeHost {
         .await
     }
 
+    /// What the plugin did and nobody took yet.
+    pub fn effects(&self) -> Vec<Effect> {
+        self.state().effects.drain(..).collect()
+    }
+
+    /// How many inputs the plugin has not fetched yet.
+    pub fn unread(&self) -> usize {
+        self.state().inputs.len()
+    }
+
     fn did(&self, effect: Effect) {
         let mut state = self.state();
         state.effects.push_back(effect);

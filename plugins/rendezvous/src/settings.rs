@@ -54,6 +54,14 @@ pub struct Server {
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "rendezvous";
+    const ABOUT: &'static str = "natpunch's own server: it introduces and relays";
+    const ABILITIES: Abilities = Abilities {
+        wireguard_port: true,
+        meetings: true,
+        relays: true,
+        records: true,
+        ..Abilities::NONE
+    };
     type Instance = Server;
 
     fn check(self) -> Result<Server, Vec<Flaw>> {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use natpunch_plugin::{Description, Discovery, Flaw, Instance, Runs, Secrets};
+use natpunch_plugin::{Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -31,6 +31,8 @@ pub struct Endpoints {
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "static";
+    const ABOUT: &'static str = "the endpoints that stand in the mesh file";
+    const ABILITIES: Abilities = Abilities::NONE;
     type Instance = Endpoints;
 
     fn check(self) -> Result<Endpoints, Vec<Flaw>> {

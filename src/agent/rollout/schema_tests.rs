@@ -209,6 +209,8 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
                 ("user", _) => "\"daemon\"".to_owned(),
+                ("read_paths" | "write_paths", _) => "[\"/srv/other\"]".to_owned(),
+                ("settings", _) => "{ directory = \"/srv/other\" }".to_owned(),
                 (_, Some("boolean")) => {
                     (!property["default"].as_bool().unwrap_or_default()).to_string()
                 }

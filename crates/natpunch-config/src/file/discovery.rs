@@ -52,6 +52,21 @@ pub(crate) fn read(
     Some((kind.id(), instance))
 }
 
+/// Where the keys of a section stand, those of its tables as `TABLE.KEY`.
+pub(crate) fn keys(section: &dyn TableLike, reader: &Reader) -> Vec<(String, Place)> {
+    let mut places = Vec::new();
+    for (key, item) in section.iter() {
+        places.push((key.to_owned(), reader.key_place(section, key)));
+        let Some(table) = item.as_table_like() else {
+            continue;
+        };
+        for (inner, _) in table.iter() {
+            places.push((format!("{key}.{inner}"), reader.key_place(table, inner)));
+        }
+    }
+    places
+}
+
 /// Reads the settings of one plugin, keeping every error: serde stops at the first, so the key with
 /// an error is taken out and the rest is tried again.
 fn settings(

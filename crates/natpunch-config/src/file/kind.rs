@@ -1,7 +1,7 @@
 //! What the mesh file's language knows of a plugin: nothing but what is handed in here.
 
 use natpunch_plugin_description::{AnyInstance, Endpoint, Flaw, Settings};
-use natpunch_types::PeerKey;
+use natpunch_types::{Abilities, PeerKey};
 use schemars::{Schema, SchemaGenerator};
 use serde::de::IntoDeserializer as _;
 use toml_edit::{InlineTable, Value};
@@ -10,6 +10,8 @@ use toml_edit::{InlineTable, Value};
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     id: &'static str,
+    about: &'static str,
+    abilities: Abilities,
     schema: fn(&mut SchemaGenerator) -> Schema,
     read: fn(InlineTable) -> Result<AnyInstance, NotSettings>,
     implied: fn() -> Option<AnyInstance>,
@@ -29,6 +31,8 @@ impl Kind {
     pub const fn of<S: Settings>() -> Self {
         Self {
             id: S::PLUGIN,
+            about: S::ABOUT,
+            abilities: S::ABILITIES,
             schema: S::json_schema,
             read: read::<S>,
             implied: || S::implied().map(AnyInstance::new),
@@ -37,8 +41,18 @@ impl Kind {
     }
 
     /// The value of `plugin = "…"`.
-    pub(crate) fn id(&self) -> &'static str {
+    pub fn id(&self) -> &'static str {
         self.id
+    }
+
+    /// What it does, in a few words.
+    pub fn about(&self) -> &'static str {
+        self.about
+    }
+
+    /// All that an instance of it can do.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
     }
 
     /// The schema of its settings.

@@ -305,6 +305,8 @@ impl<T: Value> Value for Named<T> {
 pub(crate) struct RawDiscovery {
     pub(crate) plugin: &'static str,
     pub(crate) settings: AnyInstance,
+    /// Where its keys stand, those of its tables as `TABLE.KEY`.
+    pub(crate) keys: Vec<(String, Place)>,
 }
 
 impl JsonSchema for RawDiscovery {
@@ -324,7 +326,12 @@ impl Value for RawDiscovery {
             return None;
         };
         let (plugin, settings) = super::discovery::read(table, place, path, reader)?;
-        Some(Self { plugin, settings })
+        let keys = super::discovery::keys(table, reader);
+        Some(Self {
+            plugin,
+            settings,
+            keys,
+        })
     }
 }
 

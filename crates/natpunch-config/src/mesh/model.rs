@@ -14,7 +14,7 @@ use super::digest;
 use super::places::Places;
 use crate::file::encrypted::Encrypted;
 use crate::file::forms::Backend;
-use crate::report::source::Sources;
+use crate::report::source::{Location, Sources};
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,30 @@ pub struct Discovery {
     pub about: Description,
     /// What its secret files hold on this node.
     pub secrets: Secrets,
+    /// Where its keys stand.
+    pub places: KeyPlaces,
+}
+
+/// Where the keys of a section stand, for what is found wrong with them later. It is no part of
+/// what the section says: any two are equal.
+#[derive(Debug, Clone, Default)]
+pub struct KeyPlaces(pub(crate) BTreeMap<String, Location>);
+
+impl PartialEq for KeyPlaces {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl KeyPlaces {
+    /// Where a key stands, such as `settings.directory`; where it is missing, the table that it
+    /// belongs in.
+    pub fn of(&self, key: &str) -> Option<&Location> {
+        self.0.get(key).or_else(|| {
+            let table = key.rsplit_once('.').map_or("", |(table, _)| table);
+            self.0.get(table).or_else(|| self.0.get(""))
+        })
+    }
 }
 
 impl Discovery {
@@ -91,6 +115,7 @@ impl Discovery {
             about: settings.describe(),
             settings,
             secrets: Secrets::default(),
+            places: KeyPlaces::default(),
         }
     }
 }

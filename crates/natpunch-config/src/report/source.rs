@@ -80,6 +80,14 @@ impl Source {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources(pub(crate) Vec<Source>);
 
+impl Sources {
+    /// Where a place is, for people.
+    pub(crate) fn locate(&self, place: Place) -> Option<Location> {
+        let source = self.0.get(place.file)?;
+        Some(source.location(place.start))
+    }
+}
+
 /// A span of bytes in one of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Place {

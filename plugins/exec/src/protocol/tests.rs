@@ -50,6 +50,12 @@ fn replay(transcript: &str) -> usize {
             ("> ", Some(session)) => {
                 let told: Value = serde_json::from_str(message).unwrap();
                 let input = match told["type"].as_str().unwrap() {
+                    "settings" => {
+                        let given = serde_json::from_value(told["settings"].clone()).unwrap();
+                        let line = session.settings(&given).unwrap().unwrap();
+                        assert_eq!(line.trim_end(), message);
+                        continue;
+                    }
                     "peers" => peers(),
                     "records" => records(),
                     "meet" => Input::Ask(Ask::Meet(key(2))),
@@ -86,6 +92,28 @@ fn the_transcripts_of_the_document_are_what_natpunch_says_and_understands() {
     let transcripts = blocks.map(|block| block.split_once("\n```").unwrap().0);
     let lines: usize = transcripts.map(replay).sum();
     assert!(lines > 15, "{lines}");
+}
+
+#[test]
+fn an_answer_for_a_peer_that_has_just_left_is_neither_news_nor_a_mistake() {
+    let mut session = session(r#""candidates","records""#);
+    let candidate = format!(
+        r#"{{"type":"candidate","peer":"{}","address":"192.0.2.7:1","kind":"host","lifetime":60}}"#,
+        key(2)
+    );
+    let record = format!(
+        r#"{{"type":"records","records":[{{"tag":"{}","blob":"aGk="}}]}}"#,
+        "a1".repeat(16)
+    );
+    for line in [&candidate, &record] {
+        assert_eq!(session.handle_line(line.as_bytes()).unwrap().len(), 1);
+    }
+    session.handle_input(&Input::Ask(Ask::Peers(Arc::from([]))));
+    for line in [&candidate, &record] {
+        assert_eq!(session.handle_line(line.as_bytes()), Ok(vec![]));
+    }
+    session.handle_input(&peers());
+    assert_eq!(session.handle_line(candidate.as_bytes()).unwrap().len(), 1);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::file::kind::{Kind, is_kept};
 use crate::file::merge::twice;
 use crate::file::raw::{Named, RawDiscovery};
 use crate::file::reader::Field;
-use crate::mesh::model::{Discovery, InterfaceConfig, PeerConfig};
+use crate::mesh::model::{Discovery, InterfaceConfig, KeyPlaces, PeerConfig};
 use crate::report::error::ConfigError;
 use crate::report::source::Place;
 use crate::report::wording::Quoted;
@@ -35,7 +35,11 @@ impl Check<'_> {
                 }
                 Entry::Vacant(entry) => entry.insert(instance.key),
             };
-            let RawDiscovery { plugin, settings } = instance.value;
+            let RawDiscovery {
+                plugin,
+                settings,
+                keys,
+            } = instance.value;
             if name != plugin && is_kept(self.kinds, &name) {
                 let message = format!("the name `{name}` is kept for the plugin of this name");
                 let error = ConfigError::at(instance.key, message)
@@ -43,7 +47,13 @@ impl Check<'_> {
                 self.errors
                     .push(error.help("name the instance otherwise, such as [discovery.web]"));
             }
-            instances.push(Discovery::new(&name, plugin, settings));
+            let keys = keys.into_iter().chain([(String::new(), instance.key)]);
+            let places = keys.filter_map(|(key, place)| Some((key, self.sources.locate(place)?)));
+            let places = KeyPlaces(places.collect());
+            instances.push(Discovery {
+                places,
+                ..Discovery::new(&name, plugin, settings)
+            });
         }
         self.places.discovery = seen.clone();
         let are_offered = instances

@@ -1,0 +1,8 @@
+#!/bin/sh
+# breaks: writes nothing but messages of the protocol
+# says: it is no JSON (number out of range
+read -r welcome
+echo '{"natpunch":1,"name":"broken","abilities":["candidates"]}'
+read -r peers
+echo '{"type":"candidate","peer":"AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=","address":"192.0.2.1:7","kind":"host","lifetime":1e999}'
+while read -r line; do case $line in *'"type":"shutdown"'*) exit 0 ;; esac; done
