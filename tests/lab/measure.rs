@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use natpunch_lab::{Lab, Nat, Router, lab_test, sandbox};
+use natpunch_lab::{Host, Lab, Nat, Router, lab_test, sandbox};
 
-use crate::world::{Discovery, Node, World, within};
+use crate::world::{Discovery, Node, World, soon, within};
 
 const RUNS: usize = 15;
 /// The goal, and what natpunch-go needs, are printed beside the result; a busy machine is no
@@ -334,4 +334,49 @@ lab_test!(
             },
         );
     }
+);
+
+/// What has left a host by its network card: packets and bytes.
+fn sent(host: &Host) -> [u64; 2] {
+    let shown = host
+        .output("ip", &["-s", "-j", "link", "show", "dev", "eth0"])
+        .unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let of = |what: &str| links[0]["stats64"]["tx"][what].as_u64().unwrap();
+    [of("packets"), of("bytes")]
+}
+
+/// Packets and bytes of both nodes in a minute, while nobody talks.
+fn report_idle(lab: &mut Lab, nat: Nat, path: &str) {
+    const MINUTES: u64 = 4;
+    let mut world = World::new(lab, Discovery::Rendezvous);
+    let ([a, b], _routers) = world.pair([nat; 2]);
+    a.wait_path(&b, path, soon());
+    // What is looked for at first has been found or not.
+    std::thread::sleep(Duration::from_secs(90));
+    let before = [&a, &b].map(|node| sent(&node.host));
+    std::thread::sleep(Duration::from_secs(60 * MINUTES));
+    let after = [&a, &b].map(|node| sent(&node.host));
+    for (node, (before, after)) in [&a, &b].iter().zip(before.iter().zip(after)) {
+        let [packets, bytes] = [0, 1].map(|n| (after[n] - before[n]) as f64 / MINUTES as f64);
+        println!(
+            "measured an idle {path} pair: node {} sends {packets:.1} packets and {bytes:.0} bytes \
+             a minute, link layer and ARP included",
+            node.name()
+        );
+    }
+}
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_an_idle_direct_pair,
+    500,
+    |lab| report_idle(lab, Nat::PortPreserving, "direct")
+);
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_an_idle_relayed_pair,
+    500,
+    |lab| report_idle(lab, Nat::Symmetric, "relay")
 );

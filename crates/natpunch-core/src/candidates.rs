@@ -95,6 +95,9 @@ pub(crate) struct Entry {
     deaf_there_until: Option<Time>,
     /// How often in a row that was so.
     blocks: usize,
+    /// The path is blocked because the peer's WireGuard hears nothing of ours. What comes in by it
+    /// shows nothing of that direction.
+    unheard: bool,
 }
 
 impl Entry {
@@ -124,12 +127,24 @@ impl Entry {
             .copied()
             .unwrap_or_default();
         self.blocks = self.blocks.saturating_add(1);
+        self.unheard = false;
         *self.blocked_until.insert(now + silence)
     }
 
     /// WireGuard's handshake passed, or everything may be different.
     pub(crate) fn unblock(&mut self) {
         (self.blocked_until, self.deaf_there_until, self.blocks) = (None, None, 0);
+        self.unheard = false;
+    }
+
+    /// The path was blocked just now because the peer's WireGuard hears nothing of ours.
+    pub(crate) fn on_unheard(&mut self) {
+        self.unheard = true;
+    }
+
+    /// It is blocked for that.
+    pub(crate) fn is_unheard(&self, now: Time) -> bool {
+        self.unheard && self.is_deaf_here(now)
     }
 
     /// Our WireGuard was tried here, or used, and heard nothing.
@@ -243,6 +258,11 @@ impl Entry {
     /// It passes through a relay.
     pub(crate) fn is_relay(&self) -> bool {
         self.kind == CandidateKind::Relay
+    }
+
+    /// The last answer.
+    pub(crate) fn answered_at(&self) -> Option<Time> {
+        self.answered
     }
 
     /// An answer of this moment or later.
@@ -437,6 +457,7 @@ impl Table {
             blocked_until: None,
             deaf_there_until: None,
             blocks: 0,
+            unheard: false,
         };
         self.entries.insert(offer.path, entry);
         Learned::New

@@ -92,7 +92,7 @@ fn every_length_of_every_kind_of_packet_is_survived_in_silence() {
 fn a_replayed_probe_of_the_running_session_is_ignored() {
     let (mut world, _) = captured();
     let start = world.now;
-    world.run(secs(30));
+    world.run(secs(180));
     let since: Vec<_> = world.nodes[1]
         .sent
         .iter()

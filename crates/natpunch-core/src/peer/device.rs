@@ -21,6 +21,8 @@ const LIVE: Duration = Duration::from_secs(180);
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// Bytes that a keepalive of WireGuard's counts.
 const KEEPALIVE_LEN: u64 = 32;
+/// Bytes that its initiation and its response count.
+const HANDSHAKE_LEN: [u64; 2] = [148, 92];
 /// An unanswered `SetEndpoint` command is forgotten after this long.
 const SETTING: Duration = Duration::from_secs(5);
 /// WireGuard has sent and heard nothing for this long: the peer is asked for a sign of life ...
@@ -99,6 +101,8 @@ pub(super) struct DeviceView {
     waiting: Option<Time>,
     /// The first and the last moment at which data was sent without a pause, on the path in use.
     sending: Option<(Time, Time)>,
+    /// When it last carried data, either way.
+    carried: Option<Time>,
     /// The path from another port than WireGuard's that is joined to it.
     pub(super) pin: Option<PathId>,
     /// A command that the shell has not reported on.
@@ -137,6 +141,16 @@ impl DeviceView {
     /// WireGuard has waited for so long that the peer is asked for a sign of life.
     pub(super) fn wants_sign_of_life(&self, now: Time) -> bool {
         self.waiting.is_some_and(|since| now.since(since) >= ASK)
+    }
+
+    /// It has carried nothing but messages of its own for this long, as far as is known.
+    pub(super) fn is_quiet(&self, time: Duration, now: Time) -> bool {
+        self.carried.is_none_or(|at| now.since(at) >= time)
+    }
+
+    /// It has carried data at this moment.
+    fn has_just_carried(&self, now: Time) -> bool {
+        self.carried == Some(now)
     }
 
     /// What WireGuard sends has waited for an answer.
@@ -208,6 +222,12 @@ impl DeviceView {
         let handshake = row.last_handshake.is_some() && row.last_handshake != self.last_handshake;
         let received = self.known && row.rx_bytes > self.rx_bytes;
         let sent = self.known && row.tx_bytes > self.tx_bytes;
+        let carried = [(row.rx_bytes, self.rx_bytes), (row.tx_bytes, self.tx_bytes)]
+            .iter()
+            .any(|(new, old)| !is_own(new.saturating_sub(*old)));
+        if self.known && carried {
+            self.carried = Some(now);
+        }
         if handshake && self.known {
             self.handshake_seen = Some(now);
         } else if let Some(handshake) = row.last_handshake.filter(|_| handshake) {
@@ -244,6 +264,15 @@ impl DeviceView {
     }
 }
 
+/// So many bytes between two readings are messages of WireGuard's own, or none. Data messages are
+/// multiples of 16 bytes, and those of a handshake are not.
+fn is_own(bytes: u64) -> bool {
+    let [initiation, response] = HANDSHAKE_LEN;
+    let without_keepalive = bytes.checked_sub(KEEPALIVE_LEN).unwrap_or(bytes);
+    let handshakes = [0, initiation, response, initiation + response];
+    handshakes.contains(&bytes) || handshakes.contains(&without_keepalive)
+}
+
 impl Peer {
     /// A row of a snapshot, or its absence.
     pub(crate) fn handle_device(&mut self, row: Option<&DevicePeer>, env: &mut Env, now: Time) {
@@ -260,6 +289,9 @@ impl Peer {
                 self.on_traffic(env, now);
             }
             self.restore(env, now);
+            if self.device.has_just_carried(now) {
+                self.wake(env, now);
+            }
             self.watch_traffic(env, now);
         }
         self.decide(env, now);

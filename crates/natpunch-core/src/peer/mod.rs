@@ -49,6 +49,7 @@ mod round;
 mod selection;
 mod succession;
 mod timers;
+mod vigilance;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -73,6 +74,7 @@ use punching::Punching;
 use relaying::Retreat;
 use round::Round;
 use selection::{Check, Choice, How, Scene, Selection};
+use vigilance::Vigilance;
 
 /// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.
 const LEARNED_LIFETIME: Duration = Duration::from_secs(600);
@@ -94,8 +96,8 @@ const DEFER_KICK: Duration = Duration::from_millis(750);
 /// A path in use whose pings go unanswered for this long, while WireGuard hears nothing either, is
 /// lost.
 const DEAD: Duration = Duration::from_secs(4);
-/// For this long after its last answer, a silent peer's natpunch is not taken to be off.
-const PROBED: Duration = Duration::from_secs(20);
+/// A peer's natpunch that has answered before it fell silent is not taken to be off for this long.
+const PROBED: Duration = Duration::from_secs(15);
 /// The same where the peer's natpunch is silent and WireGuard's own traffic is all there is to see.
 const DEAD_UNPROBED: Duration = Duration::from_secs(180);
 
@@ -143,6 +145,7 @@ pub(crate) struct Peer {
     punching: Punching,
     choice: Choice,
     retreat: Retreat,
+    vigilance: Vigilance,
     device: DeviceView,
     plain: PlainTries,
     record: Option<Received>,
@@ -168,6 +171,7 @@ impl Peer {
             meeting: Meeting::default(),
             punching: Punching::default(),
             retreat: Retreat::default(),
+            vigilance: Vigilance::default(),
             device: DeviceView::default(),
             plain: PlainTries::default(),
             record: None,
@@ -679,12 +683,14 @@ impl Peer {
 
     /// When the path in use counts as lost unless it shows a sign of life.
     fn dead_at(&self, selection: &Selection, now: Time) -> Time {
-        let probed = selection.answered.is_some_and(|at| now.since(at) < PROBED);
+        let entry = self.table.get(&selection.path);
+        let silent_since = entry.and_then(|entry| entry.unanswered_since);
+        // When it is asked is this side's affair, so the last answer's age says nothing.
+        let silence = silent_since.map_or(Duration::ZERO, |since| now.since(since));
+        let probed = selection.answered.is_some() && silence < PROBED;
         let patience = if probed { DEAD } else { DEAD_UNPROBED };
         let heard = self.device.rx_seen;
         let traffic = heard.map_or(Time::ZERO, |at| at + patience);
-        let entry = self.table.get(&selection.path);
-        let silent_since = entry.and_then(|entry| entry.unanswered_since);
         let pong = silent_since.map_or(now + DEAD_UNPROBED, |since| since + DEAD);
         traffic.max(pong).max(selection.since + DEAD)
     }

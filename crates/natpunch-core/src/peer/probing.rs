@@ -16,14 +16,13 @@ use crate::messages::probe::{Kind, Probe, Transaction};
 use crate::{Time, Transmit};
 
 use super::selection::Check;
+use super::vigilance::KEEPALIVE;
 use super::{Connection, Peer};
 
 /// So many of the likeliest paths get a full burst, which the budget of one peer is enough for.
 const FULL_BURSTS: usize = 12;
 /// How long a first ping waits for the kernel's word on the way to its destination.
 const ROUTE: Duration = Duration::from_millis(50);
-/// Ping interval on the path in use; half of the shortest common mapping timer (10 s).
-pub(super) const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Ping interval, or one and a half round trips, while few are unanswered ...
 const HURRY: Duration = Duration::from_millis(400);
 const HURRIES: u32 = 7;
@@ -35,6 +34,9 @@ const SLOW: Duration = Duration::from_secs(10);
 /// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30
 /// s).
 const WARM: Duration = Duration::from_secs(20);
+/// The same while the pair is idle: often enough that it stays proven. Its port at the relay is held
+/// by whoever asked for it.
+const WARM_IDLE: Duration = Duration::from_secs(55);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
 /// The same for one that was not proven, as long as another is in use.
@@ -312,11 +314,16 @@ impl Peer {
             let selected = self.choice.is_selected(path);
             let has_family = env.local.can_reach(path.remote.ip());
             let is_shadowed = self.is_shadowed(path);
+            let rests_until = self.rests_until(path, env, now);
             let Some(entry) = self.table.get_mut(&path) else {
                 continue;
             };
             if is_shadowed {
                 entry.next_ping = None;
+                continue;
+            }
+            if rests_until.is_some() {
+                entry.next_ping = rests_until;
                 continue;
             }
             if !entry.route_asked && has_family {
@@ -405,7 +412,7 @@ impl Peer {
             });
         }
         if self.scene(now).standby(self.choice.selection.as_ref()) == Some(path) {
-            return Some(WARM);
+            return Some(if self.is_idle(now) { WARM_IDLE } else { WARM });
         }
         let settled = self.connection(now) == Connection::Settled;
         match (entry.is_proven(now), settled) {

@@ -12,7 +12,7 @@ use crate::messages::probe::{Kind, Probe};
 use crate::path::Rank;
 use crate::{EndpointReason, Event, Time, Transmit};
 
-use super::probing::{Freshness, KEEPALIVE};
+use super::probing::Freshness;
 use super::{Connection, LEARNED_LIFETIME, Peer};
 
 /// A ping that is due this soon need not be triggered.
@@ -186,6 +186,7 @@ impl Peer {
         let in_use = self.rank_in_use().filter(|(in_use, _)| *in_use != path);
         let connected = self.connection(now) != Connection::Down;
         let same_site = self.table.same_site;
+        self.learn_of_rest(now);
         let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
@@ -202,14 +203,15 @@ impl Peer {
             selection.answered = Some(now);
             selection.doubted = None;
         }
-        let selected = self.choice.is_selected(path);
+        let in_service = self.choice.is_selected(path) && connected;
+        let watch_at = in_service.then(|| self.watch_at(env, now));
         let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
-        if selected && connected {
+        if in_service {
             // The burst is over: it has told what it was for.
             entry.step = usize::MAX;
-            entry.next_ping = Some(now + env.jitter(KEEPALIVE));
+            entry.next_ping = watch_at;
         }
         if !was_proven && entry.is_proven(now) {
             env.out.event(Event::PathProven {

@@ -235,6 +235,14 @@ impl Peer {
             // The path in use may be dead, and WireGuard knows better.
             return false;
         }
+        let unheard = self
+            .table
+            .get(&path)
+            .is_some_and(|entry| entry.is_unheard(now));
+        if unheard && selection.restored < MAX_RESTORED {
+            // The peer goes on sending there until it has heard that its answers do not come.
+            return true;
+        }
         let (moved_to_relay, on_relay) = (self.is_relay(path), self.is_relay(selection.path));
         if self.spec.relay == RelayPolicy::Only {
             // A packet came past the relay that alone may be used.
@@ -288,6 +296,9 @@ impl Peer {
         let sends = self.device.has_sent_all_the_time(now);
         if in_use && passes && sends && self.has_other(path, now) {
             self.block(path, env, now);
+            if let Some(entry) = self.table.get_mut(&path) {
+                entry.on_unheard();
+            }
         }
     }
 
