@@ -347,7 +347,7 @@ fn sent(host: &Host) -> [u64; 2] {
 }
 
 /// Packets and bytes of both nodes in a minute, while nobody talks.
-fn report_idle(lab: &mut Lab, nat: Nat, path: &str) {
+fn report_idle(lab: Lab, nat: Nat, path: &str) {
     const MINUTES: u64 = 4;
     let mut world = World::new(lab, Discovery::Rendezvous);
     let ([a, b], _routers) = world.pair([nat; 2]);
@@ -371,12 +371,16 @@ lab_test!(
     #[ignore = "a measurement: make measure"]
     measure_an_idle_direct_pair,
     500,
-    |lab| report_idle(lab, Nat::PortPreserving, "direct")
+    |lab| {
+        report_idle(lab, Nat::PortPreserving, "direct");
+    }
 );
 
 lab_test!(
     #[ignore = "a measurement: make measure"]
     measure_an_idle_relayed_pair,
     500,
-    |lab| report_idle(lab, Nat::Symmetric, "relay")
+    |lab| {
+        report_idle(lab, Nat::Symmetric, "relay");
+    }
 );

@@ -314,13 +314,13 @@ impl Peer {
             return;
         }
         if let Some(selection) = &mut self.choice.selection
-            && let Check::Running { tries, deadline } = &mut selection.check
+            && let Check::Running { deadline, .. } = &mut selection.check
         {
             if ok {
-                // What is under way through the relay that is being left may still come in. By the
-                // next try it has: were the time until a snapshot discarded then, too, a busy host
-                // would never see that WireGuard works here.
-                let is_first = *tries <= 1;
+                // What is under way through the relay that is being left may still come in, once:
+                // were the time until a snapshot discarded at each try and each sign of life, a
+                // busy host would never see that WireGuard works here.
+                let is_first = !std::mem::replace(&mut selection.told, true);
                 self.device.marks_next = is_first && selection.how == How::ChosenOverRelay;
             } else {
                 // The next try is due sooner: this one changed nothing.

@@ -21,7 +21,8 @@ const ROAM_DWELL: Duration = Duration::from_secs(15);
 /// Nominations that the peer sent before it noticed that we roamed are ignored for this long.
 const ROAM_DEAF: Duration = Duration::from_secs(2);
 /// The peer's WireGuard is shown that ours is alive at most this often.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(2);
+/// Less than the shortest time between two of its questions, so that none of them is in vain.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(900);
 
 /// How a path came to be in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub(super) struct Selection {
     pub(super) doubted: Option<Time>,
     /// How often WireGuard had to be brought back to it.
     pub(super) restored: u32,
+    /// WireGuard was told of it.
+    pub(super) told: bool,
 }
 
 impl Selection {
@@ -76,6 +79,7 @@ impl Selection {
             answered: Some(now),
             doubted: None,
             restored: 0,
+            told: false,
         }
     }
 

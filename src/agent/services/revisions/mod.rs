@@ -32,6 +32,8 @@ const BATCH: usize = 64;
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
 /// When addresses that could not be listened on are tried again.
 const BIND_RETRY: Duration = Duration::from_secs(10);
+/// The same after the first failure.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 /// What this node runs, and with whom.
 struct Own {
@@ -265,6 +267,7 @@ impl Task {
         self.book
             .set_members(std::mem::take(&mut self.own.members), natpunch_net::now());
         self.complained = false;
+        self.bind_at = None;
         self.sockets.clear();
         self.bind();
         let connected = std::mem::take(&mut self.own.connected);
@@ -273,7 +276,7 @@ impl Task {
 
     /// Listens on every address that is not listened on.
     fn bind(&mut self) {
-        self.bind_at = None;
+        let is_retry = self.bind_at.take().is_some();
         for address in &self.own.addresses {
             if self.sockets.iter().any(|(bound, _)| bound == address) {
                 continue;
@@ -281,11 +284,14 @@ impl Task {
             match open(*address, &self.own.interface) {
                 Ok(socket) => self.sockets.push((*address, socket)),
                 Err(error) => {
-                    if !std::mem::replace(&mut self.complained, true) {
+                    // A socket that was closed a moment ago is still open in a program that is just
+                    // being started: the first failure says nothing.
+                    if is_retry && !std::mem::replace(&mut self.complained, true) {
                         let at = SocketAddr::new(*address, PORT);
                         tracing::warn!(%error, "can't listen on {at}; `status --mesh` of other nodes shows this one as silent");
                     }
-                    self.bind_at = Some(Instant::now() + BIND_RETRY);
+                    let pause = if is_retry { BIND_RETRY } else { BIND_AGAIN };
+                    self.bind_at = Some(Instant::now() + pause);
                 }
             }
         }
