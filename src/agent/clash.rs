@@ -75,7 +75,7 @@ impl fmt::Display for Clash {
 }
 
 /// The networks that the mesh has on this host and that a LAN has, too.
-pub(super) fn clashes(wanted: &InterfaceSpec, around: &Surroundings) -> Vec<Clash> {
+pub(crate) fn clashes(wanted: &InterfaceSpec, around: &Surroundings) -> Vec<Clash> {
     let own = wanted.addresses.iter().map(IpNet::trunc);
     let networks = own
         .filter(|net| net.prefix_len() < net.max_prefix_len())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use natpunch_plugin_description::Endpoint;
 use natpunch_plugin_exec::OwnSetting;
 use natpunch_types::{Consent, PeerKey};
 
@@ -77,6 +78,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain a peer's path: what was tried, and what one change would make it direct or faster.
     Why(WhyArgs),
+    /// Look whether this host and its network have what natpunch needs, with or without a mesh.
+    Doctor(DoctorArgs),
     /// Make the agent look for a new version of the mesh now, and say whether it is applied.
     Reload(ReloadArgs),
     /// Stop the agent and remove the mesh from this host: interface, routes, rules, names.
@@ -475,6 +478,24 @@ pub struct WhyArgs {
     /// Show every step of the search for a path, too.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The mesh file, or a directory of `*.toml` files: its servers are asked, and what it needs of
+    /// this host is looked at.
+    #[arg(value_name = "MESH")]
+    pub mesh: Option<PathBuf>,
+    /// Ask this STUN server, too. Repeat for several. A second one tells how the NAT maps.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub stun: Vec<Endpoint>,
+    /// Where this host's own secrets are.
+    #[command(flatten)]
+    pub local: LocalArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

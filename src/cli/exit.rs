@@ -11,6 +11,8 @@ pub enum Exit {
     Changes,
     /// `apply --once` passed its deadline.
     DeadlinePassed,
+    /// `doctor` or `ping` did its work, and what it looked at is not as it should be.
+    Unfit,
     /// The command line itself is wrong: `EX_USAGE` of sysexits.h. Not 2, which says that a plan has
     /// changes, and a script that applies these must not take a typing error for them.
     Usage,
@@ -18,10 +20,11 @@ pub enum Exit {
 
 impl Exit {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Failure,
         Self::Changes,
         Self::DeadlinePassed,
+        Self::Unfit,
         Self::Usage,
     ];
 
@@ -31,6 +34,7 @@ impl Exit {
             Self::Failure => 1,
             Self::Changes => 2,
             Self::DeadlinePassed => 3,
+            Self::Unfit => 4,
             Self::Usage => 64,
         }
     }

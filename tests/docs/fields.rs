@@ -79,6 +79,8 @@ const STRUCTS: &[(&str, &str, &str)] = &[
         "Runs",
         "`status --mesh --json`",
     ),
+    ("src/doctor/mod.rs", "Report", "`doctor --json`"),
+    ("src/doctor/mod.rs", "Check", "`doctor --json`"),
     ("src/agent/plan.rs", "PlanReport", "`plan --json`"),
     ("src/agent/plan.rs", "PlanChange", "`plan --json`"),
     ("src/agent/plan.rs", "Need", "`plan --json`"),

@@ -17,6 +17,7 @@ mod connecting;
 mod crashes;
 mod disk;
 mod disks;
+mod doctor;
 mod gitops;
 mod host;
 mod ipv6;

@@ -46,6 +46,7 @@ pub use error::WgError;
 pub use fake::FakeDevice;
 pub use interface::{Applied, Interface, Removed, down, exists};
 pub use kernel::KernelDevice;
+pub use links::kernel_has_wireguard;
 pub use observe::{Observed, observe};
 pub use pins::{PinError, PinSet, PinWatch, can_pin};
 pub use plan::{Change, Effect, Plan, Sign};

@@ -197,7 +197,7 @@ pub(crate) fn create_wireguard(name: &str) -> Result<bool, WgError> {
 
 /// Whether this kernel has WireGuard, as far as can be said without changing anything: loaded, or a
 /// module that the kernel would load by itself. Creating the link is the proof.
-pub(crate) fn kernel_has_wireguard() -> bool {
+pub fn kernel_has_wireguard() -> bool {
     if Path::new("/sys/module/wireguard").exists() {
         return true;
     }

@@ -5,6 +5,7 @@ mod agents;
 pub(super) mod apply;
 pub(super) mod confirm;
 pub(super) mod device;
+pub(super) mod doctor;
 pub(super) mod down;
 pub(super) mod plan;
 pub(super) mod reload;
