@@ -13,6 +13,7 @@ mod discovery;
 mod drift;
 mod error;
 mod history;
+mod ping;
 mod pins;
 pub mod plan;
 mod resolver;
@@ -54,6 +55,8 @@ use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
 use history::History;
 pub use history::{Replaced, Since, Step, StrategyRun};
+pub use ping::Pinged;
+use ping::Pings;
 use pins::Pins;
 pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
@@ -147,6 +150,8 @@ struct Agent {
     flips: Flips,
     /// What happened to the peers' paths.
     history: History,
+    /// Answers that are awaited for those who asked.
+    pings: Pings,
     mesh: Mesh,
     backend: String,
     device_process: Option<DeviceProcess>,
@@ -209,6 +214,7 @@ impl Agent {
             }
             self.execute().await;
             self.drain();
+            self.answer_pings();
         }
     }
 

@@ -21,6 +21,7 @@ use super::causes::Flips;
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
 use super::history::History;
+use super::ping::Pings;
 use super::pins::Pins;
 use super::resolver::Resolver;
 use super::rollout::journal::{Journal, boot_id, revision};
@@ -290,6 +291,7 @@ impl Agent {
             applied: None,
             flips: Flips::default(),
             history: History::default(),
+            pings: Pings::default(),
             drift: None,
             drift_at: Instant::now() + DRIFT_INTERVAL,
             backend,

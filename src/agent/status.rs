@@ -155,6 +155,10 @@ impl Agent {
     pub(super) async fn on_call(&mut self, call: Call) {
         match &call.request {
             Request::Drift => return self.tell_drift(call),
+            Request::Ping { peer } => {
+                let peer = peer.clone();
+                return self.ping(&peer, call.answer);
+            }
             Request::Mesh => return self.tell_mesh(call),
             _ => {}
         }
@@ -165,7 +169,9 @@ impl Agent {
     async fn on_request(&mut self, request: Request, connected: Time) -> Reply {
         match request {
             Request::Confirm => self.confirm(connected),
-            Request::Drift | Request::Mesh => Reply::Error("asked elsewhere".to_owned()),
+            Request::Drift | Request::Mesh | Request::Ping { .. } => {
+                Reply::Error("asked elsewhere".to_owned())
+            }
             Request::Status => reply(&self.status()),
             Request::Why { peer } => self.why(&peer).map_or_else(Reply::Error, |why| reply(&why)),
             Request::Reload | Request::Stop => Reply::Ok(serde_json::Value::Null),
@@ -266,6 +272,6 @@ impl Agent {
     }
 }
 
-fn reply(answer: &impl Serialize) -> Reply {
+pub(super) fn reply(answer: &impl Serialize) -> Reply {
     serde_json::to_value(answer).map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok)
 }

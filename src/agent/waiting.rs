@@ -160,7 +160,11 @@ async fn rest(
                 let text = "there is no mesh yet; its source is asked again now";
                 (Reply::Error(text.to_owned()), Some(true))
             }
-            Request::Confirm | Request::Drift | Request::Mesh | Request::Why { .. } => {
+            Request::Confirm
+            | Request::Drift
+            | Request::Mesh
+            | Request::Why { .. }
+            | Request::Ping { .. } => {
                 (Reply::Error(format!("there is no mesh yet: {error}")), None)
             }
         };

@@ -45,7 +45,7 @@ impl Agent {
     pub(super) fn why(&self, name: &str) -> Result<Why, String> {
         let core = self.mesh.status(now());
         let peer = core.peers.iter().find(|peer| peer.name == name);
-        let peer = peer.ok_or_else(|| self.no_such_peer(name, &core))?;
+        let peer = peer.ok_or_else(|| self.no_such_peer(name))?;
         let (discovery, now) = (self.discovery_status(), now());
         let finders = self.finders(&discovery);
         let past = self.history.of(&peer.key);
@@ -67,11 +67,11 @@ impl Agent {
         })
     }
 
-    fn no_such_peer(&self, name: &str, core: &MeshStatus) -> String {
+    pub(super) fn no_such_peer(&self, name: &str) -> String {
         if name == self.node.name {
             return format!("{name} is this node; help: name another one");
         }
-        let names = core.peers.iter().map(|peer| peer.name.as_str());
+        let names = self.node.peers.iter().map(|peer| peer.name.as_str());
         let like = |a: &&str| strsim::jaro_winkler(a, name);
         let nearest = names.max_by(|a, b| like(a).total_cmp(&like(b)));
         let help = nearest.map_or(String::new(), |nearest| {

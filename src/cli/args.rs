@@ -78,6 +78,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain a peer's path: what was tried, and what one change would make it direct or faster.
     Why(WhyArgs),
+    /// Ping a peer, and tell by which path it answers, until that is a direct one.
+    Ping(PingArgs),
     /// Look whether this host and its network have what natpunch needs, with or without a mesh.
     Doctor(DoctorArgs),
     /// Make the agent look for a new version of the mesh now, and say whether it is applied.
@@ -481,6 +483,22 @@ pub struct WhyArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `ping`.
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    /// The peer's name.
+    pub peer: String,
+    /// The interface or the mesh. Needed if several run on this host.
+    #[arg(long, short, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Pings at most, one a second.
+    #[arg(long, short, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Go on when the path is direct, too.
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// Arguments of `doctor`.

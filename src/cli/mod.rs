@@ -54,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) if args.mesh => node::revisions::run(&args),
         Command::Status(args) => node::status::run(&args),
         Command::Why(args) => node::why::run(&args),
+        Command::Ping(args) => node::ping::run(&args),
         Command::Doctor(args) => node::doctor::run(&args),
         Command::Reload(args) => node::reload::run(&args),
         Command::Down(args) => node::down::run(&args),

@@ -26,6 +26,11 @@ pub enum Request {
         /// Its name.
         peer: String,
     },
+    /// Ping a peer on the path in use.
+    Ping {
+        /// Its name.
+        peer: String,
+    },
     /// Stop, and leave the tunnels up.
     Stop,
     /// Read the mesh file again now.

@@ -64,6 +64,14 @@ lab_test!(
             &text_of_b,
             &["connected at", "NAT of a  easy: ", "the search for it"],
         );
+        let ping = a.natpunch(&["ping", "b"]);
+        let said = String::from_utf8(ping.stdout).unwrap();
+        assert!(ping.status.success(), "{said}");
+        assert_says(&said, &["b: direct ", ": answered in ", "; 10.77.0.3 in "]);
+        assert_eq!(
+            a.natpunch(&["ping", "absent", "-c", "1"]).status.code(),
+            Some(1)
+        );
         wait_situation(&a, "absent", "nothing-left-for-us", soon());
         assert_says(
             &text(&a, &["absent"]),

@@ -82,8 +82,8 @@ pub(crate) struct Entry {
 
     /// Our ping was answered.
     answered: Option<Time>,
-    /// The same, whatever has happened since.
-    pub(crate) last_pong: Option<Time>,
+    /// When it was last, and the round trip of that, whatever has happened since.
+    pub(crate) last_pong: Option<(Time, Duration)>,
     /// The peer said that its ping was.
     peer_heard: Option<Time>,
     pub(crate) rtt: Option<Duration>,
@@ -220,7 +220,7 @@ impl Entry {
 
     pub(crate) fn on_pong(&mut self, rtt: Duration, now: Time) {
         self.answered = Some(now);
-        self.last_pong = Some(now);
+        self.last_pong = Some((now, rtt));
         self.counts.1 = self.counts.1.saturating_add(1);
         (self.unanswered, self.unanswered_since) = (0, None);
         // RFC 6298's smoothing.

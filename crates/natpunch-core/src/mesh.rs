@@ -452,6 +452,17 @@ impl Mesh {
         }
     }
 
+    /// Pings a peer on the path in use, within the budget, because somebody asks whether it answers.
+    pub fn ping(&mut self, peer: &PeerKey, now: Time) {
+        self.with_peer(peer, now, |peer, env| peer.ping_in_use(env, now));
+        self.flush(now);
+    }
+
+    /// When a ping on the path in use was last answered, and its round trip.
+    pub fn last_answer(&self, peer: &PeerKey) -> Option<(Time, Duration)> {
+        self.peers.get(peer)?.last_answer()
+    }
+
     /// How the other end of a peer's path was found, if the path is known.
     pub fn kind_of(&self, peer: &PeerKey, path: &PathId) -> Option<CandidateKind> {
         self.peers.get(peer)?.kind_of(path)

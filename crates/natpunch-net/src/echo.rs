@@ -79,6 +79,27 @@ pub fn echo(targets: &[IpAddr], length: usize, timeout: Duration) -> BTreeSet<Ip
     answered
 }
 
+/// Asks one host once, and gives how long its answer took; `None` if none came within `timeout`.
+/// The request is an IP packet of `length` bytes. Blocks; needs `CAP_NET_RAW`.
+pub fn echo_once(target: IpAddr, length: usize, timeout: Duration) -> Option<Duration> {
+    let (id, token) = (std::process::id() as u16, boot_time().as_nanos() as u64);
+    let mut socket = open(target).ok()?;
+    socket.set_nonblocking(false).ok()?;
+    let begin = Instant::now();
+    socket.send(&request(target, id, 1, token, length)).ok()?;
+    let mut buffer = vec![0; LARGEST];
+    loop {
+        let left = timeout
+            .checked_sub(begin.elapsed())
+            .filter(|left| !left.is_zero())?;
+        socket.set_read_timeout(Some(left)).ok()?;
+        let read = socket.read(&mut buffer).ok()?;
+        if is_answer(target, buffer.get(..read)?, id, token) {
+            return Some(begin.elapsed());
+        }
+    }
+}
+
 fn open(target: IpAddr) -> io::Result<Socket> {
     let (domain, protocol) = match target {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -153,7 +174,9 @@ mod tests {
             start.elapsed() < Duration::from_secs(4),
             "it waited although all had answered"
         );
+        assert!(echo_once(here[1], 84, Duration::from_secs(5)).is_some());
         let nowhere: IpAddr = "255.255.255.255".parse().unwrap();
+        assert_eq!(echo_once(nowhere, 84, Duration::from_millis(50)), None);
         assert!(echo(&[nowhere], 100, Duration::from_millis(50)).is_empty());
     }
 

@@ -24,7 +24,7 @@ mod surroundings;
 
 pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
 pub use clock::{Stopwatch, now};
-pub use echo::echo;
+pub use echo::{echo, echo_once};
 pub use error::NetError;
 pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};

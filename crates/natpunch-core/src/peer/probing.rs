@@ -365,6 +365,17 @@ impl Peer {
         }
     }
 
+    /// Somebody wants to see that the peer answers: the path in use is pinged, and where a better one
+    /// is looked for, that is done now.
+    pub(crate) fn ping_in_use(&mut self, env: &mut Env, now: Time) {
+        if let Some(path) = self.choice.selection.as_ref().map(|s| s.path) {
+            self.ping_now(path, env, now);
+        }
+        if self.connection(now) != Connection::Settled {
+            self.meet(env, now);
+        }
+    }
+
     fn send_ping(&mut self, path: PathId, env: &mut Env, now: Time) {
         let Some(payload) = self.ping(path, env, now) else {
             return;

@@ -80,7 +80,7 @@ impl Peer {
                     rtt: entry.rtt,
                     probes: entry.counts.0,
                     answers: entry.counts.1,
-                    last_answer: entry.last_pong.map(|at| now.since(at)),
+                    last_answer: entry.last_pong.map(|(at, _)| now.since(at)),
                     not_probed: not_probed(*path, entry, &env.local),
                     answered: entry.is_answered(now),
                     proven: entry.is_proven(now),
@@ -88,6 +88,12 @@ impl Peer {
                 })
                 .collect(),
         }
+    }
+
+    /// When a ping on the path in use was last answered, and its round trip.
+    pub(crate) fn last_answer(&self) -> Option<(Time, Duration)> {
+        let path = self.choice.selection.as_ref()?.path;
+        self.table.get(&path)?.last_pong
     }
 
     /// How the other end of a path was found, if the path is known.
