@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod doctor;
+mod exposition;
 pub mod plugins;
 pub mod server;
 pub mod source;

@@ -412,5 +412,8 @@ impl Agent {
         self.mesh.handle_device(snapshot, now());
         self.rollout.handle_snapshot(snapshot, now());
         self.flips.saw(self.rollout.endpoints(), now());
+        for (peer, by_relay, bytes) in self.mesh.traffic() {
+            self.metrics.traffic(peer, by_relay, bytes);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Why the agent can't start or go on.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use natpunch_net::NetError;
@@ -40,6 +41,14 @@ pub enum AgentError {
     Control {
         /// The socket.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Collectors of metrics can't be answered.
+    #[error("can't listen on {address} for collectors of metrics: {source}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
         /// Why.
         source: io::Error,
     },

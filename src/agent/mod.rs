@@ -13,6 +13,7 @@ mod discovery;
 mod drift;
 mod error;
 mod history;
+mod metrics;
 mod ping;
 mod pins;
 pub mod plan;
@@ -38,7 +39,7 @@ use natpunch_net::{LinkWatch, RawPort, now};
 use natpunch_rollout::Answers;
 use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord};
 use natpunch_wg::{Applied, DeviceProcess};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::{Local, NodeConfig};
@@ -55,6 +56,7 @@ use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
 use history::History;
 pub use history::{Replaced, Since, Step, StrategyRun};
+use metrics::Metrics;
 pub use ping::Pinged;
 use ping::Pings;
 use pins::Pins;
@@ -108,6 +110,8 @@ pub struct Options {
     pub plan: Option<String>,
     /// Take over a running interface that somebody else made.
     pub adopt: bool,
+    /// Where collectors of metrics are answered.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// How a run of the agent ended.
@@ -150,6 +154,7 @@ struct Agent {
     flips: Flips,
     /// What happened to the peers' paths.
     history: History,
+    metrics: Metrics,
     /// Answers that are awaited for those who asked.
     pings: Pings,
     mesh: Mesh,
@@ -195,6 +200,8 @@ struct Sources {
     hangup: tokio::signal::unix::Signal,
     snapshot_at: Instant,
     _control: control::Server,
+    /// Until it is dropped, collectors of metrics are answered.
+    _metrics: Option<watch::Sender<bool>>,
 }
 
 impl Agent {
@@ -287,6 +294,7 @@ impl Agent {
                         self.services.hosts.heal();
                     }
                 }
+                self.metrics.reload(self.reload_error.as_ref());
                 self.services.revisions.set_not_newest(self.reload_error.is_some());
                 self.rollout.handle_timeout(now());
                 self.forget_correspondents();
@@ -364,6 +372,15 @@ impl Agent {
         let path = event.peer().zip(event.path());
         let kind = path.and_then(|(peer, path)| self.mesh.kind_of(peer, path));
         self.history.note(event, kind, now());
+        self.metrics.note(event, kind, now());
+    }
+
+    /// What is counted, for collectors.
+    fn metrics_text(&self) -> String {
+        metrics::text(&metrics::Scrape {
+            counted: &self.metrics,
+            status: &self.status(),
+        })
     }
 
     fn on_datagram(&mut self, received: natpunch_net::Received) {
@@ -396,6 +413,8 @@ impl Agent {
         self.resolver.set(spec::stun_servers(&self.node));
         let is_peer = |key: &PeerKey| self.node.peers.iter().any(|peer| peer.key == *key);
         self.history.keep(is_peer);
+        let peers = self.node.peers.iter().map(|peer| peer.key);
+        self.metrics.peers(peers, now());
         let node = services::Node {
             config: &self.node,
             since: self.since,

@@ -21,6 +21,7 @@ use super::causes::Flips;
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
 use super::history::History;
+use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
 use super::resolver::Resolver;
@@ -245,6 +246,13 @@ impl Agent {
 
         let (calls_in, calls) = mpsc::channel(16);
         let socket = control::socket_path(&options.runtime_dir, &file.node.interface);
+        let metrics = match options.metrics {
+            Some(address) => {
+                let listening = metrics::listen(address, calls_in.clone()).await;
+                Some(listening.map_err(|source| AgentError::Metrics { address, source })?)
+            }
+            None => None,
+        };
         let control = control::Server::listen(&socket, calls_in)
             .await
             .map_err(|source| AgentError::Control {
@@ -291,6 +299,7 @@ impl Agent {
             applied: None,
             flips: Flips::default(),
             history: History::default(),
+            metrics: Metrics::default(),
             pings: Pings::default(),
             drift: None,
             drift_at: Instant::now() + DRIFT_INTERVAL,
@@ -328,6 +337,7 @@ impl Agent {
                 hangup,
                 snapshot_at: Instant::now(),
                 _control: control,
+                _metrics: metrics,
             },
             options,
             node,

@@ -173,6 +173,7 @@ impl Agent {
                 Reply::Error("asked elsewhere".to_owned())
             }
             Request::Status => reply(&self.status()),
+            Request::Metrics => reply(&self.metrics_text()),
             Request::Why { peer } => self.why(&peer).map_or_else(Reply::Error, |why| reply(&why)),
             Request::Reload | Request::Stop => Reply::Ok(serde_json::Value::Null),
         }

@@ -163,6 +163,7 @@ async fn rest(
             Request::Confirm
             | Request::Drift
             | Request::Mesh
+            | Request::Metrics
             | Request::Why { .. }
             | Request::Ping { .. } => {
                 (Reply::Error(format!("there is no mesh yet: {error}")), None)

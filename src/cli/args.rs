@@ -147,6 +147,9 @@ pub struct ApplyArgs {
     /// node's key and name. Sessions go on. It is needed once.
     #[arg(long)]
     pub adopt: bool,
+    /// Answer Prometheus at this loopback address, such as 127.0.0.1:9468. Off by default.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = loopback)]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What `apply` and `plan` are told of this host.
@@ -171,6 +174,17 @@ impl From<LocalArgs> for Local {
             age_identity_file: args.age_identity,
             node: args.node,
         }
+    }
+}
+
+/// An address that nobody but this host reaches.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "an address with a port, such as 127.0.0.1:9468".to_owned())?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => Err("others could read it: a loopback address, such as 127.0.0.1:9468".to_owned()),
     }
 }
 
@@ -802,6 +816,19 @@ mod tests {
         assert_eq!(value("a=/srv/a=b"), Ok(path.clone()));
         assert_eq!(value("a=\"/srv/a=b\""), Ok(path));
         assert!(own_setting("a").is_err() && own_setting("=a").is_err());
+    }
+
+    #[test]
+    fn metrics_are_for_this_host_alone() {
+        assert!(loopback("127.0.0.1:9468").is_ok() && loopback("[::1]:9468").is_ok());
+        for bad in [
+            "0.0.0.0:9468",
+            "192.0.2.1:9468",
+            "127.0.0.1",
+            "localhost:9468",
+        ] {
+            assert!(loopback(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

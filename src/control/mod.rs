@@ -41,6 +41,8 @@ pub enum Request {
     Drift,
     /// What every node of the mesh runs.
     Mesh,
+    /// What is counted, in Prometheus' text format.
+    Metrics,
 }
 
 /// What an agent answers: the value asked for, or what went wrong.

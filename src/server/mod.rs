@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub(crate) use operation::metrics::serve as serve_metrics;
 pub use operation::status;
 pub use setup::settings;
 
@@ -225,7 +226,8 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             });
             keeping.spawn(reloader.run(shared, hangup));
             if let Some(listener) = metrics {
-                keeping.spawn(metrics::serve(listener, monitor.clone(), stopped));
+                let router = metrics::router(monitor.clone());
+                keeping.spawn(metrics::serve(listener, router, stopped));
             }
             keeping.spawn(async move { monitor.answer(called).await });
             let _ = sd_notify::notify(&[NotifyState::Ready]);

@@ -21,6 +21,7 @@ mod how_tos;
 mod links;
 mod marks;
 mod mesh_files;
+mod monitoring;
 mod server;
 mod two_machines;
 mod typed;

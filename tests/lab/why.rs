@@ -44,8 +44,29 @@ lab_test!(
         let mut world = World::new(lab, Discovery::Rendezvous);
         let key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
         world.mesh.add("absent", key, "");
-        let ([a, b], _routers) = world.pair([Nat::PortPreserving; 2]);
+        let (mut a, _nat_a) = world.node_behind(Nat::PortPreserving, "a");
+        let (mut b, _nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        world.write_mesh();
+        a.arguments = ["--metrics", "127.0.0.1:9468"].map(str::to_owned).to_vec();
+        a.start();
+        b.start();
         a.wait_path(&b, "direct", soon());
+        let metrics = a.host.run(|| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9468").unwrap();
+            let request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+            std::io::Write::write_all(&mut stream, request).unwrap();
+            std::io::read_to_string(stream).unwrap()
+        });
+        let metrics = metrics.unwrap();
+        assert_says(
+            &metrics,
+            &[
+                "natpunch_agent_peers{path=\"direct\"} 1",
+                "natpunch_agent_time_to_direct_seconds_count 1",
+                "natpunch_agent_rollout{state=\"settled\"} 1",
+                "natpunch_agent_discovery_ok{instance=\"rendezvous\"} 1",
+            ],
+        );
         let why = wait_situation(&a, "b", "direct", soon());
         assert!(why["since_s"].as_f64().is_some(), "{why:#}");
         let candidates = why["peer"]["candidates"].as_array().unwrap();
@@ -99,7 +120,7 @@ lab_test!(
         let parts = [
             "b: by the relay at ",
             "both NATs give every destination another port",
-            "forward UDP port 51820",
+            "forward UDP port ",
         ];
         assert_says(&text(&a, &["b"]), &parts);
         assert_says(

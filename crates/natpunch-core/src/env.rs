@@ -18,6 +18,7 @@ use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
 use crate::ports::SourcePorts;
+use crate::status::ProbeStatus;
 use crate::{Command, Event, Time, Transmit};
 
 /// Hosts of relays that are remembered.
@@ -99,6 +100,8 @@ pub(crate) struct Env {
     pub(crate) local: Local,
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,
+    /// Probes since the start.
+    pub(crate) probes: ProbeStatus,
     pub(crate) ports: SourcePorts,
     pub(crate) sampler: Sampler,
     pub(crate) pacer: Pacer,

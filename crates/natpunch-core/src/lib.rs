@@ -58,5 +58,5 @@ pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
     CandidateStatus, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind, PeerState,
-    PeerStatus, PortPattern, PunchStatus,
+    PeerStatus, PortPattern, ProbeStatus, PunchStatus,
 };

@@ -24,6 +24,7 @@ use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
 use crate::peer::{Peer, Search};
 use crate::ports::{Pinning, SourcePorts};
+use crate::status::ProbeStatus;
 use crate::{Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, stun};
 
 mod nat;
@@ -118,6 +119,7 @@ impl Mesh {
                 local: Local::default(),
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
+                probes: ProbeStatus::default(),
                 ports: SourcePorts::default(),
                 sampler: Sampler::default(),
                 pacer: Pacer::new(spec.punch),
@@ -441,6 +443,7 @@ impl Mesh {
             mapping: self.env.local.mapping(),
             nat: self.env.profile.status(),
             punch: self.punch_status(now),
+            probes: self.env.probes,
             local: self
                 .env
                 .local
@@ -461,6 +464,13 @@ impl Mesh {
     /// When a ping on the path in use was last answered, and its round trip.
     pub fn last_answer(&self, peer: &PeerKey) -> Option<(Time, Duration)> {
         self.peers.get(peer)?.last_answer()
+    }
+
+    /// What WireGuard has counted of each peer, both ways, and whether its path passes through a
+    /// relay.
+    pub fn traffic(&self) -> impl Iterator<Item = (&PeerKey, bool, u64)> {
+        let peers = self.peers.iter();
+        peers.map(|(key, peer)| (key, peer.is_relayed(), peer.bytes()))
     }
 
     /// How the other end of a peer's path was found, if the path is known.

@@ -20,6 +20,8 @@ pub struct MeshStatus {
     pub nat: NatStatus,
     /// What is known of the NAT's ports, and how much of the punch budget is used.
     pub punch: PunchStatus,
+    /// Probes since the start.
+    pub probes: ProbeStatus,
     /// Where this node may be reached, as published to its peers.
     pub local: Vec<LocalStatus>,
     /// The peers, sorted by name, then key.
@@ -72,6 +74,17 @@ pub struct PunchStatus {
     /// Why no port is guessed at this moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barred: Option<String>,
+}
+
+/// Probes of this node since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ProbeStatus {
+    /// Pings that left, guesses apart.
+    pub sent: u64,
+    /// Pings to guessed ports that left.
+    pub guessed: u64,
+    /// Pings and volleys that a budget left out or put off.
+    pub held_back: u64,
 }
 
 /// A candidate of this node.

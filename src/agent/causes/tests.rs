@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{
-    CandidateStatus, LocalStatus, NatStatus, NotProbed, PeerState, PortPattern, PunchStatus,
+    CandidateStatus, LocalStatus, NatStatus, NotProbed, PeerState, PortPattern, ProbeStatus,
+    PunchStatus,
 };
 use natpunch_types::{LocalSocket, Mapping, RelayPolicy, RelayUse, Time};
 
@@ -121,6 +122,7 @@ fn own(nat: NatStatus) -> MeshStatus {
         mapping: nat.mapping,
         nat,
         punch: PunchStatus::default(),
+        probes: ProbeStatus::default(),
         local: vec![
             local(CandidateKind::Host, "192.168.1.2:51820"),
             local(CandidateKind::Reflexive, "203.0.113.10:51820"),

@@ -33,6 +33,7 @@ pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         confirm: args.confirm,
         plan: args.plan,
         adopt: args.adopt,
+        metrics: args.metrics,
     };
     agent::hold_signals(true);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -12,23 +12,24 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::exposition::CONTENT_TYPE;
 use crate::server::monitor::Monitor;
 use crate::server::{Backoff, http, stopped};
 
 /// Connections at a time: some collectors and a health check.
 const CONNECTIONS: usize = 16;
 
-/// Serves them on `listener` until `stop` becomes true.
-pub(in crate::server) async fn serve(
-    listener: TcpListener,
-    monitor: Arc<Monitor>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let router = Router::new()
+/// Those of a server.
+pub(in crate::server) fn router(monitor: Arc<Monitor>) -> Router {
+    Router::new()
         .route("/metrics", get(metrics))
         .route("/health", get(health))
-        .layer(middleware::from_fn(check_host))
-        .with_state(monitor);
+        .with_state(monitor)
+}
+
+/// Serves them on `listener` until `stop` becomes true or its sender is gone.
+pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let router = router.layer(middleware::from_fn(check_host));
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let mut backoff = Backoff::new();
     loop {
@@ -54,7 +55,7 @@ pub(in crate::server) async fn serve(
 
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
     (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
         monitor.status().exposition(),
     )
 }

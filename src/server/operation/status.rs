@@ -1,11 +1,11 @@
 //! What a running server says of itself: to `natpunch serve status`, and to Prometheus. No keys, no
 //! clients' addresses.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exposition::Exposition;
 use crate::server::counters::Count;
 
 /// What the server says of itself.
@@ -153,13 +153,8 @@ pub(in crate::server) fn resident_bytes() -> u64 {
 impl Status {
     /// The same for Prometheus, in its text format (version 0.0.4).
     pub fn exposition(&self) -> String {
-        let mut text = String::new();
-        let mut gauge = |name: &str, help: &str, value: u64| {
-            let _ = writeln!(
-                text,
-                "# HELP natpunch_{name} {help}\n# TYPE natpunch_{name} gauge\nnatpunch_{name} {value}"
-            );
-        };
+        let mut text = Exposition::default();
+        let mut gauge = |name: &str, help: &str, value: u64| text.gauge(name, help, value);
         gauge(
             "uptime_seconds",
             "Time since the start.",
@@ -243,22 +238,15 @@ impl Status {
                 http.max_bytes as u64,
             );
         }
-        text.push_str(
-            "# HELP natpunch_events_total What happened, by protocol.\n# TYPE natpunch_events_total counter\n",
-        );
-        for Event {
-            protocol,
-            event,
-            total,
-        } in &self.events
-        {
-            // Names of this program's own: nothing to escape.
-            let _ = writeln!(
-                text,
-                "natpunch_events_total{{protocol=\"{protocol}\",event=\"{event}\"}} {total}"
-            );
+        text.family("events_total", "counter", "What happened, by protocol.");
+        for event in &self.events {
+            let labels = [
+                ("protocol", event.protocol.as_str()),
+                ("event", event.event.as_str()),
+            ];
+            text.sample("events_total", &labels, event.total as f64);
         }
-        text
+        text.text()
     }
 }
 

@@ -344,9 +344,11 @@ impl Peer {
             if !may_check || entry.is_blocked(now) {
                 // The next round comes.
                 entry.next_ping = None;
+                env.probes.held_back += u64::from(!may_check);
             } else if env.pings.take(now) {
                 self.send_ping(path, env, now);
             } else {
+                env.probes.held_back += 1;
                 // Spread, or all peers would come back at one moment.
                 let spread = Duration::from_millis(1 + u64::from(env.rng.next_u32() % 40));
                 let room = env.pings.available_at().unwrap_or(now);
@@ -359,7 +361,10 @@ impl Peer {
     pub(super) fn ping_now(&mut self, path: PathId, env: &mut Env, now: Time) {
         if env.pings.take(now) {
             self.send_ping(path, env, now);
-        } else if let Some(entry) = self.table.get_mut(&path) {
+            return;
+        }
+        env.probes.held_back += 1;
+        if let Some(entry) = self.table.get_mut(&path) {
             let room = env.pings.available_at().unwrap_or(now);
             entry.next_ping = Some(room.max(now + Duration::from_millis(1)));
         }
@@ -390,6 +395,7 @@ impl Peer {
             payload,
         });
         entry.on_ping(now);
+        env.probes.sent += 1;
         // The next moment of the burst that is still to come; a ping out of turn takes the place of
         // the last due one.
         let due = entry.burst.due(now.since(entry.burst_started));

@@ -96,6 +96,17 @@ impl Peer {
         self.table.get(&path)?.last_pong
     }
 
+    /// The path in use passes through a relay.
+    pub(crate) fn is_relayed(&self) -> bool {
+        let in_use = self.choice.selection.as_ref();
+        in_use.is_some_and(|selection| self.is_relay(selection.path))
+    }
+
+    /// What WireGuard has counted, both ways.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.device.rx_bytes.saturating_add(self.device.tx_bytes)
+    }
+
     /// How the other end of a path was found, if the path is known.
     pub(crate) fn kind_of(&self, path: &PathId) -> Option<CandidateKind> {
         self.table.get(path).map(|entry| entry.kind)

@@ -49,6 +49,7 @@ impl Peer {
             return false;
         }
         if let Err(denied) = env.pacer.begin(self.spec.key, target.ip(), now) {
+            env.probes.held_back += 1;
             let until = match denied {
                 Denied::Busy | Denied::Off => now + SOON,
                 Denied::Until(at) | Denied::Harm(at) => at,
@@ -278,6 +279,7 @@ impl Peer {
         let Some(payload) = self.shot_ping(shot.path, awaits, env, now) else {
             return;
         };
+        env.probes.guessed += 1;
         env.out.transmit(Transmit {
             path: shot.path,
             source: None,
