@@ -5,7 +5,7 @@ set -euo pipefail
 
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
-test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
@@ -46,6 +46,12 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         [ -e "/etc/systemd/system/$unit" ] || ln -s /dev/null "/etc/systemd/system/$unit"
       done
       echo "ssh.service is masked: systemctl unmask ssh.service, if this machine shall be an SSH server" ;;
+  esac
+  case $packages in
+    *tinyproxy*)
+      mkdir -p /etc/systemd/system
+      [ -e /etc/systemd/system/tinyproxy.service ] || ln -s /dev/null /etc/systemd/system/tinyproxy.service
+      echo "tinyproxy.service is masked: systemctl unmask tinyproxy.service, if this machine shall be a proxy" ;;
   esac
   # shellcheck disable=SC2086 # a list of words
   apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null ||

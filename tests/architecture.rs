@@ -170,6 +170,18 @@ const TABLE: &[Rule] = &[
         never_names: &[],
     },
     Rule {
+        part: "crates/natpunch-forwarder",
+        dependencies: May::NotUse(&[
+            "natpunch",
+            "natpunch-core",
+            "natpunch-plugin",
+            "natpunch-net",
+            "natpunch-wg",
+            "natpunch-sim",
+        ]),
+        never_names: &[],
+    },
+    Rule {
         part: "crates/natpunch-wg",
         dependencies: May::NotUse(&[
             "natpunch",

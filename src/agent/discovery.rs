@@ -57,6 +57,8 @@ impl Agent {
             own_key: self.node.public_key,
             private_key: self.node.private_key.clone(),
             listen_port: self.node.listen_port,
+            fwmark: self.node.fwmark,
+            forwarder: self.forwarder.clone(),
         };
         let mut started = Vec::new();
         for discovery in &self.node.discovery {

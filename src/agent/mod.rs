@@ -35,9 +35,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_core::{Command, Event, Mesh, PeerState, Time, Transmit};
+use natpunch_forwarder::Forwarder;
 use natpunch_net::{LinkWatch, RawPort, now};
 use natpunch_rollout::Answers;
-use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord};
+use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord, is_forwarder};
 use natpunch_wg::{Applied, DeviceProcess};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -165,6 +166,8 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     pins: Pins,
+    /// What carries WireGuard's packets where no UDP gets through.
+    forwarder: Arc<Forwarder>,
     plugins: Vec<Instance>,
     /// How many were started.
     plugin_runs: u64,
@@ -312,6 +315,11 @@ impl Agent {
         // Before the datagrams: some wait for the answer to a command.
         while let Some(command) = self.mesh.poll_command() {
             match command {
+                Command::FindRoute { peer, destination } if is_forwarder(destination) => {
+                    // It leads beyond this host.
+                    self.mesh
+                        .handle_route(peer, destination, Route::Routed, now());
+                }
                 Command::FindRoute { peer, destination } => {
                     let route = self.raw.route(destination).unwrap_or_else(|error| {
                         tracing::debug!(%destination, %error, "no route is known");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use natpunch_core::Mesh;
+use natpunch_forwarder::Forwarder;
 use natpunch_net::{LinkWatch, RawPort};
 use natpunch_os::private::{self, NotPrivate};
 use natpunch_rollout::{Recorded, Resumed, Settings, Start};
@@ -297,6 +298,11 @@ impl Agent {
             to_answers,
             loading,
             applied: None,
+            forwarder: Arc::new(Forwarder::new(
+                std::env::current_exe().map_err(AgentError::Program)?,
+                &options.runtime_dir,
+                &node.interface,
+            )),
             flips: Flips::default(),
             history: History::default(),
             metrics: Metrics::default(),

@@ -106,6 +106,9 @@ pub enum Command {
     /// The embedded WireGuard device (started by `apply`).
     #[command(hide = true)]
     Device(DeviceArgs),
+    /// Carries WireGuard's packets by TLS where no UDP gets through (started by `apply`).
+    #[command(hide = true)]
+    Forwarder(ForwarderArgs),
 }
 
 /// Arguments of `apply`.
@@ -582,6 +585,18 @@ pub struct ServeArgs {
     /// Offer the HTTP record store at this address.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
+    /// Serve nodes that no UDP reaches at this address, by TLS over TCP.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub tls: Option<SocketAddr>,
+    /// The certificate for it, with its chain, in PEM. A new one is taken when the file changes.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The same without TLS, for a reverse proxy on this host that has the certificate.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub websocket: Option<SocketAddr>,
     /// Read settings from this TOML file, too. An option overrides its key there.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -775,6 +790,14 @@ pub struct CompletionsArgs {
 pub struct DeviceArgs {
     /// Interface name.
     pub name: String,
+    /// The control socket to listen on.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+}
+
+/// Arguments of the hidden `forwarder`.
+#[derive(Debug, Args)]
+pub struct ForwarderArgs {
     /// The control socket to listen on.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,

@@ -35,7 +35,9 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    if let Command::Apply(_) | Command::Serve(_) | Command::Device(_) = cli.command {
+    if let Command::Apply(_) | Command::Serve(_) | Command::Device(_) | Command::Forwarder(_) =
+        cli.command
+    {
         // They hold keys for as long as they run, which a dump of memory, or another process of
         // this user, would show.
         let _ = nix::sys::prctl::set_dumpable(false);
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(&command),
         Command::Completions(args) => completions::run(&args),
         Command::Device(args) => node::device::run(args),
+        Command::Forwarder(args) => node::device::run_forwarder(&args),
     });
     done.unwrap_or_else(|error| error.report())
 }

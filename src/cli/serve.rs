@@ -122,6 +122,9 @@ fn render(status: &Status) -> String {
         ));
         lines.extend(caps_that_bite(status));
     }
+    if status.streams > 0 {
+        lines.push(format!("{} clients by TLS", status.streams));
+    }
     if let Some(http) = &status.http {
         let (kib, most) = (http.bytes >> 10, http.max_bytes >> 10);
         lines.push(format!(

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use natpunch_forwarder::{Forwarder, Wanted};
 use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
-    PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw,
+    PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw, StreamPort, Upstream,
 };
 use natpunch_types::{InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
 use tokio::sync::{Notify, mpsc};
@@ -69,6 +70,10 @@ pub struct NodeFacts {
     pub private_key: SecretKey,
     /// WireGuard's listen port.
     pub listen_port: u16,
+    /// The mark of packets that must not pass through the mesh, or 0.
+    pub fwmark: u32,
+    /// What carries datagrams where no UDP gets through.
+    pub forwarder: Arc<Forwarder>,
 }
 
 /// One running instance of `[discovery.NAME]`.
@@ -217,6 +222,31 @@ impl Host for Shared {
         }
     }
 
+    fn open_stream<'a>(
+        &'a self,
+        server: &'a Upstream,
+        port: u16,
+    ) -> BoxFuture<'a, Result<StreamPort, String>> {
+        let wanted = Wanted {
+            upstream: Upstream {
+                proxy: proxy(),
+                ..server.clone()
+            },
+            wireguard_port: self.facts.listen_port,
+            fwmark: self.facts.fwmark,
+            port,
+        };
+        Box::pin(async move {
+            let opened = self.facts.forwarder.open(wanted).await;
+            let opened = opened.map_err(|error| error.to_string())?;
+            Ok(StreamPort {
+                address: opened.address,
+                is_connected: opened.is_connected,
+                problem: opened.problem,
+            })
+        })
+    }
+
     fn random(&self, buffer: &mut [u8]) {
         super::fill_random(buffer);
     }
@@ -231,6 +261,13 @@ impl Host for Shared {
             *current = health;
         }
     }
+}
+
+/// The proxy for TLS that the environment names.
+fn proxy() -> Option<String> {
+    let named = ["https_proxy", "HTTPS_PROXY"];
+    let mut named = named.iter().filter_map(|name| std::env::var(name).ok());
+    named.find(|proxy| !proxy.is_empty())
 }
 
 /// The same with its addresses in their one form.
@@ -422,6 +459,12 @@ mod tests {
             own_key: PeerKey::from_bytes([1; 32]),
             private_key: SecretKey::from_bytes([2; 32]),
             listen_port: 20_000,
+            fwmark: 0,
+            forwarder: Arc::new(Forwarder::new(
+                "/nonexistent".into(),
+                std::path::Path::new("/nonexistent"),
+                "np0",
+            )),
         }
     }
 

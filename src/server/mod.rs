@@ -11,6 +11,7 @@ mod operation;
 mod records;
 mod relay;
 mod setup;
+mod streams;
 mod udp;
 
 use std::io::{self, Write};
@@ -34,6 +35,8 @@ pub use setup::settings;
 use operation::{counters, metrics, monitor, reload};
 use records::{http, rate, store};
 use setup::files;
+use streams::listener::{self, Listener};
+use streams::tls::Tls;
 use udp::{handshakes, heartbeats, protocols, sockets, threads, worker};
 
 use counters::{Counters, Reporter};
@@ -82,6 +85,9 @@ pub enum ServeError {
         /// The error of the system.
         source: io::Error,
     },
+    /// The certificate or its key can't be used.
+    #[error("can't serve TLS: {0}")]
+    Certificate(String),
     /// A thread has ended that never should.
     #[error("a thread has ended by itself, which is a bug in natpunch; the log says where")]
     ThreadLost,
@@ -105,6 +111,10 @@ impl Help for ServeError {
                 _ => return Vec::new(),
             },
             // Errors of key files say it themselves; of the rest nothing is known to help.
+            Self::Certificate(_) => {
+                "--tls-cert names a file in PEM with the certificate and its chain, --tls-key one \
+                 with its key, which only the server's user and root may read"
+            }
             Self::Key(_) | Self::Control { .. } | Self::ThreadLost | Self::Runtime(_) => {
                 return Vec::new();
             }
@@ -156,6 +166,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
                 .map(|http| bind_http(http.listen))
                 .transpose()?;
             let metrics = settings.metrics.map(bind_http).transpose()?;
+            let streams = bind_streams(&settings.streams)?;
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
             let hangup = signal(SignalKind::hangup())?;
@@ -171,7 +182,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let (stop, stopped) = watch::channel(false);
             let counters = Arc::new(Counters::default());
             let alternate_port = sockets.alternate_port;
-            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone()));
+            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone())?);
             let relay_ports = relay.as_ref().and_then(relay::Relay::range);
             let mut threads = Threads::start(sockets.of_workers, relay, &shared)?;
             // Said when all threads and files are had that the server needs.
@@ -191,6 +202,18 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
                     let _ = writeln!(out, "listening on {name} {}", listener.local_addr()?);
                 }
             }
+            for streams in &streams {
+                let name = if streams.tls.is_some() {
+                    "tls"
+                } else {
+                    "websocket"
+                };
+                let _ = writeln!(
+                    out,
+                    "listening on {name} {}",
+                    streams.listener.local_addr()?
+                );
+            }
             let _ = writeln!(out, "ready");
             let _ = out.flush();
 
@@ -201,6 +224,9 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
                 .map(|http| http::App::new(http, files::for_connections(), stopped.clone()));
             if let Some((listener, app)) = http.zip(store.clone()) {
                 serving.spawn(http::serve(listener, app, counters));
+            }
+            for streams in streams {
+                serving.spawn(listener::serve(streams, shared.clone(), stopped.clone()));
             }
             // These end with the server, whatever they do.
             let mut keeping = JoinSet::new();
@@ -320,6 +346,30 @@ fn bind_http(address: SocketAddr) -> Result<TcpListener, ServeError> {
         address,
         source,
     })
+}
+
+/// Opens the listeners for nodes that no UDP reaches.
+fn bind_streams(settings: &settings::StreamSettings) -> Result<Vec<Listener>, ServeError> {
+    let open = |address, tls| {
+        Ok::<_, ServeError>(Listener {
+            listener: bind_http(address)?,
+            tls,
+            proxies: settings.trusted_proxies.clone(),
+            max_connections: settings.max_connections.min(files::for_connections()),
+        })
+    };
+    let mut listeners = Vec::new();
+    if let Some((address, certificate)) = &settings.tls {
+        let tls = Tls::open(certificate.clone()).map_err(ServeError::Certificate)?;
+        let mut listener = open(*address, Some(Arc::new(tls)))?;
+        // Who comes with TLS of his own is the client.
+        listener.proxies.clear();
+        listeners.push(listener);
+    }
+    if let Some(address) = settings.websocket {
+        listeners.push(open(address, None)?);
+    }
+    Ok(listeners)
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {

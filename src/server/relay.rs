@@ -6,7 +6,7 @@
 //! others only to do what the rendezvous says, which is rare; the rendezvous' own lock is never
 //! taken to pass something on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -18,6 +18,7 @@ use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
 use natpunch_os::allow_fragments;
 use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
 use natpunch_rendezvous::server::{Unsealed, Via};
+use natpunch_rendezvous::stream;
 use natpunch_rendezvous::wire::BIND_LEN;
 use natpunch_types::{Time, lock, with_help};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,6 +27,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::heartbeats::{BEAT, Heartbeat};
 use super::protocols::Protocols;
 use super::settings::{RelayPorts, RelaySettings};
+use super::streams::STREAM;
+use super::streams::mailbox::Mailbox;
 use super::worker::Shared;
 use super::{Backoff, ServeError};
 
@@ -265,21 +268,33 @@ impl Relay {
         control: &[UdpSocket],
         shared: &Arc<Shared>,
     ) -> io::Result<Vec<Forwarder>> {
+        let mailboxes: Vec<Arc<Mailbox>> = (0..threads.max(1))
+            .map(|_| Mailbox::new().map(Arc::new))
+            .collect::<io::Result<_>>()?;
         let mut shares: Vec<Vec<(usize, Vec<UdpSocket>)>> =
-            (0..threads.max(1)).map(|_| Vec::new()).collect();
+            mailboxes.iter().map(|_| Vec::new()).collect();
         let count = shares.len();
-        for (index, sockets) in self.sockets.of_ports.into_iter().enumerate() {
-            if let Some(share) = shares.get_mut(index % count) {
+        let mut by_number = BTreeMap::new();
+        let ports = self.sockets.of_ports.into_iter();
+        for (index, (sockets, udp)) in ports.zip(&self.sockets.numbers).enumerate() {
+            let mailbox = mailboxes.get(index % count);
+            if let Some((share, mailbox)) = shares.get_mut(index % count).zip(mailbox) {
+                by_number.insert(*udp, (mailbox.clone(), share.len()));
                 share.push((index, sockets));
             }
         }
-        let forwarder = |share| {
+        shared.streams.set_relay(by_number);
+        let numbers = &self.sockets.numbers;
+        let forwarder = |(share, mailbox): (Vec<(usize, Vec<UdpSocket>)>, Arc<Mailbox>)| {
+            let udp_ports = share.iter().map(|(index, _)| numbers.get(*index).copied());
+            let udp_ports = udp_ports.map(Option::unwrap_or_default).collect();
             let control = control
                 .iter()
                 .map(UdpSocket::try_clone)
                 .collect::<io::Result<_>>()?;
             Ok(Forwarder::new(
                 share,
+                (udp_ports, mailbox),
                 self.ports.clone(),
                 control,
                 shared.clone(),
@@ -287,10 +302,16 @@ impl Relay {
         };
         shares
             .into_iter()
-            .filter(|share| !share.is_empty())
+            .zip(mailboxes)
+            .filter(|(share, _)| !share.is_empty())
             .map(forwarder)
             .collect()
     }
+}
+
+/// What is to be sent: by each of so many sockets, and last what goes into streams.
+fn outgoing_of<'a>(sockets: &[UdpSocket]) -> Vec<Vec<(Ends, Payload<'a>)>> {
+    (0..=sockets.len()).map(|_| Vec::new()).collect()
 }
 
 /// Adds what may leave a port's queues to what goes out by each of its sockets.
@@ -300,7 +321,8 @@ fn release_into(port: &mut Port, outgoing: &mut [Vec<(Ends, Payload<'_>)>], now:
             remote: to,
             local: via.local,
         };
-        if let Some(outgoing) = outgoing.get_mut(via.socket) {
+        let streams = outgoing.len().saturating_sub(1);
+        if let Some(outgoing) = outgoing.get_mut(via.socket.min(streams)) {
             outgoing.push((ends, Payload::Released(payload)));
         }
     }
@@ -312,6 +334,10 @@ pub(super) struct Forwarder {
     places: Vec<(usize, usize)>,
     sockets: Vec<Vec<UdpSocket>>,
     numbers: Vec<usize>,
+    /// The UDP port of each.
+    udp_ports: Vec<u16>,
+    /// What came in streams.
+    mailbox: Arc<Mailbox>,
     ports: Arc<Ports>,
     /// The server's own sockets.
     control: Vec<UdpSocket>,
@@ -340,6 +366,7 @@ impl AsRef<[u8]> for Payload<'_> {
 impl Forwarder {
     fn new(
         share: Vec<(usize, Vec<UdpSocket>)>,
+        (udp_ports, mailbox): (Vec<u16>, Arc<Mailbox>),
         ports: Arc<Ports>,
         control: Vec<UdpSocket>,
         shared: Arc<Shared>,
@@ -354,6 +381,8 @@ impl Forwarder {
             places: places.collect(),
             sockets,
             numbers,
+            udp_ports,
+            mailbox,
             ports,
             control,
             shared,
@@ -379,6 +408,7 @@ impl Forwarder {
                     }
                 }
             }
+            self.pass_streams(&mut outbox);
             let now = self.shared.start.now();
             for port in 0..self.releases.len() {
                 let release = self.releases.get(port).copied().flatten();
@@ -402,6 +432,7 @@ impl Forwarder {
             .flatten()
             .map(|socket| readable(socket.as_fd()))
             .collect();
+        files.push(readable(self.mailbox.as_fd()));
         files.push(readable(stop.as_fd()));
         let next = self.releases.iter().flatten().min().copied();
         let wait = next.map_or(BEAT, |next| next.since(self.shared.start.now()).min(BEAT));
@@ -429,21 +460,51 @@ impl Forwarder {
         inbox: &mut Inbox,
         outbox: &mut Outbox,
     ) -> io::Result<()> {
-        let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else {
-            return Ok(());
-        };
-        let (Some(from), Some(state)) = (sockets.get(socket), self.ports.ports.get(*number)) else {
+        let from = self.sockets.get(port).and_then(|of| of.get(socket));
+        let Some(from) = from else {
             return Ok(());
         };
         inbox.receive(from)?;
+        self.take(port, socket, inbox.datagrams(), outbox);
+        Ok(())
+    }
+
+    /// Passes on what came in streams.
+    fn pass_streams(&mut self, outbox: &mut Outbox) {
+        let mut arrived = self.mailbox.take();
+        let arrived = arrived.make_contiguous();
+        for of_port in arrived.chunk_by(|a, b| a.place == b.place) {
+            let Some(port) = of_port.first().map(|arrived| arrived.place) else {
+                continue;
+            };
+            let datagrams = of_port
+                .iter()
+                .map(|arrived| (arrived.source.into(), arrived.payload.as_slice()));
+            self.take(port, STREAM, datagrams, outbox);
+        }
+    }
+
+    /// Passes on datagrams that came to a port by one of its sockets, or in streams.
+    fn take<'a>(
+        &mut self,
+        port: usize,
+        socket: usize,
+        datagrams: impl Iterator<Item = (Ends, &'a [u8])>,
+        outbox: &mut Outbox,
+    ) {
+        let (Some(sockets), Some(number)) = (self.sockets.get(port), self.numbers.get(port)) else {
+            return;
+        };
+        let Some(state) = self.ports.ports.get(*number) else {
+            return;
+        };
         let now = self.shared.start.now();
-        let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
-            sockets.iter().map(|_| Vec::new()).collect();
+        let mut outgoing = outgoing_of(sockets);
         let (events, release): (Vec<Event>, _) = {
             let mut state = lock(state);
             // What waits comes before what arrives.
             release_into(&mut state, &mut outgoing, now);
-            for (ends, payload) in inbox.datagrams() {
+            for (ends, payload) in datagrams {
                 let via = Via {
                     socket,
                     local: ends.local,
@@ -461,19 +522,18 @@ impl Forwarder {
                         ),
                         Verdict::Answer(answer) => (socket, ends, Payload::Answer(answer)),
                     };
-                if let Some(outgoing) = outgoing.get_mut(to) {
+                if let Some(outgoing) = outgoing.get_mut(to.min(sockets.len())) {
                     outgoing.push((ends, payload));
                 }
             }
             let events = std::iter::from_fn(|| state.poll_event()).collect();
             (events, state.poll_release())
         };
-        self.send(sockets, &outgoing, outbox);
+        self.send(port, sockets, &outgoing, outbox);
         if let Some(at) = self.releases.get_mut(port) {
             *at = release;
         }
         self.report(&events, outbox, now);
-        Ok(())
     }
 
     /// Sends what may leave a port's queues.
@@ -484,23 +544,23 @@ impl Forwarder {
         let Some(state) = self.ports.ports.get(*number) else {
             return;
         };
-        let mut outgoing: Vec<Vec<(Ends, Payload<'_>)>> =
-            sockets.iter().map(|_| Vec::new()).collect();
+        let mut outgoing = outgoing_of(sockets);
         let release = {
             let mut state = lock(state);
             release_into(&mut state, &mut outgoing, now);
             state.poll_release()
         };
-        self.send(sockets, &outgoing, outbox);
+        self.send(port, sockets, &outgoing, outbox);
         if let Some(at) = self.releases.get_mut(port) {
             *at = release;
         }
     }
 
-    /// Sends by each of a port's sockets. What can't be sent is lost, as the network might have
-    /// lost it.
+    /// Sends by each of a port's sockets, and in streams. What can't be sent is lost, as the network
+    /// might have lost it.
     fn send(
         &self,
+        port: usize,
         sockets: &[UdpSocket],
         outgoing: &[Vec<(Ends, Payload<'_>)>],
         outbox: &mut Outbox,
@@ -510,6 +570,16 @@ impl Forwarder {
                 let sent = outbox.send(socket, outgoing);
                 let errors = &self.shared.counters.relay_send_errors;
                 errors.count(outgoing.len() - sent);
+            }
+        }
+        let udp_port = self.udp_ports.get(port).copied().unwrap_or_default();
+        for (ends, payload) in outgoing.get(sockets.len()).into_iter().flatten() {
+            if !self
+                .shared
+                .streams
+                .send(ends.remote, udp_port, payload.as_ref())
+            {
+                self.shared.counters.stream_unsent.add();
             }
         }
     }
@@ -548,7 +618,12 @@ impl Forwarder {
                 remote: transmit.destination,
                 local: transmit.via.local,
             };
-            if let Some(socket) = self.control.get(transmit.via.socket) {
+            if transmit.via.socket == STREAM {
+                let streams = &self.shared.streams;
+                if !streams.send(ends.remote, stream::SERVER, &transmit.payload) {
+                    self.shared.counters.stream_unsent.add();
+                }
+            } else if let Some(socket) = self.control.get(transmit.via.socket) {
                 let sent = outbox.send(socket, &[(ends, transmit.payload)]);
                 self.shared.counters.relay_send_errors.count(1 - sent);
             }

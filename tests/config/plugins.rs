@@ -126,6 +126,21 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                     [texts(&files), vec!["5".into()]].concat(),
                 ),
                 ("relay", "false".into(), vec!["'no'".into(), "0".into()]),
+                (
+                    "tls",
+                    "'https://rv.example.org:8443'".into(),
+                    [
+                        texts(&urls),
+                        texts(&["http://rv.example.org", "https://rv.example.org/v1"]),
+                        vec!["5".into()],
+                    ]
+                    .concat(),
+                ),
+                (
+                    "tls_ca_file",
+                    "'/etc/natpunch/ca.pem'".into(),
+                    texts(&["", "ca.pem"]),
+                ),
             ],
         ),
         (

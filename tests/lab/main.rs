@@ -44,5 +44,6 @@ mod secrets;
 mod serving;
 mod storms;
 mod swaps;
+mod tls;
 mod why;
 mod world;

@@ -170,6 +170,8 @@ pub(crate) struct Server {
     host: Host,
     pub(crate) public_key: String,
     pub(crate) secret_file: PathBuf,
+    /// More arguments of `serve`.
+    pub(crate) arguments: Vec<String>,
     process: Option<Process>,
 }
 
@@ -180,6 +182,7 @@ impl Server {
             host,
             public_key: String::new(),
             secret_file,
+            arguments: Vec::new(),
             process: None,
         };
         server.restart();
@@ -236,6 +239,7 @@ impl Server {
             .arg(&self.secret_file)
             .args(["--http", &format!("0.0.0.0:{HTTP_PORT}"), "--key-file"])
             .arg(self.host.directory().unwrap().join("server.key"))
+            .args(&self.arguments)
             .stdout(Stdio::piped());
         let mut process = self.host.spawn(command).unwrap();
         let stdout = process.child().stdout.take().unwrap();

@@ -17,6 +17,7 @@ mod process;
 mod protocols;
 mod relay;
 mod rendezvous;
+mod streams;
 mod swarm;
 mod udp;
 

@@ -18,6 +18,8 @@ pub(crate) struct Server {
     pub(crate) alternate_port: Option<u16>,
     pub(crate) metrics: Option<SocketAddr>,
     #[allow(dead_code, reason = "not for the benchmarks")]
+    pub(crate) websocket: Option<SocketAddr>,
+    #[allow(dead_code, reason = "not for the benchmarks")]
     pub(crate) relay_ports: Option<String>,
     log: PathBuf,
     _directory: Option<tempfile::TempDir>,
@@ -78,6 +80,7 @@ impl Server {
             http: None,
             alternate_port: None,
             metrics: None,
+            websocket: None,
             relay_ports: None,
             log,
             _directory: None,
@@ -92,6 +95,8 @@ impl Server {
                 server.http = Some(address.parse().unwrap());
             } else if let Some(address) = line.strip_prefix("listening on metrics ") {
                 server.metrics = Some(address.parse().unwrap());
+            } else if let Some(address) = line.strip_prefix("listening on websocket ") {
+                server.websocket = Some(address.parse().unwrap());
             } else if let Some(port) = line.strip_prefix("alternate port ") {
                 server.alternate_port = Some(port.parse().unwrap());
             } else if let Some(ports) = line.strip_prefix("relay ports ") {

@@ -364,6 +364,16 @@ impl Offer<'_> {
         self.kind != CandidateKind::Relay && (self.recorded || told)
     }
 
+    /// Whether it may be a port of this host's forwarder: what leads where there, only this host
+    /// knows.
+    pub(crate) fn may_be_forwarder(&self) -> bool {
+        match self.origin {
+            Origin::Discovery(_) => self.kind == CandidateKind::Relay && !self.recorded,
+            Origin::Peer => self.kind == CandidateKind::PeerReflexive,
+            Origin::WireGuard => true,
+        }
+    }
+
     /// Whether this node's mesh file says so, or the router was asked for a mapping.
     pub(crate) fn is_stated(&self) -> bool {
         self.kind == CandidateKind::Mapped && !self.recorded

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use natpunch_types::{AddressClass, canonical, classify, embedded_v4, is_special};
+use natpunch_types::{AddressClass, canonical, classify, embedded_v4, is_forwarder, is_special};
 
 /// Why an address is not a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub fn admit(
     let address = canonical(address);
     if address.port() == 0 {
         return Err(Rejected::NoPort);
+    }
+    // Of who offers it, the caller knows more.
+    if is_forwarder(address.ip()) {
+        return Ok(address);
     }
     match classify(address.ip()) {
         AddressClass::Never => return Err(Rejected::Special),

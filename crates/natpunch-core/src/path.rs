@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Route, is_mesh_lan};
+use natpunch_types::{CandidateKind, Route, is_forwarder, is_mesh_lan};
 
 /// A path of the same tier and place replaces the one in use only if its round trip is shorter by
 /// more than this share ...
@@ -25,6 +25,8 @@ pub(crate) enum Tier {
     /// Within a tunnel of another network.
     Tunnel,
     Relay,
+    /// Through a relay, and to it in a stream: what is lost there holds up what follows.
+    Stream,
 }
 
 impl Tier {
@@ -38,6 +40,7 @@ impl Tier {
         same_site: bool,
     ) -> Self {
         match (kind, route) {
+            (CandidateKind::Relay, _) if is_forwarder(address.ip()) => Self::Stream,
             (CandidateKind::Relay, _) => Self::Relay,
             (_, Some(Route::Tunneled)) => Self::Tunnel,
             (_, Some(Route::OnLink)) => Self::Lan,
@@ -184,6 +187,16 @@ mod tests {
             let relay = Tier::new(CandidateKind::Relay, address, route, same_site);
             assert_eq!(relay, Tier::Relay);
         }
+    }
+
+    #[test]
+    fn a_relay_in_a_stream_is_the_last_of_all_paths() {
+        let address = SocketAddr::from((natpunch_types::FORWARDER, 40_000));
+        let tier = Tier::new(CandidateKind::Relay, address, None, true);
+        let stream = Rank::new(tier, address, 0, ms(1));
+        let worst = relay(9, 2_000);
+        assert!(worst < stream && !stream.is_worth_leaving(&worst));
+        assert!(worst.is_worth_leaving(&stream));
     }
 
     #[test]

@@ -118,6 +118,28 @@ impl Router {
         self.cut("natpunch_block", &rules)
     }
 
+    /// Lets no UDP pass to or from the internet, or lets it pass again, as the networks of hotels and
+    /// offices.
+    pub fn set_udp_blocked(&self, blocked: bool) -> Result<()> {
+        let rules = if blocked {
+            "chain in { type filter hook prerouting priority -300; iifname wan meta l4proto udp drop\n }
+            chain out { type filter hook postrouting priority -300; oifname wan meta l4proto udp drop\n }"
+        } else {
+            ""
+        };
+        self.cut("natpunch_udp", rules)
+    }
+
+    /// Lets its hosts reach this address only.
+    pub fn allow_only(&self, address: Ipv4Addr) -> Result<()> {
+        self.cut(
+            "natpunch_only",
+            &format!(
+                "chain out {{ type filter hook forward priority -300; oifname wan ip daddr != {address} drop\n }}"
+            ),
+        )
+    }
+
     /// Narrows its link to the internet to packets of `mtu` bytes, and says nothing to those whose
     /// packets are too large and may not be split: a black hole, as behind many tunnels.
     pub fn narrow(&self, mtu: u16) -> Result<()> {

@@ -12,6 +12,7 @@ mod crypto;
 mod frame;
 pub mod relay;
 pub mod server;
+pub mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod wire;

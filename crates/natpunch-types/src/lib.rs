@@ -20,10 +20,12 @@ mod relay;
 mod sync;
 mod tag;
 mod time;
+mod upstream;
 pub mod wire;
 
 pub use address::host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use address::network::{Network, Site};
+pub use address::stream::{FORWARDER, is_forwarder, stream_address};
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
     is_special,
@@ -41,6 +43,7 @@ pub use relay::{Mapping, RelayPolicy, RelayUse};
 pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
 pub use time::Time;
+pub use upstream::Upstream;
 
 /// The first four bytes of every probe between nodes. As the little-endian word that WireGuard
 /// reads it is no message type of WireGuard (1 to 4), so that a device drops a probe at once; its

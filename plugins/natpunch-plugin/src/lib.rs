@@ -30,7 +30,7 @@ pub use natpunch_plugin_description::{
 };
 pub use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, Interest, Mapping, News, OwnAddressKind, PairTag,
-    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time,
+    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time, Upstream,
 };
 pub use schedule::Schedule;
 
@@ -82,12 +82,32 @@ pub trait Host: Send + Sync + 'static {
     /// server among them. Dropped without the ability to use that port.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
+    /// A port of a server that takes datagrams in a stream of TLS (0: its own), as it is on this
+    /// host: what is sent to that address from WireGuard's port comes out there. To be asked again
+    /// at least every minute, as long as it is needed. The host adds the proxy on the way.
+    fn open_stream<'a>(
+        &'a self,
+        server: &'a Upstream,
+        port: u16,
+    ) -> BoxFuture<'a, Result<StreamPort, String>>;
+
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
 
     /// States the health of this plugin, shown by `status`. What is the same as before is no news:
     /// say it as often as you like.
     fn report(&self, health: Health);
+}
+
+/// A port of a server, as it is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPort {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether there is a stream to the server now.
+    pub is_connected: bool,
+    /// Why there is none, after an attempt that failed.
+    pub problem: Option<String>,
 }
 
 /// What the host tells a plugin.

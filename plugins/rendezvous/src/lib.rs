@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Host, Input,
-    Interest, Link, Links, News, OwnAddressKind, PairTag, PeerKey, PluginError, RecordTag,
-    RelayUse, SealedRecord, State,
+    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Health,
+    Host, Input, Interest, Link, Links, News, OwnAddressKind, PairTag, PeerKey, PluginError,
+    RecordTag, RelayUse, SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
 use natpunch_types::{PresharedKey, Time};
@@ -23,6 +23,9 @@ use tracing::debug;
 use zeroize::Zeroizing;
 
 mod settings;
+mod stream;
+
+use stream::{Stream, Turn, Udp};
 
 pub use settings::{Server, Settings};
 
@@ -71,9 +74,7 @@ impl Discovery for Plugin {
     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let config = self.config(&*host)?;
-            Run::new(&self.server.endpoint, self.server.relay, config, &*host)
-                .work()
-                .await;
+            Run::new(&self.server, config, &*host).work().await;
             Ok(())
         })
     }
@@ -98,22 +99,28 @@ struct Run<'a> {
     /// Where the relay of a pair is.
     relayed: BTreeMap<PairTag, SocketAddr>,
     links: Links<'a, Client<ChaCha20Rng>>,
+    /// The way where no UDP gets through.
+    stream: Stream<'a>,
 }
 
+/// The number of the stream, as a link that asks for relays.
+const STREAM: usize = FAMILIES.len();
+
 impl<'a> Run<'a> {
-    fn new(server: &'a Endpoint, relays: bool, config: Config, host: &'a dyn Host) -> Self {
+    fn new(server: &'a Server, config: Config, host: &'a dyn Host) -> Self {
         Self {
-            server,
+            server: &server.endpoint,
             config,
             host,
             watches: BTreeMap::new(),
             pairs: BTreeMap::new(),
             records: Arc::from([]),
             by_tag: BTreeMap::new(),
-            relays,
+            relays: server.relay,
             relay_link: 0,
             relayed: BTreeMap::new(),
-            links: Links::new(server, host),
+            links: Links::new(&server.endpoint, host),
+            stream: Stream::new(server.tls.as_ref(), host),
         }
     }
 
@@ -121,12 +128,22 @@ impl<'a> Run<'a> {
         loop {
             self.drain();
             self.report();
-            let timeout = self
-                .links
+            let udp = self.udp();
+            let timeouts = self
                 .clients()
-                .filter_map(|(_, client)| client.poll_timeout())
+                .filter_map(|client| client.poll_timeout())
                 .min();
-            match self.links.next(timeout).await {
+            let timeout = timeouts.into_iter().chain(self.stream.poll_timeout(udp));
+            let timeout = timeout.min();
+            let happened = tokio::select! {
+                happened = self.links.next(timeout) => happened,
+                (port, opened) = self.stream.opened() => {
+                    let now = self.links.now();
+                    self.stream.handle_opened(port, opened, now);
+                    Happened::Timeout
+                }
+            };
+            match happened {
                 Happened::Input(Input::Shutdown) => return,
                 Happened::Input(input) => self.handle_input(input),
                 Happened::Moved(links) => {
@@ -138,9 +155,49 @@ impl<'a> Run<'a> {
                 Happened::Timeout => {}
             }
             let now = self.links.now();
-            self.links
-                .clients()
-                .for_each(|(_, client)| client.handle_timeout(now));
+            self.clients().for_each(|client| client.handle_timeout(now));
+            self.look_after_stream(now);
+        }
+    }
+
+    /// The clients by UDP, and the one in the stream.
+    fn clients(&mut self) -> impl Iterator<Item = &mut Client<ChaCha20Rng>> {
+        let by_udp = self.links.clients().map(|(_, client)| client);
+        by_udp.chain(self.stream.client.as_mut())
+    }
+
+    /// Whether a link, or the stream, has a server that answers.
+    fn is_up(&self, link: usize) -> bool {
+        match link {
+            STREAM => self.stream.is_up(),
+            family => self.links.is_up(family),
+        }
+    }
+
+    /// How UDP to the server does.
+    fn udp(&mut self) -> Udp {
+        let up = self.links.iter().filter_map(|link| match &link.state {
+            State::Up(_) => Some(link.active.as_ref()?.1.unanswered_since()),
+            _ => None,
+        });
+        up.fold(Udp::Down, |udp, unanswered| match (udp, unanswered) {
+            (Udp::Works, _) | (_, None) => Udp::Works,
+            (Udp::Late(one), Some(other)) => Udp::Late(one.max(other)),
+            (Udp::Down, Some(since)) => Udp::Late(since),
+        })
+    }
+
+    /// Begins to use the stream, or ends it, as UDP does.
+    fn look_after_stream(&mut self, now: Time) {
+        let udp = self.udp();
+        match self.stream.handle(udp, now) {
+            Turn::Stay => {}
+            Turn::Begin => self.stream.client = self.client(Stream::alias()),
+            Turn::End => {
+                if let Some(family) = FAMILIES.into_iter().find(|family| self.is_up(*family)) {
+                    self.ask_for_relays(family);
+                }
+            }
         }
     }
 
@@ -150,6 +207,12 @@ impl<'a> Run<'a> {
             Input::Ask(ask) => self.handle_ask(ask, now),
             Input::Datagram { source, payload } => {
                 let source = natpunch_types::canonical(source);
+                if let (Some(source), Some(client)) =
+                    (self.stream.source(source), &mut self.stream.client)
+                {
+                    client.handle_datagram(source, &payload, now);
+                    return;
+                }
                 let of = |link: &&mut Link<_>| {
                     link.addresses
                         .iter()
@@ -165,9 +228,8 @@ impl<'a> Run<'a> {
                 }
             }
             Input::NetworkChanged => self
-                .links
                 .clients()
-                .for_each(|(_, client)| client.handle_network_change(now)),
+                .for_each(|client| client.handle_network_change(now)),
             Input::Shutdown => {}
         }
     }
@@ -180,16 +242,14 @@ impl<'a> Run<'a> {
                     .filter(|peer| peer.inbound_tag != RecordTag::NONE);
                 self.watches = known.map(|peer| (peer.inbound_tag, peer.peer)).collect();
                 let watches: Vec<_> = self.watches.keys().map(|tag| tag.0).collect();
-                self.links
-                    .clients()
-                    .for_each(|(_, client)| client.set_watches(watches.iter().copied(), now));
+                self.clients()
+                    .for_each(|client| client.set_watches(watches.iter().copied(), now));
                 self.set_pairs(&peers);
             }
             Ask::Records(records) => {
                 self.records = records.clone();
-                self.links
-                    .clients()
-                    .for_each(|(_, client)| set_records(client, &records, now));
+                self.clients()
+                    .for_each(|client| set_records(client, &records, now));
             }
             Ask::Meet(peer) => {
                 let tags = self.pairs.get(&peer).copied();
@@ -203,6 +263,11 @@ impl<'a> Run<'a> {
                             }
                             _ => None,
                         });
+                let in_stream = match self.stream.state {
+                    State::Up(round_trip) => self.stream.client.as_mut().zip(Some(round_trip)),
+                    _ => None,
+                };
+                let up = up.chain(in_stream.map(|(client, round_trip)| (round_trip, client)));
                 let nearest = up.min_by_key(|(round_trip, _)| *round_trip);
                 if let (Some((pair, outbound)), Some((_, client))) = (tags, nearest) {
                     client.meet(pair.0, outbound.0, now);
@@ -241,6 +306,9 @@ impl<'a> Run<'a> {
             let wanted = wanted.iter().filter(|_| number == family);
             client.set_relays(wanted.copied(), now);
         }
+        if let Some(client) = self.stream.client.as_mut().filter(|_| family == STREAM) {
+            client.set_relays(wanted.iter().copied(), now);
+        }
     }
 
     /// The relay of a pair is here now, or nowhere.
@@ -269,22 +337,21 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A client for the server at this address, which keeps there what this node keeps.
+    fn client(&self, address: SocketAddr) -> Option<Client<ChaCha20Rng>> {
+        let now = self.links.now();
+        let mut seed = Zeroizing::new([0; 32]);
+        self.host.random(&mut *seed);
+        let rng = ChaCha20Rng::from_seed(*seed);
+        let mut client = Client::new(self.config.clone(), address, rng, now)?;
+        client.set_watches(self.watches.keys().map(|tag| tag.0), now);
+        set_records(&mut client, &self.records, now);
+        Some(client)
+    }
+
     /// Uses this address of the server for the family from now on.
     fn connect(&mut self, family: usize, address: Option<SocketAddr>) {
-        let now = self.links.now();
-        let active = address.and_then(|address| {
-            let mut seed = Zeroizing::new([0; 32]);
-            self.host.random(&mut *seed);
-            let mut client = Client::new(
-                self.config.clone(),
-                address,
-                ChaCha20Rng::from_seed(*seed),
-                now,
-            )?;
-            client.set_watches(self.watches.keys().map(|tag| tag.0), now);
-            set_records(&mut client, &self.records, now);
-            Some((address, client))
-        });
+        let active = address.and_then(|address| Some((address, self.client(address)?)));
         self.links.connect(family, active);
         if family == self.relay_link {
             // Another client, another binding.
@@ -308,14 +375,12 @@ impl<'a> Run<'a> {
 
     /// Executes what the clients have to send and to say.
     fn drain(&mut self) {
-        for family in FAMILIES {
+        for link in FAMILIES.into_iter().chain([STREAM]) {
             let (mut next, mut relays) = (None, Vec::new());
-            while let Some(event) = self
-                .links
-                .client(family)
-                .and_then(|(_, client)| client.poll_event())
-            {
+            while let Some(event) = self.poll_event(link) {
                 match event {
+                    // In a stream the server sees no address of WireGuard's.
+                    Event::Observed(_) | Event::Mapping(_) if link == STREAM => {}
                     Event::Observed(address) => self.host.tell(News::OwnAddress {
                         address,
                         kind: OwnAddressKind::Reflexive,
@@ -325,9 +390,18 @@ impl<'a> Run<'a> {
                         let tag = RecordTag(tag);
                         self.host.tell(News::Record(SealedRecord { tag, blob }));
                     }
-                    Event::Up { round_trip } => self.links.up(family, Some(round_trip)),
-                    Event::Down => next = self.links.down(family),
-                    Event::Refused { retry_after } => self.links.refused(family, retry_after),
+                    Event::Up { round_trip } if link == STREAM => {
+                        self.stream.state = State::Up(Some(round_trip));
+                    }
+                    Event::Up { round_trip } => self.links.up(link, Some(round_trip)),
+                    Event::Down if link == STREAM => {
+                        self.stream.state = State::Silent(Stream::alias());
+                    }
+                    Event::Down => next = self.links.down(link),
+                    Event::Refused { retry_after } if link == STREAM => {
+                        self.stream.state = State::Refused(retry_after);
+                    }
+                    Event::Refused { retry_after } => self.links.refused(link, retry_after),
                     Event::Relay { tag, address } => relays.push((PairTag(tag), address)),
                     Event::Fire { tag, after } => {
                         if let Some((peer, _)) = self.by_tag.get(&PairTag(tag)) {
@@ -346,33 +420,75 @@ impl<'a> Run<'a> {
                     }
                 }
             }
-            let Some((address, client)) = self.links.client(family) else {
-                continue;
-            };
-            while let Some(outgoing) = client.poll_transmit() {
-                let destination = match outgoing.to {
-                    To::Server => *address,
-                    To::Address(address) => address,
-                };
-                self.host
-                    .send_from_wireguard_port(destination, outgoing.payload);
-            }
-            if family == self.relay_link {
-                relays
-                    .into_iter()
-                    .for_each(|(tag, address)| self.handle_relay(tag, address));
-            } else if self.links.is_up(family) && !self.links.is_up(self.relay_link) {
-                self.ask_for_relays(family);
+            self.send(link);
+            if link == self.relay_link {
+                for (tag, address) in relays {
+                    let address = match address {
+                        Some(address) if link == STREAM => self.stream.local(address),
+                        address => address,
+                    };
+                    self.handle_relay(tag, address);
+                }
+            } else if self.is_up(link) && self.has_lost_relays(link) {
+                self.ask_for_relays(link);
             }
             if next.is_some() {
-                self.connect(family, next);
+                self.connect(link, next);
                 self.look_from_elsewhere();
             }
         }
     }
 
+    /// Whether the link that asks for relays is no good, so that this one has to.
+    fn has_lost_relays(&self, link: usize) -> bool {
+        match (link, self.relay_link) {
+            (STREAM, _) => self.stream.is_needed(),
+            // It is left when UDP has worked for a while.
+            (_, STREAM) => !self.stream.is_up(),
+            (_, other) => !self.is_up(other),
+        }
+    }
+
+    fn poll_event(&mut self, link: usize) -> Option<Event> {
+        match link {
+            STREAM => self.stream.client.as_mut()?.poll_event(),
+            family => self.links.client(family)?.1.poll_event(),
+        }
+    }
+
+    /// Sends what the client of this link has to send.
+    fn send(&mut self, link: usize) {
+        if link == STREAM {
+            let now = self.links.now();
+            while let Some(outgoing) = self.stream.client.as_mut().and_then(Client::poll_transmit) {
+                self.stream.send(outgoing, now);
+            }
+            return;
+        }
+        let Some((address, client)) = self.links.client(link) else {
+            return;
+        };
+        while let Some(outgoing) = client.poll_transmit() {
+            let destination = match outgoing.to {
+                To::Server => *address,
+                To::Address(address) => address,
+            };
+            self.host
+                .send_from_wireguard_port(destination, outgoing.payload);
+        }
+    }
+
     fn report(&mut self) {
         let server = self.server;
+        if self.stream.is_up() && self.stream.is_needed() {
+            let round_trip = match self.stream.state {
+                State::Up(Some(round_trip)) => round_trip.as_secs_f64() * 1e3,
+                _ => 0.0,
+            };
+            return self.host.report(Health::Good(format!(
+                "registered with {server} by TLS ({round_trip:.1} ms), as it does not answer by UDP"
+            )));
+        }
         let clients = self.links.clients();
         let silent: BTreeSet<String> = clients
             .flat_map(|(_, client)| client.silent_ports())
@@ -390,9 +506,11 @@ impl<'a> Run<'a> {
             .servers
             .first()
             .map_or(String::new(), ToString::to_string);
+        let problem = self.stream.problem.as_ref();
+        let by_tls = problem.map_or(String::new(), |problem| format!("; by TLS: {problem}"));
         self.links.report(|_, client| {
             let identity = client.identity();
-            if client.answers_stun() {
+            let what = if client.answers_stun() {
                 format!(
                     "no answer from {server}, but it answers STUN, so UDP gets there: is its public key {key}, is \
                      the admission secret the same, and does it admit {identity}?"
@@ -403,7 +521,8 @@ impl<'a> Run<'a> {
                      its public key {key}, is the admission secret the same, and does it admit {identity}?",
                     server.port
                 )
-            }
+            };
+            what + &by_tls
         });
     }
 }

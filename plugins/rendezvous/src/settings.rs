@@ -2,10 +2,11 @@ use std::path::PathBuf;
 
 use natpunch_plugin::{
     Abilities, Description, Discovery, Endpoint, Flaw, Instance, PeerKey, Runs, SecretFile,
-    Secrets, check_server, check_server_key,
+    Secrets, Upstream, check_server, check_server_key,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use url::Url;
 
 use crate::Plugin;
 
@@ -31,6 +32,15 @@ pub struct Settings {
     /// them.
     #[serde(default = "yes")]
     pub relay: bool,
+    /// Where the server is reached by TLS, for networks that let no UDP through:
+    /// `https://HOST[:PORT]`. Used by itself when there is no answer by UDP, and left when there is
+    /// one again. A proxy of the agent's environment, `HTTPS_PROXY`, is passed.
+    #[serde(default)]
+    pub tls: Option<String>,
+    /// The certificate authorities that the server's certificate may be of, in PEM: an absolute path.
+    /// Default: those of the system.
+    #[serde(default)]
+    pub tls_ca_file: Option<PathBuf>,
 }
 
 fn yes() -> bool {
@@ -48,6 +58,8 @@ pub struct Server {
     pub(crate) keys: Vec<PeerKey>,
     admission: Option<SecretFile>,
     pub(crate) relay: bool,
+    /// The way by TLS.
+    pub(crate) tls: Option<Upstream>,
     /// It is a node of the mesh, and knows this one by its WireGuard key.
     pub(crate) is_node: bool,
 }
@@ -74,8 +86,9 @@ impl natpunch_plugin::Settings for Settings {
             .admission_secret_file
             .map(|path| SecretFile::new(ADMISSION, path))
             .transpose();
-        match (endpoint, public_key, next, admission) {
-            (Ok(endpoint), Ok(()), Ok(()), Ok(admission)) => Ok(Server {
+        let tls = check_tls(self.tls, self.tls_ca_file);
+        match (endpoint, public_key, next, admission, tls) {
+            (Ok(endpoint), Ok(()), Ok(()), Ok(admission), Ok(tls)) => Ok(Server {
                 endpoint,
                 keys: [Some(self.public_key), self.next_public_key]
                     .into_iter()
@@ -83,14 +96,16 @@ impl natpunch_plugin::Settings for Settings {
                     .collect(),
                 admission,
                 relay: self.relay,
+                tls,
                 is_node: false,
             }),
-            (endpoint, public_key, next, admission) => {
+            (endpoint, public_key, next, admission, tls) => {
                 let flaws = [
                     endpoint.err(),
                     public_key.err(),
                     next.err(),
                     admission.err(),
+                    tls.err(),
                 ];
                 Err(flaws.into_iter().flatten().collect())
             }
@@ -103,9 +118,45 @@ impl natpunch_plugin::Settings for Settings {
             keys: vec![key],
             admission: None,
             relay: true,
+            tls: None,
             is_node: true,
         })
     }
+}
+
+/// The way by TLS, if there is one.
+fn check_tls(url: Option<String>, ca_file: Option<PathBuf>) -> Result<Option<Upstream>, Flaw> {
+    let Some(text) = url else {
+        return Ok(None);
+    };
+    let is_plain = |url: &Url| {
+        let has_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        url.scheme() == "https" && url.host().is_some() && !has_more && !has_user
+    };
+    let url = text.parse::<Url>().ok().filter(is_plain);
+    let url = url.ok_or_else(|| Flaw {
+        key: "tls",
+        problem: format!("`{text}` is no https:// URL of a host"),
+        expected: "https://HOST or https://HOST:PORT",
+        help: "write it like tls = \"https://relay.example.net\"".to_owned(),
+    })?;
+    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_absolute()) {
+        return Err(Flaw {
+            key: "tls_ca_file",
+            problem: format!("`{}` is not absolute", file.display()),
+            expected: "an absolute path",
+            help: format!(
+                "write it like tls_ca_file = \"/etc/natpunch/{}\"",
+                file.display()
+            ),
+        });
+    }
+    Ok(Some(Upstream {
+        url: url.as_str().trim_end_matches('/').to_owned(),
+        ca_file,
+        proxy: None,
+    }))
 }
 
 impl Instance for Server {

@@ -28,6 +28,8 @@ fn settings(server: &str) -> Settings {
         next_public_key: None,
         admission_secret_file: None,
         relay: true,
+        tls: None,
+        tls_ca_file: None,
     }
 }
 

@@ -69,6 +69,7 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
     stop_agent(&directory, &interface.name)?;
     let removed = natpunch_wg::down(&interface.name, &interface.owner, &directory)
         .map_err(AgentError::from)?;
+    natpunch_forwarder::stop(&directory, &interface.name);
     let file = hosts::path();
     if let Err(error) = hosts::apply(&file, &interface.name, &[]) {
         // The mesh is down all the same.

@@ -72,6 +72,14 @@ counters! {
     http_refused: "http connections refused",
     /// Errors of accepting a connection.
     http_accept_errors: "http accept errors",
+    /// Connections for streams refused because too many were open.
+    streams_refused: "streams refused",
+    /// Errors of accepting a connection for a stream.
+    stream_accept_errors: "stream accept errors",
+    /// Messages of streams that were none, for no port, or for which there was no room.
+    stream_dropped: "stream messages dropped",
+    /// Datagrams for streams that are gone or have no room.
+    stream_unsent: "stream messages not sent",
 }
 
 /// Renders what has been counted since the last time.

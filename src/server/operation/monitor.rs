@@ -41,6 +41,7 @@ impl Monitor {
             resident_bytes: resident_bytes(),
             rendezvous: self.shared.protocols.usage(),
             relay: self.relay.clone(),
+            streams: self.shared.streams.count(),
             http: self.http.as_ref().map(|http| http.usage()),
             reloads: self.reloads.get(),
             events: counts.into_iter().map(Into::into).collect(),

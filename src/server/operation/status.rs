@@ -32,6 +32,9 @@ pub struct Status {
     /// The relay, if there is one.
     #[serde(default)]
     pub relay: Option<Relay>,
+    /// Clients that no UDP reaches, by TLS or from a reverse proxy.
+    #[serde(default)]
+    pub streams: usize,
     /// The record store, if it is offered.
     pub http: Option<Records>,
     /// What happened to the settings since the start.
@@ -224,6 +227,11 @@ impl Status {
                 rendezvous.max_memory_bytes as u64,
             );
         }
+        gauge(
+            "streams",
+            "Clients that no UDP reaches.",
+            self.streams as u64,
+        );
         if let Some(http) = &self.http {
             gauge("http_records", "Records in the store.", http.records as u64);
             gauge(
@@ -282,6 +290,7 @@ mod tests {
                 max_memory_bytes: 9,
             }),
             relay: None,
+            streams: 3,
             http: Some(Records {
                 records: 1,
                 max_records: 2,

@@ -256,14 +256,14 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
 
 /// How many connections there are, and of whom.
 #[derive(Default)]
-struct Connections {
+pub(in crate::server) struct Connections {
     all: usize,
     by_source: HashMap<Source, usize>,
     by_site: HashMap<Site, usize>,
 }
 
 /// One of the connections that there may be.
-struct ConnectionPermit {
+pub(in crate::server) struct ConnectionPermit {
     source: Source,
     connections_now: Arc<Mutex<Connections>>,
 }
@@ -271,7 +271,7 @@ struct ConnectionPermit {
 impl ConnectionPermit {
     /// A permit for a connection from there. A source has so many at most, and a site no more than
     /// are left for all others; a proxy, which speaks for many, has all that are left.
-    fn take(
+    pub(in crate::server) fn take(
         connections_now: &Arc<Mutex<Connections>>,
         ip: IpAddr,
         is_proxy: bool,
@@ -349,25 +349,20 @@ struct Peer(IpAddr);
 
 /// Who sends a request: the other end of the connection, or whom a trusted proxy names.
 fn source(app: &App, Peer(ip): Peer, headers: &HeaderMap) -> Source {
-    let forwarded = || {
-        let last = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .next_back()?
-            .to_str()
-            .ok()?
-            .rsplit(',')
-            .next()?
-            .trim();
-        last.parse::<IpAddr>()
-            .ok()
-            .or_else(|| Some(last.parse::<SocketAddr>().ok()?.ip()))
-    };
     Source::of(if app.proxies.contains(&ip) {
-        forwarded().unwrap_or(ip)
+        forwarded_for(headers).unwrap_or(ip)
     } else {
         ip
     })
+}
+
+/// Whom a proxy names as the client: the last of `X-Forwarded-For`, which is its own word.
+pub(in crate::server) fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let named = headers.get_all("x-forwarded-for").iter().next_back()?;
+    let last = named.to_str().ok()?.rsplit(',').next()?.trim();
+    last.parse::<IpAddr>()
+        .ok()
+        .or_else(|| Some(last.parse::<SocketAddr>().ok()?.ip()))
 }
 
 /// A request that was refused.

@@ -13,6 +13,7 @@ use natpunch_types::{Help, PeerKey};
 use serde::Deserialize;
 
 use crate::cli::args::ServeArgs;
+use crate::server::streams::tls::CertificateFiles;
 
 /// An old protocol that the server can speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +83,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The HTTP record store, if offered.
     pub http: Option<HttpSettings>,
+    /// Streams for nodes that no UDP reaches: only beside natpunch's own rendezvous.
+    pub streams: StreamSettings,
     /// Where to listen for collectors of metrics.
     pub metrics: Option<SocketAddr>,
     /// The socket that `natpunch serve status` asks; `None`:
@@ -204,6 +207,19 @@ pub struct HttpSettings {
     pub max_connections: usize,
 }
 
+/// Where nodes come in that no UDP reaches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// By TLS, with a certificate of this server.
+    pub tls: Option<(SocketAddr, CertificateFiles)>,
+    /// In the clear, from a reverse proxy.
+    pub websocket: Option<SocketAddr>,
+    /// Reverse proxies whose last `X-Forwarded-For` element is believed to be the client.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Connections at a time at each of these addresses.
+    pub max_connections: usize,
+}
+
 /// Long polls of some thousand nodes; each takes an open file and some 20 KiB.
 const DEFAULT_HTTP_CONNECTIONS: usize = 4_096;
 /// A gigabit a second: what the network of most servers carries.
@@ -241,6 +257,12 @@ struct File {
     #[serde(default)]
     http_trusted_proxies: Vec<IpAddr>,
     http_max_connections: Option<usize>,
+    tls: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    websocket: Option<SocketAddr>,
+    websocket_trusted_proxies: Option<Vec<IpAddr>>,
+    stream_max_connections: Option<usize>,
     metrics: Option<SocketAddr>,
     #[serde(default)]
     metrics_public: bool,
@@ -350,6 +372,15 @@ pub enum SettingsError {
     /// Relay settings without a relay.
     #[error("the relay is of natpunch's own rendezvous, which is not spoken")]
     RelayForNobody,
+    /// Streams without a rendezvous in them.
+    #[error("tls and websocket are of natpunch's own rendezvous, which is not spoken")]
+    StreamsForNobody,
+    /// TLS needs both files.
+    #[error("tls needs a certificate and its key")]
+    TlsWithoutFiles,
+    /// A certificate for nothing.
+    #[error("there is a certificate or its key, and no address to serve TLS at")]
+    CertificateForNothing,
     /// A flag has a bad value.
     #[error("--relay-ports: {0}")]
     RelayPorts(String),
@@ -377,7 +408,13 @@ impl Help for SettingsError {
                 "for clients of natpunch-go: --compat natpunch-go, or allowed_keys in the --config \
                  file",
             ],
-            Self::NextKeyForNobody | Self::RelayForNobody => &[
+            Self::TlsWithoutFiles => &[
+                "--tls-cert FILE and --tls-key FILE (or tls_cert and tls_key in the --config file)",
+            ],
+            Self::CertificateForNothing => {
+                &["--tls 0.0.0.0:443 (or tls in the --config file), or take it away"]
+            }
+            Self::NextKeyForNobody | Self::RelayForNobody | Self::StreamsForNobody => &[
                 "say who may register: admission_secret_files, allowed_identities, or open = true",
             ],
             Self::PublicMetrics(_) => {
@@ -473,6 +510,10 @@ impl Settings {
                 .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
                 .max(1),
         });
+        let streams = file.stream_settings(args)?;
+        if rendezvous.is_none() && (streams.tls.is_some() || streams.websocket.is_some()) {
+            return Err(SettingsError::StreamsForNobody);
+        }
         if listen.is_empty() && http.is_none() {
             return Err(SettingsError::NothingToServe);
         }
@@ -507,6 +548,7 @@ impl Settings {
             allowed_keys: file.allowed_keys,
             limits: file.limits.into(),
             http,
+            streams,
             metrics: file.metrics,
             control: file.control,
         })
@@ -527,6 +569,7 @@ impl Settings {
             ("relay", self.relay != new.relay),
             ("compat", self.compat != new.compat),
             ("http", self.http != new.http),
+            ("tls or websocket", self.streams != new.streams),
             ("metrics", self.metrics != new.metrics),
             ("control", self.control != new.control),
         ];
@@ -588,6 +631,41 @@ impl File {
                 .relay_total_bytes_per_second
                 .unwrap_or(DEFAULT_RELAY_BYTES_PER_SECOND),
         }))
+    }
+
+    /// Where nodes come in that no UDP reaches.
+    fn stream_settings(&self, args: &ServeArgs) -> Result<StreamSettings, SettingsError> {
+        let either = |flag: &Option<PathBuf>, key: &Option<PathBuf>| flag.clone().or(key.clone());
+        let certificate = either(&args.tls_cert, &self.tls_cert);
+        let key = either(&args.tls_key, &self.tls_key);
+        let tls = match (args.tls.or(self.tls), certificate, key) {
+            (None, None, None) => None,
+            (None, _, _) => return Err(SettingsError::CertificateForNothing),
+            (Some(address), Some(certificate), Some(key)) => {
+                Some((address, CertificateFiles { certificate, key }))
+            }
+            (Some(_), _, _) => return Err(SettingsError::TlsWithoutFiles),
+        };
+        let proxies = self.websocket_trusted_proxies.clone();
+        let loopback = || {
+            vec![
+                IpAddr::from([127, 0, 0, 1]),
+                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+            ]
+        };
+        let proxies = proxies.unwrap_or_else(loopback);
+        Ok(StreamSettings {
+            tls,
+            websocket: args.websocket.or(self.websocket),
+            trusted_proxies: proxies
+                .into_iter()
+                .map(natpunch_types::canonical_ip)
+                .collect(),
+            max_connections: self
+                .stream_max_connections
+                .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
+                .max(1),
+        })
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {

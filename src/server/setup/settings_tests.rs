@@ -10,9 +10,37 @@ fn args() -> ServeArgs {
         relay_ports: None,
         no_relay: false,
         http: None,
+        tls: None,
+        tls_cert: None,
+        tls_key: None,
+        websocket: None,
         config: None,
         command: None,
     }
+}
+
+#[test]
+fn tls_asks_for_a_certificate_its_key_and_a_rendezvous_to_serve() {
+    let base = |text: &str| {
+        let text = format!("listen = [\"0.0.0.0:51900\"]\nkey_file = \"/a\"\n{text}");
+        with_file(&text, args())
+    };
+    let all = "tls = \"0.0.0.0:443\"\ntls_cert = \"/c\"\ntls_key = \"/k\"\n";
+    let streams = base(&format!("open = true\n{all}")).unwrap().streams;
+    let (address, files) = streams.tls.unwrap();
+    assert_eq!(address.port(), 443);
+    assert_eq!(files.certificate, Path::new("/c"));
+    let without = |line: &str| base(&format!("open = true\n{}", all.replace(line, "")));
+    for file in ["tls_cert = \"/c\"\n", "tls_key = \"/k\"\n"] {
+        assert!(matches!(without(file), Err(SettingsError::TlsWithoutFiles)));
+    }
+    let nowhere = without("tls = \"0.0.0.0:443\"\n");
+    assert!(matches!(nowhere, Err(SettingsError::CertificateForNothing)));
+    let nobody = base(&format!("compat = [\"natpunch-go\"]\n{all}"));
+    assert!(matches!(nobody, Err(SettingsError::StreamsForNobody)));
+    let proxied = base("open = true\nwebsocket = \"127.0.0.1:8443\"\n").unwrap();
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    assert!(proxied.streams.trusted_proxies.contains(&loopback));
 }
 
 fn with_file(text: &str, mut args: ServeArgs) -> Result<Settings, SettingsError> {

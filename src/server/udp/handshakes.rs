@@ -8,8 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use natpunch_net::Ends;
-
-use crate::server::store::Source;
+use natpunch_types::Network;
 
 /// Handshakes waiting in all: some 0.2 s of work.
 const MAX: usize = 1_024;
@@ -22,9 +21,9 @@ type Waiting = (usize, Ends, Vec<u8>);
 /// The queue of one worker.
 #[derive(Debug, Default)]
 pub(in crate::server) struct HandshakeQueue {
-    by_source: HashMap<Source, VecDeque<Waiting>>,
+    by_source: HashMap<Network, VecDeque<Waiting>>,
     /// The sources with something waiting, next first.
-    turns: VecDeque<Source>,
+    turns: VecDeque<Network>,
     waiting: usize,
 }
 
@@ -46,7 +45,7 @@ impl HandshakeQueue {
         if self.waiting >= MAX {
             return false;
         }
-        let source = Source::of(from.remote.ip());
+        let source = Network::of(from.remote.ip());
         let queue = self.by_source.entry(source).or_default();
         if queue.iter().any(|(.., waiting)| waiting == payload) {
             return true;

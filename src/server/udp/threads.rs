@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::server::protocols::random;
 use crate::server::relay::Relay;
+use crate::server::streams::mailbox::Mailbox;
 use crate::server::worker::{Shared, Worker};
 
 /// All threads of a server.
@@ -54,9 +55,13 @@ impl Threads {
             let name = format!("worker-{number}");
             let heartbeat = shared.heartbeats.expect(&name, now);
             let (stopped, exit_notice) = (stopped.try_clone()?, ExitNotice(exit_notice.clone()));
+            let mailbox = match shared.streams.of_worker(number) {
+                Some(mailbox) => mailbox,
+                None => Arc::new(Mailbox::new()?),
+            };
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
                 let _farewell = exit_notice;
-                Worker::new(sockets, shared, heartbeat, rng).run(&stopped);
+                Worker::new((sockets, mailbox), shared, heartbeat, rng).run(&stopped);
             })?);
         }
         for (number, forwarder) in forwarders.into_iter().enumerate() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use natpunch_net::{Ends, Inbox, Outbox, Stopwatch};
 use natpunch_rendezvous::server::{Incoming, Opened, Unsealed, Via};
-use natpunch_rendezvous::wire;
+use natpunch_rendezvous::{stream, wire};
 use natpunch_types::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_chacha::ChaCha20Rng;
@@ -25,6 +25,8 @@ use crate::server::handshakes::HandshakeQueue;
 use crate::server::heartbeats::{BEAT, Heartbeat, Heartbeats};
 use crate::server::protocols::{Answer, Class, Protocols};
 use crate::server::sockets::{ReplySockets, Sockets};
+use crate::server::streams::mailbox::Mailbox;
+use crate::server::streams::{STREAM, Streams};
 
 /// Longer datagrams than any that is understood, so that a cut-off one never looks whole.
 const LONGEST: usize = 2_048;
@@ -45,16 +47,21 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) workers: usize,
     /// Handshakes that wait for their turn, of all workers.
     pub(in crate::server) waiting: AtomicUsize,
+    /// The clients that no UDP reaches.
+    pub(in crate::server) streams: Streams,
 }
 
 impl Shared {
     /// What the workers of these sockets share; time begins now.
+    ///
+    /// # Errors
+    /// The system has no files left.
     pub(in crate::server) fn new(
         protocols: Protocols,
         sockets: &Sockets,
         counters: Arc<Counters>,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        Ok(Self {
             protocols,
             reply_sockets: ReplySockets::all(&sockets.addresses, sockets.alternate_port),
             counters,
@@ -62,7 +69,8 @@ impl Shared {
             heartbeats: Heartbeats::default(),
             workers: sockets.of_workers.len(),
             waiting: AtomicUsize::new(0),
-        }
+            streams: Streams::new(sockets.of_workers.len())?,
+        })
     }
 
     /// The threads that have shown no sign of life within this time.
@@ -74,11 +82,13 @@ impl Shared {
 /// Serves its sockets until the other end of `stop` is closed.
 pub(in crate::server) struct Worker {
     sockets: Vec<UdpSocket>,
+    /// What came in streams.
+    mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
     heartbeat: Arc<Heartbeat>,
     rng: ChaCha20Rng,
     handshakes: HandshakeQueue,
-    /// What is to be sent, by socket.
+    /// What is to be sent, by socket; last what goes into streams.
     outgoing: Vec<Vec<(Ends, Answer)>>,
     outbox: Outbox,
     /// When the rendezvous last said that it wants to be called.
@@ -87,15 +97,16 @@ pub(in crate::server) struct Worker {
 
 impl Worker {
     pub(in crate::server) fn new(
-        sockets: Vec<UdpSocket>,
+        (sockets, mailbox): (Vec<UdpSocket>, Arc<Mailbox>),
         shared: Arc<Shared>,
         heartbeat: Arc<Heartbeat>,
         rng: ChaCha20Rng,
     ) -> Self {
-        let outgoing = sockets.iter().map(|_| Vec::new()).collect();
+        let outgoing = (0..=sockets.len()).map(|_| Vec::new()).collect();
         let (handshakes, outbox) = (HandshakeQueue::default(), Outbox::default());
         Self {
             sockets,
+            mailbox,
             shared,
             heartbeat,
             rng,
@@ -135,6 +146,7 @@ impl Worker {
                 }
                 self.flush();
             }
+            self.receive_streams();
             self.work();
             self.keep_time();
             self.flush();
@@ -153,6 +165,7 @@ impl Worker {
             .iter()
             .map(|socket| readable(socket.as_fd()))
             .collect();
+        files.push(readable(self.mailbox.as_fd()));
         files.push(readable(stop.as_fd()));
         // Rounded up, for else the last millisecond would be waited for in a busy loop.
         let milliseconds = u16::try_from(longest.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
@@ -175,6 +188,25 @@ impl Worker {
         let Some(socket) = self.sockets.get(index) else {
             return Ok(());
         };
+        let count = inbox.receive(socket)?;
+        self.shared.counters.received.count(count);
+        self.take(index, inbox.datagrams());
+        Ok(())
+    }
+
+    /// Takes what came in streams.
+    fn receive_streams(&mut self) {
+        let arrived = self.mailbox.take();
+        if !arrived.is_empty() {
+            let datagrams = arrived
+                .iter()
+                .map(|arrived| (arrived.source.into(), arrived.payload.as_slice()));
+            self.take(STREAM, datagrams);
+        }
+    }
+
+    /// Takes datagrams of one socket, or of streams.
+    fn take<'a>(&mut self, index: usize, datagrams: impl Iterator<Item = (Ends, &'a [u8])>) {
         let shared = self.shared.clone();
         let Shared {
             protocols,
@@ -182,17 +214,19 @@ impl Worker {
             counters,
             ..
         } = &*shared;
-        let count = inbox.receive(socket)?;
-        counters.received.count(count);
         let now = self.now();
         let (mut requests, mut opened) = (Vec::new(), Vec::new());
         let mut others: Vec<(Via, SocketAddr, &[u8])> = Vec::new();
-        for (ends, payload) in inbox.datagrams() {
+        for (ends, payload) in datagrams {
             let via = Via {
                 socket: index,
                 local: ends.local,
             };
             match protocols.classify(payload) {
+                // Of the protocols that know no sessions, none is for streams.
+                class if index == STREAM && !matches!(class, Class::Rendezvous(_)) => {
+                    counters.dropped.add();
+                }
                 Class::Stun => {
                     let answer = reply_sockets.get(index).and_then(|reply| {
                         let (answer, change) = protocols.answer_stun(
@@ -246,7 +280,6 @@ impl Worker {
         if !requests.is_empty() || !opened.is_empty() || !others.is_empty() {
             self.handle_rendezvous(&requests, opened, &others, now);
         }
-        Ok(())
     }
 
     /// Lets the rendezvous take what came in one batch: requests by their sessions' keys, and what
@@ -366,7 +399,7 @@ impl Worker {
     }
 
     fn push(&mut self, socket: usize, ends: Ends, answer: Answer) {
-        if let Some(outgoing) = self.outgoing.get_mut(socket) {
+        if let Some(outgoing) = self.outgoing.get_mut(socket.min(self.sockets.len())) {
             outgoing.push((ends, answer));
         }
     }
@@ -387,6 +420,20 @@ impl Worker {
                 .send_errors
                 .count(outgoing.len() - sent);
             outgoing.clear();
+        }
+        let Shared {
+            streams, counters, ..
+        } = &*self.shared;
+        for (ends, answer) in self
+            .outgoing
+            .last_mut()
+            .into_iter()
+            .flat_map(|o| o.drain(..))
+        {
+            match streams.send(ends.remote, stream::SERVER, &answer) {
+                true => counters.answered.add(),
+                false => counters.stream_unsent.add(),
+            }
         }
     }
 }

@@ -56,6 +56,7 @@ use std::time::Duration;
 
 use natpunch_types::{
     Candidate, CandidateKind, InstanceName, Origin, PathId, PeerKey, RelayPolicy, Route,
+    is_forwarder,
 };
 
 use crate::burst::Burst;
@@ -349,6 +350,9 @@ impl Peer {
         let Ok(remote) = env.admit(offer.path.remote) else {
             return;
         };
+        if is_forwarder(remote.ip()) && !offer.may_be_forwarder() {
+            return;
+        }
         let path = offer.path.with_remote(remote);
         let kind = self.kind_seen(path, offer.kind, env);
         let offer = Offer {
@@ -400,7 +404,8 @@ impl Peer {
     fn kind_seen(&self, path: PathId, kind: CandidateKind, env: &Env) -> CandidateKind {
         let unknown = kind == CandidateKind::PeerReflexive && self.table.get(&path).is_none();
         let by_relay = env.is_host_of_relays(path.remote.ip());
-        if unknown && by_relay && self.spec.relay != RelayPolicy::Never {
+        let by_relay = by_relay && self.spec.relay != RelayPolicy::Never;
+        if unknown && (by_relay || is_forwarder(path.remote.ip())) {
             CandidateKind::Relay
         } else {
             kind

@@ -44,7 +44,7 @@ impl Peer {
                 _ if is_leaving_relay => PathKind::Relay,
                 Tier::Lan => PathKind::Lan,
                 Tier::Direct | Tier::Tunnel => PathKind::Direct,
-                Tier::Relay => PathKind::Relay,
+                Tier::Relay | Tier::Stream => PathKind::Relay,
             }),
             local: in_use.map(|path| path.local),
             relayed_by: relay

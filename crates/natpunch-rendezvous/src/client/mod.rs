@@ -253,6 +253,11 @@ impl<R: CryptoRng> Client<R> {
         self.reachability.answers()
     }
 
+    /// Since when an answer is awaited in a session that works, if one is.
+    pub fn unanswered_since(&self) -> Option<Time> {
+        self.session.as_ref()?.asked
+    }
+
     /// Ports of the server that it has named and that answer nothing: its second one, and those of
     /// its relay.
     pub fn silent_ports(&self) -> BTreeSet<SocketAddr> {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(crate) mod host;
 pub(crate) mod network;
+pub(crate) mod stream;
 
 /// The one form in which natpunch compares and stores an address: an IPv4-mapped or IPv4-compatible
 /// IPv6 address becomes IPv4 (RFC 4291, 2.5.5). `::` and `::1` stay what they are.

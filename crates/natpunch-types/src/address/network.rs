@@ -2,17 +2,21 @@
 
 use std::net::IpAddr;
 
+use super::stream;
+
 /// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
 /// that begin with 32 zero bits are nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(u64);
 
 impl Network {
-    /// The network of an address.
+    /// The network of an address; of that of a [stream](crate::stream_address), of its host.
     pub fn of(ip: IpAddr) -> Self {
         Self(match ip {
             IpAddr::V4(ip) => ip.to_bits().into(),
-            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+            IpAddr::V6(ip) => {
+                stream::network_bits(ip).unwrap_or_else(|| (ip.to_bits() >> 64) as u64)
+            }
         })
     }
 

@@ -1,6 +1,7 @@
 //! The agent's answer as a table and the lines around it.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
@@ -272,9 +273,17 @@ fn path(peer: &Peer, pin: Option<&PinnedPath>) -> String {
         .filter(|_| peer.path == "relay")
         .map(|relay| relay.origins.join(", "))
     {
+        Some(name) if !name.is_empty() && is_by_tls(peer) => format!("relay ({name}, by TLS)"),
         Some(name) if !name.is_empty() => format!("relay ({name})"),
         _ => peer.path.clone(),
     }
+}
+
+/// Whether the forwarder of this host carries WireGuard's packets.
+fn is_by_tls(peer: &Peer) -> bool {
+    let endpoint = peer.endpoint.as_ref();
+    let endpoint = endpoint.and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+    endpoint.is_some_and(|endpoint| natpunch_types::is_forwarder(endpoint.ip()))
 }
 
 /// How much of the punch budget is used, and what is wrong with pins where somebody is worse off
@@ -399,6 +408,10 @@ mod tests {
                  "relay_reason": "no probe was answered", "strategy": "birthday: opens ports (9 packets)",
                  "candidates": [{"address": "192.0.2.9:51901", "kind": "relay", "origins": ["hub"], "rtt_ms": 1.25,
                                  "proven": true, "wireguard_blocked": false}]},
+                {"name": "t", "managed": true, "path": "relay", "endpoint": "127.78.80.1:40000", "rtt_ms": 1.25,
+                 "handshake_age_s": 61.0, "rx_bytes": 0, "tx_bytes": 0, "state": "connected",
+                 "candidates": [{"address": "127.78.80.1:40000", "kind": "relay", "origins": ["hub"],
+                                 "proven": true, "wireguard_blocked": false}]},
                 {"name": "c", "managed": true, "path": "none", "rx_bytes": 0, "tx_bytes": 0,
                  "state": "unreachable", "reason": "no answer from 2 candidates", "retry_in_s": 60.0, "candidates": []}
             ]
@@ -408,6 +421,7 @@ mod tests {
         for expected in [
             "b  ",
             "direct (from port 61234)",
+            "relay (hub, by TLS)",
             "192.0.2.1:2",
             "1.2 ms",
             "1 min ago",

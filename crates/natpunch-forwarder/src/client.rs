@@ -1,0 +1,154 @@
+//! The agent's side: find the forwarder, start it, ask it.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::control::{Answer, LONGEST, Opened, Request, VERSION, Wanted};
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a process may take to appear, on a machine that is busy.
+const START: Duration = Duration::from_secs(10);
+/// How often is looked.
+const POLL: Duration = Duration::from_millis(5);
+/// A longer log is started anew with the next process.
+const MAX_LOG: u64 = 1 << 20;
+
+/// Where the forwarder of an interface is asked.
+pub fn socket_path(runtime_dir: &Path, interface: &str) -> PathBuf {
+    runtime_dir.join(format!("{interface}.forwarder.sock"))
+}
+
+/// The forwarder of an interface, started when it is needed.
+#[derive(Debug)]
+pub struct Forwarder {
+    program: PathBuf,
+    socket: PathBuf,
+    /// One start at a time.
+    starting: Mutex<()>,
+}
+
+impl Forwarder {
+    /// That of an interface; `program` is natpunch.
+    pub fn new(program: PathBuf, runtime_dir: &Path, interface: &str) -> Self {
+        Self {
+            program,
+            socket: socket_path(runtime_dir, interface),
+            starting: Mutex::new(()),
+        }
+    }
+
+    /// A port of a server, as it is on this host. To be asked again at least every minute, as long
+    /// as it is needed.
+    ///
+    /// # Errors
+    /// The process can't be started, or refuses.
+    pub async fn open(&self, wanted: Wanted) -> io::Result<Opened> {
+        self.ensure().await?;
+        match ask(&self.socket, &Request::Open(wanted)).await? {
+            Answer::Opened(opened) => Ok(opened),
+            Answer::Refused(problem) => Err(io::Error::other(problem)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Starts the process, unless one of this version answers.
+    async fn ensure(&self) -> io::Result<()> {
+        let _one = self.starting.lock().await;
+        match ask(&self.socket, &Request::Hello).await {
+            Ok(Answer::Hello { version }) if version == VERSION => return Ok(()),
+            // Of another version, or it is none.
+            Ok(_) => stop_at(&self.socket).await,
+            Err(_) => {}
+        }
+        let log = self.socket.with_extension("log");
+        let fresh = std::fs::metadata(&log).is_ok_and(|meta| meta.len() > MAX_LOG);
+        let log = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(fresh)
+            .append(!fresh)
+            .mode(0o600)
+            .open(&log)?;
+        let mut child = Command::new(&self.program)
+            .arg("forwarder")
+            .arg("--socket")
+            .arg(&self.socket)
+            .env("NATPUNCH_LOG", "info")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let deadline = Instant::now() + START;
+        loop {
+            if let Ok(Answer::Hello { .. }) = ask(&self.socket, &Request::Hello).await {
+                // So that it leaves no zombie when it ends before us.
+                let _ = std::thread::Builder::new()
+                    .name("reap-forwarder".to_owned())
+                    .stack_size(64 << 10)
+                    .spawn(move || child.wait());
+                return Ok(());
+            }
+            let ended = child.try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                let log = self.socket.with_extension("log");
+                return Err(io::Error::other(format!(
+                    "the forwarder did not start; see {}",
+                    log.display()
+                )));
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+/// Stops the forwarder of an interface, if one runs. For callers without a runtime.
+pub fn stop(runtime_dir: &Path, interface: &str) {
+    let socket = socket_path(runtime_dir, interface);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    if let Ok(runtime) = runtime {
+        runtime.block_on(stop_at(&socket));
+    }
+    for left in ["lock", "log"] {
+        let _ = std::fs::remove_file(socket.with_extension(left));
+    }
+}
+
+/// Asks for the end, and waits until nobody answers.
+async fn stop_at(socket: &Path) {
+    if ask(socket, &Request::Stop).await.is_err() {
+        return;
+    }
+    let deadline = Instant::now() + ANSWER;
+    while Instant::now() < deadline && ask(socket, &Request::Hello).await.is_ok() {
+        sleep(POLL).await;
+    }
+}
+
+async fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
+    let converse = async {
+        let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
+        let mut text = serde_json::to_vec(request).map_err(io::Error::other)?;
+        text.push(b'\n');
+        writer.write_all(&text).await?;
+        let mut line = String::new();
+        let mut reader = BufReader::new(reader).take(LONGEST as u64);
+        reader.read_line(&mut line).await?;
+        serde_json::from_str(&line).map_err(io::Error::other)
+    };
+    timeout(ANSWER, converse).await?
+}
