@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
+.PHONY: help dist demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
   supply-chain fuzz mutants
 
 help: ## this list
@@ -69,6 +69,9 @@ restart: ## 100,000 clients of one server that restarts: all are back within a m
 
 mutants: ## mutation tests of the pure crates: many hours, or a part of them (SHARD=1/20)
 	scripts/mutants $(SHARD)
+
+dist: ## what is handed out, in target/dist-out: program, manual, completions, units, licences (many minutes)
+	scripts/dist
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench

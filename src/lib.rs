@@ -10,6 +10,7 @@ pub mod control;
 pub mod demo;
 pub mod doctor;
 mod exposition;
+pub mod invite;
 pub mod plugins;
 pub mod server;
 pub mod source;

@@ -66,8 +66,19 @@ pub enum Command {
     Init(InitArgs),
     /// Add a peer to the mesh file; comments and order stay.
     AddPeer(AddPeerArgs),
-    /// Remove a peer from the mesh file; comments and order stay.
+    /// Change keys of a peer in the mesh file; comments and order stay.
+    EditPeer(EditPeerArgs),
+    /// Give a peer of the mesh file another name, also where other peers name it.
+    RenamePeer(RenamePeerArgs),
+    /// Give a peer of the mesh file a new key, and name the file that holds it on its machine.
+    RotateKey(RotateKeyArgs),
+    /// Remove a peer from the mesh file, and say which secrets it still knows; comments and order
+    /// stay.
     RemovePeer(RemovePeerArgs),
+    /// Print the line that makes another machine a node of the mesh: it runs `join` with it.
+    Invite(InviteArgs),
+    /// Make this machine a node of a mesh, by the line that `invite` printed.
+    Join(JoinArgs),
     /// Make a mesh file from a file of wg-quick or from a running interface.
     Import(ImportArgs),
     /// Print the wg-quick file of a peer with plain WireGuard, or its QR code.
@@ -103,6 +114,8 @@ pub enum Command {
     Plugin(PluginCommand),
     /// Print shell completions.
     Completions(CompletionsArgs),
+    /// Write the manual pages, one for each command.
+    Manual(ManualArgs),
     /// The embedded WireGuard device (started by `apply`).
     #[command(hide = true)]
     Device(DeviceArgs),
@@ -341,6 +354,52 @@ pub struct AddPeerArgs {
     pub unmanaged: bool,
 }
 
+/// Arguments of `edit-peer`.
+#[derive(Debug, Args)]
+pub struct EditPeerArgs {
+    /// Its name.
+    pub name: String,
+    /// A key of its section and the value, such as endpoint=nas.example.org:51820, serve=true or
+    /// interface.listen_port=51820. What is no value of TOML is taken as a string.
+    #[arg(value_name = "KEY=VALUE", required_unless_present = "unset")]
+    pub set: Vec<String>,
+    /// Take a key away, so that its default holds. Repeat for several.
+    #[arg(long, value_name = "KEY")]
+    pub unset: Vec<String>,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+}
+
+/// Arguments of `rename-peer`.
+#[derive(Debug, Args)]
+pub struct RenamePeerArgs {
+    /// Its name.
+    pub name: String,
+    /// Its new name, a DNS label.
+    pub new_name: String,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+}
+
+/// Arguments of `rotate-key`.
+#[derive(Debug, Args)]
+pub struct RotateKeyArgs {
+    /// Its name.
+    pub name: String,
+    /// The file that holds, or will hold, the new key on its machine: an absolute path, other than
+    /// that of the key in use. It is made, unless there is a --public-key.
+    #[arg(long, value_name = "FILE")]
+    pub private_key_file: PathBuf,
+    /// The public key of that file, which was made on the peer's machine.
+    #[arg(long, value_name = "KEY")]
+    pub public_key: Option<PeerKey>,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+}
+
 /// Arguments of `remove-peer`.
 #[derive(Debug, Args)]
 pub struct RemovePeerArgs {
@@ -352,6 +411,75 @@ pub struct RemovePeerArgs {
     /// Succeed also if there is no such peer.
     #[arg(long)]
     pub if_present: bool,
+}
+
+/// Arguments of `invite`.
+#[derive(Debug, Args)]
+pub struct InviteArgs {
+    /// The name of the new node, a DNS label.
+    pub name: String,
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshPath,
+    /// Where the node fetches the mesh from. Default: in a git repository the branch that is
+    /// checked out, at the remote `origin`.
+    #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(parse_argument))]
+    pub source: Option<Location>,
+    /// The trust file that the node gets. Default: /etc/natpunch/trust.toml of this machine, if it
+    /// exists.
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+    /// Where a secret file of the mesh is on this machine, if not where the mesh file says. Repeat
+    /// for several.
+    #[arg(long, value_name = "PATH=FILE", value_parser = secret_file)]
+    pub secret: Vec<(PathBuf, PathBuf)>,
+    /// Leave the mesh's secrets out: you carry their files to the node yourself.
+    #[arg(long, conflicts_with = "secret")]
+    pub without_secrets: bool,
+    /// How long the line may be used, such as 30m or 24h; at most 168h.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = validity)]
+    pub valid: Duration,
+    /// Make the node's key, too: add the peer to the mesh file, and put its private key into the
+    /// line. The node then runs as soon as the mesh file is pushed.
+    #[arg(long)]
+    pub with_key: bool,
+    /// With --with-key, in a directory of files: the one that gets the peer.
+    #[arg(long, value_name = "FILE", requires = "with_key")]
+    pub file: Option<PathBuf>,
+    /// Seal the line by a code, which is printed on standard error: without it nobody can read the
+    /// line.
+    #[arg(long)]
+    pub code: bool,
+}
+
+fn secret_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (path, file) = text.split_once('=').ok_or("write PATH=FILE")?;
+    Ok((path.into(), file.into()))
+}
+
+fn validity(text: &str) -> Result<Duration, String> {
+    span(text).and_then(|span| {
+        let fits = span <= Duration::from_secs(168 * 3600);
+        fits.then_some(span)
+            .ok_or_else(|| "at most 168h".to_owned())
+    })
+}
+
+/// Arguments of `join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The line. Without it, or as `-`, it is read from standard input, which no other user of this
+    /// machine sees.
+    pub line: Option<String>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not wait until the mesh knows this node's key: the service tries again until it does.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Install no service, and print the command that runs the agent.
+    #[arg(long)]
+    pub no_service: bool,
 }
 
 /// Arguments of `import`.
@@ -783,6 +911,13 @@ pub struct CompletionsArgs {
     /// The shell.
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `manual`.
+#[derive(Debug, Args)]
+pub struct ManualArgs {
+    /// The directory that gets them, which must be there.
+    pub directory: PathBuf,
 }
 
 /// Arguments of the hidden `device`.

@@ -6,6 +6,7 @@ mod demo;
 pub mod exit;
 mod keys;
 mod log;
+mod manual;
 mod mesh;
 mod node;
 mod plugin;
@@ -49,7 +50,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => mesh::check::run(&args),
         Command::Init(args) => mesh::init::run(&args),
         Command::AddPeer(args) => mesh::add_peer::run(args),
+        Command::EditPeer(args) => mesh::edit_peer::edit(&args),
+        Command::RenamePeer(args) => mesh::edit_peer::rename(&args),
+        Command::RotateKey(args) => mesh::edit_peer::rotate_key(&args),
         Command::RemovePeer(args) => mesh::remove_peer::run(&args),
+        Command::Invite(args) => mesh::invite::run(&args),
+        Command::Join(args) => node::join::run(&args),
         Command::Import(args) => mesh::import::run(&args),
         Command::Export(args) => mesh::export::run(&args),
         Command::Graph(args) => mesh::graph::run(&args),
@@ -68,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => mesh::schema::run(&args),
         Command::Plugin(command) => plugin::run(&command),
         Command::Completions(args) => completions::run(&args),
+        Command::Manual(args) => manual::run(&args),
         Command::Device(args) => node::device::run(args),
         Command::Forwarder(args) => node::device::run_forwarder(&args),
     });

@@ -29,6 +29,8 @@ pub use location::{GitLocation, Location};
 pub use watch::Watcher;
 
 pub(crate) use location::parse_argument;
+pub(crate) use program::find as installed;
+pub(crate) use trust::DEFAULT_FILE as DEFAULT_TRUST_FILE;
 
 use git::Git;
 use store::{Store, Version};

@@ -49,7 +49,7 @@ pub(super) enum Failure {
 }
 
 /// The path of an installed program.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     DIRECTORIES
         .iter()
         .map(|directory| Path::new(directory).join(name))

@@ -451,3 +451,116 @@ fn a_symbolic_link_to_the_mesh_file_stays_one() {
             .contains("[peers.x]")
     );
 }
+
+#[test]
+fn a_peer_is_changed_and_everything_around_it_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = mesh(directory.path());
+    done(
+        directory.path(),
+        &[
+            "edit-peer",
+            "nas",
+            "endpoint=nas.example.org:51820",
+            "routes=[\"192.168.2.0/24\"]",
+            "interface.mtu=1380",
+            "tags=[\"db\"]",
+        ],
+    );
+    let after = fs::read_to_string(&file).unwrap();
+    let (lost, new) = changed(BY_HAND, &after);
+    assert_eq!(
+        lost,
+        ["routes    = [ \"192.168.1.0/24\" ]   # odd spaces stay"]
+    );
+    assert_eq!(
+        new,
+        [
+            "routes    = [\"192.168.2.0/24\"]   # odd spaces stay",
+            "endpoint = \"nas.example.org:51820\"",
+            "tags = [\"db\"]",
+            "mtu = 1380",
+        ]
+    );
+    let gone = ["edit-peer", "nas", "--unset", "endpoint", "--unset", "tags"];
+    done(directory.path(), &gone);
+    done(
+        directory.path(),
+        &["edit-peer", "laptop", "interface.listen_port=51821"],
+    );
+    let after = fs::read_to_string(&file).unwrap();
+    let laptop = after.find("[peers.laptop.interface]").unwrap();
+    assert!(after.find("[peers.laptop]").unwrap() < laptop, "{after}");
+    assert!(!after.contains("endpoint") && !after.contains("tags"));
+    // What would not be valid is not written.
+    for bad in [
+        &["edit-peer", "nas", "adresses=[]"][..],
+        &["edit-peer", "nas", "addresses=[\"10.99.0.1\"]"],
+        &["edit-peer", "nas", "endpoint"],
+        &["edit-peer", "nas", "public_key.x=1"],
+        &["edit-peer", "nas", "--unset", "public_key"],
+        &["edit-peer", "nobody", "managed=false"],
+    ] {
+        refused(directory.path(), bad);
+        assert_eq!(fs::read_to_string(&file).unwrap(), after, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_renamed_peer_keeps_its_place_and_those_that_name_it_follow() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = mesh(directory.path());
+    done(directory.path(), &["edit-peer", "nas", "exit=true"]);
+    done(directory.path(), &["edit-peer", "laptop", "exit_node=nas"]);
+    let before = fs::read_to_string(&file).unwrap();
+    done(directory.path(), &["rename-peer", "nas", "box"]);
+    let after = fs::read_to_string(&file).unwrap();
+    let expected = before
+        .replace("[peers.nas", "[peers.box")
+        .replace("\"nas\"", "\"box\"");
+    assert_eq!(after, expected);
+    let taken = refused(directory.path(), &["rename-peer", "box", "laptop"]);
+    assert!(taken.contains("already"), "{taken}");
+    refused(directory.path(), &["rename-peer", "box", "The Box"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), after);
+}
+
+#[test]
+fn a_new_key_comes_with_the_file_that_holds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = mesh(directory.path());
+    let new = directory.path().join("nas-2.key").display().to_string();
+    let arguments = ["rotate-key", "nas", "--private-key-file", &new];
+    done(directory.path(), &arguments);
+    let made = config::read_key_file(Path::new(&new)).unwrap();
+    let mesh = config::load(&file).unwrap();
+    assert_eq!(mesh.peers["nas"].public_key, made.public_key());
+    let after = fs::read_to_string(&file).unwrap();
+    let (lost, new_lines) = changed(BY_HAND, &after);
+    assert_eq!((lost.len(), new_lines.len()), (1, 2), "{new_lines:?}");
+    // The file in use holds the key that works until the change has arrived.
+    let again = refused(directory.path(), &arguments);
+    assert!(again.contains("in use"), "{again}");
+    // A key that was made on the machine itself.
+    let public = key_pair(9).1.to_string();
+    let there = "/etc/natpunch/laptop-2.key";
+    let mut arguments = vec!["rotate-key", "laptop", "--private-key-file", there];
+    arguments.extend(["--public-key", &public]);
+    done(directory.path(), &arguments);
+    let mesh = config::load(&file).unwrap();
+    assert_eq!(mesh.peers["laptop"].public_key.to_string(), public);
+}
+
+#[test]
+fn a_removed_node_leaves_word_of_the_secrets_that_it_knows() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.toml");
+    let secret = "preshared_secret_file = \"/etc/natpunch/psk.key\"";
+    let text = BY_HAND.replace("# -- Berlin --", &format!("{secret}\n\n# -- Berlin --"));
+    write(&file, &text, 0o640);
+    let said = done(directory.path(), &["remove-peer", "laptop"]);
+    assert!(
+        said.contains("laptop still knows preshared_secret_file of [mesh]"),
+        "{said}"
+    );
+}

@@ -53,6 +53,9 @@ fn a_mesh_file_is_made_changed_and_drawn_as_the_how_tos_say() {
     assert!(code.contains('█'), "{code}");
     let drawn = types(here, &Block::named("docs/how-to/peers.md", "graph").text);
     assert!(drawn.contains("phone") && types(here, "cat mesh.svg").contains("laptop"));
+    let changed = Block::named("docs/how-to/peers.md", "edit-peer").text;
+    let changed = types(here, &changed);
+    assert!(changed.contains("renamed nas to box"), "{changed}");
     let left = types(
         here,
         &Block::named("docs/how-to/peers.md", "remove-peer").text,

@@ -16,8 +16,12 @@ mod cli;
 mod deps;
 mod exit_codes;
 mod fields;
+#[path = "../source/server.rs"]
+#[allow(dead_code)]
+mod git_server;
 mod gitops;
 mod how_tos;
+mod join;
 mod links;
 mod marks;
 mod mesh_files;

@@ -42,11 +42,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(repositories: PathBuf) -> Self {
+        Self::start_at("127.0.0.1:0", repositories).await
+    }
+
+    pub(crate) async fn start_at(address: &str, repositories: PathBuf) -> Self {
         let shown = Arc::new(Mutex::new(Shown {
             repositories,
             ..Shown::default()
         }));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(serve).with_state(Arc::clone(&shown));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

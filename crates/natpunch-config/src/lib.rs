@@ -37,7 +37,8 @@ pub use mesh::model::{
 pub use mesh::ports::endpoint_listen_port;
 pub use node::exit_node::with_default_routes;
 pub use node::identity::{
-    AgeRecipient, DEFAULT_IDENTITY_FILE, age_encrypt, age_recipients, new_age_identity,
+    AgeRecipient, DEFAULT_IDENTITY_FILE, age_encrypt, age_recipients, age_seal, age_unseal,
+    new_age_identity,
 };
 pub use node::key_file::{create_secret_file, new_key_file, new_private_key, read_key_file};
 pub use node::local::Local;

@@ -7,6 +7,7 @@ pub(super) mod confirm;
 pub(super) mod device;
 pub(super) mod doctor;
 pub(super) mod down;
+pub(super) mod join;
 pub(super) mod ping;
 pub(super) mod plan;
 pub(super) mod reload;

@@ -1,6 +1,7 @@
 //! Edits of the mesh file that keep its comments and its order, and are written only if the whole
 //! mesh is valid after them.
 
+mod changes;
 mod choice_of_file;
 pub(crate) mod free_addresses;
 pub(crate) mod new_mesh;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use natpunch_os::{durable, reason};
-use toml_edit::DocumentMut;
+use toml_edit::{DocumentMut, Value};
 
 use crate::file::kind::Kind;
 use crate::load::{Given, load_with};
@@ -62,7 +63,7 @@ impl Edit {
         Self::open(path, mesh, file, kinds)
     }
 
-    /// Opens the mesh at `path` to remove a peer: the file is the one that has it. `None` if no
+    /// Opens the mesh at `path` to change or remove a peer: the file is the one that has it. `None` if no
     /// file has.
     ///
     /// # Errors
@@ -144,6 +145,24 @@ impl Edit {
     /// others in this file.
     pub fn remove_peer(&mut self, name: &str) {
         removal::remove_peer(&mut self.document, name);
+    }
+
+    /// Sets a key of a peer, such as `endpoint` or `interface.listen_port`, to a value as the file
+    /// would have it; text that is none is taken as a string. `None` removes the key.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    pub fn set(&mut self, peer: &str, key: &str, value: Option<&str>) -> Result<(), ConfigErrors> {
+        let value = value.map(|text| text.parse::<Value>().unwrap_or_else(|_| text.into()));
+        changes::set(&mut self.document, peer, key, value).map_err(|error| {
+            let help = "name a key of [peers.NAME], such as endpoint or interface.listen_port";
+            ConfigErrors::of(&self.file, error.0, help)
+        })
+    }
+
+    /// Gives a peer another name, also where others of this file name it.
+    pub fn rename_peer(&mut self, from: &str, to: &str) {
+        changes::rename(&mut self.document, from, to);
     }
 
     /// The whole mesh as it would be.

@@ -165,6 +165,43 @@ impl FromStr for AgeRecipient {
     }
 }
 
+/// The cost of trying a code, as the logarithm of scrypt's N (RFC 7914): 32 MiB for each try.
+const CODE_COST: u8 = 15;
+
+/// Encrypts to a code that people type, as `age -p` does.
+///
+/// # Errors
+/// age's.
+pub fn age_seal(plain: &[u8], code: &str) -> Result<Vec<u8>, String> {
+    let mut recipient = age::scrypt::Recipient::new(code.to_owned().into());
+    recipient.set_work_factor(CODE_COST);
+    let to = std::iter::once(&recipient as &dyn age::Recipient);
+    let encryptor = Encryptor::with_recipients(to).map_err(|error| error.to_string())?;
+    let mut sealed = Vec::new();
+    let written = encryptor.wrap_output(&mut sealed).and_then(|mut writer| {
+        std::io::Write::write_all(&mut writer, plain)?;
+        writer.finish().map(|_| ())
+    });
+    written.map_err(|error| error.to_string())?;
+    Ok(sealed)
+}
+
+/// Opens what [`age_seal`] made. `None`: the code is another, or it was changed.
+pub fn age_unseal(sealed: &[u8], code: &str) -> Option<Vec<u8>> {
+    let mut identity = age::scrypt::Identity::new(code.to_owned().into());
+    identity.set_max_work_factor(CODE_COST);
+    let decryptor = Decryptor::new_buffered(sealed).ok()?;
+    let opened = decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity));
+    // As much as there is room for, so that no copy of it is left behind.
+    let mut plain = Vec::with_capacity(sealed.len());
+    opened
+        .ok()?
+        .take(sealed.len() as u64)
+        .read_to_end(&mut plain)
+        .ok()?;
+    Some(plain)
+}
+
 /// Encrypts a key to recipients, in armor.
 ///
 /// # Errors
