@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help dist demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
+.PHONY: help dist package packages-test demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
   supply-chain fuzz mutants
 
 help: ## this list
@@ -72,6 +72,14 @@ mutants: ## mutation tests of the pure crates: many hours, or a part of them (SH
 
 dist: ## what is handed out, in target/dist-out: program, manual, completions, units, licences (many minutes)
 	scripts/dist
+
+package: dist ## the same as .deb and .rpm
+	@scripts/deps.sh package
+	scripts/package
+
+packages-test: ## the .deb of `make dist` installed, upgraded under traffic, removed, purged in a booted Debian (5 minutes)
+	@scripts/deps.sh packages
+	tests/packages/run
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench

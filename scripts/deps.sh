@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh demo|test|vm|bench: makes sure that the programs this needs are there. As root on a Debian-like machine it
-# installs what is missing; elsewhere it says what is missing and how to get it, and fails.
+# deps.sh demo|test|vm|bench|supply|package|packages: makes sure that the programs this needs are there. As root on a
+# Debian-like machine it installs what is missing; elsewhere it says what is missing and how to get it, and fails.
 set -euo pipefail
 
 # program:Debian package
@@ -8,11 +8,13 @@ demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util
 test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
+package='cargo:cargo cc:gcc dpkg-deb:dpkg objdump:binutils rpmbuild:rpm'
+packages="$package debootstrap:debootstrap systemd-nspawn:systemd-container"
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
 
 what=${1:-}
 case $what in
-  demo | test | bench | supply | vm) needed=${!what} ;;
+  demo | test | bench | supply | vm | package | packages) needed=${!what} ;;
   *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
 esac
 

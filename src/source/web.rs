@@ -55,7 +55,10 @@ pub(super) async fn fetch(
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
         .build()
-        .map_err(|error| SourceError::local(format!("can't speak HTTP: {error}")))?;
+        .map_err(|error| {
+            SourceError::local(format!("can't speak HTTP: {error}"))
+                .help("install the certificates of authorities: package ca-certificates")
+        })?;
     let mut request = client.get(url.clone());
     // A file that did not change may have been signed again, which is what its age goes by.
     let etag = etag.filter(|_| trust.max_age.is_none());
