@@ -59,6 +59,7 @@ impl Agent {
             listen_port: self.node.listen_port,
             fwmark: self.node.fwmark,
             forwarder: self.forwarder.clone(),
+            network: self.sources.links.network().clone(),
         };
         let mut started = Vec::new();
         for discovery in &self.node.discovery {

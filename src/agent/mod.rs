@@ -278,7 +278,7 @@ impl Agent {
                 self.look_for_clashes();
                 self.resolver.set(spec::stun_servers(&self.node));
                 for plugin in &self.plugins {
-                    plugin.tell_network_changed();
+                    plugin.tell_network_changed(&change.network);
                 }
             }
             Some(change) = sources.mesh_changes.recv() => self.load(change.answer),

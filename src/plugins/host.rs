@@ -16,7 +16,7 @@ use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
     PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw, StreamPort, Upstream,
 };
-use natpunch_types::{InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
+use natpunch_types::{HostNetwork, InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -74,6 +74,8 @@ pub struct NodeFacts {
     pub fwmark: u32,
     /// What carries datagrams where no UDP gets through.
     pub forwarder: Arc<Forwarder>,
+    /// Its addresses and routers.
+    pub network: HostNetwork,
 }
 
 /// One running instance of `[discovery.NAME]`.
@@ -97,6 +99,7 @@ struct Shared {
     health: Mutex<Health>,
     /// Where its settings stand.
     places: Mutex<KeyPlaces>,
+    network: Mutex<HostNetwork>,
 }
 
 /// The newest of everything that a plugin has not fetched yet.
@@ -189,6 +192,10 @@ impl Host for Shared {
 
     fn listen_port(&self) -> u16 {
         self.facts.listen_port
+    }
+
+    fn network(&self) -> HostNetwork {
+        lock(&self.network).clone()
     }
 
     fn now(&self) -> Time {
@@ -294,6 +301,7 @@ impl Instance {
         let shared = Arc::new(Shared {
             name,
             run,
+            network: Mutex::new(facts.network.clone()),
             facts,
             may_use_key: about.needs_private_key,
             abilities: about.abilities,
@@ -395,7 +403,8 @@ impl Instance {
     }
 
     /// The network changed.
-    pub fn tell_network_changed(&self) {
+    pub fn tell_network_changed(&self, network: &HostNetwork) {
+        *lock(&self.shared.network) = network.clone();
         self.shared.tell(|inbox| inbox.network_changed = true);
     }
 
@@ -465,6 +474,7 @@ mod tests {
                 std::path::Path::new("/nonexistent"),
                 "np0",
             )),
+            network: HostNetwork::default(),
         }
     }
 

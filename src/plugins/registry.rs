@@ -36,8 +36,9 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     Row::of::<natpunch_plugin_static::Settings>(),
+    Row::of::<natpunch_plugin_port_mapping::Settings>(),
     Row::of::<natpunch_plugin_rendezvous::Settings>(),
     Row::of::<natpunch_plugin_natpunch_go::Settings>(),
     Row::of::<natpunch_plugin_nat_hole_punching::Settings>(),

@@ -197,11 +197,25 @@ fn the_others_know_on_which_port_a_node_with_an_endpoint_listens() {
 #[test]
 fn an_endpoint_works_without_any_discovery_section() {
     let node = Host::new().resolve(None).unwrap();
-    let [instance] = node.discovery.as_slice() else {
-        panic!("one instance")
+    let names: Vec<_> = node.discovery.iter().map(|i| i.name.as_str()).collect();
+    assert_eq!(names, ["static", "port-mapping"]);
+    let is_named_like_it = |instance: &config::Discovery| instance.name == instance.plugin;
+    assert!(node.discovery.iter().all(is_named_like_it));
+}
+
+#[test]
+fn a_node_asks_its_router_unless_it_is_told_not_to() {
+    let asks = |interface: &str, more: &str| {
+        let host = Host::new();
+        host.mesh(&format!("private_key_file = 'a.key'\n{interface}"), more);
+        let node = host.resolve(None).unwrap();
+        let mut instances = node.discovery.iter();
+        instances.any(|instance| instance.plugin == "port-mapping")
     };
-    assert_eq!(instance.name, "static");
-    assert_eq!(instance.plugin, "static");
+    let off = "port_mapping = false";
+    assert!(asks("", "") && !asks(off, ""));
+    assert!(!asks(off, "[discovery.home]\nplugin = 'port-mapping'\n"));
+    assert!(asks(off, "[peers.a.interface]\nport_mapping = true\n"));
 }
 
 #[test]
@@ -221,7 +235,7 @@ fn peer_and_wireguard_are_names_like_any_other() {
     );
     let node = host.resolve(None).unwrap();
     let names: Vec<_> = node.discovery.iter().map(|i| i.name.as_str()).collect();
-    assert_eq!(names, ["peer", "static", "wireguard"]);
+    assert_eq!(names, ["peer", "static", "port-mapping", "wireguard"]);
 
     host.mesh(
         "private_key_file = 'a.key'",
@@ -246,12 +260,13 @@ fn a_mesh_that_names_only_a_rendezvous_sends_in_no_old_protocol() {
         match instance.plugin {
             "rendezvous" => assert!(uses_port),
             "static" => of_endpoints += usize::from(!uses_port),
+            "port-mapping" => assert!(!uses_port),
             other => panic!("{other}"),
         }
     }
     assert_eq!(
         (node.discovery.len(), of_endpoints),
-        (2, 1),
+        (3, 1),
         "`nas` has an endpoint, which is resolved and nothing else"
     );
 }

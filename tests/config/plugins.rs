@@ -114,6 +114,7 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
             "static",
             vec![("resolve_interval", "30".into(), numbers("86401"))],
         ),
+        ("port-mapping", vec![]),
         (
             "rendezvous",
             vec![

@@ -117,7 +117,9 @@ lab_test!(what_is_said_of_networks_and_names_is_valid, 60, |lab| {
     let hosts = Block::named("docs/how-to/names.md", "names").text;
     let server = "[discovery.go]\nplugin = \"natpunch-go\"\nserver = \"rv.example.org:1\"\n";
     let server = format!("{server}public_key = \"{}\"\n", keys[0]);
-    let text = format!("{HEAD}{hosts}{server}{}", with_keys(&networks, &peers));
+    let mapping = Block::named("docs/how-to/port-mapping.md", "port-mapping").text;
+    let peers = with_keys(&networks, &peers);
+    let text = format!("{HEAD}{hosts}{server}{peers}\n{mapping}");
     fs::write(at.file("mesh.toml"), text).unwrap();
     let said = at.types("natpunch check mesh.toml");
     assert!(said.contains("ok: mesh home"), "{said}");

@@ -33,6 +33,7 @@ mod names;
 mod paths;
 mod pins;
 mod plain;
+mod port_mapping;
 mod reasons;
 mod relay;
 mod revisions;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use natpunch_types::{
     Abilities, AddressClass, CandidateKind, HostNetwork, InstanceName, LinkRole, Mapping,
-    OwnAddressKind, PathId, Rate, RateBudget, canonical, canonical_ip, classify,
+    OwnAddressKind, PathId, Rate, RateBudget, canonical, canonical_ip, classify, is_global,
 };
 use rand_core::RngCore;
 
@@ -274,6 +274,30 @@ impl Local {
 
     /// Where this node is to be found from outside of its network.
     fn outside(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
+        let all = self.said_of_outside();
+        all.filter(|(kind, address)| !self.is_refuted(*kind, address.ip()))
+    }
+
+    /// The mappings of its router that are none to the internet, and so are not published.
+    pub(crate) fn refuted(&self) -> Vec<(CandidateKind, SocketAddr)> {
+        let all = self.said_of_outside();
+        all.filter(|(kind, address)| self.is_refuted(*kind, address.ip()))
+            .collect()
+    }
+
+    /// Servers on the internet see this node at other addresses than its router believes to have:
+    /// that router is behind a NAT itself.
+    fn is_refuted(&self, kind: CandidateKind, ip: IpAddr) -> bool {
+        let mut seen = self
+            .said_of_outside()
+            .filter(|(kind, _)| *kind == CandidateKind::Reflexive)
+            .map(|(_, seen)| seen.ip())
+            .filter(|seen| seen.is_ipv4() == ip.is_ipv4() && is_global(*seen))
+            .peekable();
+        kind == CandidateKind::Mapped && seen.peek().is_some() && seen.all(|seen| seen != ip)
+    }
+
+    fn said_of_outside(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
         let stated = self.stated.iter().filter_map(|((_, kind, _), stated)| {
             stated.address.map(|(address, _)| ((*kind).into(), address))
@@ -381,10 +405,11 @@ impl Local {
             .map(|ip| SocketAddr::new(*ip, self.listen_port))
             .collect();
         let mut outside: Vec<(CandidateKind, SocketAddr)> = Vec::new();
-        for (kind, address) in self.outside() {
-            let is_known = outside.iter().any(|(_, known)| *known == address);
-            if !hosts.contains(&address) && !is_known {
-                outside.push((kind, address));
+        for (kind, address) in self.outside().filter(|(_, at)| !hosts.contains(at)) {
+            match outside.iter_mut().find(|(_, known)| *known == address) {
+                // What servers see may be what the router maps.
+                Some((known, _)) => *known = kind.min(*known),
+                None => outside.push((kind, address)),
             }
         }
         let by_family = |all: Vec<(CandidateKind, SocketAddr)>| {
@@ -572,6 +597,29 @@ mod tests {
             Some("192.168.1.2:1".to_owned())
         );
         assert!(local.is_own("10.199.0.1:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_mapping_of_a_router_that_servers_see_elsewhere_is_not_published() {
+        let mut local = local([("192.168.1.2".to_owned(), LinkRole::DefaultRoute)]);
+        let mapped: SocketAddr = "203.0.113.1:4000".parse().unwrap();
+        let said = (mapped, OwnAddressKind::Mapped);
+        let router = InstanceName::new("port-mapping");
+        local.hear(&router, said, Duration::from_secs(60), Time::ZERO);
+        local.believe(Time::ZERO);
+        let is_published = |local: &Local| {
+            let published = local.candidates();
+            let is = published.contains(&(CandidateKind::Mapped, mapped));
+            assert_eq!(local.refuted().is_empty(), is);
+            is
+        };
+        assert!(is_published(&local), "nobody says otherwise");
+        sees(&mut local, "lan", "192.168.1.2:1");
+        assert!(is_published(&local), "a server in the LAN sees no router");
+        sees(&mut local, "one", "198.51.100.1:1000");
+        assert!(!is_published(&local), "it is behind another NAT");
+        sees(&mut local, "two", "203.0.113.1:1000");
+        assert!(is_published(&local));
     }
 
     #[test]

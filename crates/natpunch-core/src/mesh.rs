@@ -437,6 +437,7 @@ impl Mesh {
             .map(|peer| peer.status(&self.env, now))
             .collect();
         peers.sort_by(|a, b| (&a.name, a.key).cmp(&(&b.name, b.key)));
+        let said = |(kind, address)| LocalStatus { address, kind };
         MeshStatus {
             public_key: self.public_key,
             listen_port: self.spec.listen_port,
@@ -444,13 +445,8 @@ impl Mesh {
             nat: self.env.profile.status(),
             punch: self.punch_status(now),
             probes: self.env.probes,
-            local: self
-                .env
-                .local
-                .candidates()
-                .into_iter()
-                .map(|(kind, address)| LocalStatus { address, kind })
-                .collect(),
+            local: self.env.local.candidates().into_iter().map(said).collect(),
+            refuted: self.env.local.refuted().into_iter().map(said).collect(),
             peers,
         }
     }

@@ -24,6 +24,10 @@ pub struct MeshStatus {
     pub probes: ProbeStatus,
     /// Where this node may be reached, as published to its peers.
     pub local: Vec<LocalStatus>,
+    /// Port mappings of this node's router that are not published: servers see this node at another
+    /// address than the router believes to have, so it is behind a NAT itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refuted: Vec<LocalStatus>,
     /// The peers, sorted by name, then key.
     pub peers: Vec<PeerStatus>,
 }

@@ -79,13 +79,8 @@ impl Host {
     }
 
     /// Starts a program.
-    pub fn spawn(&self, mut command: Command) -> Result<Process> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = self
-            .namespace
-            .run(move || command.stdin(Stdio::null()).spawn())?
-            .map_err(|source| Error::Program { program, source })?;
-        Ok(Process { child })
+    pub fn spawn(&self, command: Command) -> Result<Process> {
+        Process::start(&self.namespace, command)
     }
 
     /// Runs a program to its end and gives what it printed.
@@ -110,6 +105,14 @@ pub struct Process {
 }
 
 impl Process {
+    pub(crate) fn start(namespace: &Namespace, mut command: Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = namespace
+            .run(move || command.stdin(Stdio::null()).spawn())?
+            .map_err(|source| Error::Program { program, source })?;
+        Ok(Process { child })
+    }
+
     /// Its pipes and the rest of what the standard library offers.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child

@@ -12,6 +12,10 @@ use crate::{Error, Result};
 
 /// Networks of four addresses in 203.0.113.0/24.
 const MAX_UPLINKS: u8 = 63;
+const NET: [u8; 3] = [203, 0, 113];
+/// The same for routers that want an address which looks like one of the internet: it is, and no
+/// packet leaves the lab.
+const GLOBAL_NET: [u8; 3] = [198, 51, 99];
 /// Host numbers in 192.168.1.0/24 start here, and are used once in the whole lab.
 const FIRST_HOST: u8 = 10;
 const MAX_HOSTS: u8 = 200;
@@ -28,24 +32,28 @@ const FORGETTING: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink {
     number: u8,
+    /// The first 24 bits of its network of IPv4.
+    net: [u8; 3],
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) ipv6: Ipv6Addr,
 }
 
 impl Uplink {
-    fn new(number: u8) -> Self {
+    fn new(number: u8, net: [u8; 3]) -> Self {
+        let [a, b, c] = net;
         Uplink {
             number,
-            ipv4: Ipv4Addr::new(203, 0, 113, number * 4 + 2),
+            net,
+            ipv4: Ipv4Addr::new(a, b, c, number * 4 + 2),
             ipv6: Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 2),
         }
     }
 
     /// The internet's end.
     fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let number = self.number;
+        let (number, [a, b, c]) = (self.number, self.net);
         (
-            Ipv4Addr::new(203, 0, 113, number * 4 + 1),
+            Ipv4Addr::new(a, b, c, number * 4 + 1),
             Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 1),
         )
     }
@@ -109,6 +117,12 @@ impl Lab {
         self.build_router(name, nat, WanInput::default(), false)
     }
 
+    /// A router whose address is not one for documentation: `miniupnpd` maps none of those.
+    pub fn global_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
+        let uplink = self.next_uplink(GLOBAL_NET)?;
+        self.build_router_at(uplink, name, nat, WanInput::default(), false)
+    }
+
     /// A router that lets unexpected packets reach itself.
     pub fn accepting_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
         self.build_router(name, nat, WanInput::Accept, false)
@@ -147,7 +161,7 @@ impl Lab {
     /// Reboots a router: all its mappings are gone, and the provider gives it another address.
     pub fn reboot(&mut self, router: &mut Router) -> Result<()> {
         let old = router.uplink.clone();
-        let new = self.next_uplink()?;
+        let new = self.next_uplink(old.net)?;
         // Connection tracking forgets what was masqueraded to an address when the address goes.
         router.namespace.ip("address flush dev wan\n")?;
         router.load_rules()?;
@@ -187,8 +201,19 @@ impl Lab {
         input: WanInput,
         has_ipv6: bool,
     ) -> Result<Router> {
+        let uplink = self.next_uplink(NET)?;
+        self.build_router_at(uplink, name, nat, input, has_ipv6)
+    }
+
+    fn build_router_at(
+        &mut self,
+        uplink: Uplink,
+        name: &str,
+        nat: Nat,
+        input: WanInput,
+        has_ipv6: bool,
+    ) -> Result<Router> {
         let namespace = Namespace::new(name, true)?;
-        let uplink = self.next_uplink()?;
         self.connect(&uplink, &namespace, "wan")?;
         namespace.ip(
             "link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n",
@@ -223,7 +248,7 @@ impl Lab {
     }
 
     fn attach_public(&mut self, host: &mut Host) -> Result<()> {
-        let uplink = self.next_uplink()?;
+        let uplink = self.next_uplink(NET)?;
         self.connect(&uplink, &host.namespace, "eth0")?;
         self.configure_uplink(&uplink, &host.namespace, "eth0", true)?;
         host.network = Network {
@@ -265,12 +290,12 @@ impl Lab {
         host.namespace.wait_for_carrier("eth0")
     }
 
-    fn next_uplink(&mut self) -> Result<Uplink> {
+    fn next_uplink(&mut self, net: [u8; 3]) -> Result<Uplink> {
         if self.uplinks == MAX_UPLINKS {
             return Err(Error::Full(MAX_UPLINKS));
         }
         self.uplinks += 1;
-        Ok(Uplink::new(self.uplinks))
+        Ok(Uplink::new(self.uplinks, net))
     }
 
     /// Makes the link of an uplink: `name` in `namespace`, and its other end in the internet.

@@ -1,7 +1,9 @@
 //! A home router: one link to the internet, one network of hosts behind it, a NAT between them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 
+use crate::host::Process;
 use crate::lab::Uplink;
 use crate::namespace::Namespace;
 use crate::nat::{self, Nat, WanInput};
@@ -33,6 +35,28 @@ impl Router {
 
     pub(crate) fn load_rules(&self) -> Result<()> {
         self.namespace.nft(nat::rules(self.nat, self.input))
+    }
+
+    /// Starts a program on it.
+    pub fn spawn(&self, command: Command) -> Result<Process> {
+        Process::start(&self.namespace, command)
+    }
+
+    /// Loads these rules of nftables beside its own.
+    pub fn nft(&self, rules: impl Into<String>) -> Result<()> {
+        self.namespace.nft(rules)
+    }
+
+    /// The nftables rules that it has, as `nft` lists them.
+    pub fn rules(&self) -> Result<String> {
+        let listing = self
+            .namespace
+            .run(|| Command::new("nft").args(["list", "ruleset"]).output())?
+            .map_err(|source| Error::Program {
+                program: "nft".to_owned(),
+                source,
+            })?;
+        Ok(String::from_utf8_lossy(&listing.stdout).into_owned())
     }
 
     /// Takes the cable of the internet out, or puts it back in. Out, packets vanish without an

@@ -40,8 +40,8 @@ pub trait Settings: DeserializeOwned + JsonSchema {
     /// What is wrong, all of it.
     fn check(self) -> Result<Self::Instance, Vec<Flaw>>;
 
-    /// The instance that a mesh with endpoints has unless it writes one of this plugin, named like
-    /// the plugin.
+    /// The instance that a mesh has unless it writes one of this plugin, named like the plugin. One
+    /// that offers the file's endpoints is there if the file has any.
     fn implied() -> Option<Self::Instance> {
         None
     }
@@ -67,6 +67,8 @@ pub struct Description {
     pub finds_peers: bool,
     /// It offers the `endpoint`s of the mesh file.
     pub offers_endpoints: bool,
+    /// It asks the node's own router, as nodes with `port_mapping` do.
+    pub asks_router: bool,
     /// It authenticates with the WireGuard private key, or with what it derives from it.
     pub needs_private_key: bool,
     /// Its servers, whose names it resolves.

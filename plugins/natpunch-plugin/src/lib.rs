@@ -29,8 +29,8 @@ pub use natpunch_plugin_description::{
     check_server, check_server_key,
 };
 pub use natpunch_types::{
-    Abilities, Ask, Candidate, CandidateKind, Interest, Mapping, News, OwnAddressKind, PairTag,
-    PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time, Upstream,
+    Abilities, Ask, Candidate, CandidateKind, HostNetwork, Interest, LinkRole, Mapping, News,
+    OwnAddressKind, PairTag, PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time, Upstream,
 };
 pub use schedule::Schedule;
 
@@ -64,6 +64,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// WireGuard's listen port.
     fn listen_port(&self) -> u16;
+
+    /// This host's addresses and routers, as they are now.
+    fn network(&self) -> HostNetwork;
 
     /// The time since the machine was booted, sleep included. What has to be said to a server again
     /// counts by it.

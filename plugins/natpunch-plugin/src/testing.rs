@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use natpunch_types::{Time, lock};
+use natpunch_types::{HostNetwork, Time, lock};
 use tokio::time::Instant;
 
 use crate::{BoxFuture, Health, Host, Input, News, PeerKey, SecretKey, StreamPort, Upstream};
@@ -46,6 +46,7 @@ struct State {
     random: u64,
     health: Option<Health>,
     slept: Duration,
+    network: HostNetwork,
 }
 
 impl FakeHost {
@@ -66,6 +67,12 @@ impl FakeHost {
     /// Sleeps for this long: tokio's timers stand still, the time goes on. Then the plugin is told.
     pub fn sleep(&self, time: Duration) {
         self.state().slept += time;
+        self.put(Input::NetworkChanged);
+    }
+
+    /// Is in this network from now on.
+    pub fn set_network(&self, network: HostNetwork) {
+        self.state().network = network;
         self.put(Input::NetworkChanged);
     }
 
@@ -127,6 +134,10 @@ impl Host for FakeHost {
 
     fn listen_port(&self) -> u16 {
         51820
+    }
+
+    fn network(&self) -> HostNetwork {
+        self.state().network.clone()
     }
 
     fn now(&self) -> Time {

@@ -127,6 +127,7 @@ fn own(nat: NatStatus) -> MeshStatus {
             local(CandidateKind::Host, "192.168.1.2:51820"),
             local(CandidateKind::Reflexive, "203.0.113.10:51820"),
         ],
+        refuted: Vec::new(),
         peers: Vec::new(),
     }
 }

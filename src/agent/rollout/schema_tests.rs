@@ -53,6 +53,7 @@ const KEYS: &[(&str, &str, &str, Expect)] = &[
     ("interface.backend", "+", "[interface]\nbackend = \"userspace\"\n", Fixed),
     ("interface.persistent_keepalive", "+", "[interface]\npersistent_keepalive = 9\n",
         Harmless("a NAT forgets in minutes, when every deadline is over; pings keep its mapping")),
+    ("interface.port_mapping", "+", "[interface]\nport_mapping = false\n", Watched),
     ("apply.confirm", "+", "[apply]\nconfirm = \"7s\"\n", Harmless("a rule for changes, no way to anybody")),
     ("apply.heal", "+", "[apply]\nheal = false\n", Harmless("a rule for what others change")),
     ("apply.allow", "+", "[apply]\nallow = [\"empty-mesh\"]\n", Harmless("a rule for changes")),
@@ -89,6 +90,7 @@ const KEYS: &[(&str, &str, &str, Expect)] = &[
     ("peers.interface.backend", "[peers.self]\n", "[peers.self]\ninterface.backend = \"userspace\"\n", Fixed),
     ("peers.interface.persistent_keepalive", "[peers.self]\n", "[peers.self]\ninterface.persistent_keepalive = 9\n",
         Harmless("as that of the interface")),
+    ("peers.interface.port_mapping", "[peers.self]\n", "[peers.self]\ninterface.port_mapping = false\n", Watched),
     ("preshared.peers", "+", "[[preshared]]\npeers = [\"self\", \"p1\"]\npreshared_key_file = \"SECRET\"\n", Watched),
     ("preshared.preshared_key_file", "+", "[[preshared]]\npeers = [\"self\", \"p1\"]\npreshared_key_file = \"SECRET\"\n", Watched),
     ("preshared.preshared_key_age", "", "", Harmless("the same key from another place: as its file")),
@@ -195,7 +197,8 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "nat-hole-punching" => HOLE,
             "http" => WEB,
             "exec" => EXEC,
-            "static" => continue,
+            // They are there without being written.
+            "static" | "port-mapping" => continue,
             other => panic!("say here how a section of `{other}` looks"),
         };
         let before = format!("{}{section}", mesh(2, ""));

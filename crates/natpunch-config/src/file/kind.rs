@@ -70,7 +70,7 @@ impl Kind {
         (self.read)(settings)
     }
 
-    /// The instance that a mesh with endpoints has without writing it, named like the plugin.
+    /// The instance that a mesh has without writing it, named like the plugin.
     pub(crate) fn implied(&self) -> Option<AnyInstance> {
         (self.implied)()
     }

@@ -103,6 +103,9 @@ section! {
         backend: Backend,
         /// Seconds between keepalives that the node sends to every peer; 0 is off. Default: 25.
         persistent_keepalive: Keepalive,
+        /// Whether the node asks its router for a port mapping (PCP, NAT-PMP, UPnP), under which
+        /// every peer reaches it, whatever the NATs. Default: true.
+        port_mapping: bool,
     }
 }
 

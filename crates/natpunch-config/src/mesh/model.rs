@@ -65,6 +65,8 @@ pub struct InterfaceConfig {
     pub backend: Option<Backend>,
     /// Interval of persistent keepalives that the node sends; zero is off.
     pub persistent_keepalive: Option<Duration>,
+    /// Whether the router is asked for a port mapping.
+    pub port_mapping: Option<bool>,
 }
 
 /// A discovery instance: `[discovery.NAME]`.
@@ -187,7 +189,7 @@ pub struct MeshConfig {
     /// How much may be probed: `[punch]`.
     pub punch: PunchSpec,
     /// Discovery instances in the order of the file. An instance of `static` is there whenever a
-    /// peer has an endpoint, and one for each peer that serves.
+    /// peer has an endpoint, one for the nodes' own routers, and one for each peer that serves.
     pub discovery: Vec<Discovery>,
     /// STUN servers, `HOST:PORT`.
     pub stun_servers: Vec<String>,

@@ -191,7 +191,13 @@ fn node(secrets: &SecretReader<'_>, host: ThisHost<'_>) -> Result<NodeConfig, Ve
 /// can't be read is the plugin's to report.
 fn discovery(mesh: &MeshConfig, own: &PeerConfig, files: &mut Vec<PathBuf>) -> Vec<Discovery> {
     let is_itself = |instance: &Discovery| instance.about.node == Some(own.public_key);
-    let others = mesh.discovery.iter().filter(|one| !is_itself(one));
+    let asks_router = own
+        .interface
+        .port_mapping
+        .or(mesh.interface.port_mapping)
+        .unwrap_or(true);
+    let is_used = |one: &&Discovery| !is_itself(one) && (asks_router || !one.about.asks_router);
+    let others = mesh.discovery.iter().filter(is_used);
     let mut instances: Vec<Discovery> = others.cloned().collect();
     for instance in &mut instances {
         for secret in instance.about.secrets.clone() {

@@ -19,6 +19,8 @@ pub(super) struct Core {
     #[serde(default)]
     punch: Punch,
     local: Vec<Local>,
+    #[serde(default)]
+    refuted: Vec<Local>,
     peers: Vec<Peer>,
 }
 
@@ -86,6 +88,13 @@ pub(super) fn render(view: &View, one_peer: bool) -> String {
         } else {
             writeln!(text, "reachable as {address} ({})", local.kind)
         };
+    }
+    for Local { address, .. } in &view.core.refuted {
+        let _ = writeln!(
+            text,
+            "the router maps {address}, which is of no use: servers see this node at another \
+             address, so that router is behind a NAT itself"
+        );
     }
     match &view.serving {
         Some(ServingStatus {

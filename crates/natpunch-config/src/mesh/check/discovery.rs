@@ -56,16 +56,16 @@ impl Check<'_> {
             });
         }
         self.places.discovery = seen.clone();
-        let are_offered = instances
-            .iter()
-            .any(|instance| instance.about.offers_endpoints);
-        if !are_offered && peers.values().any(|peer| peer.endpoint.is_some()) {
-            let implied = |kind: &Kind| {
-                let instance = kind.implied()?;
-                Some(Discovery::new(kind.id(), kind.id(), instance))
-            };
-            instances.extend(self.kinds.iter().filter_map(implied));
-        }
+        let have_endpoints = peers.values().any(|peer| peer.endpoint.is_some());
+        let implied = |kind: &Kind| {
+            let instance = kind.implied()?;
+            let is_written = instances.iter().any(|one| one.plugin == kind.id());
+            let implied = Discovery::new(kind.id(), kind.id(), instance);
+            let is_of_use = have_endpoints || !implied.about.offers_endpoints;
+            (is_of_use && !is_written).then_some(implied)
+        };
+        let implied: Vec<Discovery> = self.kinds.iter().filter_map(implied).collect();
+        instances.extend(implied);
         let servers = std::mem::take(&mut self.servers);
         let servers_by_name = servers.iter().map(Server::name).collect();
         let known = relays::Known::new(&instances, &seen, servers_by_name, &self.places.peers);

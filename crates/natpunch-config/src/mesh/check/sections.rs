@@ -132,6 +132,7 @@ impl Check<'_> {
             fwmark: raw.fwmark.map(|mark| mark.value.0),
             backend: raw.backend.map(|backend| backend.value),
             persistent_keepalive: raw.persistent_keepalive.map(|keepalive| keepalive.value.0),
+            port_mapping: raw.port_mapping.map(|asked| asked.value),
         }
     }
 
