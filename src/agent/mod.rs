@@ -44,7 +44,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::{Local, NodeConfig};
-use crate::control::{self, Call, Request};
+use crate::control::{self, Call, Readers, Request};
 use crate::plugins::correspondents::Correspondents;
 use crate::plugins::host::{Instance, PluginEvent};
 use crate::source::{self, Source};
@@ -64,12 +64,13 @@ use pins::Pins;
 pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
 use rollout::journal::Journal;
+use rollout::names::Names;
 use rollout::{Loaded, Loading, Rollout};
 use services::Services;
 pub use services::revisions::{PeerRevision, Runs, Standing};
 pub use services::serving::ServingStatus;
 pub(crate) use start::hold_signals;
-pub use status::{MeshRevisions, Status};
+pub use status::{Member, MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
 pub use why::Why;
@@ -113,6 +114,8 @@ pub struct Options {
     pub adopt: bool,
     /// Where collectors of metrics are answered.
     pub metrics: Option<SocketAddr>,
+    /// The group that may ask for the status.
+    pub control_group: Option<Readers>,
 }
 
 /// How a run of the agent ended.
@@ -144,6 +147,8 @@ struct Agent {
     node: NodeConfig,
     /// Which version runs, and which is to.
     rollout: Rollout,
+    /// How the versions that were loaded are called.
+    names: Names,
     journal: Journal,
     to_answers: mpsc::Sender<(u64, Answers)>,
     loading: Loading,

@@ -9,7 +9,7 @@ use natpunch_types::PeerKey;
 use natpunch_wg::{Effect, Plan};
 use serde::{Deserialize, Serialize};
 
-use super::rollout::journal::revision;
+use super::rollout::names::{revision_of, short};
 use super::services::hosts::Difference;
 use crate::config::NodeConfig;
 
@@ -95,7 +95,7 @@ pub(crate) fn report(
     PlanReport {
         interface: node.interface.clone(),
         node: node.name.clone(),
-        revision: revision(&node.content_hash),
+        revision: revision_of(node),
         id: id(node, plan),
         changes,
         serve: node.serve,
@@ -145,5 +145,5 @@ pub(crate) fn id(node: &NodeConfig, plan: &Plan) -> String {
     hash.update(node.content_hash);
     hash.update(node.public_key.as_bytes());
     hash.update(serde_json::to_vec(plan).unwrap_or_default());
-    revision(&hash.finalize().into())
+    short(&hash.finalize())
 }

@@ -26,7 +26,8 @@ use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
 use super::resolver::Resolver;
-use super::rollout::journal::{Journal, boot_id, revision};
+use super::rollout::journal::{Journal, boot_id};
+use super::rollout::names::{Names, revision_of};
 use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
@@ -118,12 +119,8 @@ async fn resume(
         };
         let load = || {
             let good = entry?.good;
-            let revision = revision(&good.hash);
             let loaded = Release::load(good).inspect_err(|error| {
-                tracing::warn!(
-                    revision,
-                    "the version before can't be used any more\n{error}"
-                );
+                tracing::warn!("the version before can't be used any more\n{error}");
             });
             loaded.ok()
         };
@@ -254,13 +251,15 @@ impl Agent {
             }
             None => None,
         };
-        let control = control::Server::listen(&socket, calls_in)
+        let control = control::Server::listen(&socket, options.control_group, calls_in)
             .await
             .map_err(|source| AgentError::Control {
                 path: socket,
                 source,
             })?;
         let journal = Journal::new(&options.state_dir, &file.node.interface);
+        let mut names = Names::default();
+        names.learn(&file.node);
         let Resumed {
             rollout,
             endpoints,
@@ -268,12 +267,14 @@ impl Agent {
         } = resume(&options, file, &journal).await?;
         if let Some((version, reason)) = undone {
             tracing::error!(
-                revision = revision(&version),
+                revision = %names.of(&version),
                 reason,
                 "going back to the version before"
             );
         }
         let node = rollout.runs().node.clone();
+        names.learn(&rollout.good().node);
+        names.learn(&node);
         let (interface, made, pins) = open_interface(&options, &node, &endpoints).await?;
         let backend = interface.backend().to_string();
         let device_process = device::process(&interface, &options.runtime_dir);
@@ -294,6 +295,7 @@ impl Agent {
                 .held()
                 .map(|(_, reason)| AgentError::Held(reason.to_owned()).to_string()),
             rollout,
+            names,
             journal,
             to_answers,
             loading,
@@ -352,6 +354,7 @@ impl Agent {
         tracing::info!(
             mesh = %agent.node.mesh, node = %agent.node.name, interface = %agent.node.interface,
             port = agent.node.listen_port, backend = %agent.backend, peers = agent.node.peers.len(),
+            revision = %revision_of(&agent.node),
             "joined the mesh"
         );
         agent.tell_pins();

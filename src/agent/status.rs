@@ -2,7 +2,9 @@
 //! `confirm`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use natpunch_core::{MeshStatus, PeerStatus};
 use natpunch_plugin::Health;
 use natpunch_types::Time;
@@ -13,10 +15,11 @@ use super::causes;
 use super::clash::Clash;
 use super::drift::DriftStatus;
 use super::pins::PinStatus;
-use super::rollout::journal;
+use super::rollout::names;
 use super::services::Service as _;
-use super::services::revisions::{self, PeerRevision, Runs};
+use super::services::revisions::{PeerRevision, Runs};
 use super::{Agent, ServingStatus, device, now};
+use crate::config::NodeConfig;
 use crate::control::{Call, Reply, Request};
 use crate::plugins::host::Instance;
 use crate::source::SourceStatus;
@@ -34,7 +37,7 @@ pub struct Status<C = MeshStatus> {
     pub backend: String,
     /// Process id of the agent.
     pub pid: u32,
-    /// Hash of the mesh file's content that is applied, in hex, shortened.
+    /// How the version that runs is called: its generation, if it has one, and its hash.
     pub revision: String,
     /// Hash of what the mesh says, in hex, shortened: the same on all nodes that run the same mesh.
     pub mesh_hash: String,
@@ -86,9 +89,25 @@ pub struct Status<C = MeshStatus> {
     /// What most likely keeps a peer away, by the peer's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub likely: BTreeMap<String, String>,
+    /// Every peer of the mesh by name, this node too, as the mesh file describes it.
+    #[serde(default)]
+    pub members: BTreeMap<String, Member>,
     /// What the core knows: candidates of this node, peers and their paths.
     #[serde(flatten)]
     pub core: C,
+}
+
+/// A peer as the mesh file describes it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
+    /// Networks behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<IpNet>,
+    /// Whether changes must not lose it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub critical: bool,
 }
 
 /// The process of the embedded device.
@@ -206,8 +225,8 @@ impl Agent {
             interface: self.node.interface.clone(),
             backend: self.backend.clone(),
             pid: std::process::id(),
-            revision: journal::revision(&self.node.content_hash),
-            mesh_hash: revisions::short(&self.node.mesh_hash),
+            revision: names::revision_of(&self.node),
+            mesh_hash: names::short(&self.node.mesh_hash),
             generation: self.node.generation,
             runs_for_s: now().since(self.since).as_secs_f64(),
             reloads: self.reloads,
@@ -215,13 +234,14 @@ impl Agent {
             journal_error: self.rollout.journal_error().map(str::to_owned),
             source: self.source.status(),
             change: self.rollout.open().map(|open| ChangeStatus {
-                revision: journal::revision(&open.version),
+                revision: self.names.of(&open.version),
                 undone_in_s: open.deadline.since(now()).as_millis() as f64 / 1e3,
                 by_person: open.by_person,
                 waiting_for: open.waiting_for,
             }),
+            members: members(&self.node),
             held: self.rollout.held().map(|(version, reason)| HeldStatus {
-                revision: journal::revision(&version),
+                revision: self.names.of(&version),
                 reason: reason.to_owned(),
             }),
             drift: self.drift.clone(),
@@ -275,4 +295,20 @@ impl Agent {
 
 pub(super) fn reply(answer: &impl Serialize) -> Reply {
     serde_json::to_value(answer).map_or_else(|error| Reply::Error(error.to_string()), Reply::Ok)
+}
+
+fn members(node: &NodeConfig) -> BTreeMap<String, Member> {
+    let own = Member {
+        addresses: node.addresses.iter().map(IpNet::addr).collect(),
+        ..Member::default()
+    };
+    let others = node.peers.iter().map(|peer| {
+        let member = Member {
+            addresses: peer.addresses.clone(),
+            routes: peer.routes.clone(),
+            critical: peer.critical,
+        };
+        (peer.name.clone(), member)
+    });
+    others.chain([(node.name.clone(), own)]).collect()
 }

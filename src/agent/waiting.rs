@@ -99,7 +99,7 @@ impl Room {
     async fn open(options: &Options) -> Option<Self> {
         let path = control::waiting_path(&options.runtime_dir, &options.source.location);
         let (to_agent, calls) = mpsc::channel(4);
-        match control::Server::listen(&path, to_agent).await {
+        match control::Server::listen(&path, options.control_group, to_agent).await {
             Ok(control) => Some(Self {
                 calls,
                 _control: control,

@@ -12,7 +12,9 @@ use natpunch_plugin_description::Endpoint;
 use natpunch_plugin_exec::OwnSetting;
 use natpunch_types::{Consent, PeerKey};
 
+pub use super::node::status::{Filter, Sort};
 use crate::config::{AgeRecipient, Local, parse_span};
+use crate::control::Readers;
 use crate::source::{Location, parse_argument};
 
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
@@ -166,6 +168,10 @@ pub struct ApplyArgs {
     /// Answer Prometheus at this loopback address, such as 127.0.0.1:9468. Off by default.
     #[arg(long, value_name = "ADDR:PORT", value_parser = loopback)]
     pub metrics: Option<SocketAddr>,
+    /// Let the members of this group of the host ask for `status`, `why` and `plan --live`, and change
+    /// nothing.
+    #[arg(long, value_name = "GROUP")]
+    pub control_group: Option<Readers>,
 }
 
 /// What `apply` and `plan` are told of this host.
@@ -605,9 +611,20 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Print again every second until Ctrl-C.
+    /// Print again every second until Ctrl-C, also while the agent restarts.
     #[arg(long, short)]
     pub watch: bool,
+    /// Show only some peers: down, relayed, direct, lan, or a name in which * stands for any text.
+    /// Repeat for more.
+    #[arg(long, value_name = "WHICH", conflicts_with_all = ["peer", "mesh"])]
+    pub filter: Vec<Filter>,
+    /// The order of the peers.
+    #[arg(long, value_enum, value_name = "BY", default_value_t = Sort::Name, conflicts_with = "mesh")]
+    pub sort: Sort,
+    /// Judge the node for a monitoring system, in one line and by the exit code: 0 fine, 1 warning,
+    /// 2 critical, 3 not known. With PEER or --filter only these peers count.
+    #[arg(long, conflicts_with_all = ["json", "watch", "mesh", "sort"])]
+    pub check: bool,
     /// Ask every connected node which version of the mesh it runs, and show which are behind or
     /// silent.
     #[arg(long, conflicts_with_all = ["peer", "watch"])]

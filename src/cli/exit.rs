@@ -1,4 +1,4 @@
-//! The exit codes of this program, each with one meaning. docs/reference/cli.md has them as a table.
+//! The exit codes of this program. docs/reference/cli.md has them as a table.
 
 use std::process::ExitCode;
 
@@ -37,6 +37,51 @@ impl Exit {
             Self::Unfit => 4,
             Self::Usage => 64,
         }
+    }
+}
+
+/// What `status --check` finds, in the codes that monitoring systems take
+/// (<https://www.monitoring-plugins.org/doc/guidelines.html>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Nothing is wrong.
+    Fine,
+    /// Somebody should look.
+    Warning,
+    /// Somebody should look now.
+    Critical,
+    /// It could not be found out.
+    Unknown,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Fine, Self::Warning, Self::Critical, Self::Unknown];
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Warning => 1,
+            Self::Critical => 2,
+            Self::Unknown => 3,
+        }
+    }
+
+    /// The word that monitoring systems show.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fine => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        Self::from(verdict.code())
     }
 }
 

@@ -4,6 +4,7 @@ pub mod args;
 mod completions;
 mod demo;
 pub mod exit;
+pub mod json;
 mod keys;
 mod log;
 mod manual;
@@ -12,6 +13,8 @@ mod node;
 mod plugin;
 pub mod report;
 pub mod serve;
+#[cfg(test)]
+mod shown;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

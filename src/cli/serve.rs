@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::CliError;
 use super::args::{ServeArgs, ServeCommand, ServeStatusArgs};
+use super::{CliError, json};
 use crate::control::{Client, ControlError, Request};
 use crate::server::status::{Event, Status};
 use crate::server::{self, ServeError};
@@ -40,7 +40,7 @@ fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
             error => error.into(),
         })?;
     let text = if args.json {
-        format!("{answer:#}\n")
+        json::object(&answer)?
     } else {
         let status: Status = serde_json::from_value(answer).map_err(|error| {
             CliError::new(format!(

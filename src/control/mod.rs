@@ -2,8 +2,9 @@
 //!
 //! The socket is `NAME.agent.sock` in the runtime directory, with mode 0600, and only root and the
 //! agent's own user may speak to it (checked by the kernel's peer credentials, since a mode can be
-//! changed). A request is at most 4 KiB, a connection may send them for as long as it likes, and at
-//! most 16 connections are served at a time.
+//! changed). With a [`Readers`] group its mode is 0660, and the members of the group may ask, and
+//! change nothing. A request is at most 4 KiB, a connection may send them for as long as it likes,
+//! and at most 16 connections are served at a time, 8 of them the group's.
 
 mod client;
 mod server;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ControlError, running};
-pub use server::{Call, Server};
+pub use server::{Call, Readers, Server};
 
 /// What can be asked of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,16 @@ pub enum Request {
     Mesh,
     /// What is counted, in Prometheus' text format.
     Metrics,
+}
+
+impl Request {
+    /// Whether it only asks.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Status | Self::Why { .. } | Self::Drift | Self::Mesh | Self::Metrics => true,
+            Self::Ping { .. } | Self::Stop | Self::Reload | Self::Confirm => false,
+        }
+    }
 }
 
 /// What an agent answers: the value asked for, or what went wrong.

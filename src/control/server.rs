@@ -3,11 +3,14 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_os::private;
 use natpunch_types::Time;
+use natpunch_types::with_help;
+use nix::unistd::{Gid, Group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -17,6 +20,8 @@ use super::{Reply, Request};
 
 const MAX_REQUEST: u64 = 4096;
 const MAX_CONNECTIONS: usize = 16;
+/// How many of them may be the group's: it can't keep root away.
+const MAX_READERS: usize = 8;
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A request.
@@ -30,6 +35,40 @@ pub struct Call {
     pub answer: oneshot::Sender<Reply>,
 }
 
+/// A group of this host whose members may ask an agent, and change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readers(Gid);
+
+impl FromStr for Readers {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if let Ok(number) = name.parse() {
+            return Ok(Self(Gid::from_raw(number)));
+        }
+        match Group::from_name(name) {
+            Ok(Some(group)) => Ok(Self(group.gid)),
+            Ok(None) => {
+                Err("this host has no such group; make it: groupadd --system NAME".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Readers {
+    /// Lets the group in, to look into a directory or to speak to a socket.
+    fn admit(self, path: &Path, mode: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(path, None, Some(self.0.as_raw()))
+            .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)))
+            .map_err(|error| {
+                let problem = format!("can't let group {} in: {error}", self.0);
+                let help = "run the agent in this group: `Group=` of its unit";
+                io::Error::new(error.kind(), with_help(problem, [help]))
+            })
+    }
+}
+
 /// Listens until it is dropped, and then removes the socket.
 pub struct Server {
     path: PathBuf,
@@ -38,11 +77,16 @@ pub struct Server {
 
 impl Server {
     /// Listens on `path` and passes requests to `calls`. A stale socket of a dead agent is
-    /// replaced; a living agent's is an error of kind `AddrInUse`.
+    /// replaced; a living agent's is an error of kind `AddrInUse`. The group of `readers` may ask,
+    /// and look for the sockets in the directory.
     ///
     /// # Errors
     /// The directory or the socket can't be made, or somebody answers there already.
-    pub async fn listen(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<Self> {
+    pub async fn listen(
+        path: &Path,
+        readers: Option<Readers>,
+        calls: mpsc::Sender<Call>,
+    ) -> io::Result<Self> {
         if UnixStream::connect(path).await.is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -55,6 +99,9 @@ impl Server {
                 .mode(0o700)
                 .create(directory)?;
             private::check_directory(directory).map_err(io::Error::other)?;
+            if let Some(readers) = readers {
+                readers.admit(directory, 0o750)?;
+            }
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -62,6 +109,10 @@ impl Server {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        if let Some(readers) = readers {
+            readers.admit(path, 0o660)?;
+        }
+        let readers = readers.map(|_| Arc::new(Semaphore::new(MAX_READERS)));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let task = tokio::spawn(async move {
             loop {
@@ -70,9 +121,9 @@ impl Server {
                 };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let calls = calls.clone();
+                        let (calls, readers) = (calls.clone(), readers.clone());
                         tokio::spawn(async move {
-                            if let Err(error) = serve(stream, calls).await {
+                            if let Err(error) = serve(stream, readers, calls).await {
                                 tracing::debug!(%error, "control connection ended");
                             }
                             drop(place);
@@ -99,14 +150,26 @@ impl Drop for Server {
     }
 }
 
-async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+/// Serves one connection. `readers` are the places of the group; `None`: it has none.
+async fn serve(
+    stream: UnixStream,
+    readers: Option<Arc<Semaphore>>,
+    calls: mpsc::Sender<Call>,
+) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("user {uid} may not control the agent"),
-        ));
-    }
+    let controls = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    // Others come as far as this by the modes of the directory and the socket, which let in the
+    // group and are root's to change.
+    let _place = match readers {
+        _ if controls => None,
+        Some(places) => Some(places.try_acquire_owned().map_err(io::Error::other)?),
+        None => {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("user {uid} may not control the agent"),
+            ));
+        }
+    };
     let connected = natpunch_net::now();
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -125,6 +188,11 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
         }
         let reply = match serde_json::from_str::<Request>(&line) {
             Err(error) => Reply::Error(format!("not a request: {error}")),
+            Ok(request) if !controls && !request.only_reads() => Reply::Error(
+                "the group of the control socket may only ask; help: run this as root, or as the \
+                 user that runs the agent"
+                    .to_owned(),
+            ),
             Ok(request) => {
                 let (answer, answered) = oneshot::channel();
                 if calls

@@ -200,7 +200,9 @@ impl Node {
 
     /// `natpunch status --json`; `None` while the agent does not answer.
     pub(super) fn status(&self) -> Result<Option<Value>, DemoError> {
-        Ok(serde_json::from_slice(&self.natpunch(&["status", "--json"])?.stdout).ok())
+        let output = self.natpunch(&["status", "--json"])?;
+        let answered = output.status.success().then_some(output.stdout);
+        Ok(answered.and_then(|answer| serde_json::from_slice(&answer).ok()))
     }
 
     fn natpunch(&self, arguments: &[&str]) -> Result<std::process::Output, DemoError> {

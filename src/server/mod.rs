@@ -303,7 +303,7 @@ async fn listen_control(
 ) -> Result<Option<control::Server>, ServeError> {
     let paths = named.map_or_else(control_paths, |path| vec![path.to_owned()]);
     for path in paths {
-        match control::Server::listen(&path, calls.clone()).await {
+        match control::Server::listen(&path, None, calls.clone()).await {
             Ok(server) => return Ok(Some(server)),
             Err(source) if named.is_some() => return Err(ServeError::Control { path, source }),
             Err(error) => tracing::info!(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use natpunch::cli::exit::Exit;
+use natpunch::cli::exit::{Exit, Verdict};
 
 use crate::blocks::root;
 
@@ -11,14 +11,19 @@ use crate::blocks::root;
 fn the_documented_exit_codes_are_all_that_there_are() {
     let text = fs::read_to_string(root("docs/reference/cli.md")).unwrap();
     let (_, section) = text.split_once("## Exit codes\n").unwrap();
-    let (table, _) = section.split_once("\n## ").unwrap();
-    let documented: Vec<u8> = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
-        .collect();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let (table, judgements) = section.split_once("`status --check`").unwrap();
+    let documented = |table: &str| -> Vec<u8> {
+        let first = |line: &str| line.strip_prefix("| ")?.split(' ').next()?.parse().ok();
+        table.lines().filter_map(first).collect()
+    };
     let mut codes = vec![0];
     codes.extend(Exit::ALL.map(Exit::code));
-    assert_eq!(documented, codes);
+    assert_eq!(documented(table), codes);
+    assert_eq!(documented(judgements), Verdict::ALL.map(Verdict::code));
+    for verdict in Verdict::ALL {
+        assert!(judgements.contains(&format!("| {} | `{}`: ", verdict.code(), verdict.word())));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::blocks::root;
 /// Structs that are printed as JSON: the source, the name, and the section that lists its fields.
 const STRUCTS: &[(&str, &str, &str)] = &[
     ("src/agent/status.rs", "Status", "`status --json`"),
+    ("src/agent/status.rs", "Member", "`status --json`"),
     ("src/agent/status.rs", "DeviceStatus", "`status --json`"),
     ("src/agent/status.rs", "ChangeStatus", "`status --json`"),
     ("src/agent/status.rs", "HeldStatus", "`status --json`"),
@@ -86,6 +87,16 @@ const STRUCTS: &[(&str, &str, &str)] = &[
     ),
     ("src/doctor/mod.rs", "Report", "`doctor --json`"),
     ("src/doctor/mod.rs", "Check", "`doctor --json`"),
+    (
+        "src/cli/node/status/tunnels.rs",
+        "Tunnels",
+        "`status --json` without an agent",
+    ),
+    (
+        "src/cli/node/status/tunnels.rs",
+        "Tunnel",
+        "`status --json` without an agent",
+    ),
     ("src/agent/plan.rs", "PlanReport", "`plan --json`"),
     ("src/agent/plan.rs", "PlanChange", "`plan --json`"),
     ("src/agent/plan.rs", "Need", "`plan --json`"),

@@ -169,6 +169,94 @@ lab_test!(
 );
 
 lab_test!(
+    a_group_may_ask_the_agent_and_nobody_but_root_may_change_anything,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        world.write_mesh();
+        a.arguments = vec!["--control-group".to_owned(), "4242".to_owned()];
+        a.start();
+        a.wait_up();
+        let says = |groups: &str, command: &str| {
+            let words = [
+                "--reuid", "65534", "--regid", "65534", groups, NATPUNCH, command,
+            ];
+            let output = a.host.output("setpriv", &words).unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            (output.status.success(), text)
+        };
+        let (may, text) = says("--groups=4242", "status");
+        assert!(may && text.contains("mesh lab · node a"), "{text}");
+        for command in ["reload", "confirm"] {
+            let (may, text) = says("--groups=4242", command);
+            assert!(!may && text.contains("may only ask"), "{command}: {text}");
+        }
+        let (may, text) = says("--clear-groups", "status");
+        assert!(!may && text.contains("/run/natpunch"), "{text}");
+    }
+);
+
+lab_test!(
+    without_its_agent_a_node_says_which_tunnels_are_up_and_is_critical,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let hosts = ["a", "b"].map(|name| world.lab.public_host(name).unwrap());
+        let [mut a, mut b] = hosts.map(|host| world.node(host));
+        world.write_mesh();
+        a.start();
+        b.start();
+        a.wait_path(&b, "direct", soon());
+        let text = |words: &[&str]| {
+            let output = a.natpunch(words);
+            let text = String::from_utf8(output.stdout).unwrap();
+            (output.status.code(), text)
+        };
+        let (code, said) = text(&["status", "--check"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.starts_with("OK lab: 1 of 1 connected: 1 direct |"),
+            "{said}"
+        );
+        let (code, said) = text(&["status", "--filter", "relayed"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.starts_with("1 of 1 connected: 1 direct (0 shown)"),
+            "{said}"
+        );
+
+        a.kill();
+        let text = |words: &[&str]| {
+            let output = a.natpunch(words);
+            let text = String::from_utf8(output.stdout).unwrap();
+            (output.status.code(), text)
+        };
+        let (code, said) = text(&["status"]);
+        assert_eq!(code, Some(1), "{said}");
+        for part in [
+            "does NOT answer; 1 of 1 tunnels are up",
+            "mesh lab · node a",
+            "b  ",
+            " session ",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let (code, said) = text(&["status", "--json"]);
+        let tunnels: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            (code, &tunnels["peers"][0]["session"]),
+            (Some(1), &true.into())
+        );
+        let (code, said) = text(&["status", "--check"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("1 of 1 tunnels are up"), "{said}");
+    }
+);
+
+lab_test!(
     once_names_each_peer_that_is_missing_at_its_deadline,
     60,
     |lab| {

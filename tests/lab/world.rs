@@ -412,7 +412,9 @@ impl Node {
 
     /// `natpunch status --json`; `None` while no agent answers.
     pub(crate) fn status(&self) -> Option<Value> {
-        serde_json::from_slice(&self.natpunch(&["status", "--json"]).stdout).ok()
+        let output = self.natpunch(&["status", "--json"]);
+        let answered = output.status.success().then_some(output.stdout)?;
+        serde_json::from_slice(&answered).ok()
     }
 
     /// Asks for the status until `check` finds in it what it looks for. Panics at the deadline.

@@ -33,14 +33,6 @@ pub(crate) struct Text {
     pub(crate) local: Local,
 }
 
-/// How a version is called in `status` and in the log.
-pub(crate) fn revision(hash: &[u8; 32]) -> String {
-    hash.iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {

@@ -7,6 +7,7 @@
 pub(crate) mod journal;
 mod loading;
 mod logins;
+pub(crate) mod names;
 mod release;
 #[cfg(test)]
 mod reload_tests;
@@ -27,9 +28,10 @@ use natpunch_types::{Consent, Help as _, PeerKey, Time};
 use natpunch_wg::{Applied, InterfaceSpec, WgError};
 use tokio::sync::oneshot;
 
-use self::journal::{Entry, revision};
+use self::journal::Entry;
 pub(super) use self::loading::{Loaded, Loading, load};
 pub(super) use self::logins::logins;
+use self::names::revision_of;
 pub(crate) use self::release::{Release, facts};
 use super::spec::Anew;
 use super::start::new_mesh;
@@ -87,6 +89,7 @@ impl Agent {
         let Loaded { release, logins } = loaded;
         let result = release.and_then(|release| {
             self.source.watch_keys(&release.node.key_files);
+            self.names.learn(&release.node);
             let moment = Moment {
                 alive: self.alive(),
                 logins,
@@ -179,6 +182,7 @@ impl Agent {
                     changes = applied.plan.changes.len(),
                     peers_written = applied.peers_touched,
                     reload = self.reloads,
+                    revision = %revision_of(&self.rollout.runs().node),
                     "reloaded the mesh file"
                 );
                 let node = &self.rollout.runs().node;
@@ -211,18 +215,18 @@ impl Agent {
                     tracing::warn!(peers = %missing.join(", "), "the change stays; these peers did not come back yet");
                 }
                 if was_watched {
-                    tracing::info!(revision = revision(&version), "the new version works");
+                    tracing::info!(revision = %self.names.of(&version), "the new version works");
                 }
                 self.source.applied(version);
             }
             Notice::Undone { version, reason } => {
-                tracing::error!(revision = revision(&version), %reason, "the new version is undone");
+                tracing::error!(revision = %self.names.of(&version), %reason, "the new version is undone");
                 self.reload_error = Some(AgentError::Held(reason).to_string());
             }
             Notice::Back => {
                 let applied = self.applied.take().unwrap_or_default();
                 tracing::warn!(
-                    revision = revision(&self.rollout.runs().node.content_hash),
+                    revision = %revision_of(&self.rollout.runs().node),
                     changes = applied.plan.changes.len(),
                     "back at the version before: the interface was read back and is as it was"
                 );
@@ -249,7 +253,7 @@ impl Agent {
     /// A person says that the change is good, over a connection made at this time.
     pub(super) fn confirm(&mut self, connected: Time) -> Reply {
         match self.rollout.handle_confirm(connected) {
-            Ok(version) => Reply::Ok(serde_json::json!({ "revision": revision(&version) })),
+            Ok(version) => Reply::Ok(serde_json::json!({ "revision": self.names.of(&version) })),
             Err(error) => Reply::Error(error.to_string()),
         }
     }

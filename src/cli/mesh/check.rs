@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use blake2::{Blake2s256, Digest as _};
 use serde::Serialize;
 
-use crate::cli::CliError;
 use crate::cli::args::{CheckArgs, CheckFormat};
 use crate::cli::report::{self, Severity};
+use crate::cli::{CliError, json};
 use crate::config::{self, ConfigErrors, MeshConfig};
 use crate::control;
 use crate::source::Look;
@@ -60,8 +60,7 @@ pub(in crate::cli) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
                 notes: found.notes.as_ref().map(findings).unwrap_or_default(),
                 mesh: mesh.map(Summary::of),
             };
-            serde_json::to_writer_pretty(&mut out, &verdict).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            write!(out, "{}", json::object(&verdict)?)?;
         }
         CheckFormat::Github => {
             for (level, finding) in found.all() {

@@ -150,7 +150,7 @@ mod tests {
                 let _ = answer.send(Reply::Ok(status.clone()));
             }
         });
-        Server::listen(&path, calls_in).await.unwrap()
+        Server::listen(&path, None, calls_in).await.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

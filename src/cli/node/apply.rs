@@ -34,6 +34,7 @@ pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         plan: args.plan,
         adopt: args.adopt,
         metrics: args.metrics,
+        control_group: args.control_group,
     };
     agent::hold_signals(true);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 
 use crate::agent::AgentError;
-use crate::cli::CliError;
 use crate::cli::args::DoctorArgs;
 use crate::cli::exit::Exit;
+use crate::cli::{CliError, json};
 use crate::config::{self, MeshConfig, NodeConfig};
 use crate::control;
 use crate::doctor::{Check, Report, Subject, Verdict, examine};
@@ -32,9 +32,7 @@ pub(in crate::cli) fn run(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     });
     let mut out = anstream::stdout();
     if args.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|error| CliError::new(error.to_string()))?;
-        writeln!(out, "{text}")?;
+        write!(out, "{}", json::object(&report)?)?;
     } else {
         write!(out, "{}", render(&report))?;
     }

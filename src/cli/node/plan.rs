@@ -13,9 +13,9 @@ use crate::agent::rollout::journal::Journal;
 use crate::agent::rollout::{self, Release};
 use crate::agent::services::hosts;
 use crate::agent::{AgentError, clash};
-use crate::cli::CliError;
 use crate::cli::args::PlanArgs;
 use crate::cli::exit::Exit;
+use crate::cli::{CliError, json};
 use crate::control::{Client, Request};
 use crate::source::{Location, Look};
 use crate::{config, control};
@@ -31,9 +31,7 @@ pub(in crate::cli) fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     };
     let mut out = anstream::stdout();
     if args.json {
-        let text = serde_json::to_string_pretty(&plan)
-            .map_err(|error| CliError::new(error.to_string()))?;
-        writeln!(out, "{text}")?;
+        write!(out, "{}", json::object(&plan)?)?;
     } else {
         write!(out, "{}", render(&plan, args.live))?;
     }

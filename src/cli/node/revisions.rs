@@ -9,8 +9,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::agents::agent_of;
 use super::status::duration;
 use crate::agent::{MeshRevisions, PeerRevision, Runs, Standing};
-use crate::cli::CliError;
 use crate::cli::args::StatusArgs;
+use crate::cli::{CliError, json};
 use crate::control::{Client, Request, runtime_dir};
 
 /// Asks the agent, which asks the nodes.
@@ -22,9 +22,7 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let interface = agent_of(&directory, args.interface.as_deref())?;
     let answer = Client::connect(&directory, &interface)?.ask(Request::Mesh)?;
     let text = if args.json {
-        let text = serde_json::to_string_pretty(&answer)
-            .map_err(|error| CliError::new(error.to_string()))?;
-        format!("{text}\n")
+        json::object(&answer)?
     } else {
         let mesh = serde_json::from_value::<MeshRevisions>(answer).map_err(|error| {
             CliError::new(format!("the agent speaks another version of natpunch: {error}"))
@@ -41,24 +39,11 @@ fn render(mesh: &MeshRevisions) -> String {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "PEER",
-        "MESH",
-        "GENERATION",
-        "HASH",
-        "RUNS FOR",
-        "NATPUNCH",
-        "HEARD",
-    ]);
-    let generation = |runs: &Runs| {
-        runs.generation
-            .map_or_else(|| "-".to_owned(), |generation| generation.to_string())
-    };
+    table.set_header(["PEER", "MESH", "REVISION", "RUNS FOR", "NATPUNCH", "HEARD"]);
     table.add_row([
         mesh.node.clone(),
         format!("this node{}", refuses(&mesh.runs)),
-        generation(&mesh.runs),
-        mesh.runs.mesh_hash.clone(),
+        mesh.runs.revision.clone(),
         duration(mesh.runs.runs_for_s),
         mesh.runs.version.clone(),
         String::new(),
@@ -79,8 +64,7 @@ fn render(mesh: &MeshRevisions) -> String {
                 word(*standing),
                 runs.as_ref().map(refuses).unwrap_or_default()
             ),
-            column(&generation),
-            column(&|runs| runs.mesh_hash.clone()),
+            column(&|runs| runs.revision.clone()),
             column(&|runs| duration(runs.runs_for_s)),
             column(&|runs| runs.version.clone()),
             heard_s.map_or_else(

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::CliError;
 use crate::cli::args::PluginListArgs;
+use crate::cli::{CliError, json};
 use crate::config::Kind;
 use crate::plugins::registry;
 
@@ -23,7 +23,8 @@ pub(super) fn run(args: &PluginListArgs) -> Result<ExitCode, CliError> {
             })
         };
         let plugins: Vec<_> = kinds.iter().map(one).collect();
-        writeln!(out, "{:#}", json!({ "plugins": plugins }))?;
+        let list = json::object(&json!({ "plugins": plugins }))?;
+        write!(out, "{list}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let longest = |text: fn(&Kind) -> &'static str| {

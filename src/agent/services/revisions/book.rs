@@ -27,6 +27,8 @@ use std::time::Duration;
 use natpunch_types::Time;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::rollout::names;
+
 /// The UDP port on mesh addresses.
 pub(crate) const PORT: u16 = 51_897;
 /// The length of both kinds, in bytes: an answer is never longer than its question.
@@ -188,6 +190,9 @@ pub struct PeerRevision {
 /// What a node runs, for people and machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Runs {
+    /// How the version of the mesh is called: generation and hash.
+    #[serde(default)]
+    pub revision: String,
     /// The generation that the mesh file states.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
@@ -207,20 +212,13 @@ impl Runs {
         let [major, minor, patch] = revision.version;
         Self {
             generation: revision.generation,
-            mesh_hash: short(&revision.hash),
+            revision: names::revision(revision.generation, &revision.hash),
+            mesh_hash: names::short(&revision.hash),
             version: format!("{major}.{minor}.{patch}"),
             runs_for_s: (revision.runs_for + ago).as_secs_f64(),
             not_newest: revision.not_newest,
         }
     }
-}
-
-/// The start of a hash as it is shown.
-pub(crate) fn short(hash: &[u8]) -> String {
-    hash.iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[derive(Debug)]

@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub(crate) use self::book::short;
 use self::book::{Book, LENGTH, Member, PORT, Revision};
 pub use self::book::{PeerRevision, Runs, Standing};
 use super::{Node, Service};

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use serde::Deserialize as _;
 
 use super::agents::agent_of;
-use crate::cli::CliError;
 use crate::cli::args::WhyArgs;
+use crate::cli::{CliError, json};
 use crate::control::{Client, Request, runtime_dir};
 
 use view::{View, render};
@@ -24,9 +24,7 @@ pub(in crate::cli) fn run(args: &WhyArgs) -> Result<ExitCode, CliError> {
     let peer = args.peer.clone();
     let answer = Client::connect(&directory, &interface)?.ask(Request::Why { peer })?;
     let text = if args.json {
-        let text = serde_json::to_string_pretty(&answer)
-            .map_err(|error| CliError::new(error.to_string()))?;
-        format!("{text}\n")
+        json::object(&answer)?
     } else {
         let view = View::deserialize(answer).map_err(|error| {
             CliError::new(format!("the agent speaks another version of natpunch: {error}"))
