@@ -1,6 +1,7 @@
 //! The command line as typed. What it means is decided by the command's own file.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub enum Command {
     Confirm(ConfirmArgs),
     /// Validate the mesh for every node in it, without network or privileges.
     Check(CheckArgs),
+    /// Show what a version of the mesh changes against another, for every node and every pair.
+    Diff(DiffArgs),
     /// Make a new mesh file.
     Init(InitArgs),
     /// Add a peer to the mesh file; comments and order stay.
@@ -281,6 +284,22 @@ pub struct CheckArgs {
     /// Exit with 1 on warnings, too.
     #[arg(long)]
     pub strict: bool,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The old version: a file, a directory of `*.toml` files, or REVISION:PATH of the git
+    /// repository here, such as origin/main:mesh.toml.
+    pub old: OsString,
+    /// The new version, in the same forms.
+    pub new: OsString,
+    /// Print Markdown, for a comment in a merge request.
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How `check` prints its findings.

@@ -5,6 +5,9 @@
 //! written, no more than a quarter of it from one place in the program, so that what others cause
 //! there silences nothing else, and how much was not.
 //!
+//! Where standard error is the journal of systemd, each line begins with its priority, and has no
+//! time, since the journal has both in fields of its own.
+//!
 //! Text of others can't pass for lines of ours: what follows a line break is indented.
 
 use std::borrow::Cow;
@@ -15,8 +18,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use natpunch_types::{Rate, RateBudget, Time, lock};
-use tracing::Metadata;
 use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Written in any minute at most.
@@ -33,6 +36,7 @@ pub(super) struct Limited<W> {
     inner: Mutex<Inner<W>>,
     start: Instant,
     json: bool,
+    journal: bool,
 }
 
 struct Inner<W> {
@@ -43,8 +47,8 @@ struct Inner<W> {
 }
 
 impl<W: Write> Limited<W> {
-    /// Writes to `to`, in JSON or text.
-    pub(super) fn new(to: W, json: bool) -> Self {
+    /// Writes to `to`, in JSON or text; with the priority of each line, if that is the journal.
+    pub(super) fn new(to: W, json: bool, journal: bool) -> Self {
         let inner = Inner {
             budget: Share::one_in(1),
             causes: HashMap::new(),
@@ -54,11 +58,17 @@ impl<W: Write> Limited<W> {
             inner: Mutex::new(inner),
             start: Instant::now(),
             json,
+            journal,
         }
     }
 
-    fn write_line(&self, cause: Option<Identifier>, line: &[u8], now: Time) -> io::Result<()> {
+    fn write_line(&self, about: Option<&About>, line: &[u8], now: Time) -> io::Result<()> {
         let line = harmless(line);
+        let line = match self.journal {
+            true => Cow::Owned(with_priority(&line, about.map(|about| about.level))),
+            false => line,
+        };
+        let cause = about.map(|about| about.cause.clone());
         let mut inner = lock(&self.inner);
         let Inner { budget, causes, to } = &mut *inner;
         let cause = cause
@@ -76,6 +86,9 @@ impl<W: Write> Limited<W> {
             let text = format!(
                 "{left_out} lines of the log were left out: it may have 1 MiB a minute, a quarter of it from one cause"
             );
+            if self.journal {
+                note.push_str(priority(Some(Level::WARN)));
+            }
             let _ = if self.json {
                 writeln!(note, "{{\"level\":\"WARN\",\"message\":\"{text}\"}}")
             } else {
@@ -112,6 +125,31 @@ fn harmless(line: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// What sd-daemon(3) has before a line of this level: a priority of syslog.
+fn priority(level: Option<Level>) -> &'static str {
+    match level {
+        Some(Level::ERROR) => "<3>",
+        Some(Level::WARN) => "<4>",
+        Some(Level::DEBUG | Level::TRACE) => "<7>",
+        _ => "<6>",
+    }
+}
+
+/// Each line of a record by itself, since the journal takes it for one.
+fn with_priority(record: &str, level: Option<Level>) -> String {
+    let lines = record.split_inclusive('\n');
+    lines.flat_map(|line| [priority(level), line]).collect()
+}
+
+/// Whether standard error is the journal: systemd names it by device and inode.
+pub(super) fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let stream = nix::sys::stat::fstat(std::io::stderr()).ok();
+    named
+        .zip(stream)
+        .is_some_and(|(named, stream)| named == format!("{}:{}", stream.st_dev, stream.st_ino))
+}
+
 /// Whether this goes on, after its escape, as SGR of ECMA-48: a colour or the like.
 fn is_colour(text: &str) -> bool {
     let parameters = text
@@ -121,13 +159,20 @@ fn is_colour(text: &str) -> bool {
 }
 
 /// One line of a [`Limited`]: what a subscriber writes at once.
-pub(super) struct Line<'a, W>(&'a Limited<W>, Option<Identifier>);
+pub(super) struct Line<'a, W>(&'a Limited<W>, Option<About>);
+
+/// What a line is about.
+struct About {
+    /// The place in the program that logs it.
+    cause: Identifier,
+    level: Level,
+}
 
 impl<W: Write> Write for Line<'_, W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0
             .write_line(
-                self.1.clone(),
+                self.1.as_ref(),
                 line,
                 Time::from_origin(self.0.start.elapsed()),
             )
@@ -147,7 +192,8 @@ impl<'a, W: Write + 'a> MakeWriter<'a> for Limited<W> {
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
-        Line(self, Some(metadata.callsite()))
+        let (cause, level) = (metadata.callsite(), *metadata.level());
+        Line(self, Some(About { cause, level }))
     }
 }
 
@@ -192,7 +238,7 @@ mod tests {
     fn whatever_is_logged_a_minute_has_a_mebibyte_at_most_and_says_what_is_missing() {
         let line = [b'x'; 99];
         for per_second in [10_u64, 1_000, 10_000] {
-            let log = Limited::new(Vec::new(), false);
+            let log = Limited::new(Vec::new(), false, false);
             let mut written_before = Vec::new();
             for second in 0..180 {
                 for n in 0..per_second {
@@ -239,7 +285,7 @@ mod tests {
         let kept = Kept::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
-            .with_writer(Limited::new(kept.clone(), true))
+            .with_writer(Limited::new(kept.clone(), true, false))
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             (0..20_000).for_each(|n| tracing::warn!(n, "a line that somebody else can cause"));
@@ -256,10 +302,34 @@ mod tests {
         );
     }
 
+    #[test]
+    fn in_the_journal_each_line_has_its_priority() {
+        let kept = Kept::default();
+        let limited = Limited::new(kept.clone(), false, true);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_writer(limited)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("joined");
+            tracing::error!("not applied\nmesh.toml:3: no such key");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let wanted = [
+            "<6> INFO joined",
+            "<3>ERROR not applied",
+            "<3>  mesh.toml:3: no such key",
+        ];
+        assert_eq!(lines, wanted);
+    }
+
     /// What is logged in there, as text.
     fn logged(log: impl FnOnce()) -> String {
         let kept = Kept::default();
-        let limited = Limited::new(kept.clone(), false);
+        let limited = Limited::new(kept.clone(), false, false);
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
             .with_writer(limited)
@@ -286,7 +356,7 @@ mod tests {
 
     #[test]
     fn all_causes_together_have_a_mebibyte_a_minute_and_are_as_many_as_fit() {
-        let log = Limited::new(Vec::new(), false);
+        let log = Limited::new(Vec::new(), false, false);
         for n in 0..60_000 {
             let now = Time::from_origin(Duration::from_millis(n));
             log.write_line(None, &[b'x'; 99], now).unwrap();

@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => node::plan::run(&args),
         Command::Confirm(args) => node::confirm::run(&args),
         Command::Check(args) => mesh::check::run(&args),
+        Command::Diff(args) => mesh::diff::run(&args),
         Command::Init(args) => mesh::init::run(&args),
         Command::AddPeer(args) => mesh::add_peer::run(args),
         Command::EditPeer(args) => mesh::edit_peer::edit(&args),
@@ -96,12 +97,18 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         CliError::new(format!("{from}: `{filter}` is not a log filter: {error}"))
             .help("write a level (error, warn, info, debug, trace) or parts with levels: natpunch=debug,info")
     })?;
-    let writer = log::Limited::new(std::io::stderr(), matches!(cli.log_format, LogFormat::Json));
+    let (json, journal) = (cli.log_format == LogFormat::Json, log::is_journal());
+    let writer = log::Limited::new(std::io::stderr(), json, journal);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);
     // A second subscriber in one process (tests) changes nothing.
     let _ = match cli.log_format {
+        LogFormat::Text if journal => log
+            .with_ansi(false)
+            .with_target(false)
+            .without_time()
+            .try_init(),
         LogFormat::Text => log
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)

@@ -12,6 +12,7 @@ mod freshness;
 mod git;
 mod location;
 mod program;
+mod revision;
 mod signature;
 mod store;
 mod trust;
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 pub use error::{Problem, SourceError};
 pub use follow::{Change, Options, Source, SourceStatus};
 pub use location::{GitLocation, Location};
+pub use revision::at_revision;
 pub use watch::Watcher;
 
 pub(crate) use location::parse_argument;

@@ -198,6 +198,15 @@ fn what_the_example_jobs_call_is_there_and_works() {
             calls += 1;
         }
         assert_eq!(calls, 1, "{job}");
+        for line in text.lines() {
+            let Some(at) = line.find("natpunch diff ") else {
+                continue;
+            };
+            let words = line.get(at..).unwrap().split(" > ").next().unwrap();
+            let words = words.split_whitespace().map(|word| word.trim_matches('"'));
+            let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{job}: {error}"));
+            assert!(matches!(cli.command, Command::Diff(args) if args.markdown));
+        }
     }
 }
 

@@ -100,6 +100,28 @@ const STRUCTS: &[(&str, &str, &str)] = &[
     ("src/agent/plan.rs", "PlanReport", "`plan --json`"),
     ("src/agent/plan.rs", "PlanChange", "`plan --json`"),
     ("src/agent/plan.rs", "Need", "`plan --json`"),
+    ("src/cli/mesh/diff/mod.rs", "Report", "`diff --json`"),
+    ("src/cli/mesh/diff/mod.rs", "Needs", "`diff --json`"),
+    (
+        "crates/natpunch-config/src/diff/mod.rs",
+        "MeshDiff",
+        "`diff --json`",
+    ),
+    (
+        "crates/natpunch-config/src/diff/mod.rs",
+        "NodeSteps",
+        "`diff --json`",
+    ),
+    (
+        "crates/natpunch-config/src/diff/mod.rs",
+        "PairSteps",
+        "`diff --json`",
+    ),
+    (
+        "crates/natpunch-config/src/diff/mod.rs",
+        "Step",
+        "`diff --json`",
+    ),
     ("src/cli/mesh/check.rs", "Verdict", "`check --json`"),
     ("src/cli/mesh/check.rs", "Finding", "`check --json`"),
     ("src/cli/mesh/check.rs", "Summary", "`check --json`"),

@@ -43,6 +43,47 @@ fn check_fetches_what_it_checks_and_says_why_it_may_not_be_used() {
 }
 
 #[test]
+fn diff_reads_revisions_of_the_repository_that_it_is_run_in() {
+    let repository = Repository::new();
+    repository.publish(&mesh(1), None);
+    repository.publish(&mesh(2), None);
+    let diff = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
+        command
+            .arg("diff")
+            .args(words)
+            .current_dir(repository.work());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    for [old, new] in [
+        ["HEAD~1:mesh.toml", "mesh.toml"],
+        ["HEAD~1:.", "HEAD:./mesh.toml"],
+    ] {
+        let (done, said) = diff(&[old, new]);
+        assert!(
+            done && said.contains("own addresses + 10.77.0.2/24, - 10.77.0.1/24"),
+            "{said}"
+        );
+    }
+    let (done, said) = diff(&["--json", "HEAD:mesh.toml", "mesh.toml"]);
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(
+        done && json["nodes"].as_array().unwrap().is_empty(),
+        "{said}"
+    );
+    for (wrong, why) in [
+        ("nonsense:mesh.toml", "git knows no revision nonsense"),
+        ("HEAD:other.toml", "git has no HEAD:other.toml"),
+        ("--upload-pack=id:x", "unexpected argument"),
+    ] {
+        let (done, said) = diff(&[wrong, "mesh.toml"]);
+        assert!(!done && said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn a_location_that_can_not_be_used_is_wrong_usage() {
     for (location, why) in [
         ("git+https://git.example/mesh.git", "names no branch"),

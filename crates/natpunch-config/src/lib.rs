@@ -12,6 +12,7 @@
 //! whoever loads a mesh hands in the [`Kind`]s that it may name. Files are read and written through
 //! [`natpunch_os`] and `std::fs`; there is no socket, no clock and no runtime.
 
+mod diff;
 mod edit;
 mod file;
 mod lint;
@@ -22,6 +23,7 @@ mod report;
 mod schema;
 mod wg_quick;
 
+pub use diff::{Impact, MeshDiff, NodeSteps, PairSteps, Step, Turn, diff};
 pub use edit::free_addresses::free_addresses;
 pub use edit::new_mesh::{create_mesh, new_mesh};
 pub use edit::new_peer::NewPeer;
@@ -43,7 +45,9 @@ pub use node::identity::{
 pub use node::key_file::{create_secret_file, new_key_file, new_private_key, read_key_file};
 pub use node::local::Local;
 pub use node::model::{ExitNode, NodeConfig, RemotePeer};
-pub use node::resolve::{own_addresses, peers_of, private_key_of, resolve_node, resolve_node_at};
+pub use node::resolve::{
+    own_addresses, peers_of, private_key_of, resolve_node, resolve_node_at, without_keys,
+};
 pub use report::error::{ConfigError, ConfigErrors, Excerpt};
 pub use report::source::Location;
 pub use schema::schema;

@@ -57,6 +57,11 @@ pub(crate) fn refusals(
     natpunch_rollout::refusals(before.as_ref(), &facts(after), &logins(), allowed)
 }
 
+/// [`refusals`] as far as they depend on nothing but the mesh: not on who is logged in here.
+pub(crate) fn refusals_without_logins(before: &NodeConfig, after: &NodeConfig) -> Vec<Refusal> {
+    natpunch_rollout::refusals(Some(&facts(before)), &facts(after), &[], &[])
+}
+
 /// Asks peers whether they answer. Blocks for at most [`ECHO`] twice.
 fn ask(question: &Ask) -> Answers {
     let small = echo(&question.small, SMALL, ECHO);

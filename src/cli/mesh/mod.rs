@@ -2,6 +2,7 @@
 
 pub(super) mod add_peer;
 pub(super) mod check;
+pub(super) mod diff;
 pub(super) mod edit_peer;
 pub(super) mod export;
 pub(super) mod graph;

@@ -39,6 +39,13 @@ pub struct Encrypted {
     pub(crate) place: Place,
 }
 
+impl Encrypted {
+    /// Whether both are the same text, wherever it stands.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.armor == other.armor
+    }
+}
+
 impl fmt::Debug for Encrypted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Encrypted")

@@ -39,6 +39,28 @@ pub(super) fn peers(
         key.map_err(|error| errors.push(error)).ok()
     };
     let secret = mesh.preshared_secret.as_ref().and_then(&mut read);
+    let key_of = |pair: &(String, String), own: Option<PeerKey>, peer: &PeerConfig| match (
+        mesh.preshared_keys.get(pair),
+        &secret,
+        own,
+    ) {
+        (Some(stated), ..) => read(stated),
+        (None, Some(secret), Some(own)) => {
+            Some(derive_preshared_key(secret, &own, &peer.public_key))
+        }
+        (None, ..) => None,
+    };
+    peers_with(mesh, name, keepalive, key_of)
+}
+
+/// The other peers, with the keys that `key_of` knows: of a pair, which has this public key of
+/// `name` and this other side.
+pub(super) fn peers_with(
+    mesh: &MeshConfig,
+    name: &str,
+    keepalive: Duration,
+    mut key_of: impl FnMut(&(String, String), Option<PeerKey>, &PeerConfig) -> Option<PresharedKey>,
+) -> Vec<RemotePeer> {
     let relaying = mesh
         .peers
         .get(name)
@@ -53,13 +75,7 @@ pub(super) fn peers(
         } else {
             (other.clone(), name.to_owned())
         };
-        let preshared_key = match (mesh.preshared_keys.get(&pair), &secret, own) {
-            (Some(stated), ..) => read(stated),
-            (None, Some(secret), Some(own)) => {
-                Some(derive_preshared_key(secret, &own, &peer.public_key))
-            }
-            (None, ..) => None,
-        };
+        let preshared_key = key_of(&pair, own, peer);
         let mut peer = remote(mesh, other, peer, preshared_key, keepalive, &relaying);
         if let Some(exit) = exit.as_ref().filter(|exit| exit.peer == *other) {
             peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));

@@ -12,7 +12,7 @@ use super::exit_node::exit_node;
 use super::local::Local;
 use super::model::{NodeConfig, RemotePeer};
 use super::own_peer::ThisHost;
-use super::remote_peers::peers;
+use super::remote_peers::{peers, peers_with};
 use super::secrets::SecretReader;
 use super::{key_file, own_peer};
 use crate::mesh::model::{Discovery, MeshConfig, PeerConfig, SecretSource};
@@ -133,18 +133,52 @@ fn node(secrets: &SecretReader<'_>, host: ThisHost<'_>) -> Result<NodeConfig, Ve
                 .help("remove managed = false, or don't run natpunch here"),
         ]);
     }
-    let keepalive = keepalive_of(mesh, own);
     let mut errors = Vec::new();
     let mut key_files = vec![key_file::actual(&key_file).unwrap_or(key_file)];
-    let peers = peers(secrets, name, keepalive, &mut key_files, &mut errors);
+    let peers = peers(
+        secrets,
+        name,
+        keepalive_of(mesh, own),
+        &mut key_files,
+        &mut errors,
+    );
     if !errors.is_empty() {
         return Err(errors);
     }
-    let discovery = discovery(mesh, own, &mut key_files);
+    let mut discovery = discovery(mesh, own);
+    read_secrets(&mut discovery, &mut key_files);
+    let mut node = part(mesh, name, own, peers, discovery);
+    node.private_key = private_key;
+    node.files.extend_from_slice(&key_files);
+    node.key_files = key_files;
+    Ok(node)
+}
+
+/// The part of the mesh that the peer `name` would have, with no key in it: its private key is
+/// zero, and no peer has a preshared one. Pure. `None`: there is no such peer, or it runs plain
+/// WireGuard.
+pub fn without_keys(mesh: &MeshConfig, name: &str) -> Option<NodeConfig> {
+    let (name, own) = mesh.peers.get_key_value(name)?;
+    if !own.managed {
+        return None;
+    }
+    let peers = peers_with(mesh, name, keepalive_of(mesh, own), |_, _, _| None);
+    Some(part(mesh, name, own, peers, discovery(mesh, own)))
+}
+
+/// What follows from the mesh alone: the private key and the key files are filled in later.
+fn part(
+    mesh: &MeshConfig,
+    name: &str,
+    own: &PeerConfig,
+    peers: Vec<RemotePeer>,
+    discovery: Vec<Discovery>,
+) -> NodeConfig {
+    let keepalive = keepalive_of(mesh, own);
     let (own_interface, all) = (&own.interface, &mesh.interface);
     let public_key = own.public_key;
     let exit = exit_node(mesh, own);
-    Ok(NodeConfig {
+    NodeConfig {
         mesh: mesh.name.clone(),
         networks: mesh.networks.clone(),
         lans: mesh.lans.clone(),
@@ -154,7 +188,7 @@ fn node(secrets: &SecretReader<'_>, host: ThisHost<'_>) -> Result<NodeConfig, Ve
             .clone()
             .or_else(|| all.name.clone())
             .unwrap_or_else(|| format!("wg-{}", mesh.name)),
-        private_key,
+        private_key: SecretKey::from_bytes([0; 32]),
         public_key,
         listen_port: listen_port(&mesh.interface, own),
         fwmark: match (own_interface.fwmark.or(all.fwmark).unwrap_or(0), &exit) {
@@ -178,18 +212,17 @@ fn node(secrets: &SecretReader<'_>, host: ThisHost<'_>) -> Result<NodeConfig, Ve
         punch: mesh.punch,
         discovery,
         stun_servers: mesh.stun_servers.clone(),
-        files: mesh.files.iter().chain(&key_files).cloned().collect(),
-        key_files,
+        files: mesh.files.clone(),
+        key_files: Vec::new(),
         hosts: mesh.hosts,
         content_hash: mesh.content_hash,
         mesh_hash: mesh.mesh_hash(),
         generation: mesh.generation,
-    })
+    }
 }
 
-/// The discovery instances that a node uses, with their secrets, whose files are noted. One that
-/// can't be read is the plugin's to report.
-fn discovery(mesh: &MeshConfig, own: &PeerConfig, files: &mut Vec<PathBuf>) -> Vec<Discovery> {
+/// The discovery instances that a node uses.
+fn discovery(mesh: &MeshConfig, own: &PeerConfig) -> Vec<Discovery> {
     let is_itself = |instance: &Discovery| instance.about.node == Some(own.public_key);
     let asks_router = own
         .interface
@@ -198,8 +231,13 @@ fn discovery(mesh: &MeshConfig, own: &PeerConfig, files: &mut Vec<PathBuf>) -> V
         .unwrap_or(true);
     let is_used = |one: &&Discovery| !is_itself(one) && (asks_router || !one.about.asks_router);
     let others = mesh.discovery.iter().filter(is_used);
-    let mut instances: Vec<Discovery> = others.cloned().collect();
-    for instance in &mut instances {
+    others.cloned().collect()
+}
+
+/// Reads the secrets of discovery instances, whose files are noted. One that can't be read is the
+/// plugin's to report.
+fn read_secrets(instances: &mut [Discovery], files: &mut Vec<PathBuf>) {
+    for instance in instances {
         for secret in instance.about.secrets.clone() {
             let read = key_file::read::<PresharedKey>(&secret.path, "keygen");
             let read = read.map_err(|error| {
@@ -210,7 +248,6 @@ fn discovery(mesh: &MeshConfig, own: &PeerConfig, files: &mut Vec<PathBuf>) -> V
             files.push(key_file::actual(&secret.path).unwrap_or(secret.path));
         }
     }
-    instances
 }
 
 fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Duration {
