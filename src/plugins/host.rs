@@ -32,10 +32,26 @@ const MEET_QUEUE: usize = 1024;
 /// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few
 /// seconds.
 const OFFERS: Rate = Rate::per_second(4_096, 4_096);
-/// The first and the longest pause before a failed plugin is run again.
-const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// How long a plugin may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The pauses before a failed plugin is run again.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// The first. Each is twice as long as the one before ...
+    pub first: Duration,
+    /// ... up to this. A plugin that ran for longer begins anew.
+    pub longest: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(300),
+        }
+    }
+}
 
 /// What an instance wants of the agent.
 #[derive(Debug)]
@@ -292,11 +308,30 @@ fn canonical_in(mut news: News) -> News {
 impl Instance {
     /// Starts a plugin under this name; `run` tells it from every other of the name.
     pub fn start(
+        name_and_run: (InstanceName, u64),
+        about: &Description,
+        plugin: Box<dyn Discovery>,
+        facts: NodeFacts,
+        events: mpsc::Sender<PluginEvent>,
+    ) -> Self {
+        Self::start_with(
+            name_and_run,
+            about,
+            plugin,
+            facts,
+            events,
+            Pauses::default(),
+        )
+    }
+
+    /// The same with other pauses.
+    pub fn start_with(
         (name, run): (InstanceName, u64),
         about: &Description,
         mut plugin: Box<dyn Discovery>,
         facts: NodeFacts,
         events: mpsc::Sender<PluginEvent>,
+        pauses: Pauses,
     ) -> Self {
         let shared = Arc::new(Shared {
             name,
@@ -315,7 +350,7 @@ impl Instance {
         });
         let host = shared.clone();
         let task = tokio::spawn(async move {
-            let mut backoff = RESTART_BACKOFF.0;
+            let mut backoff = pauses.first;
             loop {
                 let started = Instant::now();
                 let outcome = plugin.run(host.clone()).await;
@@ -327,8 +362,8 @@ impl Instance {
                     Err(PluginError::Settings(flaws)) => host.located(&flaws, &lock(&host.places)),
                     Err(error) => error.to_string(),
                 };
-                if started.elapsed() > RESTART_BACKOFF.1 {
-                    backoff = RESTART_BACKOFF.0;
+                if started.elapsed() > pauses.longest {
+                    backoff = pauses.first;
                 }
                 host.report(Health::Bad(format!(
                     "{problem}; runs again in {} s",
@@ -338,7 +373,7 @@ impl Instance {
                     () = tokio::time::sleep(backoff) => {}
                     () = shutdown_told(&host) => return,
                 }
-                backoff = (backoff * 2).min(RESTART_BACKOFF.1);
+                backoff = (backoff * 2).min(pauses.longest);
                 let mut inbox = lock(&host.inbox);
                 inbox.peers = inbox.last_peers.clone();
                 inbox.records = inbox.last_records.clone();

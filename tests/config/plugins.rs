@@ -172,6 +172,22 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
             ],
         ),
         (
+            "file",
+            vec![
+                (
+                    "directory",
+                    "'/srv/records'".into(),
+                    [texts(&["", "records", "./records", "/"]), vec!["5".into()]].concat(),
+                ),
+                ("interval", "2".into(), numbers("3601")),
+                (
+                    "stun",
+                    "['rv.example.org:3478']".into(),
+                    vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
+                ),
+            ],
+        ),
+        (
             "exec",
             vec![
                 (

@@ -67,6 +67,21 @@ fn a_mesh_file_is_made_changed_and_drawn_as_the_how_tos_say() {
 }
 
 #[test]
+fn the_meshes_without_a_server_that_the_how_tos_show_are_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let new_key = || types(here, "natpunch keygen | natpunch pubkey");
+    let keys = [new_key(), new_key()].map(|key| key.trim().to_owned());
+    let mesh = Block::named("docs/how-to/lan.md", "mesh").filled(&[&keys[0], &keys[1]]);
+    std::fs::write(here.join("mesh.toml"), &mesh).unwrap();
+    types(here, "natpunch check mesh.toml");
+    let section = Block::named("docs/how-to/shared-directory.md", "section").text;
+    std::fs::write(here.join("mesh.toml"), format!("{mesh}{section}")).unwrap();
+    let said = types(here, "natpunch check --strict mesh.toml");
+    assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
+}
+
+#[test]
 fn a_plugin_is_written_as_the_how_to_says() {
     let block = |name| match name {
         "new" => Block::named("docs/how-to/write-a-plugin.md", "new"),

@@ -89,6 +89,14 @@ lab_test!(
     }
 );
 
+lab_test!(
+    records_in_a_shared_directory_and_stun_are_enough_to_connect,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::File, [Nat::PortPreserving; 2]);
+    }
+);
+
 lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let (mut a, router) = world.node_behind(Nat::Symmetric, "a");
@@ -122,6 +130,34 @@ lab_test!(
                 "{status:#}"
             );
             assert_eq!(status["path"], "lan");
+            assert!(node.reaches(peer.address));
+        }
+    }
+);
+
+lab_test!(
+    two_nodes_in_one_lan_connect_with_no_server_at_all,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Http);
+        world.server.kill();
+        world.mesh.discovery.clear();
+        let router = world.lab.router("home", Nat::PortPreserving).unwrap();
+        let mut a = world.node_at(&router, "a");
+        let mut b = world.node_at(&router, "b");
+        world.write_mesh();
+        a.start();
+        // Its own pings were lost to nobody.
+        a.wait_up();
+        b.start();
+        for (node, peer) in [(&a, &b), (&b, &a)] {
+            let (endpoint, status) = endpoint(node, peer.name());
+            let lan = IpAddr::V4(peer.host.ipv4().unwrap());
+            assert_eq!(
+                (endpoint.ip(), &status["path"]),
+                (lan, &"lan".into()),
+                "{status:#}"
+            );
             assert!(node.reaches(peer.address));
         }
     }

@@ -37,6 +37,8 @@ pub(crate) enum Discovery {
     NatpunchGo,
     /// By records on a web server, with STUN.
     Http,
+    /// By records in a directory that all nodes see, with STUN.
+    File,
 }
 
 /// A lab with a server and a mesh file that all nodes share.
@@ -60,6 +62,15 @@ impl World {
                 "[discovery.web]\nplugin = \"http\"\nurl = \"http://{address}:{HTTP_PORT}/v1\"\n\
                  stun = [\"{address}:{UDP_PORT}\"]\n"
             ),
+            Discovery::File => {
+                let directory = lab.directory().join("records");
+                std::fs::create_dir(&directory).unwrap();
+                format!(
+                    "[discovery.files]\nplugin = \"file\"\ndirectory = \"{}\"\n\
+                     stun = [\"{address}:{UDP_PORT}\"]\n",
+                    directory.display()
+                )
+            }
         };
         let mesh = Mesh {
             discovery: section,

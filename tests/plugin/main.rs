@@ -2,7 +2,14 @@
 //!
 //! Each file of `broken` is a program that breaks one rule: it names the rule, and a part of the
 //! sentence that its author reads.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
+mod chaos;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -186,9 +186,11 @@ impl Conversation<'_> {
                     Ok(None) | Err(_) => return Err(self.ending().await.into()),
                 },
                 () = tokio::time::sleep(pause), if !pause.is_zero() => {}
+                // Its output may go on without it: what it started holds it open.
+                _ = self.child.wait() => return Err(self.last_of(&session).await.into()),
                 sent = write(&mut self.stdin, sending.as_ref()), if sending.is_some() => {
                     let Ok(sent) = sent else {
-                        return Err(self.deaf(&session).await.into());
+                        return Err(self.last_of(&session).await.into());
                     };
                     sending = sending.and_then(|message| progress(message, sent));
                 }
@@ -314,8 +316,9 @@ impl Conversation<'_> {
         }
     }
 
-    /// Why its input is closed. What it wrote before is heard: a program that ends closes both.
-    async fn deaf(&mut self, session: &Session) -> String {
+    /// Why it is over, once what it wrote before is heard: it has ended, or closed its input, which
+    /// a program that ends does, too.
+    async fn last_of(&mut self, session: &Session) -> String {
         let rest = async {
             loop {
                 let pause = self.resume.since(self.host.now());

@@ -9,7 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 pub(crate) enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
-    /// A line that is longer than may be. It was skipped.
+    /// A line that is longer than may be. It is skipped; for each time that as much of it follows as
+    /// a line may have, it is told again.
     TooLong,
     /// The output ended inside of a line.
     Half,
@@ -20,7 +21,8 @@ pub(crate) struct Lines<R> {
     reader: BufReader<R>,
     longest: usize,
     line: Vec<u8>,
-    is_too_long: bool,
+    /// How much was skipped of a line that is too long, since that was told last.
+    skipped: Option<usize>,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
@@ -29,7 +31,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             reader: BufReader::new(reader),
             longest,
             line: Vec::new(),
-            is_too_long: false,
+            skipped: None,
         }
     }
 
@@ -38,30 +40,38 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         loop {
             let buffer = self.reader.fill_buf().await?;
             if buffer.is_empty() {
-                let is_inside = self.is_too_long || !self.line.is_empty();
+                let is_inside = self.skipped.take().is_some() || !self.line.is_empty();
                 self.line.clear();
-                self.is_too_long = false;
                 return Ok(is_inside.then_some(Line::Half));
             }
             let mut parts = buffer.splitn(2, |byte| *byte == b'\n');
             let part = parts.next().unwrap_or_default();
             let is_whole = parts.next().is_some();
-            if self.is_too_long || self.line.len() + part.len() > self.longest {
-                self.is_too_long = true;
+            let length = part.len();
+            let skipped = match self.skipped {
+                Some(skipped) => Some(skipped + length),
+                // Told at once: it may have no end.
+                None if self.line.len() + length > self.longest => Some(self.longest),
+                None => {
+                    self.line.extend_from_slice(part);
+                    None
+                }
+            };
+            self.reader.consume(length + usize::from(is_whole));
+            let is_told = skipped.is_some_and(|skipped| skipped >= self.longest);
+            let was_skipped = self.skipped.is_some() || skipped.is_some();
+            self.skipped = skipped
+                .filter(|_| !is_whole)
+                .map(|skipped| if is_told { 0 } else { skipped });
+            if was_skipped {
                 self.line.clear();
-            } else {
-                self.line.extend_from_slice(part);
             }
-            let read = part.len() + usize::from(is_whole);
-            self.reader.consume(read);
-            if is_whole {
-                let line = std::mem::take(&mut self.line);
-                let is_too_long = std::mem::take(&mut self.is_too_long);
-                return Ok(Some(if is_too_long {
-                    Line::TooLong
-                } else {
-                    Line::Whole(line)
-                }));
+            match (is_told, is_whole, was_skipped) {
+                (true, _, _) => return Ok(Some(Line::TooLong)),
+                (false, true, false) => {
+                    return Ok(Some(Line::Whole(std::mem::take(&mut self.line))));
+                }
+                (false, ..) => {}
             }
         }
     }
@@ -70,6 +80,16 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_told_of_as_long_as_it_goes_on() {
+        let mut lines = Lines::new(&[b'x'; 100_000][..], 10_000);
+        let mut told = 0;
+        while lines.next().await.unwrap() == Some(Line::TooLong) {
+            told += 1;
+        }
+        assert!((5..=10).contains(&told), "{told}");
+    }
 
     #[tokio::test]
     async fn a_line_that_is_too_long_is_skipped_and_the_next_is_read() {

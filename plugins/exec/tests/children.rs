@@ -312,6 +312,14 @@ async fn a_program_that_closes_its_input_or_its_output_is_ended() {
 }
 
 #[tokio::test]
+async fn a_program_that_dies_is_noticed_although_what_it_started_holds_its_output() {
+    let before = Instant::now();
+    let problem = failure(&format!("{HELLO} sleep 60 & kill -KILL $$")).await;
+    assert_says(&problem, &["it ended (signal: 9", "without being told to"]);
+    assert!(before.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
 async fn a_program_that_reads_nothing_is_ended() {
     let running = Running::start(shell(&format!("{HELLO} exec sleep 60")));
     // More than a pipe holds.

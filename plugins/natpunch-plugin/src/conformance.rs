@@ -180,7 +180,7 @@ pub async fn check(subject: &Subject<'_>) -> Report {
     let plugin = run.stops(Rule::STOPS, &mut report).await;
 
     report.begin(Rule::STOPS_AT_ONCE);
-    let first = Run::bare(subject, (subject.plugin)());
+    let first = Run::bare(subject, (subject.plugin)(), Side::A);
     first.stops(Rule::STOPS_AT_ONCE, &mut report).await;
 
     if let Some(plugin) = plugin {
@@ -256,16 +256,16 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// One that is told of its peers.
     fn start(subject: &'a Subject<'_>, plugin: Box<dyn Discovery>, side: Side) -> Self {
-        let run = Self::bare(subject, plugin);
+        let run = Self::bare(subject, plugin, side);
         run.host.put(side.peers());
         run
     }
 
     /// One that is told nothing.
-    fn bare(subject: &'a Subject<'_>, mut plugin: Box<dyn Discovery>) -> Self {
+    fn bare(subject: &'a Subject<'_>, mut plugin: Box<dyn Discovery>, side: Side) -> Self {
         let secret = SecretKey::from_bytes([1; 32]);
         let key = subject.about.needs_private_key.then_some(secret);
-        let host = FakeHost::new(inputs::OWN, key, 1);
+        let host = FakeHost::new(side.key(), key, 1);
         let its_host = host.clone();
         let task = tokio::spawn(async move {
             let ended = plugin.run(its_host).await;

@@ -30,6 +30,7 @@ const GO: &str = "[discovery.go]\nplugin = \"natpunch-go\"\nserver = \"go.exampl
 const HOLE: &str =
     "[discovery.nhp]\nplugin = \"nat-hole-punching\"\nserver = \"nhp.example.org:1\"\n";
 const WEB: &str = "[discovery.web]\nplugin = \"http\"\nurl = \"https://example.org/v1\"\n";
+const FILES: &str = "[discovery.files]\nplugin = \"file\"\ndirectory = \"/srv/records\"\n";
 const EXEC: &str = "[discovery.own]\nplugin = \"exec\"\n\
     command = [\"/usr/lib/natpunch/a\"]\nuser = \"nobody\"\n";
 
@@ -197,6 +198,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "nat-hole-punching" => HOLE,
             "http" => WEB,
             "exec" => EXEC,
+            "file" => FILES,
             // They are there without being written.
             "static" | "port-mapping" => continue,
             other => panic!("say here how a section of `{other}` looks"),
@@ -211,6 +213,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
+                ("directory", _) => "\"/srv/other\"".to_owned(),
                 ("user", _) => "\"daemon\"".to_owned(),
                 ("read_paths" | "write_paths", _) => "[\"/srv/other\"]".to_owned(),
                 ("settings", _) => "{ directory = \"/srv/other\" }".to_owned(),

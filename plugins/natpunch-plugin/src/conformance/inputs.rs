@@ -9,8 +9,8 @@ use natpunch_types::{
 
 use crate::Input;
 
-/// This node.
-pub(super) const OWN: PeerKey = PeerKey::from_bytes([1; 32]);
+/// The node on side A.
+const OWN: PeerKey = PeerKey::from_bytes([1; 32]);
 /// Two peers: one with natpunch, and one with plain WireGuard.
 pub(super) const PEERS: [PeerKey; 2] = [PeerKey::from_bytes([2; 32]), PeerKey::from_bytes([3; 32])];
 /// A mesh that no pipe holds.
@@ -32,6 +32,21 @@ impl Side {
         }
     }
 
+    /// The key of this side.
+    pub(super) fn key(self) -> PeerKey {
+        match self {
+            Self::A => OWN,
+            Self::B => PEERS[0],
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
     /// The peers, as this side is told of them.
     pub(super) fn peers(self) -> Input {
         let (inbound_tag, outbound_tag) = self.tags();
@@ -39,7 +54,7 @@ impl Side {
             inbound_tag,
             outbound_tag,
             pair_tag: PairTag([0xa3; 16]),
-            ..Interest::new(PEERS[0])
+            ..Interest::new(self.other().key())
         };
         let plain = Interest {
             wanted: false,
