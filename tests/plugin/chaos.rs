@@ -13,7 +13,7 @@ use natpunch_plugin::{
     PluginError, SecretKey,
 };
 use natpunch_plugin_exec::{OwnSettings, Plugin, Program};
-use natpunch_types::InstanceName;
+use natpunch_types::{HostNetwork, InstanceName};
 use nix::unistd::{Uid, User};
 
 const PEER: PeerKey = PeerKey::from_bytes([2; 32]);
@@ -71,6 +71,7 @@ fn facts() -> NodeFacts {
             Path::new("/nonexistent"),
             "np0",
         )),
+        network: HostNetwork::default(),
     }
 }
 
