@@ -10,7 +10,7 @@ mod log;
 mod manual;
 mod mesh;
 mod node;
-mod plugin;
+pub mod plugin;
 pub mod report;
 pub mod serve;
 #[cfg(test)]

@@ -210,6 +210,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 ("public_key" | "next_public_key", _) => {
                     format!("\"{}\"", PeerKey::from_bytes([9; 32]))
                 }
+                ("tls", _) => "\"https://other.example.org\"".to_owned(),
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),

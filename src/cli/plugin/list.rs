@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::args::PluginListArgs;
+use super::args::PluginListArgs;
 use crate::cli::{CliError, json};
 use crate::config::Kind;
 use crate::plugins::registry;

@@ -1,5 +1,6 @@
 //! `natpunch plugin`: what plugins there are, and help for whoever writes one.
 
+pub mod args;
 mod list;
 mod new;
 mod test;
@@ -7,7 +8,7 @@ mod test;
 use std::process::ExitCode;
 
 use super::CliError;
-use super::args::PluginCommand;
+use args::PluginCommand;
 
 pub(in crate::cli) fn run(command: &PluginCommand) -> Result<ExitCode, CliError> {
     match command {

@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::args::{Language, PluginNewArgs};
 use crate::cli::CliError;
-use crate::cli::args::{Language, PluginNewArgs};
 
 /// The name in the skeletons.
 const NAME: &str = "my-plugin";

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use natpunch_plugin_exec::{Program, trial};
 use nix::unistd::{Uid, User};
 
+use super::args::PluginTestArgs;
 use crate::cli::CliError;
-use crate::cli::args::PluginTestArgs;
 use crate::cli::exit::Exit;
 
 pub(super) fn run(args: &PluginTestArgs) -> Result<ExitCode, CliError> {
