@@ -1,5 +1,6 @@
 //! The command line as typed. What it means is decided by the command's own file.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;

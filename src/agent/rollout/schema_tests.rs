@@ -25,6 +25,10 @@ use Expect::{Fixed, Harmless, Watched};
 
 const RELAYED: &str = "[discovery.rv]\nplugin = \"rendezvous\"\nserver = \"rv.example.org:1\"\n\
     public_key = \"hHpUIW0xoSdoCrYbgVQl2NMYlJr1qvN3Mqm2xgk5YU0=\"\n";
+/// The same with another way, of whose keys some mean nothing alone.
+const BY_TLS: &str = "[discovery.rv]\nplugin = \"rendezvous\"\nserver = \"rv.example.org:1\"\n\
+    public_key = \"hHpUIW0xoSdoCrYbgVQl2NMYlJr1qvN3Mqm2xgk5YU0=\"\n\
+    tls = \"https://rv.example.org\"\n";
 const GO: &str = "[discovery.go]\nplugin = \"natpunch-go\"\nserver = \"go.example.org:1\"\n\
     public_key = \"hHpUIW0xoSdoCrYbgVQl2NMYlJr1qvN3Mqm2xgk5YU0=\"\n";
 const HOLE: &str =
@@ -193,7 +197,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
     for form in forms["oneOf"].as_array().unwrap() {
         let plugin = form["properties"]["plugin"]["const"].as_str().unwrap();
         let section = match plugin {
-            "rendezvous" => RELAYED,
+            "rendezvous" => BY_TLS,
             "natpunch-go" => GO,
             "nat-hole-punching" => HOLE,
             "http" => WEB,
