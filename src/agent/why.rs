@@ -87,7 +87,9 @@ impl Agent {
             let kind = match &section.about {
                 about if about.abilities.records => Kind::Records,
                 about if about.offers_endpoints => Kind::File,
-                _ => Kind::Seen,
+                about if about.finds_peers => Kind::Seen,
+                // It is about this node alone, as the port mapping of its router.
+                _ => return None,
             };
             Some(Finder {
                 name: status.name.clone(),
