@@ -23,11 +23,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
-//! let report = check(&Subject {
+//! let subject = Subject {
 //!     about: Description::default(),
 //!     plugin: &|| Box::new(Quiet),
-//! });
-//! assert!(report.await.is_good());
+//! };
+//! assert!(check(&subject).await.is_good());
 //! # }
 //! ```
 
