@@ -15,6 +15,7 @@ pub mod report;
 pub mod serve;
 #[cfg(test)]
 mod shown;
+mod table;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

@@ -36,7 +36,7 @@ pub use device::{DevicePeer, DeviceSnapshot};
 pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, SealedRecord};
 pub use help::{Help, split_help, with_help};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
-pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage};
+pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
 pub use pins::Pins;
 pub use relay::{Mapping, RelayPolicy, RelayUse};

@@ -43,3 +43,30 @@ tag!(
     PairTag,
     16
 );
+
+impl RecordTag {
+    /// Reads what `Display` writes: 32 hexadecimal digits, in either case.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let tag = u128::from_str_radix(text, 16).ok()?;
+        Some(Self(tag.to_be_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tag_is_read_as_it_is_written_and_nothing_else_is() {
+        let tag = RecordTag(std::array::from_fn(|n| n as u8 * 17));
+        assert_eq!(RecordTag::from_hex(&tag.to_string()), Some(tag));
+        let long = "a2".repeat(17);
+        for other in ["", "a2", "+2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2", &long] {
+            assert_eq!(RecordTag::from_hex(other), None, "{other}");
+        }
+    }
+}

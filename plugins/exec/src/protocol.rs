@@ -436,7 +436,8 @@ impl Session {
     }
 
     fn record(&self, record: &Record) -> Result<Option<News>, String> {
-        let tag = read_tag(&record.tag).ok_or("a `tag` has not 32 hexadecimal digits")?;
+        let tag =
+            RecordTag::from_hex(&record.tag).ok_or("a `tag` has not 32 hexadecimal digits")?;
         // Tags are secrets of a pair: the sentence does not quote it.
         let is_current = self.inbound.is_current(&tag).ok_or(
             "a record's `tag` is no `inbound_tag` of the last `peers` message; look for those only",
@@ -498,15 +499,6 @@ fn check_kind(kind: CandidateKind) -> Result<CandidateKind, String> {
             "`kind` is \"{kind}\"; write \"host\", \"mapped\" or \"reflexive\""
         )),
     }
-}
-
-fn read_tag(text: &str) -> Option<RecordTag> {
-    let digits = text.as_bytes();
-    if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let tag = u128::from_str_radix(text, 16).ok()?;
-    Some(RecordTag(tag.to_be_bytes()))
 }
 
 /// A text of the program's: short, and with nothing in it that a terminal would obey.

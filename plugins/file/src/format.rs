@@ -52,7 +52,7 @@ pub(crate) fn read(bytes: &[u8], wanted: impl Fn(&RecordTag) -> bool) -> Option<
     let (whole, _) = records.rsplit_once('\n').unwrap_or_default();
     let record = |line: &str| {
         let (tag, blob) = line.split_once(' ')?;
-        let tag = read_tag(tag).filter(&wanted)?;
+        let tag = RecordTag::from_hex(tag).filter(&wanted)?;
         let blob = STANDARD.decode(blob).ok()?;
         (!blob.is_empty() && blob.len() <= SealedRecord::MAX).then(|| SealedRecord {
             tag,
@@ -60,15 +60,6 @@ pub(crate) fn read(bytes: &[u8], wanted: impl Fn(&RecordTag) -> bool) -> Option<
         })
     };
     Some(whole.lines().filter_map(record).collect())
-}
-
-fn read_tag(text: &str) -> Option<RecordTag> {
-    let digits = text.as_bytes();
-    if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let tag = u128::from_str_radix(text, 16).ok()?;
-    Some(RecordTag(tag.to_be_bytes()))
 }
 
 #[cfg(test)]

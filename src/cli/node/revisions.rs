@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::agents::agent_of;
 use super::status::duration;
 use crate::agent::{MeshRevisions, PeerRevision, Runs, Standing};
 use crate::cli::args::StatusArgs;
-use crate::cli::{CliError, json};
+use crate::cli::{CliError, json, table};
 use crate::control::{Client, Request, runtime_dir};
 
 /// Asks the agent, which asks the nodes.
@@ -35,10 +33,7 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
 }
 
 fn render(mesh: &MeshRevisions) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = table::new();
     table.set_header(["PEER", "MESH", "REVISION", "RUNS FOR", "NATPUNCH", "HEARD"]);
     table.add_row([
         mesh.node.clone(),
@@ -73,15 +68,7 @@ fn render(mesh: &MeshRevisions) -> String {
             ),
         ]);
     }
-    let mut text = String::new();
-    for line in table.lines() {
-        // Columns are padded on both sides; the first needs none.
-        let _ = writeln!(
-            text,
-            "{}",
-            line.strip_prefix(' ').unwrap_or(&line).trim_end()
-        );
-    }
+    let mut text = table::text(&table);
     let count = |wanted: &[Standing]| {
         mesh.peers
             .iter()

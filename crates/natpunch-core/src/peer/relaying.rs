@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, Origin, PathId, RelayPolicy, RelayUse};
+use natpunch_types::{CandidateKind, Origin, PathId, RelayPolicy, RelayUse, backoff};
 
 use crate::candidates::Entry;
 use crate::env::Env;
@@ -65,8 +65,7 @@ impl Retreat {
 
     /// No direct path for a while, longer each time.
     fn extend(&mut self, now: Time) {
-        let (first, last) = RETREAT;
-        let wait = last.min(first * 2_u32.saturating_pow(self.count.min(8)));
+        let wait = backoff(RETREAT, self.count);
         self.count = self.count.saturating_add(1);
         self.until = now + wait;
     }

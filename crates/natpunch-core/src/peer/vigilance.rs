@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use natpunch_types::PathId;
+use natpunch_types::{PathId, backoff};
 
 use crate::Time;
 use crate::env::Env;
@@ -55,8 +55,7 @@ impl Vigilance {
         if !self.may_rest(now) {
             return;
         }
-        let (first, longest) = NO_REST;
-        let pause = longest.min(first * 2_u32.saturating_pow(self.lost.min(8)));
+        let pause = backoff(NO_REST, self.lost);
         self.lost = self.lost.saturating_add(1);
         self.no_rest_until = Some(now + pause);
     }
@@ -100,14 +99,11 @@ impl Peer {
 
     /// A ping that is due on the path in use need not be sent yet: until when.
     pub(super) fn rests_until(&self, path: PathId, env: &mut Env, now: Time) -> Option<Time> {
-        let entry = self
-            .table
-            .get(&path)
-            .filter(|entry| entry.unanswered == 0)?;
-        let answered = entry.answered_at()?;
         if !self.choice.is_selected(path) || !self.is_idle(now) {
             return None;
         }
+        let entry = self.table.get(&path).filter(|e| e.unanswered == 0)?;
+        let answered = entry.answered_at()?;
         let life = self
             .device
             .rx_seen

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use natpunch_types::Time;
+use natpunch_types::{Time, backoff};
 
 use super::{MAX_ITEMS, REQUEST_RESEND};
 use crate::frame::{Frame as _, Request};
@@ -109,8 +109,7 @@ impl Items {
                 break;
             }
             room -= length;
-            let (first, last) = REQUEST_RESEND;
-            let wait = (first * 2u32.saturating_pow(item.tries)).min(last);
+            let wait = backoff(REQUEST_RESEND, item.tries);
             let tries = item.tries.saturating_add(1);
             requests.push(request);
             self.schedule(name, now + wait, tries);

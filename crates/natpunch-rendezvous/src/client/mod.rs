@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity};
-use natpunch_types::{PeerKey, RelayUse, ReplayWindow, Time, canonical};
+use natpunch_types::{PeerKey, RelayUse, ReplayWindow, Time, backoff, canonical};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, HelloKeys, digest, open_message, seal_in_place, split};
@@ -436,8 +436,7 @@ impl<R: CryptoRng> Client<R> {
 
     /// Gives an attempt up, for a while that grows and is not the same for any two clients.
     fn fail(&mut self, at_least: Duration, now: Time) {
-        let (first, last) = BACKOFF;
-        let wait = (first * 2u32.saturating_pow(self.failures)).min(last);
+        let wait = backoff(BACKOFF, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.server = (self.server + 1) % self.servers.len().max(1);
         let wait = wait / 2 + self.jitter(wait);

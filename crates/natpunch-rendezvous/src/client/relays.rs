@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{RelayUse, Time};
+use natpunch_types::{RelayUse, Time, backoff};
 use rand_core::CryptoRng;
 
 use super::{Event, Outgoing, To, random_part};
@@ -68,11 +68,6 @@ struct Binding {
     told: bool,
     /// Both sides are bound.
     both: bool,
-}
-
-/// A wait that doubles with each try.
-fn backoff((first, last): (Duration, Duration), tries: u32) -> Duration {
-    (first * 2u32.saturating_pow(tries)).min(last)
 }
 
 impl Relays {

@@ -1,10 +1,12 @@
 //! What bounds others: rates, shares of what there is, and counters that count once.
 
+mod backoff;
 mod punch;
 mod rate;
 mod replay;
 mod usage;
 
+pub use backoff::backoff;
 pub use punch::PunchSpec;
 pub use rate::{Bucket, Rate, RateBudget};
 pub use replay::ReplayWindow;

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::lines::about_node;
 use super::view::{Counts, Peer, View, bytes, duration};
 use crate::agent::Member;
+use crate::cli::table;
 
 /// The columns.
 pub(super) const HEADER: [&str; 8] = [
@@ -78,22 +77,12 @@ pub(super) fn first_address(member: &Member) -> Option<String> {
 
 /// A table of peers; nothing where there are none.
 pub(super) fn rows(rows: impl Iterator<Item = [String; 8]>) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(HEADER)
-        .add_rows(rows);
+    let mut table = table::new();
+    table.set_header(HEADER).add_rows(rows);
     if table.is_empty() {
         return String::new();
     }
-    let mut text = String::new();
-    for line in table.lines() {
-        // Columns are padded on both sides; the first needs none.
-        let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
-        let _ = writeln!(text, "{line}");
-    }
-    text
+    table::text(&table)
 }
 
 /// What is said of peers, the same of several once.

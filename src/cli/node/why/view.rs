@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use natpunch_core::NotProbed;
 use natpunch_types::LocalSocket;
 use serde::Deserialize;
 
 use crate::agent::{Step, StrategyRun, Why};
+use crate::cli::table;
 use crate::words::seconds;
 
 /// Changes of the path that are shown without `--verbose`.
@@ -189,10 +189,7 @@ fn candidates(peer: &Peer, verbose: bool) -> String {
     if peer.candidates.is_empty() {
         return format!("no address of {} is known\n", peer.name);
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = table::new();
     let mut header = vec![
         "TRIED",
         "KIND",
@@ -226,16 +223,7 @@ fn candidates(peer: &Peer, verbose: bool) -> String {
         }
         table.add_row(row);
     }
-    let mut text = String::new();
-    for line in table.lines() {
-        // Columns are padded on both sides; the first needs none.
-        let _ = writeln!(
-            text,
-            "{}",
-            line.strip_prefix(' ').unwrap_or(&line).trim_end()
-        );
-    }
-    text
+    table::text(&table)
 }
 
 fn outcome(peer: &Peer, candidate: &Candidate) -> String {
