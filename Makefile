@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help dist package packages-test demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
-  supply-chain fuzz mutants chaos
+  supply-chain semver fuzz mutants chaos
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -55,7 +55,7 @@ measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 measure | grep -E '^(measured|test )'
 
-chaos: ## a plugin's program that crashes a thousand times, in every way: what the node pays has a bound
+chaos: ## a plugin's program that crashes a thousand times, floods and lies: what the node pays has a bound (7 minutes)
 	cargo test --locked --test plugin -- --ignored --nocapture chaos | grep -E '^(measured|test )'
 
 fuzz: ## libFuzzer on every parser and state machine (SECONDS=60 for each; TARGETS="uapi stun")
@@ -96,3 +96,6 @@ lint: ## formatting, clippy, documentation
 supply-chain: ## licences, sources and duplicates of the dependencies, and dependencies that nothing uses
 	@scripts/deps.sh supply
 	scripts/supply-chain
+
+semver: ## whether the plugin API still is what a plugin was written against (BASELINE=REVISION; the last tag)
+	scripts/semver $(BASELINE)

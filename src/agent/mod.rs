@@ -6,13 +6,11 @@
 //! `discovery`, `drift`, `status`; `rollout` executes what the rollout machine decides of
 //! versions, and `services` has what a node does beside its tunnels.
 
-mod causes;
 pub(crate) mod clash;
 mod device;
 mod discovery;
 mod drift;
 mod error;
-mod history;
 mod metrics;
 mod ping;
 mod pins;
@@ -49,14 +47,10 @@ use crate::plugins::correspondents::Correspondents;
 use crate::plugins::host::{Instance, PluginEvent};
 use crate::source::{self, Source};
 
-pub use causes::Cause;
-use causes::Flips;
 use clash::Clash;
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
-use history::History;
-pub use history::{Replaced, Since, Step, StrategyRun};
 use metrics::Metrics;
 pub use ping::Pinged;
 use ping::Pings;
@@ -74,6 +68,10 @@ pub use status::{Member, MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
 pub use why::Why;
+pub use why::causes::Cause;
+use why::causes::Flips;
+use why::history::History;
+pub use why::history::{Replaced, Since, Step, StrategyRun};
 
 /// How often the device is read while nothing happens.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,10 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::causes::Flips;
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
-use super::history::History;
 use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
@@ -31,6 +29,8 @@ use super::rollout::names::{Names, revision_of};
 use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::store::CounterStore;
+use super::why::causes::Flips;
+use super::why::history::History;
 use super::{
     Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, notify_systemd, now, pins,
     plan, spec, waiting,

@@ -11,13 +11,13 @@ use natpunch_types::Time;
 use natpunch_wg::DeviceProcess;
 use serde::{Deserialize, Serialize};
 
-use super::causes;
 use super::clash::Clash;
 use super::drift::DriftStatus;
 use super::pins::PinStatus;
 use super::rollout::names;
 use super::services::Service as _;
 use super::services::revisions::{PeerRevision, Runs};
+use super::why::causes;
 use super::{Agent, ServingStatus, device, now};
 use crate::config::NodeConfig;
 use crate::control::{Call, Reply, Request};

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use natpunch_plugin_description::Endpoint;
 use natpunch_types::{Consent, PeerKey};
 
-pub use super::node::status::{Filter, Sort};
+pub use super::node::status::select::{Filter, Sort};
 use crate::config::{AgeRecipient, Local, parse_span};
 use crate::control::Readers;
 use crate::source::{Location, parse_argument};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch;
 use super::error::{Problem, SourceError};
 use super::location::GitLocation;
 use super::program::{self, Failure, LONGEST_FILE, Program};
@@ -274,9 +275,7 @@ impl<'a> Git<'a> {
     /// What a commit says of itself, whose signature was checked, and whether it is meant for the
     /// branch that is followed.
     async fn statement(&self, trust: &Trust, commit: &str) -> Result<Statement, SourceError> {
-        let objects = self
-            .objects(format!("{commit}\n").as_bytes(), MOST_COMMIT_BYTES)
-            .await?;
+        let objects = self.objects(&[commit], MOST_COMMIT_BYTES).await?;
         let object = objects.first().ok_or_else(|| {
             SourceError::refused("a commit is missing in what the repository gives")
         })?;
@@ -366,9 +365,7 @@ impl<'a> Git<'a> {
 
     /// Checks that each commit is signed by somebody who may.
     async fn check_signatures(&self, trust: &Trust, commits: &[String]) -> Result<(), SourceError> {
-        let mut wanted = commits.join("\n");
-        wanted.push('\n');
-        let objects = self.objects(wanted.as_bytes(), MOST_COMMIT_BYTES).await?;
+        let objects = self.objects(commits, MOST_COMMIT_BYTES).await?;
         for (commit, object) in commits.iter().zip(&objects) {
             signature::check_commit(trust, object, self.workspace, self.deadline)
                 .await
@@ -460,12 +457,9 @@ impl<'a> Git<'a> {
                 )));
             }
         }
-        let mut wanted = String::new();
-        for entry in &entries {
-            let _ = writeln!(wanted, "{}", entry.object);
-        }
         let headers = 128 * entries.len() as u64;
-        let contents = self.objects(wanted.as_bytes(), sum + headers).await?;
+        let names: Vec<&str> = entries.iter().map(|entry| entry.object.as_str()).collect();
+        let contents = self.objects(&names, sum + headers).await?;
         if contents.len() != entries.len() {
             return Err(refused(format!("a file of {shown} is missing")));
         }
@@ -495,26 +489,16 @@ impl<'a> Git<'a> {
     }
 
     /// The contents of objects, as long as they are there.
-    async fn objects(&self, names: &[u8], most: u64) -> Result<Vec<Vec<u8>>, SourceError> {
-        let output = self.read(&["cat-file", "--batch"], names, most).await?;
-        let mut rest = output.as_slice();
-        let mut objects = Vec::new();
-        // Each is `NAME TYPE SIZE`, a line feed, the content and another line feed; or
-        // `NAME missing`.
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let size = String::from_utf8_lossy(rest.get(..end).unwrap_or_default())
-                .split(' ')
-                .nth(2)
-                .and_then(|size| size.parse::<usize>().ok());
-            let Some(size) = size else { break };
-            let start = end + 1;
-            let Some(content) = start.checked_add(size).and_then(|end| rest.get(start..end)) else {
-                break;
-            };
-            objects.push(content.to_vec());
-            rest = rest.get(start + size + 1..).unwrap_or_default();
-        }
-        Ok(objects)
+    async fn objects<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        most: u64,
+    ) -> Result<Vec<Vec<u8>>, SourceError> {
+        let request = batch::request(names);
+        let output = self
+            .read(&["cat-file", "--batch"], request.as_bytes(), most)
+            .await?;
+        Ok(batch::contents(&output))
     }
 }
 

@@ -6,6 +6,7 @@
 //! node starts with when it finds nothing newer. Nothing here decides whether a version is a good
 //! mesh: that is for the configuration and the agent.
 
+mod batch;
 mod error;
 mod follow;
 mod freshness;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch;
 use super::program::{self, Failure, Program};
 use super::{MOST_BYTES, MOST_FILE_BYTES, MOST_FILES, SourceError};
 
@@ -60,19 +61,31 @@ struct Repository<'a> {
 }
 
 impl Repository<'_> {
-    async fn git(&self, arguments: &[&str], most: u64) -> Result<Vec<u8>, SourceError> {
+    async fn run(&self, arguments: &[&str], input: &[u8], most: u64) -> Result<Vec<u8>, Failure> {
         let mut all = vec![OsStr::new("-C"), self.here];
         all.extend(arguments.iter().map(OsStr::new));
-        self.program.run(&all, b"", most).await.map_err(|failure| {
-            let place = &self.place;
-            match failure {
-                Failure::NotStarted(error) => SourceError::local(error),
-                Failure::Failed(said) => SourceError::usage(format!("git has no {place}: {said}"))
-                    .help("write REVISION:PATH in a clone of the repository, such as origin/main:mesh.toml"),
-                Failure::TooSlow => SourceError::local(format!("git did not give {place} in time")),
-                Failure::TooMuch => SourceError::refused(format!("{place} is larger than a mesh may be")),
-            }
-        })
+        self.program.run(&all, input, most).await
+    }
+
+    async fn git(
+        &self,
+        arguments: &[&str],
+        input: &[u8],
+        most: u64,
+    ) -> Result<Vec<u8>, SourceError> {
+        let outcome = self.run(arguments, input, most).await;
+        outcome.map_err(|failure| self.error(failure))
+    }
+
+    fn error(&self, failure: Failure) -> SourceError {
+        let place = &self.place;
+        match failure {
+            Failure::NotStarted(error) => SourceError::local(error),
+            Failure::Failed(said) => SourceError::usage(format!("git has no {place}: {said}"))
+                .help("write REVISION:PATH in a clone of the repository, such as origin/main:mesh.toml"),
+            Failure::TooSlow => SourceError::local(format!("git did not give {place} in time")),
+            Failure::TooMuch => SourceError::refused(format!("{place} is larger than a mesh may be")),
+        }
     }
 
     async fn read(
@@ -80,6 +93,20 @@ impl Repository<'_> {
         revision: &str,
         path: &str,
     ) -> Result<Vec<(PathBuf, String)>, SourceError> {
+        let commit = self.commit(revision).await?;
+        // With `./` a path counts from the working directory, as people type it.
+        let object = format!("{commit}:./{}", path.trim_start_matches("./"));
+        let kind = self.git(&["cat-file", "-t", &object], b"", 64).await?;
+        if kind.trim_ascii() == b"tree" {
+            return self.directory(&object).await;
+        }
+        let content = self
+            .git(&["cat-file", "blob", &object], b"", MOST_FILE_BYTES)
+            .await?;
+        Ok(vec![(self.place.clone().into(), self.text(content)?)])
+    }
+
+    async fn commit(&self, revision: &str) -> Result<String, SourceError> {
         let commit = format!("{revision}^{{commit}}");
         let words = [
             "rev-parse",
@@ -88,48 +115,53 @@ impl Repository<'_> {
             "--end-of-options",
             &commit,
         ];
-        let commit = self.git(&words, 256).await.map_err(|error| {
-            match error.to_string().trim_end().ends_with(':') {
-                // It says nothing, since it was asked to be quiet.
-                true => SourceError::usage(format!("git knows no revision {revision}"))
-                    .help("fetch it first; in a CI job, fetch the whole history (fetch-depth: 0)"),
-                false => error,
-            }
-        })?;
-        let commit = String::from_utf8_lossy(&commit).trim().to_owned();
-        // With `./` a path counts from the working directory, as people type it.
-        let object = format!("{commit}:./{}", path.trim_start_matches("./"));
-        let kind = self.git(&["cat-file", "-t", &object], 64).await?;
-        if kind.trim_ascii() != b"tree" {
-            let content = self
-                .git(&["cat-file", "blob", &object], MOST_FILE_BYTES)
-                .await?;
-            return Ok(vec![(self.place.clone().into(), self.text(content)?)]);
+        match self.run(&words, b"", 256).await {
+            Ok(commit) => Ok(String::from_utf8_lossy(&commit).trim().to_owned()),
+            // It says nothing of a revision that is not there, since it was asked to be quiet.
+            Err(Failure::Failed(said)) if said.is_empty() => Err(SourceError::usage(format!(
+                "git knows no revision {revision}"
+            ))
+            .help("fetch it first; in a CI job, fetch the whole history (fetch-depth: 0)")),
+            Err(failure) => Err(self.error(failure)),
         }
-        let listed = self.git(&["ls-tree", "-z", &object], MOST_BYTES).await?;
-        let mut files = Vec::new();
-        for (hash, name) in listed.split(|byte| *byte == 0).filter_map(toml_file) {
-            if files.len() == MOST_FILES {
-                return Err(SourceError::refused(format!(
-                    "{} has too many files",
-                    self.place
-                )));
-            }
-            let content = self
-                .git(&["cat-file", "blob", hash], MOST_FILE_BYTES)
-                .await?;
-            files.push((
-                PathBuf::from(format!("{}/{name}", self.place)),
-                self.text(content)?,
-            ));
+    }
+
+    /// The files right in a directory.
+    async fn directory(&self, tree: &str) -> Result<Vec<(PathBuf, String)>, SourceError> {
+        // Without --full-tree git lists what of the tree lies below the working directory.
+        let words = ["ls-tree", "-z", "--full-tree", tree];
+        let listed = self.git(&words, b"", MOST_BYTES).await?;
+        let entries = listed.split(|byte| *byte == 0);
+        let files: Vec<_> = entries.filter_map(toml_file).collect();
+        if files.is_empty() {
+            let place = &self.place;
+            return Err(SourceError::usage(format!("{place} has no *.toml file")));
         }
-        match files.is_empty() {
-            true => Err(SourceError::usage(format!(
-                "{} has no *.toml file",
-                self.place
-            ))),
-            false => Ok(files),
+        if files.len() > MOST_FILES {
+            let place = &self.place;
+            return Err(SourceError::refused(format!("{place} has too many files")));
         }
+        let hashes: Vec<&str> = files.iter().map(|(hash, _)| *hash).collect();
+        let contents = self
+            .git(
+                &["cat-file", "--batch"],
+                batch::request(&hashes).as_bytes(),
+                MOST_BYTES,
+            )
+            .await?;
+        let contents = batch::contents(&contents);
+        if contents.len() != files.len() {
+            return Err(self.error(Failure::Failed("objects of it are missing".to_owned())));
+        }
+        let named = files.iter().zip(contents);
+        named
+            .map(|((_, name), content)| {
+                Ok((
+                    PathBuf::from(format!("{}/{name}", self.place)),
+                    self.text(content.to_vec())?,
+                ))
+            })
+            .collect()
     }
 
     fn text(&self, content: Vec<u8>) -> Result<String, SourceError> {

@@ -1,5 +1,6 @@
 //! `check` and `plan` of what is not on this machine yet.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::{Agent, Repository, Signer, mesh, nobody, options};
@@ -47,21 +48,23 @@ fn diff_reads_revisions_of_the_repository_that_it_is_run_in() {
     let repository = Repository::new();
     repository.publish(&mesh(1), None);
     repository.publish(&mesh(2), None);
-    let diff = |words: &[&str]| {
+    let top = repository.work();
+    let below = top.join("below");
+    std::fs::create_dir(&below).unwrap();
+    let diff_in = |directory: &Path, words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_natpunch"));
-        command
-            .arg("diff")
-            .args(words)
-            .current_dir(repository.work());
+        command.arg("diff").args(words).current_dir(directory);
         let output = command.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
     };
-    for [old, new] in [
-        ["HEAD~1:mesh.toml", "mesh.toml"],
-        ["HEAD~1:.", "HEAD:./mesh.toml"],
+    let diff = |words: &[&str]| diff_in(top.as_ref(), words);
+    for (directory, [old, new]) in [
+        (top.as_ref(), ["HEAD~1:mesh.toml", "mesh.toml"]),
+        (top.as_ref(), ["HEAD~1:.", "HEAD:./mesh.toml"]),
+        (below.as_path(), ["HEAD~1:..", "HEAD:../mesh.toml"]),
     ] {
-        let (done, said) = diff(&[old, new]);
+        let (done, said) = diff_in(directory, &[old, new]);
         assert!(
             done && said.contains("own addresses + 10.77.0.2/24, - 10.77.0.1/24"),
             "{said}"

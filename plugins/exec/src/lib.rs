@@ -15,6 +15,7 @@ mod own_settings;
 mod process;
 mod protocol;
 mod settings;
+mod text;
 pub mod trial;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use natpunch_types::{Rate, RateBudget, lock};
 use tokio::process::ChildStderr;
 
 use crate::lines::{Line, Lines};
-use crate::protocol::shown;
+use crate::text::shown;
 
 /// The longest line, in bytes; longer ones are left out. What is logged of a line is shorter yet.
 const LONGEST_LINE: usize = 4 << 10;

@@ -8,7 +8,7 @@ use natpunch_plugin::SettingFlaw;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::shown;
+use crate::text::shown;
 
 /// A program's own settings.
 pub type OwnSettings = BTreeMap<String, OwnSetting>;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::own_settings::{self, OwnSettings, Schema};
+use crate::text::shown;
 
 /// The version of the protocol.
 pub(crate) const VERSION: u64 = 1;
@@ -23,8 +24,6 @@ pub(crate) const VERSION: u64 = 1;
 pub(crate) const LONGEST_LINE: usize = 64 << 10;
 /// The longest lifetime of an address, in seconds.
 const LONGEST_LIFETIME: u64 = 3_600;
-/// How much of a text of the program's is shown, in characters.
-const LONGEST_NOTE: usize = 200;
 /// The latest that both sides may be told to fire, in milliseconds.
 const LATEST_FIRE: u64 = 10_000;
 /// How many peers of earlier lists are remembered, about.
@@ -499,33 +498,6 @@ fn check_kind(kind: CandidateKind) -> Result<CandidateKind, String> {
             "`kind` is \"{kind}\"; write \"host\", \"mapped\" or \"reflexive\""
         )),
     }
-}
-
-/// A text of the program's: short, and with nothing in it that a terminal would obey.
-pub(crate) fn shown(text: &str) -> String {
-    let plain = text.chars().filter(|c| !c.is_control());
-    hide_tags(&plain.take(LONGEST_NOTE).collect::<String>())
-}
-
-/// Replaces what looks like a tag: whoever reads the log shall not learn the mailboxes of pairs.
-fn hide_tags(text: &str) -> String {
-    let mut hidden = String::new();
-    let mut digits = String::new();
-    for c in text.chars().map(Some).chain([None]) {
-        if let Some(c) = c.filter(char::is_ascii_hexdigit) {
-            digits.push(c);
-            continue;
-        }
-        // Also a part of a tag at the end of a text that was cut.
-        if digits.len() >= 16 {
-            hidden.push_str("[tag]");
-        } else {
-            hidden.push_str(&digits);
-        }
-        digits.clear();
-        hidden.extend(c);
-    }
-    hidden
 }
 
 #[cfg(test)]

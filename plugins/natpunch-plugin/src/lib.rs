@@ -8,6 +8,91 @@
 //!
 //! A plugin never sees the mesh, the core or the WireGuard device. What it can touch is what
 //! [`Host`] offers, and its own sockets.
+//!
+//! # A plugin, whole
+//!
+//! This one says of a single peer where it is. Its settings, their checks and their documentation
+//! come from the first struct: `natpunch check`, `natpunch schema` and `docs/config.md` read them
+//! there. The program gets to know it by a row in `src/plugins/registry.rs`.
+//!
+//! ```
+//! use std::{net::SocketAddr, sync::Arc, time::Duration};
+//!
+//! use natpunch_plugin::*;
+//!
+//! /// `[discovery.NAME]` with `plugin = "beacon"`.
+//! #[derive(Debug, Clone, PartialEq, serde::Deserialize, schemars::JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct Beacon {
+//!     /// The public key of the peer.
+//!     #[schemars(with = "String")]
+//!     peer: PeerKey,
+//!     /// Where it is, `IP:PORT`.
+//!     address: SocketAddr,
+//! }
+//!
+//! impl Settings for Beacon {
+//!     const PLUGIN: &'static str = "beacon";
+//!     const ABOUT: &'static str = "one peer that never moves";
+//!     const ABILITIES: Abilities = Abilities::NONE;
+//!     type Instance = Self;
+//!
+//!     fn check(self) -> Result<Self, Vec<Flaw>> {
+//!         match self.address.port() {
+//!             0 => Err(vec![Flaw {
+//!                 key: "address",
+//!                 problem: "nothing listens on port 0".to_owned(),
+//!                 expected: "expected IP:PORT",
+//!                 help: "write the port that `natpunch status` shows there".to_owned(),
+//!             }]),
+//!             _ => Ok(self),
+//!         }
+//!     }
+//! }
+//!
+//! impl Instance for Beacon {
+//!     fn describe(&self) -> Description {
+//!         Description { finds_peers: true, ..Description::default() }
+//!     }
+//! }
+//!
+//! impl Runs for Beacon {
+//!     fn plugin(&self, _: &Secrets) -> Box<dyn Discovery> { Box::new(self.clone()) }
+//! }
+//!
+//! impl Discovery for Beacon {
+//!     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
+//!         Box::pin(async move {
+//!             host.report(Health::Good("knows one address".to_owned()));
+//!             loop {
+//!                 match host.next().await {
+//!                     Input::Ask(Ask::Peers(peers)) if peers.iter().any(|p| p.peer == self.peer) => {
+//!                         let (address, kind) = (self.address, CandidateKind::Host);
+//!                         let candidate = Candidate { address, kind, lifetime: Duration::MAX };
+//!                         host.tell(News::Candidate { peer: self.peer, candidate });
+//!                     }
+//!                     Input::Shutdown => return Ok(()),
+//!                     _ => {}
+//!                 }
+//!             }
+//!         })
+//!     }
+//! }
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! # let address = "192.0.2.1:51820".parse().unwrap();
+//! # let beacon = Beacon { peer: PeerKey::from_bytes([7; 32]), address }.check().unwrap();
+//! # #[cfg(feature = "conformance")]
+//! # let subject = conformance::Subject {
+//! #     about: beacon.describe(),
+//! #     plugin: &|| beacon.plugin(&Secrets::default()),
+//! # };
+//! # #[cfg(feature = "conformance")]
+//! # assert!(conformance::check(&subject).await.is_good());
+//! # }
+//! ```
+//!
+//! It passes the conformance suite (the feature `conformance`), as every plugin has to.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -18,6 +18,7 @@ mod settings;
 mod talk;
 mod times;
 mod upnp;
+mod wish;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -33,10 +34,10 @@ use natpunch_plugin::{
 use natpunch_types::is_global;
 use tokio::time::sleep;
 
-use router::{Way, Wish};
 pub use settings::{OwnRouter, Settings};
 use talk::{Granted, Outcome};
 use times::Times;
+use wish::{Way, Wish};
 
 /// The first port that may be anybody's (RFC 6335, 6).
 const FIRST_DYNAMIC_PORT: u16 = 49_152;

@@ -1,7 +1,7 @@
 //! Asking a router: the sockets around [`Talk`], then UPnP.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_plugin::{HostNetwork, LinkRole};
@@ -9,8 +9,9 @@ use natpunch_types::is_global;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use crate::talk::{Granted, Outcome, Protocol, Step, TRIES, Talk};
+use crate::talk::{Granted, Outcome, Protocol, Step, TRIES};
 use crate::upnp;
+use crate::wish::{Way, Wish};
 
 /// Where PCP and NAT-PMP listen.
 const PORT: u16 = 5351;
@@ -23,14 +24,6 @@ const MAX_DATAGRAM: usize = 1100;
 const MAX_ROUTERS: usize = 8;
 /// How often a mapping is taken back, and how long each time's answer is awaited.
 const GOODBYES: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
-
-/// The way out of this network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Way {
-    pub(crate) router: Ipv4Addr,
-    /// This host's address towards it.
-    pub(crate) own: Ipv4Addr,
-}
 
 impl Way {
     /// The best way out. Nothing is sent to find it.
@@ -61,27 +54,6 @@ async fn own_address(router: Ipv4Addr) -> io::Result<Ipv4Addr> {
     match socket.local_addr()? {
         SocketAddr::V4(own) => Ok(*own.ip()),
         SocketAddr::V6(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
-    }
-}
-
-/// What is wanted of the router.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish {
-    pub(crate) way: Way,
-    /// WireGuard's port.
-    pub(crate) port: u16,
-    /// The address outside that would be best.
-    pub(crate) suggested: SocketAddrV4,
-    /// A port outside for a router by UPnP that can't give that one.
-    pub(crate) other_port: u16,
-    pub(crate) nonce: [u8; 12],
-    /// By which protocol the mapping that is held was made.
-    pub(crate) held: Option<Protocol>,
-}
-
-impl Wish {
-    fn talk(&self) -> Talk {
-        Talk::new(self.nonce, self.way.own, self.port, self.suggested)
     }
 }
 

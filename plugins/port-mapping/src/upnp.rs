@@ -8,8 +8,8 @@ use igd_next::aio::Gateway;
 use igd_next::aio::tokio::{Tokio, search_gateway};
 use igd_next::{AddPortError, PortMappingProtocol, SearchOptions};
 
-use crate::router::Wish;
 use crate::talk::{Granted, LIFETIME, Outcome, Protocol};
+use crate::wish::Wish;
 
 /// Where devices are searched.
 const SSDP_PORT: u16 = 1900;

@@ -35,6 +35,7 @@
 //! the controlling side starts a first handshake: two WireGuard nodes that initiate at the same
 //! moment discard each other's answer and lose five seconds.
 
+mod choice;
 mod device;
 mod health;
 mod meeting;
@@ -67,6 +68,7 @@ use crate::messages::record::Contents;
 use crate::nat::profile::NatProfile;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
+use choice::{Choice, Scene};
 use device::DeviceView;
 use meeting::Meeting;
 use plain::PlainTries;
@@ -74,7 +76,7 @@ use probing::Prober;
 use punching::Punching;
 use relaying::Retreat;
 use round::Round;
-use selection::{Check, Choice, How, Scene, Selection};
+use selection::{Check, How, Selection};
 use vigilance::Vigilance;
 
 /// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.

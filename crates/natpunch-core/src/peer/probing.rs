@@ -16,7 +16,7 @@ use crate::messages::probe::{Kind, Probe, Transaction};
 use crate::{Time, Transmit};
 
 use super::selection::Check;
-use super::vigilance::KEEPALIVE;
+use super::vigilance::{HOLE, KEEPALIVE};
 use super::{Connection, Peer};
 
 /// So many of the likeliest paths get a full burst, which the budget of one peer is enough for.
@@ -41,9 +41,6 @@ const WARM_IDLE: Duration = Duration::from_secs(55);
 const REEVALUATE: Duration = Duration::from_secs(60);
 /// The same for one that was not proven, as long as another is in use.
 const RETRY_UNPROVEN: Duration = Duration::from_secs(300);
-/// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping
-/// timer (30 s).
-pub(super) const HOLE: Duration = Duration::from_secs(22);
 
 /// Pings to one peer's unproven paths: at most this many at once, and this many per second in the
 /// long run.

@@ -12,7 +12,7 @@ use crate::candidates::Entry;
 use crate::env::Env;
 use crate::{Event, Time, Transmit};
 
-use super::probing::HOLE;
+use super::vigilance::HOLE;
 use super::{Connection, Peer};
 
 /// Silence after each fruitless round; the last one repeats. 35 s is longer than the 30 s for which

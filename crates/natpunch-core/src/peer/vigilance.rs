@@ -13,12 +13,14 @@ use crate::Time;
 use crate::env::Env;
 
 use super::Peer;
-use super::probing::HOLE;
 use super::selection::Check;
 
 /// Ping interval on the path in use while there is traffic; half of the shortest common mapping
 /// timer (10 s).
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Ping interval that keeps a hole open; with jitter still less than the shortest common mapping
+/// timer (30 s).
+pub(super) const HOLE: Duration = Duration::from_secs(22);
 /// A pair is idle when WireGuard has carried nothing but its own messages for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// The path of an idle pair is asked when it has shown no life for this long. More than WireGuard's

@@ -1,8 +1,10 @@
 //! Whom addresses are counted for: a network, and the site that may have many of them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use super::stream;
+/// The first byte of the addresses that stand for [streams](crate::stream_address): one of those
+/// that the IETF keeps back (RFC 4291, 2.4: only 2000::/3 is given out).
+pub(super) const STREAM: u8 = 0x5a;
 
 /// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
 /// that begin with 32 zero bits are nobody's.
@@ -14,9 +16,7 @@ impl Network {
     pub fn of(ip: IpAddr) -> Self {
         Self(match ip {
             IpAddr::V4(ip) => ip.to_bits().into(),
-            IpAddr::V6(ip) => {
-                stream::network_bits(ip).unwrap_or_else(|| (ip.to_bits() >> 64) as u64)
-            }
+            IpAddr::V6(ip) => stream_network(ip).unwrap_or_else(|| (ip.to_bits() >> 64) as u64),
         })
     }
 
@@ -31,6 +31,12 @@ impl Network {
         let bits = if self.0 >> 32 == 0 { 8 } else { 16 };
         Site(self.0 >> bits << bits)
     }
+}
+
+/// The bits of the network that a stream comes from, if the address is that of a stream.
+fn stream_network(ip: Ipv6Addr) -> Option<u64> {
+    let [first, ..] = ip.octets();
+    (first == STREAM).then_some((ip.to_bits() >> 56) as u64)
 }
 
 /// What one subscriber may have many networks of: an IPv4 /24, or an IPv6 /48.

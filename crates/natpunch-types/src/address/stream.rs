@@ -6,11 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::network::Network;
-
-/// The first byte of IPv6 addresses that the IETF keeps back (RFC 4291, 2.4: only 2000::/3 is given
-/// out).
-const STREAM: u8 = 0x5a;
+use super::network::{Network, STREAM};
 
 /// Where the forwarder of a node listens, which carries WireGuard's packets in a stream: a loopback
 /// address that nothing else uses.
@@ -28,12 +24,6 @@ pub fn stream_address(host: IpAddr, stream: u64) -> SocketAddr {
     let stream = u128::from(stream & ((1 << 56) - 1));
     let bits = u128::from(STREAM) << 120 | network << 56 | stream;
     SocketAddr::new(Ipv6Addr::from_bits(bits).into(), 1)
-}
-
-/// The bits of the network that a stream comes from, if the address is that of a stream.
-pub(super) fn network_bits(ip: Ipv6Addr) -> Option<u64> {
-    let [first, ..] = ip.octets();
-    (first == STREAM).then_some((ip.to_bits() >> 56) as u64)
 }
 
 #[cfg(test)]

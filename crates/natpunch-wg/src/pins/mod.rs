@@ -17,7 +17,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -210,7 +210,15 @@ impl PinTable {
 /// # Errors
 /// It can't, and why.
 pub fn can_pin() -> Result<(), PinError> {
-    table::try_out(&Nft::default())
+    let name = "natpunch_check";
+    // An address for documentation of each family (RFC 5737, RFC 3849).
+    let pins = [
+        SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)),
+        SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 1)),
+    ]
+    .map(|remote| (remote, NonZeroU16::MAX))
+    .into();
+    Nft::default().check(name, &table::definition(name, 1, &pins))
 }
 
 /// Removes the table of an interface, and gives how many pins it held.

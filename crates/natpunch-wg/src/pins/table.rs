@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use serde_json::Value;
 
-use super::nft::Nft;
-use super::{PinError, PinSet};
+use super::PinSet;
 
 /// The table of an interface. nftables' names have no '=', which interfaces may have, and may have
 /// the '/' that interfaces have not: two interfaces never share a table.
@@ -90,19 +89,6 @@ fn elements(
         line.push_str(" }\n");
     }
     line
-}
-
-/// Asks the kernel whether it would take a table with a pin of each address family.
-pub(super) fn try_out(nft: &Nft) -> Result<(), PinError> {
-    let name = "natpunch_check";
-    // Addresses for documentation (RFC 5737, RFC 3849).
-    let pins = [
-        SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)),
-        SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 1)),
-    ]
-    .map(|remote| (remote, NonZeroU16::MAX))
-    .into();
-    nft.check(name, &definition(name, 1, &pins))
 }
 
 /// A table as the kernel shows it. Two are equal if they do the same to packets.

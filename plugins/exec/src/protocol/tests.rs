@@ -235,11 +235,3 @@ fn a_refusal_says_what_to_write_and_quotes_no_tag() {
         assert!(!problem.contains(&foreign), "{problem}");
     }
 }
-
-#[test]
-fn a_note_is_short_and_steers_no_terminal() {
-    assert_eq!(shown("a\u{1b}[31mb"), "a[31mb");
-    assert_eq!(shown(&"x".repeat(900)).len(), LONGEST_NOTE);
-    assert_eq!(shown(&format!("got {}.", "0f".repeat(16))), "got [tag].");
-    assert_eq!(shown("deadbeef"), "deadbeef");
-}

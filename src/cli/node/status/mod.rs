@@ -5,7 +5,7 @@ mod check;
 mod lines;
 #[cfg(test)]
 pub(super) mod sample;
-mod select;
+pub(in crate::cli) mod select;
 mod table;
 mod tunnels;
 pub(super) mod view;
@@ -26,7 +26,6 @@ use crate::cli::{CliError, json};
 use crate::control::{Client, ControlError, Request, runtime_dir, state_dir};
 
 use check::Judgement;
-pub use select::{Filter, Sort};
 use table::Shown;
 use tunnels::Tunnels;
 pub(super) use view::duration;

@@ -15,7 +15,7 @@ use natpunch_core::{CandidateStatus, MeshStatus, PathKind, PeerState, PeerStatus
 use natpunch_types::{CandidateKind, PeerKey};
 use serde::{Deserialize, Serialize};
 
-pub(super) use flips::Flips;
+pub(in crate::agent) use flips::Flips;
 
 /// Origins of candidates that are no discovery instance: the peer itself, authenticated, and the
 /// device, which heard from the peer there. Who was heard knows this node's key.
@@ -23,17 +23,17 @@ const HEARD: [&str; 2] = ["peer", "wireguard"];
 
 /// A discovery instance, as far as it tells of a cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finder {
-    pub(super) name: String,
+pub(in crate::agent) struct Finder {
+    pub(in crate::agent) name: String,
     /// Whether it works, and what it says of itself.
-    pub(super) ok: bool,
-    pub(super) note: String,
-    pub(super) kind: Kind,
+    pub(in crate::agent) ok: bool,
+    pub(in crate::agent) note: String,
+    pub(in crate::agent) kind: Kind,
 }
 
 /// What a candidate of an instance proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::agent) enum Kind {
     /// Endpoints of the mesh file: nothing about the peer.
     File,
     /// Records that the peer sealed to this node's key: its mesh file has this node.
@@ -44,22 +44,22 @@ pub(super) enum Kind {
 
 /// What the mesh file says of a peer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Named<'a> {
-    pub(super) endpoint: Option<&'a str>,
+pub(in crate::agent) struct Named<'a> {
+    pub(in crate::agent) endpoint: Option<&'a str>,
     /// This node's own public key, which the peer's mesh file must have.
-    pub(super) own_key: &'a PeerKey,
+    pub(in crate::agent) own_key: &'a PeerKey,
 }
 
 /// All that a cause is found from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts<'a> {
-    pub(super) peer: &'a PeerStatus,
+pub(in crate::agent) struct Facts<'a> {
+    pub(in crate::agent) peer: &'a PeerStatus,
     /// What the core knows of this node.
-    pub(super) own: &'a MeshStatus,
-    pub(super) named: Named<'a>,
-    pub(super) finders: &'a [Finder],
+    pub(in crate::agent) own: &'a MeshStatus,
+    pub(in crate::agent) named: Named<'a>,
+    pub(in crate::agent) finders: &'a [Finder],
     /// Why WireGuard's endpoint of the peer goes to and fro, if it does.
-    pub(super) flips: Option<&'a str>,
+    pub(in crate::agent) flips: Option<&'a str>,
 }
 
 /// What was found.
@@ -128,7 +128,7 @@ const TABLE: &[Row] = &[
 ];
 
 /// The cause of how things are with a peer. There always is one, be it that all is well.
-pub(super) fn of(facts: &Facts<'_>) -> Cause {
+pub(in crate::agent) fn of(facts: &Facts<'_>) -> Cause {
     let mut found = TABLE.iter().filter_map(|row| says(row, facts));
     found.next().unwrap_or_else(|| Cause {
         situation: "unknown".to_owned(),
@@ -138,7 +138,7 @@ pub(super) fn of(facts: &Facts<'_>) -> Cause {
 
 /// The most likely cause that keeps a peer away, if there is one that the peer's state does not say
 /// already.
-pub(super) fn likely(facts: &Facts<'_>) -> Option<String> {
+pub(in crate::agent) fn likely(facts: &Facts<'_>) -> Option<String> {
     let mut found = TABLE.iter().filter(|row| row.likely);
     found.find_map(|row| (row.says)(facts))
 }

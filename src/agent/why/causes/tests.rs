@@ -535,7 +535,7 @@ fn each_situation_is_told_by_one_sentence_that_says_what_to_change() {
     }
     let file = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/src/agent/causes/situations.txt"
+        "/src/agent/why/causes/situations.txt"
     );
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(file, &text).unwrap();

@@ -17,11 +17,11 @@ const PEERS: usize = 16_384;
 
 /// What happened to the peers' paths lately.
 #[derive(Debug, Default)]
-pub(super) struct History(BTreeMap<PeerKey, Past>);
+pub(in crate::agent) struct History(BTreeMap<PeerKey, Past>);
 
 /// What happened to the paths of one peer.
 #[derive(Debug, Default)]
-pub(super) struct Past {
+pub(in crate::agent) struct Past {
     changes: VecDeque<(Time, Change)>,
     steps: VecDeque<(Time, String)>,
     runs: VecDeque<Run>,
@@ -37,7 +37,7 @@ struct Change {
 
 /// A path that is or was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Used {
+pub(in crate::agent) struct Used {
     path: PathId,
     by_relay: bool,
 }
@@ -109,7 +109,7 @@ pub struct StrategyRun {
 
 impl History {
     /// Takes an event. `kind` is how the other end of its path was found.
-    pub(super) fn note(&mut self, event: &Event, kind: Option<CandidateKind>, now: Time) {
+    pub(in crate::agent) fn note(&mut self, event: &Event, kind: Option<CandidateKind>, now: Time) {
         let Some(peer) = event.peer() else { return };
         if !self.0.contains_key(peer) && self.0.len() >= PEERS {
             return;
@@ -155,11 +155,11 @@ impl History {
     }
 
     /// Forgets the peers that are no longer there.
-    pub(super) fn keep(&mut self, is_there: impl Fn(&PeerKey) -> bool) {
+    pub(in crate::agent) fn keep(&mut self, is_there: impl Fn(&PeerKey) -> bool) {
         self.0.retain(|key, _| is_there(key));
     }
 
-    pub(super) fn of(&self, peer: &PeerKey) -> Option<&Past> {
+    pub(in crate::agent) fn of(&self, peer: &PeerKey) -> Option<&Past> {
         self.0.get(peer)
     }
 }
@@ -172,7 +172,7 @@ impl Past {
     }
 
     /// Since when the path that ends at `endpoint` is in use, and what was before it.
-    pub(super) fn since(&self, endpoint: SocketAddr, now: Time) -> Since {
+    pub(in crate::agent) fn since(&self, endpoint: SocketAddr, now: Time) -> Since {
         // The stretches in which one path was aimed at, the oldest first.
         let mut stretches: Vec<(Time, Used)> = Vec::new();
         for (at, used) in self.changes.iter().filter_map(|(at, c)| Some((at, c.to?))) {
@@ -196,7 +196,7 @@ impl Past {
     }
 
     /// The changes of the path, the newest first.
-    pub(super) fn changes(&self, now: Time) -> Vec<Step> {
+    pub(in crate::agent) fn changes(&self, now: Time) -> Vec<Step> {
         let changes = self.changes.iter().rev();
         changes
             .map(|(at, change)| step(*at, &change.text, now))
@@ -204,13 +204,13 @@ impl Past {
     }
 
     /// What led to them, the newest first.
-    pub(super) fn steps(&self, now: Time) -> Vec<Step> {
+    pub(in crate::agent) fn steps(&self, now: Time) -> Vec<Step> {
         let steps = self.steps.iter().rev();
         steps.map(|(at, text)| step(*at, text, now)).collect()
     }
 
     /// The strategies that ran, the newest first.
-    pub(super) fn runs(&self, now: Time) -> Vec<StrategyRun> {
+    pub(in crate::agent) fn runs(&self, now: Time) -> Vec<StrategyRun> {
         let run = |run: &Run| {
             let (result, sent) = match run.ended {
                 None => ("running", None),

@@ -1,13 +1,16 @@
 //! What the agent answers to `natpunch why PEER`: a peer's path, how it came to be, and what one
 //! change would make it better.
 
+pub(super) mod causes;
+pub(super) mod history;
+
 use natpunch_core::{MeshStatus, PeerStatus};
 use serde::{Deserialize, Serialize};
 
-use super::causes::{self, Cause, Facts, Finder, Kind, Named};
-use super::history::{Past, Since, Step, StrategyRun};
 use super::status::DiscoveryStatus;
 use super::{Agent, now};
+use causes::{Cause, Facts, Finder, Kind, Named};
+use history::{Past, Since, Step, StrategyRun};
 
 /// What `why` prints; `P` is what the core knows of the peer, or as much of it as its reader wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
