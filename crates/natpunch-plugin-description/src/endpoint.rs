@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use natpunch_types::Help;
+use natpunch_types::{AddressClass, Help, classify};
 
 /// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in
 /// brackets.
@@ -156,6 +156,31 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= 253 && !last_is_number && host.split('.').all(label_ok)
 }
 
+/// Whether a host is this one or in a network of one's own, as far as its name or address tells.
+/// What goes there in plain crosses no network of others.
+pub fn is_near(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        let class = classify(ip);
+        return ip.is_loopback()
+            || matches!(class, AddressClass::Private | AddressClass::LinkLocal);
+    }
+    // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own
+    // have no dot.
+    let name = host.trim_end_matches('.');
+    let is_below = |own: &&str| {
+        name.strip_suffix(own)
+            .is_some_and(|rest| rest.ends_with('.'))
+    };
+    !name.contains('.')
+        || ["localhost", "local", "home.arpa", "internal"]
+            .iter()
+            .any(is_below)
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -201,6 +226,31 @@ mod tests {
             assert!(error.problem.contains(problem), "{text}: {error}");
             let helps = error.help.contains(help) || problem == "not a";
             assert!(helps, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn hosts_in_networks_of_ones_own_are_near() {
+        for near in [
+            "localhost",
+            "nas",
+            "nas.local",
+            "db.home.arpa.",
+            "db.internal",
+            "127.0.0.1",
+            "10.1.2.3",
+            "[::1]",
+            "fe80::1",
+        ] {
+            assert!(is_near(near), "{near}");
+        }
+        for far in [
+            "example.org",
+            "notlocal.org",
+            "203.0.113.7",
+            "[2001:db8::1]",
+        ] {
+            assert!(!is_near(far), "{far}");
         }
     }
 

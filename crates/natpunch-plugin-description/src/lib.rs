@@ -11,13 +11,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use natpunch_types::{Abilities, PeerKey, PresharedKey};
+use natpunch_types::{Abilities, Password, PeerKey, PresharedKey};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 mod endpoint;
 
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Endpoint, EndpointError, is_near};
 
 /// The settings of a plugin, as `[discovery.NAME]` has them. A key's doc comment is its
 /// documentation.
@@ -85,21 +85,44 @@ pub struct Description {
     pub warnings: Vec<Warning>,
 }
 
-/// A file with a secret of this mesh: one line, as `natpunch keygen` prints it.
+/// A file with a secret of this mesh, in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretFile {
     /// The key in the section.
     pub key: &'static str,
     /// An absolute path, or `credential:NAME`.
     pub path: PathBuf,
+    /// What the line is.
+    pub form: SecretForm,
+}
+
+/// What a file of a secret holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretForm {
+    /// A key, as `natpunch keygen` prints it.
+    Key,
+    /// A password that the server's administrator chose.
+    Password,
 }
 
 impl SecretFile {
-    /// A path that means the same wherever the program runs.
+    /// The file of a key, by a path that means the same wherever the program runs.
     ///
     /// # Errors
     /// It is relative, or names no credential.
     pub fn new(key: &'static str, path: PathBuf) -> Result<Self, Flaw> {
+        Self::of(SecretForm::Key, key, path)
+    }
+
+    /// The file of a password, likewise.
+    ///
+    /// # Errors
+    /// As [`SecretFile::new`].
+    pub fn password(key: &'static str, path: PathBuf) -> Result<Self, Flaw> {
+        Self::of(SecretForm::Password, key, path)
+    }
+
+    fn of(form: SecretForm, key: &'static str, path: PathBuf) -> Result<Self, Flaw> {
         let flaw = |problem: &str, help: &str| Flaw {
             key,
             problem: problem.to_owned(),
@@ -112,13 +135,13 @@ impl SecretFile {
         let is_name =
             |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
         match credential {
-            Some(name) if is_name(name) => Ok(Self { key, path }),
+            Some(name) if is_name(name) => Ok(Self { key, path, form }),
             Some(_) => Err(flaw(
                 "this is no name of a credential",
                 "write credential: and the name of LoadCredential= in the unit, \
                  such as \"credential:admission.key\"",
             )),
-            None if is_whole(&path) => Ok(Self { key, path }),
+            None if is_whole(&path) => Ok(Self { key, path, form }),
             None => Err(flaw(
                 "this is not an absolute path",
                 "write it from the root on, such as \"/etc/natpunch/admission.key\"",
@@ -245,15 +268,39 @@ impl fmt::Debug for AnyInstance {
 
 /// What this node's files hold of an instance's secrets, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Secrets(pub BTreeMap<&'static str, Result<PresharedKey, String>>);
+pub struct Secrets(pub BTreeMap<&'static str, Result<Secret, String>>);
+
+/// What a file of a secret held, in the form that its [`SecretFile`] has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// [`SecretForm::Key`].
+    Key(PresharedKey),
+    /// [`SecretForm::Password`].
+    Password(Password),
+}
 
 impl Secrets {
-    /// The secret of this key; `None` where the section names no file.
+    /// The secret of this key of the section, which is the file of a key; `None` where the section
+    /// names no file.
     ///
     /// # Errors
     /// What is wrong with the file, and what would help.
     pub fn get(&self, key: &str) -> Result<Option<PresharedKey>, String> {
-        self.0.get(key).cloned().transpose()
+        match self.0.get(key).cloned().transpose()? {
+            Some(Secret::Key(key)) => Ok(Some(key)),
+            Some(Secret::Password(_)) | None => Ok(None),
+        }
+    }
+
+    /// The same of a key of the section that is the file of a password.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what would help.
+    pub fn password(&self, key: &str) -> Result<Option<Password>, String> {
+        match self.0.get(key).cloned().transpose()? {
+            Some(Secret::Password(password)) => Ok(Some(password)),
+            Some(Secret::Key(_)) | None => Ok(None),
+        }
     }
 }
 

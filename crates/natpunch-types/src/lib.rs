@@ -14,6 +14,7 @@ mod discovery;
 mod help;
 mod key;
 mod limits;
+mod password;
 mod path;
 mod pins;
 mod relay;
@@ -37,6 +38,7 @@ pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, Sea
 pub use help::{Help, split_help, with_help};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
 pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff};
+pub use password::{Password, PasswordError};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
 pub use pins::Pins;
 pub use relay::{Mapping, RelayPolicy, RelayUse};

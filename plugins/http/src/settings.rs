@@ -1,15 +1,14 @@
 //! The settings, and what is to be known of an instance.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use natpunch_plugin::{
     Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, Warning, check_server,
+    is_near,
 };
-use natpunch_types::{AddressClass, classify};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
 
 use crate::Plugin;
 
@@ -139,41 +138,14 @@ impl Instance for Store {
 impl Store {
     /// Records that cross the internet in plain. They are sealed, but their tags are not.
     fn plain_http(&self) -> Option<Warning> {
-        let host = self.base.host()?;
-        (self.base.scheme() == "http" && !is_near(&host)).then(|| Warning {
+        let host = self.base.host_str()?;
+        (self.base.scheme() == "http" && !is_near(host)).then(|| Warning {
             rule: "plain-http",
             problem: format!("asks {host} over plain HTTP"),
             label: "its requests can be read on the way",
             help: "write an https URL: the records are sealed, but whoever reads their tags can put \
                    others in their place, and the pair no longer finds each other there",
         })
-    }
-}
-
-/// Whether a host is this one or in a network of one's own, as far as its name tells.
-fn is_near(host: &Host<&str>) -> bool {
-    let near = |ip: IpAddr| {
-        ip.is_loopback()
-            || matches!(
-                classify(ip),
-                AddressClass::Private | AddressClass::LinkLocal
-            )
-    };
-    match *host {
-        Host::Ipv4(ip) => near(ip.into()),
-        Host::Ipv6(ip) => near(ip.into()),
-        // Special-use names: RFC 6761, RFC 6762, RFC 8375, and ICANN's for private use; a LAN's own
-        // have no dot.
-        Host::Domain(name) => {
-            let name = name.trim_end_matches('.');
-            !name.contains('.')
-                || ["localhost", "local", "home.arpa", "internal"]
-                    .iter()
-                    .any(|own| {
-                        name.strip_suffix(own)
-                            .is_some_and(|rest| rest.ends_with('.'))
-                    })
-        }
     }
 }
 

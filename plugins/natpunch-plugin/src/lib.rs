@@ -110,12 +110,13 @@ pub mod testing;
 pub use links::{FAMILIES, Happened, Link, Links, State};
 pub use lookup::{LOOKUP_TIMEOUT, resolve};
 pub use natpunch_plugin_description::{
-    Description, Endpoint, EndpointError, Flaw, Instance, SecretFile, Secrets, Settings, Warning,
-    check_server, check_server_key,
+    Description, Endpoint, EndpointError, Flaw, Instance, Secret, SecretFile, SecretForm, Secrets,
+    Settings, Warning, check_server, check_server_key, is_near,
 };
 pub use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, HostNetwork, Interest, LinkRole, Mapping, News,
-    OwnAddressKind, PairTag, PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time, Upstream,
+    OwnAddressKind, PairTag, Password, PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time,
+    Upstream,
 };
 pub use schedule::Schedule;
 

@@ -191,7 +191,9 @@ fn secrets(args: &InviteArgs, mesh: &MeshConfig) -> Result<BTreeMap<PathBuf, Sec
                 wanted.display()
             ))
         })?;
-        secrets.insert(wanted, Secret(Zeroizing::new(text.trim().to_owned())));
+        // Blanks may belong to a password.
+        let line = text.trim_end_matches(['\r', '\n']);
+        secrets.insert(wanted, Secret(Zeroizing::new(line.to_owned())));
     }
     if let Some((path, _)) = args
         .secret

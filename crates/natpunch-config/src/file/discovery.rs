@@ -208,30 +208,14 @@ fn is_unsigned(expected: &str) -> bool {
 fn check_address(key: &str, value: &Value, path: &KeyPath<'_>, reader: &mut Reader) -> bool {
     let texts: Vec<&Value> = match (key, value) {
         ("server" | "servers" | "stun", Value::Array(array)) => array.iter().collect(),
-        ("server" | "servers" | "stun" | "url", Value::String(_)) => vec![value],
+        ("server" | "servers" | "stun", Value::String(_)) => vec![value],
         _ => Vec::new(),
     };
     let mut good = true;
     for value in texts {
         let Some(text) = value.as_str() else { continue };
         let place = reader.place(value.span());
-        if key == "url" {
-            if !["http://", "https://"].iter().any(|scheme| {
-                text.strip_prefix(scheme)
-                    .is_some_and(|rest| !rest.is_empty())
-            }) {
-                let error = ConfigError::at(
-                    place,
-                    format!("bad value of `{path}`: this is not a web address"),
-                );
-                reader.report(
-                    error
-                        .label("expected a URL")
-                        .help("write it like \"https://rv.example.org/v1\""),
-                );
-                good = false;
-            }
-        } else if let Err(flaw) = check_host_port(text) {
+        if let Err(flaw) = check_host_port(text) {
             let error = ConfigError::at(place, format!("bad value of `{path}`: {}", flaw.problem));
             reader.report(error.label("expected HOST:PORT").help(flaw.help));
             good = false;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use natpunch_os::secret::{self, SecretError};
 use natpunch_os::{durable, reason};
-use natpunch_types::{KeyError, SecretKey};
+use natpunch_types::{KeyError, Password, PasswordError, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::report::error::ConfigErrors;
@@ -57,6 +57,36 @@ pub(crate) fn read<K: FromStr<Err = KeyError>>(file: &Path, what: &str) -> Resul
     let parsed = text.trim().parse();
     parsed.map_err(|error: KeyError| not_a_key(&error))
 }
+
+/// Reads the file of a password after looking at its owner and mode.
+///
+/// # Errors
+/// As [`secret::read`], or if it does not hold one line.
+pub(crate) fn read_password(file: &Path) -> Result<Password, KeyFileError> {
+    let shown = actual(file)?.display().to_string();
+    let text = secret::read(file, LONGEST).map_err(|error| {
+        let help = match &error {
+            SecretError::TooLong { .. }
+            | SecretError::NotText { .. }
+            | SecretError::Empty { .. } => ONE_LINE.to_owned(),
+            SecretError::Io { .. } if error.is_absent() => {
+                format!("write the password there: (umask 077; cat > {shown})")
+            }
+            _ => error.help("keygen"),
+        };
+        KeyFileError {
+            help,
+            ..KeyFileError::of(&error, "keygen")
+        }
+    })?;
+    text.parse().map_err(|error: PasswordError| KeyFileError {
+        absent: false,
+        problem: format!("{shown} does not hold a password: {error}"),
+        help: ONE_LINE.to_owned(),
+    })
+}
+
+const ONE_LINE: &str = "it holds one line: the password, as the server has it";
 
 /// No key that anybody made.
 const ALL_ZERO: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -235,6 +265,25 @@ mod tests {
         }
         let (_directory, path) = file(key.as_bytes(), 0o400);
         assert!(new_key_file(&path).is_ok());
+    }
+
+    #[test]
+    fn the_file_of_a_password_holds_one_line_and_its_blanks_are_kept() {
+        let (_directory, path) = file(b" open sesame \n", 0o600);
+        assert_eq!(read_password(&path).unwrap().expose(), " open sesame ");
+        for (content, mode, problem, help) in [
+            (&b"\n"[..], 0o600, "is empty", "one line"),
+            (b"one\ntwo\n", 0o600, "does not hold a password", "one line"),
+            (&[b'x'; 2000], 0o600, "2000 bytes", "one line"),
+            (b"open sesame", 0o644, "read by others", "chmod 600"),
+        ] {
+            let (_directory, path) = file(content, mode);
+            let error = read_password(&path).unwrap_err();
+            assert!(error.problem.contains(problem), "{error:?}");
+            assert!(error.help.contains(help), "{error:?}");
+        }
+        let error = read_password(&path.with_file_name("none")).unwrap_err();
+        assert!(error.absent && error.help.contains("cat >"), "{error:?}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PresharedKey, SecretKey, with_help};
+use natpunch_plugin_description::{Secret, SecretForm};
+use natpunch_types::{SecretKey, with_help};
 
 use super::exit_node::exit_node;
 use super::local::Local;
@@ -239,7 +240,10 @@ fn discovery(mesh: &MeshConfig, own: &PeerConfig) -> Vec<Discovery> {
 fn read_secrets(instances: &mut [Discovery], files: &mut Vec<PathBuf>) {
     for instance in instances {
         for secret in instance.about.secrets.clone() {
-            let read = key_file::read::<PresharedKey>(&secret.path, "keygen");
+            let read = match secret.form {
+                SecretForm::Key => key_file::read(&secret.path, "keygen").map(Secret::Key),
+                SecretForm::Password => key_file::read_password(&secret.path).map(Secret::Password),
+            };
             let read = read.map_err(|error| {
                 let problem = format!("{}: {}", secret.key, error.problem);
                 with_help(problem, [error.help])
