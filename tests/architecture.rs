@@ -440,7 +440,7 @@ fn the_server_has_no_clock_that_stands_still_in_sleep_or_is_set_by_somebody() {
 /// What a client left at its server expires there, whether this machine sleeps or not.
 #[test]
 fn clients_of_servers_have_no_clock_that_stands_still_in_sleep() {
-    for plugin in ["rendezvous", "natpunch-go", "nat-hole-punching"] {
+    for plugin in ["rendezvous", "natpunch-go", "nat-hole-punching", "redis"] {
         let is_test = |file: &PathBuf| file.file_name().is_some_and(|name| name == "tests.rs");
         let files = sources(&root().join("plugins").join(plugin).join("src"))
             .into_iter()

@@ -75,6 +75,22 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
         "https://rv.example.org/#a",
         "https://rv.example.org:99999/",
     ];
+    let redis_urls = [
+        "",
+        "rv.example.org:6379",
+        "https://rv.example.org",
+        "redis://",
+        "redis://u:p@rv.example.org",
+        "redis://:p@rv.example.org",
+        "redis://rv.example.org:0",
+        "redis://rv.example.org:99999",
+        "redis://rv.example.org/a",
+        "redis://rv.example.org/0/1",
+        "redis://rv.example.org/65536",
+        "redis://rv.example.org/?a",
+        "redis://rv.example.org/#a",
+        "redis://a b",
+    ];
     let files = [
         "",
         "a.key",
@@ -184,6 +200,42 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                     "stun",
                     "['rv.example.org:3478']".into(),
                     vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
+                ),
+            ],
+        ),
+        (
+            "redis",
+            vec![
+                (
+                    "url",
+                    "'redis://rv.example.org:6379/3'".into(),
+                    [texts(&redis_urls), vec!["5".into()]].concat(),
+                ),
+                (
+                    "user",
+                    "'natpunch'".into(),
+                    [texts(&["", "a b", &"x".repeat(65)]), vec!["5".into()]].concat(),
+                ),
+                (
+                    "password_file",
+                    "'/etc/natpunch/redis.password'".into(),
+                    [texts(&files), vec!["5".into()]].concat(),
+                ),
+                (
+                    "prefix",
+                    "'mesh:'".into(),
+                    [texts(&["", "a b", "ä"]), vec!["5".into()]].concat(),
+                ),
+                ("lifetime", "3600".into(), numbers("86401")),
+                (
+                    "stun",
+                    "['rv.example.org:3478']".into(),
+                    vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
+                ),
+                (
+                    "tls_ca_file",
+                    "'/etc/natpunch/ca.pem'".into(),
+                    texts(&["", "ca.pem"]),
                 ),
             ],
         ),

@@ -75,10 +75,14 @@ fn the_meshes_without_a_server_that_the_how_tos_show_are_valid() {
     let mesh = Block::named("docs/how-to/lan.md", "mesh").filled(&[&keys[0], &keys[1]]);
     std::fs::write(here.join("mesh.toml"), &mesh).unwrap();
     types(here, "natpunch check mesh.toml");
-    let section = Block::named("docs/how-to/shared-directory.md", "section").text;
-    std::fs::write(here.join("mesh.toml"), format!("{mesh}{section}")).unwrap();
-    let said = types(here, "natpunch check --strict mesh.toml");
-    assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
+    for section in [
+        Block::named("docs/how-to/shared-directory.md", "section"),
+        Block::named("docs/how-to/redis.md", "section"),
+    ] {
+        std::fs::write(here.join("mesh.toml"), format!("{mesh}{}", section.text)).unwrap();
+        let said = types(here, "natpunch check --strict mesh.toml");
+        assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
+    }
 }
 
 #[test]

@@ -97,6 +97,14 @@ lab_test!(
     }
 );
 
+lab_test!(
+    records_in_a_redis_server_and_stun_are_enough_to_connect,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::Redis, [Nat::PortPreserving; 2]);
+    }
+);
+
 lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let (mut a, router) = world.node_behind(Nat::Symmetric, "a");

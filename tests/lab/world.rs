@@ -17,6 +17,7 @@ pub(crate) const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
 pub(crate) const INTERFACE: &str = "wg-lab";
 const UDP_PORT: u16 = 51_900;
 const HTTP_PORT: u16 = 8080;
+const REDIS_PORT: u16 = 6379;
 
 /// A deadline for what should come at once, but on a busy machine.
 pub(crate) fn soon() -> Instant {
@@ -39,6 +40,8 @@ pub(crate) enum Discovery {
     Http,
     /// By records in a directory that all nodes see, with STUN.
     File,
+    /// By records in a Redis server, with STUN.
+    Redis,
 }
 
 /// A lab with a server and a mesh file that all nodes share.
@@ -50,7 +53,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(mut lab: Lab, discovery: Discovery) -> Self {
-        let server = Server::start(lab.public_host("server").unwrap());
+        let mut server = Server::start(lab.public_host("server").unwrap());
         let address = server.address();
         let section = match discovery {
             Discovery::Rendezvous => server.section("rendezvous"),
@@ -69,6 +72,13 @@ impl World {
                     "[discovery.files]\nplugin = \"file\"\ndirectory = \"{}\"\n\
                      stun = [\"{address}:{UDP_PORT}\"]\n",
                     directory.display()
+                )
+            }
+            Discovery::Redis => {
+                server.start_redis();
+                format!(
+                    "[discovery.redis]\nplugin = \"redis\"\nurl = \"redis://{address}:{REDIS_PORT}\"\n\
+                     stun = [\"{address}:{UDP_PORT}\"]\n"
                 )
             }
         };
@@ -184,6 +194,8 @@ pub(crate) struct Server {
     /// More arguments of `serve`.
     pub(crate) arguments: Vec<String>,
     process: Option<Process>,
+    /// A Redis server on the same host.
+    redis: Option<Process>,
 }
 
 impl Server {
@@ -195,6 +207,7 @@ impl Server {
             secret_file,
             arguments: Vec::new(),
             process: None,
+            redis: None,
         };
         server.restart();
         server
@@ -232,6 +245,25 @@ impl Server {
     /// Kills it, so that it has no chance to say goodbye.
     pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill().unwrap();
+    }
+
+    /// Starts a Redis server beside it, which answers whoever asks.
+    fn start_redis(&mut self) {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &REDIS_PORT.to_string(), "--protected-mode", "no"])
+            .args(["--save", "", "--dir"])
+            .arg(self.host.directory().unwrap())
+            .stdout(Stdio::piped());
+        let mut process = self.host.spawn(command).unwrap();
+        let stdout = process.child().stdout.take().unwrap();
+        let lines = Follower::start(stdout, |_, line| Some(line.to_owned())).unwrap();
+        let is_ready = |line: &str| line.contains("Ready to accept connections");
+        let ready = lines.wait(soon(), |lines| {
+            lines.iter().any(|(_, line)| is_ready(line)).then_some(())
+        });
+        ready.unwrap();
+        self.redis = Some(process);
     }
 
     /// Starts it, with the key of the first start.

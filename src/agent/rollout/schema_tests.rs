@@ -35,6 +35,7 @@ const HOLE: &str =
     "[discovery.nhp]\nplugin = \"nat-hole-punching\"\nserver = \"nhp.example.org:1\"\n";
 const WEB: &str = "[discovery.web]\nplugin = \"http\"\nurl = \"https://example.org/v1\"\n";
 const FILES: &str = "[discovery.files]\nplugin = \"file\"\ndirectory = \"/srv/records\"\n";
+const REDIS: &str = "[discovery.redis]\nplugin = \"redis\"\nurl = \"rediss://redis.example.org\"\n";
 const EXEC: &str = "[discovery.own]\nplugin = \"exec\"\n\
     command = [\"/usr/lib/natpunch/a\"]\nuser = \"nobody\"\n";
 
@@ -203,6 +204,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "http" => WEB,
             "exec" => EXEC,
             "file" => FILES,
+            "redis" => REDIS,
             // They are there without being written.
             "static" | "port-mapping" => continue,
             other => panic!("say here how a section of `{other}` looks"),
@@ -215,11 +217,13 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                     format!("\"{}\"", PeerKey::from_bytes([9; 32]))
                 }
                 ("tls", _) => "\"https://other.example.org\"".to_owned(),
+                ("url", _) if plugin == "redis" => "\"rediss://other.example.org\"".to_owned(),
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server", _) => "\"other.example.org:2\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
                 ("directory", _) => "\"/srv/other\"".to_owned(),
                 ("user", _) => "\"daemon\"".to_owned(),
+                ("lifetime", _) => "60".to_owned(),
                 ("read_paths" | "write_paths", _) => "[\"/srv/other\"]".to_owned(),
                 ("settings", _) => "{ directory = \"/srv/other\" }".to_owned(),
                 (_, Some("boolean")) => {

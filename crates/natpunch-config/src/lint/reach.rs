@@ -156,11 +156,11 @@ pub(super) fn exit_nodes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             Quoted(name),
             Quoted(exit)
         );
-        let finding = ConfigError::at(place, message)
-            .label("asks a web server, which is behind this exit node");
+        let finding =
+            ConfigError::at(place, message).label("asks a server that is behind this exit node");
         findings.push(finding.rule("exit-node-needed-to-find-it").help(
-            "give the exit node an endpoint, use a discovery that goes outside (all but http \
-             do), or name the web server's addresses in exit_except",
+            "give the exit node an endpoint, use a discovery that goes outside (such as \
+             rendezvous), or name the server's addresses in exit_except",
         ));
     }
 }

@@ -16,7 +16,7 @@ mod rendezvous;
 pub(crate) type Entry = fn(&[u8]);
 
 /// Name and entry of each.
-pub(crate) const TARGETS: [(&str, Entry); 12] = [
+pub(crate) const TARGETS: [(&str, Entry); 13] = [
     ("rendezvous-wire", rendezvous::wire),
     ("rendezvous-frames", rendezvous::frames),
     ("rendezvous-client", rendezvous::client),
@@ -29,6 +29,7 @@ pub(crate) const TARGETS: [(&str, Entry); 12] = [
     ("uapi", others::uapi),
     ("mesh-file", others::mesh_file),
     ("http-answer", others::http_answer),
+    ("redis-server", others::redis_server),
 ];
 
 fn rng(seed: u64) -> ChaCha20Rng {

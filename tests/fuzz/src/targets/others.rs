@@ -138,3 +138,8 @@ pub(super) fn mesh_file(data: &[u8]) {
 pub(super) fn http_answer(data: &[u8]) {
     natpunch_plugin_http::testing::read_answer(data);
 }
+
+/// What a Redis server says to a client that has asked for a record and stored one.
+pub(super) fn redis_server(data: &[u8]) {
+    natpunch_plugin_redis::testing::hear(data);
+}

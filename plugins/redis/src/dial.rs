@@ -1,0 +1,126 @@
+//! A connection to the server: TCP, and TLS in it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use natpunch_plugin::{Endpoint, resolve};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// How long all of it may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long one address may take to answer.
+const ADDRESS: Duration = Duration::from_secs(3);
+/// Addresses that are tried.
+const MOST_ADDRESSES: usize = 4;
+/// The longest file of authorities, in bytes.
+const LONGEST_CA_FILE: u64 = 1 << 20;
+
+/// Whose certificates are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// The authorities in PEM; `None`: those of the system.
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// A stream of bytes, encrypted or not.
+pub(crate) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// The stream to a server.
+pub(crate) type Stream = Box<dyn Bytes>;
+
+/// Connects to a server.
+///
+/// # Errors
+/// What failed, for a person.
+pub(crate) async fn dial(server: &Endpoint, tls: Option<&Tls>) -> Result<Stream, String> {
+    let connect = async {
+        let tcp = tcp(server).await.map_err(|error| {
+            format!("can't connect: {error}; is the server there, and `url` right?")
+        })?;
+        let Some(tls) = tls else {
+            return Ok(Box::new(tcp) as Stream);
+        };
+        let connector = TlsConnector::from(Arc::new(config(tls.ca_file.as_deref())?));
+        let name = ServerName::try_from(server.host.clone())
+            .map_err(|error| format!("no name for TLS: {error}"))?;
+        let encrypted = connector.connect(name, tcp).await.map_err(|error| {
+            format!("TLS failed: {error}; an authority of one's own is named by `tls_ca_file`")
+        })?;
+        Ok(Box::new(encrypted) as Stream)
+    };
+    timeout(CONNECT, connect).await.unwrap_or_else(|_| {
+        Err(format!(
+            "no connection within {} s; is the server there, and is it reached by TLS or without \
+             as `url` says?",
+            CONNECT.as_secs()
+        ))
+    })
+}
+
+/// A connection to the first address of a host that answers.
+async fn tcp(server: &Endpoint) -> io::Result<TcpStream> {
+    let found = resolve(server).await?;
+    let mut last = io::Error::other("the name has no address");
+    for address in found.into_iter().take(MOST_ADDRESSES) {
+        match timeout(ADDRESS, connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    // A record is to be there at once.
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// Whom to believe: the authorities of this file, or those of the system.
+fn config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let Some(file) = ca_file else {
+        let system = builder.with_platform_verifier();
+        let system = system.map_err(|error| format!("this host's authorities: {error}"))?;
+        return Ok(system.with_no_client_auth());
+    };
+    let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let text = read(file).map_err(|error| problem(&error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| problem(&error))?;
+        roots.add(certificate).map_err(|error| problem(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(problem(&"there is no certificate in it"));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    let file = std::fs::File::open(file)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    file.take(LONGEST_CA_FILE).read_to_end(&mut text)?;
+    Ok(text)
+}
