@@ -6,7 +6,7 @@ set -euo pipefail
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
 # miniupnpd: the daemon alone, without the package of its service.
-test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server knotd:knot kdig:knot-dnsutils"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 package='cargo:cargo cc:gcc dpkg-deb:dpkg objdump:binutils rpmbuild:rpm'
@@ -61,6 +61,12 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       mkdir -p /etc/systemd/system
       [ -e /etc/systemd/system/redis-server.service ] || ln -s /dev/null /etc/systemd/system/redis-server.service
       echo "redis-server.service is masked: systemctl unmask redis-server.service, if this machine shall be a Redis server" ;;
+  esac
+  case " $packages " in
+    *' knot '*)
+      mkdir -p /etc/systemd/system
+      [ -e /etc/systemd/system/knot.service ] || ln -s /dev/null /etc/systemd/system/knot.service
+      echo "knot.service is masked: systemctl unmask knot.service, if this machine shall be a name server" ;;
   esac
   # shellcheck disable=SC2086 # a list of words
   apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null ||

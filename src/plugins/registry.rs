@@ -36,7 +36,7 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     Row::of::<natpunch_plugin_static::Settings>(),
     Row::of::<natpunch_plugin_port_mapping::Settings>(),
     Row::of::<natpunch_plugin_rendezvous::Settings>(),
@@ -46,6 +46,7 @@ const ROWS: [Row; 9] = [
     Row::of::<natpunch_plugin_exec::Settings>(),
     Row::of::<natpunch_plugin_file::Settings>(),
     Row::of::<natpunch_plugin_redis::Settings>(),
+    Row::of::<natpunch_plugin_dns::Settings>(),
 ];
 
 /// What a mesh file may name as `plugin`.

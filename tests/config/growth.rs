@@ -268,6 +268,17 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        list: "Discovery.name_servers",
+        entries: "more than may be",
+        text: |n| {
+            let servers = list(n, |n| format!("2001:db8::{n:x}"));
+            format!(
+                "{}[discovery.zone]\nplugin = 'dns'\nzone = 'example.org'\nname_servers = {servers}\n",
+                one_peer("")
+            )
+        },
+    },
+    Case {
         list: "Discovery.read_paths",
         entries: "more than may be",
         text: |n| {

@@ -240,6 +240,65 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
             ],
         ),
         (
+            "dns",
+            vec![
+                (
+                    "zone",
+                    "'natpunch.example.org'".into(),
+                    [
+                        texts(&["", ".", "a..b", "a b", "*.example.org"]),
+                        vec!["5".into()],
+                    ]
+                    .concat(),
+                ),
+                (
+                    "name_servers",
+                    "['127.0.0.1:9', '::1']".into(),
+                    vec![
+                        "['rv.example.org']".into(),
+                        "['192.0.2.1:0']".into(),
+                        "['0.0.0.0']".into(),
+                        "['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4', '192.0.2.5']".into(),
+                        "[5]".into(),
+                        "5".into(),
+                    ],
+                ),
+                (
+                    "update_server",
+                    "'rv.example.org'".into(),
+                    [
+                        texts(&["", "rv.example.org:0", "rv:70000", "a b"]),
+                        vec!["5".into()],
+                    ]
+                    .concat(),
+                ),
+                (
+                    "key_name",
+                    "'natpunch'".into(),
+                    [texts(&["", "a b", "a..b"]), vec!["5".into()]].concat(),
+                ),
+                (
+                    "key_file",
+                    "'/etc/natpunch/dns.key'".into(),
+                    [texts(&files), vec!["5".into()]].concat(),
+                ),
+                (
+                    "algorithm",
+                    "'hmac-sha256'".into(),
+                    [
+                        texts(&["", "hmac-md5", "hmac-sha1", "sha256"]),
+                        vec!["5".into()],
+                    ]
+                    .concat(),
+                ),
+                (
+                    "stun",
+                    "['rv.example.org:3478']".into(),
+                    vec!["['rv.example.org']".into(), "[5]".into(), "5".into()],
+                ),
+            ],
+        ),
+        (
             "exec",
             vec![
                 (

@@ -86,6 +86,45 @@ fn the_meshes_without_a_server_that_the_how_tos_show_are_valid() {
 }
 
 #[test]
+fn a_zone_is_set_up_as_the_how_to_says() {
+    let block = |name| match name {
+        "section" => Block::named("docs/how-to/dns.md", "section"),
+        "key" => Block::named("docs/how-to/dns.md", "key"),
+        "zone" => Block::named("docs/how-to/dns.md", "zone"),
+        "knot" => Block::named("docs/how-to/dns.md", "knot"),
+        "hash" => Block::named("docs/how-to/dns.md", "hash"),
+        _ => Block::named("docs/how-to/dns.md", "srv"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let at = here.display().to_string();
+    types(here, &block("key").text.replace("/etc/natpunch", &at));
+    let secret = types(here, "cat dns.key");
+    let new_key = || types(here, "natpunch keygen | natpunch pubkey");
+    let keys = [new_key(), new_key()].map(|key| key.trim().to_owned());
+    let mesh = Block::named("docs/how-to/lan.md", "mesh").filled(&[&keys[0], &keys[1]]);
+    let section = block("section").text;
+    std::fs::write(here.join("mesh.toml"), format!("{mesh}{section}")).unwrap();
+    let said = types(here, "natpunch check --strict mesh.toml");
+    assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
+
+    // The server that reads it, with its files here.
+    let zone = format!("{}{}", block("zone").text, block("srv").text);
+    std::fs::write(here.join("natpunch.example.org.zone"), zone).unwrap();
+    let server = format!(
+        "server:\n  rundir: \"{at}\"\ndatabase:\n  storage: \"{at}\"\n\
+         template:\n  - id: default\n    storage: \"{at}\"\n{}",
+        block("knot").text.replace("SECRET", secret.trim())
+    );
+    std::fs::write(here.join("knot.conf"), server).unwrap();
+    types(here, "PATH=$PATH:/usr/sbin; knotc -c knot.conf conf-check");
+    types(here, "PATH=$PATH:/usr/sbin; knotc -c knot.conf zone-check");
+    let zeros = "A".repeat(43) + "=";
+    let hash = types(here, &block("hash").text.replace("PUBLIC KEY", &zeros));
+    assert!(block("srv").text.contains(hash.trim()), "{hash}");
+}
+
+#[test]
 fn a_plugin_is_written_as_the_how_to_says() {
     let block = |name| match name {
         "new" => Block::named("docs/how-to/write-a-plugin.md", "new"),

@@ -105,6 +105,14 @@ lab_test!(
     }
 );
 
+lab_test!(
+    records_in_a_dns_zone_and_stun_are_enough_to_connect,
+    60,
+    |lab| {
+        connects_directly(lab, Discovery::Dns, [Nat::PortPreserving; 2]);
+    }
+);
+
 lab_test!(a_public_node_and_one_behind_a_nat_connect, 60, |lab| {
     let mut world = World::new(lab, Discovery::NatpunchGo);
     let (mut a, router) = world.node_behind(Nat::Symmetric, "a");

@@ -42,6 +42,8 @@ pub(crate) enum Discovery {
     File,
     /// By records in a Redis server, with STUN.
     Redis,
+    /// By records in a DNS zone of Knot DNS on the server's host, with STUN.
+    Dns,
 }
 
 /// A lab with a server and a mesh file that all nodes share.
@@ -81,6 +83,7 @@ impl World {
                      stun = [\"{address}:{UDP_PORT}\"]\n"
                 )
             }
+            Discovery::Dns => server.serve_zone(),
         };
         let mesh = Mesh {
             discovery: section,
@@ -196,6 +199,8 @@ pub(crate) struct Server {
     process: Option<Process>,
     /// A Redis server on the same host.
     redis: Option<Process>,
+    /// The name server beside it.
+    knot: Option<Process>,
 }
 
 impl Server {
@@ -208,6 +213,7 @@ impl Server {
             arguments: Vec::new(),
             process: None,
             redis: None,
+            knot: None,
         };
         server.restart();
         server
@@ -227,6 +233,51 @@ impl Server {
         format!(
             "[discovery.{name}]\nplugin = \"rendezvous\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{key}\"\n\
              admission_secret_file = \"{secret}\"\n"
+        )
+    }
+
+    /// Starts a name server with a zone that nodes update; what the mesh file says of it.
+    fn serve_zone(&mut self) -> String {
+        let key_file = new_secret(&self.host, "dns.key");
+        let secret = std::fs::read_to_string(&key_file).unwrap();
+        let directory = self.host.directory().unwrap().join("knot");
+        std::fs::create_dir(&directory).unwrap();
+        let (at, address) = (directory.display(), self.address());
+        let zone = format!(
+            "$ORIGIN natpunch.test.\n$TTL 5\n@ SOA ns hostmaster 1 3600 600 86400 1\n@ NS ns\n\
+             ns A {address}\n"
+        );
+        std::fs::write(directory.join("zone"), zone).unwrap();
+        let config = format!(
+            "server:\n  rundir: \"{at}\"\n  listen: {address}@53\n\
+             log:\n  - target: stderr\n    any: info\n\
+             database:\n  storage: \"{at}\"\n\
+             key:\n  - id: natpunch\n    algorithm: hmac-sha256\n    secret: {}\n\
+             acl:\n  - id: nodes\n    key: natpunch\n    action: update\n    update-type: [TXT]\n\
+             zone:\n  - domain: natpunch.test\n    storage: \"{at}\"\n    file: zone\n    acl: nodes\n    \
+             zonefile-sync: -1\n    zonefile-load: difference-no-serial\n    journal-content: all\n",
+            secret.trim()
+        );
+        std::fs::write(directory.join("knot.conf"), config).unwrap();
+        let mut knotd = Command::new("knotd");
+        knotd.arg("-c").arg(directory.join("knot.conf"));
+        knotd.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = self.host.spawn(knotd).unwrap();
+        let stderr = process.child().stderr.take().unwrap();
+        let lines = Follower::start(stderr, |_, line| Some(line.to_owned())).unwrap();
+        let started = lines.wait(soon(), |lines| {
+            let is_started = lines
+                .iter()
+                .any(|(_, line)| line.contains("server started"));
+            is_started.then_some(())
+        });
+        started.unwrap();
+        self.knot = Some(process);
+        format!(
+            "[discovery.zone]\nplugin = \"dns\"\nzone = \"natpunch.test\"\nname_servers = [\"{address}\"]\n\
+             update_server = \"{address}\"\nkey_name = \"natpunch\"\nkey_file = \"{}\"\n\
+             stun = [\"{address}:{UDP_PORT}\"]\n",
+            key_file.display()
         )
     }
 

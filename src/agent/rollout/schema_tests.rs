@@ -36,6 +36,8 @@ const HOLE: &str =
 const WEB: &str = "[discovery.web]\nplugin = \"http\"\nurl = \"https://example.org/v1\"\n";
 const FILES: &str = "[discovery.files]\nplugin = \"file\"\ndirectory = \"/srv/records\"\n";
 const REDIS: &str = "[discovery.redis]\nplugin = \"redis\"\nurl = \"rediss://redis.example.org\"\n";
+const ZONE: &str = "[discovery.zone]\nplugin = \"dns\"\nzone = \"natpunch.example.org\"\n\
+    update_server = \"ns1.example.org\"\nkey_name = \"natpunch\"\nkey_file = \"/etc/dns.key\"\n";
 const EXEC: &str = "[discovery.own]\nplugin = \"exec\"\n\
     command = [\"/usr/lib/natpunch/a\"]\nuser = \"nobody\"\n";
 
@@ -205,6 +207,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "exec" => EXEC,
             "file" => FILES,
             "redis" => REDIS,
+            "dns" => ZONE,
             // They are there without being written.
             "static" | "port-mapping" => continue,
             other => panic!("say here how a section of `{other}` looks"),
@@ -219,7 +222,10 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 ("tls", _) => "\"https://other.example.org\"".to_owned(),
                 ("url", _) if plugin == "redis" => "\"rediss://other.example.org\"".to_owned(),
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
-                ("server", _) => "\"other.example.org:2\"".to_owned(),
+                ("server" | "update_server", _) => "\"other.example.org:2\"".to_owned(),
+                ("zone" | "key_name", _) => "\"other.example.org\"".to_owned(),
+                ("name_servers", _) => "[\"192.0.2.54\"]".to_owned(),
+                ("algorithm", _) => "\"hmac-sha512\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
                 ("directory", _) => "\"/srv/other\"".to_owned(),
                 ("user", _) => "\"daemon\"".to_owned(),
