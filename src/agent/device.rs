@@ -67,7 +67,7 @@ pub(super) enum DeviceEvent {
     },
     /// A [`DeviceThread::drift`] ended.
     Drift {
-        /// What somebody changed.
+        /// The changes that others made.
         found: Plan,
         /// Whether it was undone.
         healed: Option<Result<(), WgError>>,
@@ -157,7 +157,7 @@ impl DeviceThread {
         });
     }
 
-    /// Looks for what somebody else changed, and undoes it with `heal`.
+    /// Looks for changes that others made, and undoes them with `heal`.
     pub(super) fn drift(&self, spec: InterfaceSpec, heal: bool) {
         self.send(Request::Drift {
             spec: Box::new(spec),
@@ -203,7 +203,7 @@ impl DeviceThread {
         self.send(Request::SetPins(pins));
     }
 
-    /// Puts the pins back if somebody took them away.
+    /// Puts the pins back if others removed them.
     pub(super) fn check_pins(&self) {
         self.send(Request::CheckPins);
     }
@@ -291,7 +291,8 @@ fn run(
                     Some(Err(error)) if path.pin().is_some() => {
                         Err(NotSet::NoPin(error.to_string()))
                     }
-                    // A pin of the past that could not be taken away is in nobody's way.
+                    // An old pin that could not be removed leads to another address, and does no
+                    // harm.
                     _ => interface
                         .set_endpoint(&peer, path.endpoint(), kick)
                         .map_err(NotSet::from),
@@ -353,7 +354,7 @@ impl Agent {
                     self.on_snapshot(&snapshot);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the WireGuard device is gone; making it anew");
+                    tracing::error!(%error, "the WireGuard device is gone; making it again");
                     self.open_device().await?;
                 }
             },

@@ -1,4 +1,4 @@
-//! Drift: what somebody else changed at the interface. Looked for while nothing of ours is under
+//! Drift: changes that others made to the interface. Looked for while nothing of ours is under
 //! way, told, and put right if the mesh file says so.
 
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::rollout::with_endpoints;
 use super::{Agent, clash, plan};
 use crate::control::{Call, Reply};
 
-/// How often somebody else's changes are looked for.
+/// How often the interface is compared with the mesh file.
 pub(super) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
 /// Looking for them takes at most one part in this many of the agent's time: it reads more than a
 /// snapshot.
 pub(super) const DRIFT_SHARE: u32 = 200;
 
-/// What somebody else changed at the interface.
+/// Changes that others made to the interface.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DriftStatus {
     /// What was found last, as the changes that put it right.

@@ -58,7 +58,7 @@ pub enum AgentError {
     /// A setting that a running mesh can't change.
     #[error("{0} can't change while the mesh is up")]
     Fixed(&'static str),
-    /// The change needs somebody's word.
+    /// The change needs a person's consent.
     #[error("the change is refused: {}", list(.0))]
     Refused(Vec<Refusal>),
     /// The version was tried and undone.

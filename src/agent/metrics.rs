@@ -1,5 +1,5 @@
-//! What an agent counts for Prometheus, and how it is asked: `apply --metrics ADDR:PORT`. Off unless
-//! that is given. No metric has a key, an address or a peer's name.
+//! What an agent counts for Prometheus, and how it is asked: `apply --metrics ADDR:PORT`. Off
+//! unless that is given. No metric has a key, an address or a peer's name.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -278,7 +278,7 @@ impl Metrics {
 /// Answers collectors at a loopback address until the sender is dropped.
 ///
 /// # Errors
-/// Nobody can listen there.
+/// The address can't be listened on.
 pub(super) async fn listen(
     address: SocketAddr,
     calls: mpsc::Sender<Call>,

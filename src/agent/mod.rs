@@ -103,12 +103,11 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// What changes may do beyond what the mesh file allows.
     pub allow: Vec<Consent>,
-    /// How long a person has to confirm each change; `None`: nobody has to, the peers' signs of
-    /// life do.
+    /// How long a person has to confirm each change; `None`: the peers' signs of life confirm it.
     pub confirm: Option<Duration>,
     /// Do this plan at the start, or stop.
     pub plan: Option<String>,
-    /// Take over a running interface that somebody else made.
+    /// Take over a running interface that another program made.
     pub adopt: bool,
     /// Where collectors of metrics are answered.
     pub metrics: Option<SocketAddr>,
@@ -159,7 +158,7 @@ struct Agent {
     /// What happened to the peers' paths.
     history: History,
     metrics: Metrics,
-    /// Answers that are awaited for those who asked.
+    /// Answers of the device that clients of the control socket wait for.
     pings: Pings,
     mesh: Mesh,
     backend: String,
@@ -243,7 +242,7 @@ impl Agent {
         tokio::select! {
             _ = sources.terminate.recv() => return Ok(false),
             _ = sources.interrupt.recv() => return Ok(false),
-            // As `natpunch reload`, with nobody to hear the answer.
+            // As `natpunch reload`, without a client for the answer.
             _ = sources.hangup.recv() => self.source.ask(tokio::sync::oneshot::channel().0),
             received = self.raw.recv() => match received {
                 Ok(received) => self.on_datagram(received),
@@ -378,7 +377,7 @@ impl Agent {
         }
     }
 
-    /// Keeps what happened, for those who ask later.
+    /// Keeps what happened, for later questions.
     fn note_event(&mut self, event: &Event) {
         let path = event.peer().zip(event.path());
         let kind = path.and_then(|(peer, path)| self.mesh.kind_of(peer, path));

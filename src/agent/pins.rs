@@ -33,7 +33,7 @@ pub struct PinStatus {
     pub peers: BTreeMap<String, PinnedPath>,
     /// How many source ports beside WireGuard's are open.
     pub source_ports: usize,
-    /// How often somebody took pins out of nftables, and they were put back.
+    /// How often others took pins out of nftables, and they were put back.
     pub healed: u64,
 }
 
@@ -192,7 +192,7 @@ impl Pins {
 pub(super) enum PinEvent {
     /// A probe came to one of the ports.
     Probed(Probed),
-    /// Somebody changed the table of the pins, or the watch over it ended.
+    /// Others changed the table of the pins, or the watch over it ended.
     Changed(io::Result<()>),
     /// Whether this host can make pins was tried.
     Tried(Result<(), PinError>),
@@ -333,7 +333,7 @@ impl Agent {
         }
     }
 
-    /// Somebody looked after the pins: true if they had to be put back.
+    /// The pins were checked: true if they had to be put back.
     pub(super) fn on_pins_checked(&mut self, result: Result<bool, PinError>) {
         self.pins.is_checking = false;
         match result {

@@ -29,7 +29,7 @@ pub struct PlanReport {
     /// The UDP port at which this node serves the mesh, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve: Option<u16>,
-    /// What needs somebody's word (`--allow`).
+    /// The consents that are needed (`--allow`).
     pub needs: Vec<Need>,
 }
 

@@ -15,8 +15,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// More servers than this say nothing new about a NAT.
 const MAX_ADDRESSES: usize = 8;
 
-/// Resolves a list of names in the background, all at the same time: a name that nobody answers for
-/// keeps no other waiting.
+/// Resolves a list of names in the background, all at the same time, so that a name without an
+/// answer does not delay the others.
 pub(super) struct Resolver {
     names: watch::Sender<Vec<String>>,
     task: JoinHandle<()>,

@@ -42,7 +42,7 @@ use crate::plugins::fill_random;
 use crate::plugins::host;
 use crate::source::Source;
 
-/// Demands that nobody else can put anything where the journal and the last good version are kept:
+/// Demands that no other user can write to the directory of the journal and the last good version:
 /// this program believes them as root.
 fn check_state_dir(directory: &Path) -> Result<(), AgentError> {
     match private::check_directory(directory) {
@@ -70,7 +70,7 @@ async fn load_first(source: &Source, options: &Options) -> Result<Release, Agent
     }
 }
 
-/// Checks that the plan that somebody has read is the one that would be done.
+/// Checks that the plan that a person has read is the one that would be executed.
 async fn check_plan(options: &Options, node: &NodeConfig) -> Result<(), AgentError> {
     let Some(wanted) = options.plan.clone() else {
         return Ok(());
@@ -145,7 +145,7 @@ pub(crate) fn hold_signals(hold: bool) {
 }
 
 /// An interface that this start has made. A start that fails afterwards takes it down again:
-/// nobody would use it, and a device process of its own would stay for ever.
+/// otherwise an unused interface, and the process of its device, would stay for ever.
 struct Made(Option<(String, String, PathBuf)>);
 
 impl Made {
@@ -227,8 +227,8 @@ pub(super) fn new_mesh(
 }
 
 impl Agent {
-    /// Begins what the mesh file says, or goes on with what the last agent left. `None`: it was told
-    /// to stop while it waited for a mesh.
+    /// Begins what the mesh file says, or goes on with what the last agent left. `None`: it was
+    /// told to stop while it waited for a mesh.
     pub(super) async fn start(options: Options) -> Result<Option<Self>, AgentError> {
         // First, since without anybody who listens to it the signal ends the process.
         let signals = |kind| signal(kind).map_err(|error| AgentError::Internal(error.to_string()));

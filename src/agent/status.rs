@@ -63,7 +63,7 @@ pub struct Status<C = MeshStatus> {
     /// The version that was tried and undone, and is not tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<HeldStatus>,
-    /// What somebody else changed at the interface.
+    /// Changes that others made to the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
     /// What a person should know and natpunch can't mend, in words.

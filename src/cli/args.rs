@@ -61,7 +61,7 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Show what `apply` would change on this host, and change nothing (exit code 2: changes).
     Plan(PlanArgs),
-    /// Keep the change that the running mesh is trying, which is undone otherwise.
+    /// Keep the change that the running mesh is trying. Without it the change is undone.
     Confirm(ConfirmArgs),
     /// Validate the mesh for every node in it, without network or privileges.
     Check(CheckArgs),
@@ -94,9 +94,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Explain a peer's path: what was tried, and what one change would make it direct or faster.
     Why(WhyArgs),
-    /// Ping a peer, and tell by which path it answers, until that is a direct one.
+    /// Ping a peer, and show the path of each answer, until the path is direct.
     Ping(PingArgs),
-    /// Look whether this host and its network have what natpunch needs, with or without a mesh.
+    /// Check whether this host and its network have what natpunch needs, with or without a mesh.
     Doctor(DoctorArgs),
     /// Make the agent look for a new version of the mesh now, and say whether it is applied.
     Reload(ReloadArgs),
@@ -108,13 +108,13 @@ pub enum Command {
     Demo(DemoArgs),
     /// Print a new private key, as `wg genkey` does.
     Keygen(KeygenArgs),
-    /// Encrypt the key on standard input with age, so that it may stand in the mesh file.
+    /// Encrypt the key on standard input with age, for the mesh file.
     Encrypt(EncryptArgs),
     /// Read a private key from standard input and print its public key, as `wg pubkey` does.
     Pubkey(PubkeyArgs),
     /// Print the JSON schema of the mesh file.
     Schema(SchemaArgs),
-    /// Discovery plugins: list those that there are, test one of your own, begin one.
+    /// Discovery plugins: list them, test your own, begin a new one.
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Print shell completions.
@@ -171,8 +171,8 @@ pub struct ApplyArgs {
     /// Answer Prometheus at this loopback address, such as 127.0.0.1:9468. Off by default.
     #[arg(long, value_name = "ADDR:PORT", value_parser = loopback)]
     pub metrics: Option<SocketAddr>,
-    /// Let the members of this group of the host ask for `status`, `why` and `plan --live`, and change
-    /// nothing.
+    /// Let the members of this group of the host ask for `status`, `why` and `plan --live`, and
+    /// change nothing.
     #[arg(long, value_name = "GROUP")]
     pub control_group: Option<Readers>,
 }

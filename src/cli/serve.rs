@@ -49,7 +49,7 @@ fn status(args: &ServeStatusArgs) -> Result<ExitCode, CliError> {
         })?;
         render(&status)
     };
-    // Whoever reads this may have seen enough.
+    // The reader may have closed the pipe early, as `head` does.
     let _ = anstream::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
 }

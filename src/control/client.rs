@@ -71,7 +71,7 @@ impl Client {
     /// Connects to a socket.
     ///
     /// # Errors
-    /// Nobody answers, or it is not ours to ask.
+    /// No agent answers, or this user may not ask it.
     pub fn connect_to(path: PathBuf) -> Result<Self, ControlError> {
         let connect = || -> io::Result<(UnixStream, i32)> {
             let stream = UnixStream::connect(&path)?;

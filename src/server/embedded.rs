@@ -77,7 +77,7 @@ impl Embedded {
         if ended > 0 {
             tracing::info!(
                 sessions = ended,
-                "ended the sessions of those who are no members any more"
+                "ended the sessions of nodes that are no longer members"
             );
         }
     }

@@ -186,7 +186,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let relay_ports = relay.as_ref().and_then(relay::Relay::range);
             let mut threads = Threads::start(sockets.of_workers, relay, &shared)?;
             // Said when all threads and files are had that the server needs.
-            // What started the server may not listen any more; that is no reason not to serve.
+            // The program that started the server may have closed the pipe; the server goes on.
             let _ = writeln!(out, "public key: {public_key}");
             for address in &listen {
                 let _ = writeln!(out, "listening on udp {address}");
@@ -362,7 +362,7 @@ fn bind_streams(settings: &settings::StreamSettings) -> Result<Vec<Listener>, Se
     if let Some((address, certificate)) = &settings.tls {
         let tls = Tls::open(certificate.clone()).map_err(ServeError::Certificate)?;
         let mut listener = open(*address, Some(Arc::new(tls)))?;
-        // Who comes with TLS of his own is the client.
+        // Without a proxy the other end of the TLS connection is the client.
         listener.proxies.clear();
         listeners.push(listener);
     }

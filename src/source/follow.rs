@@ -43,7 +43,7 @@ pub struct Options {
 /// Word that the mesh at [`Source::path`] is to be loaded.
 #[derive(Debug)]
 pub struct Change {
-    /// Who asked for it, if somebody did, and waits to hear how it went.
+    /// The request that waits for the result, if there is one.
     pub answer: Option<oneshot::Sender<Reply>>,
 }
 
@@ -490,9 +490,9 @@ impl Follower {
         Ok(true)
     }
 
-    /// Says when the version that runs has become too old: in the log once, in the status for as long
-    /// as it lasts. Nothing is done about it: a node that stopped would be worse than one that runs
-    /// what it ran yesterday.
+    /// Says when the version that runs has become too old: in the log once, in the status for as
+    /// long as it lasts. Nothing is done about it: a node that stopped would be worse than one that
+    /// runs what it ran yesterday.
     fn look_at_age(&self) {
         let Some(version) = self.store.applied() else {
             return;

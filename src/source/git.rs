@@ -101,7 +101,7 @@ impl<'a> Git<'a> {
             ("GIT_NO_REPLACE_OBJECTS", OsStr::new("1")),
             ("GIT_LITERAL_PATHSPECS", OsStr::new("1")),
             ("GIT_OPTIONAL_LOCKS", OsStr::new("0")),
-            // Nobody is there to be asked: each question is answered by a program that fails.
+            // There is no person to ask: a program that fails answers each question.
             ("GIT_TERMINAL_PROMPT", OsStr::new("0")),
             ("GIT_ASKPASS", OsStr::new("/bin/false")),
             ("SSH_ASKPASS", OsStr::new("/bin/false")),
@@ -363,7 +363,7 @@ impl<'a> Git<'a> {
         Ok(Some(list))
     }
 
-    /// Checks that each commit is signed by somebody who may.
+    /// Checks that each commit is signed by a listed signer.
     async fn check_signatures(&self, trust: &Trust, commits: &[String]) -> Result<(), SourceError> {
         let objects = self.objects(commits, MOST_COMMIT_BYTES).await?;
         for (commit, object) in commits.iter().zip(&objects) {

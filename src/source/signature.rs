@@ -1,7 +1,7 @@
 //! SSH signatures of commits, checked by `ssh-keygen` against the listed signers only.
 //!
-//! Not by `git verify-commit`: its verdict depends on settings, and it also knows signatures of
-//! kinds that nobody listed.
+//! Not by `git verify-commit`: its verdict depends on settings, and it also accepts kinds of
+//! signatures that are not listed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,11 +13,11 @@ use super::error::SourceError;
 use super::program::{self, Failure, Program};
 use super::trust::Trust;
 
-/// Whom every listed key stands for: all may sign, so there is no need to tell them apart.
+/// The one principal of all listed keys: each of them may sign, so they need no names.
 const PRINCIPAL: &str = "natpunch";
 
-/// The trailer of a commit's message that says for which branch the commit is. It is signed with the
-/// commit, and so a server can't show a commit of another branch as the newest one of this.
+/// The trailer of a commit's message that says for which branch the commit is. It is signed with
+/// the commit, and so a server can't show a commit of another branch as the newest one of this.
 const BRANCH: &str = "Natpunch-Branch";
 
 /// What a signed commit says of itself.
@@ -87,7 +87,7 @@ struct Signed {
 /// Checks that a listed signer signed exactly this commit.
 ///
 /// # Errors
-/// Nobody who may did; or ssh-keygen can't be run. The text goes on after "commit NAME".
+/// No listed signer signed it, or ssh-keygen can't be run. The text goes on after "commit NAME".
 pub(super) async fn check_commit(
     trust: &Trust,
     commit: &[u8],

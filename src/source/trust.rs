@@ -1,4 +1,5 @@
-//! Whom this machine believes: a local file, never one of the repository that it judges.
+//! The trust file: whose versions this machine takes. It is a local file, never one of the
+//! repository that it judges.
 
 use std::fs::OpenOptions;
 use std::io::Read as _;
@@ -28,7 +29,7 @@ const SSH_TYPES: &[&str] = &[
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
-/// Whom this machine believes.
+/// The signers whose versions this machine takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Trust {
     /// SSH public keys, each `TYPE BASE64`.
@@ -66,7 +67,7 @@ struct Section {
 impl Trust {
     /// Reads the trust file: the one named, or the default one if it is there. Without one nothing
     /// needs to be signed, unless `memory` says that the default one demanded signatures before:
-    /// then it was lost, and "believe anybody" is not what somebody wanted.
+    /// then it was lost, and "believe anybody" is not what its owner wanted.
     ///
     /// # Errors
     /// It can't be read, others could change it, it does not say what it must, or it is gone.
@@ -216,8 +217,8 @@ impl Trust {
             .collect())
     }
 
-    /// Checks a minisign signature over a file. Gives when it was made, in seconds since 1970, if its
-    /// trusted comment says so, which is signed as the file is.
+    /// Checks a minisign signature over a file. Gives when it was made, in seconds since 1970, if
+    /// its trusted comment says so, which is signed as the file is.
     ///
     /// # Errors
     /// It is not one of any listed key over exactly this.
@@ -259,8 +260,8 @@ fn minisign_time(comment: &str) -> Option<u64> {
     fields.find_map(|field| field.strip_prefix("timestamp:")?.parse().ok())
 }
 
-/// What this machine remembers of its default trust file: that it demanded signatures. A file of its
-/// own in the state directory, since the trust file may be lost with all that is beside it.
+/// What this machine remembers of its default trust file: that it demanded signatures. A file of
+/// its own in the state directory, since the trust file may be lost with all that is beside it.
 #[derive(Debug)]
 pub(super) struct Memory {
     path: PathBuf,
@@ -384,7 +385,7 @@ mod tests {
             assert!(error.to_string().contains("is gone"), "{error}");
             assert_eq!(error.problem(), super::super::Problem::Local);
         }
-        // A person says that nobody has to sign.
+        // A person says that versions need no signature.
         std::fs::write(&path, "[trust]\n").unwrap();
         memory.keep(&load().unwrap()).unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -100,7 +100,7 @@ impl Watcher {
     }
 
     /// Watches these key files, too, and those that were named before no longer. It is told once
-    /// more if they are others than before: nobody knows whether they changed since they were read.
+    /// more if they are others than before: they may have changed since they were read.
     pub fn watch_keys(&mut self, files: &[PathBuf]) {
         if self.keys != files {
             files.clone_into(&mut self.keys);

@@ -154,7 +154,7 @@ fn a_private_key_in_the_file_is_found_wherever_it_stands_and_never_printed() {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         for peer in ["a", "b"] {
             assert!(
-                text.contains(&format!("the private key of `{peer}` stands in the file")),
+                text.contains(&format!("the private key of `{peer}` is in the file")),
                 "{format}: {text}"
             );
         }

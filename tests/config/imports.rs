@@ -227,7 +227,7 @@ fn every_encoding_that_editors_write_is_read_and_no_other() {
         b"a\0b",
     ] {
         let error = import(wrong, &[]).unwrap_err();
-        assert!(error.contains("this is no text"), "{error}");
+        assert!(error.contains("this is not text"), "{error}");
     }
 }
 

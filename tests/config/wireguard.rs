@@ -432,7 +432,8 @@ fn a_credential_of_systemd_is_a_key_file() {
         );
         write(&directory.path().join("mesh.toml"), &text, 0o644);
         assert!(
-            refused(directory.path(), &["check", "mesh.toml"]).contains("no name of a credential"),
+            refused(directory.path(), &["check", "mesh.toml"])
+                .contains("not the name of a credential"),
             "{wrong}"
         );
     }

@@ -182,7 +182,7 @@ fn plugin_new_touches_nothing_that_is_there() {
     fs::write(there.join("notes"), "mine").unwrap();
     for (path, words) in [
         (there.to_str().unwrap(), "there are files in it already"),
-        ("/tmp/Bad Name", "this is no name for a plugin"),
+        ("/tmp/Bad Name", "this is not a valid name for a plugin"),
     ] {
         let refused = natpunch(&["plugin", "new", "--lang", "python", path]);
         assert_eq!(refused.status.code(), Some(1));

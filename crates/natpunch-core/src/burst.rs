@@ -5,15 +5,15 @@ use std::time::Duration;
 /// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up
 /// for.
 const DIRECT: [u64; 8] = [0, 20, 60, 140, 300, 620, 1260, 2000];
-/// The same for a place where the peer hardly is: a few in case that it is there after all.
+/// The same for a path on which the peer is unlikely to answer.
 const SPARSE: [u64; 2] = [0, 620];
 /// The openers of an opening burst ...
 const OPENERS: [u64; 3] = [0, 500, 1500];
 /// ... and its pings proper, late enough that the other side, which may be two seconds behind, has
 /// opened too.
 const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
-/// How far each opener goes: past the own NATs, and dead before the peer's. Nobody knows both
-/// distances: the first is for a single NAT, the others for a provider's behind it.
+/// The TTL of each opener: past this side's NATs, and dead before the peer's. Neither distance is
+/// known: the first TTL is for a single NAT, the others for a provider's NAT behind it.
 const OPENER_TTL: [u8; 3] = [2, 4, 7];
 /// The openers of a burst that is held until discovery says that both sides fire, and how far they
 /// go ...
@@ -32,9 +32,9 @@ pub(crate) enum Burst {
     Direct,
     /// The same with few pings.
     Sparse,
-    /// First some that only open the own NAT. A ping that arrives before the other NAT has a
-    /// mapping for it makes some routers (Linux that accepts on its outside) take the very
-    /// five-tuple that the peer is about to use, and every repetition keeps it taken.
+    /// First some pings that only open this side's NAT. A ping that arrives before the other NAT
+    /// has a mapping for it makes some routers (Linux that accepts on its outside) reserve the
+    /// five-tuple that the peer is about to use, and every repetition keeps it reserved.
     Opening,
     /// The same, but only until the moment at which both sides are told to fire, which starts a
     /// [`Burst::Direct`].

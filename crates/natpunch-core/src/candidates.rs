@@ -168,8 +168,8 @@ impl Entry {
         }
     }
 
-    /// Never probed and never used: nobody is there, or it is the address of a tunnel of another
-    /// network and nobody said on purpose that the peer is to be reached through that.
+    /// Never probed and never used: this host has no route there, or the route leads into another
+    /// network's tunnel, and the mesh file does not name the address.
     pub(crate) fn is_barred(&self) -> bool {
         match self.route {
             Some(Route::Unusable) => true,
@@ -298,7 +298,7 @@ impl Entry {
         self.unblock();
     }
 
-    /// Some origin's word for it was authenticated.
+    /// Whether the peer itself has named it, or sent from it, in an authenticated message.
     pub(crate) fn is_sure(&self) -> bool {
         let mut claims = self.claims.iter();
         claims.any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
@@ -331,8 +331,8 @@ pub(crate) struct Table {
 #[derive(Debug)]
 struct FormerRelay {
     path: PathId,
-    /// The instance that offered it ended, or may no longer relay: it is not used, whoever else
-    /// speaks of it, until an instance offers it again.
+    /// The instance that offered it ended, or may no longer relay. The path is not used, even if
+    /// the peer names it, until an instance offers it again.
     barred: bool,
 }
 
@@ -364,8 +364,8 @@ impl Offer<'_> {
         self.kind != CandidateKind::Relay && (self.recorded || told)
     }
 
-    /// Whether it may be a port of this host's forwarder: what leads where there, only this host
-    /// knows.
+    /// Whether it may be a port of this host's forwarder. Only this host knows where such a port
+    /// leads, so another host's word does not count.
     pub(crate) fn may_be_forwarder(&self) -> bool {
         match self.origin {
             Origin::Discovery(_) => self.kind == CandidateKind::Relay && !self.recorded,
@@ -607,7 +607,7 @@ impl Table {
         self.note_former(barred, true);
     }
 
-    /// Forgets what nobody claims any more, except `keep` and what is proven.
+    /// Forgets paths that no origin claims any more, except `keep` and proven ones.
     pub(crate) fn expire(&mut self, keep: Option<PathId>, now: Time) {
         // A relay that the successor of its instance did not offer again in time.
         let barred = self.entries.extract_if(.., |_, entry| {

@@ -114,7 +114,8 @@ pub(crate) struct Env {
     pub(crate) relay_hosts: BTreeSet<IpAddr>,
     /// When other candidates than before were last published.
     pub(crate) published: Option<Time>,
-    /// Before the first snapshot nobody knows what runs already, so no endpoint is set.
+    /// Before the first snapshot a session may run already that is not known here, so no endpoint
+    /// is set.
     pub(crate) device_seen: bool,
     /// The wall clock (since the Unix epoch) at the last snapshot.
     pub(crate) read_at: Option<Duration>,

@@ -90,7 +90,7 @@ pub(crate) struct Local {
 
 impl Local {
     /// Takes this host's addresses, best first; true if peers may reach it at others than before.
-    /// What a tunnel carries is left out: a path through it would hang on another network's
+    /// Addresses of tunnels are left out: a path through a tunnel would depend on another network's
     /// endpoint, and of two meshes on the same hosts each would run through the other.
     pub(crate) fn set_hosts(&mut self, network: &HostNetwork, overlay: &[IpNet]) -> bool {
         let is_usable =
@@ -108,7 +108,7 @@ impl Local {
         self.routers = network.routers.iter().copied().map(canonical_ip).collect();
         let before = self.published_hosts();
         self.hosts = hosts;
-        // Another order of the same addresses is no news.
+        // Only the set of addresses matters to peers, not its order.
         before != self.published_hosts()
     }
 
@@ -203,8 +203,9 @@ impl Local {
         }
     }
 
-    /// An instance was replaced by one with these abilities, or by none: what it said goes, or waits
-    /// for the successor to say it again. Of the NAT only words are known, which need no grace.
+    /// An instance was replaced by one with these abilities, or by none: what it said goes, or
+    /// waits for the successor to say it again. Of the NAT only words are known, which need no
+    /// grace.
     pub(crate) fn succeed(
         &mut self,
         instance: &InstanceName,

@@ -22,7 +22,7 @@ pub(crate) struct Direction {
 pub(crate) struct PairKeys {
     pub(crate) outbound: Direction,
     pub(crate) inbound: Direction,
-    /// Names the pair, whoever asks.
+    /// Names the pair: the same on both sides.
     pub(crate) pair_tag: PairTag,
 }
 

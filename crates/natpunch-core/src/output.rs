@@ -51,8 +51,8 @@ pub enum Command {
         /// The address.
         destination: IpAddr,
     },
-    /// Receive on these source ports beside WireGuard's, complete and in order, and on no others: at
-    /// most [`MAX_SOURCE_PORTS`](natpunch_types::MAX_SOURCE_PORTS) of
+    /// Receive on these source ports beside WireGuard's, complete and in order, and on no others:
+    /// at most [`MAX_SOURCE_PORTS`](natpunch_types::MAX_SOURCE_PORTS) of
     /// [`SOURCE_PORTS`](natpunch_types::SOURCE_PORTS). The host must not answer what arrives there
     /// by itself (ICMP port unreachable). A port that can't be used is told to
     /// `Mesh::handle_source_port_refused`.
@@ -156,7 +156,7 @@ pub enum Event {
         /// The path that was in use.
         path: PathId,
     },
-    /// The path in use passes through a relay that nobody offers any more who may.
+    /// The path in use passes through a relay that no allowed instance offers any more.
     RelayWithdrawn {
         /// The peer.
         peer: PeerKey,

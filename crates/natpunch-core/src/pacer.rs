@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(600);
 const STEP: Duration = Duration::from_secs(1);
 /// Shots that leave at once at most.
 const BURST: u64 = 8;
-/// Routers forget a packet that nobody answered after this (Linux: 30 s) ...
+/// Routers forget an unanswered packet after this (Linux: 30 s) ...
 pub(crate) const FORGOTTEN: Duration = Duration::from_secs(32);
 /// ... and after so many in that time the next sweep waits for it, or they would add up in a table.
 pub(crate) const LONG_SWEEP: u32 = 200;

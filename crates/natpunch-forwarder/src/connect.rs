@@ -75,7 +75,7 @@ pub(crate) async fn connect(upstream: &Upstream, fwmark: u32) -> Result<Socket, 
         let (socket, _) =
             tokio_tungstenite::client_async_with_config(request, encrypted, Some(config))
                 .await
-                .map_err(|error| format!("{host}:{port} is no natpunch server: {error}"))?;
+                .map_err(|error| format!("{host}:{port} is not a natpunch server: {error}"))?;
         Ok(socket)
     };
     timeout(HANDSHAKES, handshakes)
@@ -90,7 +90,7 @@ async fn through(proxy: &str, authority: &str, fwmark: u32) -> Result<TcpStream,
         .parse()
         .map_err(|error| format!("HTTPS_PROXY is no URL: {error}"))?;
     let (Some(host), "http") = (proxy.host_str(), proxy.scheme()) else {
-        return Err("HTTPS_PROXY is no http:// URL".to_owned());
+        return Err("HTTPS_PROXY is not an http:// URL".to_owned());
     };
     let port = proxy.port_or_known_default().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');

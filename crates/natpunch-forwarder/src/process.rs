@@ -81,8 +81,8 @@ async fn serve(path: &Path) -> io::Result<()> {
     tracing::info!("forwarder is up");
     let reason = tokio::select! {
         () = service.stop.notified() => "asked to stop",
-        () = accept(listener, service.clone()) => "nobody can ask any more",
-        () = sweep(&service) => "nobody needs it",
+        () = accept(listener, service.clone()) => "no agent can reach it any more",
+        () = sweep(&service) => "no agent needs it any more",
         _ = terminate.recv() => "SIGTERM",
     };
     tracing::info!(reason, "forwarder ends");

@@ -19,7 +19,7 @@ pub enum SecretError {
         name: String,
     },
     /// `credential:NAME`, and NAME is none of a credential.
-    #[error("`{name}` is no name of a credential")]
+    #[error("`{name}` is not the name of a credential")]
     NotAName {
         /// NAME.
         name: String,

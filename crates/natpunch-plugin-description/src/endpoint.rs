@@ -84,7 +84,7 @@ impl FromStr for Endpoint {
         };
         if let Some((host, port)) = unbracketed((host, &port.to_string())) {
             return Err(EndpointError::new(
-                "an IPv6 address stands in brackets before its port",
+                "an IPv6 address needs brackets before its port",
                 format!("write \"[{host}]:{port}\""),
             ));
         }

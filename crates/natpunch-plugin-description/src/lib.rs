@@ -137,7 +137,7 @@ impl SecretFile {
         match credential {
             Some(name) if is_name(name) => Ok(Self { key, path, form }),
             Some(_) => Err(flaw(
-                "this is no name of a credential",
+                "this is not the name of a credential",
                 "write credential: and the name of LoadCredential= in the unit, \
                  such as \"credential:admission.key\"",
             )),

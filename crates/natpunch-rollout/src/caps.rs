@@ -1,5 +1,5 @@
-//! Changes that are refused unless somebody says that they are meant: the typo, the bad merge, the
-//! deleted half of a file.
+//! Changes that are refused unless a person says that they are intended: the typo, the bad merge,
+//! the deleted half of a file.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,8 +43,8 @@ pub fn refusals<D: Finds>(
 ) -> Vec<Refusal> {
     let mut found = match before {
         Some(before) => needed(before, after, logins),
-        // Nobody is removed. `exit_node` in the node's own section asks for the default route by
-        // name; routes that amount to one do not.
+        // The first version removes no peer. `exit_node` in the node's own section asks for the
+        // default route by name; routes that amount to one do not.
         None => default_route(&[], &routes(after)).into_iter().collect(),
     };
     found.retain(|refusal| {

@@ -1,4 +1,4 @@
-//! Who is logged in on this host, and through which peer.
+//! The logins on this host, and the peers that they come through.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! The machine.
+//! The state machine of a node's versions: steady, asking, noting, applying, watching, going back.
+//! docs/operations.md has the diagram; each `handle_*` method is the input on one of its arrows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -19,8 +20,8 @@ use crate::words::{
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// How long after a failure the way back is tried again.
 const RETURN_RETRY: Duration = Duration::from_secs(1);
-/// How long peers that a change cut off may take to be connected again once it is undone. Until then
-/// they count as alive for the next change, which could else be made unwatched.
+/// How long peers that a change cut off may take to be connected again once it is undone. Until
+/// then they count as alive for the next change: otherwise no peer would watch it.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(60);
 /// How long peers' answers are awaited before the question counts as lost.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,9 +50,9 @@ pub(crate) struct Attempt<V> {
     moment: Moment,
     watchers: Watchers,
     confirm: Duration,
-    /// Where its peers and those of the version before were.
+    /// The endpoints of its peers, and of those of the version before.
     endpoints: BTreeMap<PeerKey, SocketAddr>,
-    /// What goes on if it can't be begun.
+    /// The state to return to if the attempt can't begin.
     instead: Box<State<V>>,
 }
 
@@ -105,8 +106,8 @@ pub struct Rollout<V> {
     pub(crate) held: Option<Held<V>>,
     /// The newest version, which came while the device was busy.
     next: Option<(Arc<V>, Moment)>,
-    /// The mesh file says something else than what runs since the start. Who is alive has to be
-    /// known before it is read.
+    /// Since the start the mesh file differs from the version that runs. It is read again after the
+    /// first snapshot of the device: a change needs to know which peers are alive.
     pub(crate) catch_up: bool,
     pub(crate) lost: Lost,
     disk: Disk,
@@ -227,8 +228,7 @@ impl<V: Release> Rollout<V> {
         }
     }
 
-    /// The newest version of the mesh. One that comes while the device is busy is kept until it is
-    /// not.
+    /// The newest version of the mesh. A version that comes while the device is busy waits.
     ///
     /// # Errors
     /// The version may not be begun; what runs stays.
@@ -240,12 +240,16 @@ impl<V: Release> Rollout<V> {
     ) -> Result<(), Refused> {
         self.disk.is_awaited = false;
         match &self.state {
+            // The journal or the device is in the middle of a step. Only its answer says what a
+            // later step would start from.
             State::Noting { .. }
             | State::Applying { .. }
             | State::GoingBack { step: Ok(_), .. } => {
                 self.next = Some((version, moment));
                 Ok(())
             }
+            // No step is under way. In `GoingBack` the device has refused the version before and is
+            // asked again later; a newer version may be the way out.
             State::Steady | State::Asking { .. } | State::Watching(_) | State::GoingBack { .. } => {
                 self.begin(version, moment, now)
             }
@@ -253,15 +257,18 @@ impl<V: Release> Rollout<V> {
     }
 
     fn begin(&mut self, version: Arc<V>, moment: Moment, now: Time) -> Result<(), Refused> {
-        // A newer version takes the place of one that nothing was done for yet.
         match std::mem::replace(&mut self.state, State::Steady) {
+            // The same version again: its question to the peers goes on.
             State::Asking { attempt, id, until } if *attempt.version == *version => {
                 self.state = State::Asking { attempt, id, until };
                 return Ok(());
             }
+            // A newer version replaces one that was only asked about: neither journal nor device
+            // know of that one.
             State::Asking { attempt, .. } => self.state = *attempt.instead,
             state => self.state = state,
         }
+        // On the way back the device may have parts of any version, so `runs` proves nothing there.
         if *version == *self.runs && !matches!(self.state, State::GoingBack { .. }) {
             self.says_the_same();
             return Ok(());
@@ -279,6 +286,7 @@ impl<V: Release> Rollout<V> {
         }
         let attempt = self.attempt(version, moment, now);
         let targets = attempt.watchers.baseline();
+        // Without a peer to ask, the change needs no baseline.
         if targets.is_empty() {
             self.note(attempt, now);
             return Ok(());
@@ -300,7 +308,7 @@ impl<V: Release> Rollout<V> {
 
     /// The mesh file says what runs.
     fn says_the_same(&mut self) {
-        // A change that is watched, or begun anew on its way back, is not good by being read twice.
+        // Reading a version twice does not confirm it: a change that is watched stays watched.
         if !matches!(self.state, State::Steady) {
             return;
         }
@@ -309,7 +317,7 @@ impl<V: Release> Rollout<V> {
             was_watched: false,
             missing: Vec::new(),
         });
-        // The file no longer says what is held, so that may be tried again one day.
+        // The file has left the version that is held, so that version may be tried again later.
         if self.held.take().is_some() {
             self.write_closing();
         }
@@ -322,11 +330,14 @@ impl<V: Release> Rollout<V> {
         let by_person = self.settings.confirm.is_some();
         let confirm = version.facts().rules.confirm;
         let confirm = self.settings.confirm.unwrap_or(confirm);
+        // Peers that an unconfirmed or undone change had to keep alive count as alive here too:
+        // otherwise a second change would drop those that the first has cut off.
         let (earlier, mut endpoints): (&[Watch], _) = match &self.state {
             State::Watching(guard) => (&guard.watched, guard.endpoints.clone()),
             State::GoingBack { endpoints, .. } => (&self.lost.watched, endpoints.clone()),
             _ => (&self.lost.watched, BTreeMap::new()),
         };
+        // A person judges the change, or the file switches watching off: no peer is needed for it.
         let watchers = if by_person || confirm.is_zero() {
             Watchers::default()
         } else {
@@ -422,6 +433,8 @@ impl<V: Release> Rollout<V> {
                     let id = self.apply(Arc::clone(&attempt.version), BTreeMap::new());
                     self.state = State::Applying { attempt, id, guard };
                 }
+                // Without the journal there would be no way back from the change. It is read
+                // again once the disk takes writes.
                 Some(error) => {
                     self.state = *attempt.instead;
                     self.disk.is_awaited = true;
@@ -442,7 +455,7 @@ impl<V: Release> Rollout<V> {
                 guard,
             } if asked == id => match result {
                 Ok(()) => self.changed(attempt, guard, now),
-                // Some of it may be done.
+                // The device may have taken a part of the change.
                 Err(error) => self.go_back(attempt.version, error, guard),
             },
             State::GoingBack {
@@ -456,6 +469,7 @@ impl<V: Release> Rollout<V> {
                     self.outputs
                         .push_back(Output::Follow(Arc::clone(&self.good)));
                 }
+                // The version before worked on this host, so it is tried until it works again.
                 Err(error) => {
                     self.tell(Notice::CantGoBack(error));
                     self.state = State::GoingBack {
@@ -464,6 +478,7 @@ impl<V: Release> Rollout<V> {
                     };
                 }
             },
+            // A late answer to a step that a lost device has ended.
             state => {
                 self.state = state;
                 return;
@@ -478,7 +493,7 @@ impl<V: Release> Rollout<V> {
         self.tell(Notice::Changed);
         self.outputs
             .push_back(Output::Follow(Arc::clone(&self.runs)));
-        // It touches nobody who was alive, so nobody can be lost.
+        // The change touches no peer that was alive, so it can cut none off.
         if guard.watched.is_empty() && !guard.by_person {
             self.confirm(false, Vec::new());
             return;
@@ -493,7 +508,7 @@ impl<V: Release> Rollout<V> {
     }
 
     fn begin_next(&mut self, now: Time) {
-        // The way back comes first.
+        // The way back comes first: its answer begins the next version.
         if matches!(self.state, State::GoingBack { step: Ok(_), .. }) {
             return;
         }
@@ -517,10 +532,12 @@ impl<V: Release> Rollout<V> {
         }
     }
 
-    /// The device was lost, and made anew with the version that runs. What was on its way to it
-    /// begins anew.
+    /// The device was lost, and made anew with the version that runs. A version that was on its way
+    /// to the device begins again.
     pub fn handle_device_lost(&mut self, now: Time) {
         match std::mem::replace(&mut self.state, State::Steady) {
+            // The new device has nothing of the attempt. A newer version, if one waits, replaces
+            // it.
             State::Noting { attempt, .. } | State::Applying { attempt, .. } => {
                 self.state = *attempt.instead;
                 if self.next.is_none() {
@@ -528,13 +545,16 @@ impl<V: Release> Rollout<V> {
                 }
                 self.begin_next(now);
             }
+            // The new device may have the version that is being undone.
             State::GoingBack { endpoints, .. } => self.apply_good(endpoints),
+            // The device has the version that runs, which is all that these states need.
             state => self.state = state,
         }
     }
 
     /// A person says that the change is good, over a connection to the agent that was made at
-    /// `connected`. It has to be younger than the change: an old one would prove nothing.
+    /// `connected`. It has to be younger than the change: an older connection would not prove that
+    /// the person can still reach the host.
     ///
     /// # Errors
     /// Nothing waits for it, or the connection is too old.
@@ -553,7 +573,8 @@ impl<V: Release> Rollout<V> {
     /// The time has come that [`Rollout::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: Time) {
         match std::mem::replace(&mut self.state, State::Steady) {
-            // Nobody says that a peer answered.
+            // The answers were lost. The change is made without a baseline; its peers then have to
+            // show life by WireGuard's packets.
             State::Asking { attempt, until, .. } if now >= until => self.note(attempt, now),
             State::GoingBack {
                 endpoints,
@@ -565,7 +586,8 @@ impl<V: Release> Rollout<V> {
         self.retry_journal(now);
     }
 
-    /// The agent ends. What was confirmed a moment ago must be in the journal before: a last try.
+    /// The agent ends. A last attempt to write the journal: otherwise the next agent would undo a
+    /// change that was just confirmed.
     pub fn handle_stop(&mut self, now: Time) {
         self.retry_journal(now + JOURNAL_RETRY);
     }
@@ -579,7 +601,7 @@ impl<V: Release> Rollout<V> {
         }
     }
 
-    /// Looks how a change stands that is not confirmed yet, and asks its peers.
+    /// Judges the change that is not confirmed yet, and asks its peers.
     fn judge(&mut self, now: Time) {
         let State::Watching(guard) = &mut self.state else {
             return;
@@ -595,6 +617,8 @@ impl<V: Release> Rollout<V> {
                     return;
                 }
                 let (small, full) = guard.to_ask();
+                // No peer has an address to ask. A person, snapshots of the device or the deadline
+                // decide.
                 if small.is_empty() && full.is_empty() {
                     guard.ask_at = guard.deadline;
                     return;
@@ -624,8 +648,9 @@ impl<V: Release> Rollout<V> {
         self.write_closing();
     }
 
-    /// Begins the way back to the version that works. On disk first: the next agent goes on with
-    /// it. Where the disk takes nothing, the entry of the open change says as much.
+    /// Begins the way back to the version that works. The journal comes first, so that the next
+    /// agent goes on with the way back. If the disk refuses the write, the journal still has the
+    /// open change, which leads the next agent back too.
     fn go_back(&mut self, tried: Arc<V>, reason: String, guard: Guard) {
         self.tell(Notice::Undone {
             version: tried.hash(),
@@ -645,7 +670,8 @@ impl<V: Release> Rollout<V> {
     }
 
     fn apply_good(&mut self, endpoints: BTreeMap<PeerKey, SocketAddr>) {
-        // Where a peer was while all was well goes before where it was last.
+        // A peer's endpoint from before the change is preferred to its last one, which the change
+        // may have led astray.
         let mut all = self.endpoints.clone();
         all.extend(endpoints.clone());
         let id = self.apply(Arc::clone(&self.good), all);
@@ -665,7 +691,7 @@ impl<V: Release> Rollout<V> {
         id
     }
 
-    /// Writes what is true while no change is tried.
+    /// Writes the journal of a node that tries no change: the good version, and the held one.
     pub(crate) fn write_closing(&mut self) {
         let held = self.held.as_ref();
         let change = held.map(|Held { to, reason, .. }| Change::Held {

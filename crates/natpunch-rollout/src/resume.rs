@@ -41,7 +41,7 @@ impl<V: Release> Rollout<V> {
     /// version that the journal says works; `None` if that can't be used any more.
     ///
     /// # Errors
-    /// It is the first version here, and needs somebody's word.
+    /// It is the first version here, and needs a person's consent.
     pub fn resume(
         settings: Settings,
         start: Start<V>,
@@ -181,7 +181,7 @@ fn guard(change: Change, now: Time) -> Option<Guard> {
     };
     Some(Guard {
         by_person,
-        // Who was removed does not count, whatever an older agent wrote.
+        // A removed peer does not count, whatever an older agent wrote.
         watched: watched.into_iter().filter(|w| w.key.is_some()).collect(),
         endpoints,
         ..Guard::new(to, time(deadline_ms), time(settled_ms), now)

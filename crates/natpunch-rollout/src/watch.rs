@@ -1,4 +1,4 @@
-//! Who has to survive a change, and whether they have.
+//! The peers that have to survive a change, and whether they have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -64,11 +64,14 @@ impl Watchers {
             let Some(now) = effect.after.filter(|_| alive.contains(&peer.name)) else {
                 continue;
             };
-            // Of the node's own changes a sleeping laptop may be lost; what the file says of one
-            // peer that peer has to follow; and who takes from a peer does not ask it.
             let must = match effect.touch {
+                // The change does not reach the peer, or is directed against it: a hostile peer
+                // must not be able to undo its own removal by keeping silent.
                 Touch::Not | Touch::Against => continue,
+                // The peer's own entry changed: if the peer does not follow, the entry is wrong.
                 Touch::Entry => true,
+                // This node's own side changed, which touches every peer. A laptop that went to
+                // sleep must not undo that; an important peer must be back.
                 Touch::Node => {
                     peer.critical || now.critical || operators.contains(peer.name.as_str())
                 }
@@ -90,20 +93,19 @@ impl Watchers {
                 known: earlier.is_some(),
             });
         }
-        // Those that must be there come first, so that the sample never leaves one of them out for
-        // another.
+        // Peers that must be back come first, so that the bound never drops one of them.
         watchers.all.sort_by_key(|candidate| !candidate.watch.must);
         watchers.all.truncate(MOST_WATCHED);
         watchers
     }
 
-    /// Whom to ask while everything is as it was.
+    /// The peers to ask before the change is made.
     pub(crate) fn baseline(&self) -> Vec<IpAddr> {
         let fresh = self.all.iter().filter(|candidate| !candidate.known);
         fresh.filter_map(|candidate| candidate.before).collect()
     }
 
-    /// What they answered has to be answered afterwards, too.
+    /// Notes the answers from before the change. A peer has to answer the same afterwards.
     pub(crate) fn take_baseline(&mut self, answers: &Answers) {
         for candidate in self.all.iter_mut().filter(|candidate| !candidate.known) {
             let has = |set: &BTreeSet<IpAddr>| candidate.before.is_some_and(|ip| set.contains(&ip));
@@ -112,7 +114,7 @@ impl Watchers {
         }
     }
 
-    /// How long they have, where the file says `confirm`.
+    /// How long the peers have, if the file says `confirm`.
     pub(crate) fn window(&self, confirm: Duration) -> Duration {
         if self.rekeys {
             confirm.max(NEXT_HANDSHAKE)
@@ -146,9 +148,9 @@ pub(crate) struct Guard {
     pub(crate) settled: Time,
     /// Whether a person has to confirm.
     pub(crate) by_person: bool,
-    /// Who has to be alive.
+    /// The peers that have to be alive.
     pub(crate) watched: Vec<Watch>,
-    /// Where the peers of the version before were.
+    /// The endpoints of the peers of the version before.
     pub(crate) endpoints: BTreeMap<PeerKey, SocketAddr>,
     /// When it began: a confirmation has to come over a connection that is younger.
     pub(crate) began: Time,
@@ -204,7 +206,7 @@ impl Guard {
         !watch.handshake || watch.key.is_some_and(|key| self.shook.contains(&key))
     }
 
-    /// Whom to ask, by small packets and by full ones.
+    /// The addresses to ask, by small packets and by full ones.
     pub(crate) fn to_ask(&self) -> (Vec<IpAddr>, Vec<IpAddr>) {
         let open = self.watched.iter().filter(|watch| !self.is_back(watch));
         // Where no handshake was made yet the echo asks for one: WireGuard makes it for traffic.
@@ -235,15 +237,15 @@ impl Guard {
         self.back.extend(back);
     }
 
-    /// Takes what the device says. What it received shows life of those peers only that never
-    /// answered an echo: a keepalive passes where nothing else does.
+    /// Takes what the device says. Received bytes count only for peers that never answered an echo:
+    /// a keepalive also passes on a path that drops larger packets.
     pub(crate) fn take_snapshot(&mut self, snapshot: &DeviceSnapshot, now: Time) {
         let rows: BTreeMap<PeerKey, _> = snapshot
             .peers
             .iter()
             .map(|peer| (peer.key, (peer.last_handshake, peer.rx_bytes)))
             .collect();
-        // What comes before is the old way's.
+        // Packets from before `settled` may have come by the old path.
         let Some(seen) = self.seen.as_ref().filter(|_| now >= self.settled) else {
             self.seen = Some(rows);
             return;
@@ -271,14 +273,16 @@ impl Guard {
 
     pub(crate) fn verdict(&self, now: Time) -> Verdict {
         let missing = self.missing();
+        // Every peer is back. A change that a person has to confirm waits for the person.
         if !self.by_person && missing.is_empty() {
             return Verdict::Good(missing);
         }
         if now < self.deadline {
             return Verdict::Wait;
         }
+        // A person who does not confirm may have lost access to the host.
         if self.by_person {
-            return Verdict::Bad("nobody confirmed it with `natpunch confirm`".to_owned());
+            return Verdict::Bad("it was not confirmed with `natpunch confirm`".to_owned());
         }
         let needed: Vec<&str> = self
             .watched

@@ -18,15 +18,15 @@ use crate::login::Login;
 pub struct Ask {
     /// Names the answer.
     pub id: u64,
-    /// Who is asked by a small packet, which passes everywhere.
+    /// Addresses to ask by a small packet, which passes everywhere.
     pub small: Vec<IpAddr>,
-    /// Who is asked by one of `mtu` bytes.
+    /// Addresses to ask by a packet of `mtu` bytes.
     pub full: Vec<IpAddr>,
     /// The length of a full packet, in bytes.
     pub mtu: u32,
 }
 
-/// Who answered an [`Ask`].
+/// The addresses that answered an [`Ask`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answers {
     /// A small packet.
@@ -40,7 +40,7 @@ pub struct Answers {
 pub struct Settings {
     /// What changes may do beyond what the mesh file allows.
     pub allow: Vec<Consent>,
-    /// How long a person has to confirm each change; `None`: nobody has to, the peers' signs of
+    /// How long a person has to confirm each change; `None`: no person has to, the peers' signs of
     /// life do.
     pub confirm: Option<Duration>,
     /// The name of this boot. Two boots never have the same.
@@ -52,14 +52,15 @@ pub struct Settings {
 pub struct Moment {
     /// The peers, by name, that are connected.
     pub alive: BTreeSet<String>,
-    /// Who is logged in from elsewhere.
+    /// The logins from other hosts.
     pub logins: Vec<Login>,
 }
 
 /// What the shell has to do. In this order, each before the next.
 #[derive(Debug)]
 pub enum Output<V> {
-    /// Ask peers whether they answer, and hand in [`Rollout::handle_answers`](crate::Rollout::handle_answers).
+    /// Ask peers whether they answer, and hand in
+    /// [`Rollout::handle_answers`](crate::Rollout::handle_answers).
     Ask(Ask),
     /// Write the journal, and hand in [`Rollout::handle_written`](crate::Rollout::handle_written).
     Write {
@@ -80,7 +81,8 @@ pub enum Output<V> {
     },
     /// The device has this version: the rest of the node follows.
     Follow(Arc<V>),
-    /// Read the mesh file again, and hand in [`Rollout::handle_version`](crate::Rollout::handle_version).
+    /// Read the mesh file again, and hand in
+    /// [`Rollout::handle_version`](crate::Rollout::handle_version).
     Reload,
     /// Tell people.
     Tell(Notice),
@@ -144,7 +146,7 @@ pub enum Refused {
          again"
     )]
     Fixed(&'static str),
-    /// It needs somebody's word.
+    /// It needs a person's consent.
     #[error("the change is refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Caps(Vec<Refusal>),
 }

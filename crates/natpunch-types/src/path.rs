@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// The socket or transport that packets leave from.
 ///
 /// A NAT maps each local socket apart, so two paths to one remote address may have nothing in
-/// common but that address. A forwarder on this host or a stream to a relay is a variant of its own;
-/// whoever matches on this type then has to say how packets leave by it.
+/// common but that address. A forwarder on this host or a stream to a relay is a variant of its
+/// own; each `match` on this type then has to say how packets leave by it.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -21,8 +21,8 @@ pub enum LocalSocket {
     #[default]
     WireguardPort,
     /// Another source port of this host, one of [`SOURCE_PORTS`]. Probes leave from a socket of its
-    /// own. WireGuard uses it by a *pin*: the host rewrites the port of WireGuard's packets on their
-    /// way to the path's remote address and back.
+    /// own. WireGuard uses it by a *pin*: the host rewrites the port of WireGuard's packets on
+    /// their way to the path's remote address and back.
     SourcePort(NonZeroU16),
 }
 

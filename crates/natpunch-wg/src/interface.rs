@@ -184,7 +184,7 @@ impl Interface {
                     Ok((interface, applied))
                 });
                 if made.is_err() {
-                    // Half an interface is of use to nobody: the host is left as it was found.
+                    // Half an interface is useless: the host is left as it was found.
                     let _ = down(&spec.name, &spec.owner, &spec.runtime_dir);
                 }
                 return made;
@@ -348,7 +348,7 @@ impl Interface {
     fn link(&self) -> Result<Link, WgError> {
         links::by_index(self.link)?.ok_or_else(|| WgError::Gone {
             name: self.name.clone(),
-            reason: "somebody removed it; apply again to create it anew".into(),
+            reason: "it was removed; apply again to create it".into(),
         })
     }
 
@@ -430,14 +430,14 @@ fn renamed_back(link: &Link, name: &str) -> Change {
     }
 }
 
-/// Whether this host has an interface of this name, whoever made it.
+/// Whether this host has an interface of this name, no matter which program made it.
 pub fn exists(name: &str) -> Result<bool, WgError> {
     Ok(links::find(name)?.is_some())
 }
 
-/// Removes exactly what was made: the interface, or, where somebody else runs the device, our
-/// peers, addresses and routes. An interface of another mesh or of nobody's is refused; one that is
-/// not there is fine.
+/// Removes exactly what natpunch made: the interface, or, if another program runs the device, our
+/// peers, addresses and routes. An interface that this mesh does not own is refused; a missing one
+/// is no error.
 pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgError> {
     check_name(name)?;
     let mut removed = Removed::default();

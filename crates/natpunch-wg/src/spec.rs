@@ -109,7 +109,9 @@ impl InterfaceSpec {
             .chain(self.addresses.iter())
             .any(|net| net.prefix_len() == 0)
         {
-            return fail("a default route (0.0.0.0/0 or ::/0) is no network behind a peer".into());
+            return fail(
+                "a default route (0.0.0.0/0 or ::/0) is not a network behind a peer".into(),
+            );
         }
         if self.default_route.is_some() && (self.fwmark == 0 || self.listen_port == 0) {
             return fail(

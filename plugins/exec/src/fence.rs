@@ -1,4 +1,5 @@
-//! Which files a program reaches, and whom it can signal: Landlock, where the kernel has it.
+//! The files that a program reaches, and the processes that it can signal: Landlock, where the
+//! kernel has it.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +40,7 @@ const DEVICES: [&str; 5] = [
     "/dev/urandom",
 ];
 
-/// Fences the calling thread, and what it starts from then on. Nobody can take it back.
+/// Fences the calling thread, and what it starts from then on. It can't be undone.
 ///
 /// # Errors
 /// A path of the settings is missing, or the kernel refuses.

@@ -2,11 +2,11 @@
 //! and output, as `docs/reference/plugin-protocol.md` has them.
 //!
 //! The program is not trusted. It runs as another user with an empty environment, behind a fence of
-//! Landlock, can't gain privileges, and ends with its process group when the plugin does. Its lines are bounded in
-//! length and rate: who writes too fast waits at a full pipe. A line that is wrong is refused with
-//! a sentence for the program's author, and after too many the plugin fails, upon which its host
-//! starts it anew with back-off. The program sees public keys, tags and sealed records, no private
-//! key.
+//! Landlock, can't gain privileges, and ends with its process group when the plugin does. Its lines
+//! are bounded in length and rate: a program that writes too fast waits at a full pipe. A line that
+//! is wrong is refused with a sentence for the program's author, and after too many the plugin
+//! fails, upon which its host starts it anew with back-off. The program sees public keys, tags and
+//! sealed records, no private key.
 
 mod fence;
 mod lines;
@@ -46,7 +46,7 @@ const END_DEADLINE: Duration = Duration::from_millis(500);
 /// What a program may write: so many messages of 256 bytes.
 const LINES: Rate = Rate::per_second(4_096, 4_096);
 const BYTES_PER_UNIT: usize = 256;
-/// Lines that may be wrong before the program is started anew.
+/// Lines that may be wrong before the program is restarted.
 const REFUSALS: Rate = Rate::every(Duration::from_secs(10), 32);
 
 /// The exec plugin.
@@ -220,7 +220,7 @@ impl Conversation<'_> {
         match self.lines.next().await {
             Ok(Some(Line::Whole(hello))) => Session::start(&hello, may_meet),
             Ok(Some(Line::TooLong)) => Err(format!(
-                "its first line has more than {LONGEST_LINE} bytes and so is no hello"
+                "its first line has more than {LONGEST_LINE} bytes and so is not a hello"
             )),
             Ok(Some(Line::Half)) => {
                 let ending = self.ending().await;

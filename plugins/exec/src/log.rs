@@ -25,7 +25,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The last line, for whoever asks why the program ended.
+    /// The last line, to say why the program ended.
     pub(crate) fn last_words(&self) -> Option<String> {
         lock(&self.last).clone()
     }

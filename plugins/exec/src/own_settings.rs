@@ -120,7 +120,7 @@ pub(crate) fn check(
                     format!("its settings: {}", keys.join(", "))
                 }
             };
-            flaws.push(flaw(key, format!("is no setting of {program}"), help));
+            flaws.push(flaw(key, format!("is not a setting of {program}"), help));
             continue;
         };
         if !setting.form.is_of(value) {

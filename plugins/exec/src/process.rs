@@ -68,8 +68,8 @@ pub(crate) async fn start(program: &Program) -> Result<Running, PluginError> {
     let (program, runtime) = (program.clone(), Handle::current());
     let (sender, receiver) = oneshot::channel();
     // A thread of its own: that it can gain no privileges, and the fence, are properties of a
-    // thread, which the process that it starts inherits and nobody can take back. And a look for a user may wait for
-    // a server.
+    // thread, which the process that it starts inherits and can't undo. And a look for a user may
+    // wait for a server.
     std::thread::Builder::new()
         .name("plugin-start".to_owned())
         .spawn(move || {
@@ -139,7 +139,7 @@ fn not_started(file: &str, error: &std::io::Error, is_other_user: bool) -> Strin
     format!("can't start {file}: {error}{help}")
 }
 
-/// Whoever can write to the program can have natpunch run anything.
+/// A user that can write to the program can have natpunch run anything.
 fn check_file(file: &Path) -> Result<(), String> {
     let shown = file.display();
     let metadata = std::fs::metadata(file).map_err(|error| {

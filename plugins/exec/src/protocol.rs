@@ -1,5 +1,5 @@
-//! What natpunch and a program say to each other, without the program: `docs/reference/plugin-protocol.md`.
-//! Pure.
+//! What natpunch and a program say to each other, without the program:
+//! `docs/reference/plugin-protocol.md`. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -190,7 +190,7 @@ pub(crate) struct Session {
 }
 
 /// What the program was told of. It may answer for what was on the list before while the newer one
-/// is on its way: that is no mistake, and no news.
+/// is on its way: that is no mistake, and changes nothing.
 #[derive(Debug)]
 struct Known<T> {
     now: BTreeSet<T>,
@@ -230,7 +230,7 @@ impl Session {
     pub(crate) fn start(hello: &[u8], may_meet: bool) -> Result<Self, String> {
         const EXAMPLE: &str = r#"write {"natpunch":1,"name":"my-plugin","abilities":["records"]}"#;
         let value: Value = serde_json::from_slice(hello).map_err(|error| {
-            format!("its first line is no JSON ({error}) and so no hello; {EXAMPLE}")
+            format!("its first line is not JSON ({error}) and so not a hello; {EXAMPLE}")
         })?;
         match value.get("natpunch").map(Value::as_u64) {
             Some(Some(VERSION)) => {}
@@ -241,7 +241,7 @@ impl Session {
                 ));
             }
             Some(None) | None => {
-                return Err(format!("its first line is no hello; {EXAMPLE}"));
+                return Err(format!("its first line is not a hello; {EXAMPLE}"));
             }
         }
         let hello: Hello = serde_json::from_value(value)
@@ -298,7 +298,7 @@ impl Session {
             Input::Ask(Ask::Peers(peers)) => {
                 self.peers
                     .replace(peers.iter().map(|peer| peer.peer).collect());
-                // The tag of no pair is nobody's mailbox.
+                // The tag belongs to no pair, so no peer uses this mailbox.
                 let inbound = peers.iter().map(|peer| peer.inbound_tag);
                 self.inbound
                     .replace(inbound.filter(|tag| *tag != RecordTag::NONE).collect());
@@ -428,7 +428,7 @@ impl Session {
     fn know(&self, peer: &PeerKey) -> Result<bool, String> {
         self.peers.is_current(peer).ok_or_else(|| {
             format!(
-                "`peer` is {}…, which is none of the last `peers` message; answer for those only",
+                "`peer` is {}…, which is not in the last `peers` message; answer for those only",
                 peer.short()
             )
         })
@@ -465,7 +465,7 @@ fn not_understood(line: &[u8], error: &serde_json::Error) -> String {
     let problem = shown(&error.to_string());
     if !error.is_syntax() && !error.is_eof() {
         return format!(
-            "it is no message of the protocol: {problem}; docs/reference/plugin-protocol.md has \
+            "it is not a message of the protocol: {problem}; docs/reference/plugin-protocol.md has \
              each of them"
         );
     }
@@ -475,7 +475,7 @@ fn not_understood(line: &[u8], error: &serde_json::Error) -> String {
     } else {
         "write notes for people to standard error"
     };
-    format!("it is no JSON ({problem}); {help}")
+    format!("it is not JSON ({problem}); {help}")
 }
 
 fn check_lifetime(seconds: u64) -> Result<Duration, String> {

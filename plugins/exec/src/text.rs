@@ -9,7 +9,7 @@ pub(crate) fn shown(text: &str) -> String {
     hide_tags(&plain.take(LONGEST_NOTE).collect::<String>())
 }
 
-/// Replaces what looks like a tag: whoever reads the log shall not learn the mailboxes of pairs.
+/// Replaces what looks like a tag: a reader of the log must not learn the mailboxes of pairs.
 fn hide_tags(text: &str) -> String {
     let mut hidden = String::new();
     let mut digits = String::new();

@@ -143,9 +143,9 @@ async fn a_hello_that_is_wrong_says_what_to_write() {
         ),
         (
             r#"{"type":"health","ok":true,"note":""}"#,
-            "is no hello; write",
+            "is not a hello; write",
         ),
-        ("starting up", "is no JSON"),
+        ("starting up", "is not JSON"),
         (r#"{"natpunch":1,"name":"x"}"#, "missing field `abilities`"),
         (
             r#"{"natpunch":1,"name":"x","abilities":["magic"]}"#,
@@ -475,7 +475,7 @@ read -r shutdown
     ]);
     let problem = Running::start(bad).end().await.unwrap_err();
     let sentences = [
-        "`settings.second` is no setting of own; its settings: directory, seconds",
+        "`settings.second` is not a setting of own; its settings: directory, seconds",
         "`settings.seconds` is not a whole number; between two looks: write seconds = 1",
         "`settings.directory` is missing; where the records lie: add a line",
     ];
@@ -487,7 +487,7 @@ read -r shutdown
     let problem = Running::start(none).end().await.unwrap_err();
     assert_says(
         &problem,
-        &["`settings.a` is no setting of broken; take it out"],
+        &["`settings.a` is not a setting of broken; take it out"],
     );
 }
 

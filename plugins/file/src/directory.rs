@@ -20,7 +20,7 @@ const MOST_NAMES: usize = 65_536;
 /// The longest file, in bytes: the records of some thousands of peers.
 const LONGEST: u64 = 8 << 20;
 /// Different records under one tag that are remembered. One is the peer's, the others are those of
-/// somebody who knows the tag.
+/// a writer that knows the tag.
 const MOST_UNDER_TAG: usize = 8;
 
 /// The directory, and what is known of it.
@@ -35,7 +35,7 @@ pub(crate) struct Directory {
     told: BTreeMap<RecordTag, VecDeque<SealedRecord>>,
 }
 
-/// What a file was: whoever replaces or changes it changes one of these.
+/// What a file was: replacing or changing it changes one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,

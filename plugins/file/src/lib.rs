@@ -1,11 +1,11 @@
-//! Discovery through sealed records in a directory that all nodes see, whoever keeps it in step:
+//! Discovery through sealed records in a directory that all nodes see, however it is synchronised:
 //! NFS, Syncthing, a job that commits and pulls a repository.
 //!
 //! Each node keeps one file there, replaced in one step, and reads those of the others when they
 //! have changed. Nothing in the directory is believed: records are opened by the host, which knows
 //! the sender's key and drops one that is older than the last. Whoever can read the directory
 //! learns how many nodes there are and when their records change, and the tags of pairs, with
-//! which one can add records that nobody can open.
+//! which one can add records that no node can open.
 
 mod directory;
 mod format;
@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use directory::{Directory, Found};
 pub use settings::{Settings, Shared};
 
-/// How long the directory may take. A server of files that is gone makes whoever asks it wait.
+/// How long the directory may take. A call to a file server that is gone does not return.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The file plugin.
@@ -101,7 +101,7 @@ impl Plugin {
                     Input::Ask(Ask::Peers(peers)) => {
                         let mut wanted: BTreeSet<_> =
                             peers.iter().map(|peer| peer.inbound_tag).collect();
-                        // The tag of no pair is nobody's mailbox.
+                        // The tag belongs to no pair, so no peer uses this mailbox.
                         wanted.remove(&RecordTag::NONE);
                         if wanted != turn.wanted {
                             turn.wanted = wanted;
@@ -130,7 +130,7 @@ impl Plugin {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let task = spawn_blocking(move || {
             turn.take();
-            // Nobody waits for it any more if the plugin was stopped.
+            // The receiver is gone if the plugin was stopped.
             let _ = sender.send(turn);
         });
         match timeout(PATIENCE, receiver).await {

@@ -97,7 +97,7 @@ fn check_url(text: &str) -> Result<Url, Flaw> {
     };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(flaw(
-            "the mesh file is no place for a password",
+            "a password must not be in the mesh file",
             "remove what stands before the @: records need no password",
         ));
     }

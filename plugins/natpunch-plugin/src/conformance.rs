@@ -1,4 +1,4 @@
-//! The conformance suite: what every plugin is held to, whoever wrote it.
+//! The conformance suite: the rules that every plugin keeps.
 //!
 //! It runs a plugin against a [`FakeHost`] and gives a [`Report`]: what the plugin did that its
 //! host would refuse, or that would leave a node without it. Each [`Finding`] is a sentence that

@@ -60,24 +60,13 @@
 //!     fn plugin(&self, _: &Secrets) -> Box<dyn Discovery> { Box::new(self.clone()) }
 //! }
 //!
-//! impl Discovery for Beacon {
-//!     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
-//!         Box::pin(async move {
-//!             host.report(Health::Good("knows one address".to_owned()));
-//!             loop {
-//!                 match host.next().await {
-//!                     Input::Ask(Ask::Peers(peers)) if peers.iter().any(|p| p.peer == self.peer) => {
-//!                         let (address, kind) = (self.address, CandidateKind::Host);
-//!                         let candidate = Candidate { address, kind, lifetime: Duration::MAX };
-//!                         host.tell(News::Candidate { peer: self.peer, candidate });
-//!                     }
-//!                     Input::Shutdown => return Ok(()),
-//!                     _ => {}
-//!                 }
-//!             }
-//!         })
-//!     }
-//! }
+//! impl Discovery for Beacon { fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a,
+//! Result<(), PluginError>> { Box::pin(async move { host.report(Health::Good("knows one
+//! address".to_owned())); loop { match host.next().await { Input::Ask(Ask::Peers(peers)) if
+//! peers.iter().any(|p| p.peer == self.peer) => { let (address, kind) = (self.address,
+//! CandidateKind::Host); let candidate = Candidate { address, kind, lifetime: Duration::MAX };
+//! host.tell(News::Candidate { peer: self.peer, candidate }); } Input::Shutdown => return Ok(()), _
+//! => {} } } }) } }
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
 //! # let address = "192.0.2.1:51820".parse().unwrap();
@@ -183,8 +172,8 @@ pub trait Host: Send + Sync + 'static {
     /// Fills a buffer with secure random bytes.
     fn random(&self, buffer: &mut [u8]);
 
-    /// States the health of this plugin, shown by `status`. What is the same as before is no news:
-    /// say it as often as you like.
+    /// States the health of this plugin, shown by `status`. A state equal to the one before changes
+    /// nothing: say it as often as you like.
     fn report(&self, health: Health);
 }
 

@@ -68,7 +68,7 @@ impl Schedule {
         newly_wanted
     }
 
-    /// Starts anew: each peer is due at once.
+    /// Starts over: each peer is due at once.
     pub fn restart(&mut self, now: Time) {
         self.queue.clear();
         for (key, turn) in &mut self.peers {

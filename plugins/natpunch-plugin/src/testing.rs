@@ -100,7 +100,7 @@ impl FakeHost {
         .await
     }
 
-    /// What the plugin did and nobody took yet.
+    /// The plugin's effects that were not taken yet.
     pub fn effects(&self) -> Vec<Effect> {
         self.state().effects.drain(..).collect()
     }

@@ -19,7 +19,7 @@ pub struct Settings {
     /// The server's public key in base64, as it prints it at its start.
     #[schemars(with = "String")]
     pub public_key: PeerKey,
-    /// The key that the server will have next, while it changes over. Either is accepted.
+    /// The server's next key, while it changes keys. The node accepts either key.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub next_public_key: Option<PeerKey>,
@@ -32,13 +32,13 @@ pub struct Settings {
     /// them.
     #[serde(default = "yes")]
     pub relay: bool,
-    /// Where the server is reached by TLS, for networks that let no UDP through:
-    /// `https://HOST[:PORT]`. Used by itself when there is no answer by UDP, and left when there is
-    /// one again. A proxy of the agent's environment, `HTTPS_PROXY`, is passed.
+    /// Where the server is reached by TLS, for networks that block UDP: `https://HOST[:PORT]`. The
+    /// node changes to TLS when there is no answer by UDP, and back when there is one again. It
+    /// uses the proxy in `HTTPS_PROXY` of the agent's environment.
     #[serde(default)]
     pub tls: Option<String>,
-    /// The certificate authorities that the server's certificate may be of, in PEM: an absolute path.
-    /// Default: those of the system.
+    /// A file with the certificate authorities that may have issued the server's certificate, in
+    /// PEM: an absolute path. Default: those of the system.
     #[serde(default)]
     pub tls_ca_file: Option<PathBuf>,
 }
@@ -137,7 +137,7 @@ fn check_tls(url: Option<String>, ca_file: Option<PathBuf>) -> Result<Option<Ups
     let url = text.parse::<Url>().ok().filter(is_plain);
     let url = url.ok_or_else(|| Flaw {
         key: "tls",
-        problem: format!("`{text}` is no https:// URL of a host"),
+        problem: format!("`{text}` is not the https:// URL of a host"),
         expected: "https://HOST or https://HOST:PORT",
         help: "write it like tls = \"https://relay.example.net\"".to_owned(),
     })?;

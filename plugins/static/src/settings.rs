@@ -31,7 +31,7 @@ pub struct Endpoints {
 
 impl natpunch_plugin::Settings for Settings {
     const PLUGIN: &'static str = "static";
-    const ABOUT: &'static str = "the endpoints that stand in the mesh file";
+    const ABOUT: &'static str = "the endpoints in the mesh file";
     const ABILITIES: Abilities = Abilities::NONE;
     type Instance = Endpoints;
 

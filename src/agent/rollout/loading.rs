@@ -1,9 +1,9 @@
 //! The mesh file is loaded beside the agent's task, and what it says comes back as an event.
 //!
 //! A large mesh takes seconds to read and check. A loop that waited for it would answer no probe
-//! meanwhile, and the peers would leave paths that work. One load runs at a time. Whoever asks
-//! while one runs is answered by the next, which begins when it ends: the files may have changed
-//! after they were read, and the version that was read last is the one that counts.
+//! meanwhile, and the peers would leave paths that work. One load runs at a time. A request that
+//! comes while one runs is answered by the next load, which begins when the first ends: the files
+//! may have changed after they were read, and the version that was read last counts.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,14 +21,14 @@ use crate::source::Source;
 /// twice that is a flood of signals.
 const MOST_WAITING: usize = 32;
 
-/// Who waits to hear how a load went.
+/// A request that waits for the result of a load.
 type Asker = oneshot::Sender<Reply>;
 
 /// What a load came to.
 #[derive(Debug)]
 pub(in crate::agent) struct Loaded {
     pub(super) release: Result<Release, AgentError>,
-    /// Who is logged in from elsewhere.
+    /// The logins from other hosts.
     pub(super) logins: Vec<Login>,
 }
 
@@ -125,9 +125,9 @@ fn load_blocking(
 /// Whose question which load answers.
 #[derive(Debug)]
 struct Turns<A> {
-    /// Who asked before the load began that runs; `None`: none runs.
+    /// The requests from before the running load began; `None`: none runs.
     running: Option<Vec<A>>,
-    /// Who asked since; `None`: nobody.
+    /// The requests since then, if any.
     next: Option<Vec<A>>,
 }
 

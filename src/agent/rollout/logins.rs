@@ -1,4 +1,4 @@
-//! Who is logged in on this host from elsewhere, as the host's own records have it: systemd-logind
+//! The logins on this host from other hosts, as the host's own records have them: systemd-logind
 //! writes a session after the login service has authenticated somebody (pam_systemd), and so do
 //! login services themselves to utmp. A TCP connection to the port of SSH is in neither.
 

@@ -47,7 +47,7 @@ const ECHO: Duration = Duration::from_millis(650);
 /// An echo of this many bytes passes everywhere.
 const SMALL: usize = 64;
 
-/// What a change needs that nobody has consented to. `before` is `None` at the first apply.
+/// The consents that a change needs and does not have. `before` is `None` at the first apply.
 pub(crate) fn refusals(
     before: Option<&NodeConfig>,
     after: &NodeConfig,
@@ -65,7 +65,7 @@ pub(crate) fn refusals_without_logins(before: &NodeConfig, after: &NodeConfig) -
 /// Asks peers whether they answer. Blocks for at most [`ECHO`] twice.
 fn ask(question: &Ask) -> Answers {
     let small = echo(&question.small, SMALL, ECHO);
-    // Who does not answer a small packet answers no full one.
+    // A peer that does not answer a small packet answers no full one.
     let in_vain: BTreeSet<&IpAddr> = question
         .small
         .iter()
@@ -289,7 +289,7 @@ impl Agent {
         self.stop_plugins(|plugin| anew.kept_plugins.contains(plugin.name().as_str()))
             .await;
         self.drop_pins_of_others();
-        // Somebody may have installed what was missing.
+        // A missing program may have been installed meanwhile.
         self.try_pins();
         self.drain();
         self.sync_plugins().await;

@@ -65,10 +65,7 @@ mod tests {
     #[test]
     fn who_offers_routes_is_told_which_switch_is_off() {
         let nothing = node(&mesh(2, ""));
-        assert!(
-            missing(&nothing, |_| false).is_empty(),
-            "nobody goes through it"
-        );
+        assert!(missing(&nothing, |_| false).is_empty(), "no peer uses it");
         let forwards = |forwards| NodeConfig {
             forwards,
             ..nothing.clone()

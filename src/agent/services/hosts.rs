@@ -65,7 +65,7 @@ pub(crate) struct Difference {
 /// done.
 ///
 /// # Errors
-/// The file can't be read, is no text, or is too long.
+/// The file can't be read, is not text, or is too long.
 pub(crate) fn compare(
     file: &Path,
     interface: &str,
@@ -129,7 +129,7 @@ impl HostsFile {
         });
     }
 
-    /// Looks whether somebody changed the block, and puts it right.
+    /// Checks whether others changed the block, and repairs it.
     pub(crate) fn heal(&self) {
         self.wanted.send_if_modified(|wanted| {
             wanted.again = true;
@@ -165,7 +165,7 @@ impl Service for HostsFile {
 }
 
 async fn keep(mut told: watch::Receiver<Wanted>, tell: watch::Sender<Option<String>>) {
-    // What was asked for last is still seen when nobody can ask any more.
+    // The last request is still seen after the sender is gone.
     while told.changed().await.is_ok() {
         let Wanted {
             interface,
@@ -225,7 +225,7 @@ fn with_block(text: &str, interface: &str, names: &[(IpAddr, [String; 2])]) -> O
     let mut blocks = 0;
     let mut lines = text.split_inclusive('\n');
     while let Some(line) = lines.next() {
-        // A block without an end is nobody's: what is behind it may be somebody's.
+        // A beginning without an end is left alone: the lines behind it may be other programs'.
         if line.trim_end() == begin && lines.clone().any(|later| later.trim_end() == end) {
             blocks += 1;
             before.extend(
@@ -261,7 +261,7 @@ fn with_block(text: &str, interface: &str, names: &[(IpAddr, [String; 2])]) -> O
     })
 }
 
-/// The lines of the block: names that the rest of the file gives to somebody stay his.
+/// The lines of the block. A name that the rest of the file has keeps its meaning there.
 fn block(others: &str, names: &[(IpAddr, [String; 2])]) -> Vec<String> {
     let mut taken = BTreeSet::from(["localhost".to_owned()]);
     for line in others.lines() {

@@ -53,7 +53,7 @@ pub(in crate::cli) fn rotate_key(args: &RotateKeyArgs) -> Result<ExitCode, CliEr
     let used = own.and_then(|peer| peer.interface.private_key.as_ref());
     if managed && !file.is_absolute() {
         return Err(
-            CliError::new(format!("{} is no absolute path", file.display())).help(
+            CliError::new(format!("{} is not an absolute path", file.display())).help(
                 "name the file as it is on the peer's machine, such as /etc/natpunch/home-2.key",
             ),
         );

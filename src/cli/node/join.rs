@@ -99,7 +99,7 @@ impl Joining {
             return Err(CliError::new(
                 "this invite asks for files where no invite may put any: nothing was written",
             )
-            .help("do not use it; ask who sent it for a new one"));
+            .help("do not use it; ask its sender for a new one"));
         }
         let mesh = fetch(&invite, &source)?;
         if mesh.name != invite.mesh {
@@ -320,8 +320,8 @@ fn knows(mesh: &MeshConfig, node: &str, key: &PeerKey) -> Result<bool, CliError>
     }
 }
 
-/// Has systemd start the agent, now and at every boot. An agent that the mesh does not know yet is not
-/// waited for: it is started again until it is.
+/// Has systemd start the agent, now and at every boot. An agent that the mesh does not know yet is
+/// not waited for: it is started again until it is.
 fn start_service(wait: bool) -> Result<(), CliError> {
     let restart: &[&str] = match wait {
         true => &["restart", "natpunch.service"],

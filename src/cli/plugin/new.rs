@@ -22,7 +22,10 @@ pub(super) fn run(args: &PluginNewArgs) -> Result<ExitCode, CliError> {
     let directory = &args.directory;
     let name = directory.file_name().and_then(|name| name.to_str());
     let name = name.filter(|name| is_name(name)).ok_or_else(|| {
-        let problem = format!("{}: this is no name for a plugin", directory.display());
+        let problem = format!(
+            "{}: this is not a valid name for a plugin",
+            directory.display()
+        );
         CliError::new(problem).help(format!(
             "end it in lower-case letters, digits and `-`, {LONGEST} at most, a letter first"
         ))

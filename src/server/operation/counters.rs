@@ -54,7 +54,7 @@ macro_rules! counters {
 counters! {
     /// Datagrams received.
     received: "received",
-    /// Datagrams that nobody understood or that failed their checks; silently dropped.
+    /// Datagrams that no protocol understood or that failed their checks; silently dropped.
     dropped: "dropped",
     /// Handshakes dropped because too many were waiting.
     handshakes_shed: "handshakes shed",

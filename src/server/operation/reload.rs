@@ -58,7 +58,7 @@ impl Reloader {
                 () = watcher.changed() => {}
                 received = hangup.recv() => if received.is_none() { return },
             }
-            // Whoever is to be let out is let out, also when there are no open files left.
+            // Clients that are no longer admitted end also when there are no open files left.
             self.spare.let_go();
             let result = self.reload(&shared);
             self.spare.keep();

@@ -71,7 +71,7 @@ pub struct Rendezvous {
     pub max_mailboxes: usize,
     /// Pairs of which one waits for the other to probe at the same moment.
     pub meetings: usize,
-    /// Pairs of which somebody wants a relay.
+    /// Pairs where a side wants a relay.
     pub relays: usize,
     /// At most.
     pub max_relays: usize,

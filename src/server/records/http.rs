@@ -203,7 +203,7 @@ pub(in crate::server) async fn serve(
     expirer.abort();
 }
 
-/// Drops dead records also when nobody puts new ones.
+/// Drops expired records also when there are no new ones.
 async fn expire(app: Arc<App>) {
     let mut tick = tokio::time::interval(Duration::from_secs(60));
     loop {
@@ -254,7 +254,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>, router: &Router, counters
     .await;
 }
 
-/// How many connections there are, and of whom.
+/// How many connections there are, in all and of each source.
 #[derive(Default)]
 pub(in crate::server) struct Connections {
     all: usize,
@@ -347,7 +347,8 @@ pub(in crate::server) async fn connection(
 #[derive(Debug, Clone, Copy)]
 struct Peer(IpAddr);
 
-/// Who sends a request: the other end of the connection, or whom a trusted proxy names.
+/// The source of a request: the other end of the connection, or the client that a trusted proxy
+/// names.
 fn source(app: &App, Peer(ip): Peer, headers: &HeaderMap) -> Source {
     Source::of(if app.proxies.contains(&ip) {
         forwarded_for(headers).unwrap_or(ip)
@@ -356,7 +357,7 @@ fn source(app: &App, Peer(ip): Peer, headers: &HeaderMap) -> Source {
     })
 }
 
-/// Whom a proxy names as the client: the last of `X-Forwarded-For`, which is its own word.
+/// The client that a proxy names: the last of `X-Forwarded-For`, which the proxy itself has added.
 pub(in crate::server) fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
     let named = headers.get_all("x-forwarded-for").iter().next_back()?;
     let last = named.to_str().ok()?.rsplit(',').next()?.trim();

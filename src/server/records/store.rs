@@ -37,7 +37,8 @@ impl Tag {
     }
 }
 
-/// Who is charged for a record: an IPv4 address, or an IPv6 /64, which one subscriber has at least.
+/// The source that a record counts for: an IPv4 address, or an IPv6 /64, which one subscriber has
+/// at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::server) struct Source(IpAddr);
 
@@ -285,7 +286,8 @@ impl Store {
     }
 }
 
-/// Who waits for which tags. A waiter is woken at most once for each put, by a number of its own.
+/// The waiters, and their tags. A waiter is woken at most once for each put, by a number of its
+/// own.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Waiters {
     next: u64,
@@ -315,7 +317,7 @@ impl Waiters {
         self.notifies.remove(&id);
     }
 
-    /// Wakes all who wait for this tag.
+    /// Wakes all that wait for this tag.
     pub(in crate::server) fn wake(&self, tag: Tag) {
         for (_, id) in self.tags.range((tag, 0)..=(tag, u64::MAX)) {
             if let Some(notify) = self.notifies.get(id) {

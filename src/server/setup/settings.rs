@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for Compat {
     }
 }
 
-/// What to serve, where, and as whom.
+/// What to serve, at which addresses, and with which keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Where to listen for UDP: STUN and the rendezvous protocols. May be empty if `http` is not.
@@ -71,7 +71,7 @@ pub struct Settings {
     pub stun_unpadded: bool,
     /// The private key; made on first start.
     pub key_file: PathBuf,
-    /// Who may register by natpunch's own rendezvous; `None`: it is not spoken.
+    /// The clients that natpunch's own rendezvous admits; `None`: the server does not speak it.
     pub rendezvous: Option<Rendezvous>,
     /// The relay, if there is one: only beside natpunch's own rendezvous.
     pub relay: Option<RelaySettings>,
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for AlternatePort {
     }
 }
 
-/// Whom natpunch's own rendezvous admits.
+/// The clients that natpunch's own rendezvous admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendezvous {
     /// The server's next private key, while clients change over; made if the file does not exist.
@@ -177,7 +177,9 @@ impl FromStr for RelayPorts {
             .zip(number(last))
             .filter(|(first, last)| first <= last);
         let (first, last) = range.ok_or_else(|| {
-            format!("`{text}` is no range of ports; it is written FIRST-LAST, such as 51901-51932")
+            format!(
+                "`{text}` is not a range of ports; it is written FIRST-LAST, such as 51901-51932"
+            )
         })?;
         if usize::from(last - first) >= MAX_RELAY_PORTS {
             return Err(format!("`{text}` are more than {MAX_RELAY_PORTS} ports"));
@@ -363,8 +365,8 @@ pub enum SettingsError {
         "the server can't be open and ask for an admission secret or have a list of identities"
     )]
     OpenAndClosed,
-    /// Nobody may register.
-    #[error("it is not said who may use the server")]
+    /// No client may register.
+    #[error("the settings do not say which nodes the server admits")]
     ForNobody,
     /// A key for nobody.
     #[error("next_key_file is of natpunch's own rendezvous, which is not spoken")]
@@ -490,7 +492,7 @@ impl Settings {
         } else if let Some(named) = file.compat.clone() {
             named
         } else if rendezvous.is_some() || listen.is_empty() {
-            // Who has the better protocol does not get the old one unasked.
+            // A server with natpunch's own protocol does not speak the old one unasked.
             vec![]
         } else if file.allowed_keys.is_some() {
             vec![Compat::NatpunchGo]

@@ -1,5 +1,5 @@
 //! Where clients come in by TCP: bounded in all and of each network, and by the time that they may
-//! take. Who asks for anything but a stream gets a 404, as from any web server.
+//! take. A client that asks for anything but a stream gets a 404, as from any web server.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

@@ -15,7 +15,7 @@ const MAX: usize = 1_024;
 /// Handshakes waiting of one source, which may be many nodes behind one carrier NAT.
 const MAX_PER_SOURCE: usize = 64;
 
-/// By which socket, from whom, and what.
+/// The socket, the source, and the datagram.
 type Waiting = (usize, Ends, Vec<u8>);
 
 /// The queue of one worker.

@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(heartbeats.missed(DEADLINE, seconds(12)), ["relay-0"]);
         relay.show(seconds(12));
         assert!(heartbeats.missed(DEADLINE, seconds(12)).is_empty());
-        // Whoever let go of it shows nothing any more.
+        // A thread that has dropped it shows no life any more.
         drop(worker);
         assert_eq!(heartbeats.missed(DEADLINE, seconds(22)), ["worker-0"]);
     }

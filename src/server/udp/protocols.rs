@@ -90,7 +90,7 @@ pub(in crate::server) struct Protocols {
     rendezvous: Option<Rendezvous>,
     natpunch_go: Option<Mutex<natpunch_go::Server<ChaCha20Rng>>>,
     hole_punching: Option<Mutex<hole_punching::Server>>,
-    /// Who may get STUN answers that are longer than the requests, if anybody.
+    /// The sources that may get STUN answers longer than the requests, if any.
     unpadded: Option<Mutex<RateLimiter>>,
 }
 
@@ -337,7 +337,7 @@ impl Protocols {
             .map(|rendezvous| &*rendezvous.responder)
     }
 
-    /// Forgets who was silent for too long, also when nobody sends anything.
+    /// Forgets clients that were silent for too long, also without any input.
     pub(in crate::server) fn handle_timeout(&self, now: Time) {
         if let Some(server) = &self.natpunch_go {
             lock(server).handle_timeout(now);
@@ -513,7 +513,7 @@ pub(in crate::server) struct RendezvousKeys {
     pub(in crate::server) secrets: Vec<PresharedKey>,
 }
 
-/// Who is a member, by its WireGuard key.
+/// The members, by their WireGuard keys.
 fn members_only(members: BTreeSet<PeerKey>) -> rendezvous::Admission {
     rendezvous::Admission {
         secrets: vec![natpunch_rendezvous::node_admission()],

@@ -1,6 +1,6 @@
 #!/bin/sh
 # breaks: writes nothing but messages of the protocol
-# says: it is no JSON (EOF while parsing
+# says: it is not JSON (EOF while parsing
 read -r welcome
 echo '{"natpunch":1,"name":"broken","abilities":["candidates"]}'
 read -r peers

@@ -1,6 +1,6 @@
 #!/bin/sh
 # breaks: writes nothing but messages of the protocol
-# says: it is no JSON (number out of range
+# says: it is not JSON (number out of range
 read -r welcome
 echo '{"natpunch":1,"name":"broken","abilities":["candidates"]}'
 read -r peers

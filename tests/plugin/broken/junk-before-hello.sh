@@ -1,6 +1,6 @@
 #!/bin/sh
 # breaks: starts, and says how it is
-# says: first line is no JSON
+# says: first line is not JSON
 echo "starting up"
 read -r welcome
 echo '{"natpunch":1,"name":"broken","abilities":["candidates"]}'

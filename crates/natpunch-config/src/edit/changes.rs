@@ -16,11 +16,11 @@ pub(super) fn set(
     let mut place = peers(document)
         .and_then(|peers| peers.get_mut(peer))
         .and_then(Item::as_table_like_mut)
-        .ok_or_else(|| CannotChange(format!("`{peer}` is no section of this file")))?;
+        .ok_or_else(|| CannotChange(format!("`{peer}` is not a section of this file")))?;
     let mut parts = path.split('.').peekable();
     while let Some(part) = parts.next() {
         if part.is_empty() {
-            return Err(CannotChange(format!("`{path}` is no key")));
+            return Err(CannotChange(format!("`{path}` is not a key")));
         }
         if parts.peek().is_none() {
             put(place, part, value);

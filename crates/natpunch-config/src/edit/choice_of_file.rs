@@ -38,7 +38,7 @@ pub(super) fn given_file(
     };
     Err(ConfigErrors::of(
         path,
-        format!("{} is no file of this mesh", file.display()),
+        format!("{} is not a file of this mesh", file.display()),
         help,
     ))
 }

@@ -190,7 +190,7 @@ fn inspect(armor: &str) -> Result<Vec<String>, Flaw> {
     }
     if !kinds.iter().any(|kind| kind == X25519) {
         let problem = format!(
-            "natpunch can be none of its recipients, which are of the kind {}",
+            "natpunch can't be its recipient, which is of the kind {}",
             kinds.join(", ")
         );
         let help = "encrypt it to recipients that begin with age1: `natpunch keygen --age` makes \

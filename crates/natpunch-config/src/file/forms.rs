@@ -163,7 +163,7 @@ impl Text for FilePath {
         if credential.is_some_and(|name| !secret::is_credential_name(name)) {
             let help = "write credential: and the name of LoadCredential= in the unit, such as \
                         \"credential:home.key\"";
-            return Err(Flaw::new("this is no name of a credential", help));
+            return Err(Flaw::new("this is not the name of a credential", help));
         }
         Ok(Self(PathBuf::from(text)))
     }
@@ -288,7 +288,7 @@ impl Text for Network {
             let problem =
                 format!("{net} is everything: a mesh network or route can't be the default route");
             let help = "name the networks that are behind the peer; for all traffic write exit = \
-                        true at this peer, and exit_node = \"NAME\" at those who shall send theirs \
+                        true for this peer, and exit_node = \"NAME\" for the peers that send theirs \
                         through it";
             return Err(Flaw::new(problem, help));
         }
@@ -498,7 +498,10 @@ impl Text for Allowed {
                 None => format!("write {}", <Self as Text>::EXPECTED),
             };
             Flaw::new(
-                format!("`{}` is nothing that can be allowed", Quoted(text)),
+                format!(
+                    "`{}` is not a kind of change that can be allowed",
+                    Quoted(text)
+                ),
                 help,
             )
         })

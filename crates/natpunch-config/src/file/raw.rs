@@ -24,19 +24,17 @@ section! {
         /// Defaults for the WireGuard interface of every node. A peer overrides any of them in
         /// `[peers.NAME.interface]`.
         interface: RawInterface,
-        /// How changes of this file are applied to a running mesh; docs/operations.md has the whole
-        /// story.
+        /// How changes of this file are applied to a running mesh; docs/operations.md explains it.
         apply: RawApply,
-        /// How much a node may probe where it can only guess the port that a peer's NAT has opened
-        /// for it; docs/operations.md has the whole story.
+        /// How many probes a node may send to guessed ports of a peer's NAT; docs/nat.md explains
+        /// them.
         punch: RawPunch,
-        /// Secrets that stand in this file encrypted with age; docs/how-to/secrets.md has the whole
-        /// story.
+        /// Secrets that this file holds encrypted with age; docs/how-to/secrets.md explains them.
         secrets: RawSecrets,
         /// Names of the peers on this host.
         names: RawNames,
         /// Discovery instances, `[discovery.NAME]`: where candidates for the peers' endpoints come
-        /// from. Any number, all used at once. The endpoints of the file itself need none.
+        /// from. Any number, all used at once. Endpoints in this file need no instance.
         discovery: Named<RawDiscovery>,
         /// STUN servers (RFC 8489), which tell a node the address and port that its NAT gives to
         /// WireGuard's port.
@@ -53,7 +51,8 @@ section! {
     /// The mesh as a whole.
     #[schemars(rename = "Mesh")]
     struct RawMesh {
-        /// Name of the mesh, a DNS label. The interface is named `wg-NAME` if nothing else is said.
+        /// Name of the mesh, a DNS label. The interface is named `wg-NAME` unless `[interface]` has
+        /// a `name`.
         #[schemars(required)]
         name: DnsLabel,
         /// The networks that the mesh's own addresses are taken from.
@@ -63,9 +62,8 @@ section! {
         /// repository or web server refuses a version whose number is not higher than that of the
         /// version it runs.
         generation: Generation,
-        /// Local networks that nodes sit in. Nothing is configured by them: `natpunch check` warns
-        /// of a network of the mesh that clashes with one, and of a route that is wider than one
-        /// and takes it along.
+        /// Local networks of the nodes. They configure nothing: `natpunch check` warns of a network
+        /// of the mesh that clashes with one, and of a route that contains one.
         lans: Vec<Located<Network>>,
         /// File that holds one secret of the whole mesh, on every node, as `natpunch keygen` prints
         /// it; `credential:NAME` is a credential of systemd. Every pair of peers gets a preshared
@@ -99,7 +97,7 @@ section! {
         /// Firewall mark of WireGuard's own packets; 0 is none. Default: 0.
         fwmark: FirewallMark,
         /// Which WireGuard device: `auto` is the kernel's where there is one, else the embedded
-        /// `userspace` one; `external` is one that something else made. Default: `auto`.
+        /// `userspace` one; `external` is one that another program runs. Default: `auto`.
         backend: Backend,
         /// Seconds between keepalives that the node sends to every peer; 0 is off. Default: 25.
         persistent_keepalive: Keepalive,
@@ -114,16 +112,16 @@ section! {
     #[schemars(rename = "Apply")]
     struct RawApply {
         /// How long peers that a change touches, and that were alive before it, may take to be
-        /// alive again; else the node goes back to the version before and stays there until the
-        /// file changes. A number with `s`, `m` or `h`; `0s` switches this off. Default: `60s`.
+        /// alive again. Otherwise the node goes back to the version before and stays there until
+        /// the file changes. A number with `s`, `m` or `h`; `0s` switches this off. Default: `60s`.
         confirm: Span,
-        /// Whether the node undoes what others did to its interface by hand, such as with `wg set`.
-        /// Without it such a drift is only reported. Default: true.
+        /// Whether the node undoes changes that others made to its interface, such as by `wg set`.
+        /// If false, it only reports them. Default: true.
         heal: bool,
-        /// What a change may do that is refused otherwise: `mass-removal` (of more than 30 % of the
-        /// peers), `critical-removal` (of a peer with `critical = true`, or of the last way to find
-        /// it), `operator-removal` (of the peer through which somebody is logged in on the host),
-        /// `default-route`, `empty-mesh`. Remove the word again once the change is everywhere.
+        /// Kinds of changes that are refused without the word: `mass-removal` (of more than 30 % of
+        /// the peers), `critical-removal` (of a peer with `critical = true`, or of the last way to
+        /// find it), `operator-removal` (of the peer through which a person is logged in on the
+        /// host), `default-route`, `empty-mesh`. Remove the word once all nodes have the change.
         allow: Vec<Located<Allowed>>,
     }
 }
@@ -137,11 +135,11 @@ section! {
         rate: ProbesPerSecond,
         /// Most probes to guessed ports in one search for one peer. Default: 1024.
         per_round: ProbesPerRound,
-        /// Most probes to guessed ports in any ten minutes; a search ends where they do. Default:
+        /// Most probes to guessed ports in any ten minutes; at this bound a search ends. Default:
         /// 2048.
         per_10_minutes: ProbesPer10Minutes,
-        /// Whether ports are guessed at all. Without it a peer whose port can't be known is reached
-        /// by a relay. Default: true.
+        /// Whether the node guesses ports. If false, a peer with an unknown port is reached through
+        /// a relay. Default: true.
         spray: bool,
     }
 }
@@ -151,7 +149,7 @@ section! {
     #[schemars(rename = "Names")]
     struct RawNames {
         /// Whether every node keeps the names of the other peers, `NAME.MESH` and `NAME`, in a
-        /// block of its hosts file. Names that the file gives to others stay theirs;
+        /// block of its hosts file. A name that is in the file already keeps its meaning.
         /// `natpunch down` removes the block. Default: false.
         hosts: bool,
     }
@@ -198,21 +196,21 @@ section! {
         /// `exit_node`. It has to forward and translate that traffic (docs/how-to/exit-node.md says
         /// how). Default: false.
         exit: bool,
-        /// The name of the peer through which this one sends all its traffic, except to the
-        /// networks that it sits in. That peer has `exit = true`.
+        /// The name of the peer through which this one sends all its traffic, except to its own
+        /// local networks. That peer has `exit = true`.
         exit_node: Word,
         /// Networks that this peer reaches outside of its exit node, such as the one that you
         /// administer it from.
         exit_except: Vec<Located<Network>>,
         /// Where it can be reached without discovery, `HOST:PORT`. It listens on this port, unless
-        /// `listen_port` says another one. A host name is resolved again and again.
+        /// `listen_port` names another one. A host name is resolved repeatedly.
         endpoint: HostPort,
         /// False for a peer with plain WireGuard and no natpunch on it, such as a phone or a
         /// router. Default: true.
         managed: bool,
         /// True makes this node a rendezvous and relay of its mesh: its agent serves on UDP port
         /// 51900, and on the 33 ports after it (an alternate one, and those of the relay), and the
-        /// others use it with no further word. It needs an `endpoint` that the others reach from
+        /// other nodes use it without another setting. It needs an `endpoint` that they reach from
         /// everywhere; the ports must be open there. A number is another port. Default: false.
         serve: Serve,
         /// Whether this peer is reached, and reaches the others, through relays: `auto`, while
@@ -220,15 +218,15 @@ section! {
         /// `never`. For a pair, `never` of one side wins over `only` of the other, and that over
         /// `auto`. Default: `auto`.
         relay: Relay,
-        /// By whose relays this peer is reached, and reaches the others, best first: names of
-        /// `[discovery.NAME]` with the plugin `rendezvous`, or of peers with `serve`. The first
-        /// that works is used, however near the others are; what is not named is not used at all.
-        /// For a pair of which both sides have a list, those that are in both count, by the sum of
-        /// their two places. Default: all, the one with the shortest round trip first.
+        /// The relays through which this peer is reached, and reaches the others, best first: names
+        /// of `[discovery.NAME]` with the plugin `rendezvous`, or of peers with `serve`. The first
+        /// that works is used, also if another is nearer; a relay that is not listed is never used.
+        /// If both sides of a pair have a list, the relays in both count, by the sum of their two
+        /// places. Default: all, the one with the shortest round trip first.
         relays: Vec<Located<Word>>,
-        /// True for a peer that must not be lost, such as the one that you administer the others
-        /// from: changes that remove it are refused, and changes that it does not survive are
-        /// rolled back. Default: false.
+        /// True for a peer that must stay connected, such as the one that you administer the others
+        /// from. Changes that remove it are refused, and changes that disconnect it are rolled
+        /// back. Default: false.
         critical: bool,
         /// Words of your own, for people and tools.
         tags: Vec<Located<Word>>,

@@ -38,8 +38,9 @@ pub(super) fn routes(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             );
         }
         if let Some(lan) = lans.within(*route) {
-            let message =
-                format!("the route {route} is wider than the LAN {lan} and takes it along");
+            let message = format!(
+                "the route {route} contains the LAN {lan}, so traffic to it goes to the peer"
+            );
             let help = format!("route exactly what is behind the peer, such as {lan}");
             findings.push(
                 finding(message, "wider than the LAN")

@@ -26,7 +26,7 @@ pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
     {
         if !reachable_nodes {
             let message = format!(
-                "nobody can reach the plain WireGuard peer `{}`, nor it them",
+                "no peer can reach the plain WireGuard peer `{}`, and it can reach none",
                 Quoted(name)
             );
             let finding = ConfigError::at(place(mesh, name), message)
@@ -78,7 +78,7 @@ pub(super) fn no_relay(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
         .filter(|(_, peer)| peer.relay == RelayPolicy::Only)
     {
         let message = format!(
-            "`{}` is to be reached through relays only, and there is no relay",
+            "`{}` is reached only through relays, and the mesh has no relay",
             Quoted(name)
         );
         let finding = ConfigError::at(place(mesh, name), message).label("has relay = \"only\"");

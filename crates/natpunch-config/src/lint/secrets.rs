@@ -46,7 +46,7 @@ pub(super) fn private_keys(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
                 start,
                 end: start + word.len(),
             };
-            let message = format!("the private key of `{}` stands in the file", Quoted(owner));
+            let message = format!("the private key of `{}` is in the file", Quoted(owner));
             let finding = ConfigError::at(at, message)
                 .label("whoever reads the file is this peer")
                 .secret();

@@ -73,7 +73,7 @@ pub(super) fn settings(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
                 Quoted(name)
             );
             let finding = ConfigError::at(place(mesh, name), message)
-                .label("these interface settings are used by nobody");
+                .label("no node uses these interface settings");
             findings.push(
                 finding
                     .rule("unused-interface")

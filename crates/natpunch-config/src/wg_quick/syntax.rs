@@ -98,7 +98,7 @@ const UNSUPPORTED: [&str; 6] = [
 pub fn decode(bytes: &[u8]) -> Result<Zeroizing<String>, WgQuickError> {
     let not_text = |before: &[u8]| WgQuickError {
         line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
-        problem: "this is no text: neither UTF-8 nor UTF-16".to_owned(),
+        problem: "this is not text: neither UTF-8 nor UTF-16".to_owned(),
     };
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, odd) = bytes.as_chunks::<2>();
@@ -236,7 +236,7 @@ impl Parser {
         };
         match known {
             Ok(true) => Ok(()),
-            Ok(false) => Err(format!("`{key}` is no key of this section")),
+            Ok(false) => Err(format!("`{key}` is not a key of this section")),
             Err(problem) => Err(format!("{key}: {problem}")),
         }
     }

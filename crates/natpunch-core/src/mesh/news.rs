@@ -49,8 +49,8 @@ impl Mesh {
     /// each [`Ask::Meet`](natpunch_types::Ask::Meet).
     pub fn handle_news(&mut self, from: &InstanceName, news: News, now: Time) {
         let is_able = |instance: &Running| instance.abilities.cover(&news);
-        // The last words of an instance that was stopped, or lost an ability, may still be on
-        // their way: after a start with the same file nobody would have said them.
+        // News of an instance that was stopped, or lost an ability, may still be on its way. After
+        // a start with the same file there would be no such news.
         if !self.instances.get(from).is_some_and(is_able) {
             return;
         }

@@ -155,7 +155,7 @@ fn kind_from_code(code: u8) -> Option<CandidateKind> {
     match code {
         1 => Some(CandidateKind::Host),
         2 => Some(CandidateKind::Mapped),
-        // Nobody but the receiver itself can find a peer-reflexive candidate.
+        // Only the receiver itself can find a peer-reflexive candidate.
         3 | 4 => Some(CandidateKind::Reflexive),
         5 => Some(CandidateKind::Relay),
         _ => None,

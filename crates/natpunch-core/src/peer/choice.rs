@@ -35,7 +35,7 @@ pub(super) struct Choice {
     nominated: Option<PathId>,
     /// The path that the peer has chosen, as it last said, and when.
     peer_uses: Option<(PathId, Time)>,
-    /// The place of that word in the peer's sequence. By a relay an older one may come later.
+    /// The sequence number of that word. An older word may arrive later by a relay.
     said: u64,
     ignores_nominations_until: Time,
     sign_of_life_after: Time,
@@ -77,6 +77,7 @@ impl Choice {
 
     /// What a fresh message of the peer says of the path that it came on.
     pub(super) fn on_peer_says(&mut self, path: PathId, in_use: bool, sequence: u64, now: Time) {
+        // The peer has said something newer on another path.
         if sequence < self.said {
             return;
         }
@@ -103,7 +104,7 @@ impl Choice {
         self.nominated = None;
     }
 
-    /// A path may no longer be used, whoever chose it.
+    /// A path may no longer be used, whichever side chose it.
     pub(super) fn bar(&mut self, path: PathId) {
         self.selection.take_if(|s| s.path == path);
         self.nominated.take_if(|nominated| *nominated == path);
@@ -152,8 +153,8 @@ impl Choice {
         // The path in use is failing. The best that has answered since takes its place: an older
         // answer may be from before whatever broke this one.
         let health = scene.health(selection);
-        // A path that the kernel no longer sends on, or would send into a tunnel, is as good as
-        // one.
+        // A path that the kernel can't send on any more, or would send into a tunnel, counts as
+        // failing.
         let barred = scene
             .is_barred(selection.path)
             .then(|| selection.doubted.unwrap_or_default());

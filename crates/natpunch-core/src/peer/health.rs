@@ -16,7 +16,7 @@ const FAILING_PINGS: u32 = 6;
 /// After something moved, a path has this long, or three round trips, to answer.
 const CONFIRM: Duration = Duration::from_millis(300);
 
-/// How the path in use does, the worst last.
+/// The state of the path in use, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     /// Its pings are answered, or have not waited long enough to mean anything.
@@ -43,7 +43,7 @@ impl Health {
         let unconfirmed = selection
             .doubted
             .filter(|_| Self::confirm_by(selection, entry).is_some_and(|by| by <= now));
-        // What moved since is the later event: only an answer after it says anything.
+        // A move is the later event: only an answer from after it proves the path.
         let since = selection.doubted.or(failing.map(|silence| silence.since));
         match (suspect, since) {
             _ if selection.check == Check::Lost => Self::Lost {

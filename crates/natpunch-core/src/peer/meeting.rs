@@ -1,14 +1,12 @@
-//! Probes that leave on both sides at the same moment, as discovery can arrange: each has passed
-//! its own NAT before the other's arrives there, so that no NAT sees a packet that it does not
-//! expect.
+//! Probes that leave on both sides at the same moment, which discovery arranges. Each probe has
+//! passed its own NAT before the other side's arrives there, so no NAT sees an unexpected packet.
 //!
-//! A side says that it wants to meet when it knows where the peer may be, and is told the moment
-//! once both have said so. Until then it sends openers only. A side whose candidates have been
-//! known for a while is not the first to know of the other, and need not wait: the other's openers
-//! are out.
+//! A side asks for a moment when it knows a candidate of the peer, and is told the moment once both
+//! sides have asked. Until then it sends only openers. A side whose own candidates were published a
+//! while ago need not wait: the peer has known them for longer, and its openers are out.
 //!
-//! Each server names a moment of its own, to both sides. Which word arrives first may differ
-//! between them, and a server may lie: so both fire at every server's moment.
+//! Each server names a moment of its own, to both sides. The two sides may hear the servers in
+//! different order, and a server may lie: so both sides fire at every server's moment.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,18 +22,19 @@ use super::{Connection, Peer};
 
 /// Discovery is asked at most this often for one peer.
 const EVERY: Duration = Duration::from_secs(2);
-/// What it says counts for this long after it was asked, of each instance once, and of so many.
+/// Its answers count for this long after it was asked, of each instance once, and of so many
+/// instances.
 const PATIENCE: Duration = Duration::from_secs(8);
 const MAX_ORIGINS: usize = 4;
-/// A moment that is further away than this is none that a server would name.
+/// No honest server names a moment that is further away than this.
 const MAX_DELAY: Duration = Duration::from_secs(3);
-/// What was published this long ago has reached the peer before we could hear of it.
+/// Candidates that were published this long ago have reached the peer already.
 const KNOWN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Meeting {
     asked: Option<Time>,
-    /// Who has told a moment since then.
+    /// The instances that have told a moment since then.
     told: BTreeSet<InstanceName>,
     /// The moments to come: those of an earlier asking, too, each at most [`MAX_DELAY`] away.
     fire_at: BTreeSet<Time>,

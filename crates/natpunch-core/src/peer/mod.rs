@@ -91,15 +91,14 @@ const CHECK_TRIES_ALONE: u32 = 6;
 /// The same where the path takes the place of a relay, which carries nothing meanwhile, and for a
 /// relay, of which there may be another; but at least three round trips.
 const CHECK_SOON: Duration = Duration::from_secs(1);
-/// The controlled side first waits for WireGuard's handshake to arrive by itself, which sets the
-/// endpoint too ...
+/// The controlled side first waits for the peer's handshake, which sets the endpoint too ...
 const DEFER: Duration = Duration::from_millis(250);
-/// ... and if none came some time after that, starts one: the first was lost.
+/// ... and if none came some time after that, starts one: the peer's was lost.
 const DEFER_KICK: Duration = Duration::from_millis(750);
 /// A path in use whose pings go unanswered for this long, while WireGuard hears nothing either, is
 /// lost.
 const DEAD: Duration = Duration::from_secs(4);
-/// A peer's natpunch that has answered before it fell silent is not taken to be off for this long.
+/// A peer's natpunch that has answered before it fell silent counts as running for this long.
 const PROBED: Duration = Duration::from_secs(15);
 /// The same where the peer's natpunch is silent and WireGuard's own traffic is all there is to see.
 const DEAD_UNPROBED: Duration = Duration::from_secs(180);
@@ -115,14 +114,14 @@ enum Connection {
     Settled,
 }
 
-/// How much a peer is looked for.
+/// How urgently discovery looks for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Search {
-    /// Not at all.
+    /// Not at all: the pair is connected.
     Done,
-    /// Discovery may take its time.
+    /// Discovery may take its time: a relay carries, and a direct path is unlikely.
     Patient,
-    /// It is worth haste.
+    /// At once.
     Eager,
 }
 
@@ -130,7 +129,7 @@ pub(crate) enum Search {
 struct Received {
     counter: u64,
     expires: Time,
-    /// Who brought it last.
+    /// The instance that brought it last.
     origin: InstanceName,
     candidates: Vec<(CandidateKind, SocketAddr)>,
     profile: NatProfile,
@@ -184,15 +183,15 @@ impl Peer {
         peer
     }
 
-    /// Takes over what a reload leaves of the peer that was here before. Where the keys are the
-    /// same, nobody else tells it again: discovery has handed the record over, and the other side
-    /// may have changed nothing.
+    /// Takes over the state of the same peer from before a reload. With the same keys no other part
+    /// would tell it again: discovery has delivered the record already, and the other side need not
+    /// have changed.
     pub(crate) fn inherit(&mut self, predecessor: Self, env: &mut Env, now: Time) {
         let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
         if pair(self) == pair(&predecessor) {
             self.prober.resume(predecessor.prober);
             let mut table = predecessor.table;
-            // What WireGuard uses is adopted again if it is alive.
+            // WireGuard's endpoint is adopted again if it is alive.
             table.restrict(|path, kind, origin| {
                 *origin != Origin::WireGuard && self.permits(path, kind, origin)
             });
@@ -252,8 +251,8 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        // Only an authenticated packet makes a candidate peer-reflexive, and that is seen here, not
-        // by discovery.
+        // Only an authenticated packet makes a candidate peer-reflexive. The core sees such packets
+        // itself; discovery does not.
         let kind = match candidate.kind {
             CandidateKind::PeerReflexive => CandidateKind::Reflexive,
             kind => kind,
@@ -302,7 +301,7 @@ impl Peer {
             // The same record through another store, or read again: its lifetime still counts from
             // its first receipt.
             Some(known) if counter == known.counter => known.expires,
-            // An older one, which a store may show for as long as it likes.
+            // An older record. A store may show it again at any time.
             Some(_) => return,
             None => now + lifetime,
         };
@@ -329,7 +328,8 @@ impl Peer {
     }
 
     fn take_record(&mut self, record: Received, env: &mut Env, now: Time) {
-        // A plain peer has none; what was left before it became one is for its successor.
+        // A plain peer leaves no records. One from before it became plain is only kept, for the
+        // case that it becomes managed again.
         if self.spec.managed {
             self.punching.on_peer_profile(record.profile);
             let origin = Origin::Discovery(record.origin.clone());
@@ -362,7 +362,8 @@ impl Peer {
             kind,
             ..offer
         };
-        // A router is a peer only if the peer says so.
+        // The address of this host's own router counts only if the peer or this node's mesh file
+        // names it: discovery's word alone is not enough.
         if env.local.is_router(remote.ip()) && !offer.is_sure() && !offer.is_stated() {
             return;
         }
@@ -401,8 +402,8 @@ impl Peer {
         self.ask_to_meet(env, now);
     }
 
-    /// How a path was found, in truth: what comes from a host of relays comes through a relay,
-    /// unless the peer says that the address is its own.
+    /// The kind of a path as this node sees it: a packet from a host of relays came through a
+    /// relay, unless the peer says that the address is its own.
     fn kind_seen(&self, path: PathId, kind: CandidateKind, env: &Env) -> CandidateKind {
         let unknown = kind == CandidateKind::PeerReflexive && self.table.get(&path).is_none();
         let by_relay = env.is_host_of_relays(path.remote.ip());
@@ -414,7 +415,7 @@ impl Peer {
         }
     }
 
-    /// The kernel's word on the way to an address.
+    /// The kernel's route to an address.
     pub(crate) fn handle_route(&mut self, ip: IpAddr, route: Route, env: &mut Env, now: Time) {
         let same_site = self.table.same_site;
         let mut opened = Vec::new();
@@ -450,8 +451,8 @@ impl Peer {
             entry.unblock();
         }
         self.table.forget_routes();
-        // What found no place before, or was of a family that this host did not have, may be the
-        // best now.
+        // A candidate that found no place in the table, or was of a family that this host did not
+        // have, may be the best now.
         if let Some(record) = self.record.take() {
             self.take_record(record, env, now);
         }
@@ -507,17 +508,17 @@ impl Peer {
         let in_use = self.choice.selection.as_ref();
         let was_lost = in_use.is_some_and(|s| s.check == Check::Lost);
         let already = self.device_path() == Some(path);
-        // While the path was lost WireGuard may have tried for new keys in vain and given up. It
-        // would not try again before somebody sends, and then the old keys may be over.
+        // While the path was lost, WireGuard may have tried in vain to get new keys, and given up.
+        // It tries again only when there is a packet to send, and the old keys may have expired by
+        // then.
         let renews = was_lost && self.choice.controlling && self.device.is_rekey_due(now);
         self.device.mark();
         let check = if already && session.needs_no_handshake() && !renews {
-            // Where WireGuard has worked before and probes work again, it is left alone. A
-            // handshake now would cross the other side's, and of two that cross neither comes to
-            // anything.
+            // WireGuard has worked on this path before and probes work again, so it is left alone.
+            // A handshake now could cross the other side's, and of two that cross both fail.
             Check::Passed
         } else if self.choice.controlling || session.is_live() && !was_lost {
-            // This side begins the handshake, or moves a session that both sides have.
+            // The controlling side begins the handshake. A live session is moved by either side.
             self.set_endpoint(path, true, reason, env, now);
             let soon = how == How::ChosenOverRelay || self.is_relay(path);
             Check::Running {
@@ -579,7 +580,7 @@ impl Peer {
         env.out.set_endpoint(peer, command);
     }
 
-    /// When WireGuard has had its time on the path in use, or that counts as lost.
+    /// When WireGuard's time on the path in use is over, or the path counts as lost.
     fn check_at(&self, now: Time) -> Option<Time> {
         let selection = self.choice.selection.as_ref()?;
         match selection.check {
@@ -590,15 +591,15 @@ impl Peer {
         }
     }
 
-    /// Follows up on what WireGuard made of the path in use, whose time is over.
+    /// The time of the check of the path in use is over: takes the next step.
     fn check_selection(&mut self, env: &mut Env, now: Time) {
         let Some(selection) = &self.choice.selection else {
             return;
         };
         let path = selection.path;
         match selection.check {
-            // The peer's handshake has not come. WireGuard on this side is told the path without
-            // beginning one of its own, which only comes if the peer's does not soon.
+            // The peer's handshake has not come. WireGuard here is told the path, but does not
+            // begin a handshake yet: it could still cross the peer's.
             Check::Deferred { .. } => {
                 self.set_check(Check::Running {
                     tries: 0,
@@ -608,6 +609,7 @@ impl Peer {
                     self.set_endpoint(path, false, EndpointReason::Nominated, env, now);
                 }
             }
+            // Neither a handshake nor traffic: WireGuard tries again, or another path is taken.
             Check::Running { tries, .. } => {
                 let alone = !self.has_other(path, now);
                 let over_relay = selection.how == How::ChosenOverRelay;
@@ -627,7 +629,9 @@ impl Peer {
                 });
                 self.set_endpoint(path, true, EndpointReason::Retry, env, now);
             }
+            // Neither pings nor WireGuard have shown life for too long.
             Check::Passed => self.lose(env, now),
+            // Its endpoint stays until another path is proven.
             Check::Lost => {}
         }
     }
@@ -640,20 +644,21 @@ impl Peer {
 
     /// Probes pass, WireGuard does not: on to the next path.
     fn block(&mut self, path: PathId, env: &mut Env, now: Time) {
-        // Where WireGuard passes nowhere, no path is to blame.
+        // If WireGuard fails on every path, the cause is not this path: it is blocked for less
+        // long.
         let is_blocked = |other: &PathId, entry: &Entry| *other != path && entry.is_blocked(now);
         let nowhere = self.table.iter().any(|(other, e)| is_blocked(other, e));
         let entry = self.table.get_mut(&path);
         let until = entry.map_or(now, |entry| entry.block(nowhere, now));
         self.leave_deaf(path, env);
-        // The other side may have noticed nothing, and decide for the pair.
+        // The other side may decide for the pair, and not have noticed. This ping tells it.
         self.ping_now(path, env, now);
         if !self.is_relay(path) {
             self.round.be_silent_until(until);
         }
     }
 
-    /// The path in use is left for that WireGuard does not pass there.
+    /// Leaves the path in use because WireGuard does not pass there.
     fn leave_deaf(&mut self, path: PathId, env: &mut Env) {
         self.choice.selection = None;
         self.choice.forget_nomination();
@@ -692,7 +697,8 @@ impl Peer {
     fn dead_at(&self, selection: &Selection, now: Time) -> Time {
         let entry = self.table.get(&selection.path);
         let silent_since = entry.and_then(|entry| entry.unanswered_since);
-        // When it is asked is this side's affair, so the last answer's age says nothing.
+        // This side decides when it pings, so the age of the last answer says nothing about the
+        // path.
         let silence = silent_since.map_or(Duration::ZERO, |since| now.since(since));
         let probed = selection.answered.is_some() && silence < PROBED;
         let patience = if probed { DEAD } else { DEAD_UNPROBED };

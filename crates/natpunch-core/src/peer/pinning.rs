@@ -15,18 +15,20 @@ use crate::env::Env;
 use super::Peer;
 
 impl Peer {
-    /// The path from this host's WireGuard to an address as it is now, with the pin that leads there.
+    /// The path from this host's WireGuard to an address as it is now, with the pin that leads
+    /// there.
     pub(super) fn wireguards_path(&self, remote: SocketAddr) -> PathId {
         let pin = self.device.pin.filter(|path| path.remote == remote);
         pin.unwrap_or(PathId::wireguard(remote))
     }
 
-    /// A pin leads elsewhere what would leave on this path.
+    /// Whether a pin would send on another path what is sent on this one.
     pub(super) fn is_shadowed(&self, path: PathId) -> bool {
         self.path_seen(path) != path
     }
 
-    /// The path by which a datagram came, in truth: at WireGuard's port what a pin has led there.
+    /// The path by which a datagram really came: at WireGuard's port it may have come through a
+    /// pin.
     pub(super) fn path_seen(&self, path: PathId) -> PathId {
         match path.local {
             LocalSocket::WireguardPort => self.wireguards_path(path.remote),
@@ -56,7 +58,8 @@ impl Peer {
         }
     }
 
-    /// WireGuard passes on a path no more: it is left alone for a while, and left if it is in use.
+    /// WireGuard no longer passes on a path: the path is not used for a while, and is left if it is
+    /// in use.
     fn give_up_path(&mut self, path: PathId, env: &mut Env, now: Time) {
         if let Some(entry) = self.table.get_mut(&path) {
             entry.forget_proof();

@@ -30,7 +30,7 @@ pub(super) struct PlainTries {
     tried: BTreeSet<PathId>,
     /// Fruitless passes.
     passes: usize,
-    /// All were tried: a pause.
+    /// All candidates were tried, and a pause runs.
     paused: bool,
     next: Option<Time>,
 }
@@ -39,12 +39,12 @@ pub(super) struct PlainTries {
 enum Step {
     Wait,
     Try(PathId),
-    /// Everything was tried.
+    /// All candidates were tried.
     Pause(Duration),
 }
 
 impl PlainTries {
-    /// Something new to try ends a pause.
+    /// A new candidate ends a pause.
     pub(super) fn on_new_candidate(&mut self) {
         if std::mem::take(&mut self.paused) {
             self.next = None;
@@ -52,7 +52,7 @@ impl PlainTries {
         self.passes = 0;
     }
 
-    /// When the tries go on after everything was tried in vain.
+    /// When the tries go on after all candidates were tried in vain.
     pub(super) fn retry_at(&self) -> Option<Time> {
         self.next.filter(|_| self.paused)
     }
@@ -85,6 +85,7 @@ impl PlainTries {
 
 impl Peer {
     pub(super) fn decide_plain(&mut self, env: &mut Env, now: Time) {
+        // A live endpoint is never replaced: WireGuard's own roaming keeps it.
         if self.device.session(now).is_up() {
             self.plain = PlainTries::default();
             return;

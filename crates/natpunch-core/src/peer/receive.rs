@@ -1,4 +1,4 @@
-//! Probes that arrive: what is believed of them, and what is answered.
+//! Probes that arrive: which of them count, what they change, and which are answered.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -42,15 +42,16 @@ impl Peer {
             return;
         };
         let path = self.path_seen(path.with_remote(remote));
-        // A source port serves one peer: what comes to another's was not meant for it.
+        // A source port serves one peer. A probe at another peer's port is no path of this one.
         let is_ours = |port| env.ports.is_of(port, &self.spec.key);
         if !path.pin().is_none_or(is_ours) {
             return;
         }
+        // An answer would show the peer this node's address.
         if self.spec.relay == RelayPolicy::Only && !self.is_relay(path) {
             return;
         }
-        // No answer: else the peer would take a way that is of no use here.
+        // This host can't send on the path. An answer would make the peer choose it.
         let barred = self.table.get(&path).is_some_and(Entry::is_barred);
         if barred && !self.choice.is_selected(path) {
             return;
@@ -72,9 +73,10 @@ impl Peer {
     ) {
         let freshness = self.prober.judge(ping, env.session);
         let is_within_limit = match freshness {
+            // A copy: the original was answered.
             Freshness::Seen => false,
             Freshness::Fresh => true,
-            // It may be a replay, from a forged source even.
+            // It may be a replay, even from a forged source.
             Freshness::KnowsUsNot | Freshness::OtherRun => self.prober.may_answer_unsure(now),
         };
         if !is_within_limit || !env.pongs.take(now) {
@@ -110,6 +112,7 @@ impl Peer {
         now: Time,
     ) {
         let known = self.table.get(&path).is_some();
+        // The volley that runs has found enough paths. More would only cost probes.
         if !known && self.has_enough_finds() {
             return;
         }
@@ -119,8 +122,8 @@ impl Peer {
         if let Some(about) = ping.about {
             self.heed_about(about, env, now);
         }
-        // A host address is reached without a NAT, so no other port than WireGuard's leads there
-        // better.
+        // Host addresses are for WireGuard's own port: there is no NAT on the way that another
+        // source port could pass.
         let hosts = ping.hosts.iter().filter(|_| path.pin().is_none());
         for host in hosts {
             self.learn_from_peer(path.with_remote(*host), CandidateKind::Host, env, now);
@@ -155,9 +158,11 @@ impl Peer {
     }
 
     fn handle_pong(&mut self, path: PathId, pong: &Probe, env: &mut Env, now: Time) {
+        // It answers a ping of an earlier run of this node.
         if pong.to_session != env.session && pong.to_session != 0 {
             return;
         }
+        // It is a copy, late, or answers no ping of this run.
         let Some(ping) = self.prober.take_pending(&pong.transaction, now) else {
             return;
         };
@@ -220,8 +225,8 @@ impl Peer {
                 rtt,
             });
         }
-        // The choice first, so that this ping carries the nomination, unless it has sent one
-        // itself.
+        // The choice comes first, so that this ping carries the nomination. If the choice itself
+        // has sent a ping, no other is needed.
         self.decide(env, now);
         let pinged_now = |entry: &Entry| entry.last_ping == Some(now);
         if is_first_answer && !self.table.get(&path).is_some_and(pinged_now) {
@@ -254,8 +259,8 @@ impl Peer {
         if !probe.checking || !in_use {
             return;
         }
-        // Without keys a sign of life would be a handshake, and cross the one that the peer has
-        // just begun: both come to nothing.
+        // Without keys a sign of life would be a handshake. It would cross the handshake that the
+        // peer has just begun, and both would fail.
         let can_answer = self.has_live_session(now) && self.device.session(now).has_keys();
         if can_answer && self.choice.may_show_life(now) {
             self.set_endpoint(path, true, EndpointReason::Asked, env, now);
@@ -273,7 +278,7 @@ impl Peer {
         self.learn(offer, env, now);
     }
 
-    /// A packet came by this path: ask at once, since its NAT is open now.
+    /// A packet came by this path: ping it at once, while its NAT is open.
     fn trigger(&mut self, path: PathId, now: Time) {
         let Some(entry) = self.table.get_mut(&path) else {
             return;
@@ -283,7 +288,7 @@ impl Peer {
         if entry.is_proven(now) || soon {
             return;
         }
-        // What came in shows that openers are no longer needed.
+        // The packet shows that the peer's NAT is open too, so openers are no longer needed.
         let pause = if entry.burst == Burst::Direct {
             TRIGGER_EVERY
         } else {

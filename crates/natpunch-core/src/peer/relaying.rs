@@ -1,11 +1,11 @@
 //! Paths through relays: when one is used, when it stands by, and how the pair changes between it
 //! and a direct path.
 //!
-//! WireGuard roams to wherever an authentic packet comes from. As long as a relay carries packets,
-//! those that are still under way would take a device back to the relay right after it was told of
-//! a direct path, and from there its answers would take the other device back, and so on. Hence a
-//! relay carries until both sides have chosen the direct path, which each tells the other with
-//! every probe, and from then on lets only probes through.
+//! WireGuard roams to the source of every authentic packet. While a relay carries packets, one that
+//! is still under way can take a device back to the relay right after it was told of a direct path.
+//! The answers of that device then take the other device back, and so on. So a relay carries until
+//! both sides have chosen the direct path, and from then on forwards only probes. Each side says
+//! with every probe which path it has chosen.
 
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ const WATCH: Duration = Duration::from_millis(1500);
 /// relays' addresses.
 const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay
-/// does not do its part.
+/// breaks the protocol, and a path through the relay is better than none.
 const MAX_RESTORED: u32 = 30;
-/// A relay over which WireGuard makes a session, or has just made one, is kept for this long: the
-/// peer's agent has to see the session before it sets another endpoint, or it would take its device
-/// for one without a session and begin anew.
+/// A relay over which WireGuard makes a session, or has just made one, is kept for this long. The
+/// peer's agent has to see the session before it sets another endpoint: otherwise it would take its
+/// device for one without a session, and begin a second handshake.
 pub(super) const STAY: Duration = Duration::from_secs(1);
 /// A direct path that was in use for less than this is unreliable ...
 const UNRELIABLE: Duration = Duration::from_secs(60);
@@ -37,13 +37,13 @@ const UNRELIABLE: Duration = Duration::from_secs(60);
 /// figure.
 const RETREAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(320));
 
-/// How long the news of a choice is under way at least, or two round trips.
+/// A choice of this side may reach the peer this late, or two round trips late.
 const NEWS: Duration = Duration::from_millis(100);
 
 /// Retreats from direct paths to a relay.
 #[derive(Debug, Default)]
 pub(super) struct Retreat {
-    /// Too early ones in a row.
+    /// How many in a row came soon after the change to the direct path.
     count: u32,
     until: Time,
 }
@@ -72,22 +72,25 @@ impl Retreat {
 }
 
 impl Peer {
-    /// Whether what this origin offers may be used at all.
+    /// Whether the mesh file allows a path that this origin offers.
     pub(super) fn permits(&self, path: PathId, kind: CandidateKind, origin: &Origin) -> bool {
         let relay = kind == CandidateKind::Relay || self.is_relay(path);
         let is_listed = match (&self.spec.relays, origin.instance()) {
             (Some(relays), Some(instance)) => relays.contains(instance),
-            // What the peer or WireGuard uses is not known by whose relay it is.
+            // The peer or WireGuard use the path: they do not say which server's relay it is.
             (Some(_), None) | (None, _) => true,
         };
         let offers_relay = kind == CandidateKind::Relay && origin.instance().is_some();
         match self.spec.relay {
-            // The mesh file names whose relays may be used.
+            // The mesh file lists other relays.
             _ if kind == CandidateKind::Relay && !is_listed => false,
-            // Whoever says so: what was a relay's and is offered by none that may, is not used.
+            // An allowed instance offers it now, or it was never the port of a relay that is no
+            // longer allowed: the peer may go on naming such a port.
             RelayPolicy::Auto => offers_relay || !self.table.is_barred_relay(&path),
-            // A plain peer can't use relays; the policy says nothing of it.
+            // A direct path would show the peer this node's address. A plain peer can't use
+            // relays, so the policy does not apply to it.
             RelayPolicy::Only => relay || !self.spec.managed,
+            // A former relay's port stays a relay, whatever the peer calls it.
             RelayPolicy::Never => !relay && !self.table.is_former_relay(&path),
         }
     }
@@ -122,22 +125,24 @@ impl Peer {
     /// What the pair wants of a relay.
     pub(crate) fn relay_use(&self, now: Time) -> RelayUse {
         if !self.probes() || self.spec.relay == RelayPolicy::Never {
+            // A plain peer can't bind a relay's port, and the mesh file may forbid relays.
             return RelayUse::Off;
         }
         let scene = self.scene(now);
         let Some(selection) = &self.choice.selection else {
+            // No path is in use: the relay is likely to be the first.
             return RelayUse::Carry;
         };
         if self.is_relay(selection.path) {
-            // It is what carries.
+            // The relay is the path in use.
             return RelayUse::Carry;
         }
         if scene.health(selection).wants_relay() {
-            // To be there when the direct path is given up.
+            // The relay has to carry already when the direct path is given up.
             return RelayUse::Carry;
         }
         if selection.how == How::Adopted && now.since(selection.since) < ADOPTED {
-            // It may pass a relay that nobody has told us of yet.
+            // The session that was found may pass a relay which discovery has not named yet.
             return RelayUse::Carry;
         }
         if self.device.handshake_seen.is_none() {
@@ -145,9 +150,11 @@ impl Peer {
             return RelayUse::Carry;
         }
         if self.choice.is_agreed() {
+            // Both sides have chosen the direct path. A packet that the relay still carried would
+            // take WireGuard back to it.
             RelayUse::Standby
         } else {
-            // The peer still sends by the relay: what it sends would be lost.
+            // The peer may still send by the relay: those packets would be lost.
             RelayUse::Carry
         }
     }
@@ -191,15 +198,15 @@ impl Peer {
                 Some(asked) if pinged.is_some_and(|pinged| pinged > asked) => {
                     others.push((asked + ASK_OTHERS_EVERY, *path));
                 }
-                // Not more often than the path in use itself.
+                // It was asked since the last ping on the path in use, which sets the pace.
                 Some(_) => {}
             }
         }
         others
     }
 
-    /// When a relay may be left, or what the pair wants of relays may change, though nothing
-    /// happens; always after `now`.
+    /// When a relay may be left, or the pair's use of relays may change, without any input; always
+    /// after `now`.
     pub(super) fn relaying_changes_at(&self, now: Time) -> Option<Time> {
         let selection = self.choice.selection.as_ref()?;
         let adopted = (selection.how == How::Adopted).then_some(selection.since + ADOPTED);
@@ -215,7 +222,9 @@ impl Peer {
             return How::Chosen;
         };
         match (self.is_relay(selection.path), self.is_relay(path)) {
+            // The relay stops carrying, so WireGuard has little time to show that it works.
             (true, false) => How::ChosenOverRelay,
+            // The direct path failed. If it did so soon, it is not tried again for a while.
             (false, true) => {
                 let used = now.since(selection.since);
                 self.retreat.on_left(used, now);
@@ -231,7 +240,7 @@ impl Peer {
             return false;
         };
         if self.scene(now).health(selection).wants_relay() {
-            // The path in use may be dead, and WireGuard knows better.
+            // The path in use may be dead. WireGuard has heard the peer on the other one.
             return false;
         }
         let unheard = self
@@ -239,18 +248,19 @@ impl Peer {
             .get(&path)
             .is_some_and(|entry| entry.is_unheard(now));
         if unheard && selection.restored < MAX_RESTORED {
-            // The peer goes on sending there until it has heard that its answers do not come.
+            // The peer does not hear WireGuard there. It goes on sending there until it learns
+            // that its answers do not arrive.
             return true;
         }
         let (moved_to_relay, on_relay) = (self.is_relay(path), self.is_relay(selection.path));
         if self.spec.relay == RelayPolicy::Only {
-            // A packet came past the relay that alone may be used.
+            // A packet came past the relay, which is the only allowed path.
             return on_relay && !moved_to_relay;
         }
-        // What the peer said before it could know of this side's choice says nothing of its own.
+        // The peer's word counts only from when it could know of this side's choice.
         let chosen = selection.since + NEWS.max(self.rtt(path) * 2);
-        // A packet that was still under way through a relay took it along. If the peer has chosen
-        // that relay, or if this goes on and on, the other side means it.
+        // A packet that was still under way through a relay took WireGuard there. But if the peer
+        // has chosen that relay, or if this happens again and again, the move is intended.
         moved_to_relay
             && !on_relay
             && selection.restored < MAX_RESTORED
@@ -264,14 +274,15 @@ impl Peer {
         };
         selection.restored += 1;
         let path = selection.path;
+        // WireGuard will be left on the relay the next time, so the direct path rests.
         if selection.restored >= MAX_RESTORED {
             self.retreat.extend(now);
         }
         self.set_endpoint(path, false, EndpointReason::Restored, env, now);
     }
 
-    /// The peer says whether its WireGuard hears nothing on this path. Where it is the only one it
-    /// is kept: it may be that WireGuard passes nowhere.
+    /// The peer says whether its WireGuard hears nothing on this path. The only path is kept: the
+    /// reason may be one that every path shares.
     pub(super) fn heed_deafness(&mut self, path: PathId, deaf: bool, env: &mut Env, now: Time) {
         if deaf && !self.has_other(path, now) {
             return;
@@ -285,12 +296,12 @@ impl Peer {
         }
     }
 
-    /// The peer's WireGuard receives nothing. That ours hears the peer's proves nothing of the
-    /// other direction, where all that it sends may be dropped.
+    /// The peer's WireGuard receives nothing. This side may hear the peer all the same: a firewall
+    /// may drop one direction only.
     pub(super) fn heed_unheard(&mut self, path: PathId, env: &mut Env, now: Time) {
         let is_passed = |s: &mut Selection| s.check == Check::Passed;
         let in_use = self.choice.selected_mut(path).is_some_and(is_passed);
-        // Where probes do not pass either, the path is dead, which is noticed otherwise.
+        // If probes do not pass either, the path is dead, which `Health` finds.
         let passes = self.table.get(&path).is_some_and(|e| e.unanswered == 0);
         let sends = self.device.has_sent_all_the_time(now);
         if in_use && passes && sends && self.has_other(path, now) {
@@ -301,7 +312,7 @@ impl Peer {
         }
     }
 
-    /// What WireGuard sends without hearing anything is the first sign of a dead path.
+    /// The first sign of a dead path is that WireGuard sends and hears nothing.
     pub(super) fn watch_traffic(&mut self, env: &mut Env, now: Time) {
         if !self.device.is_waiting() {
             return;
@@ -312,14 +323,14 @@ impl Peer {
         };
         let path = selection.path;
         let Some(entry) = self.table.get(&path).filter(|e| e.unanswered == 0) else {
-            // Pings are unanswered too: that tells more, and sooner.
+            // Pings are unanswered too. Their number and age tell more (`Health`).
             return;
         };
         let asked = entry.last_ping.is_some_and(|at| now.since(at) < WATCH);
         if !asked {
             self.ping_now(path, env, now);
         } else if self.device.is_cut_off(now) && self.has_other(path, now) {
-            // Probes pass and WireGuard does not. Where there is no other path, this one stays.
+            // Probes pass and WireGuard does not. Without another path, this one stays.
             self.block(path, env, now);
         }
     }

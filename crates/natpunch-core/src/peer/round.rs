@@ -26,19 +26,18 @@ const SILENCE: [Duration; 7] = [
     Duration::from_secs(15 * 60),
     Duration::from_secs(60 * 60),
 ];
-/// A path through a relay is in use and no other is looked for any more: the search goes on after
-/// this.
+/// A relay is in use and no search for a direct path is under way: one begins after this.
 const SEARCH_AFTER: Duration = Duration::from_secs(2);
 /// In silences at least this long ...
 const LONG_SILENCE: Duration = Duration::from_secs(60);
-/// ... this many of the newest candidates are pinged all the same, often enough that the hole in
-/// our NAT stays open: a peer that comes back after hours then gets through with its first ping.
-/// This costs what WireGuard's own keepalive does.
+/// ... this many of the newest candidates are still pinged, often enough that our NAT stays open
+/// for them: the first ping of a peer that comes back after hours then gets through. This costs as
+/// much as WireGuard's own keepalive.
 const HOLES: usize = 4;
 /// From this fruitless round on the peer is said to be unreachable.
 const UNREACHABLE_AFTER: usize = 3;
-/// A new candidate starts the ladder anew, but not more often than this: a peer whose address
-/// changes all the time is not worth more.
+/// A new candidate restarts the ladder of silences, but not more often than this: otherwise a peer
+/// whose address changes all the time would be probed all the time.
 const RESET_EVERY: Duration = Duration::from_secs(60);
 /// Beacons of a round.
 const BEACONS: [Duration; 3] = [
@@ -49,7 +48,7 @@ const BEACONS: [Duration; 3] = [
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
-    /// Nothing is looked for, or there is nowhere to look.
+    /// No path is looked for, or there is no candidate.
     #[default]
     Resting,
     Probing {
@@ -99,7 +98,7 @@ impl Round {
         matches!(self.phase, Phase::Silent { .. })
     }
 
-    /// When the silence ends, if that is what this is.
+    /// When the silence ends, if there is one.
     pub(super) fn silent_until(&self) -> Option<Time> {
         self.ends_at().filter(|_| self.is_silent())
     }
@@ -125,8 +124,8 @@ impl Round {
         Some(self.started + *offset)
     }
 
-    /// Begins a round; with openers only after a silence in which routers forgot what spoiled the
-    /// earlier rounds, else there is nothing to win by them.
+    /// Begins a round. It has openers only after a silence in which routers forgot the packets that
+    /// spoiled the earlier rounds: before that, openers gain nothing.
     fn begin(&mut self, behind_one_nat: bool, now: Time) -> Option<Burst> {
         let opening = self.is_unreachable().then_some(Burst::Opening);
         self.phase = Phase::Probing {
@@ -168,7 +167,7 @@ impl Round {
         };
     }
 
-    /// A round out of turn is worth while: the last one is over and was long ago.
+    /// Whether a round may begin before its turn: the last one is over and was long ago.
     fn may_begin_early(&self, now: Time) -> bool {
         self.is_silent() && now.since(self.started) >= RESET_EVERY
     }
@@ -178,7 +177,7 @@ impl Round {
         let rung = SILENCE.get(self.attempt).or(SILENCE.last());
         let mut silence = rung.copied().unwrap_or_default();
         if had_direct {
-            // What has worked once is likely to work again.
+            // A direct path has worked before, so one is likely to work again.
             silence = silence.min(LONG_SILENCE);
         }
         self.attempt += 1;
@@ -206,7 +205,7 @@ impl Peer {
         let connected = self.connection(now) != Connection::Down;
         let mut bursts = Vec::new();
         for (path, entry) in self.table.iter() {
-            // A proven path that is not needed now has its own turn.
+            // WireGuard does not pass on a blocked path; a proven one is pinged by its own timer.
             if entry.is_blocked(now) || connected && entry.is_proven(now) {
                 continue;
             }
@@ -224,9 +223,9 @@ impl Peer {
         self.ask_to_meet(env, now);
     }
 
-    /// Both sides are likely to hear of each other at this moment: a round now, if the last one was
-    /// long ago, finds the peer's one, where two long silences might not meet for hours. Only for a
-    /// peer that published something lately.
+    /// Both sides are likely to hear of each other at this moment. If the last round was long ago,
+    /// a round that begins now meets the peer's round; two long silences might not meet for hours.
+    /// Only for a peer that has published a record lately.
     pub(crate) fn meet(&mut self, env: &mut Env, now: Time) {
         let record = self.record.as_ref();
         let alive = record.is_some_and(|record| now < record.expires);
@@ -235,8 +234,8 @@ impl Peer {
         }
     }
 
-    /// The cause of the failures so far may have been on our side: the whole ladder anew, but only
-    /// from a long silence.
+    /// The cause of the failures so far may have been on this side. Restarts the ladder of
+    /// silences, but only from a long silence.
     pub(crate) fn start_anew(&mut self, env: &mut Env, now: Time) {
         if self.round.may_begin_early(now) {
             self.round.start_over();
@@ -255,9 +254,11 @@ impl Peer {
     pub(super) fn advance_round(&mut self, env: &mut Env, now: Time) {
         match self.round.phase {
             Phase::Resting => {}
+            // A path is found, or there is no candidate to probe.
             Phase::Probing { .. } if self.has_found() || self.table.is_empty() => {
                 self.round.phase = Phase::Resting;
             }
+            // Fruitless. The silence lets routers forget the packets of this round.
             Phase::Probing { .. } => {
                 let silence = self.round.fail(self.had_direct, now);
                 if silence >= LONG_SILENCE {
@@ -291,10 +292,10 @@ impl Peer {
     }
 
     /// LAN beacons: an ordinary ping, broadcast on the links of our private addresses to the port
-    /// on which the peer listens. Two nodes behind one NAT without hairpin may know nothing but
-    /// their common public address; the answer comes from the peer's LAN address, which is thereby
-    /// learned. At most three per round and link, in first rounds and where the peer's public
-    /// address is our own.
+    /// on which the peer listens. Two nodes behind one NAT without hairpin may know only their
+    /// common public address. The peer answers from its LAN address, and so this node learns it. At
+    /// most three per round and link, in first rounds and where the peer's public address is our
+    /// own.
     pub(super) fn send_beacons(&mut self, env: &mut Env, now: Time) {
         while self.round.next_beacon().is_some_and(|due| due <= now) {
             self.round.beacons += 1;

@@ -40,8 +40,8 @@ pub(super) static STRATEGY: Strategy = Strategy {
     sweeper,
 };
 
-/// Nobody knows which of the two accepts on its outside; what matters is that the opener's ports are
-/// known.
+/// It is unknown which of the two accepts on its outside; what matters is that the opener's ports
+/// are known.
 fn suits(pair: Pair<'_>) -> bool {
     let opener = pair.opener.pins && pair.opener.pattern == Pattern::Preserved;
     let is_easy = |side: &NatProfile| side.mapping == Some(Mapping::EndpointIndependent);

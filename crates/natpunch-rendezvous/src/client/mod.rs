@@ -276,7 +276,7 @@ impl<R: CryptoRng> Client<R> {
         self.alternates.forget();
         if let Some(session) = &mut self.session {
             session.ping_due = now;
-            // Of what is on its way nobody knows how long it takes.
+            // The round trip of a message that is still on its way is unknown.
             session.pinged = None;
         } else if matches!(self.attempt, Attempt::Wait(_)) {
             self.failures = 0;
@@ -458,7 +458,7 @@ impl<R: CryptoRng> Client<R> {
 
     fn say_hello(&mut self, now: Time) {
         let Some((handshake, datagram)) = self.hello() else {
-            // A server key that is no key.
+            // The server key is not a valid key.
             self.fail(Duration::ZERO, now);
             return;
         };

@@ -20,7 +20,7 @@ pub(super) struct Reachability {
 }
 
 impl Reachability {
-    /// A Binding request; what is known starts anew.
+    /// A Binding request. Forgets what was known.
     pub(super) fn ask(&mut self, rng: &mut impl CryptoRng) -> Vec<u8> {
         let mut id = [0; 12];
         rng.fill_bytes(&mut id);

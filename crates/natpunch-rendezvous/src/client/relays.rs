@@ -92,7 +92,7 @@ impl Relays {
                 events.extend(relay.unbind(*tag));
             }
         }
-        // Nobody knows of it.
+        // The server has never heard of these.
         self.by_tag
             .retain(|_, relay| relay.said || relay.wants != RelayUse::Off);
         self.released
@@ -331,7 +331,8 @@ impl Relays {
         }
         binding.cookie = answer.cookie;
         if answer.state == State::Unproven {
-            // Once at once; who is challenged again waits as if there had been no answer.
+            // The first challenge is answered at once; after another one the client waits as if
+            // there had been no answer.
             if !std::mem::replace(&mut binding.proved, true) {
                 binding.due = now;
             }

@@ -67,7 +67,8 @@ impl Session {
         if id != self.id {
             return None;
         }
-        // The answer to one who is refused has a counter of its own, and always the same text.
+        // *Busy*, the answer to a refused client, has a counter of its own and always the same
+        // text.
         let busy = counter == u64::MAX - 1 && self.next_counter == 1;
         if !busy && !self.window.accepts(counter) {
             return None;

@@ -64,7 +64,7 @@ pub enum Event {
         /// When.
         after: Duration,
     },
-    /// Whoever leaves its record in this mailbox, which we watch, wants to meet us.
+    /// The peer that leaves its record in this mailbox, which we watch, wants to meet us.
     Wanted {
         /// The mailbox.
         tag: Tag,

@@ -1,4 +1,8 @@
-//! One pair at a port: what may pass between its two sides, and when.
+//! One pair at a port: which datagrams it forwards between its two sides, and when.
+//!
+//! The rule of forwarding ([`Allocation::forward`]) keeps a relay from carrying anything but
+//! WireGuard: probes at a low rate; handshakes while a side asked to carry; and data only for a
+//! session whose handshake the port has seen, or that another path began shortly before.
 
 use std::net::SocketAddr;
 
@@ -15,6 +19,7 @@ use crate::server::Via;
 use natpunch_types::Network;
 
 impl Allocation {
+    /// Whether a datagram of side `from`, which came by `via`, is forwarded to the other side.
     pub(super) fn forward(
         &mut self,
         from: usize,
@@ -33,13 +38,16 @@ impl Allocation {
         };
         let [a, b] = &mut self.sides;
         let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
-        // The same address on another way of ours is another path.
+        // The address was proven for one socket of the server only: by another socket the same
+        // address is another path, which the side has not bound.
         let here = sender.bound.is_some_and(|(_, bound)| bound == via);
         let Some((to, to_via)) = receiver.bound.filter(|_| here) else {
             counters.not_carried += 1;
             return Verdict::Drop;
         };
         let known = match shape {
+            // Probes always pass, so that a relay in reserve stays proven. Their rate is bounded,
+            // or they would be a way to carry data on standby.
             Some(Shape::Probe) => {
                 if !sender.may_probe(now) {
                     counters.limited += 1;
@@ -47,16 +55,23 @@ impl Allocation {
                 }
                 true
             }
+            // Standby: a packet of WireGuard's that came by the relay would make its receiver roam
+            // back to it.
             _ if !self.carried => {
                 counters.not_carried += 1;
                 return Verdict::Drop;
             }
+            // The operator lets modified protocols pass, whose messages have other forms.
             _ if limits.any_payload => true,
+            // Neither a probe nor WireGuard's: the relay is not a general tunnel.
             None => false,
+            // An initiation begins a session, so it can't refer to an earlier message. It is short
+            // and of one length.
             Some(Shape::Initiation { sender: index }) => {
                 sender.chose(index, now);
                 true
             }
+            // A response is forwarded only to the side whose initiation passed here.
             Some(Shape::Response {
                 sender: index,
                 receiver: asked,
@@ -68,11 +83,13 @@ impl Allocation {
                 }
                 known
             }
+            // A cookie reply answers a handshake message that passed here.
             Some(Shape::CookieReply { receiver: asked }) => receiver.knows(asked, now),
+            // Data belongs to a session whose handshake passed here.
             Some(Shape::Data { receiver: session }) => {
                 receiver.knows(session, now) || {
-                    // A session whose handshake took the path that just died. WireGuard itself
-                    // would notice only after 15 s.
+                    // Or its handshake took the path that just died. Without this exception the
+                    // pair would wait until WireGuard tries a new handshake, 15 s later.
                     let recent = now.since(since) < KEY_LIFETIME;
                     let taken = recent && !self.shook_hands && receiver.taken_over < TAKEN_OVER;
                     if taken {
@@ -94,8 +111,9 @@ impl Allocation {
         Verdict::Forward { via: to_via, to }
     }
 
-    /// When the stretch of WireGuard's messages began to which one belongs that comes now. In a new
-    /// one nothing is known of what it was that they did meanwhile on another path.
+    /// When the stretch of WireGuard's messages began to which a message at `now` belongs. After a
+    /// pause a new stretch begins: the pair may have made sessions on another path meanwhile, so
+    /// each side may take some over again.
     pub(super) fn stretch_at(&mut self, now: Time) -> Time {
         let going_on = self.stretch.filter(|(_, last)| now.since(*last) < PAUSE);
         going_on.map_or_else(
@@ -108,7 +126,7 @@ impl Allocation {
         )
     }
 
-    /// Where its two sides are, as far as that is known.
+    /// The networks of its two sides: of the bound address, or else of the session's.
     pub(super) fn networks(&self) -> [Network; 2] {
         self.sides.each_ref().map(|side| {
             let bound = side.bound.map_or(side.registered, |(address, _)| address);
@@ -116,8 +134,9 @@ impl Allocation {
         })
     }
 
-    /// Takes what a datagram costs, if nothing stands against it. A probe waits for nothing of this
-    /// allocation's own.
+    /// Takes what a datagram costs from every budget, if each has enough. A probe is bound only by
+    /// the bytes of the hour and the budget of all: it has a rate of its own, and what it measures
+    /// is the path, not a queue here.
     pub(super) fn pass(
         &mut self,
         cost: u64,
@@ -144,7 +163,7 @@ impl Allocation {
         Ok(())
     }
 
-    /// Which rate it is that holds a datagram back.
+    /// The rate that holds back a datagram which waits behind others.
     pub(super) fn obstacle(&self, cost: u64, limits: &Limits, now: Time) -> Obstacle {
         if self.has_room(cost, limits, now) {
             Obstacle::TotalRate
@@ -250,7 +269,7 @@ impl Side {
     }
 
     /// Whether this side may be at an address: any global one, and the one where its session is. So
-    /// a server never sends into private networks but to whom it serves there anyway.
+    /// a server sends into a private network only to clients that it serves there anyway.
     pub(super) fn admits(&self, source: SocketAddr) -> bool {
         is_global(source.ip()) || source.ip() == self.registered.ip()
     }
@@ -259,7 +278,7 @@ impl Side {
         self.probes.take(PROBES, 1, now)
     }
 
-    /// This side will be found by this index.
+    /// This side chose an index, so datagrams for that index belong to it.
     pub(super) fn chose(&mut self, index: Index, now: Time) {
         let now = now.since_origin().as_secs() as u32;
         if let Some(known) = self
@@ -274,6 +293,7 @@ impl Side {
         }
     }
 
+    /// Whether this side chose an index lately.
     pub(super) fn knows(&self, index: Index, now: Time) -> bool {
         let now = now.since_origin().as_secs() as u32;
         self.indices.iter().any(|(known, since)| {

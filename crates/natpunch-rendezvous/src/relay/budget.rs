@@ -142,8 +142,8 @@ impl Flows {
                 *wanted.entry(network.site()).or_default() += flow.rate;
             }
         }
-        // A pair counts for the busier one of its sides, so that nobody has more by having pairs
-        // with many others.
+        // A pair counts for the busier one of its sides, so that no client gets more by having
+        // pairs with many others.
         let mut sites: BTreeMap<Site, BTreeMap<Network, Vec<&mut Flow>>> = BTreeMap::new();
         for flow in self.by_pair.values_mut() {
             let [a, b] = flow.networks;

@@ -1,7 +1,7 @@
 //! The relay: a [`Port`] passes datagrams between the two bound addresses of an allocation,
 //! unchanged and unread.
 //!
-//! Who may use it is the business of the [server](crate::Server): it makes an allocation when the
+//! The [server](crate::Server) decides which clients may use it: it makes an allocation when the
 //! sessions of two clients have asked for the same pair, gives each side a secret, and tells a port
 //! of it by [`Command`]s. The port decides about each datagram alone, shares nothing with the
 //! server, and tells it in [`Event`]s what became of the allocation.

@@ -39,12 +39,12 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PROBES: Rate = Rate::per_second(20, 60);
 /// What a datagram counts besides its payload: headers of the link, IP and UDP.
 const OVERHEAD: u64 = 42;
-/// What waits for one allocation's turn: what passes in this time, but not less than the first and
-/// no more than the second number of bytes. A queue that is longer only adds delay.
+/// The length of one allocation's queue: the bytes that pass in this time, but not less than the
+/// first and no more than the second number of bytes. A longer queue would only add delay.
 const QUEUE: (Duration, u64, u64) = (Duration::from_millis(50), 32 << 10, 512 << 10);
-/// How often it is looked for what may leave a queue.
+/// How often the queues are looked at for datagrams that may leave.
 const RELEASE: Duration = Duration::from_millis(1);
-/// How often it is looked for what is over.
+/// How often allocations are looked at for those that are over.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What an allocation may carry, in both directions together.
@@ -55,7 +55,7 @@ pub struct Limits {
     pub bytes_per_second: u64,
     /// In each hour of its life.
     pub bytes_per_hour: u64,
-    /// Lets pass whatever two bound sides send each other, for WireGuards with altered messages.
+    /// Forwards every datagram between two bound sides, for modified WireGuard protocols.
     pub any_payload: bool,
 }
 
@@ -81,7 +81,7 @@ impl Default for Limits {
 pub enum Command {
     /// Let two sides bind.
     Open {
-        /// An even number; whose binds say it with the lowest bit set is the second side.
+        /// An even number. The second side's binds have it with the lowest bit set.
         allocation: u64,
         /// The secret of each side's offer.
         keys: [Key; 2],
@@ -152,7 +152,7 @@ pub struct Counters {
     /// Dropped: not WireGuard's nor a probe, or for a session of WireGuard's that no handshake
     /// began.
     pub misshapen: u64,
-    /// Dropped: the other side is not bound, or nobody asked to carry WireGuard's messages.
+    /// Dropped: the other side is not bound, or neither side asked to carry WireGuard's messages.
     pub not_carried: u64,
     /// Dropped: more probes than a side may send.
     pub limited: u64,
@@ -346,7 +346,8 @@ impl Port {
                     && allocation.carried != carry
                 {
                     (allocation.carried, allocation.stretch) = (carry, None);
-                    // What waits is WireGuard's, and would take it back to the relay.
+                    // Only WireGuard's packets wait. Sent after a change to a direct path they
+                    // would take WireGuard back to the relay.
                     allocation.clear_queue(self.budget.as_deref());
                 }
             }
@@ -363,11 +364,13 @@ impl Port {
         now: Time,
     ) -> Verdict {
         let source = canonical(source);
+        // A bind may come from any address: it is how a side proves where it is.
         if Kind::of(payload) == Some(Kind::Bind) {
             return self
                 .handle_bind(via, source, payload, now)
                 .map_or(Verdict::Drop, Verdict::Answer);
         }
+        // Every other datagram belongs to the side that is bound to its source, or to none.
         let Some((allocation, side)) = self.by_source.get(&source).copied() else {
             self.counters.strangers += 1;
             return Verdict::Drop;
@@ -386,12 +389,13 @@ impl Port {
             let networks = allocation.networks();
             allocation.share.offer(cost, number, networks, budget, now);
         }
-        // Probes have a rate of their own, and what they measure is the path and not a queue.
+        // A probe does not wait behind others: it has a rate of its own, and measures the path, not
+        // a queue here.
         let is_probe = Shape::of(payload) == Some(Shape::Probe);
         let obstacle = if allocation.queue.is_empty() || is_probe {
             allocation.pass(cost, is_probe, &self.limits, budget, now)
         } else {
-            // Behind those that wait.
+            // Datagrams that came before it wait, and a pair's datagrams keep their order.
             Err(allocation.obstacle(cost, &self.limits, now))
         };
         let Err(obstacle) = obstacle else {
@@ -399,6 +403,7 @@ impl Port {
             self.counters.bytes += payload.len() as u64;
             return verdict;
         };
+        // A pair without bytes for this hour would wait for the next hour.
         let may_wait = !is_probe && obstacle != Obstacle::PairHour;
         if may_wait && allocation.enqueue(1 - side, payload, &self.limits, budget) {
             if self.waiting.is_empty() {
@@ -425,7 +430,7 @@ impl Port {
         }
         let mut number = self.waiting.first().copied();
         while let Some(current) = number {
-            // Each has rates of its own, so the order takes nothing from anybody.
+            // Each allocation has rates of its own, so the order of the visits costs none of them.
             number = self.waiting.range(current + 1..).next().copied();
             let Some(allocation) = self.allocations.get_mut(&current) else {
                 self.waiting.remove(&current);
@@ -509,7 +514,8 @@ impl Port {
         let (number, index) = split(claimed);
         let allocation = self.allocations.get_mut(&number);
         let side = allocation.and_then(|allocation| allocation.sides.get_mut(index));
-        // What was not made with the secret of the offer gets no answer at all.
+        // A bind without the secret of the offer gets no answer, so that a port reveals nothing to
+        // scans.
         let opened =
             side.and_then(|side| Message::open(&side.key, payload).map(|bind| (side, bind)));
         let Some((side, bind)) = opened else {
@@ -520,14 +526,16 @@ impl Port {
             .by_source
             .get(&source)
             .is_some_and(|found| *found != (number, index));
+        // The address of another side, of this server, or in a private network that the session
+        // does not come from: the relay would send to a host that did not ask for it.
         if theirs || !self.own.admits(via, source) || !side.admits(source) {
             self.counters.refused += 1;
             return None;
         }
         let cookies =
             [0, 1].map(|age| cookie(&self.cookie_key, claimed, side.moves, source, now, age));
-        // Where the session is has been proven already; but only once, for later somebody else may
-        // be there.
+        // The session has proven its address already, so a first bind from there needs no cookie.
+        // A later bind needs one: another host may have that address by then.
         let proven = side.bound.is_none() && side.moves == 0 && source == side.registered
             || cookies
                 .iter()
@@ -544,6 +552,7 @@ impl Port {
             return Some(answer.seal(Kind::Bound, &key));
         }
         side.heard = now;
+        // A new address. It voids older cookies, so that a replayed bind can't move the side back.
         if side.bound != Some((source, via)) {
             let before = side.bound.replace((source, via)).map(|(before, _)| before);
             side.moves += 1;
@@ -562,12 +571,12 @@ impl Port {
     }
 }
 
-/// The number of an allocation, and whose side a datagram names.
+/// The number of an allocation, and the side that a datagram names.
 fn split(claimed: u64) -> (u64, usize) {
     (claimed & !1, (claimed & 1) as usize)
 }
 
-/// What only somebody at `source` can have got in the current slot of time, or the one before it.
+/// A cookie that only a host at `source` can have received, in the slot of time `age` slots ago.
 fn cookie(
     key: &Key,
     claimed: u64,
@@ -591,7 +600,8 @@ fn cookie(
 }
 
 impl Own {
-    /// Whether a datagram's source is not this server itself.
+    /// Whether a datagram's source is another host than this server: a relay that sends to its own
+    /// ports would be a loop.
     fn admits(&self, via: Via, source: SocketAddr) -> bool {
         let ours = |ip: IpAddr| {
             ip.is_loopback()

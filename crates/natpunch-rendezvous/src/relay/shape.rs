@@ -11,8 +11,8 @@ pub(super) type Index = u32;
 pub(super) enum Shape {
     /// WireGuard's first handshake message (type 1), with the index that its sender chose.
     Initiation { sender: Index },
-    /// WireGuard's second (type 2), with the index that its sender chose, and that of whom it
-    /// answers.
+    /// WireGuard's second (type 2), with the index that its sender chose, and the index of the
+    /// initiation that it answers.
     Response { sender: Index, receiver: Index },
     /// WireGuard under load (type 3).
     CookieReply { receiver: Index },

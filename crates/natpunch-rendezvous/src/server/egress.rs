@@ -20,7 +20,7 @@ const LONGEST_QUEUE: Duration = Duration::from_secs(20);
 /// The headers of a datagram: Ethernet, IPv4 and UDP.
 const HEADERS: u64 = 42;
 
-/// So many bytes in a second, and half of them at once.
+/// A rate of so many bytes in a second, and half of them at once.
 pub(super) const fn pace(bytes_per_second: u64) -> Rate {
     Rate::per_second(bytes_per_second, bytes_per_second / 2)
 }
@@ -55,7 +55,7 @@ impl Egress {
         (self.unheard, self.asked) = (0, None);
     }
 
-    /// Whether so much may be sent to an address where nobody may be any more.
+    /// Whether so many bytes may be sent to an address that the client may have left.
     fn is_awaited(&self, bytes: u64, now: Time) -> bool {
         let in_time = self.asked.is_none_or(|asked| now < asked + SILENCE);
         in_time && self.unheard + bytes <= UNHEARD_BYTES

@@ -20,7 +20,7 @@ pub struct Limits {
     pub mailboxes_per_network: usize,
     /// Bytes of all blobs.
     pub bytes: usize,
-    /// Pairs of which somebody wants a relay.
+    /// Pairs where a side wants a relay.
     pub relays: usize,
     /// Those of one client.
     pub relays_per_client: usize,

@@ -1,4 +1,4 @@
-//! Mailboxes: the newest sealed record under each tag, and who wants to be told of it.
+//! Mailboxes: the newest sealed record under each tag, and the clients that watch it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,7 +18,7 @@ use natpunch_types::{Network, Site};
 
 /// How long a record or a wish is kept after its client last said it.
 const LIFETIME: Duration = Duration::from_secs(900);
-/// Who may watch one mailbox: the two of a pair, in both families.
+/// The most watchers of one mailbox: the two of a pair, in both families.
 const MAX_WATCHERS: usize = 4;
 /// When a record is told again while its receipt is not acknowledged.
 const RESEND: [Duration; 4] = [
@@ -27,7 +27,8 @@ const RESEND: [Duration; 4] = [
     Duration::from_millis(1200),
     Duration::from_millis(2400),
 ];
-/// And after that, as long as its watcher is registered; it is sent only while the watcher is heard.
+/// And after that, as long as its watcher is registered; it is sent only while the watcher is
+/// heard.
 const RESEND_SLOWLY: Duration = Duration::from_secs(20);
 /// Bytes that a site may have of those that are nearly used up.
 const FEW_BYTES: usize = 16 << 10;
@@ -81,7 +82,7 @@ struct Watcher {
     is_reserved: bool,
 }
 
-/// When somebody is told again, and which one among those of the same moment.
+/// When a watcher is told again, and a number that tells apart those of the same moment.
 type Turn = (Time, u64);
 
 /// What is to be told again, and when.
@@ -338,7 +339,7 @@ impl Mailboxes {
         Some(())
     }
 
-    /// Who else watches a mailbox in which this client's record is.
+    /// The other clients that watch a mailbox with this client's record.
     pub(super) fn readers(
         &self,
         owner: &ClientId,

@@ -1,7 +1,7 @@
-//! Meetings: two clients that want to probe each other say so, and are told moments that are one.
+//! Meetings: two clients that want to probe each other say so, and each is told the same moment.
 //!
-//! A NAT or firewall that drops what it did not ask for lets a probe in once its own host has
-//! probed out. If both leave at the same moment, each is out before the other's arrives, at any
+//! A NAT or firewall that drops unexpected packets lets a probe in once its own host has sent one
+//! out. If both probes leave at the same moment, each has left before the other arrives, at any
 //! distance.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ use super::session::{ClientId, Pushes};
 use crate::frame::Notice;
 use crate::wire::Tag;
 
-/// How long one waits for the other.
+/// How long one client waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What is added to the longest way: the jitter of the network, and of whoever fires.
+/// Added to the longest way, for the jitter of the network and of the clients.
 const MARGIN: Duration = Duration::from_millis(60);
-/// A client is no further away than this, whatever it says.
+/// A client counts as no further away than this, whatever round trip it states.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
 /// How long after the moment a repeated wish is taken for a copy of the earlier one.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -26,11 +26,11 @@ const MAX_MEETINGS: usize = 65_536;
 const MAX_OF_ONE: usize = 1_024;
 
 struct Meeting {
-    /// Whose wish it is, or was first.
+    /// The client that asked first.
     first: Side,
-    /// Where it came from first, which is where it is counted.
+    /// The site of that client, for which the meeting counts.
     site: Site,
-    /// Who came to it, and the moment.
+    /// The client that asked second, and the moment.
     second: Option<(Side, Time)>,
     expires: Time,
 }
@@ -42,7 +42,7 @@ struct Side {
 }
 
 impl Side {
-    /// What to tell it now, for it to fire at this moment; nothing if it would come too late.
+    /// The notice that makes it fire at this moment; `None` if the notice would arrive too late.
     fn fire(&self, tag: Tag, moment: Time, now: Time) -> Option<(ClientId, Notice)> {
         let arrives = now + self.round_trip / 2;
         if moment < arrives {
@@ -85,7 +85,8 @@ impl Meetings {
             .is_some_and(|meeting| meeting.second.is_none())
     }
 
-    /// A client wants to meet whoever else names this tag. Who is to be told what now.
+    /// A client wants to meet the other client that names this tag. Returns the notices to send
+    /// now.
     pub(super) fn meet(
         &mut self,
         (client, site): (ClientId, Site),
@@ -117,7 +118,8 @@ impl Meetings {
             return Vec::new();
         };
         match &mut meeting.second {
-            // Said again: it may not have heard the answer.
+            // The moment is fixed. A client of the two asks again, since the answer may have been
+            // lost: it gets the rest of the time. A third client gets none.
             Some((second, moment)) => {
                 let known = [meeting.first, *second]
                     .into_iter()
@@ -127,6 +129,7 @@ impl Meetings {
                     .into_iter()
                     .collect()
             }
+            // The first client asks again, perhaps over the other address family: it waits on.
             None if meeting.first.client.identity == client.identity => {
                 meeting.first = side;
                 self.expiring.remove(&(meeting.expires, tag));
@@ -134,6 +137,7 @@ impl Meetings {
                 self.expiring.insert((meeting.expires, tag));
                 Vec::new()
             }
+            // The second client: both are told the moment.
             None => {
                 let sides = [meeting.first, side];
                 let moment = now
@@ -156,7 +160,7 @@ impl Meetings {
         }
     }
 
-    /// Forgets those of which this is true of the client that began them.
+    /// Forgets the meetings of clients for which this is true.
     pub(super) fn remove_if(&mut self, is_over: impl Fn(&PeerKey) -> bool) {
         let over: Vec<Tag> = self
             .by_tag

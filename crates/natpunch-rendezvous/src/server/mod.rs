@@ -1,8 +1,8 @@
 //! The server: a stateless responder in front, sessions of proven clients and their mailboxes
 //! behind.
 //!
-//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Responder`], which
-//! does what hellos and confirms cost without the server, and lock the server for the rest:
+//! One thread may use [`Server::handle_datagram`] for everything. Several share the [`Responder`],
+//! which does what hellos and confirms cost without the server, and lock the server for the rest:
 //! [`Server::opener`] finds the key of a request, [`Server::handle_opened`] does what it asks,
 //! [`Server::poll_unsealed`] says what to send; the ciphers between these run without the lock.
 
@@ -51,16 +51,16 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 const CHALLENGE_SLOT: Duration = Duration::from_secs(10);
 /// How often a share of what is kept is looked through for what expired.
 const SWEEP: Duration = Duration::from_secs(1);
-/// The counter of the answer to one who was refused. No session ever uses it, and the text under it
-/// is always the same.
+/// The counter of *busy*, the answer to a refused client. No session ever uses it, and the text
+/// under it is always the same.
 const BUSY_COUNTER: u64 = u64::MAX - 1;
 /// Datagrams that wait to be fetched; more are dropped.
 const MAX_TRANSMITS: usize = 4_096;
 
-/// Who may register.
+/// The clients that may register.
 #[derive(Debug, Clone, Default)]
 pub struct Admission {
-    /// Who knows one of these. None: everybody who knows the server's public key.
+    /// Clients that know one of these secrets; if empty, all that know the server's public key.
     pub secrets: Vec<PresharedKey>,
     /// Only these [identities](crate::identity), if given.
     pub allowed: Option<BTreeSet<PeerKey>>,
@@ -71,7 +71,7 @@ pub struct Admission {
 pub struct Config {
     /// Its private keys: the current one, and the next while clients change over.
     pub keys: Vec<SecretKey>,
-    /// Who may register.
+    /// The clients that may register.
     pub admission: Admission,
     /// What it may use.
     pub limits: Limits,
@@ -85,8 +85,8 @@ pub struct Config {
 #[error("the server has no usable private key")]
 pub struct NoKey;
 
-/// By which socket a datagram came, and at which of its addresses: what goes back must take the
-/// same way.
+/// The socket by which a datagram came, and the address of the socket. The answer must leave by the
+/// same ones, or a NAT drops it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Via {
     /// The number of the socket.
@@ -99,9 +99,9 @@ pub struct Via {
 /// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Over which way.
+    /// The socket that it leaves by.
     pub via: Via,
-    /// To whom.
+    /// The address that it goes to.
     pub destination: SocketAddr,
     /// What.
     pub payload: Vec<u8>,
@@ -136,7 +136,7 @@ pub struct Counters {
     pub probed: u64,
     /// Clients that moved to another address and proved it.
     pub roamed: u64,
-    /// Datagrams that nobody who may speak here has sent.
+    /// Datagrams that no admitted client has sent.
     pub forged: u64,
     /// Datagrams that had been seen.
     pub replayed: u64,
@@ -144,8 +144,8 @@ pub struct Counters {
     pub no_session: u64,
     /// Messages beyond a session's share.
     pub limited: u64,
-    /// Datagrams and records not sent, or later: beyond the bytes that may go to a client or a
-    /// network, or nobody was heard there.
+    /// Datagrams and records that were dropped or delayed: beyond the bytes that may go to a client
+    /// or a network, or to a client that was not heard.
     pub held_back: u64,
     /// Datagrams not sent: too many were waiting.
     pub unsent: u64,
@@ -175,7 +175,7 @@ pub struct Server<R> {
 }
 
 impl<R: CryptoRng> Server<R> {
-    /// A server that knows nobody.
+    /// A server without clients.
     ///
     /// # Errors
     /// If there is no usable key.
@@ -216,9 +216,9 @@ impl<R: CryptoRng> Server<R> {
         self.responder.clone()
     }
 
-    /// Takes other settings while it runs. Who may not be here any more is forgotten at once, with
-    /// all that was kept of it: how many sessions that were. What is more than a lower limit allows
-    /// stays while it lives.
+    /// Takes other settings while it runs. Clients that are no longer admitted are forgotten at
+    /// once, with all their state. Returns how many sessions ended. Entries beyond a lower limit
+    /// stay until they expire.
     pub fn reconfigure(&mut self, admission: Admission, limits: Limits) -> usize {
         self.responder.set_secrets(&admission.secrets);
         self.responder.set_rate(&limits);
@@ -232,8 +232,8 @@ impl<R: CryptoRng> Server<R> {
         let over = self.sessions.remove_if(|session| {
             !is_allowed(&session.client.identity) || !responder.admits(session.secret)
         });
-        // What is kept outlives its session. One that came in by an old secret may have come by a
-        // new one since, or over the other family.
+        // Mailboxes and relays outlive their session. A client that registered by an old secret may
+        // have registered by a new one since, or over the other address family.
         let may_stay = |who: &PeerKey, secret| {
             is_allowed(who) && (self.sessions.has(who) || self.responder.admits(secret))
         };
@@ -242,7 +242,8 @@ impl<R: CryptoRng> Server<R> {
         self.meetings.remove_if(|who| !self.sessions.has(who));
         self.counters.revoked += over as u64;
         if over > 0 {
-            // Who is let in again gets other keys: those of an earlier ticket have sealed messages.
+            // A client that is admitted again gets other keys: those of an earlier ticket have
+            // sealed messages.
             self.revoked_tickets = self.responder.tickets();
         }
         (self.admission, self.limits) = (admission, limits);
@@ -310,7 +311,7 @@ impl<R: CryptoRng> Server<R> {
         }
     }
 
-    /// What opens a request; `None` if it is of no session, or was seen.
+    /// The key that opens a request; `None` if its session is unknown, or it was seen.
     pub fn opener(&mut self, payload: &[u8]) -> Option<Opener> {
         let (id, counter, ..) = session_message(payload)?;
         let Some(inbound) = self
@@ -448,8 +449,8 @@ impl<R: CryptoRng> Server<R> {
         text: &[u8],
         now: Time,
     ) {
-        // Key and address are proven. The secret may have been withdrawn since the ticket was
-        // opened.
+        // Key and address are proven. The secret may have been withdrawn, or the session ended,
+        // since the ticket was issued.
         if !self.responder.admits(ticket.secret) || ticket.number <= self.revoked_tickets {
             self.counters.replayed += 1;
             return;
@@ -472,9 +473,11 @@ impl<R: CryptoRng> Server<R> {
             && session.ticket >= ticket.number
         {
             if session.ticket > ticket.number {
+                // A replay, or a confirm that came late: the client has newer keys.
                 self.counters.replayed += 1;
             } else if session.address == source {
-                // Repeated, since our answer was lost: answered again, but moves nothing.
+                // The client repeats it, since our answer was lost. It is answered again, but
+                // moves no session.
                 self.tell(session_ref, [accepted()].iter(), now);
             }
             return;
@@ -538,7 +541,8 @@ impl<R: CryptoRng> Server<R> {
         };
         let client = session.client;
         let mut proven = session.address == source;
-        // Copies from elsewhere take nothing of what the client may say.
+        // Only messages from the proven address count against the client's rate: otherwise copies
+        // from another address could use it up.
         if proven && !session.admit(now, self.limits.messages_per_second) {
             self.counters.limited += 1;
             return;
@@ -551,8 +555,8 @@ impl<R: CryptoRng> Server<R> {
             && !proven
             && session.may_challenge(counter)
         {
-            // Nothing moves yet, and nothing else goes there: the challenge is the shortest of
-            // datagrams.
+            // The session does not move yet, and only the challenge goes there, which is as short
+            // as the shortest request.
             let token = challenge(&self.challenge_key, id, source, now, 0);
             let said = [Notice::PathChallenge { token }];
             session
@@ -582,9 +586,10 @@ impl<R: CryptoRng> Server<R> {
                 notices.push(Notice::Pong { observed: source });
             }
         }
-        // What comes from elsewhere does nothing: else a client that has left its address could
-        // have things sent there. It says it again once it has proven the new one. Nor does it
-        // count as seen: it may be a copy that was faster than the original.
+        // A message from another address is ignored: otherwise a client that has left its address
+        // could have data sent there. The client repeats it once it has proven the new address. The
+        // message does not count as seen either: it may be a copy that was faster than the
+        // original.
         if proven {
             if let Some(session) = self.sessions.get_mut(session_ref) {
                 session.mark(id, counter);
@@ -593,8 +598,8 @@ impl<R: CryptoRng> Server<R> {
         }
     }
 
-    /// Says where a client is seen, to there; whoever has copied its packet gets as much as it
-    /// sent, and can't read it.
+    /// Tells a client its address as seen here. An attacker that has copied the probe gets no more
+    /// bytes than it sent, and can't read them.
     fn handle_probe(&mut self, via: Via, source: SocketAddr, id: u64, counter: u64, now: Time) {
         let Some(session) = self
             .sessions
@@ -827,7 +832,8 @@ fn accepted() -> Notice {
     }
 }
 
-/// What only somebody at `address` can have got in the current client of time, or the one before it.
+/// The token that only a client at `address` can have received in the current client of time, or
+/// the one before it.
 fn challenge(key: &crypto::Key, session: u64, address: SocketAddr, now: Time, age: u64) -> [u8; 8] {
     let mut place = Vec::with_capacity(18);
     crate::wire::put_address(&mut place, address);

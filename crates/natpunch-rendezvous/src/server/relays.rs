@@ -1,4 +1,4 @@
-//! Who may use the relay: pairs of clients that both asked for it, and the allocation of each.
+//! The users of the relay: pairs of clients that both asked for it, and the allocation of each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const RESEND: [Duration; 4] = [
 /// Pairs looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
-/// Who has asked for one pair tag, at most two.
+/// The clients that have asked for one pair tag, at most two.
 #[derive(Default)]
 struct Pair {
     sides: [Option<Side>; 2],
@@ -88,7 +88,7 @@ impl Relays {
         self.ports = ports;
     }
 
-    /// Pairs of which somebody wants a relay.
+    /// Pairs where a side wants a relay.
     pub(super) fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -495,8 +495,8 @@ impl Relays {
         }
     }
 
-    /// Ends what those have who may not be here any more. The others notice that their ports are
-    /// silent.
+    /// Ends the relays of clients that are no longer admitted. The other sides notice that their
+    /// ports are silent.
     pub(super) fn retain(&mut self, may_stay: impl Fn(&PeerKey, SecretNumber) -> bool) {
         let may_stay = |side: &Side| may_stay(&side.client.identity, side.secret);
         let sides = self

@@ -34,14 +34,14 @@ const COOKIE_SECRET_LIFETIME: Duration = Duration::from_secs(120);
 const PER_NETWORK: Rate = Rate::per_second(20, 5);
 /// The part of all hellos that may come without a proven address: one in so many.
 const UNPROVEN: u64 = 8;
-/// Entries of the table of networks. Which entry is whose nobody can tell from outside.
+/// Entries of the table of networks. A secret key decides which network has which entry.
 const NETWORKS: usize = 8_192;
 
 /// How many hellos are worked on in a second, and at once.
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     all: Rate,
-    /// Of those who have proven nothing.
+    /// Of clients that have proven nothing.
     unproven: Rate,
 }
 
@@ -77,8 +77,8 @@ struct Meter {
     rates: Rates,
     /// What is left for all.
     all: Bucket,
-    /// What is left for those who have not proven their address: an eighth, so that spoofed hellos,
-    /// however many, leave the rest of the work to those with a cookie.
+    /// What is left for clients that have not proven their address: an eighth, so that spoofed
+    /// hellos, however many, leave the rest of the work to those with a cookie.
     unproven: Bucket,
     networks: Box<[Bucket]>,
 }
@@ -118,7 +118,7 @@ pub enum Incoming {
     Ignore,
     /// Send this back: the sender has to prove its address first.
     Cookie(Vec<u8>),
-    /// Pass it to [`Responder::welcome`] when there is time; it is of somebody who may speak here, and
+    /// Pass it to [`Responder::welcome`] when there is time; it is of an admitted client, and
     /// within the limits.
     Welcome,
 }
@@ -170,7 +170,7 @@ impl Responder {
         responder
     }
 
-    /// Admits those who know one of these secrets, or everybody who knows a public key of the
+    /// Admits clients that know one of these secrets, or all that know a public key of the
     /// server if there is none. A secret that stays keeps its number.
     pub(super) fn set_secrets(&self, secrets: &[PresharedKey]) {
         let wanted: Vec<Option<PresharedKey>> = if secrets.is_empty() {
@@ -202,7 +202,7 @@ impl Responder {
         acceptors.rebuild();
     }
 
-    /// Opens for those who know one of these keys of the server.
+    /// Opens hellos to one of these keys of the server.
     pub(super) fn set_identities(&self, identities: Vec<Identity>) {
         let mut acceptors = self
             .acceptors
@@ -212,7 +212,7 @@ impl Responder {
         acceptors.rebuild();
     }
 
-    /// Whether one who came in by this secret may stay.
+    /// Whether a client that registered by this secret may stay.
     pub(super) fn admits(&self, secret: SecretNumber) -> bool {
         let acceptors = self
             .acceptors
@@ -293,8 +293,8 @@ impl Responder {
         Incoming::Ignore
     }
 
-    /// The answer to a hello that [`handle_hello`](Self::handle_hello) found worth it: four Diffie-Hellman
-    /// operations.
+    /// The answer to a hello that [`handle_hello`](Self::handle_hello) found worth it: four
+    /// Diffie-Hellman operations.
     pub fn welcome(
         &self,
         source: SocketAddr,
@@ -394,7 +394,8 @@ impl Responder {
         (fresh && self.admits(ticket.secret)).then_some(ticket)
     }
 
-    /// The place of an address's network in the table. Nobody can tell from outside who shares one.
+    /// The place of an address's network in the table. A secret key decides which networks share
+    /// one.
     fn network(&self, source: SocketAddr) -> usize {
         let hash: [u8; 8] = short_mac(
             &self.network_key,
@@ -405,7 +406,7 @@ impl Responder {
 }
 
 impl Meter {
-    /// Whether there is work left for one who has proven nothing yet.
+    /// Whether a client that has proven nothing yet may still be served.
     fn admits_unproven(&mut self, now: Time) -> bool {
         // A hello with a cookie that comes here takes of this share, too: it is as good as one
         // without.
@@ -469,7 +470,7 @@ fn same(a: Option<&PresharedKey>, b: Option<&PresharedKey>) -> bool {
     }
 }
 
-/// What proves that somebody receives at this address.
+/// The cookie of an address: it proves that the client receives there.
 fn cookie(key: &Key, source: SocketAddr) -> CookieBytes {
     short_mac(key, &[&place(source)])
 }

@@ -20,15 +20,15 @@ use crate::wire::{Kind, SESSION_HEADER_LEN};
 /// Sessions looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
-/// Whose session, and of which family.
+/// The owner of a session: one for each identity and address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClientId {
     pub(super) identity: PeerKey,
     pub(super) v6: bool,
 }
 
-/// Who says something: whose session, where it has proven to be, and by which ticket and secret it
-/// came in.
+/// The sender of a message: its client, its proven address, and the ticket and secret by which it
+/// registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sender {
     pub(super) client: ClientId,
@@ -37,7 +37,7 @@ pub(super) struct Sender {
     pub(super) ticket: u64,
 }
 
-/// Who is told what.
+/// Notices, and the clients that get them.
 pub(super) type Pushes = Vec<(ClientId, Notice)>;
 
 impl Sender {
@@ -58,8 +58,8 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    /// Whether a message of this number may be a new one. The counter of the answer to one who was
-    /// refused is no session's.
+    /// Whether a message of this number may be a new one. The counter of *busy* belongs to no
+    /// session.
     pub(super) fn accepts(&self, counter: u64) -> bool {
         counter < BUSY_COUNTER && self.window.accepts(counter)
     }
@@ -268,7 +268,7 @@ impl Sessions {
             .map(|session| &mut **session)
     }
 
-    /// Whether somebody is registered, over either family.
+    /// Whether the identity is registered, over either family.
     pub(super) fn has(&self, identity: &PeerKey) -> bool {
         [false, true].iter().any(|v6| {
             self.by_client.contains_key(&ClientId {

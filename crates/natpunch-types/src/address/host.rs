@@ -65,6 +65,6 @@ pub enum Route {
     /// Into a tunnel, by a route to a network that is behind it. A default route into a tunnel is
     /// [`Routed`](Self::Routed): there may be no other way out.
     Tunneled,
-    /// To nobody: this host itself, a broadcast address, a prohibited or unreachable network.
+    /// To no peer: this host itself, a broadcast address, a prohibited or unreachable network.
     Unusable,
 }

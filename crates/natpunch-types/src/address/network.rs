@@ -1,4 +1,4 @@
-//! Whom addresses are counted for: a network, and the site that may have many of them.
+//! The units by which addresses are counted: a network, and a site, which may have many networks.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(super) const STREAM: u8 = 0x5a;
 
 /// An IPv4 address, or the first 64 bits of an IPv6 one. No two are the same: the IPv6 networks
-/// that begin with 32 zero bits are nobody's.
+/// that begin with 32 zero bits are not assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(u64);
 

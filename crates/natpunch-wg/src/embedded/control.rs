@@ -119,8 +119,8 @@ impl Control {
         }
     }
 
-    /// For a process that does not answer any more. It is the one that listens at our socket, in a
-    /// directory where nobody else can make one.
+    /// For a process that does not answer any more. It listens at our socket, in a directory where
+    /// no other user can make one.
     fn kill(&self, pid: i32) -> Result<(), WgError> {
         tracing::warn!(interface = %self.name, pid, "the device does not answer; it is killed");
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {

@@ -41,7 +41,8 @@ pub(super) struct Followed {
 }
 
 impl Kicks {
-    /// A keepalive was switched on, when `sent` bytes were sent to the peer; `pulse`: only for that.
+    /// A keepalive was switched on, when `sent` bytes were sent to the peer; `pulse`: only for
+    /// that.
     pub(super) fn begin(&mut self, key: PeerKey, sent: u64, pulse: bool, now: Duration) {
         let since = now;
         self.0.insert(key, Kick { sent, pulse, since });
@@ -56,7 +57,7 @@ impl Kicks {
         self.0.is_empty()
     }
 
-    /// The peer's keepalive is on only for a kick: nobody else is to see it.
+    /// The peer's keepalive is on only for a kick, so snapshots must not show it.
     pub(super) fn is_pulse(&self, key: &PeerKey) -> bool {
         self.0.get(key).is_some_and(|kick| kick.pulse)
     }

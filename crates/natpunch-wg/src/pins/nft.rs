@@ -59,7 +59,7 @@ impl Nft {
                 .map(Some)
                 .ok_or_else(|| PinError::Refused {
                     table: table.to_owned(),
-                    said: "its listing is no JSON; nft must be built with it".to_owned(),
+                    said: "its listing is not JSON; nft must be built with it".to_owned(),
                 }),
             Err(PinError::Refused { said, .. }) if said.contains("No such file or directory") => {
                 Ok(None)

@@ -129,7 +129,7 @@ impl UapiDevice {
                     .unwrap_or_default()
                     .to_string_lossy()
                     .into_owned(),
-                reason: format!("nobody answers at {place}"),
+                reason: format!("no process answers at {place}"),
             },
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => WgError::Protocol {
                 place: place.to_string(),

@@ -402,7 +402,7 @@ fn open(address: IpAddr, interface: &str) -> io::Result<UdpSocket> {
         Domain::IPV6
     };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    // What comes to this address by another way than the tunnel is nobody's word.
+    // Only packets through the tunnel are authenticated, so others must not reach the socket.
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(address, PORT).into())?;

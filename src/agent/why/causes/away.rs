@@ -53,7 +53,7 @@ pub(super) fn unresolved(facts: &Facts<'_>) -> Option<String> {
 
 /// Whether it may be that the peer does not know this node.
 fn may_not_know_us(facts: &Facts<'_>) -> bool {
-    // A plain peer's own software says nothing of whom it knows; the core names that cause.
+    // A plain peer's software does not say which peers it knows; the core names that cause.
     facts.is_away() && facts.peer.managed && !facts.was_heard() && !facts.has_from(Kind::Records)
 }
 
@@ -166,7 +166,7 @@ pub(super) fn silent(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// Nobody says where it is.
+/// No origin names an address of it.
 pub(super) fn no_address(facts: &Facts<'_>) -> Option<String> {
     let PeerState::Waiting { .. } = facts.peer.state else {
         return None;

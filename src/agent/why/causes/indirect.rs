@@ -71,7 +71,7 @@ pub(super) fn other_tunnel(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// One has IPv6 only and the other IPv4 only, or there is no route.
+/// One has only IPv6 and the other only IPv4, or there is no route.
 pub(super) fn no_common_family(facts: &Facts<'_>) -> Option<String> {
     let mut ways = facts.direct().peekable();
     let first = ways.peek()?.address;
@@ -213,7 +213,8 @@ pub(super) fn no_pins(facts: &Facts<'_>) -> Option<String> {
     ))
 }
 
-/// A guess would get past the NATs, and the budget is used up, or something else is in the way here.
+/// A guess would get past the NATs, and the budget is used up, or something else is in the way
+/// here.
 pub(super) fn barred(facts: &Facts<'_>) -> Option<String> {
     let (_, whose) = hard_one(facts)?;
     let barred = facts.own.punch.barred.as_ref()?;

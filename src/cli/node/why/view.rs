@@ -180,7 +180,7 @@ fn relay(peer: &Peer) -> String {
         _ => return "not used".to_owned(),
     };
     match relays.is_empty() {
-        true => format!("{role}, and nobody offers one"),
+        true => format!("{role}, and no server offers one"),
         false => format!("{role}: {}", relays.join("; ")),
     }
 }

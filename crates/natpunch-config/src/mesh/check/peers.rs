@@ -97,7 +97,7 @@ impl Check<'_> {
                         .help("name another peer, or remove this line")
                 }
                 Some(node) if !node.exit => {
-                    let message = format!("`{}` is no exit node", Quoted(exit));
+                    let message = format!("`{}` is not an exit node", Quoted(exit));
                     let error = ConfigError::at(place, message).label("all traffic shall go there");
                     let there = self.places.peers.get(exit).copied().unwrap_or_default();
                     error

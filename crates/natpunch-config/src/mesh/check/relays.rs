@@ -85,7 +85,7 @@ impl<'a> Known<'a> {
         if self.servers.contains(name) {
             return None;
         }
-        let none = ConfigError::at(place, format!("`{}` is no relay", Quoted(name)));
+        let none = ConfigError::at(place, format!("`{}` is not a relay", Quoted(name)));
         if let Some(instance) = self.instances.get(name) {
             let there = self.places.get(name).copied().unwrap_or_default();
             if instance.about.abilities.relays {

@@ -312,8 +312,8 @@ impl Peer {
         }
     }
 
-    /// Some direct path has answered since then. An answer from before it is no find: it may be that
-    /// of the path whose loss has made the search necessary.
+    /// Some direct path has answered since then. An answer from before it is no find: it may be
+    /// that of the path whose loss has made the search necessary.
     fn has_direct_answer(&self, since: Time, now: Time) -> bool {
         let mut direct = self.table.iter().filter(|(_, entry)| !entry.is_relay());
         direct.any(|(_, entry)| entry.is_answered_since(since) && !entry.is_blocked(now))
@@ -325,8 +325,8 @@ impl Peer {
         direct.any(|(_, entry)| entry.is_answered_since(since) && entry.is_usable(now))
     }
 
-    /// A volley has led to so many paths that more of them would only cost probes. Both sides keep
-    /// the first ones, which are the same.
+    /// The volley has led to so many paths that more of them would only cost probes. Both sides
+    /// keep the first ones, which are the same on both.
     pub(super) fn has_enough_finds(&self) -> bool {
         let Some(volley) = &self.punching.volley else {
             return false;
@@ -353,8 +353,8 @@ impl Peer {
         in_use.filter(answers).or_else(|| others.find(answers))
     }
 
-    /// Where the peer's NAT is, as the peer itself has said: nobody else's word sends shots at an
-    /// address.
+    /// The address of the peer's NAT, as the peer itself has said. Any other origin could aim shots
+    /// at a third host.
     fn target(&self) -> Option<SocketAddr> {
         let told = |(path, entry): (&PathId, &Entry)| {
             let outside = entry.kind == CandidateKind::Reflexive && path.remote.is_ipv4();
