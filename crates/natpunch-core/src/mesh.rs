@@ -81,8 +81,8 @@ pub struct Mesh {
     /// The discovery instances that run.
     instances: BTreeMap<InstanceName, Running>,
     env: Env,
-    /// Rows of the last snapshot whose keys belong to no peer. A peer that a reload adds may have a
-    /// live session already.
+    /// Rows of the last snapshot that belong to nobody: a peer that a reload adds may have a live
+    /// session already.
     strangers: BTreeMap<PeerKey, DevicePeer>,
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
@@ -154,8 +154,8 @@ impl Mesh {
     /// Reload: peers that are in both keep all state; removed ones are forgotten; nothing is
     /// re-punched.
     ///
-    /// A peer of which more changed than [`PeerSpec::is_same_peer`] allows is a new peer, and all
-    /// are if our private key changed. It inherits the session of the device, and what is known of
+    /// A peer of which more changed than [`PeerSpec::is_same_peer`] allows is a new peer, and all are
+    /// if our private key changed. It inherits the session of the device, and what is known of
     /// its addresses if the keys of the pair are the same.
     pub fn handle_spec(&mut self, spec: MeshSpec, now: Time) {
         let same_identity = spec.private_key == self.spec.private_key;
@@ -291,8 +291,7 @@ impl Mesh {
 
     /// A datagram that arrived: by which path an answer to it would leave, which names the port of
     /// this host that it came to, and the address on this host that it was sent to. What a pin has
-    /// led to WireGuard's port may be named either way. Anything but probes and answers to our STUN
-    /// requests is ignored.
+    /// led to WireGuard's port may be named either way. Anything but probes and answers to our STUN requests is ignored.
     pub fn handle_datagram(
         &mut self,
         path: PathId,
@@ -452,8 +451,7 @@ impl Mesh {
         }
     }
 
-    /// Pings a peer on the path in use, within the budget, because somebody asks whether it
-    /// answers.
+    /// Pings a peer on the path in use, within the budget, because somebody asks whether it answers.
     pub fn ping(&mut self, peer: &PeerKey, now: Time) {
         self.with_peer(peer, now, |peer, env| peer.ping_in_use(env, now));
         self.flush(now);

@@ -34,8 +34,8 @@ const SLOW: Duration = Duration::from_secs(10);
 /// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30
 /// s).
 const WARM: Duration = Duration::from_secs(20);
-/// The same while the pair is idle: often enough that it stays proven. Discovery's binds keep the
-/// mapping and the relay's port meanwhile.
+/// The same while the pair is idle: often enough that it stays proven. Its port at the relay is held
+/// by whoever asked for it.
 const WARM_IDLE: Duration = Duration::from_secs(55);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
@@ -367,8 +367,8 @@ impl Peer {
         }
     }
 
-    /// Somebody wants to see that the peer answers: the path in use is pinged, and where a better
-    /// one is looked for, that is done now.
+    /// Somebody wants to see that the peer answers: the path in use is pinged, and where a better one
+    /// is looked for, that is done now.
     pub(crate) fn ping_in_use(&mut self, env: &mut Env, now: Time) {
         if let Some(path) = self.choice.selection.as_ref().map(|s| s.path) {
             self.ping_now(path, env, now);

@@ -1,5 +1,5 @@
 //! How closely the path in use is watched: every few seconds while WireGuard carries data, and only
-//! as often as its NATs need it while the pair is idle.
+//! as often as its NATs need it while nobody talks.
 //!
 //! An idle pair costs both ends their batteries and bills. WireGuard's own keepalive holds the
 //! mapping of its sender and shows the other end that the path works, so it serves as a ping. Data
@@ -64,7 +64,7 @@ impl Vigilance {
 }
 
 impl Peer {
-    /// WireGuard works on the path in use, and carries no data.
+    /// WireGuard works on the path in use, and nobody has anything to say.
     pub(super) fn is_idle(&self, now: Time) -> bool {
         let Some(selection) = &self.choice.selection else {
             return false;
@@ -114,7 +114,7 @@ impl Peer {
         (until > now).then_some(until)
     }
 
-    /// WireGuard carries data again: the path in use is watched closely from now on.
+    /// Somebody talks again: the path in use is watched closely from now on.
     pub(super) fn wake(&mut self, env: &mut Env, now: Time) {
         let Some(path) = self.choice.selection.as_ref().map(|s| s.path) else {
             return;
