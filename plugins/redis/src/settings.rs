@@ -152,7 +152,7 @@ fn check_url(text: &str) -> Result<Place, Flaw> {
     };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(flaw(
-            "the mesh file is no place for a password",
+            "a password must not be in the mesh file",
             "remove what stands before the @: write user = \"NAME\", and the password into the \
              file that password_file names",
         ));
