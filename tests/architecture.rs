@@ -132,6 +132,11 @@ const TABLE: &[Rule] = &[
         never_names: IMPURE,
     },
     Rule {
+        part: "crates/natpunch-gossip",
+        dependencies: May::Only(&["natpunch-types"]),
+        never_names: IMPURE,
+    },
+    Rule {
         part: "crates/natpunch-os",
         dependencies: May::Only(&["libc", "nix", "rustix", "tempfile", "thiserror", "zeroize"]),
         never_names: &["tokio::", "TcpStream", "std::process::Command"],

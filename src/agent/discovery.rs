@@ -21,6 +21,7 @@ impl Agent {
                 destination,
                 payload,
             } => self.send_for(&event.from, destination, &payload),
+            Said::ToPeer { peer, payload } => self.mesh.send_message(&peer, &payload, now()),
         }
     }
 

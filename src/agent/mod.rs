@@ -342,6 +342,10 @@ impl Agent {
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
                 Command::Ask(ask) => self.ask_plugins(ask),
+                Command::TakeMessage { peer, payload } => {
+                    let plugins = self.plugins.iter();
+                    plugins.for_each(|plugin| plugin.tell_message(peer, &payload));
+                }
                 Command::SourcePorts(ports) => self.open_source_ports(ports),
             }
         }

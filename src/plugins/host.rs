@@ -14,7 +14,8 @@ use std::time::Duration;
 use natpunch_forwarder::{Forwarder, Wanted};
 use natpunch_plugin::{
     Abilities, Ask, BoxFuture, Description, Discovery, Health, Host, Input, Interest, News,
-    PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw, StreamPort, Upstream,
+    PEER_MESSAGE_MAX, PeerKey, PluginError, SealedRecord, SecretKey, SettingFlaw, StreamPort,
+    Upstream,
 };
 use natpunch_types::{HostNetwork, InstanceName, Rate, RateBudget, Running, Time, canonical, lock};
 use tokio::sync::{Notify, mpsc};
@@ -27,6 +28,8 @@ use crate::config::KeyPlaces;
 const EVENT_QUEUE: usize = 1024;
 /// Datagrams that wait for a plugin; the oldest are dropped.
 const DATAGRAM_QUEUE: usize = 64;
+/// Messages of peers that wait for a plugin; the oldest are dropped.
+const MESSAGE_QUEUE: usize = 256;
 /// Peers to meet that wait for a plugin; more are not told, and come again with their next round.
 const MEET_QUEUE: usize = 1024;
 /// Offers that a plugin may make in one second. A mesh of 10,000 peers is looked up in a few
@@ -73,6 +76,13 @@ pub enum Said {
     Send {
         /// Where to.
         destination: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// A message to send to the same plugin at a peer.
+    ToPeer {
+        /// Whom.
+        peer: PeerKey,
         /// What.
         payload: Vec<u8>,
     },
@@ -126,6 +136,7 @@ struct Inbox {
     peers: Option<Arc<[Interest]>>,
     records: Option<Arc<[SealedRecord]>>,
     meets: BTreeSet<PeerKey>,
+    messages: VecDeque<(PeerKey, Vec<u8>)>,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The newest state, told again to a plugin that was restarted.
     last_peers: Option<Arc<[Interest]>>,
@@ -148,6 +159,9 @@ impl Inbox {
         }
         if let Some(peer) = self.meets.pop_first() {
             return Some(Input::Ask(Ask::Meet(peer)));
+        }
+        if let Some((peer, payload)) = self.messages.pop_front() {
+            return Some(Input::FromPeer { peer, payload });
         }
         self.datagrams
             .pop_front()
@@ -242,6 +256,12 @@ impl Host for Shared {
                 destination,
                 payload,
             });
+        }
+    }
+
+    fn send_to_peer(&self, peer: PeerKey, payload: Vec<u8>) {
+        if self.abilities.peer_messages && payload.len() <= PEER_MESSAGE_MAX {
+            self.emit(Said::ToPeer { peer, payload });
         }
     }
 
@@ -450,6 +470,19 @@ impl Instance {
                 inbox.datagrams.pop_front();
             }
             inbox.datagrams.push_back((source, payload));
+        });
+    }
+
+    /// A message of the same plugin at a peer, for an instance that exchanges such.
+    pub fn tell_message(&self, peer: PeerKey, payload: &[u8]) {
+        if !self.shared.abilities.peer_messages {
+            return;
+        }
+        self.shared.tell(|inbox| {
+            if inbox.messages.len() >= MESSAGE_QUEUE {
+                inbox.messages.pop_front();
+            }
+            inbox.messages.push_back((peer, payload.to_vec()));
         });
     }
 

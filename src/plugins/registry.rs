@@ -36,7 +36,7 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row::of::<natpunch_plugin_static::Settings>(),
     Row::of::<natpunch_plugin_port_mapping::Settings>(),
     Row::of::<natpunch_plugin_rendezvous::Settings>(),
@@ -47,6 +47,7 @@ const ROWS: [Row; 10] = [
     Row::of::<natpunch_plugin_file::Settings>(),
     Row::of::<natpunch_plugin_redis::Settings>(),
     Row::of::<natpunch_plugin_dns::Settings>(),
+    Row::of::<natpunch_plugin_gossip::Settings>(),
 ];
 
 /// What a mesh file may name as `plugin`.

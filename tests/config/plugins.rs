@@ -203,6 +203,7 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                 ),
             ],
         ),
+        ("gossip", vec![]),
         (
             "redis",
             vec![

@@ -83,6 +83,10 @@ fn the_meshes_without_a_server_that_the_how_tos_show_are_valid() {
         let said = types(here, "natpunch check --strict mesh.toml");
         assert!(said.contains("ok: mesh home, 2 peers"), "{said}");
     }
+    // Where no peer has an endpoint, gossip alone has nothing to begin with.
+    let section = Block::named("docs/how-to/gossip.md", "section").text;
+    std::fs::write(here.join("mesh.toml"), format!("{mesh}{section}")).unwrap();
+    types(here, "natpunch check mesh.toml");
 }
 
 #[test]

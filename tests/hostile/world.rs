@@ -142,6 +142,7 @@ impl World {
                 relays: true,
                 records: true,
                 mappings: false,
+                peer_messages: false,
             };
             let server = (InstanceName::new(SERVER), Running { abilities, run: 1 });
             mesh.handle_instances(BTreeMap::from([server]), Time::ZERO);
@@ -336,7 +337,7 @@ impl World {
                 while let Some(command) = node.mesh.poll_command() {
                     busy = true;
                     match command {
-                        Command::SourcePorts(_) => {}
+                        Command::SourcePorts(_) | Command::TakeMessage { .. } => {}
                         Command::SetEndpoint { peer, path, .. } => {
                             node.endpoints.push(path.endpoint());
                             node.mesh.handle_endpoint_set(peer, path, true, time);

@@ -19,6 +19,7 @@ mod disk;
 mod disks;
 mod doctor;
 mod gitops;
+mod gossip;
 mod host;
 mod ipv6;
 mod kill_matrix;

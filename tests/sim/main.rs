@@ -15,6 +15,7 @@
 mod addresses;
 mod deaf;
 mod faults;
+mod gossip;
 mod idle;
 mod lab;
 mod matrix;

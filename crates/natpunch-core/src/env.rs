@@ -100,6 +100,8 @@ pub(crate) struct Env {
     pub(crate) local: Local,
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,
+    /// Messages to plugins at peers.
+    pub(crate) messages: RateBudget,
     /// Probes since the start.
     pub(crate) probes: ProbeStatus,
     pub(crate) ports: SourcePorts,
@@ -110,6 +112,8 @@ pub(crate) struct Env {
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.
     pub(crate) arranges: bool,
+    /// Some discovery instance exchanges messages with peers.
+    pub(crate) has_messages: bool,
     /// Hosts on which relays were offered, for any peer.
     pub(crate) relay_hosts: BTreeSet<IpAddr>,
     /// When other candidates than before were last published.

@@ -14,6 +14,7 @@ use rand_core::RngCore;
 
 use crate::candidates::SUCCESSION;
 use crate::nat::stun::{self, Answer, TransactionId};
+use crate::sightings::Sightings;
 use crate::{Event, Time, Transmit};
 
 /// Servers asked.
@@ -86,6 +87,8 @@ pub(crate) struct Local {
     stated: BTreeMap<(InstanceName, OwnAddressKind, bool), Stated>,
     /// What discovery instances have found of our NAT.
     mappings: BTreeMap<InstanceName, Mapping>,
+    /// What peers say of us.
+    pub(crate) sightings: Sightings,
 }
 
 impl Local {
@@ -298,6 +301,19 @@ impl Local {
         kind == CandidateKind::Mapped && seen.peek().is_some() && seen.all(|seen| seen != ip)
     }
 
+    /// Where peers see this node, unless that tells nobody anything: of a NAT that has another port
+    /// for each destination, the port towards a third is no use where servers show the address.
+    fn seen_by_peers(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
+        let is_dependent = self.mapping_v4() == Some(Mapping::EndpointDependent);
+        let is_useless = move |address: &SocketAddr| {
+            let mut shown = self.outside().map(|(_, shown)| shown.ip());
+            is_dependent && address.is_ipv4() && shown.any(|ip| ip == address.ip())
+        };
+        let seen = self.sightings.addresses().into_iter();
+        seen.filter(move |address| !is_useless(address))
+            .map(|address| (CandidateKind::Reflexive, address))
+    }
+
     fn said_of_outside(&self) -> impl Iterator<Item = (CandidateKind, SocketAddr)> {
         let asked = self.servers.values().filter_map(|server| server.mapped);
         let stated = self.stated.iter().filter_map(|((_, kind, _), stated)| {
@@ -312,6 +328,7 @@ impl Local {
     /// again.
     pub(crate) fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
         self.mappings.clear();
+        self.sightings.forget_all();
         for stated in self.stated.values_mut() {
             stated.changes = stated_changes();
         }
@@ -406,7 +423,8 @@ impl Local {
             .map(|ip| SocketAddr::new(*ip, self.listen_port))
             .collect();
         let mut outside: Vec<(CandidateKind, SocketAddr)> = Vec::new();
-        for (kind, address) in self.outside().filter(|(_, at)| !hosts.contains(at)) {
+        let known = self.outside().chain(self.seen_by_peers());
+        for (kind, address) in known.filter(|(_, at)| !hosts.contains(at)) {
             match outside.iter_mut().find(|(_, known)| *known == address) {
                 // What servers see may be what the router maps.
                 Some((known, _)) => *known = kind.min(*known),

@@ -48,6 +48,7 @@ mod pacer;
 mod path;
 mod peer;
 mod ports;
+mod sightings;
 mod spec;
 mod status;
 mod strategy;

@@ -17,8 +17,8 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
-use crate::messages::probe;
 use crate::messages::record::Contents;
+use crate::messages::{peer_message, probe};
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
@@ -34,6 +34,8 @@ mod news;
 const PINGS_PER_SECOND: u64 = 250;
 /// Pongs per second of the whole node: more is a replay flood.
 const PONGS_PER_SECOND: u64 = 1000;
+/// Messages to peers per second of the whole node, and so many at once.
+const MESSAGES: Rate = Rate::per_second(64, 256);
 /// Link events come in clusters: after one, others are taken together for this long.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The same for what is told to discovery, except that the first goes out at once.
@@ -91,6 +93,8 @@ pub struct Mesh {
     wanted: BTreeMap<PeerKey, Search>,
     /// What each peer wants of a relay, unless that is nothing.
     relays: BTreeMap<PeerKey, RelayUse>,
+    /// The peers that messages reach, as far as an instance sends any.
+    direct: BTreeSet<PeerKey>,
     interest: Notice<Arc<[Interest]>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
@@ -119,6 +123,7 @@ impl Mesh {
                 local: Local::default(),
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
+                messages: RateBudget::new(MESSAGES),
                 probes: ProbeStatus::default(),
                 ports: SourcePorts::default(),
                 sampler: Sampler::default(),
@@ -126,6 +131,7 @@ impl Mesh {
                 profile: NatProfile::default(),
                 out: Outbox::default(),
                 arranges: false,
+                has_messages: false,
                 relay_hosts: BTreeSet::new(),
                 published: None,
                 device_seen: false,
@@ -136,6 +142,7 @@ impl Mesh {
             timer_of: BTreeMap::new(),
             wanted: BTreeMap::new(),
             relays: BTreeMap::new(),
+            direct: BTreeSet::new(),
             interest: Notice::default(),
             records: Notice::default(),
             record_counter: 0,
@@ -233,6 +240,8 @@ impl Mesh {
         }
         self.wanted.remove(key);
         self.relays.remove(key);
+        self.direct.remove(key);
+        self.env.local.sightings.forget(key);
         self.env.out.forget_endpoint(key);
         self.env.out.forget_meet(key);
         self.env.ports.close(key, |_| false);
@@ -291,7 +300,8 @@ impl Mesh {
 
     /// A datagram that arrived: by which path an answer to it would leave, which names the port of
     /// this host that it came to, and the address on this host that it was sent to. What a pin has
-    /// led to WireGuard's port may be named either way. Anything but probes and answers to our STUN requests is ignored.
+    /// led to WireGuard's port may be named either way. Anything but probes, messages
+    /// of peers and answers to our STUN requests is ignored.
     pub fn handle_datagram(
         &mut self,
         path: PathId,
@@ -307,6 +317,8 @@ impl Mesh {
             self.with_peer(&key, now, |peer, env| {
                 peer.handle_probe(path, destination, payload, env, now)
             });
+        } else if let Some(tag) = peer_message::tag(payload) {
+            self.handle_message(tag, payload, now);
         } else if stun::is_stun(payload) && path.pin().is_some() {
             self.handle_sample(path, payload, now);
         } else if stun::is_stun(payload) {
@@ -325,6 +337,29 @@ impl Mesh {
                 }
             }
         }
+        self.flush(now);
+    }
+
+    fn handle_message(&mut self, tag: ProbeTag, datagram: &[u8], now: Time) {
+        let Some(key) = self.by_probe_tag.get(&tag).copied() else {
+            return;
+        };
+        // Nobody here has use for it.
+        if !self.env.has_messages {
+            return;
+        }
+        self.with_peer(&key, now, |peer, env| {
+            if let Some(payload) = peer.handle_message(datagram, env, now) {
+                let command = Command::TakeMessage { peer: key, payload };
+                env.out.commands.push_back(command);
+            }
+        });
+    }
+
+    /// Sends what a discovery instance says to the same plugin at a peer, if there is a direct path
+    /// to the peer and the budget allows it.
+    pub fn send_message(&mut self, peer: &PeerKey, payload: &[u8], now: Time) {
+        self.with_peer(peer, now, |peer, env| peer.send_message(payload, env, now));
         self.flush(now);
     }
 
@@ -559,6 +594,14 @@ impl Mesh {
         if before.unwrap_or_default() != relay {
             self.interest.touch(now);
         }
+        let is_direct = self.env.has_messages && peer.takes_messages(now);
+        let has_changed = match is_direct {
+            true => self.direct.insert(*key),
+            false => self.direct.remove(key),
+        };
+        if has_changed {
+            self.interest.touch(now);
+        }
         let search = peer.search(now);
         let before = match search {
             Search::Done => self.wanted.remove(key),
@@ -569,6 +612,7 @@ impl Mesh {
             self.interest.touch(now);
         }
         if before == Search::Done && search != Search::Done {
+            self.env.local.sightings.forget(key);
             self.env.local.hurry(now);
         }
     }
@@ -592,7 +636,11 @@ impl Mesh {
                 self.interest.last = Some(interest);
             }
         }
+        if self.env.local.sightings.take_changed() {
+            self.records.touch(now);
+        }
         if self.records.take_due(now) {
+            self.env.local.sightings.expire(now);
             self.publish(now);
         }
     }
@@ -603,6 +651,7 @@ impl Mesh {
             endpoint: peer.spec.endpoint.clone(),
             relay: self.relays.get(key).copied().unwrap_or_default(),
             relays: peer.spec.relays.clone(),
+            is_direct: self.direct.contains(key),
             ..Interest::new(*key)
         };
         match &peer.keys {

@@ -44,6 +44,14 @@ pub enum Command {
     },
     /// Ask discovery.
     Ask(Ask),
+    /// Tell the discovery instances that exchange messages with peers what their like says at this
+    /// one, on its honour.
+    TakeMessage {
+        /// Who says it.
+        peer: PeerKey,
+        /// What, at most [`PEER_MESSAGE_MAX`](natpunch_types::PEER_MESSAGE_MAX) bytes.
+        payload: Vec<u8>,
+    },
     /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
     FindRoute {
         /// The peer that may be there.

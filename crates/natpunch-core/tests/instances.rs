@@ -20,6 +20,7 @@ const ALL: Abilities = Abilities {
     relays: true,
     records: true,
     mappings: true,
+    peer_messages: true,
 };
 
 /// The instance `rv` of this run, with these abilities.

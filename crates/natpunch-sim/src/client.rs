@@ -45,6 +45,7 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     relays: true,
     records: true,
     mappings: false,
+    peer_messages: false,
 };
 
 /// The clients of one host.

@@ -1,7 +1,8 @@
 //! A seeded internet in virtual time: hosts, links, RFC 4787 NATs, faults, an oracle.
 //!
 //! The hosts run the real [`natpunch_core::Mesh`] and, where there are servers of natpunch's own
-//! rendezvous, its real clients; those servers are the real ones, too. Everything around them is a
+//! rendezvous, its real clients; those servers are the real ones, too, and so is the gossip of the
+//! hosts. Everything around them is a
 //! model without sockets, threads or a clock. One seed gives one run, bit by bit, so that a failure
 //! is repeated by its seed and read in its [`Trace`].
 //!
@@ -11,6 +12,7 @@
 
 mod client;
 mod discovery;
+mod gossip;
 mod link;
 mod nat;
 mod network;

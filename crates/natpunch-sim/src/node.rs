@@ -13,6 +13,7 @@ use natpunch_types::{
 
 use crate::client::{self, Clients, ServerAddress};
 use crate::discovery::Client;
+use crate::gossip::{self, GOSSIP, Gossiper};
 use crate::random::Random;
 use crate::rendezvous::Message;
 use crate::wireguard::Device;
@@ -40,6 +41,8 @@ pub struct DiscoveryConfig {
     pub records: bool,
     /// Servers of natpunch's own rendezvous, with relays.
     pub servers: Vec<ServerAddress>,
+    /// Whether peers carry records for each other.
+    pub gossip: bool,
 }
 
 impl DiscoveryConfig {
@@ -66,8 +69,16 @@ impl DiscoveryConfig {
             };
             (client::origin(server.address.ip()), abilities)
         });
+        let gossip = self
+            .gossip
+            .then(|| (InstanceName::new(GOSSIP), gossip::ABILITIES));
         let running = |(name, abilities)| (name, Running { abilities, run });
-        models.into_iter().chain(servers).map(running).collect()
+        models
+            .into_iter()
+            .chain(servers)
+            .chain(gossip)
+            .map(running)
+            .collect()
     }
 }
 
@@ -76,6 +87,7 @@ pub(crate) struct Agent {
     pub(crate) mesh: Mesh,
     pub(crate) client: Option<Client>,
     pub(crate) clients: Clients,
+    pub(crate) gossip: Option<Gossiper>,
     next_device_poll: Duration,
     eager_until: Duration,
 }
@@ -93,6 +105,9 @@ impl Agent {
             client.register_anew(now);
         }
         self.clients.handle_network_change(now);
+        if let Some(gossip) = &mut self.gossip {
+            gossip.handle_network_change(now);
+        }
     }
 }
 
@@ -238,11 +253,13 @@ impl Node {
             &mut self.random,
             now,
         );
+        let gossip = self.discovery.gossip.then(|| Gossiper::new(self.key));
         let next_device_poll = now + DEVICE_POLL;
         self.agent = Some(Agent {
             mesh,
             client,
             clients,
+            gossip,
             next_device_poll,
             eager_until: now,
         });
@@ -267,7 +284,8 @@ impl Node {
                 .poll_timeout()
                 .map(|at| at.since_origin().saturating_sub(self.clock_offset));
             let client = agent.client.as_ref().map(Client::poll_timeout);
-            [mesh, client, agent.clients.poll_timeout()]
+            let gossip = agent.gossip.as_ref().and_then(Gossiper::poll_timeout);
+            [mesh, client, agent.clients.poll_timeout(), gossip]
                 .into_iter()
                 .flatten()
                 .fold(agent.next_device_poll, Duration::min)
@@ -353,6 +371,17 @@ impl Node {
             return Vec::new();
         };
         clients.drive(mesh, time, now)
+    }
+
+    /// Lets the gossip do what is due; false if that was nothing.
+    pub(crate) fn drive_gossip(&mut self, now: Duration) -> bool {
+        let time = self.clock(now);
+        let agent = self.agent.as_mut().filter(|_| self.asleep_until.is_none());
+        let Some(Agent { mesh, gossip, .. }) = agent else {
+            return false;
+        };
+        let mut gossip = gossip.iter_mut();
+        gossip.any(|gossip| gossip.drive(mesh, time, now))
     }
 
     /// What the core wants done next.

@@ -649,6 +649,7 @@ impl World {
                     idle = false;
                     self.send_from(host, None, to, DEFAULT_TTL, Payload::Raw(payload));
                 }
+                idle &= !self.node_mut(host).drive_gossip(now);
                 while let Some(transmit) = self
                     .node_mut(host)
                     .agent
@@ -703,6 +704,9 @@ impl World {
                 let has_store = node.discovery.records;
                 if let Some(agent) = &mut node.agent {
                     agent.clients.ask(&ask, now);
+                    if let Some(gossip) = &mut agent.gossip {
+                        gossip.ask(&ask, now);
+                    }
                     if let (Ask::Peers(peers), Some(client)) = (&ask, &mut agent.client) {
                         client.set_interest(peers, now);
                     }
@@ -713,6 +717,12 @@ impl World {
                         self.records.publish(host, records, now);
                     }
                     _ => {}
+                }
+            }
+            Command::TakeMessage { peer, payload } => {
+                let agent = self.node_mut(host).agent.as_mut();
+                if let Some(gossip) = agent.and_then(|agent| agent.gossip.as_mut()) {
+                    gossip.handle_message(peer, &payload, now);
                 }
             }
             Command::SetEndpoint {

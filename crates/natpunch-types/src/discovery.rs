@@ -106,6 +106,8 @@ pub struct Interest {
     pub relay: RelayUse,
     /// Whose relays it may use; `None`: any.
     pub relays: Option<Arc<[InstanceName]>>,
+    /// A direct path is in use: messages reach the peer.
+    pub is_direct: bool,
 }
 
 impl Interest {
@@ -120,6 +122,7 @@ impl Interest {
             pair_tag: PairTag::NONE,
             relay: RelayUse::Off,
             relays: None,
+            is_direct: false,
         }
     }
 
@@ -157,6 +160,10 @@ impl SealedRecord {
     pub const MAX: usize = 2048;
 }
 
+/// The longest message to a plugin at a peer, in bytes. With all around it, it fits into the smallest
+/// MTU of IPv6 (1,280, RFC 8200), in which no router fragments.
+pub const PEER_MESSAGE_MAX: usize = 512;
+
 /// What a discovery instance can do, as its plugin describes it. Nobody infers it from what the
 /// instance says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -171,6 +178,9 @@ pub struct Abilities {
     pub records: bool,
     /// Has the router grant port mappings.
     pub mappings: bool,
+    /// Exchanges messages with the same plugin at peers to which there is a direct path. Those
+    /// peers then also tell this node at which address they see it.
+    pub peer_messages: bool,
 }
 
 impl Abilities {
@@ -181,6 +191,7 @@ impl Abilities {
         relays: false,
         records: false,
         mappings: false,
+        peer_messages: false,
     };
 
     /// Each that is there, by its name.
@@ -191,6 +202,7 @@ impl Abilities {
             (self.relays, "relays"),
             (self.records, "records"),
             (self.mappings, "mappings"),
+            (self.peer_messages, "peer_messages"),
         ];
         all.into_iter()
             .filter_map(|(is_there, name)| is_there.then_some(name))

@@ -34,7 +34,9 @@ pub use address::{
 pub use candidate::{Candidate, CandidateKind, InstanceName, Origin};
 pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
-pub use discovery::{Abilities, Ask, Interest, News, OwnAddressKind, Running, SealedRecord};
+pub use discovery::{
+    Abilities, Ask, Interest, News, OwnAddressKind, PEER_MESSAGE_MAX, Running, SealedRecord,
+};
 pub use help::{Help, split_help, with_help};
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
 pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff};

@@ -153,7 +153,7 @@ impl Work {
                         self.inbox.restart(self.host.now());
                         self.outbox.pause.over();
                     }
-                    Input::Datagram { .. } | Input::Ask(Ask::Meet(_)) => {}
+                    Input::Datagram { .. } | Input::FromPeer { .. } | Input::Ask(Ask::Meet(_)) => {}
                     Input::Shutdown => return,
                 },
                 Some(done) = under_way.join_next() => {

@@ -322,8 +322,8 @@ impl Session {
                 .then(|| line(&Told::Meet { peer: *peer })),
             Input::NetworkChanged => Some(line(&Told::NetworkChanged)),
             Input::Shutdown => Some(farewell()),
-            // Programs send nothing from WireGuard's port, so nothing comes back to it.
-            Input::Datagram { .. } => None,
+            // Programs send nothing from WireGuard's port and nothing to peers, so nothing comes back.
+            Input::Datagram { .. } | Input::FromPeer { .. } => None,
         }
     }
 

@@ -114,7 +114,10 @@ impl Plugin {
                         due = Instant::now();
                     }
                     Input::Shutdown => return Ok(()),
-                    Input::NetworkChanged | Input::Datagram { .. } | Input::Ask(Ask::Meet(_)) => {}
+                    Input::NetworkChanged
+                    | Input::Datagram { .. }
+                    | Input::FromPeer { .. }
+                    | Input::Ask(Ask::Meet(_)) => {}
                 },
                 () = sleep_until(due) => {
                     turn = self.turn(turn).await?;

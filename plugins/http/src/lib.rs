@@ -82,7 +82,7 @@ async fn run(base: url::Url, interval: Duration, host: Arc<dyn Host>) -> Result<
             Input::Ask(Ask::Records(new)) => drop(records.send_replace(new)),
             // Connections of the old network hang until they time out: start over with none.
             Input::NetworkChanged => drop(client.send_replace(new_client()?)),
-            Input::Datagram { .. } | Input::Ask(Ask::Meet(_)) => {}
+            Input::Datagram { .. } | Input::FromPeer { .. } | Input::Ask(Ask::Meet(_)) => {}
             Input::Shutdown => return Ok(()),
         }
     }

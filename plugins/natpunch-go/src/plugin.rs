@@ -112,7 +112,7 @@ impl Run<'_> {
                 .links
                 .clients()
                 .for_each(|(_, client)| client.handle_network_change(now)),
-            Input::Ask(_) | Input::Shutdown => {}
+            Input::Ask(_) | Input::FromPeer { .. } | Input::Shutdown => {}
         }
     }
 

@@ -36,7 +36,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::PeerKey;
+use natpunch_types::{PEER_MESSAGE_MAX, PeerKey};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -315,6 +315,19 @@ impl<'a> Run<'a> {
                     .to_owned(),
             ),
             Effect::Sent { .. } => None,
+            Effect::SentToPeer { .. } if !self.about.abilities.peer_messages => Some(
+                "it sent to a peer without the ability `peer_messages`; name it in `describe`"
+                    .to_owned(),
+            ),
+            Effect::SentToPeer { peer, payload } => {
+                let is_sent = self.peers.contains(peer) && payload.len() <= PEER_MESSAGE_MAX;
+                (!is_sent).then(|| {
+                    format!(
+                        "it sent a message of more than {PEER_MESSAGE_MAX} bytes, or to none of \
+                         the peers that it was told; both are dropped"
+                    )
+                })
+            }
             Effect::Reported(Health::Good(note) | Health::Bad(note)) => {
                 let is_short = note.chars().count() <= LONGEST_HEALTH;
                 let is_shown = is_short && !note.is_empty() && !note.chars().any(char::is_control);

@@ -104,8 +104,8 @@ pub use natpunch_plugin_description::{
 };
 pub use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, HostNetwork, Interest, LinkRole, Mapping, News,
-    OwnAddressKind, PairTag, Password, PeerKey, RecordTag, RelayUse, SealedRecord, SecretKey, Time,
-    Upstream,
+    OwnAddressKind, PEER_MESSAGE_MAX, PairTag, Password, PeerKey, RecordTag, RelayUse,
+    SealedRecord, SecretKey, Time, Upstream,
 };
 pub use schedule::Schedule;
 
@@ -160,6 +160,12 @@ pub trait Host: Send + Sync + 'static {
     /// server among them. Dropped without the ability to use that port.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
+    /// Sends a message, at most [`PEER_MESSAGE_MAX`] bytes, to the same plugin at a peer with
+    /// [`Interest::is_direct`], sealed for that peer. It may be lost, and is if the peer has no such
+    /// instance, or if more is sent than 8 a second (64 at once) to one peer or 64 (256 at once) to
+    /// all. Dropped without the ability for it.
+    fn send_to_peer(&self, peer: PeerKey, payload: Vec<u8>);
+
     /// A port of a server that takes datagrams in a stream of TLS (0: its own), as it is on this
     /// host: what is sent to that address from WireGuard's port comes out there. To be asked again
     /// at least every minute, as long as it is needed. The host adds the proxy on the way.
@@ -199,6 +205,14 @@ pub enum Input {
         /// Where it came from.
         source: SocketAddr,
         /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// A message of the same plugin at a peer, once. That the peer sent it is certain; what it says
+    /// is the peer's word.
+    FromPeer {
+        /// Who.
+        peer: PeerKey,
+        /// What, at most [`PEER_MESSAGE_MAX`] bytes.
         payload: Vec<u8>,
     },
     /// The network changed (link, address, route) or the machine slept for more than 5 s: addresses

@@ -24,6 +24,13 @@ pub enum Effect {
         /// The payload.
         payload: Vec<u8>,
     },
+    /// [`Host::send_to_peer`].
+    SentToPeer {
+        /// To whom.
+        peer: PeerKey,
+        /// The payload.
+        payload: Vec<u8>,
+    },
     /// [`Host::report`] of something new.
     Reported(Health),
 }
@@ -180,6 +187,10 @@ impl Host for FakeHost {
             destination,
             payload,
         });
+    }
+
+    fn send_to_peer(&self, peer: PeerKey, payload: Vec<u8>) {
+        self.did(Effect::SentToPeer { peer, payload });
     }
 
     fn random(&self, buffer: &mut [u8]) {

@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
                             }
                         }
                         Input::Shutdown => break,
-                        Input::Ask(_) | Input::Datagram { .. } => {}
+                        Input::Ask(_) | Input::Datagram { .. } | Input::FromPeer { .. } => {}
                     }
                 }
                 outcome = answer(&mut asking), if asking.is_some() => {

@@ -121,7 +121,9 @@ impl<'a> Run<'a> {
                 }
                 Happened::Told(Input::NetworkChanged) => self.client.handle_network_change(now),
                 Happened::Told(Input::Shutdown) => return,
-                Happened::Told(Input::Datagram { .. } | Input::Ask(Ask::Meet(_)))
+                Happened::Told(
+                    Input::Datagram { .. } | Input::FromPeer { .. } | Input::Ask(Ask::Meet(_)),
+                )
                 | Happened::TimedOut
                 | Happened::Wrote(Ok(())) => {}
                 Happened::Dialed(outcome) => self.handle_dialed(outcome),

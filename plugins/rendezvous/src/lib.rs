@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
             Input::NetworkChanged => self
                 .clients()
                 .for_each(|client| client.handle_network_change(now)),
-            Input::Shutdown => {}
+            Input::FromPeer { .. } | Input::Shutdown => {}
         }
     }
 

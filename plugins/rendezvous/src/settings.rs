@@ -168,6 +168,7 @@ impl Instance for Server {
                 relays: self.relay,
                 records: true,
                 mappings: false,
+                peer_messages: false,
             },
             finds_peers: true,
             needs_private_key: true,

@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
                         Input::Ask(Ask::Peers(peers)) => self.set_peers(&peers),
                         Input::NetworkChanged => self.entries.values_mut().for_each(Entry::look_up_now),
                         Input::Shutdown => return,
-                        Input::Ask(_) | Input::Datagram { .. } => {}
+                        Input::Ask(_) | Input::Datagram { .. } | Input::FromPeer { .. } => {}
                     }
                 }
                 Some(found) = self.lookups.join_next() => {

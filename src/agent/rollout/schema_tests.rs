@@ -38,6 +38,7 @@ const FILES: &str = "[discovery.files]\nplugin = \"file\"\ndirectory = \"/srv/re
 const REDIS: &str = "[discovery.redis]\nplugin = \"redis\"\nurl = \"rediss://redis.example.org\"\n";
 const ZONE: &str = "[discovery.zone]\nplugin = \"dns\"\nzone = \"natpunch.example.org\"\n\
     update_server = \"ns1.example.org\"\nkey_name = \"natpunch\"\nkey_file = \"/etc/dns.key\"\n";
+const GOSSIP: &str = "[discovery.gossip]\nplugin = \"gossip\"\n";
 const EXEC: &str = "[discovery.own]\nplugin = \"exec\"\n\
     command = [\"/usr/lib/natpunch/a\"]\nuser = \"nobody\"\n";
 
@@ -208,6 +209,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
             "file" => FILES,
             "redis" => REDIS,
             "dns" => ZONE,
+            "gossip" => GOSSIP,
             // They are there without being written.
             "static" | "port-mapping" => continue,
             other => panic!("say here how a section of `{other}` looks"),

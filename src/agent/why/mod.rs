@@ -88,6 +88,8 @@ impl Agent {
         let finder = |status: &DiscoveryStatus| {
             let section = self.node.discovery.iter().find(|d| d.name == status.name)?;
             let kind = match &section.about {
+                // It is no server: where peers are silent, there may be none that could help.
+                about if about.abilities.peer_messages => return None,
                 about if about.abilities.records => Kind::Records,
                 about if about.offers_endpoints => Kind::File,
                 about if about.finds_peers => Kind::Seen,

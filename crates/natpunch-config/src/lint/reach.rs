@@ -10,15 +10,16 @@ use crate::report::error::ConfigError;
 use crate::report::wording::Quoted;
 
 pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
-    let finds_nodes = mesh
-        .discovery
-        .iter()
-        .any(|instance| instance.about.finds_peers);
     let hidden = |peer: &PeerConfig| peer.endpoint.is_none();
     let reachable_nodes = mesh
         .peers
         .values()
         .any(|peer| peer.managed && !hidden(peer));
+    // What peers tell each other needs a first path.
+    let finds = |instance: &Discovery| {
+        instance.about.finds_peers && (reachable_nodes || !instance.about.abilities.peer_messages)
+    };
+    let finds_nodes = mesh.discovery.iter().any(finds);
     for (name, _) in mesh
         .peers
         .iter()
@@ -49,8 +50,12 @@ pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
                 Quoted(first),
                 Quoted(second)
             );
-            let finding = ConfigError::at(place(mesh, second), message)
-                .label("no endpoint, and no discovery either");
+            let finding = ConfigError::at(place(mesh, second), message).label(
+                match mesh.discovery.iter().any(|d| d.about.finds_peers) {
+                    true => "no endpoint, and nobody has one at which gossip could begin",
+                    false => "no endpoint, and no discovery either",
+                },
+            );
             let help = "give one an endpoint at which both reach it, with serve = true if there \
                         are more such pairs, or add a section [discovery.NAME] with a server";
             findings.push(

@@ -17,7 +17,18 @@ impl Mesh {
     /// a few seconds, and longer if the successor says it again. So a reload ends where a start
     /// with the same file does.
     pub fn handle_instances(&mut self, running: BTreeMap<InstanceName, Running>, now: Time) {
-        self.env.arranges = running.values().any(|instance| instance.abilities.meetings);
+        let is_any = |able: fn(&Abilities) -> bool| {
+            let mut running = running.values();
+            running.any(|instance| able(&instance.abilities))
+        };
+        self.env.arranges = is_any(|abilities| abilities.meetings);
+        let has_messages = is_any(|abilities| abilities.peer_messages);
+        if has_messages != self.env.has_messages {
+            self.env.has_messages = has_messages;
+            self.env.local.sightings.set_wanted(has_messages);
+            let keys: Vec<_> = self.peers.keys().copied().collect();
+            keys.iter().for_each(|key| self.settle(key, now));
+        }
         let before = std::mem::replace(&mut self.instances, running);
         for (name, was) in before {
             let is = self.instances.get(&name).copied();

@@ -1,6 +1,18 @@
-//! What nodes tell each other: pings, what goes with them, and sealed records, byte by byte.
+//! What nodes tell each other: pings, what goes with them, messages of plugins, and sealed records, byte by byte.
 
 pub(crate) mod about;
+pub(crate) mod peer_message;
 pub(crate) mod probe;
 pub(crate) mod record;
 pub(crate) mod wire;
+
+/// The place of a message in the conversation of two runs, by which a replay is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Random per start of the sender.
+    pub(crate) session: u64,
+    /// The receiver's session as the sender knows it; 0 if it does not.
+    pub(crate) to_session: u64,
+    /// Rises with each message of the sender to the receiver.
+    pub(crate) sequence: u64,
+}

@@ -41,6 +41,7 @@ use natpunch_types::{PROBE_MAGIC, ProbeTag};
 use rand_core::RngCore;
 
 use crate::keys::Direction;
+use crate::messages::Stamp;
 use crate::messages::about::About;
 use crate::messages::wire::{ADDRESS_LEN, Reader, put_address, read_address};
 
@@ -116,6 +117,14 @@ pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
 }
 
 impl Probe {
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp {
+            session: self.session,
+            to_session: self.to_session,
+            sequence: self.sequence,
+        }
+    }
+
     pub(crate) fn seal(&self, keys: &Direction, rng: &mut impl RngCore) -> Vec<u8> {
         let mut plaintext = Vec::with_capacity(PLAINTEXT_LEN);
         plaintext.push(match self.kind {

@@ -39,6 +39,7 @@ mod choice;
 mod device;
 mod health;
 mod meeting;
+mod messages;
 mod pinning;
 mod plain;
 mod probing;
@@ -71,6 +72,7 @@ use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 use choice::{Choice, Scene};
 use device::DeviceView;
 use meeting::Meeting;
+use messages::Messages;
 use plain::PlainTries;
 use probing::Prober;
 use punching::Punching;
@@ -144,6 +146,7 @@ pub(crate) struct Peer {
     prober: Prober,
     round: Round,
     meeting: Meeting,
+    messages: Messages,
     punching: Punching,
     choice: Choice,
     retreat: Retreat,
@@ -171,6 +174,7 @@ impl Peer {
             prober: Prober::default(),
             round: Round::default(),
             meeting: Meeting::default(),
+            messages: Messages::default(),
             punching: Punching::default(),
             retreat: Retreat::default(),
             vigilance: Vigilance::default(),

@@ -11,6 +11,7 @@ use crate::burst::Burst;
 use crate::candidates::{Pending, PendingPing};
 use crate::env::Env;
 use crate::keys::PairKeys;
+use crate::messages::Stamp;
 use crate::messages::about::{About, Word};
 use crate::messages::probe::{Kind, Probe, Transaction};
 use crate::{Time, Transmit};
@@ -154,18 +155,18 @@ impl Prober {
         self.remote = predecessor.remote;
     }
 
-    /// Judges a ping; one that is fresh counts as seen from now on.
-    pub(super) fn judge(&mut self, ping: &Probe, own_session: u64) -> Freshness {
-        if ping.to_session != own_session {
+    /// Judges a ping or a message; one that is fresh counts as seen from now on.
+    pub(super) fn judge(&mut self, stamp: Stamp, own_session: u64) -> Freshness {
+        if stamp.to_session != own_session {
             return Freshness::KnowsUsNot;
         }
         let remote = self.remote.get_or_insert_with(|| Remote {
-            session: ping.session,
+            session: stamp.session,
             seen: ReplayWindow::default(),
         });
-        if remote.session != ping.session {
+        if remote.session != stamp.session {
             Freshness::OtherRun
-        } else if remote.seen.take(ping.sequence) {
+        } else if remote.seen.take(stamp.sequence) {
             Freshness::Fresh
         } else {
             Freshness::Seen
@@ -204,9 +205,23 @@ impl Prober {
         self.twins.live(now)
     }
 
+    /// The stamp of the next message.
+    pub(super) fn stamp(&mut self, own_session: u64) -> Stamp {
+        self.sequence += 1;
+        Stamp {
+            session: own_session,
+            to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
+            sequence: self.sequence,
+        }
+    }
+
     /// What is the same in every probe.
     fn probe(&mut self, kind: Kind, says: Says, own_session: u64) -> Probe {
-        self.sequence += 1;
+        let Stamp {
+            session,
+            to_session,
+            sequence,
+        } = self.stamp(own_session);
         Probe {
             kind,
             heard: says.heard,
@@ -214,9 +229,9 @@ impl Prober {
             checking: says.checking,
             deaf: says.deaf,
             unheard: says.unheard,
-            session: own_session,
-            to_session: self.remote.as_ref().map_or(0, |remote| remote.session),
-            sequence: self.sequence,
+            session,
+            to_session,
+            sequence,
             transaction: Transaction::default(),
             about: None,
             observed: None,

@@ -71,7 +71,7 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        let freshness = self.prober.judge(ping, env.session);
+        let freshness = self.prober.judge(ping.stamp(), env.session);
         let is_within_limit = match freshness {
             // A copy: the original was answered.
             Freshness::Seen => false,
@@ -171,6 +171,7 @@ impl Peer {
             self.on_restart(env, now);
         }
         self.prober.seen_as = pong.observed;
+        self.note_sighting(ping.path, pong, env, now);
         if ping.path != path {
             // The answer to a beacon, or from a peer with several addresses: a path to ask on, not
             // a proof.

@@ -107,6 +107,7 @@ pub fn instances(meetings: bool) -> BTreeMap<InstanceName, Running> {
         relays: true,
         records: true,
         mappings: true,
+        peer_messages: false,
     };
     let names =
         "test honest http rv x eu us first second hub peer wireguard rendezvous liar other a b c d";
@@ -197,6 +198,8 @@ pub struct Node {
     pub interest: Vec<Interest>,
     pub records: Vec<SealedRecord>,
     pub publications: usize,
+    /// What plugins at peers said.
+    pub messages: Vec<(PeerKey, Vec<u8>)>,
     pub sent: Vec<(Time, Transmit)>,
     pub fail_sets: bool,
 }
@@ -318,6 +321,7 @@ impl World {
             interest: vec![],
             records: vec![],
             publications: 0,
+            messages: vec![],
             sent: vec![],
             fail_sets: false,
         };
@@ -425,6 +429,7 @@ impl World {
                         fed = true;
                     }
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
+                    Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),
                     Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}
                     Command::FindRoute { peer, destination } => {
                         let route = (self.route)(index, destination);

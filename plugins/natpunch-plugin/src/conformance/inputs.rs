@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use natpunch_types::{
-    Abilities, Ask, Interest, PairTag, PeerKey, RecordTag, RelayUse, SealedRecord,
+    Abilities, Ask, Interest, PEER_MESSAGE_MAX, PairTag, PeerKey, RecordTag, RelayUse, SealedRecord,
 };
 
 use crate::Input;
@@ -113,6 +113,18 @@ pub(super) fn all(abilities: &Abilities) -> Vec<Input> {
         let source = SocketAddr::from(([192, 0, 2, 9], 9));
         let payloads = [vec![], vec![0; 1], vec![0xff; 148], vec![0x7f; 1_500]];
         all.extend(payloads.map(|payload| Input::Datagram { source, payload }));
+    }
+    if abilities.peer_messages {
+        let payloads = [
+            vec![],
+            vec![0; 1],
+            vec![0xff; 34],
+            vec![1; PEER_MESSAGE_MAX],
+        ];
+        for peer in [PEERS[0], PEERS[1], PeerKey::from_bytes([9; 32])] {
+            let messages = payloads.clone().into_iter();
+            all.extend(messages.map(|payload| Input::FromPeer { peer, payload }));
+        }
     }
     all.extend([Side::A.peers(), records([Side::A.record(0)])]);
     all

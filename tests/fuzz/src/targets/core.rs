@@ -31,6 +31,7 @@ fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
         relays: true,
         records: true,
         mappings: true,
+        peer_messages: true,
     };
     let fuzz = (InstanceName::new("fuzz"), Running { abilities, run: 1 });
     mesh.handle_instances([fuzz].into(), Time::ZERO);

@@ -8,6 +8,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
 mod core;
+mod gossip;
 mod others;
 mod relay;
 mod rendezvous;
@@ -16,7 +17,7 @@ mod rendezvous;
 pub(crate) type Entry = fn(&[u8]);
 
 /// Name and entry of each.
-pub(crate) const TARGETS: [(&str, Entry); 13] = [
+pub(crate) const TARGETS: [(&str, Entry); 14] = [
     ("rendezvous-wire", rendezvous::wire),
     ("rendezvous-frames", rendezvous::frames),
     ("rendezvous-client", rendezvous::client),
@@ -30,6 +31,7 @@ pub(crate) const TARGETS: [(&str, Entry); 13] = [
     ("mesh-file", others::mesh_file),
     ("http-answer", others::http_answer),
     ("redis-server", others::redis_server),
+    ("gossip", gossip::peers),
 ];
 
 fn rng(seed: u64) -> ChaCha20Rng {
