@@ -14,10 +14,9 @@ use std::fs::{self, File as DiskFile, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use natpunch_os::durable;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use natpunch_os::{Sole, durable};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -69,7 +68,7 @@ pub(super) struct Store {
     applied: Option<Version>,
     serial: u64,
     /// `None` where the disk can't be written to.
-    _lock: Option<Flock<DiskFile>>,
+    _lock: Option<Sole>,
 }
 
 impl Store {
@@ -83,17 +82,9 @@ impl Store {
         if let Err(error) = durable::create_dir_all(&directory) {
             tracing::debug!(directory = %directory.display(), %error, "can't make the directory of the source");
         }
-        let lock = directory.join("lock");
-        let open = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock)
-            .or_else(|_| DiskFile::open(&lock));
-        let lock = match open.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
-            Ok(Ok(lock)) => Some(lock),
-            Ok(Err((_, Errno::EWOULDBLOCK))) => {
+        let lock = match Sole::take(&directory.join("lock"), Duration::ZERO) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(SourceError::local(format!(
                     "another natpunch agent follows {location} already"
                 ))
@@ -101,7 +92,8 @@ impl Store {
                     "`natpunch status` shows it, `natpunch reload` makes it look for a new version",
                 ));
             }
-            _ => None,
+            // A directory that can't be written to keeps nothing that two could confuse.
+            Err(_) => None,
         };
         let mut store = Self {
             directory,

@@ -1,14 +1,12 @@
 //! The process: its control socket, and the tunnels that it holds.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use natpunch_os::Sole;
 use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -29,6 +27,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long the process stays without a tunnel.
 const LINGER: Duration = Duration::from_secs(60);
+/// How long to wait for a process that is on its way out.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const THREADS: usize = 2;
 
 /// What the connections share.
@@ -48,23 +48,13 @@ pub fn run(socket: &Path) -> io::Result<()> {
     // already is one.
     let _ = nix::unistd::setsid();
     umask(Mode::from_bits_truncate(0o077));
-    let _lock = lock(socket)?;
+    // At most one process has a control socket.
+    let _lock = Sole::take(&socket.with_extension("lock"), LOCK_TIMEOUT)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()?
         .block_on(serve(socket))
-}
-
-/// At most one process has a control socket; the lock ends with the process.
-fn lock(socket: &Path) -> io::Result<Flock<File>> {
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(socket.with_extension("lock"))?;
-    Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }
 
 async fn serve(path: &Path) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! What several parts of natpunch ask of the operating system, once each, so that no copy forgets
 //! a step: files that are written whole and survive a power cut ([`durable`]), files that hold a
 //! secret ([`secret`]), directories that nobody else may write to ([`private`]), the time since
-//! boot ([`boot_time`]), the options of sockets ([`allow_fragments`]), and the places where tests
+//! boot ([`boot_time`]), locks of one process ([`Sole`]), the options of sockets ([`allow_fragments`]), and the places where tests
 //! kill the process ([`failpoint`]).
 
 mod clock;
@@ -10,10 +10,12 @@ mod failpoint;
 pub mod private;
 pub mod secret;
 mod socket;
+mod sole;
 
 pub use clock::boot_time;
 pub use failpoint::{failpoint, failpoint_is_set};
 pub use socket::allow_fragments;
+pub use sole::Sole;
 
 /// The system's words of an error without the number that Rust adds, as they stand in a sentence.
 pub fn reason(error: &std::io::Error) -> String {

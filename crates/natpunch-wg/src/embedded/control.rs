@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use natpunch_os::Sole;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -166,24 +166,9 @@ impl Control {
 
     /// The lock goes with the process.
     fn wait_for_lock(&self, patience: Duration) -> Result<(), WgError> {
-        let what = || format!("stop the device of {}", self.name);
-        let mut lock = match OpenOptions::new()
-            .write(true)
-            .open(self.socket.with_extension("lock"))
-        {
-            Ok(lock) => lock,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(WgError::io(what(), e)),
-        };
-        let deadline = Instant::now() + patience;
-        loop {
-            match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-                Ok(_) => return Ok(()),
-                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => lock = back,
-                Err((_, errno)) => return Err(WgError::io(what(), errno.into())),
-            }
-            std::thread::sleep(POLL);
-        }
+        let lock = self.socket.with_extension("lock");
+        Sole::wait_for(&lock, patience)
+            .map_err(|error| WgError::io(format!("stop the device of {}", self.name), error))
     }
 }
 

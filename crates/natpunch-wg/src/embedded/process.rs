@@ -1,13 +1,10 @@
 //! The device process.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use natpunch_os::Sole;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -47,32 +44,15 @@ pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
 
 /// At most one process per control socket. The lock ends with the process, whatever ends it; one
 /// that was just killed may hold it for a moment longer.
-fn lock(name: &str, control_socket: &Path) -> Result<Flock<File>, WgError> {
+fn lock(name: &str, control_socket: &Path) -> Result<Sole, WgError> {
     let path = control_socket.with_extension("lock");
-    let what = || format!("lock {}", path.display());
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let mut file = open.map_err(|e| WgError::io(what(), e))?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                let reason = "another process already runs this device".into();
-                return Err(WgError::DeviceStart {
-                    name: name.into(),
-                    reason,
-                });
-            }
-            Err((_, errno)) => return Err(WgError::io(what(), errno.into())),
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    Sole::take(&path, LOCK_TIMEOUT).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => WgError::DeviceStart {
+            name: name.into(),
+            reason: "another process already runs this device".into(),
+        },
+        _ => WgError::io(format!("lock {}", path.display()), error),
+    })
 }
 
 async fn serve(name: &str, control_socket: &Path) -> Result<(), WgError> {
