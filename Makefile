@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help dist package packages-test demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
-  supply-chain semver fuzz mutants chaos
+  supply-chain semver fuzz mutants chaos backends
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -54,6 +54,10 @@ punch: ## hard NATs before a port-restricted one, 20 pairs of each kind: how oft
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 measure | grep -E '^(measured|test )'
+
+backends: ## each discovery backend alone, all together, and any two while the others are dead, hang or lie (5 minutes)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture each_way_alone | grep -E '^(measured|test )'
 
 chaos: ## a plugin's program that crashes a thousand times, floods and lies: what the node pays has a bound (7 minutes)
 	cargo test --locked --test plugin -- --ignored --nocapture chaos | grep -E '^(measured|test )'

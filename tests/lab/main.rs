@@ -12,6 +12,7 @@
 )]
 
 mod adoption;
+mod backends;
 mod changes;
 mod connecting;
 mod crashes;

@@ -14,13 +14,17 @@ const GENEROUS: Duration = Duration::from_secs(3);
 /// Whether somebody pings from the first moment, or only once the nodes say that they are
 /// connected.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Traffic {
+pub(crate) enum Traffic {
     Quiet,
     Pinging,
 }
 
 /// Starts both nodes; the time to the first answered ping, if it came within the deadline.
-fn first_ping(nodes: &mut [Node; 2], traffic: Traffic, deadline: Instant) -> Option<Duration> {
+pub(crate) fn first_ping(
+    nodes: &mut [Node; 2],
+    traffic: Traffic,
+    deadline: Instant,
+) -> Option<Duration> {
     let [a, b] = nodes;
     let start = Instant::now();
     a.start();
@@ -40,7 +44,7 @@ fn first_ping(nodes: &mut [Node; 2], traffic: Traffic, deadline: Instant) -> Opt
 }
 
 /// Two nodes behind two routers, in a mesh of their own.
-fn pair(
+pub(crate) fn pair(
     world: &mut World,
     router: fn(&mut Lab, &str) -> Router,
     number: usize,
@@ -96,7 +100,7 @@ fn runs_at_once(
     })
 }
 
-fn median(times: &[Duration]) -> Option<Duration> {
+pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();
     times.get(times.len() / 2).copied()
@@ -123,7 +127,7 @@ fn report(what: &str, times: &[Option<Duration>]) -> Option<Duration> {
     median
 }
 
-fn port_preserving(lab: &mut Lab, name: &str) -> Router {
+pub(crate) fn port_preserving(lab: &mut Lab, name: &str) -> Router {
     lab.router(name, Nat::PortPreserving).unwrap()
 }
 

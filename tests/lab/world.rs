@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use natpunch_lab::{Follower, Host, Lab, Nat, Ping, Process, Router, sandbox};
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::mesh::Mesh;
@@ -44,20 +45,15 @@ pub(crate) enum Discovery {
     Redis,
     /// By records in a DNS zone of Knot DNS on the server's host, with STUN.
     Dns,
+    /// By a program that keeps records in a directory, with STUN.
+    Program,
 }
 
-/// A lab with a server and a mesh file that all nodes share.
-pub(crate) struct World {
-    pub(crate) lab: Lab,
-    pub(crate) mesh: Mesh,
-    pub(crate) server: Server,
-}
-
-impl World {
-    pub(crate) fn new(mut lab: Lab, discovery: Discovery) -> Self {
-        let mut server = Server::start(lab.public_host("server").unwrap());
+impl Discovery {
+    /// Starts what it needs on the server's host, and gives what the mesh file says of it.
+    fn section(self, lab: &Lab, server: &mut Server) -> String {
         let address = server.address();
-        let section = match discovery {
+        match self {
             Discovery::Rendezvous => server.section("rendezvous"),
             Discovery::NatpunchGo => format!(
                 "[discovery.rendezvous]\nplugin = \"natpunch-go\"\nserver = \"{address}:{UDP_PORT}\"\npublic_key = \"{}\"\n",
@@ -76,6 +72,18 @@ impl World {
                     directory.display()
                 )
             }
+            Discovery::Program => {
+                let directory = lab.directory().join("programs-records");
+                std::fs::create_dir(&directory).unwrap();
+                let program = install_program("file.py");
+                format!(
+                    "[discovery.program]\nplugin = \"exec\"\ncommand = [\"{}\"]\nuser = \"root\"\n\
+                     write_paths = [\"{at}\"]\nsettings = {{ directory = \"{at}\" }}\n\
+                     [stun]\nservers = [\"{address}:{UDP_PORT}\"]\n",
+                    program.display(),
+                    at = directory.display(),
+                )
+            }
             Discovery::Redis => {
                 server.start_redis();
                 format!(
@@ -84,12 +92,37 @@ impl World {
                 )
             }
             Discovery::Dns => server.serve_zone(),
-        };
+        }
+    }
+}
+
+/// A lab with a server and a mesh file that all nodes share.
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) mesh: Mesh,
+    pub(crate) server: Server,
+}
+
+impl World {
+    pub(crate) fn new(lab: Lab, discovery: Discovery) -> Self {
+        let (mut world, sections) = World::with_all(lab, &[discovery]);
+        world.mesh.discovery = sections.concat();
+        world
+    }
+
+    /// One with all that these ways need, and what the mesh file says of each. The mesh file does
+    /// not say it yet.
+    pub(crate) fn with_all(mut lab: Lab, ways: &[Discovery]) -> (Self, Vec<String>) {
+        let mut server = Server::start(lab.public_host("server").unwrap());
+        let sections = ways
+            .iter()
+            .map(|way| way.section(&lab, &mut server))
+            .collect();
         let mesh = Mesh {
-            discovery: section,
+            discovery: String::new(),
             ..Mesh::default()
         };
-        World { lab, mesh, server }
+        (World { lab, mesh, server }, sections)
     }
 
     /// One whose nodes reach natpunch's own rendezvous over IPv6 alone.
@@ -147,6 +180,25 @@ impl World {
         b.start();
         ([a, b], [nat_a, nat_b])
     }
+}
+
+/// Puts an example of a plugin where mesh files may name programs, in this lab alone.
+fn install_program(name: &str) -> PathBuf {
+    let parent = std::path::Path::new("/usr/local/lib");
+    mount(
+        Some("tmpfs"),
+        parent,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755"),
+    )
+    .unwrap();
+    let directory = parent.join("natpunch");
+    std::fs::create_dir(&directory).unwrap();
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/plugins");
+    let program = directory.join(name);
+    std::fs::copy(example.join(name), &program).unwrap();
+    program
 }
 
 /// Makes a key with the product's own commands.

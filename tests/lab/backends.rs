@@ -1,0 +1,239 @@
+//! Two nodes behind two NATs find each other by each way alone, by all together, and by any two
+//! while the others are dead, hang or lie. `make backends` prints the times of all.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use natpunch_lab::{Lab, lab_test};
+
+use crate::measure::{Traffic, first_ping, median, pair, port_preserving};
+use crate::world::{Discovery, World, within};
+
+const WAYS: [Discovery; 7] = [
+    Discovery::Rendezvous,
+    Discovery::NatpunchGo,
+    Discovery::Http,
+    Discovery::File,
+    Discovery::Redis,
+    Discovery::Dns,
+    Discovery::Program,
+];
+
+/// How often each is measured.
+const RUNS: usize = 5;
+
+/// The ports of all servers, by either protocol.
+const PORTS: [u16; 4] = [53, 6_379, 8_080, 51_900];
+/// How much of nonsense a connection is given.
+const NONSENSE: usize = 1 << 20;
+
+/// What is wrong with the servers that a mesh file names.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Their host is there, and they are not.
+    Dead,
+    /// They take what comes and say nothing.
+    Hang,
+    /// They answer everything with nonsense.
+    Lie,
+}
+
+impl Fault {
+    fn converse(self, mut stream: TcpStream) {
+        if matches!(self, Self::Lie) {
+            let mut junk = Junk::default();
+            let mut sent = 0;
+            while sent < NONSENSE {
+                let bytes = junk.bytes(1_000);
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+                sent += bytes.len();
+            }
+        }
+        let mut buffer = [0; 4_096];
+        while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
+    }
+
+    fn answer(self, socket: &UdpSocket) {
+        let mut junk = Junk::default();
+        let mut buffer = [0; 2_048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            if matches!(self, Self::Lie) {
+                // An echo, the question with another beginning, and noise of its length.
+                let mut bent = buffer[..length].to_vec();
+                bent.iter_mut().take(4).for_each(|byte| *byte ^= 0x80);
+                for answer in [buffer[..length].to_vec(), bent, junk.bytes(length)] {
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes without a meaning, the same in each run.
+#[derive(Default)]
+struct Junk(u64);
+
+impl Junk {
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut next = || {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (self.0 >> 33) as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+}
+
+/// A host in the place of the server's; where it is.
+fn impostor(lab: &mut Lab, fault: Fault) -> Ipv4Addr {
+    let host = lab
+        .public_host(&format!("{fault:?}").to_lowercase())
+        .unwrap();
+    if !matches!(fault, Fault::Dead) {
+        host.run(move || {
+            for port in PORTS {
+                let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+                let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+                std::thread::spawn(move || {
+                    for stream in listener.incoming().flatten() {
+                        std::thread::spawn(move || fault.converse(stream));
+                    }
+                });
+                std::thread::spawn(move || fault.answer(&socket));
+            }
+        })
+        .unwrap();
+    }
+    host.ipv4().unwrap()
+}
+
+/// A world with all ways, and their sections.
+fn world(lab: Lab) -> (World, Vec<String>) {
+    let (world, mut sections) = World::with_all(lab, &WAYS);
+    // Two of them have one name in the other tests.
+    let go = "plugin = \"natpunch-go\"";
+    for section in &mut sections {
+        if section.contains(go) {
+            *section = section.replace("[discovery.rendezvous]", "[discovery.go]");
+        }
+    }
+    (world, sections)
+}
+
+/// From the start of both nodes of a new pair to the first ping.
+fn time(world: &mut World, sections: &str, number: usize) -> Option<Duration> {
+    world.mesh.discovery = sections.to_owned();
+    let (mut nodes, _routers) = pair(world, port_preserving, number);
+    let time = first_ping(&mut nodes, Traffic::Quiet, within(20));
+    for node in &mut nodes {
+        node.stop();
+        node.natpunch(&["down"]);
+    }
+    time
+}
+
+/// The sections, of which but two name servers that are at fault.
+fn but_two(sections: &[String], two: [usize; 2], right: Ipv4Addr, wrong: Ipv4Addr) -> String {
+    let of = |(index, section): (usize, &String)| {
+        if two.contains(&index) {
+            return section.clone();
+        }
+        // A directory is at fault when nobody can use it.
+        let section = section.replace(&right.to_string(), &wrong.to_string());
+        section.replace("records\"", "not-there\"")
+    };
+    sections.iter().enumerate().map(of).collect()
+}
+
+fn shown(time: Option<Duration>) -> String {
+    time.map_or("never".to_owned(), |time| {
+        format!("{:.2} s", time.as_secs_f64())
+    })
+}
+
+/// All together, and two of them beside others that lie.
+fn some(lab: Lab) {
+    let (mut world, sections) = world(lab);
+    let all = time(&mut world, &sections.concat(), 0);
+    assert!(all.is_some(), "all together");
+    let (right, wrong) = (world.server.address(), impostor(&mut world.lab, Fault::Lie));
+    let two = but_two(&sections, [2, 6], right, wrong);
+    assert!(time(&mut world, &two, 1).is_some(), "the others lie");
+}
+
+lab_test!(
+    all_ways_together_connect_and_so_do_two_while_the_others_lie,
+    90,
+    |lab| {
+        some(lab);
+    }
+);
+
+/// Each alone, all together, and each two with each fault of the others.
+fn measure(lab: Lab) {
+    let (mut world, sections) = world(lab);
+    let mut number = 0;
+    let mut next = |world: &mut World, sections: &str| {
+        number += 1;
+        time(world, sections, number)
+    };
+    let mut ways: Vec<(String, String)> = WAYS
+        .iter()
+        .zip(&sections)
+        .map(|(way, section)| (format!("{way:?} alone"), section.clone()))
+        .collect();
+    ways.push(("all together".to_owned(), sections.concat()));
+    for (what, section) in ways {
+        let times: Vec<_> = (0..RUNS).map(|_| next(&mut world, &section)).collect();
+        let came: Vec<Duration> = times.iter().flatten().copied().collect();
+        println!(
+            "measured: {what}: {} of {RUNS} connected, first ping after {} (median; the last {})",
+            came.len(),
+            shown(median(&came)),
+            shown(came.iter().max().copied())
+        );
+        assert_eq!(came.len(), RUNS, "{what}");
+    }
+    let right = world.server.address();
+    for fault in [Fault::Dead, Fault::Hang, Fault::Lie] {
+        let wrong = impostor(&mut world.lab, fault);
+        let mut times = Vec::new();
+        for (first, one) in WAYS.iter().enumerate() {
+            for (second, other) in WAYS.iter().enumerate().skip(first + 1) {
+                let section = but_two(&sections, [first, second], right, wrong);
+                let time = next(&mut world, &section);
+                let two = [*one, *other];
+                assert!(
+                    time.is_some(),
+                    "{two:?} while the others are at fault: {fault:?}"
+                );
+                times.extend(time.map(|time| (time, two)));
+            }
+        }
+        let all: Vec<Duration> = times.iter().map(|(time, _)| *time).collect();
+        let worst = times.iter().max_by_key(|(time, _)| *time).unwrap();
+        println!(
+            "measured: any two while the others are at fault ({fault:?}): {} of {} connected, first \
+             ping after {} (median); the slowest {:?} after {}",
+            all.len(),
+            all.len(),
+            shown(median(&all)),
+            worst.1,
+            shown(Some(worst.0))
+        );
+    }
+}
+
+lab_test!(
+    #[ignore = "a campaign: make backends"]
+    each_way_alone_and_any_two_while_the_others_are_at_fault_connect,
+    1_200,
+    |lab| {
+        measure(lab);
+    }
+);
