@@ -1,11 +1,6 @@
 //! Meshes for the tests.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
+
+pub(crate) mod shell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,18 +12,23 @@ use natpunch_types::{PeerKey, RelayPolicy, SecretKey};
 
 /// A discovery instance: its settings are a number.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Instance(pub u8);
+pub(crate) struct Instance(pub u8);
+
+impl Instance {
+    /// One that can't tell where a peer is.
+    pub(crate) const BLIND: Self = Self(u8::MAX);
+}
 
 impl Finds for Instance {
     fn finds_peers(&self) -> bool {
-        true
+        *self != Self::BLIND
     }
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Version {
-    pub hash: Hash,
-    pub facts: Facts<Instance>,
+pub(crate) struct Version {
+    pub(crate) hash: Hash,
+    pub(crate) facts: Facts<Instance>,
 }
 
 impl Release for Version {
@@ -41,15 +41,15 @@ impl Release for Version {
     }
 }
 
-pub fn net(text: &str) -> IpNet {
+pub(crate) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-pub fn address(number: u8) -> IpAddr {
+pub(crate) fn address(number: u8) -> IpAddr {
     Ipv4Addr::new(10, 77, 0, number).into()
 }
 
-pub fn peer(number: u8) -> PeerFacts {
+pub(crate) fn peer(number: u8) -> PeerFacts {
     PeerFacts {
         name: format!("p{number}"),
         key: PeerKey::from_bytes([number; 32]),
@@ -69,7 +69,7 @@ pub fn peer(number: u8) -> PeerFacts {
 
 impl Version {
     /// Version `hash` of a mesh of this node and `peers`.
-    pub fn new(hash: u8, peers: impl IntoIterator<Item = PeerFacts>) -> Self {
+    pub(crate) fn new(hash: u8, peers: impl IntoIterator<Item = PeerFacts>) -> Self {
         let node = NodeFacts {
             mesh: "home".into(),
             interface: "wg-home".into(),
@@ -99,14 +99,14 @@ impl Version {
         }
     }
 
-    pub fn peer(&mut self, number: u8) -> &mut PeerFacts {
+    pub(crate) fn peer(&mut self, number: u8) -> &mut PeerFacts {
         let name = format!("p{number}");
         let mut peers = self.facts.peers.iter_mut();
         peers.find(|peer| peer.name == name).unwrap()
     }
 
     /// Another version, changed.
-    pub fn with(&self, hash: u8, change: impl FnOnce(&mut Self)) -> Self {
+    pub(crate) fn with(&self, hash: u8, change: impl FnOnce(&mut Self)) -> Self {
         let mut changed = self.clone();
         changed.hash = [hash; 32];
         change(&mut changed);
@@ -114,19 +114,19 @@ impl Version {
     }
 }
 
-pub fn route(peer: &mut PeerFacts, route: &str) {
+pub(crate) fn route(peer: &mut PeerFacts, route: &str) {
     peer.routes.push(net(route));
     peer.allowed_ips.push(net(route));
 }
 
-pub fn login(from: &str) -> Login {
+pub(crate) fn login(from: &str) -> Login {
     Login {
         user: "root".into(),
         from: from.into(),
     }
 }
 
-pub fn moment(alive: &[u8], logins: &[Login]) -> Moment {
+pub(crate) fn moment(alive: &[u8], logins: &[Login]) -> Moment {
     let alive = alive.iter().map(|number| format!("p{number}"));
     Moment {
         alive: alive.collect::<BTreeSet<_>>(),

@@ -1,17 +1,14 @@
 //! Kinds of changes, an honest and a hostile member, with and without a login through it: whose
 //! word counts. And the caps.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Version, address, login, moment, net, peer, route};
 use natpunch_rollout::{
     Answers, Login, Notice, Output, Phase, Recorded, Refused, Rollout, Settings, Start, refusals,
 };
 use natpunch_types::{Consent, PeerKey, Time};
-use support::{Version, address, login, moment, net, peer, route};
 
 /// How a change ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,8 @@
 //! What a change does to each peer, fact by fact.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-mod support;
-
+use crate::support::{Instance, Version, net, peer, route};
 use natpunch_rollout::{ExitFacts, Touch, effects};
 use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
-use support::{Instance, Version, net, peer};
 
 /// A change of a mesh.
 type Kind = fn(&mut Version);
@@ -78,7 +75,7 @@ fn a_peers_entry_touches_that_peer_alone_and_what_only_the_device_does_is_shown_
         ("key", |v| {
             v.peer(1).key = PeerKey::from_bytes([99; 32]);
         }),
-        ("route", |v| support::route(v.peer(1), "10.9.0.0/16")),
+        ("route", |v| route(v.peer(1), "10.9.0.0/16")),
     ];
     for (what, change) in at_once {
         assert_eq!(touched(change), (Touch::Entry, false, false), "{what}");
@@ -120,7 +117,7 @@ fn names_keepalives_and_what_makes_a_peer_critical_are_harmless() {
 #[test]
 fn what_is_taken_from_a_peer_is_against_it() {
     let routed = |mut version: Version| {
-        support::route(version.peer(1), "10.9.0.0/16");
+        route(version.peer(1), "10.9.0.0/16");
         version.peer(1).critical = true;
         version
     };

@@ -1,20 +1,17 @@
 //! The machine killed between any two outputs, the host restarted, the disk failing, the device
 //! refusing, over thousands of seeds: a node never runs a version that is neither good, watched nor
 //! being undone, and ends with one that works.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Version, moment, peer};
 use natpunch_rollout::{Answers, Change, Hash, Output, Phase, Recorded, Rollout, Settings, Start};
 use natpunch_types::Time;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use support::{Version, moment, peer};
 
 /// How a disk takes a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
