@@ -23,7 +23,7 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 	tests/vm/run
 
 sim: ## the simulator's scenarios over many more seeds
-	cargo test --locked --test sim --no-fail-fast -- --include-ignored
+	cargo test --locked -p natpunch-sim --test sim --no-fail-fast -- --include-ignored
 
 outage: ## outages of 1 to 20 minutes without traffic, direct and relayed: a pair is back by itself (25 minutes)
 	@scripts/deps.sh test

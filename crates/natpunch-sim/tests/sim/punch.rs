@@ -511,7 +511,7 @@ fn table(cells: &BTreeMap<(usize, usize), &'static str>) -> String {
 
 /// `docs/nat.md` has this table; with `BLESS=1` it is written there.
 fn expect_published(table: &str) {
-    const FILE: &str = "docs/nat.md";
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/nat.md");
     const MARKS: [&str; 2] = ["<!-- matrix -->\n", "<!-- end of matrix -->"];
     let text = std::fs::read_to_string(FILE).unwrap_or_default();
     let parts = text
