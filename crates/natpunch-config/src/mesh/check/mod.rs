@@ -70,12 +70,13 @@ pub(crate) fn check(
             check.resolve(file.place, &file.value.0)
         });
     let interface = check.defaults(raw.interface);
-    // With a network that could not be read, nothing can be said to be outside of the networks.
+    // With a network that could not be read, nothing can be said to be outside of the networks; with
+    // none at all, that has been said.
     let all_known = check.is_all_read("mesh.networks");
     let networks = mesh
         .as_ref()
         .map(|mesh| mesh.networks.as_slice())
-        .filter(|_| all_known);
+        .filter(|networks| all_known && !networks.is_empty());
     let peers = check.peers(raw.peers, networks);
     let discovery = check.discovery(raw.discovery, &peers, &interface);
     let preshared_keys = check.preshared(raw.preshared);
