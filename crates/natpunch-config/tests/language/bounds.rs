@@ -92,15 +92,14 @@ fn a_message_names_three_networks_and_counts_more() {
     let of = |networks: &[&str]| {
         let text = head(&networks.join("', '"), "") + &peer("a", 1, "addresses = ['10.9.0.1']");
         let errors = load(&text).unwrap_err();
-        let help = errors
+        errors
             .iter()
             .next()
             .unwrap()
             .helps()
             .next()
             .unwrap()
-            .to_owned();
-        help
+            .to_owned()
     };
     let four = ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24"];
     let three = "write an address of 10.1.0.0/24 or 10.2.0.0/24 or 10.3.0.0/24";

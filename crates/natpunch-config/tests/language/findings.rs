@@ -214,8 +214,7 @@ fn a_plain_peer_is_told_five_that_it_can_not_reach_and_how_many_more() {
             text += &peer(&format!("n{number}"), number, "");
         }
         let notes = notes(&load(&text).unwrap()).unwrap();
-        let message = notes.iter().next().unwrap().message().to_owned();
-        message
+        notes.iter().next().unwrap().message().to_owned()
     };
     let five = "the plain WireGuard peer `plain` can't reach `n3`, `n4`, `n5`, `n6`, `n7`";
     assert_eq!(message(5), five);

@@ -71,11 +71,16 @@ fn what_discovery_and_relays_do_is_shown_some_seconds_later() {
 
 #[test]
 fn a_peers_entry_touches_that_peer_alone_and_what_only_the_device_does_is_shown_at_once() {
-    let at_once: [(&str, Kind); 2] = [
+    let at_once: [(&str, Kind); 3] = [
         ("key", |v| {
             v.peer(1).key = PeerKey::from_bytes([99; 32]);
         }),
         ("route", |v| route(v.peer(1), "10.9.0.0/16")),
+        ("address", |v| {
+            let address = "10.77.0.77".parse().unwrap();
+            v.peer(1).addresses.push(address);
+            v.peer(1).allowed_ips.push(address.into());
+        }),
     ];
     for (what, change) in at_once {
         assert_eq!(touched(change), (Touch::Entry, false, false), "{what}");
