@@ -71,10 +71,9 @@ impl Watchers {
                 // The peer's own entry changed: if the peer does not follow, the entry is wrong.
                 Touch::Entry => true,
                 // This node's own side changed, which touches every peer. A laptop that went to
-                // sleep must not undo that; an important peer must be back.
-                Touch::Node => {
-                    peer.critical || now.critical || operators.contains(peer.name.as_str())
-                }
+                // sleep must not undo that; an important peer must be back. One that is no longer
+                // critical is not among them: that is a change against it.
+                Touch::Node => now.critical || operators.contains(peer.name.as_str()),
             };
             let earlier = earlier.iter().find(|earlier| earlier.name == peer.name);
             watchers.rekeys |= effect.rekeys;

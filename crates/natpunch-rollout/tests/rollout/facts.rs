@@ -1,7 +1,7 @@
 //! What a change does to each peer, fact by fact.
 
-use crate::support::{Instance, Version, net, peer, route};
-use natpunch_rollout::{ExitFacts, Touch, effects};
+use crate::support::{Instance, Version, moment, net, peer, route};
+use natpunch_rollout::{ExitFacts, Touch, effects, watched};
 use natpunch_types::{PeerKey, PresharedKey, RelayPolicy, SecretKey};
 
 /// A change of a mesh.
@@ -159,4 +159,21 @@ fn what_is_taken_from_a_peer_is_against_it() {
     });
     let effects = effects(&before.facts, &moved.facts);
     assert_eq!(effects[0].touch, Touch::Entry);
+}
+
+#[test]
+fn of_the_nodes_own_changes_those_must_live_through_it_that_are_critical_after_it() {
+    let must = |before: bool, after: bool| {
+        let old = base().with(1, |v| v.peer(1).critical = before);
+        let new = old.with(2, |v| {
+            v.facts.node.mtu = 1280;
+            v.peer(1).critical = after;
+        });
+        let watched = watched(&old.facts, &new.facts, &moment(&[1], &[]));
+        watched.first().map(|watch| watch.must)
+    };
+    assert_eq!(must(false, false), Some(false));
+    assert_eq!(must(false, true), Some(true));
+    assert_eq!(must(true, true), Some(true));
+    assert_eq!(must(true, false), None, "something is taken from it");
 }
