@@ -74,8 +74,8 @@ flood: ## the server under 60,000 packets a second from spoofed sources, with cl
 restart: ## 100,000 clients of one server that restarts: all are back within a minute (3 minutes)
 	cargo test --release --locked --test server -- --ignored --nocapture campaign_restart | grep -E '^(measured|test )'
 
-mutants: ## mutation tests of the pure crates: many hours, or a part of them (SHARD=1/20)
-	scripts/mutants $(SHARD)
+mutants: ## mutation tests of the pure crates: many hours, or a part of them (SHARD=0/20 CRATES=natpunch-rollout)
+	scripts/mutants "$(SHARD)" $(CRATES)
 
 dist: ## what is handed out, in target/dist-out: program, manual, completions, units, licences (many minutes)
 	scripts/dist
