@@ -57,7 +57,7 @@ measure: ## time from start to the first ping, many times over, in the lab
 
 backends: ## each discovery backend alone, all together, and any two while the others are dead, hang or lie (5 minutes)
 	@scripts/deps.sh test
-	cargo test --locked --test lab -- --ignored --nocapture each_way_alone | grep -E '^(measured|test )'
+	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 campaign_of_backends | grep -E '^(measured|test )'
 
 chaos: ## a plugin's program that crashes a thousand times, floods and lies: what the node pays has a bound (7 minutes)
 	cargo test --locked --test plugin -- --ignored --nocapture chaos | grep -E '^(measured|test )'
