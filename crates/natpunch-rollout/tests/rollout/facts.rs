@@ -151,6 +151,11 @@ fn what_is_taken_from_a_peer_is_against_it() {
         assert_eq!(of("p1"), Touch::Against, "{what}");
         assert_eq!(of("p2"), Touch::Not, "{what}");
     }
+    // A route to a single host is no address of the peer's own.
+    let to_a_host = base().with(1, |v| route(v.peer(1), "10.9.0.7/32"));
+    let without = to_a_host.with(2, |v| v.peer(1).allowed_ips.truncate(1));
+    let lost = effects(&to_a_host.facts, &without.facts);
+    assert_eq!(lost[0].touch, Touch::Against, "its route to a host");
     // Another address in the place of the old one is a move, which the peer has to follow.
     let moved = before.with(2, |v| {
         let address = "10.77.0.77".parse().unwrap();
