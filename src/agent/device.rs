@@ -49,6 +49,10 @@ enum Request {
         /// All pins, if they change with it.
         pins: Option<PinSet>,
     },
+    SetKeepalive {
+        peer: PeerKey,
+        interval: Duration,
+    },
     SetPins(PinSet),
     CheckPins,
     Snapshot,
@@ -198,6 +202,11 @@ impl DeviceThread {
         });
     }
 
+    /// Makes WireGuard's keepalives to a peer so long. The next snapshot shows it.
+    pub(super) fn set_keepalive(&self, peer: PeerKey, interval: Duration) {
+        self.send(Request::SetKeepalive { peer, interval });
+    }
+
     /// Brings exactly these pins in force.
     pub(super) fn set_pins(&self, pins: PinSet) {
         self.send(Request::SetPins(pins));
@@ -303,6 +312,12 @@ fn run(
                     return;
                 }
                 DeviceEvent::EndpointSet { peer, path, result }
+            }
+            Request::SetKeepalive { peer, interval } => {
+                if let Err(error) = interface.set_keepalive(&peer, interval) {
+                    tracing::warn!(%error, "can't change the interval of a peer's keepalives");
+                }
+                continue;
             }
             Request::SetPins(pins) => {
                 DeviceEvent::PinsSet(interface.set_pins(&pins).map(|()| pins))

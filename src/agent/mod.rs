@@ -341,6 +341,10 @@ impl Agent {
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
+                Command::SetKeepalive { peer, interval } => {
+                    tracing::debug!(peer = %self.name_of(&peer), ?interval, "setting the keepalive");
+                    self.device.set_keepalive(peer, interval);
+                }
                 Command::Ask(ask) => self.ask_plugins(ask),
                 Command::TakeMessage { peer, payload } => {
                     let plugins = self.plugins.iter();
@@ -348,6 +352,10 @@ impl Agent {
                 }
                 Command::SourcePorts(ports) => self.open_source_ports(ports),
             }
+        }
+        let lifetime = self.mesh.mapping_lifetime();
+        for plugin in &self.plugins {
+            plugin.set_mapping_lifetime(lifetime);
         }
         while let Some(transmit) = self.mesh.poll_transmit() {
             let Transmit {

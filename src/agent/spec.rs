@@ -53,6 +53,7 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
                 preshared_key: peer.preshared_key.clone(),
                 allowed_ips: peer.allowed_ips.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
+                adapts_keepalive: peer.adapts_keepalive,
                 endpoint: None,
             })
             .collect(),
@@ -97,6 +98,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 managed: peer.managed,
                 preshared_key: peer.preshared_key.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
+                adapts_keepalive: peer.adapts_keepalive,
                 listen_port: peer.listen_port,
                 endpoint: peer.endpoint.as_deref().map(Into::into),
                 relay: peer.relay,

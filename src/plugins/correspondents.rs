@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_types::{InstanceName, RENDEZVOUS_MAGIC, Time};
 
 /// Which instances get the datagrams of which server: for a minute after the last datagram that
-/// each sent there.
+/// each sent there, and those of natpunch's own protocol for three.
 ///
 /// One port of `natpunch serve` speaks several protocols. natpunch's own is told apart by its
 /// magic; instances of the others, and several of one, each get what comes from there, and heed
@@ -24,6 +24,9 @@ pub struct Correspondents {
 impl Correspondents {
     /// How long replies are awaited.
     const LIFETIME: Duration = Duration::from_secs(60);
+    /// The same of natpunch's own protocol, whose clients hold a mapping by as few packets as their
+    /// NAT allows: more than the longest silence, as the server may have news at any time.
+    const LIFETIME_OWN: Duration = Duration::from_secs(180);
     /// The most addresses at one time that the packet filter has to know (its bound), and of all.
     const MAX: (usize, usize) = (64, 4_096);
     /// The most instances that share the datagrams of one address. The next one takes the place of
@@ -54,7 +57,12 @@ impl Correspondents {
         if sharing.len() >= Self::MAX_SHARING {
             sharing.remove(0);
         }
-        sharing.push((instance.clone(), now + Self::LIFETIME));
+        let lifetime = if key.1 {
+            Self::LIFETIME_OWN
+        } else {
+            Self::LIFETIME
+        };
+        sharing.push((instance.clone(), now + lifetime));
         Some(learns)
     }
 
@@ -105,7 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn replies_reach_the_instance_that_asked_for_one_minute() {
+    fn replies_reach_the_instance_that_asked_for_one_minute_and_those_of_our_own_protocol_for_three()
+     {
         let mut known = Correspondents::default();
         let address: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let a = InstanceName::new("a");
@@ -138,6 +147,12 @@ mod tests {
             64,
             "only what the filter knows"
         );
+        assert_eq!(
+            heard(&known, address, &ours()),
+            "a",
+            "it is seldom heard of"
+        );
+        known.expire(Time::from_millis(180_000));
         assert_eq!(heard(&known, address, &ours()), "");
         assert_eq!(
             known.sent(&a, address, &[1], Time::ZERO),

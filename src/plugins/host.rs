@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -126,6 +126,8 @@ struct Shared {
     /// Where its settings stand.
     places: Mutex<KeyPlaces>,
     network: Mutex<HostNetwork>,
+    /// The silence that mappings of our NAT outlive, in seconds; 0: not known.
+    mapping_lifetime: AtomicU8,
 }
 
 /// The newest of everything that a plugin has not fetched yet.
@@ -230,6 +232,11 @@ impl Host for Shared {
 
     fn now(&self) -> Time {
         natpunch_net::now()
+    }
+
+    fn mapping_lifetime(&self) -> Option<Duration> {
+        let seconds = self.mapping_lifetime.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     fn next<'a>(&'a self) -> BoxFuture<'a, Input> {
@@ -367,6 +374,7 @@ impl Instance {
             offers: Mutex::new(RateBudget::new(OFFERS)),
             health: Mutex::new(Health::Good("starting".to_owned())),
             places: Mutex::default(),
+            mapping_lifetime: AtomicU8::new(0),
         });
         let host = shared.clone();
         let task = tokio::spawn(async move {
@@ -461,6 +469,15 @@ impl Instance {
     pub fn tell_network_changed(&self, network: &HostNetwork) {
         *lock(&self.shared.network) = network.clone();
         self.shared.tell(|inbox| inbox.network_changed = true);
+    }
+
+    /// The silence that mappings of our NAT are known to outlive, in seconds. It looks for itself,
+    /// with the next thing that it does.
+    pub fn set_mapping_lifetime(&self, seconds: Option<u8>) {
+        let seconds = seconds.unwrap_or_default();
+        self.shared
+            .mapping_lifetime
+            .store(seconds, Ordering::Relaxed);
     }
 
     /// A datagram from an address that it has sent to.

@@ -529,6 +529,7 @@ fn a_running_interface_is_imported_as_it_is() {
             "192.168.9.0/24".parse().unwrap(),
         ],
         persistent_keepalive: Some(std::time::Duration::from_secs(20)),
+        adapts_keepalive: false,
         endpoint: Some("192.0.2.3:51820".parse().unwrap()),
     };
     let change = DeviceChange {

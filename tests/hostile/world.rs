@@ -337,7 +337,9 @@ impl World {
                 while let Some(command) = node.mesh.poll_command() {
                     busy = true;
                     match command {
-                        Command::SourcePorts(_) | Command::TakeMessage { .. } => {}
+                        Command::SourcePorts(_)
+                        | Command::TakeMessage { .. }
+                        | Command::SetKeepalive { .. } => {}
                         Command::SetEndpoint { peer, path, .. } => {
                             node.endpoints.push(path.endpoint());
                             node.mesh.handle_endpoint_set(peer, path, true, time);

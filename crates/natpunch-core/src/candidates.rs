@@ -37,8 +37,10 @@ const BLOCKED: [Duration; 3] = [
 pub(crate) const SUCCESSION: Duration = Duration::from_secs(10);
 /// The same on the peer's word, unless it says so again.
 const DEAF_THERE: Duration = Duration::from_secs(30);
-/// How long an answer proves a path.
+/// How long an answer proves a path ...
 const PROOF: Duration = Duration::from_secs(90);
+/// ... and one through a relay, which an idle pair asks seldom, or the one in use while it rests.
+const PROOF_AT_REST: Duration = Duration::from_secs(240);
 
 /// One origin's word for a candidate.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +84,8 @@ pub(crate) struct Entry {
 
     /// Our ping was answered.
     answered: Option<Time>,
+    /// The peer's ping was answered, which said that our answers reach it.
+    exchanged: Option<Time>,
     /// When it was last, and the round trip of that, whatever has happened since.
     pub(crate) last_pong: Option<(Time, Duration)>,
     /// The peer said that its ping was.
@@ -101,14 +105,37 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Our ping was answered lately.
+    /// Our ping was answered lately, or has been before and the peer's was lately.
     pub(crate) fn is_answered(&self, now: Time) -> bool {
-        self.answered.is_some_and(|at| now.since(at) <= PROOF)
+        let proof = if self.is_relay() {
+            PROOF_AT_REST
+        } else {
+            PROOF
+        };
+        self.exchanged_at().is_some_and(|at| now.since(at) <= proof)
+    }
+
+    /// The same of the path in use, which is asked seldom while it rests.
+    pub(crate) fn is_answered_at_rest(&self, now: Time) -> bool {
+        let exchanged = self.exchanged_at();
+        exchanged.is_some_and(|at| now.since(at) <= PROOF_AT_REST)
+    }
+
+    /// When something last passed both ways, as far as is known, if our own pings pass at all.
+    pub(crate) fn exchanged_at(&self) -> Option<Time> {
+        Some(self.answered?.max(self.exchanged.unwrap_or_default()))
+    }
+
+    /// The peer asks, and says that our answers reach it.
+    pub(crate) fn on_exchange(&mut self, now: Time) {
+        self.exchanged = Some(now);
     }
 
     /// Both sides saw an answer lately.
     pub(crate) fn is_proven(&self, now: Time) -> bool {
-        self.is_answered(now) && self.peer_heard.is_some_and(|at| now.since(at) <= PROOF)
+        // It says so with each of its own messages, which are seldom at rest.
+        let heard = |at: Time| now.since(at) <= PROOF_AT_REST;
+        self.is_answered(now) && self.peer_heard.is_some_and(heard)
     }
 
     /// Proven, and WireGuard may pass there.
@@ -161,7 +188,7 @@ impl Entry {
     /// How far the next ping goes; `None` is all the way.
     pub(crate) fn ttl(&self, now: Time) -> Option<u8> {
         match self.burst {
-            _ if self.is_answered(now) => None,
+            _ if self.is_answered_at_rest(now) => None,
             // Between rounds the hole is all that matters.
             Burst::Opening if self.keeps_hole => Some(HOLE_TTL),
             burst => burst.ttl(self.step),
@@ -287,7 +314,7 @@ impl Entry {
 
     /// What was proven may no longer hold.
     pub(crate) fn forget_proof(&mut self) {
-        self.answered = None;
+        (self.answered, self.exchanged) = (None, None);
         self.peer_heard = None;
         self.wins = 0;
     }
@@ -460,6 +487,7 @@ impl Table {
             unanswered: 0,
             unanswered_since: None,
             answered: None,
+            exchanged: None,
             last_pong: None,
             peer_heard: None,
             rtt: None,

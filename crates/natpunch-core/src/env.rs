@@ -14,6 +14,7 @@ use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
+use crate::nat::lifetime::Lifetimes;
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
@@ -46,6 +47,13 @@ impl Outbox {
     /// One endpoint per peer at a time: a newer one replaces what was not fetched yet.
     pub(crate) fn set_endpoint(&mut self, peer: PeerKey, command: Command) {
         self.forget_endpoint(&peer);
+        self.commands.push_back(command);
+    }
+
+    /// The same of keepalives.
+    pub(crate) fn keepalive(&mut self, key: PeerKey, command: Command) {
+        self.commands
+            .retain(|queued| !matches!(queued, Command::SetKeepalive { peer, .. } if *peer == key));
         self.commands.push_back(command);
     }
 
@@ -106,6 +114,7 @@ pub(crate) struct Env {
     pub(crate) probes: ProbeStatus,
     pub(crate) ports: SourcePorts,
     pub(crate) sampler: Sampler,
+    pub(crate) lifetimes: Lifetimes,
     pub(crate) pacer: Pacer,
     /// This node's NAT, of IPv4.
     pub(crate) profile: NatProfile,

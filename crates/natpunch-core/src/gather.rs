@@ -267,13 +267,13 @@ impl Local {
         mapped.filter(|address| address.is_ipv4())
     }
 
-    /// A STUN server of IPv4 that answers.
-    pub(crate) fn server_v4(&self) -> Option<SocketAddr> {
+    /// The STUN servers of IPv4 that answer.
+    pub(crate) fn servers_v4(&self) -> impl Iterator<Item = SocketAddr> {
         let answers = |(address, server): (&SocketAddr, &Server)| {
             let seen = server.mapped.is_some_and(|mapped| mapped.is_ipv4());
             (seen && address.is_ipv4()).then_some(*address)
         };
-        self.servers.iter().find_map(answers)
+        self.servers.iter().filter_map(answers)
     }
 
     /// Where this node is to be found from outside of its network.

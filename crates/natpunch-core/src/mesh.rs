@@ -19,6 +19,7 @@ use crate::gather::Local;
 use crate::keys::PairKeys;
 use crate::messages::record::Contents;
 use crate::messages::{peer_message, probe};
+use crate::nat::lifetime::Lifetimes;
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
@@ -100,6 +101,8 @@ pub struct Mesh {
     record_counter: u64,
     /// Samples of the NAT may be wanted then.
     sample_due: Option<Time>,
+    /// The next step of measuring how long it holds a mapping.
+    lifetime_due: Option<Time>,
     last_change: Option<Time>,
     pending_change: Option<Time>,
 }
@@ -127,6 +130,7 @@ impl Mesh {
                 probes: ProbeStatus::default(),
                 ports: SourcePorts::default(),
                 sampler: Sampler::default(),
+                lifetimes: Lifetimes::default(),
                 pacer: Pacer::new(spec.punch),
                 profile: NatProfile::default(),
                 out: Outbox::default(),
@@ -147,6 +151,7 @@ impl Mesh {
             records: Notice::default(),
             record_counter: 0,
             sample_due: None,
+            lifetime_due: None,
             last_change: None,
             pending_change: None,
             spec: MeshSpec {
@@ -282,8 +287,14 @@ impl Mesh {
         self.last_change = Some(now);
         self.pending_change = None;
         self.env.local.restart(&mut self.env.rng, now);
-        let Env { sampler, ports, .. } = &mut self.env;
+        let Env {
+            sampler,
+            lifetimes,
+            ports,
+            ..
+        } = &mut self.env;
         sampler.restart(ports, &self.public_key);
+        lifetimes.restart(ports, now);
         self.ask_stun(now);
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
@@ -457,6 +468,7 @@ impl Mesh {
             self.env.local.next_timeout(),
             self.env.sampler.next_timeout(),
             self.sample_due,
+            self.lifetime_due,
             self.pending_change,
             self.interest.due,
             self.records.due,
@@ -620,6 +632,7 @@ impl Mesh {
     /// Tells discovery, and the shell, what changed.
     fn flush(&mut self, now: Time) {
         self.sample(now);
+        self.measure_lifetime(now);
         self.note_profile(now);
         if let Some(ports) = self.env.ports.take_changed() {
             self.env.out.source_ports(ports);

@@ -42,6 +42,14 @@ pub enum Command {
         /// Why, for the log.
         reason: EndpointReason,
     },
+    /// Make WireGuard's persistent keepalive to the peer so long, in whole seconds. The device's
+    /// snapshots tell what it is.
+    SetKeepalive {
+        /// The peer.
+        peer: PeerKey,
+        /// From one to the next.
+        interval: Duration,
+    },
     /// Ask discovery.
     Ask(Ask),
     /// Tell the discovery instances that exchange messages with peers what their like says at this

@@ -37,6 +37,9 @@ pub struct PeerSpec {
     pub preshared_key: Option<PresharedKey>,
     /// WireGuard's own keepalive interval towards the peer.
     pub persistent_keepalive: Option<Duration>,
+    /// The mesh file leaves it open: where the lifetime of the pair's mappings is known, it is as
+    /// long as that allows ([`Command::SetKeepalive`](crate::Command::SetKeepalive)).
+    pub adapts_keepalive: bool,
     /// The port that the peer listens on as far as the file tells ([`derive_listen_port`] unless
     /// set): where a LAN beacon finds it.
     pub listen_port: u16,
@@ -57,6 +60,7 @@ impl PeerSpec {
             managed: true,
             preshared_key: None,
             persistent_keepalive: None,
+            adapts_keepalive: false,
             listen_port: derive_listen_port(&key),
             relay: RelayPolicy::Auto,
             endpoint: None,
@@ -67,13 +71,14 @@ impl PeerSpec {
     /// Whether both are one peer, whose state goes on through a reload. These may differ, since
     /// nothing that is known of the peer depends on them:
     /// - the name, which is for people;
-    /// - the keepalive, which is the device's;
+    /// - the keepalive, which is the device's, and whether it is adapted;
     /// - the port, which only says where to look next.
     pub(crate) fn is_same_peer(&self, other: &Self) -> bool {
         *self
             == Self {
                 name: self.name.clone(),
                 persistent_keepalive: self.persistent_keepalive,
+                adapts_keepalive: self.adapts_keepalive,
                 listen_port: self.listen_port,
                 ..other.clone()
             }

@@ -45,6 +45,9 @@ pub struct NatStatus {
     pub pins: bool,
     /// The node guesses ports: its mesh file does not forbid it.
     pub guesses: bool,
+    /// The silence that its mappings are known to outlive, in seconds, if it was measured.
+    #[serde(default)]
+    pub mapping_lifetime_s: Option<u8>,
 }
 
 /// How a NAT chooses the outside port of a new mapping (RFC 4787, 4.2), as samples show it.

@@ -148,7 +148,7 @@ fn a_reload_that_changes_a_peer_leaves_its_path_as_it_is_and_the_peer_still_answ
         .iter()
         .filter(|(at, _)| *at > start + secs(10))
         .count();
-    assert!((10..40).contains(&probes), "{probes} in 50 s");
+    assert!((3..40).contains(&probes), "{probes} in 50 s");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::random::Random;
 
 /// For how long the plugin says that the own address and a relay are good.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
-const RELAY_LIFETIME: Duration = Duration::from_secs(90);
+const RELAY_LIFETIME: Duration = Duration::from_secs(300);
 
 /// A server, as a mesh file names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +211,11 @@ impl Clients {
         now: Duration,
     ) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sent = Vec::new();
+        let lifetime = mesh.mapping_lifetime();
+        let lifetime = lifetime.map(|seconds| Duration::from_secs(seconds.into()));
         for link in &mut self.links {
+            let at = Time::from_origin(now);
+            link.client.set_mapping_lifetime(lifetime, at);
             if link
                 .client
                 .poll_timeout()

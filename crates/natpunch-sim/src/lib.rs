@@ -32,7 +32,7 @@ pub use nat::{Allocation, Filtering, Mapping, Nat, NatConfig, Refusal, Timers, U
 pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 pub use node::DiscoveryConfig;
 pub use oracle::{Reach, Verdict, direct_path_possible, reach_with_other_ports};
-pub use packet::{DEFAULT_TTL, Packet, Payload};
+pub use packet::{DEFAULT_TTL, Packet, Payload, Purpose};
 pub use random::Random;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
 pub use server::Lie;

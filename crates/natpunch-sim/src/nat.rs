@@ -290,6 +290,10 @@ impl Nat {
         &self.config
     }
 
+    pub(crate) fn set_timers(&mut self, timers: Timers) {
+        self.config.timers = timers;
+    }
+
     /// Its outside address.
     pub fn outside(&self) -> IpAddr {
         self.outside

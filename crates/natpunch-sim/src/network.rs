@@ -11,7 +11,7 @@ use std::time::Duration;
 use natpunch_types::{AddressClass, Route, classify};
 
 use crate::link::{Link, LinkConfig, Way};
-use crate::nat::{Nat, NatConfig, Refusal};
+use crate::nat::{Nat, NatConfig, Refusal, Timers};
 use crate::packet::{Packet, is_multicast};
 use crate::random::Random;
 use crate::trace::{Trace, What};
@@ -259,6 +259,13 @@ impl Network {
             at = self.gateways[gateway.0].outside;
         }
         path
+    }
+
+    /// Changes the timers of a gateway's IPv4 NAT.
+    pub(crate) fn set_timers(&mut self, gateway: GatewayId, timers: Timers) {
+        if let Some(nat) = &mut self.gateways[gateway.0].v4 {
+            nat.set_timers(timers);
+        }
     }
 
     /// The IPv4 NAT of a gateway.

@@ -14,6 +14,7 @@ use natpunch_types::{
 use crate::client::{self, Clients, ServerAddress};
 use crate::discovery::Client;
 use crate::gossip::{self, GOSSIP, Gossiper};
+use crate::packet::Purpose;
 use crate::random::Random;
 use crate::rendezvous::Message;
 use crate::wireguard::Device;
@@ -142,6 +143,8 @@ pub(crate) struct Node {
     /// When a raw packet was last sent to this address.
     pub(crate) asked: BTreeMap<SocketAddr, Duration>,
     pub(crate) probes_sent: u64,
+    /// All datagrams that left, the device's among them.
+    pub(crate) sent: BTreeMap<(Purpose, SocketAddr), u64>,
     pub(crate) probes_this_second: (u64, u64),
     pub(crate) busiest_second: u64,
     pub(crate) strangers: BTreeSet<SocketAddr>,
@@ -201,6 +204,7 @@ impl Node {
             heard: BTreeMap::new(),
             asked: BTreeMap::new(),
             probes_sent: 0,
+            sent: BTreeMap::new(),
             probes_this_second: (0, 0),
             busiest_second: 0,
             strangers: BTreeSet::new(),

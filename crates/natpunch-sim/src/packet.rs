@@ -28,12 +28,41 @@ pub enum Payload {
     Rendezvous(rendezvous::Message),
 }
 
+/// To what end a node sends a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// WireGuard's own: data, keepalives, handshakes.
+    WireGuard,
+    /// A ping or its answer, straight to the peer or by a relay.
+    Probe,
+    /// To a relay's port, which holds the mapping there.
+    Bind,
+    /// To a server of a rendezvous.
+    Server,
+    /// To a STUN server.
+    Stun,
+}
+
 impl Payload {
     /// The bytes, for a hash over everything that happened.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Raw(bytes) => bytes,
             Self::WireGuard(_) | Self::Rendezvous(_) => &[],
+        }
+    }
+
+    /// To what end it is sent.
+    pub(crate) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Raw(bytes) if bytes.get(4..8) == Some(&STUN_COOKIE) => Purpose::Stun,
+            Self::Raw(bytes) => match Kind::of(bytes) {
+                Some(Kind::Bind) => Purpose::Bind,
+                Some(_) => Purpose::Server,
+                None => Purpose::Probe,
+            },
+            Self::WireGuard(_) => Purpose::WireGuard,
+            Self::Rendezvous(_) => Purpose::Server,
         }
     }
 

@@ -52,6 +52,7 @@ pub(crate) struct Server {
     key: SecretKey,
     core: Core<ChaCha20Rng>,
     ports: Vec<Port>,
+    tokens: stun::Tokens,
     random: Random,
     down: bool,
     liar: Liar,
@@ -67,6 +68,7 @@ impl Server {
             key,
             core,
             ports,
+            tokens: stun::Tokens::new(random.bytes32()),
             random,
             down: false,
             liar,
@@ -142,8 +144,10 @@ impl Server {
             .position(|port| *port == here.port())
         {
             let (seen, time) = (self.liar.seen(source), Time::from_origin(now));
-            match stun::respond(&bytes, seen) {
-                Some(answer) => out.push(Packet::new(here, source, Payload::Raw(answer))),
+            let by_token = self.tokens.respond(&bytes, seen, time);
+            let plain = || Some((stun::respond(&bytes, seen)?, source));
+            match by_token.or_else(plain) {
+                Some((answer, to)) => out.push(Packet::new(here, to, Payload::Raw(answer))),
                 None => self.core.handle_datagram(via(socket), seen, &bytes, time),
             }
         }

@@ -21,7 +21,7 @@ use crate::discovery::RecordStore;
 use crate::link::LinkConfig;
 use crate::network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 use crate::node::{self, DiscoveryConfig, Node, host_network, path_from};
-use crate::packet::{DEFAULT_TTL, Packet, Payload, is_multicast};
+use crate::packet::{DEFAULT_TTL, Packet, Payload, Purpose, is_multicast};
 use crate::random::Random;
 use crate::rendezvous;
 use crate::server::{self, Lie, Server};
@@ -244,6 +244,7 @@ impl World {
         spec.peers.push(PeerSpec {
             managed,
             persistent_keepalive,
+            adapts_keepalive: true,
             listen_port,
             ..named
         });
@@ -348,6 +349,11 @@ impl World {
     /// Raw datagrams that a node's agent has sent.
     pub fn probes_sent(&self, node: HostId) -> u64 {
         self.nodes[&node].probes_sent
+    }
+
+    /// All datagrams that a node has sent, WireGuard's among them, by their purpose and destination.
+    pub fn sent(&self, node: HostId) -> &BTreeMap<(Purpose, SocketAddr), u64> {
+        &self.nodes[&node].sent
     }
 
     /// Most raw datagrams that a node's agent has sent in one second.
@@ -725,6 +731,12 @@ impl World {
                     gossip.handle_message(peer, &payload, now);
                 }
             }
+            Command::SetKeepalive { peer, interval } => {
+                let node = self.node_mut(host);
+                if node.device.has_peer(&peer) {
+                    node.device.set_peer(peer, Some(interval), now);
+                }
+            }
             Command::SetEndpoint {
                 peer,
                 path,
@@ -819,6 +831,8 @@ impl World {
         let Some(source) = source.or_else(routed) else {
             return;
         };
+        let sent = &mut self.node_mut(host).sent;
+        *sent.entry((payload.purpose(), to)).or_default() += 1;
         let packet = Packet {
             ttl,
             ..Packet::new(SocketAddr::new(source, port), to, payload)

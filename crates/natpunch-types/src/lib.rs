@@ -12,6 +12,7 @@ mod consent;
 mod device;
 mod discovery;
 mod help;
+mod keepalive;
 mod key;
 mod limits;
 mod password;
@@ -38,6 +39,7 @@ pub use discovery::{
     Abilities, Ask, Interest, News, OwnAddressKind, PEER_MESSAGE_MAX, Running, SealedRecord,
 };
 pub use help::{Help, split_help, with_help};
+pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
 pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff};
 pub use password::{Password, PasswordError};

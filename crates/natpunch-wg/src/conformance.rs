@@ -93,6 +93,7 @@ fn peer(n: u32) -> PeerSpec {
         preshared_key: None,
         allowed_ips: vec![format!("10.{b}.{c}.{d}/32").parse().expect("an address")],
         persistent_keepalive: None,
+        adapts_keepalive: false,
         endpoint: None,
     }
 }
@@ -338,6 +339,22 @@ fn a_keepalive_is_changed_and_switched_off(device: &mut dyn Device) {
         spec.peers[0].persistent_keepalive = interval.map(Duration::from_secs);
         assert_eq!(apply(device, &spec).peers.len(), 1);
     }
+    // Where it is adapted, another one is as good as long as it is on.
+    spec.peers[0].adapts_keepalive = true;
+    spec.peers[0].persistent_keepalive = Some(Duration::from_secs(25));
+    assert_eq!(apply(device, &spec).peers.len(), 1);
+    let longer = PeerChange {
+        persistent_keepalive: Some(80),
+        ..PeerChange::new(spec.peers[0].key, PeerAction::Update)
+    };
+    let change = DeviceChange {
+        peers: vec![longer],
+        ..DeviceChange::default()
+    };
+    device.configure(&change).expect("change the keepalive");
+    assert!(apply(device, &spec).peers.is_empty());
+    spec.peers[0].adapts_keepalive = false;
+    assert_eq!(apply(device, &spec).peers.len(), 1);
 }
 
 fn key_port_and_mark_change_under_peers(device: &mut dyn Device) {

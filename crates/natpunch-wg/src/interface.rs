@@ -20,7 +20,7 @@ use crate::links::{self, Link, LinkKind};
 use crate::pins::{self, PinError, PinSet, PinTable};
 use crate::plan::{Change, Plan};
 use crate::routing::{self, Rule, wanted_rules};
-use crate::spec::{EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark};
+use crate::spec::{EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark, seconds};
 use crate::state_file::{self, StateFile, control_socket};
 use crate::uapi::{UapiDevice, socket_path};
 
@@ -370,6 +370,19 @@ impl Interface {
         kick: bool,
     ) -> Result<EndpointUpdate, WgError> {
         device::set_endpoint(&mut self.device, peer, endpoint, kick)
+    }
+
+    /// Sets the interval of a peer's persistent keepalive, in whole seconds. A peer that is gone stays
+    /// gone.
+    pub fn set_keepalive(&mut self, peer: &PeerKey, interval: Duration) -> Result<(), WgError> {
+        let change = device::PeerChange {
+            persistent_keepalive: Some(seconds(Some(interval))),
+            ..device::PeerChange::new(*peer, device::PeerAction::Update)
+        };
+        self.device.configure(&DeviceChange {
+            peers: vec![change],
+            ..DeviceChange::default()
+        })
     }
 
     /// The pins that shall be in force: those of the last [`Interface::set_pins`], and before it

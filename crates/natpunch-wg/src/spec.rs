@@ -68,6 +68,9 @@ pub struct PeerSpec {
     pub allowed_ips: Vec<IpNet>,
     /// Interval of the persistent keepalive, whole seconds; `None` is off.
     pub persistent_keepalive: Option<Duration>,
+    /// That is only what it begins with: another one is as good, if it is on, and is changed by
+    /// [`Interface::set_keepalive`](crate::Interface::set_keepalive).
+    pub adapts_keepalive: bool,
     /// Where to send first. Used only when the peer is added: later endpoints are moved by
     /// [`Interface::set_endpoint`](crate::Interface::set_endpoint) and by WireGuard's own roaming.
     pub endpoint: Option<SocketAddr>,

@@ -87,6 +87,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -147,6 +148,13 @@ pub trait Host: Send + Sync + 'static {
     /// counts by it.
     fn now(&self) -> Time;
 
+    /// The silence that mappings of this node's NAT are known to outlive, if it was measured: how
+    /// often a server has to hear from WireGuard's port so that it can go on to send there. Without
+    /// it, 25 s are the rule.
+    fn mapping_lifetime(&self) -> Option<Duration> {
+        None
+    }
+
     /// Waits for the next input. Inputs of one kind that were not fetched yet are merged, so a slow
     /// plugin sees the newest state, not a backlog.
     fn next<'a>(&'a self) -> BoxFuture<'a, Input>;
@@ -156,8 +164,8 @@ pub trait Host: Send + Sync + 'static {
     fn tell(&self, news: News);
 
     /// Sends a datagram from WireGuard's own port, and lets datagrams of that address reach this
-    /// plugin as [`Input::Datagram`] for the next minute, those for other instances with the same
-    /// server among them. Dropped without the ability to use that port.
+    /// plugin as [`Input::Datagram`] for the next minute (of natpunch's own protocol: for three),
+    /// those for other instances with the same server among them. Dropped without the ability to use that port.
     fn send_from_wireguard_port(&self, destination: SocketAddr, payload: Vec<u8>);
 
     /// Sends a message, at most [`PEER_MESSAGE_MAX`] bytes, to the same plugin at a peer with

@@ -31,9 +31,9 @@ pub use settings::{Server, Settings};
 
 /// How long the address is believed that the server sees: it is said again with each ping.
 const OBSERVED_LIFETIME: Duration = Duration::from_secs(180);
-/// How long the address of a relay is believed: the client says it again with each sign of life (25
-/// s).
-const RELAY_LIFETIME: Duration = Duration::from_secs(90);
+/// How long the address of a relay is believed: the client says it again with each sign of life,
+/// every 100 s at most, and says when it is gone.
+const RELAY_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Discovery through a natpunch rendezvous server.
 pub struct Plugin {
@@ -154,7 +154,9 @@ impl<'a> Run<'a> {
                 }
                 Happened::Timeout => {}
             }
-            let now = self.links.now();
+            let (now, lifetime) = (self.links.now(), self.host.mapping_lifetime());
+            let by_udp = self.links.clients().map(|(_, client)| client);
+            by_udp.for_each(|client| client.set_mapping_lifetime(lifetime, now));
             self.clients().for_each(|client| client.handle_timeout(now));
             self.look_after_stream(now);
         }

@@ -169,6 +169,8 @@ fn peer_facts(peer: &RemotePeer) -> PeerFacts {
         relay,
         relays,
         persistent_keepalive,
+        // How long it is made meanwhile follows from what the NATs do, not from the file.
+        adapts_keepalive: _,
         listen_port,
     } = peer;
     PeerFacts {

@@ -92,6 +92,8 @@ pub(in crate::server) struct Protocols {
     hole_punching: Option<Mutex<hole_punching::Server>>,
     /// The sources that may get STUN answers longer than the requests, if any.
     unpadded: Option<Mutex<RateLimiter>>,
+    /// By which a client may have STUN answers sent to another port of its own.
+    tokens: stun::Tokens,
 }
 
 /// The server of natpunch's own rendezvous, and the part of it that needs no lock.
@@ -203,6 +205,7 @@ impl Protocols {
             natpunch_go,
             hole_punching,
             unpadded,
+            tokens: tokens()?,
         })
     }
 
@@ -233,6 +236,7 @@ impl Protocols {
             natpunch_go: None,
             hole_punching: None,
             unpadded: None,
+            tokens: tokens()?,
         })
     }
 
@@ -303,17 +307,21 @@ impl Protocols {
         }
     }
 
-    /// The answer to a STUN request that came from `source`, and from where it goes. It is not
-    /// longer than the request, unless the settings allow that, and then only for a few requests of
-    /// each network.
+    /// The answer to a STUN request that came from `source`, from where it leaves and where it goes:
+    /// to `source`, or to another port that its bearer has shown to be its own. It is not longer
+    /// than the request, unless the settings allow that, and then only for a few requests of each
+    /// network.
     pub(in crate::server) fn answer_stun(
         &self,
         request: &[u8],
         source: SocketAddr,
         origins: &stun::Origins,
         now: Time,
-    ) -> Option<(Vec<u8>, stun::Change)> {
-        stun::respond_from(request, source, origins, request.len()).or_else(|| {
+    ) -> Option<(Vec<u8>, stun::Change, SocketAddr)> {
+        if let Some((answer, to)) = self.tokens.respond(request, source, now) {
+            return Some((answer, stun::Change::default(), to));
+        }
+        let answer = stun::respond_from(request, source, origins, request.len()).or_else(|| {
             let unpadded = self
                 .unpadded
                 .as_ref()
@@ -322,7 +330,8 @@ impl Protocols {
             is_allowed
                 .then(|| stun::respond_from(request, source, origins, LONGEST_STUN))
                 .flatten()
-        })
+        });
+        answer.map(|(answer, change)| (answer, change, source))
     }
 
     /// natpunch's own rendezvous, if it is spoken.
@@ -540,6 +549,13 @@ pub(in crate::server) fn random() -> std::io::Result<ChaCha20Rng> {
     Ok(ChaCha20Rng::from_seed(*seed))
 }
 
+/// Tokens that nobody else can make.
+fn tokens() -> std::io::Result<stun::Tokens> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(key.as_mut()).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(stun::Tokens::new(*key))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -608,10 +624,11 @@ mod tests {
                     other_ip: None,
                     other: None,
                 };
-                let (answer, _) = protocols
+                let (answer, _, to) = protocols
                     .answer_stun(&request, source, &origins, Time::ZERO)
                     .unwrap();
                 assert!(answer.len() <= request.len());
+                assert_eq!(to, source);
                 assert!(
                     matches!(stun::parse_answer(&answer), Some((_, stun::Answer::Mapped(found))) if found == source)
                 );

@@ -229,14 +229,15 @@ impl Worker {
                 }
                 Class::Stun => {
                     let answer = reply_sockets.get(index).and_then(|reply| {
-                        let (answer, change) = protocols.answer_stun(
+                        let (answer, change, remote) = protocols.answer_stun(
                             payload,
                             ends.remote,
                             &reply.origins(ends.local),
                             now,
                         )?;
                         let local = ends.local.filter(|_| !change.ip);
-                        Some((reply.socket(index, change), Ends { local, ..ends }, answer))
+                        let ends = Ends { local, remote };
+                        Some((reply.socket(index, change), ends, answer))
                     });
                     match answer {
                         Some((socket, ends, answer)) => {

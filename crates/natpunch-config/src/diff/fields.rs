@@ -88,8 +88,13 @@ pub(super) fn of_peer(old: &RemotePeer, new: &RemotePeer) -> Found {
         relay,
         relays,
         persistent_keepalive,
+        adapts_keepalive,
         listen_port,
     } = new;
+    let keepalive = |(adapts, stated): &(bool, Option<std::time::Duration>)| match adapts {
+        true => "as the NATs need it".to_owned(),
+        false => seconds(stated),
+    };
     let policy = |policy: &RelayPolicy| format!("{policy:?}").to_lowercase();
     let list = |relays: &Option<Vec<String>>| match relays {
         None => "any".to_owned(),
@@ -129,9 +134,9 @@ pub(super) fn of_peer(old: &RemotePeer, new: &RemotePeer) -> Found {
         changed("relays", &old.relays, relays, list, relays_impact),
         changed(
             "keepalive",
-            &old.persistent_keepalive,
-            persistent_keepalive,
-            seconds,
+            &(old.adapts_keepalive, old.persistent_keepalive),
+            &(*adapts_keepalive, *persistent_keepalive),
+            keepalive,
             Nothing,
         ),
         changed("port", &old.listen_port, listen_port, shown, Interruption),

@@ -99,7 +99,9 @@ section! {
         /// Which WireGuard device: `auto` is the kernel's where there is one, else the embedded
         /// `userspace` one; `external` is one that another program runs. Default: `auto`.
         backend: Backend,
-        /// Seconds between keepalives that the node sends to every peer; 0 is off. Default: 25.
+        /// Seconds between WireGuard's keepalives that the node sends to every peer; 0 is off.
+        /// Default: 25, and as long as the NATs of both sides allow where that is known
+        /// (docs/nat.md).
         persistent_keepalive: Keepalive,
         /// Whether the node asks its router for a port mapping (PCP, NAT-PMP, UPnP), under which
         /// every peer reaches it, whatever the NATs. Default: true.
@@ -230,8 +232,9 @@ section! {
         critical: bool,
         /// Words of your own, for people and tools.
         tags: Vec<Located<Word>>,
-        /// Seconds between keepalives that other nodes send to this peer; 0 is off. Default: what
-        /// the sending node's interface says.
+        /// Seconds between WireGuard's keepalives that other nodes send to this peer; 0 is off: between
+        /// public addresses an idle pair then sends nothing. Default: what the sending node's
+        /// interface says.
         persistent_keepalive: Keepalive,
         /// What this peer overrides of `[interface]`.
         interface: RawInterface,

@@ -38,6 +38,9 @@ pub struct RemotePeer {
     pub relays: Option<Vec<String>>,
     /// Interval of persistent keepalives to it; `None` is off.
     pub persistent_keepalive: Option<Duration>,
+    /// The file does not say it, and natpunch runs there: it may be longer or shorter, as the pair's
+    /// NATs need it.
+    pub adapts_keepalive: bool,
     /// The port that it listens on, by its file or by its key.
     pub listen_port: u16,
 }

@@ -13,6 +13,7 @@ use zeroize::Zeroize as _;
 use super::exit_node::{EVERYTHING, exit_node};
 use super::key_file;
 use super::model::RemotePeer;
+use super::resolve::DEFAULT_KEEPALIVE;
 use super::secrets::SecretReader;
 use crate::mesh::model::{MeshConfig, PeerConfig, SecretSource};
 use crate::mesh::ports::listen_port;
@@ -22,7 +23,7 @@ use crate::report::error::ConfigError;
 pub(super) fn peers(
     secrets: &SecretReader<'_>,
     name: &str,
-    keepalive: Duration,
+    keepalive: Option<Duration>,
     files: &mut Vec<PathBuf>,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<RemotePeer> {
@@ -58,7 +59,7 @@ pub(super) fn peers(
 pub(super) fn peers_with(
     mesh: &MeshConfig,
     name: &str,
-    keepalive: Duration,
+    keepalive: Option<Duration>,
     mut key_of: impl FnMut(&(String, String), Option<PeerKey>, &PeerConfig) -> Option<PresharedKey>,
 ) -> Vec<RemotePeer> {
     let relaying = mesh
@@ -92,10 +93,11 @@ fn remote(
     name: &str,
     peer: &PeerConfig,
     preshared_key: Option<PresharedKey>,
-    keepalive: Duration,
+    keepalive: Option<Duration>,
     (relay, relays): &(RelayPolicy, OwnRelays<'_>),
 ) -> RemotePeer {
     let hosts = peer.addresses.iter().map(|address| IpNet::from(*address));
+    let stated = peer.persistent_keepalive.or(keepalive);
     let mut allowed_ips: Vec<IpNet> = hosts.chain(peer.routes.iter().copied()).collect();
     allowed_ips.sort();
     RemotePeer {
@@ -110,8 +112,9 @@ fn remote(
         preshared_key,
         relay: of_pair(*relay, peer.relay),
         relays: relays.of_pair(&peer.relays),
-        persistent_keepalive: Some(peer.persistent_keepalive.unwrap_or(keepalive))
+        persistent_keepalive: Some(stated.unwrap_or(DEFAULT_KEEPALIVE))
             .filter(|keepalive| !keepalive.is_zero()),
+        adapts_keepalive: peer.managed && stated.is_none(),
         listen_port: listen_port(&mesh.interface, peer),
     }
 }

@@ -26,7 +26,7 @@ const DEFAULT_MTU: u32 = 1420;
 
 /// Shorter than the UDP mapping lifetime of nearly every NAT (RFC 4787, REQ-5 asks for 2 minutes;
 /// 30 s are seen).
-const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(25);
+pub(super) const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(25);
 
 /// [`resolve_node_at`] with this private key file, or with what the mesh names.
 ///
@@ -175,7 +175,7 @@ fn part(
     peers: Vec<RemotePeer>,
     discovery: Vec<Discovery>,
 ) -> NodeConfig {
-    let keepalive = keepalive_of(mesh, own);
+    let keepalive = keepalive_of(mesh, own).unwrap_or(DEFAULT_KEEPALIVE);
     let (own_interface, all) = (&own.interface, &mesh.interface);
     let public_key = own.public_key;
     let exit = exit_node(mesh, own);
@@ -254,11 +254,11 @@ fn read_secrets(instances: &mut [Discovery], files: &mut Vec<PathBuf>) {
     }
 }
 
-fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Duration {
+/// What the file says of the keepalives that a node sends.
+fn keepalive_of(mesh: &MeshConfig, own: &PeerConfig) -> Option<Duration> {
     own.interface
         .persistent_keepalive
         .or(mesh.interface.persistent_keepalive)
-        .unwrap_or(DEFAULT_KEEPALIVE)
 }
 
 /// The addresses of a peer, each with the prefix length of the mesh network around it, so that the

@@ -4,6 +4,7 @@ use natpunch_types::PathId;
 
 use crate::Time;
 use crate::env::Env;
+use crate::nat::lifetime;
 use crate::nat::profile::NatProfile;
 use crate::pacer::Denied;
 use crate::ports::Pinning;
@@ -14,7 +15,7 @@ use super::Mesh;
 impl Mesh {
     /// Samples the NAT, if some peer has no direct path.
     pub(super) fn sample(&mut self, now: Time) {
-        let server = self.env.local.server_v4();
+        let server = self.env.local.servers_v4().next();
         let wanted = !self.wanted.is_empty();
         let Env {
             sampler,
@@ -31,10 +32,47 @@ impl Mesh {
         self.sample_due = self.env.sampler.due_at().filter(|due| waits && *due > now);
     }
 
-    /// An answer to a sample.
+    /// Measures how long the NAT holds a mapping, if there is a peer to be reached by one.
+    pub(super) fn measure_lifetime(&mut self, now: Time) {
+        let wanted = !self.peers.is_empty();
+        let Env {
+            local,
+            lifetimes,
+            ports,
+            rng,
+            out,
+            ..
+        } = &mut self.env;
+        let servers = || local.servers_v4().collect();
+        lifetimes.handle_timeout(servers, wanted, ports, rng, now, |transmit| {
+            out.transmit(transmit)
+        });
+        let works = wanted && self.env.ports.are_of_use();
+        self.lifetime_due = self.env.lifetimes.next_timeout().filter(|_| works);
+    }
+
+    /// An answer to a request from a spare port.
     pub(super) fn handle_sample(&mut self, path: PathId, payload: &[u8], now: Time) {
-        let Env { sampler, ports, .. } = &mut self.env;
-        sampler.handle_answer(path, payload, ports, &self.public_key, now);
+        let Env {
+            sampler,
+            lifetimes,
+            ports,
+            rng,
+            ..
+        } = &mut self.env;
+        if path
+            .pin()
+            .is_some_and(|port| ports.is_of(port, &lifetime::OWNER))
+        {
+            lifetimes.handle_answer(path, payload, ports, rng, now);
+        } else {
+            sampler.handle_answer(path, payload, ports, &self.public_key, now);
+        }
+    }
+
+    /// The silence that mappings of this node's NAT are known to outlive, in seconds.
+    pub fn mapping_lifetime(&self) -> Option<u8> {
+        self.env.profile.lifetime
     }
 
     /// Draws together what is known of this node's NAT; the peers are told if it calls for other
@@ -47,6 +85,7 @@ impl Mesh {
             pool: env.local.has_pool_v4(),
             pins: env.ports.are_of_use(),
             spray: env.pacer.sprays(),
+            lifetime: env.lifetimes.known(),
         };
         let is_news = !profile.is_like(&env.profile);
         env.profile = profile;

@@ -1,6 +1,7 @@
 //! What a node says of itself with each ping: its NAT, and what it does about the pair's.
 
 use crate::messages::wire::{ADDRESS_LEN, Reader};
+use crate::nat::lifetime::SHORTEST;
 use crate::nat::profile::{NatProfile, PROFILE_LEN};
 
 const VERSION: u8 = 1;
@@ -57,7 +58,8 @@ impl About {
             .chain(self.profile.to_bytes())
             .chain([strategy, stage])
             .chain(round.to_be_bytes())
-            .chain(seed.to_be_bytes());
+            .chain(seed.to_be_bytes())
+            .chain([self.profile.lifetime.unwrap_or_default()]);
         let mut bytes = [0; ADDRESS_LEN];
         for (place, byte) in bytes.iter_mut().zip(fields) {
             *place = byte;
@@ -71,7 +73,7 @@ impl About {
         if reader.u8()? != VERSION {
             return None;
         }
-        let profile = NatProfile::from_bytes(reader.array::<PROFILE_LEN>()?);
+        let mut profile = NatProfile::from_bytes(reader.array::<PROFILE_LEN>()?);
         let strategy = reader.u8()?;
         let stage = match reader.u8()? {
             1 => Stage::Armed,
@@ -85,6 +87,9 @@ impl About {
             round: reader.u16()?,
             seed: reader.u16()?,
         };
+        // A version that does not measure it has a zero here, and nobody is asked more often than
+        // any NAT needs it.
+        profile.lifetime = reader.u8().filter(|seconds| *seconds >= SHORTEST);
         Some(Self { profile, word })
     }
 }
@@ -101,11 +106,23 @@ mod tests {
             round: 0x1234,
             seed: 0xfedc,
         };
-        let about = About {
+        for lifetime in [None, Some(SHORTEST), Some(110)] {
+            let profile = NatProfile {
+                lifetime,
+                ..NatProfile::default()
+            };
+            let about = About { profile, word };
+            assert_eq!(About::from_bytes(&about.to_bytes()), Some(about));
+        }
+        let hasty = About {
+            profile: NatProfile {
+                lifetime: Some(1),
+                ..NatProfile::default()
+            },
             word,
-            ..About::default()
         };
-        assert_eq!(About::from_bytes(&about.to_bytes()), Some(about));
+        let heard = About::from_bytes(&hasty.to_bytes());
+        assert_eq!(heard.map(|about| about.profile.lifetime), Some(None));
         assert_eq!(About::from_bytes(&[0; ADDRESS_LEN]), None);
         assert_eq!(About::from_bytes(&[VERSION, 0, 0]), None);
     }

@@ -128,6 +128,8 @@ pub(crate) struct NatProfile {
     pub(crate) pins: bool,
     /// The node guesses ports.
     pub(crate) spray: bool,
+    /// The silence that a mapping is known to outlive, in seconds, if it was measured.
+    pub(crate) lifetime: Option<u8>,
 }
 
 impl fmt::Display for NatProfile {
@@ -145,6 +147,9 @@ impl fmt::Display for NatProfile {
         }?;
         if self.pool {
             f.write_str(", several addresses")?;
+        }
+        if let Some(lifetime) = self.lifetime {
+            write!(f, ", mappings outlive {lifetime} s of silence")?;
         }
         Ok(())
     }
@@ -174,6 +179,7 @@ impl NatProfile {
             several_addresses: self.pool,
             pins: self.pins,
             guesses: self.spray,
+            mapping_lifetime_s: self.lifetime,
         }
     }
 
@@ -181,13 +187,15 @@ impl NatProfile {
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let kind = |profile: &Self| Self {
             pattern: profile.pattern.kind(),
+            lifetime: None,
             ..*profile
         };
         kind(self) == kind(other)
     }
 
     /// Bits of mapping (0 unknown, 1 independent, 2 dependent), pool, pins, spray; then the pattern
-    /// with its two numbers, big-endian. Zeros are a profile of which nothing is known.
+    /// with its two numbers, big-endian. Zeros are a profile of which nothing is known. The lifetime
+    /// has a place of its own in what a node says of itself.
     pub(crate) fn to_bytes(self) -> [u8; PROFILE_LEN] {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let mapping = match self.mapping {
@@ -234,6 +242,7 @@ impl NatProfile {
             pool: flags & POOL != 0,
             pins: flags & PINS != 0,
             spray: flags & SPRAY != 0,
+            lifetime: None,
         }
     }
 }
@@ -296,6 +305,7 @@ mod tests {
                 pool: true,
                 pins: false,
                 spray: true,
+                lifetime: None,
             };
             assert_eq!(NatProfile::from_bytes(profile.to_bytes()), profile);
         }

@@ -8,8 +8,12 @@
 //! enough for the longest answer. A standard 20-byte request is left unanswered.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use natpunch_types::canonical;
+use blake2::Blake2sMac256;
+use blake2::digest::Mac as _;
+use natpunch_types::{Time, canonical};
+use zeroize::Zeroizing;
 
 /// The magic cookie at offset 4 of every STUN message (RFC 8489, 5).
 pub const MAGIC_COOKIE: u32 = 0x2112_a442;
@@ -29,10 +33,13 @@ const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
 const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const CHANGE_REQUEST: u16 = 0x0003;
+const RESPONSE_PORT: u16 = 0x0027;
 const RESPONSE_ORIGIN: u16 = 0x802b;
 const OTHER_ADDRESS: u16 = 0x802c;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
+/// natpunch's own, of the range that a server which does not know it ignores: see [`Tokens`].
+const MAPPING_TOKEN: u16 = 0xc06e;
 
 /// Attributes of 0x0000-0x7fff that may be there without changing the meaning of a Binding: those
 /// of RFC 8489 (an agent that does not authenticate ignores the credentials) and PADDING (RFC
@@ -61,6 +68,9 @@ const UNKNOWN_ATTRIBUTE: u16 = 420;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(pub [u8; 12]);
 
+/// Shows that its bearer has asked a server from some address: see [`Tokens`].
+pub type Token = [u8; 8];
+
 /// What a server answered to a Binding request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -87,6 +97,111 @@ pub fn request(id: TransactionId) -> Vec<u8> {
         &format!("{:<1$}", "natpunch", LONGEST_ANSWER - HEADER - 4).into_bytes(),
     );
     message.finish()
+}
+
+/// A Binding request that asks for a [`Token`] of the address that it comes from, too. A server that
+/// knows none answers as ever.
+pub fn request_token(id: TransactionId) -> Vec<u8> {
+    let mut message = Builder(request(id));
+    message.attribute(MAPPING_TOKEN, &Token::default());
+    message.finish()
+}
+
+/// A Binding request whose answer goes to another port of the address that it comes from
+/// (RESPONSE-PORT, RFC 5780, 7.5), with the token of that port, if the server gave one.
+pub fn request_to_port(id: TransactionId, port: u16, token: Option<Token>) -> Vec<u8> {
+    let mut message = Builder(request(id));
+    let [high, low] = port.to_be_bytes();
+    message.attribute(RESPONSE_PORT, &[high, low, 0, 0]);
+    if let Some(token) = token {
+        message.attribute(MAPPING_TOKEN, &token);
+    }
+    message.finish()
+}
+
+/// The token in the answer to [`request_token`], if there is one.
+pub fn parse_token(payload: &[u8]) -> Option<Token> {
+    let message = Message::parse(payload).filter(|message| message.kind == BINDING_SUCCESS)?;
+    message.find(MAPPING_TOKEN)?.try_into().ok()
+}
+
+/// A server's word that an address has asked it. With it a client can have an answer sent to one of
+/// its mappings without sending from there, which shows whether its NAT still holds that mapping
+/// (RFC 5780, 4.6).
+///
+/// RFC 5780 lets whoever shares an address with others have answers sent to all of their ports. Here
+/// no answer goes to where no request came from: the port has to have asked, and its bearer to have
+/// got the answer, at most ten minutes ago. The server keeps nothing.
+pub struct Tokens(Zeroizing<[u8; 32]>);
+
+impl Tokens {
+    /// How long a server makes the same tokens; those of the time before are good, too. Twice the
+    /// longest silence that is measured, so that a token outlives it.
+    const EPOCH: Duration = Duration::from_secs(300);
+
+    /// With this key, which nobody else may know.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(Zeroizing::new(key))
+    }
+
+    fn mac(&self, holder: SocketAddr, epoch: u64) -> Option<Blake2sMac256> {
+        let mut mac = <Blake2sMac256 as blake2::digest::KeyInit>::new_from_slice(&*self.0).ok()?;
+        mac.update(b"natpunch stun token v1");
+        mac.update(&epoch.to_be_bytes());
+        mac.update(&encode_address(canonical(holder)));
+        Some(mac)
+    }
+
+    fn epoch(now: Time) -> u64 {
+        now.since_origin().as_secs() / Self::EPOCH.as_secs()
+    }
+
+    fn of(&self, holder: SocketAddr, now: Time) -> Option<Token> {
+        let mac = self.mac(holder, Self::epoch(now))?.finalize().into_bytes();
+        mac.first_chunk().copied()
+    }
+
+    /// Compares in constant time.
+    fn vouch(&self, token: &[u8], holder: SocketAddr, now: Time) -> bool {
+        let epoch = Self::epoch(now);
+        let of_epoch = |epoch| self.mac(holder, epoch);
+        let epochs = [Some(epoch), epoch.checked_sub(1)].into_iter().flatten();
+        token.len() == size_of::<Token>()
+            && epochs
+                .filter_map(of_epoch)
+                .any(|mac| mac.verify_truncated_left(token).is_ok())
+    }
+
+    /// The answer to a request for a token, or to one that shows the token of the port that the
+    /// answer shall go to, and where it goes. `None` for any other request, which
+    /// [`respond_from`] answers, and for one that is shorter than its answer.
+    pub fn respond(
+        &self,
+        request: &[u8],
+        source: SocketAddr,
+        now: Time,
+    ) -> Option<(Vec<u8>, SocketAddr)> {
+        let message = Message::parse(request)?;
+        let token = message.find(MAPPING_TOKEN)?;
+        let (answer, to) = match message.find(RESPONSE_PORT) {
+            None => {
+                message.answerable(&[])?.ok()?;
+                let mut answer = message.mapped(source);
+                answer.attribute(MAPPING_TOKEN, &self.of(source, now)?);
+                (answer.finish(), source)
+            }
+            Some([high, low, ..]) => {
+                let holder = SocketAddr::new(source.ip(), u16::from_be_bytes([*high, *low]));
+                if holder.port() == 0 || !self.vouch(token, holder, now) {
+                    return None;
+                }
+                message.answerable(&[RESPONSE_PORT])?.ok()?;
+                (message.mapped(source).finish(), holder)
+            }
+            Some(_) => return None,
+        };
+        (answer.len() <= request.len()).then_some((answer, to))
+    }
 }
 
 /// The answer to a Binding request that came from `source`; `None` for anything else, and for a
@@ -136,8 +251,8 @@ impl Origins {
 
 /// [`respond`] for a server with several ports (RFC 5780, 6.1), by an answer of at most `longest`
 /// bytes: which, and from where. A change that is not possible is refused as an attribute that is
-/// not understood. RESPONSE-PORT is, too: no answer goes to where no request came from. What only
-/// informs is left out where it does not fit.
+/// not understood. RESPONSE-PORT is, too, unless it comes with a token ([`Tokens::respond`]): no
+/// answer goes to where no request came from. What only informs is left out where it does not fit.
 pub fn respond_from(
     request: &[u8],
     source: SocketAddr,

@@ -414,3 +414,73 @@ fn what_only_informs_never_makes_an_answer_too_long() {
         "where the asker is known, a bare request gets all"
     );
 }
+
+/// The address that an answer names, whatever it answers.
+fn named(answer: &[u8]) -> Option<SocketAddr> {
+    match parse_answer(answer)? {
+        (_, Answer::Mapped(address)) => Some(address),
+        (_, Answer::Refused(_)) => None,
+    }
+}
+
+/// What a server with this key answers a minute after its start.
+fn answered(
+    tokens: &Tokens,
+    request: &[u8],
+    from: &str,
+    seconds: u64,
+) -> Option<(Vec<u8>, String)> {
+    let now = Time::from_millis(seconds * 1_000);
+    let (answer, to) = tokens.respond(request, from.parse().unwrap(), now)?;
+    assert!(answer.len() <= request.len());
+    Some((answer, to.to_string()))
+}
+
+#[test]
+fn who_has_the_token_of_a_port_has_answers_sent_there_and_nobody_else() {
+    const ID: TransactionId = TransactionId([7; 12]);
+    let (holder, asker) = ("192.0.2.1:4000", "192.0.2.1:5000");
+    let tokens = Tokens::new([1; 32]);
+    let (answer, to) = answered(&tokens, &request_token(ID), holder, 60).unwrap();
+    assert_eq!((named(&answer), &*to), (holder.parse().ok(), holder));
+    let token = parse_token(&answer);
+    assert!(token.is_some());
+
+    let ask = |port, token| request_to_port(ID, port, token);
+    let (answer, to) = answered(&tokens, &ask(4000, token), asker, 170).unwrap();
+    assert_eq!((named(&answer), &*to), (asker.parse().ok(), holder));
+    for (request, from, seconds, why) in [
+        (ask(4000, None), asker, 60, "no token"),
+        (ask(4000, Some([0; 8])), asker, 60, "another token"),
+        (ask(4001, token), asker, 60, "of another port"),
+        (ask(4000, token), "192.0.2.2:5000", 60, "of another address"),
+        (ask(4000, token), asker, 700, "too old"),
+    ] {
+        assert_eq!(answered(&tokens, &request, from, seconds), None, "{why}");
+        let from = from.parse().unwrap();
+        let (refusal, _) = respond_from(&request, from, &origins(true), request.len()).unwrap();
+        let refused = parse_answer(&refusal).map(|(_, answer)| answer);
+        assert_eq!(refused, Some(Answer::Refused(420)), "{why}");
+    }
+    let other = Tokens::new([2; 32]);
+    assert_eq!(answered(&other, &ask(4000, token), asker, 60), None);
+    // IPv6 has the longest answers.
+    let (answer, _) = answered(&tokens, &request_token(ID), "[2001:db8::1]:4000", 60).unwrap();
+    assert!(parse_token(&answer).is_some());
+}
+
+#[test]
+fn a_server_that_knows_no_tokens_answers_a_request_for_one_as_any_other() {
+    let answer = respond(&request_token(TransactionId([7; 12])), V4.parse().unwrap()).unwrap();
+    assert_eq!(
+        (named(&answer), parse_token(&answer)),
+        (V4.parse().ok(), None)
+    );
+    let tokens = Tokens::new([1; 32]);
+    let plain = request(TransactionId([7; 12]));
+    assert_eq!(
+        answered(&tokens, &plain, V4, 60),
+        None,
+        "it asks for no token"
+    );
+}

@@ -95,9 +95,10 @@ pub(super) struct DeviceView {
     pub(super) tx_bytes: u64,
     pub(super) handshake_seen: Option<Time>,
     pub(super) rx_seen: Option<Time>,
-    /// Bytes were sent since the last ones were received.
-    unanswered: bool,
-    /// Since when something that wants an answer was sent: more than a keepalive.
+    /// Interval of its persistent keepalive; `None` is off.
+    pub(super) keepalive: Option<Duration>,
+    /// Since when something that wants an answer was sent and nothing received: more than a
+    /// keepalive.
     waiting: Option<Time>,
     /// The first and the last moment at which data was sent without a pause, on the path in use.
     sending: Option<(Time, Time)>,
@@ -118,7 +119,7 @@ impl DeviceView {
     pub(super) fn session(&self, now: Time) -> Session {
         let lately = |at: Option<Time>| at.is_some_and(|at| now.since(at) < LIVE);
         let (keys, heard) = (lately(self.handshake_seen), lately(self.rx_seen));
-        let waits = self.unanswered || self.handshake_seen.is_none();
+        let waits = self.is_waiting() || self.handshake_seen.is_none();
         match (keys || heard, waits) {
             (true, waits) => Session::Live { keys, waits },
             (false, false) => Session::Idle,
@@ -244,16 +245,14 @@ impl DeviceView {
             self.sending = Some((going_on.map_or(now, |(since, _)| since), now));
         }
         if received || handshake {
-            (self.unanswered, self.waiting) = (false, None);
-        } else if sent {
-            self.unanswered = true;
-            if row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
-                self.waiting.get_or_insert(now);
-            }
+            self.waiting = None;
+        } else if sent && row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
+            self.waiting.get_or_insert(now);
         }
         let progress = self.known && (handshake || received);
         self.known = true;
         self.endpoint = row.endpoint;
+        self.keepalive = row.persistent_keepalive;
         self.last_handshake = row.last_handshake;
         self.rx_bytes = row.rx_bytes;
         self.tx_bytes = row.tx_bytes;
@@ -265,12 +264,16 @@ impl DeviceView {
 }
 
 /// So many bytes between two readings are messages of WireGuard's own, or none. Data messages are
-/// multiples of 16 bytes, and those of a handshake are not.
+/// multiples of 16 bytes, and those of a handshake are not. A keepalive that finds old keys begins a
+/// handshake, which another one confirms.
 fn is_own(bytes: u64) -> bool {
     let [initiation, response] = HANDSHAKE_LEN;
-    let without_keepalive = bytes.checked_sub(KEEPALIVE_LEN).unwrap_or(bytes);
-    let handshakes = [0, initiation, response, initiation + response];
-    handshakes.contains(&bytes) || handshakes.contains(&without_keepalive)
+    let handshakes = [initiation, response, initiation + response];
+    let with_handshake = (0..=2).any(|keepalives| {
+        let others = bytes.checked_sub(keepalives * KEEPALIVE_LEN);
+        others.is_some_and(|others| handshakes.contains(&others))
+    });
+    bytes == 0 || bytes == KEEPALIVE_LEN || with_handshake
 }
 
 impl Peer {
@@ -293,6 +296,7 @@ impl Peer {
                 self.wake(env, now);
             }
             self.watch_traffic(env, now);
+            self.order_keepalive(env, now);
         }
         self.decide(env, now);
     }

@@ -35,9 +35,6 @@ const SLOW: Duration = Duration::from_secs(10);
 /// How often the relay that stands by is pinged: often enough that common NATs keep the mapping (30
 /// s).
 const WARM: Duration = Duration::from_secs(20);
-/// The same while the pair is idle: often enough that it stays proven. Its port at the relay is held
-/// by whoever asked for it.
-const WARM_IDLE: Duration = Duration::from_secs(55);
 /// How often a proven path that is not in use is looked at again.
 const REEVALUATE: Duration = Duration::from_secs(60);
 /// The same for one that was not proven, as long as another is in use.
@@ -416,7 +413,7 @@ impl Peer {
         let next = match in_burst.map(|offset| entry.burst_started + offset) {
             Some(next) => Some(next),
             None => {
-                let interval = self.ping_interval(path, now);
+                let interval = self.ping_interval(path, env, now);
                 interval.map(|interval| now + env.jitter(interval))
             }
         };
@@ -426,7 +423,7 @@ impl Peer {
     }
 
     /// How long after the last ping of a burst the next one follows; `None`: the next round comes.
-    fn ping_interval(&self, path: PathId, now: Time) -> Option<Duration> {
+    fn ping_interval(&self, path: PathId, env: &Env, now: Time) -> Option<Duration> {
         let entry = self.table.get(&path)?;
         if self.choice.is_selected(path) {
             let hurry = HURRY.max(entry.rtt.unwrap_or_default() * 3 / 2);
@@ -440,10 +437,13 @@ impl Peer {
                 SLOW
             });
         }
-        if self.scene(now).standby(self.choice.selection.as_ref()) == Some(path) {
-            return Some(if self.is_idle(now) { WARM_IDLE } else { WARM });
-        }
         let settled = self.connection(now) == Connection::Settled;
+        if settled && self.is_idle(now) {
+            return Some(self.idle_interval(path, env, now));
+        }
+        if self.scene(now).standby(self.choice.selection.as_ref()) == Some(path) {
+            return Some(WARM);
+        }
         match (entry.is_proven(now), settled) {
             // It may have become better than the one in use.
             (true, true) => Some(REEVALUATE),
@@ -469,6 +469,7 @@ impl Peer {
         };
         let keys = self.keys.as_ref()?;
         let word = self.punching.word();
+        self.vigilance.on_ping(env.profile.lifetime);
         Some(self.prober.ping(path, says, (hosts, word), keys, env, now))
     }
 
@@ -506,12 +507,19 @@ impl Peer {
         Some(ping)
     }
 
+    /// Our pings on a path were answered lately, or before a rest.
+    pub(super) fn is_answered(&self, path: PathId, now: Time) -> bool {
+        let entry = self.table.get(&path);
+        let at_rest = self.choice.is_selected(path);
+        entry.is_some_and(|e| e.is_answered(now) || at_rest && e.is_answered_at_rest(now))
+    }
+
     fn says(&self, path: PathId, now: Time) -> Says {
         let selection = self.choice.selection.as_ref();
         let check = selection.filter(|s| s.path == path).map(|s| s.check);
         let entry = self.table.get(&path);
         Says {
-            heard: entry.is_some_and(|entry| entry.is_answered(now)),
+            heard: self.is_answered(path, now),
             in_use: matches!(check, Some(check) if check != Check::Lost),
             checking: match check {
                 // A sign of life that comes before the pin is in force is lost, and the next one is

@@ -119,7 +119,11 @@ impl Peer {
         self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
         self.believe(path, ping, env, now);
         self.send_pong(path, destination, ping, env, now);
+        if let Some(entry) = self.table.get_mut(&path).filter(|_| ping.heard) {
+            entry.on_exchange(now);
+        }
         if let Some(about) = ping.about {
+            self.vigilance.on_peers_ping(about.profile.lifetime);
             self.heed_about(about, env, now);
         }
         // Host addresses are for WireGuard's own port: there is no NAT on the way that another
@@ -192,11 +196,12 @@ impl Peer {
         let in_use = self.rank_in_use().filter(|(in_use, _)| *in_use != path);
         let connected = self.connection(now) != Connection::Down;
         let same_site = self.table.same_site;
-        self.learn_of_rest(now);
+        let was_answered = self.is_answered(path, now);
+        self.learn_of_rest(env, now);
+        self.vigilance.on_pong();
         let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
-        let is_first_answer = !entry.is_answered(now);
         entry.on_pong(rtt, now);
         if let Some((_, current)) = in_use {
             let relays = self.spec.relays.as_deref();
@@ -230,7 +235,7 @@ impl Peer {
         // has sent a ping, no other is needed.
         self.decide(env, now);
         let pinged_now = |entry: &Entry| entry.last_ping == Some(now);
-        if is_first_answer && !self.table.get(&path).is_some_and(pinged_now) {
+        if !was_answered && !self.table.get(&path).is_some_and(pinged_now) {
             self.ping_now(path, env, now);
         }
     }

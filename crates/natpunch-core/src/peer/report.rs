@@ -36,6 +36,7 @@ impl Peer {
             let checked = matches!(s.check, Check::Passed | Check::Lost);
             s.how == How::ChosenOverRelay && !checked
         });
+        let rests = |path: PathId| self.choice.is_selected(path) && self.is_idle(now);
         PeerStatus {
             key: self.spec.key,
             name: self.spec.name.clone(),
@@ -82,8 +83,8 @@ impl Peer {
                     answers: entry.counts.1,
                     last_answer: entry.last_pong.map(|(at, _)| now.since(at)),
                     not_probed: not_probed(*path, entry, &env.local),
-                    answered: entry.is_answered(now),
-                    proven: entry.is_proven(now),
+                    answered: self.is_answered(*path, now),
+                    proven: entry.is_proven(now) || rests(*path),
                     wireguard_blocked: entry.is_blocked(now),
                 })
                 .collect(),

@@ -220,6 +220,7 @@ mod tests {
             pins: true,
             spray: true,
             pool: false,
+            lifetime: None,
         }
     }
 

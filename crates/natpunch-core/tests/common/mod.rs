@@ -62,7 +62,12 @@ pub fn public(number: u8) -> PeerKey {
 }
 
 pub fn peer(number: u8) -> PeerSpec {
-    PeerSpec::new(format!("n{number}"), public(number))
+    PeerSpec {
+        // With none at all, nothing would be held on public addresses. This one is too long to hold
+        // a mapping, so pings do.
+        persistent_keepalive: Some(Duration::from_secs(60)),
+        ..PeerSpec::new(format!("n{number}"), public(number))
+    }
 }
 
 pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {
@@ -428,6 +433,7 @@ impl World {
                         node.mesh.handle_endpoint_set(peer, path, ok, now);
                         fed = true;
                     }
+                    Command::SetKeepalive { .. } => {}
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
                     Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),
                     Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}

@@ -80,6 +80,18 @@ impl Items {
         self.paced_until = now;
     }
 
+    /// What is to be said again until then, and awaits no answer, is due now: so many at most.
+    pub(super) fn bring_forward(&mut self, until: Time, most: usize, now: Time) {
+        let awaits_nothing = |(due, name): &&(Time, Name)| {
+            *due > now && self.by_name.get(name).is_some_and(|item| item.tries == 0)
+        };
+        let soon = self.queue.iter().take_while(|(due, _)| *due <= until);
+        let soon = soon.filter(awaits_nothing).take(most);
+        let soon: Vec<Name> = soon.map(|(_, name)| *name).collect();
+        soon.into_iter()
+            .for_each(|name| self.schedule(name, now, 0));
+    }
+
     /// The requests that are due, as many as fit in `datagrams`, and notes that they were sent.
     pub(super) fn take_due(
         &mut self,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_noise::{HandshakeState, Identity};
-use natpunch_types::{PeerKey, RelayUse, ReplayWindow, Time, backoff, canonical};
+use natpunch_types::{PeerKey, RelayUse, ReplayWindow, Time, backoff, canonical, keepalive_for};
 use rand_core::CryptoRng;
 
 use crate::crypto::{self, HelloKeys, digest, open_message, seal_in_place, split};
@@ -56,8 +56,11 @@ const REQUEST_RESEND: (Duration, Duration) = (Duration::from_millis(400), Durati
 /// When a kept record or wish is said again; less by up to a quarter, so that they don't come
 /// together.
 const REFRESH: Duration = Duration::from_secs(300);
-/// How long a server may ask us to be silent.
+/// How long a server may ask us to be silent, and how long we are where our NAT allows that.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+/// What is to be said again within this time, and has room in the same datagram, is said with what
+/// is due: so much at once.
+const TOGETHER: (Duration, usize) = (Duration::from_secs(75), 8);
 /// Requests sent at once, and the pause after so many: a thousand peers are registered in some
 /// seconds.
 const BURST: usize = 8;
@@ -88,6 +91,8 @@ pub struct Client<R> {
     wishes: Wishes,
     alternates: Alternates,
     reachability: Reachability,
+    /// The silence that our NAT's mappings are known to outlive.
+    lifetime: Option<Duration>,
     transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
 }
@@ -168,6 +173,7 @@ impl<R: CryptoRng> Client<R> {
             wishes: Wishes::default(),
             alternates: Alternates::default(),
             reachability: Reachability::default(),
+            lifetime: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -235,6 +241,22 @@ impl<R: CryptoRng> Client<R> {
     pub fn meet(&mut self, tag: Tag, mailbox: Tag, now: Time) {
         self.wishes.add(tag, mailbox, now);
         self.relays.rebind_pair(&tag, now);
+    }
+
+    /// The silence that the mappings of our NAT are known to outlive, if it was measured: then that
+    /// alone says how often we are heard at the server and at its relay. It ends a session after
+    /// 150 s only.
+    pub fn set_mapping_lifetime(&mut self, lifetime: Option<Duration>, now: Time) {
+        if self.lifetime == lifetime {
+            return;
+        }
+        self.lifetime = lifetime;
+        // What was put off for longer than is good now is not.
+        if let Some(session) = &mut self.session {
+            let interval = quiet(lifetime, session.ping_interval);
+            session.ping_due = session.ping_due.min(now + interval);
+        }
+        self.relays.set_mapping_lifetime(lifetime, now);
     }
 
     /// Another address of the same server, if its name has one: asked how it sees us, it shows
@@ -637,7 +659,7 @@ impl<R: CryptoRng> Client<R> {
             self.handle_frame(notice, &mut answers, now);
         }
         if self.session.as_mut()?.asked.take().is_some() {
-            let interval = self.session.as_ref()?.ping_interval;
+            let interval = quiet(self.lifetime, self.session.as_ref()?.ping_interval);
             let due = now + interval - self.jitter(interval / 5);
             self.session.as_mut()?.ping_due = due;
         }
@@ -785,20 +807,28 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
+    fn has_wishes_due(&self, now: Time) -> bool {
+        self.items.queue.first().is_some_and(|(due, _)| *due <= now)
+            || self.relays.wish_due().is_some_and(|due| due <= now)
+    }
+
     fn drive_session(&mut self, now: Time) {
         if self.session.is_none() {
             return;
         }
         let mut requests = Vec::new();
         if now >= self.items.paced_until {
+            if self.has_wishes_due(now) {
+                let (ahead, most) = TOGETHER;
+                self.items.bring_forward(now + ahead, most, now);
+                self.relays.bring_forward(now + ahead, most, now);
+            }
             requests = self.relays.take_due(RELAYS_AT_ONCE, now);
             requests.extend(
                 self.items
                     .take_due(BURST, SESSION_HEADER_LEN + MAC_LEN, now),
             );
-            if self.items.queue.first().is_some_and(|(due, _)| *due <= now)
-                || self.relays.wish_due().is_some_and(|due| due <= now)
-            {
+            if self.has_wishes_due(now) {
                 self.items.paced_until = now + PACE;
             }
         }
@@ -851,6 +881,13 @@ impl<R: CryptoRng> Client<R> {
             );
         }
     }
+}
+
+/// How long a mapping is left alone: as long as the NAT allows, or else by the rule of thumb.
+fn quiet(lifetime: Option<Duration>, rule: Duration) -> Duration {
+    lifetime.map_or(rule, |lifetime| {
+        keepalive_for(lifetime).clamp(PING.0, PING.1)
+    })
 }
 
 /// A random part of 1.

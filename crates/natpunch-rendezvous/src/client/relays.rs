@@ -7,7 +7,7 @@ use std::time::Duration;
 use natpunch_types::{RelayUse, Time, backoff};
 use rand_core::CryptoRng;
 
-use super::{Event, Outgoing, To, random_part};
+use super::{Event, Outgoing, To, quiet, random_part};
 use crate::crypto::Key;
 use crate::frame::{RelayState, Request};
 use crate::relay::bind::{Message, Nonce, State};
@@ -15,12 +15,14 @@ use crate::wire::{CookieBytes, Kind, Tag};
 
 /// When a wish or a bind is said again without an answer, at first and at most.
 const RESEND: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(4));
-/// When a wish is said again; less by up to a quarter.
+/// When a wish is said again; less by up to a quarter ...
 const REFRESH: Duration = Duration::from_secs(60);
+/// ... and the same of one that both sides have bound: the server keeps it for as long as they are.
+const REFRESH_BOUND: Duration = Duration::from_secs(300);
 /// When a wish is said again that the server had no room for, or whose allocation was lost.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
-/// When a bound side lets itself be heard, which also keeps the NAT's mapping; less by up to a
-/// fifth.
+/// When a bound side lets itself be heard, which also keeps the NAT's mapping, unless the lifetime
+/// of that is known; less by up to a fifth.
 const REBIND: Duration = Duration::from_secs(25);
 /// When a side that waits for the other asks how things are, at first: the server's word may have
 /// been lost.
@@ -39,6 +41,8 @@ pub(super) struct Relays {
     released: BTreeSet<Tag>,
     /// Ports that have not answered while the server did.
     silent: BTreeSet<SocketAddr>,
+    /// The silence that our NAT's mappings are known to outlive.
+    lifetime: Option<Duration>,
 }
 
 struct Relay {
@@ -153,6 +157,22 @@ impl Relays {
         if let Some(binding) = binding.filter(|binding| binding.asked.is_none()) {
             (binding.due, binding.tries) = (now, 0);
         }
+    }
+
+    pub(super) fn set_mapping_lifetime(&mut self, lifetime: Option<Duration>, now: Time) {
+        self.lifetime = lifetime;
+        let latest = now + quiet(lifetime, REBIND);
+        let bindings = self.by_tag.values_mut().filter_map(|r| r.binding.as_mut());
+        for binding in bindings {
+            binding.due = binding.due.min(latest);
+        }
+    }
+
+    /// Wishes that are to be said again until then, and await no answer, are due now: so many at most.
+    pub(super) fn bring_forward(&mut self, until: Time, most: usize, now: Time) {
+        let soon = |relay: &&mut Relay| relay.tries == 0 && relay.due > now && relay.due <= until;
+        let soon = self.by_tag.values_mut().filter(soon).take(most);
+        soon.for_each(|relay| relay.due = now);
     }
 
     /// Wishes that are due, at most so many, and notes that they were said.
@@ -286,7 +306,13 @@ impl Relays {
                 self.released.insert(*tag);
                 return None;
             }
-            (relay.due, relay.tries) = (now + REFRESH - (REFRESH / 4).mul_f64(random_part(rng)), 0);
+            let bound = relay.binding.as_ref().is_some_and(|binding| binding.both);
+            let refresh = if bound && state == RelayState::Bound {
+                REFRESH_BOUND
+            } else {
+                REFRESH
+            };
+            (relay.due, relay.tries) = (now + refresh - (refresh / 4).mul_f64(random_part(rng)), 0);
         } else if relay.tries == 0 {
             // What we said before came late, and is what the server has heard last.
             relay.due = now;
@@ -320,6 +346,7 @@ impl Relays {
         rng: &mut impl CryptoRng,
         now: Time,
     ) -> Option<Event> {
+        let rebind = quiet(self.lifetime, REBIND);
         let allocation = Message::allocation(payload)?;
         let mine = |binding: &Binding| binding.allocation == allocation && binding.to == source;
         let mut all = self.by_tag.iter_mut();
@@ -346,7 +373,7 @@ impl Relays {
             return None;
         }
         (binding.both, binding.tries) = (true, 0);
-        binding.due = now + REBIND - (REBIND / 5).mul_f64(random_part(rng));
+        binding.due = now + rebind - (rebind / 5).mul_f64(random_part(rng));
         Some(Event::Relay {
             tag: *tag,
             address: Some(binding.to),

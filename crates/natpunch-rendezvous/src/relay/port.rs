@@ -22,7 +22,7 @@ const BIND_WINDOW: Duration = Duration::from_secs(30);
 /// An allocation ends when one of its sides was silent for this long.
 const IDLE: Duration = Duration::from_secs(300);
 /// How old a cookie may be: this long, or twice.
-const COOKIE_SLOT: Duration = Duration::from_secs(60);
+const COOKIE_SLOT: Duration = Duration::from_secs(150);
 /// WireGuard's REJECT_AFTER_TIME: no key is used for longer.
 const KEY_LIFETIME: Duration = Duration::from_secs(180);
 /// How long an index is good: a key's life, and the handshake before it.

@@ -1,6 +1,7 @@
 //! What goes wrong in a world: restarts, moves, sleeps, servers that fail or lie.
 
 use super::*;
+use crate::Timers;
 
 impl World {
     /// Kills the agent, and starts it again after this long. The device runs on.
@@ -83,6 +84,22 @@ impl World {
         );
         self.network.reboot_gateway(gateway, new_outside);
         self.learn_addresses();
+    }
+
+    /// Puts another router in the place of a gateway's: its state is gone, and it has these timers.
+    pub fn replace_router(&mut self, gateway: GatewayId, timers: Timers) {
+        self.network.set_timers(gateway, timers);
+        self.reboot_gateway(gateway, None);
+    }
+
+    /// Changes the mesh file of a node: WireGuard's keepalive to its peers, which natpunch leaves as
+    /// it is.
+    pub fn set_keepalive(&mut self, node: HostId, keepalive: Option<Duration>) {
+        let mut spec = self.nodes[&node].spec.clone();
+        for peer in &mut spec.peers {
+            (peer.persistent_keepalive, peer.adapts_keepalive) = (keepalive, false);
+        }
+        self.reload(node, spec);
     }
 
     /// Stops a server, or starts it again without its memory.

@@ -135,6 +135,7 @@ pub(crate) fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
         preshared_key: None,
         allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
         persistent_keepalive: None,
+        adapts_keepalive: false,
         endpoint: None,
     }
 }

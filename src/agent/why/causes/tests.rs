@@ -103,6 +103,7 @@ fn nat(mapping: Mapping, ports: PortPattern) -> NatStatus {
         several_addresses: false,
         pins: true,
         guesses: true,
+        mapping_lifetime_s: None,
     }
 }
 
@@ -218,6 +219,7 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
     let no_pins = |nat| NatStatus { pins: false, ..nat };
     let no_guesses = |nat| NatStatus {
         guesses: false,
+        mapping_lifetime_s: None,
         ..nat
     };
     let away = |mut peer: PeerStatus| {
