@@ -311,7 +311,7 @@ mod tests {
         ] {
             let flaws = settings(url).check().unwrap_err();
             assert!(
-                flaws[0].problem.contains("no place for a password"),
+                flaws[0].problem.contains("must not be in the mesh file"),
                 "{flaws:?}"
             );
             assert!(flaws[0].help.contains("password_file"), "{flaws:?}");
