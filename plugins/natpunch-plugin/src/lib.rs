@@ -60,13 +60,24 @@
 //!     fn plugin(&self, _: &Secrets) -> Box<dyn Discovery> { Box::new(self.clone()) }
 //! }
 //!
-//! impl Discovery for Beacon { fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a,
-//! Result<(), PluginError>> { Box::pin(async move { host.report(Health::Good("knows one
-//! address".to_owned())); loop { match host.next().await { Input::Ask(Ask::Peers(peers)) if
-//! peers.iter().any(|p| p.peer == self.peer) => { let (address, kind) = (self.address,
-//! CandidateKind::Host); let candidate = Candidate { address, kind, lifetime: Duration::MAX };
-//! host.tell(News::Candidate { peer: self.peer, candidate }); } Input::Shutdown => return Ok(()), _
-//! => {} } } }) } }
+//! impl Discovery for Beacon {
+//!     fn run<'a>(&'a mut self, host: Arc<dyn Host>) -> BoxFuture<'a, Result<(), PluginError>> {
+//!         Box::pin(async move {
+//!             host.report(Health::Good("knows one address".to_owned()));
+//!             loop {
+//!                 match host.next().await {
+//!                     Input::Ask(Ask::Peers(all)) if all.iter().any(|p| p.peer == self.peer) => {
+//!                         let (address, kind) = (self.address, CandidateKind::Host);
+//!                         let candidate = Candidate { address, kind, lifetime: Duration::MAX };
+//!                         host.tell(News::Candidate { peer: self.peer, candidate });
+//!                     }
+//!                     Input::Shutdown => return Ok(()),
+//!                     _ => {}
+//!                 }
+//!             }
+//!         })
+//!     }
+//! }
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
 //! # let address = "192.0.2.1:51820".parse().unwrap();
@@ -77,7 +88,9 @@
 //! #     plugin: &|| beacon.plugin(&Secrets::default()),
 //! # };
 //! # #[cfg(feature = "conformance")]
-//! # assert!(conformance::check(&subject).await.is_good());
+//! # let report = conformance::check(&subject).await;
+//! # #[cfg(feature = "conformance")]
+//! # assert!(report.is_good(), "{report}");
 //! # }
 //! ```
 //!
