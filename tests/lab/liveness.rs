@@ -42,8 +42,7 @@ lab_test!(
             }
         });
         let start = Instant::now();
-        // Where no NAT needs it sooner, an idle peer is asked within 104 s.
-        a.wait_peer("b", "the end of its connection", within(130), |peer| {
+        a.wait_peer("b", "the end of its connection", within(60), |peer| {
             (peer["state"] != "connected").then_some(())
         });
         println!(

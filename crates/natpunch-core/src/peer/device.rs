@@ -97,6 +97,8 @@ pub(super) struct DeviceView {
     pub(super) rx_seen: Option<Time>,
     /// Interval of its persistent keepalive; `None` is off.
     pub(super) keepalive: Option<Duration>,
+    /// Something was sent since the last bytes were received, be it a keepalive.
+    pub(super) unanswered: bool,
     /// Since when something that wants an answer was sent and nothing received: more than a
     /// keepalive.
     waiting: Option<Time>,
@@ -245,9 +247,12 @@ impl DeviceView {
             self.sending = Some((going_on.map_or(now, |(since, _)| since), now));
         }
         if received || handshake {
-            self.waiting = None;
-        } else if sent && row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
-            self.waiting.get_or_insert(now);
+            (self.unanswered, self.waiting) = (false, None);
+        } else if sent {
+            self.unanswered = true;
+            if row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
+                self.waiting.get_or_insert(now);
+            }
         }
         let progress = self.known && (handshake || received);
         self.known = true;

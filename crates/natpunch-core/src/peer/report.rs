@@ -116,7 +116,8 @@ impl Peer {
     /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has
     /// ended.
     pub(super) fn has_live_session(&self, now: Time) -> bool {
-        let fresh = self.device.session(now).has_fresh_keys();
+        // A keepalive is all that an idle node sends to a peer that has died.
+        let fresh = self.device.session(now).has_fresh_keys() && !self.device.unanswered;
         self.connection(now) != Connection::Down || self.choice.selection.is_some() && fresh
     }
 
