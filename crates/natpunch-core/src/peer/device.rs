@@ -97,8 +97,8 @@ pub(super) struct DeviceView {
     pub(super) rx_seen: Option<Time>,
     /// Interval of its persistent keepalive; `None` is off.
     pub(super) keepalive: Option<Duration>,
-    /// Something was sent since the last bytes were received, be it a keepalive.
-    pub(super) unanswered: bool,
+    /// Since when something was sent and nothing received, be it a keepalive.
+    pub(super) unanswered: Option<Time>,
     /// Since when something that wants an answer was sent and nothing received: more than a
     /// keepalive.
     waiting: Option<Time>,
@@ -247,9 +247,9 @@ impl DeviceView {
             self.sending = Some((going_on.map_or(now, |(since, _)| since), now));
         }
         if received || handshake {
-            (self.unanswered, self.waiting) = (false, None);
+            (self.unanswered, self.waiting) = (None, None);
         } else if sent {
-            self.unanswered = true;
+            self.unanswered.get_or_insert(now);
             if row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
                 self.waiting.get_or_insert(now);
             }

@@ -12,12 +12,12 @@ use crate::path::Tier;
 use crate::{CandidateStatus, NotProbed, PathKind, PeerState, PeerStatus, Time};
 
 use super::selection::{Check, How};
-use super::{Connection, Peer};
+use super::{Connection, DEAD, Peer};
 
 impl Peer {
     pub(crate) fn status(&self, env: &Env, now: Time) -> PeerStatus {
         let in_use = match &self.choice.selection {
-            Some(selection) if self.has_live_session(now) => Some(selection.path),
+            Some(selection) if self.is_connected(now) => Some(selection.path),
             _ if !self.probes() && self.connection(now) != Connection::Down => self.device_path(),
             _ => None,
         };
@@ -64,8 +64,7 @@ impl Peer {
             seen_as: self.prober.seen_as,
             state: self.state(&env.local, now),
             relay_reason: relay.and_then(|_| self.relay_reason(&env.local, now)),
-            probes_unanswered: self.has_live_session(now)
-                && self.connection(now) == Connection::Down,
+            probes_unanswered: self.is_connected(now) && self.connection(now) == Connection::Down,
             has_twins: self.prober.has_twins(now),
             strategy: self.punching.in_words(),
             candidates: self
@@ -116,13 +115,21 @@ impl Peer {
     /// WireGuard works, though our probes may be unanswered, as where the peer's natpunch has
     /// ended.
     pub(super) fn has_live_session(&self, now: Time) -> bool {
-        // A keepalive is all that an idle node sends to a peer that has died.
-        let fresh = self.device.session(now).has_fresh_keys() && !self.device.unanswered;
+        let fresh = self.device.session(now).has_fresh_keys();
         self.connection(now) != Connection::Down || self.choice.selection.is_some() && fresh
     }
 
+    /// The same as people are told it. A keepalive is all that an idle node sends to a peer that has
+    /// died, so where pings are unanswered, a keepalive that is unanswered for as long counts, too.
+    fn is_connected(&self, now: Time) -> bool {
+        let unanswered = self.device.unanswered;
+        let is_silent = unanswered.is_some_and(|since| now.since(since) >= DEAD);
+        let is_down = self.connection(now) == Connection::Down;
+        self.has_live_session(now) && !(is_down && is_silent)
+    }
+
     pub(crate) fn state(&self, local: &Local, now: Time) -> PeerState {
-        if self.has_live_session(now) {
+        if self.is_connected(now) {
             return PeerState::Connected;
         }
         if self.spec.managed && self.keys.is_none() {
@@ -224,7 +231,7 @@ impl Peer {
         };
         let (addresses, not_tried) = (addresses(tried), self.not_tried(local));
         // A peer that answers through a relay runs.
-        let not_running = if self.has_live_session(now) {
+        let not_running = if self.is_connected(now) {
             ""
         } else {
             "the peer's natpunch is not running, "
