@@ -41,7 +41,7 @@ pub use discovery::{
 pub use help::{Help, split_help, with_help};
 pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
-pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff};
+pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff, spread};
 pub use password::{Password, PasswordError};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
 pub use pins::Pins;

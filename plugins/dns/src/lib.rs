@@ -253,7 +253,7 @@ impl Work {
             Done::Asked(turn, Err(error)) => {
                 tracing::debug!(%error, "can't ask");
                 self.inbox.ended(&turn.peer);
-                self.inbox.pause.failed(self.random_byte(), now);
+                self.inbox.pause.failed(self.random(), now);
                 self.asking = Err(format!(
                     "can't ask for records of {}: {error}",
                     self.records.zone
@@ -269,7 +269,7 @@ impl Work {
             }
             Done::Updated(_, Err(problem)) => {
                 tracing::debug!(problem, "can't update");
-                self.outbox.failed(self.random_byte(), now);
+                self.outbox.failed(self.random(), now);
                 self.publishing = Err(problem);
             }
         }
@@ -321,10 +321,10 @@ impl Work {
         u16::from_be_bytes(bytes)
     }
 
-    fn random_byte(&self) -> u8 {
-        let mut byte = [0; 1];
-        self.host.random(&mut byte);
-        u8::from_be_bytes(byte)
+    fn random(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.host.random(&mut bytes);
+        u32::from_be_bytes(bytes)
     }
 }
 

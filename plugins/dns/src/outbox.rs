@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// An update is over, and nobody knows that the zone has it.
-    pub(crate) fn failed(&mut self, random: u8, now: Time) {
+    pub(crate) fn failed(&mut self, random: u32, now: Time) {
         self.is_under_way = false;
         self.pause.failed(random, now);
     }

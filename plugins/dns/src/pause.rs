@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use natpunch_types::{Time, backoff};
+use natpunch_types::{Time, backoff, spread};
 
 /// The wait after the first failure, and after many.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -21,14 +21,13 @@ impl Pause {
         self.until
     }
 
-    /// A failure; `random` spreads those of many nodes over three to five quarters of the wait.
-    pub(crate) fn failed(&mut self, random: u8, now: Time) {
+    /// A failure; `random` spreads those of many nodes.
+    pub(crate) fn failed(&mut self, random: u32, now: Time) {
         if now < self.until {
             return;
         }
-        let wait = backoff(WAIT, self.failures);
+        self.until = now + spread(backoff(WAIT, self.failures), random);
         self.failures = self.failures.saturating_add(1);
-        self.until = now + wait.mul_f64(0.75 + f64::from(random) / 512.0);
     }
 
     /// It works, or may work again.
@@ -46,10 +45,11 @@ mod tests {
         let mut pause = Pause::default();
         let mut now = Time::from_millis(1_000);
         let mut waits = Vec::new();
+        const MIDDLE: u32 = 1 << 31;
         for _ in 0..10 {
-            pause.failed(128, now);
+            pause.failed(MIDDLE, now);
             // One that was under way, too.
-            pause.failed(128, now);
+            pause.failed(MIDDLE, now);
             waits.push(pause.ends().since(now).as_secs());
             now = pause.ends();
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use natpunch_plugin::{
     Ask, BoxFuture, Discovery, Health, Host, Input, Interest, PluginError, SealedRecord,
 };
-use natpunch_types::lock;
+use natpunch_types::{lock, spread};
 use tokio::sync::watch;
 
 use client::Client;
@@ -141,12 +141,10 @@ impl Reporter {
         self.host.report(health);
     }
 
-    /// Somewhere between three quarters and five quarters of a duration, so that nodes don't act in
-    /// step.
     fn jitter(&self, duration: Duration) -> Duration {
-        let mut byte = [0; 1];
-        self.host.random(&mut byte);
-        duration.mul_f64(0.75 + f64::from(u8::from_be_bytes(byte)) / 512.0)
+        let mut random = [0; 4];
+        self.host.random(&mut random);
+        spread(duration, u32::from_be_bytes(random))
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use natpunch_noise::HandshakeState;
 use natpunch_plugin::Schedule;
-use natpunch_types::{PeerKey, SecretKey, Time};
+use natpunch_types::{PeerKey, SecretKey, Time, spread};
 use rand_core::{CryptoRng, RngCore};
 
 use crate::noise::{Identity, Transport};
@@ -383,7 +383,7 @@ impl<R: RngCore + CryptoRng> Client<R> {
     fn backoff(&mut self) -> Duration {
         let doublings = (self.failures - 1).min(8);
         let base = (self.wait * (1 << doublings)).min(MAX_BACKOFF);
-        base * 3 / 4 + base.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX) / 2.0)
+        spread(base, self.rng.next_u32())
     }
 
     fn response(&mut self, index: u32, noise: &[u8; NOISE_RESPONSE], now: Time) {

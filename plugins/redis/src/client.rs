@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{Health, Password, RecordTag, SealedRecord, Time};
-use natpunch_types::backoff;
+use natpunch_types::{backoff, spread};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
@@ -429,11 +429,8 @@ impl Client {
         )
     }
 
-    /// Somewhere between three quarters and five quarters of a duration, so that nodes don't act in
-    /// step.
     fn jitter(&mut self, duration: Duration) -> Duration {
-        let share = f64::from(self.random.next_u32()) / f64::from(u32::MAX);
-        duration.mul_f64(0.75 + share / 2.0)
+        spread(duration, self.random.next_u32())
     }
 }
 
