@@ -187,6 +187,11 @@ const TABLE: &[Rule] = &[
         never_names: &[],
     },
     Rule {
+        part: "crates/natpunch-tls",
+        dependencies: May::Only(&["rustls-platform-verifier", "tokio-rustls"]),
+        never_names: &[],
+    },
+    Rule {
         part: "crates/natpunch-wg",
         dependencies: May::NotUse(&[
             "natpunch",

@@ -2,21 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_rendezvous::stream;
 use natpunch_types::Upstream;
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
@@ -58,7 +53,9 @@ pub(crate) async fn connect(upstream: &Upstream, fwmark: u32) -> Result<Socket, 
         Some(proxy) => through(proxy, &format!("{host}:{port}"), fwmark).await?,
     };
     let _ = tcp.set_nodelay(true);
-    let connector = TlsConnector::from(Arc::new(tls(upstream.ca_file.as_deref())?));
+    let mut config = natpunch_tls::client(upstream.ca_file.as_deref())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from(bare).map_err(|error| format!("{host}: {error}"))?;
     let handshakes = async {
         let encrypted = connector
@@ -127,32 +124,4 @@ async fn dial(address: SocketAddr, fwmark: u32) -> io::Result<TcpStream> {
         socket2::SockRef::from(&socket).set_mark(fwmark)?;
     }
     socket.connect(address).await
-}
-
-/// Whom to believe: the authorities of this file, or those of the system.
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let mut config = match ca_file {
-        None => builder
-            .with_platform_verifier()
-            .map_err(|error| format!("this host's certificate authorities: {error}"))?
-            .with_no_client_auth(),
-        Some(file) => {
-            let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-            let text = std::fs::read(file).map_err(|error| problem(&error))?;
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&text) {
-                let certificate = certificate.map_err(|error| problem(&error))?;
-                roots.add(certificate).map_err(|error| problem(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(problem(&"there is no certificate in it"));
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-    };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }

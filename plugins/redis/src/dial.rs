@@ -2,20 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{Endpoint, resolve};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// How long all of it may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -23,8 +19,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ADDRESS: Duration = Duration::from_secs(3);
 /// Addresses that are tried.
 const MOST_ADDRESSES: usize = 4;
-/// The longest file of authorities, in bytes.
-const LONGEST_CA_FILE: u64 = 1 << 20;
 
 /// Whose certificates are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +47,7 @@ pub(crate) async fn dial(server: &Endpoint, tls: Option<&Tls>) -> Result<Stream,
         let Some(tls) = tls else {
             return Ok(Box::new(tcp) as Stream);
         };
-        let connector = TlsConnector::from(Arc::new(config(tls.ca_file.as_deref())?));
+        let connector = TlsConnector::from(Arc::new(natpunch_tls::client(tls.ca_file.as_deref())?));
         let name = ServerName::try_from(server.host.clone())
             .map_err(|error| format!("no name for TLS: {error}"))?;
         let encrypted = connector.connect(name, tcp).await.map_err(|error| {
@@ -89,38 +83,4 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     // A record is to be there at once.
     tcp.set_nodelay(true)?;
     Ok(tcp)
-}
-
-/// Whom to believe: the authorities of this file, or those of the system.
-fn config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let Some(file) = ca_file else {
-        let system = builder.with_platform_verifier();
-        let system = system.map_err(|error| format!("this host's authorities: {error}"))?;
-        return Ok(system.with_no_client_auth());
-    };
-    let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let text = read(file).map_err(|error| problem(&error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| problem(&error))?;
-        roots.add(certificate).map_err(|error| problem(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(problem(&"there is no certificate in it"));
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut text = Vec::new();
-    let file = std::fs::File::open(file)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a file"));
-    }
-    file.take(LONGEST_CA_FILE).read_to_end(&mut text)?;
-    Ok(text)
 }
