@@ -6,9 +6,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use natpunch_lab::{Lab, lab_test};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::measure::{Traffic, first_ping, median, pair, port_preserving};
-use crate::world::{Discovery, World, within};
+use crate::measure::{Traffic, median, run};
+use crate::world::{Discovery, World};
 
 const WAYS: [Discovery; 7] = [
     Discovery::Rendezvous,
@@ -42,10 +44,10 @@ enum Fault {
 impl Fault {
     fn converse(self, mut stream: TcpStream) {
         if matches!(self, Self::Lie) {
-            let mut junk = Junk::default();
+            let mut random = ChaCha8Rng::seed_from_u64(0);
             let mut sent = 0;
             while sent < NONSENSE {
-                let bytes = junk.bytes(1_000);
+                let bytes = junk(&mut random, 1_000);
                 if stream.write_all(&bytes).is_err() {
                     return;
                 }
@@ -57,14 +59,14 @@ impl Fault {
     }
 
     fn answer(self, socket: &UdpSocket) {
-        let mut junk = Junk::default();
+        let mut random = ChaCha8Rng::seed_from_u64(0);
         let mut buffer = [0; 2_048];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             if matches!(self, Self::Lie) {
                 // An echo, the question with another beginning, and noise of its length.
                 let mut bent = buffer[..length].to_vec();
                 bent.iter_mut().take(4).for_each(|byte| *byte ^= 0x80);
-                for answer in [buffer[..length].to_vec(), bent, junk.bytes(length)] {
+                for answer in [buffer[..length].to_vec(), bent, junk(&mut random, length)] {
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -73,20 +75,10 @@ impl Fault {
 }
 
 /// Bytes without a meaning, the same in each run.
-#[derive(Default)]
-struct Junk(u64);
-
-impl Junk {
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let mut next = || {
-            self.0 = self
-                .0
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (self.0 >> 33) as u8
-        };
-        (0..length).map(|_| next()).collect()
-    }
+fn junk(random: &mut ChaCha8Rng, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    random.fill_bytes(&mut bytes);
+    bytes
 }
 
 /// A host in the place of the server's; where it is.
@@ -128,13 +120,7 @@ fn world(lab: Lab) -> (World, Vec<String>) {
 /// From the start of both nodes of a new pair to the first ping.
 fn time(world: &mut World, sections: &str, number: usize) -> Option<Duration> {
     world.mesh.discovery = sections.to_owned();
-    let (mut nodes, _routers) = pair(world, port_preserving, number);
-    let time = first_ping(&mut nodes, Traffic::Quiet, within(20));
-    for node in &mut nodes {
-        node.stop();
-        node.natpunch(&["down"]);
-    }
-    time
+    run(world, Traffic::Quiet, number)
 }
 
 /// The sections, of which but two name servers that are at fault.

@@ -20,11 +20,7 @@ pub(crate) enum Traffic {
 }
 
 /// Starts both nodes; the time to the first answered ping, if it came within the deadline.
-pub(crate) fn first_ping(
-    nodes: &mut [Node; 2],
-    traffic: Traffic,
-    deadline: Instant,
-) -> Option<Duration> {
+fn first_ping(nodes: &mut [Node; 2], traffic: Traffic, deadline: Instant) -> Option<Duration> {
     let [a, b] = nodes;
     let start = Instant::now();
     a.start();
@@ -44,7 +40,7 @@ pub(crate) fn first_ping(
 }
 
 /// Two nodes behind two routers, in a mesh of their own.
-pub(crate) fn pair(
+fn pair(
     world: &mut World,
     router: fn(&mut Lab, &str) -> Router,
     number: usize,
@@ -66,19 +62,23 @@ pub(crate) fn pair(
     (nodes, routers)
 }
 
+/// A new pair, started and stopped; the time to its first ping.
+pub(crate) fn run(world: &mut World, traffic: Traffic, number: usize) -> Option<Duration> {
+    let (mut nodes, _routers) = pair(world, port_preserving, number);
+    let time = first_ping(&mut nodes, traffic, within(20));
+    for node in &mut nodes {
+        node.stop();
+        node.natpunch(&["down"]);
+    }
+    time
+}
+
 /// One pair after the other.
 fn runs(lab: Lab, discovery: Discovery, traffic: Traffic) -> Vec<Option<Duration>> {
     let mut world = World::new(lab, discovery);
-    let run = |number| {
-        let (mut nodes, _routers) = pair(&mut world, port_preserving, number);
-        let time = first_ping(&mut nodes, traffic, within(20));
-        for node in &mut nodes {
-            node.stop();
-            node.natpunch(&["down"]);
-        }
-        time
-    };
-    (0..RUNS).map(run).collect()
+    (0..RUNS)
+        .map(|number| run(&mut world, traffic, number))
+        .collect()
 }
 
 /// All pairs at a time: what they mostly do is wait.
@@ -127,7 +127,7 @@ fn report(what: &str, times: &[Option<Duration>]) -> Option<Duration> {
     median
 }
 
-pub(crate) fn port_preserving(lab: &mut Lab, name: &str) -> Router {
+fn port_preserving(lab: &mut Lab, name: &str) -> Router {
     lab.router(name, Nat::PortPreserving).unwrap()
 }
 
