@@ -8,8 +8,10 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use natpunch_types::{Abilities, Password, PeerKey, PresharedKey};
 use schemars::JsonSchema;
@@ -209,6 +211,33 @@ pub fn check_server(key: &'static str, text: &str) -> Result<Endpoint, Flaw> {
         problem: error.problem,
         expected: "expected HOST:PORT",
         help: error.help,
+    })
+}
+
+/// The STUN servers of a section, in its key `stun`: what is wrong with them.
+pub fn check_stun(servers: &[String]) -> Vec<Flaw> {
+    let flaws = servers.iter().map(|server| check_server("stun", server));
+    flaws.filter_map(Result::err).collect()
+}
+
+/// A number of seconds in a range, which is also given in words.
+///
+/// # Errors
+/// It is outside of it; the flaw names `example` as one to write.
+pub fn check_seconds(
+    key: &'static str,
+    seconds: u64,
+    (range, expected): (RangeInclusive<u64>, &'static str),
+    example: u64,
+) -> Result<Duration, Flaw> {
+    if range.contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    Err(Flaw {
+        key,
+        problem: format!("{seconds} is out of range"),
+        expected,
+        help: format!("write a number of seconds, such as {example}"),
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use domain::tsig::Algorithm;
 use natpunch_plugin::{
     Abilities, Description, Discovery, Endpoint, Flaw, Instance, Runs, SecretFile, Secrets,
-    check_server,
+    check_server, check_stun,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -95,10 +95,7 @@ impl natpunch_plugin::Settings for Settings {
             help: "write it like \"natpunch.example.org\"".to_owned(),
         });
         let servers = check_servers(&self.name_servers);
-        let mut flaws = Vec::new();
-        for server in &self.stun {
-            flaws.extend(check_server("stun", server).err());
-        }
+        let mut flaws = check_stun(&self.stun);
         let primary = Primary::check(&self, &mut flaws);
         match (zone, servers) {
             (Ok(zone), Ok(servers)) if flaws.is_empty() => Ok(Records {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, check_server,
+    Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, check_seconds, check_stun,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -50,18 +50,9 @@ impl natpunch_plugin::Settings for Settings {
     type Instance = Shared;
 
     fn check(self) -> Result<Shared, Vec<Flaw>> {
-        let mut flaws = Vec::new();
-        for server in &self.stun {
-            flaws.extend(check_server("stun", server).err());
-        }
-        if !(1..=3_600).contains(&self.interval) {
-            flaws.push(Flaw {
-                key: "interval",
-                problem: format!("{} is out of range", self.interval),
-                expected: "expected 1 to 3600 seconds",
-                help: "write a number of seconds, such as 2".to_owned(),
-            });
-        }
+        let mut flaws = check_stun(&self.stun);
+        let range = (1..=3_600, "expected 1 to 3600 seconds");
+        flaws.extend(check_seconds("interval", self.interval, range, 2).err());
         let has_nul = self.directory.as_os_str().as_encoded_bytes().contains(&0);
         if !self.directory.is_absolute() || self.directory.parent().is_none() || has_nul {
             flaws.push(Flaw {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use natpunch_plugin::{
-    Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, Warning, check_server,
-    is_near,
+    Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, Warning, check_seconds,
+    check_stun, is_near,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -53,18 +53,9 @@ impl natpunch_plugin::Settings for Settings {
     type Instance = Store;
 
     fn check(self) -> Result<Store, Vec<Flaw>> {
-        let mut flaws = Vec::new();
-        for server in &self.stun {
-            flaws.extend(check_server("stun", server).err());
-        }
-        if !(1..=3_600).contains(&self.interval) {
-            flaws.push(Flaw {
-                key: "interval",
-                problem: format!("{} is out of range", self.interval),
-                expected: "expected 1 to 3600 seconds",
-                help: "write a number of seconds, such as 3".to_owned(),
-            });
-        }
+        let mut flaws = check_stun(&self.stun);
+        let range = (1..=3_600, "expected 1 to 3600 seconds");
+        flaws.extend(check_seconds("interval", self.interval, range, 3).err());
         match check_url(&self.url) {
             Ok(base) if flaws.is_empty() => Ok(Store {
                 base,

@@ -114,7 +114,7 @@ pub use links::{FAMILIES, Happened, Link, Links, State};
 pub use lookup::{LOOKUP_TIMEOUT, resolve};
 pub use natpunch_plugin_description::{
     Description, Endpoint, EndpointError, Flaw, Instance, Secret, SecretFile, SecretForm, Secrets,
-    Settings, Warning, check_server, check_server_key, is_near,
+    Settings, Warning, check_seconds, check_server, check_server_key, check_stun, is_near,
 };
 pub use natpunch_types::{
     Abilities, Ask, Candidate, CandidateKind, HostNetwork, Interest, LinkRole, Mapping, News,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use natpunch_plugin::{
     Abilities, Description, Discovery, Endpoint, Flaw, Instance, Password, Runs, SecretFile,
-    Secrets, Warning, check_server, is_near,
+    Secrets, Warning, check_seconds, check_server, check_stun, is_near,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -89,20 +89,11 @@ impl natpunch_plugin::Settings for Settings {
     type Instance = Store;
 
     fn check(self) -> Result<Store, Vec<Flaw>> {
-        let mut flaws = Vec::new();
-        for server in &self.stun {
-            flaws.extend(check_server("stun", server).err());
-        }
+        let mut flaws = check_stun(&self.stun);
         flaws.extend(check_name("user", &self.user));
         flaws.extend(check_name("prefix", &self.prefix));
-        if !(60..=86_400).contains(&self.lifetime) {
-            flaws.push(Flaw {
-                key: "lifetime",
-                problem: format!("{} is out of range", self.lifetime),
-                expected: "expected 60 to 86400 seconds",
-                help: "write a number of seconds, such as 3600".to_owned(),
-            });
-        }
+        let range = (60..=86_400, "expected 60 to 86400 seconds");
+        flaws.extend(check_seconds("lifetime", self.lifetime, range, 3600).err());
         let password_file = self
             .password_file
             .map(|path| SecretFile::password(PASSWORD, path))

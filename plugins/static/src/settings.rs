@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use natpunch_plugin::{Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets};
+use natpunch_plugin::{
+    Abilities, Description, Discovery, Flaw, Instance, Runs, Secrets, check_seconds,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -36,18 +38,12 @@ impl natpunch_plugin::Settings for Settings {
     type Instance = Endpoints;
 
     fn check(self) -> Result<Endpoints, Vec<Flaw>> {
-        let seconds = self.resolve_interval;
-        if !(1..=86_400).contains(&seconds) {
-            return Err(vec![Flaw {
-                key: "resolve_interval",
-                problem: format!("{seconds} is out of range"),
-                expected: "expected 1 to 86400 seconds",
-                help: "write a number of seconds, such as 60".to_owned(),
-            }]);
+        let range = (1..=86_400, "expected 1 to 86400 seconds");
+        let interval = self.resolve_interval.into();
+        match check_seconds("resolve_interval", interval, range, 60) {
+            Ok(interval) => Ok(Endpoints { interval }),
+            Err(flaw) => Err(vec![flaw]),
         }
-        Ok(Endpoints {
-            interval: Duration::from_secs(seconds.into()),
-        })
     }
 
     fn implied() -> Option<Endpoints> {
