@@ -201,3 +201,18 @@ fn what_an_instance_said_of_this_node_ends_with_it() {
     world.run(secs(11));
     assert_eq!(told(&world).0, [], "its successor did not say it again");
 }
+
+#[test]
+fn a_place_that_only_an_instance_has_named_is_forgotten_with_it() {
+    let mut world = World::pair();
+    set(&mut world, 0, rv(ALL, 1));
+    let place = addr("198.51.100.9:4000");
+    offer(&mut world, 0, place, CandidateKind::Reflexive);
+    let is_known = |world: &World| {
+        let status = world.status(0);
+        status.candidates.iter().any(|one| one.address == place)
+    };
+    assert!(is_known(&world));
+    set(&mut world, 0, BTreeMap::new());
+    assert!(!is_known(&world));
+}
