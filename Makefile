@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help dist package packages-test demo test test-vm sim outage lockout kill-matrix mutations reload-storm punch measure exhaust flood restart bench lint \
+.PHONY: help dist package packages-test demo test test-vm sim outage lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
   supply-chain semver fuzz mutants chaos backends
 
 help: ## this list
@@ -47,9 +47,9 @@ reload-storm: ## 10,000 versions of a mesh of 1,000 peers in 60 s, under traffic
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture ten_thousand_versions | grep -E '^(measured|test )'
 
-punch: ## hard NATs before a port-restricted one, 20 pairs of each kind: how often and how soon direct (30 minutes)
+pairs: ## 23 pairs of real NATs, 20 to 60 times each: how often and how soon direct, at what cost for others (an hour)
 	@scripts/deps.sh test
-	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 punch_ | grep -E '^(measured|test )'
+	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 pairs::campaign | grep -E '^(measured|test )'
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench
@@ -90,7 +90,7 @@ packages-test: ## the .deb of `make dist` installed, upgraded under traffic, rem
 
 bench: ## benchmarks, each against its baseline in the same run
 	@scripts/deps.sh bench
-	cargo bench --workspace --locked
+	cargo bench --workspace --locked --bench '*'
 
 lint: ## formatting, clippy, documentation
 	cargo fmt --all --check

@@ -6,7 +6,7 @@ set -euo pipefail
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
 # miniupnpd: the daemon alone, without the package of its service.
-test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server knotd:knot kdig:knot-dnsutils"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server knotd:knot kdig:knot-dnsutils tayga:tayga"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 package='cargo:cargo cc:gcc dpkg-deb:dpkg objdump:binutils rpmbuild:rpm'
@@ -41,33 +41,17 @@ esac
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing:$packages (for$missing)"
   export DEBIAN_FRONTEND=noninteractive
-  case $packages in
-    *openssh-server*)
-      # Only the tests start it, on loopback in namespaces of their own: this machine does not become an SSH server.
-      mkdir -p /etc/systemd/system
-      for unit in ssh.service ssh.socket; do
+  # Only the tests start these, in namespaces of their own: this machine does not become a server.
+  mkdir -p /etc/systemd/system
+  for entry in openssh-server:ssh.service openssh-server:ssh.socket tinyproxy:tinyproxy.service \
+    redis-server:redis-server.service knot:knot.service tayga:tayga.service; do
+    unit=${entry#*:}
+    case " $packages " in
+      *" ${entry%%:*} "*)
         [ -e "/etc/systemd/system/$unit" ] || ln -s /dev/null "/etc/systemd/system/$unit"
-      done
-      echo "ssh.service is masked: systemctl unmask ssh.service, if this machine shall be an SSH server" ;;
-  esac
-  case $packages in
-    *tinyproxy*)
-      mkdir -p /etc/systemd/system
-      [ -e /etc/systemd/system/tinyproxy.service ] || ln -s /dev/null /etc/systemd/system/tinyproxy.service
-      echo "tinyproxy.service is masked: systemctl unmask tinyproxy.service, if this machine shall be a proxy" ;;
-  esac
-  case $packages in
-    *redis-server*)
-      mkdir -p /etc/systemd/system
-      [ -e /etc/systemd/system/redis-server.service ] || ln -s /dev/null /etc/systemd/system/redis-server.service
-      echo "redis-server.service is masked: systemctl unmask redis-server.service, if this machine shall be a Redis server" ;;
-  esac
-  case " $packages " in
-    *' knot '*)
-      mkdir -p /etc/systemd/system
-      [ -e /etc/systemd/system/knot.service ] || ln -s /dev/null /etc/systemd/system/knot.service
-      echo "knot.service is masked: systemctl unmask knot.service, if this machine shall be a name server" ;;
-  esac
+        echo "$unit is masked: systemctl unmask $unit, if this machine shall run it" ;;
+    esac
+  done
   # shellcheck disable=SC2086 # a list of words
   apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null ||
     { apt-get update -qq && apt-get install -qq --yes --no-install-recommends $packages </dev/null >/dev/null; }

@@ -5,6 +5,7 @@
 //! events ([`Agent::on_device`]).
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ enum Request {
     SetEndpoint {
         peer: PeerKey,
         path: PathId,
+        /// Where its packets go from this network.
+        endpoint: SocketAddr,
         kick: bool,
         /// All pins, if they change with it.
         pins: Option<PinSet>,
@@ -186,17 +189,19 @@ impl DeviceThread {
         answered
     }
 
-    /// Tells WireGuard where a peer is, when these pins are in force.
+    /// Tells WireGuard where a peer is, when these pins are in force: the path, and where packets go
+    /// that take it.
     pub(super) fn set_endpoint(
         &mut self,
         peer: PeerKey,
-        path: PathId,
+        (path, endpoint): (PathId, SocketAddr),
         kick: bool,
         pins: Option<PinSet>,
     ) {
         self.send(Request::SetEndpoint {
             peer,
             path,
+            endpoint,
             kick,
             pins,
         });
@@ -292,6 +297,7 @@ fn run(
             Request::SetEndpoint {
                 peer,
                 path,
+                endpoint,
                 kick,
                 pins,
             } => {
@@ -303,7 +309,7 @@ fn run(
                     // An old pin that could not be removed leads to another address, and does no
                     // harm.
                     _ => interface
-                        .set_endpoint(&peer, path.endpoint(), kick)
+                        .set_endpoint(&peer, endpoint, kick)
                         .map_err(NotSet::from),
                 };
                 if let Some(pinned) = pinned
@@ -425,7 +431,8 @@ impl Agent {
 
     fn on_snapshot(&mut self, snapshot: &DeviceSnapshot) {
         // The core first: the machine may ask for the newest version, and who is alive then.
-        self.mesh.handle_device(snapshot, now());
+        let known = self.nat64.snapshot(snapshot);
+        self.mesh.handle_device(&known, now());
         self.rollout.handle_snapshot(snapshot, now());
         self.flips.saw(self.rollout.endpoints(), now());
         for (peer, by_relay, bytes) in self.mesh.traffic() {

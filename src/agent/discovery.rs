@@ -54,13 +54,14 @@ impl Agent {
     /// Brings the running plugins to what the file says: those that it no longer names are stopped,
     /// new or changed ones are started, the others are left alone.
     pub(super) async fn sync_plugins(&mut self) {
+        let network = self.network();
         let facts = || NodeFacts {
             own_key: self.node.public_key,
             private_key: self.node.private_key.clone(),
             listen_port: self.node.listen_port,
             fwmark: self.node.fwmark,
             forwarder: self.forwarder.clone(),
-            network: self.sources.links.network().clone(),
+            network: network.clone(),
         };
         let mut started = Vec::new();
         for discovery in &self.node.discovery {

@@ -12,6 +12,7 @@ mod discovery;
 mod drift;
 mod error;
 mod metrics;
+mod nat64;
 mod ping;
 mod pins;
 pub mod plan;
@@ -36,7 +37,9 @@ use natpunch_core::{Command, Event, Mesh, PeerState, Time, Transmit};
 use natpunch_forwarder::Forwarder;
 use natpunch_net::{LinkWatch, RawPort, now};
 use natpunch_rollout::Answers;
-use natpunch_types::{Consent, Interest, LocalSocket, PeerKey, Route, SealedRecord, is_forwarder};
+use natpunch_types::{
+    Consent, Interest, LocalSocket, Nat64, PeerKey, Route, SealedRecord, is_forwarder,
+};
 use natpunch_wg::{Applied, DeviceProcess};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -178,6 +181,7 @@ struct Agent {
     interest: Arc<[Interest]>,
     records: Arc<[SealedRecord]>,
     resolver: Resolver,
+    nat64: nat64::Search,
     store: CounterStore,
     /// When the version that runs began to, since boot.
     since: Time,
@@ -195,6 +199,7 @@ struct Sources {
     device: mpsc::Receiver<DeviceEvent>,
     plugins: mpsc::Receiver<PluginEvent>,
     stun: mpsc::Receiver<Vec<SocketAddr>>,
+    nat64: mpsc::Receiver<Option<Nat64>>,
     calls: mpsc::Receiver<Call>,
     links: LinkWatch,
     mesh_changes: mpsc::Receiver<source::Change>,
@@ -255,6 +260,7 @@ impl Agent {
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
             Some(servers) = sources.stun.recv() => self.mesh.handle_stun_servers(&servers, now()),
+            Some(found) = sources.nat64.recv() => self.on_nat64(found),
             Some(call) = sources.calls.recv() => {
                 if call.request == Request::Reload {
                     // It comes back as a change, when the source was asked.
@@ -275,12 +281,14 @@ impl Agent {
                     tracing::info!("the machine slept; looking for paths again");
                 }
                 self.raw.forget_routes();
-                self.mesh.handle_local_addresses(&change.network, now());
+                self.nat64.network_changed(&change.network);
+                let network = self.network();
+                self.mesh.handle_local_addresses(&network, now());
                 self.mesh.handle_network_change(now());
                 self.look_for_clashes();
                 self.resolver.set(spec::stun_servers(&self.node));
                 for plugin in &self.plugins {
-                    plugin.tell_network_changed(&change.network);
+                    plugin.tell_network_changed(&network);
                 }
             }
             Some(change) = sources.mesh_changes.recv() => self.load(change.answer),
@@ -337,7 +345,9 @@ impl Agent {
                 } => {
                     tracing::debug!(peer = %self.name_of(&peer), %path, %reason, kick, "setting the endpoint");
                     let pins = self.pins.want(peer, path);
-                    self.device.set_endpoint(peer, path, kick, pins);
+                    let pins = pins.map(|pins| self.nat64.pins_outward(pins));
+                    let endpoint = self.nat64.outward(path.endpoint());
+                    self.device.set_endpoint(peer, (path, endpoint), kick, pins);
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
@@ -425,6 +435,9 @@ impl Agent {
     /// Opens the raw sockets anew, for another port or after they failed.
     fn open_raw(&mut self) -> Result<(), AgentError> {
         self.raw = RawPort::open(self.node.listen_port, self.node.fwmark)?;
+        if let Err(error) = self.raw.set_nat64(self.nat64.found) {
+            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
+        }
         self.correspondents = Correspondents::default();
         self.reopen_source_ports();
         Ok(())

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use natpunch_net::{NetError, Probed, RawPort, SourcePorts};
-use natpunch_types::{LocalSocket, PathId, PeerKey, Pins as News};
+use natpunch_types::{LocalSocket, Nat64, PathId, PeerKey, Pins as News};
 use natpunch_wg::{Interface, PinError, PinSet, PinWatch};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -136,6 +136,11 @@ impl Pins {
         }
     }
 
+    /// Takes what the network translates.
+    pub(super) fn set_nat64(&mut self, nat64: Option<Nat64>) {
+        self.ports.set_nat64(nat64);
+    }
+
     /// All pins that there shall be.
     fn set(&self) -> PinSet {
         self.wanted
@@ -237,6 +242,7 @@ impl Agent {
     /// WireGuard's mark is another, or so is its port.
     pub(super) fn reopen_source_ports(&mut self) {
         self.pins.ports = SourcePorts::new(self.node.fwmark);
+        self.pins.ports.set_nat64(self.nat64.found);
         self.open_source_ports(Arc::clone(&self.pins.asked));
     }
 
@@ -262,7 +268,8 @@ impl Agent {
 
     /// Has all pins written anew, over what an earlier run or an earlier device has left.
     pub(super) fn reset_pins(&self) {
-        self.device.set_pins(self.pins.set());
+        self.device
+            .set_pins(self.nat64.pins_outward(self.pins.set()));
     }
 
     /// Takes away the pins of peers that are not in the mesh any more.
@@ -318,7 +325,7 @@ impl Agent {
         match result {
             Ok(pins) => {
                 self.pins.error = None;
-                self.pins.in_force = pins;
+                self.pins.in_force = self.nat64.pins_inward(pins);
                 self.watch_pins();
             }
             Err(error) => {

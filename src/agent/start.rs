@@ -32,8 +32,8 @@ use super::store::CounterStore;
 use super::why::causes::Flips;
 use super::why::history::History;
 use super::{
-    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, notify_systemd, now, pins,
-    plan, spec, waiting,
+    Agent, AgentError, EAGER_SNAPSHOT, Options, Sources, clash, device, nat64, notify_systemd, now,
+    pins, plan, spec, waiting,
 };
 use crate::config::NodeConfig;
 use crate::control;
@@ -287,6 +287,7 @@ impl Agent {
         let (to_answers, answers) = mpsc::channel(4);
         let (loading, loaded) = Loading::channel();
         let (resolver, stun) = Resolver::start();
+        let (nat64, nat64_found) = nat64::Search::start(links.network());
         let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
 
         let mut agent = Self {
@@ -324,6 +325,7 @@ impl Agent {
             interest: Arc::from([]),
             records: Arc::from([]),
             resolver,
+            nat64,
             store,
             since: now(),
             reloads: 0,
@@ -335,6 +337,7 @@ impl Agent {
                 device: device_events,
                 plugins: plugin_events,
                 stun,
+                nat64: nat64_found,
                 calls,
                 links,
                 mesh_changes,

@@ -18,15 +18,7 @@ fn pair(lab: Lab) -> (World, [Node; 2], [Router; 2]) {
             .unwrap()
     });
     let nodes = [("a", &routers[0]), ("b", &routers[1])].map(|(name, router)| {
-        let host = world.lab.host_behind(router, name).unwrap();
-        let flushed = host
-            .output("ip", &["-4", "address", "flush", "dev", "eth0"])
-            .unwrap();
-        assert!(
-            flushed.status.success(),
-            "{}",
-            String::from_utf8_lossy(&flushed.stderr)
-        );
+        let host = world.lab.ipv6_host_behind(router, name).unwrap();
         world.node(host)
     });
     world.write_mesh();

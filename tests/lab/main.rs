@@ -32,6 +32,7 @@ mod mesh;
 #[path = "../shared/mutate.rs"]
 mod mutate;
 mod names;
+mod pairs;
 mod paths;
 mod pins;
 mod plain;

@@ -59,11 +59,6 @@ impl Hard {
         assert!(b.reaches(a.address));
     }
 
-    fn becomes_direct_and_harms_nobody(&self) {
-        self.wait_direct();
-        self.assert_harmless();
-    }
-
     /// Nobody was harmed: no router's table is full, and nothing went to anybody else.
     fn assert_harmless(&self) {
         for router in &self.routers {
@@ -153,22 +148,6 @@ lab_test!(
         let down = nodes[0].natpunch(&["down"]);
         assert!(down.status.success(), "{down:?}");
         assert_eq!(nft(&nodes[0], "list tables"), "");
-    }
-);
-
-lab_test!(
-    a_sequential_and_a_port_restricted_nat_become_direct,
-    300,
-    |lab| {
-        Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]).becomes_direct_and_harms_nobody();
-    }
-);
-
-lab_test!(
-    a_nat_with_a_port_block_and_a_port_restricted_one_become_direct,
-    300,
-    |lab| {
-        Hard::start(lab, [Nat::PortBlock, Nat::PortPreserving]).becomes_direct_and_harms_nobody();
     }
 );
 
@@ -333,111 +312,5 @@ lab_test!(
         for router in [&nat_a, &nat_b] {
             assert!(router.connections().unwrap() < 100);
         }
-    }
-);
-
-/// Pairs that a campaign tries, one after the other.
-const RUNS: usize = 20;
-
-/// How often and how soon a kind of NAT before a port-restricted one becomes direct.
-fn campaign(lab: Lab, nat: Nat, what: &str) {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let mut times = Vec::new();
-    let mut most = 0;
-    let mut strays = 0;
-    for number in 0..RUNS {
-        world.mesh.members.clear();
-        let (mut a, nat_a) = world.node_behind(nat, &format!("a{number}"));
-        let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, &format!("b{number}"));
-        let server = world.server.address();
-        watch(&nat_a, server, &nat_b);
-        watch(&nat_b, server, &nat_a);
-        let file = world.lab.directory().join(format!("mesh{number}.toml"));
-        world.mesh.write(&file);
-        let start = Instant::now();
-        for node in [&mut a, &mut b] {
-            node.file.clone_from(&file);
-            node.start();
-        }
-        let deadline = within(45);
-        let is_direct = |node: &Node, peer: &Node| {
-            let status = node.status();
-            let peer = status
-                .as_ref()
-                .and_then(|status| crate::world::peer_in(status, peer.name()));
-            peer.is_some_and(|peer| peer["path"] == "direct")
-        };
-        let mut time = None;
-        while time.is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(100));
-            if is_direct(&a, &b) && is_direct(&b, &a) {
-                time = Some(start.elapsed());
-            }
-            for router in [&nat_a, &nat_b] {
-                most = most.max(router.connections().unwrap());
-            }
-        }
-        times.push(time);
-        for (node, router) in [(&mut a, &nat_a), (&mut b, &nat_b)] {
-            strays += router.counted().unwrap();
-            node.stop();
-            node.natpunch(&["down"]);
-        }
-    }
-    let mut direct: Vec<f64> = times
-        .iter()
-        .flatten()
-        .map(|time| time.as_secs_f64())
-        .collect();
-    direct.sort_by(f64::total_cmp);
-    let within_15 = direct.iter().filter(|time| **time <= 15.0).count();
-    println!(
-        "measured: {what}: {} of {RUNS} direct, {within_15} within 15 s, after {:.1} s (median; {:.1} to \
-         {:.1}); at most {most} entries in a router's table, {strays} packets to third parties",
-        direct.len(),
-        direct.get(direct.len() / 2).unwrap_or(&f64::NAN),
-        direct.first().unwrap_or(&f64::NAN),
-        direct.last().unwrap_or(&f64::NAN),
-    );
-    assert!(direct.len() * 10 >= RUNS * 9, "{times:?}");
-    assert!(most <= MOST_CONNECTIONS && strays == 0);
-}
-
-lab_test!(
-    #[ignore = "a campaign: make punch"]
-    punch_symmetric_random,
-    1500,
-    |lab| {
-        campaign(
-            lab,
-            Nat::Symmetric,
-            "symmetric, random ports, and port-restricted",
-        );
-    }
-);
-
-lab_test!(
-    #[ignore = "a campaign: make punch"]
-    punch_symmetric_sequential,
-    1500,
-    |lab| {
-        campaign(
-            lab,
-            Nat::Sequential,
-            "symmetric, sequential ports, and port-restricted",
-        );
-    }
-);
-
-lab_test!(
-    #[ignore = "a campaign: make punch"]
-    punch_port_block,
-    1500,
-    |lab| {
-        campaign(
-            lab,
-            Nat::PortBlock,
-            "symmetric, a block of 1,024 ports, and port-restricted",
-        );
     }
 );

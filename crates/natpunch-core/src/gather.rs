@@ -82,6 +82,8 @@ pub(crate) struct Local {
     own: BTreeSet<IpAddr>,
     /// The routers by which it leaves its networks.
     routers: BTreeSet<IpAddr>,
+    /// Whether IPv4 is reached by a NAT64 of the network.
+    has_nat64: bool,
     servers: BTreeMap<SocketAddr, Server>,
     /// What each discovery instance says of us, by kind; true for IPv6.
     stated: BTreeMap<(InstanceName, OwnAddressKind, bool), Stated>,
@@ -109,10 +111,11 @@ impl Local {
         }
         self.own = network.ips().map(canonical_ip).collect();
         self.routers = network.routers.iter().copied().map(canonical_ip).collect();
-        let before = self.published_hosts();
+        let before = (self.published_hosts(), self.has_nat64);
         self.hosts = hosts;
+        self.has_nat64 = network.nat64.is_some();
         // Only the set of addresses matters to peers, not its order.
-        before != self.published_hosts()
+        before != (self.published_hosts(), self.has_nat64)
     }
 
     fn published_hosts(&self) -> BTreeSet<SocketAddr> {
@@ -382,9 +385,13 @@ impl Local {
         self.outside().any(|(_, address)| address.ip() == ip)
     }
 
-    /// Whether this host has an address of the family, as far as its addresses are known.
+    /// Whether this host has an address of the family, as far as its addresses are known, or has a
+    /// NAT64 translate for it.
     pub(crate) fn can_reach(&self, ip: IpAddr) -> bool {
-        self.hosts.is_empty() || self.hosts.iter().any(|host| host.is_ipv4() == ip.is_ipv4())
+        let is_translated = || self.has_nat64 && ip.is_ipv4() && is_global(ip);
+        self.hosts.is_empty()
+            || self.hosts.iter().any(|host| host.is_ipv4() == ip.is_ipv4())
+            || is_translated()
     }
 
     /// Private IPv4 addresses, from which a LAN beacon is sent.
@@ -558,6 +565,8 @@ pub(crate) fn fresh(rng: &mut impl RngCore) -> TransactionId {
 mod tests {
     use natpunch_types::HostAddress;
 
+    use natpunch_types::Nat64;
+
     use super::*;
 
     fn local(addresses: impl IntoIterator<Item = (String, LinkRole)>) -> Local {
@@ -570,6 +579,7 @@ mod tests {
         let network = HostNetwork {
             addresses: addresses.collect(),
             routers: vec![],
+            nat64: None,
         };
         local.set_hosts(&network, &[]);
         local
@@ -581,6 +591,26 @@ mod tests {
         let seen = (address, OwnAddressKind::Reflexive);
         local.hear(&InstanceName::new(origin), seen, lifetime, Time::ZERO);
         local.believe(Time::ZERO);
+    }
+
+    #[test]
+    fn without_ipv4_a_nat64_makes_its_global_addresses_reachable_and_no_others() {
+        let [global, private] = ["203.0.113.9", "192.168.7.9"].map(|ip| ip.parse().unwrap());
+        let own = HostAddress {
+            ip: "2001:db8::2".parse().unwrap(),
+            role: LinkRole::DefaultRoute,
+        };
+        let mut network = HostNetwork {
+            addresses: vec![own],
+            ..HostNetwork::default()
+        };
+        let mut local = Local::default();
+        local.set_hosts(&network, &[]);
+        assert!(!local.can_reach(global));
+        network.nat64 = Nat64::learn("64:ff9b::192.0.0.170".parse().unwrap());
+        let is_news = local.set_hosts(&network, &[]);
+        assert!(is_news, "candidates that were out of reach are tried");
+        assert!(local.can_reach(global) && !local.can_reach(private));
     }
 
     #[test]

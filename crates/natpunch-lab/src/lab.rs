@@ -4,15 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::host::{Host, Network};
+use crate::host::{Host, Network, Process};
 use crate::namespace::Namespace;
-use crate::nat::{Nat, WanInput};
+use crate::nat::{Inside, Kind, Nat, WanInput};
 use crate::router::Router;
-use crate::{Error, Result};
+use crate::{Error, Result, nat64};
 
 /// Networks of four addresses in 203.0.113.0/24.
 const MAX_UPLINKS: u8 = 63;
 const NET: [u8; 3] = [203, 0, 113];
+/// The same between a carrier and the homes behind it (RFC 6598).
+const CARRIER_NET: [u8; 3] = [100, 64, 0];
 /// The same for routers that want an address which looks like one of the internet: it is, and no
 /// packet leaves the lab.
 const GLOBAL_NET: [u8; 3] = [198, 51, 99];
@@ -28,7 +30,8 @@ const INTERNET_HOPS: u8 = 8;
 /// How long a router may take to forget.
 const FORGETTING: Duration = Duration::from_millis(500);
 
-/// A link into the internet: a network of its own, so that traffic between two of them is routed.
+/// A link into the internet, or into a carrier's network: a network of its own, so that traffic
+/// between two of them is routed.
 #[derive(Debug, Clone)]
 pub(crate) struct Uplink {
     number: u8,
@@ -49,7 +52,7 @@ impl Uplink {
         }
     }
 
-    /// The internet's end.
+    /// The other end.
     fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
         let (number, [a, b, c]) = (self.number, self.net);
         (
@@ -63,7 +66,7 @@ impl Uplink {
         Ipv6Addr::new(0x2001, 0xdb8, self.number.into(), 1, 0, 0, 0, 0)
     }
 
-    /// The link's name in the internet's namespace.
+    /// The link's name at its other end.
     fn link(&self) -> String {
         format!("to{}", self.number)
     }
@@ -114,18 +117,55 @@ impl Lab {
 
     /// A router with a NAT. It has no IPv6: [`Lab::dual_router`] has.
     pub fn router(&mut self, name: &str, nat: Nat) -> Result<Router> {
-        self.build_router(name, nat, WanInput::default(), false)
+        self.build_router(name, Kind::of(nat), false)
+    }
+
+    /// A carrier's NAT: homes are behind it ([`Lab::home_behind`]) and share its address. With
+    /// `hairpins` it passes what one home sends to the address and port of another one; without, it
+    /// drops that. In neither case do the homes reach each other past it.
+    pub fn carrier(&mut self, name: &str, nat: Nat, hairpins: bool) -> Result<Router> {
+        let kind = Kind {
+            inside: Inside::Homes { hairpins },
+            ..Kind::of(nat)
+        };
+        self.build_router(name, kind, false)
+    }
+
+    /// A home's router behind a carrier's: two NATs, one behind the other.
+    pub fn home_behind(&mut self, carrier: &Router, name: &str, nat: Nat) -> Result<Router> {
+        let uplink = self.next_uplink(CARRIER_NET)?;
+        let namespace = Namespace::new(name, true)?;
+        connect(&carrier.namespace, &uplink, &namespace, "wan")?;
+        let router = fill(Router {
+            namespace,
+            uplink,
+            has_ipv6: false,
+            kind: Kind::of(nat),
+            nat64: None,
+        })?;
+        configure_uplink(
+            &carrier.namespace,
+            &router.uplink,
+            &router.namespace,
+            "wan",
+            false,
+        )?;
+        Ok(router)
     }
 
     /// A router whose address is not one for documentation: `miniupnpd` maps none of those.
     pub fn global_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
         let uplink = self.next_uplink(GLOBAL_NET)?;
-        self.build_router_at(uplink, name, nat, WanInput::default(), false)
+        self.build_router_at(uplink, name, Kind::of(nat), false)
     }
 
     /// A router that lets unexpected packets reach itself.
     pub fn accepting_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
-        self.build_router(name, nat, WanInput::Accept, false)
+        let kind = Kind {
+            input: WanInput::Accept,
+            ..Kind::of(nat)
+        };
+        self.build_router(name, kind, false)
     }
 
     /// Puts all routers on one wire: no hop is between them, so a packet whose TTL would end there
@@ -141,7 +181,40 @@ impl Lab {
     /// A router with a NAT for IPv4, and global IPv6 addresses for its hosts behind a stateful
     /// firewall.
     pub fn dual_router(&mut self, name: &str, nat: Nat) -> Result<Router> {
-        self.build_router(name, nat, WanInput::default(), true)
+        self.build_router(name, Kind::of(nat), true)
+    }
+
+    /// A router whose hosts have IPv6 alone ([`Lab::ipv6_host_behind`]), and reach IPv4 by a NAT64
+    /// (`tayga`, and the NAT of a port-restricted home behind it).
+    pub fn nat64_router(&mut self, name: &str) -> Result<Router> {
+        let mut router = self.build_router(name, Kind::of(Nat::PortPreserving), true)?;
+        let directory = self.directory.join(name);
+        let failed = |source| Error::System {
+            what: "cannot write the configuration of tayga",
+            source,
+        };
+        std::fs::create_dir_all(&directory).map_err(failed)?;
+        let file = directory.join("tayga.conf");
+        std::fs::write(&file, nat64::configuration(&directory)).map_err(failed)?;
+        nat64::make_link(&router.namespace, &file)?;
+        router.nat64 = Some(Process::start(&router.namespace, nat64::tayga(&file))?);
+        Ok(router)
+    }
+
+    /// A host behind a [NAT64](Lab::nat64_router), without IPv4. Its resolver knows the prefix.
+    pub fn ipv6_host_behind(&mut self, router: &Router, name: &str) -> Result<Host> {
+        let mut host = self.host_behind(router, name)?;
+        let ipv4 = host.network.addresses.iter().filter(|ip| ip.is_ipv4());
+        let lines: String = ipv4
+            .map(|ip| format!("address del {ip}/24 dev eth0\n"))
+            .collect();
+        host.ip(lines)?;
+        host.network.addresses.retain(IpAddr::is_ipv6);
+        if router.nat64.is_some() {
+            let file = self.directory.join(format!("{name}.hosts"));
+            nat64::write_hosts(&host.namespace, &file)?;
+        }
+        Ok(host)
     }
 
     /// A host behind a router.
@@ -158,7 +231,8 @@ impl Lab {
         self.attach_behind(host, router)
     }
 
-    /// Reboots a router: all its mappings are gone, and the provider gives it another address.
+    /// Reboots a router of the internet, not one behind a carrier: all its mappings are gone, and
+    /// the provider gives it another address.
     pub fn reboot(&mut self, router: &mut Router) -> Result<()> {
         let old = router.uplink.clone();
         let new = self.next_uplink(old.net)?;
@@ -194,45 +268,40 @@ impl Lab {
         ))
     }
 
-    fn build_router(
-        &mut self,
-        name: &str,
-        nat: Nat,
-        input: WanInput,
-        has_ipv6: bool,
-    ) -> Result<Router> {
+    fn build_router(&mut self, name: &str, kind: Kind, has_ipv6: bool) -> Result<Router> {
         let uplink = self.next_uplink(NET)?;
-        self.build_router_at(uplink, name, nat, input, has_ipv6)
+        self.build_router_at(uplink, name, kind, has_ipv6)
     }
 
     fn build_router_at(
         &mut self,
         uplink: Uplink,
         name: &str,
-        nat: Nat,
-        input: WanInput,
+        kind: Kind,
         has_ipv6: bool,
     ) -> Result<Router> {
         let namespace = Namespace::new(name, true)?;
-        self.connect(&uplink, &namespace, "wan")?;
-        namespace.ip(
-            "link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n",
-        )?;
-        let router = Router {
+        connect(&self.internet, &uplink, &namespace, "wan")?;
+        let router = fill(Router {
             namespace,
             uplink,
             has_ipv6,
-            nat,
-            input,
-        };
-        router.load_rules()?;
+            kind,
+            nat64: None,
+        })?;
         self.configure_router(&router)?;
         Ok(router)
     }
 
     fn configure_router(&self, router: &Router) -> Result<()> {
         let uplink = &router.uplink;
-        self.configure_uplink(uplink, &router.namespace, "wan", router.has_ipv6)?;
+        configure_uplink(
+            &self.internet,
+            uplink,
+            &router.namespace,
+            "wan",
+            router.has_ipv6,
+        )?;
         if router.has_ipv6 {
             let prefix = router.lan_prefix();
             self.internet
@@ -249,8 +318,8 @@ impl Lab {
 
     fn attach_public(&mut self, host: &mut Host) -> Result<()> {
         let uplink = self.next_uplink(NET)?;
-        self.connect(&uplink, &host.namespace, "eth0")?;
-        self.configure_uplink(&uplink, &host.namespace, "eth0", true)?;
+        connect(&self.internet, &uplink, &host.namespace, "eth0")?;
+        configure_uplink(&self.internet, &uplink, &host.namespace, "eth0", true)?;
         host.network = Network {
             addresses: vec![IpAddr::V4(uplink.ipv4), IpAddr::V6(uplink.ipv6)],
         };
@@ -297,37 +366,47 @@ impl Lab {
         self.uplinks += 1;
         Ok(Uplink::new(self.uplinks, net))
     }
+}
 
-    /// Makes the link of an uplink: `name` in `namespace`, and its other end in the internet.
-    fn connect(&self, uplink: &Uplink, namespace: &Namespace, name: &str) -> Result<()> {
-        let link = uplink.link();
-        self.internet.ip(format!(
-            "link add name {link} type veth peer name {name} netns {}\n",
-            namespace.thread_id()
-        ))
-    }
+/// Gives a router its rules and the network of its hosts.
+fn fill(router: Router) -> Result<Router> {
+    router.namespace.ip(
+        "link add name lan type bridge\nlink set lan up\naddress add 192.168.1.1/24 dev lan\n",
+    )?;
+    router.load_rules()?;
+    Ok(router)
+}
 
-    fn configure_uplink(
-        &self,
-        uplink: &Uplink,
-        namespace: &Namespace,
-        name: &str,
-        has_ipv6: bool,
-    ) -> Result<()> {
-        let link = uplink.link();
-        let (gateway4, gateway6) = uplink.gateways();
-        let Uplink { ipv4, ipv6, .. } = uplink;
-        self.internet.ip(format!(
-            "link set {link} up\naddress add {gateway4}/30 dev {link}\naddress add {gateway6}/64 dev {link} nodad\n"
+/// Makes the link of an uplink: `name` in `namespace`, and its other end at the provider.
+fn connect(provider: &Namespace, uplink: &Uplink, namespace: &Namespace, name: &str) -> Result<()> {
+    provider.ip(format!(
+        "link add name {} type veth peer name {name} netns {}\n",
+        uplink.link(),
+        namespace.thread_id()
+    ))
+}
+
+fn configure_uplink(
+    provider: &Namespace,
+    uplink: &Uplink,
+    namespace: &Namespace,
+    name: &str,
+    has_ipv6: bool,
+) -> Result<()> {
+    let link = uplink.link();
+    let (gateway4, gateway6) = uplink.gateways();
+    let Uplink { ipv4, ipv6, .. } = uplink;
+    provider.ip(format!(
+        "link set {link} up\naddress add {gateway4}/30 dev {link}\naddress add {gateway6}/64 dev {link} nodad\n"
+    ))?;
+    namespace.ip(format!(
+        "link set {name} up\naddress add {ipv4}/30 dev {name}\nroute add default via {gateway4}\n"
+    ))?;
+    if has_ipv6 {
+        namespace.ip(format!(
+            "address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"
         ))?;
-        namespace
-            .ip(format!("link set {name} up\naddress add {ipv4}/30 dev {name}\nroute add default via {gateway4}\n"))?;
-        if has_ipv6 {
-            namespace.ip(format!(
-                "address add {ipv6}/64 dev {name} nodad\nroute add default via {gateway6}\n"
-            ))?;
-        }
-        self.internet.wait_for_carrier(&link)?;
-        namespace.wait_for_carrier(name)
     }
+    provider.wait_for_carrier(&link)?;
+    namespace.wait_for_carrier(name)
 }

@@ -28,6 +28,7 @@ mod host;
 mod lab;
 mod namespace;
 mod nat;
+mod nat64;
 mod ping;
 mod router;
 pub mod sandbox;

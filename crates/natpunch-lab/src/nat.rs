@@ -1,5 +1,7 @@
 //! NAT kinds as nftables rules.
 
+use std::net::Ipv4Addr;
+
 /// What a router does to UDP, in the words of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nat {
@@ -36,9 +38,39 @@ pub enum WanInput {
     Accept,
 }
 
-/// The rule set of a router whose links are `wan` and `lan`. Loading it again replaces it and
+/// What is behind a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inside {
+    /// Hosts of one network, which need no router among each other.
+    Hosts,
+    /// Homes, each on a link of its own. They reach each other only by the router's own address,
+    /// and only if it `hairpins` (RFC 4787, REQ-9).
+    Homes { hairpins: bool },
+}
+
+/// A router's rules in words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) nat: Nat,
+    pub(crate) input: WanInput,
+    pub(crate) inside: Inside,
+}
+
+impl Kind {
+    /// The router of a home that drops what it does not expect.
+    pub(crate) fn of(nat: Nat) -> Self {
+        Kind {
+            nat,
+            input: WanInput::default(),
+            inside: Inside::Hosts,
+        }
+    }
+}
+
+/// The rule set of a router with this address on its link `wan`. Loading it again replaces it and
 /// forgets its mappings.
-pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
+pub(crate) fn rules(kind: &Kind, address: Ipv4Addr) -> String {
+    let Kind { nat, input, inside } = *kind;
     let last_of_block = FIRST_OF_BLOCK + BLOCK - 1;
     let masquerade = match nat {
         Nat::Symmetric => "masquerade fully-random".to_owned(),
@@ -60,7 +92,12 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
         ),
         Nat::PortPreserving | Nat::FullCone | Nat::Restricted => "masquerade".to_owned(),
     };
+    let hairpins = inside == Inside::Homes { hairpins: true };
     let remember = match nat {
+        // Who hairpins has to know whose a port is, whatever it lets in from outside.
+        Nat::PortPreserving if hairpins => {
+            "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }"
+        }
         Nat::PortPreserving | Nat::Symmetric | Nat::Sequential | Nat::PortBlock => "",
         Nat::FullCone => "meta l4proto udp update @cone { udp sport : ip saddr . udp sport }",
         Nat::Restricted => {
@@ -84,6 +121,20 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
         WanInput::Drop => "iifname wan ct state new drop",
         WanInput::Accept => "",
     };
+    let (turn_inside, show_outside) = match hairpins {
+        true => (
+            format!("iifname != wan ip daddr {address} dnat ip to udp dport map @cone"),
+            format!("oifname != wan ct status dnat snat ip to {address}"),
+        ),
+        false => (String::new(), String::new()),
+    };
+    let keep_apart = match inside {
+        Inside::Hosts => "",
+        Inside::Homes { .. } => {
+            "iifname != wan oifname != wan ct status dnat accept
+                iifname != wan oifname != wan drop"
+        }
+    };
     // The maps are filled when a flow starts, before masquerade: right as long as it can keep the
     // port.
     format!(
@@ -94,15 +145,18 @@ pub(crate) fn rules(nat: Nat, input: WanInput) -> String {
             set contacted {{ type inet_service . ipv4_addr; flags dynamic; size 4096; }}
             chain prerouting {{ type nat hook prerouting priority dstnat; policy accept;
                 {admit}
+                {turn_inside}
             }}
             chain input {{ type filter hook input priority filter; policy accept;
                 {unexpected}
             }}
             chain forward {{ type filter hook forward priority filter; policy accept;
+                {keep_apart}
                 iifname wan ct status dnat accept
                 iifname wan ct state new drop
             }}
             chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;
+                {show_outside}
                 {remember}
                 oifname wan {masquerade}
             }}

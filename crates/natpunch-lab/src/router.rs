@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::host::Process;
 use crate::lab::Uplink;
 use crate::namespace::Namespace;
-use crate::nat::{self, Nat, WanInput};
+use crate::nat::{self, Kind};
 use crate::{Error, Result};
 
 /// The table of [`Router::count_except`].
@@ -18,12 +18,13 @@ pub struct Router {
     pub(crate) namespace: Namespace,
     pub(crate) uplink: Uplink,
     pub(crate) has_ipv6: bool,
-    pub(crate) nat: Nat,
-    pub(crate) input: WanInput,
+    pub(crate) kind: Kind,
+    /// What translates IPv6 to IPv4.
+    pub(crate) nat64: Option<Process>,
 }
 
 impl Router {
-    /// Its address on the internet.
+    /// Its address on the internet, or in the network of its carrier.
     pub fn address(&self) -> Ipv4Addr {
         self.uplink.ipv4
     }
@@ -34,7 +35,7 @@ impl Router {
     }
 
     pub(crate) fn load_rules(&self) -> Result<()> {
-        self.namespace.nft(nat::rules(self.nat, self.input))
+        self.namespace.nft(nat::rules(&self.kind, self.address()))
     }
 
     /// Starts a program on it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use natpunch_types::{PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
+use natpunch_types::{Nat64, PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
 
 /// STUN's magic cookie (RFC 8489, 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
@@ -64,6 +64,8 @@ pub(crate) struct Rules {
     pub(crate) port: u16,
     /// [Unscoped](unscoped) addresses whose datagrams pass whatever their shape.
     pub(crate) sources: BTreeSet<SocketAddr>,
+    /// What the network translates.
+    pub(crate) nat64: Option<Nat64>,
 }
 
 /// The canonical form of an address, without the scope, which a program can't see.
@@ -156,7 +158,11 @@ impl Rules {
         code.verdicts();
         code.run(op::LOAD_HALF_FROM_X, 0);
         code.run(op::STORE_SCRATCH, 0);
-        for source in &self.sources {
+        let arriving = |source: &SocketAddr| match self.nat64 {
+            Some(nat64) => nat64.outward(*source),
+            None => *source,
+        };
+        for source in self.sources.iter().map(arriving) {
             let (start, words) = match (family, source.ip()) {
                 (Family::V4, IpAddr::V4(ip)) => (12, vec![u32::from(ip)]),
                 (Family::V6, IpAddr::V6(ip)) => {

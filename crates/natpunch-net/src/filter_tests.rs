@@ -78,6 +78,7 @@ fn rules(sources: &[&str]) -> Rules {
             .iter()
             .map(|source| source.parse().unwrap())
             .collect(),
+        nat64: None,
     }
 }
 
@@ -376,6 +377,7 @@ fn the_longest_set_of_servers_fits_and_each_of_them_is_found() {
     let rules = Rules {
         port: PORT,
         sources: sources.iter().copied().collect(),
+        nat64: None,
     };
     for family in [Family::V4, Family::V6] {
         let program = rules.program(family);
@@ -410,6 +412,23 @@ fn the_longest_set_of_servers_fits_and_each_of_them_is_found() {
             );
         }
     }
+}
+
+#[test]
+fn a_server_of_ipv4_is_heard_from_behind_the_nat64_of_the_network() {
+    let server: SocketAddr = "198.51.100.7:1000".parse().unwrap();
+    let nat64 = Nat64::learn("64:ff9b::192.0.0.170".parse().unwrap()).unwrap();
+    let mut packet = ipv6(0, &udp(server.port(), PORT, b"x"));
+    let IpAddr::V6(outside) = nat64.outward(server).ip() else {
+        panic!("it is translated");
+    };
+    packet.0[8..24].copy_from_slice(&outside.octets());
+    let mut rules = rules(&["198.51.100.7:1000"]);
+    assert!(!passes(&rules.program(Family::V6), &packet.0, packet.1));
+    rules.nat64 = Some(nat64);
+    assert!(passes(&rules.program(Family::V6), &packet.0, packet.1));
+    let arrived = nat64.inward(SocketAddr::new(outside.into(), server.port()));
+    assert!(rules.accept(arrived, PORT, b"x"));
 }
 
 #[test]

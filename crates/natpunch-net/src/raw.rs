@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use natpunch_os::allow_fragments;
-use natpunch_types::{Route, canonical, lock};
+use natpunch_types::{Nat64, Route, canonical, lock};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
     setsockopt, sockopt,
@@ -66,6 +66,7 @@ impl RawPort {
         let rules = Rules {
             port,
             sources: BTreeSet::new(),
+            nat64: None,
         };
         let open = |family| match unfiltered(family) {
             Ok(socket) => filtered(socket, family, &rules, fwmark).map(Ok),
@@ -144,6 +145,19 @@ impl RawPort {
         Ok(())
     }
 
+    /// Has global IPv4 addresses translated on their way, from now on or no more: they are sent to as
+    /// the network's NAT64 has them, and what comes from there comes from them.
+    pub fn set_nat64(&self, nat64: Option<Nat64>) -> Result<(), NetError> {
+        let mut rules = self.rules();
+        let changed = Rules {
+            nat64,
+            ..rules.clone()
+        };
+        self.install(&changed)?;
+        *rules = changed;
+        Ok(())
+    }
+
     /// Forgets which source address belongs to which destination: to be called when links,
     /// addresses or routes changed. What is remembered is a second old at most.
     pub fn forget_routes(&self) {
@@ -155,6 +169,7 @@ impl RawPort {
     /// # Errors
     /// The kernel could not be asked.
     pub fn route(&self, destination: IpAddr) -> Result<Route, NetError> {
+        let destination = self.translated(SocketAddr::new(destination, 0)).ip();
         crate::route::route(destination, self.fwmark.load(Ordering::Relaxed))
             .map_err(NetError::socket("ask the kernel for a route"))
     }
@@ -172,11 +187,13 @@ impl RawPort {
             let Some((port, received)) = received else {
                 continue;
             };
-            if self
-                .rules()
-                .accept(received.source, port, &received.payload)
-            {
-                return Ok(received);
+            let rules = self.rules();
+            let source = match rules.nat64 {
+                Some(nat64) => nat64.inward(received.source),
+                None => received.source,
+            };
+            if rules.accept(source, port, &received.payload) {
+                return Ok(Received { source, ..received });
             }
         }
     }
@@ -193,7 +210,7 @@ impl RawPort {
         ttl: Option<u8>,
         payload: &[u8],
     ) -> Result<(), NetError> {
-        let destination = canonical(destination);
+        let destination = self.translated(canonical(destination));
         self.try_send(source, destination, ttl, payload)
             .map_err(|source| NetError::Send {
                 destination,
@@ -293,6 +310,11 @@ impl RawPort {
             }
         }
         Ok(())
+    }
+
+    fn translated(&self, address: SocketAddr) -> SocketAddr {
+        let nat64 = self.rules().nat64;
+        nat64.map_or(address, |nat64| nat64.outward(address))
     }
 
     fn rules(&self) -> MutexGuard<'_, Rules> {

@@ -33,6 +33,7 @@ async fn nothing_that_came_before_the_real_filter_ever_comes_out() {
         let rules = Rules {
             port: to.port(),
             sources: BTreeSet::new(),
+            nat64: None,
         };
 
         let socket = unfiltered(family).unwrap();
@@ -127,6 +128,7 @@ async fn the_door_is_closed_while_the_queue_is_emptied() {
     let rules = Rules {
         port: to.port(),
         sources: BTreeSet::new(),
+        nat64: None,
     };
     let done = std::sync::atomic::AtomicBool::new(false);
     let mut slipped = 0;

@@ -122,6 +122,7 @@ impl Snapshot {
                 })
                 .collect(),
             routers: self.routers.iter().copied().collect(),
+            nat64: None,
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use natpunch_os::allow_fragments;
-use natpunch_types::canonical;
+use natpunch_types::{Nat64, canonical};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::ReadBuf;
@@ -47,6 +47,7 @@ pub struct Probed {
 #[derive(Debug)]
 pub struct SourcePorts {
     fwmark: u32,
+    nat64: Option<Nat64>,
     open: BTreeMap<NonZeroU16, Port>,
     /// Where the next search for a probe begins, so that no port is heard before all others.
     turn: AtomicUsize,
@@ -67,9 +68,16 @@ impl SourcePorts {
     pub fn new(fwmark: u32) -> Self {
         Self {
             fwmark,
+            nat64: None,
             open: BTreeMap::new(),
             turn: AtomicUsize::new(0),
         }
+    }
+
+    /// Has IPv4 addresses translated on their way, from now on or no more, as by
+    /// [`RawPort::set_nat64`](crate::RawPort::set_nat64).
+    pub fn set_nat64(&mut self, nat64: Option<Nat64>) {
+        self.nat64 = nat64;
     }
 
     /// Opens exactly these ports, and gives those that can't be opened, such as one that another
@@ -115,7 +123,7 @@ impl SourcePorts {
             if let Poll::Ready((source, payload)) = port.poll_recv(context) {
                 return Poll::Ready(Probed {
                     port: *number,
-                    source,
+                    source: self.nat64.map_or(source, |nat64| nat64.inward(source)),
                     payload,
                 });
             }
@@ -136,6 +144,9 @@ impl SourcePorts {
         payload: &[u8],
     ) -> Result<(), NetError> {
         let destination = canonical(destination);
+        let destination = self
+            .nat64
+            .map_or(destination, |nat64| nat64.outward(destination));
         self.open
             .get(&port)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
@@ -152,6 +163,7 @@ impl Port {
         let rules = Rules {
             port: port.get(),
             sources: BTreeSet::new(),
+            nat64: None,
         };
         let (socket, is_mapped) = match bound(Domain::IPV6, &rules, fwmark) {
             // The kernel has no IPv6, or none at this moment (disable_ipv6).

@@ -189,6 +189,7 @@ fn another_way_out_is_told_though_all_addresses_stay() {
             Change {
                 network: HostNetwork {
                     routers: addresses(&["10.1.0.3"]),
+                    nat64: None,
                     ..network(&["10.1.0.1"], LinkRole::DefaultRoute)
                 },
                 addresses_changed: false,

@@ -163,6 +163,7 @@ pub(crate) fn host_network(addresses: &[IpAddr], bridges: &[IpAddr]) -> HostNetw
     HostNetwork {
         addresses: [ways_out, of_role(bridges, LinkRole::Virtual)].concat(),
         routers: Vec::new(),
+        nat64: None,
     }
 }
 

@@ -26,6 +26,7 @@ mod upstream;
 pub mod wire;
 
 pub use address::host::{HostAddress, HostNetwork, LinkRole, Route};
+pub use address::nat64::{IPV4_ONLY_NAME, Nat64};
 pub use address::network::{Network, Site};
 pub use address::stream::{FORWARDER, is_forwarder, stream_address};
 pub use address::{

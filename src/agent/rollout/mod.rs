@@ -277,8 +277,8 @@ impl Agent {
         }
         if anew.core {
             let floor = self.mesh.record_counter();
-            let network = self.sources.links.network();
-            self.mesh = new_mesh(&self.node, floor, network, Some(&self.mesh));
+            let network = self.network();
+            self.mesh = new_mesh(&self.node, floor, &network, Some(&self.mesh));
             self.tell_pins();
         } else {
             self.mesh.handle_spec(spec::mesh(&self.node), now());

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use super::nat64::Nat64;
+
 /// What the kernel uses the link of an address for, the most useful first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LinkRole {
@@ -35,12 +37,28 @@ pub struct HostNetwork {
     pub addresses: Vec<HostAddress>,
     /// The next hops of this host's default routes.
     pub routers: Vec<IpAddr>,
+    /// How it reaches IPv4 addresses without any IPv4 of its own, if it does.
+    pub nat64: Option<Nat64>,
 }
 
 impl HostNetwork {
     /// The addresses alone, best first.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().map(|address| address.ip)
+    }
+
+    /// Whether IPv6 is the only way out of this host.
+    pub fn is_ipv6_only(&self) -> bool {
+        let leaves = |address: &HostAddress| {
+            matches!(address.role, LinkRole::DefaultRoute | LinkRole::SecondRoute)
+        };
+        let mut ways_out = self.addresses.iter().filter(|address| leaves(address));
+        let first = ways_out.next();
+        first
+            .into_iter()
+            .chain(ways_out)
+            .all(|way| way.ip.is_ipv6())
+            && first.is_some()
     }
 }
 
@@ -51,6 +69,7 @@ impl FromIterator<IpAddr> for HostNetwork {
         Self {
             addresses: ips.into_iter().map(|ip| HostAddress { ip, role }).collect(),
             routers: Vec::new(),
+            nat64: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(crate) mod host;
+pub(crate) mod nat64;
 pub(crate) mod network;
 pub(crate) mod stream;
 
