@@ -66,6 +66,7 @@ use rollout::{Loaded, Loading, Rollout};
 use services::Services;
 pub use services::revisions::{PeerRevision, Runs, Standing};
 pub use services::serving::ServingStatus;
+pub use services::views::{PeerView, Tried};
 pub(crate) use start::hold_signals;
 pub use status::{Member, MeshRevisions, Status};
 use store::CounterStore;

@@ -251,6 +251,7 @@ impl Agent {
             }
             None => None,
         };
+        let services = Services::start(&calls_in);
         let control = control::Server::listen(&socket, options.control_group, calls_in)
             .await
             .map_err(|source| AgentError::Control {
@@ -319,7 +320,7 @@ impl Agent {
             raw,
             pins,
             plugins: Vec::new(),
-            services: Services::start(),
+            services,
             correspondents: Correspondents::default(),
             plugin_runs: 0,
             interest: Arc::from([]),

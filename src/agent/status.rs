@@ -179,6 +179,10 @@ impl Agent {
                 return self.ping(&peer, call.answer);
             }
             Request::Mesh => return self.tell_mesh(call),
+            Request::WhyThere { peer } => {
+                let peer = peer.clone();
+                return self.ask_there(peer, call.answer);
+            }
             _ => {}
         }
         let reply = self.on_request(call.request, call.connected).await;
@@ -188,7 +192,7 @@ impl Agent {
     async fn on_request(&mut self, request: Request, connected: Time) -> Reply {
         match request {
             Request::Confirm => self.confirm(connected),
-            Request::Drift | Request::Mesh | Request::Ping { .. } => {
+            Request::Drift | Request::Mesh | Request::Ping { .. } | Request::WhyThere { .. } => {
                 Reply::Error("asked elsewhere".to_owned())
             }
             Request::Status => reply(&self.status()),

@@ -165,6 +165,7 @@ async fn rest(
             | Request::Mesh
             | Request::Metrics
             | Request::Why { .. }
+            | Request::WhyThere { .. }
             | Request::Ping { .. } => {
                 (Reply::Error(format!("there is no mesh yet: {error}")), None)
             }

@@ -653,8 +653,10 @@ pub struct StatusArgs {
 /// Arguments of `why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The peer's name.
-    pub peer: String,
+    /// The peer's name. Or both names, this node's and the peer's, in any order: the peer is asked
+    /// inside the mesh how it sees the pair.
+    #[arg(value_name = "PEER", num_args = 1..=2, required = true)]
+    pub peers: Vec<String>,
     /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,

@@ -27,6 +27,11 @@ pub enum Request {
         /// Its name.
         peer: String,
     },
+    /// How a peer sees its path to this node; the peer is asked.
+    WhyThere {
+        /// Its name.
+        peer: String,
+    },
     /// Ping a peer on the path in use.
     Ping {
         /// Its name.
@@ -50,7 +55,12 @@ impl Request {
     /// Whether it only asks.
     fn only_reads(&self) -> bool {
         match self {
-            Self::Status | Self::Why { .. } | Self::Drift | Self::Mesh | Self::Metrics => true,
+            Self::Status
+            | Self::Why { .. }
+            | Self::WhyThere { .. }
+            | Self::Drift
+            | Self::Mesh
+            | Self::Metrics => true,
             Self::Ping { .. } | Self::Stop | Self::Reload | Self::Confirm => false,
         }
     }

@@ -93,6 +93,36 @@ lab_test!(
             a.natpunch(&["ping", "absent", "-c", "1"]).status.code(),
             Some(1)
         );
+        // The other half, asked inside the mesh: in any order of the names, and of a living peer.
+        for names in [["a", "b"], ["b", "a"]] {
+            let both = text(&a, &names);
+            assert_says(
+                &both,
+                &[
+                    "b: direct at ",
+                    "as b sees it\n  a: direct at ",
+                    "NAT of b: easy",
+                ],
+            );
+        }
+        let both = a.natpunch(&["why", "a", "b", "--json"]).stdout;
+        let both: Value = serde_json::from_slice(&both).unwrap();
+        assert_eq!(both["there"]["situation"], "direct", "{both:#}");
+        assert_eq!(both["here"]["peer"]["name"], "b", "{both:#}");
+        assert_says(
+            &text(&a, &["a", "absent"]),
+            &[
+                "not connected",
+                "as absent sees it\n  not known: absent did not answer",
+            ],
+        );
+        assert_says(
+            &text(&a, &["absent", "b"]),
+            &[
+                "this node is a",
+                "help: run `natpunch why absent b` on absent or on b",
+            ],
+        );
         wait_situation(&a, "absent", "nothing-left-for-us", soon());
         assert_says(
             &text(&a, &["absent"]),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use natpunch_types::{AddressClass, Help, classify};
+use natpunch_types::{AddressClass, Help, classify, is_unprintable};
 
 /// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in
 /// brackets.
@@ -117,7 +117,7 @@ fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
     let mut quoted = String::new();
     for c in text.chars().take(LONGEST) {
-        if c.is_control() || is_invisible(c) {
+        if is_unprintable(c) {
             quoted.extend(c.escape_unicode());
         } else {
             quoted.push(c);
@@ -127,14 +127,6 @@ fn quoted(text: &str) -> String {
         quoted.push('…');
     }
     quoted
-}
-
-/// Characters that change how the text around them looks, such as the bidirectional controls.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-    )
 }
 
 /// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address

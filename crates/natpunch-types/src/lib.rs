@@ -21,6 +21,7 @@ mod pins;
 mod relay;
 mod sync;
 mod tag;
+mod text;
 mod time;
 mod upstream;
 pub mod wire;
@@ -49,6 +50,7 @@ pub use pins::Pins;
 pub use relay::{Mapping, RelayPolicy, RelayUse};
 pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
+pub use text::is_unprintable;
 pub use time::Time;
 pub use upstream::Upstream;
 

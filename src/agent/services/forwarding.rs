@@ -1,7 +1,7 @@
 //! Whether this host forwards the packets that others send through it. Forwarding is a setting of
 //! the whole host, so it is the host's business: natpunch says what is missing and changes nothing.
 
-use super::{Node, Service};
+use super::{Calls, Node, Service};
 use crate::config::NodeConfig;
 
 /// The switches of IPv4 and IPv6.
@@ -32,7 +32,7 @@ impl Service for Forwarding {
     /// It only warns.
     type Status = ();
 
-    fn start() -> Self {
+    fn start(_: &Calls) -> Self {
         Self { needed: [false; 2] }
     }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use natpunch_os::durable;
 
-use super::{Node, Service};
+use super::{Calls, Node, Service};
 use crate::config::NodeConfig;
 
 /// How long the last write may take at the end.
@@ -142,7 +142,7 @@ impl Service for HostsFile {
     /// Why the names are not in the file, if they aren't.
     type Status = Option<String>;
 
-    fn start() -> Self {
+    fn start(_: &Calls) -> Self {
         Self::spawn()
     }
 

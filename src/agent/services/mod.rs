@@ -6,15 +6,24 @@ pub(crate) mod forwarding;
 pub(crate) mod hosts;
 pub(crate) mod revisions;
 pub(crate) mod serving;
+mod sockets;
+pub(crate) mod views;
+
+use std::collections::BTreeSet;
 
 use natpunch_types::Time;
-use std::collections::BTreeSet;
+use tokio::sync::mpsc;
 
 use self::forwarding::Forwarding;
 use self::hosts::HostsFile;
 use self::revisions::Revisions;
 use self::serving::Serving;
+use self::views::Views;
 use crate::config::NodeConfig;
+use crate::control::Call;
+
+/// What is asked of the agent, as on its control socket.
+pub(super) type Calls = mpsc::Sender<Call>;
 
 /// The node as it runs now.
 pub(super) struct Node<'a> {
@@ -30,8 +39,8 @@ pub(super) struct Node<'a> {
 pub(super) trait Service: Sized {
     /// What `status` says of it.
     type Status;
-    /// A service that does nothing yet.
-    fn start() -> Self;
+    /// A service that does nothing yet. By `calls` it may ask the agent what a person may ask.
+    fn start(calls: &Calls) -> Self;
     /// The node runs another version, or began to run.
     async fn node_changed(&mut self, node: &Node<'_>);
     /// How it stands.
@@ -46,15 +55,17 @@ pub(super) struct Services {
     pub(super) hosts: HostsFile,
     pub(super) revisions: Revisions,
     pub(super) serving: Serving,
+    pub(super) views: Views,
 }
 
 impl Services {
-    pub(super) fn start() -> Self {
+    pub(super) fn start(calls: &Calls) -> Self {
         Self {
-            forwarding: Forwarding::start(),
-            hosts: HostsFile::start(),
-            revisions: Revisions::start(),
-            serving: Serving::start(),
+            forwarding: Forwarding::start(calls),
+            hosts: HostsFile::start(calls),
+            revisions: Revisions::start(calls),
+            serving: Serving::start(calls),
+            views: Views::start(calls),
         }
     }
 
@@ -62,6 +73,7 @@ impl Services {
         self.forwarding.node_changed(node).await;
         self.serving.node_changed(node).await;
         self.revisions.node_changed(node).await;
+        self.views.node_changed(node).await;
         self.hosts.node_changed(node).await;
     }
 
@@ -69,6 +81,7 @@ impl Services {
         self.forwarding.stop().await;
         self.serving.stop().await;
         self.revisions.stop().await;
+        self.views.stop().await;
         self.hosts.stop().await;
     }
 }

@@ -7,7 +7,7 @@ use natpunch_types::{Help as _, PeerKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Node, Service};
+use super::{Calls, Node, Service};
 use crate::config::NodeConfig;
 use crate::server::embedded::Embedded;
 
@@ -159,7 +159,7 @@ impl Serving {
 impl Service for Serving {
     type Status = Option<ServingStatus>;
 
-    fn start() -> Self {
+    fn start(_: &Calls) -> Self {
         Self::default()
     }
 

@@ -6,9 +6,12 @@ pub(super) mod history;
 
 use natpunch_core::{MeshStatus, PeerStatus};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
-use super::status::DiscoveryStatus;
+use super::services::views::PORT as VIEWS_PORT;
+use super::status::{DiscoveryStatus, reply};
 use super::{Agent, now};
+use crate::control::Reply;
 use causes::{Cause, Facts, Finder, Kind, Named};
 use history::{Past, Since, Step, StrategyRun};
 
@@ -68,6 +71,32 @@ impl Agent {
             discovery,
             peer: peer.clone(),
         })
+    }
+
+    /// Asks a peer how it sees its path to this node, and answers from a task.
+    pub(super) fn ask_there(&self, name: String, answer: oneshot::Sender<Reply>) {
+        let known = self.node.peers.iter().find(|peer| peer.name == name);
+        let refused = match known {
+            None => Some(self.no_such_peer(&name)),
+            Some(peer) if !peer.managed => Some(format!(
+                "{name} is a plain WireGuard peer and can't be asked"
+            )),
+            Some(_) => None,
+        };
+        if let Some(reason) = refused {
+            let _ = answer.send(Reply::Error(reason));
+            return;
+        }
+        let asked = self.services.views.ask(name.clone());
+        tokio::spawn(async move {
+            let view = asked.await.map_err(|_| {
+                format!(
+                    "{name} did not answer: it is not connected, runs an older natpunch, or drops \
+                     UDP port {VIEWS_PORT} inside the mesh"
+                )
+            });
+            let _ = answer.send(view.map_or_else(Reply::Error, |view| reply(&view)));
+        });
     }
 
     pub(super) fn no_such_peer(&self, name: &str) -> String {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use natpunch_types::is_unprintable;
+
 /// Text of the file inside a message: shortened, and without control characters.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
@@ -10,7 +12,7 @@ impl fmt::Display for Quoted<'_> {
         const LONGEST: usize = 64;
         let mut characters = self.0.chars();
         for c in characters.by_ref().take(LONGEST) {
-            if c.is_control() || is_invisible(c) {
+            if is_unprintable(c) {
                 write!(f, "{}", c.escape_unicode())?
             } else {
                 write!(f, "{c}")?
@@ -22,14 +24,6 @@ impl fmt::Display for Quoted<'_> {
             Ok(())
         }
     }
-}
-
-/// Characters that change how the text around them looks, such as the bidirectional controls.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-    )
 }
 
 pub(crate) fn is_secret(key: &str) -> bool {

@@ -1,18 +1,14 @@
-//! Which version of the mesh each node runs: the sockets of [`book`], one on each mesh address of
-//! this node, bound to its interface.
+//! Which version of the mesh each node runs: the task that asks and answers by [`book`].
 
 mod book;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use natpunch_types::Time;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,7 +16,8 @@ use tokio::time::Instant;
 
 use self::book::{Book, LENGTH, Member, PORT, Revision};
 pub use self::book::{PeerRevision, Runs, Standing};
-use super::{Node, Service};
+use super::sockets::MeshSockets;
+use super::{Calls, Node, Service};
 use crate::plugins::fill_random;
 
 /// How often a node that does not answer is asked in one round, and how far apart.
@@ -29,11 +26,6 @@ const TRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Questions that are sent at once, and the pause before the next ones.
 const BATCH: usize = 64;
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
-/// When addresses that could not be listened on are tried again.
-const BIND_RETRY: Duration = Duration::from_secs(10);
-/// The same after the first failure.
-const BIND_AGAIN: Duration = Duration::from_secs(1);
-
 /// What this node runs, and with whom.
 struct Own {
     interface: String,
@@ -136,7 +128,7 @@ impl Revisions {
 impl Service for Revisions {
     type Status = ();
 
-    fn start() -> Self {
+    fn start(_: &Calls) -> Self {
         Self::spawn()
     }
 
@@ -170,11 +162,9 @@ struct Round {
 struct Task {
     own: Own,
     book: Book,
-    sockets: Vec<(IpAddr, UdpSocket)>,
+    sockets: MeshSockets,
     round: Round,
     not_newest: Arc<AtomicBool>,
-    bind_at: Option<Instant>,
-    complained: bool,
 }
 
 async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
@@ -188,17 +178,17 @@ async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
     let mut task = Task {
         own,
         book: Book::default(),
-        sockets: Vec::new(),
+        sockets: MeshSockets::new(
+            PORT,
+            "`status --mesh` of other nodes shows this one as silent",
+        ),
         round: Round::default(),
         not_newest,
-        bind_at: None,
-        complained: false,
     };
     task.renewed();
     let mut buffer = [0; LENGTH + 1];
     loop {
         let next = task.round.next;
-        let bind_at = task.bind_at;
         let sleep = |at: Option<Instant>| async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -219,37 +209,18 @@ async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
                 }
                 None => return,
             },
-            received = receive(&task.sockets, &mut buffer) => match received {
-                Ok((at, length, source)) => task.on_datagram(at, buffer.get(..length).unwrap_or_default(), source).await,
+            received = task.sockets.receive(&mut buffer) => match received {
+                Ok((length, source, socket)) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    task.on_datagram(bytes, source, &socket).await;
+                }
                 // An ICMP error of an earlier question: that peer does not listen.
                 Err(error) => tracing::trace!(%error, "revision"),
             },
             () = sleep(next) => task.ask_more().await,
-            () = sleep(bind_at) => task.bind(),
         }
         task.finish();
     }
-}
-
-/// The next datagram of any socket; never, if there is none.
-async fn receive(
-    sockets: &[(IpAddr, UdpSocket)],
-    buffer: &mut [u8],
-) -> io::Result<(usize, usize, SocketAddr)> {
-    std::future::poll_fn(|context| {
-        for (at, (_, socket)) in sockets.iter().enumerate() {
-            let mut room = tokio::io::ReadBuf::new(buffer);
-            match pin!(socket).poll_recv_from(context, &mut room) {
-                std::task::Poll::Ready(Ok(source)) => {
-                    return std::task::Poll::Ready(Ok((at, room.filled().len(), source)));
-                }
-                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
-                std::task::Poll::Pending => {}
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }
 
 impl Task {
@@ -265,35 +236,10 @@ impl Task {
     fn renewed(&mut self) {
         self.book
             .set_members(std::mem::take(&mut self.own.members), natpunch_net::now());
-        self.complained = false;
-        self.bind_at = None;
-        self.sockets.clear();
-        self.bind();
+        let addresses = std::mem::take(&mut self.own.addresses);
+        self.sockets.renew(self.own.interface.clone(), addresses);
         let connected = std::mem::take(&mut self.own.connected);
         self.begin(connected);
-    }
-
-    /// Listens on every address that is not listened on.
-    fn bind(&mut self) {
-        let is_retry = self.bind_at.take().is_some();
-        for address in &self.own.addresses {
-            if self.sockets.iter().any(|(bound, _)| bound == address) {
-                continue;
-            }
-            match open(*address, &self.own.interface) {
-                Ok(socket) => self.sockets.push((*address, socket)),
-                Err(error) => {
-                    // A socket that was closed a moment ago is still open in a program that is just
-                    // being started: the first failure says nothing.
-                    if is_retry && !std::mem::replace(&mut self.complained, true) {
-                        let at = SocketAddr::new(*address, PORT);
-                        tracing::warn!(%error, "can't listen on {at}; `status --mesh` of other nodes shows this one as silent");
-                    }
-                    let pause = if is_retry { BIND_RETRY } else { BIND_AGAIN };
-                    self.bind_at = Some(Instant::now() + pause);
-                }
-            }
-        }
     }
 
     fn begin(&mut self, connected: BTreeSet<String>) {
@@ -319,16 +265,7 @@ impl Task {
             let Some((addresses, question)) = self.book.ask(&name, &own, nonce) else {
                 continue;
             };
-            let way = addresses.iter().find_map(|to| {
-                let (_, socket) = self
-                    .sockets
-                    .iter()
-                    .find(|(from, _)| from.is_ipv4() == to.is_ipv4())?;
-                Some((socket, *to))
-            });
-            if let Some((socket, to)) = way
-                && let Err(error) = socket.send_to(&question, SocketAddr::new(to, PORT)).await
-            {
+            if let Err(error) = self.sockets.send(&addresses, &question).await {
                 tracing::trace!(peer = %name, %error, "revision not asked for");
             }
         }
@@ -351,11 +288,7 @@ impl Task {
         }
     }
 
-    async fn on_datagram(&mut self, at: usize, bytes: &[u8], source: SocketAddr) {
-        // Questions come from the port that answers go to; nothing is sent to another.
-        if source.port() != PORT {
-            return;
-        }
+    async fn on_datagram(&mut self, bytes: &[u8], source: SocketAddr, socket: &UdpSocket) {
         let own = self.revision();
         let Some(answer) = self
             .book
@@ -363,9 +296,7 @@ impl Task {
         else {
             return;
         };
-        if let Some((_, socket)) = self.sockets.get(at)
-            && let Err(error) = socket.send_to(&answer, source).await
-        {
+        if let Err(error) = socket.send_to(&answer, source).await {
             tracing::trace!(%source, %error, "revision not told");
         }
     }
@@ -393,18 +324,4 @@ impl Task {
             let _ = waiting.send((Runs::of(&own, Duration::ZERO), report.clone()));
         }
     }
-}
-
-fn open(address: IpAddr, interface: &str) -> io::Result<UdpSocket> {
-    let domain = if address.is_ipv4() {
-        Domain::IPV4
-    } else {
-        Domain::IPV6
-    };
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    // Only packets through the tunnel are authenticated, so others must not reach the socket.
-    socket.bind_device(Some(interface.as_bytes()))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(address, PORT).into())?;
-    UdpSocket::from_std(socket.into())
 }

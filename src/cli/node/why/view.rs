@@ -52,6 +52,13 @@ struct Candidate {
     wireguard_blocked: bool,
 }
 
+impl View {
+    /// Whom it is about.
+    pub(super) fn peer_name(&self) -> &str {
+        &self.peer.name
+    }
+}
+
 pub(super) fn render(view: &View, verbose: bool) -> String {
     let peer = &view.peer;
     let mut text = String::new();
