@@ -17,6 +17,7 @@ mod ping;
 mod pins;
 pub mod plan;
 mod resolver;
+mod resting;
 pub(crate) mod rollout;
 pub(crate) mod services;
 pub(crate) mod spec;
@@ -60,6 +61,7 @@ use ping::Pings;
 use pins::Pins;
 pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
+use resting::Resting;
 use rollout::journal::Journal;
 use rollout::names::Names;
 use rollout::{Loaded, Loading, Rollout};
@@ -171,6 +173,7 @@ struct Agent {
     clashes: Vec<Clash>,
     device: DeviceThread,
     raw: RawPort,
+    resting: Resting,
     pins: Pins,
     /// What carries WireGuard's packets where no UDP gets through.
     forwarder: Arc<Forwarder>,
@@ -257,6 +260,7 @@ impl Agent {
                     self.open_raw()?;
                 }
             },
+            rested = self.resting.next() => self.on_rested(rested),
             event = self.pins.next() => self.on_pin_event(event),
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
@@ -439,6 +443,7 @@ impl Agent {
         if let Err(error) = self.raw.set_nat64(self.nat64.found) {
             tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
         }
+        self.resting = Resting::open(self.node.listen_port);
         self.correspondents = Correspondents::default();
         self.reopen_source_ports();
         Ok(())

@@ -55,6 +55,7 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
                 persistent_keepalive: peer.persistent_keepalive,
                 adapts_keepalive: peer.adapts_keepalive,
                 endpoint: None,
+                rests: peer.managed,
             })
             .collect(),
         backend: match node.backend {

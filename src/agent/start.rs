@@ -24,6 +24,7 @@ use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
 use super::resolver::Resolver;
+use super::resting::Resting;
 use super::rollout::journal::{Journal, boot_id};
 use super::rollout::names::{Names, revision_of};
 use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
@@ -276,6 +277,8 @@ impl Agent {
         let node = rollout.runs().node.clone();
         names.learn(&rollout.good().node);
         names.learn(&node);
+        // Before the device, whose first initiations are heard then.
+        let resting = Resting::open(node.listen_port);
         let (interface, made, pins) = open_interface(&options, &node, &endpoints).await?;
         let backend = interface.backend().to_string();
         let device_process = device::process(&interface, &options.runtime_dir);
@@ -318,6 +321,7 @@ impl Agent {
             clashes: Vec::new(),
             device,
             raw,
+            resting,
             pins,
             plugins: Vec::new(),
             services,

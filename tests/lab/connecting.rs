@@ -152,6 +152,33 @@ lab_test!(
 );
 
 lab_test!(
+    the_first_packet_to_a_peer_that_comes_later_is_answered,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (mut a, _nat_a) = world.node_behind(Nat::PortPreserving, "a");
+        let (mut b, _nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        world.write_mesh();
+        a.start();
+        a.wait_up();
+        // Longer apart than WireGuard's initiations.
+        let ping = a.ping(b.address, Duration::from_secs(6));
+        b.start();
+        let (answered, first) = ping.first(soon()).expect("a ping is answered");
+        assert_eq!(first.sequence, 1, "the first was lost");
+        let log = "first proven path";
+        let chosen = [&a, &b].map(|node| node.wait_log(log, Instant::now()));
+        let path = chosen.into_iter().flatten().min().unwrap();
+        println!(
+            "measured: the first ping was answered {:.3} s after the path was there",
+            answered.saturating_duration_since(path).as_secs_f64()
+        );
+        // It can't be told from the second otherwise.
+        assert!(answered.saturating_duration_since(path) < Duration::from_secs(4));
+    }
+);
+
+lab_test!(
     two_nodes_in_one_lan_connect_with_no_server_at_all,
     60,
     |lab| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use natpunch_types::{
     Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
     PeerKey, Pins, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
-    SealedRecord, canonical,
+    SealedRecord, canonical, is_initiation_for, resting_endpoint,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -389,6 +389,20 @@ impl Mesh {
             .iter()
             .filter(|row| !self.peers.contains_key(&row.key));
         self.strangers = strangers.map(|row| (row.key, row.clone())).collect();
+        self.flush(now);
+    }
+
+    /// A handshake initiation that WireGuard has sent to a [resting endpoint](resting_endpoint). It
+    /// goes by the path that is found, if the peer is in the mesh.
+    pub fn handle_initiation(&mut self, endpoint: SocketAddr, datagram: &[u8], now: Time) {
+        let is_meant =
+            |key: &PeerKey| resting_endpoint(key) == endpoint && is_initiation_for(key, datagram);
+        let Some(key) = self.peers.keys().copied().find(is_meant) else {
+            return;
+        };
+        self.with_peer(&key, now, |peer, env| {
+            peer.handle_initiation(datagram, env, now)
+        });
         self.flush(now);
     }
 

@@ -37,7 +37,8 @@ pub enum Command {
         peer: PeerKey,
         /// On which path the peer is; [`PathId::endpoint`] is what WireGuard is told.
         path: PathId,
-        /// Make WireGuard send something to it at once: there is no session yet, or it moved.
+        /// Make WireGuard send something to it at once: there is no session yet and no initiation
+        /// that could be sent, or the session moved.
         kick: bool,
         /// Why, for the log.
         reason: EndpointReason,

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use natpunch_types::{Nat64, PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
+use natpunch_types::{INITIATION_LEN, Nat64, PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
 
 /// STUN's magic cookie (RFC 8489, 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
@@ -84,6 +84,30 @@ pub(crate) fn drop_all() -> Vec<Instruction> {
     }]
 }
 
+/// The program of a packet socket that sees IPv4 packets from their IP header on: it keeps
+/// WireGuard's handshake initiations from `port` to this port of addresses that begin with
+/// `network`.
+pub(crate) fn rested(port: u16, network: [u8; 2], to: u16) -> Vec<Instruction> {
+    use Target::{Accept, Drop, Next};
+    let mut code = Assembler::default();
+    code.ipv4_udp();
+    code.run(op::LOAD_HALF, 16);
+    code.branch(op::IF_EQUAL, u16::from_be_bytes(network).into(), Next, Drop);
+    code.run(op::LOAD_HALF_FROM_X, 0);
+    code.branch(op::IF_EQUAL, port.into(), Next, Drop);
+    code.run(op::LOAD_HALF_FROM_X, 2);
+    code.branch(op::IF_EQUAL, to.into(), Next, Drop);
+    code.run(op::LOAD_LENGTH, 0);
+    code.run(op::SUBTRACT_X, 0);
+    let length = UDP_HEADER + INITIATION_LEN as u32;
+    code.branch(op::IF_EQUAL, length, Next, Drop);
+    // Message type 1, and three bytes that are zero.
+    code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
+    code.branch(op::IF_EQUAL, 1 << 24, Accept, Drop);
+    code.verdicts();
+    code.finish()
+}
+
 impl Rules {
     /// The rules in Rust: a packet that was queued under an older program is judged again when it
     /// is read.
@@ -103,18 +127,7 @@ impl Rules {
         use Target::{Accept, Drop, Next, Sources};
         let mut code = Assembler::default();
         match family {
-            Family::V4 => {
-                // Version 4 and a header of at least five words.
-                code.run(op::LOAD_BYTE, 0);
-                code.branch(op::IF_AT_LEAST, 0x45, Next, Drop);
-                code.branch(op::IF_AT_LEAST, 0x50, Drop, Next);
-                code.run(op::LOAD_BYTE, 9);
-                code.branch(op::IF_EQUAL, PROTOCOL_UDP, Next, Drop);
-                // More fragments, or an offset.
-                code.run(op::LOAD_HALF, 6);
-                code.branch(op::IF_ANY_BIT, 0x3fff, Drop, Next);
-                code.run(op::X_HEADER_LENGTH, 0);
-            }
+            Family::V4 => code.ipv4_udp(),
             // The kernel has walked the extension headers, reassembled, and matched the protocol.
             Family::V6 => code.run(op::X_CONSTANT, 0),
         }
@@ -223,6 +236,22 @@ impl Assembler {
 
     fn branch(&mut self, code: u16, k: u32, yes: Target, no: Target) {
         self.lines.push((code, k, yes, no));
+    }
+
+    /// Drops what is not a whole UDP datagram in an IPv4 packet; X is then the start of the UDP
+    /// header.
+    fn ipv4_udp(&mut self) {
+        use Target::{Drop, Next};
+        // Version 4 and a header of at least five words.
+        self.run(op::LOAD_BYTE, 0);
+        self.branch(op::IF_AT_LEAST, 0x45, Next, Drop);
+        self.branch(op::IF_AT_LEAST, 0x50, Drop, Next);
+        self.run(op::LOAD_BYTE, 9);
+        self.branch(op::IF_EQUAL, PROTOCOL_UDP, Next, Drop);
+        // More fragments, or an offset.
+        self.run(op::LOAD_HALF, 6);
+        self.branch(op::IF_ANY_BIT, 0x3fff, Drop, Next);
+        self.run(op::X_HEADER_LENGTH, 0);
     }
 
     fn verdicts(&mut self) {

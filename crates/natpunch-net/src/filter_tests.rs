@@ -516,3 +516,52 @@ fn program_and_rust_agree_on_a_hundred_thousand_mutated_frames() {
         "the frames are no test: {passed} passed"
     );
 }
+
+#[test]
+fn of_what_goes_to_resting_endpoints_only_wireguards_initiations_pass() {
+    let program = rested(PORT, [127, 79], 9);
+    let to = |destination: [u8; 4], segment: &[u8]| {
+        let mut packet = ipv4(0, segment);
+        packet[16..20].copy_from_slice(&destination);
+        packet
+    };
+    let message = |first: [u8; 4], length: usize| {
+        let mut message = vec![0xaa; length];
+        message[..4].copy_from_slice(&first);
+        message
+    };
+    let initiation = message([1, 0, 0, 0], INITIATION_LEN);
+    let good = to([127, 79, 3, 4], &udp(PORT, 9, &initiation));
+    assert!(passes(&program, &good, 0));
+    let with_options = ipv4(3, &udp(PORT, 9, &initiation));
+    let mut with_options: Vec<u8> = with_options;
+    with_options[16..20].copy_from_slice(&[127, 79, 3, 4]);
+    assert!(passes(&program, &with_options, 0));
+    for bad in [
+        to([127, 78, 3, 4], &udp(PORT, 9, &initiation)),
+        to([127, 79, 3, 4], &udp(PORT + 1, 9, &initiation)),
+        to([127, 79, 3, 4], &udp(PORT, 10, &initiation)),
+        to(
+            [127, 79, 3, 4],
+            &udp(PORT, 9, &message([2, 0, 0, 0], INITIATION_LEN)),
+        ),
+        to(
+            [127, 79, 3, 4],
+            &udp(PORT, 9, &message([1, 0, 0, 1], INITIATION_LEN)),
+        ),
+        to(
+            [127, 79, 3, 4],
+            &udp(PORT, 9, &message([1, 0, 0, 0], INITIATION_LEN - 1)),
+        ),
+        to(
+            [127, 79, 3, 4],
+            &udp(PORT, 9, &message([1, 0, 0, 0], INITIATION_LEN + 1)),
+        ),
+        vec![],
+    ] {
+        assert!(!passes(&program, &bad, 0), "{bad:02x?}");
+    }
+    for length in 0..good.len() {
+        assert!(!passes(&program, &good[..length], 0), "{length}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Raw sockets, packet filters and link watching for natpunch.
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns, [`SourcePorts`] from others beside it;
-//! [`LinkWatch`] tells when the way out of this host changes; [`now`] is the clock that both the core
+//! [`RestingPeers`] hears what WireGuard sends to peers without a path; [`LinkWatch`] tells when the way out of this host changes; [`now`] is the clock that both the core
 //! and the shell live by; [`surroundings`] names the networks that this host is in; [`echo`] asks
 //! hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the
 //! batch.
@@ -16,6 +16,7 @@ mod netlink;
 mod packet;
 mod raw;
 mod readable;
+mod rest;
 mod route;
 mod snapshot;
 mod source;
@@ -28,5 +29,6 @@ pub use echo::{echo, echo_once};
 pub use error::NetError;
 pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};
+pub use rest::{Rested, RestingPeers};
 pub use source_ports::{Probed, SourcePorts};
 pub use surroundings::{Lan, Surroundings, surroundings};

@@ -1,4 +1,4 @@
-//! The one place that needs `unsafe`: handing a file descriptor to tokio's reactor.
+//! Hands a file descriptor to tokio's reactor, which needs `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{
     Abilities, Candidate, CandidateKind, HostAddress, HostNetwork, InstanceName, LinkRole,
-    LocalSocket, News, PathId, PeerKey, Pins, Running,
+    LocalSocket, News, PathId, PeerKey, Pins, Running, resting_endpoint,
 };
 
 use crate::client::{self, Clients, ServerAddress};
@@ -17,7 +17,7 @@ use crate::gossip::{self, GOSSIP, Gossiper};
 use crate::packet::Purpose;
 use crate::random::Random;
 use crate::rendezvous::Message;
-use crate::wireguard::Device;
+use crate::wireguard::{self, Device, Outgoing};
 
 /// How often the agent reads the device ...
 const DEVICE_POLL: Duration = Duration::from_secs(1);
@@ -135,6 +135,11 @@ pub(crate) struct Node {
     pub(crate) pins: Option<BTreeMap<SocketAddr, (PeerKey, u16)>>,
     /// When a raw packet first left from this port to this address, of the last ten minutes.
     pub(crate) flows: BTreeMap<(u16, SocketAddr), Duration>,
+    /// An agent has run.
+    has_run: bool,
+    /// What the device last sent to each peer that rests: the bytes that the agent has, and the
+    /// message that they stand for.
+    pub(crate) rested: BTreeMap<PeerKey, (Vec<u8>, wireguard::Message)>,
     pub(crate) record_counter: u64,
     pub(crate) events: Vec<(Duration, Event)>,
     /// When a raw packet that this peer truly sent last came from this address: the base of
@@ -167,6 +172,16 @@ pub(crate) fn host_network(addresses: &[IpAddr], bridges: &[IpAddr]) -> HostNetw
     }
 }
 
+/// Brings a device to the peers of a spec; those that are new and run natpunch rest at first.
+pub(crate) fn add_peers(device: &mut Device, spec: &MeshSpec, now: Duration) {
+    for peer in &spec.peers {
+        if peer.managed {
+            device.add_resting_peer(peer.key);
+        }
+        device.set_peer(peer.key, peer.persistent_keepalive, now);
+    }
+}
+
 /// The path from a source port of this host.
 pub(crate) fn path_from(port: u16, remote: SocketAddr) -> PathId {
     let local = NonZeroU16::new(port).map_or(LocalSocket::WireguardPort, LocalSocket::SourcePort);
@@ -183,9 +198,7 @@ impl Node {
     ) -> Self {
         let device_random = Random::new(random.below(u64::MAX), 7);
         let mut device = Device::new(key, spec.listen_port, device_random);
-        for peer in &spec.peers {
-            device.set_peer(peer.key, peer.persistent_keepalive, now);
-        }
+        add_peers(&mut device, &spec, now);
         Self {
             key,
             spec,
@@ -200,6 +213,8 @@ impl Node {
             source_ports: BTreeSet::new(),
             pins: None,
             flows: BTreeMap::new(),
+            has_run: false,
+            rested: BTreeMap::new(),
             record_counter: 0,
             events: Vec::new(),
             heard: BTreeMap::new(),
@@ -219,10 +234,7 @@ impl Node {
         let random = Random::new(self.random.below(u64::MAX), 7);
         self.device = Device::new(self.key, self.spec.listen_port, random);
         if self.device_back_at.is_none() {
-            for peer in &self.spec.peers {
-                self.device
-                    .set_peer(peer.key, peer.persistent_keepalive, now);
-            }
+            add_peers(&mut self.device, &self.spec, now);
         }
     }
 
@@ -248,6 +260,12 @@ impl Node {
         mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(&host_network(addresses, &self.bridges), time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
+        // The first agent listens before it makes the device.
+        if !std::mem::replace(&mut self.has_run, true) {
+            for (peer, (bytes, _)) in &self.rested {
+                mesh.handle_initiation(resting_endpoint(peer), bytes, time);
+            }
+        }
         let client = self
             .discovery
             .rendezvous
@@ -338,6 +356,22 @@ impl Node {
             .into_iter()
             .map(|message| (server, message))
             .collect()
+    }
+
+    /// The device has sent something to a peer that rests: this host's agent hears it, if it runs.
+    pub(crate) fn handle_rested(&mut self, out: Outgoing, now: Duration) {
+        let bytes = out.message.outline();
+        let time = self.clock(now);
+        if let Some(agent) = &mut self.agent {
+            agent.mesh.handle_initiation(out.to, &bytes, time);
+        }
+        self.rested.insert(out.message.to, (bytes, out.message));
+    }
+
+    /// The message of WireGuard's that these bytes are a copy of.
+    pub(crate) fn wireguards(&self, bytes: &[u8]) -> Option<wireguard::Message> {
+        let mut rested = self.rested.values();
+        rested.find_map(|(copied, message)| (copied == bytes).then_some(*message))
     }
 
     /// The rendezvous server answered.

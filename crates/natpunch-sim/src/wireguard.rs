@@ -7,7 +7,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{DevicePeer, DeviceSnapshot, PeerKey};
+use natpunch_types::{
+    DevicePeer, DeviceSnapshot, PeerKey, is_resting, resting_endpoint, sign_initiation,
+};
 
 use crate::random::Random;
 
@@ -26,8 +28,9 @@ const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Up to this is added to a repetition.
 const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
-/// Packets of one peer that wait for a session.
-const STAGED_PACKETS: usize = 16;
+/// Packets of one peer that wait for a session; of more, the kernel keeps the last so many
+/// (MAX_STAGED_PACKETS). The embedded device keeps the first 256.
+const STAGED_PACKETS: usize = 128;
 
 const INITIATION_SIZE: u64 = 148;
 const RESPONSE_SIZE: u64 = 92;
@@ -79,8 +82,8 @@ impl Message {
         }
     }
 
-    /// What a relay can tell of it: its type, the indices by which its receiver and whoever answers
-    /// find the session, and its length.
+    /// What others than WireGuard can tell of it: its type, the indices by which its receiver and
+    /// whoever answers find the session, its length, and whom an initiation is for.
     pub(crate) fn outline(&self) -> Vec<u8> {
         let (from, to) = (&self.from, &self.to);
         let (kind, indices) = match self.content {
@@ -91,6 +94,9 @@ impl Message {
         let mut bytes = vec![kind, 0, 0, 0];
         bytes.extend(indices.into_iter().flat_map(u32::to_le_bytes));
         bytes.resize(self.size() as usize, 0);
+        if let Content::Initiation { .. } = self.content {
+            sign_initiation(to, &mut bytes);
+        }
         bytes
     }
 
@@ -218,6 +224,11 @@ struct Peer {
 }
 
 impl Peer {
+    /// Its endpoint, unless that is where it rests.
+    fn path(&self) -> Option<SocketAddr> {
+        self.endpoint.filter(|endpoint| !is_resting(*endpoint))
+    }
+
     fn timers(&self) -> impl Iterator<Item = Duration> {
         [
             self.retransmit,
@@ -299,6 +310,14 @@ impl Device {
         }
     }
 
+    /// Adds a peer at its resting endpoint, if it is not there yet.
+    pub fn add_resting_peer(&mut self, key: PeerKey) {
+        self.peers.entry(key).or_insert_with(|| Peer {
+            endpoint: Some(resting_endpoint(&key)),
+            ..Peer::default()
+        });
+    }
+
     /// Removes a peer with all its state.
     pub fn remove_peer(&mut self, key: &PeerKey) {
         self.peers.remove(key);
@@ -364,9 +383,9 @@ impl Device {
         self.peers.get(key).map_or(0, |peer| peer.received_data)
     }
 
-    /// Where packets to a peer go.
+    /// Where packets to a peer go; `None` while it rests, too.
     pub fn endpoint(&self, key: &PeerKey) -> Option<SocketAddr> {
-        self.peers.get(key).and_then(|peer| peer.endpoint)
+        self.peers.get(key).and_then(Peer::path)
     }
 
     /// True if there is a session with this peer that both sides use.
@@ -391,7 +410,7 @@ impl Device {
     pub fn snapshot(&self) -> DeviceSnapshot {
         let peers = self.peers.iter().map(|(key, peer)| DevicePeer {
             key: *key,
-            endpoint: peer.endpoint,
+            endpoint: peer.path(),
             // The wall clock of the host: long after the epoch.
             last_handshake: peer
                 .last_handshake

@@ -13,7 +13,7 @@ use natpunch_core::{
 };
 use natpunch_types::{
     Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, Pins, RelayPolicy,
-    SecretKey, derive_listen_port,
+    SecretKey, derive_listen_port, is_resting,
 };
 
 use crate::client::{self, ServerAddress};
@@ -269,10 +269,7 @@ impl World {
                 node.device.remove_peer(&peer.key);
             }
         }
-        for peer in &spec.peers {
-            node.device
-                .set_peer(peer.key, peer.persistent_keepalive, now);
-        }
+        node::add_peers(&mut node.device, &spec, now);
         node.spec = spec.clone();
         let time = node.clock(now);
         if let Some(agent) = &mut node.agent {
@@ -667,6 +664,11 @@ impl World {
                 }
                 while let Some(out) = self.node_mut(host).device.poll_transmit() {
                     idle = false;
+                    let now = self.now;
+                    if is_resting(out.to) {
+                        self.node_mut(host).handle_rested(out, now);
+                        continue;
+                    }
                     self.send_from(
                         host,
                         None,
@@ -774,6 +776,11 @@ impl World {
     fn send_probe(&mut self, host: HostId, transmit: Transmit) {
         let now = self.now;
         let node = self.node_mut(host);
+        if let Some(message) = node.wireguards(&transmit.payload) {
+            let to = transmit.path.remote;
+            self.send_from(host, None, to, DEFAULT_TTL, Payload::WireGuard(message));
+            return;
+        }
         node.count_probe(now);
         node.asked.insert(transmit.path.remote, now);
         let port = match transmit.path.pin() {

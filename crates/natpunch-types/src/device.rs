@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::PeerKey;
+use crate::{PeerKey, is_resting};
 
 /// One peer, as the device has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub struct DeviceSnapshot {
 }
 
 impl DeviceSnapshot {
+    /// The same with no endpoint for peers that are at their resting endpoint.
+    #[must_use]
+    pub fn without_resting(mut self) -> Self {
+        for peer in &mut self.peers {
+            peer.endpoint.take_if(|endpoint| is_resting(*endpoint));
+        }
+        self
+    }
+
     /// The peer with this key.
     pub fn peer(&self, key: &PeerKey) -> Option<&DevicePeer> {
         self.peers.iter().find(|peer| peer.key == *key)

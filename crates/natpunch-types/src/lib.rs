@@ -12,6 +12,7 @@ mod consent;
 mod device;
 mod discovery;
 mod help;
+mod initiation;
 mod keepalive;
 mod key;
 mod limits;
@@ -41,6 +42,10 @@ pub use discovery::{
     Abilities, Ask, Interest, News, OwnAddressKind, PEER_MESSAGE_MAX, Running, SealedRecord,
 };
 pub use help::{Help, split_help, with_help};
+pub use initiation::{
+    INITIATION_LEN, RESTING_NETWORK, RESTING_PORT, is_initiation, is_initiation_for, is_resting,
+    resting_endpoint, sign_initiation,
+};
 pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
 pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff, spread};

@@ -95,6 +95,7 @@ fn peer(n: u32) -> PeerSpec {
         persistent_keepalive: None,
         adapts_keepalive: false,
         endpoint: None,
+        rests: false,
     }
 }
 

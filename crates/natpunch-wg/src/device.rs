@@ -121,7 +121,7 @@ impl PeerChange {
     pub fn add(spec: &PeerSpec) -> Self {
         Self {
             preshared_key: Some(spec.preshared_key.clone()),
-            endpoint: spec.endpoint,
+            endpoint: spec.endpoint.or(spec.resting_endpoint()),
             persistent_keepalive: Some(spec.keepalive_seconds()),
             replace_allowed_ips: true,
             allowed_ips: spec.allowed_ips.clone(),

@@ -114,7 +114,11 @@ fn update(
             removed,
         });
     }
-    if words.len() > before {
+    if have.endpoint.is_none() {
+        // Nothing of what a person has set is touched, so no word is made of it.
+        change.endpoint = want.resting_endpoint();
+    }
+    if words.len() > before || change.endpoint.is_some() {
         changes.push(change);
     }
 }

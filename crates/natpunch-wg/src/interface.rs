@@ -352,12 +352,13 @@ impl Interface {
         })
     }
 
-    /// The device as it is now.
+    /// The device as it is now. A peer at its resting endpoint has none.
     pub fn snapshot(&mut self) -> Result<DeviceSnapshot, WgError> {
         let read_at = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        self.device.get().map(|state| DeviceSnapshot {
+        let snapshot = self.device.get()?.snapshot.without_resting();
+        Ok(DeviceSnapshot {
             read_at,
-            ..state.snapshot
+            ..snapshot
         })
     }
 

@@ -32,7 +32,7 @@ pub fn observe(name: &str) -> Result<Observed, WgError> {
         name: name.into(),
         reason: "there is no such link".into(),
     })?;
-    let (backend, state) = match link.kind {
+    let (backend, mut state) = match link.kind {
         LinkKind::Wireguard => (BackendKind::Kernel, KernelDevice::new(name)?.get()?),
         LinkKind::Tun => (BackendKind::External, UapiDevice::external(name).get()?),
         LinkKind::Other(_) => {
@@ -43,6 +43,7 @@ pub fn observe(name: &str) -> Result<Observed, WgError> {
             });
         }
     };
+    state.snapshot = state.snapshot.without_resting();
     let link_local =
         |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     let addresses = links::addresses(link.index)?

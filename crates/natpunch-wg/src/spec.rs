@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{PeerKey, PresharedKey, SecretKey, resting_endpoint};
 
 use crate::backend::BackendChoice;
 use crate::error::WgError;
@@ -74,9 +74,17 @@ pub struct PeerSpec {
     /// Where to send first. Used only when the peer is added: later endpoints are moved by
     /// [`Interface::set_endpoint`](crate::Interface::set_endpoint) and by WireGuard's own roaming.
     pub endpoint: Option<SocketAddr>,
+    /// Without any endpoint it is at its [resting endpoint](resting_endpoint), where what WireGuard
+    /// sends to it is heard.
+    pub rests: bool,
 }
 
 impl PeerSpec {
+    /// Its resting endpoint, if it has one.
+    pub(crate) fn resting_endpoint(&self) -> Option<SocketAddr> {
+        self.rests.then(|| resting_endpoint(&self.key))
+    }
+
     /// The keepalive in the form that devices have, 0 being off.
     pub(crate) fn keepalive_seconds(&self) -> u16 {
         seconds(self.persistent_keepalive)

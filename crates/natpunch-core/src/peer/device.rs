@@ -224,7 +224,8 @@ impl DeviceView {
         }
         let handshake = row.last_handshake.is_some() && row.last_handshake != self.last_handshake;
         let received = self.known && row.rx_bytes > self.rx_bytes;
-        let sent = self.known && row.tx_bytes > self.tx_bytes;
+        // What WireGuard sends without an endpoint goes nowhere, and can't be answered.
+        let sent = self.known && row.tx_bytes > self.tx_bytes && row.endpoint.is_some();
         let carried = [(row.rx_bytes, self.rx_bytes), (row.tx_bytes, self.tx_bytes)]
             .iter()
             .any(|(new, old)| !is_own(new.saturating_sub(*old)));
@@ -286,10 +287,15 @@ impl Peer {
     pub(crate) fn handle_device(&mut self, row: Option<&DevicePeer>, env: &mut Env, now: Time) {
         let Some(row) = row else {
             self.device.forget();
+            self.initiation.forget();
             return;
         };
         let first_sight = !self.device.known;
         let progress = self.device.update(row, env.read_at, now);
+        if progress {
+            // It was answered, or the peer's own took its place: WireGuard has one handshake.
+            self.initiation.forget();
+        }
         if self.probes() {
             if first_sight {
                 self.adopt(env, now);
@@ -341,6 +347,7 @@ impl Peer {
         if ok {
             self.device.endpoint = Some(path.endpoint());
             self.device.pin = path.pin().map(|_| path);
+            self.release_initiation(path, env, now);
         }
         if ok && path.pin().is_some() && self.choice.is_selected(path) {
             // The pin is in force: the peer's sign of life is asked for now.

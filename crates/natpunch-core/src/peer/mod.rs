@@ -11,6 +11,7 @@
 //! | [`Health`](health::Health) | whether the path in use is alive |
 //! | [`Retreat`] | how long no direct path takes the place of a relay |
 //! | [`DeviceView`] | what the WireGuard device says of the peer, and its [`Session`] |
+//! | [`Initiation`] | WireGuard's newest initiation that had nowhere to go, and its copies |
 //! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
 //! | [`timers`] | the one table of what is due when |
 //!
@@ -38,6 +39,7 @@
 mod choice;
 mod device;
 mod health;
+mod initiation;
 mod meeting;
 mod messages;
 mod pinning;
@@ -71,6 +73,7 @@ use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
 use choice::{Choice, Scene};
 use device::DeviceView;
+use initiation::Initiation;
 use meeting::Meeting;
 use messages::Messages;
 use plain::PlainTries;
@@ -152,6 +155,7 @@ pub(crate) struct Peer {
     retreat: Retreat,
     vigilance: Vigilance,
     device: DeviceView,
+    initiation: Initiation,
     plain: PlainTries,
     record: Option<Received>,
     /// Some path without a relay has worked.
@@ -179,6 +183,7 @@ impl Peer {
             retreat: Retreat::default(),
             vigilance: Vigilance::default(),
             device: DeviceView::default(),
+            initiation: Initiation::default(),
             plain: PlainTries::default(),
             record: None,
             had_direct: false,
@@ -194,6 +199,7 @@ impl Peer {
         let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
         if pair(self) == pair(&predecessor) {
             self.prober.resume(predecessor.prober);
+            self.initiation = predecessor.initiation;
             let mut table = predecessor.table;
             // WireGuard's endpoint is adopted again if it is alive.
             table.restrict(|path, kind, origin| {
@@ -575,10 +581,16 @@ impl Peer {
     ) {
         let peer = self.spec.key;
         self.device.on_set(path, now);
+        // WireGuard has made an initiation already. Its copy is better than a push, which would
+        // begin a second handshake, and lose what waits for the first.
+        let has_begun = kick && self.initiation.is_current(now);
+        if has_begun {
+            self.initiation.send_on(path);
+        }
         let command = Command::SetEndpoint {
             peer,
             path,
-            kick,
+            kick: kick && !has_begun,
             reason,
         };
         env.out.set_endpoint(peer, command);

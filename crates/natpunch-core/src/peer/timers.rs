@@ -31,6 +31,8 @@ timers! {
     AskOthers,
     /// WireGuard has had its time to show that it works on the path in use.
     Check,
+    /// The next copy of WireGuard's initiation.
+    Initiation,
     /// A relay is in use and no direct path is looked for: the search begins again.
     Search,
     /// A round of probing ends, or the silence after it.
@@ -63,6 +65,7 @@ impl Peer {
             Timer::Fire => self.meeting.fires_at(),
             Timer::AskOthers => self.ask_others_at(env, now),
             Timer::Check => self.check_at(now),
+            Timer::Initiation => self.initiation.next_copy(),
             Timer::Search => self.search_at(now),
             Timer::Round => self.round.ends_at(),
             Timer::Beacon => self.round.next_beacon(),
@@ -85,6 +88,7 @@ impl Peer {
             Timer::Fire => self.fire(now),
             Timer::AskOthers => self.ask_others(env, now),
             Timer::Check => self.check_selection(env, now),
+            Timer::Initiation => self.send_initiation(env, now),
             Timer::Search => self.round.search_on(now),
             Timer::Round => self.advance_round(env, now),
             Timer::Beacon => self.send_beacons(env, now),

@@ -20,7 +20,7 @@ use natpunch_core::{
 use natpunch_types::{
     Abilities, AddressClass, Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork,
     InstanceName, Interest, News, OwnAddressKind, PathId, PeerKey, Route, Running, SealedRecord,
-    SecretKey, classify, derive_listen_port,
+    SecretKey, classify, derive_listen_port, is_initiation, resting_endpoint, sign_initiation,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -193,7 +193,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     pub port: u16,
     pub device: BTreeMap<PeerKey, DevicePeer>,
-    initiated: BTreeMap<PeerKey, Time>,
+    pub initiated: BTreeMap<PeerKey, Time>,
     /// Whether its device and its mesh run.
     pub up: bool,
     pub mesh_up: bool,
@@ -471,6 +471,8 @@ impl World {
         }
         let packet = if stun::is_stun(&transmit.payload) {
             Packet::Stun(transmit.payload)
+        } else if is_initiation(&transmit.payload) {
+            Packet::Initiation(public(node.number))
         } else {
             Packet::Probe(transmit.payload)
         };
@@ -566,6 +568,20 @@ impl World {
         if let Some(source) = self.source(index, endpoint, None) {
             self.put(source, endpoint, packet);
         }
+    }
+
+    /// WireGuard makes an initiation for a peer that rests, which the agent hears; its bytes.
+    pub fn initiate_at_rest(&mut self, index: usize, peer: u8, mark: u8) -> Vec<u8> {
+        let key = public(peer);
+        let mut bytes = vec![mark; natpunch_types::INITIATION_LEN];
+        bytes[..4].copy_from_slice(&[1, 0, 0, 0]);
+        sign_initiation(&key, &mut bytes);
+        let now = self.now;
+        self.nodes[index].initiated.insert(key, now);
+        self.with(index, |mesh, now| {
+            mesh.handle_initiation(resting_endpoint(&key), &bytes, now);
+        });
+        bytes
     }
 
     /// Injects a datagram as if it came from `source`.

@@ -15,6 +15,7 @@
 mod addresses;
 mod deaf;
 mod faults;
+mod first_packet;
 mod gossip;
 mod idle;
 mod lab;

@@ -137,6 +137,7 @@ pub(crate) fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
         persistent_keepalive: None,
         adapts_keepalive: false,
         endpoint: None,
+        rests: false,
     }
 }
 

@@ -5,17 +5,18 @@
 //!      10.5.0.1  the backend under test     embedded  10.5.0.2
 //! ```
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natpunch_types::{DevicePeer, PeerKey, PresharedKey};
+use natpunch_types::{DevicePeer, INITIATION_LEN, PeerKey, PresharedKey, resting_endpoint};
 use natpunch_wg::{
     BackendChoice, Device as _, EndpointUpdate, Interface, InterfaceSpec, UapiDevice,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::common::{Netns, peer, spec, start_wireguard_go, unique_name, until};
 
@@ -38,6 +39,7 @@ fn kernel() {
 
 fn claims(backend: BackendChoice) {
     a_kick_connects_at_once_while_somebody_pings(backend);
+    a_copy_of_what_went_to_a_resting_peer_connects_and_loses_nothing(backend);
     a_session_survives_every_change_but_its_own_removal(backend);
     a_kick_of_an_idle_session_reaches_the_peer_and_counts_there(backend);
     kicks_of_both_ends_at_once_are_both_heard(backend);
@@ -239,6 +241,69 @@ fn a_kick_connects_at_once_while_somebody_pings(backend: BackendChoice) {
             "{backend}: took {took:?}"
         );
     }
+}
+
+/// The initiation of a peer without an endpoint is heard on this host, and its copy is as good as
+/// the original.
+fn a_copy_of_what_went_to_a_resting_peer_connects_and_loses_nothing(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    pair.spec_a.peers[0].rests = true;
+    pair.apply();
+    let resting = resting_endpoint(&pair.peer_key());
+    let ear = pair.a.run(move || UdpSocket::bind(resting).unwrap());
+    let echo = pair
+        .b
+        .run(|| UdpSocket::bind(("10.5.0.2", Pinger::PORT)).unwrap());
+    let ping = pair.a.run(|| UdpSocket::bind("10.5.0.1:0").unwrap());
+    for socket in [&ear, &echo, &ping] {
+        let patience = Duration::from_secs(3) * patience();
+        socket.set_read_timeout(Some(patience)).unwrap();
+    }
+    let mut buffer = [0; 256];
+    ping.send_to(b"the first", ("10.5.0.2", Pinger::PORT))
+        .unwrap();
+    let (length, from) = ear.recv_from(&mut buffer).expect("WireGuard begins");
+    let initiation = buffer[..length].to_vec();
+    assert_eq!((length, from.port()), (INITIATION_LEN, 51_820));
+    assert_eq!(
+        pair.peer().endpoint,
+        None,
+        "{backend}: it shows in no snapshot"
+    );
+
+    pair.set_endpoint("192.0.2.2:51820", false);
+    let start = Instant::now();
+    pair.a.run(move || send_from_wireguards_port(&initiation));
+    let (length, _) = echo.recv_from(&mut buffer).expect("the first is kept");
+    assert_eq!(&buffer[..length], b"the first");
+    let took = start.elapsed();
+    eprintln!("{backend}: {took:?} from the copy to the first datagram");
+    assert!(took < Duration::from_millis(100) * patience(), "{took:?}");
+    pair.apply();
+    assert_eq!(
+        pair.peer().endpoint,
+        Some("192.0.2.2:51820".parse().unwrap())
+    );
+}
+
+/// Sends from a to b as WireGuard would, by a raw socket that makes the IP header itself.
+fn send_from_wireguards_port(payload: &[u8]) {
+    let [from, to] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse::<Ipv4Addr>().unwrap());
+    let length = u16::try_from(20 + 8 + payload.len()).unwrap();
+    // The kernel fills in the checksum; that of UDP may be left out (RFC 768).
+    let mut packet = vec![0x45, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    for field in [51_820, 51_820, length - 20, 0] {
+        packet.extend(field.to_be_bytes());
+    }
+    packet.extend(payload);
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol)).unwrap();
+    let sent = socket.send_to(&packet, &SocketAddr::from((to, 0)).into());
+    assert_eq!(sent.unwrap(), packet.len());
 }
 
 fn a_session_survives_every_change_but_its_own_removal(backend: BackendChoice) {
