@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use natpunch_os::share_one_arena;
+
 use crate::agent::{self, Options, Outcome};
 use crate::cli::CliError;
 use crate::cli::args::ApplyArgs;
@@ -36,6 +38,7 @@ pub(in crate::cli) fn run(args: ApplyArgs) -> Result<ExitCode, CliError> {
         metrics: args.metrics,
         control_group: args.control_group,
     };
+    share_one_arena();
     agent::hold_signals(true);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
