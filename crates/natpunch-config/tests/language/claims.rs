@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::{IpNet, Ipv4Net};
 use proptest::prelude::*;
 
-use crate::support::{head, key, refusals};
+use crate::support::{head, key, load, refusals};
 
 /// An address (of the mesh's network) or a route, of one of three peers.
 #[derive(Debug, Clone)]
@@ -125,6 +125,21 @@ fn the_second_of_two_claims_is_at_fault_and_both_are_named() {
     assert!(line.starts_with("routes"), "{line}");
     let (message, _) = claims("10.0.0.0/28", "10.0.0.5/32");
     assert_eq!(message, "10.0.0.5 of `p1` overlaps 10.0.0.0/28 of `p0`");
+}
+
+#[test]
+fn what_to_do_depends_on_whose_the_two_claims_are() {
+    let help = |first: u8, second: u8| {
+        let of = |peer| Claim {
+            peer,
+            net: "10.0.0.5/32".parse().unwrap(),
+        };
+        let errors = load(&text(&[of(first), of(second)])).unwrap_err();
+        let helps = errors.iter().flat_map(|error| error.helps());
+        helps.map(str::to_owned).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(help(0, 0), "remove one of the two");
+    assert!(help(0, 1).starts_with("WireGuard sends a packet to one peer"));
 }
 
 proptest! {

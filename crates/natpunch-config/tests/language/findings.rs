@@ -48,6 +48,35 @@ fn a_usual_mesh_has_nothing_to_be_said() {
 }
 
 #[test]
+fn what_a_plugin_finds_odd_is_said_at_its_section() {
+    let book = |more: &str| {
+        let section = format!("[discovery.shelf]\nplugin = 'book'\n{more}");
+        mesh("", &(section + SERVER), [ENDPOINT, "", ""])
+    };
+    let section = "[discovery.shelf]";
+    tells_apart("shouting-book", section, &book("shout = true\n"), &book(""));
+}
+
+#[test]
+fn a_plugin_that_a_mesh_has_unwritten_is_there_once_and_only_where_it_is_of_use() {
+    let books = |text: &str| -> Vec<String> {
+        let mesh = load(text).unwrap();
+        let of_book = mesh.discovery.iter().filter(|one| one.plugin == "book");
+        of_book.map(|one| one.name.clone()).collect()
+    };
+    let written = "[discovery.shelf]\nplugin = 'book'\n";
+    for (sections, endpoint, expected) in [
+        ("", ENDPOINT, &["book"][..]),
+        ("", "", &[]),
+        (written, ENDPOINT, &["shelf"]),
+        (written, "", &["shelf"]),
+    ] {
+        let text = mesh("", &(SERVER.to_owned() + sections), [endpoint, "", ""]);
+        assert_eq!(books(&text), expected, "{text}");
+    }
+}
+
+#[test]
 fn networks_that_get_into_each_others_way() {
     let lan = |lan: &str| mesh(&format!("lans = ['{lan}']"), SERVER, ["", "", ""]);
     tells_apart(

@@ -1,7 +1,7 @@
 //! Meshes as text, and what is said of them.
 
 use natpunch_config::{ConfigErrors, Kind, MeshConfig, load_texts};
-use natpunch_plugin_description::{Description, Endpoint, Flaw, Instance, Settings};
+use natpunch_plugin_description::{Description, Endpoint, Flaw, Instance, Settings, Warning};
 use natpunch_types::{Abilities, PeerKey, SecretKey};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -67,12 +67,45 @@ impl Settings for Web {
     }
 }
 
+/// Offers the endpoints of the mesh file, and is there without being written. A `shout` in its
+/// section is likely not meant.
+#[derive(Deserialize, JsonSchema)]
+struct Book {
+    #[serde(default)]
+    shout: bool,
+}
+
+impl Settings for Book {
+    const PLUGIN: &'static str = "book";
+    const ABOUT: &'static str = "has the endpoints of the file";
+    const ABILITIES: Abilities = Abilities::NONE;
+    type Instance = Described;
+
+    fn check(self) -> Result<Described, Vec<Flaw>> {
+        let odd = Warning {
+            rule: "shouting-book",
+            problem: "shouts".to_owned(),
+            label: "nobody hears it",
+            help: "take `shout` out",
+        };
+        Ok(Described(Description {
+            offers_endpoints: true,
+            warnings: self.shout.then_some(odd).into_iter().collect(),
+            ..Description::default()
+        }))
+    }
+
+    fn implied() -> Option<Described> {
+        Book { shout: false }.check().ok()
+    }
+}
+
 pub(crate) const SERVER: &str = "[discovery.rv]\nplugin = 'server'\n";
 pub(crate) const WEB: &str = "[discovery.web]\nplugin = 'web'\n";
 
 /// The mesh of a text.
 pub(crate) fn load(text: &str) -> Result<MeshConfig, ConfigErrors> {
-    let kinds = [Kind::of::<Server>(), Kind::of::<Web>()];
+    let kinds = [Kind::of::<Server>(), Kind::of::<Web>(), Kind::of::<Book>()];
     load_texts(vec![("mesh.toml".into(), text.to_owned())], &kinds)
 }
 
