@@ -14,6 +14,8 @@ use rand_core::RngCore as _;
 
 use crate::filter::{Rejected, admit};
 use crate::gather::Local;
+use crate::nat::family::PerFamily;
+use crate::nat::filters::Filters;
 use crate::nat::lifetime::Lifetimes;
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
@@ -114,9 +116,11 @@ pub(crate) struct Env {
     pub(crate) probes: ProbeStatus,
     pub(crate) ports: SourcePorts,
     pub(crate) sampler: Sampler,
-    pub(crate) lifetimes: Lifetimes,
+    /// How long mappings live, and whose packets they let in.
+    pub(crate) lifetimes: PerFamily<Lifetimes>,
+    pub(crate) filters: PerFamily<Filters>,
     pub(crate) pacer: Pacer,
-    /// This node's NAT, of IPv4.
+    /// This node's NAT.
     pub(crate) profile: NatProfile,
     pub(crate) out: Outbox,
     /// Some discovery instance can make both sides fire at one moment.

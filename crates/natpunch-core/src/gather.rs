@@ -257,12 +257,20 @@ impl Local {
 
     /// Servers see this node at more than one IPv4 address.
     pub(crate) fn has_pool_v4(&self) -> bool {
+        self.seen_v4().len() > 1
+    }
+
+    /// At how many IPv4 addresses servers see this node.
+    pub(crate) fn addresses_v4(&self) -> u8 {
+        u8::try_from(self.seen_v4().len()).unwrap_or(u8::MAX)
+    }
+
+    fn seen_v4(&self) -> BTreeSet<IpAddr> {
         let reflexive = |(kind, address): (CandidateKind, SocketAddr)| {
             let seen = kind == CandidateKind::Reflexive && address.is_ipv4();
             seen.then_some(address.ip())
         };
-        let seen: BTreeSet<IpAddr> = self.outside().filter_map(reflexive).collect();
-        seen.len() > 1
+        self.outside().filter_map(reflexive).collect()
     }
 
     fn mapped_v4(&self) -> impl Iterator<Item = SocketAddr> {
@@ -270,11 +278,12 @@ impl Local {
         mapped.filter(|address| address.is_ipv4())
     }
 
-    /// The STUN servers of IPv4 that answer.
-    pub(crate) fn servers_v4(&self) -> impl Iterator<Item = SocketAddr> {
-        let answers = |(address, server): (&SocketAddr, &Server)| {
-            let seen = server.mapped.is_some_and(|mapped| mapped.is_ipv4());
-            (seen && address.is_ipv4()).then_some(*address)
+    /// The STUN servers of IPv4, or else of IPv6, that answer.
+    pub(crate) fn servers(&self, of_v4: bool) -> impl Iterator<Item = SocketAddr> {
+        let answers = move |(address, server): (&SocketAddr, &Server)| {
+            let is_of = |address: SocketAddr| address.is_ipv4() == of_v4;
+            let seen = server.mapped.is_some_and(is_of);
+            (seen && is_of(*address)).then_some(*address)
         };
         self.servers.iter().filter_map(answers)
     }

@@ -55,11 +55,12 @@ mod strategy;
 
 pub use filter::{Rejected, admit};
 pub use mesh::Mesh;
-pub use nat::stun;
+pub use nat::lifetime::MeasuredLifetime;
+pub use nat::{filtering, stun};
 pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
-    CandidateStatus, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind, PeerState,
+    CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind, PeerState,
     PeerStatus, PortPattern, ProbeStatus, PunchStatus,
 };

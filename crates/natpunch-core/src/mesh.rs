@@ -19,7 +19,6 @@ use crate::gather::Local;
 use crate::keys::PairKeys;
 use crate::messages::record::Contents;
 use crate::messages::{peer_message, probe};
-use crate::nat::lifetime::Lifetimes;
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
@@ -101,8 +100,10 @@ pub struct Mesh {
     record_counter: u64,
     /// Samples of the NAT may be wanted then.
     sample_due: Option<Time>,
-    /// The next step of measuring how long it holds a mapping.
-    lifetime_due: Option<Time>,
+    /// The next step of measuring how long it holds a mapping, and whose packets it lets in.
+    measure_due: Option<Time>,
+    /// Bits of the profile that a test has the other way round.
+    distortion: [u8; 3],
     last_change: Option<Time>,
     pending_change: Option<Time>,
 }
@@ -130,7 +131,8 @@ impl Mesh {
                 probes: ProbeStatus::default(),
                 ports: SourcePorts::default(),
                 sampler: Sampler::default(),
-                lifetimes: Lifetimes::default(),
+                lifetimes: nat::lifetimes(),
+                filters: nat::filters(),
                 pacer: Pacer::new(spec.punch),
                 profile: NatProfile::default(),
                 out: Outbox::default(),
@@ -151,7 +153,8 @@ impl Mesh {
             records: Notice::default(),
             record_counter: 0,
             sample_due: None,
-            lifetime_due: None,
+            measure_due: None,
+            distortion: [0; 3],
             last_change: None,
             pending_change: None,
             spec: MeshSpec {
@@ -290,11 +293,17 @@ impl Mesh {
         let Env {
             sampler,
             lifetimes,
+            filters,
             ports,
             ..
         } = &mut self.env;
         sampler.restart(ports, &self.public_key);
-        lifetimes.restart(ports, now);
+        for lifetimes in lifetimes.iter_mut() {
+            lifetimes.restart(ports, now);
+        }
+        for filters in filters.iter_mut() {
+            filters.restart(ports);
+        }
         self.ask_stun(now);
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
@@ -482,7 +491,7 @@ impl Mesh {
             self.env.local.next_timeout(),
             self.env.sampler.next_timeout(),
             self.sample_due,
-            self.lifetime_due,
+            self.measure_due,
             self.pending_change,
             self.interest.due,
             self.records.due,
@@ -646,7 +655,7 @@ impl Mesh {
     /// Tells discovery, and the shell, what changed.
     fn flush(&mut self, now: Time) {
         self.sample(now);
-        self.measure_lifetime(now);
+        self.measure(now);
         self.note_profile(now);
         if let Some(ports) = self.env.ports.take_changed() {
             self.env.out.source_ports(ports);

@@ -18,6 +18,9 @@ const BURST: u64 = 8;
 pub(crate) const FORGOTTEN: Duration = Duration::from_secs(32);
 /// ... and after so many in that time the next sweep waits for it, or they would add up in a table.
 pub(crate) const LONG_SWEEP: u32 = 200;
+/// How many eighths of the ten minutes' bound may go to sweeps against the odds: one long sweep and
+/// the opener's ports of another.
+const AGAINST_ODDS: u32 = 5;
 /// After a sign of harm nothing is guessed for this long.
 const REST: Duration = Duration::from_secs(600);
 
@@ -34,15 +37,32 @@ pub(crate) enum Denied {
     Harm(Time),
 }
 
+/// What was sent within one step.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Time,
+    shots: u32,
+    /// Those among them that were against the odds.
+    against_odds: u32,
+}
+
+/// A sweep, towards one address.
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    peer: PeerKey,
+    to: IpAddr,
+    against_odds: bool,
+}
+
 /// Bounds of what this node sends to guessed ports.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     spec: PunchSpec,
     rate: RateBudget,
     /// When how many were sent, of the last ten minutes.
-    log: VecDeque<(Time, u32)>,
-    /// The one sweep that is under way, and towards which address.
-    sweep: Option<(PeerKey, IpAddr)>,
+    log: VecDeque<Sent>,
+    /// The one sweep that is under way.
+    sweep: Option<Sweep>,
     rests_until: Option<Time>,
 }
 
@@ -86,8 +106,13 @@ impl Pacer {
 
     /// Sent in the last ten minutes.
     pub(crate) fn used(&self, now: Time) -> u32 {
-        let lately = self.log.iter().filter(|(at, _)| now.since(*at) < LONG);
-        lately.map(|(_, count)| count).sum()
+        self.lately(now).map(|sent| sent.shots).sum()
+    }
+
+    fn lately(&self, now: Time) -> impl Iterator<Item = &Sent> {
+        self.log
+            .iter()
+            .filter(move |sent| now.since(sent.at) < LONG)
     }
 
     /// What may be sent in ten minutes.
@@ -107,30 +132,47 @@ impl Pacer {
         until.map(Denied::Until)
     }
 
-    /// Begins a sweep towards an address.
-    pub(crate) fn begin(&mut self, peer: PeerKey, to: IpAddr, now: Time) -> Result<(), Denied> {
+    /// Begins a sweep towards an address. Of one against the odds the number of its shots is given:
+    /// all of those leave a part of the ten minutes' bound to others.
+    pub(crate) fn begin(
+        &mut self,
+        peer: PeerKey,
+        to: IpAddr,
+        against_odds: Option<u32>,
+        now: Time,
+    ) -> Result<(), Denied> {
         if let Some(denied) = self.barred(now) {
             return Err(denied);
         }
-        if self.sweep.is_some_and(|(other, _)| other != peer) {
+        let sent: u32 = self.lately(now).map(|sent| sent.against_odds).sum();
+        let most = self.spec.per_10_minutes / 8 * AGAINST_ODDS;
+        if against_odds.is_some_and(|shots| sent.saturating_add(shots) > most) {
+            return Err(Denied::Until(now + FORGOTTEN));
+        }
+        if self.sweep.is_some_and(|sweep| sweep.peer != peer) {
             return Err(Denied::Busy);
         }
-        self.sweep = Some((peer, to));
+        self.sweep = Some(Sweep {
+            peer,
+            to,
+            against_odds: against_odds.is_some(),
+        });
         Ok(())
     }
 
     /// The sweep is over.
     pub(crate) fn end(&mut self, peer: &PeerKey) {
-        self.sweep.take_if(|(swept, _)| swept == peer);
+        self.sweep.take_if(|sweep| sweep.peer == *peer);
     }
 
     /// Takes one shot at this address; when the next may be taken if not now.
     pub(crate) fn take(&mut self, peer: &PeerKey, to: IpAddr, now: Time) -> Result<(), Denied> {
-        if self.sweep != Some((*peer, to)) {
+        let is_this = |sweep: &Sweep| sweep.peer == *peer && sweep.to == to;
+        let Some(sweep) = self.sweep.filter(is_this) else {
             return Err(Denied::Busy);
-        }
+        };
         // A step is forgotten when its last shot may be.
-        let is_over = |(at, _): &(Time, u32)| now.since(*at) >= LONG + STEP;
+        let is_over = |sent: &Sent| now.since(sent.at) >= LONG + STEP;
         while self.log.front().is_some_and(is_over) {
             self.log.pop_front();
         }
@@ -141,9 +183,17 @@ impl Pacer {
             let at = self.rate.available_at().unwrap_or(now + LONG);
             return Err(Denied::Until(at));
         }
+        let against_odds = u32::from(sweep.against_odds);
         match self.log.back_mut() {
-            Some((at, count)) if now.since(*at) < STEP => *count += 1,
-            _ => self.log.push_back((now, 1)),
+            Some(sent) if now.since(sent.at) < STEP => {
+                sent.shots += 1;
+                sent.against_odds += against_odds;
+            }
+            _ => self.log.push_back(Sent {
+                at: now,
+                shots: 1,
+                against_odds,
+            }),
         }
         Ok(())
     }
@@ -156,11 +206,11 @@ impl Pacer {
 
     /// Until when routers remember so much that another sweep would be too much.
     fn remembered_until(&self, now: Time) -> Option<Time> {
-        let is_remembered = |(at, _): &&(Time, u32)| now.since(*at) < FORGOTTEN + STEP;
+        let is_remembered = |sent: &&Sent| now.since(sent.at) < FORGOTTEN + STEP;
         let remembered = || self.log.iter().filter(is_remembered);
-        let sent: u32 = remembered().map(|(_, count)| count).sum();
+        let sent: u32 = remembered().map(|sent| sent.shots).sum();
         let last = remembered()
-            .map(|(at, _)| *at + FORGOTTEN + STEP)
+            .map(|sent| sent.at + FORGOTTEN + STEP)
             .next_back();
         last.filter(|_| sent >= LONG_SWEEP)
     }
@@ -170,10 +220,10 @@ impl Pacer {
         let lately = || {
             self.log
                 .iter()
-                .filter(|(at, _)| now.since(*at) < LONG + STEP)
+                .filter(|sent| now.since(sent.at) < LONG + STEP)
         };
-        let sent: u32 = lately().map(|(_, count)| count).sum();
-        let first = lately().map(|(at, _)| *at).next();
+        let sent: u32 = lately().map(|sent| sent.shots).sum();
+        let first = lately().map(|sent| sent.at).next();
         first
             .filter(|_| sent >= self.spec.per_10_minutes)
             .map(|at| at + LONG + STEP)
@@ -201,12 +251,14 @@ mod tests {
     #[test]
     fn no_second_and_no_ten_minutes_see_more_than_their_bounds() {
         let mut pacer = Pacer::default();
-        pacer.begin(key(1), HERE, Time::from_millis(1000)).unwrap();
+        pacer
+            .begin(key(1), HERE, None, Time::from_millis(1000))
+            .unwrap();
         let first = shots(&mut pacer, 1, 1);
         assert!((190..=250).contains(&first), "{first}");
         let rest = shots(&mut pacer, 2, 500);
         assert_eq!(first + rest, 2048);
-        let denied = pacer.begin(key(1), HERE, Time::from_millis(502_000));
+        let denied = pacer.begin(key(1), HERE, None, Time::from_millis(502_000));
         assert!(matches!(denied, Err(Denied::Until(at)) if at > Time::from_millis(600_000)));
         assert_eq!(pacer.used(Time::from_millis(502_000)), 2048);
         assert!(shots(&mut pacer, 601, 10) > 0);
@@ -215,43 +267,59 @@ mod tests {
     #[test]
     fn one_sweep_is_under_way_at_a_time_and_towards_one_address() {
         let (mut pacer, now) = (Pacer::default(), Time::from_millis(1));
-        pacer.begin(key(1), HERE, now).unwrap();
-        assert_eq!(pacer.begin(key(2), HERE, now), Err(Denied::Busy));
+        pacer.begin(key(1), HERE, None, now).unwrap();
+        assert_eq!(pacer.begin(key(2), HERE, None, now), Err(Denied::Busy));
         let there = IpAddr::from([192, 0, 2, 1]);
         assert_eq!(pacer.take(&key(1), there, now), Err(Denied::Busy));
         assert_eq!(pacer.take(&key(1), HERE, now), Ok(()));
         pacer.end(&key(1));
-        assert_eq!(pacer.begin(key(2), HERE, now), Ok(()));
+        assert_eq!(pacer.begin(key(2), HERE, None, now), Ok(()));
+    }
+
+    #[test]
+    fn a_sweep_against_the_odds_leaves_some_of_the_budget_to_others() {
+        let (mut pacer, now) = (Pacer::default(), Time::from_millis(1000));
+        pacer.begin(key(1), HERE, Some(1024), now).unwrap();
+        assert!(shots(&mut pacer, 1, 5) > 512);
+        pacer.end(&key(1));
+        let later = Time::from_millis(60_000);
+        let denied = pacer.begin(key(1), HERE, Some(1024), later);
+        assert!(matches!(denied, Err(Denied::Until(at)) if at > later));
+        assert_eq!(pacer.begin(key(1), HERE, None, later), Ok(()));
+        assert_eq!(
+            pacer.begin(key(1), HERE, Some(1024), Time::from_millis(620_000)),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_sweep_after_a_long_one_waits_until_routers_have_forgotten_that() {
         let (mut pacer, now) = (Pacer::default(), Time::from_millis(1000));
-        pacer.begin(key(1), HERE, now).unwrap();
+        pacer.begin(key(1), HERE, None, now).unwrap();
         assert!(shots(&mut pacer, 1, 2) > 200);
         pacer.end(&key(1));
-        let denied = pacer.begin(key(2), HERE, Time::from_millis(5000));
+        let denied = pacer.begin(key(2), HERE, None, Time::from_millis(5000));
         let Err(Denied::Until(at)) = denied else {
             panic!("{denied:?}");
         };
         assert!(at > Time::from_millis(34_000), "{at:?}");
-        assert_eq!(pacer.begin(key(2), HERE, at), Ok(()));
+        assert_eq!(pacer.begin(key(2), HERE, None, at), Ok(()));
     }
 
     #[test]
     fn nothing_is_guessed_after_a_sign_of_harm_or_where_the_mesh_file_forbids_it() {
         let (mut pacer, now) = (Pacer::default(), Time::from_millis(1));
-        pacer.begin(key(1), HERE, now).unwrap();
+        pacer.begin(key(1), HERE, None, now).unwrap();
         pacer.on_harm(now);
         assert!(pacer.take(&key(1), HERE, now).is_err());
         assert!(matches!(
-            pacer.begin(key(1), HERE, now),
+            pacer.begin(key(1), HERE, None, now),
             Err(Denied::Harm(_))
         ));
         pacer.set(PunchSpec {
             spray: false,
             ..PunchSpec::default()
         });
-        assert_eq!(pacer.begin(key(1), HERE, now), Err(Denied::Off));
+        assert_eq!(pacer.begin(key(1), HERE, None, now), Err(Denied::Off));
     }
 }

@@ -32,15 +32,31 @@ pub struct MeshStatus {
     pub peers: Vec<PeerStatus>,
 }
 
-/// The NAT before a node, of IPv4, and what the node can do about it.
+/// The NAT before a node, of IPv4 unless it says otherwise, and what the node can do about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatStatus {
     /// How it maps, if some server could tell.
     pub mapping: Option<Mapping>,
     /// How it hands out ports.
     pub ports: PortPattern,
+    /// Whose packets it lets in, if some server could tell.
+    #[serde(default)]
+    pub filtering: Option<Filtering>,
+    /// The same of the firewall of IPv6.
+    #[serde(default)]
+    pub filtering_v6: Option<Filtering>,
+    /// Whether an unexpected packet takes the port of a flow that this node wants, if that was
+    /// measured.
+    #[serde(default)]
+    pub poison_prone: Option<bool>,
     /// Servers see the node at several addresses.
     pub several_addresses: bool,
+    /// At how many, if any server has answered; 15 stands for more, too.
+    #[serde(default)]
+    pub addresses: Option<u8>,
+    /// Routers up to the first one with a public address, that one included, if they told.
+    #[serde(default)]
+    pub hops: Option<u8>,
     /// The node can join another source port to WireGuard's.
     pub pins: bool,
     /// The node guesses ports: its mesh file does not forbid it.
@@ -48,6 +64,36 @@ pub struct NatStatus {
     /// The silence that its mappings are known to outlive, in seconds, if it was measured.
     #[serde(default)]
     pub mapping_lifetime_s: Option<u8>,
+    /// The same of the firewall of IPv6.
+    #[serde(default)]
+    pub mapping_lifetime_v6_s: Option<u8>,
+}
+
+/// Whose packets a NAT, or a stateful firewall, lets in on a mapping (RFC 4787, 5), as far as a
+/// server could show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Anybody's.
+    EndpointIndependent,
+    /// Those from an address that the mapping has sent to, whatever their port.
+    AddressDependent,
+    /// Those from an address that it has sent to, whatever their port; a server with one address
+    /// can't tell whether those from other addresses, too.
+    NotByPort,
+    /// Those from an address and port that it has sent to.
+    AddressAndPortDependent,
+}
+
+impl fmt::Display for Filtering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EndpointIndependent => "endpoint-independent",
+            Self::AddressDependent => "address-dependent",
+            Self::NotByPort => "port-independent",
+            Self::AddressAndPortDependent => "address- and port-dependent",
+        })
+    }
 }
 
 /// How a NAT chooses the outside port of a new mapping (RFC 4787, 4.2), as samples show it.

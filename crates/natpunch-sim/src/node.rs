@@ -140,6 +140,8 @@ pub(crate) struct Node {
     /// What the device last sent to each peer that rests: the bytes that the agent has, and the
     /// message that they stand for.
     pub(crate) rested: BTreeMap<PeerKey, (Vec<u8>, wireguard::Message)>,
+    /// What its agent measures of the NAT has these bits the other way round.
+    pub(crate) distortion: [u8; 3],
     pub(crate) record_counter: u64,
     pub(crate) events: Vec<(Duration, Event)>,
     /// When a raw packet that this peer truly sent last came from this address: the base of
@@ -215,6 +217,7 @@ impl Node {
             flows: BTreeMap::new(),
             has_run: false,
             rested: BTreeMap::new(),
+            distortion: [0; 3],
             record_counter: 0,
             events: Vec::new(),
             heard: BTreeMap::new(),
@@ -248,6 +251,7 @@ impl Node {
         let time = self.clock(now);
         let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
         mesh.set_record_counter_floor(self.record_counter);
+        mesh.distort_profile(self.distortion, time);
         mesh.handle_instances(self.discovery.instances(1), time);
         if let Some(pins) = &self.pins {
             mesh.handle_pins(Pins::Available, time);

@@ -168,14 +168,10 @@ pub fn reach_with_other_ports(network: &Network, a: HostId, b: HostId) -> Reach 
     };
     let stacks = [&nats_a, &nats_b].map(Stack::of);
     let easy = stacks.map(|stack| stack.easy());
-    // A NAT that maps by address has one port towards the other side, whose filter may not ask for
-    // it.
-    let [first, second] = stacks;
-    let is_let_in = |by: Stack, stack: Stack| {
-        let one_port = stack.mapping == Mapping::AddressDependent;
-        one_port && by.filtering != Filtering::AddressAndPortDependent
-    };
-    if is_let_in(first, second) || is_let_in(second, first) {
+    // The ports of a side that lets in whatever comes from an address can be found from behind any
+    // NAT: it does not matter from which port.
+    let lets_in = |stack: &Stack| stack.filtering != Filtering::AddressAndPortDependent;
+    if stacks.iter().any(lets_in) {
         return Reach::Guessed;
     }
     // Of a chain the sequence is only to be seen where no other router hands out ports after it.

@@ -2,7 +2,7 @@
 //! its relay, and what makes a liar of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -108,8 +108,13 @@ impl Server {
         self.drain(now)
     }
 
-    /// Takes a packet; what it sends.
-    pub(crate) fn handle(&mut self, packet: &Packet, now: Duration) -> Vec<Packet> {
+    /// Takes a packet; what it sends. `addresses`: all of its host's.
+    pub(crate) fn handle(
+        &mut self,
+        packet: &Packet,
+        addresses: &[IpAddr],
+        now: Duration,
+    ) -> Vec<Packet> {
         if self.down {
             return Vec::new();
         }
@@ -145,9 +150,13 @@ impl Server {
         {
             let (seen, time) = (self.liar.seen(source), Time::from_origin(now));
             let by_token = self.tokens.respond(&bytes, seen, time);
-            let plain = || Some((stun::respond(&bytes, seen)?, source));
+            let by_token = by_token.map(|(answer, to)| (answer, here, to));
+            let plain = || {
+                let (answer, from) = answer_stun(&bytes, seen, here, addresses)?;
+                Some((answer, from, source))
+            };
             match by_token.or_else(plain) {
-                Some((answer, to)) => out.push(Packet::new(here, to, Payload::Raw(answer))),
+                Some((answer, from, to)) => out.push(Packet::new(from, to, Payload::Raw(answer))),
                 None => self.core.handle_datagram(via(socket), seen, &bytes, time),
             }
         }
@@ -182,6 +191,35 @@ impl Server {
         }
         out
     }
+}
+
+/// The answer to a STUN request, and from which address and port of the server's it leaves.
+fn answer_stun(
+    request: &[u8],
+    source: SocketAddr,
+    here: SocketAddr,
+    addresses: &[IpAddr],
+) -> Option<(Vec<u8>, SocketAddr)> {
+    let port = match here.port() {
+        PORT => ALTERNATE_PORT,
+        _ => PORT,
+    };
+    let mut others = addresses.iter().filter(|ip| ip.is_ipv4() == here.is_ipv4());
+    let ip = others.find(|ip| **ip != here.ip());
+    let origins = stun::Origins {
+        here,
+        other_port: Some(SocketAddr::new(here.ip(), port)),
+        other_ip: ip.map(|ip| SocketAddr::new(*ip, here.port())),
+        other: ip.map(|ip| SocketAddr::new(*ip, port)),
+    };
+    let (answer, change) = stun::respond_from(request, source, &origins, request.len())?;
+    let from = match (change.ip, change.port) {
+        (false, false) => Some(here),
+        (false, true) => origins.other_port,
+        (true, false) => origins.other_ip,
+        (true, true) => origins.other,
+    };
+    Some((answer, from?))
 }
 
 /// A process of the server, which knows nobody.

@@ -205,6 +205,25 @@ impl World {
         self.node_mut(node).pins.get_or_insert_default();
     }
 
+    /// Lets a node believe, and tell, that its NAT is another one than it is
+    /// ([`Mesh::distort_profile`]). To be called before its agent starts.
+    pub fn distort_profile(&mut self, node: HostId, bits: [u8; 3]) {
+        self.node_mut(node).distortion = bits;
+    }
+
+    /// Lets a node use other servers. To be called before its agent starts.
+    pub fn set_discovery(&mut self, node: HostId, discovery: DiscoveryConfig) {
+        self.node_mut(node).discovery = discovery;
+    }
+
+    /// Gives a host another address in its segment.
+    pub fn add_address(&mut self, host: HostId, address: IpAddr) {
+        let mut addresses = self.network.addresses(host).to_vec();
+        addresses.push(address);
+        let segment = self.network.segment_of(host);
+        self.network.move_host(host, segment, &addresses);
+    }
+
     /// Sets a node's punch budget. To be called before its agent starts.
     pub fn set_punch(&mut self, node: HostId, punch: PunchSpec) {
         self.node_mut(node).spec.punch = punch;
@@ -571,7 +590,8 @@ impl World {
     fn deliver(&mut self, host: HostId, packet: Packet) {
         let now = self.now;
         if let Some(server) = self.servers.get_mut(&host) {
-            let packets = server.handle(&packet, now);
+            let addresses = self.network.addresses(host);
+            let packets = server.handle(&packet, addresses, now);
             packets
                 .into_iter()
                 .for_each(|packet| self.network.send(host, packet, now));

@@ -4,7 +4,10 @@ use natpunch_types::PathId;
 
 use crate::Time;
 use crate::env::Env;
-use crate::nat::lifetime;
+use crate::nat::family::PerFamily;
+use crate::nat::filters::Filters;
+use crate::nat::lifetime::{Lifetimes, MeasuredLifetime};
+use crate::nat::owner;
 use crate::nat::profile::NatProfile;
 use crate::pacer::Denied;
 use crate::ports::Pinning;
@@ -12,10 +15,26 @@ use crate::status::PunchStatus;
 
 use super::Mesh;
 
+/// Nothing is known of how long mappings live.
+pub(super) const fn lifetimes() -> PerFamily<Lifetimes> {
+    PerFamily {
+        v4: Lifetimes::new(owner(0)),
+        v6: Lifetimes::new(owner(1)),
+    }
+}
+
+/// Nothing is known of how the NAT filters.
+pub(super) const fn filters() -> PerFamily<Filters> {
+    PerFamily {
+        v4: Filters::new(owner(2)),
+        v6: Filters::new(owner(3)),
+    }
+}
+
 impl Mesh {
     /// Samples the NAT, if some peer has no direct path.
     pub(super) fn sample(&mut self, now: Time) {
-        let server = self.env.local.servers_v4().next();
+        let server = self.env.local.servers(true).next();
         let wanted = !self.wanted.is_empty();
         let Env {
             sampler,
@@ -32,47 +51,87 @@ impl Mesh {
         self.sample_due = self.env.sampler.due_at().filter(|due| waits && *due > now);
     }
 
-    /// Measures how long the NAT holds a mapping, if there is a peer to be reached by one.
-    pub(super) fn measure_lifetime(&mut self, now: Time) {
+    /// Measures how long the NAT holds a mapping and whose packets it lets in, if there is a peer to
+    /// be reached by one.
+    pub(super) fn measure(&mut self, now: Time) {
         let wanted = !self.peers.is_empty();
+        let works = wanted && self.env.ports.are_of_use();
+        self.measure_due = None;
         let Env {
             local,
+            sampler,
             lifetimes,
+            filters,
             ports,
             rng,
             out,
             ..
         } = &mut self.env;
-        let servers = || local.servers_v4().collect();
-        lifetimes.handle_timeout(servers, wanted, ports, rng, now, |transmit| {
-            out.transmit(transmit)
-        });
-        let works = wanted && self.env.ports.are_of_use();
-        self.lifetime_due = self.env.lifetimes.next_timeout().filter(|_| works);
+        // Each new mapping takes a port of a sequence, which a strategy is about to count on. Of
+        // IPv6 no strategy depends on it.
+        let mut haste = sampler.is_undisturbed();
+        let families = lifetimes.iter_mut().into_iter().zip(filters.iter_mut());
+        for ((lifetimes, filters), is_v4) in families.zip([true, false]) {
+            let servers = || local.servers(is_v4).collect();
+            lifetimes.handle_timeout(servers, wanted, ports, rng, now, |transmit| {
+                out.transmit(transmit)
+            });
+            if !works {
+                continue;
+            }
+            let is_hasty = std::mem::take(&mut haste);
+            filters.handle_timeout(servers, is_hasty, ports, rng, now, |transmit| {
+                out.transmit(transmit)
+            });
+            let due = [lifetimes.next_timeout(), filters.next_timeout()];
+            let all = due.into_iter().chain([self.measure_due]);
+            self.measure_due = all.flatten().min();
+        }
     }
 
     /// An answer to a request from a spare port.
     pub(super) fn handle_sample(&mut self, path: PathId, payload: &[u8], now: Time) {
+        let Some(port) = path.pin() else { return };
         let Env {
             sampler,
             lifetimes,
+            filters,
             ports,
             rng,
             ..
         } = &mut self.env;
-        if path
-            .pin()
-            .is_some_and(|port| ports.is_of(port, &lifetime::OWNER))
-        {
+        let lifetimes = lifetimes.of_mut(path.remote.ip());
+        let filters = filters.of_mut(path.remote.ip());
+        if lifetimes.has_port(port) {
             lifetimes.handle_answer(path, payload, ports, rng, now);
+        } else if filters.has_port(port) {
+            filters.handle_answer(path, payload, ports, rng, now);
         } else {
             sampler.handle_answer(path, payload, ports, &self.public_key, now);
         }
     }
 
-    /// The silence that mappings of this node's NAT are known to outlive, in seconds.
+    /// The silence that mappings of this node's NAT, and firewall, are known to outlive, in seconds:
+    /// the shorter one, where both were measured.
     pub fn mapping_lifetime(&self) -> Option<u8> {
-        self.env.profile.lifetime
+        let PerFamily { v4, v6 } = self.env.profile.lifetime;
+        v4.into_iter().chain(v6).min()
+    }
+
+    /// How long mappings live in the networks that this node was in, for a later run to
+    /// [restore](Self::restore_lifetimes): at most 32 networks.
+    pub fn measured_lifetimes(&self, now: Time) -> Vec<MeasuredLifetime> {
+        let PerFamily { v4, v6 } = &self.env.lifetimes;
+        v4.measured(now).chain(v6.measured(now)).collect()
+    }
+
+    /// Takes what an earlier run has measured. It is believed of a network as soon as a server sees
+    /// this node there, until it is measured anew.
+    pub fn restore_lifetimes(&mut self, measured: &[MeasuredLifetime], now: Time) {
+        for measured in measured {
+            let lifetimes = self.env.lifetimes.of_mut(measured.network);
+            lifetimes.restore(measured, now);
+        }
     }
 
     /// Draws together what is known of this node's NAT; the peers are told if it calls for other
@@ -85,14 +144,34 @@ impl Mesh {
             pool: env.local.has_pool_v4(),
             pins: env.ports.are_of_use(),
             spray: env.pacer.sprays(),
-            lifetime: env.lifetimes.known(),
+            lifetime: PerFamily {
+                v4: env.lifetimes.v4.known(),
+                v6: env.lifetimes.v6.known(),
+            },
+            filtering: PerFamily {
+                v4: env.filters.v4.found().map(|found| found.filtering),
+                v6: env.filters.v6.found().map(|found| found.filtering),
+            },
+            poison_prone: env.filters.v4.found().and_then(|found| found.poison_prone),
+            addresses: env.local.addresses_v4(),
+            hops: None,
         };
+        let profile = profile.distorted(self.distortion);
         let is_news = !profile.is_like(&env.profile);
         env.profile = profile;
         if is_news {
             self.records.last = None;
             self.records.touch(now);
         }
+    }
+
+    /// For tests: what was measured of the NAT is used, and told, with these bits the other way round.
+    /// They are those of the profile as it is sent: mapping (3), kind of the pattern (0xff), and in
+    /// the third byte the filtering of IPv4 (7) and whether it is poison-prone (0x18).
+    #[doc(hidden)]
+    pub fn distort_profile(&mut self, bits: [u8; 3], now: Time) {
+        self.distortion = bits;
+        self.flush(now);
     }
 
     /// The punch budget, and what bars it.

@@ -1,8 +1,7 @@
 //! What a node says of itself with each ping: its NAT, and what it does about the pair's.
 
 use crate::messages::wire::{ADDRESS_LEN, Reader};
-use crate::nat::lifetime::SHORTEST;
-use crate::nat::profile::{NatProfile, PROFILE_LEN};
+use crate::nat::profile::{ADDED_LEN, NatProfile, PROFILE_LEN};
 
 const VERSION: u8 = 1;
 
@@ -59,7 +58,7 @@ impl About {
             .chain([strategy, stage])
             .chain(round.to_be_bytes())
             .chain(seed.to_be_bytes())
-            .chain([self.profile.lifetime.unwrap_or_default()]);
+            .chain(self.profile.added());
         let mut bytes = [0; ADDRESS_LEN];
         for (place, byte) in bytes.iter_mut().zip(fields) {
             *place = byte;
@@ -87,9 +86,7 @@ impl About {
             round: reader.u16()?,
             seed: reader.u16()?,
         };
-        // A version that does not measure it has a zero here, and nobody is asked more often than
-        // any NAT needs it.
-        profile.lifetime = reader.u8().filter(|seconds| *seconds >= SHORTEST);
+        profile = profile.with_added(reader.array::<ADDED_LEN>()?);
         Some(Self { profile, word })
     }
 }
@@ -97,6 +94,15 @@ impl About {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::family::PerFamily;
+    use crate::nat::lifetime::SHORTEST;
+
+    fn of_lifetime(v4: Option<u8>) -> NatProfile {
+        NatProfile {
+            lifetime: PerFamily { v4, v6: None },
+            ..NatProfile::default()
+        }
+    }
 
     #[test]
     fn what_is_said_comes_back_and_an_older_version_says_nothing() {
@@ -107,22 +113,16 @@ mod tests {
             seed: 0xfedc,
         };
         for lifetime in [None, Some(SHORTEST), Some(110)] {
-            let profile = NatProfile {
-                lifetime,
-                ..NatProfile::default()
-            };
+            let profile = of_lifetime(lifetime);
             let about = About { profile, word };
             assert_eq!(About::from_bytes(&about.to_bytes()), Some(about));
         }
         let hasty = About {
-            profile: NatProfile {
-                lifetime: Some(1),
-                ..NatProfile::default()
-            },
+            profile: of_lifetime(Some(1)),
             word,
         };
         let heard = About::from_bytes(&hasty.to_bytes());
-        assert_eq!(heard.map(|about| about.profile.lifetime), Some(None));
+        assert_eq!(heard.map(|about| about.profile.lifetime.v4), Some(None));
         assert_eq!(About::from_bytes(&[0; ADDRESS_LEN]), None);
         assert_eq!(About::from_bytes(&[VERSION, 0, 0]), None);
     }

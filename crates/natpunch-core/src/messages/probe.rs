@@ -19,8 +19,9 @@
 //!
 //! What the sender says of itself: version 1 (0: nothing), profile of its IPv4 NAT (6), the
 //! strategy under way (0: none), its stage, round (2), seed (2), the silence that its NAT's mappings
-//! are known to outlive in seconds (0: not known), zeros. A version that does not know it ignores
-//! it.
+//! are known to outlive in seconds (0: not known), how its NAT and its firewall of IPv6 filter, the
+//! number of its addresses and its hops, the silence of IPv6, zero. A version that does not know a
+//! field ignores it.
 //!
 //! Flags: 1 heard (the sender got a pong on this path), 2 in use (the sender has chosen this path;
 //! from the side that decides for the pair, this nominates it), 4 checking (the sender's WireGuard

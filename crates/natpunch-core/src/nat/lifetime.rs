@@ -23,9 +23,6 @@ use crate::nat::stun::{self, Answer, Token, TransactionId};
 use crate::ports::SourcePorts;
 use crate::{Time, Transmit};
 
-/// In whose name the spare ports are open: no peer has this key.
-pub(crate) const OWNER: PeerKey = PeerKey::from_bytes([0; 32]);
-
 /// The shortest silence that is tried, in seconds: no NAT is known to forget sooner.
 pub(crate) const SHORTEST: u8 = 8;
 /// The silences that are tried: a little less than the timers that NATs are known to
@@ -104,9 +101,22 @@ enum Outcome {
     Void,
 }
 
-/// What is known of how long mappings of IPv4 live here.
-#[derive(Debug, Default)]
+/// What was measured in one network, to be kept over a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeasuredLifetime {
+    /// The network, by the address at which servers see this node there.
+    pub network: IpAddr,
+    /// The silence that mappings outlive there, in seconds.
+    pub seconds: u8,
+    /// How long ago it was measured.
+    pub age: Duration,
+}
+
+/// What is known of how long mappings of one address family live here.
+#[derive(Debug)]
 pub(crate) struct Lifetimes {
+    /// In whose name the spare ports are open.
+    owner: PeerKey,
     /// The longest silence that a mapping is known to outlive, in seconds.
     known: Option<u8>,
     trial: Option<Trial>,
@@ -125,6 +135,48 @@ pub(crate) struct Lifetimes {
 }
 
 impl Lifetimes {
+    /// Nothing is known. No peer may have this key.
+    pub(crate) const fn new(owner: PeerKey) -> Self {
+        Self {
+            owner,
+            known: None,
+            trial: None,
+            range: None,
+            best: None,
+            due: None,
+            unfit: 0,
+            networks: BTreeMap::new(),
+            network: None,
+        }
+    }
+
+    /// Whether a spare port is one of its trial.
+    pub(crate) fn has_port(&self, port: NonZeroU16) -> bool {
+        let of_trial = |trial: &Trial| [trial.holder, trial.asker].contains(&port);
+        self.trial.as_ref().is_some_and(of_trial)
+    }
+
+    /// What was measured lately, of each network.
+    pub(crate) fn measured(&self, now: Time) -> impl Iterator<Item = MeasuredLifetime> {
+        let networks = self.networks.iter();
+        let all = networks.map(move |(network, (seconds, at))| MeasuredLifetime {
+            network: *network,
+            seconds: *seconds,
+            age: now.since(*at),
+        });
+        all.filter(|measured| measured.age < REMEMBERED)
+    }
+
+    /// Takes what an earlier run has measured, unless this one knows better.
+    pub(crate) fn restore(&mut self, measured: &MeasuredLifetime, now: Time) {
+        let is_one = SILENCES.contains(&measured.seconds) && measured.age < REMEMBERED;
+        // On a clock that has not run for so long yet, it is as old as the clock.
+        let at = now - measured.age;
+        if is_one && !self.networks.contains_key(&measured.network) {
+            self.remember(measured.network, measured.seconds, at);
+        }
+    }
+
     /// The longest silence that mappings of this node are known to outlive, in whole seconds.
     pub(crate) fn known(&self) -> Option<u8> {
         self.known
@@ -136,7 +188,7 @@ impl Lifetimes {
         *self = Self {
             networks: std::mem::take(&mut self.networks),
             due: Some(now + QUIET),
-            ..Self::default()
+            ..Self::new(self.owner)
         };
     }
 
@@ -154,8 +206,8 @@ impl Lifetimes {
         trial.or(self.due)
     }
 
-    /// Goes on with a trial, or begins one that is due. `servers`: STUN servers of IPv4 that answer;
-    /// `wanted`: some mapping is to be held.
+    /// Goes on with a trial, or begins one that is due. `servers`: STUN servers of the family that
+    /// answer; `wanted`: some mapping is to be held.
     pub(crate) fn handle_timeout(
         &mut self,
         servers: impl FnOnce() -> Vec<SocketAddr>,
@@ -219,8 +271,8 @@ impl Lifetimes {
             None => self.first(),
             Some((low, high)) => low.midpoint(high),
         };
-        let [holder, asker] = ports.open(OWNER, 2, rng)[..] else {
-            ports.close(&OWNER, |_| false);
+        let [holder, asker] = ports.open(self.owner, 2, rng)[..] else {
+            ports.close(&self.owner, |_| false);
             self.due = Some(now + RETRY);
             return;
         };
@@ -352,7 +404,7 @@ impl Lifetimes {
 
     fn end_trial(&mut self, ports: &mut SourcePorts) {
         if self.trial.take().is_some() {
-            ports.close(&OWNER, |_| false);
+            ports.close(&self.owner, |_| false);
         }
     }
 }

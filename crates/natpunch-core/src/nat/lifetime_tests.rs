@@ -31,7 +31,7 @@ impl World {
         let mut ports = SourcePorts::default();
         ports.pinning = Pinning::Possible;
         Self {
-            lifetimes: Lifetimes::default(),
+            lifetimes: Lifetimes::new(crate::nat::owner(0)),
             ports,
             rng: ChaCha20Rng::from_seed([3; 32]),
             tokens: Some(Tokens::new([9; 32])),

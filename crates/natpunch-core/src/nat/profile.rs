@@ -5,13 +5,18 @@
 //! orders what is tried; it forbids nothing that costs nothing, since a class may be wrong.
 
 use std::fmt;
+use std::num::NonZeroU8;
 
 use natpunch_types::Mapping;
 
-use crate::status::{NatStatus, PortPattern};
+use crate::nat::family::PerFamily;
+use crate::nat::lifetime::SHORTEST;
+use crate::status::{Filtering, NatStatus, PortPattern};
 
-/// The bytes of one profile on the wire.
+/// The bytes of one profile on the wire, but for those that were added later.
 pub(crate) const PROFILE_LEN: usize = 6;
+/// Those that were added later. A version that does not know one has a zero there.
+pub(crate) const ADDED_LEN: usize = 5;
 
 /// Samples from which a pattern other than a preserved port is told.
 pub(crate) const ENOUGH_SAMPLES: usize = 6;
@@ -114,7 +119,7 @@ fn gcd(a: i32, b: i32) -> i32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// One node's NAT, of one address family, and what the node can do about it.
+/// One node's NAT, of IPv4, its firewall of IPv6, and what the node can do about them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct NatProfile {
     /// How it maps, if some server could tell.
@@ -129,8 +134,21 @@ pub(crate) struct NatProfile {
     /// The node guesses ports.
     pub(crate) spray: bool,
     /// The silence that a mapping is known to outlive, in seconds, if it was measured.
-    pub(crate) lifetime: Option<u8>,
+    pub(crate) lifetime: PerFamily<Option<u8>>,
+    /// Whose packets it lets in, if some server could tell.
+    pub(crate) filtering: PerFamily<Option<Filtering>>,
+    /// Whether an unexpected packet spoils the five-tuple that a peer is to be reached by, if that
+    /// was measured.
+    pub(crate) poison_prone: Option<bool>,
+    /// The addresses at which servers see this node; more than 15 are 15, and 0 is not known.
+    pub(crate) addresses: u8,
+    /// Routers up to the first one with a public address, that one included: packets that go so far
+    /// have passed all NATs of this side.
+    pub(crate) hops: Option<NonZeroU8>,
 }
+
+/// More can't be told.
+pub(crate) const MOST: u8 = 15;
 
 impl fmt::Display for NatProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +166,13 @@ impl fmt::Display for NatProfile {
         if self.pool {
             f.write_str(", several addresses")?;
         }
-        if let Some(lifetime) = self.lifetime {
+        if let Some(filtering) = self.filtering.v4 {
+            write!(f, ", {filtering} filtering")?;
+        }
+        if self.poison_prone == Some(true) {
+            f.write_str(", spoiled by unexpected packets")?;
+        }
+        if let Some(lifetime) = self.lifetime.v4 {
             write!(f, ", mappings outlive {lifetime} s of silence")?;
         }
         Ok(())
@@ -165,6 +189,21 @@ impl NatProfile {
         self.mapping == Some(Mapping::EndpointDependent)
     }
 
+    /// Its mapping does not depend on the destination, as far as a server could tell.
+    pub(crate) fn is_easy(&self) -> bool {
+        self.mapping == Some(Mapping::EndpointIndependent)
+    }
+
+    /// A peer gets in at the port that servers see: from anywhere, or from any port of an address
+    /// that was sent to. Of a NAT with a port for each destination the latter is of no use.
+    pub(crate) fn is_open(&self) -> bool {
+        match self.filtering.v4 {
+            Some(Filtering::EndpointIndependent) => true,
+            Some(Filtering::AddressDependent | Filtering::NotByPort) => self.is_easy(),
+            Some(Filtering::AddressAndPortDependent) | None => false,
+        }
+    }
+
     /// For `status`.
     pub(crate) fn status(&self) -> NatStatus {
         NatStatus {
@@ -176,10 +215,16 @@ impl NatProfile {
                 Pattern::Block { .. } => PortPattern::Block,
                 Pattern::Random => PortPattern::Random,
             },
+            filtering: self.filtering.v4,
+            filtering_v6: self.filtering.v6,
+            poison_prone: self.poison_prone,
             several_addresses: self.pool,
+            addresses: (self.addresses > 0).then_some(self.addresses),
+            hops: self.hops.map(NonZeroU8::get),
             pins: self.pins,
             guesses: self.spray,
-            mapping_lifetime_s: self.lifetime,
+            mapping_lifetime_s: self.lifetime.v4,
+            mapping_lifetime_v6_s: self.lifetime.v6,
         }
     }
 
@@ -187,15 +232,21 @@ impl NatProfile {
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let kind = |profile: &Self| Self {
             pattern: profile.pattern.kind(),
-            lifetime: None,
+            lifetime: PerFamily::default(),
+            filtering: PerFamily {
+                v6: None,
+                ..profile.filtering
+            },
+            addresses: 0,
+            hops: None,
             ..*profile
         };
         kind(self) == kind(other)
     }
 
     /// Bits of mapping (0 unknown, 1 independent, 2 dependent), pool, pins, spray; then the pattern
-    /// with its two numbers, big-endian. Zeros are a profile of which nothing is known. The lifetime
-    /// has a place of its own in what a node says of itself.
+    /// with its two numbers, big-endian. Zeros are a profile of which nothing is known. The rest has
+    /// a place of its own in what a node says of itself ([`added`](Self::added)).
     pub(crate) fn to_bytes(self) -> [u8; PROFILE_LEN] {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let mapping = match self.mapping {
@@ -242,8 +293,91 @@ impl NatProfile {
             pool: flags & POOL != 0,
             pins: flags & PINS != 0,
             spray: flags & SPRAY != 0,
-            lifetime: None,
+            ..Self::default()
         }
+    }
+
+    /// The lifetime of IPv4; then 3 bits of its filtering (0 unknown, 1 endpoint-independent, 2
+    /// address-dependent, 3 address- and port-dependent, 4 one of the first two), 2 of whether the
+    /// NAT is poison-prone (0 unknown, 1 no, 2 yes), 3 of the filtering of IPv6; 4 bits of the
+    /// addresses and 4 of the hops (0 unknown); the lifetime of IPv6; zero.
+    pub(crate) fn added(self) -> [u8; ADDED_LEN] {
+        let poison = match self.poison_prone {
+            None => 0,
+            Some(false) => 1,
+            Some(true) => 2,
+        };
+        let of_v4 = filtering_bits(self.filtering.v4);
+        let of_v6 = filtering_bits(self.filtering.v6);
+        let hops = self.hops.map_or(0, NonZeroU8::get).min(MOST);
+        [
+            self.lifetime.v4.unwrap_or_default(),
+            of_v4 | poison << 3 | of_v6 << 5,
+            self.addresses.min(MOST) << 4 | hops,
+            self.lifetime.v6.unwrap_or_default(),
+            0,
+        ]
+    }
+
+    /// The same with these bits of its flags, of the kind of its pattern, and of its filters the
+    /// other way round.
+    pub(crate) fn distorted(self, [flags, kind, filters]: [u8; 3]) -> Self {
+        if [flags, kind, filters] == [0; 3] {
+            return self;
+        }
+        let (mut bytes, mut added) = (self.to_bytes(), self.added());
+        for (byte, bits) in bytes.iter_mut().zip([flags, kind]) {
+            *byte ^= bits;
+        }
+        for (byte, bits) in added.iter_mut().zip([0, filters]) {
+            *byte ^= bits;
+        }
+        Self::from_bytes(bytes).with_added(added)
+    }
+
+    /// The same profile with what was added later.
+    pub(crate) fn with_added(self, bytes: [u8; ADDED_LEN]) -> Self {
+        let [of_v4, filters, counts, of_v6, _] = bytes;
+        // Nobody is asked more often than any NAT needs it.
+        let lifetime = |seconds: u8| Some(seconds).filter(|seconds| *seconds >= SHORTEST);
+        Self {
+            lifetime: PerFamily {
+                v4: lifetime(of_v4),
+                v6: lifetime(of_v6),
+            },
+            filtering: PerFamily {
+                v4: filtering_of(filters),
+                v6: filtering_of(filters >> 5),
+            },
+            poison_prone: match filters >> 3 & 3 {
+                1 => Some(false),
+                2 => Some(true),
+                _ => None,
+            },
+            addresses: counts >> 4,
+            hops: NonZeroU8::new(counts & 15),
+            ..self
+        }
+    }
+}
+
+fn filtering_bits(filtering: Option<Filtering>) -> u8 {
+    match filtering {
+        None => 0,
+        Some(Filtering::EndpointIndependent) => 1,
+        Some(Filtering::AddressDependent) => 2,
+        Some(Filtering::AddressAndPortDependent) => 3,
+        Some(Filtering::NotByPort) => 4,
+    }
+}
+
+fn filtering_of(bits: u8) -> Option<Filtering> {
+    match bits & 7 {
+        1 => Some(Filtering::EndpointIndependent),
+        2 => Some(Filtering::AddressDependent),
+        3 => Some(Filtering::AddressAndPortDependent),
+        4 => Some(Filtering::NotByPort),
+        _ => None,
     }
 }
 
@@ -305,12 +439,50 @@ mod tests {
                 pool: true,
                 pins: false,
                 spray: true,
-                lifetime: None,
+                ..NatProfile::default()
             };
             assert_eq!(NatProfile::from_bytes(profile.to_bytes()), profile);
         }
         for nonsense in [[3, 9, 1, 2, 3, 4], [0, 2, 1, 1, 0, 0], [0, 3, 9, 9, 1, 1]] {
             assert_eq!(NatProfile::from_bytes(nonsense), NatProfile::default());
         }
+    }
+
+    #[test]
+    fn what_was_added_later_comes_back_and_zeros_are_unknown() {
+        let filters = [
+            None,
+            Some(Filtering::EndpointIndependent),
+            Some(Filtering::AddressDependent),
+            Some(Filtering::NotByPort),
+            Some(Filtering::AddressAndPortDependent),
+        ];
+        let base = NatProfile::default();
+        assert_eq!(base.with_added([0; ADDED_LEN]), base);
+        for (v4, v6) in filters.into_iter().zip(filters.into_iter().rev()) {
+            for poison_prone in [None, Some(false), Some(true)] {
+                let profile = NatProfile {
+                    filtering: PerFamily { v4, v6 },
+                    poison_prone,
+                    lifetime: PerFamily {
+                        v4: Some(SHORTEST),
+                        v6: Some(110),
+                    },
+                    addresses: 3,
+                    hops: NonZeroU8::new(2),
+                    ..base
+                };
+                assert_eq!(base.with_added(profile.added()), profile);
+            }
+        }
+        let far = NatProfile {
+            addresses: 200,
+            hops: NonZeroU8::new(64),
+            ..base
+        };
+        let heard = base.with_added(far.added());
+        assert_eq!((heard.addresses, heard.hops), (MOST, NonZeroU8::new(MOST)));
+        let nonsense = base.with_added([1, 0xff, 0, 7, 9]);
+        assert_eq!(nonsense, base, "no version has such values");
     }
 }

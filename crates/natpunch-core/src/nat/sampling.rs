@@ -59,6 +59,13 @@ impl Sampler {
         self.pattern
     }
 
+    /// Samples were taken, and other mappings change nothing about what they have shown: there is no
+    /// sequence to which they add.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        let is_sequence = matches!(self.pattern, Pattern::Sequential { .. });
+        self.run.is_none() && self.pattern != Pattern::Unknown && !is_sequence
+    }
+
     /// Whether the newest port of a sequence was seen at this time or later.
     pub(crate) fn is_fresh_since(&self, since: Time) -> bool {
         self.fresh.is_some_and(|at| at >= since)

@@ -40,6 +40,9 @@ const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
 /// natpunch's own, of the range that a server which does not know it ignores: see [`Tokens`].
 const MAPPING_TOKEN: u16 = 0xc06e;
+/// The same: the port that the server's other answers leave from. OTHER-ADDRESS would tell it, but
+/// not of a server with one address (RFC 5780, 7.4).
+const OTHER_PORT: u16 = 0xc06f;
 
 /// Attributes of 0x0000-0x7fff that may be there without changing the meaning of a Binding: those
 /// of RFC 8489 (an agent that does not authenticate ignores the credentials) and PADDING (RFC
@@ -58,6 +61,10 @@ const UNDERSTOOD: [u16; 12] = [
     XOR_MAPPED_ADDRESS,
     0x0026, // PADDING
 ];
+
+/// Flags of CHANGE-REQUEST.
+const CHANGE_IP: u8 = 4;
+const CHANGE_PORT: u8 = 2;
 
 const FAMILY_IPV4: u8 = 1;
 const FAMILY_IPV6: u8 = 2;
@@ -117,6 +124,51 @@ pub fn request_to_port(id: TransactionId, port: u16, token: Option<Token>) -> Ve
         message.attribute(MAPPING_TOKEN, &token);
     }
     message.finish()
+}
+
+/// A Binding request that asks from where else the server can answer, too ([`parse_others`]). It is
+/// long enough for all of that.
+pub fn request_others(id: TransactionId) -> Vec<u8> {
+    let mut message = Builder(request(id));
+    message.attribute(OTHER_PORT, &[0; 4]);
+    // Room for two more addresses of IPv6: RESPONSE-ORIGIN and OTHER-ADDRESS.
+    message.attribute(SOFTWARE, &[b' '; 2 * 24 - 4]);
+    message.finish()
+}
+
+/// A Binding request whose answer shall leave otherwise than it comes (CHANGE-REQUEST, RFC 5780,
+/// 7.2).
+pub fn request_change(id: TransactionId, change: Change) -> Vec<u8> {
+    let mut message = Builder(request(id));
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let flags = flag(change.ip, CHANGE_IP) | flag(change.port, CHANGE_PORT);
+    message.attribute(CHANGE_REQUEST, &[0, 0, 0, flags]);
+    message.finish()
+}
+
+/// From where else a server says that it answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Its other port.
+    pub port: Option<u16>,
+    /// Its other address and port (OTHER-ADDRESS, RFC 5780, 7.4), in canonical form.
+    pub address: Option<SocketAddr>,
+}
+
+/// From where else the server answers, by its answer to [`request_others`].
+pub fn parse_others(payload: &[u8]) -> Others {
+    let message = Message::parse(payload).filter(|message| message.kind == BINDING_SUCCESS);
+    let Some(message) = message else {
+        return Others::default();
+    };
+    let address = message.find(OTHER_ADDRESS).and_then(decode_address);
+    let address = address.map(canonical).filter(|address| address.port() != 0);
+    let told = match message.find(OTHER_PORT) {
+        Some([high, low, ..]) => Some(u16::from_be_bytes([*high, *low])),
+        _ => address.map(|address| address.port()),
+    };
+    let port = told.filter(|port| *port != 0);
+    Others { port, address }
 }
 
 /// The token in the answer to [`request_token`], if there is one.
@@ -265,8 +317,8 @@ pub fn respond_from(
             .find(CHANGE_REQUEST)
             .map_or(Some(Change::default()), |value| match value {
                 [_, _, _, flags] => Some(Change {
-                    ip: flags & 4 != 0,
-                    port: flags & 2 != 0,
+                    ip: flags & CHANGE_IP != 0,
+                    port: flags & CHANGE_PORT != 0,
                 }),
                 _ => None,
             });
@@ -279,6 +331,13 @@ pub fn respond_from(
     let (answer, change) = match (message.answerable(understood)?, possible) {
         (Ok(()), Some((change, origin))) => {
             let mut answer = message.mapped(source);
+            let asked = message.find(OTHER_PORT);
+            if let Some(other) = origins.other_port.filter(|_| asked.is_some())
+                && answer.0.len() + 8 <= longest
+            {
+                let [high, low] = other.port().to_be_bytes();
+                answer.attribute(OTHER_PORT, &[high, low, 0, 0]);
+            }
             let informs = [
                 (RESPONSE_ORIGIN, Some(origin)),
                 (OTHER_ADDRESS, origins.other),

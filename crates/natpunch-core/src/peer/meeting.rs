@@ -80,10 +80,13 @@ impl Peer {
         };
         let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(path, entry);
         let known = env.published.is_some_and(|at| now.since(at) >= KNOWN);
-        if env.arranges && behind_nat && !known {
-            Burst::Held
-        } else {
-            Burst::Direct
+        let is_poison_prone = || self.is_poison_prone(env);
+        match env.arranges {
+            _ if !behind_nat => Burst::Direct,
+            true if !known || is_poison_prone() => Burst::Held,
+            // Nobody names a moment: then the openers of both sides come first.
+            false if is_poison_prone() => Burst::Opening,
+            true | false => Burst::Direct,
         }
     }
 
@@ -115,7 +118,7 @@ impl Peer {
         for path in aims {
             self.start_burst(path, Burst::Direct, now);
         }
-        self.round.on_burst(now);
+        self.round.on_burst(Burst::Direct, now);
         self.punching.on_fire(now);
     }
 }

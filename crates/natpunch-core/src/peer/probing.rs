@@ -438,7 +438,7 @@ impl Peer {
             });
         }
         let settled = self.connection(now) == Connection::Settled;
-        if settled && self.is_idle(now) {
+        if settled && self.is_idle(env, now) {
             return Some(self.idle_interval(path, env, now));
         }
         if self.scene(now).standby(self.choice.selection.as_ref()) == Some(path) {

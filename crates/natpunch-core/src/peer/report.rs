@@ -36,7 +36,7 @@ impl Peer {
             let checked = matches!(s.check, Check::Passed | Check::Lost);
             s.how == How::ChosenOverRelay && !checked
         });
-        let rests = |path: PathId| self.choice.is_selected(path) && self.is_idle(now);
+        let rests = |path: PathId| self.choice.is_selected(path) && self.is_idle(env, now);
         PeerStatus {
             key: self.spec.key,
             name: self.spec.name.clone(),

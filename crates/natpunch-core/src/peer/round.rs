@@ -153,10 +153,10 @@ impl Round {
         }
     }
 
-    /// A burst to every candidate has begun within the round: its answers are awaited.
-    pub(super) fn on_burst(&mut self, now: Time) {
+    /// A burst has begun within the round: its answers are awaited.
+    pub(super) fn on_burst(&mut self, burst: Burst, now: Time) {
         if let Phase::Probing { until } = &mut self.phase {
-            *until = (*until).max(now + Burst::Direct.duration());
+            *until = (*until).max(now + burst.duration());
         }
     }
 
@@ -218,6 +218,7 @@ impl Peer {
             entry.route_asked = false;
         }
         for (path, burst) in bursts {
+            self.round.on_burst(burst, now);
             self.start_burst(path, burst, now);
         }
         self.ask_to_meet(env, now);

@@ -18,6 +18,7 @@ use natpunch_types::{AddressClass, CandidateKind, PathId, backoff, classify, kee
 
 use crate::candidates::Entry;
 use crate::env::Env;
+use crate::nat::family::PerFamily;
 use crate::{Command, Time};
 
 use super::Peer;
@@ -96,10 +97,10 @@ pub(super) struct Vigilance {
     by_measure: Burned,
     /// The lifetime of this side's mappings as the last ping said it, and as the last ping did that
     /// was answered.
-    said: Option<u8>,
-    told: Option<u8>,
+    said: PerFamily<Option<u8>>,
+    told: PerFamily<Option<u8>>,
     /// That of the peer's, as its last ping said.
-    peers: Option<u8>,
+    peers: PerFamily<Option<u8>>,
     /// When WireGuard's keepalive was last ordered.
     ordered: Option<Time>,
 }
@@ -117,7 +118,7 @@ enum Need {
 
 impl Vigilance {
     /// A ping leaves that says this.
-    pub(super) fn on_ping(&mut self, lifetime: Option<u8>) {
+    pub(super) fn on_ping(&mut self, lifetime: PerFamily<Option<u8>>) {
         self.said = lifetime;
     }
 
@@ -127,14 +128,14 @@ impl Vigilance {
     }
 
     /// A ping of the peer's says this.
-    pub(super) fn on_peers_ping(&mut self, lifetime: Option<u8>) {
+    pub(super) fn on_peers_ping(&mut self, lifetime: PerFamily<Option<u8>>) {
         self.peers = lifetime;
     }
 }
 
 impl Peer {
     /// WireGuard works on the path in use, and nobody has anything to say.
-    pub(super) fn is_idle(&self, now: Time) -> bool {
+    pub(super) fn is_idle(&self, env: &Env, now: Time) -> bool {
         let Some(selection) = &self.choice.selection else {
             return false;
         };
@@ -145,13 +146,15 @@ impl Peer {
             && selection.doubted.is_none()
             && self.device.session(now).is_up()
             && !self.device.is_waiting()
-            && self.vigilance.by_rule.is_over(now)
+            // What became of rests by rules of thumb says nothing of one by what was measured since.
+            && (self.lifetime(selection.path, env, now).is_some()
+                || self.vigilance.by_rule.is_over(now))
     }
 
     /// When the path in use, which has just answered, is asked again.
     pub(super) fn watch_at(&self, env: &mut Env, now: Time) -> Time {
         let path = self.choice.selection.as_ref().map(|s| s.path);
-        match path.filter(|_| self.is_idle(now)) {
+        match path.filter(|_| self.is_idle(env, now)) {
             Some(path) => now + self.rest(self.need(path, env, now), env),
             None => now + env.jitter(KEEPALIVE),
         }
@@ -193,15 +196,14 @@ impl Peer {
     /// The silence that the mappings of both sides on this path are known to outlive. Both are known
     /// to both: the peer goes by it, too.
     fn lifetime(&self, path: PathId, env: &Env, now: Time) -> Option<Duration> {
-        if !path.remote.is_ipv4() || !self.vigilance.by_measure.is_over(now) {
-            // It is measured for IPv4.
+        if !self.vigilance.by_measure.is_over(now) {
             return None;
         }
-        let own = env
-            .profile
-            .lifetime
-            .filter(|own| self.vigilance.told == Some(*own))?;
-        let shorter = own.min(self.vigilance.peers?);
+        let to = path.remote.ip();
+        let own = *env.profile.lifetime.of(to);
+        let peers = *self.vigilance.peers.of(to);
+        let told = *self.vigilance.told.of(to);
+        let shorter = own.filter(|_| told == own)?.min(peers?);
         Some(Duration::from_secs(shorter.into()))
     }
 
@@ -217,7 +219,7 @@ impl Peer {
 
     /// A ping that is due on a path of an idle pair need not be sent yet: until when.
     pub(super) fn rests_until(&self, path: PathId, env: &mut Env, now: Time) -> Option<Time> {
-        if !self.is_idle(now) {
+        if !self.is_idle(env, now) {
             return None;
         }
         let in_use = self.choice.selection.as_ref().map(|s| s.path)?;
@@ -315,7 +317,8 @@ impl Peer {
             // One of the two NATs is another one than was measured, or treats peers otherwise than
             // servers. Each side measures its own anew.
             self.vigilance.by_measure.on_lost_mapping(now);
-            env.lifetimes.doubt(&mut env.ports, now);
+            let lifetimes = env.lifetimes.of_mut(path.remote.ip());
+            lifetimes.doubt(&mut env.ports, now);
         } else {
             self.vigilance.by_rule.on_lost_mapping(now);
         }

@@ -22,7 +22,8 @@ pub(super) static STRATEGY: Strategy = Strategy {
     known_ports: false,
     both_open: false,
     either_opens: false,
-    patience: Duration::from_millis(600),
+    patience: |_| Duration::from_millis(600),
+    can: |pair| suits(pair) && pair.may_open(),
     suits,
     opener: |aim, n| aim.open(n),
     sweeper,
@@ -39,21 +40,20 @@ pub(super) static LAST_RESORT: Strategy = Strategy {
     known_ports: false,
     both_open: false,
     either_opens: true,
-    patience: Duration::from_secs(10),
+    patience: |_| Duration::from_secs(10),
+    can: |pair| pair.may_open() && !suits(pair),
     suits: suits_on_suspicion,
     opener: |aim, n| aim.open(n),
     sweeper,
 };
 
 fn suits_on_suspicion(pair: Pair<'_>) -> bool {
-    let has_better = pair.opener.is_hard() && pair.sweeper.mapping.is_some();
-    let is_able = pair.opener.pins && !pair.opener.pool && !pair.sweeper.is_hard();
-    is_able && !has_better && pair.may_spray()
+    !pair.sweeper.is_hard()
 }
 
 /// Any pattern: where a better guess has failed, this is what is left.
 fn suits(pair: Pair<'_>) -> bool {
-    pair.is_hard_with_easy() && pair.opener.pins
+    pair.is_hard_with_findable()
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

@@ -18,16 +18,21 @@ pub(super) static STRATEGY: Strategy = Strategy {
     known_ports: false,
     both_open: false,
     either_opens: false,
-    patience: Duration::from_millis(600),
+    patience: |_| Duration::from_millis(600),
+    can,
     suits,
     opener: |aim, n| aim.open(n),
     sweeper,
 };
 
 /// The opener needs no pins: its WireGuard port has a port of the range, too.
-fn suits(pair: Pair<'_>) -> bool {
+fn can(pair: Pair<'_>) -> bool {
     let is_block = matches!(pair.opener.pattern, Pattern::Block { .. });
-    is_block && pair.is_hard_with_easy()
+    is_block && !pair.opener.pool && pair.may_spray()
+}
+
+fn suits(pair: Pair<'_>) -> bool {
+    pair.is_hard_with_findable()
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

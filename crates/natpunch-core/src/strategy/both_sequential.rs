@@ -23,18 +23,23 @@ pub(super) static STRATEGY: Strategy = Strategy {
     known_ports: false,
     both_open: true,
     either_opens: false,
-    patience: Duration::from_millis(600),
+    patience: |_| Duration::from_millis(600),
+    can,
     suits,
     opener: |aim, n| shot(aim, aim.pair.sweeper.pattern, n, 0),
     sweeper: |aim, n| shot(aim, aim.pair.opener.pattern, n, aim.attempt % TRIES),
 };
 
-fn suits(pair: Pair<'_>) -> bool {
+fn can(pair: Pair<'_>) -> bool {
     let able = |side: &NatProfile| {
         let is_sequence = matches!(side.pattern, Pattern::Sequential { .. });
-        side.is_hard() && is_sequence && side.pins && !side.pool
+        is_sequence && side.pins && !side.pool
     };
-    pair.may_spray() && able(pair.opener) && able(pair.sweeper)
+    pair.may_spray() && pair.sides().into_iter().all(able)
+}
+
+fn suits(pair: Pair<'_>) -> bool {
+    pair.sides().into_iter().all(NatProfile::is_hard)
 }
 
 fn shot(aim: &Aim<'_>, other: Pattern, n: usize, skipped: u32) -> Option<Shot> {

@@ -9,8 +9,6 @@
 
 use std::time::Duration;
 
-use natpunch_types::Mapping;
-
 use super::{Aim, Pair, Shot, Strategy, Timing};
 use crate::nat::profile::{NatProfile, Pattern};
 
@@ -31,7 +29,8 @@ pub(super) static STRATEGY: Strategy = Strategy {
     known_ports: true,
     both_open: false,
     either_opens: false,
-    patience: Duration::from_secs(4),
+    patience,
+    can,
     suits,
     opener: |aim, n| {
         let after = (PACE + SLOWER).checked_mul(u32::try_from(n).ok()?)?;
@@ -40,12 +39,24 @@ pub(super) static STRATEGY: Strategy = Strategy {
     sweeper,
 };
 
-/// It is unknown which of the two accepts on its outside; what matters is that the opener's ports
-/// are known.
+/// Where a side is known to be of this kind, a first burst that has not joined the two has spoiled
+/// their session.
+fn patience(pair: Pair<'_>) -> Duration {
+    match pair.is_poison_prone() {
+        true => Duration::from_millis(1_500),
+        false => Duration::from_secs(4),
+    }
+}
+
+fn can(pair: Pair<'_>) -> bool {
+    pair.opener.pins && pair.may_spray()
+}
+
+/// One of the two may accept on its outside though its self-test, which reaches the nearest NAT that
+/// filters, has not shown it. What matters is that the opener's ports are known.
 fn suits(pair: Pair<'_>) -> bool {
-    let opener = pair.opener.pins && pair.opener.pattern == Pattern::Preserved;
-    let is_easy = |side: &NatProfile| side.mapping == Some(Mapping::EndpointIndependent);
-    opener && is_easy(pair.opener) && is_easy(pair.sweeper) && pair.may_spray()
+    let is_known = pair.opener.pattern == Pattern::Preserved;
+    is_known && pair.sides().into_iter().all(NatProfile::is_easy)
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

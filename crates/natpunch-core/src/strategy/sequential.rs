@@ -21,15 +21,20 @@ pub(super) static STRATEGY: Strategy = Strategy {
     known_ports: false,
     both_open: false,
     either_opens: false,
-    patience: Duration::from_millis(600),
+    patience: |_| Duration::from_millis(600),
+    can,
     suits,
     opener: |aim, n| aim.open(n),
     sweeper,
 };
 
-fn suits(pair: Pair<'_>) -> bool {
+fn can(pair: Pair<'_>) -> bool {
     let is_sequence = matches!(pair.opener.pattern, Pattern::Sequential { .. });
-    is_sequence && pair.is_hard_with_easy() && pair.opener.pins
+    is_sequence && pair.may_open()
+}
+
+fn suits(pair: Pair<'_>) -> bool {
+    pair.is_hard_with_findable()
 }
 
 fn sweeper(aim: &Aim<'_>, n: usize) -> Option<Shot> {

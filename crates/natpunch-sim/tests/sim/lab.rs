@@ -240,6 +240,27 @@ impl Lab {
         lab
     }
 
+    /// The same with a server at this address.
+    pub(crate) fn punching_at(
+        seed: u64,
+        a: impl Into<Side>,
+        b: impl Into<Side>,
+        server: IpAddr,
+    ) -> Self {
+        let mut lab = Self::punching(seed, a, b, UPLINK, NEAR);
+        let (host, address) = lab.world.add_server("server-v6", server, NEAR);
+        lab.server = host;
+        let config = DiscoveryConfig {
+            servers: vec![address],
+            stun: vec![address.address],
+            ..DiscoveryConfig::default()
+        };
+        for node in [lab.a, lab.b] {
+            lab.world.set_discovery(node, config.clone());
+        }
+        lab
+    }
+
     fn with_servers_and(
         seed: u64,
         (a, b): (Side, Side),

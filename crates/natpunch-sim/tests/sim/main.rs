@@ -23,6 +23,7 @@ mod matrix;
 mod outage;
 mod paths;
 mod poison;
+mod profile;
 mod punch;
 mod relay;
 mod servers;

@@ -71,5 +71,8 @@ fn words(nat: &NatStatus) -> String {
     if nat.several_addresses {
         text.push_str(", on several addresses");
     }
+    if nat.poison_prone == Some(true) {
+        text.push_str("; an unexpected packet costs the flow its port");
+    }
     text
 }

@@ -100,10 +100,9 @@ fn nat(mapping: Mapping, ports: PortPattern) -> NatStatus {
     NatStatus {
         mapping: Some(mapping),
         ports,
-        several_addresses: false,
         pins: true,
         guesses: true,
-        mapping_lifetime_s: None,
+        ..NatStatus::default()
     }
 }
 
@@ -219,7 +218,6 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
     let no_pins = |nat| NatStatus { pins: false, ..nat };
     let no_guesses = |nat| NatStatus {
         guesses: false,
-        mapping_lifetime_s: None,
         ..nat
     };
     let away = |mut peer: PeerStatus| {

@@ -23,18 +23,15 @@ use crate::candidates::Entry;
 use crate::env::Env;
 use crate::messages::about::{About, Stage, Word};
 use crate::nat::profile::NatProfile;
-use crate::strategy::{self, Role, Strategy, Timing};
+use crate::strategy::{self, Plan, Role, Strategy, Timing, Turn};
 
 use super::{Connection, Peer};
 use volley::ANSWERS;
 
-/// From one try to the next; the last one repeats.
-const RETRY: [Duration; 4] = [
-    Duration::from_secs(2),
-    Duration::from_secs(30),
-    Duration::from_secs(600),
-    Duration::from_secs(3600),
-];
+/// From the first try to the second, and from each to the next of those that the plan has not had.
+const NEXT: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
+/// When each has had its turn: from try to try, while each has its second turn, and after that.
+const RETRY: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(3600)];
 /// Another try, when something was in the way that may soon be gone ...
 const SOON: Duration = Duration::from_secs(2);
 /// ... or that lasts, unless another profile or the peer's word comes before.
@@ -84,6 +81,8 @@ pub(super) struct Punching {
     /// The NATs for which the failures are counted.
     tried: Option<(NatProfile, NatProfile)>,
     failures: u32,
+    /// The opener's word is awaited, the second time in vain.
+    waits: bool,
     /// Since when no direct path works.
     since: Option<Time>,
     /// The earliest next try.
@@ -182,10 +181,7 @@ impl Peer {
         if !self.seeks_by_strategy(now) {
             return;
         }
-        let plan = self.plan(env);
-        let sweeps = |(planned, role): &(&Strategy, Role)| {
-            planned.id == strategy.id && *role == Role::Sweeper
-        };
+        let planned = self.plan(env).sweeps(strategy).copied();
         // Where both open, the peer waits for where this side's sequence is.
         let stage = match strategy.both_open {
             true => Stage::Idle,
@@ -198,7 +194,8 @@ impl Peer {
             seed,
         };
         self.punching.word = told;
-        if !plan.iter().any(sweeps) || !self.begin(strategy, Role::Sweeper, seed, env, now) {
+        let has_begun = planned.is_some_and(|turn| self.begin(turn, seed, env, now));
+        if !has_begun {
             self.punching.word.stage = Stage::Done;
         }
         self.say(env, now);
@@ -210,7 +207,14 @@ impl Peer {
         may && self.connection(now) != Connection::Settled && !self.has_found()
     }
 
-    fn plan(&self, env: &Env) -> Vec<(&'static Strategy, Role)> {
+    /// A packet that one of the two NATs does not expect spoils the pair's session there.
+    pub(super) fn is_poison_prone(&self, env: &Env) -> bool {
+        [&env.profile, &self.punching.peer]
+            .map(|side| side.poison_prone)
+            .contains(&Some(true))
+    }
+
+    fn plan(&self, env: &Env) -> Plan {
         strategy::plan(&env.profile, &self.punching.peer, self.choice.controlling)
     }
 
@@ -234,7 +238,7 @@ impl Peer {
             |(own, peer): &(NatProfile, NatProfile)| own.is_like(&pair.0) && peer.is_like(&pair.1);
         if self.punching.volley.is_none() && !self.punching.tried.as_ref().is_some_and(is_like) {
             self.punching.tried = Some(pair);
-            self.punching.failures = 0;
+            (self.punching.failures, self.punching.waits) = (0, false);
             self.punching.at = None;
         }
         if self.punching.volley.is_some() && self.punching.wake.is_none() {
@@ -243,19 +247,14 @@ impl Peer {
         }
         if self.punching.volley.is_none() && self.punching.at.is_none() {
             let next = self.next_strategy(env);
-            self.punching.at = next.map(|(strategy, ..)| (since + strategy.patience).max(now));
+            self.punching.at = next.map(|turn| (since + turn.patience).max(now));
             self.punching.wake = self.punching.at;
         }
     }
 
-    /// The strategy whose turn it is, this node's part in it, and how often it has failed.
-    fn next_strategy(&self, env: &Env) -> Option<(&'static Strategy, Role, u32)> {
-        let plan = self.plan(env);
-        let failures = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
-        let turn = failures.min(plan.len().checked_sub(1)?);
-        let (strategy, role) = *plan.get(turn)?;
-        let attempt = u32::try_from(failures - turn).unwrap_or(u32::MAX);
-        Some((strategy, role, attempt))
+    /// The strategy whose turn it is.
+    fn next_strategy(&self, env: &Env) -> Option<Turn> {
+        self.plan(env).turn(self.punching.failures)
     }
 
     /// What is due.
@@ -278,15 +277,20 @@ impl Peer {
     }
 
     fn start_strategy(&mut self, env: &mut Env, now: Time) {
-        let Some((strategy, role, _)) = self.next_strategy(env) else {
+        let Some(turn) = self.next_strategy(env) else {
             // Another profile begins anew.
             self.punching.at = None;
             return;
         };
+        let Turn { strategy, role, .. } = turn;
         let has_words = self.words_path(now).is_some();
         match role {
-            // The opener's word comes.
+            // The opener's word comes, unless the other side has got to another row.
             Role::Sweeper if has_words || strategy.timing == Timing::Together => {
+                if std::mem::replace(&mut self.punching.waits, true) {
+                    self.punching.failures = self.punching.failures.saturating_add(1);
+                    self.punching.waits = false;
+                }
                 self.punching.at = Some(now + LATER);
             }
             // Without words there is no moment at which both could begin.
@@ -296,7 +300,7 @@ impl Peer {
             Role::Opener | Role::Sweeper => {
                 let seed = env.rng.next_u32() as u16;
                 self.punching.at = Some(now + LATER);
-                if self.begin(strategy, role, seed, env, now) && role == Role::Opener {
+                if self.begin(turn, seed, env, now) && role == Role::Opener {
                     self.punching.word = Word {
                         strategy: strategy.id,
                         stage: Stage::Idle,

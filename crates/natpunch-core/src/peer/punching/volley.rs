@@ -6,11 +6,11 @@ use crate::env::Env;
 use crate::messages::about::Stage;
 use crate::pacer::{Denied, FORGOTTEN, LONG_SWEEP};
 use crate::ports::series;
-use crate::strategy::{Aim, Pair, Role, Shot, Strategy, Timing};
+use crate::strategy::{Aim, Pair, Role, Shot, Timing, Turn};
 use crate::{Event, Time, Transmit};
 
 use super::super::Peer;
-use super::{Phase, RETRY, SOON, Volley, WORDS};
+use super::{NEXT, Phase, RETRY, SOON, Volley, WORDS};
 
 /// How long it may take to see where a sequence of ports is.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -33,14 +33,8 @@ const HARM_RTT: (u32, Duration) = (3, Duration::from_millis(100));
 
 impl Peer {
     /// Begins a volley; false if it can't be, in which case the next try has its time.
-    pub(super) fn begin(
-        &mut self,
-        strategy: &'static Strategy,
-        role: Role,
-        seed: u16,
-        env: &mut Env,
-        now: Time,
-    ) -> bool {
+    pub(super) fn begin(&mut self, turn: Turn, seed: u16, env: &mut Env, now: Time) -> bool {
+        let Turn { strategy, role, .. } = turn;
         let Some(target) = self.target() else {
             return false;
         };
@@ -48,7 +42,15 @@ impl Peer {
             // Behind one NAT: the LAN is the way.
             return false;
         }
-        if let Err(denied) = env.pacer.begin(self.spec.key, target.ip(), now) {
+        let shots = match role {
+            Role::Sweeper if !strategy.known_ports => env.pacer.per_round(),
+            Role::Opener | Role::Sweeper => u32::try_from(strategy.ports).unwrap_or(u32::MAX),
+        };
+        let against_odds = turn.against_odds.then_some(shots);
+        if let Err(denied) = env
+            .pacer
+            .begin(self.spec.key, target.ip(), against_odds, now)
+        {
             env.probes.held_back += 1;
             let until = match denied {
                 Denied::Busy | Denied::Off => now + SOON,
@@ -92,7 +94,8 @@ impl Peer {
                 from: now + TOGETHER.saturating_sub(rtt.unwrap_or_default() / 2),
             },
         };
-        let attempt = self.next_strategy(env).map_or(0, |(.., attempt)| attempt);
+        let attempt = self.next_strategy(env).map_or(0, |turn| turn.attempt);
+        self.punching.waits = false;
         self.punching.volley = Some(Volley {
             strategy,
             role,
@@ -298,19 +301,43 @@ impl Peer {
             strategy: volley.strategy.name,
             sent: volley.sent,
         });
-        let sweeper = volley.role == Role::Sweeper;
-        let rung = usize::try_from(self.punching.failures).unwrap_or(usize::MAX);
-        let wait = RETRY.get(rung).or(RETRY.last()).copied();
+        let (strategy, role) = (volley.strategy, volley.role);
+        let sweeper = role == Role::Sweeper;
+        let mut wait = self.wait_after(env);
+        if wait > SOON {
+            // Two sides that fall into step would both open, and neither would sweep.
+            wait = env.jitter(wait);
+        }
         // The sweeper's pacer has to let it begin again when the ports are open.
         let was_long = volley.role == Role::Opener && volley.sent >= LONG_SWEEP;
         let least = if was_long { FORGOTTEN + SOON * 2 } else { SOON };
-        self.punching.failures = self.punching.failures.saturating_add(1);
-        self.punching.at = Some(now + wait.unwrap_or(SOON).max(least));
+        // A sweep that the peer has called for out of this side's turn leaves this side its turn.
+        let is_turn = |turn: &Turn| turn.strategy.id == strategy.id && turn.role == role;
+        let next = if self.next_strategy(env).as_ref().is_some_and(is_turn) {
+            self.punching.failures = self.punching.failures.saturating_add(1);
+            now + wait.max(least)
+        } else {
+            self.punching.at.unwrap_or(now).max(now + least)
+        };
+        self.punching.at = Some(next);
         self.stop_punching(env);
         if sweeper {
             self.punching.word.stage = Stage::Done;
             self.say(env, now);
         }
+    }
+
+    /// From a try that fails now to the next.
+    fn wait_after(&self, env: &Env) -> Duration {
+        let failures = self.punching.failures;
+        let plan = self.plan(env);
+        let waits = match plan.rounds(failures.saturating_add(1)) {
+            0 if failures == 0 => NEXT.first(),
+            0 => NEXT.last(),
+            1 => RETRY.first(),
+            _ => RETRY.last(),
+        };
+        waits.copied().unwrap_or(SOON)
     }
 
     /// Nothing is under way any more, and the ports that lead nowhere are closed.
