@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use natpunch_types::{DeviceSnapshot, PathId, PeerKey};
 use natpunch_wg::{
-    Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, PinError, PinSet, Plan,
-    WgError,
+    Applied, DeviceProcess, EndpointUpdate, Interface, InterfaceSpec, PinError, PinMethod, PinSet,
+    Plan, WgError,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,14 +49,14 @@ enum Request {
         /// Where its packets go from this network.
         endpoint: SocketAddr,
         kick: bool,
-        /// All pins, if they change with it.
-        pins: Option<PinSet>,
+        /// All pins, and how they are made, if they change with it.
+        pins: Option<(PinMethod, PinSet)>,
     },
     SetKeepalive {
         peer: PeerKey,
         interval: Duration,
     },
-    SetPins(PinSet),
+    SetPins(PinMethod, PinSet),
     CheckPins,
     Snapshot,
     Done(oneshot::Sender<()>),
@@ -196,7 +196,7 @@ impl DeviceThread {
         peer: PeerKey,
         (path, endpoint): (PathId, SocketAddr),
         kick: bool,
-        pins: Option<PinSet>,
+        pins: Option<(PinMethod, PinSet)>,
     ) {
         self.send(Request::SetEndpoint {
             peer,
@@ -212,9 +212,9 @@ impl DeviceThread {
         self.send(Request::SetKeepalive { peer, interval });
     }
 
-    /// Brings exactly these pins in force.
-    pub(super) fn set_pins(&self, pins: PinSet) {
-        self.send(Request::SetPins(pins));
+    /// Brings exactly these pins in force, in this way.
+    pub(super) fn set_pins(&self, method: PinMethod, pins: PinSet) {
+        self.send(Request::SetPins(method, pins));
     }
 
     /// Puts the pins back if others removed them.
@@ -301,7 +301,8 @@ fn run(
                 kick,
                 pins,
             } => {
-                let pinned = pins.map(|pins| interface.set_pins(&pins).map(|()| pins));
+                let pinned =
+                    pins.map(|(method, pins)| interface.set_pins(method, &pins).map(|()| pins));
                 let result = match &pinned {
                     Some(Err(error)) if path.pin().is_some() => {
                         Err(NotSet::NoPin(error.to_string()))
@@ -325,8 +326,8 @@ fn run(
                 }
                 continue;
             }
-            Request::SetPins(pins) => {
-                DeviceEvent::PinsSet(interface.set_pins(&pins).map(|()| pins))
+            Request::SetPins(method, pins) => {
+                DeviceEvent::PinsSet(interface.set_pins(method, &pins).map(|()| pins))
             }
             Request::CheckPins => DeviceEvent::PinsChecked(interface.heal_pins()),
             Request::Snapshot => {

@@ -349,10 +349,7 @@ impl Agent {
                     reason,
                 } => {
                     tracing::debug!(peer = %self.name_of(&peer), %path, %reason, kick, "setting the endpoint");
-                    let pins = self.pins.want(peer, path);
-                    let pins = pins.map(|pins| self.nat64.pins_outward(pins));
-                    let endpoint = self.nat64.outward(path.endpoint());
-                    self.device.set_endpoint(peer, (path, endpoint), kick, pins);
+                    self.set_endpoint(peer, path, kick);
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }

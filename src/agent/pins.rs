@@ -3,9 +3,13 @@
 //!
 //! Which pins there shall be is what the last `SetEndpoint` of each peer says. The device's thread
 //! brings all of them in force in one step, before it sets the endpoint. Somebody who takes them
-//! out of nftables is noticed at once ([`PinWatch`]), and with each look for drift.
+//! away is noticed at once ([`PinWatch`]), and with each look for drift.
+//!
+//! nftables gives WireGuard's packets, and probes that leave from WireGuard's port, the pinned one.
+//! Where another process has a socket on the pinned port instead, the agent shares that port by raw
+//! sockets, as it does WireGuard's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -13,7 +17,7 @@ use std::sync::Arc;
 
 use natpunch_net::{NetError, Probed, RawPort, SourcePorts};
 use natpunch_types::{LocalSocket, Nat64, PathId, PeerKey, Pins as News};
-use natpunch_wg::{Interface, PinError, PinSet, PinWatch};
+use natpunch_wg::{Interface, PinChoice, PinError, PinMethod, PinSet, PinWatch};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -25,6 +29,13 @@ pub struct PinStatus {
     /// Whether this host can make pins, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub possible: Option<bool>,
+    /// How they are made: `nftables`; `device`, by the embedded device itself; `forwarder`, by a
+    /// process between WireGuard and the pinned port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<PinMethod>,
+    /// Why they are not made by nftables, which costs the least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Why it can't, or why the last change of them failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -33,7 +44,7 @@ pub struct PinStatus {
     pub peers: BTreeMap<String, PinnedPath>,
     /// How many source ports beside WireGuard's are open.
     pub source_ports: usize,
-    /// How often others took pins out of nftables, and they were put back.
+    /// How often others took pins away, and they were put back.
     pub healed: u64,
 }
 
@@ -58,9 +69,11 @@ pub(super) struct Pins {
     watch: Option<PinWatch>,
     /// It is being tried whether this host can make pins. A program is run for that, which nothing
     /// that the device has to do waits for.
-    trial: Option<JoinHandle<Result<(), PinError>>>,
-    /// Whether this host can make pins; `None`: it was not tried yet.
-    possible: Option<Result<(), String>>,
+    trial: Option<JoinHandle<Result<PinChoice, PinError>>>,
+    /// Whether this host can make pins, and how; `None`: it was not tried yet.
+    possible: Option<Result<PinChoice, String>>,
+    /// How those in force are made.
+    method: PinMethod,
     error: Option<String>,
     healed: u64,
     /// Whether the device's thread was asked to look after them, and has not answered.
@@ -94,7 +107,7 @@ pub(super) fn found(interface: &mut Interface) -> BTreeMap<PeerKey, PathId> {
 
 impl Pins {
     /// No ports, and the pins that were found.
-    pub(super) fn new(fwmark: u32, found: BTreeMap<PeerKey, PathId>) -> Self {
+    pub(super) fn new(fwmark: u32, method: PinMethod, found: BTreeMap<PeerKey, PathId>) -> Self {
         let mut pins = Self {
             ports: SourcePorts::new(fwmark),
             asked: Arc::from([]),
@@ -103,6 +116,7 @@ impl Pins {
             watch: None,
             trial: None,
             possible: None,
+            method,
             error: None,
             healed: 0,
             is_checking: false,
@@ -149,6 +163,23 @@ impl Pins {
             .collect()
     }
 
+    /// Opens the ports that the core asks for but those that a process of pins binds or is about to
+    /// bind, which are shared; gives those that can't be opened.
+    fn open_ports(&mut self) -> Vec<(NonZeroU16, NetError)> {
+        let shared: BTreeSet<NonZeroU16> = match self.method.binds_ports() {
+            true => {
+                let wanted = self.set();
+                wanted
+                    .values()
+                    .chain(self.in_force.values())
+                    .copied()
+                    .collect()
+            }
+            false => BTreeSet::new(),
+        };
+        self.ports.set(&self.asked, &shared)
+    }
+
     /// Takes the path that a peer shall have; gives all pins if they are others than before.
     pub(super) fn want(&mut self, peer: PeerKey, path: PathId) -> Option<PinSet> {
         let before = match path.pin() {
@@ -174,9 +205,9 @@ impl Pins {
             .unwrap_or(PathId::wireguard(remote))
     }
 
-    /// Sends a probe from another port than WireGuard's. Where that is joined to WireGuard's, the
-    /// probe leaves from WireGuard's and passes through the pin, as WireGuard's packets do: it then
-    /// proves the pin, too.
+    /// Sends a probe from another port than WireGuard's. Where nftables joins that to WireGuard's,
+    /// the probe leaves from WireGuard's and passes through the pin, as WireGuard's packets do: it
+    /// then proves the pin, too.
     pub(super) fn send(
         &self,
         raw: &RawPort,
@@ -185,7 +216,8 @@ impl Pins {
         ttl: Option<u8>,
         payload: &[u8],
     ) -> Result<(), NetError> {
-        if self.in_force.get(&remote) == Some(&port) {
+        let is_rewritten = self.method == PinMethod::Nftables;
+        if is_rewritten && self.in_force.get(&remote) == Some(&port) {
             raw.send(None, remote, ttl, payload)
         } else {
             self.ports.send(port, remote, ttl, payload)
@@ -200,7 +232,7 @@ pub(super) enum PinEvent {
     /// Others changed the table of the pins, or the watch over it ended.
     Changed(io::Result<()>),
     /// Whether this host can make pins was tried.
-    Tried(Result<(), PinError>),
+    Tried(Result<PinChoice, PinError>),
 }
 
 impl Agent {
@@ -219,6 +251,11 @@ impl Agent {
             }
             PinEvent::Tried(result) => self.on_can_pin(result),
             PinEvent::Changed(Ok(())) => self.look_after_pins(),
+            PinEvent::Changed(Err(_)) if self.pins.method == PinMethod::Forwarder => {
+                // It has ended: another one takes its place.
+                self.pins.watch = None;
+                self.look_after_pins();
+            }
             PinEvent::Changed(Err(error)) => {
                 tracing::warn!(
                     %error,
@@ -233,7 +270,7 @@ impl Agent {
     /// Opens the ports that the core asks for, and closes all others.
     pub(super) fn open_source_ports(&mut self, ports: Arc<[NonZeroU16]>) {
         self.pins.asked = ports;
-        for (port, error) in self.pins.ports.set(&self.pins.asked) {
+        for (port, error) in self.pins.open_ports() {
             tracing::debug!(port, %error, "a source port can't be used");
             self.mesh.handle_source_port_refused(port, now());
         }
@@ -252,7 +289,7 @@ impl Agent {
             self.mesh.handle_pins(News::Found { peer, path }, now());
         }
         match self.pins.possible.clone() {
-            Some(Ok(())) => self.mesh.handle_pins(News::Available, now()),
+            Some(Ok(_)) => self.mesh.handle_pins(News::Available, now()),
             Some(Err(reason)) => self.mesh.handle_pins(News::Unavailable { reason }, now()),
             None => {}
         }
@@ -267,9 +304,28 @@ impl Agent {
     }
 
     /// Has all pins written anew, over what an earlier run or an earlier device has left.
-    pub(super) fn reset_pins(&self) {
-        self.device
-            .set_pins(self.nat64.pins_outward(self.pins.set()));
+    pub(super) fn reset_pins(&mut self) {
+        self.share_pinned_ports();
+        let pins = self.nat64.pins_outward(self.pins.set());
+        self.device.set_pins(self.pins.method, pins);
+    }
+
+    /// Lets go of the ports that a process of pins is to bind. To be called before it is asked to.
+    pub(super) fn share_pinned_ports(&mut self) {
+        if self.pins.method.binds_ports() {
+            self.open_source_ports(Arc::clone(&self.pins.asked));
+        }
+    }
+
+    /// Brings a peer on a path, with the pin that it needs.
+    pub(super) fn set_endpoint(&mut self, peer: PeerKey, path: PathId, kick: bool) {
+        let pins = self.pins.want(peer, path);
+        if pins.is_some() {
+            self.share_pinned_ports();
+        }
+        let pins = pins.map(|pins| (self.pins.method, self.nat64.pins_outward(pins)));
+        let endpoint = self.nat64.outward(path.endpoint());
+        self.device.set_endpoint(peer, (path, endpoint), kick, pins);
     }
 
     /// Takes away the pins of peers that are not in the mesh any more.
@@ -292,32 +348,51 @@ impl Agent {
         }
     }
 
-    /// Tries whether this host can make pins.
+    /// Tries whether this host can make pins, and how.
     pub(super) fn try_pins(&mut self) {
-        self.pins.trial = Some(tokio::task::spawn_blocking(natpunch_wg::can_pin));
+        let interface = self.node.interface.clone();
+        let directory = self.options.runtime_dir.clone();
+        self.pins.trial = Some(tokio::task::spawn_blocking(move || {
+            natpunch_wg::choose_pins(&interface, &directory)
+        }));
     }
 
-    /// Whether this host can make pins is known.
-    pub(super) fn on_can_pin(&mut self, result: Result<(), PinError>) {
+    /// Whether this host can make pins is known, and how.
+    pub(super) fn on_can_pin(&mut self, result: Result<PinChoice, PinError>) {
         let result = result.map_err(|error| error.to_string());
         if self.pins.possible.as_ref() == Some(&result) {
             return;
         }
-        if let Err(reason) = &result {
-            tracing::info!(
+        match &result {
+            Ok(PinChoice {
+                method,
+                reason: Some(reason),
+            }) => tracing::info!(reason, "{method} makes pins, since nftables can't"),
+            Ok(_) => {}
+            Err(reason) => tracing::info!(
                 reason,
                 "WireGuard can use no source port but its own: peers behind NATs that map by \
                  destination are reached by a relay"
-            );
+            ),
         }
-        self.mesh.handle_pins(
-            match result.clone() {
-                Ok(()) => News::Available,
-                Err(reason) => News::Unavailable { reason },
+        let chosen = result.as_ref().ok().map(|choice| choice.method);
+        let news = match &result {
+            Ok(_) => News::Available,
+            Err(reason) => News::Unavailable {
+                reason: reason.clone(),
             },
-            now(),
-        );
+        };
         self.pins.possible = Some(result);
+        if let Some(method) = chosen.filter(|method| *method != self.pins.method) {
+            // A process that holds pins goes on holding them: another way would cut them off for a
+            // moment.
+            let holds = self.pins.method.binds_ports() && !self.pins.in_force.is_empty();
+            if !holds {
+                self.pins.method = method;
+                self.reset_pins();
+            }
+        }
+        self.mesh.handle_pins(news, now());
     }
 
     /// A change of the pins was made, or was not.
@@ -332,7 +407,7 @@ impl Agent {
                 tracing::warn!(%error, "the pins can't be changed");
                 self.pins.error = Some(error.to_string());
                 if !is_passing(&error) {
-                    self.on_can_pin(Err(error));
+                    self.try_pins();
                 }
                 // What of them is in force will be seen.
                 self.look_after_pins();
@@ -344,18 +419,26 @@ impl Agent {
     pub(super) fn on_pins_checked(&mut self, result: Result<bool, PinError>) {
         self.pins.is_checking = false;
         match result {
-            Ok(false) => {}
+            Ok(false) => self.watch_pins(),
             Ok(true) => {
                 self.pins.healed += 1;
+                let what = match self.pins.method {
+                    PinMethod::Nftables => {
+                        "somebody took the pins of this interface out of nftables (`nft flush \
+                         ruleset`?)"
+                    }
+                    PinMethod::Device => "the device had lost the pins of this interface",
+                    PinMethod::Forwarder => "the forwarder of this interface's pins had ended",
+                };
                 tracing::warn!(
                     pins = self.pins.in_force.len(),
                     times = self.pins.healed,
-                    "somebody took the pins of this interface out of nftables (`nft flush \
-                     ruleset`?); they were put back"
+                    "{what}; they were put back"
                 );
+                self.watch_pins();
             }
             Err(error) => {
-                tracing::error!(%error, "the pins are gone from nftables and can't be put back");
+                tracing::error!(%error, "the pins are gone and can't be put back");
                 self.pins.error = Some(error.to_string());
                 let lost = std::mem::take(&mut self.pins.wanted);
                 self.pins.in_force.clear();
@@ -364,20 +447,21 @@ impl Agent {
                     self.mesh.handle_pins(News::Lost { peer, path }, now());
                 }
                 if !is_passing(&error) {
-                    self.on_can_pin(Err(error));
+                    self.try_pins();
                 }
             }
         }
     }
 
-    /// Watches nftables while there is something to watch over.
+    /// Watches over the pins while there are any.
     fn watch_pins(&mut self) {
         if self.pins.in_force.is_empty() {
             self.pins.watch = None;
         } else if self.pins.watch.is_none() {
-            match PinWatch::open(&self.node.interface) {
-                Ok(watch) => self.pins.watch = Some(watch),
-                Err(error) => tracing::debug!(%error, "can't watch nftables"),
+            let (interface, directory) = (&self.node.interface, &self.options.runtime_dir);
+            match PinWatch::open(self.pins.method, interface, directory) {
+                Ok(watch) => self.pins.watch = watch,
+                Err(error) => tracing::debug!(%error, "can't watch over the pins"),
             }
         }
     }
@@ -396,9 +480,13 @@ impl Agent {
                 (self.name_of(peer), pinned)
             })
         });
-        let refusal = self.pins.possible.as_ref().and_then(|p| p.as_ref().err());
+        let possible = self.pins.possible.as_ref();
+        let refusal = possible.and_then(|possible| possible.as_ref().err());
+        let choice = possible.and_then(|possible| possible.as_ref().ok());
         PinStatus {
-            possible: self.pins.possible.as_ref().map(Result::is_ok),
+            possible: possible.map(Result::is_ok),
+            method: choice.map(|_| self.pins.method),
+            reason: choice.and_then(|choice| choice.reason.clone()),
             error: refusal.cloned().or_else(|| self.pins.error.clone()),
             peers: peers.collect(),
             source_ports: self.pins.ports.len(),

@@ -195,9 +195,10 @@ async fn open_interface(
     let opened = blocking(move || {
         let (mut interface, applied) = Interface::open_reporting(&wanted)?;
         let found = pins::found(&mut interface);
-        Ok::<_, natpunch_wg::WgError>((interface, applied, found))
+        let pins = (interface.pin_method(), found);
+        Ok::<_, natpunch_wg::WgError>((interface, applied, pins))
     });
-    let (interface, applied, found) = opened.await??;
+    let (interface, applied, (method, found)) = opened.await??;
     let made = Made::note(&applied, node, &options.runtime_dir);
     let first = applied.plan.changes.first();
     if matches!(first, Some(natpunch_wg::Change::Adopt { .. })) {
@@ -205,7 +206,7 @@ async fn open_interface(
             tracing::info!("{} {}", change.sign, change.text);
         }
     }
-    Ok((interface, made, Pins::new(node.fwmark, found)))
+    Ok((interface, made, Pins::new(node.fwmark, method, found)))
 }
 
 /// A core that knows nothing but this node's part of the mesh, and what its predecessor under

@@ -127,6 +127,10 @@ pub enum Command {
     /// Carries WireGuard's packets by TLS where no UDP gets through (started by `apply`).
     #[command(hide = true)]
     Forwarder(ForwarderArgs),
+    /// Carries WireGuard's packets from other source ports where nftables can't (started by
+    /// `apply`).
+    #[command(hide = true)]
+    PinForwarder(PinForwarderArgs),
 }
 
 /// Arguments of `apply`.
@@ -889,6 +893,17 @@ pub struct ForwarderArgs {
     /// The control socket to listen on.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
+}
+
+/// Arguments of the hidden `pin-forwarder`.
+#[derive(Debug, Args)]
+pub struct PinForwarderArgs {
+    /// The control socket to listen on.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// The mark of WireGuard's packets; 0 is none.
+    #[arg(long, value_name = "MARK")]
+    pub fwmark: u32,
 }
 
 /// Reads a time such as `60s`, `5m` or `1h`, from a second to a day.

@@ -82,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Manual(args) => manual::run(&args),
         Command::Device(args) => node::device::run(args),
         Command::Forwarder(args) => node::device::run_forwarder(&args),
+        Command::PinForwarder(args) => node::device::run_pin_forwarder(&args),
     });
     done.unwrap_or_else(|error| error.report())
 }

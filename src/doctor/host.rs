@@ -132,11 +132,14 @@ pub(super) fn nftables(can_pin: Result<(), String>, privileges: &Privileges) -> 
             Check::unknown("nftables", format!("this user may not try it: {problem}"))
                 .help("run `natpunch doctor` as root")
         }
-        Err(problem) => Check::bad(
+        Err(problem) => Check::unknown(
             "nftables",
-            format!("peers behind some NATs are reached by relays only: {problem}"),
-            "install nftables: `nft` 1.0 or newer, and a kernel with nf_tables",
-        ),
+            format!(
+                "{problem}; where WireGuard needs another source port, its device or a forwarder \
+                 sends from there, at more CPU"
+            ),
+        )
+        .help("install nftables: `nft` 1.0 or newer, and a kernel with nf_tables"),
     }
 }
 

@@ -6,9 +6,12 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use natpunch_lab::{Lab, Nat, Router, lab_test};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::world::{Discovery, Node, World, soon, within};
+use crate::mesh::replace;
+use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 
 const INTERVAL: Duration = Duration::from_millis(20);
 /// A round of guesses finds nothing in one of sixty cases, and the next may only begin half a minute
@@ -28,6 +31,11 @@ struct Hard {
 
 impl Hard {
     fn start(lab: Lab, nats: [Nat; 2]) -> Self {
+        Self::start_after(lab, nats, |_, _| {})
+    }
+
+    /// The same, when something was done to the first node, whose mesh file is written.
+    fn start_after(lab: Lab, nats: [Nat; 2], prepare: impl FnOnce(&mut Node, &World)) -> Self {
         let mut world = World::new(lab, Discovery::Rendezvous);
         let (mut a, nat_a) = world.node_behind(nats[0], "a");
         let (mut b, nat_b) = world.node_behind(nats[1], "b");
@@ -35,6 +43,7 @@ impl Hard {
         let server = world.server.address();
         watch(&nat_a, server, &nat_b);
         watch(&nat_b, server, &nat_a);
+        prepare(&mut a, &world);
         let started = Instant::now();
         a.start();
         b.start();
@@ -192,6 +201,116 @@ lab_test!(
     }
 );
 
+/// As on a host without nftables: the program is no file any more, for this host alone.
+fn hide_nft(node: &Node) {
+    let found = node.host.output("which", &["nft"]).unwrap();
+    let path = String::from_utf8(found.stdout).unwrap();
+    let hidden = node
+        .host
+        .output("mount", &["--bind", "/dev/null", path.trim()])
+        .unwrap();
+    assert!(hidden.status.success(), "{hidden:?}");
+}
+
+/// The ends of UDP sockets of a host that pins have to do with: on the pinned port, and at the
+/// address of a forwarder.
+fn pin_sockets(node: &Node, port: u64) -> usize {
+    let all = node.host.output("ss", &["-Huan"]).unwrap();
+    let all = String::from_utf8(all.stdout).unwrap();
+    let of_pin = |line: &&str| line.contains(&format!(":{port} ")) || line.contains("127.78.82.1");
+    all.lines().filter(of_pin).count()
+}
+
+/// What nftables does elsewhere is done without it, in this way: the path becomes direct, nothing
+/// is lost when the agent is killed, and nothing is left in the end.
+fn becomes_direct_without_nftables(mut hard: Hard, method: &str) {
+    hard.wait_direct();
+    let [a, b] = &mut hard.nodes;
+    let port = wait_pinned(a, b);
+    let status = a.status().unwrap();
+    assert_eq!(status["pins"]["method"], method, "{:#}", status["pins"]);
+    let reason = status["pins"]["reason"].as_str().unwrap();
+    assert!(reason.contains("is not installed"), "{reason}");
+    let text = String::from_utf8(a.natpunch(&["status"]).stdout).unwrap();
+    assert!(text.contains("sends from other source ports"), "{text}");
+    let ping = a.ping(b.address, INTERVAL);
+    assert!(ping.wait_for(10, soon()));
+    let before = a.wg_peer(b);
+    a.kill();
+    assert!(ping.wait_for(50, soon()), "the pin went with its agent");
+    a.start();
+    a.wait_path(b, "direct", soon());
+    assert_eq!(wait_pinned(a, b), port, "it is taken over");
+    assert!(ping.wait_for(50, soon()));
+    let after = a.wg_peer(b);
+    assert_eq!(ping.stop().lost(), 0);
+    assert_eq!(after.endpoint, before.endpoint);
+    assert_eq!(after.latest_handshake, before.latest_handshake);
+    if method == "forwarder" {
+        let ping = a.ping(b.address, INTERVAL);
+        assert!(ping.wait_for(10, soon()));
+        kill(forwarder(), Signal::SIGKILL).unwrap();
+        a.wait("the heal", soon(), |status| {
+            (status["pins"]["healed"].as_u64()? == 1).then_some(())
+        });
+        assert!(ping.wait_for(10, soon()));
+        println!(
+            "measured: a forwarder that was killed cost at most {} ms",
+            ping.stop().longest_gap().as_millis()
+        );
+        assert_eq!(wait_pinned(a, b), port);
+    }
+    assert!(pin_sockets(a, port) > 0);
+    a.stop();
+    let down = a.natpunch(&["down"]);
+    assert!(down.status.success(), "{down:?}");
+    assert_eq!(pin_sockets(a, port), 0);
+    let left = a.host.output("ls", &["/run/natpunch"]).unwrap().stdout;
+    assert_eq!(String::from_utf8(left).unwrap(), "");
+}
+
+/// The one forwarder of pins of this lab.
+fn forwarder() -> Pid {
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let is_one = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(14).any(|words| words == b"\0pin-forwarder")
+    };
+    let mut pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Pid::from_raw(pids.find(is_one).expect("a forwarder runs"))
+}
+
+lab_test!(
+    without_nftables_the_embedded_device_itself_sends_from_the_port_that_was_found,
+    300,
+    |lab| {
+        let hard = Hard::start_after(lab, [Nat::Symmetric, Nat::PortPreserving], |a, _| {
+            hide_nft(a);
+        });
+        becomes_direct_without_nftables(hard, "device");
+    }
+);
+
+lab_test!(
+    without_nftables_a_forwarder_sends_for_any_other_wireguard,
+    300,
+    |lab| {
+        // wireguard-go stands for the kernel's: neither knows of pins.
+        let hard = Hard::start_after(lab, [Nat::Symmetric, Nat::PortPreserving], |a, world| {
+            hide_nft(a);
+            let mut wireguard = std::process::Command::new("wireguard-go");
+            wireguard.arg(INTERFACE);
+            let mut started = a.host.spawn(wireguard).unwrap();
+            assert!(started.child().wait().unwrap().success());
+            let text = world.mesh.text();
+            let text = text.replacen("[interface]\n", "[interface]\nbackend = \"external\"\n", 1);
+            a.file = a.host.directory().unwrap().join("mesh.toml");
+            replace(&a.file, &text);
+        });
+        becomes_direct_without_nftables(hard, "forwarder");
+    }
+);
+
 lab_test!(
     a_flushed_rule_set_is_healed_under_ping_and_counted,
     300,
@@ -289,6 +408,68 @@ lab_test!(
         for router in &hard.routers {
             assert_eq!(router.counted().unwrap(), 0, "packets to third parties");
         }
+    }
+);
+
+/// Breaks a path over a pin under ping: the relay takes over, and the search begins anew.
+fn breaks_under_ping(mut hard: Hard, what: &str, fault: impl FnOnce(&mut Hard)) {
+    hard.wait_direct();
+    let address = hard.nodes[1].address;
+    wait_pinned(&hard.nodes[0], &hard.nodes[1]);
+    let ping = hard.nodes[0].ping(address, INTERVAL);
+    assert!(ping.wait_for(10, soon()));
+    fault(&mut hard);
+    let broken = Instant::now();
+    // What was under way has arrived by now.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(ping.wait_for(1, within(15)), "{what}: no ping is answered");
+    let back = broken.elapsed();
+    assert!(ping.wait_for(50, soon()));
+    println!(
+        "measured: {what}: pings again after {:.1} s, {} pings of {} ms lost",
+        back.as_secs_f64(),
+        ping.stop().lost(),
+        INTERVAL.as_millis(),
+    );
+}
+
+lab_test!(
+    a_pair_over_a_pin_outlives_the_reboot_of_the_hard_router,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]);
+        breaks_under_ping(hard, "the hard NAT reboots", |hard| {
+            hard.world.lab.reboot(&mut hard.routers[0]).unwrap();
+        });
+    }
+);
+
+lab_test!(
+    a_pair_over_a_pin_outlives_the_reboot_of_the_easy_router,
+    120,
+    |lab| {
+        let hard = Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]);
+        breaks_under_ping(hard, "the easy NAT reboots", |hard| {
+            hard.world.lab.reboot(&mut hard.routers[1]).unwrap();
+        });
+    }
+);
+
+lab_test!(
+    a_pair_over_a_pin_outlives_a_move_of_both_nodes_at_once,
+    120,
+    |lab| {
+        let mut hard = Hard::start(lab, [Nat::Sequential, Nat::PortPreserving]);
+        let lab = &mut hard.world.lab;
+        let places = [
+            lab.router("cafe", Nat::Sequential).unwrap(),
+            lab.router("office", Nat::PortPreserving).unwrap(),
+        ];
+        breaks_under_ping(hard, "both nodes move at once", |hard| {
+            for (node, place) in hard.nodes.iter_mut().zip(&places) {
+                hard.world.lab.move_behind(&mut node.host, place).unwrap();
+            }
+        });
     }
 );
 

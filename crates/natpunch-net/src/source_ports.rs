@@ -7,6 +7,7 @@
 //! together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU16;
@@ -23,7 +24,7 @@ use tokio::net::UdpSocket;
 
 use crate::NetError;
 use crate::filter::{Family, Rules};
-use crate::raw::attach;
+use crate::raw::{RawPort, attach};
 
 /// Longest payload that is read; a longer datagram is cut and then no probe.
 const BUFFER: usize = 2048;
@@ -54,7 +55,15 @@ pub struct SourcePorts {
 }
 
 #[derive(Debug)]
-struct Port {
+enum Port {
+    /// It is ours alone.
+    Own(OwnPort),
+    /// Another process has a socket on it, which carries WireGuard's packets there.
+    Shared(RawPort),
+}
+
+#[derive(Debug)]
+struct OwnPort {
     socket: UdpSocket,
     /// Whether it speaks IPv4 by addresses mapped into IPv6 (RFC 4291, 2.5.5.2); a host without
     /// IPv6 has sockets of IPv4 alone.
@@ -78,19 +87,41 @@ impl SourcePorts {
     /// [`RawPort::set_nat64`](crate::RawPort::set_nat64).
     pub fn set_nat64(&mut self, nat64: Option<Nat64>) {
         self.nat64 = nat64;
+        for port in self.open.values() {
+            if let Port::Shared(raw) = port {
+                translate(raw, nat64);
+            }
+        }
     }
 
     /// Opens exactly these ports, and gives those that can't be opened, such as one that another
-    /// program has. Must be called within a tokio runtime.
-    pub fn set(&mut self, ports: &[NonZeroU16]) -> Vec<(NonZeroU16, NetError)> {
+    /// program has. The `shared` ones among them are left to another process of ours, which binds
+    /// them: they are heard and spoken from by raw sockets, as WireGuard's port is. Must be called
+    /// within a tokio runtime.
+    pub fn set(
+        &mut self,
+        ports: &[NonZeroU16],
+        shared: &BTreeSet<NonZeroU16>,
+    ) -> Vec<(NonZeroU16, NetError)> {
         let wanted: BTreeSet<NonZeroU16> = ports.iter().copied().collect();
         self.open.retain(|port, _| wanted.contains(port));
         let mut refused = Vec::new();
         for port in wanted {
-            if self.open.contains_key(&port) {
-                continue;
+            let is_shared = shared.contains(&port);
+            match self.open.get(&port) {
+                // One that was shared may still be bound by the other process.
+                Some(Port::Shared(_)) => continue,
+                Some(Port::Own(_)) if !is_shared => continue,
+                Some(Port::Own(_)) | None => {}
             }
-            match Port::open(port, self.fwmark) {
+            let opened = match is_shared {
+                true => RawPort::open(port.get(), self.fwmark).map(|raw| {
+                    translate(&raw, self.nat64);
+                    Port::Shared(raw)
+                }),
+                false => OwnPort::open(port, self.fwmark).map(Port::Own),
+            };
+            match opened {
                 Ok(open) => {
                     self.open.insert(port, open);
                 }
@@ -113,13 +144,27 @@ impl SourcePorts {
     /// The next probe to any of the ports; waits for ever while none is open. Dropping the future
     /// loses nothing.
     pub async fn recv(&self) -> Probed {
-        std::future::poll_fn(|context| self.poll_recv(context)).await
+        let shared = self.open.iter().filter_map(|(port, open)| match open {
+            Port::Own(_) => None,
+            Port::Shared(raw) => Some(Box::pin(recv_shared(*port, raw))),
+        });
+        let mut shared: Vec<_> = shared.collect();
+        std::future::poll_fn(|context| {
+            for recv in &mut shared {
+                if let Poll::Ready(probed) = recv.as_mut().poll(context) {
+                    return Poll::Ready(probed);
+                }
+            }
+            self.poll_recv(context)
+        })
+        .await
     }
 
     fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Probed> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.open.len().max(1);
         let ports = self.open.iter();
         for (number, port) in ports.clone().skip(first).chain(ports.take(first)) {
+            let Port::Own(port) = port else { continue };
             if let Poll::Ready((source, payload)) = port.poll_recv(context) {
                 return Poll::Ready(Probed {
                     port: *number,
@@ -144,21 +189,46 @@ impl SourcePorts {
         payload: &[u8],
     ) -> Result<(), NetError> {
         let destination = canonical(destination);
-        let destination = self
+        let translated = self
             .nat64
             .map_or(destination, |nat64| nat64.outward(destination));
-        self.open
-            .get(&port)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
-            .and_then(|port| port.send(destination, ttl, payload))
-            .map_err(|source| NetError::Send {
-                destination,
-                source,
-            })
+        let sent = match self.open.get(&port) {
+            // It translates by itself.
+            Some(Port::Shared(raw)) => return raw.send(None, destination, ttl, payload),
+            Some(Port::Own(port)) => port.send(translated, ttl, payload),
+            None => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+        };
+        sent.map_err(|source| NetError::Send {
+            destination: translated,
+            source,
+        })
     }
 }
 
-impl Port {
+/// Has a shared port translate as its neighbours do.
+fn translate(raw: &RawPort, nat64: Option<Nat64>) {
+    if let Err(error) = raw.set_nat64(nat64) {
+        tracing::warn!(%error, "a shared source port does not pass the NAT64");
+    }
+}
+
+/// The next probe to a port that another process has bound.
+async fn recv_shared(port: NonZeroU16, raw: &RawPort) -> Probed {
+    match raw.recv().await {
+        Ok(received) => Probed {
+            port,
+            source: received.source,
+            payload: received.payload,
+        },
+        Err(error) => {
+            // The path is found dead by its silence, and left.
+            tracing::warn!(port, %error, "a shared source port is not heard any more");
+            std::future::pending().await
+        }
+    }
+}
+
+impl OwnPort {
     fn open(port: NonZeroU16, fwmark: u32) -> Result<Self, NetError> {
         let rules = Rules {
             port: port.get(),

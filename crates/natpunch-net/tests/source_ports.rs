@@ -12,6 +12,9 @@ use common::{Neighbour, SOON, ip, on_a_host};
 use natpunch_net::{NetError, Probed, SourcePorts};
 use natpunch_types::PROBE_MAGIC;
 
+/// No port is shared with another process.
+const NONE: BTreeSet<NonZeroU16> = BTreeSet::new();
+
 fn probe(tail: &[u8]) -> Vec<u8> {
     [&PROBE_MAGIC, tail].concat()
 }
@@ -57,7 +60,7 @@ fn two_hundred_and_fifty_six_ports_speak_and_hear_in_both_families() {
         let (neighbour, theres) = neighbour();
         let mut ports = SourcePorts::new(0);
         let wanted: Vec<_> = (61_000..61_256).map(port).collect();
-        assert!(ports.set(&wanted).is_empty());
+        assert!(ports.set(&wanted, &NONE).is_empty());
         assert_eq!(ports.len(), 256);
         for there in theres {
             // An echo at the other end, which answers each port once.
@@ -103,7 +106,7 @@ fn each_datagram_has_its_own_ttl_in_both_families() {
             }
         });
         let mut ports = SourcePorts::new(0);
-        assert!(ports.set(&[port(61_001)]).is_empty());
+        assert!(ports.set(&[port(61_001)], &NONE).is_empty());
         for there in theres {
             let receiver = std::thread::scope(|scope| {
                 let receive = scope.spawn(|| next_at(&neighbour, there, 1));
@@ -125,7 +128,7 @@ fn each_datagram_has_its_own_ttl_in_both_families() {
 fn only_probes_are_heard() {
     on_a_host(|| async {
         let mut ports = SourcePorts::new(0);
-        assert!(ports.set(&[port(61_001), port(61_002)]).is_empty());
+        assert!(ports.set(&[port(61_001), port(61_002)], &NONE).is_empty());
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for payload in [
             &b""[..],
@@ -160,7 +163,7 @@ fn a_port_that_another_program_has_is_refused_and_the_others_open() {
     on_a_host(|| async {
         let other = UdpSocket::bind("0.0.0.0:61001").unwrap();
         let mut ports = SourcePorts::new(0);
-        let refused = ports.set(&[port(61_000), port(61_001), port(61_002)]);
+        let refused = ports.set(&[port(61_000), port(61_001), port(61_002)], &NONE);
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].0, port(61_001));
         assert_eq!(ports.len(), 2);
@@ -170,10 +173,10 @@ fn a_port_that_another_program_has_is_refused_and_the_others_open() {
         assert!(error.is_soft(), "{error}");
         // What is not wanted any more is free for others, and the rest stays open.
         drop(other);
-        comes_true(|| ports.set(&[port(61_001), port(61_002)]).is_empty());
+        comes_true(|| ports.set(&[port(61_001), port(61_002)], &NONE).is_empty());
         comes_true(|| UdpSocket::bind("0.0.0.0:61000").is_ok());
         UdpSocket::bind("0.0.0.0:61002").unwrap_err();
-        assert!(ports.set(&[]).is_empty());
+        assert!(ports.set(&[], &NONE).is_empty());
         assert!(ports.is_empty());
     });
 }
@@ -182,7 +185,7 @@ fn a_port_that_another_program_has_is_refused_and_the_others_open() {
 fn the_kernel_answers_no_probe_with_port_unreachable() {
     on_a_host(|| async {
         let mut ports = SourcePorts::new(0);
-        assert!(ports.set(&[port(61_001)]).is_empty());
+        assert!(ports.set(&[port(61_001)], &NONE).is_empty());
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.set_read_timeout(Some(SOON)).unwrap();
         sender.connect("127.0.0.1:61001").unwrap();
@@ -201,11 +204,46 @@ fn a_host_without_ipv6_has_the_ports_in_ipv4() {
     on_a_host(|| async {
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
         let mut ports = SourcePorts::new(7);
-        let refused: Vec<(NonZeroU16, NetError)> = ports.set(&[port(61_001)]);
+        let refused: Vec<(NonZeroU16, NetError)> = ports.set(&[port(61_001)], &NONE);
         assert!(refused.is_empty(), "{refused:?}");
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(&probe(b"1"), "127.0.0.1:61001").unwrap();
         assert_eq!(heard(&ports).await.payload, probe(b"1"));
         ip("link show");
+    });
+}
+
+#[test]
+fn a_shared_port_is_spoken_from_and_heard_beside_the_process_that_has_bound_it() {
+    on_a_host(|| async {
+        let (neighbour, theres) = neighbour();
+        let mut ports = SourcePorts::new(0);
+        let number = port(61_001);
+        assert!(ports.set(&[number], &NONE).is_empty());
+        // From now on it is left to another process, which can bind it at once.
+        assert!(ports.set(&[number], &BTreeSet::from([number])).is_empty());
+        let owner = UdpSocket::bind(("::", number.get())).unwrap();
+        owner.set_read_timeout(Some(SOON)).unwrap();
+        for there in theres {
+            let end = neighbour.run(move || UdpSocket::bind(there).unwrap());
+            end.set_read_timeout(Some(SOON)).unwrap();
+            let mut buffer = [0; 2048];
+            ports.send(number, there, None, &probe(b"out")).unwrap();
+            let (length, from) = end.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], probe(b"out"));
+            assert_eq!(from.port(), number.get());
+            for payload in [&[4, 0, 0, 0][..], &probe(b"in")] {
+                end.send_to(payload, from).unwrap();
+            }
+            let probed = heard(&ports).await;
+            assert_eq!((probed.port, probed.source), (number, there));
+            assert_eq!(probed.payload, probe(b"in"));
+            // What is no probe is the owner's alone.
+            let (length, _) = owner.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], [4, 0, 0, 0]);
+            let _ = owner.recv_from(&mut buffer).unwrap();
+        }
+        // It stays shared, also when nobody shares it any more.
+        assert!(ports.set(&[number], &NONE).is_empty());
     });
 }

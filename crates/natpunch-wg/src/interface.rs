@@ -17,7 +17,7 @@ use crate::error::WgError;
 use crate::host::HostChanges;
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
-use crate::pins::{self, PinError, PinSet, PinTable};
+use crate::pins::{self, PinError, PinMethod, PinSet, Pins};
 use crate::plan::{Change, Plan};
 use crate::routing::{self, Rule, wanted_rules};
 use crate::spec::{EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark, seconds};
@@ -30,7 +30,7 @@ pub struct Interface {
     backend: BackendKind,
     device: Box<dyn Device + Send>,
     link: u32,
-    pins: PinTable,
+    pins: Pins,
 }
 
 /// What [`Interface::apply`] did.
@@ -55,7 +55,7 @@ pub struct Removed {
     pub routes: usize,
     /// Policy rules removed.
     pub rules: usize,
-    /// Pins removed, with their table in nftables.
+    /// Pins removed, with their table in nftables or their forwarder.
     pub pins: usize,
 }
 
@@ -81,7 +81,7 @@ impl std::fmt::Display for Removed {
             write!(f, ", and {} policy rules", self.rules)?;
         }
         if self.pins > 0 {
-            write!(f, ", and {} pins from nftables", self.pins)?;
+            write!(f, ", and {} pins", self.pins)?;
         }
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Interface {
             backend,
             device: open_device(spec, backend)?,
             link: link.index,
-            pins: PinTable::find(spec),
+            pins: Pins::find(spec),
         };
         let applied = interface.apply(spec)?;
         Ok((interface, applied))
@@ -273,9 +273,9 @@ impl Interface {
         host.prepare(self.link)?;
         self.configure(change)?;
         host.make(self.link)?;
-        if let Err(error) = self.pins.set_listen_port(spec.listen_port) {
+        if let Err(error) = self.pins.follow(spec.listen_port, spec.fwmark) {
             // The next look at the pins tries again, and says who lost one.
-            tracing::warn!(%error, "pins do not follow WireGuard to its new port yet");
+            tracing::warn!(%error, "pins do not follow WireGuard to its new port or mark yet");
         }
         failpoint("apply: made");
         let remaining = self.remaining(spec, &record)?;
@@ -355,11 +355,15 @@ impl Interface {
     /// The device as it is now. A peer at its resting endpoint has none.
     pub fn snapshot(&mut self) -> Result<DeviceSnapshot, WgError> {
         let read_at = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let snapshot = self.device.get()?.snapshot.without_resting();
-        Ok(DeviceSnapshot {
-            read_at,
-            ..snapshot
-        })
+        let mut snapshot = self.device.get()?.snapshot.without_resting();
+        snapshot.read_at = read_at;
+        for peer in &mut snapshot.peers {
+            // That WireGuard sends to a forwarder of this host is nobody else's business.
+            peer.endpoint = peer
+                .endpoint
+                .and_then(|endpoint| self.pins.remote(endpoint));
+        }
+        Ok(snapshot)
     }
 
     /// Moves a peer to an endpoint; with `kick`, makes WireGuard send there at once. See
@@ -370,6 +374,7 @@ impl Interface {
         endpoint: SocketAddr,
         kick: bool,
     ) -> Result<EndpointUpdate, WgError> {
+        let endpoint = self.pins.endpoint(endpoint);
         device::set_endpoint(&mut self.device, peer, endpoint, kick)
     }
 
@@ -392,20 +397,25 @@ impl Interface {
         self.pins.pins()
     }
 
-    /// Brings exactly these pins in force, all in one step, and reads them back. See
+    /// How the pins are made.
+    pub fn pin_method(&self) -> PinMethod {
+        self.pins.method()
+    }
+
+    /// Brings exactly these pins in force in this way, all in one step, and reads them back. See
     /// [`pins`](crate::pins).
     ///
     /// # Errors
-    /// nftables is missing or refused. Those of before may still be in force.
-    pub fn set_pins(&mut self, pins: &PinSet) -> Result<(), PinError> {
-        self.pins.set(pins)
+    /// What makes pins is missing, or refuses. Those of before may still be in force.
+    pub fn set_pins(&mut self, method: PinMethod, pins: &PinSet) -> Result<(), PinError> {
+        self.pins.set(method, pins)
     }
 
-    /// Writes the pins anew if somebody took them away or changed them, as `nft flush ruleset`
-    /// does; true if that was necessary.
+    /// Makes the pins anew if somebody took them away or changed them, as `nft flush ruleset` does;
+    /// true if that was necessary.
     ///
     /// # Errors
-    /// nftables is missing or refused: the pins are not in force.
+    /// What makes pins is missing, or refuses: the pins are not in force.
     pub fn heal_pins(&mut self) -> Result<bool, PinError> {
         self.pins.heal()
     }
@@ -464,7 +474,7 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     let mine = |link: &Link| link.alias.as_deref() == Some(&*mark(owner));
     if link.as_ref().is_none_or(mine) || state.as_ref().is_some_and(|file| file.owner == owner) {
         removed.rules = remove_rules(link.as_ref(), state.as_ref())?;
-        removed.pins = pins::remove(name, state.as_ref())?;
+        removed.pins = pins::remove(name, runtime_dir, state.as_ref())?;
     }
     let Removed { rules, pins, .. } = removed;
     match (link, &state) {

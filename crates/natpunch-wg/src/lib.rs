@@ -48,7 +48,9 @@ pub use interface::{Applied, Interface, Removed, down, exists};
 pub use kernel::KernelDevice;
 pub use links::kernel_has_wireguard;
 pub use observe::{Observed, observe};
-pub use pins::{PinError, PinSet, PinWatch, can_pin};
+pub use pins::{
+    PinChoice, PinError, PinMethod, PinSet, PinWatch, can_pin, choose as choose_pins, run_forwarder,
+};
 pub use plan::{Change, Effect, Plan, Sign};
 pub use routing::Rule;
 pub use spec::{DefaultRoute, InterfaceSpec, PeerSpec};

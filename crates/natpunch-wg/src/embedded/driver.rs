@@ -20,6 +20,7 @@ use super::kicks::{Followed, Kicks, Woken};
 use super::tun::{Tun, TunRecv, TunSend};
 use super::udp::Sockets;
 use crate::device::{PeerAction, PeerChange};
+use crate::pins::PinSet;
 use crate::uapi::codec::{GetAnswer, SetRequest};
 
 /// How often [`Driver::tick`] has something to do.
@@ -245,6 +246,18 @@ impl Driver {
         }
         self.start_handshakes(woken).await;
         Ok(())
+    }
+
+    /// The pins that the device holds.
+    pub(super) fn pins(&self) -> PinSet {
+        self.sockets.pins.get()
+    }
+
+    /// Holds exactly these pins.
+    pub(super) async fn set_pins(&mut self, pins: &PinSet) -> Result<(), Errno> {
+        let fwmark = self.device.read(async |device| device.fwmark()).await;
+        let set = self.sockets.pins.set(pins, fwmark.unwrap_or(0));
+        set.map_err(errno)
     }
 
     /// Does what is due, and says for how long nothing is.

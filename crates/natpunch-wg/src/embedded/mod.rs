@@ -5,7 +5,8 @@
 //! ends when it is told to, when it gets SIGTERM, or when its TUN interface is removed. (A systemd
 //! unit of the agent therefore has `KillMode=process`.) It serves WireGuard's configuration
 //! protocol on two sockets: the conventional one, for `wg`, and its control socket (mode 0600),
-//! which also knows `hello` and `stop`. There is at most one process per control socket, held by a
+//! which also knows `hello`, `stop`, and what pins the device
+//! holds. There is at most one process per control socket, held by a
 //! lock.
 //!
 //! A `set` that reaches it is made in place through gotatun's own interface: a peer that is changed
@@ -16,6 +17,7 @@ mod control;
 mod driver;
 mod evidence;
 mod kicks;
+mod pinned;
 mod process;
 mod server;
 mod tun;
@@ -24,6 +26,7 @@ mod udp;
 pub use control::DeviceProcess;
 pub(crate) use control::{Control, start};
 pub use process::run_device;
+pub(crate) use server::read_request;
 
 /// Version of the control protocol: a newer agent keeps using a device of the same version that an
 /// older one started.

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::PROTOCOL_VERSION;
 use super::driver::Driver;
+use crate::pins::Holding;
 use crate::uapi::codec;
 
 /// Connections at once, on both sockets together.
@@ -84,7 +85,8 @@ impl Service {
         }
     }
 
-    /// Serves one socket, for ever. Only the control socket has `hello` and `stop`.
+    /// Serves one socket, for ever. Only the control socket has `hello`, `stop` and
+    /// what pins need.
     pub(super) async fn serve(self, listener: UnixListener, control: bool) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else {
@@ -131,6 +133,11 @@ impl Service {
                 std::process::id(),
                 u8::from(is_replaced())
             ))),
+            "pins=1" if control => Ok(self.pins().await),
+            "set_pins=1" if control => match Holding::parse(body) {
+                Some(wanted) => self.set_pins(&wanted).await,
+                None => Err(libc::EINVAL),
+            },
             "stop=1" if control => {
                 self.stop.notify_one();
                 Ok(Zeroizing::default())
@@ -144,6 +151,20 @@ impl Service {
             }
             Err(errno) => Zeroizing::new(format!("errno=-{errno}\n\n")),
         }
+    }
+
+    async fn pins(&self) -> Zeroizing<String> {
+        let pins = self.driver.lock().await.pins();
+        Zeroizing::new(Holding::of(0, &pins).format())
+    }
+
+    async fn set_pins(&self, wanted: &Holding) -> Result<Zeroizing<String>, i32> {
+        let outcome = self.driver.lock().await.set_pins(&wanted.set()).await;
+        outcome.map_err(|errno| {
+            tracing::warn!(%errno, "can't hold pins");
+            errno as i32
+        })?;
+        Ok(self.pins().await)
     }
 
     async fn set(&self, body: &str) -> Result<(), i32> {
@@ -172,7 +193,7 @@ fn is_replaced() -> bool {
 }
 
 /// Reads up to the empty line. `None` is the end of the connection.
-async fn read_request(
+pub(crate) async fn read_request(
     reader: &mut BufReader<tokio::net::unix::OwnedReadHalf>,
 ) -> io::Result<Option<Zeroizing<String>>> {
     let mut reader = reader.take(MAX_REQUEST);

@@ -18,8 +18,10 @@ use nix::sys::socket::{
     sockopt,
 };
 use tokio::io::Interest;
+use tokio::sync::watch;
 
 use super::evidence::{Witness, clean};
+use super::pinned::{Pinned, Pins, any_readable, changed, socket_to};
 
 /// Room for bursts while the device is scheduled out; the same on both sides.
 const SOCKET_BUFFER: usize = 7 << 20;
@@ -35,6 +37,7 @@ const MAX_BATCH_BYTES: usize = 65_000;
 pub(super) struct Sockets {
     cached: Arc<Mutex<Option<Socket>>>,
     pub(super) witness: Witness,
+    pub(super) pins: Pins,
 }
 
 impl Sockets {
@@ -42,9 +45,18 @@ impl Sockets {
     pub(super) fn prepare(&self, port: u16, fwmark: u32) -> io::Result<()> {
         let mut cached = lock(&self.cached);
         if !cached.as_ref().is_some_and(|socket| socket.has_port(port)) {
-            *cached = Some(Socket::bind(port, fwmark, self.witness.clone())?);
+            *cached = Some(self.socket(port, fwmark)?);
         }
         Ok(())
+    }
+
+    fn socket(&self, port: u16, fwmark: u32) -> io::Result<Socket> {
+        Ok(Socket {
+            inner: open(port, fwmark)?,
+            segmentation: Arc::new(AtomicBool::new(true)),
+            witness: self.witness.clone(),
+            pinned: self.pins.watch(),
+        })
     }
 }
 
@@ -57,58 +69,59 @@ impl UdpTransportFactory for Sockets {
         let mut cached = lock(&self.cached);
         let socket = match cached.as_ref() {
             Some(socket) if params.port == 0 || socket.has_port(params.port) => socket.clone(),
-            _ => cached
-                .insert(Socket::bind(params.port, mark, self.witness.clone())?)
-                .clone(),
+            _ => cached.insert(self.socket(params.port, mark)?).clone(),
         };
         socket.set_fwmark(mark)?;
+        self.pins.set_fwmark(mark)?;
         Ok((socket.clone(), socket))
     }
 }
 
-/// One UDP socket, for both address families.
+/// A UDP socket on a port, for both address families.
+pub(super) fn open(port: u16, fwmark: u32) -> io::Result<UdpSocket> {
+    let options = SockOpt {
+        fwmark: None,
+        recv_buffer_size: None,
+        send_buffer_size: None,
+        only_v6: Some(false),
+    };
+    let socket = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
+        // A kernel without IPv6.
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into(), options)?
+        }
+        other => other?,
+    };
+    let fd = socket.as_fd();
+    allow_fragments(&fd)?;
+    // Each of these makes it faster; none is needed.
+    let _ = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER);
+    let _ = setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER);
+    let _ = socket.enable_udp_gro();
+    if fwmark != 0 {
+        setsockopt(&fd, sockopt::Mark, &fwmark)?;
+    }
+    Ok(socket)
+}
+
+/// The device's way to the network: WireGuard's port, and those of its pins.
 #[derive(Clone)]
 pub(super) struct Socket {
     inner: UdpSocket,
     /// Cleared when an interface turns out not to do segmentation offload.
     segmentation: Arc<AtomicBool>,
     witness: Witness,
+    pinned: watch::Receiver<Arc<Pinned>>,
 }
 
 impl Socket {
-    fn bind(port: u16, fwmark: u32, witness: Witness) -> io::Result<Self> {
-        let options = SockOpt {
-            fwmark: None,
-            recv_buffer_size: None,
-            send_buffer_size: None,
-            only_v6: Some(false),
-        };
-        let inner = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
-            // A kernel without IPv6.
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-                ) =>
-            {
-                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port).into(), options)?
-            }
-            other => other?,
-        };
-        let fd = inner.as_fd();
-        allow_fragments(&fd)?;
-        // Each of these makes it faster; none is needed.
-        let _ = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER);
-        let _ = setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER);
-        let _ = inner.enable_udp_gro();
-        if fwmark != 0 {
-            setsockopt(&fd, sockopt::Mark, &fwmark)?;
-        }
-        Ok(Self {
-            inner,
-            segmentation: Arc::new(AtomicBool::new(true)),
-            witness,
-        })
+    fn pinned(&self) -> Arc<Pinned> {
+        Arc::clone(&self.pinned.borrow())
     }
 
     fn has_port(&self, port: u16) -> bool {
@@ -118,10 +131,15 @@ impl Socket {
     }
 
     /// Sends packets of one size (the last may be shorter) to one destination in one call.
-    async fn send_segments(&self, packets: &[(Packet, SocketAddr)]) -> io::Result<()> {
+    async fn send_segments(
+        &self,
+        pinned: &Pinned,
+        packets: &[(Packet, SocketAddr)],
+    ) -> io::Result<()> {
         let Some((first, destination)) = packets.first() else {
             return Ok(());
         };
+        let socket = socket_to(pinned, *destination).unwrap_or(&self.inner);
         let size = u16::try_from(first.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let address = SockaddrStorage::from(*destination);
         let slices: Vec<IoSlice<'_>> = packets
@@ -134,12 +152,12 @@ impl Socket {
         } else {
             &[]
         };
-        let fd = self.inner.socket().as_raw_fd();
+        let fd = socket.socket().as_raw_fd();
         let send = || {
             sendmsg(fd, &slices, control, MsgFlags::MSG_DONTWAIT, Some(&address))
                 .map_err(io::Error::from)
         };
-        self.inner
+        socket
             .socket()
             .async_io(Interest::WRITABLE, send)
             .await
@@ -174,7 +192,9 @@ impl UdpSend for Socket {
 
     async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
         self.witness.sending(&packet);
-        self.inner.send_to(packet, clean(destination)).await
+        let (pinned, destination) = (self.pinned(), clean(destination));
+        let socket = socket_to(&pinned, destination).unwrap_or(&self.inner);
+        socket.send_to(packet, destination).await
     }
 
     fn max_number_of_packets_to_send(&self) -> usize {
@@ -190,6 +210,7 @@ impl UdpSend for Socket {
             self.witness.sending(packet);
             *destination = clean(*destination);
         }
+        let pinned = self.pinned();
         let mut rest = packets.as_slice();
         while !rest.is_empty() {
             let count = if self.segmentation.load(Ordering::Relaxed) {
@@ -199,7 +220,7 @@ impl UdpSend for Socket {
             };
             let (run, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = after;
-            let Err(error) = self.send_segments(run).await else {
+            let Err(error) = self.send_segments(&pinned, run).await else {
                 continue;
             };
             if run.len() > 1 {
@@ -209,7 +230,7 @@ impl UdpSend for Socket {
                     self.segmentation.store(false, Ordering::Relaxed);
                 }
                 for one in run {
-                    let _ = self.send_segments(std::slice::from_ref(one)).await;
+                    let _ = self.send_segments(&pinned, std::slice::from_ref(one)).await;
                 }
             }
         }
@@ -247,6 +268,38 @@ impl Default for ReceiveBuffer {
 }
 
 impl ReceiveBuffer {
+    /// Reads what is there, as far as others need not wait for it: of a pin's socket what its remote
+    /// address sent.
+    fn read_burst(
+        &mut self,
+        socket: &UdpSocket,
+        only_from: Option<SocketAddr>,
+        pool: &PacketBufPool,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        let socket = socket.socket();
+        let fd = socket.as_raw_fd();
+        let before = packets.len();
+        let mut outcome = Ok(());
+        for _ in 0..READS_PER_WAKE {
+            outcome = socket.try_io(Interest::READABLE, || self.read(fd, pool, packets));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        if let Some(remote) = only_from {
+            let mut place = 0;
+            packets.retain(|(_, source)| {
+                place += 1;
+                place <= before || SocketAddr::new(source.ip(), source.port()) == remote
+            });
+        }
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// One read: appends its datagrams to `packets`.
     fn read(
         &mut self,
@@ -314,25 +367,23 @@ impl UdpRecv for Socket {
         pool: &mut PacketBufPool,
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
-        let socket = self.inner.socket();
-        let fd = socket.as_raw_fd();
-        while packets.is_empty() {
-            let first = socket
-                .async_io(Interest::READABLE, || buffer.read(fd, pool, packets))
-                .await;
-            if let Err(error) = first {
+        loop {
+            let pinned = Arc::clone(&self.pinned.borrow_and_update());
+            let mut outcome = buffer.read_burst(&self.inner, None, pool, packets);
+            for (remote, socket) in pinned.iter() {
+                outcome = outcome.and(buffer.read_burst(socket, Some(*remote), pool, packets));
+            }
+            if !packets.is_empty() {
+                break;
+            }
+            if let Err(error) = outcome {
                 tracing::debug!(%error, "receive");
                 tokio::time::sleep(RECEIVE_PAUSE).await;
-                continue;
             }
-            // The rest of the burst, without asking whether there is one.
-            for _ in 1..READS_PER_WAKE {
-                if socket
-                    .try_io(Interest::READABLE, || buffer.read(fd, pool, packets))
-                    .is_err()
-                {
-                    break;
-                }
+            tokio::select! {
+                _ = self.inner.socket().readable() => {}
+                () = any_readable(&pinned) => {}
+                () = changed(&mut self.pinned) => {}
             }
         }
         let received = packets.iter_mut();

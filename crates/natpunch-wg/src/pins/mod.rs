@@ -1,34 +1,42 @@
-//! Pins: source ports beside WireGuard's that are joined to it, by nftables.
+//! Pins: source ports beside WireGuard's that are joined to it.
 //!
 //! A NAT that maps by destination gives every source port of this host a mapping of its own, and
 //! the one that the peer can reach may belong to another port than WireGuard's. A *pin* gives
 //! WireGuard's packets to one remote address that source port, and takes the answers to it back to
-//! WireGuard's, by rewriting headers without any state. So WireGuard keeps its one port, in the
-//! kernel as in the embedded device, and a pin outlives the agent.
+//! WireGuard's. WireGuard keeps its one port, in the kernel as in the embedded device, and a pin
+//! outlives the agent.
 //!
-//! All pins of an interface are in one table of its own, `natpunch_INTERFACE`, which a change
-//! replaces whole in one transaction: packets meet either the old or the new one, and both
-//! directions of a pin come and go together. No other table is touched. What is in force is read
-//! back, also at the next start; `down` removes the table.
+//! There are three ways to make one ([`PinMethod`]), of which a host takes the first that works
+//! there ([`choose`]). All pins of an interface are made in the same way.
 
+mod device;
+mod forwarder;
+mod holding;
 mod nft;
+mod nftables;
 mod table;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use natpunch_os::failpoint;
+use serde::{Deserialize, Serialize};
 
 use crate::error::WgError;
 use crate::spec::InterfaceSpec;
-use crate::state_file::{self, StateFile};
-use nft::Nft;
-use table::{Found, table_name};
+use crate::state_file::StateFile;
+use device::DevicePins;
+use forwarder::ForwarderPins;
+use nftables::PinTable;
+
+pub use forwarder::run_forwarder;
+pub(crate) use holding::Holding;
+pub use nftables::can_pin;
 pub use watch::PinWatch;
 
 /// Pins: by the remote address, the source port that WireGuard's packets to it are given.
@@ -64,181 +72,203 @@ pub enum PinError {
     /// The program could not be run.
     #[error("can't run nft: {0}")]
     Run(#[source] io::Error),
+    /// A process that is to hold pins can't.
+    #[error("{what} can't hold the pins: {source}")]
+    Process {
+        /// Which process.
+        what: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// What is ours could not be written down.
     #[error(transparent)]
     Record(#[from] WgError),
 }
 
-/// The table of one interface.
-#[derive(Debug)]
-pub(crate) struct PinTable {
-    nft: Nft,
-    interface: String,
-    runtime_dir: PathBuf,
-    listen_port: u16,
-    pins: PinSet,
-    /// The table as the kernel showed it after the last change; `None`: it is yet to be written,
-    /// or there is none because there is no pin.
-    written: Option<Found>,
+/// How a pin is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinMethod {
+    /// nftables rewrites the ports.
+    Nftables,
+    /// The embedded device has a socket on the pinned port.
+    Device,
+    /// A process between WireGuard and the pinned port.
+    Forwarder,
 }
 
-impl PinTable {
-    /// The table of an interface, with the pins that are in force: those of an agent that was
-    /// killed are taken over.
-    pub(crate) fn find(spec: &InterfaceSpec) -> Self {
-        let mut table = Self {
-            nft: Nft::default(),
-            interface: spec.name.clone(),
-            runtime_dir: spec.runtime_dir.clone(),
-            listen_port: spec.listen_port,
-            pins: PinSet::new(),
-            written: None,
-        };
-        // A host where no pin was ever made need not have the program. Without a file the table is
-        // looked for all the same.
-        let was_made = state_file::read(&spec.runtime_dir, &spec.name).is_none_or(|file| file.pins);
-        if was_made {
-            match table.nft.list(&table_name(&spec.name)) {
-                Ok(found) => {
-                    table.pins = found.map(|found| found.pins().clone()).unwrap_or_default()
-                }
-                Err(PinError::NoProgram | PinError::NoKernelSupport(_)) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "can't read the pins that an earlier run has left");
-                }
-            }
+impl PinMethod {
+    /// Whether another process than the agent has a socket on each pinned port. nftables leaves the
+    /// ports alone.
+    pub const fn binds_ports(self) -> bool {
+        match self {
+            Self::Nftables => false,
+            Self::Device | Self::Forwarder => true,
         }
-        table
+    }
+}
+
+impl fmt::Display for PinMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nftables => "nftables",
+            Self::Device => "the WireGuard device",
+            Self::Forwarder => "a forwarder",
+        })
+    }
+}
+
+/// How this host makes pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinChoice {
+    /// The way.
+    pub method: PinMethod,
+    /// Why it is not nftables, which costs the least.
+    pub reason: Option<String>,
+}
+
+/// Tries how this host can make pins for an interface, and changes nothing.
+///
+/// # Errors
+/// It can't in any way; why not by nftables.
+pub fn choose(interface: &str, runtime_dir: &Path) -> Result<PinChoice, PinError> {
+    let problem = match can_pin() {
+        Ok(()) => {
+            return Ok(PinChoice {
+                method: PinMethod::Nftables,
+                reason: None,
+            });
+        }
+        Err(problem) => problem,
+    };
+    let method = if DevicePins::are_possible(runtime_dir, interface) {
+        PinMethod::Device
+    } else if forwarder::is_possible() {
+        PinMethod::Forwarder
+    } else {
+        return Err(problem);
+    };
+    Ok(PinChoice {
+        method,
+        reason: Some(problem.to_string()),
+    })
+}
+
+/// One way to make pins.
+trait Pinner {
+    /// The pins that shall be in force.
+    fn pins(&self) -> &PinSet;
+
+    /// Brings exactly these pins in force. After an error those of before may be.
+    fn set(&mut self, pins: &PinSet) -> Result<(), PinError>;
+
+    /// Makes the pins anew if somebody took them away; true if that was necessary.
+    fn heal(&mut self) -> Result<bool, PinError>;
+}
+
+/// The pins of one interface.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    method: PinMethod,
+    table: PinTable,
+    device: DevicePins,
+    forwarder: ForwarderPins,
+}
+
+impl Pins {
+    /// The pins that are in force: those of an agent that was killed are taken over, however they
+    /// were made.
+    pub(crate) fn find(spec: &InterfaceSpec) -> Self {
+        let mut pins = Self {
+            method: PinMethod::Nftables,
+            table: PinTable::find(spec),
+            device: DevicePins::find(&spec.runtime_dir, &spec.name),
+            forwarder: ForwarderPins::find(spec),
+        };
+        let used = [PinMethod::Device, PinMethod::Forwarder]
+            .into_iter()
+            .find(|method| !pins.by(*method).pins().is_empty());
+        if pins.table.pins().is_empty()
+            && let Some(method) = used
+        {
+            pins.method = method;
+        }
+        pins
+    }
+
+    /// How they are made.
+    pub(crate) fn method(&self) -> PinMethod {
+        self.method
     }
 
     /// The pins that shall be in force.
     pub(crate) fn pins(&self) -> &PinSet {
-        &self.pins
+        match self.method {
+            PinMethod::Nftables => self.table.pins(),
+            PinMethod::Device => self.device.pins(),
+            PinMethod::Forwarder => self.forwarder.pins(),
+        }
     }
 
-    /// Brings exactly these pins in force. After an error those of before may be.
-    pub(crate) fn set(&mut self, pins: &PinSet) -> Result<(), PinError> {
-        // nftables' addresses have no scope.
+    /// Brings exactly these pins in force in this way, and none in another.
+    pub(crate) fn set(&mut self, method: PinMethod, pins: &PinSet) -> Result<(), PinError> {
+        // The addresses of a pin have no scope.
         let pins: PinSet = pins
             .iter()
             .map(|(remote, port)| (SocketAddr::new(remote.ip(), remote.port()), *port))
             .collect();
-        if pins == self.pins && self.written.is_some() {
-            return Ok(());
+        for other in [PinMethod::Nftables, PinMethod::Device, PinMethod::Forwarder] {
+            // First, since two can't have one port.
+            if other != method
+                && !self.by(other).pins().is_empty()
+                && let Err(error) = self.by(other).set(&PinSet::new())
+            {
+                tracing::warn!(%error, "pins of before are left");
+            }
         }
-        // Here, too, what is ours is written down before it is made, until after it is gone.
-        if !pins.is_empty() {
-            self.record(true)?;
-            failpoint("pins: claimed");
-        } else if !self.is_recorded() {
-            self.pins.clear();
-            return Ok(());
-        }
-        self.pins = pins;
-        self.write()?;
-        if self.pins.is_empty() {
-            self.record(false)?;
-        }
-        Ok(())
+        self.method = method;
+        self.by(method).set(&pins)
     }
 
-    /// Takes WireGuard's new port.
-    pub(crate) fn set_listen_port(&mut self, listen_port: u16) -> Result<(), PinError> {
-        if listen_port == self.listen_port {
-            return Ok(());
-        }
-        self.listen_port = listen_port;
-        if self.pins.is_empty() {
-            return Ok(());
-        }
-        self.write()
+    /// Follows WireGuard to another port or mark.
+    pub(crate) fn follow(&mut self, listen_port: u16, fwmark: u32) -> Result<(), PinError> {
+        self.table.set_listen_port(listen_port)?;
+        self.forwarder.follow(listen_port, fwmark)
     }
 
-    /// Writes the table anew if somebody changed it; true if that was necessary.
+    /// Makes the pins anew if somebody took them away; true if that was necessary.
     pub(crate) fn heal(&mut self) -> Result<bool, PinError> {
-        if self.pins.is_empty() {
-            return Ok(false);
-        }
-        let found = self.nft.list(&self.name())?;
-        if found.is_some() && found == self.written {
-            return Ok(false);
-        }
-        self.write()?;
-        Ok(true)
+        self.by(self.method).heal()
     }
 
-    fn name(&self) -> String {
-        table_name(&self.interface)
+    /// Where WireGuard has to send for what is to go to an address.
+    pub(crate) fn endpoint(&self, remote: SocketAddr) -> SocketAddr {
+        let unscoped = SocketAddr::new(remote.ip(), remote.port());
+        self.forwarder.local(unscoped).unwrap_or(remote)
     }
 
-    fn write(&mut self) -> Result<(), PinError> {
-        let name = self.name();
-        self.written = None;
-        if self.pins.is_empty() {
-            return self.nft.load(&name, &table::removal(&name));
-        }
-        let text = table::definition(&name, self.listen_port, &self.pins);
-        self.nft.load(&name, &text)?;
-        failpoint("pins: loaded");
-        let found = self.nft.list(&name)?;
-        if found.as_ref().map(Found::pins) != Some(&self.pins) {
-            return Err(PinError::ReadBack(name));
-        }
-        self.written = found;
-        Ok(())
+    /// Where what WireGuard sends to an endpoint goes; `None`: nowhere any more.
+    pub(crate) fn remote(&self, endpoint: SocketAddr) -> Option<SocketAddr> {
+        self.forwarder.remote(endpoint)
     }
 
-    /// Whether a table may be there: without a file one may.
-    fn is_recorded(&self) -> bool {
-        state_file::read(&self.runtime_dir, &self.interface).is_none_or(|file| file.pins)
-    }
-
-    fn record(&self, pins: bool) -> Result<(), WgError> {
-        match state_file::read(&self.runtime_dir, &self.interface) {
-            Some(file) if file.pins != pins => state_file::write(
-                &self.runtime_dir,
-                &self.interface,
-                &StateFile { pins, ..file },
-            ),
-            _ => Ok(()),
+    fn by(&mut self, method: PinMethod) -> &mut dyn Pinner {
+        match method {
+            PinMethod::Nftables => &mut self.table,
+            PinMethod::Device => &mut self.device,
+            PinMethod::Forwarder => &mut self.forwarder,
         }
     }
 }
 
-/// Whether this host can make pins: everything that one needs is tried, and nothing is changed.
-///
-/// # Errors
-/// It can't, and why.
-pub fn can_pin() -> Result<(), PinError> {
-    let name = "natpunch_check";
-    // An address for documentation of each family (RFC 5737, RFC 3849).
-    let pins = [
-        SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)),
-        SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 1)),
-    ]
-    .map(|remote| (remote, NonZeroU16::MAX))
-    .into();
-    Nft::default().check(name, &table::definition(name, 1, &pins))
-}
-
-/// Removes the table of an interface, and gives how many pins it held.
-pub(crate) fn remove(interface: &str, state: Option<&StateFile>) -> Result<usize, WgError> {
-    if state.is_some_and(|file| !file.pins) {
-        return Ok(0);
-    }
-    let (nft, name) = (Nft::default(), table_name(interface));
-    let removed = nft.list(&name).and_then(|found| {
-        let Some(found) = found else { return Ok(0) };
-        nft.load(&name, &table::removal(&name))?;
-        Ok(found.pins().len())
-    });
-    match removed {
-        // Nothing says that there is one, and where it can't be looked for there is none.
-        Err(_) if state.is_none() => Ok(0),
-        removed => removed.map_err(|error| WgError::PinsLeft {
-            name: interface.to_owned(),
-            table: name,
-            reason: error.to_string(),
-        }),
-    }
+/// Removes the pins of an interface, however they were made, but those that go with its device;
+/// gives how many there were.
+pub(crate) fn remove(
+    interface: &str,
+    runtime_dir: &Path,
+    state: Option<&StateFile>,
+) -> Result<usize, WgError> {
+    let forwarded = forwarder::stop(runtime_dir, interface)
+        .map_err(|error| WgError::io(format!("stop the forwarder of {interface}"), error))?;
+    Ok(forwarded + nftables::remove(interface, state)?)
 }

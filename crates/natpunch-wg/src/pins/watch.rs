@@ -1,11 +1,17 @@
-//! What somebody does to the table of an interface, told by the kernel as it happens.
+//! What somebody does to the pins of an interface, told as it happens.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::path::Path;
 
+use natpunch_os::private;
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
+use super::PinMethod;
+use super::forwarder::socket_path;
 use super::table::table_name;
 
 /// The multicast group of nftables (linux/netfilter/nfnetlink.h).
@@ -21,19 +27,67 @@ const TABLE_OF: u16 = 1;
 /// and rule.
 const BURST: usize = 64;
 
+/// Tells when somebody may have taken away the pins of an interface.
+pub struct PinWatch(Watched);
+
+enum Watched {
+    /// nftables says what is done to the table.
+    Table(TableWatch),
+    /// The forwarder says nothing until it ends.
+    Forwarder(UnixStream),
+}
+
+impl PinWatch {
+    /// Begins to watch, in the network namespace of the calling thread. `None`: the pins go with
+    /// the device only, whose end is seen anyway. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel has no nftables, the process lacks the privilege (CAP_NET_ADMIN), or there is no
+    /// forwarder.
+    pub fn open(
+        method: PinMethod,
+        interface: &str,
+        runtime_dir: &Path,
+    ) -> io::Result<Option<Self>> {
+        let watched = match method {
+            PinMethod::Nftables => Watched::Table(TableWatch::open(interface)?),
+            PinMethod::Device => return Ok(None),
+            PinMethod::Forwarder => {
+                let mut stream =
+                    std::os::unix::net::UnixStream::connect(socket_path(runtime_dir, interface))?;
+                private::check_listener(&stream)?;
+                stream.set_nonblocking(true)?;
+                stream.write_all(b"watch=1\n\n")?;
+                Watched::Forwarder(UnixStream::from_std(stream)?)
+            }
+        };
+        Ok(Some(Self(watched)))
+    }
+
+    /// Waits for the next change. It may be one of our own: whoever waits compares. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    /// Nothing is told any more; for pins of a forwarder: it has ended.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Watched::Table(table) => table.changed().await,
+            Watched::Forwarder(stream) => {
+                let ended = stream.read(&mut [0]).await;
+                Err(ended.err().unwrap_or(io::ErrorKind::UnexpectedEof.into()))
+            }
+        }
+    }
+}
+
 /// Tells when something was done to the table of an interface, by whomever.
-pub struct PinWatch {
+struct TableWatch {
     socket: TokioSocket,
     table: String,
 }
 
-impl PinWatch {
-    /// Begins to watch, in the network namespace of the calling thread. Must be called within a
-    /// tokio runtime.
-    ///
-    /// # Errors
-    /// The kernel has no nftables, or the process lacks the privilege (CAP_NET_ADMIN).
-    pub fn open(interface: &str) -> io::Result<Self> {
+impl TableWatch {
+    fn open(interface: &str) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind_auto()?;
         socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
@@ -43,12 +97,7 @@ impl PinWatch {
         })
     }
 
-    /// Waits for the next change. It may be one of our own: whoever waits compares. Dropping the
-    /// future loses nothing.
-    ///
-    /// # Errors
-    /// The socket is broken.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    async fn changed(&mut self) -> io::Result<()> {
         loop {
             let received = self.socket.recv_from_full().await;
             if self.is_ours(received)? {

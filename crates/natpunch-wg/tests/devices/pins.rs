@@ -6,10 +6,11 @@
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natpunch_wg::{BackendChoice, Interface, PinSet, PinWatch, can_pin};
+use natpunch_wg::{BackendChoice, Interface, PinMethod, PinSet, PinWatch, can_pin};
 
 use crate::common::until;
 use crate::traffic::{Pair, Pinger, connect, seen_by_b};
@@ -17,6 +18,25 @@ use crate::traffic::{Pair, Pinger, connect, seen_by_b};
 #[test]
 fn embedded_pins() {
     claims(BackendChoice::Userspace);
+}
+
+#[test]
+fn embedded_pins_by_the_device_itself() {
+    claims_without_nftables(BackendChoice::Userspace, PinMethod::Device);
+}
+
+/// wireguard-go behaves as the kernel does: nothing but its endpoint leads to the forwarder.
+#[test]
+fn external_pins_by_a_forwarder() {
+    claims_without_nftables(BackendChoice::External, PinMethod::Forwarder);
+    a_forwarder_that_was_killed_is_told_and_replaced(BackendChoice::External);
+}
+
+#[test]
+#[ignore = "needs kernel WireGuard: `make test-vm` runs it"]
+fn kernel_pins_by_a_forwarder() {
+    claims_without_nftables(BackendChoice::Kernel, PinMethod::Forwarder);
+    a_forwarder_that_was_killed_is_told_and_replaced(BackendChoice::Kernel);
 }
 
 /// Run by `make test-vm`, whose kernel has WireGuard.
@@ -72,8 +92,12 @@ fn pins(list: &[(&str, u16)]) -> PinSet {
 }
 
 fn set(pair: &mut Pair, list: &[(&str, u16)]) {
+    set_by(PinMethod::Nftables, pair, list);
+}
+
+fn set_by(method: PinMethod, pair: &mut Pair, list: &[(&str, u16)]) {
     let pins = pins(list);
-    pair.with(move |interface| interface.set_pins(&pins))
+    pair.with(move |interface| interface.set_pins(method, &pins))
         .unwrap();
 }
 
@@ -193,7 +217,8 @@ fn a_flush_of_the_rule_set_is_told_and_healed_without_a_handshake(backend: Backe
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut watch = PinWatch::open(&name).unwrap();
+            let watch = PinWatch::open(PinMethod::Nftables, &name, Path::new(""));
+            let mut watch = watch.unwrap().unwrap();
             let flushed = std::process::Command::new("nft")
                 .args(["flush", "ruleset"])
                 .status();
@@ -291,6 +316,124 @@ fn down_removes_the_table_and_no_other(backend: BackendChoice) {
         assert!(removed.to_string().contains("1 pins"), "{removed}");
         assert_eq!(pair.a.sh("nft list ruleset"), before);
     }
+}
+
+/// What holds of pins that nftables does not make: of a device whose process binds the ports, and of
+/// a forwarder.
+fn claims_without_nftables(backend: BackendChoice, method: PinMethod) {
+    let mut pair = Pair::new(backend);
+    let pinger = Pinger::start(&pair);
+    only_from(&pair, 61_201);
+    set_by(method, &mut pair, &[("192.0.2.2:51820", 61_201)]);
+    connect(&mut pair);
+    assert_eq!(port_at_b(&pair), 61_201);
+    assert_eq!(tables(&pair), "", "nftables is left alone");
+    // As anybody sees it the endpoint is the peer's.
+    let endpoint = pair.peer().endpoint;
+    assert_eq!(endpoint, Some("192.0.2.2:51820".parse().unwrap()));
+    // Another port in its place: both directions move at once.
+    pair.b.sh("nft flush ruleset");
+    only_from(&pair, 65_535);
+    let before = pair.peer().last_handshake;
+    set_by(method, &mut pair, &[("192.0.2.2:51820", 65_535)]);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 65_535);
+    // WireGuard's own port may change beneath it.
+    pair.spec_a.listen_port = 51_999;
+    pair.apply();
+    pinger.next_reply();
+    assert_eq!(port_at_b(&pair), 65_535);
+    assert_eq!(pair.peer().last_handshake, before, "the session goes on");
+    // The next agent finds the pin, however it was made.
+    let spec = pair.spec_a.clone();
+    let found = pair.with(move |interface| {
+        *interface = Interface::open(&spec).unwrap();
+        (interface.pin_method(), interface.pins().clone())
+    });
+    assert_eq!(found, (method, pins(&[("192.0.2.2:51820", 65_535)])));
+    assert!(!pair.with(|interface| interface.heal_pins()).unwrap());
+    pinger.next_reply();
+    a_port_of_another_program_is_refused(&mut pair, method);
+    pinger.next_reply();
+    // From another way to make them to nftables, and to nothing.
+    set(&mut pair, &[("192.0.2.2:51820", 65_535)]);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    set_by(method, &mut pair, &[("192.0.2.2:51820", 65_535)]);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    pinger.next_reply();
+    assert_eq!(tables(&pair), "");
+    pair.b.sh("nft flush ruleset");
+    set_by(method, &mut pair, &[]);
+    pair.set_endpoint("192.0.2.2:51820", true);
+    until("b sees WireGuard's own port", || {
+        port_at_b(&pair) == pair.spec_a.listen_port
+    });
+    assert_eq!(pin_sockets(&pair), "", "no port is held any more");
+}
+
+/// The sockets of a on pinned ports, and on a forwarder's address.
+fn pin_sockets(pair: &Pair) -> String {
+    let all = pair.a.sh("ss -Huan");
+    let of_pins = |line: &&str| line.contains(":61201 ") || line.contains(":65535 ");
+    let lines = all.lines();
+    let left: Vec<_> = lines
+        .filter(|line| of_pins(line) || line.contains("127.78.82.1"))
+        .collect();
+    left.join("\n")
+}
+
+fn a_port_of_another_program_is_refused(pair: &mut Pair, method: PinMethod) {
+    let other = pair
+        .a
+        .run(|| std::net::UdpSocket::bind("[::]:61300").unwrap());
+    let before = pair.with(|interface| interface.pins().clone());
+    let more = pins(&[("192.0.2.2:51820", 65_535), ("192.0.2.3:51820", 61_300)]);
+    let refused = pair.with(move |interface| interface.set_pins(method, &more));
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("Address already in use"), "{text}");
+    assert_eq!(pair.with(|interface| interface.pins().clone()), before);
+    drop(other);
+}
+
+fn a_forwarder_that_was_killed_is_told_and_replaced(backend: BackendChoice) {
+    let mut pair = Pair::new(backend);
+    only_from(&pair, 61_201);
+    set_by(
+        PinMethod::Forwarder,
+        &mut pair,
+        &[("192.0.2.2:51820", 61_201)],
+    );
+    connect(&mut pair);
+    let before = pair.peer().last_handshake;
+    let (name, directory) = (pair.spec_a.name.clone(), pair.spec_a.runtime_dir.clone());
+    let socket = directory.join(format!("{name}.pins.sock"));
+    let told = pair.a.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let watch = PinWatch::open(PinMethod::Forwarder, &name, &directory);
+            let mut watch = watch.unwrap().unwrap();
+            kill_listener(&socket);
+            tokio::time::timeout(Duration::from_secs(5), watch.changed()).await
+        })
+    });
+    assert!(told.expect("it is told at once").is_err());
+    assert!(pair.with(|interface| interface.heal_pins()).unwrap());
+    Pinger::start(&pair).next_reply();
+    assert_eq!(port_at_b(&pair), 61_201);
+    assert_eq!(pair.peer().last_handshake, before);
+}
+
+/// Kills the process that listens at a Unix socket.
+fn kill_listener(socket: &Path) {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let pid = getsockopt(&stream, PeerCredentials).unwrap().pid();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
 }
 
 fn sessions_are_renewed_over_a_pin(backend: BackendChoice) {

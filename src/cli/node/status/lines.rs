@@ -151,10 +151,18 @@ fn pin_lines(view: &View) -> String {
         }
         _ => {}
     }
+    if let (Some(method), Some(reason)) = (pins.method, &pins.reason)
+        && !pins.peers.is_empty()
+    {
+        let _ = writeln!(
+            text,
+            "{method} sends from other source ports, at more CPU than nftables: {reason}"
+        );
+    }
     if pins.healed > 0 {
         let _ = writeln!(
             text,
-            "somebody took pins out of nftables {} times; they were put back",
+            "pins were taken away {} times (by `nft flush ruleset`?), and were put back",
             pins.healed
         );
     }

@@ -15,7 +15,8 @@ fn the_table_names_peers_paths_and_reasons() {
         "mapping": "endpoint-dependent",
         "punch": {"nat": "", "pins": false, "used": 1024, "allowed": 2048, "barred": "the budget is used up"},
         "pins": {"possible": false, "error": "the program `nft` is not installed", "source_ports": 0,
-                 "healed": 2, "peers": {"b": {"source_port": 61234, "remote": "192.0.2.1:2"}}},
+                 "healed": 2, "method": "forwarder", "reason": "nft says no",
+                 "peers": {"b": {"source_port": 61234, "remote": "192.0.2.1:2"}}},
         "local": [{"address": "203.0.113.7:18032", "kind": "reflexive"}],
         "peers": [
             {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
@@ -54,7 +55,8 @@ fn the_table_names_peers_paths_and_reasons() {
         "r: under way: birthday: opens ports (9 packets)",
         "1024 of 2048 probes to guessed ports sent in the last ten minutes; no more now: the budget is used up",
         "no source port but its own: the program `nft` is not installed",
-        "somebody took pins out of nftables 2 times; they were put back",
+        "a forwarder sends from other source ports, at more CPU than nftables: nft says no",
+        "pins were taken away 2 times (by `nft flush ruleset`?), and were put back",
         "seen by the server as 203.0.113.7:18032, where peers don't reach it",
     ] {
         assert!(
