@@ -56,6 +56,7 @@ enum Request {
         peer: PeerKey,
         interval: Duration,
     },
+    LimitRoutes(Box<InterfaceSpec>),
     SetPins(PinMethod, PinSet),
     CheckPins,
     Snapshot,
@@ -212,6 +213,11 @@ impl DeviceThread {
         self.send(Request::SetKeepalive { peer, interval });
     }
 
+    /// Sets the MTU of the routes to peers as `spec` has it.
+    pub(super) fn limit_routes(&self, spec: InterfaceSpec) {
+        self.send(Request::LimitRoutes(Box::new(spec)));
+    }
+
     /// Brings exactly these pins in force, in this way.
     pub(super) fn set_pins(&self, method: PinMethod, pins: PinSet) {
         self.send(Request::SetPins(method, pins));
@@ -326,6 +332,15 @@ fn run(
                 }
                 continue;
             }
+            Request::LimitRoutes(spec) => {
+                if let Err(error) = interface.limit_routes(&spec) {
+                    tracing::warn!(
+                        %error,
+                        "can't set the MTU of a route to a peer; large packets to it may vanish"
+                    );
+                }
+                continue;
+            }
             Request::SetPins(method, pins) => {
                 DeviceEvent::PinsSet(interface.set_pins(method, &pins).map(|()| pins))
             }
@@ -424,6 +439,7 @@ impl Agent {
         self.rollout.handle_device_lost(now());
         // Its table has outlived it.
         self.reset_pins();
+        self.route_mtus.reset();
         self.device.snapshot();
         // Sockets on the old interface hear nothing any more.
         self.node_changed().await;

@@ -7,7 +7,7 @@ use natpunch_wg::{Plan, WgError};
 use serde::{Deserialize, Serialize};
 
 use super::rollout::with_endpoints;
-use super::{Agent, clash, plan};
+use super::{Agent, plan};
 use crate::control::{Call, Reply};
 
 /// How often the interface is compared with the mesh file.
@@ -31,7 +31,7 @@ impl Agent {
     /// Looks for what others changed at the interface, while nothing of ours is under way.
     pub(super) fn look_for_drift(&self) {
         if !self.rollout.is_busy()
-            && let Ok(wanted) = clash::interface(&self.node, &self.options.runtime_dir)
+            && let Ok(wanted) = self.wanted_interface()
         {
             self.device.drift(
                 with_endpoints(wanted, self.rollout.endpoints()),
@@ -83,7 +83,7 @@ impl Agent {
 
     /// Compares on the device's thread, and answers from a task: the agent waits for neither.
     pub(super) fn tell_drift(&self, call: Call) {
-        let wanted = match clash::interface(&self.node, &self.options.runtime_dir) {
+        let wanted = match self.wanted_interface() {
             Ok(wanted) => wanted,
             Err(error) => {
                 let _ = call.answer.send(Reply::Error(error.to_string()));

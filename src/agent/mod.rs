@@ -20,6 +20,7 @@ mod resolver;
 mod resting;
 pub(crate) mod rollout;
 pub(crate) mod services;
+mod sizes;
 pub(crate) mod spec;
 mod start;
 mod status;
@@ -69,6 +70,7 @@ use services::Services;
 pub use services::revisions::{PeerRevision, Runs, Standing};
 pub use services::serving::ServingStatus;
 pub use services::views::{PeerView, Tried};
+use sizes::RouteMtus;
 pub(crate) use start::hold_signals;
 pub use status::{Member, MeshRevisions, Status};
 use store::CounterStore;
@@ -175,6 +177,7 @@ struct Agent {
     raw: RawPort,
     resting: Resting,
     pins: Pins,
+    route_mtus: RouteMtus,
     /// What carries WireGuard's packets where no UDP gets through.
     forwarder: Arc<Forwarder>,
     plugins: Vec<Instance>,
@@ -303,6 +306,7 @@ impl Agent {
                 let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
                 sources.snapshot_at = Instant::now() + interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
                 self.device.snapshot();
+                self.limit_routes();
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_clashes();
@@ -357,6 +361,7 @@ impl Agent {
                     tracing::debug!(peer = %self.name_of(&peer), ?interval, "setting the keepalive");
                     self.device.set_keepalive(peer, interval);
                 }
+                Command::SetMtu { peer, mtu } => self.route_mtus.set(peer, mtu),
                 Command::Ask(ask) => self.ask_plugins(ask),
                 Command::TakeMessage { peer, payload } => {
                     let plugins = self.plugins.iter();
@@ -374,10 +379,17 @@ impl Agent {
                 path,
                 source,
                 ttl,
+                whole,
                 payload,
             } = transmit;
             let sent = match path.local {
+                LocalSocket::WireguardPort if whole => {
+                    self.raw.send_whole(source, path.remote, &payload)
+                }
                 LocalSocket::WireguardPort => self.raw.send(source, path.remote, ttl, &payload),
+                LocalSocket::SourcePort(port) if whole => {
+                    self.pins.send_whole(&self.raw, port, path.remote, &payload)
+                }
                 LocalSocket::SourcePort(port) => {
                     let (remote, payload) = (path.remote, &payload);
                     self.pins.send(&self.raw, port, remote, ttl, payload)
@@ -451,6 +463,7 @@ impl Agent {
         self.resolver.set(spec::stun_servers(&self.node));
         let is_peer = |key: &PeerKey| self.node.peers.iter().any(|peer| peer.key == *key);
         self.history.keep(is_peer);
+        self.route_mtus.keep(is_peer);
         let peers = self.node.peers.iter().map(|peer| peer.key);
         self.metrics.peers(peers, now());
         let node = services::Node {

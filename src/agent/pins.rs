@@ -223,6 +223,22 @@ impl Pins {
             self.ports.send(port, remote, ttl, payload)
         }
     }
+
+    /// The same of a datagram that nobody may split.
+    pub(super) fn send_whole(
+        &self,
+        raw: &RawPort,
+        port: NonZeroU16,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), NetError> {
+        let is_rewritten = self.method == PinMethod::Nftables;
+        if is_rewritten && self.in_force.get(&remote) == Some(&port) {
+            raw.send_whole(None, remote, payload)
+        } else {
+            self.ports.send_whole(port, remote, payload)
+        }
+    }
 }
 
 /// What happens to the ports and the pins.

@@ -6,7 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
 use natpunch_types::InstanceName;
-use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec};
+use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec, RouteMtu};
 
 use crate::config::{Backend, Discovery, NodeConfig};
 
@@ -54,6 +54,7 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
                 allowed_ips: peer.allowed_ips.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
                 adapts_keepalive: peer.adapts_keepalive,
+                route_mtu: RouteMtu::AsIs,
                 endpoint: None,
                 rests: peer.managed,
             })
@@ -89,6 +90,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
         punch: node.punch,
         private_key: node.private_key.clone(),
         listen_port: node.listen_port,
+        mtu: node.mtu,
         overlay,
         peers: node
             .peers

@@ -29,6 +29,7 @@ use super::rollout::journal::{Journal, boot_id};
 use super::rollout::names::{Names, revision_of};
 use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
+use super::sizes::RouteMtus;
 use super::store::CounterStore;
 use super::why::causes::Flips;
 use super::why::history::History;
@@ -324,6 +325,7 @@ impl Agent {
             raw,
             resting,
             pins,
+            route_mtus: RouteMtus::default(),
             plugins: Vec::new(),
             services,
             correspondents: Correspondents::default(),

@@ -530,6 +530,7 @@ fn a_running_interface_is_imported_as_it_is() {
         ],
         persistent_keepalive: Some(std::time::Duration::from_secs(20)),
         adapts_keepalive: false,
+        route_mtu: natpunch_wg::RouteMtu::AsIs,
         endpoint: Some("192.0.2.3:51820".parse().unwrap()),
         rests: false,
     };

@@ -131,6 +131,7 @@ impl World {
             let spec = MeshSpec {
                 private_key: key(n),
                 listen_port: 51820,
+                mtu: 1_420,
                 overlay: vec![],
                 peers,
                 punch: PunchSpec::default(),
@@ -339,7 +340,8 @@ impl World {
                     match command {
                         Command::SourcePorts(_)
                         | Command::TakeMessage { .. }
-                        | Command::SetKeepalive { .. } => {}
+                        | Command::SetKeepalive { .. }
+                        | Command::SetMtu { .. } => {}
                         Command::SetEndpoint { peer, path, .. } => {
                             node.endpoints.push(path.endpoint());
                             node.mesh.handle_endpoint_set(peer, path, true, time);

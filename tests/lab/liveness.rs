@@ -1,13 +1,14 @@
 //! What counts as a sign of life, and what wakes a pair that has been dead.
 
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use natpunch_lab::{Nat, lab_test};
 
-use crate::world::{Discovery, World, soon, within};
+use crate::world::{Discovery, Node, World, soon, within};
 
 // Bytes that look like a keepalive, from where the peer was, with the peer dead.
 lab_test!(
@@ -84,6 +85,91 @@ lab_test!(small_packets_pass_a_narrow_path, 120, |lab| {
         assert!(text.contains("3 received"), "{size} bytes: {text}");
     }
 });
+
+// A router that swallows packets of more than 1,300 bytes while TCP sends as fast as it may.
+lab_test!(
+    a_black_hole_is_found_and_the_transfer_in_it_goes_on,
+    120,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let ([a, b], routers) = world.pair([Nat::PortPreserving, Nat::PortPreserving]);
+        a.wait_path(&b, "direct", soon());
+        b.wait_path(&a, "direct", soon());
+        let whole = |peer: &serde_json::Value| (peer["path_mtu"]["mtu"] == 1420).then_some(());
+        a.wait_peer("b", "a measured path", soon(), whole);
+        let ping = |arguments: &[&str]| {
+            let address = b.address.to_string();
+            let arguments = [&["-n"], arguments, &[address.as_str()]].concat();
+            let output = a.host.output("ping", &arguments).unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let of = |size| ["-c3", "-i0.2", "-W1", "-M", "do", "-s", size];
+        assert!(ping(&of("1392")).contains("3 received"));
+
+        let received = Arc::new(AtomicU64::new(0));
+        let stream = transfer(&a, &b, &received);
+        let more = |bytes: u64| {
+            let (before, deadline) = (received.load(Ordering::Relaxed), within(30));
+            while received.load(Ordering::Relaxed) < before + bytes {
+                assert!(Instant::now() < deadline, "the transfer does not go on");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        more(1 << 20);
+        routers[0].swallow(1_300).unwrap();
+        let start = Instant::now();
+        let mtu = a.wait_peer("b", "the black hole", within(30), |peer| {
+            (peer["path_mtu"]["is_limited"] == true).then(|| peer["path_mtu"]["mtu"].clone())
+        });
+        let took = start.elapsed();
+        assert_eq!(mtu, 1232);
+        more(1 << 20);
+        println!(
+            "measured: a black hole was found after {took:.1?}, and the transfer went on after {:.1?}",
+            start.elapsed()
+        );
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        stream.shutdown(Shutdown::Both).unwrap();
+
+        b.wait_peer("a", "the black hole", within(30), |peer| {
+            let _ = ping(&of("1192"));
+            (peer["path_mtu"]["is_limited"] == true).then_some(())
+        });
+        assert!(ping(&of("1204")).contains("3 received"), "1,232 bytes pass");
+        assert!(
+            ping(&of("1205")).contains(" 0 received"),
+            "more are refused here"
+        );
+        let status = a.status().unwrap();
+        assert_eq!(status["drift"], serde_json::Value::Null);
+        assert_eq!(status["peers"][0]["path"], "direct");
+        let why = a.natpunch(&["why", "b"]);
+        let why = String::from_utf8_lossy(&why.stdout).into_owned();
+        assert!(why.contains("1232"), "{why}");
+    }
+);
+
+/// TCP from one node to another, a megabyte in a third of a second; what arrives is counted.
+fn transfer(from: &Node, to: &Node, received: &Arc<AtomicU64>) -> TcpStream {
+    let address = SocketAddr::from((to.address, 4_000));
+    let listener = to.host.run(move || TcpListener::bind(address)).unwrap();
+    let (listener, count) = (listener.unwrap(), Arc::clone(received));
+    std::thread::spawn(move || {
+        let (mut stream, mut bytes) = (listener.accept().unwrap().0, [0; 65_536]);
+        while let Ok(length @ 1..) = stream.read(&mut bytes) {
+            count.fetch_add(length as u64, Ordering::Relaxed);
+        }
+    });
+    let stream = from.host.run(move || TcpStream::connect(address)).unwrap();
+    let stream = stream.unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while sender.write_all(&[0x5a; 65_536]).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    stream
+}
 
 /// Cuts one router off for so long and waits until the pair is back. One packet is sent, into the
 /// cut, and none afterwards: what brings the pair back is natpunch alone.

@@ -59,6 +59,13 @@ impl Outbox {
         self.commands.push_back(command);
     }
 
+    /// The same of MTUs.
+    pub(crate) fn mtu(&mut self, key: PeerKey, command: Command) {
+        self.commands
+            .retain(|queued| !matches!(queued, Command::SetMtu { peer, .. } if *peer == key));
+        self.commands.push_back(command);
+    }
+
     /// A newer question takes the place of one of its kind that was not fetched yet.
     pub(crate) fn ask(&mut self, ask: Ask) {
         let is_replaced = |queued: &Command| match (queued, &ask) {
@@ -107,6 +114,8 @@ pub(crate) struct Env {
     /// Random per start; never 0.
     pub(crate) session: u64,
     pub(crate) overlay: Vec<IpNet>,
+    /// The MTU of WireGuard's interface.
+    pub(crate) mtu: u32,
     pub(crate) local: Local,
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,

@@ -514,6 +514,7 @@ impl Local {
                 path: PathId::wireguard(*address),
                 source: None,
                 ttl: None,
+                whole: false,
                 payload,
             });
         }

@@ -46,6 +46,7 @@ mod nat;
 mod output;
 mod pacer;
 mod path;
+mod path_mtu;
 mod peer;
 mod ports;
 mod sightings;
@@ -61,6 +62,6 @@ pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
-    CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind, PeerState,
-    PeerStatus, PortPattern, ProbeStatus, PunchStatus,
+    CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind,
+    PathMtuStatus, PeerState, PeerStatus, PortPattern, ProbeStatus, PunchStatus,
 };

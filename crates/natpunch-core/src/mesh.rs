@@ -18,7 +18,7 @@ use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
 use crate::messages::record::Contents;
-use crate::messages::{peer_message, probe};
+use crate::messages::{peer_message, probe, size};
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
 use crate::pacer::Pacer;
@@ -124,6 +124,7 @@ impl Mesh {
                 rng,
                 session,
                 overlay: Vec::new(),
+                mtu: spec.mtu,
                 local: Local::default(),
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
@@ -176,6 +177,7 @@ impl Mesh {
         let same_identity = spec.private_key == self.spec.private_key;
         self.public_key = spec.private_key.public_key();
         self.env.overlay.clone_from(&spec.overlay);
+        self.env.mtu = spec.mtu;
         let port_changed = spec.listen_port != self.spec.listen_port;
         self.env.local.set_listen_port(spec.listen_port);
         self.env.pacer.set(spec.punch);
@@ -339,6 +341,13 @@ impl Mesh {
             });
         } else if let Some(tag) = peer_message::tag(payload) {
             self.handle_message(tag, payload, now);
+        } else if let Some(tag) = size::tag(payload) {
+            let Some(key) = self.by_probe_tag.get(&tag).copied() else {
+                return;
+            };
+            self.with_peer(&key, now, |peer, env| {
+                peer.handle_size_probe(path, destination, payload, env, now)
+            });
         } else if stun::is_stun(payload) && path.pin().is_some() {
             self.handle_sample(path, payload, now);
         } else if stun::is_stun(payload) {

@@ -19,6 +19,9 @@ pub struct Transmit {
     pub source: Option<IpAddr>,
     /// Time to live (hop limit); `None` is the system's default.
     pub ttl: Option<u8>,
+    /// It must arrive whole or not at all: with "don't fragment" in IPv4, and not split by this host
+    /// in either family, whatever the kernel believes the path's MTU to be.
+    pub whole: bool,
     /// The UDP payload.
     pub payload: Vec<u8>,
 }
@@ -50,6 +53,15 @@ pub enum Command {
         peer: PeerKey,
         /// From one to the next.
         interval: Duration,
+    },
+    /// Let no packet to the peer through the tunnel be larger than this, in bytes: larger ones do not
+    /// pass the path in use. `None`: no more than the interface's MTU. Before the first word nothing
+    /// is known, and what an earlier run has set may stay.
+    SetMtu {
+        /// The peer.
+        peer: PeerKey,
+        /// The largest packet, at least 1,200.
+        mtu: Option<u16>,
     },
     /// Ask discovery.
     Ask(Ask),
@@ -187,6 +199,17 @@ pub enum Event {
         /// The path.
         path: PathId,
     },
+    /// How large packets may be on the path in use has changed.
+    PathMtu {
+        /// The peer.
+        peer: PeerKey,
+        /// The path in use.
+        path: PathId,
+        /// The largest packet inside of the tunnel that passes, in bytes.
+        mtu: u16,
+        /// That is less than the interface's MTU.
+        is_limited: bool,
+    },
     /// What is tried where one port on each side is not enough.
     StrategyBegun {
         /// The peer.
@@ -246,6 +269,7 @@ impl Event {
             | Self::Adopted { path, .. }
             | Self::PathLost { path, .. }
             | Self::RelayWithdrawn { path, .. }
+            | Self::PathMtu { path, .. }
             | Self::WireGuardBlocked { path, .. } => Some(path),
             Self::StrategyBegun { .. }
             | Self::StrategyFailed { .. }
@@ -266,6 +290,7 @@ impl Event {
             | Self::PathLost { peer, .. }
             | Self::RelayWithdrawn { peer, .. }
             | Self::WireGuardBlocked { peer, .. }
+            | Self::PathMtu { peer, .. }
             | Self::StrategyBegun { peer, .. }
             | Self::StrategyFailed { peer, .. }
             | Self::Unreachable { peer, .. } => Some(peer),
@@ -299,6 +324,18 @@ impl fmt::Display for Event {
                 f,
                 "probes are answered at {path} but WireGuard's handshake is not"
             ),
+            Self::PathMtu {
+                path,
+                mtu,
+                is_limited: true,
+                ..
+            } => write!(
+                f,
+                "packets of more than {mtu} bytes do not pass {path}: larger ones are not sent"
+            ),
+            Self::PathMtu { path, mtu, .. } => {
+                write!(f, "packets of {mtu} bytes pass {path}")
+            }
             Self::StrategyBegun {
                 strategy, opens, ..
             } => {

@@ -15,6 +15,8 @@ pub struct MeshSpec {
     pub private_key: SecretKey,
     /// The UDP port that WireGuard listens on, and from which every probe leaves.
     pub listen_port: u16,
+    /// The MTU of WireGuard's interface, in bytes: the largest packet that is to pass a path.
+    pub mtu: u32,
     /// All networks of the mesh (overlay addresses and routes): never valid as an outer address,
     /// which would send the tunnel through itself.
     pub overlay: Vec<IpNet>,

@@ -175,6 +175,9 @@ pub struct PeerStatus {
     pub relay: RelayUse,
     /// WireGuard's endpoint.
     pub endpoint: Option<SocketAddr>,
+    /// How large packets may be on the path in use, if that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<PathMtuStatus>,
     /// Smoothed round-trip time of the path in use.
     #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
     pub rtt: Option<Duration>,
@@ -205,6 +208,16 @@ pub struct PeerStatus {
     pub strategy: Option<String>,
     /// Where the peer may be.
     pub candidates: Vec<CandidateStatus>,
+}
+
+/// How large packets may be on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathMtuStatus {
+    /// The largest packet inside of the tunnel that passes, in bytes.
+    pub mtu: u16,
+    /// That is less than the interface's MTU: larger packets to the peer are split or refused
+    /// before the tunnel.
+    pub is_limited: bool,
 }
 
 /// One place where a peer may be.

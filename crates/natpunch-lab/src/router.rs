@@ -177,6 +177,19 @@ impl Router {
         )
     }
 
+    /// Drops all packets of more than `mtu` bytes on its link to the internet and says nothing: a
+    /// black hole for large packets, whether they may be split or not. The MTU of a link judges the
+    /// segments of a large buffer one by one, as a wire does; a rule about lengths does not.
+    pub fn swallow(&self, mtu: u16) -> Result<()> {
+        self.narrow(mtu)?;
+        let fragments = "ip frag-off & 0x3fff != 0 drop";
+        self.namespace.nft(format!(
+            "table netdev natpunch_swallow {{
+               chain out {{ type filter hook egress device wan priority 0; {fragments}\n }}
+             }}\n"
+        ))
+    }
+
     /// Replaces a table by these chains.
     fn cut(&self, table: &str, rules: &str) -> Result<()> {
         self.namespace.nft(format!(

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use natpunch_os::allow_fragments;
+use natpunch_os::{allow_fragments, refuse_fragments};
 use natpunch_types::{Nat64, Route, canonical, lock};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
@@ -54,6 +54,8 @@ pub struct RawPort {
     v4: Option<AsyncFd<Socket>>,
     v6: Option<AsyncFd<Socket>>,
     rules: Mutex<Rules>,
+    /// Held while a datagram leaves, since options of the sockets hold for all.
+    sending: Mutex<()>,
     fwmark: AtomicU32,
     sources: SourceCache,
 }
@@ -92,6 +94,7 @@ impl RawPort {
             v4,
             v6,
             rules: Mutex::new(rules),
+            sending: Mutex::new(()),
             fwmark: AtomicU32::new(fwmark),
             sources: SourceCache::default(),
         })
@@ -211,7 +214,37 @@ impl RawPort {
         payload: &[u8],
     ) -> Result<(), NetError> {
         let destination = self.translated(canonical(destination));
+        let _order = lock(&self.sending);
         self.try_send(source, destination, ttl, payload)
+            .map_err(|source| NetError::Send {
+                destination,
+                source,
+            })
+    }
+
+    /// [`send`](Self::send) of a datagram that no router may split, whatever the kernel believes
+    /// of the path. One that is larger than the link's MTU is refused, which is a soft error.
+    pub fn send_whole(
+        &self,
+        source: Option<IpAddr>,
+        destination: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), NetError> {
+        let destination = self.translated(canonical(destination));
+        let socket = if destination.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
+        // Other datagrams may be split, also those that another thread sends now.
+        let _order = lock(&self.sending);
+        let set = |option: fn(&Socket) -> io::Result<()>| {
+            let socket = socket.as_ref().map(AsyncFd::get_ref);
+            socket.map_or(Ok(()), option)
+        };
+        let sent =
+            set(refuse_fragments).and_then(|()| self.try_send(source, destination, None, payload));
+        sent.and(set(allow_fragments))
             .map_err(|source| NetError::Send {
                 destination,
                 source,

@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use natpunch_os::allow_fragments;
+use natpunch_os::{allow_fragments, refuse_fragments};
 use natpunch_types::{Nat64, canonical};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -188,14 +188,42 @@ impl SourcePorts {
         ttl: Option<u8>,
         payload: &[u8],
     ) -> Result<(), NetError> {
+        let ours = |own: &OwnPort, to| own.send(to, ttl, payload);
+        let shared = |raw: &RawPort, to| raw.send(None, to, ttl, payload);
+        self.send_by(port, destination, ours, shared)
+    }
+
+    /// [`send`](Self::send) of a datagram that no router may split. One that is larger than the
+    /// link's MTU is refused, which is a soft error.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_whole(
+        &self,
+        port: NonZeroU16,
+        destination: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), NetError> {
+        let ours = |own: &OwnPort, to| own.send_whole(to, payload);
+        let shared = |raw: &RawPort, to| raw.send_whole(None, to, payload);
+        self.send_by(port, destination, ours, shared)
+    }
+
+    fn send_by(
+        &self,
+        port: NonZeroU16,
+        destination: SocketAddr,
+        own: impl Fn(&OwnPort, SocketAddr) -> io::Result<()>,
+        shared: impl Fn(&RawPort, SocketAddr) -> Result<(), NetError>,
+    ) -> Result<(), NetError> {
         let destination = canonical(destination);
         let translated = self
             .nat64
             .map_or(destination, |nat64| nat64.outward(destination));
         let sent = match self.open.get(&port) {
             // It translates by itself.
-            Some(Port::Shared(raw)) => return raw.send(None, destination, ttl, payload),
-            Some(Port::Own(port)) => port.send(translated, ttl, payload),
+            Some(Port::Shared(raw)) => return shared(raw, destination),
+            Some(Port::Own(port)) => own(port, translated),
             None => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
         };
         sent.map_err(|source| NetError::Send {
@@ -278,6 +306,12 @@ impl OwnPort {
         // The other ports come first; this one is looked at again.
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn send_whole(&self, destination: SocketAddr, payload: &[u8]) -> io::Result<()> {
+        let sent =
+            refuse_fragments(&self.socket).and_then(|()| self.send(destination, None, payload));
+        sent.and(allow_fragments(&self.socket))
     }
 
     fn send(&self, destination: SocketAddr, ttl: Option<u8>, payload: &[u8]) -> io::Result<()> {

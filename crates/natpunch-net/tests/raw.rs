@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use common::{Neighbour, SOON, ip, on_a_host};
@@ -529,5 +530,40 @@ fn a_host_without_ipv6_still_has_a_port() {
                 .unwrap_err()
                 .is_soft()
         );
+    });
+}
+
+#[test]
+fn what_must_arrive_whole_is_never_split_and_what_is_sent_otherwise_still_may_be() {
+    on_a_host(|| async {
+        let neighbour = Neighbour::new();
+        let (here, there) = (["10.1.0.1/24", "fd01::1/64"], ["10.1.0.2/24", "fd01::2/64"]);
+        neighbour.cable(("here", &here), ("there", &there));
+        let port = RawPort::open(PORT, 0).unwrap();
+        let headers = neighbour.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            socket
+        });
+        for (to, overhead) in [("10.1.0.2:9", 28), ("[fd01::2]:9", 48)] {
+            let to: SocketAddr = to.parse().unwrap();
+            let socket = neighbour.run(move || owner(&to.ip().to_string(), 9));
+            port.send_whole(None, to, &vec![1; 1_500 - overhead])
+                .unwrap();
+            assert_eq!(next(&socket).0.len(), 1_500 - overhead);
+            let refused = port.send_whole(None, to, &vec![2; 1_501 - overhead]);
+            assert!(refused.unwrap_err().is_soft());
+            port.send(None, to, None, &vec![3; 1_501 - overhead])
+                .unwrap();
+            assert_eq!(next(&socket).0, vec![3; 1_501 - overhead]);
+        }
+        // Bits of the IPv4 header: "don't fragment" is the second of its seventh byte.
+        let mut forbids = || {
+            let mut packet = [0; 64];
+            assert!((&headers).read(&mut packet).unwrap() > 20);
+            packet[6] & 0x40 != 0
+        };
+        assert!(forbids());
+        assert!(!forbids(), "the one that was split");
     });
 }

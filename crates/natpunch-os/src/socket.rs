@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Ipv6DontFrag;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
@@ -21,7 +23,25 @@ pub fn allow_fragments(socket: &impl AsFd) -> io::Result<()> {
     }
     // A raw socket of IPv6 has no options of IPv4; one of UDP has, for IPv4 in mapped addresses.
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
+    setsockopt(socket, Ipv6DontFrag, &false)?;
     Ok(set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?)
+}
+
+/// Sends with "don't fragment", and refuses what is larger than the link's MTU (`EMSGSIZE`): for
+/// probes that measure how large packets may be. What the kernel has been told of the path's MTU
+/// does not count, since the probes are to find it out (RFC 8899, 3).
+///
+/// # Errors
+/// The system's, if the socket is none of IP.
+pub fn refuse_fragments(socket: &impl AsFd) -> io::Result<()> {
+    if socket_domain(socket)? == AddressFamily::INET {
+        return Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?);
+    }
+    // A raw socket of IPv6 has no options of IPv4; one of UDP has, for IPv4 in mapped addresses.
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE);
+    set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?;
+    // Without it the kernel splits here what is larger than the link's MTU.
+    Ok(setsockopt(socket, Ipv6DontFrag, &true)?)
 }
 
 #[cfg(test)]
@@ -41,5 +61,14 @@ mod tests {
         allow_fragments(&v6).unwrap();
         assert_eq!(ip_mtu_discover(&v6).unwrap(), Ipv4PathMtuDiscovery::DONT);
         assert_eq!(ipv6_mtu_discover(&v6).unwrap(), Ipv6PathMtuDiscovery::DONT);
+        for socket in [&v4, &v6] {
+            refuse_fragments(socket).unwrap();
+            assert_eq!(
+                ip_mtu_discover(socket).unwrap(),
+                Ipv4PathMtuDiscovery::PROBE
+            );
+            allow_fragments(socket).unwrap();
+            assert_eq!(ip_mtu_discover(socket).unwrap(), Ipv4PathMtuDiscovery::DONT);
+        }
     }
 }

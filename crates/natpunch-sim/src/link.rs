@@ -69,6 +69,8 @@ pub(crate) struct Link {
     pub(crate) config: LinkConfig,
     /// False while partitioned: nothing passes.
     pub(crate) connected: bool,
+    /// Larger packets vanish, IP header included, and nobody is told.
+    pub(crate) mtu: u64,
     last_up: Duration,
     last_down: Duration,
 }
@@ -78,6 +80,7 @@ impl Link {
         Self {
             config,
             connected: true,
+            mtu: u64::MAX,
             last_up: Duration::ZERO,
             last_down: Duration::ZERO,
         }

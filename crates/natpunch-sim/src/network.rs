@@ -208,6 +208,11 @@ impl Network {
         self.gateways[gateway.0].link.connected = connected;
     }
 
+    /// Lets larger packets than this, IP header included, vanish on a gateway's uplink.
+    pub fn set_uplink_mtu(&mut self, gateway: GatewayId, mtu: u64) {
+        self.gateways[gateway.0].link.mtu = mtu;
+    }
+
     /// Power-cycles a gateway: all state is gone. With an address, its outside address changes,
     /// too.
     pub fn reboot_gateway(&mut self, gateway: GatewayId, new_outside: Option<IpAddr>) {
@@ -571,7 +576,11 @@ impl Network {
             Way::Up => Place::Segment(*outside),
             Way::Down => Place::GatewayOutside(id),
         };
-        let (times, hops) = (link.carry(way, now, &mut self.random), link.config.hops);
+        let times = match packet.size() > link.mtu {
+            true => Vec::new(),
+            false => link.carry(way, now, &mut self.random),
+        };
+        let hops = link.config.hops;
         let place = name.clone();
         self.fly(
             times,

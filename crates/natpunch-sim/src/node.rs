@@ -133,6 +133,8 @@ pub(crate) struct Node {
     pub(crate) source_ports: BTreeSet<u16>,
     /// Which of them WireGuard's packets to these addresses get; `None`: the host can't do that.
     pub(crate) pins: Option<BTreeMap<SocketAddr, (PeerKey, u16)>>,
+    /// The MTU of the routes to a peer, as the agent has ordered it.
+    pub(crate) mtus: BTreeMap<PeerKey, Option<u16>>,
     /// When a raw packet first left from this port to this address, of the last ten minutes.
     pub(crate) flows: BTreeMap<(u16, SocketAddr), Duration>,
     /// An agent has run.
@@ -214,6 +216,7 @@ impl Node {
             asleep_until: None,
             source_ports: BTreeSet::new(),
             pins: None,
+            mtus: BTreeMap::new(),
             flows: BTreeMap::new(),
             has_run: false,
             rested: BTreeMap::new(),

@@ -52,6 +52,13 @@ impl Payload {
         }
     }
 
+    fn size(&self) -> u64 {
+        match self {
+            Self::WireGuard(message) => message.size(),
+            Self::Raw(_) | Self::Rendezvous(_) => self.bytes().len() as u64,
+        }
+    }
+
     /// To what end it is sent.
     pub(crate) fn purpose(&self) -> Purpose {
         match self {
@@ -116,6 +123,12 @@ impl Packet {
             payload,
             origin: None,
         }
+    }
+
+    /// Bytes of it with its headers of IP and UDP.
+    pub(crate) fn size(&self) -> u64 {
+        let headers = if self.destination.is_ipv4() { 28 } else { 48 };
+        headers + self.payload.size()
     }
 
     /// Takes `hops` off the TTL. False if the packet dies on the way.

@@ -74,7 +74,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         match self.content {
             Content::Initiation { .. } => INITIATION_SIZE,
             Content::Response { .. } => RESPONSE_SIZE,

@@ -42,6 +42,8 @@ const ROUND_TRIP: Duration = Duration::from_secs(1);
 const LIVE: Duration = Duration::from_secs(20);
 /// Steps without any progress of time: a busy loop is a failure, not a hang.
 const MOST_STEPS_AT_ONCE: u64 = 10_000;
+/// The MTU of every WireGuard interface: WireGuard's own default.
+const MTU: u16 = 1_420;
 
 /// A model of a server: rendezvous and STUN on one port.
 #[derive(Debug, Default)]
@@ -131,6 +133,7 @@ impl World {
         let spec = MeshSpec {
             private_key,
             listen_port: 0,
+            mtu: MTU.into(),
             overlay: Vec::new(),
             peers: Vec::new(),
             punch: PunchSpec::default(),
@@ -182,6 +185,7 @@ impl World {
         let mut spec = MeshSpec {
             private_key,
             listen_port: 0,
+            mtu: MTU.into(),
             overlay: Vec::new(),
             peers: Vec::new(),
             punch: PunchSpec::default(),
@@ -451,6 +455,21 @@ impl World {
         let (key, now) = (self.key(to), self.now);
         self.node_mut(from).device.send_data(key, 64, now);
         self.drain();
+    }
+
+    /// Sends one data packet one way that is as large as the routes to the peer let it be.
+    pub fn send_large(&mut self, from: HostId, to: HostId) {
+        let (key, now) = (self.key(to), self.now);
+        let length = self.mtu(from, to).unwrap_or(MTU);
+        let device = &mut self.node_mut(from).device;
+        device.send_data(key, length.into(), now);
+        self.drain();
+    }
+
+    /// The MTU of a node's routes to a peer, unless it is the interface's.
+    pub fn mtu(&self, node: HostId, peer: HostId) -> Option<u16> {
+        let mtu = self.nodes[&node].mtus.get(&self.key(peer));
+        mtu.copied().flatten()
     }
 
     /// What to print when a run fails: the seed, what broke, and the packet flow.
@@ -758,6 +777,9 @@ impl World {
                 if node.device.has_peer(&peer) {
                     node.device.set_peer(peer, Some(interval), now);
                 }
+            }
+            Command::SetMtu { peer, mtu } => {
+                self.node_mut(host).mtus.insert(peer, mtu);
             }
             Command::SetEndpoint {
                 peer,

@@ -69,5 +69,13 @@ pub const PROBE_MAGIC: [u8; 4] = *b"NPch";
 /// that of STUN.
 pub const RENDEZVOUS_MAGIC: [u8; 3] = [0xd4, b'n', 1];
 
-/// Every probe between nodes has exactly this many bytes.
+/// Every probe between nodes has exactly this many bytes, except those that measure how large
+/// datagrams may be.
 pub const PROBE_LEN: usize = 192;
+
+/// The second four bytes of a probe that measures how large datagrams may be on a path: version 1,
+/// form 2.
+pub const SIZE_PROBE_FORM: [u8; 4] = [1, 2, 0, 0];
+
+/// So many bytes such a probe may have, as the payload of UDP.
+pub const SIZE_PROBE_LEN: std::ops::RangeInclusive<usize> = 96..=2_048;

@@ -94,6 +94,7 @@ fn peer(n: u32) -> PeerSpec {
         allowed_ips: vec![format!("10.{b}.{c}.{d}/32").parse().expect("an address")],
         persistent_keepalive: None,
         adapts_keepalive: false,
+        route_mtu: crate::spec::RouteMtu::AsIs,
         endpoint: None,
         rests: false,
     }

@@ -8,7 +8,7 @@ use natpunch_os::failpoint;
 use crate::error::WgError;
 use crate::links::{self, Link};
 use crate::plan::Change;
-use crate::routing::{self, Route, Rule, wanted_routes, wanted_rules};
+use crate::routing::{self, Route, Rule, wanted_limits, wanted_routes, wanted_rules};
 use crate::spec::InterfaceSpec;
 use crate::state_file::StateFile;
 
@@ -21,10 +21,62 @@ pub(crate) struct HostChanges {
     remove_addresses: Vec<IpNet>,
     add_routes: Vec<Route>,
     remove_routes: Vec<Route>,
+    limits: LimitChanges,
     add_rules: Vec<Rule>,
     remove_rules: Vec<Rule>,
     /// Whether a default route stays, so that nothing may leak meanwhile.
     diverted: bool,
+}
+
+/// Changes of the MTU of routes to peers.
+#[derive(Debug, Default)]
+pub(crate) struct LimitChanges {
+    add: Vec<Route>,
+    remove: Vec<Route>,
+}
+
+impl LimitChanges {
+    /// What leads from `present`, of which only limits count, to `spec`.
+    fn find(spec: &InterfaceSpec, present: &BTreeSet<Route>) -> Self {
+        let present: BTreeSet<Route> = present.iter().filter(|r| r.is_limit()).copied().collect();
+        let wanted = wanted_limits(spec, &present);
+        Self {
+            add: wanted.difference(&present).copied().collect(),
+            remove: present.difference(&wanted).copied().collect(),
+        }
+    }
+
+    /// The same of an interface that is up, by its link.
+    pub(crate) fn of_link(spec: &InterfaceSpec, link: u32) -> Result<Self, WgError> {
+        let present = routing::routes(Some(link), &BTreeSet::new())?;
+        Ok(Self::find(spec, &present))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+
+    fn words(&self) -> impl Iterator<Item = Change> {
+        let change = |route: &Route, present: bool| Change::LimitRoute {
+            route: route.net,
+            mtu: route.mtu.unwrap_or_default(),
+            present,
+        };
+        let removed = self.remove.iter().map(move |route| change(route, false));
+        removed.chain(self.add.iter().map(move |route| change(route, true)))
+    }
+
+    /// Makes the changes. A limit that becomes another one is gone for a moment, in which packets
+    /// that are too large vanish as they did before.
+    pub(crate) fn make(&self, link: u32) -> Result<(), WgError> {
+        if !self.remove.is_empty() {
+            routing::remove_routes(link, &self.remove)?;
+        }
+        if !self.add.is_empty() {
+            routing::add_routes(link, &self.add)?;
+        }
+        Ok(())
+    }
 }
 
 impl HostChanges {
@@ -47,6 +99,8 @@ impl HostChanges {
             routing::rules()?
         };
         let want_addresses: BTreeSet<IpNet> = spec.addresses.iter().copied().collect();
+        let limits = LimitChanges::find(spec, &routes);
+        let routes: BTreeSet<Route> = routes.into_iter().filter(|r| !r.is_limit()).collect();
         let (want_routes, want_rules) = (wanted_routes(spec), wanted_rules(spec));
         Ok(Self {
             mtu: link
@@ -61,6 +115,7 @@ impl HostChanges {
                 .collect(),
             add_routes: want_routes.difference(&routes).copied().collect(),
             remove_routes: routes.difference(&want_routes).copied().collect(),
+            limits,
             add_rules: want_rules.difference(&rules).copied().collect(),
             remove_rules: rules
                 .intersection(&ours.rules)
@@ -115,6 +170,7 @@ impl HostChanges {
                     },
                 }),
         );
+        words.extend(self.limits.words());
         words.extend(
             self.add_rules
                 .iter()
@@ -167,6 +223,7 @@ impl HostChanges {
             routing::add_routes(link, &self.add_routes)?;
             failpoint("apply: routes added");
         }
+        self.limits.make(link)?;
         if !self.add_rules.is_empty() {
             routing::add_rules(&self.add_rules)?;
             failpoint("apply: rules added");

@@ -14,7 +14,7 @@ use crate::device::{self, Device, DeviceChange, DeviceState, EndpointUpdate};
 use crate::diff::device_changes;
 use crate::embedded::{self, Control};
 use crate::error::WgError;
-use crate::host::HostChanges;
+use crate::host::{HostChanges, LimitChanges};
 use crate::kernel::KernelDevice;
 use crate::links::{self, Link, LinkKind};
 use crate::pins::{self, PinError, PinMethod, PinSet, Pins};
@@ -389,6 +389,17 @@ impl Interface {
             peers: vec![change],
             ..DeviceChange::default()
         })
+    }
+
+    /// Sets the MTU of the routes to peers as `spec` has it, and nothing else; true if that changed
+    /// something.
+    ///
+    /// # Errors
+    /// The kernel refused a route.
+    pub fn limit_routes(&mut self, spec: &InterfaceSpec) -> Result<bool, WgError> {
+        let changes = LimitChanges::of_link(spec, self.link)?;
+        changes.make(self.link)?;
+        Ok(!changes.is_empty())
     }
 
     /// The pins that shall be in force: those of the last [`Interface::set_pins`], and before it

@@ -53,6 +53,6 @@ pub use pins::{
 };
 pub use plan::{Change, Effect, Plan, Sign};
 pub use routing::Rule;
-pub use spec::{DefaultRoute, InterfaceSpec, PeerSpec};
+pub use spec::{DefaultRoute, InterfaceSpec, PeerSpec, RouteMtu};
 pub use state_file::{Managed, managed};
 pub use uapi::UapiDevice;

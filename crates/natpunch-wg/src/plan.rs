@@ -126,6 +126,15 @@ pub enum Change {
         /// Its destination.
         route: IpNet,
     },
+    /// Limit the size of packets to a network, or end that.
+    LimitRoute {
+        /// The network.
+        route: IpNet,
+        /// The MTU that its route has in the one case, and had in the other.
+        mtu: u32,
+        /// Whether it has it afterwards.
+        present: bool,
+    },
     /// Add a route to a table of the interface's own.
     AddTableRoute {
         /// Its destination.
@@ -244,6 +253,7 @@ impl Change {
             | Self::AddAddress { .. }
             | Self::BringUp
             | Self::AddRoute { .. }
+            | Self::LimitRoute { .. }
             | Self::AddTableRoute { .. }
             | Self::RemoveTableRoute { .. }
             | Self::AddRule { .. }
@@ -258,11 +268,13 @@ impl Change {
             | Self::AddPeer { .. }
             | Self::AddAddress { .. }
             | Self::AddRoute { .. }
+            | Self::LimitRoute { present: true, .. }
             | Self::AddTableRoute { .. }
             | Self::AddRule { .. } => Sign::Add,
             Self::RemovePeer { .. }
             | Self::RemoveAddress { .. }
             | Self::RemoveRoute { .. }
+            | Self::LimitRoute { present: false, .. }
             | Self::RemoveTableRoute { .. }
             | Self::RemoveRule { .. } => Sign::Remove,
             _ => Sign::Modify,
@@ -342,6 +354,7 @@ impl Change {
             }
             Self::BringUp => "link up".to_owned(),
             Self::AddRoute { route } | Self::RemoveRoute { route } => format!("route {route}"),
+            Self::LimitRoute { route, mtu, .. } => format!("route {route} with MTU {mtu}"),
             Self::AddTableRoute {
                 route,
                 table,

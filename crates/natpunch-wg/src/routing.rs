@@ -8,6 +8,10 @@
 //! makes them: everything goes into the tunnel, except what the main table knows more exactly than
 //! by its default route (the LAN), and except WireGuard's own packets, which carry its mark. Behind
 //! the default route the table has an unreachable one: when the interface goes, nothing leaks.
+//!
+//! Where a peer's path lets no packet of the interface's MTU pass, each network of the peer has a
+//! *limit*: one more route to it, of the next better metric, with an MTU of its own. The other
+//! routes stay as they are, and so do all other peers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,7 +22,8 @@ use futures_util::TryStreamExt as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::IpProtocol;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
@@ -28,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::WgError;
 use crate::links::{NETWORK_METRIC, errno, with_netlink};
-use crate::spec::{DefaultRoute, InterfaceSpec};
+use crate::spec::{DefaultRoute, IPV6_MTU, InterfaceSpec, RouteMtu};
 
 /// The protocol number that marks our routes and rules (`ip route show proto 78`): "N". No other
 /// program of iproute2's rt_protos has it.
@@ -37,6 +42,9 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x4e);
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// The metric of a default route in its own table, where it is alone with the unreachable one.
 const DEFAULT_METRIC: u32 = 1_024;
+/// The metrics of limits: next to those of the routes that they stand before.
+const LIMIT_METRIC: u32 = NETWORK_METRIC - 1;
+const DEFAULT_LIMIT_METRIC: u32 = DEFAULT_METRIC - 1;
 /// The metric of the unreachable route behind it.
 const UNREACHABLE_METRIC: u32 = u32::MAX;
 /// The first priority of our rules: "NP". wg-quick and `ip rule add` take 32765 and less, Tailscale
@@ -50,6 +58,8 @@ pub(crate) struct Route {
     pub(crate) table: u32,
     metric: u32,
     pub(crate) unreachable: bool,
+    /// Of a limit: its MTU.
+    pub(crate) mtu: Option<u32>,
 }
 
 impl Route {
@@ -59,7 +69,13 @@ impl Route {
             table: MAIN,
             metric: NETWORK_METRIC,
             unreachable: false,
+            mtu: None,
         }
+    }
+
+    /// Whether it only limits the size of packets on a way that is there anyway.
+    pub(crate) fn is_limit(&self) -> bool {
+        matches!(self.metric, LIMIT_METRIC | DEFAULT_LIMIT_METRIC) && !self.unreachable
     }
 
     pub(crate) fn is_in_main(&self) -> bool {
@@ -157,6 +173,7 @@ pub(crate) fn wanted_routes(spec: &InterfaceSpec) -> BTreeSet<Route> {
                 table: *table,
                 metric: UNREACHABLE_METRIC,
                 unreachable: true,
+                mtu: None,
             });
             if (family && *ipv6) || (!family && *ipv4) {
                 routes.insert(Route {
@@ -164,11 +181,48 @@ pub(crate) fn wanted_routes(spec: &InterfaceSpec) -> BTreeSet<Route> {
                     table: *table,
                     metric: DEFAULT_METRIC,
                     unreachable: false,
+                    mtu: None,
                 });
             }
         }
     }
     routes
+}
+
+/// The limits that an interface shall have, `present` being those that it has.
+pub(crate) fn wanted_limits(spec: &InterfaceSpec, present: &BTreeSet<Route>) -> BTreeSet<Route> {
+    let mut wanted = BTreeSet::new();
+    for peer in &spec.peers {
+        for net in peer.allowed_ips.iter().map(IpNet::trunc) {
+            match peer.route_mtu {
+                RouteMtu::AsIs => wanted.extend(present.iter().filter(|r| r.net == net)),
+                RouteMtu::Interface => {}
+                RouteMtu::AtMost(mtu) => wanted.extend(limit(spec, net, mtu)),
+            }
+        }
+    }
+    wanted
+}
+
+/// The limit of one network; `None` if its route is the host's own, or has no larger MTU.
+fn limit(spec: &InterfaceSpec, net: IpNet, mtu: u32) -> Option<Route> {
+    let ipv6 = net.addr().is_ipv6();
+    let mtu = if ipv6 { mtu.max(IPV6_MTU) } else { mtu };
+    let (table, metric) = match &spec.default_route {
+        Some(default) if net.prefix_len() == 0 => {
+            let is_ours = if ipv6 { default.ipv6 } else { default.ipv4 };
+            (is_ours.then_some(default.table)?, DEFAULT_LIMIT_METRIC)
+        }
+        None if net.prefix_len() == 0 => return None,
+        _ => (MAIN, LIMIT_METRIC),
+    };
+    (mtu < spec.mtu).then_some(Route {
+        net,
+        table,
+        metric,
+        unreachable: false,
+        mtu: Some(mtu),
+    })
 }
 
 /// The rules that an interface shall have.
@@ -247,6 +301,10 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
     };
     if !route.unreachable {
         message.attributes.push(RouteAttribute::Oif(index));
+    }
+    if let Some(mtu) = route.mtu {
+        let metrics = vec![RouteMetric::Mtu(mtu)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
     }
     message
 }
@@ -339,14 +397,24 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
         table: message.header.table.into(),
         metric: 0,
         unreachable,
+        mtu: None,
     };
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
+    // What others do to our other routes' MTU is theirs.
+    route.mtu = mtu.filter(|_| route.is_limit());
     Some(route)
 }
 

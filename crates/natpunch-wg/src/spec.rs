@@ -57,6 +57,22 @@ pub struct InterfaceSpec {
     pub runtime_dir: PathBuf,
 }
 
+/// The MTU of the routes to a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RouteMtu {
+    /// What an earlier run has measured stays.
+    #[default]
+    AsIs,
+    /// The interface's.
+    Interface,
+    /// At most this, in bytes: larger packets do not pass the peer's path. A network of IPv6 gets
+    /// no less than its 1,280 (RFC 8200, 5).
+    AtMost(u32),
+}
+
+/// The least MTU of a route of IPv6.
+pub(crate) const IPV6_MTU: u32 = 1_280;
+
 /// One peer, as the mesh file wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSpec {
@@ -71,6 +87,8 @@ pub struct PeerSpec {
     /// That is only what it begins with: another one is as good, if it is on, and is changed by
     /// [`Interface::set_keepalive`](crate::Interface::set_keepalive).
     pub adapts_keepalive: bool,
+    /// The MTU of the routes to its networks.
+    pub route_mtu: RouteMtu,
     /// Where to send first. Used only when the peer is added: later endpoints are moved by
     /// [`Interface::set_endpoint`](crate::Interface::set_endpoint) and by WireGuard's own roaming.
     pub endpoint: Option<SocketAddr>,

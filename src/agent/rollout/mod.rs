@@ -159,7 +159,10 @@ impl Agent {
                     version,
                     endpoints,
                 } => match clash::interface(&version.node, &self.options.runtime_dir) {
-                    Ok(wanted) => self.device.apply(id, with_endpoints(wanted, &endpoints)),
+                    Ok(wanted) => {
+                        let wanted = self.route_mtus.apply(wanted, &self.clashes);
+                        self.device.apply(id, with_endpoints(wanted, &endpoints));
+                    }
                     Err(error) => self
                         .rollout
                         .handle_applied(id, Err(error.to_string()), now()),

@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod peer_message;
 pub(crate) mod probe;
 pub(crate) mod record;
+pub(crate) mod size;
 pub(crate) mod wire;
 
 /// The place of a message in the conversation of two runs, by which a replay is known.

@@ -73,6 +73,14 @@ impl Transaction {
         rng.fill_bytes(&mut bytes);
         Self(bytes)
     }
+
+    pub(crate) fn from_bytes(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 12] {
+        self.0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -109,6 +109,7 @@ impl Filters {
                 },
                 source: None,
                 ttl: None,
+                whole: false,
                 payload: request.payload,
             });
         }

@@ -431,6 +431,7 @@ impl Trial {
             },
             source: None,
             ttl: None,
+            whole: false,
             payload,
         }
     }

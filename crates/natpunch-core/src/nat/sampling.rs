@@ -134,6 +134,7 @@ impl Sampler {
                 },
                 source: None,
                 ttl: None,
+                whole: false,
                 payload: stun::request(sample.transaction),
             });
             run.sent += 1;

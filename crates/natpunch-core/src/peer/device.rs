@@ -89,6 +89,8 @@ impl Session {
 #[derive(Debug, Default)]
 pub(super) struct DeviceView {
     known: bool,
+    /// Bytes of data that were sent since [`take_sent`](Self::take_sent).
+    sent: u64,
     pub(super) endpoint: Option<SocketAddr>,
     last_handshake: Option<Duration>,
     pub(super) rx_bytes: u64,
@@ -182,6 +184,11 @@ impl DeviceView {
         self.mark = (self.last_handshake, self.rx_bytes);
     }
 
+    /// Bytes of data that were sent since the last call.
+    fn take_sent(&mut self) -> u64 {
+        std::mem::take(&mut self.sent)
+    }
+
     fn has_moved_since_mark(&self) -> bool {
         self.last_handshake != self.mark.0 || self.rx_bytes > self.mark.1
     }
@@ -231,6 +238,10 @@ impl DeviceView {
             .any(|(new, old)| !is_own(new.saturating_sub(*old)));
         if self.known && carried {
             self.carried = Some(now);
+        }
+        let more = row.tx_bytes.saturating_sub(self.tx_bytes);
+        if self.known && !is_own(more) {
+            self.sent += more;
         }
         if handshake && self.known {
             self.handshake_seen = Some(now);
@@ -308,6 +319,8 @@ impl Peer {
             }
             self.watch_traffic(env, now);
             self.order_keepalive(env, now);
+            let sent = self.device.take_sent();
+            self.on_data_sent(sent, now);
         }
         self.decide(env, now);
     }

@@ -154,6 +154,7 @@ impl Peer {
                 path,
                 source: None,
                 ttl: None,
+                whole: false,
                 payload,
             });
         }

@@ -65,6 +65,7 @@ impl Peer {
                 path,
                 source: None,
                 ttl: None,
+                whole: false,
                 payload,
             });
         }

@@ -10,6 +10,7 @@
 //! | [`Choice`] | the path in use, what the peer says of its choice, and how the next is made |
 //! | [`Health`](health::Health) | whether the path in use is alive |
 //! | [`Retreat`] | how long no direct path takes the place of a relay |
+//! | [`Sizing`] | how large packets may be on the path in use |
 //! | [`DeviceView`] | what the WireGuard device says of the peer, and its [`Session`] |
 //! | [`Initiation`] | WireGuard's newest initiation that had nowhere to go, and its copies |
 //! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
@@ -51,6 +52,7 @@ mod relaying;
 mod report;
 mod round;
 mod selection;
+mod sizing;
 mod succession;
 mod timers;
 mod vigilance;
@@ -82,6 +84,7 @@ use punching::Punching;
 use relaying::Retreat;
 use round::Round;
 use selection::{Check, How, Selection};
+use sizing::Sizing;
 use vigilance::Vigilance;
 
 /// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.
@@ -154,6 +157,7 @@ pub(crate) struct Peer {
     choice: Choice,
     retreat: Retreat,
     vigilance: Vigilance,
+    sizing: Sizing,
     device: DeviceView,
     initiation: Initiation,
     plain: PlainTries,
@@ -182,6 +186,7 @@ impl Peer {
             punching: Punching::default(),
             retreat: Retreat::default(),
             vigilance: Vigilance::default(),
+            sizing: Sizing::default(),
             device: DeviceView::default(),
             initiation: Initiation::default(),
             plain: PlainTries::default(),
@@ -510,6 +515,7 @@ impl Peer {
             self.select(path, reason, env, now);
         }
         self.plan_punching(env, now);
+        self.tend_sizes(env, now);
     }
 
     fn select(&mut self, path: PathId, reason: EndpointReason, env: &mut Env, now: Time) {

@@ -401,6 +401,7 @@ impl Peer {
             path,
             source: None,
             ttl: entry.ttl(now),
+            whole: false,
             payload,
         });
         entry.on_ping(now);

@@ -31,36 +31,36 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
-        if !self.probes() {
+        let Some(path) = self.admit_probe(path, env) else {
             return;
-        }
+        };
         let keys = self.keys.as_ref();
         let Some(probe) = keys.and_then(|keys| Probe::open(&keys.inbound, datagram)) else {
             return;
         };
-        let Ok(remote) = env.admit(path.remote) else {
-            return;
-        };
-        let path = self.path_seen(path.with_remote(remote));
-        // A source port serves one peer. A probe at another peer's port is no path of this one.
-        let is_ours = |port| env.ports.is_of(port, &self.spec.key);
-        if !path.pin().is_none_or(is_ours) {
-            return;
-        }
-        // An answer would show the peer this node's address.
-        if self.spec.relay == RelayPolicy::Only && !self.is_relay(path) {
-            return;
-        }
-        // This host can't send on the path. An answer would make the peer choose it.
-        let barred = self.table.get(&path).is_some_and(Entry::is_barred);
-        if barred && !self.choice.is_selected(path) {
-            return;
-        }
         match probe.kind {
             Kind::Ping => self.handle_ping(path, destination, &probe, env, now),
             Kind::Pong => self.handle_pong(path, &probe, env, now),
         }
         self.decide(env, now);
+    }
+
+    /// The path by which a probe came, if this side may answer there.
+    pub(super) fn admit_probe(&self, path: PathId, env: &Env) -> Option<PathId> {
+        if !self.probes() {
+            return None;
+        }
+        let remote = env.admit(path.remote).ok()?;
+        let path = self.path_seen(path.with_remote(remote));
+        // A source port serves one peer. A probe at another peer's port is no path of this one.
+        let is_ours = |port| env.ports.is_of(port, &self.spec.key);
+        let is_of_another = !path.pin().is_none_or(is_ours);
+        // An answer would show the peer this node's address.
+        let shows_address = self.spec.relay == RelayPolicy::Only && !self.is_relay(path);
+        // This host can't send on the path. An answer would make the peer choose it.
+        let is_barred =
+            self.table.get(&path).is_some_and(Entry::is_barred) && !self.choice.is_selected(path);
+        (!is_of_another && !shows_address && !is_barred).then_some(path)
     }
 
     fn handle_ping(
@@ -96,6 +96,7 @@ impl Peer {
                         path,
                         source: None,
                         ttl: None,
+                        whole: false,
                         payload,
                     });
                 }
@@ -157,6 +158,7 @@ impl Peer {
             path,
             source,
             ttl: None,
+            whole: false,
             payload,
         });
     }
@@ -313,6 +315,7 @@ impl Peer {
             entry.forget_heard();
         }
         self.choice.forget_peers_choice();
+        self.sizing.forget();
         if self.round.is_silent() {
             self.round.start_over();
             self.start_round(env, now);

@@ -304,7 +304,7 @@ impl Peer {
         // If probes do not pass either, the path is dead, which `Health` finds.
         let passes = self.table.get(&path).is_some_and(|e| e.unanswered == 0);
         let sends = self.device.has_sent_all_the_time(now);
-        if in_use && passes && sends && self.has_other(path, now) {
+        if in_use && passes && sends && !self.may_be_size(now) && self.has_other(path, now) {
             self.block(path, env, now);
             if let Some(entry) = self.table.get_mut(&path) {
                 entry.on_unheard();
@@ -329,7 +329,8 @@ impl Peer {
         let asked = entry.last_ping.is_some_and(|at| now.since(at) < WATCH);
         if !asked {
             self.ping_now(path, env, now);
-        } else if self.device.is_cut_off(now) && self.has_other(path, now) {
+        } else if self.device.is_cut_off(now) && !self.may_be_size(now) && self.has_other(path, now)
+        {
             // Probes pass and WireGuard does not. Without another path, this one stays.
             self.block(path, env, now);
         }

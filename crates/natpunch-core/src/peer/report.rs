@@ -57,6 +57,7 @@ impl Peer {
             nat: self.punching.peer_nat().map(NatProfile::status),
             relay: self.relay_use(now),
             endpoint: self.device.endpoint,
+            path_mtu: in_use.and(self.path_mtu()),
             rtt: in_use.and_then(|path| self.table.get(&path)?.rtt),
             handshake_age: self.device.handshake_seen.map(|at| now.since(at)),
             rx_bytes: self.device.rx_bytes,

@@ -317,6 +317,7 @@ impl Peer {
                     path,
                     source: Some(source),
                     ttl: Some(1),
+                    whole: false,
                     payload,
                 });
             }

@@ -43,6 +43,8 @@ timers! {
     Ping,
     /// A shot of a strategy, or its next step.
     Punch,
+    /// Sizes are to be asked about. They are whenever the choice has been looked at.
+    Sizes,
     /// The next try of a plain peer, or the end of its session.
     Plain,
     /// The choice of the path, or what the pair wants of a relay, may come out differently though
@@ -71,6 +73,7 @@ impl Peer {
             Timer::Beacon => self.round.next_beacon(),
             Timer::Ping => self.table.iter().filter_map(|(_, e)| e.next_ping).min(),
             Timer::Punch => self.punching.wakes_at(),
+            Timer::Sizes => self.sizing.wakes_at(),
             Timer::Choice => {
                 let selection = self.choice.selection.as_ref()?;
                 let entry = self.table.get(&selection.path);
@@ -95,7 +98,7 @@ impl Peer {
             Timer::Ping => self.send_pings(env, now),
             Timer::Punch => self.punch(env, now),
             // What they wait for is decided after all of them.
-            Timer::Plain | Timer::Choice => {}
+            Timer::Sizes | Timer::Plain | Timer::Choice => {}
         }
     }
 

@@ -52,6 +52,7 @@ pub fn public(number: u8) -> PeerKey {
     let spec = MeshSpec {
         private_key: private(number),
         listen_port: 1,
+        mtu: 1_420,
         overlay: vec![],
         peers: vec![],
         punch: PunchSpec::default(),
@@ -74,6 +75,7 @@ pub fn spec(own: u8, peers: &[u8]) -> MeshSpec {
     MeshSpec {
         private_key: private(own),
         listen_port: derive_listen_port(&public(own)),
+        mtu: 1_420,
         overlay: vec!["10.77.0.0/16".parse().unwrap()],
         peers: peers.iter().map(|number| peer(*number)).collect(),
         punch: PunchSpec::default(),
@@ -433,7 +435,7 @@ impl World {
                         node.mesh.handle_endpoint_set(peer, path, ok, now);
                         fed = true;
                     }
-                    Command::SetKeepalive { .. } => {}
+                    Command::SetKeepalive { .. } | Command::SetMtu { .. } => {}
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
                     Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),
                     Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}

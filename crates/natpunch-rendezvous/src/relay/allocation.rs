@@ -10,7 +10,7 @@ use natpunch_types::{Bucket, Time, is_global};
 
 use super::{
     Allocation, BIND_WINDOW, Counters, IDLE, INDEX_LIFETIME, INDICES, KEY_LIFETIME, Limits,
-    OVERHEAD, Obstacle, PAUSE, PROBES, QUEUE, Side, TAKEN_OVER, Verdict, Waiting,
+    OVERHEAD, Obstacle, PAUSE, PROBES, QUEUE, SIZE_PROBES, Side, TAKEN_OVER, Verdict, Waiting,
 };
 use crate::crypto::Key;
 use crate::relay::budget::Budget;
@@ -30,7 +30,7 @@ impl Allocation {
         now: Time,
     ) -> Verdict {
         let shape = Shape::of(payload);
-        let is_probe = shape == Some(Shape::Probe);
+        let is_probe = shape.is_some_and(Shape::is_probe);
         let since = if self.carried && !is_probe {
             self.stretch_at(now)
         } else {
@@ -48,8 +48,8 @@ impl Allocation {
         let known = match shape {
             // Probes always pass, so that a relay in reserve stays proven. Their rate is bounded,
             // or they would be a way to carry data on standby.
-            Some(Shape::Probe) => {
-                if !sender.may_probe(now) {
+            Some(own @ (Shape::Probe | Shape::SizeProbe)) => {
+                if !sender.may_probe(own, now) {
                     counters.limited += 1;
                     return Verdict::Drop;
                 }
@@ -265,6 +265,7 @@ impl Side {
             next_index: 0,
             taken_over: 0,
             probes: Bucket::default(),
+            size_probes: Bucket::default(),
         }
     }
 
@@ -274,8 +275,11 @@ impl Side {
         is_global(source.ip()) || source.ip() == self.registered.ip()
     }
 
-    pub(super) fn may_probe(&mut self, now: Time) -> bool {
-        self.probes.take(PROBES, 1, now)
+    fn may_probe(&mut self, shape: Shape, now: Time) -> bool {
+        match shape {
+            Shape::SizeProbe => self.size_probes.take(SIZE_PROBES, 1, now),
+            _ => self.probes.take(PROBES, 1, now),
+        }
     }
 
     /// This side chose an index, so datagrams for that index belong to it.

@@ -37,6 +37,9 @@ const TAKEN_OVER: u8 = 4;
 const PAUSE: Duration = Duration::from_secs(5);
 /// Probes of one side: in a second, and at once.
 const PROBES: Rate = Rate::per_second(20, 60);
+/// The same of probes that measure how large datagrams may be, and of their answers: a search sends
+/// up to 25, and a path that is in use is measured every few seconds.
+const SIZE_PROBES: Rate = Rate::per_second(4, 60);
 /// What a datagram counts besides its payload: headers of the link, IP and UDP.
 const OVERHEAD: u64 = 42;
 /// The length of one allocation's queue: the bytes that pass in this time, but not less than the
@@ -267,6 +270,8 @@ struct Side {
     taken_over: u8,
     /// Probes that may pass now, times a thousand, and when (in milliseconds) that was so.
     probes: Bucket,
+    /// The same of probes that measure how large datagrams may be.
+    size_probes: Bucket,
 }
 
 impl Port {
@@ -391,7 +396,7 @@ impl Port {
         }
         // A probe does not wait behind others: it has a rate of its own, and measures the path, not
         // a queue here.
-        let is_probe = Shape::of(payload) == Some(Shape::Probe);
+        let is_probe = Shape::of(payload).is_some_and(Shape::is_probe);
         let obstacle = if allocation.queue.is_empty() || is_probe {
             allocation.pass(cost, is_probe, &self.limits, budget, now)
         } else {

@@ -1,7 +1,7 @@
 //! What a relay lets through: datagrams that have the form of WireGuard's messages, and natpunch's
 //! probes.
 
-use natpunch_types::{PROBE_LEN, PROBE_MAGIC};
+use natpunch_types::{PROBE_LEN, PROBE_MAGIC, SIZE_PROBE_FORM, SIZE_PROBE_LEN};
 
 /// An index by which a receiver finds a session of WireGuard.
 pub(super) type Index = u32;
@@ -20,9 +20,16 @@ pub(super) enum Shape {
     Data { receiver: Index },
     /// natpunch's own, by which a path is proven.
     Probe,
+    /// natpunch's own, by which it is measured how large datagrams may be on a path.
+    SizeProbe,
 }
 
 impl Shape {
+    /// Whether it is natpunch's own.
+    pub(super) fn is_probe(self) -> bool {
+        matches!(self, Self::Probe | Self::SizeProbe)
+    }
+
     /// The form of a datagram; nothing for all that is neither.
     ///
     /// Transport data has 16 bytes of header and 16 of tag, and is *not* always a multiple of 16:
@@ -30,7 +37,12 @@ impl Shape {
     pub(super) fn of(datagram: &[u8]) -> Option<Self> {
         let (first, rest) = datagram.split_first_chunk::<4>()?;
         if *first == PROBE_MAGIC {
-            return (datagram.len() == PROBE_LEN).then_some(Self::Probe);
+            let measures = datagram.get(4..8) == Some(&SIZE_PROBE_FORM);
+            return match datagram.len() {
+                length if measures && SIZE_PROBE_LEN.contains(&length) => Some(Self::SizeProbe),
+                PROBE_LEN => Some(Self::Probe),
+                _ => None,
+            };
         }
         let (one, rest) = rest.split_first_chunk()?;
         let (one, two) = (
@@ -84,6 +96,12 @@ mod tests {
                 (length == PROBE_LEN).then_some(Shape::Probe),
                 "{length}"
             );
+        }
+        for length in 8..10_000 {
+            let mut probe = datagram(PROBE_MAGIC, length);
+            probe[4..8].copy_from_slice(&SIZE_PROBE_FORM);
+            let found = Shape::of(&probe) == Some(Shape::SizeProbe);
+            assert_eq!(found, SIZE_PROBE_LEN.contains(&length), "{length}");
         }
         for kind in (0..=255).filter(|kind| !(1..=4).contains(kind)) {
             assert_eq!(Shape::of(&datagram([kind, 0, 0, 0], 148)), None);

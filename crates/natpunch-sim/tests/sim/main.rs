@@ -27,4 +27,5 @@ mod profile;
 mod punch;
 mod relay;
 mod servers;
+mod sizes;
 mod timing;

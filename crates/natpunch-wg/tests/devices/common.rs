@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use natpunch_types::SecretKey;
 use natpunch_wg::{
     BackendChoice, Device, DeviceChange, DeviceState, InterfaceSpec, KernelDevice, PeerSpec,
-    UapiDevice, WgError,
+    RouteMtu, UapiDevice, WgError,
 };
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -136,6 +136,7 @@ pub(crate) fn peer(of: &InterfaceSpec, allowed_ips: &[&str]) -> PeerSpec {
         allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
         persistent_keepalive: None,
         adapts_keepalive: false,
+        route_mtu: RouteMtu::AsIs,
         endpoint: None,
         rests: false,
     }

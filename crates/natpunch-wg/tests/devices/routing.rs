@@ -1,6 +1,8 @@
 //! A default route through the interface: its table, its rules, and that nothing else is touched.
 
-use natpunch_wg::{BackendChoice, DefaultRoute, Effect, WgError};
+use natpunch_wg::{
+    BackendChoice, DefaultRoute, Effect, Interface, InterfaceSpec, RouteMtu, WgError,
+};
 
 use crate::common::{device_pid, until};
 use crate::interface::Host;
@@ -207,4 +209,84 @@ fn a_default_route_needs_a_mark() {
     let mut host = host();
     host.spec.fwmark = 0;
     assert!(matches!(host.open().unwrap_err(), WgError::Invalid { .. }));
+}
+
+#[test]
+fn a_limited_peer_has_routes_of_that_mtu_which_no_plan_undoes_and_others_may_not() {
+    let mut host = Host::new(BackendChoice::Userspace);
+    host.spec.peers[0]
+        .allowed_ips
+        .push("fd05::2/128".parse().unwrap());
+    host.open().unwrap();
+    let as_is = host.spec.clone();
+    host.spec.peers[0].route_mtu = RouteMtu::AtMost(1_232);
+    let limit = |spec: &InterfaceSpec| {
+        let spec = spec.clone();
+        host.netns
+            .run(move || Interface::open(&as_is_of(&spec))?.limit_routes(&spec))
+    };
+    assert!(limit(&host.spec).unwrap(), "something changes");
+    assert!(!limit(&host.spec).unwrap(), "again is nothing");
+    let mtu = |to: &str| {
+        let text = host.sh(&format!("ip -o route get {to}"));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "mtu");
+        at.map(|at| words[at + 1].to_owned())
+    };
+    for (to, expected) in [
+        ("10.5.0.2", Some("1232")),
+        ("10.6.1.1", Some("1232")),
+        ("fd05::2", Some("1280")),
+        ("10.5.0.3", None),
+    ] {
+        assert_eq!(mtu(to).as_deref(), expected, "{to}");
+        assert_eq!(way(&host, to), host.spec.name, "{to}");
+    }
+    for spec in [&as_is, &host.spec] {
+        let spec = spec.clone();
+        let plan = host.netns.run(move || Interface::plan(&spec)).unwrap();
+        assert!(plan.is_empty(), "{plan}");
+    }
+
+    host.sh("ip route del 10.6.0.0/16 metric 29999");
+    let plan = host.plan().unwrap().to_string();
+    assert_eq!(plan.trim(), "+ route 10.6.0.0/16 with MTU 1232");
+    host.open().unwrap();
+    assert_eq!(mtu("10.6.1.1").as_deref(), Some("1232"), "it is put back");
+
+    let mut other = host.spec.clone();
+    other.peers[0].route_mtu = RouteMtu::AtMost(1_328);
+    assert!(limit(&other).unwrap());
+    assert_eq!(mtu("10.5.0.2").as_deref(), Some("1328"));
+    // A network that no peer has any more has no limit either.
+    let mut fewer = as_is.clone();
+    fewer.routes.pop();
+    fewer.peers[0].allowed_ips.remove(1);
+    let applied = host.netns.run(move || Interface::open_reporting(&fewer));
+    let words: Vec<_> = applied
+        .unwrap()
+        .1
+        .plan
+        .changes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        words.contains(&"- route 10.6.0.0/16 with MTU 1328".to_owned()),
+        "{words:?}"
+    );
+    let mut whole = host.spec.clone();
+    whole.peers[0].route_mtu = RouteMtu::Interface;
+    assert!(limit(&whole).unwrap());
+    assert_eq!(mtu("10.5.0.2"), None);
+    assert!(host.down().unwrap().interface);
+}
+
+/// The same interface, of whose paths nothing is known.
+fn as_is_of(spec: &InterfaceSpec) -> InterfaceSpec {
+    let mut spec = spec.clone();
+    for peer in &mut spec.peers {
+        peer.route_mtu = RouteMtu::AsIs;
+    }
+    spec
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use natpunch_core::NotProbed;
+use natpunch_core::{NotProbed, PathMtuStatus};
 use natpunch_types::LocalSocket;
 use serde::Deserialize;
 
@@ -23,6 +23,7 @@ pub(super) struct Peer {
     path: String,
     local: Option<LocalSocket>,
     endpoint: Option<String>,
+    path_mtu: Option<PathMtuStatus>,
     rtt_ms: Option<f64>,
     handshake_age_s: Option<f64>,
     seen_as: Option<String>,
@@ -78,6 +79,7 @@ pub(super) fn render(view: &View, verbose: bool) -> String {
         (format!("NAT of {}", peer.name), view.peer_nat.clone()),
         ("relay".to_owned(), relay(peer)),
     ];
+    facts.extend(size(peer).map(|size| ("packet size".to_owned(), size)));
     for discovery in view.discovery.iter().filter(|d| !d.ok) {
         facts.push((
             format!("discovery {}", discovery.name),
@@ -130,6 +132,15 @@ pub(super) fn render(view: &View, verbose: bool) -> String {
         }
     }
     text
+}
+
+/// How large packets may be, if that is less than usual.
+fn size(peer: &Peer) -> Option<String> {
+    let mtu = peer.path_mtu.filter(|mtu| mtu.is_limited)?.mtu;
+    Some(format!(
+        "large packets vanish on this path: packets of more than {mtu} bytes are split or refused \
+         before the tunnel"
+    ))
 }
 
 /// The path now.

@@ -20,6 +20,7 @@ fn node(n: u8, peer: Option<PeerKey>) -> Mesh {
     let spec = MeshSpec {
         private_key: own(n),
         listen_port: 1000,
+        mtu: 1_420,
         overlay: vec![],
         peers: peer.into_iter().collect(),
         punch: PunchSpec::default(),

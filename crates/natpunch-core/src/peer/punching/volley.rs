@@ -287,6 +287,7 @@ impl Peer {
             path: shot.path,
             source: None,
             ttl: shot.ttl,
+            whole: false,
             payload,
         });
     }
