@@ -172,10 +172,15 @@ impl Choice {
         let on_relay = scene.is_relay(selection.path);
         let seeks_direct = on_relay && scene.spec.relay != RelayPolicy::Only;
         if seeks_direct {
-            // Not during WireGuard's handshake on the relay, and not back to a path that has just
-            // failed: each change costs packets.
-            let rested = now.since(selection.since) >= STAY && now >= scene.direct_after;
-            let direct = scene.usable().filter(|(_, e)| rested && !e.is_relay());
+            // Not back to a path that has just failed: each change costs packets.
+            let may = now >= scene.direct_after;
+            // Soon after the relay was chosen, an older answer may be from before whatever made the
+            // relay necessary.
+            let rested = now.since(selection.since) >= STAY;
+            let at_once = scene.may_leave_relay(selection);
+            let is_fresh = |e: &Entry| rested || at_once && e.is_answered_since(selection.since);
+            let direct = scene.usable();
+            let direct = direct.filter(|(_, e)| may && !e.is_relay() && is_fresh(e));
             if let Some(best) = scene.best(direct) {
                 return Some((best, EndpointReason::BetterPath));
             }
@@ -224,6 +229,8 @@ pub(super) struct Scene<'a> {
     pub(super) session: Session,
     /// Before this no direct path takes the place of a relay.
     pub(super) direct_after: Time,
+    /// WireGuard's handshake goes by whatever path is chosen: its initiation is at hand.
+    pub(super) can_repeat_handshake: bool,
     pub(super) now: Time,
 }
 
@@ -238,6 +245,15 @@ impl<'a> Scene<'a> {
 
     pub(super) fn health(&self, selection: &Selection) -> Health {
         Health::of(selection, self.table.get(&selection.path), self.now)
+    }
+
+    /// Whether leaving a relay begins no second handshake beside one that is under way there.
+    fn may_leave_relay(&self, selection: &Selection) -> bool {
+        // The handshake is over, as this side sees. Should the other side begin one of its own before
+        // it has the keys, that one takes none of them away.
+        let is_over = selection.check == Check::Passed && self.session.has_keys();
+        // The handshake is the same one on either path, and the first answer ends it.
+        is_over || self.can_repeat_handshake
     }
 
     /// The paths that are proven and on which WireGuard is not known to fail.

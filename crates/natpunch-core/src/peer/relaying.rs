@@ -27,9 +27,9 @@ const ADOPTED: Duration = Duration::from_secs(30);
 /// WireGuard is brought back from a relay this often, then left there: the other side or a relay
 /// breaks the protocol, and a path through the relay is better than none.
 const MAX_RESTORED: u32 = 30;
-/// A relay over which WireGuard makes a session, or has just made one, is kept for this long. The
-/// peer's agent has to see the session before it sets another endpoint: otherwise it would take its
-/// device for one without a session, and begin a second handshake.
+/// A relay over which WireGuard makes a session is kept for this long, unless the handshake can go
+/// by another path as it is: a second one beside it would end both. It is kept for as long against
+/// another relay, which is hardly better.
 pub(super) const STAY: Duration = Duration::from_secs(1);
 /// A direct path that was in use for less than this is unreliable ...
 const UNRELIABLE: Duration = Duration::from_secs(60);
@@ -210,9 +210,10 @@ impl Peer {
     pub(super) fn relaying_changes_at(&self, now: Time) -> Option<Time> {
         let selection = self.choice.selection.as_ref()?;
         let adopted = (selection.how == How::Adopted).then_some(selection.since + ADOPTED);
-        let may_leave = self.retreat.ends_at().max(selection.since + STAY);
-        let may_leave = self.is_relay(selection.path).then_some(may_leave);
-        let moments = [adopted, may_leave].into_iter().flatten();
+        let on_relay = self.is_relay(selection.path);
+        let retreated = on_relay.then_some(self.retreat.ends_at());
+        let stayed = on_relay.then_some(selection.since + STAY);
+        let moments = [adopted, retreated, stayed].into_iter().flatten();
         moments.filter(|at| *at > now).min()
     }
 

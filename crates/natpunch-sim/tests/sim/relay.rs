@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use natpunch_core::PathKind;
+use natpunch_core::{Event, PathKind};
 use natpunch_sim::{LinkConfig, NatConfig, Verdict, direct_path_possible};
+use natpunch_types::PathId;
 
 use crate::lab::{Lab, MINUTE, MS, NEAR, OUTSIDE_A, OUTSIDE_B, SECOND, ip};
 
@@ -70,6 +71,38 @@ fn two_symmetric_nats_connect_through_a_relay_within_two_round_trips_and_200_ms_
     println!("symmetric x symmetric: session by the relay after {times:?}");
     let worst = times.iter().max().copied().unwrap_or_default();
     assert!(worst <= ROUND_TRIP * 2 + MS * 200, "{worst:?}");
+}
+
+/// When the first node had a direct path.
+fn direct_since(lab: &Lab) -> Option<Duration> {
+    let is_direct = |path: &PathId| !path.remote.to_string().starts_with("198.51.100.");
+    let selected = |(at, event): &(Duration, Event)| match event {
+        Event::PathSelected { path, .. } if is_direct(path) => Some(*at),
+        _ => None,
+    };
+    let nodes = [lab.a, lab.b].into_iter();
+    let first = nodes.filter_map(|node| lab.world.events(node).iter().find_map(selected));
+    first.min()
+}
+
+#[test]
+fn a_direct_path_is_used_when_it_is_proven_though_a_relay_was_first() {
+    let (mut times, mut lost) = (Vec::new(), Vec::new());
+    for seed in 0..20 {
+        let nat = NatConfig::home();
+        let server = NEAR.with_disorder(5 * MS, 0.0, 0.0);
+        let mut lab = Lab::with_servers(seed, nat, nat, &[server]).start();
+        let of_both = lab.pings_lost(5 * SECOND);
+        lost.push(of_both.0 + of_both.1);
+        times.extend(direct_since(&lab));
+        assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
+        lab.expect_sound();
+    }
+    times.sort_unstable();
+    println!("a relay first: direct after {times:?}, of 1,000 pings lost {lost:?}");
+    assert!(times.iter().all(|time| *time <= 400 * MS), "{times:?}");
+    // What a side sends by the relay as the relay ceases to carry.
+    assert!(lost.iter().all(|lost| *lost <= 7), "{lost:?}");
 }
 
 #[test]
