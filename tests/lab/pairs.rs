@@ -181,6 +181,36 @@ impl Trial {
         }
     }
 
+    /// Tries it once over links that delay packets by 30 to 50 ms and lose 2 % of them, each way and at
+    /// each router, and looks what becomes of pings on the path.
+    fn roughly(self) {
+        let [delay, jitter] = [40, 10].map(Duration::from_millis);
+        for router in &self.routers {
+            router.roughen(delay, jitter, 2).unwrap();
+        }
+        let (path, [a, b]) = (self.path, self.nodes);
+        let mut nodes = [a, b];
+        let start = Instant::now();
+        nodes.iter_mut().for_each(Node::start);
+        let [a, b] = &nodes;
+        a.wait_path(b, path, within(PATIENCE));
+        b.wait_path(a, path, within(PATIENCE));
+        let found = start.elapsed();
+        let ping = a.ping(b.address, Duration::from_millis(50));
+        assert!(ping.wait_for(300, within(40)));
+        let pings = ping.stop();
+        println!(
+            "measured: rough links: {path} after {:.1} s, {} of {} pings lost",
+            found.as_secs_f64(),
+            pings.lost(),
+            pings.answers.len()
+        );
+        // Two rough links each way lose 8 of 100; a path that flaps would lose many more.
+        let most = u64::try_from(pings.answers.len() * 16 / 100).unwrap();
+        assert!(pings.lost() <= most, "{} lost", pings.lost());
+        a.wait_path(b, path, soon());
+    }
+
     /// Tries it again and again, each time as if the nodes had never met and the routers had just
     /// been switched on.
     fn many(mut self, what: &str) {
@@ -267,6 +297,24 @@ macro_rules! pairs {
     };
 }
 
+/// Five of them over rough links, which only a kernel with netem can make.
+macro_rules! rough {
+    ($($name:ident: $pair:expr;)*) => {
+        mod rough {
+            use super::*;
+
+            $(lab_test!(
+                #[ignore = "needs netem: tests/vm/run"]
+                $name,
+                300,
+                |lab| {
+                    $pair.build(lab).roughly();
+                }
+            );)*
+        }
+    };
+}
+
 use Nat::{FullCone, PortBlock, PortPreserving, Restricted, Sequential, Symmetric};
 use Pair::{Direct, Guessed, OneAddress, Relayed};
 use Side::{Accepting, Behind, Home, Ipv6, Nat64, Public};
@@ -296,4 +344,12 @@ pairs! {
     port_block_and_port_restricted: Guessed(Home(PortBlock), Home(PortPreserving));
     symmetric_and_symmetric: Relayed(Home(Symmetric), Home(Symmetric));
     symmetric_and_sequential: Relayed(Home(Symmetric), Home(Sequential));
+}
+
+rough! {
+    port_restricted_and_port_restricted: Direct(Home(PortPreserving), Home(PortPreserving));
+    restricted_and_symmetric: Direct(Home(Restricted), Home(Symmetric));
+    symmetric_and_port_restricted: Guessed(Home(Symmetric), Home(PortPreserving));
+    sequential_and_port_restricted: Guessed(Home(Sequential), Home(PortPreserving));
+    symmetric_and_symmetric: Relayed(Home(Symmetric), Home(Symmetric));
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::host::Process;
 use crate::lab::Uplink;
@@ -188,6 +189,29 @@ impl Router {
                chain out {{ type filter hook egress device wan priority 0; {fragments}\n }}
              }}\n"
         ))
+    }
+
+    /// Makes its link to the internet a rough one from now on: what it sends there is delayed by
+    /// `delay` and up to `jitter` more or less, and so much of it is lost. Needs a kernel with netem
+    /// (`sch_netem`).
+    pub fn roughen(&self, delay: Duration, jitter: Duration, loss_percent: u8) -> Result<()> {
+        let mut command = Command::new("tc");
+        command.args(["qdisc", "replace", "dev", "wan", "root", "netem", "delay"]);
+        command.args([delay, jitter].map(|time| format!("{}ms", time.as_millis())));
+        command.args(["loss", &format!("{loss_percent}%")]);
+        let output = self.namespace.run(move || command.output())?;
+        let output = output.map_err(|source| Error::Program {
+            program: "tc".to_owned(),
+            source,
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Failed {
+            program: "tc".to_owned(),
+            message: String::from_utf8_lossy(&output.stderr).into_owned(),
+            input: String::new(),
+        })
     }
 
     /// Replaces a table by these chains.
