@@ -14,6 +14,8 @@ pub(crate) struct Direction {
     pub(crate) probe_tag: ProbeTag,
     pub(crate) record: XChaCha20Poly1305,
     pub(crate) record_tag: RecordTag,
+    /// Names the source ports that the sender uses where nothing was agreed.
+    pub(crate) ports_seed: u16,
     /// Sender's key, then receiver's: authenticated with every record.
     pub(crate) pair: [u8; 64],
 }
@@ -73,6 +75,7 @@ impl Direction {
             probe_tag: ProbeTag(prefix(&key(b"probe tag"))),
             record: XChaCha20Poly1305::new((&*key(b"record key")).into()),
             record_tag: RecordTag(prefix(&key(b"record tag"))),
+            ports_seed: u16::from_be_bytes(prefix(&key(b"source ports"))),
             pair,
         }
     }
@@ -108,6 +111,8 @@ mod tests {
         assert_eq!(a.outbound.probe_tag, b.inbound.probe_tag);
         assert_eq!(a.inbound.record_tag, b.outbound.record_tag);
         assert_ne!(a.outbound.probe_tag, a.inbound.probe_tag);
+        assert_eq!(a.outbound.ports_seed, b.inbound.ports_seed);
+        assert_ne!(a.outbound.ports_seed, a.inbound.ports_seed);
         assert_ne!(a.outbound.record_tag, a.inbound.record_tag);
         assert_eq!(a.pair_tag, b.pair_tag);
         let records = [a.outbound.record_tag, a.inbound.record_tag];

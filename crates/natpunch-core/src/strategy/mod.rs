@@ -15,6 +15,7 @@
 //! | [`birthday`] | endpoint-dependent, any ports | the same |
 //! | [`both_sequential`] | endpoint-dependent, in sequence | the same |
 //! | [`rotation`] | keeps ports | endpoint-independent; one of them accepts on its outside |
+//! | [`fresh`] | keeps ports, and so may the other; they can agree on nothing | the same |
 //! | [`birthday`] on suspicion | seems endpoint-independent | the same |
 //!
 //! Where the opener's NAT lets in whatever comes from an address that it has sent to, the sweeper's
@@ -33,6 +34,7 @@
 mod birthday;
 mod block;
 mod both_sequential;
+mod fresh;
 mod order;
 mod rotation;
 mod sequential;
@@ -132,8 +134,10 @@ pub(crate) struct Aim<'a> {
     pub(crate) ports: &'a [NonZeroU16],
     /// Where the other side's WireGuard port is seen from outside, or whose ports are guessed.
     pub(crate) target: SocketAddr,
-    /// Agreed by both sides.
+    /// Agreed by both sides; of this side's ports, where each has its own.
     pub(crate) seed: u16,
+    /// Where each side has ports of its own: of the peer's.
+    pub(crate) peers_seed: u16,
     /// How often this strategy has failed since either profile changed.
     pub(crate) attempt: u32,
 }
@@ -185,6 +189,8 @@ pub(crate) enum Timing {
     Armed,
     /// Both begin at one moment.
     Together,
+    /// Each side begins by itself, and does the same.
+    Alone,
 }
 
 /// One row: for whom it is, and its shots.
@@ -286,6 +292,32 @@ impl Plan {
     /// The tries after which it begins anew.
     fn tries(&self) -> usize {
         self.rows.len() + self.again()
+    }
+
+    /// The same where no word can be said: without what needs a moment for both sides, and first
+    /// what each side can do by itself.
+    pub(crate) fn without_words(mut self, own: &NatProfile, peer: &NatProfile) -> Self {
+        let needs_none = |turn: &Turn| turn.strategy.timing != Timing::Together;
+        let suited = self.rows.iter().take(self.suited);
+        self.suited = suited.filter(|turn| needs_none(turn)).count();
+        self.rows.retain(needs_none);
+        let (strategy, role) = (&fresh::STRATEGY, Role::Opener);
+        let pair = Pair {
+            opener: own,
+            sweeper: peer,
+        };
+        if (strategy.can)(pair) && (strategy.suits)(pair) {
+            let turn = Turn {
+                strategy,
+                role,
+                attempt: 0,
+                against_odds: false,
+                patience: (strategy.patience)(pair),
+            };
+            self.rows.insert(0, turn);
+            self.suited += 1;
+        }
+        self
     }
 
     /// The row in which this node sweeps for that strategy, if there is one.
@@ -601,6 +633,29 @@ mod tests {
             ..easy
         };
         assert_eq!(names(hard(Pattern::Random), forbids), vec![]);
+    }
+
+    #[test]
+    fn where_no_word_can_be_said_nothing_needs_a_moment_and_fresh_ports_come_first() {
+        let silent = |own: NatProfile, peer: NatProfile| -> Vec<&'static str> {
+            let plan = plan(&own, &peer, true).without_words(&own, &peer);
+            (0..plan.suited as u32)
+                .filter_map(|failures| plan.turn(failures))
+                .map(|turn| turn.strategy.name)
+                .collect()
+        };
+        let (known, unknown) = (easy(Pattern::Preserved), NatProfile::default());
+        assert_eq!(silent(known, unknown).first(), Some(&"fresh ports"));
+        let both = silent(known, known);
+        assert_eq!(both.first(), Some(&"fresh ports"));
+        assert!(!both.contains(&"rotation"), "{both:?}");
+        // Another port than the host's is met by nobody who waits for the host's.
+        assert!(!silent(known, hard(Pattern::Random)).contains(&"fresh ports"));
+        let forbids = NatProfile {
+            spray: false,
+            ..known
+        };
+        assert!(silent(forbids, unknown).is_empty());
     }
 
     #[test]

@@ -9,15 +9,24 @@ use natpunch_types::RelayPolicy;
 use crate::lab::{Lab, MINUTE, NEAR, SECOND};
 
 /// Times to direct of the seeds that have a direct path within five minutes, sorted.
-fn times_to_direct(a: NatConfig, b: NatConfig, meet: bool, seeds: u64) -> Vec<Duration> {
+fn times_to_direct(
+    a: NatConfig,
+    b: NatConfig,
+    meet: bool,
+    pins: [bool; 2],
+    seeds: u64,
+) -> Vec<Duration> {
     let time = |seed| {
         let mut lab = if meet {
             Lab::with_servers(seed, a, b, &[NEAR])
         } else {
             Lab::usual(seed, a, b)
         };
-        for node in [lab.a, lab.b] {
+        for (node, pins) in [lab.a, lab.b].into_iter().zip(pins) {
             lab.world.set_relay_policy(node, RelayPolicy::Never);
+            if pins {
+                lab.world.enable_pins(node);
+            }
         }
         if a != b || a != NatConfig::home() {
             assert_eq!(
@@ -45,7 +54,7 @@ fn poison_prone_routers_are_passed_after_the_silence_in_which_they_forget() {
         ("both", home.poisoned(), home.poisoned()),
         ("one", home.poisoned(), home),
     ] {
-        let times = times_to_direct(a, b, false, 100);
+        let times = times_to_direct(a, b, false, [false; 2], 100);
         let half = times.get(times.len() / 2);
         assert!(times.len() >= 99, "{name}: {} of 100", times.len());
         println!(
@@ -65,7 +74,7 @@ fn poison_prone_routers_are_passed_at_once_where_discovery_makes_both_sides_fire
         ("one", home.poisoned(), home),
         ("other", home, home.poisoned()),
     ] {
-        let times = times_to_direct(a, b, true, 40);
+        let times = times_to_direct(a, b, true, [false; 2], 40);
         let half = times.get(times.len() / 2);
         println!(
             "poison-prone: {name}, both told when to fire: p50 {half:?} worst {:?}",
@@ -73,6 +82,42 @@ fn poison_prone_routers_are_passed_at_once_where_discovery_makes_both_sides_fire
         );
         assert!(
             times.len() == 40 && times.iter().all(|took| *took <= 2 * SECOND),
+            "{name}: {times:?}"
+        );
+    }
+}
+
+/// There is no relay, and nobody arranges a moment: each side goes on by itself from other source
+/// ports, which both know.
+#[test]
+fn poison_prone_routers_are_passed_within_seconds_where_a_side_can_use_other_source_ports() {
+    let home = NatConfig::home();
+    for (name, a, b, pins) in [
+        ("both", home.poisoned(), home.poisoned(), [true, true]),
+        (
+            "both, a has ports",
+            home.poisoned(),
+            home.poisoned(),
+            [true, false],
+        ),
+        (
+            "both, b has ports",
+            home.poisoned(),
+            home.poisoned(),
+            [false, true],
+        ),
+        ("one", home.poisoned(), home, [true, true]),
+        ("one, of the other", home.poisoned(), home, [false, true]),
+    ] {
+        let times = times_to_direct(a, b, false, pins, 40);
+        let half = times.get(times.len() / 2);
+        println!(
+            "poison-prone, other source ports: {name}: {} of 40, p50 {half:?} worst {:?}",
+            times.len(),
+            times.last()
+        );
+        assert!(
+            times.len() == 40 && times.iter().all(|took| *took <= 6 * SECOND),
             "{name}: {times:?}"
         );
     }

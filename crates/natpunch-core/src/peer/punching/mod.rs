@@ -11,7 +11,7 @@
 
 mod volley;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::messages::about::{About, Stage, Word};
 use crate::nat::profile::NatProfile;
 use crate::strategy::{self, Plan, Role, Strategy, Timing, Turn};
 
+use super::round::may_be_poisoned;
 use super::{Connection, Peer};
 use volley::ANSWERS;
 
@@ -78,8 +79,8 @@ struct Volley {
 pub(super) struct Punching {
     /// The peer's NAT, as it says.
     peer: NatProfile,
-    /// The NATs for which the failures are counted.
-    tried: Option<(NatProfile, NatProfile)>,
+    /// The NATs for which the failures are counted, and where the peer's is.
+    tried: Option<(NatProfile, NatProfile, Option<IpAddr>)>,
     failures: u32,
     /// The opener's word is awaited, the second time in vain.
     waits: bool,
@@ -181,7 +182,7 @@ impl Peer {
         if !self.seeks_by_strategy(now) {
             return;
         }
-        let planned = self.plan(env).sweeps(strategy).copied();
+        let planned = self.plan(env, now).sweeps(strategy).copied();
         // Where both open, the peer waits for where this side's sequence is.
         let stage = match strategy.both_open {
             true => Stage::Idle,
@@ -214,8 +215,13 @@ impl Peer {
             .contains(&Some(true))
     }
 
-    fn plan(&self, env: &Env) -> Plan {
-        strategy::plan(&env.profile, &self.punching.peer, self.choice.controlling)
+    fn plan(&self, env: &Env, now: Time) -> Plan {
+        let (own, peer) = (&env.profile, &self.punching.peer);
+        let plan = strategy::plan(own, peer, self.choice.controlling);
+        match self.words_path(now) {
+            Some(_) => plan,
+            None => plan.without_words(own, peer),
+        }
     }
 
     /// After every input: begins, goes on with or ends what this pair does about its NATs.
@@ -233,11 +239,16 @@ impl Peer {
             return;
         }
         let since = *self.punching.since.get_or_insert(now);
-        let pair = (env.profile, self.punching.peer);
-        let is_like =
-            |(own, peer): &(NatProfile, NatProfile)| own.is_like(&pair.0) && peer.is_like(&pair.1);
-        if self.punching.volley.is_none() && !self.punching.tried.as_ref().is_some_and(is_like) {
-            self.punching.tried = Some(pair);
+        let (own, peer) = (env.profile, self.punching.peer);
+        let place = self
+            .target(Trust::Peer)
+            .or_else(|| self.target(Trust::Anybody));
+        let place = place.map(|(_, target)| target.ip());
+        let is_tried = self.punching.tried.as_ref().is_some_and(|tried| {
+            tried.0.is_like(&own) && tried.1.is_like(&peer) && tried.2 == place
+        });
+        if self.punching.volley.is_none() && !is_tried {
+            self.punching.tried = Some((own, peer, place));
             (self.punching.failures, self.punching.waits) = (0, false);
             self.punching.at = None;
         }
@@ -246,15 +257,22 @@ impl Peer {
             self.punching.wake = Some(now);
         }
         if self.punching.volley.is_none() && self.punching.at.is_none() {
-            let next = self.next_strategy(env);
-            self.punching.at = next.map(|turn| (since + turn.patience).max(now));
+            let next = self.next_strategy(env, now);
+            self.punching.at = next.and_then(|turn| {
+                // Who can't speak with the peer begins when it hears of it, as the peer does.
+                let since = match turn.strategy.timing {
+                    Timing::Alone => self.target(Trust::Anybody)?.0.max(since),
+                    Timing::Armed | Timing::Together => since,
+                };
+                Some((since + turn.patience).max(now))
+            });
             self.punching.wake = self.punching.at;
         }
     }
 
     /// The strategy whose turn it is.
-    fn next_strategy(&self, env: &Env) -> Option<Turn> {
-        self.plan(env).turn(self.punching.failures)
+    fn next_strategy(&self, env: &Env, now: Time) -> Option<Turn> {
+        self.plan(env, now).turn(self.punching.failures)
     }
 
     /// What is due.
@@ -277,7 +295,7 @@ impl Peer {
     }
 
     fn start_strategy(&mut self, env: &mut Env, now: Time) {
-        let Some(turn) = self.next_strategy(env) else {
+        let Some(turn) = self.next_strategy(env, now) else {
             // Another profile begins anew.
             self.punching.at = None;
             return;
@@ -298,7 +316,12 @@ impl Peer {
                 self.punching.at = Some(now + SOON);
             }
             Role::Opener | Role::Sweeper => {
-                let seed = env.rng.next_u32() as u16;
+                let seed = match (strategy.timing, &self.keys) {
+                    (Timing::Alone, Some(keys)) => keys.outbound.ports_seed,
+                    (Timing::Alone, None) | (Timing::Armed | Timing::Together, _) => {
+                        env.rng.next_u32() as u16
+                    }
+                };
                 self.punching.at = Some(now + LATER);
                 if self.begin(turn, seed, env, now) && role == Role::Opener {
                     self.punching.word = Word {
@@ -357,15 +380,26 @@ impl Peer {
         in_use.filter(answers).or_else(|| others.find(answers))
     }
 
-    /// The address of the peer's NAT, as the peer itself has said. Any other origin could aim shots
-    /// at a third host.
-    fn target(&self) -> Option<SocketAddr> {
+    /// The newest address of the peer's NAT, and since when it is known.
+    fn target(&self, trust: Trust) -> Option<(Time, SocketAddr)> {
         let told = |(path, entry): (&PathId, &Entry)| {
             let outside = entry.kind == CandidateKind::Reflexive && path.remote.is_ipv4();
-            let told = outside && path.pin().is_none() && entry.is_sure();
+            let is_trusted = match trust {
+                Trust::Peer => entry.is_sure(),
+                Trust::Anybody => may_be_poisoned(*path, entry) && entry.last_ping.is_some(),
+            };
+            let told = outside && path.pin().is_none() && is_trusted;
             told.then_some((entry.learned, path.remote))
         };
-        let newest = self.table.iter().filter_map(told).max();
-        newest.map(|(_, address)| address)
+        self.table.iter().filter_map(told).max()
     }
+}
+
+/// Whose word counts for where the peer's NAT is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// The peer's own. Any other origin could aim shots at a third host.
+    Peer,
+    /// Discovery's, too, where an ordinary burst goes anyway: for shots that reach no other port.
+    Anybody,
 }

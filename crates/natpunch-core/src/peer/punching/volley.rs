@@ -10,7 +10,7 @@ use crate::strategy::{Aim, Pair, Role, Shot, Timing, Turn};
 use crate::{Event, Time, Transmit};
 
 use super::super::Peer;
-use super::{NEXT, Phase, RETRY, SOON, Volley, WORDS};
+use super::{NEXT, Phase, RETRY, SOON, Trust, Volley, WORDS};
 
 /// How long it may take to see where a sequence of ports is.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -35,7 +35,11 @@ impl Peer {
     /// Begins a volley; false if it can't be, in which case the next try has its time.
     pub(super) fn begin(&mut self, turn: Turn, seed: u16, env: &mut Env, now: Time) -> bool {
         let Turn { strategy, role, .. } = turn;
-        let Some(target) = self.target() else {
+        let trust = match strategy.timing {
+            Timing::Alone => Trust::Anybody,
+            Timing::Armed | Timing::Together => Trust::Peer,
+        };
+        let Some((_, target)) = self.target(trust) else {
             return false;
         };
         if env.local.shares_public_ip(target.ip()) {
@@ -61,6 +65,11 @@ impl Peer {
         }
         let opens = role == Role::Opener || strategy.both_open;
         let ports = match (opens, strategy.known_ports) {
+            // A side without ports of its own does the other half.
+            (true, true) if strategy.timing == Timing::Alone => {
+                let opened = env.ports.open_series(self.spec.key, strategy.ports, seed);
+                Some(opened.unwrap_or_default())
+            }
             (true, true) => env.ports.open_series(self.spec.key, strategy.ports, seed),
             (true, false) => {
                 let opened = env.ports.open(self.spec.key, strategy.ports, &mut env.rng);
@@ -85,7 +94,7 @@ impl Peer {
                 Phase::Samples
             }
             (Timing::Armed, Role::Sweeper) if rtt.is_none() => Phase::Shoots { from: now + BEHIND },
-            (Timing::Armed, _) => Phase::Shoots { from: now },
+            (Timing::Armed | Timing::Alone, _) => Phase::Shoots { from: now },
             (Timing::Together, Role::Opener) => Phase::Shoots {
                 from: now + TOGETHER,
             },
@@ -94,7 +103,7 @@ impl Peer {
                 from: now + TOGETHER.saturating_sub(rtt.unwrap_or_default() / 2),
             },
         };
-        let attempt = self.next_strategy(env).map_or(0, |turn| turn.attempt);
+        let attempt = self.next_strategy(env, now).map_or(0, |turn| turn.attempt);
         self.punching.waits = false;
         self.punching.volley = Some(Volley {
             strategy,
@@ -243,6 +252,7 @@ impl Peer {
             ports: &volley.ports,
             target: volley.target,
             seed: self.punching.word.seed,
+            peers_seed: self.keys.as_ref().map_or(0, |keys| keys.inbound.ports_seed),
             attempt: volley.attempt,
         };
         match volley.role {
@@ -304,7 +314,7 @@ impl Peer {
         });
         let (strategy, role) = (volley.strategy, volley.role);
         let sweeper = role == Role::Sweeper;
-        let mut wait = self.wait_after(env);
+        let mut wait = self.wait_after(env, now);
         if wait > SOON {
             // Two sides that fall into step would both open, and neither would sweep.
             wait = env.jitter(wait);
@@ -314,7 +324,7 @@ impl Peer {
         let least = if was_long { FORGOTTEN + SOON * 2 } else { SOON };
         // A sweep that the peer has called for out of this side's turn leaves this side its turn.
         let is_turn = |turn: &Turn| turn.strategy.id == strategy.id && turn.role == role;
-        let next = if self.next_strategy(env).as_ref().is_some_and(is_turn) {
+        let next = if self.next_strategy(env, now).as_ref().is_some_and(is_turn) {
             self.punching.failures = self.punching.failures.saturating_add(1);
             now + wait.max(least)
         } else {
@@ -329,9 +339,9 @@ impl Peer {
     }
 
     /// From a try that fails now to the next.
-    fn wait_after(&self, env: &Env) -> Duration {
+    fn wait_after(&self, env: &Env, now: Time) -> Duration {
         let failures = self.punching.failures;
-        let plan = self.plan(env);
+        let plan = self.plan(env, now);
         let waits = match plan.rounds(failures.saturating_add(1)) {
             0 if failures == 0 => NEXT.first(),
             0 => NEXT.last(),
