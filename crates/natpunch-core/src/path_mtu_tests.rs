@@ -33,7 +33,7 @@ impl Path {
                 self.asked.push(size);
                 let transaction = Transaction::from_bytes([number; 12]);
                 mtu.on_asked(size, transaction);
-                let lost = self.asked.len() % self.loses == 0;
+                let lost = self.asked.len().is_multiple_of(self.loses);
                 if self.answers && size <= self.limit && !lost {
                     mtu.on_answer(&transaction, self.now + RTT);
                 }

@@ -54,6 +54,7 @@ async fn nothing_that_came_before_the_real_filter_ever_comes_out() {
             rules: Mutex::new(rules),
             fwmark: AtomicU32::new(0),
             sources: SourceCache::default(),
+            sending: Mutex::new(()),
         };
 
         sender.send_to(b"foreign", to).unwrap();

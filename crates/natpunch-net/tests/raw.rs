@@ -558,7 +558,7 @@ fn what_must_arrive_whole_is_never_split_and_what_is_sent_otherwise_still_may_be
             assert_eq!(next(&socket).0, vec![3; 1_501 - overhead]);
         }
         // Bits of the IPv4 header: "don't fragment" is the second of its seventh byte.
-        let mut forbids = || {
+        let forbids = || {
             let mut packet = [0; 64];
             assert!((&headers).read(&mut packet).unwrap() > 20);
             packet[6] & 0x40 != 0
