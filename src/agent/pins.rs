@@ -15,8 +15,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use natpunch_net::{NetError, Probed, RawPort, SourcePorts};
-use natpunch_types::{LocalSocket, Nat64, PathId, PeerKey, Pins as News};
+use natpunch_net::{IcmpErrors, NetError, Probed, RawPort, SourcePorts};
+use natpunch_types::{IcmpError, LocalSocket, Nat64, PathId, PeerKey, Pins as News};
 use natpunch_wg::{Interface, PinChoice, PinError, PinMethod, PinSet, PinWatch};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -67,6 +67,8 @@ pub(super) struct Pins {
     /// What the device's thread has read back.
     in_force: PinSet,
     watch: Option<PinWatch>,
+    /// What routers say of packets; `None`: it can't be heard.
+    icmp: Option<IcmpErrors>,
     /// It is being tried whether this host can make pins. A program is run for that, which nothing
     /// that the device has to do waits for.
     trial: Option<JoinHandle<Result<PinChoice, PinError>>>,
@@ -105,6 +107,13 @@ pub(super) fn found(interface: &mut Interface) -> BTreeMap<PeerKey, PathId> {
         .collect()
 }
 
+/// Without it, openers go as far as is usual, and a sweep that a router forbids goes on.
+fn hear_icmp() -> Option<IcmpErrors> {
+    IcmpErrors::open()
+        .inspect_err(|error| tracing::debug!(%error, "routers are not heard"))
+        .ok()
+}
+
 impl Pins {
     /// No ports, and the pins that were found.
     pub(super) fn new(fwmark: u32, method: PinMethod, found: BTreeMap<PeerKey, PathId>) -> Self {
@@ -114,6 +123,7 @@ impl Pins {
             wanted: found,
             in_force: PinSet::new(),
             watch: None,
+            icmp: hear_icmp(),
             trial: None,
             possible: None,
             method,
@@ -139,7 +149,14 @@ impl Pins {
                 None => std::future::pending().await,
             }
         };
+        let icmp = async {
+            match &self.icmp {
+                Some(icmp) => icmp.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            error = icmp => PinEvent::Icmp(error),
             probed = self.ports.recv() => PinEvent::Probed(probed),
             changed = changed => PinEvent::Changed(changed),
             tried = tried => {
@@ -245,6 +262,8 @@ impl Pins {
 pub(super) enum PinEvent {
     /// A probe came to one of the ports.
     Probed(Probed),
+    /// A router says something of a packet; or it can't be heard any more.
+    Icmp(Result<IcmpError, NetError>),
     /// Others changed the table of the pins, or the watch over it ended.
     Changed(io::Result<()>),
     /// Whether this host can make pins was tried.
@@ -264,6 +283,11 @@ impl Agent {
                     remote: source,
                 };
                 self.mesh.handle_datagram(path, None, &payload, now());
+            }
+            PinEvent::Icmp(Ok(error)) => self.mesh.handle_icmp(&error, now()),
+            PinEvent::Icmp(Err(error)) => {
+                tracing::warn!(%error, "routers are not heard any more");
+                self.pins.icmp = None;
             }
             PinEvent::Tried(result) => self.on_can_pin(result),
             PinEvent::Changed(Ok(())) => self.look_after_pins(),

@@ -3,6 +3,7 @@
 //! `host` looks at the machine and `network` asks servers; each gives facts. A function from facts to
 //! a [`Check`] says whether that is good, bad or not to be told, and what to do. Nothing is changed.
 
+mod filter;
 mod host;
 mod network;
 #[cfg(test)]
@@ -119,6 +120,10 @@ pub fn examine(subject: &Subject<'_>) -> Report {
     }
     let servers = servers(subject);
     checks.extend(network::examine(&servers, own(subject)));
+    if let Some(node) = own(subject) {
+        let seconds = filter::measured_lifetime(&subject.runtime_dir, &node.interface);
+        checks.push(filter::lifetime(seconds));
+    }
     Report {
         ok: checks.iter().all(|check| check.verdict != Verdict::Bad),
         checks,

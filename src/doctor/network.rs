@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
+use natpunch_core::filtering::Found;
 use natpunch_core::stun::{self, Answer, TransactionId};
 use natpunch_types::canonical;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -12,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use crate::config::NodeConfig;
 use crate::plugins::fill_random;
 
-use super::{Check, Server};
+use super::{Check, Server, filter};
 
 /// How long answers are awaited, and how often a request is repeated meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,9 +83,14 @@ pub(super) fn examine(servers: &[Server], node: Option<&NodeConfig>) -> Vec<Chec
         checks.push(Check::unknown("UDP", text).help(help));
     }
     checks.extend(nat("NAT of IPv4", &ipv4, is_own));
+    let found = measured(&v4, &ipv4);
+    checks.extend(found.map(|found| filter::filtering("filter of IPv4", found)));
+    checks.extend(found.and_then(filter::poison));
     checks.extend(hairpin(&ipv4, is_own));
     checks.push(family_v6(has_way(Ipv6Addr::UNSPECIFIED.into()), &ipv6));
     checks.extend(nat("NAT of IPv6", &ipv6, is_own));
+    let found = measured(&v6, &ipv6);
+    checks.extend(found.map(|found| filter::filtering("filter of IPv6", found)));
     let first = v4.first().copied();
     checks.extend(
         first
@@ -97,6 +103,13 @@ pub(super) fn examine(servers: &[Server], node: Option<&NodeConfig>) -> Vec<Chec
         first.and_then(way_out).as_deref(),
     ));
     checks
+}
+
+/// What those servers that answer tell of the filter; `None` if there is none.
+fn measured(servers: &[SocketAddr], asked: &Asked) -> Option<Option<Found>> {
+    let answers = |server: &&SocketAddr| asked.seen.contains_key(server);
+    let answering: Vec<SocketAddr> = servers.iter().filter(answers).copied().collect();
+    (!answering.is_empty()).then(|| filter::measure(&answering))
 }
 
 fn name_lost(label: &str, error: &str) -> Check {

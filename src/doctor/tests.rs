@@ -5,6 +5,9 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use natpunch_core::Filtering;
+use natpunch_core::filtering::Found;
+
 use crate::agent::clash::Clash;
 
 use super::network::Asked;
@@ -46,6 +49,22 @@ fn nat(seen: &[(&str, &str)]) -> Check {
     network::nat("NAT of IPv4", &asked(seen), is_own).unwrap()
 }
 
+fn filtering(found: Option<Filtering>) -> Check {
+    let found = found.map(|filtering| Found {
+        filtering,
+        poison_prone: None,
+    });
+    filter::filtering("filter of IPv4", found)
+}
+
+fn poison(is_prone: bool) -> Check {
+    let found = Found {
+        filtering: Filtering::AddressAndPortDependent,
+        poison_prone: Some(is_prone),
+    };
+    filter::poison(Some(found)).unwrap()
+}
+
 fn hairpin(works: bool) -> Check {
     let asked = Asked {
         hairpin: Some(works),
@@ -60,6 +79,7 @@ fn tun(kernel: bool, tun: Option<Result<(), String>>) -> Vec<Check> {
 
 /// Each finding, by what it is found from.
 fn findings() -> Vec<(&'static str, Check)> {
+    use Filtering::{AddressAndPortDependent, AddressDependent, EndpointIndependent, NotByPort};
     let lacking = host::Privileges {
         net_raw: false,
         ..ROOT
@@ -174,6 +194,16 @@ fn findings() -> Vec<(&'static str, Check)> {
                 ("203.0.113.9:51901", "203.0.113.11:1234"),
             ]),
         ),
+        ("full cone", filtering(Some(EndpointIndependent))),
+        ("address-restricted", filtering(Some(AddressDependent))),
+        ("of one address", filtering(Some(NotByPort))),
+        ("port-restricted", filtering(Some(AddressAndPortDependent))),
+        ("no second port", filtering(None)),
+        ("a router that drops", poison(false)),
+        ("a router that accepts on its outside", poison(true)),
+        ("mappings that live long", filter::lifetime(Some(110))),
+        ("mappings that do not", filter::lifetime(Some(28))),
+        ("no agent", filter::lifetime(None)),
         ("hairpin", hairpin(true)),
         ("no hairpin", hairpin(false)),
         (

@@ -70,6 +70,46 @@ lab_test!(
     }
 );
 
+lab_test!(
+    doctor_tells_whose_packets_real_nats_let_in_and_which_one_unexpected_packets_spoil,
+    90,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let kinds = [
+            (Nat::PortPreserving, "packets from where", Some("good")),
+            (Nat::FullCone, "packets from any port of", None),
+            (Nat::Restricted, "packets from any port of", None),
+            // Another port for each destination hides what an unexpected packet does.
+            (Nat::Symmetric, "packets from where", None),
+        ];
+        let behind: Vec<_> = kinds
+            .iter()
+            .enumerate()
+            .map(|(n, (nat, ..))| world.node_behind(*nat, &format!("n{n}")))
+            .collect();
+        let accepting = world
+            .lab
+            .accepting_router("accepts", Nat::PortPreserving)
+            .unwrap();
+        let spoilt = world.node_at(&accepting, "n9");
+        world.write_mesh();
+        for ((nat, filter, unexpected), (node, _)) in kinds.iter().zip(&behind) {
+            let (_, checks) = examine(node);
+            let (verdict, text) = check(&checks, "filter of IPv4");
+            assert!(text.starts_with(filter), "{nat:?}: {checks:#?}");
+            assert_eq!(verdict, "good");
+            let is_unexpected = |check: &&Value| check["check"] == "unexpected packets";
+            let found = checks.iter().find(is_unexpected);
+            let verdict = found.map(|check| check["verdict"].as_str().unwrap());
+            assert_eq!(verdict, *unexpected, "{nat:?}: {checks:#?}");
+        }
+        let (_, checks) = examine(&spoilt);
+        assert_eq!(check(&checks, "unexpected packets").0, "bad", "{checks:#?}");
+        let filter = check(&checks, "filter of IPv4").1;
+        assert!(filter.starts_with("packets from where"), "{filter}");
+    }
+);
+
 lab_test!(doctor_works_for_a_user_and_without_a_mesh, 60, |lab| {
     let mut world = World::new(lab, Discovery::Rendezvous);
     let host = world.lab.public_host("a").unwrap();

@@ -1,6 +1,9 @@
 //! When the pings of a burst leave, and how far they go.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
+
+use crate::nat::hops::opener_ttl;
 
 /// Milliseconds from the start of a burst, doubling: the first answer counts, and loss is made up
 /// for.
@@ -12,8 +15,9 @@ const OPENERS: [u64; 3] = [0, 500, 1500];
 /// ... and its pings proper, late enough that the other side, which may be two seconds behind, has
 /// opened too.
 const AFTER_OPENERS: [u64; 5] = [3000, 3040, 3120, 3280, 3600];
-/// The TTL of each opener: past this side's NATs, and dead before the peer's. Neither distance is
-/// known: the first TTL is for a single NAT, the others for a provider's NAT behind it.
+/// The TTL of each opener, where it is not known how far this side's last NAT is: past this side's
+/// NATs, and dead before the peer's. The first TTL is for a single NAT, the others for a provider's
+/// NAT behind it.
 const OPENER_TTL: [u8; 3] = [2, 4, 7];
 /// The openers of a burst that is held until discovery says that both sides fire, and how far they
 /// go ...
@@ -21,9 +25,6 @@ const HELD_OPENERS: [u64; 2] = [0, 30];
 const HELD_OPENER_TTL: [u8; 2] = [2, 4];
 /// ... and its pings proper, if discovery says nothing.
 const AFTER_HELD: [u64; 6] = [500, 520, 560, 640, 800, 1120];
-/// How far pings between rounds go.
-pub(crate) const HOLE_TTL: u8 = 4;
-
 /// The kind of a burst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Burst {
@@ -53,13 +54,15 @@ impl Burst {
         offset.map(|millis| Duration::from_millis(*millis))
     }
 
-    /// How far ping number `step` goes; `None` is all the way.
-    pub(crate) fn ttl(self, step: usize) -> Option<u8> {
-        match self {
+    /// How far ping number `step` goes; `None` is all the way. `hops`: how far it has to go to pass
+    /// this side's NATs, if that is known.
+    pub(crate) fn ttl(self, step: usize, hops: Option<NonZeroU8>) -> Option<u8> {
+        let guess = match self {
             Self::Opening => OPENER_TTL.get(step).copied(),
             Self::Held => HELD_OPENER_TTL.get(step).copied(),
             Self::Direct | Self::Sparse => None,
-        }
+        };
+        guess.map(|guess| hops.map_or(guess, |_| opener_ttl(hops)))
     }
 
     /// Number of pings that are due this long after the start.
@@ -87,14 +90,14 @@ mod tests {
     #[test]
     fn openers_come_first_and_full_pings_after_them() {
         let burst = Burst::Opening;
-        let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step)).collect();
+        let ttls: Vec<_> = (0..8).map(|step| burst.ttl(step, None)).collect();
         assert_eq!(
             ttls,
             [Some(2), Some(4), Some(7), None, None, None, None, None]
         );
-        assert!((0..8).all(|step| Burst::Direct.ttl(step).is_none()));
+        assert!((0..8).all(|step| Burst::Direct.ttl(step, None).is_none()));
         let held: Vec<_> = (0..4)
-            .map(|step| (Burst::Held.offset(step), Burst::Held.ttl(step)))
+            .map(|step| (Burst::Held.offset(step), Burst::Held.ttl(step, None)))
             .collect();
         let at = |millis| Some(Duration::from_millis(millis));
         assert_eq!(
@@ -106,6 +109,9 @@ mod tests {
                 (at(520), None)
             ]
         );
+        let known = (0..4).map(|step| burst.ttl(step, NonZeroU8::new(4)));
+        let expected = [Some(5), Some(5), Some(5), None];
+        assert_eq!(known.collect::<Vec<_>>(), expected);
         assert_eq!(burst.offset(8), None);
         assert_eq!(burst.due(Duration::from_millis(1500)), 3);
         assert_eq!(

@@ -1,14 +1,16 @@
 //! The paths on which one peer may answer, each with who offered it and what probing has shown.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU8;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use natpunch_types::{Abilities, CandidateKind, InstanceName, Origin, PathId, Route, is_mesh_lan};
 
 use crate::Time;
-use crate::burst::{Burst, HOLE_TTL};
+use crate::burst::Burst;
 use crate::messages::probe::Transaction;
+use crate::nat::hops::opener_ttl;
 use crate::path::{Rank, Tier};
 
 /// Places of one class (kind and address family) of a peer's candidates: however many a peer has of
@@ -185,13 +187,14 @@ impl Entry {
         there || self.is_deaf_here(now)
     }
 
-    /// How far the next ping goes; `None` is all the way.
-    pub(crate) fn ttl(&self, now: Time) -> Option<u8> {
+    /// How far the next ping goes; `None` is all the way. `hops`: to the first public router, if that
+    /// is known.
+    pub(crate) fn ttl(&self, hops: Option<NonZeroU8>, now: Time) -> Option<u8> {
         match self.burst {
             _ if self.is_answered_at_rest(now) => None,
             // Between rounds the hole is all that matters.
-            Burst::Opening if self.keeps_hole => Some(HOLE_TTL),
-            burst => burst.ttl(self.step),
+            Burst::Opening if self.keeps_hole => Some(opener_ttl(hops)),
+            burst => burst.ttl(self.step, hops),
         }
     }
 

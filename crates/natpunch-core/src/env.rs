@@ -16,6 +16,7 @@ use crate::filter::{Rejected, admit};
 use crate::gather::Local;
 use crate::nat::family::PerFamily;
 use crate::nat::filters::Filters;
+use crate::nat::hops::Hops;
 use crate::nat::lifetime::Lifetimes;
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
@@ -128,6 +129,8 @@ pub(crate) struct Env {
     /// How long mappings live, and whose packets they let in.
     pub(crate) lifetimes: PerFamily<Lifetimes>,
     pub(crate) filters: PerFamily<Filters>,
+    /// How far the first public router is.
+    pub(crate) hops: Hops,
     pub(crate) pacer: Pacer,
     /// This node's NAT.
     pub(crate) profile: NatProfile,

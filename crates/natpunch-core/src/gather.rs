@@ -349,6 +349,11 @@ impl Local {
         }
     }
 
+    /// Whether WireGuard has this port on this host.
+    pub(crate) fn is_listen_port(&self, port: u16) -> bool {
+        self.listen_port == port
+    }
+
     /// What servers saw of another port than this means nothing.
     pub(crate) fn set_listen_port(&mut self, port: u16) {
         if self.listen_port == port {

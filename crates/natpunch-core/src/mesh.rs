@@ -134,6 +134,7 @@ impl Mesh {
                 sampler: Sampler::default(),
                 lifetimes: nat::lifetimes(),
                 filters: nat::filters(),
+                hops: nat::hops(),
                 pacer: Pacer::new(spec.punch),
                 profile: NatProfile::default(),
                 out: Outbox::default(),
@@ -296,9 +297,11 @@ impl Mesh {
             sampler,
             lifetimes,
             filters,
+            hops,
             ports,
             ..
         } = &mut self.env;
+        hops.restart(ports);
         sampler.restart(ports, &self.public_key);
         for lifetimes in lifetimes.iter_mut() {
             lifetimes.restart(ports, now);

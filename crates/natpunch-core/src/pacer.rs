@@ -160,6 +160,11 @@ impl Pacer {
         Ok(())
     }
 
+    /// Whose sweep is under way.
+    pub(crate) fn sweeping(&self) -> Option<PeerKey> {
+        self.sweep.map(|sweep| sweep.peer)
+    }
+
     /// The sweep is over.
     pub(crate) fn end(&mut self, peer: &PeerKey) {
         self.sweep.take_if(|sweep| sweep.peer == *peer);

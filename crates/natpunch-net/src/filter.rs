@@ -35,6 +35,7 @@ pub(crate) mod op {
     pub(crate) const LOAD_BYTE: u16 = 0x30;
     pub(crate) const LOAD_WORD_FROM_X: u16 = 0x40;
     pub(crate) const LOAD_HALF_FROM_X: u16 = 0x48;
+    pub(crate) const LOAD_BYTE_FROM_X: u16 = 0x50;
     pub(crate) const LOAD_LENGTH: u16 = 0x80;
     pub(crate) const LOAD_SCRATCH: u16 = 0x60;
     pub(crate) const STORE_SCRATCH: u16 = 0x02;

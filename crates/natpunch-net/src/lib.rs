@@ -3,7 +3,7 @@
 //! [`RawPort`] speaks from the UDP port that WireGuard owns, [`SourcePorts`] from others beside it;
 //! [`RestingPeers`] hears what WireGuard sends to peers without a path; [`LinkWatch`] tells when the way out of this host changes; [`now`] is the clock that both the core
 //! and the shell live by; [`surroundings`] names the networks that this host is in; [`echo`] asks
-//! hosts whether they answer; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the
+//! hosts whether they answer; [`IcmpErrors`] hears what routers say; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the
 //! batch.
 
 mod batch;
@@ -11,6 +11,7 @@ mod clock;
 mod echo;
 mod error;
 mod filter;
+mod icmp;
 mod link;
 mod netlink;
 mod packet;
@@ -27,6 +28,7 @@ pub use batch::{BATCH, Ends, Inbox, Outbox, want_local_address};
 pub use clock::{Stopwatch, now};
 pub use echo::{echo, echo_once};
 pub use error::NetError;
+pub use icmp::IcmpErrors;
 pub use link::{Change, LinkWatch, host_network};
 pub use raw::{MAX_SOURCES, RawPort, Received};
 pub use rest::{Rested, RestingPeers};

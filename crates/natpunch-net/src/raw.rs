@@ -392,7 +392,7 @@ pub(crate) fn attach(socket: &Socket, program: &[Instruction]) -> Result<(), Net
 }
 
 /// Empties the queue, which grows no more.
-fn drain(socket: &Socket) -> Result<(), NetError> {
+pub(crate) fn drain(socket: &Socket) -> Result<(), NetError> {
     let mut byte = [0];
     loop {
         match nix::sys::socket::recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT) {

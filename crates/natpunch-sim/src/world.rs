@@ -13,8 +13,8 @@ use natpunch_core::{
     Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit, stun,
 };
 use natpunch_types::{
-    Ask, Candidate, CandidateKind, InstanceName, News, PathId, PeerKey, Pins, RelayPolicy,
-    SecretKey, derive_listen_port, is_resting,
+    Ask, Candidate, CandidateKind, IcmpError, InstanceName, News, PathId, PeerKey, Pins,
+    RelayPolicy, SecretKey, derive_listen_port, is_resting,
 };
 
 use crate::client::{self, ServerAddress};
@@ -227,6 +227,16 @@ impl World {
         addresses.push(address);
         let segment = self.network.segment_of(host);
         self.network.move_host(host, segment, &addresses);
+    }
+
+    /// Lets a node hear what some router says of a packet.
+    pub fn tell_icmp(&mut self, node: HostId, error: &IcmpError) {
+        let now = self.now;
+        let node = self.node_mut(node);
+        let time = node.clock(now);
+        if let Some(agent) = &mut node.agent {
+            agent.mesh.handle_icmp(error, time);
+        }
     }
 
     /// Sets a node's punch budget. To be called before its agent starts.

@@ -12,6 +12,7 @@ mod consent;
 mod device;
 mod discovery;
 mod help;
+mod icmp;
 mod initiation;
 mod keepalive;
 mod key;
@@ -42,6 +43,7 @@ pub use discovery::{
     Abilities, Ask, Interest, News, OwnAddressKind, PEER_MESSAGE_MAX, Running, SealedRecord,
 };
 pub use help::{Help, split_help, with_help};
+pub use icmp::{IcmpError, IcmpKind};
 pub use initiation::{
     INITIATION_LEN, RESTING_NETWORK, RESTING_PORT, is_initiation, is_initiation_for, is_resting,
     resting_endpoint, sign_initiation,

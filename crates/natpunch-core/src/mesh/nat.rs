@@ -1,11 +1,12 @@
 //! What the mesh learns of the NAT before this node, and what it may do about it.
 
-use natpunch_types::PathId;
+use natpunch_types::{IcmpError, IcmpKind, PathId};
 
 use crate::Time;
 use crate::env::Env;
 use crate::nat::family::PerFamily;
 use crate::nat::filters::Filters;
+use crate::nat::hops::Hops;
 use crate::nat::lifetime::{Lifetimes, MeasuredLifetime};
 use crate::nat::owner;
 use crate::nat::profile::NatProfile;
@@ -29,6 +30,11 @@ pub(super) const fn filters() -> PerFamily<Filters> {
         v4: Filters::new(owner(2)),
         v6: Filters::new(owner(3)),
     }
+}
+
+/// Nothing is known of how far the first public router is.
+pub(super) const fn hops() -> Hops {
+    Hops::new(owner(4))
 }
 
 impl Mesh {
@@ -62,6 +68,7 @@ impl Mesh {
             sampler,
             lifetimes,
             filters,
+            hops,
             ports,
             rng,
             out,
@@ -70,6 +77,13 @@ impl Mesh {
         // Each new mapping takes a port of a sequence, which a strategy is about to count on. Of
         // IPv6 no strategy depends on it.
         let mut haste = sampler.is_undisturbed();
+        if works {
+            let server = local.servers(true).next();
+            hops.handle_timeout(server, haste, ports, rng, now, |transmit| {
+                out.transmit(transmit)
+            });
+            self.measure_due = hops.next_timeout();
+        }
         let families = lifetimes.iter_mut().into_iter().zip(filters.iter_mut());
         for ((lifetimes, filters), is_v4) in families.zip([true, false]) {
             let servers = || local.servers(is_v4).collect();
@@ -96,6 +110,7 @@ impl Mesh {
             sampler,
             lifetimes,
             filters,
+            hops,
             ports,
             rng,
             ..
@@ -106,9 +121,28 @@ impl Mesh {
             lifetimes.handle_answer(path, payload, ports, rng, now);
         } else if filters.has_port(port) {
             filters.handle_answer(path, payload, ports, rng, now);
+        } else if hops.has_port(port) {
+            hops.handle_answer(path, payload);
         } else {
             sampler.handle_answer(path, payload, ports, &self.public_key, now);
         }
+    }
+
+    /// What a router says of a packet. It is believed as far as it quotes what was sent: anybody may
+    /// say anything.
+    pub fn handle_icmp(&mut self, error: &IcmpError, now: Time) {
+        match error.kind {
+            IcmpKind::TimeExceeded => self.env.hops.handle_icmp(error),
+            IcmpKind::Prohibited => {
+                // One volley is under way at a time.
+                if let Some(peer) = self.env.pacer.sweeping() {
+                    self.with_peer(&peer, now, |peer, env| {
+                        peer.handle_prohibition(error, env, now)
+                    });
+                }
+            }
+        }
+        self.flush(now);
     }
 
     /// The silence that mappings of this node's NAT, and firewall, are known to outlive, in seconds:
@@ -154,7 +188,7 @@ impl Mesh {
             },
             poison_prone: env.filters.v4.found().and_then(|found| found.poison_prone),
             addresses: env.local.addresses_v4(),
-            hops: None,
+            hops: env.hops.known(),
         };
         let profile = profile.distorted(self.distortion);
         let is_news = !profile.is_like(&env.profile);

@@ -126,6 +126,16 @@ pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
         .then(|| reader.array().map(ProbeTag))?
 }
 
+/// How much a part of a datagram, from its beginning on, shows that it is one of our probes sealed
+/// with these keys: `None` if it is not, true if it has the tag, which nobody knows who has not seen
+/// one.
+pub(crate) fn quote(part: &[u8], keys: &Direction) -> Option<bool> {
+    let header = [&PROBE_MAGIC[..], &[VERSION, 0, 0, 0], &keys.probe_tag.0].concat();
+    let length = part.len().min(header.len());
+    let is_ours = part.get(..length) == header.get(..length);
+    is_ours.then_some(length == header.len())
+}
+
 impl Probe {
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp {

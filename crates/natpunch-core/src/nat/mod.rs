@@ -4,6 +4,7 @@
 pub(crate) mod family;
 pub mod filtering;
 pub(crate) mod filters;
+pub(crate) mod hops;
 pub(crate) mod lifetime;
 pub(crate) mod profile;
 pub(crate) mod sampling;

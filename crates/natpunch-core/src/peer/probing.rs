@@ -400,7 +400,7 @@ impl Peer {
         env.out.transmit(Transmit {
             path,
             source: None,
-            ttl: entry.ttl(now),
+            ttl: entry.ttl(env.profile.hops, now),
             whole: false,
             payload,
         });

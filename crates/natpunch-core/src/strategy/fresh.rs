@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use natpunch_types::{LocalSocket, Mapping, PathId};
 
-use super::{Aim, OPENER_TTL, Pair, Shot, Strategy, Timing};
+use super::{Aim, Pair, Shot, Strategy, Timing};
 use crate::nat::profile::{NatProfile, Pattern};
 use crate::ports::series;
 
@@ -58,7 +58,7 @@ fn shot(aim: &Aim<'_>, n: usize) -> Option<Shot> {
         return Some(Shot {
             after: Duration::ZERO,
             path: PathId::wireguard(remote),
-            ttl: Some(OPENER_TTL),
+            ttl: Some(aim.opener_ttl),
         });
     }
     let place = n - PORTS;

@@ -48,9 +48,6 @@ use natpunch_types::{LocalSocket, PathId};
 use crate::nat::profile::NatProfile;
 use crate::status::Filtering;
 
-/// How far the packets go that only open a NAT: past the own ones, and dead before the peer's.
-const OPENER_TTL: u8 = 4;
-
 /// Which part a node has in a strategy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -140,6 +137,8 @@ pub(crate) struct Aim<'a> {
     pub(crate) peers_seed: u16,
     /// How often this strategy has failed since either profile changed.
     pub(crate) attempt: u32,
+    /// How far the packets go that only open a NAT: past the own ones, and dead before the peer's.
+    pub(crate) opener_ttl: u8,
 }
 
 impl Aim<'_> {
@@ -167,7 +166,7 @@ impl Aim<'_> {
     fn open(&self, n: usize) -> Option<Shot> {
         let spoils = self.pair.sweeper.poison_prone == Some(true);
         let ends_early = spoils || self.attempt.is_multiple_of(2);
-        let ttl = ends_early.then_some(OPENER_TTL);
+        let ttl = ends_early.then_some(self.opener_ttl);
         self.shot_from(n, Duration::ZERO, self.target.port(), ttl)
     }
 

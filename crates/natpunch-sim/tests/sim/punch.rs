@@ -1,13 +1,15 @@
 //! Pairs that one port on each side does not join: strategies, pins and the punch budget.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{Event, PathKind, PunchSpec};
 use natpunch_sim::{
-    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Random, Reach, World,
-    reach_with_other_ports,
+    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Packet, Payload, Random, Reach,
+    What, World, reach_with_other_ports,
 };
+use natpunch_types::{IcmpError, IcmpKind};
 
 use crate::lab::{Lab, MINUTE, MS, NEAR, OUTSIDE_A, OUTSIDE_B, SECOND, Side, UPLINK, ip};
 use crate::matrix::seeds_or;
@@ -267,6 +269,115 @@ fn a_sweep_ends_when_the_relay_falls_silent_under_it() {
     let punch = punch.unwrap_or_default();
     assert!(punch.used < 550, "{punch:?}");
     assert!(punch.barred.is_some_and(|why| why.contains("harm")));
+}
+
+/// A sweep that finds nothing, under way; and what a router would quote of its newest packet.
+fn sweep_in_vain() -> (Lab, IcmpError) {
+    let mut lab = Lab::punching(3, NatConfig::symmetric(), NatConfig::home(), UPLINK, NEAR);
+    for (from, to) in [(OUTSIDE_A, OUTSIDE_B), (OUTSIDE_B, OUTSIDE_A)] {
+        lab.world.network.set_route(ip(from), ip(to), false);
+    }
+    let mut lab = lab.start();
+    let sweeper = lab.b;
+    let sweeps = |world: &World| guesses_of(world, sweeper) > 50;
+    if lab.world.run_until_done(30 * SECOND, sweeps).is_none() {
+        lab.fail("no sweep");
+    }
+    let inside = lab.world.network.addresses(sweeper)[0];
+    let entries = lab.world.network.trace.entries();
+    let sent = entries.filter_map(|entry| match entry.what {
+        What::Sent => entry.packet.as_ref(),
+        _ => None,
+    });
+    let is_shot =
+        |packet: &&Packet| packet.source.ip() == inside && packet.destination.ip() == ip(OUTSIDE_A);
+    let shot = sent.filter(is_shot).last().unwrap();
+    let Payload::Raw(payload) = &shot.payload else {
+        lab.fail("the newest packet is no shot");
+    };
+    let error = IcmpError {
+        kind: IcmpKind::Prohibited,
+        from: ip("198.18.0.1"),
+        source_port: shot.source.port(),
+        destination: shot.destination,
+        payload: payload.clone(),
+    };
+    (lab, error)
+}
+
+fn guesses_of(world: &World, node: HostId) -> u32 {
+    world.status(node).map_or(0, |status| status.punch.used)
+}
+
+/// Why the sweeper guesses no port five seconds later, and how many it has guessed.
+fn barred(lab: &mut Lab) -> (Option<String>, u32) {
+    let next = lab.world.now() + 5 * SECOND;
+    lab.world.run_until(next);
+    let punch = lab.world.status(lab.b).unwrap().punch;
+    (punch.barred, punch.used)
+}
+
+#[test]
+fn a_sweep_ends_when_a_router_on_the_way_says_that_it_is_forbidden() {
+    // A quote of the whole packet, and of as much as shows whose it is.
+    for quoted in [usize::MAX, 24] {
+        let (mut lab, mut error) = sweep_in_vain();
+        error.payload.truncate(quoted);
+        lab.world.tell_icmp(lab.b, &error);
+        let (why, used) = barred(&mut lab);
+        assert!(used < 100, "{used}");
+        assert!(why.is_some_and(|why| why.contains("harm")));
+    }
+    // Quotes of the ports alone: one may be a guess, three are not.
+    let (mut lab, mut error) = sweep_in_vain();
+    error.payload.clear();
+    for _ in 0..3 {
+        assert!(lab.world.status(lab.b).unwrap().punch.barred.is_none());
+        lab.world.tell_icmp(lab.b, &error);
+    }
+    assert!(barred(&mut lab).0.is_some_and(|why| why.contains("harm")));
+}
+
+#[test]
+fn what_quotes_nothing_of_a_sweep_or_comes_from_its_target_does_not_end_it() {
+    let (mut lab, genuine) = sweep_in_vain();
+    let bystander = SocketAddr::new(ip("203.0.113.77"), genuine.destination.port());
+    let unprobed = SocketAddr::new(genuine.destination.ip(), 1);
+    let mut bytes = genuine.payload.clone();
+    bytes[10] ^= 1;
+    let forged = [
+        IcmpError {
+            source_port: genuine.source_port ^ 1,
+            ..genuine.clone()
+        },
+        IcmpError {
+            destination: bystander,
+            ..genuine.clone()
+        },
+        IcmpError {
+            destination: unprobed,
+            ..genuine.clone()
+        },
+        IcmpError {
+            payload: bytes,
+            ..genuine.clone()
+        },
+        IcmpError {
+            kind: IcmpKind::TimeExceeded,
+            ..genuine.clone()
+        },
+        // The peer's own router, of a port that is closed.
+        IcmpError {
+            from: ip(OUTSIDE_A),
+            ..genuine
+        },
+    ];
+    for error in forged.iter().cycle().take(60) {
+        lab.world.tell_icmp(lab.b, error);
+    }
+    let (why, used) = barred(&mut lab);
+    assert!(used > 500, "{used}");
+    assert!(why.is_none_or(|why| !why.contains("harm")));
 }
 
 #[test]

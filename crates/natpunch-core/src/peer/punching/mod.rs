@@ -72,6 +72,8 @@ struct Volley {
     next_word: Time,
     /// The round trip of the words when it began.
     rtt: Option<Duration>,
+    /// Routers that have forbidden it, by their word.
+    prohibitions: u32,
 }
 
 /// What a pair does about its NATs.

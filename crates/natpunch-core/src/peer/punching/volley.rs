@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use natpunch_types::{IcmpError, LocalSocket};
+
 use crate::env::Env;
 use crate::messages::about::Stage;
+use crate::messages::probe;
+use crate::nat::hops::opener_ttl;
 use crate::pacer::{Denied, FORGOTTEN, LONG_SWEEP};
 use crate::ports::series;
 use crate::strategy::{Aim, Pair, Role, Shot, Timing, Turn};
@@ -26,6 +30,8 @@ const BEHIND: Duration = Duration::from_millis(2500);
 const RESERVE: u64 = 25;
 /// A pong is awaited for every shot of these.
 const AWAITED: Duration = Duration::from_secs(5);
+/// Prohibitions that a volley may draw where they quote the ports of a shot and none of its bytes.
+const HINTS: u32 = 3;
 /// Signs of harm: so many words in a row, over at least so long, without an answer ...
 const HARM: (u32, Duration) = (4, Duration::from_millis(1500));
 /// ... or a round trip that grows to so many times what it was, and more than this.
@@ -119,6 +125,7 @@ impl Peer {
             awaited: None,
             next_word: now + WORDS,
             rtt,
+            prohibitions: 0,
         });
         self.punching.wake = Some(now);
         env.out.event(Event::StrategyBegun {
@@ -206,7 +213,7 @@ impl Peer {
             let within = volley.sent < env.pacer.per_round();
             // What was found is tried first; more of the same would be of no use.
             let found = self.has_direct_answer(volley.began, now);
-            let shot = self.shot(volley, env).filter(|_| within && !found);
+            let shot = self.shot(volley, next, env).filter(|_| within && !found);
             let Some(shot) = shot else {
                 self.end_shots(env, now);
                 return;
@@ -241,7 +248,8 @@ impl Peer {
         }
     }
 
-    fn shot(&self, volley: &Volley, env: &Env) -> Option<Shot> {
+    /// Shot number `n` of this side.
+    fn shot(&self, volley: &Volley, n: usize, env: &Env) -> Option<Shot> {
         let (own, peer) = (&env.profile, &self.punching.peer);
         let (opener, sweeper) = match volley.role {
             Role::Opener => (own, peer),
@@ -254,10 +262,11 @@ impl Peer {
             seed: self.punching.word.seed,
             peers_seed: self.keys.as_ref().map_or(0, |keys| keys.inbound.ports_seed),
             attempt: volley.attempt,
+            opener_ttl: opener_ttl(env.profile.hops),
         };
         match volley.role {
-            Role::Opener => (volley.strategy.opener)(&aim, volley.next),
-            Role::Sweeper => (volley.strategy.sweeper)(&aim, volley.next),
+            Role::Opener => (volley.strategy.opener)(&aim, n),
+            Role::Sweeper => (volley.strategy.sweeper)(&aim, n),
         }
     }
 
@@ -369,6 +378,39 @@ impl Peer {
         };
         env.ports.close(&self.spec.key, keeps);
         self.table.forget_ports(keeps);
+    }
+
+    /// A router on the way says that what is sent is forbidden: then nothing more is. It has to quote
+    /// a shot of the volley that is under way. The peer's own router does not count: it may say so of
+    /// every port that is closed, and the peer itself has asked for the sweep.
+    pub(crate) fn handle_prohibition(&mut self, error: &IcmpError, env: &mut Env, now: Time) {
+        let (Some(volley), Some(keys)) = (&self.punching.volley, &self.keys) else {
+            return;
+        };
+        let target = volley.target.ip();
+        if error.from == target || error.destination.ip() != target {
+            return;
+        }
+        let quoted = probe::quote(&error.payload, &keys.outbound);
+        let is_shot = |shot: Shot| {
+            let is_source = match shot.path.local {
+                LocalSocket::SourcePort(port) => port.get() == error.source_port,
+                LocalSocket::WireguardPort => env.local.is_listen_port(error.source_port),
+            };
+            is_source && shot.path.remote == error.destination
+        };
+        let sent = || (0..volley.next).filter_map(|n| self.shot(volley, n, env));
+        let Some(has_tag) = quoted.filter(|_| sent().any(is_shot)) else {
+            return;
+        };
+        if let Some(volley) = &mut self.punching.volley {
+            // Who quotes no more than the ports may have guessed them.
+            volley.prohibitions += if has_tag { HINTS } else { 1 };
+            if volley.prohibitions >= HINTS {
+                env.pacer.on_harm(now);
+                self.fail_strategy(env, now);
+            }
+        }
     }
 
     /// The network suffers from what is sent, as far as the path of the words shows: then it is
