@@ -98,6 +98,7 @@ mod tests {
             seed: 0,
             peers_seed,
             attempt,
+            opener_ttl: 4,
         }
     }
 
