@@ -334,6 +334,11 @@ impl Entry {
         claims.any(|(origin, claim)| claim.recorded || *origin == Origin::Peer)
     }
 
+    /// Whether a sealed record of the peer names it.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.claims.values().any(|claim| claim.recorded)
+    }
+
     /// Some discovery instance speaks for it.
     fn is_offered_by_discovery(&self) -> bool {
         self.claims.keys().any(|origin| origin.instance().is_some())

@@ -28,10 +28,15 @@ use crate::{Command, Event, Time, Transmit};
 /// Hosts of relays that are remembered.
 const MAX_RELAY_HOSTS: usize = 64;
 
+/// What was sent lately is counted in steps of this.
+const STEP: Duration = Duration::from_millis(20);
+
 /// Effects that wait for the shell. Bounded: a shell that does not drain loses the oldest.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) transmits: VecDeque<Transmit>,
+    /// How many datagrams of the last second, by when each step began.
+    sent: VecDeque<(Time, u32)>,
     pub(crate) commands: VecDeque<Command>,
     pub(crate) events: VecDeque<Event>,
 }
@@ -39,8 +44,23 @@ pub(crate) struct Outbox {
 impl Outbox {
     const MAX: usize = 4096;
 
-    pub(crate) fn transmit(&mut self, transmit: Transmit) {
+    pub(crate) fn transmit(&mut self, transmit: Transmit, now: Time) {
+        let is_over = |(at, _): &(Time, u32)| now.since(*at) >= Duration::from_secs(1) + STEP;
+        while self.sent.front().is_some_and(is_over) {
+            self.sent.pop_front();
+        }
+        match self.sent.back_mut() {
+            Some((at, count)) if now.since(*at) < STEP => *count += 1,
+            _ => self.sent.push_back((now, 1)),
+        }
         push(&mut self.transmits, transmit, Self::MAX);
+    }
+
+    /// Datagrams of the last second, of whatever kind.
+    pub(crate) fn sent_lately(&self, now: Time) -> u32 {
+        let lately = |(at, _): &&(Time, u32)| now.since(*at) < Duration::from_secs(1) + STEP;
+        let steps = self.sent.iter().filter(lately);
+        steps.map(|(_, count)| count).sum()
     }
 
     pub(crate) fn event(&mut self, event: Event) {

@@ -596,7 +596,7 @@ impl Mesh {
             local, rng, out, ..
         } = &mut self.env;
         let before = local.candidates();
-        local.handle_timeout(eager, rng, now, |transmit| out.transmit(transmit));
+        local.handle_timeout(eager, rng, now, |transmit| out.transmit(transmit, now));
         if local.candidates() != before {
             self.records.touch(now);
         }

@@ -74,8 +74,7 @@ impl Default for Pacer {
 
 impl Pacer {
     pub(crate) fn new(spec: PunchSpec) -> Self {
-        // A fifth is left to the node's other probes, so that all together keep the rate.
-        let rate = u64::from(spec.rate) * 4 / 5;
+        let rate = u64::from(shots_of(&spec));
         Self {
             rate: RateBudget::new(Rate::per_second(rate, BURST.min(rate))),
             spec,
@@ -98,6 +97,11 @@ impl Pacer {
     /// Whether ports are guessed at all.
     pub(crate) fn sprays(&self) -> bool {
         self.spec.spray && self.spec.rate > 0
+    }
+
+    /// Shots of one second.
+    pub(crate) fn rate_of_shots(&self) -> u32 {
+        shots_of(&self.spec)
     }
 
     pub(crate) fn per_round(&self) -> u32 {
@@ -233,6 +237,11 @@ impl Pacer {
             .filter(|_| sent >= self.spec.per_10_minutes)
             .map(|at| at + LONG + STEP)
     }
+}
+
+/// A fifth of the rate is left to the node's other probes, so that all together keep it.
+fn shots_of(spec: &PunchSpec) -> u32 {
+    spec.rate.saturating_mul(4) / 5
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl Mesh {
         } = &mut self.env;
         let owner = self.public_key;
         sampler.handle_timeout((server, wanted, owner), ports, rng, now, |transmit| {
-            out.transmit(transmit)
+            out.transmit(transmit, now)
         });
         let waits = wanted && server.is_some() && self.env.ports.are_of_use();
         self.sample_due = self.env.sampler.due_at().filter(|due| waits && *due > now);
@@ -80,7 +80,7 @@ impl Mesh {
         if works {
             let server = local.servers(true).next();
             hops.handle_timeout(server, haste, ports, rng, now, |transmit| {
-                out.transmit(transmit)
+                out.transmit(transmit, now)
             });
             self.measure_due = hops.next_timeout();
         }
@@ -88,14 +88,14 @@ impl Mesh {
         for ((lifetimes, filters), is_v4) in families.zip([true, false]) {
             let servers = || local.servers(is_v4).collect();
             lifetimes.handle_timeout(servers, wanted, ports, rng, now, |transmit| {
-                out.transmit(transmit)
+                out.transmit(transmit, now)
             });
             if !works {
                 continue;
             }
             let is_hasty = std::mem::take(&mut haste);
             filters.handle_timeout(servers, is_hasty, ports, rng, now, |transmit| {
-                out.transmit(transmit)
+                out.transmit(transmit, now)
             });
             let due = [lifetimes.next_timeout(), filters.next_timeout()];
             let all = due.into_iter().chain([self.measure_due]);

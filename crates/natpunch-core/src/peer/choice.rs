@@ -179,8 +179,9 @@ impl Choice {
             let rested = now.since(selection.since) >= STAY;
             let at_once = scene.may_leave_relay(selection);
             let is_fresh = |e: &Entry| rested || at_once && e.is_answered_since(selection.since);
+            let answers = |e: &Entry| !e.is_relay() && e.is_answered_since(scene.direct_left_at);
             let direct = scene.usable();
-            let direct = direct.filter(|(_, e)| may && !e.is_relay() && is_fresh(e));
+            let direct = direct.filter(|(_, e)| may && answers(e) && is_fresh(e));
             if let Some(best) = scene.best(direct) {
                 return Some((best, EndpointReason::BetterPath));
             }
@@ -229,6 +230,8 @@ pub(super) struct Scene<'a> {
     pub(super) session: Session,
     /// Before this no direct path takes the place of a relay.
     pub(super) direct_after: Time,
+    /// When a direct path was last left for a relay.
+    pub(super) direct_left_at: Time,
     /// WireGuard's handshake goes by whatever path is chosen: its initiation is at hand.
     pub(super) can_repeat_handshake: bool,
     pub(super) now: Time,

@@ -254,6 +254,7 @@ impl Peer {
             spec: &self.spec,
             session: self.device.session(now),
             direct_after: self.retreat.ends_at(),
+            direct_left_at: self.retreat.left_at(),
             can_repeat_handshake: self.initiation.is_current(now),
             now,
         }

@@ -397,13 +397,16 @@ impl Peer {
         let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
-        env.out.transmit(Transmit {
-            path,
-            source: None,
-            ttl: entry.ttl(env.profile.hops, now),
-            whole: false,
-            payload,
-        });
+        env.out.transmit(
+            Transmit {
+                path,
+                source: None,
+                ttl: entry.ttl(env.profile.hops, now),
+                whole: false,
+                payload,
+            },
+            now,
+        );
         entry.on_ping(now);
         env.probes.sent += 1;
         // The next moment of the burst that is still to come; a ping out of turn takes the place of

@@ -92,13 +92,16 @@ impl Peer {
             // what came, and nothing else changes.
             Freshness::OtherRun => {
                 if let Some(payload) = self.ping(path, env, now) {
-                    env.out.transmit(Transmit {
-                        path,
-                        source: None,
-                        ttl: None,
-                        whole: false,
-                        payload,
-                    });
+                    env.out.transmit(
+                        Transmit {
+                            path,
+                            source: None,
+                            ttl: None,
+                            whole: false,
+                            payload,
+                        },
+                        now,
+                    );
                 }
             }
         }
@@ -154,13 +157,16 @@ impl Peer {
         };
         // Answer from the address that was pinged, unless that was a broadcast.
         let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
-        env.out.transmit(Transmit {
-            path,
-            source,
-            ttl: None,
-            whole: false,
-            payload,
-        });
+        env.out.transmit(
+            Transmit {
+                path,
+                source,
+                ttl: None,
+                whole: false,
+                payload,
+            },
+            now,
+        );
     }
 
     fn handle_pong(&mut self, path: PathId, pong: &Probe, env: &mut Env, now: Time) {

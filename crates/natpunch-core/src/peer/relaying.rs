@@ -46,12 +46,20 @@ pub(super) struct Retreat {
     /// How many in a row came soon after the change to the direct path.
     count: u32,
     until: Time,
+    /// When the last direct path was left.
+    left_at: Time,
 }
 
 impl Retreat {
     /// No direct path takes the place of a relay before this.
     pub(super) fn ends_at(&self) -> Time {
         self.until
+    }
+
+    /// Only a direct path that has answered since then takes the place of a relay: an older answer
+    /// may be from before the peer moved.
+    pub(super) fn left_at(&self) -> Time {
+        self.left_at
     }
 
     /// A direct path that was in use for `used` is left for a relay.
@@ -61,6 +69,7 @@ impl Retreat {
         } else {
             *self = Self::default();
         }
+        self.left_at = now;
     }
 
     /// No direct path for a while, longer each time.
@@ -261,9 +270,13 @@ impl Peer {
         // The peer's word counts only from when it could know of this side's choice.
         let chosen = selection.since + NEWS.max(self.rtt(path) * 2);
         // A packet that was still under way through a relay took WireGuard there. But if the peer
-        // has chosen that relay, or if this happens again and again, the move is intended.
+        // has chosen that relay, or if this happens again and again, the move is intended. Of two
+        // relays the controlling side holds on to its own: what came by the other one left before
+        // the peer knew of the choice. If both sides gave way, each would follow where the other
+        // has just been, without end.
+        let has_chosen = !on_relay || self.choice.controlling;
         moved_to_relay
-            && !on_relay
+            && has_chosen
             && selection.restored < MAX_RESTORED
             && !self.choice.peer_uses_since(path, chosen)
     }

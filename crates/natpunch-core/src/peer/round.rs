@@ -313,13 +313,16 @@ impl Peer {
                 let Some(payload) = self.ping(path, env, now) else {
                     return;
                 };
-                env.out.transmit(Transmit {
-                    path,
-                    source: Some(source),
-                    ttl: Some(1),
-                    whole: false,
-                    payload,
-                });
+                env.out.transmit(
+                    Transmit {
+                        path,
+                        source: Some(source),
+                        ttl: Some(1),
+                        whole: false,
+                        payload,
+                    },
+                    now,
+                );
             }
         }
     }

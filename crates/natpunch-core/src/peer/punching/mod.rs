@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_types::{CandidateKind, PathId, RelayPolicy};
+use natpunch_types::{CandidateKind, PathId, RelayPolicy, is_global};
 use rand_core::RngCore as _;
 
 use crate::Time;
@@ -385,12 +385,20 @@ impl Peer {
     /// The newest address of the peer's NAT, and since when it is known.
     fn target(&self, trust: Trust) -> Option<(Time, SocketAddr)> {
         let told = |(path, entry): (&PathId, &Entry)| {
-            let outside = entry.kind == CandidateKind::Reflexive && path.remote.is_ipv4();
+            let is_outside = match entry.kind {
+                CandidateKind::Reflexive => true,
+                // The peer may have been heard from there before, on a path that is gone.
+                CandidateKind::PeerReflexive => trust == Trust::Peer,
+                // A host that has a public address of its own, behind a firewall, is seen there.
+                CandidateKind::Host => trust == Trust::Peer && is_global(path.remote.ip()),
+                CandidateKind::Mapped | CandidateKind::Relay => false,
+            };
             let is_trusted = match trust {
-                Trust::Peer => entry.is_sure(),
+                Trust::Peer => entry.is_recorded(),
                 Trust::Anybody => may_be_poisoned(*path, entry) && entry.last_ping.is_some(),
             };
-            let told = outside && path.pin().is_none() && is_trusted;
+            let is_of_nat = is_outside && path.remote.is_ipv4() && path.pin().is_none();
+            let told = is_of_nat && is_trusted;
             told.then_some((entry.learned, path.remote))
         };
         self.table.iter().filter_map(told).max()

@@ -224,7 +224,10 @@ impl Peer {
                 return;
             }
             let mut reserve = env.pings;
-            if !reserve.take_units(RESERVE, now) {
+            // The rate is that of all probes. Where much else leaves, as with many paths or packets
+            // that arrive twice, shots make room for it, so that a fifth is always left.
+            let is_full = env.out.sent_lately(now) >= env.pacer.rate_of_shots();
+            if is_full || !reserve.take_units(RESERVE, now) {
                 self.punching.wake = Some(now + Duration::from_millis(5));
                 return;
             }
@@ -302,13 +305,16 @@ impl Peer {
             return;
         };
         env.probes.guessed += 1;
-        env.out.transmit(Transmit {
-            path: shot.path,
-            source: None,
-            ttl: shot.ttl,
-            whole: false,
-            payload,
-        });
+        env.out.transmit(
+            Transmit {
+                path: shot.path,
+                source: None,
+                ttl: shot.ttl,
+                whole: false,
+                payload,
+            },
+            now,
+        );
     }
 
     /// The strategy has come to nothing.
