@@ -116,6 +116,15 @@ impl Link {
     }
 }
 
+impl Link {
+    /// The same for an ICMP error. It takes part in no chance, so that a run with errors is
+    /// otherwise the same as one without.
+    pub(crate) fn carry_error(&self, now: Duration) -> Vec<Duration> {
+        let arrival = now + self.config.delay;
+        self.connected.then_some(arrival).into_iter().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -251,6 +251,9 @@ impl Node {
 
     /// Starts the agent beside the running device.
     pub(crate) fn start_agent(&mut self, addresses: &[IpAddr], now: Duration) {
+        // Rate and punch budget are those of one run of the agent.
+        self.flows.clear();
+        self.probes_this_second = (0, 0);
         let time = self.clock(now);
         let mut mesh = Mesh::new(self.spec.clone(), self.random.bytes32(), time);
         mesh.set_record_counter_floor(self.record_counter);
@@ -474,9 +477,15 @@ impl Node {
         self.flows.len()
     }
 
-    /// Counts a probe against the budget.
-    pub(crate) fn count_probe(&mut self, now: Duration) {
+    /// Counts a probe against the budget. What goes where something has just come from is an answer,
+    /// which the budget does not bound.
+    pub(crate) fn count_probe(&mut self, to: SocketAddr, now: Duration) {
         self.probes_sent += 1;
+        let lately = |at: &Duration| now < *at + Duration::from_secs(1);
+        let mut heard = self.heard.iter();
+        if heard.any(|((_, source), at)| *source == to && lately(at)) {
+            return;
+        }
         let (second, count) = &mut self.probes_this_second;
         if *second == now.as_secs() {
             *count += 1;

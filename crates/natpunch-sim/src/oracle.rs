@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use natpunch_types::{AddressClass, classify};
 
-use crate::nat::{Allocation, Filtering, Mapping, NatConfig, Unsolicited};
+use crate::nat::{Allocation, Filtering, Mapping, NatConfig, Pool, Unsolicited};
 use crate::network::{GatewayId, HostId, Network};
 
 /// What may be expected of a pair of hosts whose servers are on the internet.
@@ -19,12 +19,18 @@ pub enum Verdict {
     Impossible,
 }
 
-/// All NATs on the way of one host, seen as one.
+/// All NATs and firewalls on the way of one host, seen as one.
 #[derive(Debug, Clone, Copy)]
 struct Stack {
     mapping: Mapping,
     filtering: Filtering,
     poison: bool,
+    /// It comes from another address towards each destination ([`Pool::Arbitrary`]).
+    scattered: bool,
+    /// An ICMP error ends its sessions, so that what opens it has to reach the other side.
+    frail: bool,
+    /// It shuts out whoever sends much that is unexpected ([`Unsolicited::Blacklist`]).
+    guarded: bool,
 }
 
 impl Stack {
@@ -34,18 +40,29 @@ impl Stack {
             mapping: Mapping::EndpointIndependent,
             filtering: Filtering::EndpointIndependent,
             poison: false,
+            scattered: false,
+            frail: false,
+            guarded: false,
         };
-        nats.into_iter().fold(open, |stack, nat| Self {
-            mapping: if nat.translates {
-                stack.mapping.max(nat.mapping)
-            } else {
-                stack.mapping
-            },
-            filtering: stack.filtering.max(nat.filtering),
-            poison: stack.poison
-                || (nat.translates
-                    && nat.unsolicited == Unsolicited::CreateState
-                    && nat.filtering != Filtering::EndpointIndependent),
+        nats.into_iter().fold(open, |stack, nat| {
+            let mapping = match nat.allocation {
+                _ if !nat.translates => Mapping::EndpointIndependent,
+                // Its server sees one port, everybody else another.
+                Allocation::Contended { .. } => nat.mapping.max(Mapping::AddressDependent),
+                _ => nat.mapping,
+            };
+            let is_open = nat.filtering == Filtering::EndpointIndependent;
+            let takes_early = nat.unsolicited == Unsolicited::CreateState;
+            Self {
+                mapping: stack.mapping.max(mapping),
+                filtering: stack.filtering.max(nat.filtering),
+                poison: stack.poison || (nat.translates && takes_early && !is_open),
+                scattered: stack.scattered
+                    || (matches!(nat.pool, Pool::Arbitrary(_))
+                        && mapping != Mapping::EndpointIndependent),
+                frail: stack.frail || nat.icmp_closes,
+                guarded: stack.guarded || matches!(nat.unsolicited, Unsolicited::Blacklist { .. }),
+            }
         })
     }
 
@@ -80,19 +97,23 @@ fn over_ipv6(network: &Network, a: HostId, b: HostId) -> bool {
     })
 }
 
+/// What is on the way of a host's IPv4, from inside to outside; `None` if it has none.
+fn way_out(network: &Network, host: HostId) -> Option<Vec<NatConfig>> {
+    if !network.addresses(host).iter().any(IpAddr::is_ipv4) {
+        return None;
+    }
+    let firewall = network.host_firewall(host).map(|nat| Some(*nat.config()));
+    let gateways = network.gateways_above(network.segment_of(host));
+    let nats = gateways
+        .into_iter()
+        .map(|gateway| network.nat_v4(gateway).map(|nat| *nat.config()));
+    firewall.into_iter().chain(nats).collect()
+}
+
 fn over_ipv4(network: &Network, a: HostId, b: HostId) -> Verdict {
     let above = |host| network.gateways_above(network.segment_of(host));
     let (above_a, above_b) = (above(a), above(b));
-    let has_ipv4 = |host| network.addresses(host).iter().any(IpAddr::is_ipv4);
-    let nats = |gateways: &[GatewayId]| -> Option<Vec<NatConfig>> {
-        gateways
-            .iter()
-            .map(|gateway| network.nat_v4(*gateway).map(|nat| *nat.config()))
-            .collect()
-    };
-    let (Some(nats_a), Some(nats_b), true) =
-        (nats(&above_a), nats(&above_b), has_ipv4(a) && has_ipv4(b))
-    else {
+    let (Some(nats_a), Some(nats_b)) = (way_out(network, a), way_out(network, b)) else {
         return Verdict::Impossible;
     };
     let (stack_a, stack_b) = (Stack::of(&nats_a), Stack::of(&nats_b));
@@ -119,9 +140,9 @@ fn pair(a: Stack, b: Stack) -> Verdict {
     let possible = match (a.easy(), b.easy()) {
         (true, true) => true,
         // The hard side comes from a port that nobody can know. It gets in where the address is
-        // enough.
-        (true, false) => a.filtering == Filtering::AddressDependent,
-        (false, true) => b.filtering == Filtering::AddressDependent,
+        // enough, if that is known.
+        (true, false) => a.filtering == Filtering::AddressDependent && !b.scattered,
+        (false, true) => b.filtering == Filtering::AddressDependent && !a.scattered,
         (false, false) => false,
     };
     // A poisoned router moves the session to another port, which matters to those who compare
@@ -156,38 +177,48 @@ pub fn reach_with_other_ports(network: &Network, a: HostId, b: HostId) -> Reach 
         Verdict::Impossible => {}
     }
     let above = |host| network.gateways_above(network.segment_of(host));
-    let nats = |host| -> Option<Vec<NatConfig>> {
-        let gateways = above(host).into_iter();
-        gateways
-            .map(|gateway| network.nat_v4(gateway).map(|nat| *nat.config()))
-            .collect()
-    };
     let shares_a_router = above(a).iter().any(|gateway| above(b).contains(gateway));
-    let (Some(nats_a), Some(nats_b), false) = (nats(a), nats(b), shares_a_router) else {
+    let (Some(nats_a), Some(nats_b), false) =
+        (way_out(network, a), way_out(network, b), shares_a_router)
+    else {
         return Reach::Relay;
     };
-    let stacks = [&nats_a, &nats_b].map(Stack::of);
-    let easy = stacks.map(|stack| stack.easy());
+    let (first, second) = (Stack::of(&nats_a), Stack::of(&nats_b));
+    // A guess may hit before the guard notices, or at the address that the other side expects. Where
+    // one NAT has to be opened by packets that arrive, and the other is spoiled by them, their order
+    // decides.
+    let guessed = |opener: Stack, sweeper: Stack| {
+        let in_order = opener.frail && sweeper.poison;
+        match opener.guarded || opener.scattered || in_order {
+            true => Reach::Luck,
+            false => Reach::Guessed,
+        }
+    };
     // The ports of a side that lets in whatever comes from an address can be found from behind any
-    // NAT: it does not matter from which port.
+    // NAT, if that address is known: it does not matter from which port.
     let lets_in = |stack: &Stack| stack.filtering != Filtering::AddressAndPortDependent;
-    if stacks.iter().any(lets_in) {
-        return Reach::Guessed;
+    let mut ways = [(first, second), (second, first)].into_iter();
+    if let Some((opener, sweeper)) = ways.find(|(opener, _)| lets_in(opener)) {
+        return match sweeper.scattered {
+            true => Reach::Luck,
+            false => guessed(opener, sweeper),
+        };
     }
     // Of a chain the sequence is only to be seen where no other router hands out ports after it.
     let background = |nats: &[NatConfig]| match nats {
         [nat] if matches!(nat.allocation, Allocation::Sequential { .. }) => Some(nat.background),
         _ => None,
     };
-    match easy {
-        [true, false] | [false, true] => Reach::Guessed,
-        [false, false] => match (background(&nats_a), background(&nats_b)) {
+    match (first.easy(), second.easy()) {
+        (false, true) => guessed(first, second),
+        (true, false) => guessed(second, first),
+        (false, false) => match (background(&nats_a), background(&nats_b)) {
             (Some(0), Some(0)) => Reach::Guessed,
             // What others take of the sequences meanwhile decides.
             (Some(_), Some(_)) => Reach::Luck,
             (None, _) | (_, None) => Reach::Relay,
         },
-        [true, true] => Reach::Relay,
+        (true, true) => Reach::Relay,
     }
 }
 
@@ -215,6 +246,12 @@ mod tests {
             Filtering::AddressDependent,
             random,
         );
+        let contended = NatConfig {
+            allocation: Allocation::Contended {
+                servers: [198, 51, 100],
+            },
+            ..NatConfig::home()
+        };
         let (home, symmetric, open) = (
             NatConfig::home(),
             NatConfig::symmetric(),
@@ -230,6 +267,19 @@ mod tests {
             (NatConfig::firewall(), home, Verdict::Possible),
             (home.poisoned(), home, Verdict::Contended),
             (home.poisoned(), restricted, Verdict::Possible),
+            (
+                symmetric.with_pool(Pool::Paired(4)),
+                restricted,
+                Verdict::Possible,
+            ),
+            (
+                symmetric.with_pool(Pool::Arbitrary(4)),
+                restricted,
+                Verdict::Impossible,
+            ),
+            (home.with_pool(Pool::Arbitrary(4)), home, Verdict::Possible),
+            (contended, home, Verdict::Impossible),
+            (contended, restricted, Verdict::Possible),
         ] {
             assert_eq!(verdict(a, b), expected, "{a:?} with {b:?}");
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use natpunch_rendezvous::wire::Kind;
 
+use crate::nat::Unreachable;
 use crate::network::HostId;
 use crate::{rendezvous, wireguard};
 
@@ -26,6 +27,26 @@ pub enum Payload {
     WireGuard(wireguard::Message),
     /// A message of the rendezvous model.
     Rendezvous(rendezvous::Message),
+    /// Not UDP: an ICMP error about a datagram that went from this packet's destination.
+    Icmp(Icmp),
+}
+
+/// An ICMP error (RFC 792): why a datagram did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Icmp {
+    /// What happened to it.
+    pub error: IcmpError,
+    /// Where it went, as its sender sees it: rewritten by NATs.
+    pub about: SocketAddr,
+}
+
+/// What happened to a datagram, as ICMP says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Its TTL was over (type 11).
+    TimeExceeded,
+    /// A router did not forward it (type 3).
+    Unreachable(Unreachable),
 }
 
 /// To what end a node sends a datagram.
@@ -41,6 +62,8 @@ pub enum Purpose {
     Server,
     /// To a STUN server.
     Stun,
+    /// Of a router, to whoever sent what it did not forward.
+    Error,
 }
 
 impl Payload {
@@ -48,7 +71,7 @@ impl Payload {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Raw(bytes) => bytes,
-            Self::WireGuard(_) | Self::Rendezvous(_) => &[],
+            Self::WireGuard(_) | Self::Rendezvous(_) | Self::Icmp(_) => &[],
         }
     }
 
@@ -56,6 +79,8 @@ impl Payload {
         match self {
             Self::WireGuard(message) => message.size(),
             Self::Raw(_) | Self::Rendezvous(_) => self.bytes().len() as u64,
+            // What it quotes is the beginning of a packet (RFC 792).
+            Self::Icmp(_) => 28,
         }
     }
 
@@ -70,6 +95,7 @@ impl Payload {
             },
             Self::WireGuard(_) => Purpose::WireGuard,
             Self::Rendezvous(_) => Purpose::Server,
+            Self::Icmp(_) => Purpose::Error,
         }
     }
 
@@ -77,7 +103,7 @@ impl Payload {
     pub(crate) fn to_bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::WireGuard(message) => message.outline().into(),
-            Self::Raw(_) | Self::Rendezvous(_) => self.bytes().into(),
+            Self::Raw(_) | Self::Rendezvous(_) | Self::Icmp(_) => self.bytes().into(),
         }
     }
 }
@@ -94,11 +120,14 @@ impl fmt::Display for Payload {
             },
             Self::WireGuard(message) => write!(f, "wg {message}"),
             Self::Rendezvous(message) => write!(f, "rendezvous {message}"),
+            Self::Icmp(Icmp { error, about }) => {
+                write!(f, "icmp {error:?} of what went to {about}")
+            }
         }
     }
 }
 
-/// A UDP datagram in flight.
+/// A UDP datagram in flight, or an ICMP error about one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Where it says that it comes from: rewritten by NATs.
@@ -111,6 +140,8 @@ pub struct Packet {
     pub payload: Payload,
     /// Which host really sent it: not on the wire, for assertions only.
     pub origin: Option<HostId>,
+    /// Tells it apart from all others of the run: not on the wire, for traces only.
+    pub id: u64,
 }
 
 impl Packet {
@@ -122,6 +153,7 @@ impl Packet {
             ttl: DEFAULT_TTL,
             payload,
             origin: None,
+            id: 0,
         }
     }
 

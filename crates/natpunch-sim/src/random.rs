@@ -32,8 +32,31 @@ impl Random {
     /// True with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         // Always draws, so that a run with other probabilities still has the same chance elsewhere.
-        let draw = self.0.next_u64() >> 11;
-        (draw as f64) < probability * (1_u64 << 53) as f64
+        self.fraction() < probability
+    }
+
+    /// How many events happen in a time in which so many are expected.
+    pub fn poisson(&mut self, mean: f64) -> u64 {
+        // Knuth's method (The Art of Computer Programming, 3.4.1), in parts for which `exp` is far
+        // from zero.
+        const PART: f64 = 30.0;
+        let mut left = mean;
+        let mut events = 0;
+        while left > 0.0 {
+            let end = (-left.min(PART)).exp();
+            let mut product = self.fraction();
+            while product > end {
+                product *= self.fraction();
+                events += 1;
+            }
+            left -= PART;
+        }
+        events
+    }
+
+    /// A number from 0 to 1, without 1.
+    fn fraction(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// A duration in `0..=most`.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::packet::{Packet, clock};
@@ -17,10 +18,14 @@ pub enum What {
     Sent,
     /// A host got it.
     Delivered,
-    /// A NAT rewrote an address: to this.
-    Translated(SocketAddr),
+    /// A router forwarded it outwards, and now it comes from here.
+    SentAs(SocketAddr),
+    /// A router forwarded it inwards, and now it goes here.
+    ForwardedTo(SocketAddr),
     /// It is gone, and why.
     Dropped(&'static str),
+    /// The link that it entered here did not carry it, and why.
+    Lost(&'static str),
     /// Not a packet: something that a host did or that the scenario ordered.
     Note(String),
 }
@@ -31,7 +36,7 @@ pub struct Entry {
     /// When, since the start.
     pub at: Duration,
     /// At which host, gateway or segment.
-    pub place: String,
+    pub place: Arc<str>,
     /// What happened.
     pub what: What,
     /// To which packet.
@@ -50,7 +55,7 @@ impl Trace {
     pub(crate) fn record(
         &mut self,
         at: Duration,
-        place: &str,
+        place: &Arc<str>,
         what: What,
         packet: Option<&Packet>,
     ) {
@@ -71,7 +76,7 @@ impl Trace {
         }
         self.entries.push_back(Entry {
             at,
-            place: place.to_owned(),
+            place: place.clone(),
             what,
             packet: packet.cloned(),
         });
@@ -121,8 +126,10 @@ impl Trace {
             let what = match &entry.what {
                 What::Sent => "sent".to_owned(),
                 What::Delivered => "got".to_owned(),
-                What::Translated(to) => format!("rewritten to {to}"),
+                What::SentAs(source) => format!("sent on as {source}"),
+                What::ForwardedTo(destination) => format!("forwarded to {destination}"),
                 What::Dropped(why) => format!("DROPPED ({why})"),
+                What::Lost(why) => format!("LOST ({why})"),
                 What::Note(text) => text.clone(),
             };
             // Writing to a String cannot fail.

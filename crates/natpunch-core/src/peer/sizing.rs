@@ -93,13 +93,16 @@ impl Peer {
             let sealed = keys.and_then(|k| question.seal(length, &k.outbound, &mut env.rng));
             if let Some(payload) = sealed {
                 self.sizing.mtu.on_asked(size, question.transaction);
-                env.out.transmit(Transmit {
-                    path,
-                    source: None,
-                    ttl: None,
-                    whole: true,
-                    payload,
-                });
+                env.out.transmit(
+                    Transmit {
+                        path,
+                        source: None,
+                        ttl: None,
+                        whole: true,
+                        payload,
+                    },
+                    now,
+                );
                 env.probes.sent += 1;
             }
         }
@@ -177,13 +180,16 @@ impl Peer {
         let keys = self.keys.as_ref();
         let sealed = keys.and_then(|k| answer.seal(SHORTEST, &k.outbound, &mut env.rng));
         if let Some(payload) = sealed {
-            env.out.transmit(Transmit {
-                path,
-                source: destination.filter(|ip| env.local.is_own_ip(*ip)),
-                ttl: None,
-                whole: false,
-                payload,
-            });
+            env.out.transmit(
+                Transmit {
+                    path,
+                    source: destination.filter(|ip| env.local.is_own_ip(*ip)),
+                    ttl: None,
+                    whole: false,
+                    payload,
+                },
+                now,
+            );
         }
     }
 

@@ -88,7 +88,7 @@ impl World {
 
     /// Puts another router in the place of a gateway's: its state is gone, and it has these timers.
     pub fn replace_router(&mut self, gateway: GatewayId, timers: Timers) {
-        self.network.set_timers(gateway, timers);
+        self.network.reconfigure(gateway, |nat| nat.timers = timers);
         self.reboot_gateway(gateway, None);
     }
 

@@ -92,11 +92,7 @@ impl Trio {
     }
 
     fn expect_no_violation(&self) {
-        assert!(
-            self.world.violations().is_empty(),
-            "{}",
-            self.world.report()
-        );
+        assert!(self.world.violations().is_empty());
     }
 }
 

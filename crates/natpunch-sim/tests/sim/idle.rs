@@ -40,6 +40,7 @@ fn timers(seconds: u32, refresh_inbound: bool) -> Timers {
         one_way: SECOND * seconds.min(30),
         two_way: SECOND * seconds,
         refresh_inbound,
+        ..Timers::LINUX
     }
 }
 

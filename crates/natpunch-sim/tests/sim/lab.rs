@@ -35,6 +35,8 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) enum Side {
     /// On the internet.
     Public,
+    /// The same, behind a firewall of the host's own, which lets in answers only.
+    Firewalled,
     /// Behind these routers, from the outermost to the innermost.
     Behind(Vec<NatConfig>),
     /// IPv6 only, behind a stateful firewall.
@@ -101,13 +103,14 @@ pub(crate) fn side(
     uplink: LinkConfig,
 ) -> Place {
     match side {
-        Side::Public => {
+        Side::Public | Side::Firewalled => {
             let address = IpAddr::from([203, 0, 113, 100 + number]);
             Place {
                 segment: Network::INTERNET,
                 addresses: vec![address],
                 gateway: None,
                 link: uplink,
+                firewall: matches!(side, Side::Firewalled).then(NatConfig::firewall),
             }
         }
         Side::Ipv6 => {
@@ -123,12 +126,14 @@ pub(crate) fn side(
                 addresses: vec![address],
                 gateway: Some(gateway),
                 link: LAN,
+                firewall: None,
             }
         }
         Side::Behind(nats) => {
             let (mut segment, mut gateway) = (Network::INTERNET, None);
             for (depth, nat) in nats.iter().enumerate() {
                 let outside = match depth {
+                    0 if nat.pool.size() > 1 => IpAddr::from([203, 0, 113, 16 * number]),
                     0 => IpAddr::from([203, 0, 113, number]),
                     _ => IpAddr::from([100, 64, depth as u8, number]),
                 };
@@ -147,6 +152,7 @@ pub(crate) fn side(
                 addresses: vec![address],
                 gateway,
                 link: LAN,
+                firewall: None,
             }
         }
     }
@@ -158,6 +164,35 @@ pub(crate) struct Place {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) gateway: Option<GatewayId>,
     pub(crate) link: LinkConfig,
+    pub(crate) firewall: Option<NatConfig>,
+}
+
+impl Drop for Lab {
+    /// Whatever made a test fail: what happened in its run is printed, and how to run it again.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (world, seed) = (&self.world, self.world.seed());
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("TEST");
+        eprintln!(
+            "{}again: NATPUNCH_SIM_SEED={seed} cargo test -p natpunch-sim --test sim -- \
+             --include-ignored --exact {test}",
+            world.report(),
+        );
+        let Some(directory) = std::env::var_os("NATPUNCH_PCAP") else {
+            eprintln!("with NATPUNCH_PCAP=DIRECTORY before it, captures are left there");
+            return;
+        };
+        let directory = std::path::Path::new(&directory).join(format!("seed-{seed}"));
+        let mut done = std::fs::create_dir_all(&directory);
+        for (place, capture) in world.captures() {
+            let file = directory.join(format!("{place}.pcap"));
+            done = done.and_then(|()| std::fs::write(file, capture));
+        }
+        eprintln!("captures: {} {done:?}", directory.display());
+    }
 }
 
 impl Lab {
@@ -193,6 +228,11 @@ impl Lab {
             config,
         );
         world.peer(a, b);
+        for (node, place) in [(a, &place_a), (b, &place_b)] {
+            if let Some(firewall) = place.firewall {
+                world.network.set_host_firewall(node, firewall);
+            }
+        }
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
         Self {
             world,
@@ -228,13 +268,22 @@ impl Lab {
         uplink: LinkConfig,
         server: LinkConfig,
     ) -> Self {
+        Self::punching_by(seed, (a.into(), b.into()), uplink, &[server])
+    }
+
+    /// The same with a server on each of these links.
+    pub(crate) fn punching_by(
+        seed: u64,
+        sides: (Side, Side),
+        uplink: LinkConfig,
+        servers: &[LinkConfig],
+    ) -> Self {
         let config = |servers: &[ServerAddress]| DiscoveryConfig {
             servers: servers.to_vec(),
             stun: servers.iter().map(|server| server.address).collect(),
             ..DiscoveryConfig::default()
         };
-        let sides = (a.into(), b.into());
-        let mut lab = Self::with_servers_and(seed, sides, uplink, &[server], config);
+        let mut lab = Self::with_servers_and(seed, sides, uplink, servers, config);
         lab.world.enable_pins(lab.a);
         lab.world.enable_pins(lab.b);
         lab
@@ -292,6 +341,11 @@ impl Lab {
             config,
         );
         world.peer(a, b);
+        for (node, place) in [(a, &place_a), (b, &place_b)] {
+            if let Some(firewall) = place.firewall {
+                world.network.set_host_firewall(node, firewall);
+            }
+        }
         let (gateway_a, gateway_b) = (place_a.gateway, place_b.gateway);
         Self {
             world,
@@ -462,6 +516,18 @@ impl Lab {
         }
     }
 
+    /// Most entries that any NAT or firewall has had.
+    pub(crate) fn most_entries(&self) -> usize {
+        let network = &self.world.network;
+        let gateways = network.gateways().filter_map(|id| network.nat_v4(id));
+        let hosts = [self.a, self.b].into_iter();
+        gateways
+            .chain(hosts.filter_map(|host| network.host_firewall(host)))
+            .map(|nat| nat.most_sessions())
+            .max()
+            .unwrap_or_default()
+    }
+
     /// The state of the other node, as each node's status shows it.
     pub(crate) fn states(&self) -> Vec<PeerState> {
         let statuses = [self.a, self.b]
@@ -476,10 +542,9 @@ impl Lab {
     /// Ends the test with all that is known.
     pub(crate) fn fail(&self, why: &str) -> ! {
         panic!(
-            "{why} at {:?}, states {:?}\n{}",
+            "{why} at {:?}, states {:?}",
             self.world.now(),
-            self.states(),
-            self.world.report()
+            self.states()
         );
     }
 }

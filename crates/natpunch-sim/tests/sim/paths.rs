@@ -59,12 +59,7 @@ fn two_nodes_behind_one_nat_use_the_lan() {
             let mut lab = one_lan(seed, which, nat).start();
             lab.expect_connected(10 * SECOND);
             lab.run_with_pings(MINUTE);
-            assert_eq!(
-                endpoint_of_b(&lab).ip(),
-                ip("192.168.1.3"),
-                "{}",
-                lab.world.report()
-            );
+            assert_eq!(endpoint_of_b(&lab).ip(), ip("192.168.1.3"));
             assert_eq!(
                 lab.world.status(lab.a).unwrap().peers[0].path,
                 PathKind::Lan
@@ -186,12 +181,7 @@ fn homes_behind_one_carrier_nat_connect_when_it_hairpins() {
         }
         .start();
         assert_eq!(direct_path_possible(&lab.world.network, a, b), expected);
-        assert_eq!(
-            lab.connect(MINUTE).is_some(),
-            hairpin,
-            "{}",
-            lab.world.report()
-        );
+        assert_eq!(lab.connect(MINUTE).is_some(), hairpin);
         lab.expect_sound();
     }
 }
@@ -237,7 +227,7 @@ fn a_plain_peer_that_roams_is_not_fought() {
         lab.world.ping(lab.a, lab.b);
         lab.world.offer_candidate(lab.a, plain, old);
         lab.world.run_until(lab.world.now() + SECOND);
-        assert_eq!(endpoint_of_b(&lab).ip(), new, "{}", lab.world.report());
+        assert_eq!(endpoint_of_b(&lab).ip(), new);
     }
     lab.expect_sound();
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use natpunch_core::{Filtering, NatStatus, PathKind};
 use natpunch_sim::{NatConfig, Reach, reach_with_other_ports};
 
+use crate::kinds::kinds;
 use crate::lab::{Lab, MINUTE, NEAR, SECOND, SERVER_V6, Side, UPLINK, ip};
-use crate::punch::kinds;
 
 fn measured(lab: &Lab) -> NatStatus {
     lab.world.status(lab.a).unwrap().nat
@@ -31,15 +31,23 @@ fn each_kind_of_nat_is_measured_as_what_it_is() {
             }
             "accepts on its outside" => (Some(AddressAndPortDependent), Some(true)),
             // It keeps its port towards both ports of a server with one address.
-            "port-restricted"
+            "public, host firewall"
+            | "port-restricted"
             | "port-restricted, random ports"
+            | "rejects by ICMP"
+            | "ends sessions on ICMP"
+            | "300 sessions, evicts"
+            | "pool of 4, paired"
+            | "two nodes with one port"
             | "per address"
             | "home behind a carrier's cone" => (Some(AddressAndPortDependent), Some(false)),
             // Each destination has another port.
             _ => (Some(AddressAndPortDependent), None),
         };
         assert_eq!((filtering, poison_prone), expected, "{name}");
-        assert_eq!(addresses, Some(1), "{name}");
+        // Of a pool each mapping shows any address.
+        let is_pool = name == "symmetric, pool of 4, arbitrary";
+        assert!(addresses == Some(1) || is_pool, "{name}: {addresses:?}");
         let peers_word = lab.world.status(lab.b).unwrap().peers[0].nat;
         let heard = peers_word.map(|nat| (nat.filtering, nat.poison_prone));
         assert_eq!(heard, Some(expected), "{name}: what the peer has heard");
@@ -140,7 +148,13 @@ fn pairs(has_pattern: bool) -> Vec<[(&'static str, Side); 2]> {
             let lab = Lab::punching(1, a.clone(), b.clone(), UPLINK, NEAR);
             let reach = reach_with_other_ports(&lab.world.network, lab.a, lab.b);
             let are_sequences = [name, other].iter().all(|n| n.starts_with("sequential"));
-            let is_sure = matches!(reach, Reach::Direct | Reach::Guessed);
+            // What opens these two no measurement tells: which port a peer sees that is no server, and
+            // that openers have to arrive. With another measurement wrong, too, luck decides.
+            let is_told = |name: &&str| {
+                *name != "two nodes with one port" && *name != "symmetric, ends sessions on ICMP"
+            };
+            let is_told = [name, other].into_iter().all(is_told);
+            let is_sure = is_told && matches!(reach, Reach::Direct | Reach::Guessed);
             if is_sure && (has_pattern || !are_sequences) {
                 pairs.push([(*name, a.clone()), (*other, b.clone())]);
             }

@@ -1,48 +1,24 @@
 //! Pairs that one port on each side does not join: strategies, pins and the punch budget.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{Event, PathKind, PunchSpec};
-use natpunch_sim::{
-    Allocation, Filtering, HostId, LinkConfig, Mapping, NatConfig, Packet, Payload, Random, Reach,
-    What, World, reach_with_other_ports,
-};
+use natpunch_sim::{Allocation, HostId, LinkConfig, NatConfig, Packet, Payload, What, World};
 use natpunch_types::{IcmpError, IcmpKind};
 
+use crate::kinds::{busy, hard};
 use crate::lab::{Lab, MINUTE, MS, NEAR, OUTSIDE_A, OUTSIDE_B, SECOND, Side, UPLINK, ip};
 use crate::matrix::seeds_or;
 
 /// Most entries of any NAT, whatever is tried.
-const MOST_ENTRIES: usize = 2_300;
+pub(crate) const MOST_ENTRIES: usize = 2_300;
 
 /// The links of the nodes and of the server.
-const USUAL: [LinkConfig; 2] = [UPLINK, NEAR];
-
-const RANDOM: Allocation = Allocation::Random {
-    low: 1_024,
-    high: 65_535,
-};
-
-const fn hard(allocation: Allocation) -> NatConfig {
-    NatConfig::new(
-        Mapping::AddressAndPortDependent,
-        Filtering::AddressAndPortDependent,
-        allocation,
-    )
-}
+pub(crate) const USUAL: [LinkConfig; 2] = [UPLINK, NEAR];
 
 const SEQUENTIAL: NatConfig = hard(Allocation::Sequential { step: 1 });
 const BLOCK: NatConfig = hard(Allocation::Block { size: 1_024 });
-
-/// A sequence that other hosts use, too, with as many new mappings a second.
-const fn busy(step: u16, background: u32) -> NatConfig {
-    NatConfig {
-        background,
-        ..hard(Allocation::Sequential { step })
-    }
-}
 
 /// What a run of one pair came to.
 pub(crate) struct Run {
@@ -66,10 +42,12 @@ pub(crate) fn run(
     [uplink, server]: [LinkConfig; 2],
     patience: Duration,
 ) -> (Run, Lab) {
-    run_lab(Lab::punching(seed, a, b, uplink, server).start(), patience)
+    let lab = Lab::punching(seed, a, b, uplink, server).start();
+    run_lab(lab, patience, true)
 }
 
-fn run_lab(mut lab: Lab, patience: Duration) -> (Run, Lab) {
+/// The same of this lab, whose direct path need not stay unless `stays`.
+pub(crate) fn run_lab(mut lab: Lab, patience: Duration, stays: bool) -> (Run, Lab) {
     let start = lab.world.now();
     lab.expect_flow(5 * SECOND);
     let pairs = [(lab.a, lab.b), (lab.b, lab.a)];
@@ -87,7 +65,7 @@ fn run_lab(mut lab: Lab, patience: Duration) -> (Run, Lab) {
     let (settled, paths) = (lab.world.now() + 20 * SECOND, lab.paths());
     while lab.world.now() < settled {
         sent += step(&mut lab);
-        if direct.is_some() && lab.paths() != paths {
+        if stays && direct.is_some() && lab.paths() != paths {
             lab.fail("the path was left again");
         }
     }
@@ -96,12 +74,9 @@ fn run_lab(mut lab: Lab, patience: Duration) -> (Run, Lab) {
     lab.world.run_until(end);
     let lost = sent - (received(&lab) - before).min(sent);
     lab.expect_sound();
-    for gateway in lab.gateway_a.into_iter().chain(lab.gateway_b) {
-        let nat = lab.world.network.nat_v4(gateway);
-        let peak = nat.map_or(0, |nat| nat.most_sessions());
-        if peak > MOST_ENTRIES {
-            lab.fail(&format!("{peak} entries in one NAT"));
-        }
+    let peak = lab.most_entries();
+    if peak > MOST_ENTRIES {
+        lab.fail(&format!("{peak} entries in one NAT"));
     }
     let run = Run {
         direct,
@@ -136,12 +111,12 @@ fn strategies(lab: &Lab, node: HostId) -> Vec<&'static str> {
     events.filter_map(|(_, event)| begun(event)).collect()
 }
 
-fn guesses(lab: &Lab, node: HostId) -> u32 {
+pub(crate) fn guesses(lab: &Lab, node: HostId) -> u32 {
     let status = lab.world.status(node);
     status.map_or(0, |status| status.punch.used)
 }
 
-fn at(mut times: Vec<Duration>, percent: usize) -> Duration {
+pub(crate) fn at(mut times: Vec<Duration>, percent: usize) -> Duration {
     times.sort();
     let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
     times.get(place).copied().unwrap_or_default()
@@ -242,7 +217,7 @@ fn nobody_guesses_where_either_mesh_file_forbids_it() {
             ..PunchSpec::default()
         };
         lab.world.set_punch(node, forbidden);
-        let (run, _) = run_lab(lab.start(), 30 * SECOND);
+        let (run, _) = run_lab(lab.start(), 30 * SECOND, true);
         assert_eq!((run.direct, run.guesses), (None, 0));
     }
 }
@@ -386,7 +361,7 @@ fn a_pair_that_guesses_in_vain_for_an_hour_keeps_its_budget_and_its_relay() {
     for (from, to) in [(OUTSIDE_A, OUTSIDE_B), (OUTSIDE_B, OUTSIDE_A)] {
         lab.world.network.set_route(ip(from), ip(to), false);
     }
-    let (_, mut lab) = run_lab(lab.start(), 30 * SECOND);
+    let (_, mut lab) = run_lab(lab.start(), 30 * SECOND, true);
     let mut used = 0;
     for _ in 0..60 {
         let next = lab.world.now() + MINUTE;
@@ -456,204 +431,4 @@ fn a_router_that_forgets_the_mapping_of_a_pin_costs_seconds() {
         lab.fail("no direct path again");
     }
     lab.expect_sound();
-}
-
-/// A kind of place, by the name that the table has.
-pub(crate) fn kinds() -> Vec<(&'static str, Side)> {
-    let home = NatConfig::home();
-    let easy =
-        |filtering, allocation| NatConfig::new(Mapping::EndpointIndependent, filtering, allocation);
-    let address_dependent = NatConfig::new(
-        Mapping::AddressDependent,
-        Filtering::AddressAndPortDependent,
-        RANDOM,
-    );
-    let lax = NatConfig::new(
-        Mapping::AddressAndPortDependent,
-        Filtering::AddressDependent,
-        RANDOM,
-    );
-    vec![
-        ("public", Side::Public),
-        ("full cone", NatConfig::full_cone().into()),
-        (
-            "address-restricted",
-            easy(Filtering::AddressDependent, Allocation::Preserve).into(),
-        ),
-        ("port-restricted", home.into()),
-        (
-            "port-restricted, random ports",
-            easy(Filtering::AddressAndPortDependent, RANDOM).into(),
-        ),
-        ("accepts on its outside", home.poisoned().into()),
-        ("symmetric", NatConfig::symmetric().into()),
-        ("symmetric, filters by address", lax.into()),
-        (
-            "symmetric, accepts on its outside",
-            NatConfig::symmetric().poisoned().into(),
-        ),
-        ("per address", address_dependent.into()),
-        ("sequential", SEQUENTIAL.into()),
-        ("sequential, 20 flows/s", busy(2, 20).into()),
-        ("block of 512", hard(Allocation::Block { size: 512 }).into()),
-        ("block of 1,024", BLOCK.into()),
-        (
-            "home behind a carrier's cone",
-            Side::Behind(vec![home, home]),
-        ),
-        (
-            "home behind a carrier's symmetric",
-            Side::Behind(vec![NatConfig::symmetric(), home]),
-        ),
-    ]
-}
-
-/// One run of a pair in the campaign; how it became direct, for the table.
-fn verdict(seed: u64, a: &Side, b: &Side, rough: bool) -> (Reach, Run) {
-    let links = match rough {
-        true => {
-            let mut random = Random::new(seed, 9);
-            let delay = Duration::from_millis(1 + random.below(50));
-            let loss = random.below(2_001) as f64 / 100_000.0;
-            [LinkConfig { delay, ..UPLINK }.with_loss(loss), NEAR]
-        }
-        false => USUAL,
-    };
-    let lab = Lab::punching(seed, a.clone(), b.clone(), links[0], links[1]);
-    let reach = reach_with_other_ports(&lab.world.network, lab.a, lab.b);
-    let patience = match reach {
-        Reach::Direct => 30 * SECOND,
-        Reach::Guessed => 60 * SECOND,
-        Reach::Relay | Reach::Luck => 40 * SECOND,
-    };
-    let (run, lab) = run_lab(lab.start(), patience);
-    let is_wrong = match reach {
-        Reach::Direct => run.direct.is_none(),
-        Reach::Relay => run.direct.is_some(),
-        // Judged over many, or not at all.
-        Reach::Guessed | Reach::Luck => false,
-    };
-    if is_wrong {
-        lab.fail(&format!("{reach:?} expected"));
-    }
-    (reach, run)
-}
-
-/// What a campaign came to.
-struct Campaign {
-    /// Guesses that came true, of how many.
-    hits: u64,
-    tries: u64,
-    /// How each pair becomes direct, by row and column.
-    cells: BTreeMap<(usize, usize), &'static str>,
-}
-
-/// Every kind against every kind, so many seeds each.
-fn campaign(seeds: u64, rough: bool) -> Campaign {
-    let kinds = kinds();
-    let mut cells = BTreeMap::new();
-    let (mut hits, mut tries, mut direct) = (0, 0, Vec::new());
-    let mut lost = (0, 0);
-    for seed in 0..seeds {
-        for (row, (_, a)) in kinds.iter().enumerate() {
-            for (column, (_, b)) in kinds.iter().enumerate().skip(row) {
-                let number = seed * 1_000_000 + (row * 100 + column) as u64;
-                let (reach, run) = verdict(number, a, b, rough);
-                let cell = match (reach, run.strategy) {
-                    (Reach::Direct, _) => "direct",
-                    (Reach::Guessed, Some(strategy)) => strategy,
-                    (Reach::Luck, _) => "luck",
-                    (Reach::Guessed | Reach::Relay, _) => "relay",
-                };
-                cells.insert((row, column), cell);
-                if reach == Reach::Guessed {
-                    if run.direct.is_none() {
-                        println!(
-                            "not found: {} with {}, {cell}",
-                            kinds[row].0, kinds[column].0
-                        );
-                    }
-                    tries += 1;
-                    hits += u64::from(run.direct.is_some());
-                }
-                direct.extend(run.direct);
-                lost = (lost.0 + run.lost.0, lost.1 + run.lost.1);
-            }
-        }
-    }
-    println!(
-        "{} kinds, {seeds} seeds: {hits} of {tries} guesses came true; time to direct p50 {:?} p95 {:?} \
-         worst {:?}; {} of {} pings lost",
-        kinds.len(),
-        at(direct.clone(), 50),
-        at(direct.clone(), 95),
-        direct.iter().max(),
-        lost.0,
-        lost.1,
-    );
-    Campaign { hits, tries, cells }
-}
-
-/// The matrix as a table in Markdown.
-fn table(cells: &BTreeMap<(usize, usize), &'static str>) -> String {
-    let kinds = kinds();
-    let numbers: Vec<String> = (1..=kinds.len()).map(|n| n.to_string()).collect();
-    let mut text = format!("| | NAT | {} |\n", numbers.join(" | "));
-    text += &format!("|---|---|{}\n", "---|".repeat(kinds.len()));
-    for (row, (name, _)) in kinds.iter().enumerate() {
-        let cell = |column| {
-            let pair = (row.min(column), row.max(column));
-            match cells.get(&pair).copied().unwrap_or_default() {
-                "direct" => "·",
-                "sequential" => "S",
-                "block" => "K",
-                "both sequential" => "2S",
-                "birthday" => "B",
-                "luck" => "l",
-                "rotation" | "birthday on suspicion" => "?",
-                _ => "–",
-            }
-        };
-        let cells: Vec<&str> = (0..kinds.len()).map(cell).collect();
-        text += &format!("| {} | {name} | {} |\n", row + 1, cells.join(" | "));
-    }
-    text
-}
-
-/// `docs/nat.md` has this table; with `BLESS=1` it is written there.
-fn expect_published(table: &str) {
-    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/nat.md");
-    const MARKS: [&str; 2] = ["<!-- matrix -->\n", "<!-- end of matrix -->"];
-    let text = std::fs::read_to_string(FILE).unwrap_or_default();
-    let parts = text
-        .split_once(MARKS[0])
-        .and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?)));
-    let Some((before, (published, after))) = parts else {
-        panic!("{FILE} has no place for the matrix");
-    };
-    if std::env::var_os("BLESS").is_some() {
-        let text = format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]);
-        std::fs::write(FILE, text).unwrap();
-    } else {
-        assert_eq!(
-            published, table,
-            "run with BLESS=1 and read what changed in {FILE}"
-        );
-    }
-}
-
-#[test]
-fn every_kind_of_nat_against_every_kind_is_direct_or_relayed_as_the_oracle_says() {
-    let Campaign { hits, tries, cells } = campaign(1, false);
-    // One try of a birthday misses with 1.7 %, two of them with 0.03 %.
-    assert!(hits * 100 >= tries * 90, "{hits} of {tries}");
-    expect_published(&table(&cells));
-}
-
-#[test]
-#[ignore = "long: run by `make sim`"]
-fn every_kind_against_every_kind_over_many_seeds_and_rough_links() {
-    let seeds = seeds_or(20);
-    let Campaign { hits, tries, .. } = campaign(seeds.end - seeds.start, true);
-    assert!(hits * 100 >= tries * 90, "{hits} of {tries}");
 }

@@ -117,16 +117,11 @@ fn a_relayed_pair_moves_to_the_direct_path_and_stays_there() {
         lab.pings_lost(5 * SECOND);
         set_routes(&mut lab, true, true);
         let lost = lab.pings_lost(MINUTE);
-        assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
+        assert_eq!(lab.paths(), [PathKind::Direct; 2]);
         most = most.max(lost.0).max(lost.1);
         let carried = lab.world.carried_by(lab.server);
         lab.pings_lost(MINUTE);
-        assert_eq!(
-            lab.world.carried_by(lab.server),
-            carried,
-            "{}",
-            lab.world.report()
-        );
+        assert_eq!(lab.world.carried_by(lab.server), carried);
     }
     assert!(most <= 25, "{most} of 100 pings a second lost");
     println!("relay to direct: {most} of 100 pings a second lost at worst");
@@ -145,13 +140,13 @@ fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
             set_routes(&mut lab, there, back);
             takeovers.push(lab.reach(PathKind::Relay, 10 * SECOND));
             let lost = lab.pings_lost(30 * SECOND);
-            assert_eq!(lost, (0, 0), "{}", lab.world.report());
-            assert_eq!(lab.paths(), [PathKind::Relay; 2], "{}", lab.world.report());
+            assert_eq!(lost, (0, 0));
+            assert_eq!(lab.paths(), [PathKind::Relay; 2]);
             set_routes(&mut lab, true, true);
             returns.push(lab.reach(PathKind::Direct, 2 * MINUTE));
             let lost = lab.pings_lost(30 * SECOND);
-            assert!(lost.0.max(lost.1) <= 25, "{lost:?}\n{}", lab.world.report());
-            assert_eq!(lab.paths(), [PathKind::Direct; 2], "{}", lab.world.report());
+            assert!(lost.0.max(lost.1) <= 25, "{lost:?}");
+            assert_eq!(lab.paths(), [PathKind::Direct; 2]);
         }
         takeovers.sort();
         returns.sort();
@@ -173,7 +168,7 @@ fn of_two_relays_the_nearer_one_is_used() {
                 .device(node)
                 .endpoint(&lab.world.key(peer))
                 .unwrap();
-            assert_eq!(endpoint.ip(), ip(nearer), "{}", lab.world.report());
+            assert_eq!(endpoint.ip(), ip(nearer));
         }
     }
 }
@@ -186,14 +181,9 @@ fn expect_relayed_by(lab: &Lab, server: &str) {
             .device(node)
             .endpoint(&lab.world.key(peer))
             .unwrap();
-        assert_eq!(endpoint.ip(), ip(server), "{}", lab.world.report());
+        assert_eq!(endpoint.ip(), ip(server));
         let status = lab.world.status(node).unwrap();
-        assert_eq!(
-            status.peers[0].relayed_by,
-            [format!("server-{server}")],
-            "{}",
-            lab.world.report()
-        );
+        assert_eq!(status.peers[0].relayed_by, [format!("server-{server}")]);
     }
 }
 
@@ -236,14 +226,14 @@ fn a_relay_that_is_not_listed_is_not_used_even_if_no_other_is_left() {
     let (far, near) = (lab.servers[0], lab.servers[1]);
     lab.world.set_server_down(far, true);
     lab.longest_gap(2 * MINUTE, |_| ());
-    assert_eq!(lab.world.carried_by(near), 0, "{}", lab.world.report());
+    assert_eq!(lab.world.carried_by(near), 0);
     for node in [lab.a, lab.b] {
         let status = lab.world.status(node).unwrap();
         let offered = status.peers[0]
             .candidates
             .iter()
             .any(|candidate| candidate.address.ip() == ip("198.51.100.2"));
-        assert!(!offered, "{}", lab.world.report());
+        assert!(!offered);
     }
     lab.world.set_server_down(far, false);
     lab.run_with_pings(2 * MINUTE);

@@ -78,7 +78,7 @@ fn set(lab: &mut Lab, server: usize, fault: Fault, wrong: bool) {
 }
 
 /// Where a lying server says that peers are.
-fn add_victim(lab: &mut Lab) -> HostId {
+pub(crate) fn add_victim(lab: &mut Lab) -> HostId {
     let victim = lab
         .world
         .add_bystander("victim", Network::INTERNET, &[ip("203.0.113.200")], LAN);
@@ -92,7 +92,7 @@ fn add_victim(lab: &mut Lab) -> HostId {
     victim
 }
 
-fn expect_victim_spared(lab: &Lab, victim: HostId) {
+pub(crate) fn expect_victim_spared(lab: &Lab, victim: HostId) {
     assert!(
         lab.world.packets_to(victim) <= 400,
         "{} packets to the victim",

@@ -79,6 +79,7 @@ fn the_same_seed_gives_the_same_run_bit_by_bit() {
             one_way: 20 * SECOND,
             two_way: 40 * SECOND,
             refresh_inbound: false,
+            ..Timers::LINUX
         };
         let unusual = NatConfig {
             timers,

@@ -276,3 +276,202 @@ fn a_hairpin_shows_the_external_source() {
         Err(Refusal::NoHairpin)
     );
 }
+
+#[test]
+fn of_a_pool_a_host_keeps_its_address_or_gets_another_with_each_mapping() {
+    for (pool, keeps) in [(Pool::Paired(4), true), (Pool::Arbitrary(4), false)] {
+        let mut lab = Lab::new(NatConfig::symmetric().with_pool(pool));
+        let addresses: std::collections::BTreeSet<_> = (1..40)
+            .map(|port| lab.out(&format!("198.51.100.1:{port}"), 0).unwrap().ip())
+            .collect();
+        assert_eq!(addresses.len() == 1, keeps, "{addresses:?}");
+        let all: Vec<_> = lab.nat.addresses().collect();
+        assert_eq!(all.len(), 4);
+        assert!(addresses.iter().all(|address| all.contains(address)));
+    }
+}
+
+#[test]
+fn an_answer_comes_in_at_the_address_of_the_pool_that_the_question_left_from() {
+    let mut lab = Lab::new(NatConfig::symmetric().with_pool(Pool::Arbitrary(8)));
+    for port in 1..20 {
+        let remote = format!("198.51.100.1:{port}");
+        let outside = lab.out(&remote, 0).unwrap();
+        assert_eq!(lab.enter(&remote, outside, 1), Ok(address("10.0.0.2:4000")));
+    }
+}
+
+#[test]
+fn a_neighbour_with_the_same_port_costs_it_towards_their_servers_only() {
+    let contended = NatConfig {
+        allocation: Allocation::Contended {
+            servers: [198, 51, 100],
+        },
+        ..NatConfig::home()
+    };
+    let mut lab = Lab::new(contended);
+    let server = lab.out("198.51.100.1:1", 0).unwrap();
+    assert_ne!(server.port(), 4000);
+    assert_eq!(lab.out("198.51.100.1:2", 0), Ok(server));
+    assert_ne!(lab.out("198.51.100.2:1", 0).unwrap().port(), 4000);
+    assert_eq!(lab.out("203.0.113.9:1", 0).unwrap().port(), 4000);
+    let other_port = lab.nat.outbound(
+        address("10.0.0.2:4001"),
+        address("198.51.100.1:1"),
+        at(0),
+        &mut lab.random,
+    );
+    assert_eq!(other_port.unwrap().port(), 4001);
+    let outside = lab.nat.outside();
+    lab.nat.reboot(outside, &mut lab.random);
+    lab.out("203.0.113.9:1", 60).unwrap();
+    assert_ne!(lab.out("198.51.100.1:1", 60).unwrap().port(), 4000);
+}
+
+#[test]
+fn an_address_that_sends_too_much_unexpected_is_shut_out_for_a_while() {
+    let guard = Unsolicited::Blacklist {
+        per_second: 10,
+        duration: at(60),
+    };
+    let mut lab = Lab::new(NatConfig::home().with_unsolicited(guard));
+    let outside = lab.out("198.51.100.1:1", 0).unwrap();
+    let inside = Ok(address("10.0.0.2:4000"));
+    for second in 1..5 {
+        for port in 100..110 {
+            let stranger = format!("198.51.100.1:{port}");
+            assert_eq!(
+                lab.enter(&stranger, outside, second),
+                Err(Refusal::Filtered)
+            );
+        }
+        assert_eq!(lab.enter("198.51.100.1:1", outside, second), inside);
+    }
+    lab.enter("198.51.100.1:99", outside, 4).unwrap_err();
+    assert_eq!(
+        lab.enter("198.51.100.1:1", outside, 4),
+        Err(Refusal::Blacklisted)
+    );
+    lab.out("198.51.100.1:1", 63).unwrap();
+    assert_eq!(
+        lab.enter("198.51.100.2:1", outside, 63),
+        Err(Refusal::Filtered),
+        "nobody else is"
+    );
+    assert_eq!(lab.enter("198.51.100.1:1", outside, 65), inside);
+}
+
+#[test]
+fn a_full_table_evicts_what_its_policy_says() {
+    for (when_full, evicts_unanswered, evicts_answered) in [
+        (WhenFull::Refuse, false, false),
+        (WhenFull::EvictUnanswered, true, false),
+        (WhenFull::EvictAny, true, true),
+    ] {
+        for answered in [false, true] {
+            let mut lab = Lab::new(NatConfig {
+                table_size: 2,
+                when_full,
+                ..NatConfig::home()
+            });
+            for (remote, now) in [("198.51.100.1:1", 0), ("198.51.100.1:2", 1)] {
+                let outside = lab.out(remote, now).unwrap();
+                if answered {
+                    lab.enter(remote, outside, now).unwrap();
+                }
+            }
+            let expected = if answered {
+                evicts_answered
+            } else {
+                evicts_unanswered
+            };
+            let third = lab.out("198.51.100.1:3", 2);
+            assert_eq!(
+                third.is_ok(),
+                expected,
+                "{when_full:?} {answered}: {third:?}"
+            );
+            let outside = address("203.0.113.1:4000");
+            assert_eq!(lab.enter("198.51.100.1:1", outside, 2).is_err(), expected);
+            assert!(lab.enter("198.51.100.1:2", outside, 2).is_ok());
+            assert_eq!(lab.nat.most_sessions(), 2);
+        }
+    }
+}
+
+#[test]
+fn an_icmp_error_is_let_in_for_a_session_and_ends_it_only_where_that_is_the_nats_way() {
+    for icmp_closes in [false, true] {
+        let mut lab = Lab::new(NatConfig {
+            icmp_closes,
+            ..NatConfig::home()
+        });
+        let outside = lab.out("198.51.100.1:1", 0).unwrap();
+        lab.out("198.51.100.2:2", 0).unwrap();
+        let mut error = |remote| lab.nat.inbound_error(outside, address(remote), at(1));
+        assert_eq!(error("198.51.100.9:9"), Err(Refusal::Filtered));
+        assert_eq!(error("198.51.100.1:1"), Ok(address("10.0.0.2:4000")));
+        assert_eq!(
+            lab.enter("198.51.100.1:1", outside, 1).is_err(),
+            icmp_closes
+        );
+        assert!(lab.enter("198.51.100.2:2", outside, 1).is_ok());
+    }
+}
+
+#[test]
+fn without_refresh_a_session_ends_however_much_it_is_used() {
+    let timers = Timers {
+        refresh_outbound: false,
+        refresh_inbound: false,
+        ..Timers::LINUX
+    };
+    let mut lab = Lab::new(NatConfig {
+        timers,
+        ..NatConfig::home()
+    });
+    let outside = lab.out("198.51.100.1:1", 0).unwrap();
+    for now in 1..30 {
+        lab.out("198.51.100.1:1", now).unwrap();
+        lab.enter("198.51.100.1:1", outside, now).unwrap();
+    }
+    assert!(lab.enter("198.51.100.1:1", outside, 31).is_err());
+}
+
+#[test]
+fn the_mappings_of_other_hosts_come_as_a_poisson_process() {
+    const ROUNDS: u32 = 10_000;
+    let (flows, seconds) = (20.0, 2);
+    let mut lab = Lab::new(NatConfig {
+        background: 20,
+        allocation: Allocation::Sequential { step: 1 },
+        ..NatConfig::symmetric()
+    });
+    let mut taken = Vec::new();
+    let mut last: Option<u16> = None;
+    for round in 0..ROUNDS {
+        let now = u64::from(round) * seconds;
+        let port = lab.out("198.51.100.1:1", now).unwrap().port();
+        // Where the range ends the sequence begins anew.
+        let others = last
+            .filter(|last| *last < port)
+            .map(|last| f64::from(port - last) - 1.0);
+        taken.extend(others);
+        last = Some(port);
+        // Each round has a mapping of its own.
+        lab.nat.mappings.clear();
+        lab.nat.owners.clear();
+        lab.nat.stored = 0;
+    }
+    let count = taken.len() as f64;
+    let mean = taken.iter().sum::<f64>() / count;
+    let variance = taken.iter().map(|n| (n - mean).powi(2)).sum::<f64>() / count;
+    let expected = flows * seconds as f64;
+    assert!(
+        (mean - expected).abs() < 3.0 * (expected / count).sqrt(),
+        "{mean}"
+    );
+    // Of a Poisson process they are equal; the standard error of a variance is nearly this.
+    let sigma = expected * (2.0 / count).sqrt();
+    assert!((variance - expected).abs() < 3.0 * sigma, "{variance}");
+}
