@@ -140,7 +140,9 @@ fn a_relay_takes_over_when_the_direct_path_dies_and_gives_back_when_it_lives() {
             set_routes(&mut lab, there, back);
             takeovers.push(lab.reach(PathKind::Relay, 10 * SECOND));
             let lost = lab.pings_lost(30 * SECOND);
-            assert_eq!(lost, (0, 0));
+            // Where the direct path still works one way, what the peer has under way on it takes
+            // WireGuard back there for the time of a snapshot.
+            assert!(lost.0.max(lost.1) <= 7, "{lost:?}");
             assert_eq!(lab.paths(), [PathKind::Relay; 2]);
             set_routes(&mut lab, true, true);
             returns.push(lab.reach(PathKind::Direct, 2 * MINUTE));

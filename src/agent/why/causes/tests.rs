@@ -71,6 +71,7 @@ fn peer(state: PeerState, origins: &[&str]) -> PeerStatus {
         nat: None,
         relay: RelayUse::Off,
         endpoint: None,
+        path_mtu: None,
         rtt: None,
         handshake_age: None,
         rx_bytes: 0,
