@@ -111,7 +111,9 @@ mod tests {
                     ports: &[],
                     target: "203.0.113.1:9".parse().unwrap(),
                     seed: 0,
+                    peers_seed: 0,
                     attempt: 0,
+                    opener_ttl: 4,
                 };
                 let mut port = newest;
                 let opened: Vec<u16> = (0..PORTS)
