@@ -581,6 +581,8 @@ mod tests {
     use natpunch_types::HostAddress;
 
     use natpunch_types::Nat64;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
 
     use super::*;
 
@@ -626,6 +628,43 @@ mod tests {
         let is_news = local.set_hosts(&network, &[]);
         assert!(is_news, "candidates that were out of reach are tried");
         assert!(local.can_reach(global) && !local.can_reach(private));
+    }
+
+    #[test]
+    fn two_servers_tell_how_the_nat_maps_and_one_alone_does_not() {
+        let mapping = |seen: &[&str]| {
+            let mut local = Local::default();
+            for (n, mapped) in (1..).zip(seen) {
+                let server = Server {
+                    transaction: fresh(&mut ChaCha20Rng::from_seed([n; 32])),
+                    tries: 0,
+                    next: Time::ZERO,
+                    asked: None,
+                    silent_rounds: 0,
+                    mapped: Some(mapped.parse().unwrap()),
+                };
+                let address = SocketAddr::from(([198, 51, 100, n], 3478));
+                local.servers.insert(address, server);
+            }
+            local.mapping_v4()
+        };
+        assert_eq!(mapping(&["203.0.113.1:1000"]), None);
+        assert_eq!(
+            mapping(&["203.0.113.1:1000", "203.0.113.1:1000"]),
+            Some(Mapping::EndpointIndependent)
+        );
+        assert_eq!(
+            mapping(&["203.0.113.1:1000", "203.0.113.1:1001"]),
+            Some(Mapping::EndpointDependent)
+        );
+    }
+
+    #[test]
+    fn who_has_the_address_at_which_servers_see_this_node_is_behind_the_same_nat() {
+        let mut local = local([("192.168.1.2".to_owned(), LinkRole::DefaultRoute)]);
+        sees(&mut local, "one", "203.0.113.1:1000");
+        assert!(local.shares_public_ip("203.0.113.1".parse().unwrap()));
+        assert!(!local.shares_public_ip("203.0.113.2".parse().unwrap()));
     }
 
     #[test]

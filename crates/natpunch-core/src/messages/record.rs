@@ -171,6 +171,27 @@ mod tests {
     use crate::keys::PairKeys;
 
     #[test]
+    fn a_record_has_one_of_two_lengths_whatever_is_in_it() {
+        let keys = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
+        let ours = PairKeys::derive(&keys[0], &keys[1].public_key(), None).unwrap();
+        let length = |count: u16| {
+            let candidate = |n| (CandidateKind::Host, SocketAddr::from(([10, 0, 0, 1], n)));
+            let contents = Contents {
+                counter: 1,
+                lifetime: Duration::from_secs(600),
+                candidates: (1..=count).map(candidate).collect(),
+                profile: NatProfile::default(),
+            };
+            let mut rng = rand_chacha::ChaCha20Rng::from_seed([0; 32]);
+            contents.seal(&ours.outbound, &mut rng).blob.len()
+        };
+        let around = 1 + 24 + 16;
+        // What the protocol's description says: 14 bytes, and entries of 19.
+        assert_eq!([length(0), length(4)], [around + 14 + 5 * 19; 2]);
+        assert_eq!([length(6), length(16)], [around + 14 + 16 * 19; 2]);
+    }
+
+    #[test]
     fn a_record_is_believed_for_an_hour_at_most() {
         let [a, b] = [1, 2].map(|byte| SecretKey::from_bytes([byte; 32]));
         let ours = PairKeys::derive(&a, &b.public_key(), None).unwrap();

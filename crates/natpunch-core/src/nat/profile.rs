@@ -391,6 +391,48 @@ mod tests {
     }
 
     #[test]
+    fn what_calls_for_other_strategies_is_told_from_what_does_not() {
+        let plain = NatProfile {
+            mapping: Some(Mapping::EndpointDependent),
+            pattern: Pattern::Sequential {
+                newest: 4000,
+                step: 1,
+            },
+            ..NatProfile::default()
+        };
+        let elsewhere_in_the_sequence = NatProfile {
+            pattern: Pattern::Sequential {
+                newest: 9000,
+                step: 1,
+            },
+            hops: NonZeroU8::new(3),
+            addresses: 1,
+            ..plain
+        };
+        assert!(plain.is_like(&elsewhere_in_the_sequence));
+        for other in [
+            NatProfile {
+                mapping: None,
+                ..plain
+            },
+            NatProfile {
+                pattern: Pattern::Random,
+                ..plain
+            },
+            NatProfile {
+                spray: true,
+                ..plain
+            },
+            NatProfile {
+                poison_prone: Some(true),
+                ..plain
+            },
+        ] {
+            assert!(!plain.is_like(&other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_sequence_is_told_with_its_step_though_other_hosts_ports_lie_between() {
         for (ports, step, newest) in [
             ([4000, 4001, 4002, 4003, 4004, 4005], 1, 4005),

@@ -194,3 +194,41 @@ impl Sampler {
         self.due = Some(now + if enough { LIFETIME } else { RETRY });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::ports::Pinning;
+
+    #[test]
+    fn twelve_ports_ask_one_after_the_other_and_are_closed_when_nobody_answers() {
+        let owner = PeerKey::from_bytes([1; 32]);
+        let server: SocketAddr = "198.51.100.1:3478".parse().unwrap();
+        let mut ports = SourcePorts::default();
+        ports.pinning = Pinning::Possible;
+        let mut rng = ChaCha20Rng::from_seed([0; 32]);
+        let mut sampler = Sampler::default();
+        let (mut now, mut asked) = (Time::ZERO, Vec::new());
+        let wanted = (Some(server), true, owner);
+        sampler.handle_timeout(wanted, &mut ports, &mut rng, now, |t| asked.push(t.path));
+        while let Some(next) = sampler.next_timeout() {
+            assert!(next > now, "time goes on");
+            now = next;
+            sampler.handle_timeout(wanted, &mut ports, &mut rng, now, |t| asked.push(t.path));
+        }
+        let mut from: Vec<_> = asked.iter().map(|path| path.pin()).collect();
+        from.dedup();
+        assert_eq!((asked.len(), from.len()), (SAMPLES, SAMPLES));
+        assert!(asked.iter().all(|path| path.remote == server));
+        assert_eq!(now, Time::ZERO + PACE * 11 + PATIENCE);
+        assert!(
+            from.iter()
+                .flatten()
+                .all(|port| !ports.is_of(*port, &owner))
+        );
+        assert_eq!(sampler.due_at(), Some(now + RETRY), "too few have answered");
+    }
+}
