@@ -99,6 +99,8 @@ lint: ## formatting, clippy, documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --locked --quiet
+	@# Its lock file is one of its own, and follows the workspace's dependencies.
+	cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 
 supply-chain: ## licences, sources and duplicates of the dependencies, and dependencies that nothing uses
 	@scripts/deps.sh supply
