@@ -132,9 +132,10 @@ fn two_firewalled_nodes_connect_under_ten_percent_loss() {
         let mut world = World::pair();
         world.flows = Some(Default::default());
         world.passes = lossy(10, seed);
+        world.repeats = true;
         world.tell_both();
         let start = world.now;
-        let done = world.run_until(start + secs(20), |world| {
+        let done = world.run_until(start + secs(25), |world| {
             (0..2).all(|index| world.status(index).state == PeerState::Connected)
         });
         assert!(
@@ -144,7 +145,8 @@ fn two_firewalled_nodes_connect_under_ten_percent_loss() {
         );
         slowest = slowest.max(world.now.since(start));
     }
-    assert!(slowest <= secs(15), "{slowest:?}");
+    // One handshake in five is lost, and WireGuard waits 5 s with the next: of 300 some need four.
+    assert!(slowest <= secs(20), "{slowest:?}");
 }
 
 #[test]

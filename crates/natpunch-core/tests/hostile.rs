@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use natpunch_core::{Event, Mesh, PeerState, Time};
 use natpunch_types::{
-    InstanceName, PROBE_MAGIC, PathId, PresharedKey, RecordTag, SealedRecord, SecretKey,
+    InstanceName, PROBE_LEN, PROBE_MAGIC, PathId, PresharedKey, RecordTag, SealedRecord, SecretKey,
 };
 use proptest::prelude::*;
 
@@ -144,14 +144,19 @@ fn replays_from_an_earlier_run_move_nothing() {
 
 #[test]
 fn a_reply_is_never_larger_than_what_it_answers() {
+    /// Of the answer to a question about the size of packets, which is never shorter (protocol.md).
+    const SIZE_ANSWER: usize = 96;
     let (world, _) = captured();
-    let lengths: Vec<usize> = world
-        .nodes
-        .iter()
-        .flat_map(|n| &n.sent)
-        .map(|(_, sent)| sent.payload.len())
-        .collect();
-    assert!(lengths.iter().all(|length| *length == lengths[0]));
+    let sent = world.nodes.iter().flat_map(|node| &node.sent);
+    let lengths: Vec<usize> = sent.map(|(_, sent)| sent.payload.len()).collect();
+    let (plain, sizes): (Vec<usize>, Vec<usize>) =
+        lengths.into_iter().partition(|length| *length == PROBE_LEN);
+    assert!(!plain.is_empty() && !sizes.is_empty());
+    assert_eq!(sizes.iter().min(), Some(&SIZE_ANSWER), "{sizes:?}");
+    assert!(
+        sizes.iter().any(|length| *length > SIZE_ANSWER),
+        "{sizes:?}"
+    );
 }
 
 #[test]

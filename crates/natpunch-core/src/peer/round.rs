@@ -327,3 +327,34 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use natpunch_types::{CandidateKind, InstanceName, Origin};
+
+    use super::*;
+    use crate::candidates::{Offer, Table};
+
+    #[test]
+    fn early_packets_spoil_nothing_within_a_lan_by_ipv6_or_at_a_relay() {
+        let is_careful = |address: &str, kind| {
+            let path = PathId::wireguard(address.parse().unwrap());
+            let offer = Offer {
+                path,
+                kind,
+                origin: &Origin::Discovery(InstanceName::new("rv")),
+                expires: Time::ZERO + Duration::from_secs(60),
+                recorded: false,
+            };
+            let mut table = Table::default();
+            table.learn(&offer, None, Time::ZERO);
+            may_be_poisoned(path, table.get(&path).unwrap())
+        };
+        assert!(is_careful("203.0.113.1:9", CandidateKind::Reflexive));
+        assert!(!is_careful("203.0.113.1:9", CandidateKind::Relay));
+        assert!(!is_careful("192.168.1.2:9", CandidateKind::Host));
+        assert!(!is_careful("[2001:db8::1]:9", CandidateKind::Host));
+    }
+}

@@ -266,6 +266,9 @@ pub struct World {
     pub read_at: Option<Duration>,
     /// WireGuard handshakes that were started.
     pub initiations: usize,
+    /// Whether WireGuard repeats an initiation that is not answered, as it does for 90 s while
+    /// something waits.
+    pub repeats: bool,
 }
 
 impl World {
@@ -288,6 +291,7 @@ impl World {
             flows: None,
             read_at: None,
             initiations: 0,
+            repeats: false,
         };
         for (number, addresses) in nodes {
             let others: Vec<u8> = numbers
@@ -572,6 +576,27 @@ impl World {
         }
     }
 
+    /// WireGuard repeats the initiations of a node that were not answered in its REKEY_TIMEOUT.
+    fn repeat_initiations(&mut self, index: usize) {
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let key = public(node.number);
+        let is_due = |at: &Time| now.since(*at) >= secs(5);
+        let due = node.initiated.iter_mut().filter(|(_, at)| is_due(at));
+        let peers: Vec<PeerKey> = due
+            .map(|(peer, at)| {
+                *at = now;
+                *peer
+            })
+            .collect();
+        for peer in peers {
+            let endpoint = self.nodes[index].device[&peer].endpoint;
+            let source = endpoint.and_then(|to| Some((self.source(index, to, None)?, to)));
+            if let Some((source, to)) = source {
+                self.put(source, to, Packet::Initiation(key));
+            }
+        }
+    }
+
     /// WireGuard makes an initiation for a peer that rests, which the agent hears; its bytes.
     pub fn initiate_at_rest(&mut self, index: usize, peer: u8, mark: u8) -> Vec<u8> {
         let key = public(peer);
@@ -704,6 +729,9 @@ impl World {
             for index in 0..self.nodes.len() {
                 if !self.nodes[index].up || !self.nodes[index].mesh_up {
                     continue;
+                }
+                if second && self.repeats {
+                    self.repeat_initiations(index);
                 }
                 if second {
                     self.feed_device(index);

@@ -432,3 +432,30 @@ fn a_router_that_forgets_the_mapping_of_a_pin_costs_seconds() {
     }
     lab.expect_sound();
 }
+
+#[test]
+fn what_a_side_does_against_the_nats_is_told_while_it_does_it() {
+    let mut lab = Lab::punching(1, NatConfig::symmetric(), NatConfig::home(), UPLINK, NEAR).start();
+    let mut told = [const { Vec::<String>::new() }; 2];
+    let end = lab.world.now() + MINUTE;
+    while lab.paths() != [PathKind::Direct; 2] && lab.world.now() < end {
+        step(&mut lab);
+        for (node, told) in [lab.a, lab.b].into_iter().zip(&mut told) {
+            let status = lab.world.status(node).unwrap();
+            told.extend(status.peers[0].strategy.clone());
+        }
+    }
+    let [opener, sweeper] = told;
+    assert!(
+        opener
+            .iter()
+            .any(|text| text.starts_with("birthday: opens ports")),
+        "{opener:?}"
+    );
+    assert!(
+        sweeper
+            .iter()
+            .any(|text| text.starts_with("birthday: probes the peer's ports")),
+        "{sweeper:?}"
+    );
+}
