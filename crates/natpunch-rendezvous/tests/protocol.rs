@@ -47,8 +47,13 @@ fn a_record_reaches_its_watcher_in_one_way_time_each_whoever_comes_first() {
         // Hello, welcome, confirm (with the request), record.
         net.run(Duration::from_millis(41));
         assert_eq!(net.records(2), [(tag, blob(1))]);
-        // Pushed, not polled.
+        // Pushed, not polled, and once.
         net.run(SECOND * 100);
+        assert_eq!(
+            net.server.counters().pushed,
+            1,
+            "it was told that it arrived"
+        );
         let now = net.now;
         net.clients
             .get_mut(&1)

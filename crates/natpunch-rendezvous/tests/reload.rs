@@ -23,6 +23,7 @@ fn who_is_taken_off_the_list_is_gone_at_once_with_its_mailboxes_and_cannot_come_
     }
     net.run(2 * SECOND);
     assert_eq!((net.server.sessions(), net.server.mailboxes()), (3, 3));
+    assert_eq!(net.server.counters().stored, 3);
     let allowed = [key(1), key(2)].iter().map(public).collect();
     let ended = net.server.reconfigure(
         Admission {
@@ -185,6 +186,21 @@ fn settings_that_change_nothing_end_nothing() {
     );
     net.run(90 * SECOND);
     assert_eq!(net.server.sessions(), 2);
+}
+
+#[test]
+fn a_ticket_from_before_a_reload_that_ends_nobody_opens_a_session() {
+    let mut net = Net::open();
+    let hello = RawHello::new(&key(7), &public(&key(200)), None, &mut common::rng(1)).unwrap();
+    let welcome = net.answers(address(1), &hello.datagram).pop().unwrap().1;
+    let (confirm, _session) = hello.confirm(&welcome, &[]).unwrap();
+    let open = Admission {
+        secrets: vec![],
+        allowed: None,
+    };
+    assert_eq!(net.server.reconfigure(open, Limits::default()), 0);
+    assert_eq!(net.answers(address(1), &confirm).len(), 1);
+    assert_eq!(net.server.sessions(), 1);
 }
 
 #[test]

@@ -151,3 +151,24 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_server_said_outlives_its_session() {
+        let server: SocketAddr = "198.51.100.1:51900".parse().unwrap();
+        let mut places = Alternates::default();
+        places.offer(server, 51_901, Time::ZERO);
+        places.observe("203.0.113.1:1000".parse().unwrap(), Time::ZERO);
+        let second = places.take_due(Time::ZERO).unwrap();
+        assert!(places.is(second) && places.next_due().is_some());
+        places.end();
+        assert!(!places.is(second), "its second port may be another's now");
+        assert_eq!(
+            (places.next_due(), places.take_due(Time::ZERO)),
+            (None, None)
+        );
+    }
+}

@@ -83,6 +83,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_wishes_to_meet_so_many_and_repeats_a_wish_of_its_own_at_the_bound() {
+        let tag = |n: usize| {
+            let mut tag = [0; 16];
+            tag[..8].copy_from_slice(&n.to_be_bytes());
+            tag
+        };
+        let mut wishes = Wishes::default();
+        for n in 0..MAX_WISHES + 1 {
+            wishes.add(tag(n), [2; 16], Time::ZERO);
+        }
+        let said = wishes.take_due(Time::ZERO);
+        assert_eq!(said.len(), MAX_WISHES);
+        wishes.add(tag(0), [2; 16], Time::ZERO);
+        assert_eq!(wishes.take_due(Time::ZERO), [(tag(0), [2; 16])]);
+    }
+
+    #[test]
     fn a_client_waits_as_long_as_the_server_does_after_its_last_word() {
         let ms = Time::from_millis;
         for (at, heeded) in [(6_500, true), (6_700, false)] {

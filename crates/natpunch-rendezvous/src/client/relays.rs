@@ -434,6 +434,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_without_an_answer_is_said_again_ever_more_seldom() {
+        let mut relays = Relays::default();
+        relays.set([(TAG, RelayUse::Carry)], NOW);
+        let (first, most) = RESEND;
+        let mut now = NOW;
+        for wait in [first, first * 2, first * 4, first * 8, most, most] {
+            assert_eq!(said(&mut relays, now), [RelayUse::Carry]);
+            assert_eq!(said(&mut relays, now), [], "not at once");
+            now = now + wait.min(most);
+        }
+    }
+
+    #[test]
     fn a_wish_that_was_never_said_is_not_taken_back_either() {
         let mut relays = Relays::default();
         relays.set([(TAG, RelayUse::Carry)], NOW);

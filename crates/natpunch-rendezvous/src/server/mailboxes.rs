@@ -217,7 +217,7 @@ impl Mailboxes {
     }
 
     /// Keeps a record in place of an earlier one, and says who is to be told what now: whether it
-    /// is news to somebody. `None`: there is no room. The digest is its owner's word, which only
+    /// is another than before. `None`: there is no room. The digest is its owner's word, which only
     /// its own readers depend on.
     pub(super) fn put(
         &mut self,
@@ -246,6 +246,7 @@ impl Mailboxes {
         let site_bytes = (self.usage.bytes.of(&site) - own).saturating_add(blob.len());
         let left = limits.bytes - bytes;
         (blob.len() <= own || site_bytes <= left.max(FEW_BYTES)).then_some(())?;
+        let is_new = before.is_none_or(|record| record.digest != digest);
         let before = before.map(|record| (record.owner, record.blob.len()));
         self.usage
             .replace(before.map(|(owner, _)| owner), owner, limits)?;
@@ -263,8 +264,7 @@ impl Mailboxes {
             expires: now + LIFETIME,
         });
         mailbox.tell(&tag, None, &mut self.due, told, pacer);
-        let is_news = |watcher: &Watcher| watcher.due.is_some();
-        Some(mailbox.watchers.iter().any(is_news))
+        Some(is_new)
     }
 
     /// Whether there may be one more mailbox, for this owner's first record or wish.
