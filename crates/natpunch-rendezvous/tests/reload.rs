@@ -189,6 +189,20 @@ fn settings_that_change_nothing_end_nothing() {
 }
 
 #[test]
+fn a_server_that_changes_its_key_hears_hellos_to_the_new_one_and_none_to_the_old_one() {
+    let mut net = Net::open();
+    let answers = |net: &mut Net, server: u8, n: u16| {
+        let mut rng = common::rng(n.into());
+        let hello = RawHello::new(&key(7), &public(&key(server)), None, &mut rng).unwrap();
+        net.answers(address(n), &hello.datagram).len()
+    };
+    let before = [200, 201].map(|server| answers(&mut net, server, server.into()));
+    net.server.set_keys(&[key(201)]).unwrap();
+    let after = [200, 201].map(|server| answers(&mut net, server, u16::from(server) + 100));
+    assert_eq!((before, after), ([1, 0], [0, 1]));
+}
+
+#[test]
 fn a_ticket_from_before_a_reload_that_ends_nobody_opens_a_session() {
     let mut net = Net::open();
     let hello = RawHello::new(&key(7), &public(&key(200)), None, &mut common::rng(1)).unwrap();

@@ -426,6 +426,26 @@ fn a_server_changes_its_key_and_no_client_notices() {
 }
 
 #[test]
+fn a_message_under_keys_that_were_just_replaced_is_heard() {
+    let mut net = Net::open();
+    let now = net.now;
+    net.join(1, None).set_records([([7; 16], blob(1))], now);
+    net.run(SECOND * 60);
+    // It is under way while the keys change.
+    let now = net.now;
+    let client = net.clients.get_mut(&1).unwrap();
+    client.set_records([([8; 16], blob(2))], now);
+    client.handle_timeout(now);
+    let late = client.poll_transmit().unwrap().payload;
+    client.set_records([], now);
+    while rekeyed(&net) < 2 {
+        net.run(SECOND);
+    }
+    net.answers(address(1), &late);
+    assert_eq!(net.server.mailboxes(), 2);
+}
+
+#[test]
 fn keys_that_were_replaced_open_nothing_after_a_quarter_of_a_minute() {
     let mut net = Net::open();
     let now = net.now;

@@ -484,3 +484,36 @@ fn place(address: SocketAddr) -> Vec<u8> {
 fn millis(time: Time) -> u64 {
     u64::try_from(time.since_origin().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cookie_outlives_one_change_of_its_key_unless_nobody_came_for_so_long() {
+        let mut rng = ChaCha20Rng::from_seed([0; 32]);
+        let mut meter = Meter {
+            cookie_keys: [crypto::random_key(&mut rng), crypto::random_key(&mut rng)],
+            cookie_since: Time::ZERO,
+            rates: Rates::new(&Limits::default()),
+            all: Bucket::default(),
+            unproven: Bucket::default(),
+            networks: Box::default(),
+        };
+        let mut now = Time::ZERO;
+        for (wait, is_kept) in [
+            (COOKIE_SECRET_LIFETIME, true),
+            (COOKIE_SECRET_LIFETIME * 3 / 2, true),
+            (COOKIE_SECRET_LIFETIME * 2, false),
+        ] {
+            now = now + wait;
+            let before = *meter.cookie_keys[0];
+            meter.rotate_cookie_keys(&mut rng, now);
+            assert_eq!(*meter.cookie_keys[1] == before, is_kept, "{wait:?}");
+            assert_ne!(*meter.cookie_keys[0], before);
+        }
+    }
+}
