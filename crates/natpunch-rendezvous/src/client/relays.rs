@@ -442,7 +442,7 @@ mod tests {
         for wait in [first, first * 2, first * 4, first * 8, most, most] {
             assert_eq!(said(&mut relays, now), [RelayUse::Carry]);
             assert_eq!(said(&mut relays, now), [], "not at once");
-            now = now + wait.min(most);
+            now += wait.min(most);
         }
     }
 

@@ -509,7 +509,7 @@ mod tests {
             (COOKIE_SECRET_LIFETIME * 3 / 2, true),
             (COOKIE_SECRET_LIFETIME * 2, false),
         ] {
-            now = now + wait;
+            now += wait;
             let before = *meter.cookie_keys[0];
             meter.rotate_cookie_keys(&mut rng, now);
             assert_eq!(*meter.cookie_keys[1] == before, is_kept, "{wait:?}");
