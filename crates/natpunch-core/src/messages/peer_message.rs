@@ -11,31 +11,22 @@
 //! Key, tag and sequence numbers are those of probes; the form, which is authenticated, tells the two
 //! apart. A version that does not know the form takes it for no probe of its own and drops it.
 
-use chacha20poly1305::{AeadInPlace as _, XNonce};
-use natpunch_types::{PEER_MESSAGE_MAX, PROBE_MAGIC, ProbeTag};
+use natpunch_types::{PEER_MESSAGE_MAX, ProbeTag};
 use rand_core::RngCore;
 
 use crate::keys::Direction;
-use crate::messages::Stamp;
 use crate::messages::wire::Reader;
+use crate::messages::{Stamp, envelope};
 
-const FORM: [u8; 4] = [1, 1, 0, 0];
-const HEADER_LEN: usize = 16;
-const NONCE_LEN: usize = 24;
-const STAMP_LEN: usize = 24;
-const MAC_LEN: usize = 16;
+const FORM: envelope::Form = [1, 1, 0, 0];
 /// What is around a payload, in bytes.
-const AROUND: usize = HEADER_LEN + NONCE_LEN + STAMP_LEN + MAC_LEN;
+const AROUND: usize = envelope::AROUND + Stamp::LEN;
 
 /// The tag of a datagram that has the form of a peer's message, by which its peer is found.
 pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
     let payload = datagram.len().checked_sub(AROUND)?;
-    if !(1..=PEER_MESSAGE_MAX).contains(&payload) {
-        return None;
-    }
-    let mut reader = Reader(datagram);
-    (reader.array()? == PROBE_MAGIC && reader.array()? == FORM)
-        .then(|| reader.array().map(ProbeTag))?
+    let is_of_length = (1..=PEER_MESSAGE_MAX).contains(&payload);
+    envelope::tag(datagram, FORM).filter(|_| is_of_length)
 }
 
 /// The datagram; `None` for a payload that is empty or longer than [`PEER_MESSAGE_MAX`].
@@ -48,48 +39,17 @@ pub(crate) fn seal(
     if !(1..=PEER_MESSAGE_MAX).contains(&payload.len()) {
         return None;
     }
-    let mut text = Vec::with_capacity(STAMP_LEN + payload.len());
-    text.extend(stamp.session.to_be_bytes());
-    text.extend(stamp.to_session.to_be_bytes());
-    text.extend(stamp.sequence.to_be_bytes());
+    let mut text = Vec::with_capacity(Stamp::LEN + payload.len());
+    stamp.put(&mut text);
     text.extend(payload);
-
-    let mut datagram = Vec::with_capacity(AROUND + payload.len());
-    datagram.extend(PROBE_MAGIC);
-    datagram.extend(FORM);
-    datagram.extend(keys.probe_tag.0);
-    let mut nonce = [0; NONCE_LEN];
-    rng.fill_bytes(&mut nonce);
-    let nonce = XNonce::from_slice(&nonce);
-    // The cipher refuses only texts of more than 256 GiB.
-    let mac = keys
-        .probe
-        .encrypt_in_place_detached(nonce, &datagram, &mut text)
-        .ok()?;
-    datagram.extend(nonce);
-    datagram.extend(text);
-    datagram.extend(mac);
-    Some(datagram)
+    envelope::seal(FORM, text, keys, rng)
 }
 
 /// `None` for anything that the peer did not seal for us in this form.
 pub(crate) fn open(keys: &Direction, datagram: &[u8]) -> Option<(Stamp, Vec<u8>)> {
-    if tag(datagram)? != keys.probe_tag {
-        return None;
-    }
-    let (header, rest) = datagram.split_first_chunk::<HEADER_LEN>()?;
-    let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
-    let (sealed, mac) = rest.split_last_chunk::<MAC_LEN>()?;
-    let mut text = sealed.to_vec();
-    keys.probe
-        .decrypt_in_place_detached(nonce.into(), header, &mut text, mac.into())
-        .ok()?;
+    let text = envelope::open(tag(datagram)?, keys, datagram)?;
     let mut reader = Reader(&text);
-    let stamp = Stamp {
-        session: reader.u64()?,
-        to_session: reader.u64()?,
-        sequence: reader.u64()?,
-    };
+    let stamp = Stamp::read(&mut reader)?;
     Some((stamp, reader.0.to_vec()))
 }
 

@@ -37,26 +37,22 @@
 
 use std::net::SocketAddr;
 
-use chacha20poly1305::{AeadInPlace as _, XNonce};
 pub(crate) use natpunch_types::PROBE_LEN;
-use natpunch_types::{PROBE_MAGIC, ProbeTag};
+use natpunch_types::ProbeTag;
 use rand_core::RngCore;
 
 use crate::keys::Direction;
-use crate::messages::Stamp;
 use crate::messages::about::About;
 use crate::messages::wire::{ADDRESS_LEN, Reader, put_address, read_address};
+use crate::messages::{Stamp, envelope};
 
 /// A ping tells at most this many host addresses.
 pub(crate) const MAX_HOSTS: usize = 4;
 
-const VERSION: u8 = 1;
-const HEADER_LEN: usize = 16;
-const NONCE_LEN: usize = 24;
-const MAC_LEN: usize = 16;
+const FORM: envelope::Form = [1, 0, 0, 0];
 const FIELDS_LEN: usize = 40 + (1 + MAX_HOSTS) * ADDRESS_LEN;
 const PLAINTEXT_LEN: usize = FIELDS_LEN.next_multiple_of(8);
-const _: () = assert!(PROBE_LEN == HEADER_LEN + NONCE_LEN + PLAINTEXT_LEN + MAC_LEN);
+const _: () = assert!(PROBE_LEN == envelope::AROUND + PLAINTEXT_LEN);
 const FLAG_HEARD: u8 = 1;
 const FLAG_IN_USE: u8 = 2;
 const FLAG_CHECKING: u8 = 4;
@@ -118,19 +114,14 @@ pub(crate) struct Probe {
 
 /// The tag of a datagram that has the form of a probe, by which its peer is found.
 pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
-    if datagram.len() != PROBE_LEN {
-        return None;
-    }
-    let mut reader = Reader(datagram);
-    (reader.array()? == PROBE_MAGIC && reader.array()? == [VERSION, 0, 0, 0])
-        .then(|| reader.array().map(ProbeTag))?
+    envelope::tag(datagram, FORM).filter(|_| datagram.len() == PROBE_LEN)
 }
 
 /// How much a part of a datagram, from its beginning on, shows that it is one of our probes sealed
 /// with these keys: `None` if it is not, true if it has the tag, which nobody knows who has not seen
 /// one.
 pub(crate) fn quote(part: &[u8], keys: &Direction) -> Option<bool> {
-    let header = [&PROBE_MAGIC[..], &[VERSION, 0, 0, 0], &keys.probe_tag.0].concat();
+    let header = envelope::header(FORM, keys);
     let length = part.len().min(header.len());
     let is_ours = part.get(..length) == header.get(..length);
     is_ours.then_some(length == header.len())
@@ -162,9 +153,7 @@ impl Probe {
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
         plaintext.push(0);
-        plaintext.extend(self.session.to_be_bytes());
-        plaintext.extend(self.to_session.to_be_bytes());
-        plaintext.extend(self.sequence.to_be_bytes());
+        self.stamp().put(&mut plaintext);
         plaintext.extend(self.transaction.0);
         match self.about {
             Some(about) if self.kind == Kind::Ping => plaintext.extend(about.to_bytes()),
@@ -175,41 +164,13 @@ impl Probe {
         }
         plaintext.resize(PLAINTEXT_LEN, 0);
 
-        let mut datagram = Vec::with_capacity(PROBE_LEN);
-        datagram.extend(PROBE_MAGIC);
-        datagram.extend([VERSION, 0, 0, 0]);
-        datagram.extend(keys.probe_tag.0);
-        let mut nonce = [0; NONCE_LEN];
-        rng.fill_bytes(&mut nonce);
-        match keys.probe.encrypt_in_place_detached(
-            XNonce::from_slice(&nonce),
-            &datagram,
-            &mut plaintext,
-        ) {
-            Ok(mac) => {
-                datagram.extend(nonce);
-                datagram.extend(plaintext);
-                datagram.extend(mac);
-                datagram
-            }
-            // The cipher refuses only plaintexts of more than 256 GiB.
-            Err(_) => Vec::new(),
-        }
+        // The cipher refuses only plaintexts of more than 256 GiB.
+        envelope::seal(FORM, plaintext, keys, rng).unwrap_or_default()
     }
 
     /// `None` for anything that the peer did not seal for us in this form.
     pub(crate) fn open(keys: &Direction, datagram: &[u8]) -> Option<Self> {
-        if tag(datagram)? != keys.probe_tag {
-            return None;
-        }
-        let (header, rest) = datagram.split_first_chunk::<HEADER_LEN>()?;
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let (sealed, mac) = rest.split_first_chunk::<PLAINTEXT_LEN>()?;
-        let mut plaintext = *sealed;
-        keys.probe
-            .decrypt_in_place_detached(nonce.into(), header, &mut plaintext, mac.into())
-            .ok()?;
-
+        let plaintext = envelope::open(tag(datagram)?, keys, datagram)?;
         let mut reader = Reader(&plaintext);
         let kind = match reader.u8()? {
             1 => Kind::Ping,
@@ -219,6 +180,11 @@ impl Probe {
         let flags = reader.u8()?;
         let hosts = usize::from(reader.u8()?).min(MAX_HOSTS);
         reader.u8()?;
+        let Stamp {
+            session,
+            to_session,
+            sequence,
+        } = Stamp::read(&mut reader)?;
         Some(Self {
             kind,
             heard: flags & FLAG_HEARD != 0,
@@ -226,9 +192,9 @@ impl Probe {
             checking: flags & FLAG_CHECKING != 0,
             deaf: flags & FLAG_DEAF != 0,
             unheard: flags & FLAG_UNHEARD != 0,
-            session: reader.u64()?,
-            to_session: reader.u64()?,
-            sequence: reader.u64()?,
+            session,
+            to_session,
+            sequence,
             transaction: Transaction(reader.array()?),
             about: About::from_bytes(reader.0).filter(|_| kind == Kind::Ping),
             observed: read_address(&mut reader)?.filter(|_| kind == Kind::Pong),

@@ -13,24 +13,18 @@
 //! authenticated, tells them apart. A version that does not know the form drops it, so a path to it
 //! is never measured. An answer has the shortest length, so it is never longer than what it answers.
 
-use chacha20poly1305::{AeadInPlace as _, XNonce};
-use natpunch_types::{PROBE_MAGIC, ProbeTag, SIZE_PROBE_FORM, SIZE_PROBE_LEN};
+use natpunch_types::{ProbeTag, SIZE_PROBE_FORM, SIZE_PROBE_LEN};
 use rand_core::RngCore;
 
 use crate::keys::Direction;
-use crate::messages::Stamp;
 use crate::messages::probe::Transaction;
 use crate::messages::wire::Reader;
+use crate::messages::{Stamp, envelope};
 
-const HEADER_LEN: usize = 16;
-const NONCE_LEN: usize = 24;
-const MAC_LEN: usize = 16;
-/// What is around the sealed text, in bytes.
-const AROUND: usize = HEADER_LEN + NONCE_LEN + MAC_LEN;
 /// The sealed text without padding.
-const FIELDS_LEN: usize = 40;
+const FIELDS_LEN: usize = Stamp::LEN + 4 + 12;
 /// The shortest one, in bytes.
-pub(crate) const SHORTEST: usize = AROUND + FIELDS_LEN;
+pub(crate) const SHORTEST: usize = envelope::AROUND + FIELDS_LEN;
 const _: () = assert!(SHORTEST == *SIZE_PROBE_LEN.start());
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +45,8 @@ pub(crate) struct SizeProbe {
 
 /// The tag of a datagram that has this form, by which its peer is found.
 pub(crate) fn tag(datagram: &[u8]) -> Option<ProbeTag> {
-    if !SIZE_PROBE_LEN.contains(&datagram.len()) {
-        return None;
-    }
-    let mut reader = Reader(datagram);
-    (reader.array()? == PROBE_MAGIC && reader.array()? == SIZE_PROBE_FORM)
-        .then(|| reader.array().map(ProbeTag))?
+    let is_of_length = SIZE_PROBE_LEN.contains(&datagram.len());
+    envelope::tag(datagram, SIZE_PROBE_FORM).filter(|_| is_of_length)
 }
 
 impl SizeProbe {
@@ -68,54 +58,24 @@ impl SizeProbe {
         rng: &mut impl RngCore,
     ) -> Option<Vec<u8>> {
         let length = length.clamp(*SIZE_PROBE_LEN.start(), *SIZE_PROBE_LEN.end());
-        let mut text = Vec::with_capacity(length - AROUND);
-        text.extend(self.stamp.session.to_be_bytes());
-        text.extend(self.stamp.to_session.to_be_bytes());
-        text.extend(self.stamp.sequence.to_be_bytes());
+        let length = length - envelope::AROUND;
+        let mut text = Vec::with_capacity(length);
+        self.stamp.put(&mut text);
         let kind = match self.kind {
             Kind::Question => 1,
             Kind::Answer => 2,
         };
         text.extend([kind, 0, 0, 0]);
         text.extend(self.transaction.bytes());
-        text.resize(length - AROUND, 0);
-
-        let mut datagram = Vec::with_capacity(length);
-        datagram.extend(PROBE_MAGIC);
-        datagram.extend(SIZE_PROBE_FORM);
-        datagram.extend(keys.probe_tag.0);
-        let mut nonce = [0; NONCE_LEN];
-        rng.fill_bytes(&mut nonce);
-        let nonce = XNonce::from_slice(&nonce);
-        // The cipher refuses only texts of more than 256 GiB.
-        let mac = keys
-            .probe
-            .encrypt_in_place_detached(nonce, &datagram, &mut text)
-            .ok()?;
-        datagram.extend(nonce);
-        datagram.extend(text);
-        datagram.extend(mac);
-        Some(datagram)
+        text.resize(length, 0);
+        envelope::seal(SIZE_PROBE_FORM, text, keys, rng)
     }
 
     /// `None` for anything that the peer did not seal for us in this form.
     pub(crate) fn open(keys: &Direction, datagram: &[u8]) -> Option<Self> {
-        if tag(datagram)? != keys.probe_tag {
-            return None;
-        }
-        let (header, rest) = datagram.split_first_chunk::<HEADER_LEN>()?;
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let (sealed, mac) = rest.split_last_chunk::<MAC_LEN>()?;
-        let mut text = sealed.to_vec();
-        keys.probe
-            .decrypt_in_place_detached(nonce.into(), header, &mut text, mac.into())
-            .ok()?;
+        let text = envelope::open(tag(datagram)?, keys, datagram)?;
         let mut reader = Reader(&text);
-        let stamp = Stamp {
-            session: reader.u64()?,
-            to_session: reader.u64()?,
-            sequence: reader.u64()?,
-        };
+        let stamp = Stamp::read(&mut reader)?;
         let kind = match reader.array::<4>()? {
             [1, ..] => Kind::Question,
             [2, ..] => Kind::Answer,
