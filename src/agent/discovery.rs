@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use natpunch_types::{Ask, InstanceName};
+use natpunch_types::{Ask, InstanceName, Travel};
 
 use super::{Agent, now};
 use crate::plugins::host::{Instance, NodeFacts, PluginEvent, Said};
@@ -46,7 +46,7 @@ impl Agent {
             }
             Some(false) => {}
         }
-        if let Err(error) = self.raw.send(None, destination, None, payload) {
+        if let Err(error) = self.raw.send(None, destination, Travel::Usual, payload) {
             tracing::debug!(discovery = %instance, %destination, %error, "not sent");
         }
     }

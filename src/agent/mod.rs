@@ -378,21 +378,14 @@ impl Agent {
             let Transmit {
                 path,
                 source,
-                ttl,
-                whole,
+                travel,
                 payload,
             } = transmit;
+            let (remote, payload) = (path.remote, &payload);
             let sent = match path.local {
-                LocalSocket::WireguardPort if whole => {
-                    self.raw.send_whole(source, path.remote, &payload)
-                }
-                LocalSocket::WireguardPort => self.raw.send(source, path.remote, ttl, &payload),
-                LocalSocket::SourcePort(port) if whole => {
-                    self.pins.send_whole(&self.raw, port, path.remote, &payload)
-                }
+                LocalSocket::WireguardPort => self.raw.send(source, remote, travel, payload),
                 LocalSocket::SourcePort(port) => {
-                    let (remote, payload) = (path.remote, &payload);
-                    self.pins.send(&self.raw, port, remote, ttl, payload)
+                    self.pins.send(&self.raw, port, remote, travel, payload)
                 }
             };
             if let Err(error) = sent {

@@ -16,7 +16,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use natpunch_net::{IcmpErrors, NetError, Probed, RawPort, SourcePorts};
-use natpunch_types::{IcmpError, LocalSocket, Nat64, PathId, PeerKey, Pins as News};
+use natpunch_types::{IcmpError, Nat64, PathId, PeerKey, Pins as News, Travel};
 use natpunch_wg::{Interface, PinChoice, PinError, PinMethod, PinSet, PinWatch};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -97,8 +97,7 @@ pub(super) fn found(interface: &mut Interface) -> BTreeMap<PeerKey, PathId> {
     let pins = interface.pins();
     let path = |endpoint: Option<SocketAddr>| {
         let remote = natpunch_types::canonical(endpoint?);
-        let local = LocalSocket::SourcePort(*pins.get(&remote)?);
-        Some(PathId { local, remote })
+        Some(PathId::from_port(*pins.get(&remote)?, remote))
     };
     snapshot
         .peers
@@ -211,11 +210,7 @@ impl Pins {
     /// to go still does: the device's thread makes the change before it is known here.
     pub(super) fn path_to(&self, remote: SocketAddr) -> PathId {
         let asked = self.wanted.values().find(|path| path.remote == remote);
-        let in_force = || {
-            let port = *self.in_force.get(&remote)?;
-            let local = LocalSocket::SourcePort(port);
-            Some(PathId { local, remote })
-        };
+        let in_force = || Some(PathId::from_port(*self.in_force.get(&remote)?, remote));
         asked
             .copied()
             .or_else(in_force)
@@ -230,30 +225,14 @@ impl Pins {
         raw: &RawPort,
         port: NonZeroU16,
         remote: SocketAddr,
-        ttl: Option<u8>,
+        travel: Travel,
         payload: &[u8],
     ) -> Result<(), NetError> {
         let is_rewritten = self.method == PinMethod::Nftables;
         if is_rewritten && self.in_force.get(&remote) == Some(&port) {
-            raw.send(None, remote, ttl, payload)
+            raw.send(None, remote, travel, payload)
         } else {
-            self.ports.send(port, remote, ttl, payload)
-        }
-    }
-
-    /// The same of a datagram that nobody may split.
-    pub(super) fn send_whole(
-        &self,
-        raw: &RawPort,
-        port: NonZeroU16,
-        remote: SocketAddr,
-        payload: &[u8],
-    ) -> Result<(), NetError> {
-        let is_rewritten = self.method == PinMethod::Nftables;
-        if is_rewritten && self.in_force.get(&remote) == Some(&port) {
-            raw.send_whole(None, remote, payload)
-        } else {
-            self.ports.send_whole(port, remote, payload)
+            self.ports.send(port, remote, travel, payload)
         }
     }
 }
@@ -278,10 +257,7 @@ impl Agent {
                 source,
                 payload,
             }) => {
-                let path = PathId {
-                    local: LocalSocket::SourcePort(port),
-                    remote: source,
-                };
+                let path = PathId::from_port(port, source);
                 self.mesh.handle_datagram(path, None, &payload, now());
             }
             PinEvent::Icmp(Ok(error)) => self.mesh.handle_icmp(&error, now()),

@@ -515,13 +515,7 @@ impl Local {
             server.tries += 1;
             server.asked = Some(now);
             let payload = stun::request(server.transaction);
-            send(Transmit {
-                path: PathId::wireguard(*address),
-                source: None,
-                ttl: None,
-                whole: false,
-                payload,
-            });
+            send(Transmit::new(PathId::wireguard(*address), payload));
         }
     }
 

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey};
+use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey, Travel};
 
 /// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +17,22 @@ pub struct Transmit {
     pub path: PathId,
     /// From which local address; `None` leaves it to routing, as WireGuard does.
     pub source: Option<IpAddr>,
-    /// Time to live (hop limit); `None` is the system's default.
-    pub ttl: Option<u8>,
-    /// It must arrive whole or not at all: with "don't fragment" in IPv4, and not split by this host
-    /// in either family, whatever the kernel believes the path's MTU to be.
-    pub whole: bool,
+    /// How far it goes, and whether it may be split.
+    pub travel: Travel,
     /// The UDP payload.
     pub payload: Vec<u8>,
+}
+
+impl Transmit {
+    /// A datagram as most are: from the address that routing gives, with nothing special about it.
+    pub(crate) fn new(path: PathId, payload: Vec<u8>) -> Self {
+        Self {
+            path,
+            source: None,
+            travel: Travel::Usual,
+            payload,
+        }
+    }
 }
 
 /// Something for the shell to do.

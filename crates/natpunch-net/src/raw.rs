@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use natpunch_os::{allow_fragments, refuse_fragments};
-use natpunch_types::{Nat64, Route, canonical, lock};
+use natpunch_os::{allow_fragments, without_fragments};
+use natpunch_types::{Nat64, Route, Travel, canonical, lock};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg,
     setsockopt, sockopt,
@@ -201,7 +201,7 @@ impl RawPort {
         }
     }
 
-    /// Sends one datagram from the port, with a TTL of its own if given (else the system's).
+    /// Sends one datagram from the port.
     ///
     /// Without a `source` address it takes the one that a route lookup gives, as WireGuard does.
     /// With one, a broadcast or multicast leaves through the interface that owns it. An error that
@@ -210,63 +210,42 @@ impl RawPort {
         &self,
         source: Option<IpAddr>,
         destination: SocketAddr,
-        ttl: Option<u8>,
+        travel: Travel,
         payload: &[u8],
     ) -> Result<(), NetError> {
         let destination = self.translated(canonical(destination));
+        let send =
+            |socket: &Socket| self.try_send(socket, source, destination, travel.ttl(), payload);
+        // What must arrive whole changes the socket for all that is sent by it meanwhile.
         let _order = lock(&self.sending);
-        self.try_send(source, destination, ttl, payload)
-            .map_err(|source| NetError::Send {
-                destination,
-                source,
-            })
+        let sent = self.socket_to(destination).and_then(|socket| match travel {
+            Travel::Usual | Travel::Ttl(_) => send(socket),
+            Travel::Whole => without_fragments(socket, send),
+        });
+        sent.map_err(|source| NetError::Send {
+            destination,
+            source,
+        })
     }
 
-    /// [`send`](Self::send) of a datagram that no router may split, whatever the kernel believes
-    /// of the path. One that is larger than the link's MTU is refused, which is a soft error.
-    pub fn send_whole(
-        &self,
-        source: Option<IpAddr>,
-        destination: SocketAddr,
-        payload: &[u8],
-    ) -> Result<(), NetError> {
-        let destination = self.translated(canonical(destination));
-        let socket = if destination.is_ipv4() {
-            &self.v4
-        } else {
-            &self.v6
+    /// The socket of an address' family.
+    fn socket_to(&self, destination: SocketAddr) -> io::Result<&Socket> {
+        let socket = match destination {
+            SocketAddr::V4(_) => &self.v4,
+            SocketAddr::V6(_) => &self.v6,
         };
-        // Other datagrams may be split, also those that another thread sends now.
-        let _order = lock(&self.sending);
-        let set = |option: fn(&Socket) -> io::Result<()>| {
-            let socket = socket.as_ref().map(AsyncFd::get_ref);
-            socket.map_or(Ok(()), option)
-        };
-        let sent =
-            set(refuse_fragments).and_then(|()| self.try_send(source, destination, None, payload));
-        sent.and(set(allow_fragments))
-            .map_err(|source| NetError::Send {
-                destination,
-                source,
-            })
+        let socket = socket.as_ref().map(AsyncFd::get_ref);
+        socket.ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
     }
 
     fn try_send(
         &self,
+        socket: &Socket,
         source: Option<IpAddr>,
         destination: SocketAddr,
         ttl: Option<u8>,
         payload: &[u8],
     ) -> io::Result<()> {
-        let socket = if destination.is_ipv4() {
-            &self.v4
-        } else {
-            &self.v6
-        };
-        let socket = socket
-            .as_ref()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?
-            .get_ref();
         let source = match source {
             Some(source) => natpunch_types::canonical_ip(source),
             None => self

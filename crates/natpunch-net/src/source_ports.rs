@@ -15,8 +15,8 @@ use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use natpunch_os::{allow_fragments, refuse_fragments};
-use natpunch_types::{Nat64, canonical};
+use natpunch_os::{allow_fragments, without_fragments};
+use natpunch_types::{Nat64, Travel, canonical};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::ReadBuf;
@@ -176,8 +176,8 @@ impl SourcePorts {
         Poll::Pending
     }
 
-    /// Sends one datagram from one of the ports, with a TTL of its own if given (else the
-    /// system's). The source address is what a route lookup gives, as for WireGuard. Never blocks.
+    /// Sends one datagram from one of the ports. The source address is what a route lookup gives, as
+    /// for WireGuard. Never blocks.
     ///
     /// # Errors
     /// [Soft](NetError::is_soft) ones concern this datagram only; a port that is not open is one.
@@ -185,36 +185,8 @@ impl SourcePorts {
         &self,
         port: NonZeroU16,
         destination: SocketAddr,
-        ttl: Option<u8>,
+        travel: Travel,
         payload: &[u8],
-    ) -> Result<(), NetError> {
-        let ours = |own: &OwnPort, to| own.send(to, ttl, payload);
-        let shared = |raw: &RawPort, to| raw.send(None, to, ttl, payload);
-        self.send_by(port, destination, ours, shared)
-    }
-
-    /// [`send`](Self::send) of a datagram that no router may split. One that is larger than the
-    /// link's MTU is refused, which is a soft error.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub fn send_whole(
-        &self,
-        port: NonZeroU16,
-        destination: SocketAddr,
-        payload: &[u8],
-    ) -> Result<(), NetError> {
-        let ours = |own: &OwnPort, to| own.send_whole(to, payload);
-        let shared = |raw: &RawPort, to| raw.send_whole(None, to, payload);
-        self.send_by(port, destination, ours, shared)
-    }
-
-    fn send_by(
-        &self,
-        port: NonZeroU16,
-        destination: SocketAddr,
-        own: impl Fn(&OwnPort, SocketAddr) -> io::Result<()>,
-        shared: impl Fn(&RawPort, SocketAddr) -> Result<(), NetError>,
     ) -> Result<(), NetError> {
         let destination = canonical(destination);
         let translated = self
@@ -222,8 +194,8 @@ impl SourcePorts {
             .map_or(destination, |nat64| nat64.outward(destination));
         let sent = match self.open.get(&port) {
             // It translates by itself.
-            Some(Port::Shared(raw)) => return shared(raw, destination),
-            Some(Port::Own(port)) => own(port, translated),
+            Some(Port::Shared(raw)) => return raw.send(None, destination, travel, payload),
+            Some(Port::Own(port)) => port.send(translated, travel, payload),
             None => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
         };
         sent.map_err(|source| NetError::Send {
@@ -308,13 +280,15 @@ impl OwnPort {
         Poll::Pending
     }
 
-    fn send_whole(&self, destination: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        let sent =
-            refuse_fragments(&self.socket).and_then(|()| self.send(destination, None, payload));
-        sent.and(allow_fragments(&self.socket))
+    fn send(&self, destination: SocketAddr, travel: Travel, payload: &[u8]) -> io::Result<()> {
+        let send = |_: &UdpSocket| self.try_send(destination, travel.ttl(), payload);
+        match travel {
+            Travel::Usual | Travel::Ttl(_) => send(&self.socket),
+            Travel::Whole => without_fragments(&self.socket, send),
+        }
     }
 
-    fn send(&self, destination: SocketAddr, ttl: Option<u8>, payload: &[u8]) -> io::Result<()> {
+    fn try_send(&self, destination: SocketAddr, ttl: Option<u8>, payload: &[u8]) -> io::Result<()> {
         let ttl = ttl.map(i32::from);
         let control: Vec<_> = match destination {
             SocketAddr::V4(_) => ttl.as_ref().map(ControlMessage::Ipv4Ttl),

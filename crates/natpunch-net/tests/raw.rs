@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use common::{Neighbour, SOON, ip, on_a_host};
 use natpunch_net::{MAX_SOURCES, NetError, RawPort, Received};
-use natpunch_types::PROBE_MAGIC;
+use natpunch_types::{PROBE_MAGIC, Travel};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 const PORT: u16 = 21_000;
@@ -131,7 +131,7 @@ fn what_is_sent_leaves_from_the_owners_port_with_a_checksum_that_the_other_host_
             let to = socket.local_addr().unwrap();
             for length in [0, 1, 2, 3, 100, 1401] {
                 let payload = vec![0xff; length];
-                port.send(None, to, None, &payload).unwrap();
+                port.send(None, to, Travel::Usual, &payload).unwrap();
                 assert_eq!(
                     next(&socket),
                     (payload, SocketAddr::new(us.parse().unwrap(), PORT))
@@ -154,7 +154,7 @@ fn a_ttl_of_its_own_is_the_ttl_that_arrives() {
             let port = RawPort::open(PORT, 0).unwrap();
             let to = SocketAddr::new(to.parse().unwrap(), PORT);
             for ttl in [Some(1), Some(3), Some(255), None] {
-                port.send(None, to, ttl, &probe(b"")).unwrap();
+                port.send(None, to, ttl.into(), &probe(b"")).unwrap();
                 assert_eq!(received(&port).await.ttl, ttl.or(Some(64)));
             }
         }
@@ -182,18 +182,23 @@ fn an_explicit_source_is_used_and_one_that_is_not_ours_is_a_soft_error() {
         ] {
             let (us, foreign): (IpAddr, IpAddr) = (us.parse().unwrap(), foreign.parse().unwrap());
             let socket = neighbour.run(move || owner(them, PORT));
-            port.send(Some(us), socket.local_addr().unwrap(), None, b"x")
+            port.send(Some(us), socket.local_addr().unwrap(), Travel::Usual, b"x")
                 .unwrap();
             assert_eq!(next(&socket).1, SocketAddr::new(us, PORT));
             let error = port
-                .send(Some(foreign), socket.local_addr().unwrap(), None, b"x")
+                .send(
+                    Some(foreign),
+                    socket.local_addr().unwrap(),
+                    Travel::Usual,
+                    b"x",
+                )
                 .unwrap_err();
             assert!(error.is_soft(), "{error:?}");
         }
         let wrong_family = port.send(
             Some("::1".parse().unwrap()),
             "192.0.2.2:1".parse().unwrap(),
-            None,
+            Travel::Usual,
             b"x",
         );
         assert!(wrong_family.unwrap_err().is_soft());
@@ -239,8 +244,13 @@ fn a_call_to_all_of_a_lan_leaves_through_the_link_that_owns_its_source() {
             let all = SocketAddr::new(all.parse().unwrap(), PORT);
             let heard = ["np-b1", "np-b2"].map(|link| listener(&neighbour, link, domain));
             for source in sources {
-                port.send(Some(source.parse().unwrap()), all, None, source.as_bytes())
-                    .unwrap();
+                port.send(
+                    Some(source.parse().unwrap()),
+                    all,
+                    Travel::Usual,
+                    source.as_bytes(),
+                )
+                .unwrap();
             }
             for (socket, source) in heard.iter().zip(sources) {
                 let (payload, from) = next(socket);
@@ -277,7 +287,7 @@ fn a_call_to_all_of_a_lan_is_received() {
                 port.send(
                     Some(them.parse().unwrap()),
                     all,
-                    None,
+                    Travel::Usual,
                     &probe(b"who is there"),
                 )
                 .unwrap();
@@ -330,10 +340,10 @@ fn a_marked_port_takes_the_route_and_the_source_of_its_mark() {
             let socket = neighbour.run(move || owner(them, PORT));
             let to = socket.local_addr().unwrap();
             port.set_fwmark(0x4e).unwrap();
-            port.send(None, to, None, b"x").unwrap();
+            port.send(None, to, Travel::Usual, b"x").unwrap();
             assert_eq!(next(&socket).1.ip(), marked.parse::<IpAddr>().unwrap());
             port.set_fwmark(0).unwrap();
-            port.send(None, to, None, b"x").unwrap();
+            port.send(None, to, Travel::Usual, b"x").unwrap();
             assert_eq!(next(&socket).1.ip(), plain.parse::<IpAddr>().unwrap());
         }
     });
@@ -352,7 +362,7 @@ fn the_source_follows_the_host_to_another_network() {
         let port = RawPort::open(PORT, 0).unwrap();
         let socket = neighbour.run(|| owner("203.0.113.9", PORT));
         let to = socket.local_addr().unwrap();
-        port.send(None, to, None, b"x").unwrap();
+        port.send(None, to, Travel::Usual, b"x").unwrap();
         assert_eq!(
             next(&socket).1.ip(),
             IpAddr::from(Ipv4Addr::new(10, 1, 0, 1))
@@ -362,7 +372,7 @@ fn the_source_follows_the_host_to_another_network() {
         ip("address add 10.2.0.7/24 dev np-a");
         ip("route add default via 10.2.0.2");
         port.forget_routes();
-        port.send(None, to, None, b"x").unwrap();
+        port.send(None, to, Travel::Usual, b"x").unwrap();
         assert_eq!(
             next(&socket).1.ip(),
             IpAddr::from(Ipv4Addr::new(10, 2, 0, 7))
@@ -378,7 +388,7 @@ fn a_destination_that_cannot_be_reached_now_is_a_soft_error() {
         let port = RawPort::open(PORT, 0).unwrap();
         let soft = |to: &str| {
             let error = port
-                .send(None, to.parse().unwrap(), None, b"x")
+                .send(None, to.parse().unwrap(), Travel::Usual, b"x")
                 .unwrap_err();
             assert!(error.is_soft(), "{to}: {error:?}");
             assert!(error.to_string().contains(to), "{error}");
@@ -391,7 +401,12 @@ fn a_destination_that_cannot_be_reached_now_is_a_soft_error() {
             ip(&format!("route del {kind} 203.0.113.0/24"));
         }
         let too_long = port
-            .send(None, "10.1.0.2:1".parse().unwrap(), None, &vec![0; 65_528])
+            .send(
+                None,
+                "10.1.0.2:1".parse().unwrap(),
+                Travel::Usual,
+                &vec![0; 65_528],
+            )
             .unwrap_err();
         assert!(too_long.is_soft(), "{too_long:?}");
     });
@@ -522,13 +537,18 @@ fn a_host_without_ipv6_still_has_a_port() {
             .expect("the sysctls of the namespace");
         let port = RawPort::open(PORT, 0).unwrap();
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT);
-        port.send(None, to, None, &probe(b"")).unwrap();
+        port.send(None, to, Travel::Usual, &probe(b"")).unwrap();
         assert_eq!(received(&port).await.source, to);
         assert_eq!(port.port(), PORT);
         assert!(
-            port.send(None, "[2001:db8::1]:1".parse().unwrap(), None, b"x")
-                .unwrap_err()
-                .is_soft()
+            port.send(
+                None,
+                "[2001:db8::1]:1".parse().unwrap(),
+                Travel::Usual,
+                b"x"
+            )
+            .unwrap_err()
+            .is_soft()
         );
     });
 }
@@ -548,12 +568,12 @@ fn what_must_arrive_whole_is_never_split_and_what_is_sent_otherwise_still_may_be
         for (to, overhead) in [("10.1.0.2:9", 28), ("[fd01::2]:9", 48)] {
             let to: SocketAddr = to.parse().unwrap();
             let socket = neighbour.run(move || owner(&to.ip().to_string(), 9));
-            port.send_whole(None, to, &vec![1; 1_500 - overhead])
+            port.send(None, to, Travel::Whole, &vec![1; 1_500 - overhead])
                 .unwrap();
             assert_eq!(next(&socket).0.len(), 1_500 - overhead);
-            let refused = port.send_whole(None, to, &vec![2; 1_501 - overhead]);
+            let refused = port.send(None, to, Travel::Whole, &vec![2; 1_501 - overhead]);
             assert!(refused.unwrap_err().is_soft());
-            port.send(None, to, None, &vec![3; 1_501 - overhead])
+            port.send(None, to, Travel::Usual, &vec![3; 1_501 - overhead])
                 .unwrap();
             assert_eq!(next(&socket).0, vec![3; 1_501 - overhead]);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Neighbour, SOON, ip, on_a_host};
 use natpunch_net::{NetError, Probed, SourcePorts};
-use natpunch_types::PROBE_MAGIC;
+use natpunch_types::{PROBE_MAGIC, Travel};
 
 /// No port is shared with another process.
 const NONE: BTreeSet<NonZeroU16> = BTreeSet::new();
@@ -76,7 +76,7 @@ fn two_hundred_and_fifty_six_ports_speak_and_hear_in_both_families() {
             let mut left: BTreeSet<_> = wanted.iter().copied().collect();
             for number in &wanted {
                 let payload = probe(&number.get().to_be_bytes());
-                ports.send(*number, there, None, &payload).unwrap();
+                ports.send(*number, there, Travel::Usual, &payload).unwrap();
                 let answer = heard(&ports).await;
                 assert_eq!(answer.source, there);
                 assert_eq!(answer.payload, probe(&answer.port.get().to_be_bytes()));
@@ -112,7 +112,7 @@ fn each_datagram_has_its_own_ttl_in_both_families() {
                 let receive = scope.spawn(|| next_at(&neighbour, there, 1));
                 while !receive.is_finished() {
                     for (ttl, tail) in [(Some(3), b"short"), (Some(64), b"whole")] {
-                        let _ = ports.send(port(61_001), there, ttl, &probe(tail));
+                        let _ = ports.send(port(61_001), there, ttl.into(), &probe(tail));
                     }
                     std::thread::yield_now();
                 }
@@ -168,7 +168,12 @@ fn a_port_that_another_program_has_is_refused_and_the_others_open() {
         assert_eq!(refused[0].0, port(61_001));
         assert_eq!(ports.len(), 2);
         let error = ports
-            .send(port(61_001), "127.0.0.1:9".parse().unwrap(), None, b"x")
+            .send(
+                port(61_001),
+                "127.0.0.1:9".parse().unwrap(),
+                Travel::Usual,
+                b"x",
+            )
             .unwrap_err();
         assert!(error.is_soft(), "{error}");
         // What is not wanted any more is free for others, and the rest stays open.
@@ -194,7 +199,9 @@ fn the_kernel_answers_no_probe_with_port_unreachable() {
         sender.send(&probe(b"1")).unwrap();
         let probe = heard(&ports).await;
         let to = probe.source;
-        ports.send(probe.port, to, None, &probe.payload).unwrap();
+        ports
+            .send(probe.port, to, Travel::Usual, &probe.payload)
+            .unwrap();
         assert!(sender.recv(&mut [0; 2048]).is_ok(), "no error came before");
     });
 }
@@ -228,7 +235,9 @@ fn a_shared_port_is_spoken_from_and_heard_beside_the_process_that_has_bound_it()
             let end = neighbour.run(move || UdpSocket::bind(there).unwrap());
             end.set_read_timeout(Some(SOON)).unwrap();
             let mut buffer = [0; 2048];
-            ports.send(number, there, None, &probe(b"out")).unwrap();
+            ports
+                .send(number, there, Travel::Usual, &probe(b"out"))
+                .unwrap();
             let (length, from) = end.recv_from(&mut buffer).unwrap();
             assert_eq!(buffer[..length], probe(b"out"));
             assert_eq!(from.port(), number.get());

@@ -2,7 +2,7 @@
 //! a step: files that are written whole and survive a power cut ([`durable`]), files that hold a
 //! secret ([`secret`]), directories that nobody else may write to ([`private`]), the time since
 //! boot ([`boot_time`]), locks of one process ([`Sole`]), the options of sockets
-//! ([`allow_fragments`], [`refuse_fragments`]), what the allocator keeps ([`share_one_arena`]), the
+//! ([`allow_fragments`], [`without_fragments`]), what the allocator keeps ([`share_one_arena`]), the
 //! end of privileges ([`drop_privileges`]), and the places where tests kill the process
 //! ([`failpoint`]).
 
@@ -20,7 +20,7 @@ pub use clock::boot_time;
 pub use failpoint::{failpoint, failpoint_is_set};
 pub use memory::share_one_arena;
 pub use privileges::drop_privileges;
-pub use socket::{allow_fragments, refuse_fragments};
+pub use socket::{allow_fragments, without_fragments};
 pub use sole::Sole;
 
 /// The system's words of an error without the number that Rust adds, as they stand in a sentence.

@@ -27,13 +27,23 @@ pub fn allow_fragments(socket: &impl AsFd) -> io::Result<()> {
     Ok(set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?)
 }
 
-/// Sends with "don't fragment", and refuses what is larger than the link's MTU (`EMSGSIZE`): for
+/// Sends something by a socket that [allows fragments](allow_fragments), but that one without any:
+/// with "don't fragment", and refused if it is larger than the link's MTU (`EMSGSIZE`). For
 /// probes that measure how large packets may be. What the kernel has been told of the path's MTU
-/// does not count, since the probes are to find it out (RFC 8899, 3).
+/// does not count, since the probes are to find it out (RFC 8899, 3). Nobody else may send by the
+/// socket meanwhile.
 ///
 /// # Errors
-/// The system's, if the socket is none of IP.
-pub fn refuse_fragments(socket: &impl AsFd) -> io::Result<()> {
+/// Those of `send`, or the system's, if the socket is none of IP.
+pub fn without_fragments<S: AsFd>(
+    socket: &S,
+    send: impl FnOnce(&S) -> io::Result<()>,
+) -> io::Result<()> {
+    let sent = refuse_fragments(socket).and_then(|()| send(socket));
+    sent.and(allow_fragments(socket))
+}
+
+fn refuse_fragments(socket: &impl AsFd) -> io::Result<()> {
     if socket_domain(socket)? == AddressFamily::INET {
         return Ok(set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?);
     }

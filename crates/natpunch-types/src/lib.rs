@@ -52,7 +52,7 @@ pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
 pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff, spread};
 pub use password::{Password, PasswordError};
-pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS};
+pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS, Travel};
 pub use pins::Pins;
 pub use relay::{Mapping, RelayPolicy, RelayUse};
 pub use sync::lock;

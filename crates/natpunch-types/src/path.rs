@@ -32,6 +32,37 @@ pub const SOURCE_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 /// Most source ports beside WireGuard's that are open at one time.
 pub const MAX_SOURCE_PORTS: usize = 256;
 
+/// How far one datagram goes, and in how many pieces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Travel {
+    /// With the system's time to live, and split where a link is too narrow for it.
+    #[default]
+    Usual,
+    /// With this time to live (hop limit).
+    Ttl(u8),
+    /// Whole or not at all: with "don't fragment" in IPv4, and not split by this host in either
+    /// family, whatever the kernel believes the path's MTU to be. One that is larger than the
+    /// link's MTU is refused.
+    Whole,
+}
+
+impl Travel {
+    /// The time to live, if it is not the system's.
+    pub const fn ttl(self) -> Option<u8> {
+        match self {
+            Self::Ttl(ttl) => Some(ttl),
+            Self::Usual | Self::Whole => None,
+        }
+    }
+}
+
+/// A time to live, or the system's.
+impl From<Option<u8>> for Travel {
+    fn from(ttl: Option<u8>) -> Self {
+        ttl.map_or(Self::Usual, Self::Ttl)
+    }
+}
+
 /// One path to a peer: where its packets leave this host, and where they are sent.
 ///
 /// A proof, a round trip and a choice hold for a path and not for the remote address alone.
@@ -49,6 +80,14 @@ impl PathId {
     pub const fn wireguard(remote: SocketAddr) -> Self {
         Self {
             local: LocalSocket::WireguardPort,
+            remote,
+        }
+    }
+
+    /// The path from another source port than WireGuard's to `remote`.
+    pub const fn from_port(port: NonZeroU16, remote: SocketAddr) -> Self {
+        Self {
+            local: LocalSocket::SourcePort(port),
             remote,
         }
     }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_types::{LocalSocket, PathId, PeerKey};
+use natpunch_types::{PathId, PeerKey};
 use rand_core::RngCore;
 
+use crate::nat::begin_at;
 use crate::nat::filtering::{End, Found, Outcome, Trial};
 use crate::ports::SourcePorts;
 use crate::{Time, Transmit};
@@ -102,16 +103,8 @@ impl Filters {
                 End::Probe => run.probe,
                 End::Control => run.control,
             };
-            send(Transmit {
-                path: PathId {
-                    local: LocalSocket::SourcePort(port),
-                    remote: request.to,
-                },
-                source: None,
-                ttl: None,
-                whole: false,
-                payload: request.payload,
-            });
+            let path = PathId::from_port(port, request.to);
+            send(Transmit::new(path, request.payload));
         }
         self.conclude(ports, now);
     }
@@ -123,13 +116,8 @@ impl Filters {
         rng: &mut impl RngCore,
         now: Time,
     ) {
-        let turn = self.unfit % servers.len().max(1);
-        let Some(server) = servers.get(turn).copied() else {
-            self.due = Some(now + RETRY);
-            return;
-        };
-        let [probe, control] = ports.open(self.owner, 2, rng)[..] else {
-            ports.close(&self.owner, |_| false);
+        let begun = begin_at(servers, self.unfit, ports, self.owner, rng);
+        let Some((server, [probe, control])) = begun else {
             self.due = Some(now + RETRY);
             return;
         };

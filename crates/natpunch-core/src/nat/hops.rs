@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU16};
 use std::time::Duration;
 
-use natpunch_types::{IcmpError, IcmpKind, LocalSocket, PathId, PeerKey, is_global};
+use natpunch_types::{IcmpError, IcmpKind, PathId, PeerKey, Travel, is_global};
 use rand_core::RngCore;
 
 use crate::gather::fresh;
@@ -135,15 +135,10 @@ impl Hops {
         run.rounds += 1;
         run.next = now + PATIENCE;
         for (ttl, port) in (1..).zip(&run.ports) {
+            let path = PathId::from_port(*port, run.server);
             send(Transmit {
-                path: PathId {
-                    local: LocalSocket::SourcePort(*port),
-                    remote: run.server,
-                },
-                source: None,
-                ttl: Some(ttl),
-                whole: false,
-                payload: stun::request(run.transaction),
+                travel: Travel::Ttl(ttl),
+                ..Transmit::new(path, stun::request(run.transaction))
             });
         }
     }
@@ -223,7 +218,7 @@ mod tests {
             let mut out = Vec::new();
             hops.handle_timeout(server, true, &mut ports, &mut rng, now, |t| out.push(t));
             for transmit in out {
-                let place = usize::from(transmit.ttl.unwrap()) - 1;
+                let place = usize::from(transmit.travel.ttl().unwrap()) - 1;
                 let path = transmit.path;
                 match way.get(place) {
                     Some(Some(router)) => hops.handle_icmp(&IcmpError {

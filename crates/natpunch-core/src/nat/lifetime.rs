@@ -15,10 +15,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_types::{LocalSocket, PathId, PeerKey};
+use natpunch_types::{PathId, PeerKey};
 use rand_core::RngCore;
 
 use crate::gather::fresh;
+use crate::nat::begin_at;
 use crate::nat::stun::{self, Answer, Token, TransactionId};
 use crate::ports::SourcePorts;
 use crate::{Time, Transmit};
@@ -261,18 +262,13 @@ impl Lifetimes {
         rng: &mut impl RngCore,
         now: Time,
     ) {
-        let turn = self.unfit % servers.len().max(1);
-        let Some(server) = servers.get(turn).copied() else {
-            self.due = Some(now + RETRY);
-            return;
-        };
         let number = match self.range {
             // What is known first, or the longest, which is all that most NATs need.
             None => self.first(),
             Some((low, high)) => low.midpoint(high),
         };
-        let [holder, asker] = ports.open(self.owner, 2, rng)[..] else {
-            ports.close(&self.owner, |_| false);
+        let begun = begin_at(servers, self.unfit, ports, self.owner, rng);
+        let Some((server, [holder, asker])) = begun else {
             self.due = Some(now + RETRY);
             return;
         };
@@ -424,16 +420,7 @@ impl Trial {
             Some((port, token)) => stun::request_to_port(self.transaction, port, token),
             None => stun::request_token(self.transaction),
         };
-        Transmit {
-            path: PathId {
-                local: LocalSocket::SourcePort(port),
-                remote: self.server,
-            },
-            source: None,
-            ttl: None,
-            whole: false,
-            payload,
-        }
+        Transmit::new(PathId::from_port(port, self.server), payload)
     }
 }
 

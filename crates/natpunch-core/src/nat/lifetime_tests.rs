@@ -112,10 +112,7 @@ impl World {
             let Some(inside) = self.inside(to.port()) else {
                 continue;
             };
-            let path = PathId {
-                local: LocalSocket::SourcePort(NonZeroU16::new(inside).unwrap()),
-                remote: server,
-            };
+            let path = PathId::from_port(NonZeroU16::new(inside).unwrap(), server);
             let Self {
                 lifetimes,
                 ports,

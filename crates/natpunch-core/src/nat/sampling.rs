@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_types::{LocalSocket, PathId, PeerKey};
+use natpunch_types::{PathId, PeerKey};
 use rand_core::RngCore;
 
 use crate::gather::fresh;
@@ -127,16 +127,8 @@ impl Sampler {
             return;
         };
         if let Some(sample) = run.samples.get(run.sent) {
-            send(Transmit {
-                path: PathId {
-                    local: LocalSocket::SourcePort(sample.port),
-                    remote: run.server,
-                },
-                source: None,
-                ttl: None,
-                whole: false,
-                payload: stun::request(sample.transaction),
-            });
+            let path = PathId::from_port(sample.port, run.server);
+            send(Transmit::new(path, stun::request(sample.transaction)));
             run.sent += 1;
             let is_last = run.sent == run.samples.len();
             run.next = now + if is_last { PATIENCE } else { PACE };

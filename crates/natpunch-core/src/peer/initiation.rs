@@ -150,16 +150,7 @@ impl Peer {
     /// Sends the copy that is due.
     pub(super) fn send_initiation(&mut self, env: &mut Env, now: Time) {
         if let Some((path, payload)) = self.initiation.take_due(now) {
-            env.out.transmit(
-                Transmit {
-                    path,
-                    source: None,
-                    ttl: None,
-                    whole: false,
-                    payload,
-                },
-                now,
-            );
+            env.out.transmit(Transmit::new(path, payload), now);
         }
     }
 }

@@ -61,16 +61,7 @@ impl Peer {
         let sealed =
             keys.and_then(|keys| peer_message::seal(stamp, payload, &keys.outbound, &mut env.rng));
         if let Some(payload) = sealed {
-            env.out.transmit(
-                Transmit {
-                    path,
-                    source: None,
-                    ttl: None,
-                    whole: false,
-                    payload,
-                },
-                now,
-            );
+            env.out.transmit(Transmit::new(path, payload), now);
         }
     }
 

@@ -399,11 +399,8 @@ impl Peer {
         };
         env.out.transmit(
             Transmit {
-                path,
-                source: None,
-                ttl: entry.ttl(env.profile.hops, now),
-                whole: false,
-                payload,
+                travel: entry.ttl(env.profile.hops, now).into(),
+                ..Transmit::new(path, payload)
             },
             now,
         );

@@ -92,16 +92,7 @@ impl Peer {
             // what came, and nothing else changes.
             Freshness::OtherRun => {
                 if let Some(payload) = self.ping(path, env, now) {
-                    env.out.transmit(
-                        Transmit {
-                            path,
-                            source: None,
-                            ttl: None,
-                            whole: false,
-                            payload,
-                        },
-                        now,
-                    );
+                    env.out.transmit(Transmit::new(path, payload), now);
                 }
             }
         }
@@ -159,11 +150,8 @@ impl Peer {
         let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
         env.out.transmit(
             Transmit {
-                path,
                 source,
-                ttl: None,
-                whole: false,
-                payload,
+                ..Transmit::new(path, payload)
             },
             now,
         );

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{PathId, is_mesh_lan};
+use natpunch_types::{PathId, Travel, is_mesh_lan};
 
 use crate::burst::Burst;
 use crate::candidates::Entry;
@@ -317,8 +317,7 @@ impl Peer {
                     Transmit {
                         path,
                         source: Some(source),
-                        ttl: Some(1),
-                        whole: false,
+                        travel: Travel::Ttl(1),
                         payload,
                     },
                     now,

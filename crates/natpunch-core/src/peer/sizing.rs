@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use natpunch_types::PathId;
+use natpunch_types::{PathId, Travel};
 
 use crate::env::Env;
 use crate::messages::probe::Transaction;
@@ -95,11 +95,8 @@ impl Peer {
                 self.sizing.mtu.on_asked(size, question.transaction);
                 env.out.transmit(
                     Transmit {
-                        path,
-                        source: None,
-                        ttl: None,
-                        whole: true,
-                        payload,
+                        travel: Travel::Whole,
+                        ..Transmit::new(path, payload)
                     },
                     now,
                 );
@@ -182,11 +179,8 @@ impl Peer {
         if let Some(payload) = sealed {
             env.out.transmit(
                 Transmit {
-                    path,
                     source: destination.filter(|ip| env.local.is_own_ip(*ip)),
-                    ttl: None,
-                    whole: false,
-                    payload,
+                    ..Transmit::new(path, payload)
                 },
                 now,
             );

@@ -13,7 +13,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natpunch_types::{LocalSocket, Mapping, PathId};
+use natpunch_types::{Mapping, PathId};
 
 use super::{Aim, Pair, Shot, Strategy, Timing};
 use crate::nat::profile::{NatProfile, Pattern};
@@ -68,10 +68,7 @@ fn shot(aim: &Aim<'_>, n: usize) -> Option<Shot> {
     let local = aim.ports.get(half * TRIES.len() + place)?;
     Some(Shot {
         after,
-        path: PathId {
-            local: LocalSocket::SourcePort(*local),
-            remote: aim.target,
-        },
+        path: PathId::from_port(*local, aim.target),
         ttl: None,
     })
 }

@@ -345,7 +345,7 @@ impl World {
                 host.0
             ));
         }
-        let ttl = transmit.ttl.unwrap_or(DEFAULT_TTL);
+        let ttl = transmit.travel.ttl().unwrap_or(DEFAULT_TTL);
         self.check_destination(host, transmit.path.remote);
         self.send_from_port(
             host,

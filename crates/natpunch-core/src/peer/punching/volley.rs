@@ -307,11 +307,8 @@ impl Peer {
         env.probes.guessed += 1;
         env.out.transmit(
             Transmit {
-                path: shot.path,
-                source: None,
-                ttl: shot.ttl,
-                whole: false,
-                payload,
+                travel: shot.ttl.into(),
+                ..Transmit::new(shot.path, payload)
             },
             now,
         );
