@@ -17,9 +17,10 @@ fn message(kind: u8, mark: u8) -> Vec<u8> {
     message
 }
 
-/// Everything but initiations, some from another port, goes in between.
-async fn hears(ear: &RestingPeers, address: &str) {
-    let device = UdpSocket::bind((address, PORT)).unwrap();
+/// Everything but initiations, some from another port, goes in between. The port must be free: one
+/// that was just closed may still be held by a program that another test is about to start.
+async fn hears(ear: &RestingPeers, address: &str, port: u16) {
+    let device = UdpSocket::bind((address, port)).unwrap();
     let other = UdpSocket::bind((address, 0)).unwrap();
     let mapped = |endpoint: SocketAddr| match (address, endpoint) {
         ("::", SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
@@ -42,10 +43,10 @@ async fn hears(ear: &RestingPeers, address: &str) {
 #[test]
 fn initiations_of_the_device_are_heard_and_nothing_else_is() {
     on_a_host(|| async {
-        let ear = RestingPeers::open(PORT).unwrap();
         // A device of IPv4 alone, and one whose socket is of both families.
-        for address in ["0.0.0.0", "::"] {
-            hears(&ear, address).await;
+        for (address, port) in [("0.0.0.0", PORT), ("::", PORT + 1)] {
+            let ear = RestingPeers::open(port).unwrap();
+            hears(&ear, address, port).await;
         }
     });
 }
@@ -60,6 +61,6 @@ fn a_firewall_that_lets_nothing_in_and_a_loopback_that_was_down_change_nothing()
         let rules = format!("table ip t {{\n{chain}\n}}");
         let nft = std::process::Command::new("nft").arg(rules).output();
         assert!(nft.expect("nft is installed").status.success());
-        hears(&ear, "0.0.0.0").await;
+        hears(&ear, "0.0.0.0", PORT).await;
     });
 }
