@@ -1,12 +1,10 @@
 //! The agent's side: find the forwarder, start it, ask it.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use natpunch_os::detached;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -71,39 +69,22 @@ impl Forwarder {
             Err(_) => {}
         }
         let log = self.socket.with_extension("log");
-        let fresh = std::fs::metadata(&log).is_ok_and(|meta| meta.len() > MAX_LOG);
-        let log = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(fresh)
-            .append(!fresh)
-            .mode(0o600)
-            .open(&log)?;
-        let mut child = Command::new(&self.program)
-            .arg("forwarder")
-            .arg("--socket")
-            .arg(&self.socket)
-            .env("NATPUNCH_LOG", "info")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
+        let opened = detached::open_log(&log, MAX_LOG)?;
+        let arguments = [
+            "forwarder".as_ref(),
+            "--socket".as_ref(),
+            self.socket.as_os_str(),
+        ];
+        let mut child = detached::start(&self.program, &arguments, "info", opened)?;
         let deadline = Instant::now() + START;
         loop {
             if let Ok(Answer::Hello { .. }) = ask(&self.socket, &Request::Hello).await {
-                // So that it leaves no zombie when it ends before us.
-                let _ = std::thread::Builder::new()
-                    .name("reap-forwarder".to_owned())
-                    .stack_size(64 << 10)
-                    .spawn(move || child.wait());
+                detached::reap(child);
                 return Ok(());
             }
             let ended = child.try_wait().ok().flatten();
             if ended.is_some() || Instant::now() > deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                let log = self.socket.with_extension("log");
+                detached::give_up(&mut child);
                 return Err(io::Error::other(format!(
                     "the forwarder did not start; see {}",
                     log.display()

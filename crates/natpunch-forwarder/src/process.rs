@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use natpunch_os::Sole;
-use nix::sys::stat::{Mode, umask};
+use natpunch_os::detached;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,8 +26,6 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long the process stays without a tunnel.
 const LINGER: Duration = Duration::from_secs(60);
-/// How long to wait for a process that is on its way out.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const THREADS: usize = 2;
 
 /// What the connections share.
@@ -44,12 +41,7 @@ struct Service {
 /// # Errors
 /// Another process has the socket, or the system lacks something.
 pub fn run(socket: &Path) -> io::Result<()> {
-    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it
-    // already is one.
-    let _ = nix::unistd::setsid();
-    umask(Mode::from_bits_truncate(0o077));
-    // At most one process has a control socket.
-    let _lock = Sole::take(&socket.with_extension("lock"), LOCK_TIMEOUT)?;
+    let _lock = detached::begin(socket)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
@@ -58,11 +50,7 @@ pub fn run(socket: &Path) -> io::Result<()> {
 }
 
 async fn serve(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::from_std(detached::listen(path)?)?;
     let service = Arc::new(Service {
         tunnels: Mutex::default(),
         stop: Notify::new(),

@@ -1,12 +1,14 @@
 //! What several parts of natpunch ask of the operating system, once each, so that no copy forgets
 //! a step: files that are written whole and survive a power cut ([`durable`]), files that hold a
 //! secret ([`secret`]), directories that nobody else may write to ([`private`]), the time since
-//! boot ([`boot_time`]), locks of one process ([`Sole`]), the options of sockets
+//! boot ([`boot_time`]), locks of one process ([`Sole`]), processes that go on by themselves
+//! ([`detached`]), the options of sockets
 //! ([`allow_fragments`], [`without_fragments`]), what the allocator keeps ([`share_one_arena`]), the
 //! end of privileges ([`drop_privileges`]), and the places where tests kill the process
 //! ([`failpoint`]).
 
 mod clock;
+pub mod detached;
 pub mod durable;
 mod failpoint;
 mod memory;

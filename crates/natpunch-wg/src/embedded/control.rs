@@ -1,13 +1,11 @@
 //! The agent's side of the device process: start it, find it, stop it.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use natpunch_os::Sole;
+use natpunch_os::{Sole, detached};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -185,47 +183,34 @@ fn is_gone(error: &io::Error) -> bool {
 pub(crate) fn start(name: &str, program: &Path, runtime_dir: &Path) -> Result<Control, WgError> {
     let control = Control::new(name, runtime_dir);
     let log = runtime_dir.join(format!("{name}.device.log"));
-    let fresh = fs::metadata(&log).is_ok_and(|meta| meta.len() > MAX_LOG);
-    let file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(fresh)
-        .append(!fresh)
-        .mode(0o600)
-        .open(&log)
+    let file = detached::open_log(&log, MAX_LOG)
         .map_err(|e| WgError::io(format!("open {}", log.display()), e))?;
     let log_start = file.metadata().map_or(0, |meta| meta.len());
-    let mut child = Command::new(program)
-        .arg("device")
-        .arg(name)
-        .arg("--socket")
-        .arg(&control.socket)
-        .env("NATPUNCH_LOG", LOG_FILTER)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(file)
-        .spawn()
+    let arguments = [
+        "device".as_ref(),
+        name.as_ref(),
+        "--socket".as_ref(),
+        control.socket.as_os_str(),
+    ];
+    let mut child = detached::start(program, &arguments, LOG_FILTER, file)
         .map_err(|e| WgError::io(format!("start {}", program.display()), e))?;
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         match Control::find(name, runtime_dir) {
             Ok(Some(control)) => {
-                reap(child);
+                detached::reap(child);
                 return Ok(control);
             }
             Ok(None) => {}
             // Not one that we could use: it must not stay, nor its interface.
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                detached::give_up(&mut child);
                 return Err(error);
             }
         }
         let ended = child.try_wait().ok().flatten();
         if ended.is_some() || Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
+            detached::give_up(&mut child);
             let said = said_since(&log, log_start);
             let reason = match ended {
                 Some(status) if said.is_empty() => format!("it ended with {status}"),
@@ -242,14 +227,6 @@ pub(crate) fn start(name: &str, program: &Path, runtime_dir: &Path) -> Result<Co
         }
         std::thread::sleep(POLL);
     }
-}
-
-/// Waits for the process in the background, so that it leaves no zombie when it ends before us.
-fn reap(mut child: Child) {
-    let _ = std::thread::Builder::new()
-        .name("reap-device".into())
-        .stack_size(64 << 10)
-        .spawn(move || child.wait());
 }
 
 /// The last lines that the process logged.

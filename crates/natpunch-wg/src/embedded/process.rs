@@ -2,10 +2,8 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use natpunch_os::Sole;
-use nix::sys::stat::{Mode, umask};
+use natpunch_os::{Sole, detached};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::driver::Driver;
@@ -18,19 +16,12 @@ use crate::uapi;
 /// More threads than this do not help: gotatun has one task per direction for the ciphers.
 const MAX_THREADS: usize = 4;
 
-/// How long to wait for a process that is on its way out.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The body of `natpunch device NAME --socket PATH`: runs the device `name` until it is told to
 /// stop, gets SIGTERM, or its interface is removed. The control socket appears when the device is
 /// ready.
 pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
     check_name(name)?;
-    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it
-    // already is one.
-    let _ = nix::unistd::setsid();
-    umask(Mode::from_bits_truncate(0o077));
-    let _lock = lock(name, control_socket)?;
+    let _lock = begin(name, control_socket)?;
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_THREADS);
@@ -44,14 +35,16 @@ pub fn run_device(name: &str, control_socket: &Path) -> Result<(), WgError> {
 
 /// At most one process per control socket. The lock ends with the process, whatever ends it; one
 /// that was just killed may hold it for a moment longer.
-fn lock(name: &str, control_socket: &Path) -> Result<Sole, WgError> {
-    let path = control_socket.with_extension("lock");
-    Sole::take(&path, LOCK_TIMEOUT).map_err(|error| match error.kind() {
+fn begin(name: &str, control_socket: &Path) -> Result<Sole, WgError> {
+    detached::begin(control_socket).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => WgError::DeviceStart {
             name: name.into(),
             reason: "another process already runs this device".into(),
         },
-        _ => WgError::io(format!("lock {}", path.display()), error),
+        _ => {
+            let lock = control_socket.with_extension("lock");
+            WgError::io(format!("lock {}", lock.display()), error)
+        }
     })
 }
 

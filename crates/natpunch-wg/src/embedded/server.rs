@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use natpunch_os::detached;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Notify, Semaphore};
@@ -42,11 +43,8 @@ pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
             .mode(0o700)
             .create(directory)?;
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    Ok((UnixListener::bind(path)?, SocketFile(path.into())))
+    let listener = UnixListener::from_std(detached::listen(path)?)?;
+    Ok((listener, SocketFile(path.into())))
 }
 
 /// What the connections share.

@@ -12,15 +12,13 @@
 mod carry;
 mod process;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use natpunch_os::Sole;
+use natpunch_os::{Sole, detached};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -129,40 +127,28 @@ impl ForwarderPins {
             Ok(_) => stop_at(&self.socket)?,
             Err(_) => {}
         }
-        let log = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(self.socket.with_extension("log"))?;
-        let mut child = Command::new(&self.program)
-            .arg("pin-forwarder")
-            .arg("--socket")
-            .arg(&self.socket)
-            .args(["--fwmark", &self.fwmark.to_string()])
-            .env("NATPUNCH_LOG", "info")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
+        let log = self.socket.with_extension("log");
+        let opened = detached::open_log(&log, 0)?;
+        let fwmark = self.fwmark.to_string();
+        let arguments = [
+            "pin-forwarder".as_ref(),
+            "--socket".as_ref(),
+            self.socket.as_os_str(),
+            "--fwmark".as_ref(),
+            fwmark.as_ref(),
+        ];
+        let mut child = detached::start(&self.program, &arguments, "info", opened)?;
         let deadline = Instant::now() + PATIENCE;
         while self.hello().is_err() {
             let has_ended = !matches!(child.try_wait(), Ok(None));
             if has_ended || Instant::now() > deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                let log = self.socket.with_extension("log");
+                detached::give_up(&mut child);
                 let problem = format!("it did not start; see {}", log.display());
                 return Err(io::Error::other(problem));
             }
             std::thread::sleep(POLL);
         }
-        // So that it leaves no zombie when it ends before us.
-        let _ = std::thread::Builder::new()
-            .name("reap-pins".into())
-            .stack_size(64 << 10)
-            .spawn(move || child.wait());
+        detached::reap(child);
         Ok(())
     }
 

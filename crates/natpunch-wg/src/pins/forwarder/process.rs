@@ -12,11 +12,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use natpunch_os::{Sole, allow_fragments, drop_privileges};
+use natpunch_os::{allow_fragments, detached, drop_privileges};
 use nix::sys::socket::{
     self as sys, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
-use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{UdpSocket, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,8 +34,6 @@ const MAX_CONNECTIONS: usize = 16;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the process stays without a pin.
 const LINGER: Duration = Duration::from_secs(60);
-/// How long to wait for a process that is on its way out.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Room for bursts while the process is scheduled out, as far as the system allows it.
 const SOCKET_BUFFER: usize = 4 << 20;
 
@@ -47,17 +44,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// # Errors
 /// Another process has the socket, or the system lacks something.
 pub fn run(socket: &Path, fwmark: u32) -> io::Result<()> {
-    // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it
-    // already is one.
-    let _ = nix::unistd::setsid();
-    umask(Mode::from_bits_truncate(0o077));
-    let _lock = Sole::take(&socket.with_extension("lock"), LOCK_TIMEOUT)?;
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = StdUnixListener::bind(socket)?;
-    listener.set_nonblocking(true)?;
+    let _lock = detached::begin(socket)?;
+    let listener = detached::listen(socket)?;
     // To mark packets is the only thing that not every user may do.
     drop_privileges(fwmark != 0)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
