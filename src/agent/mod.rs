@@ -442,9 +442,7 @@ impl Agent {
     /// Opens the raw sockets anew, for another port or after they failed.
     fn open_raw(&mut self) -> Result<(), AgentError> {
         self.raw = RawPort::open(self.node.listen_port, self.node.fwmark)?;
-        if let Err(error) = self.raw.set_nat64(self.nat64.found) {
-            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
-        }
+        self.translate_raw();
         self.resting = Resting::open(self.node.listen_port);
         self.correspondents = Correspondents::default();
         self.reopen_source_ports();

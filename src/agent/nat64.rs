@@ -139,6 +139,13 @@ impl Agent {
         }
     }
 
+    /// Has the raw sockets translate as the network wants it.
+    pub(super) fn translate_raw(&self) {
+        if let Err(error) = self.raw.set_nat64(self.nat64.found) {
+            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
+        }
+    }
+
     /// The network has another NAT64 than before, or none any more.
     pub(super) fn on_nat64(&mut self, found: Option<Nat64>) {
         match found {
@@ -146,9 +153,7 @@ impl Agent {
             None => tracing::info!("IPv4 is no longer reached by a NAT64"),
         }
         self.nat64.found = found;
-        if let Err(error) = self.raw.set_nat64(found) {
-            tracing::warn!(%error, "can't widen the packet filter; replies will not be seen");
-        }
+        self.translate_raw();
         self.pins.set_nat64(found);
         let network = self.network();
         self.mesh.handle_local_addresses(&network, now());

@@ -11,15 +11,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::mesh::replace;
+use crate::pairs::{PATIENCE, assert_harmless};
 use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 
 const INTERVAL: Duration = Duration::from_millis(20);
-/// A round of guesses finds nothing in one of sixty cases, and the next may only begin half a minute
-/// later; a path on which WireGuard shows nothing at first is not tried again at once either.
-const PATIENCE: u64 = 150;
-/// Most entries that the table of any router may have: the budget of ten minutes, and what a pair
-/// has anyway.
-const MOST_CONNECTIONS: u32 = 2_300;
 
 /// A node behind a hard NAT, and one behind a router that keeps ports and filters by them.
 struct Hard {
@@ -66,16 +61,6 @@ impl Hard {
         );
         assert!(a.reaches(b.address));
         assert!(b.reaches(a.address));
-    }
-
-    /// Nobody was harmed: no router's table is full, and nothing went to anybody else.
-    fn assert_harmless(&self) {
-        for router in &self.routers {
-            let connections = router.connections().unwrap();
-            println!("measured: {connections} entries in a router's table");
-            assert!(connections <= MOST_CONNECTIONS, "{connections} entries");
-            assert_eq!(router.counted().unwrap(), 0, "packets to third parties");
-        }
     }
 }
 
@@ -149,7 +134,7 @@ lab_test!(
             text.contains(&format!("direct (from port {port})")),
             "{text}"
         );
-        hard.assert_harmless();
+        assert_harmless(&hard.routers);
         // What made it goes away with it.
         let mut nodes = hard.nodes;
         nodes[0].stop();
@@ -173,7 +158,7 @@ lab_test!(
         assert!(ping.wait_for(75, within(40)));
         let status = a.wait_path(b, "relay", soon());
         assert!(status["relay_reason"].is_string(), "{status:#}");
-        hard.assert_harmless();
+        assert_harmless(&hard.routers);
     }
 );
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use natpunch_types::{AddressClass, Help, classify, is_unprintable};
+use natpunch_types::{AddressClass, Help, Quoted, classify};
 
 /// `HOST:PORT`: a host name or an IP address, and a port that is not 0. An IPv6 address stands in
 /// brackets.
@@ -72,13 +72,13 @@ impl FromStr for Endpoint {
             return Err(error);
         }
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(no_port(&quoted(text)));
+            return Err(no_port(&Quoted(text).to_string()));
         };
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
         let number: Option<u16> = port.parse().ok().filter(|port| digits && *port != 0);
         let Some(port) = number else {
             return Err(EndpointError::new(
-                format!("`{}` is not a port", quoted(port)),
+                format!("`{}` is not a port", Quoted(port)),
                 "write a port from 1 to 65535 behind the last colon",
             ));
         };
@@ -98,7 +98,7 @@ impl FromStr for Endpoint {
         };
         let host = host_name.ok_or_else(|| {
             EndpointError::new(
-                format!("`{}` is not a host", quoted(host)),
+                format!("`{}` is not a host", Quoted(host)),
                 "write \"nas.example.org:51820\", \"203.0.113.7:51820\" or \"[2001:db8::7]:51820\"",
             )
         })?;
@@ -110,23 +110,6 @@ impl FromStr for Endpoint {
 fn unbracketed((host, port): (&str, &str)) -> Option<(Ipv6Addr, u16)> {
     let port: u16 = port.parse().ok()?;
     Some((host.parse().ok()?, port)).filter(|_| port > 0)
-}
-
-/// A piece of somebody's text: shortened, and with nothing in it that a terminal would obey.
-fn quoted(text: &str) -> String {
-    const LONGEST: usize = 64;
-    let mut quoted = String::new();
-    for c in text.chars().take(LONGEST) {
-        if is_unprintable(c) {
-            quoted.extend(c.escape_unicode());
-        } else {
-            quoted.push(c);
-        }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        quoted.push('…');
-    }
-    quoted
 }
 
 /// A name as RFC 1123 has it, in which the last label is not a number (else a mistyped IPv4 address

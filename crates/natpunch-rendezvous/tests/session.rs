@@ -425,41 +425,40 @@ fn a_server_changes_its_key_and_no_client_notices() {
     assert!(net.server.set_keys(&[]).is_err() && net.server.set_keys(&[key(0)]).is_err());
 }
 
-#[test]
-fn a_message_under_keys_that_were_just_replaced_is_heard() {
-    let mut net = Net::open();
+/// Client 1 leaves a record. What it says a minute later, of another one, is held back while its
+/// keys are soon to change.
+fn held_back(net: &mut Net) -> Vec<Vec<u8>> {
     let now = net.now;
     net.join(1, None).set_records([([7; 16], blob(1))], now);
     net.run(SECOND * 60);
-    // It is under way while the keys change.
     let now = net.now;
     let client = net.clients.get_mut(&1).unwrap();
     client.set_records([([8; 16], blob(2))], now);
     client.handle_timeout(now);
-    let late = client.poll_transmit().unwrap().payload;
+    let held = std::iter::from_fn(|| client.poll_transmit()).map(|outgoing| outgoing.payload);
+    let held = held.collect();
     client.set_records([], now);
+    held
+}
+
+#[test]
+fn a_message_under_keys_that_were_just_replaced_is_heard() {
+    let mut net = Net::open();
+    let held = held_back(&mut net);
     while rekeyed(&net) < 2 {
         net.run(SECOND);
     }
-    net.answers(address(1), &late);
+    assert_eq!(net.server.mailboxes(), 1);
+    for payload in held {
+        net.answers(address(1), &payload);
+    }
     assert_eq!(net.server.mailboxes(), 2);
 }
 
 #[test]
 fn keys_that_were_replaced_open_nothing_after_a_quarter_of_a_minute() {
     let mut net = Net::open();
-    let now = net.now;
-    net.join(1, None).set_records([([7; 16], blob(1))], now);
-    net.run(SECOND * 60);
-    // A message under the old keys that is held back.
-    let now = net.now;
-    let client = net.clients.get_mut(&1).unwrap();
-    client.set_records([([8; 16], blob(2))], now);
-    client.handle_timeout(now);
-    let held: Vec<_> = std::iter::from_fn(|| client.poll_transmit())
-        .map(|outgoing| outgoing.payload)
-        .collect();
-    client.set_records([], now);
+    let held = held_back(&mut net);
     net.run(SECOND * 46);
     assert_eq!((rekeyed(&net), net.server.mailboxes()), (2, 1));
     net.run(SECOND * 20);

@@ -57,7 +57,7 @@ pub use pins::Pins;
 pub use relay::{Mapping, RelayPolicy, RelayUse};
 pub use sync::lock;
 pub use tag::{PairTag, ProbeTag, RecordTag};
-pub use text::is_unprintable;
+pub use text::{Quoted, is_unprintable};
 pub use time::Time;
 pub use upstream::Upstream;
 

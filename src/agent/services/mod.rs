@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 
 use natpunch_types::Time;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use self::forwarding::Forwarding;
 use self::hosts::HostsFile;
@@ -47,6 +48,14 @@ pub(super) trait Service: Sized {
     fn status(&self) -> Self::Status;
     /// Ends it, when what it was asked for is done.
     async fn stop(self);
+}
+
+/// Sleeps until then; for ever, if there is no such moment.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// All of them.

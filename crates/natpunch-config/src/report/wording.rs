@@ -1,30 +1,6 @@
 //! Words of the mesh file inside messages: how they are quoted, and what a misspelt one stands for.
 
-use std::fmt;
-
-use natpunch_types::is_unprintable;
-
-/// Text of the file inside a message: shortened, and without control characters.
-pub(crate) struct Quoted<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LONGEST: usize = 64;
-        let mut characters = self.0.chars();
-        for c in characters.by_ref().take(LONGEST) {
-            if is_unprintable(c) {
-                write!(f, "{}", c.escape_unicode())?
-            } else {
-                write!(f, "{c}")?
-            }
-        }
-        if characters.next().is_some() {
-            f.write_str("…")
-        } else {
-            Ok(())
-        }
-    }
-}
+pub(crate) use natpunch_types::Quoted;
 
 pub(crate) fn is_secret(key: &str) -> bool {
     let plain = squashed(key);

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use natpunch_types::Time;
+use natpunch_types::{Rate, RateBudget, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::rollout::names;
@@ -39,9 +39,8 @@ const FORM: u8 = 1;
 const HAS_GENERATION: u8 = 1;
 const NOT_NEWEST: u8 = 2;
 
-/// Answers to one peer: so many at once, and then one in [`ANSWER_INTERVAL`].
-const ANSWER_BURST: u32 = 8;
-const ANSWER_INTERVAL: Duration = Duration::from_millis(250);
+/// Answers to one peer.
+const ANSWERS: Rate = Rate::every(Duration::from_millis(250), 8);
 
 /// What a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,9 +226,7 @@ struct Entry {
     asked: Option<[u8; 8]>,
     answered: bool,
     heard: Option<(Revision, Time)>,
-    /// Answers that it may have, and since when that counts.
-    answers: u32,
-    counted: Time,
+    answers: RateBudget,
 }
 
 /// What the peers said. Time is since boot.
@@ -241,7 +238,7 @@ pub(crate) struct Book {
 
 impl Book {
     /// The peers from now on. What is known of those that stay is kept.
-    pub(crate) fn set_members(&mut self, members: Vec<Member>, now: Time) {
+    pub(crate) fn set_members(&mut self, members: Vec<Member>) {
         let mut before = std::mem::take(&mut self.peers);
         self.by_address.clear();
         for member in members {
@@ -258,8 +255,7 @@ impl Book {
                     asked: None,
                     answered: false,
                     heard: None,
-                    answers: ANSWER_BURST,
-                    counted: now,
+                    answers: RateBudget::new(ANSWERS),
                 },
             };
             self.peers.insert(entry.member.name.clone(), entry);
@@ -325,13 +321,7 @@ impl Book {
                 None
             }
             Kind::Question => {
-                let earned = now.since(entry.counted).as_millis() / ANSWER_INTERVAL.as_millis();
-                if earned > 0 {
-                    let more = u32::try_from(earned).unwrap_or(u32::MAX);
-                    (entry.answers, entry.counted) =
-                        (entry.answers.saturating_add(more).min(ANSWER_BURST), now);
-                }
-                entry.answers = entry.answers.checked_sub(1)?;
+                entry.answers.take(now).then_some(())?;
                 entry.heard = Some((revision, now));
                 Some(
                     Message {
@@ -406,10 +396,7 @@ mod tests {
             managed,
         };
         let mut book = Book::default();
-        book.set_members(
-            vec![member(1, true), member(2, true), member(3, false)],
-            Time::ZERO,
-        );
+        book.set_members(vec![member(1, true), member(2, true), member(3, false)]);
         book
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use self::book::{Book, LENGTH, Member, PORT, Revision};
 pub use self::book::{PeerRevision, Runs, Standing};
 use super::sockets::MeshSockets;
-use super::{Calls, Node, Service};
+use super::{Calls, Node, Service, sleep_until};
 use crate::plugins::fill_random;
 
 /// How often a node that does not answer is asked in one round, and how far apart.
@@ -189,12 +189,6 @@ async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
     let mut buffer = [0; LENGTH + 1];
     loop {
         let next = task.round.next;
-        let sleep = |at: Option<Instant>| async move {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             input = inputs.recv() => match input {
                 Some(Input::Own(own)) => {
@@ -217,7 +211,7 @@ async fn run(mut inputs: mpsc::Receiver<Input>, not_newest: Arc<AtomicBool>) {
                 // An ICMP error of an earlier question: that peer does not listen.
                 Err(error) => tracing::trace!(%error, "revision"),
             },
-            () = sleep(next) => task.ask_more().await,
+            () = sleep_until(next) => task.ask_more().await,
         }
         task.finish();
     }
@@ -234,8 +228,7 @@ impl Task {
 
     /// This node runs another version, or has another interface.
     fn renewed(&mut self) {
-        self.book
-            .set_members(std::mem::take(&mut self.own.members), natpunch_net::now());
+        self.book.set_members(std::mem::take(&mut self.own.members));
         let addresses = std::mem::take(&mut self.own.addresses);
         self.sockets.renew(self.own.interface.clone(), addresses);
         let connected = std::mem::take(&mut self.own.connected);

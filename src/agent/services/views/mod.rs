@@ -19,7 +19,7 @@ pub(crate) use self::exchange::PORT;
 use self::exchange::{Exchange, Heard, LENGTH, MOST_TRIED};
 pub use self::exchange::{PeerView, Tried};
 use super::sockets::MeshSockets;
-use super::{Calls, Node, Service};
+use super::{Calls, Node, Service, sleep_until};
 use crate::agent::Why;
 use crate::control::{Call, Reply, Request};
 use crate::plugins::fill_random;
@@ -126,12 +126,6 @@ async fn run(mut inputs: mpsc::Receiver<Input>, calls: Calls) {
     let mut buffer = [0; LENGTH + 1];
     loop {
         let next = task.waiting.values().map(|waiting| waiting.next).min();
-        let due = async {
-            match next {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             input = inputs.recv() => match input {
                 Some(Input::Own { interface, addresses, peers }) => {
@@ -149,7 +143,7 @@ async fn run(mut inputs: mpsc::Receiver<Input>, calls: Calls) {
                 // An ICMP error of an earlier question: that peer does not listen.
                 Err(error) => tracing::trace!(%error, "view"),
             },
-            () = due => task.ask_again().await,
+            () = sleep_until(next) => task.ask_again().await,
         }
     }
 }
