@@ -194,6 +194,8 @@ struct Agent {
     since: Time,
     reloads: u64,
     reload_error: Option<String>,
+    /// Where this node was last seen from outside, by IPv4 and by IPv6, as the log has it.
+    seen_at: [Option<SocketAddr>; 2],
     eager_until: Instant,
     started: Instant,
     to_plugins: mpsc::Sender<PluginEvent>,
@@ -401,9 +403,20 @@ impl Agent {
                     tracing::debug!(target: PATHS, %peer, "{event}");
                 }
                 Some(peer) => tracing::info!(target: PATHS, %peer, "{event}"),
+                None if self.is_logged(&event) => tracing::debug!(target: PATHS, "{event}"),
                 None => tracing::info!(target: PATHS, "{event}"),
             }
         }
+    }
+
+    /// Whether the log has this already: each server tells this node's address.
+    fn is_logged(&mut self, event: &Event) -> bool {
+        let Event::ReflexiveLearned { address, .. } = event else {
+            return false;
+        };
+        let [v4, v6] = &mut self.seen_at;
+        let seen_at = if address.is_ipv4() { v4 } else { v6 };
+        seen_at.replace(*address) == Some(*address)
     }
 
     /// Keeps what happened, for later questions.

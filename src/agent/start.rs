@@ -337,6 +337,7 @@ impl Agent {
             store,
             since: now(),
             reloads: 0,
+            seen_at: [None; 2],
             eager_until: Instant::now() + EAGER_SNAPSHOT.1,
             started: Instant::now(),
             to_plugins,

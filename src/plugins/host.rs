@@ -304,13 +304,34 @@ impl Host for Shared {
     fn report(&self, health: Health) {
         let mut current = lock(&self.health);
         if *current != health {
+            let is_news = gist(&current) != gist(&health);
             match &health {
-                Health::Good(note) => tracing::info!(discovery = %self.name, "{note}"),
-                Health::Bad(problem) => tracing::warn!(discovery = %self.name, "{problem}"),
+                Health::Good(note) if is_news => tracing::info!(discovery = %self.name, "{note}"),
+                Health::Bad(problem) if is_news => {
+                    tracing::warn!(discovery = %self.name, "{problem}");
+                }
+                Health::Good(same) | Health::Bad(same) => {
+                    tracing::debug!(discovery = %self.name, "{same}");
+                }
             }
             *current = health;
         }
     }
+}
+
+/// What is left of a report without its numbers. A round trip is measured again and again, and a
+/// log that has a line of each is read by nobody.
+fn gist(health: &Health) -> (bool, Vec<&str>) {
+    let (is_good, text) = match health {
+        Health::Good(note) => (true, note),
+        Health::Bad(problem) => (false, problem),
+    };
+    let is_number = |word: &&str| {
+        let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
+        bare.parse::<f64>().is_ok()
+    };
+    let words = text.split_whitespace().filter(|word| !is_number(word));
+    (is_good, words.collect())
 }
 
 /// The proxy for TLS that the environment names.
@@ -572,6 +593,21 @@ mod tests {
                 lifetime: Duration::from_secs(60),
             },
         }
+    }
+
+    #[test]
+    fn a_report_in_which_only_numbers_differ_is_no_news() {
+        let good = |note: &str| Health::Good(note.to_owned());
+        let same = |a: &Health, b: &Health| gist(a) == gist(b);
+        let before = good("registered with rv (192.0.2.1:9000, 1.2 ms; [2001:db8::1]:9000, 9 ms)");
+        let after = good("registered with rv (192.0.2.1:9000, 17.0 ms; [2001:db8::1]:9000, 8 ms)");
+        assert!(same(&before, &after));
+        let moved = good("registered with rv (192.0.2.7:9000, 1.2 ms; [2001:db8::1]:9000, 9 ms)");
+        let alone = good("registered with rv (192.0.2.1:9000, 1.2 ms)");
+        let problem = Health::Bad("registered with rv (192.0.2.1:9000, 1.2 ms)".to_owned());
+        assert!(!same(&before, &moved) && !same(&before, &alone) && !same(&alone, &problem));
+        // An address without a port is no number.
+        assert!(!same(&good("at 203.0.113.7"), &good("at 203.0.113.8")));
     }
 
     fn named(name: &str) -> (InstanceName, u64) {

@@ -39,7 +39,7 @@ use streams::listener::{self, Listener};
 use streams::tls::Tls;
 use udp::{handshakes, heartbeats, protocols, sockets, threads, worker};
 
-use counters::{Counters, Reporter};
+use counters::{Counters, Line};
 use monitor::Monitor;
 use protocols::{Protocols, RendezvousKeys};
 use reload::Reloader;
@@ -55,7 +55,7 @@ use crate::control;
 /// Threads of the runtime, which serves records, metrics and the control socket. UDP has threads of
 /// its own, one or two for each core.
 const RUNTIME_THREADS: usize = 2;
-/// Counters are logged at most this often.
+/// What was counted is looked at this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the server did not start.
@@ -388,7 +388,8 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Expires what is dead also when nothing arrives, and logs what was counted.
+/// Expires what is dead also when nothing arrives, and logs what was counted: all of it for whoever
+/// looks closely, what went wrong at once, and the sum of an hour.
 async fn keep(shared: Arc<Shared>) {
     let Shared {
         protocols,
@@ -396,14 +397,25 @@ async fn keep(shared: Arc<Shared>) {
         start,
         ..
     } = &*shared;
-    let mut reporter = Reporter::default();
+    let mut log = counters::Log::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tick.tick().await;
-        protocols.handle_timeout(start.now());
-        let values = [counters.read(), protocols.counters()].concat();
-        if let Some(changes) = reporter.changes(values) {
-            tracing::info!("in the last {} s: {changes}", REPORT_INTERVAL.as_secs());
+        let now = start.now();
+        protocols.handle_timeout(now);
+        let counts = [counters.read(), protocols.counters()].concat();
+        for line in log.lines(&counts, now) {
+            match line {
+                Line::Fault(text) => tracing::warn!(
+                    "went wrong in the last {} s: {text}; such a line comes once an hour, `natpunch serve status` \
+                     counts on",
+                    REPORT_INTERVAL.as_secs()
+                ),
+                Line::Hour(text) => tracing::info!("in the last hour: {text}"),
+                Line::Lately(text) => {
+                    tracing::debug!("in the last {} s: {text}", REPORT_INTERVAL.as_secs());
+                }
+            }
         }
     }
 }

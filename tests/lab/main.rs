@@ -37,6 +37,7 @@ mod paths;
 mod pins;
 mod plain;
 mod port_mapping;
+mod quiet;
 mod reasons;
 mod relay;
 mod revisions;

@@ -24,7 +24,7 @@ const TABLE: &str = "table inet upnp
 
 /// Which protocols a router answers.
 #[derive(Debug, Clone, Copy)]
-enum Speaks {
+pub(crate) enum Speaks {
     Pcp,
     NatPmp,
     Upnp,
@@ -44,7 +44,7 @@ impl Speaks {
 }
 
 /// Starts the daemon on a router, with nothing mapped.
-fn serve(lab: &Lab, name: &str, router: &Router, speaks: Speaks, more: &str) -> Process {
+pub(crate) fn serve(lab: &Lab, name: &str, router: &Router, speaks: Speaks, more: &str) -> Process {
     router.nft(TABLE).unwrap();
     if let Speaks::NatPmp = speaks {
         // A router of the time before PCP does not know what it is sent.

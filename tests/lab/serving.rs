@@ -9,17 +9,17 @@ use crate::mesh::Mesh;
 use crate::world::{Node, soon};
 
 /// A public hub that serves, and two nodes behind NATs.
-struct SelfServed {
+pub(crate) struct SelfServed {
     mesh: Mesh,
     /// The hub's own copy of the mesh file.
     hub_file: PathBuf,
-    hub: Node,
-    nodes: [Node; 2],
+    pub(crate) hub: Node,
+    pub(crate) nodes: [Node; 2],
     _routers: [Router; 2],
 }
 
 impl SelfServed {
-    fn new(lab: &mut Lab, nats: [Nat; 2]) -> Self {
+    pub(crate) fn new(lab: &mut Lab, nats: [Nat; 2]) -> Self {
         let file = lab.directory().join("mesh.toml");
         let mut mesh = Mesh::default();
         let hub = lab.public_host("hub").unwrap();
@@ -47,7 +47,7 @@ impl SelfServed {
         }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.hub.start();
         self.nodes.iter_mut().for_each(Node::start);
     }

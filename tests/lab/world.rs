@@ -249,6 +249,7 @@ pub(crate) struct Server {
     /// More arguments of `serve`.
     pub(crate) arguments: Vec<String>,
     process: Option<Process>,
+    log: Option<Follower<String>>,
     /// A Redis server on the same host.
     redis: Option<Process>,
     /// The name server beside it.
@@ -264,6 +265,7 @@ impl Server {
             secret_file,
             arguments: Vec::new(),
             process: None,
+            log: None,
             redis: None,
             knot: None,
         };
@@ -345,6 +347,11 @@ impl Server {
         assert!(output.unwrap().status.success());
     }
 
+    /// What it has logged since it started.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        lines(self.log.as_ref().unwrap())
+    }
+
     /// Kills it, so that it has no chance to say goodbye.
     pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill().unwrap();
@@ -386,8 +393,16 @@ impl Server {
             .args(["--http", &format!("0.0.0.0:{HTTP_PORT}"), "--key-file"])
             .arg(self.host.directory().unwrap().join("server.key"))
             .args(&self.arguments)
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut process = self.host.spawn(command).unwrap();
+        let name = self.host.name().to_owned();
+        let log = Follower::start(process.child().stderr.take().unwrap(), move |_, line| {
+            // Shown if the test fails.
+            eprintln!("{name} {line}");
+            Some(line.to_owned())
+        });
+        self.log = Some(log.unwrap());
         let stdout = process.child().stdout.take().unwrap();
         let lines = Follower::start(stdout, |_, line| Some(line.to_owned())).unwrap();
         let ready = lines.wait(soon(), |lines| {
@@ -423,6 +438,8 @@ pub(crate) struct Node {
     pub(crate) arguments: Vec<String>,
     /// More of the environment of `apply`.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// What it logs.
+    pub(crate) log: &'static str,
     agent: Option<Agent>,
 }
 
@@ -448,6 +465,7 @@ impl Node {
             program: NATPUNCH.into(),
             arguments,
             environment,
+            log: "info,natpunch=debug",
             agent: None,
         }
     }
@@ -464,7 +482,7 @@ impl Node {
             None => ("--private-key-file", &self.key_file),
         };
         command
-            .args(["--log", "info,natpunch=debug", "apply"])
+            .args(["--log", self.log, "apply"])
             .arg(&self.file)
             .arg(option)
             .arg(file)
@@ -527,6 +545,11 @@ impl Node {
             "the agent of {} ended with {status}",
             self.name()
         );
+    }
+
+    /// What the agent has logged since it started.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        lines(&self.agent.as_ref().unwrap().log)
     }
 
     /// Waits for a line of the agent's log; when it came.
@@ -651,6 +674,10 @@ impl Node {
             .find(|candidate| candidate.public_key == peer.public_key)
             .unwrap()
     }
+}
+
+fn lines(log: &Follower<String>) -> Vec<String> {
+    log.so_far().into_iter().map(|(_, line)| line).collect()
 }
 
 /// The part of a status that is about a peer.

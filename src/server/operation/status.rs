@@ -124,6 +124,7 @@ impl From<Count> for Event {
             protocol,
             event,
             total,
+            ..
         }: Count,
     ) -> Self {
         Self {
@@ -268,6 +269,7 @@ mod tests {
             protocol: "rendezvous",
             event: "refused, no room",
             total: 3,
+            is_fault: false,
         };
         let status = Status {
             version: "1".into(),

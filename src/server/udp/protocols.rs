@@ -421,6 +421,7 @@ impl Protocols {
                 protocol,
                 event,
                 total: *total,
+                is_fault: false,
             }));
         };
         if let Some(server) = &self.rendezvous {
