@@ -50,7 +50,7 @@ pub(super) async fn open(
     let mut wait = WAIT.0;
     let mut told = None;
     loop {
-        let error = match Source::open(options.source.clone()).await {
+        let error = match beating(Source::open(options.source.clone())).await {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) if options.once.is_some() || !may_pass(&error) => {
                 return Err(error.at(&options.source.location).into());
@@ -78,6 +78,18 @@ pub(super) async fn open(
             return Ok(None);
         }
         wait = (wait * 2).min(WAIT.1);
+    }
+}
+
+/// Does this, and tells a watchdog meanwhile that this task is not stuck: a source may be slow.
+async fn beating<T>(work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = beat.tick() => notify_systemd(&[sd_notify::NotifyState::Watchdog]),
+        }
     }
 }
 

@@ -234,6 +234,9 @@ pub struct ConfirmArgs {
     /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `plan`.
@@ -712,6 +715,12 @@ pub struct ReloadArgs {
     /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
+    /// The agent that is this process, for its unit.
+    #[arg(long, value_name = "PID", conflicts_with = "interface")]
+    pub pid: Option<i32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `down`.
@@ -720,6 +729,9 @@ pub struct DownArgs {
     /// The interface or the mesh. Needed if several run on this host.
     #[arg(long, short, value_name = "NAME")]
     pub interface: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `serve`.

@@ -100,6 +100,14 @@ const STRUCTS: &[(&str, &str, &str)] = &[
     ("src/agent/plan.rs", "PlanReport", "`plan --json`"),
     ("src/agent/plan.rs", "PlanChange", "`plan --json`"),
     ("src/agent/plan.rs", "Need", "`plan --json`"),
+    ("src/cli/node/reload.rs", "Reloaded", "`reload --json`"),
+    ("src/cli/node/confirm.rs", "Confirmed", "`confirm --json`"),
+    ("src/cli/node/down.rs", "Down", "`down --json`"),
+    (
+        "crates/natpunch-wg/src/interface.rs",
+        "Removed",
+        "`down --json`",
+    ),
     ("src/cli/mesh/diff/mod.rs", "Report", "`diff --json`"),
     ("src/cli/mesh/diff/mod.rs", "Needs", "`diff --json`"),
     (
@@ -168,6 +176,7 @@ fn fields(source: &str, name: &str) -> Vec<String> {
         format!("struct {name} {{\n"),
         format!("struct {name}<C = MeshStatus> {{\n"),
         format!("struct {name}<P = PeerStatus> {{\n"),
+        format!("struct {name}<'a> {{\n"),
     ];
     let body = starts
         .iter()

@@ -50,5 +50,6 @@ mod serving;
 mod storms;
 mod swaps;
 mod tls;
+mod watchdog;
 mod why;
 mod world;

@@ -221,19 +221,38 @@ fn systemd_is_told_when_it_listens_and_when_it_stops() {
     assert!(server.wait(Duration::from_secs(10)).success());
 }
 
+fn unit(name: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    std::fs::read_to_string(format!("{root}/dist/systemd/{name}")).unwrap()
+}
+
+#[test]
+fn the_template_is_the_unit_but_for_the_name_of_the_mesh() {
+    let without_head = |text: String| text.split_once("[Unit]\n").unwrap().1.to_owned();
+    let one = without_head(unit("natpunch.service"));
+    let each = one
+        .replace("/etc/natpunch/mesh.toml", "/etc/natpunch/%i.toml")
+        .replace("=natpunch mesh\n", "=natpunch mesh %i\n");
+    assert_ne!(one, each);
+    assert_eq!(without_head(unit("natpunch@.service")), each);
+}
+
 /// The units are files that somebody installs: systemd itself says whether they are right, with the
 /// program in place.
 #[test]
 fn the_systemd_units_are_valid() {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["natpunch.service", "natpunch-serve.service"] {
-        let unit = std::fs::read_to_string(format!(
-            "{}/dist/systemd/{name}",
-            env!("CARGO_MANIFEST_DIR")
-        ))
-        .unwrap();
-        assert!(unit.contains("Type=notify"), "{name}");
-        let path = directory.path().join(name);
+    for name in [
+        "natpunch.service",
+        "natpunch@.service",
+        "natpunch-serve.service",
+    ] {
+        let unit = unit(name);
+        for kept in ["Type=notify\n", "\nExecReload=", "\nWatchdogSec="] {
+            assert!(unit.contains(kept), "{name}: {kept}");
+        }
+        // Of a template systemd looks at an instance.
+        let path = directory.path().join(name.replace('@', "@office"));
         std::fs::write(
             &path,
             unit.replace("/usr/bin/natpunch", env!("CARGO_BIN_EXE_natpunch")),

@@ -92,7 +92,9 @@ impl Agent {
     /// and the running mesh stays.
     pub(super) fn on_loaded(&mut self, loaded: Loaded) {
         let Loaded { release, logins } = loaded;
+        let mut revision = None;
         let result = release.and_then(|release| {
+            revision = Some(revision_of(&release.node));
             self.source.watch_keys(&release.node.key_files);
             self.names.learn(&release.node);
             let moment = Moment {
@@ -108,7 +110,7 @@ impl Agent {
             self.not_applied(&error);
         }
         let reply = match &self.reload_error {
-            None => Reply::Ok(serde_json::Value::Null),
+            None => Reply::Ok(serde_json::json!({ "revision": revision })),
             Some(error) => Reply::Error(error.clone()),
         };
         self.loading.judged(&reply, &self.source, &self.options);

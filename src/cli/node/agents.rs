@@ -122,6 +122,26 @@ pub(super) fn agent_of(directory: &Path, named: Option<&str>) -> Result<String, 
     }
 }
 
+/// The interface whose agent is this process. A waiting agent has a name in place of one.
+///
+/// # Errors
+/// No agent here is this process.
+pub(super) fn agent_with(directory: &Path, process: i32) -> Result<String, CliError> {
+    let is_it = |name: &String| {
+        Client::connect(directory, name).is_ok_and(|client| client.pid() == process)
+    };
+    control::running(directory)
+        .into_iter()
+        .find(is_it)
+        .ok_or_else(|| {
+            CliError::new(format!(
+                "process {process} is no natpunch agent that answers in {}",
+                directory.display()
+            ))
+            .help("leave --pid out, or name the interface: `natpunch reload -i NAME`")
+        })
+}
+
 fn shown(running: &[Running]) -> String {
     let shown: Vec<String> = running.iter().map(Running::shown).collect();
     shown.join(", ")
@@ -175,6 +195,20 @@ mod tests {
         assert_eq!(of(Some("wg-home")).await.unwrap().unwrap(), "wg-home");
         assert_eq!(of(Some("home")).await.unwrap().unwrap(), "wg-home");
         let _work = agent(&path, "wg0", "work").await;
+        let own = i32::try_from(std::process::id()).unwrap();
+        let with = |process| {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || {
+                agent_with(&path, process).map_err(|error| format!("{error:?}"))
+            })
+        };
+        assert_eq!(
+            with(own).await.unwrap().unwrap(),
+            "wg-home",
+            "of two the first"
+        );
+        let error = with(1).await.unwrap().unwrap_err();
+        assert!(error.contains("process 1 is no natpunch agent"), "{error}");
         assert_eq!(of(Some("work")).await.unwrap().unwrap(), "wg0");
         for wrong in [None, Some("lab")] {
             let error = of(wrong).await.unwrap().unwrap_err();

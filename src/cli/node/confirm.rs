@@ -3,10 +3,21 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::agents::agent_of;
-use crate::cli::CliError;
 use crate::cli::args::ConfirmArgs;
+use crate::cli::{CliError, json};
 use crate::control::{Client, Request, runtime_dir};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Confirmed<'a> {
+    /// Whose agent it is.
+    interface: &'a str,
+    /// The version that stays.
+    revision: &'a str,
+}
 
 /// Confirms the change under way.
 ///
@@ -20,9 +31,16 @@ pub(in crate::cli) fn run(args: &ConfirmArgs) -> Result<ExitCode, CliError> {
         .get("revision")
         .and_then(serde_json::Value::as_str)
         .unwrap_or_default();
-    writeln!(
-        anstream::stdout(),
-        "revision {revision} of {interface} stays"
-    )?;
+    let mut out = anstream::stdout();
+    if args.json {
+        let interface = &interface;
+        let confirmed = Confirmed {
+            interface,
+            revision,
+        };
+        write!(out, "{}", json::object(&confirmed)?)?;
+    } else {
+        writeln!(out, "revision {revision} of {interface} stays")?;
+    }
     Ok(ExitCode::SUCCESS)
 }

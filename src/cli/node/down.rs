@@ -4,15 +4,29 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use natpunch_wg::Removed;
+use serde::Serialize;
+
 use crate::agent::AgentError;
 use crate::agent::rollout::journal::Journal;
 use crate::agent::services::hosts;
-use crate::cli::CliError;
 use crate::cli::args::DownArgs;
+use crate::cli::{CliError, json};
 use crate::control::{self, Client, ControlError, Request};
 
 /// How long an agent may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Down<'a> {
+    /// The mesh that was up.
+    mesh: &'a str,
+    /// Its interface.
+    interface: &'a str,
+    /// What was taken off the host.
+    removed: Removed,
+}
 
 /// Stops the agent, if one runs, and removes the interface with its addresses, routes and device
 /// process.
@@ -80,11 +94,18 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
         );
     }
     Journal::new(&control::state_dir(), &interface.name).remove();
-    writeln!(
-        anstream::stdout(),
-        "mesh {} is down: {removed}",
-        interface.owner
-    )?;
+    let mut out = anstream::stdout();
+    let (mesh, interface) = (&interface.owner, &interface.name);
+    if args.json {
+        let down = Down {
+            mesh,
+            interface,
+            removed,
+        };
+        write!(out, "{}", json::object(&down)?)?;
+    } else {
+        writeln!(out, "mesh {mesh} is down: {removed}")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,13 +4,25 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::agents::agent_of;
-use crate::cli::CliError;
+use serde::Serialize;
+
+use super::agents::{agent_of, agent_with};
 use crate::cli::args::ReloadArgs;
+use crate::cli::{CliError, json};
 use crate::control::{Client, Request};
 
 /// Longer than any look at a source takes.
 const PATIENCE: Duration = Duration::from_secs(150);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Reloaded {
+    /// Whose agent it is.
+    interface: String,
+    /// The version that it has loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+}
 
 /// Asks the agent and waits for its verdict.
 ///
@@ -18,13 +30,24 @@ const PATIENCE: Duration = Duration::from_secs(150);
 /// No agent runs here, or the newest version can't be had or used; then the mesh stays as it was.
 pub(in crate::cli) fn run(args: &ReloadArgs) -> Result<ExitCode, CliError> {
     let directory = crate::control::runtime_dir();
-    let interface = agent_of(&directory, args.interface.as_deref())?;
+    let interface = match args.pid {
+        Some(process) => agent_with(&directory, process)?,
+        None => agent_of(&directory, args.interface.as_deref())?,
+    };
     let mut client = Client::connect(&directory, &interface)?;
     client.set_patience(PATIENCE)?;
-    client.ask(Request::Reload)?;
-    writeln!(
-        anstream::stdout(),
-        "{interface}: the newest version is loaded"
-    )?;
+    let answer = client.ask(Request::Reload)?;
+    let mut out = anstream::stdout();
+    if args.json {
+        let revision = answer.get("revision").and_then(serde_json::Value::as_str);
+        let revision = revision.map(str::to_owned);
+        let reloaded = Reloaded {
+            interface,
+            revision,
+        };
+        write!(out, "{}", json::object(&reloaded)?)?;
+    } else {
+        writeln!(out, "{interface}: the newest version is loaded")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
