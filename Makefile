@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help dist package packages-test demo test test-vm sim sim-campaign outage lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
+.PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
   supply-chain semver fuzz mutants chaos backends
 
 help: ## this list
@@ -13,7 +13,9 @@ help: ## this list
 
 demo: ## two nodes behind two NATs on this machine: watch them connect (ARGS="--nat-a full-cone" and so on)
 	@scripts/deps.sh demo
-	cargo run --locked --quiet -- demo $(ARGS)
+	@echo 'compiling natpunch and its dependencies: minutes the first time, seconds later'
+	cargo build --locked --bin natpunch
+	@cargo run --locked --quiet --bin natpunch -- demo $(ARGS)
 
 test: ## all tests
 	@scripts/deps.sh test
@@ -24,6 +26,10 @@ test-vm: ## the main job on kernel WireGuard, in a virtual machine
 
 sim: ## the simulator's scenarios over many more seeds
 	cargo test --locked -p natpunch-sim --test sim --no-fail-fast -- --include-ignored --skip campaign::
+
+quiet: ## the log of an hour in which nothing happens: of nodes, a hub that serves and a server (an hour)
+	@scripts/deps.sh test
+	cargo test --locked --test lab -- --ignored --nocapture quiet_hour | grep -E '^(measured|test )'
 
 sim-campaign: ## any pair of NATs with any fault, 100,000 seeds (25 minutes; NATPUNCH_SIM_SEEDS=1000 for fewer)
 	cargo test --release --locked -p natpunch-sim --test sim -- --ignored --nocapture campaign::
@@ -86,6 +92,9 @@ dist: ## what is handed out, in target/dist-out: program, manual, completions, u
 package: dist ## the same as .deb and .rpm
 	@scripts/deps.sh package
 	scripts/package
+
+reproducible: ## `make dist` twice, in two folders: equal to the byte (twice as many minutes)
+	scripts/reproducible
 
 packages-test: ## the .deb of `make dist` installed, upgraded under traffic, removed, purged in a booted Debian (5 minutes)
 	@scripts/deps.sh packages

@@ -6,7 +6,7 @@ set -euo pipefail
 # program:Debian package
 demo='cargo:cargo cc:gcc ip:iproute2 nft:nftables ping:iputils-ping setpriv:util-linux unshare:util-linux'
 # miniupnpd: the daemon alone, without the package of its service.
-test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server knotd:knot kdig:knot-dnsutils tayga:tayga"
+test="$demo git:git ssh-keygen:openssh-client sshd:openssh-server openssl:openssl tinyproxy:tinyproxy wg:wireguard-tools wireguard-go:wireguard-go systemd-analyze:systemd jq:jq miniupnpd:miniupnpd-nftables redis-server:redis-server knotd:knot kdig:knot-dnsutils tayga:tayga yamllint:yamllint"
 bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 package='cargo:cargo cc:gcc dpkg-deb:dpkg objdump:binutils rpmbuild:rpm'

@@ -26,6 +26,7 @@ mod links;
 mod marks;
 mod mesh_files;
 mod monitoring;
+mod recipes;
 mod server;
 mod two_machines;
 mod typed;
