@@ -296,6 +296,23 @@ fn packages() -> Vec<String> {
     packages
 }
 
+/// Nothing here is on crates.io: the packages depend on each other by their paths alone, and only the
+/// program has users. A package that is to go there gets versions for its dependencies first.
+#[test]
+fn every_package_says_that_it_is_not_published() {
+    let others = ["", "tests/fuzz"].map(str::to_owned);
+    for package in packages().into_iter().chain(others) {
+        let text = fs::read_to_string(root().join(&package).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        let publish = manifest["package"].get("publish");
+        assert_eq!(
+            publish.and_then(toml::Value::as_bool),
+            Some(false),
+            "{package}/Cargo.toml: write publish = false"
+        );
+    }
+}
+
 /// The rule of a package: its own row, else the one of its directory.
 fn rule(package: &str) -> &'static Rule {
     TABLE

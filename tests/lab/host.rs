@@ -197,6 +197,50 @@ lab_test!(a_hangup_in_the_first_moment_is_a_reload, 90, |lab| {
     }
 });
 
+// What a unit runs: it knows its process, and no name of an interface.
+lab_test!(
+    a_reload_finds_the_agent_by_its_process_and_programs_read_what_came_of_it,
+    90,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let host = world.lab.public_host("a").unwrap();
+        let mut a = world.node(host);
+        world.write_mesh();
+        a.start();
+        a.wait_up();
+        let json = |a: &Node, command: &[&str]| -> serde_json::Value {
+            let output = a.natpunch(command);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command:?}: {said}");
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        // Inside of the sandbox, where the agent has another number.
+        let process = a.status().unwrap()["pid"].to_string();
+        let reloaded = json(&a, &["reload", "--pid", &process, "--json"]);
+        assert_eq!(reloaded["interface"], INTERFACE);
+        assert_eq!(reloaded["revision"], a.status().unwrap()["revision"]);
+        let wrong = a.natpunch(&["reload", "--pid", "1"]);
+        let said = String::from_utf8_lossy(&wrong.stderr);
+        assert!(
+            said.contains("process 1 is no natpunch agent") && wrong.status.code() == Some(1),
+            "{said}"
+        );
+        std::fs::write(&a.file, "broken").unwrap();
+        let refused = a.natpunch(&["reload", "--pid", &process, "--json"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !refused.status.success() && refused.stdout.is_empty(),
+            "{said}"
+        );
+        let down = json(&a, &["down", "--json"]);
+        assert_eq!(
+            (&down["mesh"], &down["interface"]),
+            (&"lab".into(), &INTERFACE.into())
+        );
+        assert_eq!(down["removed"]["interface"], true);
+    }
+);
+
 lab_test!(a_directory_that_others_may_write_to_is_refused, 60, |lab| {
     let mut world = World::new(lab, Discovery::Rendezvous);
     let host = world.lab.public_host("a").unwrap();

@@ -161,12 +161,14 @@ lab_test!(
                     .filter(|asked| *asked)
             });
             if confirmed {
-                let output = a.natpunch(&["confirm"]);
+                let output = a.natpunch(&["confirm", "--json"]);
                 assert!(
                     output.status.success(),
                     "{}",
                     String::from_utf8_lossy(&output.stderr)
                 );
+                let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                assert_eq!(said["revision"], *revision(&a));
                 assert_ne!(revision(&a), before);
             } else {
                 a.wait("the way back", soon(), |status| {
