@@ -28,6 +28,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod waiting;
+mod warm;
 mod why;
 
 use std::net::SocketAddr;
@@ -75,6 +76,7 @@ pub(crate) use start::hold_signals;
 pub use status::{Member, MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
+use warm::Warm;
 pub use why::Why;
 pub use why::causes::Cause;
 use why::causes::Flips;
@@ -190,6 +192,8 @@ struct Agent {
     resolver: Resolver,
     nat64: nat64::Search,
     store: CounterStore,
+    /// What worked in the networks that this host was in.
+    warm: Warm,
     /// When the version that runs began to, since boot.
     since: Time,
     reloads: u64,
@@ -295,6 +299,8 @@ impl Agent {
                 let network = self.network();
                 self.mesh.handle_local_addresses(&network, now());
                 self.mesh.handle_network_change(now());
+                self.warm.moved();
+                self.tend_memory();
                 self.look_for_clashes();
                 self.resolver.set(spec::stun_servers(&self.node));
                 for plugin in &self.plugins {
@@ -309,6 +315,7 @@ impl Agent {
                 sources.snapshot_at = Instant::now() + interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
                 self.device.snapshot();
                 self.limit_routes();
+                self.tend_memory();
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_clashes();
@@ -468,6 +475,7 @@ impl Agent {
         let is_peer = |key: &PeerKey| self.node.peers.iter().any(|peer| peer.key == *key);
         self.history.keep(is_peer);
         self.route_mtus.keep(is_peer);
+        self.warm.keep(is_peer);
         let peers = self.node.peers.iter().map(|peer| peer.key);
         self.metrics.peers(peers, now());
         let node = services::Node {
@@ -519,6 +527,7 @@ impl Agent {
 
     async fn stop(mut self) {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
+        self.close_memory().await;
         self.stop_plugins(|_| false).await;
         // What was confirmed a moment ago must be in the journal before we end.
         self.rollout.handle_stop(now());

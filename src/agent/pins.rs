@@ -409,6 +409,8 @@ impl Agent {
             }
         }
         self.mesh.handle_pins(news, now());
+        // What needs a pin was left out before.
+        self.offer_remembered();
     }
 
     /// A change of the pins was made, or was not.

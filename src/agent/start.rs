@@ -31,6 +31,7 @@ use super::rollout::{Loading, Release, Rollout, load, with_endpoints};
 use super::services::Services;
 use super::sizes::RouteMtus;
 use super::store::CounterStore;
+use super::warm::Warm;
 use super::why::causes::Flips;
 use super::why::history::History;
 use super::{
@@ -295,6 +296,7 @@ impl Agent {
         let (resolver, stun) = Resolver::start();
         let (nat64, nat64_found) = nat64::Search::start(links.network());
         let (store, floor) = CounterStore::open(&options.state_dir, &node.interface);
+        let warm = Warm::open(&options.state_dir, &node.interface);
 
         let mut agent = Self {
             mesh: new_mesh(&node, floor, links.network(), None),
@@ -335,6 +337,7 @@ impl Agent {
             resolver,
             nat64,
             store,
+            warm,
             since: now(),
             reloads: 0,
             seen_at: [None; 2],
@@ -370,6 +373,8 @@ impl Agent {
             "joined the mesh"
         );
         agent.tell_pins();
+        agent.warm.restore_lifetimes(&mut agent.mesh);
+        agent.tend_memory();
         agent.reset_pins();
         agent.try_pins();
         agent.look_for_clashes();

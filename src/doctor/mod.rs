@@ -6,6 +6,7 @@
 mod filter;
 mod host;
 mod network;
+mod sizes;
 #[cfg(test)]
 mod tests;
 

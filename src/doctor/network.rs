@@ -13,15 +13,15 @@ use nix::sys::socket::{getsockopt, sockopt};
 use crate::config::NodeConfig;
 use crate::plugins::fill_random;
 
-use super::{Check, Server, filter};
+use super::{Check, Server, filter, sizes};
 
 /// How long answers are awaited, and how often a request is repeated meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 const REPEAT: Duration = Duration::from_millis(400);
 /// Bytes that WireGuard adds to a packet: over IPv6, the most.
-const OVERHEAD: u32 = 80;
+pub(super) const OVERHEAD: u32 = 80;
 /// The MTU of a tunnel that nobody set.
-const USUAL_MTU: u32 = 1420;
+pub(super) const USUAL_MTU: u32 = 1420;
 /// Most addresses that are asked.
 const MOST: usize = 16;
 
@@ -97,6 +97,14 @@ pub(super) fn examine(servers: &[Server], node: Option<&NodeConfig>) -> Vec<Chec
             .and_then(path_mtu)
             .map(|found| mtu(found, node.map(|node| node.mtu))),
     );
+    let answering = v4.iter().chain(&v6).copied();
+    let answers = |at: &SocketAddr| {
+        [&ipv4, &ipv6]
+            .iter()
+            .any(|asked| asked.seen.contains_key(at))
+    };
+    let answering = answering.filter(answers).collect();
+    checks.extend(sizes::checks(&answering, node.map(|node| node.mtu)));
     let own = node.map(|node| node.interface.as_str());
     checks.push(tunnels(
         &other_tunnels(own),

@@ -217,6 +217,18 @@ fn findings() -> Vec<(&'static str, Check)> {
         ("no IPv6", network::family_v6(false, &asked(&[]))),
         ("MTU enough", network::mtu(1500, None)),
         ("MTU too small", network::mtu(1492, Some(1420))),
+        (
+            "large packets pass",
+            sizes::check(at("203.0.113.9:51900"), Some(1500), None),
+        ),
+        (
+            "large packets vanish",
+            sizes::check(at("203.0.113.9:51900"), Some(1460), None),
+        ),
+        (
+            "long requests are not answered",
+            sizes::check(at("203.0.113.9:51900"), None, None),
+        ),
         ("no other tunnel", network::tunnels(&[], Some("eth0"))),
         (
             "another tunnel beside",

@@ -65,6 +65,11 @@ const STRUCTS: &[(&str, &str, &str)] = &[
         "`status --json`",
     ),
     ("src/agent/why/mod.rs", "Why", "`why --json`"),
+    (
+        "crates/natpunch-core/src/status.rs",
+        "PacketStatus",
+        "`why --json`",
+    ),
     ("src/agent/why/causes/mod.rs", "Cause", "`why --json`"),
     ("src/agent/why/history.rs", "Since", "`why --json`"),
     ("src/agent/why/history.rs", "Replaced", "`why --json`"),
@@ -175,7 +180,7 @@ fn fields(source: &str, name: &str) -> Vec<String> {
     let starts = [
         format!("struct {name} {{\n"),
         format!("struct {name}<C = MeshStatus> {{\n"),
-        format!("struct {name}<P = PeerStatus> {{\n"),
+        format!("struct {name}<P = PeerStatus, K = PacketStatus> {{\n"),
         format!("struct {name}<'a> {{\n"),
     ];
     let body = starts

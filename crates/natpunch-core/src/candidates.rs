@@ -44,6 +44,11 @@ const PROOF: Duration = Duration::from_secs(90);
 /// ... and one through a relay, which an idle pair asks seldom, or the one in use while it rests.
 const PROOF_AT_REST: Duration = Duration::from_secs(240);
 
+/// A ping is lost if it was not answered by then ...
+const ANSWERED_BY: Duration = Duration::from_secs(1);
+/// ... and so many are enough to tell how many are.
+const ENOUGH_PINGS: u32 = 5;
+
 /// One origin's word for a candidate.
 #[derive(Debug, Clone, Copy)]
 struct Claim {
@@ -77,6 +82,8 @@ pub(crate) struct Entry {
     pub(crate) last_ping: Option<Time>,
     /// Pings that left, and pongs that came.
     pub(crate) counts: (u32, u32),
+    /// Which of the last pings were answered, the last one in the lowest bit.
+    answers: u32,
     /// Pinged now and then between rounds, so that our NAT lets the peer in when it comes back.
     pub(crate) keeps_hole: bool,
     /// Pings since the last pong.
@@ -281,8 +288,28 @@ impl Entry {
     pub(crate) fn on_ping(&mut self, now: Time) {
         self.last_ping = Some(now);
         self.counts.0 = self.counts.0.saturating_add(1);
+        self.answers <<= 1;
         self.unanswered = self.unanswered.saturating_add(1);
         self.unanswered_since.get_or_insert(now);
+    }
+
+    /// The ping was answered after which so many others have left.
+    pub(crate) fn note_answered(&mut self, later: u32) {
+        self.answers |= 1_u32.checked_shl(later).unwrap_or(0);
+    }
+
+    /// How many of the last 32 pings were not answered, in percent, if that is not too few to tell.
+    pub(crate) fn loss_percent(&self, now: Time) -> Option<u8> {
+        // The last ones may still be answered.
+        let is_open = |since: Time| now.since(since) < ANSWERED_BY;
+        let open = match self.unanswered_since.is_some_and(is_open) {
+            true => self.unanswered,
+            false => 0,
+        };
+        let judged = self.counts.0.min(u32::BITS).checked_sub(open)?;
+        let lost = judged.saturating_sub(self.answers.checked_shr(open)?.count_ones());
+        let percent = u8::try_from(lost * 100 / judged.max(1)).ok();
+        percent.filter(|_| judged >= ENOUGH_PINGS)
     }
 
     /// It passes through a relay.
@@ -406,12 +433,14 @@ impl Offer<'_> {
             Origin::Discovery(_) => self.kind == CandidateKind::Relay && !self.recorded,
             Origin::Peer => self.kind == CandidateKind::PeerReflexive,
             Origin::WireGuard => true,
+            Origin::Remembered => false,
         }
     }
 
     /// Whether this node's mesh file says so, or the router was asked for a mapping.
     pub(crate) fn is_stated(&self) -> bool {
-        self.kind == CandidateKind::Mapped && !self.recorded
+        let says_so_now = !self.recorded && *self.origin != Origin::Remembered;
+        self.kind == CandidateKind::Mapped && says_so_now
     }
 
     /// Whether it was authenticated: the peer said so, or a packet of the peer came from there.
@@ -491,6 +520,7 @@ impl Table {
             step: 0,
             last_ping: None,
             counts: (0, 0),
+            answers: 0,
             keeps_hole: false,
             unanswered: 0,
             unanswered_since: None,
@@ -718,6 +748,12 @@ impl Pending {
         self.0.push_back(ping);
     }
 
+    /// Pings on the same path that left later, and await their pong.
+    pub(crate) fn after(&self, ping: &PendingPing) -> u32 {
+        let is_later = |other: &&PendingPing| other.path == ping.path && other.sent > ping.sent;
+        self.0.iter().filter(is_later).count() as u32
+    }
+
     /// The ping that a pong answers.
     pub(crate) fn take(&mut self, transaction: &Transaction, now: Time) -> Option<PendingPing> {
         while self
@@ -827,5 +863,36 @@ mod tests {
             ),
             Learned::LeftOut
         );
+    }
+
+    #[test]
+    fn loss_is_counted_of_pings_that_had_time_to_be_answered() {
+        let mut table = Table::default();
+        learn(
+            &mut table,
+            "203.0.113.1:1",
+            CandidateKind::Host,
+            &Origin::Peer,
+        );
+        let path = PathId::wireguard("203.0.113.1:1".parse().unwrap());
+        let entry = table.get_mut(&path).unwrap();
+        let at = |seconds: u64| NOW + Duration::from_secs(seconds);
+        for second in 0..4 {
+            entry.on_ping(at(second));
+            entry.note_answered(0);
+            entry.on_pong(Duration::from_millis(9), at(second));
+            assert_eq!(entry.loss_percent(at(second)), None, "too few");
+        }
+        entry.on_ping(at(4));
+        assert_eq!(entry.loss_percent(at(4)), None, "it may be answered yet");
+        assert_eq!(entry.loss_percent(at(5)), Some(20));
+        for second in 5..40 {
+            entry.on_ping(at(second));
+            entry.on_ping(at(second));
+            // The first of the two.
+            entry.note_answered(1);
+            entry.on_pong(Duration::from_millis(9), at(second));
+        }
+        assert_eq!(entry.loss_percent(at(50)), Some(50));
     }
 }

@@ -40,6 +40,7 @@ mod env;
 mod filter;
 mod gather;
 mod keys;
+mod memory;
 mod mesh;
 mod messages;
 mod nat;
@@ -55,6 +56,7 @@ mod status;
 mod strategy;
 
 pub use filter::{Rejected, admit};
+pub use memory::{KnownPath, Memory};
 pub use mesh::Mesh;
 pub use nat::lifetime::MeasuredLifetime;
 pub use nat::{filtering, stun};
@@ -62,6 +64,7 @@ pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
-    CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PathKind,
-    PathMtuStatus, PeerState, PeerStatus, PortPattern, ProbeStatus, PunchStatus,
+    CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PacketKind,
+    PacketStatus, PathKind, PathMtuStatus, PeerState, PeerStatus, PortPattern, ProbeStatus,
+    PunchStatus,
 };

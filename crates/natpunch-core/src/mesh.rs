@@ -25,7 +25,9 @@ use crate::pacer::Pacer;
 use crate::peer::{Peer, Search};
 use crate::ports::{Pinning, SourcePorts};
 use crate::status::ProbeStatus;
-use crate::{Command, Event, LocalStatus, MeshSpec, MeshStatus, PeerSpec, Time, Transmit, stun};
+use crate::{
+    Command, Event, LocalStatus, MeshSpec, MeshStatus, PacketStatus, PeerSpec, Time, Transmit, stun,
+};
 
 mod nat;
 mod news;
@@ -542,6 +544,12 @@ impl Mesh {
     /// When a ping on the path in use was last answered, and its round trip.
     pub fn last_answer(&self, peer: &PeerKey) -> Option<(Time, Duration)> {
         self.peers.get(peer)?.last_answer()
+    }
+
+    /// The last packets to and from a peer beside WireGuard's own, the newest first.
+    pub fn packets(&self, peer: &PeerKey, now: Time) -> Vec<PacketStatus> {
+        let peer = self.peers.get(peer);
+        peer.map_or_else(Vec::new, |peer| peer.packets(now))
     }
 
     /// What WireGuard has counted of each peer, both ways, and whether its path passes through a

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use natpunch_types::{MAX_SOURCE_PORTS, PeerKey, SOURCE_PORTS};
 use rand_core::RngCore;
 
+/// While no more than so many are open, one of an earlier run is opened again.
+const MAX_REOPENED: usize = 64;
+
 /// Whether this host can join another source port to WireGuard's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Pinning {
@@ -95,6 +98,21 @@ impl SourcePorts {
         if SOURCE_PORTS.contains(&port.get()) && (room || self.owners.contains_key(&port)) {
             self.changed |= self.owners.insert(port, peer) != Some(peer);
         }
+    }
+
+    /// Opens a port that a path of an earlier run left from. A few only: searches need the others.
+    pub(crate) fn reopen(&mut self, port: NonZeroU16, peer: PeerKey) -> bool {
+        if self.is_of(port, &peer) {
+            return true;
+        }
+        let has_room = self.owners.len() < MAX_REOPENED;
+        let is_free = SOURCE_PORTS.contains(&port.get()) && self.is_free(port);
+        let opens = self.are_of_use() && has_room && is_free;
+        if opens {
+            self.owners.insert(port, peer);
+            self.changed = true;
+        }
+        opens
     }
 
     /// Closes the ports of a peer but those.

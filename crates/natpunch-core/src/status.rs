@@ -181,6 +181,9 @@ pub struct PeerStatus {
     /// Smoothed round-trip time of the path in use.
     #[serde(rename = "rtt_ms", serialize_with = "option_millis")]
     pub rtt: Option<Duration>,
+    /// How many of the last 32 pings on the path in use were not answered, in percent; nothing before
+    /// there were five.
+    pub loss_percent: Option<u8>,
     /// How long ago the last handshake was, as far as it is of use: not one that ended long before
     /// our start.
     #[serde(rename = "handshake_age_s", serialize_with = "option_seconds")]
@@ -210,6 +213,74 @@ pub struct PeerStatus {
     pub candidates: Vec<CandidateStatus>,
 }
 
+/// What a packet between two nodes is, WireGuard's own apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PacketKind {
+    /// A ping.
+    Probe,
+    /// A ping that ends before the other side's NAT, to open this side's.
+    Opener,
+    /// A ping to a port that may be the peer's.
+    Guess,
+    /// A ping to all of the LAN.
+    Beacon,
+    /// The answer to a ping.
+    Answer,
+    /// A copy of WireGuard's handshake initiation, on a path that WireGuard does not know yet.
+    HandshakeCopy,
+    /// A question whether a packet of this size passes, or the answer.
+    Size,
+    /// A message of a discovery plugin.
+    Message,
+}
+
+impl PacketKind {
+    /// A peer answers it.
+    pub(crate) const fn is_answered(self) -> bool {
+        matches!(
+            self,
+            Self::Probe | Self::Opener | Self::Guess | Self::Beacon
+        )
+    }
+}
+
+impl fmt::Display for PacketKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Probe => "probe",
+            Self::Opener => "opener",
+            Self::Guess => "guess",
+            Self::Beacon => "beacon",
+            Self::Answer => "answer",
+            Self::HandshakeCopy => "handshake copy",
+            Self::Size => "size",
+            Self::Message => "message",
+        })
+    }
+}
+
+/// A packet to or from a peer, WireGuard's own apart.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PacketStatus {
+    /// How long ago.
+    #[serde(rename = "ago_s", serialize_with = "seconds")]
+    pub ago: Duration,
+    /// This node sent it; else the peer did.
+    pub sent: bool,
+    /// What it is.
+    pub kind: PacketKind,
+    /// The socket on this host that it left from or came to.
+    pub local: LocalSocket,
+    /// The address at the other end; of guesses in a row the last one.
+    pub address: SocketAddr,
+    /// How many, of guesses in a row.
+    pub count: u32,
+    /// How long its answer took, if one came.
+    #[serde(rename = "answer_ms", serialize_with = "option_millis")]
+    pub answer: Option<Duration>,
+}
+
 /// How large packets may be on a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathMtuStatus {
@@ -230,7 +301,7 @@ pub struct CandidateStatus {
     /// How it was found.
     pub kind: CandidateKind,
     /// Who offered it: names of discovery instances, `peer` (itself, authenticated), `wireguard`
-    /// (roaming).
+    /// (roaming), `remembered` (it worked in this network before).
     pub origins: Vec<String>,
     /// For how long it has been known.
     #[serde(rename = "age_s", serialize_with = "seconds")]

@@ -2,7 +2,8 @@
 //!
 //! [`RawPort`] speaks from the UDP port that WireGuard owns, [`SourcePorts`] from others beside it;
 //! [`RestingPeers`] hears what WireGuard sends to peers without a path; [`LinkWatch`] tells when the way out of this host changes; [`now`] is the clock that both the core
-//! and the shell live by; [`surroundings`] names the networks that this host is in; [`echo`] asks
+//! and the shell live by; [`surroundings`] names the networks that this host is in; [`place`](fn@place) names the one
+//! that it leaves by; [`echo`] asks
 //! hosts whether they answer; [`IcmpErrors`] hears what routers say; [`Inbox`] and [`Outbox`] move datagrams of ordinary sockets by the
 //! batch.
 
@@ -15,6 +16,7 @@ mod icmp;
 mod link;
 mod netlink;
 mod packet;
+mod place;
 mod raw;
 mod readable;
 mod rest;
@@ -30,6 +32,7 @@ pub use echo::{echo, echo_once};
 pub use error::NetError;
 pub use icmp::IcmpErrors;
 pub use link::{Change, LinkWatch, host_network};
+pub use place::{Place, place};
 pub use raw::{MAX_SOURCES, RawPort, Received};
 pub use rest::{Rested, RestingPeers};
 pub use source_ports::{Probed, SourcePorts};

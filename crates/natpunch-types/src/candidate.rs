@@ -72,17 +72,19 @@ pub enum Origin {
     Peer,
     /// WireGuard on this node, which roams to where authentic packets come from.
     WireGuard,
+    /// An earlier run of this node, or this one when it was in the network before.
+    Remembered,
 }
 
 impl Origin {
-    /// How [`Origin::Peer`] and [`Origin::WireGuard`] are written in `status`.
-    const WORDS: [&str; 2] = ["peer", "wireguard"];
+    /// How the origins that are no discovery instance are written in `status`.
+    const WORDS: [&str; 3] = ["peer", "wireguard", "remembered"];
 
     /// The discovery instance, if it is one.
     pub fn instance(&self) -> Option<&InstanceName> {
         match self {
             Self::Discovery(name) => Some(name),
-            Self::Peer | Self::WireGuard => None,
+            Self::Peer | Self::WireGuard | Self::Remembered => None,
         }
     }
 }
@@ -95,7 +97,7 @@ impl From<InstanceName> for Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [peer, wireguard] = Self::WORDS;
+        let [peer, wireguard, remembered] = Self::WORDS;
         match self {
             // An instance may have any name. One that reads like another origin's word is written
             // with its section, which no name can be mistaken for: names have no dot.
@@ -105,6 +107,7 @@ impl fmt::Display for Origin {
             Self::Discovery(name) => name.fmt(f),
             Self::Peer => f.write_str(peer),
             Self::WireGuard => f.write_str(wireguard),
+            Self::Remembered => f.write_str(remembered),
         }
     }
 }
@@ -128,15 +131,18 @@ mod tests {
     #[test]
     fn an_instance_named_like_another_origin_is_not_written_like_it() {
         let instance = |name| Origin::from(InstanceName::new(name));
-        let origins = ["web", "peer", "wireguard"].map(instance);
-        let origins = origins.into_iter().chain([Origin::Peer, Origin::WireGuard]);
+        let origins = ["web", "peer", "wireguard", "remembered"].map(instance);
+        let others = [Origin::Peer, Origin::WireGuard, Origin::Remembered];
+        let origins = origins.into_iter().chain(others);
         let written: Vec<_> = origins.map(|origin| origin.to_string()).collect();
         let expected = [
             "web",
             "discovery.peer",
             "discovery.wireguard",
+            "discovery.remembered",
             "peer",
             "wireguard",
+            "remembered",
         ];
         assert_eq!(written, expected);
     }

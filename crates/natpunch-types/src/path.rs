@@ -66,7 +66,7 @@ impl From<Option<u8>> for Travel {
 /// One path to a peer: where its packets leave this host, and where they are sent.
 ///
 /// A proof, a round trip and a choice hold for a path and not for the remote address alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PathId {
     /// The socket or transport on this host.
     pub local: LocalSocket,

@@ -285,6 +285,8 @@ impl Agent {
             let network = self.network();
             self.mesh = new_mesh(&self.node, floor, &network, Some(&self.mesh));
             self.tell_pins();
+            self.warm.restore_lifetimes(&mut self.mesh);
+            self.offer_remembered();
         } else {
             self.mesh.handle_spec(spec::mesh(&self.node), now());
             if anew.sockets {

@@ -4,7 +4,7 @@
 pub(super) mod causes;
 pub(super) mod history;
 
-use natpunch_core::{MeshStatus, PeerStatus};
+use natpunch_core::{MeshStatus, PacketStatus, PeerStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -15,9 +15,10 @@ use crate::control::Reply;
 use causes::{Cause, Facts, Finder, Kind, Named};
 use history::{Past, Since, Step, StrategyRun};
 
-/// What `why` prints; `P` is what the core knows of the peer, or as much of it as its reader wants.
+/// What `why` prints; `P` is what the core knows of the peer and `K` of each packet, or as much of it
+/// as their reader wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Why<P = PeerStatus> {
+pub struct Why<P = PeerStatus, K = PacketStatus> {
     /// Name of the mesh.
     pub mesh: String,
     /// This node's name.
@@ -37,6 +38,9 @@ pub struct Why<P = PeerStatus> {
     pub changes: Vec<Step>,
     /// Steps on the way to them, the newest first.
     pub steps: Vec<Step>,
+    /// The last packets to and from the peer beside WireGuard's own, the newest first.
+    #[serde(default = "Vec::new")]
+    pub packets: Vec<K>,
     /// The discovery instances.
     pub discovery: Vec<DiscoveryStatus>,
     /// What the core knows of the peer.
@@ -68,6 +72,7 @@ impl Agent {
             strategies: past.map_or_else(Vec::new, |past| past.runs(now)),
             changes: told(Past::changes),
             steps: told(Past::steps),
+            packets: self.mesh.packets(&peer.key, now),
             discovery,
             peer: peer.clone(),
         })

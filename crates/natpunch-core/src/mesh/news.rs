@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use natpunch_types::{Abilities, InstanceName, News, PathId, Running};
 
 use super::Mesh;
-use crate::Time;
+use crate::{KnownPath, Time};
 
 impl Mesh {
     /// The discovery instances that run, complete, and what each can do. Nothing is taken from any
@@ -94,5 +94,22 @@ impl Mesh {
             News::Wanted { peer } => self.with_peer(&peer, now, |peer, env| peer.meet(env, now)),
         }
         self.flush(now);
+    }
+
+    /// Takes what has worked in this network before, to be tried. To be told again when other source
+    /// ports can be used: until then the paths from such ports are left out.
+    pub fn handle_remembered(&mut self, paths: &[KnownPath], now: Time) {
+        for known in paths {
+            self.with_peer(&known.peer, now, |peer, env| {
+                peer.handle_remembered(known.path, known.kind, env, now)
+            });
+        }
+        self.flush(now);
+    }
+
+    /// The direct paths that work, of each peer the one in use first: for a [`Memory`](crate::Memory).
+    pub fn working_paths(&self, now: Time) -> impl Iterator<Item = KnownPath> {
+        let peers = self.peers.values();
+        peers.flat_map(move |peer| peer.working_paths(now))
     }
 }

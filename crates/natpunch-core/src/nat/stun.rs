@@ -106,6 +106,17 @@ pub fn request(id: TransactionId) -> Vec<u8> {
     message.finish()
 }
 
+/// A Binding request of so many bytes, a multiple of four, to see whether that many pass.
+pub fn request_of_length(id: TransactionId, length: usize) -> Vec<u8> {
+    /// Of one SOFTWARE attribute (RFC 8489, 14.14).
+    const LONGEST: usize = 760;
+    let mut message = Builder(request(id));
+    while let Some(missing) = length.checked_sub(message.0.len() + 4) {
+        message.attribute(SOFTWARE, &vec![b' '; missing.min(LONGEST)]);
+    }
+    message.finish()
+}
+
 /// A Binding request that asks for a [`Token`] of the address that it comes from, too. A server that
 /// knows none answers as ever.
 pub fn request_token(id: TransactionId) -> Vec<u8> {

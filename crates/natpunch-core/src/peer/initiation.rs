@@ -13,7 +13,7 @@ use std::time::Duration;
 use natpunch_types::{INITIATION_LEN, PathId};
 
 use crate::env::Env;
-use crate::{Time, Transmit};
+use crate::{PacketKind, Time, Transmit};
 
 use super::Peer;
 use super::selection::Check;
@@ -150,7 +150,8 @@ impl Peer {
     /// Sends the copy that is due.
     pub(super) fn send_initiation(&mut self, env: &mut Env, now: Time) {
         if let Some((path, payload)) = self.initiation.take_due(now) {
-            env.out.transmit(Transmit::new(path, payload), now);
+            let copy = Transmit::new(path, payload);
+            self.send(PacketKind::HandshakeCopy, copy, env, now);
         }
     }
 }

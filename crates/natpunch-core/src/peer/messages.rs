@@ -6,7 +6,7 @@ use natpunch_types::{PathId, Rate, RateBudget, RelayPolicy};
 use crate::env::Env;
 use crate::messages::peer_message;
 use crate::messages::probe::Probe;
-use crate::{Event, Time, Transmit};
+use crate::{Event, PacketKind, Time, Transmit};
 
 use super::probing::Freshness;
 use super::selection::Check;
@@ -61,7 +61,7 @@ impl Peer {
         let sealed =
             keys.and_then(|keys| peer_message::seal(stamp, payload, &keys.outbound, &mut env.rng));
         if let Some(payload) = sealed {
-            env.out.transmit(Transmit::new(path, payload), now);
+            self.send(PacketKind::Message, Transmit::new(path, payload), env, now);
         }
     }
 

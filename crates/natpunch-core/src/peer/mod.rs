@@ -13,6 +13,7 @@
 //! | [`Sizing`] | how large packets may be on the path in use |
 //! | [`DeviceView`] | what the WireGuard device says of the peer, and its [`Session`] |
 //! | [`Initiation`] | WireGuard's newest initiation that had nowhere to go, and its copies |
+//! | [`Timeline`] | the last packets, for people |
 //! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
 //! | [`timers`] | the one table of what is due when |
 //!
@@ -49,11 +50,13 @@ mod probing;
 mod punching;
 mod receive;
 mod relaying;
+mod remembered;
 mod report;
 mod round;
 mod selection;
 mod sizing;
 mod succession;
+mod timeline;
 mod timers;
 mod vigilance;
 
@@ -85,6 +88,7 @@ use relaying::Retreat;
 use round::Round;
 use selection::{Check, How, Selection};
 use sizing::Sizing;
+use timeline::Timeline;
 use vigilance::Vigilance;
 
 /// For how long a candidate of the peer's own or of WireGuard's is believed unless repeated.
@@ -161,6 +165,7 @@ pub(crate) struct Peer {
     device: DeviceView,
     initiation: Initiation,
     plain: PlainTries,
+    timeline: Timeline,
     record: Option<Received>,
     /// Some path without a relay has worked.
     had_direct: bool,
@@ -190,6 +195,7 @@ impl Peer {
             device: DeviceView::default(),
             initiation: Initiation::default(),
             plain: PlainTries::default(),
+            timeline: Timeline::default(),
             record: None,
             had_direct: false,
         };
@@ -204,6 +210,7 @@ impl Peer {
         let pair = |peer: &Self| peer.keys.as_ref().map(|keys| keys.pair_tag);
         if pair(self) == pair(&predecessor) {
             self.prober.resume(predecessor.prober);
+            self.timeline = predecessor.timeline;
             self.initiation = predecessor.initiation;
             let mut table = predecessor.table;
             // WireGuard's endpoint is adopted again if it is alive.

@@ -14,7 +14,7 @@ use crate::keys::PairKeys;
 use crate::messages::Stamp;
 use crate::messages::about::{About, Word};
 use crate::messages::probe::{Kind, Probe, Transaction};
-use crate::{Time, Transmit};
+use crate::{PacketKind, Time, Transmit};
 
 use super::selection::Check;
 use super::vigilance::{HOLE, KEEPALIVE};
@@ -182,6 +182,11 @@ impl Prober {
         now: Time,
     ) -> Option<PendingPing> {
         self.pending.take(transaction, now)
+    }
+
+    /// Pings on the same path that left after this one, as far as they are unanswered.
+    pub(super) fn pings_after(&self, ping: &PendingPing) -> u32 {
+        self.pending.after(ping)
     }
 
     /// A pong shows the peer's present run. True if another one was known: it has restarted.
@@ -397,17 +402,20 @@ impl Peer {
         let Some(entry) = self.table.get_mut(&path) else {
             return;
         };
-        env.out.transmit(
-            Transmit {
-                travel: entry.ttl(env.profile.hops, now).into(),
-                ..Transmit::new(path, payload)
-            },
-            now,
-        );
+        let ttl = entry.ttl(env.profile.hops, now);
         entry.on_ping(now);
+        let kind = ttl.map_or(PacketKind::Probe, |_| PacketKind::Opener);
+        let ping = Transmit {
+            travel: ttl.into(),
+            ..Transmit::new(path, payload)
+        };
+        self.send(kind, ping, env, now);
         env.probes.sent += 1;
         // The next moment of the burst that is still to come; a ping out of turn takes the place of
         // the last due one.
+        let Some(entry) = self.table.get_mut(&path) else {
+            return;
+        };
         let due = entry.burst.due(now.since(entry.burst_started));
         entry.step = due.max(entry.step);
         let in_burst = entry.burst.offset(entry.step);

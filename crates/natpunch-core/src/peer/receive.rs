@@ -10,7 +10,7 @@ use crate::candidates::{Entry, Offer};
 use crate::env::Env;
 use crate::messages::probe::{Kind, Probe};
 use crate::path::Rank;
-use crate::{EndpointReason, Event, Time, Transmit};
+use crate::{EndpointReason, Event, PacketKind, Time, Transmit};
 
 use super::probing::Freshness;
 use super::{Connection, LEARNED_LIFETIME, Peer};
@@ -82,6 +82,7 @@ impl Peer {
         if !is_within_limit || !env.pongs.take(now) {
             return;
         }
+        self.timeline.heard(PacketKind::Probe, path, now);
         match freshness {
             Freshness::Seen => {}
             Freshness::Fresh => self.on_fresh_ping(path, destination, ping, env, now),
@@ -92,7 +93,7 @@ impl Peer {
             // what came, and nothing else changes.
             Freshness::OtherRun => {
                 if let Some(payload) = self.ping(path, env, now) {
-                    env.out.transmit(Transmit::new(path, payload), now);
+                    self.send(PacketKind::Probe, Transmit::new(path, payload), env, now);
                 }
             }
         }
@@ -148,13 +149,11 @@ impl Peer {
         };
         // Answer from the address that was pinged, unless that was a broadcast.
         let source = pinged.filter(|ip| env.local.is_own_ip(*ip));
-        env.out.transmit(
-            Transmit {
-                source,
-                ..Transmit::new(path, payload)
-            },
-            now,
-        );
+        let pong = Transmit {
+            source,
+            ..Transmit::new(path, payload)
+        };
+        self.send(PacketKind::Answer, pong, env, now);
     }
 
     fn handle_pong(&mut self, path: PathId, pong: &Probe, env: &mut Env, now: Time) {
@@ -166,6 +165,7 @@ impl Peer {
         let Some(ping) = self.prober.take_pending(&pong.transaction, now) else {
             return;
         };
+        self.timeline.answered((ping.path, ping.sent), path, now);
         // The transaction was random: this is the peer's present run.
         if self.prober.on_run(pong.session, now) {
             self.on_restart(env, now);
@@ -183,6 +183,10 @@ impl Peer {
         if self.table.get(&path).is_none() {
             // Only a ping of a new run was seen from there so far.
             self.learn_from_peer(path, CandidateKind::PeerReflexive, env, now);
+        }
+        let later = self.prober.pings_after(&ping);
+        if let Some(entry) = self.table.get_mut(&path) {
+            entry.note_answered(later);
         }
         self.on_answer(path, now.since(ping.sent), pong, env, now);
     }

@@ -59,6 +59,7 @@ impl Peer {
             endpoint: self.device.endpoint,
             path_mtu: in_use.and(self.path_mtu()),
             rtt: in_use.and_then(|path| self.table.get(&path)?.rtt),
+            loss_percent: in_use.and_then(|path| self.table.get(&path)?.loss_percent(now)),
             handshake_age: self.device.handshake_seen.map(|at| now.since(at)),
             rx_bytes: self.device.rx_bytes,
             tx_bytes: self.device.tx_bytes,

@@ -10,7 +10,7 @@ use natpunch_types::{PathId, Travel, is_mesh_lan};
 use crate::burst::Burst;
 use crate::candidates::Entry;
 use crate::env::Env;
-use crate::{Event, Time, Transmit};
+use crate::{Event, PacketKind, Time, Transmit};
 
 use super::vigilance::HOLE;
 use super::{Connection, Peer};
@@ -313,15 +313,13 @@ impl Peer {
                 let Some(payload) = self.ping(path, env, now) else {
                     return;
                 };
-                env.out.transmit(
-                    Transmit {
-                        path,
-                        source: Some(source),
-                        travel: Travel::Ttl(1),
-                        payload,
-                    },
-                    now,
-                );
+                let beacon = Transmit {
+                    path,
+                    source: Some(source),
+                    travel: Travel::Ttl(1),
+                    payload,
+                };
+                self.send(PacketKind::Beacon, beacon, env, now);
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::messages::probe::Transaction;
 use crate::messages::size::{Kind, SHORTEST, SizeProbe};
 use crate::path_mtu::PathMtu;
-use crate::{Command, Event, PathMtuStatus, Time, Transmit};
+use crate::{Command, Event, PacketKind, PathMtuStatus, Time, Transmit};
 
 use super::Peer;
 use super::probing::Freshness;
@@ -93,13 +93,11 @@ impl Peer {
             let sealed = keys.and_then(|k| question.seal(length, &k.outbound, &mut env.rng));
             if let Some(payload) = sealed {
                 self.sizing.mtu.on_asked(size, question.transaction);
-                env.out.transmit(
-                    Transmit {
-                        travel: Travel::Whole,
-                        ..Transmit::new(path, payload)
-                    },
-                    now,
-                );
+                let probe = Transmit {
+                    travel: Travel::Whole,
+                    ..Transmit::new(path, payload)
+                };
+                self.send(PacketKind::Size, probe, env, now);
                 env.probes.sent += 1;
             }
         }
@@ -148,6 +146,7 @@ impl Peer {
             Kind::Question => self.answer_size(path, destination, &probe, env, now),
             // Its transaction was random, so it answers a question of this run, once.
             Kind::Answer if self.sizing.measured.is_some_and(|(of, _)| of == path) => {
+                self.timeline.heard(PacketKind::Size, path, now);
                 self.sizing.mtu.on_answer(&probe.transaction, now);
                 self.decide(env, now);
             }
@@ -169,6 +168,7 @@ impl Peer {
         if !is_fresh || self.table.get(&path).is_none() || !env.pongs.take(now) {
             return;
         }
+        self.timeline.heard(PacketKind::Size, path, now);
         let answer = SizeProbe {
             kind: Kind::Answer,
             stamp: self.prober.stamp(env.session),
@@ -177,13 +177,11 @@ impl Peer {
         let keys = self.keys.as_ref();
         let sealed = keys.and_then(|k| answer.seal(SHORTEST, &k.outbound, &mut env.rng));
         if let Some(payload) = sealed {
-            env.out.transmit(
-                Transmit {
-                    source: destination.filter(|ip| env.local.is_own_ip(*ip)),
-                    ..Transmit::new(path, payload)
-                },
-                now,
-            );
+            let answer = Transmit {
+                source: destination.filter(|ip| env.local.is_own_ip(*ip)),
+                ..Transmit::new(path, payload)
+            };
+            self.send(PacketKind::Size, answer, env, now);
         }
     }
 

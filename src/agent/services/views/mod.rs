@@ -247,7 +247,7 @@ async fn view_of(peer: String, calls: &Calls) -> Option<PeerView> {
     let Reply::Ok(value) = answered.await.ok()? else {
         return None;
     };
-    let why: Why<Peer> = serde_json::from_value(value).ok()?;
+    let why: Why<Peer, serde::de::IgnoredAny> = serde_json::from_value(value).ok()?;
     let mut candidates = why.peer.candidates;
     candidates.sort_by(|a, b| a.age_s.total_cmp(&b.age_s));
     let tried = candidates.into_iter().map(|candidate| candidate.tried);

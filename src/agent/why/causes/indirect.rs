@@ -317,11 +317,34 @@ fn hard_one<'a>(facts: &Facts<'a>) -> Option<(&'a NatStatus, &'static str)> {
     }
 }
 
-/// The change that always helps, on either side.
+/// The change that helps: of a router before a NAT that is hard, to be asked for a port mapping; else,
+/// and always, to have the port forwarded here.
 fn forward(facts: &Facts<'_>) -> String {
     let port = facts.own.listen_port;
-    format!(
+    let forward = format!(
         "forward UDP port {port} from this node's router to this host, and write that as its `endpoint` in the mesh \
          file"
-    )
+    );
+    let Some((own, peer)) = nats(facts) else {
+        return forward;
+    };
+    let has_mapping = |kind: CandidateKind| kind == CandidateKind::Mapped;
+    let of_peer = facts.direct().any(|c| has_mapping(c.kind));
+    let of_own = facts.own.local.iter().any(|local| has_mapping(local.kind));
+    let is_refused = !facts.own.refuted.is_empty();
+    let whose = match (
+        is_hard(peer) && !of_peer && is_at_home(peer),
+        is_hard(own) && !of_own && !is_refused && is_at_home(own),
+    ) {
+        (true, _) => facts.name(),
+        (false, true) => "this node",
+        (false, false) => return forward,
+    };
+    format!("enable UPnP, NAT-PMP or PCP on the router of {whose}, or {forward}")
+}
+
+/// The router at the host's site may be the only NAT: the next one has a public address, as far as is
+/// known.
+fn is_at_home(nat: &NatStatus) -> bool {
+    nat.hops.is_none_or(|hops| hops <= 2) && !nat.several_addresses
 }

@@ -73,6 +73,7 @@ fn peer(state: PeerState, origins: &[&str]) -> PeerStatus {
         endpoint: None,
         path_mtu: None,
         rtt: None,
+        loss_percent: None,
         handshake_age: None,
         rx_bytes: 0,
         tx_bytes: 0,

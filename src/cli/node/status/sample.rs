@@ -43,6 +43,10 @@ fn peer(n: usize, name: &str) -> Value {
         "name": name, "key": format!("{n:0>42}A="), "managed": true, "state": "connected",
         "path": "direct", "endpoint": format!("198.51.100.{}:{}", n % 250, 20_000 + n * 7),
         "rtt_ms": 4.0 + (n * 37 % 90) as f64 / 2.0, "handshake_age_s": (n * 13 % 120) as f64,
+        "loss_percent": n / 50, "nat": {
+            "mapping": if n % 7 == 0 { "endpoint-dependent" } else { "endpoint-independent" },
+            "ports": "unknown", "several_addresses": false, "pins": true, "guesses": true,
+        },
         "rx_bytes": n * n * 48_271, "tx_bytes": n * 96_489, "candidates": [],
     });
     let mut set = |fields: Value| {
@@ -63,6 +67,7 @@ fn peer(n: usize, name: &str) -> Value {
         })),
         14 => set(json!({
             "path": "none", "state": "waiting", "endpoint": null, "rtt_ms": null,
+            "loss_percent": null, "nat": null,
             "handshake_age_s": null, "rx_bytes": 0, "tx_bytes": 0,
             "reason": "it has left nothing at any server: is its natpunch running?",
         })),

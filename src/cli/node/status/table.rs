@@ -9,12 +9,14 @@ use crate::agent::Member;
 use crate::cli::table;
 
 /// The columns.
-pub(super) const HEADER: [&str; 8] = [
+pub(super) const HEADER: [&str; 10] = [
     "PEER",
     "ADDRESS",
     "PATH",
     "ENDPOINT",
+    "NAT",
     "RTT",
+    "LOSS",
     "HANDSHAKE",
     "RECEIVED",
     "SENT",
@@ -50,14 +52,16 @@ pub(super) fn render(view: &View, shown: Shown) -> String {
     text
 }
 
-fn row(view: &View, peer: &Peer) -> [String; 8] {
+fn row(view: &View, peer: &Peer) -> [String; HEADER.len()] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
         peer.shown_name(),
         or_dash(view.members.get(&peer.name).and_then(first_address)),
         peer.shown_path(view.pins.peers.get(&peer.name)),
         or_dash(peer.endpoint.clone()),
+        or_dash(peer.shown_nat().map(str::to_owned)),
         or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
+        or_dash(peer.loss_percent.map(|loss| format!("{loss} %"))),
         or_dash(peer.handshake_age_s.map(ago)),
         bytes(peer.rx_bytes),
         bytes(peer.tx_bytes),
@@ -76,7 +80,7 @@ pub(super) fn first_address(member: &Member) -> Option<String> {
 }
 
 /// A table of peers; nothing where there are none.
-pub(super) fn rows(rows: impl Iterator<Item = [String; 8]>) -> String {
+pub(super) fn rows(rows: impl Iterator<Item = [String; HEADER.len()]>) -> String {
     let mut table = table::new();
     table.set_header(HEADER).add_rows(rows);
     if table.is_empty() {

@@ -167,6 +167,8 @@ pub(super) fn render(tunnels: &Tunnels) -> String {
             .to_owned(),
             or_dash(peer.endpoint.map(|endpoint| endpoint.to_string())),
             "-".to_owned(),
+            "-".to_owned(),
+            "-".to_owned(),
             or_dash(peer.handshake_age_s.map(table::ago)),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use natpunch_core::NatStatus;
+use natpunch_types::Mapping;
 use serde::Deserialize;
 
 use crate::agent::{PinnedPath, Status};
@@ -47,6 +49,11 @@ pub(in crate::cli::node) struct Peer {
     pub(in crate::cli::node) path: String,
     pub(in crate::cli::node) endpoint: Option<String>,
     pub(in crate::cli::node) rtt_ms: Option<f64>,
+    /// An agent of before an upgrade does not say it.
+    #[serde(default)]
+    pub(in crate::cli::node) loss_percent: Option<u8>,
+    #[serde(default)]
+    pub(super) nat: Option<NatStatus>,
     pub(in crate::cli::node) handshake_age_s: Option<f64>,
     pub(in crate::cli::node) rx_bytes: u64,
     pub(in crate::cli::node) tx_bytes: u64,
@@ -95,6 +102,22 @@ impl Peer {
         match self.managed {
             true => self.name.clone(),
             false => format!("{} (plain)", self.name),
+        }
+    }
+
+    /// The NAT before it, in a word; `why` has the others.
+    pub(super) fn shown_nat(&self) -> Option<&'static str> {
+        let has_public = |candidate: &Candidate| {
+            let address: Option<SocketAddr> = candidate.address.parse().ok();
+            let is_own = candidate.kind == "host";
+            is_own && address.is_some_and(|at| at.is_ipv4() && natpunch_types::is_global(at.ip()))
+        };
+        if self.candidates.iter().any(has_public) {
+            return Some("none");
+        }
+        match self.nat?.mapping? {
+            Mapping::EndpointIndependent => Some("easy"),
+            Mapping::EndpointDependent => Some("hard"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use natpunch_core::{NotProbed, PathMtuStatus};
+use natpunch_core::{NotProbed, PacketKind, PathMtuStatus};
 use natpunch_types::LocalSocket;
 use serde::Deserialize;
 
@@ -14,7 +14,18 @@ use crate::words::seconds;
 const CHANGES: usize = 6;
 
 /// The agent's answer. Of what the core knows only what is shown is read.
-pub(super) type View = Why<Peer>;
+pub(super) type View = Why<Peer, Packet>;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Packet {
+    ago_s: f64,
+    sent: bool,
+    kind: PacketKind,
+    local: LocalSocket,
+    address: String,
+    count: u32,
+    answer_ms: Option<f64>,
+}
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Peer {
@@ -111,6 +122,7 @@ pub(super) fn render(view: &View, verbose: bool) -> String {
     }
     if verbose {
         steps(&mut text, "the search for it", view.steps.iter());
+        text.push_str(&packets(&view.packets));
         text.push_str("\nmore\n");
         let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "not known".to_owned());
         let handshake = peer
@@ -222,10 +234,7 @@ fn candidates(peer: &Peer, verbose: bool) -> String {
     }
     table.set_header(header);
     for candidate in &peer.candidates {
-        let address = match candidate.local {
-            LocalSocket::WireguardPort => candidate.address.clone(),
-            LocalSocket::SourcePort(port) => format!("{} (from port {port})", candidate.address),
-        };
+        let address = place(candidate.local, &candidate.address);
         let last = candidate.last_probe_s;
         let mut row = vec![
             address,
@@ -242,6 +251,42 @@ fn candidates(peer: &Peer, verbose: bool) -> String {
         table.add_row(row);
     }
     table::text(&table)
+}
+
+/// An address, with the source port that leads there if it is not WireGuard's.
+fn place(local: LocalSocket, address: &str) -> String {
+    match local {
+        LocalSocket::WireguardPort => address.to_owned(),
+        LocalSocket::SourcePort(port) => format!("{address} (from port {port})"),
+    }
+}
+
+/// The last packets, the newest first.
+fn packets(packets: &[Packet]) -> String {
+    if packets.is_empty() {
+        return String::new();
+    }
+    let mut table = table::new();
+    table.set_header(["PACKET", "", "KIND", "WHERE", "ANSWERED"]);
+    for packet in packets {
+        let (direction, answer) = match (packet.sent, packet.answer_ms) {
+            (true, Some(answer)) => ("sent", format!("after {answer:.1} ms")),
+            (true, None) => ("sent", "-".to_owned()),
+            (false, _) => ("heard", String::new()),
+        };
+        let kind = match packet.count {
+            0 | 1 => packet.kind.to_string(),
+            count => format!("{count} times {}", packet.kind),
+        };
+        table.add_row([
+            format!("{:.1} s ago", packet.ago_s),
+            direction.to_owned(),
+            kind,
+            place(packet.local, &packet.address),
+            answer,
+        ]);
+    }
+    format!("\n{}", table::text(&table))
 }
 
 fn outcome(peer: &Peer, candidate: &Candidate) -> String {
@@ -355,6 +400,16 @@ mod tests {
                 ]
             }
         });
+        all["packets"] = serde_json::json!([
+            {"ago_s": 2.0, "sent": false, "kind": "answer", "local": "wireguard-port",
+             "address": "203.0.113.14:20893", "count": 1, "answer_ms": null},
+            {"ago_s": 2.002, "sent": true, "kind": "probe", "local": "wireguard-port",
+             "address": "203.0.113.14:20893", "count": 1, "answer_ms": 1.94},
+            {"ago_s": 185.5, "sent": true, "kind": "handshake-copy", "local": "wireguard-port",
+             "address": "203.0.113.14:20893", "count": 1, "answer_ms": null},
+            {"ago_s": 186.25, "sent": true, "kind": "guess", "local": {"source-port": 61234},
+             "address": "203.0.113.14:20893", "count": 170, "answer_ms": null}
+        ]);
         for (key, value) in peer.as_object().unwrap() {
             all["peer"][key] = value.clone();
         }

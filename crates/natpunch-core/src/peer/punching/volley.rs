@@ -11,7 +11,7 @@ use crate::nat::hops::opener_ttl;
 use crate::pacer::{Denied, FORGOTTEN, LONG_SWEEP};
 use crate::ports::series;
 use crate::strategy::{Aim, Pair, Role, Shot, Timing, Turn};
-use crate::{Event, Time, Transmit};
+use crate::{Event, PacketKind, Time, Transmit};
 
 use super::super::Peer;
 use super::{NEXT, Phase, RETRY, SOON, Trust, Volley, WORDS};
@@ -305,13 +305,11 @@ impl Peer {
             return;
         };
         env.probes.guessed += 1;
-        env.out.transmit(
-            Transmit {
-                travel: shot.ttl.into(),
-                ..Transmit::new(shot.path, payload)
-            },
-            now,
-        );
+        let guess = Transmit {
+            travel: shot.ttl.into(),
+            ..Transmit::new(shot.path, payload)
+        };
+        self.send(PacketKind::Guess, guess, env, now);
     }
 
     /// The strategy has come to nothing.

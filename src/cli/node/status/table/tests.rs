@@ -20,6 +20,8 @@ fn the_table_names_peers_paths_and_reasons() {
         "local": [{"address": "203.0.113.7:18032", "kind": "reflexive"}],
         "peers": [
             {"name": "b", "managed": true, "path": "direct", "endpoint": "192.0.2.1:2", "rtt_ms": 1.25,
+             "loss_percent": 3, "nat": {"mapping": "endpoint-dependent", "ports": "random",
+             "several_addresses": false, "pins": true, "guesses": true},
              "handshake_age_s": 61.0, "rx_bytes": 2048, "tx_bytes": 1, "state": "connected",
              "probes_unanswered": true, "candidates": []},
             {"name": "r", "managed": true, "path": "relay", "endpoint": "192.0.2.9:51901", "rtt_ms": 1.25,
@@ -44,7 +46,8 @@ fn the_table_names_peers_paths_and_reasons() {
         "direct (from port 61234)",
         "relay (hub, by TLS)",
         "192.0.2.1:2",
-        "1.2 ms",
+        "  hard  1.2 ms  3 %  ",
+        "192.0.2.9:51901    -     1.2 ms  -     ",
         "1 min ago",
         "2.0 KiB",
         "b: WireGuard's session is live, but the peer's natpunch does not answer",
