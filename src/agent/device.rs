@@ -52,6 +52,10 @@ enum Request {
         /// All pins, and how they are made, if they change with it.
         pins: Option<(PinMethod, PinSet)>,
     },
+    Rest {
+        peer: PeerKey,
+    },
+    Leave(Vec<(PeerKey, SocketAddr)>),
     SetKeepalive {
         peer: PeerKey,
         interval: Duration,
@@ -208,6 +212,16 @@ impl DeviceThread {
         });
     }
 
+    /// Puts a peer to rest. The next snapshot shows it.
+    pub(super) fn rest(&self, peer: PeerKey) {
+        self.send(Request::Rest { peer });
+    }
+
+    /// Sets endpoints that nobody will look after. It is not told how that ended.
+    pub(super) fn leave(&self, endpoints: Vec<(PeerKey, SocketAddr)>) {
+        self.send(Request::Leave(endpoints));
+    }
+
     /// Makes WireGuard's keepalives to a peer so long. The next snapshot shows it.
     pub(super) fn set_keepalive(&self, peer: PeerKey, interval: Duration) {
         self.send(Request::SetKeepalive { peer, interval });
@@ -325,6 +339,20 @@ fn run(
                     return;
                 }
                 DeviceEvent::EndpointSet { peer, path, result }
+            }
+            Request::Rest { peer } => {
+                if let Err(error) = interface.rest(&peer) {
+                    tracing::warn!(%error, "can't put a peer to rest; it is tried again");
+                }
+                continue;
+            }
+            Request::Leave(endpoints) => {
+                for (peer, endpoint) in endpoints {
+                    if let Err(error) = interface.set_endpoint(&peer, endpoint, false) {
+                        tracing::warn!(%error, "can't set the endpoint of a peer at rest");
+                    }
+                }
+                continue;
             }
             Request::SetKeepalive { peer, interval } => {
                 if let Err(error) = interface.set_keepalive(&peer, interval) {

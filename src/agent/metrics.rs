@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use natpunch_core::{Event, PathKind};
+use natpunch_core::{Event, PathKind, PeerState, PeerStatus};
 use natpunch_types::{CandidateKind, PeerKey, Time};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -134,9 +134,12 @@ fn peers(scrape: &Scrape<'_>, name: &str, to: &mut Exposition) {
         PathKind::Relay,
         PathKind::None,
     ] {
-        let count = peers.iter().filter(|peer| peer.path == kind).count();
+        let is_of = |peer: &&PeerStatus| peer.path == kind && peer.state != PeerState::Resting;
+        let count = peers.iter().filter(is_of).count();
         to.sample(name, &[("path", &kind.to_string())], count as f64);
     }
+    let at_rest = peers.iter().filter(|peer| peer.state == PeerState::Resting);
+    to.sample(name, &[("path", "resting")], at_rest.count() as f64);
 }
 
 fn punches(scrape: &Scrape<'_>, name: &str, to: &mut Exposition) {
@@ -241,6 +244,9 @@ impl Metrics {
                 self.without.entry(*peer).or_insert(now);
             }
             Event::Connected { .. } => _ = self.without.entry(*peer).or_insert(now),
+            // At rest it wants no path.
+            Event::Rests { .. } => _ = self.without.remove(peer),
+            Event::Woken { .. } => _ = self.without.insert(*peer, now),
             Event::StrategyBegun { strategy, .. } => _ = self.running.insert(*peer, strategy),
             Event::StrategyFailed { .. } => self.end(*peer, "failed"),
             _ => {}

@@ -366,6 +366,10 @@ impl Agent {
                     self.eager_until = Instant::now() + EAGER_SNAPSHOT.1;
                     self.sources.snapshot_at = Instant::now() + EAGER_SNAPSHOT.0;
                 }
+                Command::Rest { peer } => {
+                    tracing::debug!(peer = %self.name_of(&peer), "putting it to rest");
+                    self.device.rest(peer);
+                }
                 Command::SetKeepalive { peer, interval } => {
                     tracing::debug!(peer = %self.name_of(&peer), ?interval, "setting the keepalive");
                     self.device.set_keepalive(peer, interval);
@@ -489,16 +493,20 @@ impl Agent {
     /// True when every peer is connected, except those that the core has found to be out of reach.
     fn settled(&self) -> bool {
         let status = self.mesh.status(now());
-        let mut connected = 0;
+        let (mut connected, mut resting) = (0, 0);
         let all = status.peers.iter().all(|peer| match peer.state {
             PeerState::Connected => {
                 connected += 1;
                 true
             }
+            PeerState::Resting => {
+                resting += 1;
+                true
+            }
             PeerState::Unreachable { .. } => true,
             _ => false,
         });
-        all && (connected > 0 || status.peers.is_empty())
+        all && (connected + resting > 0 || status.peers.is_empty())
     }
 
     /// What keeps `--once` from its end.
@@ -511,7 +519,9 @@ impl Agent {
             missing.push("the change to the newest version is not confirmed yet".to_owned());
         }
         let status = self.status();
-        let away = |peer: &&natpunch_core::PeerStatus| peer.state != PeerState::Connected;
+        let away = |peer: &&natpunch_core::PeerStatus| {
+            !matches!(peer.state, PeerState::Connected | PeerState::Resting)
+        };
         missing.extend(status.core.peers.iter().filter(away).map(|peer| {
             let likely = status.likely.get(&peer.name);
             let likely = likely.map_or(String::new(), |cause| format!("; most likely: {cause}"));
@@ -529,6 +539,10 @@ impl Agent {
         notify_systemd(&[sd_notify::NotifyState::Stopping]);
         self.close_memory().await;
         self.stop_plugins(|_| false).await;
+        // Nobody hears any more what WireGuard sends to a resting endpoint.
+        let last = self.mesh.last_paths();
+        let last = last.map(|(peer, path)| (peer, self.nat64.outward(path.endpoint())));
+        self.device.leave(last.collect());
         // What was confirmed a moment ago must be in the journal before we end.
         self.rollout.handle_stop(now());
         self.execute().await;

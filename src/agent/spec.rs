@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use natpunch_core::{MeshSpec, PeerSpec};
-use natpunch_types::InstanceName;
+use natpunch_types::{Connect, InstanceName};
 use natpunch_wg::{BackendChoice, DefaultRoute, InterfaceSpec, RouteMtu};
 
 use crate::config::{Backend, Discovery, NodeConfig};
@@ -52,8 +52,11 @@ pub(crate) fn interface(node: &NodeConfig, runtime_dir: &Path) -> std::io::Resul
                 key: peer.key,
                 preshared_key: peer.preshared_key.clone(),
                 allowed_ips: peer.allowed_ips.clone(),
-                persistent_keepalive: peer.persistent_keepalive,
-                adapts_keepalive: peer.adapts_keepalive,
+                // A keepalive to a peer at rest would wake it: the core switches it on.
+                persistent_keepalive: peer
+                    .persistent_keepalive
+                    .filter(|_| peer.connect == Connect::Always),
+                adapts_keepalive: peer.adapts_keepalive || peer.connect == Connect::OnDemand,
                 route_mtu: RouteMtu::AsIs,
                 endpoint: None,
                 rests: peer.managed,
@@ -99,6 +102,7 @@ pub(crate) fn mesh(node: &NodeConfig) -> MeshSpec {
                 key: peer.key,
                 name: peer.name.clone(),
                 managed: peer.managed,
+                connect: peer.connect,
                 preshared_key: peer.preshared_key.clone(),
                 persistent_keepalive: peer.persistent_keepalive,
                 adapts_keepalive: peer.adapts_keepalive,

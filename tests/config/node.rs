@@ -507,3 +507,43 @@ fn the_relays_of_a_pair_are_those_that_both_sides_list_by_the_sum_of_their_place
         assert_eq!(pair(b, a), list(both), "{b}, {a}");
     }
 }
+
+#[test]
+fn a_pair_is_on_demand_if_a_side_or_the_mesh_says_so_and_no_side_forbids_it() {
+    use natpunch_types::Connect::{self, Always, OnDemand};
+    let pair = |mesh: &str, a: &str, b: &str| -> [Connect; 2] {
+        let host = Host::new();
+        let mut text = format!("[mesh]\nname = 'm'\nnetworks = ['10.77.0.0/16']\n{mesh}\n");
+        for (name, seed, lines) in [("a", 11, a), ("b", 12, b)] {
+            let (private, public) = key_pair(seed);
+            let key = format!("{}\n", private.expose_base64().as_str());
+            write(&host.file(&format!("{name}.key")), &key, 0o600);
+            text += &format!(
+                "[peers.{name}]\npublic_key = '{public}'\naddresses = ['10.77.1.{seed}']\n{lines}\n"
+            );
+        }
+        write(&host.file("mesh.toml"), &text, 0o644);
+        let mesh = config::load(&host.file("mesh.toml")).unwrap();
+        ["a", "b"].map(|own| {
+            let key = host.file(&format!("{own}.key"));
+            let node = config::resolve_node(&mesh, Some(&key)).unwrap();
+            node.peers.first().unwrap().connect
+        })
+    };
+    let demand = "connect = 'on-demand'";
+    let always = "connect = 'always'";
+    for (mesh, a, b, expected) in [
+        ("", "", "", Always),
+        (demand, "", "", OnDemand),
+        (always, demand, "", OnDemand),
+        (demand, always, "", Always),
+        ("", demand, always, Always),
+        ("", demand, demand, OnDemand),
+        // What is critical keeps its path, and plain WireGuard can't be woken.
+        (demand, "critical = true", "", Always),
+        (demand, "managed = false", demand, Always),
+    ] {
+        assert_eq!(pair(mesh, a, b), [expected; 2], "{mesh}, {a}, {b}");
+        assert_eq!(pair(mesh, b, a), [expected; 2], "{mesh}, {b}, {a}");
+    }
+}

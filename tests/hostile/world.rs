@@ -340,6 +340,7 @@ impl World {
                     match command {
                         Command::SourcePorts(_)
                         | Command::TakeMessage { .. }
+                        | Command::Rest { .. }
                         | Command::SetKeepalive { .. }
                         | Command::SetMtu { .. } => {}
                         Command::SetEndpoint { peer, path, .. } => {

@@ -16,6 +16,7 @@ mod backends;
 mod changes;
 mod connecting;
 mod crashes;
+mod demand;
 mod disk;
 mod disks;
 mod doctor;

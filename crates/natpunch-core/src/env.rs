@@ -118,7 +118,7 @@ impl Outbox {
 
     pub(crate) fn forget_endpoint(&mut self, key: &PeerKey) {
         self.commands
-            .retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } if peer == key));
+            .retain(|queued| !matches!(queued, Command::SetEndpoint { peer, .. } | Command::Rest { peer } if peer == key));
     }
 }
 
@@ -140,6 +140,8 @@ pub(crate) struct Env {
     pub(crate) local: Local,
     pub(crate) pings: RateBudget,
     pub(crate) pongs: RateBudget,
+    /// Peers that WireGuard is told to put to rest.
+    pub(crate) rests: RateBudget,
     /// Messages to plugins at peers.
     pub(crate) messages: RateBudget,
     /// Probes since the start.

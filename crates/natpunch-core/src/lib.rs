@@ -62,6 +62,7 @@ pub use nat::lifetime::MeasuredLifetime;
 pub use nat::{filtering, stun};
 pub use natpunch_types::{PunchSpec, Time};
 pub use output::{Command, EndpointReason, Event, Transmit};
+pub use peer::Waker;
 pub use spec::{MeshSpec, PeerSpec};
 pub use status::{
     CandidateStatus, Filtering, LocalStatus, MeshStatus, NatStatus, NotProbed, PacketKind,

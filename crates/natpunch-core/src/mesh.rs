@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use natpunch_types::{
     Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
-    PeerKey, Pins, ProbeTag, Rate, RateBudget, RecordTag, RelayPolicy, RelayUse, Route, Running,
-    SealedRecord, canonical, is_initiation_for, resting_endpoint,
+    PeerKey, Pins, ProbeTag, Rate, RateBudget, RecordTag, RelayUse, Route, Running, SealedRecord,
+    canonical, is_initiation_for, resting_endpoint,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -17,7 +17,6 @@ use rand_core::{RngCore as _, SeedableRng as _};
 use crate::env::{Env, Outbox};
 use crate::gather::Local;
 use crate::keys::PairKeys;
-use crate::messages::record::Contents;
 use crate::messages::{peer_message, probe, size};
 use crate::nat::profile::NatProfile;
 use crate::nat::sampling::Sampler;
@@ -31,6 +30,7 @@ use crate::{
 
 mod nat;
 mod news;
+mod records;
 
 /// Pings per second of the whole node.
 const PINGS_PER_SECOND: u64 = 250;
@@ -38,13 +38,12 @@ const PINGS_PER_SECOND: u64 = 250;
 const PONGS_PER_SECOND: u64 = 1000;
 /// Messages to peers per second of the whole node, and so many at once.
 const MESSAGES: Rate = Rate::per_second(64, 256);
+/// Peers that WireGuard is told to put to rest, of the whole node: it has to keep up.
+const RESTS: Rate = Rate::per_second(50, 100);
 /// Link events come in clusters: after one, others are taken together for this long.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The same for what is told to discovery, except that the first goes out at once.
 const SETTLE: Duration = Duration::from_millis(50);
-/// For how long a record is good, and when it is published anew.
-const RECORD_LIFETIME: Duration = Duration::from_secs(600);
-const REPUBLISH: Duration = Duration::from_secs(300);
 
 /// Something that is told to discovery when it changed, at once at first and then not more often
 /// than [`SETTLE`].
@@ -97,9 +96,14 @@ pub struct Mesh {
     relays: BTreeMap<PeerKey, RelayUse>,
     /// The peers that messages reach, as far as an instance sends any.
     direct: BTreeSet<PeerKey>,
+    /// The peers at rest.
+    resting: BTreeSet<PeerKey>,
     interest: Notice<Arc<[Interest]>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
+    /// What each peer was last told of where this node is, and when all were.
+    renewed: Option<Time>,
+    sealed: BTreeMap<PeerKey, SealedRecord>,
     /// Samples of the NAT may be wanted then.
     sample_due: Option<Time>,
     /// The next step of measuring how long it holds a mapping, and whose packets it lets in.
@@ -130,6 +134,7 @@ impl Mesh {
                 local: Local::default(),
                 pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
+                rests: RateBudget::new(RESTS),
                 messages: RateBudget::new(MESSAGES),
                 probes: ProbeStatus::default(),
                 ports: SourcePorts::default(),
@@ -153,9 +158,12 @@ impl Mesh {
             wanted: BTreeMap::new(),
             relays: BTreeMap::new(),
             direct: BTreeSet::new(),
+            resting: BTreeSet::new(),
             interest: Notice::default(),
             records: Notice::default(),
             record_counter: 0,
+            renewed: None,
+            sealed: BTreeMap::new(),
             sample_due: None,
             measure_due: None,
             distortion: [0; 3],
@@ -254,6 +262,8 @@ impl Mesh {
         self.wanted.remove(key);
         self.relays.remove(key);
         self.direct.remove(key);
+        self.resting.remove(key);
+        self.sealed.remove(key);
         self.env.local.sightings.forget(key);
         self.env.out.forget_endpoint(key);
         self.env.out.forget_meet(key);
@@ -552,6 +562,12 @@ impl Mesh {
         peer.map_or_else(Vec::new, |peer| peer.packets(now))
     }
 
+    /// The peers at rest that this run was connected to, each with the path that was in use last.
+    pub fn last_paths(&self) -> impl Iterator<Item = (PeerKey, PathId)> {
+        let resting = self.resting.iter();
+        resting.filter_map(|key| Some((*key, self.peers.get(key)?.last_path()?)))
+    }
+
     /// What WireGuard has counted of each peer, both ways, and whether its path passes through a
     /// relay.
     pub fn traffic(&self) -> impl Iterator<Item = (&PeerKey, bool, u64)> {
@@ -657,6 +673,19 @@ impl Mesh {
         if has_changed {
             self.interest.touch(now);
         }
+        let rests = peer.rests();
+        let has_changed = match rests {
+            true => self.resting.insert(*key),
+            false => self.resting.remove(key),
+        };
+        if has_changed {
+            self.interest.touch(now);
+            // It is told where this node is, or no longer.
+            self.sealed.remove(key);
+            if !rests {
+                self.records.touch(now);
+            }
+        }
         let search = peer.search(now);
         let before = match search {
             Search::Done => self.wanted.remove(key),
@@ -704,6 +733,8 @@ impl Mesh {
     fn interest_in(&self, key: &PeerKey, peer: &Peer) -> Interest {
         let interest = Interest {
             wanted: self.wanted.get(key) == Some(&Search::Eager),
+            connect: peer.spec.connect,
+            rests: peer.rests(),
             endpoint: peer.spec.endpoint.clone(),
             relay: self.relays.get(key).copied().unwrap_or_default(),
             relays: peer.spec.relays.clone(),
@@ -719,44 +750,5 @@ impl Mesh {
             },
             None => interest,
         }
-    }
-
-    fn publish(&mut self, now: Time) {
-        let candidates = self.env.local.candidates();
-        let republish = self
-            .records
-            .sent
-            .is_none_or(|sent| now.since(sent) >= REPUBLISH);
-        if candidates.is_empty() {
-            return;
-        }
-        if republish || self.records.last.as_ref() != Some(&candidates) {
-            // A bound that is never met; beyond it a record would be refused as old.
-            self.record_counter = self.record_counter.saturating_add(1);
-            let contents = Contents {
-                counter: self.record_counter,
-                lifetime: RECORD_LIFETIME,
-                candidates: candidates.clone(),
-                profile: self.env.profile,
-            };
-            let rng = &mut self.env.rng;
-            // Who is to be reached through a relay only needs no address of ours.
-            let told = |peer: &&Peer| peer.spec.managed && peer.spec.relay != RelayPolicy::Only;
-            let managed = self.peers.values().filter(told);
-            let keys = managed.filter_map(|peer| peer.keys.as_ref());
-            let records: Arc<[SealedRecord]> = keys
-                .map(|keys| contents.seal(&keys.outbound, rng))
-                .collect();
-            self.records.sent = Some(now);
-            if self.records.last.as_ref() != Some(&candidates) {
-                self.env.published = Some(now);
-            }
-            self.records.last = Some(candidates);
-            self.env.out.ask(Ask::Records(records));
-            // The peers get it at about the same moment, and try too.
-            self.for_wanted(now, Peer::meet);
-        }
-        let again = self.records.sent.map_or(now, |sent| sent + REPUBLISH);
-        self.records.due = Some(self.records.due.map_or(again, |due| due.min(again)));
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::peer::Waker;
 use natpunch_types::{Ask, CandidateKind, Origin, PathId, PeerKey, Travel};
 
 /// A datagram to send.
@@ -55,8 +56,15 @@ pub enum Command {
         /// Why, for the log.
         reason: EndpointReason,
     },
-    /// Make WireGuard's persistent keepalive to the peer so long, in whole seconds. The device's
-    /// snapshots tell what it is.
+    /// Put the peer to rest: its endpoint in WireGuard is its
+    /// [resting endpoint](natpunch_types::resting_endpoint) from now on, without keepalives. The
+    /// device's snapshots tell when that is so; then the peer has no endpoint there.
+    Rest {
+        /// The peer.
+        peer: PeerKey,
+    },
+    /// Make WireGuard's persistent keepalive to the peer so long, in whole seconds; zero is off. The
+    /// device's snapshots tell what it is.
     SetKeepalive {
         /// The peer.
         peer: PeerKey,
@@ -187,6 +195,18 @@ pub enum Event {
         /// On which the peer is reached.
         path: PathId,
     },
+    /// Nobody has talked: the pair, which is on demand, rests.
+    Rests {
+        /// The peer.
+        peer: PeerKey,
+    },
+    /// Somebody has something to say: a path is looked for.
+    Woken {
+        /// The peer.
+        peer: PeerKey,
+        /// What has shown that.
+        by: Waker,
+    },
     /// The path in use no longer answers; the endpoint stays until another one is proven.
     PathLost {
         /// The peer.
@@ -282,6 +302,8 @@ impl Event {
             | Self::WireGuardBlocked { path, .. } => Some(path),
             Self::StrategyBegun { .. }
             | Self::StrategyFailed { .. }
+            | Self::Rests { .. }
+            | Self::Woken { .. }
             | Self::Unreachable { .. }
             | Self::ReflexiveLearned { .. } => None,
         }
@@ -302,6 +324,8 @@ impl Event {
             | Self::PathMtu { peer, .. }
             | Self::StrategyBegun { peer, .. }
             | Self::StrategyFailed { peer, .. }
+            | Self::Rests { peer }
+            | Self::Woken { peer, .. }
             | Self::Unreachable { peer, .. } => Some(peer),
             Self::ReflexiveLearned { .. } => None,
         }
@@ -325,6 +349,8 @@ impl fmt::Display for Event {
             Self::Adopted { path, .. } => {
                 write!(f, "running session at {path} kept")
             }
+            Self::Rests { .. } => f.write_str("at rest: nobody has talked"),
+            Self::Woken { by, .. } => write!(f, "woken: {by}"),
             Self::PathLost { path, .. } => write!(f, "{path} stopped answering"),
             Self::RelayWithdrawn { path, .. } => {
                 write!(f, "the relay at {path} may no longer be used")

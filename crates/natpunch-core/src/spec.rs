@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_types::{
-    InstanceName, PeerKey, PresharedKey, PunchSpec, RelayPolicy, SecretKey, derive_listen_port,
+    Connect, InstanceName, PeerKey, PresharedKey, PunchSpec, RelayPolicy, SecretKey,
+    derive_listen_port,
 };
 
 /// This node and its peers.
@@ -35,6 +36,8 @@ pub struct PeerSpec {
     pub name: String,
     /// `false` for a plain WireGuard peer, which answers no probes.
     pub managed: bool,
+    /// Whether the pair keeps a path at all times. A plain peer always does, as far as it can.
+    pub connect: Connect,
     /// Shared by this pair only; it also separates the keys of probes and records.
     pub preshared_key: Option<PresharedKey>,
     /// WireGuard's own keepalive interval towards the peer.
@@ -60,6 +63,7 @@ impl PeerSpec {
             key,
             name: name.into(),
             managed: true,
+            connect: Connect::Always,
             preshared_key: None,
             persistent_keepalive: None,
             adapts_keepalive: false,

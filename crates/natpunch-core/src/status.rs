@@ -373,6 +373,8 @@ impl fmt::Display for PathKind {
 pub enum PeerState {
     /// WireGuard has a live session, or the path in use answers.
     Connected,
+    /// The pair is on demand, and nobody has talked for a while: the next packet wakes it.
+    Resting,
     /// Candidates are being probed or WireGuard's handshake is awaited.
     Punching,
     /// There is nothing to do before something is learned.
@@ -394,6 +396,7 @@ impl fmt::Display for PeerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected => f.write_str("connected"),
+            Self::Resting => f.write_str("resting"),
             Self::Punching => f.write_str("punching"),
             Self::Waiting { reason } => write!(f, "waiting: {reason}"),
             Self::Unreachable { reason, retry_in } => {

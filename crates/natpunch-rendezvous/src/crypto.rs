@@ -12,7 +12,7 @@ use rand_core::RngCore;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::wire::{CookieBytes, MAC_LEN, NONCE_LEN};
+use crate::wire::{CookieBytes, MAC_LEN, NONCE_LEN, Tag};
 
 /// Secret bytes of 32: wiped when they are let go, never shown, compared in constant time.
 #[derive(Clone)]
@@ -59,6 +59,15 @@ pub fn identity(wireguard: &SecretKey) -> SecretKey {
 /// here must be of no other use.
 pub fn node_admission() -> PresharedKey {
     PresharedKey::from_bytes(*mac(&[0; 32], &[b"natpunch rendezvous of a node v1"]))
+}
+
+/// The doorbell of a node, where the server has this admission secret.
+pub(crate) fn doorbell_tag(admission: Option<&PresharedKey>, node: &PeerKey) -> Tag {
+    let secret = admission.map_or(&[0; 32], PresharedKey::expose);
+    short_mac(
+        secret,
+        &[b"natpunch rendezvous v1 doorbell", node.as_bytes()],
+    )
 }
 
 /// What everybody has who may speak to a server: made of its public key and the mesh's admission

@@ -9,6 +9,7 @@
 
 pub mod client;
 mod crypto;
+pub mod doorbell;
 mod frame;
 pub mod relay;
 pub mod server;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use natpunch_core::Mesh;
 use natpunch_rendezvous::client::{Client, Config, Event, To};
+use natpunch_rendezvous::doorbell::{self, Doorbells};
 use natpunch_rendezvous::identity;
 use natpunch_rendezvous::wire::Tag;
 use natpunch_types::{
-    Abilities, Ask, Candidate, CandidateKind, InstanceName, Interest, News, OwnAddressKind,
-    PeerKey, RecordTag, SealedRecord, SecretKey, Time,
+    Abilities, Ask, Candidate, CandidateKind, Connect, InstanceName, Interest, News,
+    OwnAddressKind, PeerKey, RecordTag, SealedRecord, SecretKey, Time,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
@@ -49,9 +50,14 @@ pub(crate) const ABILITIES: Abilities = Abilities {
 };
 
 /// The clients of one host.
-#[derive(Default)]
 pub(crate) struct Clients {
+    key: PeerKey,
     links: Vec<Link>,
+    records: Vec<SealedRecord>,
+    /// This node's doorbell, if a pair is on demand.
+    doorbell: Option<Tag>,
+    /// The peers on demand that it looks for, and their doorbells.
+    rung: BTreeMap<PeerKey, Tag>,
     /// By the mailbox in which its records for us are, each peer.
     watches: BTreeMap<Tag, PeerKey>,
     /// By its pair's tag, each peer and the mailbox of ours for it.
@@ -103,8 +109,13 @@ impl Clients {
             })
         };
         Self {
+            key: private_key.public_key(),
             links: servers.iter().filter_map(link).collect(),
-            ..Self::default()
+            records: Vec::new(),
+            doorbell: None,
+            rung: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            pairs: BTreeMap::new(),
         }
     }
 
@@ -112,7 +123,10 @@ impl Clients {
     pub(crate) fn ask(&mut self, ask: &Ask, now: Duration) {
         match ask {
             Ask::Peers(peers) => self.set_peers(peers, now),
-            Ask::Records(records) => self.set_records(records, now),
+            Ask::Records(records) => {
+                self.records = records.to_vec();
+                self.keep_records(now);
+            }
             Ask::Meet(peer) => self.meet(*peer, now),
         }
     }
@@ -120,7 +134,18 @@ impl Clients {
     fn set_peers(&mut self, interest: &[Interest], now: Duration) {
         self.watches = interest
             .iter()
+            .filter(|interest| !interest.rests)
             .map(|interest| (interest.inbound_tag.0, interest.peer))
+            .collect();
+        let doorbells = Doorbells::new(None);
+        let on_demand = interest
+            .iter()
+            .filter(|interest| interest.connect == Connect::OnDemand);
+        let is_any = on_demand.clone().next().is_some();
+        self.doorbell = is_any.then(|| doorbells.of(&self.key));
+        let sought = on_demand.filter(|interest| interest.wanted && !interest.rests);
+        self.rung = sought
+            .map(|interest| (interest.peer, doorbells.of(&interest.peer)))
             .collect();
         let of_pair = |interest: &Interest| {
             let mailbox = interest.outbound_tag.0;
@@ -134,7 +159,8 @@ impl Clients {
             ..
         } in &mut self.links
         {
-            client.set_watches(self.watches.keys().copied(), Time::from_origin(now));
+            let watched = self.watches.keys().copied().chain(self.doorbell);
+            client.set_watches(watched, Time::from_origin(now));
             client.set_relays(
                 interest
                     .iter()
@@ -143,16 +169,23 @@ impl Clients {
                 Time::from_origin(now),
             );
         }
+        self.keep_records(now);
     }
 
-    fn set_records(&mut self, records: &[SealedRecord], now: Duration) {
+    /// Leaves the records in their mailboxes, and with the doorbells that are rung.
+    fn keep_records(&mut self, now: Duration) {
+        let of = |record: &SealedRecord| (record.tag.0, record.blob.clone());
+        let mut kept: Vec<_> = self.records.iter().map(of).collect();
+        for (peer, mailbox) in self.pairs.values() {
+            let record = self.records.iter().find(|record| record.tag.0 == *mailbox);
+            let doorbell = self.rung.get(peer);
+            if let (Some(record), Some(doorbell)) = (record, doorbell) {
+                let ring = doorbell::ring(mailbox, &record.blob);
+                kept.extend(ring.map(|ring| (*doorbell, ring)));
+            }
+        }
         for Link { client, .. } in &mut self.links {
-            client.set_records(
-                records
-                    .iter()
-                    .map(|record| (record.tag.0, record.blob.clone())),
-                Time::from_origin(now),
-            );
+            client.set_records(kept.iter().cloned(), Time::from_origin(now));
         }
     }
 
@@ -164,7 +197,12 @@ impl Clients {
         self.links
             .iter_mut()
             .filter(|link| link.up)
-            .for_each(|link| link.client.meet(*pair, *mailbox, Time::from_origin(now)));
+            .for_each(|link| {
+                if let Some(doorbell) = self.rung.get(&peer) {
+                    link.client.repeat_record(*doorbell, Time::from_origin(now));
+                }
+                link.client.meet(*pair, *mailbox, Time::from_origin(now));
+            });
     }
 
     /// The instance of this server was replaced by one that does not relay.
@@ -238,6 +276,15 @@ impl Clients {
                         kind: OwnAddressKind::Reflexive,
                         lifetime: OBSERVED_LIFETIME,
                     }],
+                    Event::Record { tag, blob } if self.doorbell == Some(tag) => {
+                        doorbell::heard(&blob)
+                            .map(|(tag, blob)| {
+                                let tag = RecordTag(tag);
+                                News::Record(SealedRecord { tag, blob })
+                            })
+                            .into_iter()
+                            .collect()
+                    }
                     Event::Record { tag, blob } => {
                         let tag = RecordTag(tag);
                         vec![News::Record(SealedRecord { tag, blob })]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{
-    Abilities, Candidate, CandidateKind, HostAddress, HostNetwork, InstanceName, LinkRole,
+    Abilities, Candidate, CandidateKind, Connect, HostAddress, HostNetwork, InstanceName, LinkRole,
     LocalSocket, News, PathId, PeerKey, Pins, Running, resting_endpoint,
 };
 
@@ -182,7 +182,10 @@ pub(crate) fn add_peers(device: &mut Device, spec: &MeshSpec, now: Duration) {
         if peer.managed {
             device.add_resting_peer(peer.key);
         }
-        device.set_peer(peer.key, peer.persistent_keepalive, now);
+        // A keepalive would wake a peer at rest.
+        let keepalive = peer.persistent_keepalive;
+        let keepalive = keepalive.filter(|_| peer.connect == Connect::Always);
+        device.set_peer(peer.key, keepalive, now);
     }
 }
 

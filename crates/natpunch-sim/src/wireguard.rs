@@ -318,6 +318,14 @@ impl Device {
         });
     }
 
+    /// Puts a peer to its resting endpoint, without keepalives.
+    pub fn rest(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.endpoint = Some(resting_endpoint(&key));
+            (peer.persistent_keepalive, peer.persistent) = (None, None);
+        }
+    }
+
     /// Removes a peer with all its state.
     pub fn remove_peer(&mut self, key: &PeerKey) {
         self.peers.remove(key);

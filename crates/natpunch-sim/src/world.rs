@@ -17,7 +17,7 @@ use natpunch_core::{
     Command, EndpointReason, Event, MeshSpec, MeshStatus, PeerSpec, PunchSpec, Transmit, stun,
 };
 use natpunch_types::{
-    Ask, Candidate, CandidateKind, IcmpError, InstanceName, News, PathId, PeerKey, Pins,
+    Ask, Candidate, CandidateKind, Connect, IcmpError, InstanceName, News, PathId, PeerKey, Pins,
     RelayPolicy, SecretKey, derive_listen_port, is_resting,
 };
 

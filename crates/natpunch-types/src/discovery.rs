@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Candidate, CandidateKind, InstanceName, Mapping, PairTag, PeerKey, RecordTag, RelayUse,
+    Candidate, CandidateKind, Connect, InstanceName, Mapping, PairTag, PeerKey, RecordTag, RelayUse,
 };
 
 /// Something that a discovery instance has found out. A hint, never a fact: its origin is stamped
@@ -93,6 +93,11 @@ pub struct Interest {
     pub peer: PeerKey,
     /// True while the peer has no proven path: look it up eagerly.
     pub wanted: bool,
+    /// Whether the pair keeps a path at all times.
+    pub connect: Connect,
+    /// The pair is on demand and neither side wants anything: the peer is not looked for, nothing
+    /// is kept for it, and only its own word that it looks for this node counts.
+    pub rests: bool,
     /// The `endpoint` of the mesh file, `HOST:PORT`, if any.
     pub endpoint: Option<Arc<str>>,
     /// The tag under which the peer leaves records for this node.
@@ -116,6 +121,8 @@ impl Interest {
         Self {
             peer,
             wanted: true,
+            connect: Connect::Always,
+            rests: false,
             endpoint: None,
             inbound_tag: RecordTag::NONE,
             outbound_tag: RecordTag::NONE,

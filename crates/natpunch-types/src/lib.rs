@@ -8,6 +8,7 @@
 
 mod address;
 mod candidate;
+mod connect;
 mod consent;
 mod device;
 mod discovery;
@@ -37,6 +38,7 @@ pub use address::{
     is_special,
 };
 pub use candidate::{Candidate, CandidateKind, InstanceName, Origin};
+pub use connect::Connect;
 pub use consent::Consent;
 pub use device::{DevicePeer, DeviceSnapshot};
 pub use discovery::{

@@ -87,7 +87,7 @@ fn update(
         });
     }
     let (from, to) = (seconds(have.persistent_keepalive), want.keepalive_seconds());
-    let is_adapted = want.adapts_keepalive && from != 0 && to != 0;
+    let is_adapted = want.adapts_keepalive && (from != 0 || to == 0);
     if from != to && !is_adapted {
         change.persistent_keepalive = Some(to);
         words.push(Change::SetKeepalive {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use natpunch_os::{failpoint, failpoint_is_set};
-use natpunch_types::{DeviceSnapshot, PeerKey};
+use natpunch_types::{DeviceSnapshot, PeerKey, resting_endpoint};
 use serde::Serialize;
 
 use crate::backend::{BackendChoice, BackendKind};
@@ -376,6 +376,19 @@ impl Interface {
     ) -> Result<EndpointUpdate, WgError> {
         let endpoint = self.pins.endpoint(endpoint);
         device::set_endpoint(&mut self.device, peer, endpoint, kick)
+    }
+
+    /// Puts a peer to its resting endpoint, without keepalives. A peer that is gone stays gone.
+    pub fn rest(&mut self, peer: &PeerKey) -> Result<(), WgError> {
+        let change = device::PeerChange {
+            endpoint: Some(resting_endpoint(peer)),
+            persistent_keepalive: Some(0),
+            ..device::PeerChange::new(*peer, device::PeerAction::Update)
+        };
+        self.device.configure(&DeviceChange {
+            peers: vec![change],
+            ..DeviceChange::default()
+        })
     }
 
     /// Sets the interval of a peer's persistent keepalive, in whole seconds. A peer that is gone stays

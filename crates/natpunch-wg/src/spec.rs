@@ -84,8 +84,8 @@ pub struct PeerSpec {
     pub allowed_ips: Vec<IpNet>,
     /// Interval of the persistent keepalive, whole seconds; `None` is off.
     pub persistent_keepalive: Option<Duration>,
-    /// That is only what it begins with: another one is as good, if it is on, and is changed by
-    /// [`Interface::set_keepalive`](crate::Interface::set_keepalive).
+    /// That is only what it begins with: another one is as good, if it is on or this one is off, and is
+    /// changed by [`Interface::set_keepalive`](crate::Interface::set_keepalive).
     pub adapts_keepalive: bool,
     /// The MTU of the routes to its networks.
     pub route_mtu: RouteMtu,

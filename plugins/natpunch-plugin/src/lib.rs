@@ -117,8 +117,8 @@ pub use natpunch_plugin_description::{
     Settings, Warning, check_seconds, check_server, check_server_key, check_stun, is_near,
 };
 pub use natpunch_types::{
-    Abilities, Ask, Candidate, CandidateKind, HostNetwork, Interest, LinkRole, Mapping, News,
-    OwnAddressKind, PEER_MESSAGE_MAX, PairTag, Password, PeerKey, RecordTag, RelayUse,
+    Abilities, Ask, Candidate, CandidateKind, Connect, HostNetwork, Interest, LinkRole, Mapping,
+    News, OwnAddressKind, PEER_MESSAGE_MAX, PairTag, Password, PeerKey, RecordTag, RelayUse,
     SealedRecord, SecretKey, Time, Upstream,
 };
 pub use schedule::Schedule;

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    Ask, BoxFuture, Candidate, CandidateKind, Discovery, Endpoint, FAMILIES, Happened, Health,
-    Host, Input, Interest, Link, Links, News, OwnAddressKind, PairTag, PeerKey, PluginError,
-    RecordTag, RelayUse, SealedRecord, State,
+    Ask, BoxFuture, Candidate, CandidateKind, Connect, Discovery, Endpoint, FAMILIES, Happened,
+    Health, Host, Input, Interest, Link, Links, News, OwnAddressKind, PairTag, PeerKey,
+    PluginError, RecordTag, RelayUse, SealedRecord, State,
 };
 use natpunch_rendezvous::client::{Client, Config, Event, To};
+use natpunch_rendezvous::doorbell::{self, Doorbells};
+use natpunch_rendezvous::wire::Tag;
 use natpunch_types::{PresharedKey, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -90,6 +92,11 @@ struct Run<'a> {
     /// The tag that each peer and this node share, and the mailbox in which ours are for it.
     pairs: BTreeMap<PeerKey, (PairTag, RecordTag)>,
     records: Arc<[SealedRecord]>,
+    doorbells: Doorbells,
+    /// This node's, which is watched if a peer may be at rest.
+    own_doorbell: Option<Tag>,
+    /// The peers on demand that this node looks for, and their doorbells.
+    rung: BTreeMap<PeerKey, Tag>,
     /// The peers by it, and what each pair wants of a relay.
     by_tag: BTreeMap<PairTag, (PeerKey, RelayUse)>,
     /// Whether this server's relay is used.
@@ -110,6 +117,9 @@ impl<'a> Run<'a> {
     fn new(server: &'a Server, config: Config, host: &'a dyn Host) -> Self {
         Self {
             server: &server.endpoint,
+            doorbells: Doorbells::new(config.admission.clone()),
+            own_doorbell: None,
+            rung: BTreeMap::new(),
             config,
             host,
             watches: BTreeMap::new(),
@@ -241,19 +251,24 @@ impl<'a> Run<'a> {
             Ask::Peers(peers) => {
                 let known = peers
                     .iter()
-                    .filter(|peer| peer.inbound_tag != RecordTag::NONE);
+                    .filter(|peer| peer.inbound_tag != RecordTag::NONE && !peer.rests);
                 self.watches = known.map(|peer| (peer.inbound_tag, peer.peer)).collect();
-                let watches: Vec<_> = self.watches.keys().map(|tag| tag.0).collect();
+                self.set_doorbells(&peers);
+                let watches: Vec<Tag> = self.watched().collect();
                 self.clients()
                     .for_each(|client| client.set_watches(watches.iter().copied(), now));
                 self.set_pairs(&peers);
+                self.keep_records(now);
             }
             Ask::Records(records) => {
-                self.records = records.clone();
-                self.clients()
-                    .for_each(|client| set_records(client, &records, now));
+                self.records = records;
+                self.keep_records(now);
             }
             Ask::Meet(peer) => {
+                if let Some(doorbell) = self.rung.get(&peer).copied() {
+                    self.clients()
+                        .for_each(|client| client.repeat_record(doorbell, now));
+                }
                 let tags = self.pairs.get(&peer).copied();
                 // Over one family: the server takes a wish of either for one of this node.
                 let up =
@@ -276,6 +291,45 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+
+    /// The mailboxes that this node watches.
+    fn watched(&self) -> impl Iterator<Item = Tag> {
+        let watches = self.watches.keys().map(|tag| tag.0);
+        watches.chain(self.own_doorbell)
+    }
+
+    /// Watches this node's doorbell if a pair is on demand, and rings those of the peers that are
+    /// looked for.
+    fn set_doorbells(&mut self, peers: &[Interest]) {
+        let on_demand = peers
+            .iter()
+            .filter(|peer| peer.connect == Connect::OnDemand);
+        let key = self.host.private_key().map(|key| key.public_key());
+        let is_any = on_demand.clone().next().is_some();
+        self.own_doorbell = key.filter(|_| is_any).map(|key| self.doorbells.of(&key));
+        let sought = on_demand.filter(|peer| peer.wanted && !peer.rests);
+        self.rung = sought
+            .map(|peer| (peer.peer, self.doorbells.of(&peer.peer)))
+            .collect();
+    }
+
+    /// The records that are kept at the server, each with its mailbox.
+    fn kept(&self) -> Vec<(Tag, Arc<[u8]>)> {
+        let records = self.records.iter();
+        let records = records.map(|record| (record.tag.0, record.blob.clone()));
+        let rings = self.rung.iter().filter_map(|(peer, doorbell)| {
+            let (_, mailbox) = self.pairs.get(peer)?;
+            let record = self.records.iter().find(|record| record.tag == *mailbox)?;
+            Some((*doorbell, doorbell::ring(&mailbox.0, &record.blob)?))
+        });
+        records.chain(rings).collect()
+    }
+
+    fn keep_records(&mut self, now: Time) {
+        let kept = self.kept();
+        self.clients()
+            .for_each(|client| client.set_records(kept.iter().cloned(), now));
     }
 
     fn set_pairs(&mut self, peers: &[Interest]) {
@@ -346,8 +400,8 @@ impl<'a> Run<'a> {
         self.host.random(&mut *seed);
         let rng = ChaCha20Rng::from_seed(*seed);
         let mut client = Client::new(self.config.clone(), address, rng, now)?;
-        client.set_watches(self.watches.keys().map(|tag| tag.0), now);
-        set_records(&mut client, &self.records, now);
+        client.set_watches(self.watched(), now);
+        client.set_records(self.kept(), now);
         Some(client)
     }
 
@@ -388,6 +442,12 @@ impl<'a> Run<'a> {
                         kind: OwnAddressKind::Reflexive,
                         lifetime: OBSERVED_LIFETIME,
                     }),
+                    Event::Record { tag, blob } if self.own_doorbell == Some(tag) => {
+                        if let Some((tag, blob)) = doorbell::heard(&blob) {
+                            let tag = RecordTag(tag);
+                            self.host.tell(News::Record(SealedRecord { tag, blob }));
+                        }
+                    }
                     Event::Record { tag, blob } => {
                         let tag = RecordTag(tag);
                         self.host.tell(News::Record(SealedRecord { tag, blob }));
@@ -527,15 +587,6 @@ impl<'a> Run<'a> {
             what + &by_tls
         });
     }
-}
-
-fn set_records(client: &mut Client<ChaCha20Rng>, records: &[SealedRecord], now: Time) {
-    client.set_records(
-        records
-            .iter()
-            .map(|record| (record.tag.0, record.blob.clone())),
-        now,
-    );
 }
 
 #[cfg(test)]

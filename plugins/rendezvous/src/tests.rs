@@ -221,6 +221,33 @@ async fn a_record_goes_from_one_node_to_the_other_and_both_learn_their_address_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_at_rest_hears_at_its_doorbell_who_looks_for_it() {
+    let mut net = Net::new();
+    let tag = RecordTag([7; 16]);
+    let record = SealedRecord {
+        tag,
+        blob: Arc::from([1; 150]),
+    };
+    let on_demand = |peer: u8, rests| Interest {
+        peer: key(peer).public_key(),
+        connect: Connect::OnDemand,
+        wanted: !rests,
+        rests,
+        ..interest(peer, tag)
+    };
+    net.hosts[1].put(Input::Ask(Ask::Peers([on_demand(1, true)].into())));
+    net.hosts[0].put(Input::Ask(Ask::Records([record.clone()].into())));
+    net.hosts[0].put(Input::Ask(Ask::Peers([on_demand(2, false)].into())));
+    let heard = loop {
+        if let (1, Effect::Told(News::Record(heard))) = net.next().await {
+            break heard;
+        }
+    };
+    assert_eq!(heard, record);
+    net.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_nodes_that_want_to_meet_are_told_to_fire_at_each_other() {
     let mut net = Net::new();
     let pair = RecordTag([5; 16]);

@@ -171,6 +171,8 @@ fn peer_facts(peer: &RemotePeer) -> PeerFacts {
         persistent_keepalive,
         // How long it is made meanwhile follows from what the NATs do, not from the file.
         adapts_keepalive: _,
+        // A pair that rests is woken by what is asked of it: none is lost by resting.
+        connect: _,
         listen_port,
     } = peer;
     PeerFacts {

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 
 use ipnet::IpNet;
-use natpunch_types::RelayPolicy;
+use natpunch_types::{Connect, RelayPolicy};
 
 use super::{Impact, Step, Turn};
 use crate::mesh::model::{MeshConfig, SecretSource};
@@ -78,6 +78,7 @@ pub(super) fn of_peer(old: &RemotePeer, new: &RemotePeer) -> Found {
         key,
         managed,
         critical,
+        connect,
         // What is behind it and where it is are its allowed IPs.
         addresses: _,
         routes: _,
@@ -122,6 +123,13 @@ pub(super) fn of_peer(old: &RemotePeer, new: &RemotePeer) -> Found {
         changed("public key", &old.key, key, shown, Rehandshake),
         changed("runs", &old.managed, managed, kind, Nothing),
         changed("critical", &old.critical, critical, yes_or_no, Nothing),
+        changed(
+            "connects",
+            &old.connect,
+            connect,
+            Connect::to_string,
+            Nothing,
+        ),
         set(
             "allowed IPs",
             &old.allowed_ips,

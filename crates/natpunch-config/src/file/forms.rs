@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use natpunch_os::secret;
 use natpunch_plugin_description::{Endpoint, EndpointError};
-use natpunch_types::{AddressClass, Consent, KeyError, PeerKey, RelayPolicy, classify};
+use natpunch_types::{AddressClass, Connect, Consent, KeyError, PeerKey, RelayPolicy, classify};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use toml_edit::Item;
@@ -525,6 +525,31 @@ impl Text for Backend {
                 return Err(Flaw::new(problem, help));
             }
         })
+    }
+}
+
+/// When two peers look for a path to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connects(pub(crate) Connect);
+schema!(Connects, { "oneOf": [
+    { "type": "string", "const": "always" },
+    { "type": "string", "const": "on-demand" },
+] });
+
+impl Text for Connects {
+    const EXPECTED: &'static str = "\"always\" or \"on-demand\"";
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        let all = [Connect::Always, Connect::OnDemand];
+        all.into_iter()
+            .find(|connect| connect.to_string() == text)
+            .map(Self)
+            .ok_or_else(|| {
+                let help = match did_you_mean(text, &["always", "on-demand"]) {
+                    Some(best) => format!("did you mean \"{best}\"?"),
+                    None => "write \"always\" or \"on-demand\"".to_owned(),
+                };
+                Flaw::new(format!("there is no `{}`", Quoted(text)), help)
+            })
     }
 }
 

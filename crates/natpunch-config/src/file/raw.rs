@@ -7,8 +7,8 @@ use toml_edit::Item;
 
 use super::encrypted::Encrypted;
 use super::forms::{
-    Allowed, Backend, DnsLabel, FilePath, FirewallMark, Generation, HostPort, InterfaceName,
-    Keepalive, MeshAddress, Mtu, Network, Port, ProbesPer10Minutes, ProbesPerRound,
+    Allowed, Backend, Connects, DnsLabel, FilePath, FirewallMark, Generation, HostPort,
+    InterfaceName, Keepalive, MeshAddress, Mtu, Network, Port, ProbesPer10Minutes, ProbesPerRound,
     ProbesPerSecond, PublicKey, Relay, Serve, Span, Word,
 };
 use super::reader::{KeyPath, Located, Reader, Text, Value, section};
@@ -62,6 +62,11 @@ section! {
         /// repository or web server refuses a version whose number is not higher than that of the
         /// version it runs.
         generation: Generation,
+        /// When two peers look for a path to each other: `always` is at once, and they keep it;
+        /// `on-demand` is when one of them has a packet for the other. After some five minutes
+        /// without any the pair rests, and costs nothing (docs/how-to/on-demand.md). A pair with a
+        /// peer that is `critical`, or that has plain WireGuard, never rests. Default: `always`.
+        connect: Connects,
         /// Local networks of the nodes. They configure nothing: `natpunch check` warns of a network
         /// of the mesh that clashes with one, and of a route that contains one.
         lans: Vec<Located<Network>>,
@@ -230,6 +235,10 @@ section! {
         /// from. Changes that remove it are refused, and changes that disconnect it are rolled
         /// back. Default: false.
         critical: bool,
+        /// When this peer and the others look for a path to each other: `always` or `on-demand`, as in
+        /// `[mesh]`. What a peer says wins over `[mesh]`; if the two sides of a pair say different
+        /// things, `always` wins. Default: what `[mesh]` says.
+        connect: Connects,
         /// Words of your own, for people and tools.
         tags: Vec<Located<Word>>,
         /// Seconds between WireGuard's keepalives that other nodes send to this peer; 0 is off: between

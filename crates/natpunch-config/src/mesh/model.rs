@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use natpunch_plugin_description::{AnyInstance, Description, Secrets};
-use natpunch_types::{Consent, PeerKey, PunchSpec, RelayPolicy};
+use natpunch_types::{Connect, Consent, PeerKey, PunchSpec, RelayPolicy};
 
 use super::digest;
 use super::places::Places;
@@ -143,6 +143,8 @@ pub struct PeerConfig {
     pub managed: bool,
     /// Whether changes must not lose it.
     pub critical: bool,
+    /// Whether it and the others keep a path at all times; `None`: as the mesh says.
+    pub connect: Option<Connect>,
     /// Free words for people and tools.
     pub tags: Vec<String>,
     /// The UDP port at which it serves the mesh, if it does.
@@ -178,6 +180,8 @@ pub struct MeshConfig {
     pub generation: Option<u64>,
     /// Local networks that nodes sit in, for [`lint`](crate::lint).
     pub lans: Vec<IpNet>,
+    /// What holds for pairs of which neither side says another thing.
+    pub connect: Connect,
     /// The secret that preshared keys are derived from.
     pub preshared_secret: Option<SecretSource>,
     /// The file of a node's age identity.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, PunchSpec, RelayPolicy, SecretKey};
+use natpunch_types::{Connect, PeerKey, PresharedKey, PunchSpec, RelayPolicy, SecretKey};
 
 use crate::file::forms::Backend;
 use crate::mesh::model::{ApplyConfig, Discovery};
@@ -21,6 +21,8 @@ pub struct RemotePeer {
     pub managed: bool,
     /// Whether changes must not lose it.
     pub critical: bool,
+    /// Whether the pair keeps a path at all times, as both sides and the mesh say.
+    pub connect: Connect,
     /// Its addresses in the mesh.
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
 use ipnet::IpNet;
-use natpunch_types::{PeerKey, PresharedKey, RelayPolicy};
+use natpunch_types::{Connect, PeerKey, PresharedKey, RelayPolicy};
 use zeroize::Zeroize as _;
 
 use super::exit_node::{EVERYTHING, exit_node};
@@ -67,7 +67,8 @@ pub(super) fn peers_with(
         .get(name)
         .map(|own| (own.relay, OwnRelays::new(&own.relays)))
         .unwrap_or_default();
-    let own = mesh.peers.get(name).map(|own| own.public_key);
+    let own_peer = mesh.peers.get(name);
+    let own = own_peer.map(|own| own.public_key);
     let exit = mesh.peers.get(name).and_then(|own| exit_node(mesh, own));
     let mut peers = Vec::with_capacity(mesh.peers.len());
     for (other, peer) in mesh.peers.iter().filter(|(other, _)| *other != name) {
@@ -77,7 +78,9 @@ pub(super) fn peers_with(
             (other.clone(), name.to_owned())
         };
         let preshared_key = key_of(&pair, own, peer);
+        let connect = connect_of(mesh, own_peer, peer);
         let mut peer = remote(mesh, other, peer, preshared_key, keepalive, &relaying);
+        peer.connect = connect;
         if let Some(exit) = exit.as_ref().filter(|exit| exit.peer == *other) {
             peer.allowed_ips.extend(exit.ipv4.then_some(EVERYTHING[0]));
             peer.allowed_ips.extend(exit.ipv6.then_some(EVERYTHING[1]));
@@ -105,6 +108,7 @@ fn remote(
         key: peer.public_key,
         managed: peer.managed,
         critical: peer.critical,
+        connect: Connect::Always,
         addresses: peer.addresses.clone(),
         routes: peer.routes.clone(),
         allowed_ips,
@@ -132,6 +136,22 @@ fn derive_preshared_key(secret: &PresharedKey, a: &PeerKey, b: &PeerKey) -> Pres
     let key = PresharedKey::from_bytes(derived.into());
     derived.as_mut_slice().zeroize();
     key
+}
+
+/// Whether a pair keeps a path at all times. Only two nodes of natpunch can wake each other, and what
+/// is critical is never without a path that is known to work.
+fn connect_of(mesh: &MeshConfig, own: Option<&PeerConfig>, peer: &PeerConfig) -> Connect {
+    let Some(own) = own else {
+        return Connect::Always;
+    };
+    let sides = [own, peer];
+    let stated = || sides.iter().filter_map(|side| side.connect);
+    let keeps = |side: &&PeerConfig| !side.managed || side.critical;
+    if sides.iter().any(|side| keeps(side)) || stated().any(|one| one == Connect::Always) {
+        Connect::Always
+    } else {
+        stated().next().unwrap_or(mesh.connect)
+    }
 }
 
 /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.

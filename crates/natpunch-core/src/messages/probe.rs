@@ -28,7 +28,8 @@
 //! uses this path and waits for a sign of life of the receiver's), 8 deaf (the sender's WireGuard
 //! has heard nothing on this path, which it has left for that: the receiver shall leave it too), 16
 //! unheard (the sender's WireGuard has received nothing for a while: if the receiver's has sent
-//! something all the time, the path does not let it through).
+//! something all the time, the path does not let it through), 32 at ease (the sender has nothing for
+//! the receiver: as far as it is concerned, a pair that is on demand may rest).
 //! Flags that a version does not know it ignores.
 //!
 //! A receiver believes flags only in a fresh message: a pong answers a random transaction of its
@@ -58,6 +59,7 @@ const FLAG_IN_USE: u8 = 2;
 const FLAG_CHECKING: u8 = 4;
 const FLAG_DEAF: u8 = 8;
 const FLAG_UNHEARD: u8 = 16;
+const FLAG_AT_EASE: u8 = 32;
 
 /// Identifies one ping; random, so that only who has received the ping can answer it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub(crate) struct Probe {
     pub(crate) deaf: bool,
     /// The sender's WireGuard has received nothing for a while.
     pub(crate) unheard: bool,
+    /// The sender has nothing for the receiver.
+    pub(crate) at_ease: bool,
     /// Random per start of the sender.
     pub(crate) session: u64,
     /// The receiver's session as the sender knows it; 0 if it does not.
@@ -148,7 +152,8 @@ impl Probe {
                 | flag(self.in_use, FLAG_IN_USE)
                 | flag(self.checking, FLAG_CHECKING)
                 | flag(self.deaf, FLAG_DEAF)
-                | flag(self.unheard, FLAG_UNHEARD),
+                | flag(self.unheard, FLAG_UNHEARD)
+                | flag(self.at_ease, FLAG_AT_EASE),
         );
         let hosts = self.hosts.iter().take(MAX_HOSTS);
         plaintext.push(hosts.len() as u8);
@@ -192,6 +197,7 @@ impl Probe {
             checking: flags & FLAG_CHECKING != 0,
             deaf: flags & FLAG_DEAF != 0,
             unheard: flags & FLAG_UNHEARD != 0,
+            at_ease: flags & FLAG_AT_EASE != 0,
             session,
             to_session,
             sequence,

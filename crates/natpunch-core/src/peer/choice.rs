@@ -99,6 +99,13 @@ impl Choice {
         self.said = 0;
     }
 
+    /// No path is used any more, and what the peer said of any is over.
+    pub(super) fn rest(&mut self) {
+        self.selection = None;
+        self.nominated = None;
+        self.peer_uses = None;
+    }
+
     /// The path in use does not work: the nomination that led to it is not followed again.
     pub(super) fn forget_nomination(&mut self) {
         self.nominated = None;

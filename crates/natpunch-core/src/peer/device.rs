@@ -15,7 +15,7 @@ use super::{CHECK, LEARNED_LIFETIME, Peer};
 
 /// A session is live for this long after its handshake or last traffic (WireGuard's
 /// REJECT_AFTER_TIME).
-const LIVE: Duration = Duration::from_secs(180);
+pub(super) const LIVE: Duration = Duration::from_secs(180);
 /// WireGuard makes new keys when it sends by keys of this age (its REKEY_AFTER_TIME), unless its
 /// attempts at that have ended.
 const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -97,6 +97,8 @@ pub(super) struct DeviceView {
     pub(super) tx_bytes: u64,
     pub(super) handshake_seen: Option<Time>,
     pub(super) rx_seen: Option<Time>,
+    /// When it last sent anything.
+    pub(super) tx_seen: Option<Time>,
     /// Interval of its persistent keepalive; `None` is off.
     pub(super) keepalive: Option<Duration>,
     /// Since when something was sent and nothing received, be it a keepalive.
@@ -154,7 +156,7 @@ impl DeviceView {
     }
 
     /// It has carried data at this moment.
-    fn has_just_carried(&self, now: Time) -> bool {
+    pub(super) fn has_just_carried(&self, now: Time) -> bool {
         self.carried == Some(now)
     }
 
@@ -201,6 +203,14 @@ impl DeviceView {
     pub(super) fn is_setting(&self, now: Time) -> bool {
         self.setting
             .is_some_and(|(_, since)| now.since(since) < SETTING)
+    }
+
+    /// The peer is put to its resting endpoint, and WireGuard has no session: what the shell reports
+    /// of earlier commands is of no use any more.
+    pub(super) fn rest(&mut self) {
+        (self.setting, self.marks_next) = (None, false);
+        (self.handshake_seen, self.rx_seen) = (None, None);
+        (self.unanswered, self.waiting, self.sending) = (None, None, None);
     }
 
     /// The shell has executed the `SetEndpoint` of this path; false if that is an old one.
@@ -253,6 +263,9 @@ impl DeviceView {
         }
         if received {
             self.rx_seen = Some(now);
+        }
+        if self.known && row.tx_bytes > self.tx_bytes {
+            self.tx_seen = Some(now);
         }
         if sent && row.tx_bytes - self.tx_bytes > KEEPALIVE_LEN {
             let going_on = self.sending.filter(|(_, last)| now.since(*last) <= PAUSE);
@@ -307,7 +320,10 @@ impl Peer {
             // It was answered, or the peer's own took its place: WireGuard has one handshake.
             self.initiation.forget();
         }
-        if self.probes() {
+        self.see_demand(first_sight, progress, env, now);
+        if self.rests() {
+            self.keep_at_rest(env, now);
+        } else if self.probes() {
             if first_sight {
                 self.adopt(env, now);
             } else if progress {
@@ -321,6 +337,7 @@ impl Peer {
             self.order_keepalive(env, now);
             let sent = self.device.take_sent();
             self.on_data_sent(sent, now);
+            self.rest_in_time(env, now);
         }
         self.decide(env, now);
     }
@@ -331,7 +348,8 @@ impl Peer {
             setting: None,
             ..device
         };
-        if self.probes() {
+        self.see_demand(self.device.known, false, env, now);
+        if self.probes() && !self.rests() {
             self.adopt(env, now);
         }
     }

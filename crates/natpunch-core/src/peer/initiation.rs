@@ -16,6 +16,7 @@ use crate::env::Env;
 use crate::{PacketKind, Time, Transmit};
 
 use super::Peer;
+use super::demand::Waker;
 use super::selection::Check;
 
 /// An initiation may still be the newest for this long. WireGuard repeats it after 5 s and up to
@@ -127,6 +128,8 @@ impl Peer {
             return;
         }
         self.initiation.keep(datagram, now);
+        self.on_demand_here(now);
+        self.rouse(Waker::Packet, env, now);
         // A path is in use, and WireGuard made this one before it was told. While that is still
         // under way, the way was chosen with it.
         let in_use = self.choice.selection.as_ref();

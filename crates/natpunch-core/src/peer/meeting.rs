@@ -79,7 +79,8 @@ impl Peer {
             return Burst::Direct;
         };
         let behind_nat = entry.kind == CandidateKind::Reflexive && may_be_poisoned(path, entry);
-        let known = env.published.is_some_and(|at| now.since(at) >= KNOWN);
+        let told = env.published.map(|at| self.told_since(at));
+        let known = told.is_some_and(|at| now.since(at) >= KNOWN);
         let is_poison_prone = || self.is_poison_prone(env);
         match env.arranges {
             _ if !behind_nat => Burst::Direct,
@@ -93,8 +94,9 @@ impl Peer {
     /// A round begins: best if the peer's does, too.
     pub(super) fn ask_to_meet(&mut self, env: &mut Env, now: Time) {
         let knows = self.table.iter().any(|(_, entry)| !entry.is_relay());
-        let wants = knows && self.connection(now) != Connection::Settled;
-        if wants && self.meeting.ask(now) {
+        // Where nothing is known of a peer that may rest, the asking is what tells it.
+        let wants = (knows || self.is_on_demand()) && self.connection(now) != Connection::Settled;
+        if wants && !self.rests() && self.meeting.ask(now) {
             env.out.ask(Ask::Meet(self.spec.key));
         }
     }

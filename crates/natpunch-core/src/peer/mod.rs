@@ -12,6 +12,7 @@
 //! | [`Retreat`] | how long no direct path takes the place of a relay |
 //! | [`Sizing`] | how large packets may be on the path in use |
 //! | [`DeviceView`] | what the WireGuard device says of the peer, and its [`Session`] |
+//! | [`Demand`] | whether the pair rests, where it is on demand |
 //! | [`Initiation`] | WireGuard's newest initiation that had nowhere to go, and its copies |
 //! | [`Timeline`] | the last packets, for people |
 //! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
@@ -32,6 +33,7 @@
 //!   that lasts though pings are answered.
 //! - The pair is connected *by relay* while it looks for a direct path, and *settled* when nothing
 //!   better is looked for (the [`Connection`]).
+//! - A pair that is *on demand* is awake or *rests*: then nothing is sent, asked or kept for it.
 //!
 //! A path is chosen when it is proven. Of each pair, the node with the lower public key decides (it
 //! is *controlling*, RFC 8445) and *nominates* a path. Then WireGuard's handshake is checked. Only
@@ -39,6 +41,7 @@
 //! moment discard each other's answer and lose five seconds.
 
 mod choice;
+mod demand;
 mod device;
 mod health;
 mod initiation;
@@ -77,6 +80,8 @@ use crate::nat::profile::NatProfile;
 use crate::{Command, EndpointReason, Event, PeerSpec, Time};
 
 use choice::{Choice, Scene};
+use demand::Demand;
+pub use demand::Waker;
 use device::DeviceView;
 use initiation::Initiation;
 use meeting::Meeting;
@@ -163,6 +168,7 @@ pub(crate) struct Peer {
     vigilance: Vigilance,
     sizing: Sizing,
     device: DeviceView,
+    demand: Demand,
     initiation: Initiation,
     plain: PlainTries,
     timeline: Timeline,
@@ -193,12 +199,14 @@ impl Peer {
             vigilance: Vigilance::default(),
             sizing: Sizing::default(),
             device: DeviceView::default(),
+            demand: Demand::new(now),
             initiation: Initiation::default(),
             plain: PlainTries::default(),
             timeline: Timeline::default(),
             record: None,
             had_direct: false,
         };
+        peer.begin_at_rest();
         peer.start_round(env, now);
         peer
     }
@@ -212,6 +220,7 @@ impl Peer {
             self.prober.resume(predecessor.prober);
             self.timeline = predecessor.timeline;
             self.initiation = predecessor.initiation;
+            self.demand.inherit(&predecessor.demand);
             let mut table = predecessor.table;
             // WireGuard's endpoint is adopted again if it is alive.
             table.restrict(|path, kind, origin| {
@@ -345,7 +354,10 @@ impl Peer {
         };
         self.take_record(record, env, now);
         self.table.expire(self.keep(), now);
-        if is_newer {
+        if is_newer && self.rests() {
+            // The peer made it for this node, just now, so it looks for this node.
+            self.rouse(Waker::Record, env, now);
+        } else if is_newer {
             self.meet(env, now);
         }
         self.decide(env, now);
@@ -417,6 +429,9 @@ impl Peer {
         });
         if !self.probes() {
             self.plain.on_new_candidate();
+            return;
+        }
+        if self.rests() {
             return;
         }
         self.start_burst(path, self.first_burst(path, env, now), now);
@@ -515,7 +530,7 @@ impl Peer {
     fn decide(&mut self, env: &mut Env, now: Time) {
         let sees_us = |path: &PathId| env.local.shares_public_ip(path.remote.ip());
         self.table.note_site(sees_us);
-        if !env.device_seen {
+        if !env.device_seen || self.rests() {
             return;
         }
         if !self.probes() {

@@ -108,6 +108,7 @@ struct Says {
     checking: bool,
     deaf: bool,
     unheard: bool,
+    at_ease: bool,
 }
 
 /// The conversation of probes with one peer.
@@ -150,6 +151,11 @@ impl Prober {
     pub(super) fn resume(&mut self, predecessor: Self) {
         self.sequence = predecessor.sequence;
         self.remote = predecessor.remote;
+    }
+
+    /// Answers to what was asked so far are not awaited any more.
+    pub(super) fn forget_questions(&mut self) {
+        self.pending = Pending::default();
     }
 
     /// Judges a ping or a message; one that is fresh counts as seen from now on.
@@ -231,6 +237,7 @@ impl Prober {
             checking: says.checking,
             deaf: says.deaf,
             unheard: says.unheard,
+            at_ease: says.at_ease,
             session,
             to_session,
             sequence,
@@ -304,6 +311,9 @@ impl Peer {
             && !self.choice.is_selected(path)
             && self.table.place(path) >= FULL_BURSTS;
         let same_site = self.table.same_site;
+        if self.rests() {
+            return;
+        }
         if let Some(entry) = self.table.get_mut(&path) {
             let sparse = sparse || burst == Burst::Direct && entry.is_hopeless(path, same_site);
             let burst = if sparse { Burst::Sparse } else { burst };
@@ -540,6 +550,7 @@ impl Peer {
             },
             deaf: entry.is_some_and(|entry| entry.is_deaf_here(now)),
             unheard: self.device.has_heard_nothing(now),
+            at_ease: self.is_at_ease(now),
         }
     }
 }

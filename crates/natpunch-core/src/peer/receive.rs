@@ -12,6 +12,7 @@ use crate::messages::probe::{Kind, Probe};
 use crate::path::Rank;
 use crate::{EndpointReason, Event, PacketKind, Time, Transmit};
 
+use super::demand::Waker;
 use super::probing::Freshness;
 use super::{Connection, LEARNED_LIFETIME, Peer};
 
@@ -85,6 +86,10 @@ impl Peer {
         self.timeline.heard(PacketKind::Probe, path, now);
         match freshness {
             Freshness::Seen => {}
+            // Nobody here or there has anything to say.
+            Freshness::Fresh if self.rests() && ping.at_ease => {
+                self.send_pong(path, destination, ping, env, now);
+            }
             Freshness::Fresh => self.on_fresh_ping(path, destination, ping, env, now),
             // An answer tells an honest peer our session, so that its next ping names it. It has
             // the ping's size, and nothing else changes.
@@ -107,6 +112,8 @@ impl Peer {
         env: &mut Env,
         now: Time,
     ) {
+        self.rouse(Waker::Peer, env, now);
+        self.hear_ease(ping.at_ease, now);
         let known = self.table.get(&path).is_some();
         // The volley that runs has found enough paths. More would only cost probes.
         if !known && self.has_enough_finds() {
@@ -170,6 +177,12 @@ impl Peer {
         if self.prober.on_run(pong.session, now) {
             self.on_restart(env, now);
         }
+        // A question at rest only tells the peer's run.
+        if self.rests() && pong.at_ease {
+            return;
+        }
+        self.rouse(Waker::Peer, env, now);
+        self.hear_ease(pong.at_ease, now);
         self.prober.seen_as = pong.observed;
         self.note_sighting(ping.path, pong, env, now);
         if ping.path != path {

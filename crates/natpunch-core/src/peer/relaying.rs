@@ -115,6 +115,9 @@ impl Peer {
 
     /// How much the peer is looked for.
     pub(crate) fn search(&self, now: Time) -> Search {
+        if self.rests() {
+            return Search::Done;
+        }
         match self.connection(now) {
             Connection::Settled => Search::Done,
             Connection::Down => Search::Eager,
@@ -133,8 +136,9 @@ impl Peer {
 
     /// What the pair wants of a relay.
     pub(crate) fn relay_use(&self, now: Time) -> RelayUse {
-        if !self.probes() || self.spec.relay == RelayPolicy::Never {
-            // A plain peer can't bind a relay's port, and the mesh file may forbid relays.
+        if !self.probes() || self.rests() || self.spec.relay == RelayPolicy::Never {
+            // A plain peer can't bind a relay's port, a peer at rest needs none, and the mesh file may
+            // forbid relays.
             return RelayUse::Off;
         }
         let scene = self.scene(now);

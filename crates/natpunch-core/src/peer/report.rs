@@ -131,6 +131,9 @@ impl Peer {
     }
 
     pub(crate) fn state(&self, local: &Local, now: Time) -> PeerState {
+        if self.rests() {
+            return PeerState::Resting;
+        }
         if self.is_connected(now) {
             return PeerState::Connected;
         }

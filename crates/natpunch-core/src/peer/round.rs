@@ -196,7 +196,7 @@ pub(super) fn may_be_poisoned(path: PathId, entry: &Entry) -> bool {
 impl Peer {
     /// Probes every candidate at once.
     pub(super) fn start_round(&mut self, env: &mut Env, now: Time) {
-        if !self.probes() {
+        if !self.probes() || self.rests() {
             return;
         }
         let shares_nat = |path: &PathId| env.local.shares_public_ip(path.remote.ip());

@@ -59,7 +59,7 @@ impl Peer {
         match timer {
             Timer::Claim => return self.table.next_expiry(),
             Timer::Plain if !self.probes() => return self.plain_timeout(now),
-            _ if !self.probes() => return None,
+            _ if !self.probes() || self.rests() => return None,
             _ => {}
         }
         match timer {

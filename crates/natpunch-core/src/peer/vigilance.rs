@@ -327,6 +327,11 @@ impl Peer {
     /// Has WireGuard send its keepalives as often as the pair's mappings need them, if the mesh file
     /// leaves that open.
     pub(super) fn order_keepalive(&mut self, env: &mut Env, now: Time) {
+        if self.is_drowsy(now) {
+            // WireGuard's keys are to end, so that its next packet begins with a handshake.
+            self.order(None, env, now);
+            return;
+        }
         let in_use = self
             .choice
             .selection
@@ -334,25 +339,30 @@ impl Peer {
             .filter(|s| s.check == Check::Passed);
         let Some(path) = in_use
             .map(|s| s.path)
-            .filter(|_| self.spec.adapts_keepalive)
+            .filter(|_| self.spec.adapts_keepalive || self.is_on_demand())
         else {
             // Without a path nothing is known, and what was ordered does no harm.
             return;
         };
-        let measured = self.lifetime(path, env, now).map(keepalive_for);
+        let lifetime = self.lifetime(path, env, now);
+        let lifetime = lifetime.filter(|_| self.spec.adapts_keepalive);
+        let measured = lifetime.map(keepalive_for);
         // Whole seconds are all that WireGuard knows.
         let seconds = |long: Duration| Duration::from_secs(long.min(LONGEST_KEEPALIVE).as_secs());
         let wanted = measured.map(seconds).or(self.spec.persistent_keepalive);
+        self.order(wanted, env, now);
+    }
+
+    fn order(&mut self, wanted: Option<Duration>, env: &mut Env, now: Time) {
         let lately = |at: Time| now.since(at) < ORDER_EVERY;
         if self.device.keepalive == wanted || self.vigilance.ordered.is_some_and(lately) {
             return;
         }
         self.vigilance.ordered = Some(now);
-        if let Some(interval) = wanted {
-            let peer = self.spec.key;
-            env.out
-                .keepalive(peer, Command::SetKeepalive { peer, interval });
-        }
+        let peer = self.spec.key;
+        let interval = wanted.unwrap_or_default();
+        env.out
+            .keepalive(peer, Command::SetKeepalive { peer, interval });
     }
 }
 

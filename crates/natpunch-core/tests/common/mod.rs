@@ -439,6 +439,12 @@ impl World {
                         node.mesh.handle_endpoint_set(peer, path, ok, now);
                         fed = true;
                     }
+                    Command::Rest { peer } => {
+                        if let Some(device) = node.device.get_mut(&peer) {
+                            device.endpoint = None;
+                        }
+                        fed = true;
+                    }
                     Command::SetKeepalive { .. } | Command::SetMtu { .. } => {}
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
                     Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),

@@ -225,6 +225,12 @@ impl<R: CryptoRng> Client<R> {
         }
     }
 
+    /// Says a record that is kept at the server again: somebody else may have put another in its
+    /// place.
+    pub fn repeat_record(&mut self, tag: Tag, now: Time) {
+        self.items.schedule(Name::Put(tag), now, 0);
+    }
+
     /// Sets what pairs want of the server's relay, complete. Both sides of a pair name it by the
     /// same tag. Of a pair that is named with [`RelayUse::Off`] the server is told so, in case that
     /// an earlier client of this identity wanted something else.

@@ -102,6 +102,22 @@ impl World {
         self.reload(node, spec);
     }
 
+    /// Changes the mesh file of a node: whether it keeps a path to its peers at all times. Before its
+    /// agent starts, as if the device had been made with it.
+    pub fn set_connect(&mut self, node: HostId, connect: Connect) {
+        let mut spec = self.nodes[&node].spec.clone();
+        spec.peers
+            .iter_mut()
+            .for_each(|peer| peer.connect = connect);
+        self.reload(node, spec);
+        let now = self.now;
+        let node = self.node_mut(node);
+        if node.agent.is_none() {
+            node.rested.clear();
+            node.make_device(now);
+        }
+    }
+
     /// Stops a server, or starts it again without its memory.
     pub fn set_server_down(&mut self, server: HostId, down: bool) {
         if let Some(server) = self.servers.get_mut(&server) {

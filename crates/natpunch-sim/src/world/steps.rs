@@ -272,10 +272,14 @@ impl World {
                     gossip.handle_message(peer, &payload, now);
                 }
             }
+            Command::Rest { peer } => {
+                self.node_mut(host).device.rest(peer);
+            }
             Command::SetKeepalive { peer, interval } => {
                 let node = self.node_mut(host);
                 if node.device.has_peer(&peer) {
-                    node.device.set_peer(peer, Some(interval), now);
+                    let interval = (!interval.is_zero()).then_some(interval);
+                    node.device.set_peer(peer, interval, now);
                 }
             }
             Command::SetMtu { peer, mtu } => {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use natpunch_core::PathKind;
 use natpunch_sim::{HostId, LinkConfig, Random, Reach, reach_with_other_ports};
+use natpunch_types::Connect;
 
 use crate::kinds::kinds;
 use crate::lab::{Lab, MINUTE, MS, SECOND, UPLINK};
@@ -149,7 +150,7 @@ fn rough(random: &mut Random) -> LinkConfig {
 }
 
 /// The lab, the fault and the course of one seed.
-fn run(seed: u64, pings: Pings) -> Outcome {
+fn run(seed: u64, pings: Pings, connect: Connect) -> Outcome {
     let mut random = Random::new(seed, 21);
     let kinds = kinds();
     let [a, b] = [(); 2].map(|()| random.pick(&kinds).1);
@@ -158,7 +159,11 @@ fn run(seed: u64, pings: Pings) -> Outcome {
     let servers = [server, server];
     let servers = &servers[..1 + random.below(2) as usize];
     let fault: Fault = random.pick(&FAULTS);
-    let lab = Lab::punching_by(seed, (a, b), uplink, servers);
+    let mut lab = Lab::punching_by(seed, (a, b), uplink, servers);
+    if connect == Connect::OnDemand {
+        lab.world.set_connect(lab.a, connect);
+        lab.world.set_connect(lab.b, connect);
+    }
     let mut scene = Scene::new(lab, fault, random);
     let starts = [(); 2].map(|()| scene.random.duration(2 * SECOND));
     for (node, start) in [scene.lab.a, scene.lab.b].into_iter().zip(starts) {
@@ -291,7 +296,7 @@ fn recovery(lab: &mut Lab, fault: Fault, pings: Pings) -> Outcome {
 }
 
 /// Runs these seeds on all cores. Fails if one of them does.
-fn campaign(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
+fn campaign(seeds: std::ops::Range<u64>, connect: Connect) -> Vec<Outcome> {
     let next = AtomicU64::new(seeds.start);
     let (outcomes, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let test = std::thread::current().name().unwrap_or("TEST").to_owned();
@@ -302,7 +307,7 @@ fn campaign(seeds: std::ops::Range<u64>) -> Vec<Outcome> {
             if seed >= seeds.end || too_many {
                 return;
             }
-            match catch_unwind(AssertUnwindSafe(|| run(seed, Pings::Free))) {
+            match catch_unwind(AssertUnwindSafe(|| run(seed, Pings::Free, connect))) {
                 Ok(outcome) => outcomes.lock().unwrap().push(outcome),
                 Err(panic) => failed.lock().unwrap().push((seed, text(&*panic))),
             }
@@ -381,7 +386,12 @@ fn summary(outcomes: &[Outcome]) {
 fn any_pair_of_nats_survives_any_fault() {
     const { assert!(FAULTS.len() >= 20) };
     assert!(kinds().len() >= 16);
-    summary(&campaign(seeds_or(300)));
+    summary(&campaign(seeds_or(300), Connect::Always));
+}
+
+#[test]
+fn any_pair_on_demand_survives_any_fault() {
+    summary(&campaign(seeds_or(150), Connect::OnDemand));
 }
 
 /// Each of them failed once. What they draw changes with the tables of kinds and faults.
@@ -393,12 +403,12 @@ fn the_seeds_that_found_faults_of_the_core_do_not_find_them_again() {
         809, 1230, // a direct path that was gone was chosen again for its old proof
         1470, // nobody guessed at an address from which the peer had been heard
     ] {
-        run(seed, Pings::InStep);
+        run(seed, Pings::InStep, Connect::Always);
     }
 }
 
 #[test]
 #[ignore = "long: run by `make sim-campaign`"]
 fn any_pair_of_nats_survives_any_fault_over_a_hundred_thousand_seeds() {
-    summary(&campaign(seeds_or(100_000)));
+    summary(&campaign(seeds_or(100_000), Connect::Always));
 }

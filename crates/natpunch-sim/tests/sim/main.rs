@@ -17,6 +17,7 @@
 mod addresses;
 mod campaign;
 mod deaf;
+mod demand;
 mod faults;
 mod first_packet;
 mod gossip;

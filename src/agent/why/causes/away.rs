@@ -6,6 +6,18 @@ use natpunch_core::PeerState;
 
 use super::{Facts, Finder, Kind};
 
+/// It is on demand, and nobody has talked.
+pub(super) fn at_rest(facts: &Facts<'_>) -> Option<String> {
+    let rests = facts.peer.state == PeerState::Resting;
+    rests.then(|| {
+        let name = facts.name();
+        format!(
+            "nobody has talked with {name} for some minutes, and the pair is on demand: the next \
+             packet, such as that of `natpunch ping {name}`, makes them look for a path"
+        )
+    })
+}
+
 /// What is wrong where two hosts answer probes with the peer's key.
 pub(super) fn twins(facts: &Facts<'_>) -> Option<String> {
     let found = || {

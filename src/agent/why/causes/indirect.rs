@@ -287,7 +287,7 @@ pub(super) fn unknown(facts: &Facts<'_>) -> Option<String> {
                 Some(reason.clone())
             }
             PeerState::Punching => Some("a path is looked for: wait a few seconds".to_owned()),
-            PeerState::Connected => None,
+            PeerState::Resting | PeerState::Connected => None,
         });
     reason.or_else(|| Some("all is well".to_owned()))
 }

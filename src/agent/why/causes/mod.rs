@@ -97,6 +97,7 @@ const fn likely_row(situation: &'static str, says: fn(&Facts<'_>) -> Option<Stri
 
 /// All situations; the first row that has something to say is the cause.
 const TABLE: &[Row] = &[
+    row("at-rest", away::at_rest),
     likely_row("two-hosts-answer", away::twins),
     likely_row("two-hosts-in-turns", |facts| facts.flips.map(str::to_owned)),
     row("natpunch-silent", away::natpunch_silent),
@@ -139,6 +140,9 @@ pub(in crate::agent) fn of(facts: &Facts<'_>) -> Cause {
 /// The most likely cause that keeps a peer away, if there is one that the peer's state does not say
 /// already.
 pub(in crate::agent) fn likely(facts: &Facts<'_>) -> Option<String> {
+    if facts.peer.state == PeerState::Resting {
+        return None;
+    }
     let mut found = TABLE.iter().filter(|row| row.likely);
     found.find_map(|row| (row.says)(facts))
 }

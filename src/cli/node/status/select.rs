@@ -66,7 +66,7 @@ impl Filter {
     pub(in crate::cli::node) fn is_of(&self, peer: &Peer) -> bool {
         let by = |path| peer.is_connected() && peer.path == path;
         match self {
-            Self::Down => !peer.is_connected(),
+            Self::Down => !peer.is_connected() && !peer.rests(),
             Self::Relayed => by("relay"),
             Self::Direct => by("direct"),
             Self::Lan => by("lan"),
@@ -141,6 +141,7 @@ fn traffic(peer: &Peer) -> u64 {
 
 fn rank(peer: &Peer) -> u8 {
     match (peer.is_connected(), peer.managed, peer.path.as_str()) {
+        _ if peer.rests() => 5,
         (false, true, _) => 0,
         (false, false, _) => 1,
         (true, _, "relay") => 2,

@@ -85,9 +85,14 @@ impl Peer {
         self.state == "connected"
     }
 
+    /// Whether it is on demand, and nobody has talked: the next packet connects it.
+    pub(in crate::cli::node) fn rests(&self) -> bool {
+        self.state == "resting"
+    }
+
     /// Whether it is worth an operator's look: a phone with plain WireGuard may well be off.
     pub(in crate::cli::node) fn is_down(&self) -> bool {
-        self.managed && !self.is_connected()
+        self.managed && !self.is_connected() && !self.rests()
     }
 
     /// Whether the forwarder of this host carries WireGuard's packets.
@@ -157,7 +162,9 @@ pub(in crate::cli::node) struct Counts {
     pub(in crate::cli::node) relayed: usize,
     /// Within one LAN.
     pub(in crate::cli::node) lan: usize,
-    /// Nodes that are not connected.
+    /// At rest, on demand.
+    pub(in crate::cli::node) resting: usize,
+    /// Nodes that are not connected, and not at rest.
     pub(in crate::cli::node) down: usize,
     /// Plain WireGuard peers without a session.
     pub(in crate::cli::node) plain_away: usize,
@@ -170,7 +177,8 @@ impl Counts {
         for peer in peers {
             counts.peers += 1;
             if !peer.is_connected() {
-                counts.down += usize::from(peer.managed);
+                counts.down += usize::from(peer.is_down());
+                counts.resting += usize::from(peer.rests());
                 counts.plain_away += usize::from(!peer.managed);
                 continue;
             }
@@ -205,6 +213,7 @@ impl fmt::Display for Counts {
             (self.lan, "LAN"),
         ]);
         let away = list(&[
+            (self.resting, "resting"),
             (self.down, "down"),
             (self.plain_away, "plain WireGuard without a session"),
         ]);

@@ -62,6 +62,9 @@ pub(super) fn render(peer: &str, node: &str, view: &Result<PeerView, String>) ->
 }
 
 fn head(node: &str, view: &PeerView) -> String {
+    if view.state == "resting" {
+        return format!("{node}: at rest, on demand");
+    }
     if view.state != "connected" {
         return format!("{node}: not connected ({})", view.state);
     }

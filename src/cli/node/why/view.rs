@@ -158,6 +158,9 @@ fn size(peer: &Peer) -> Option<String> {
 /// The path now.
 fn head(view: &View) -> String {
     let peer = &view.peer;
+    if peer.state == "resting" {
+        return format!("{}: at rest, on demand", peer.name);
+    }
     if peer.state != "connected" {
         let mut head = format!("{}: not connected ({})", peer.name, peer.state);
         if let Some(reason) = &peer.reason {

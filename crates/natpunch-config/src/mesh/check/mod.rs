@@ -87,6 +87,7 @@ pub(crate) fn check(
         generation,
         lans,
         preshared_secret,
+        connect,
     } = mesh?;
     check.places.name = name.place;
     if hosts {
@@ -101,6 +102,7 @@ pub(crate) fn check(
         generation,
         lans,
         preshared_secret,
+        connect,
         age_identity_file,
         hosts,
         interface,

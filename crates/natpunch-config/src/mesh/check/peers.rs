@@ -170,6 +170,7 @@ impl Check<'_> {
             endpoint: raw.endpoint.map(|endpoint| endpoint.value.0),
             managed: raw.managed.is_none_or(|managed| managed.value),
             critical: raw.critical.is_some_and(|critical| critical.value),
+            connect: raw.connect.map(|connect| connect.value.0),
             tags: values(raw.tags).map(|tag| tag.0).collect(),
             serve: raw.serve.and_then(|serve| serve.value.0),
             relay: raw.relay.map(|relay| relay.value.0).unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use natpunch_os::secret;
-use natpunch_types::PunchSpec;
+use natpunch_types::{Connect, PunchSpec};
 
 use super::{Check, values};
 use crate::file::encrypted::Encrypted;
@@ -26,6 +26,7 @@ pub(super) struct MeshSection {
     pub(super) lans: Vec<IpNet>,
     pub(super) generation: Option<u64>,
     pub(super) preshared_secret: Option<SecretSource>,
+    pub(super) connect: Connect,
 }
 
 impl Check<'_> {
@@ -40,6 +41,7 @@ impl Check<'_> {
         let RawMesh {
             name,
             networks,
+            connect,
             lans,
             generation,
             preshared_secret_file,
@@ -98,6 +100,7 @@ impl Check<'_> {
             generation: generation.map(|number| number.value.0),
             lans: values(lans).map(|lan| lan.0).collect(),
             preshared_secret: preshared_secret.map(|(secret, _)| secret),
+            connect: connect.map(|connect| connect.value.0).unwrap_or_default(),
         })
     }
 

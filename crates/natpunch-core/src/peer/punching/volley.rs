@@ -362,7 +362,7 @@ impl Peer {
     }
 
     /// Nothing is under way any more, and the ports that lead nowhere are closed.
-    pub(super) fn stop_punching(&mut self, env: &mut Env) {
+    pub(in crate::peer) fn stop_punching(&mut self, env: &mut Env) {
         self.punching.volley = None;
         self.punching.word.stage = Stage::Idle;
         env.pacer.end(&self.spec.key);
