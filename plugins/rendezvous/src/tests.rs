@@ -228,7 +228,7 @@ async fn a_node_at_rest_hears_at_its_doorbell_who_looks_for_it() {
         tag,
         blob: Arc::from([1; 150]),
     };
-    let on_demand = |peer: u8, rests| Interest {
+    let on_demand = |peer: u8, rests: bool| Interest {
         peer: key(peer).public_key(),
         connect: Connect::OnDemand,
         wanted: !rests,

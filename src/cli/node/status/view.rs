@@ -261,17 +261,18 @@ mod tests {
     #[test]
     fn the_summary_says_how_many_are_connected_and_how() {
         let mut counts = Counts {
-            peers: 60,
+            peers: 61,
             connected: 57,
             direct: 51,
             relayed: 4,
             lan: 2,
+            resting: 1,
             down: 3,
             plain_away: 0,
         };
         assert_eq!(
             counts.to_string(),
-            "57 of 60 connected: 51 direct, 4 relayed, 2 LAN; 3 down"
+            "57 of 61 connected: 51 direct, 4 relayed, 2 LAN; 1 resting, 3 down"
         );
         counts = Counts {
             peers: 2,
