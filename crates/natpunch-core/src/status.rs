@@ -85,6 +85,16 @@ pub enum Filtering {
     AddressAndPortDependent,
 }
 
+impl Filtering {
+    /// Whether whatever comes from an address that was sent to is let in, from any port.
+    pub fn lets_in_any_port(self) -> bool {
+        match self {
+            Self::EndpointIndependent | Self::AddressDependent | Self::NotByPort => true,
+            Self::AddressAndPortDependent => false,
+        }
+    }
+}
+
 impl fmt::Display for Filtering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

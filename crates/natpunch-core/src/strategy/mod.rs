@@ -77,7 +77,8 @@ impl Pair<'_> {
     /// The opener's ports depend on the destination, and it lets the sweeper in: the sweeper's port
     /// is known, or does not matter.
     fn is_hard_with_findable(&self) -> bool {
-        let lets_in = self.opener.filtering.v4.is_some_and(is_by_address);
+        let filtering = self.opener.filtering.v4;
+        let lets_in = filtering.is_some_and(Filtering::lets_in_any_port);
         self.opener.is_hard() && (self.sweeper.is_easy() || lets_in)
     }
 
@@ -104,14 +105,6 @@ impl Pair<'_> {
     fn is_poison_prone(&self) -> bool {
         let mut sides = self.sides().into_iter();
         sides.any(|side| side.poison_prone == Some(true))
-    }
-}
-
-/// Whatever comes from an address that was sent to is let in.
-fn is_by_address(filtering: Filtering) -> bool {
-    match filtering {
-        Filtering::EndpointIndependent | Filtering::AddressDependent | Filtering::NotByPort => true,
-        Filtering::AddressAndPortDependent => false,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Why a path is direct, or is not, and what would make it so.
 
-use natpunch_core::{CandidateStatus, NatStatus, NotProbed, PathKind, PeerState};
+use natpunch_core::{
+    CandidateStatus, Filtering, NatStatus, NotProbed, PathKind, PeerState, PortPattern,
+};
 use natpunch_types::{AddressClass, CandidateKind, Mapping, RelayPolicy, classify};
 
 use super::{Facts, nat};
@@ -149,10 +151,11 @@ pub(super) fn same_lan(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// Both NATs hand out another port for every destination.
+/// Both NATs hand out another port for every destination, and neither can be guessed.
 pub(super) fn both_hard(facts: &Facts<'_>) -> Option<String> {
     let (own, peer) = nats(facts)?;
-    if !(is_hard(own) && is_hard(peer)) {
+    let is_hopeless = is_hard(own) && is_hard(peer) && hard_one(facts).is_none();
+    if !is_hopeless {
         return None;
     }
     let forward = forward(facts);
@@ -307,14 +310,25 @@ fn is_hard(nat: &NatStatus) -> bool {
     nat.mapping == Some(Mapping::EndpointDependent)
 }
 
-/// The hard NAT of a pair that has one and an easy one, and whose it is.
+/// The hard NAT of a pair whose ports can be guessed, and whose it is: the other NAT is easy, or does
+/// not matter, since this one lets in any port of an address that was sent to, or both go in sequence.
 fn hard_one<'a>(facts: &Facts<'a>) -> Option<(&'a NatStatus, &'static str)> {
     let (own, peer) = nats(facts)?;
-    match (is_hard(own), is_hard(peer)) {
-        (true, false) => Some((own, "this node's")),
-        (false, true) => Some((peer, "the peer's")),
-        _ => None,
-    }
+    let lets_in = |nat: &NatStatus| nat.filtering.is_some_and(Filtering::lets_in_any_port);
+    let in_sequence = |nat: &NatStatus| nat.ports == PortPattern::Sequential;
+    let is_own = match (is_hard(own), is_hard(peer)) {
+        (false, false) => return None,
+        (true, false) => true,
+        (false, true) => false,
+        (true, true) if lets_in(own) => true,
+        (true, true) if lets_in(peer) => false,
+        (true, true) if in_sequence(own) && in_sequence(peer) => true,
+        (true, true) => return None,
+    };
+    Some(match is_own {
+        true => (own, "this node's"),
+        false => (peer, "the peer's"),
+    })
 }
 
 /// The change that helps: of a router before a NAT that is hard, to be asked for a port mapping; else,

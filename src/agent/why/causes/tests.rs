@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_core::{
-    CandidateStatus, LocalStatus, NatStatus, NotProbed, PeerState, PortPattern, ProbeStatus,
-    PunchStatus,
+    CandidateStatus, Filtering, LocalStatus, NatStatus, NotProbed, PeerState, PortPattern,
+    ProbeStatus, PunchStatus,
 };
 use natpunch_types::{LocalSocket, Mapping, RelayPolicy, RelayUse, Time};
 
@@ -218,6 +218,11 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
         ..own(nat)
     };
     let no_pins = |nat| NatStatus { pins: false, ..nat };
+    let lets_in = |nat| NatStatus {
+        filtering: Some(Filtering::AddressDependent),
+        ..nat
+    };
+    let in_sequence = || nat(Mapping::EndpointDependent, PortPattern::Sequential);
     let no_guesses = |nat| NatStatus {
         guesses: false,
         ..nat
@@ -425,6 +430,26 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
                     p.relay_policy = RelayPolicy::Never;
                 }),
             ),
+        ),
+        (
+            "both NATs hard, one lets in any port, and nothing came of the guesses",
+            "firewall",
+            pair(hard(), relayed(lets_in(hard()))),
+        ),
+        (
+            "both NATs hard, the peer's lets in any port, no nft there",
+            "no-source-ports",
+            pair(hard(), relayed(no_pins(lets_in(hard())))),
+        ),
+        (
+            "both NATs hard, this one lets in any port, spray = false there",
+            "guesses-forbidden",
+            pair(lets_in(hard()), relayed(no_guesses(hard()))),
+        ),
+        (
+            "both NATs hard and in sequence, no nft here",
+            "no-source-ports",
+            pair(no_pins(in_sequence()), relayed(in_sequence())),
         ),
         (
             "hard NAT with several addresses",
