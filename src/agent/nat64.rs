@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natpunch_types::{DeviceSnapshot, HostNetwork, IPV4_ONLY_NAME, Nat64};
+use natpunch_types::{DeviceSnapshot, HostNetwork, IPV4_ONLY_NAME, IcmpError, Nat64};
 use natpunch_wg::PinSet;
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
@@ -73,6 +73,14 @@ impl Search {
             *endpoint = self.inward(*endpoint);
         }
         Cow::Owned(snapshot)
+    }
+
+    /// What a router says, in the addresses that the core knows.
+    pub(super) fn error(&self, error: IcmpError) -> IcmpError {
+        match self.found {
+            Some(nat64) => error.inward(&nat64),
+            None => error,
+        }
     }
 
     /// Pins as WireGuard's packets need them.

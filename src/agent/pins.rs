@@ -260,7 +260,7 @@ impl Agent {
                 let path = PathId::from_port(port, source);
                 self.mesh.handle_datagram(path, None, &payload, now());
             }
-            PinEvent::Icmp(Ok(error)) => self.mesh.handle_icmp(&error, now()),
+            PinEvent::Icmp(Ok(error)) => self.mesh.handle_icmp(&self.nat64.error(error), now()),
             PinEvent::Icmp(Err(error)) => {
                 tracing::warn!(%error, "routers are not heard any more");
                 self.pins.icmp = None;

@@ -31,13 +31,12 @@ mod world;
 pub use client::ServerAddress;
 pub use link::LinkConfig;
 pub use nat::{
-    Allocation, Filtering, Mapping, Nat, NatConfig, Pool, Refusal, Timers, Unreachable,
-    Unsolicited, WhenFull,
+    Allocation, Filtering, Mapping, Nat, NatConfig, Pool, Refusal, Timers, Unsolicited, WhenFull,
 };
 pub use network::{GatewayConfig, GatewayId, HostId, Network, SegmentId};
 pub use node::DiscoveryConfig;
 pub use oracle::{Reach, Verdict, direct_path_possible, reach_with_other_ports};
-pub use packet::{DEFAULT_TTL, Icmp, IcmpError, Packet, Payload, Purpose};
+pub use packet::{DEFAULT_TTL, Packet, Payload, Purpose};
 pub use random::Random;
 pub use rendezvous::{Message as RendezvousMessage, Server as RendezvousServer};
 pub use server::Lie;

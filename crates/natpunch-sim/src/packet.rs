@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natpunch_rendezvous::wire::Kind;
+use natpunch_types::IcmpError;
 
-use crate::nat::Unreachable;
 use crate::network::HostId;
 use crate::{rendezvous, wireguard};
 
@@ -27,26 +27,10 @@ pub enum Payload {
     WireGuard(wireguard::Message),
     /// A message of the rendezvous model.
     Rendezvous(rendezvous::Message),
-    /// Not UDP: an ICMP error about a datagram that went from this packet's destination.
-    Icmp(Icmp),
-}
-
-/// An ICMP error (RFC 792): why a datagram did not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Icmp {
-    /// What happened to it.
-    pub error: IcmpError,
-    /// Where it went, as its sender sees it: rewritten by NATs.
-    pub about: SocketAddr,
-}
-
-/// What happened to a datagram, as ICMP says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IcmpError {
-    /// Its TTL was over (type 11).
-    TimeExceeded,
-    /// A router did not forward it (type 3).
-    Unreachable(Unreachable),
+    /// Not UDP: an ICMP error about a datagram that went from this packet's destination. Its sender
+    /// and source port are as they were where it was made; NATs rewrite the packet's, and its
+    /// destination to how the sender knows it.
+    Icmp(Box<IcmpError>),
 }
 
 /// To what end a node sends a datagram.
@@ -80,7 +64,7 @@ impl Payload {
             Self::WireGuard(message) => message.size(),
             Self::Raw(_) | Self::Rendezvous(_) => self.bytes().len() as u64,
             // What it quotes is the beginning of a packet (RFC 792).
-            Self::Icmp(_) => 28,
+            Self::Icmp(error) => 28 + error.payload.len() as u64,
         }
     }
 
@@ -120,8 +104,11 @@ impl fmt::Display for Payload {
             },
             Self::WireGuard(message) => write!(f, "wg {message}"),
             Self::Rendezvous(message) => write!(f, "rendezvous {message}"),
-            Self::Icmp(Icmp { error, about }) => {
-                write!(f, "icmp {error:?} of what went to {about}")
+            Self::Icmp(error) => {
+                let IcmpError {
+                    kind, destination, ..
+                } = &**error;
+                write!(f, "icmp {kind:?} of what went to {destination}")
             }
         }
     }
@@ -145,6 +132,18 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// The ICMP error that this is, as its receiver sees it.
+    pub(crate) fn icmp_error(&self) -> Option<IcmpError> {
+        let Payload::Icmp(error) = &self.payload else {
+            return None;
+        };
+        Some(IcmpError {
+            from: self.source.ip(),
+            source_port: self.destination.port(),
+            ..(**error).clone()
+        })
+    }
+
     /// A datagram with the default TTL.
     pub fn new(source: SocketAddr, destination: SocketAddr, payload: Payload) -> Self {
         Self {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::nat::Unreachable;
-use crate::packet::{Icmp, IcmpError, Packet, Payload};
+use natpunch_types::{IcmpError, IcmpKind};
+
+use crate::packet::{Packet, Payload};
 use crate::trace::{Entry, What};
 
 const MAGIC: u32 = 0xa1b2_c3d4;
@@ -56,8 +57,8 @@ fn file_header() -> Vec<u8> {
 
 fn ip(packet: &Packet) -> Vec<u8> {
     let (source, destination) = (packet.source, packet.destination);
-    let (protocol, content) = match packet.payload {
-        Payload::Icmp(icmp) => (ICMP, icmp_error(icmp, destination)),
+    let (protocol, content) = match &packet.payload {
+        Payload::Icmp(error) => (ICMP, icmp_error(error, destination)),
         _ => {
             let payload = packet.payload.to_bytes();
             let mut datagram = udp_header(source, destination, payload.len());
@@ -111,15 +112,22 @@ fn udp_header(source: SocketAddr, destination: SocketAddr, length: usize) -> Vec
 }
 
 /// RFC 792: the error, and the beginning of what it is about.
-fn icmp_error(icmp: Icmp, sender: SocketAddr) -> Vec<u8> {
-    let (kind, code) = match icmp.error {
-        IcmpError::TimeExceeded => (11, 0),
-        IcmpError::Unreachable(Unreachable::Port) => (3, 3),
-        IcmpError::Unreachable(Unreachable::Prohibited) => (3, 13),
+fn icmp_error(error: &IcmpError, sender: SocketAddr) -> Vec<u8> {
+    let (kind, code) = match error.kind {
+        IcmpKind::TimeExceeded => (11, 0),
+        IcmpKind::PortUnreachable => (3, 3),
+        IcmpKind::Prohibited => (3, 13),
     };
+    let (about, quoted) = (error.destination, &error.payload);
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    message.extend(ip_header((sender.ip(), icmp.about.ip()), UDP, 1, 8));
-    message.extend(udp_header(sender, icmp.about, 0));
+    message.extend(ip_header(
+        (sender.ip(), about.ip()),
+        UDP,
+        1,
+        8 + quoted.len(),
+    ));
+    message.extend(udp_header(sender, about, quoted.len()));
+    message.extend(quoted);
     let sum = checksum(&[message.clone()]);
     message[2..4].copy_from_slice(&sum);
     message
@@ -197,11 +205,14 @@ mod tests {
     /// A receiver adds all up, the checksum too, and gets zero (RFC 1071).
     #[test]
     fn every_checksum_is_right() {
-        let icmp = Icmp {
-            error: IcmpError::TimeExceeded,
-            about: "198.51.100.7:9".parse().unwrap(),
+        let error = IcmpError {
+            kind: IcmpKind::TimeExceeded,
+            from: IpAddr::from([192, 0, 2, 1]),
+            source_port: 4_000,
+            destination: "198.51.100.7:9".parse().unwrap(),
+            payload: vec![1, 2, 3],
         };
-        let error = icmp_error(icmp, "10.0.0.2:4000".parse().unwrap());
+        let error = icmp_error(&error, "10.0.0.2:4000".parse().unwrap());
         assert_eq!(checksum(&[error]), [0, 0]);
         let header = ip_header(
             (IpAddr::from([10, 0, 0, 2]), IpAddr::from([1, 1, 1, 1])),

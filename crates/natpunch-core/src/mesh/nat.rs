@@ -133,6 +133,7 @@ impl Mesh {
     pub fn handle_icmp(&mut self, error: &IcmpError, now: Time) {
         match error.kind {
             IcmpKind::TimeExceeded => self.env.hops.handle_icmp(error),
+            IcmpKind::PortUnreachable => {}
             IcmpKind::Prohibited => {
                 // One volley is under way at a time.
                 if let Some(peer) = self.env.pacer.sweeping() {

@@ -151,7 +151,9 @@ impl Hops {
             && error.destination == run.server
             && sent.starts_with(&error.payload);
         if is_ours {
-            run.note(NonZeroU16::new(error.source_port), is_global(error.from));
+            // The server is one of IPv4. A router of IPv6 is before the NAT64, or that itself.
+            let is_public = error.from.is_ipv4() && is_global(error.from);
+            run.note(NonZeroU16::new(error.source_port), is_public);
         }
     }
 
@@ -254,6 +256,8 @@ mod tests {
             assert_eq!(count(&[home, None, None, public], quoted), None);
             assert_eq!(count(&[public], quoted), Some(1));
         }
+        let before_nat64 = Some("2001:470::1");
+        assert_eq!(count(&[before_nat64, before_nat64, public], 0), Some(3));
         assert_eq!(count(&[home], 0), Some(2), "the server is the first");
         assert_eq!(count(&[None; 9], 0), None);
         assert_eq!(count(&[home; 9], 0), None);

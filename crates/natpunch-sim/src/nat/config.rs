@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use natpunch_types::IcmpKind;
+
 /// The lowest port that a NAT hands out.
 pub(super) const LOWEST_PORT: u16 = 1024;
 
@@ -103,22 +105,13 @@ impl Timers {
     };
 }
 
-/// Why a router says that it did not forward a packet (ICMP type 3; RFC 1812, 5.2.7.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreachable {
-    /// Code 3: nobody listens at that port.
-    Port,
-    /// Code 13: an administrator forbids it.
-    Prohibited,
-}
-
 /// What happens to a packet from outside that no session or mapping lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsolicited {
     /// Nothing is remembered.
     Drop,
     /// Nothing is remembered, and the sender is told by ICMP.
-    Reject(Unreachable),
+    Reject(IcmpKind),
     /// It is taken as the router's own, and so leaves a session that occupies the very five-tuple
     /// that an inside host is about to use: Linux with an accepting INPUT chain on the outside
     /// ("poison").

@@ -17,8 +17,7 @@ use crate::random::Random;
 use allocation::nth_after;
 use config::LOWEST_PORT;
 pub use config::{
-    Allocation, Filtering, Mapping, NatConfig, Pool, Refusal, Timers, Unreachable, Unsolicited,
-    WhenFull,
+    Allocation, Filtering, Mapping, NatConfig, Pool, Refusal, Timers, Unsolicited, WhenFull,
 };
 
 /// What one external port stands for.

@@ -14,6 +14,8 @@ pub(super) struct Leg {
     pub(super) back: Place,
 }
 
+/// So much of a datagram's payload is quoted: an error has at most 576 bytes (RFC 1812, 4.3.2.3).
+const QUOTED: usize = 576 - 2 * 28;
 /// The routers of links, by their address.
 const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -24,10 +26,8 @@ impl Network {
             || attachment.addresses.contains(&packet.destination.ip());
         let passed = attachment.firewall.as_mut().is_none_or(|firewall| {
             let (source, destination) = (packet.source, packet.destination);
-            let passed = match packet.payload {
-                Payload::Icmp(Icmp { about, .. }) => {
-                    firewall.inbound_error(destination, about, now)
-                }
+            let passed = match &packet.payload {
+                Payload::Icmp(error) => firewall.inbound_error(destination, error.destination, now),
                 _ => firewall.inbound(source, destination, now),
             };
             passed.is_ok()
@@ -138,14 +138,14 @@ impl Network {
             nat.refresh(packet.source, packet.destination, now, &mut self.random);
             note(What::Dropped("TTL expired"), &packet);
             let back = Place::Segment(inside);
-            return self.answer_by_error(IcmpError::TimeExceeded, id, &packet, back, now);
+            return self.answer_by_error(IcmpKind::TimeExceeded, id, &packet, back, now);
         }
-        if let Payload::Icmp(icmp) = &mut packet.payload {
-            let about = nat.outbound_error(icmp.about, packet.destination, now);
+        if let Payload::Icmp(error) = &mut packet.payload {
+            let about = nat.outbound_error(error.destination, packet.destination, now);
             let Ok(about) = about else {
                 return note(What::Dropped("an error about no session"), &packet);
             };
-            icmp.about = about;
+            error.destination = about;
             if nat.config().translates {
                 packet.source.set_ip(about.ip());
             }
@@ -193,23 +193,19 @@ impl Network {
             return note(What::Dropped("address family not forwarded"), &packet);
         };
         let (inside, outside) = (*inside, Place::Segment(*outside));
-        let result = match packet.payload {
-            Payload::Icmp(Icmp { about, .. }) => nat.inbound_error(packet.destination, about, now),
+        let result = match &packet.payload {
+            Payload::Icmp(error) => nat.inbound_error(packet.destination, error.destination, now),
             _ => nat.inbound(packet.source, packet.destination, now),
         };
         match (result, nat.config().unsolicited) {
-            (
-                Err(why @ (Refusal::NoMapping | Refusal::Filtered)),
-                Unsolicited::Reject(unreachable),
-            ) => {
+            (Err(why @ (Refusal::NoMapping | Refusal::Filtered)), Unsolicited::Reject(kind)) => {
                 note(What::Dropped(refusal_text(why)), &packet);
-                let error = IcmpError::Unreachable(unreachable);
-                self.answer_by_error(error, id, &packet, outside, now);
+                self.answer_by_error(kind, id, &packet, outside, now);
             }
             (Err(why), _) => note(What::Dropped(refusal_text(why)), &packet),
             (Ok(_), _) if !packet.cross(1) => {
                 note(What::Dropped("TTL expired"), &packet);
-                self.answer_by_error(IcmpError::TimeExceeded, id, &packet, outside, now);
+                self.answer_by_error(IcmpKind::TimeExceeded, id, &packet, outside, now);
             }
             (Ok(destination), _) => {
                 note(What::ForwardedTo(destination), &packet);
@@ -281,8 +277,8 @@ impl Network {
         };
         if !alive {
             note("TTL expired");
-            let error = IcmpError::TimeExceeded;
-            if let Some(packet) = self.error(error, ROUTER, &flight.packet) {
+            let kind = IcmpKind::TimeExceeded;
+            if let Some(packet) = self.error(kind, ROUTER, &flight.packet) {
                 let at = now + leg.config.delay;
                 self.start_flight(at, leg.back, None, packet);
             }
@@ -305,7 +301,7 @@ impl Network {
     /// A gateway tells the sender of a packet what happened to it.
     fn answer_by_error(
         &mut self,
-        error: IcmpError,
+        kind: IcmpKind,
         by: GatewayId,
         packet: &Packet,
         back: Place,
@@ -314,27 +310,34 @@ impl Network {
         let gateway = &self.gateways[by.0];
         let address = gateway.v4.as_ref().map_or(ROUTER, Nat::outside);
         let name = gateway.name.clone();
-        if let Some(packet) = self.error(error, address, packet) {
+        if let Some(packet) = self.error(kind, address, packet) {
             self.trace.record(now, &name, What::Sent, Some(&packet));
             self.start_flight(now, back, None, packet);
         }
     }
 
     /// The ICMP error about a packet; none about an error or a broadcast (RFC 1122, 3.2.2).
-    fn error(&mut self, error: IcmpError, by: IpAddr, packet: &Packet) -> Option<Packet> {
+    fn error(&mut self, kind: IcmpKind, by: IpAddr, packet: &Packet) -> Option<Packet> {
         let is_answered = !matches!(packet.payload, Payload::Icmp(_))
             && !is_multicast(packet.destination.ip())
             && packet.source.is_ipv4();
-        let icmp = Icmp {
-            error,
-            about: packet.destination,
-        };
         self.sent += u64::from(is_answered);
         let id = self.sent;
-        let by = SocketAddr::new(by, 0);
-        is_answered.then(|| Packet {
-            id,
-            ..Packet::new(by, packet.source, Payload::Icmp(icmp))
+        is_answered.then(|| {
+            let mut payload = packet.payload.to_bytes().into_owned();
+            payload.truncate(QUOTED);
+            let error = IcmpError {
+                kind,
+                from: by,
+                source_port: packet.source.port(),
+                destination: packet.destination,
+                payload,
+            };
+            let by = SocketAddr::new(by, 0);
+            Packet {
+                id,
+                ..Packet::new(by, packet.source, Payload::Icmp(error.into()))
+            }
         })
     }
 }

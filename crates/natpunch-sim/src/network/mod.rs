@@ -11,11 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_types::{AddressClass, Route, classify};
+use natpunch_types::{AddressClass, IcmpError, IcmpKind, Route, classify};
 
 use crate::link::{Link, LinkConfig, Way};
 use crate::nat::{Nat, NatConfig, Refusal, Unsolicited};
-use crate::packet::{Icmp, IcmpError, Packet, Payload, is_multicast};
+use crate::packet::{Packet, Payload, is_multicast};
 use crate::random::Random;
 use crate::trace::{Trace, What};
 

@@ -1,8 +1,7 @@
 //! The kinds of place that a node may be in, by the names that docs/nat.md has.
 
-use natpunch_sim::{
-    Allocation, Filtering, Mapping, NatConfig, Pool, Unreachable, Unsolicited, WhenFull,
-};
+use natpunch_sim::{Allocation, Filtering, Mapping, NatConfig, Pool, Unsolicited, WhenFull};
+use natpunch_types::IcmpKind;
 
 use crate::lab::{MINUTE, Side};
 
@@ -78,7 +77,7 @@ pub(crate) fn kinds() -> Vec<(&'static str, Side)> {
         ),
         (
             "rejects by ICMP",
-            home.with_unsolicited(Unsolicited::Reject(Unreachable::Port))
+            home.with_unsolicited(Unsolicited::Reject(IcmpKind::PortUnreachable))
                 .into(),
         ),
         ("ends sessions on ICMP", closes(home).into()),

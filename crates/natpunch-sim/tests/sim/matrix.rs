@@ -156,11 +156,15 @@ fn number(name: &str) -> Option<u64> {
     })
 }
 
-/// The seeds that the environment asks for, else this many.
+/// The seeds that the environment asks for (so many, or `FIRST..END`), else this many.
 pub(crate) fn seeds_or(usual: u64) -> Range<u64> {
-    match number("NATPUNCH_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("NATPUNCH_SIM_SEEDS").unwrap_or(usual),
+    if let Some(seed) = number("NATPUNCH_SIM_SEED") {
+        return seed..seed + 1;
+    }
+    let text = std::env::var("NATPUNCH_SIM_SEEDS").unwrap_or_default();
+    match text.split_once("..").map(|(a, b)| (a.parse(), b.parse())) {
+        Some((Ok(first), Ok(end))) => first..end,
+        _ => 0..number("NATPUNCH_SIM_SEEDS").unwrap_or(usual),
     }
 }
 

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use natpunch_sim::{
     GatewayConfig, GatewayId, HostId, Lie, LinkConfig, NatConfig, Network, Packet, Payload, Random,
-    Timers, Unreachable, Unsolicited, WhenFull,
+    Timers, Unsolicited, WhenFull,
 };
+use natpunch_types::IcmpKind;
 
 use crate::lab::{LAN, Lab, MS, SECOND, UPLINK, ip};
 use crate::servers::{add_victim, expect_victim_spared};
@@ -57,7 +58,7 @@ pub(crate) const FAULTS: [Fault; 38] = [
     }),
     fault("a router rejects and the other ends sessions", |scene| {
         scene.reconfigure(|nat| {
-            nat.unsolicited = Unsolicited::Reject(Unreachable::Prohibited);
+            nat.unsolicited = Unsolicited::Reject(IcmpKind::Prohibited);
             nat.icmp_closes = true;
         })
     }),
