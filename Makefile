@@ -31,7 +31,7 @@ quiet: ## the log of an hour in which nothing happens: of nodes, a hub that serv
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture quiet_hour | grep -E '^(measured|test )'
 
-sim-campaign: ## any pair of NATs with any fault, 100,000 seeds (25 minutes; NATPUNCH_SIM_SEEDS=1000 for fewer)
+sim-campaign: ## any pair of NATs with any fault, 100,000 seeds (an hour on two idle cores; NATPUNCH_SIM_SEEDS=1000 for fewer)
 	cargo test --release --locked -p natpunch-sim --test sim -- --ignored --nocapture campaign::
 
 outage: ## outages of 1 to 20 minutes without traffic, direct and relayed: a pair is back by itself (25 minutes)

@@ -17,6 +17,7 @@ mod ping;
 mod pins;
 pub mod plan;
 mod resolver;
+mod responses;
 mod resting;
 pub(crate) mod rollout;
 pub(crate) mod services;
@@ -63,6 +64,7 @@ use ping::Pings;
 use pins::Pins;
 pub use pins::{PinStatus, PinnedPath};
 use resolver::Resolver;
+use responses::Responses;
 use resting::Resting;
 use rollout::journal::Journal;
 use rollout::names::Names;
@@ -178,6 +180,7 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     resting: Resting,
+    responses: Responses,
     pins: Pins,
     route_mtus: RouteMtus,
     /// What carries WireGuard's packets where no UDP gets through.
@@ -270,6 +273,7 @@ impl Agent {
                 }
             },
             rested = self.resting.next() => self.on_rested(rested),
+            sent = self.responses.next() => self.on_response(sent),
             event = self.pins.next() => self.on_pin_event(event),
             Some(event) = sources.device.recv() => self.on_device(event).await?,
             Some(event) = sources.plugins.recv() => self.on_plugin(event),
@@ -374,6 +378,7 @@ impl Agent {
                     tracing::debug!(peer = %self.name_of(&peer), ?interval, "setting the keepalive");
                     self.device.set_keepalive(peer, interval);
                 }
+                Command::HearResponses(hears) => self.hear_responses(hears),
                 Command::SetMtu { peer, mtu } => self.route_mtus.set(peer, mtu),
                 Command::Ask(ask) => self.ask_plugins(ask),
                 Command::TakeMessage { peer, payload } => {

@@ -24,6 +24,7 @@ use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
 use super::resolver::Resolver;
+use super::responses::Responses;
 use super::resting::Resting;
 use super::rollout::journal::{Journal, boot_id};
 use super::rollout::names::{Names, revision_of};
@@ -326,6 +327,7 @@ impl Agent {
             device,
             raw,
             resting,
+            responses: Responses::default(),
             pins,
             route_mtus: RouteMtus::default(),
             plugins: Vec::new(),

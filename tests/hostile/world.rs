@@ -342,7 +342,8 @@ impl World {
                         | Command::TakeMessage { .. }
                         | Command::Rest { .. }
                         | Command::SetKeepalive { .. }
-                        | Command::SetMtu { .. } => {}
+                        | Command::SetMtu { .. }
+                        | Command::HearResponses(_) => {}
                         Command::SetEndpoint { peer, path, .. } => {
                             node.endpoints.push(path.endpoint());
                             node.mesh.handle_endpoint_set(peer, path, true, time);

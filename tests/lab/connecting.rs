@@ -176,6 +176,44 @@ lab_test!(
     }
 );
 
+/// Drops the first of WireGuard's handshake responses that a router forwards into the internet.
+const LOSES_A_RESPONSE: &str = "table inet lossy { chain out {
+    type filter hook postrouting priority -300;
+    oifname wan udp length 100 @th,64,32 0x02000000 limit rate 1/hour burst 1 packets counter drop
+} }";
+
+lab_test!(
+    a_handshake_response_that_is_lost_costs_a_moment_and_not_wireguards_five_seconds,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let (mut a, nat_a) = world.node_behind(Nat::PortPreserving, "a");
+        let (mut b, nat_b) = world.node_behind(Nat::PortPreserving, "b");
+        for router in [&nat_a, &nat_b] {
+            router.nft(LOSES_A_RESPONSE).unwrap();
+        }
+        world.write_mesh();
+        a.start();
+        a.wait_up();
+        let ping = a.ping(b.address, Duration::from_secs(20));
+        b.start();
+        let (answered, first) = ping.first(soon()).expect("a ping is answered");
+        assert_eq!(first.sequence, 1, "the first was lost");
+        let path = [&a, &b].map(|node| node.wait_log("first proven path", Instant::now()));
+        let path = path.into_iter().flatten().min().unwrap();
+        let took = answered.saturating_duration_since(path);
+        println!(
+            "measured: the first ping was answered {:.3} s after the path was there, though the \
+             handshake's response was lost",
+            took.as_secs_f64()
+        );
+        let lost = [&nat_a, &nat_b].map(|router| router.rules().unwrap());
+        let has_dropped = |rules: &String| rules.contains("counter packets 1 ");
+        assert!(lost.iter().any(has_dropped), "no response was lost");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+);
+
 lab_test!(
     two_nodes_in_one_lan_connect_with_no_server_at_all,
     60,

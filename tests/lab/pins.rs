@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::mesh::replace;
 use crate::pairs::{PATIENCE, assert_harmless};
+use crate::relay::iperf3;
 use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -276,23 +277,76 @@ lab_test!(
     }
 );
 
+/// wireguard-go stands for the kernel's WireGuard: neither knows of pins.
+fn use_wireguard_go(a: &mut Node, world: &World) {
+    let mut wireguard = std::process::Command::new("wireguard-go");
+    wireguard.arg(INTERFACE);
+    let mut started = a.host.spawn(wireguard).unwrap();
+    assert!(started.child().wait().unwrap().success());
+    let text = world.mesh.text();
+    let text = text.replacen("[interface]\n", "[interface]\nbackend = \"external\"\n", 1);
+    a.file = a.host.directory().unwrap().join("mesh.toml");
+    replace(&a.file, &text);
+}
+
 lab_test!(
     without_nftables_a_forwarder_sends_for_any_other_wireguard,
     300,
     |lab| {
-        // wireguard-go stands for the kernel's: neither knows of pins.
         let hard = Hard::start_after(lab, [Nat::Symmetric, Nat::PortPreserving], |a, world| {
             hide_nft(a);
-            let mut wireguard = std::process::Command::new("wireguard-go");
-            wireguard.arg(INTERFACE);
-            let mut started = a.host.spawn(wireguard).unwrap();
-            assert!(started.child().wait().unwrap().success());
-            let text = world.mesh.text();
-            let text = text.replacen("[interface]\n", "[interface]\nbackend = \"external\"\n", 1);
-            a.file = a.host.directory().unwrap().join("mesh.toml");
-            replace(&a.file, &text);
+            use_wireguard_go(a, world);
         });
         becomes_direct_without_nftables(hard, "forwarder");
+    }
+);
+
+/// Prints what one TCP connection carries by a path of this kind, each way, from a node with
+/// wireguard-go to one with the embedded device.
+fn measure_path(lab: Lab, kind: &str, nat: Nat, prepare: impl FnOnce(&mut Node)) {
+    let hard = Hard::start_after(lab, [nat, Nat::PortPreserving], |a, world| {
+        prepare(a);
+        use_wireguard_go(a, world);
+    });
+    hard.wait_direct();
+    let [a, b] = &hard.nodes;
+    let method = a.status().unwrap()["pins"]["method"].clone();
+    assert_eq!(pinned(a, b).is_some(), kind != "none");
+    assert!(kind == "none" || method == kind, "{method}");
+    for (way, words) in [("sent", &[][..]), ("received", &["--reverse"][..])] {
+        let report = iperf3(a, b, words);
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        println!(
+            "measured: pin: {kind}; {way} {:.0} Mbit/s",
+            rate.unwrap() / 1e6
+        );
+    }
+}
+
+lab_test!(
+    #[ignore = "a minute: make measure"]
+    measure_pins_none,
+    300,
+    |lab| {
+        measure_path(lab, "none", Nat::PortPreserving, |_| ());
+    }
+);
+
+lab_test!(
+    #[ignore = "a minute: make measure"]
+    measure_pins_by_nftables,
+    300,
+    |lab| {
+        measure_path(lab, "nftables", Nat::Symmetric, |_| ());
+    }
+);
+
+lab_test!(
+    #[ignore = "a minute: make measure"]
+    measure_pins_by_forwarder,
+    300,
+    |lab| {
+        measure_path(lab, "forwarder", Nat::Symmetric, |a| hide_nft(a));
     }
 );
 

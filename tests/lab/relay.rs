@@ -329,7 +329,7 @@ lab_test!(
 );
 
 /// The report of `iperf3` from one node to another, with these words more.
-fn iperf3(from: &Node, to: &Node, words: &[&str]) -> Value {
+pub(crate) fn iperf3(from: &Node, to: &Node, words: &[&str]) -> Value {
     let at = to.address.to_string();
     let mut server = std::process::Command::new("iperf3");
     server

@@ -312,6 +312,19 @@ impl Entry {
         percent.filter(|_| judged >= ENOUGH_PINGS)
     }
 
+    /// The ping that is due now leaves later, and so do those of its burst that come after it.
+    pub(crate) fn hold_back(&mut self, until: Time, now: Time) {
+        self.next_ping = Some(until);
+        if self.burst.offset(self.step).is_some() {
+            self.burst_started += until.since(now);
+        }
+    }
+
+    /// When the last answer to its burst may be there.
+    pub(crate) fn burst_ends(&self) -> Time {
+        self.burst_started + self.burst.duration()
+    }
+
     /// It passes through a relay.
     pub(crate) fn is_relay(&self) -> bool {
         self.kind == CandidateKind::Relay

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{Ask, PeerKey, RateBudget};
+use natpunch_types::{Ask, PeerKey, Rate, RateBudget};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
@@ -106,6 +106,13 @@ impl Outbox {
         self.commands.push_back(Command::SourcePorts(ports));
     }
 
+    /// The newest word counts.
+    pub(crate) fn hear_responses(&mut self, hears: bool) {
+        self.commands
+            .retain(|queued| !matches!(queued, Command::HearResponses(_)));
+        self.commands.push_back(Command::HearResponses(hears));
+    }
+
     pub(crate) fn find_route(&mut self, peer: PeerKey, destination: IpAddr) {
         self.commands
             .push_back(Command::FindRoute { peer, destination });
@@ -129,6 +136,50 @@ fn push<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
     queue.push_back(item);
 }
 
+/// The node's budget of pings. Who finds it empty is told when to come again, each another moment:
+/// so all who wait are served in turn, and nobody twice while another waits for a first time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PingBudget {
+    budget: RateBudget,
+    /// From one turn to the next.
+    interval: Duration,
+    last_turn: Time,
+}
+
+impl PingBudget {
+    /// A full budget.
+    pub(crate) const fn per_second(pings: u64) -> Self {
+        Self {
+            budget: RateBudget::new(Rate::per_second(pings, pings)),
+            interval: Duration::from_micros(1_000_000 / pings),
+            last_turn: Time::ZERO,
+        }
+    }
+
+    /// Takes one ping; false if none is left.
+    pub(crate) fn take(&mut self, now: Time) -> bool {
+        self.budget.take(now)
+    }
+
+    /// Whether so many are left.
+    pub(crate) fn has_left(&self, pings: u64, now: Time) -> bool {
+        let mut budget = self.budget;
+        budget.take_units(pings, now)
+    }
+
+    /// The earliest moment at which one may be left.
+    pub(crate) fn available_at(&self) -> Option<Time> {
+        self.budget.available_at()
+    }
+
+    /// When to come again, behind all who wait already.
+    pub(crate) fn turn(&mut self, now: Time) -> Time {
+        let free = self.available_at().unwrap_or(now).max(now);
+        self.last_turn = free.max(self.last_turn + self.interval);
+        self.last_turn
+    }
+}
+
 /// What all peers share.
 pub(crate) struct Env {
     pub(crate) rng: ChaCha20Rng,
@@ -138,7 +189,7 @@ pub(crate) struct Env {
     /// The MTU of WireGuard's interface.
     pub(crate) mtu: u32,
     pub(crate) local: Local,
-    pub(crate) pings: RateBudget,
+    pub(crate) pings: PingBudget,
     pub(crate) pongs: RateBudget,
     /// Peers that WireGuard is told to put to rest.
     pub(crate) rests: RateBudget,

@@ -9,12 +9,12 @@ use std::time::Duration;
 use natpunch_types::{
     Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork, InstanceName, Interest, PathId,
     PeerKey, Pins, ProbeTag, Rate, RateBudget, RecordTag, RelayUse, Route, Running, SealedRecord,
-    canonical, is_initiation_for, resting_endpoint,
+    canonical, is_initiation_for, is_response_for, resting_endpoint,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::env::{Env, Outbox};
+use crate::env::{Env, Outbox, PingBudget};
 use crate::gather::Local;
 use crate::keys::PairKeys;
 use crate::messages::{peer_message, probe, size};
@@ -98,6 +98,10 @@ pub struct Mesh {
     direct: BTreeSet<PeerKey>,
     /// The peers at rest.
     resting: BTreeSet<PeerKey>,
+    /// The peers of which a handshake may come now, and whether the shell was told to hear what
+    /// WireGuard answers.
+    answered: BTreeSet<PeerKey>,
+    hears_responses: bool,
     interest: Notice<Arc<[Interest]>>,
     records: Notice<Vec<(CandidateKind, SocketAddr)>>,
     record_counter: u64,
@@ -132,7 +136,7 @@ impl Mesh {
                 overlay: Vec::new(),
                 mtu: spec.mtu,
                 local: Local::default(),
-                pings: RateBudget::new(Rate::per_second(PINGS_PER_SECOND, PINGS_PER_SECOND)),
+                pings: PingBudget::per_second(PINGS_PER_SECOND),
                 pongs: RateBudget::new(Rate::per_second(PONGS_PER_SECOND, PONGS_PER_SECOND)),
                 rests: RateBudget::new(RESTS),
                 messages: RateBudget::new(MESSAGES),
@@ -159,6 +163,8 @@ impl Mesh {
             relays: BTreeMap::new(),
             direct: BTreeSet::new(),
             resting: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            hears_responses: false,
             interest: Notice::default(),
             records: Notice::default(),
             record_counter: 0,
@@ -264,6 +270,7 @@ impl Mesh {
         self.direct.remove(key);
         self.resting.remove(key);
         self.sealed.remove(key);
+        self.answered.remove(key);
         self.env.local.sightings.forget(key);
         self.env.out.forget_endpoint(key);
         self.env.out.forget_meet(key);
@@ -435,6 +442,20 @@ impl Mesh {
         };
         self.with_peer(&key, now, |peer, env| {
             peer.handle_initiation(datagram, env, now)
+        });
+        self.flush(now);
+    }
+
+    /// A handshake response that WireGuard has sent by this path. Whom it answers gets copies, as far
+    /// as its handshake was expected.
+    pub fn handle_response(&mut self, path: PathId, datagram: &[u8], now: Time) {
+        let path = path.with_remote(canonical(path.remote));
+        let is_meant = |key: &PeerKey| is_response_for(key, datagram);
+        let Some(key) = self.answered.iter().copied().find(is_meant) else {
+            return;
+        };
+        self.with_peer(&key, now, |peer, _| {
+            peer.handle_response(path, datagram, now);
         });
         self.flush(now);
     }
@@ -657,6 +678,10 @@ impl Mesh {
             }
             self.timers.extend(next.map(|next| (next, *key)));
         }
+        match peer.expects_response(now) {
+            true => _ = self.answered.insert(*key),
+            false => _ = self.answered.remove(key),
+        }
         let relay = peer.relay_use(now);
         let before = match relay {
             RelayUse::Off => self.relays.remove(key),
@@ -708,6 +733,10 @@ impl Mesh {
         self.note_profile(now);
         if let Some(ports) = self.env.ports.take_changed() {
             self.env.out.source_ports(ports);
+        }
+        let hears = !self.answered.is_empty();
+        if std::mem::replace(&mut self.hears_responses, hears) != hears {
+            self.env.out.hear_responses(hears);
         }
         if self.interest.take_due(now) {
             let interest: Arc<[Interest]> = self

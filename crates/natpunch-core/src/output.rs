@@ -90,6 +90,10 @@ pub enum Command {
         /// What, at most [`PEER_MESSAGE_MAX`](natpunch_types::PEER_MESSAGE_MAX) bytes.
         payload: Vec<u8>,
     },
+    /// Hear the handshake responses of WireGuard that leave this host, and tell
+    /// `Mesh::handle_response`; or hear them no more. A host that can't hear them loses time where
+    /// one is lost.
+    HearResponses(bool),
     /// Ask the kernel which way it sends to an address, and tell `Mesh::handle_route`.
     FindRoute {
         /// The peer that may be there.

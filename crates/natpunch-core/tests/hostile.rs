@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use common::*;
 use natpunch_core::{Event, Mesh, PeerState, Time};
 use natpunch_types::{
@@ -291,6 +294,41 @@ fn many_peers_share_one_probe_budget() {
         now += ms(5);
     }
     assert!((250..=750).contains(&sent), "{sent} pings in 2 s");
+}
+
+#[test]
+fn each_address_is_asked_in_the_first_round_however_many_peers_are_found_at_once() {
+    const PEERS: u8 = 200;
+    let numbers: Vec<u8> = (2..2 + PEERS).collect();
+    let mut mesh = Mesh::new(spec(1, &numbers), [0; 32], Time::ZERO);
+    let mut now = Time::from_millis(5);
+    for number in &numbers {
+        for port in 1000..1003 {
+            let address = addr(&format!("198.51.100.{number}:{port}"));
+            mesh.handle_candidate(public(*number), candidate(address), now);
+        }
+    }
+    let addresses = usize::from(PEERS) * 3;
+    let mut asked: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    let mut run_until = |asked: &mut BTreeMap<SocketAddr, usize>, end: u64| {
+        while now < Time::from_millis(end) {
+            mesh.handle_timeout(now);
+            for transmit in std::iter::from_fn(|| mesh.poll_transmit()) {
+                *asked.entry(transmit.path.remote).or_default() += 1;
+            }
+            now = mesh.poll_timeout().unwrap().max(now + ms(1));
+        }
+    };
+    // 600 first pings at 250 a second, of which 250 may leave at once.
+    run_until(&mut asked, 3_000);
+    assert_eq!(asked.len(), addresses, "each has been asked once");
+    // A burst has eight.
+    run_until(&mut asked, 21_000);
+    let (least, most) = (asked.values().min(), asked.values().max());
+    assert!(least >= Some(&8) && most <= Some(&12), "{least:?} {most:?}");
+    run_until(&mut asked, 60_000);
+    let sent: usize = asked.values().sum();
+    assert!(sent <= 250 * 61, "{sent} pings in a minute");
 }
 
 // Records.

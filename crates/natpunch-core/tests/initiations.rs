@@ -113,7 +113,7 @@ fn what_is_no_initiation_for_the_peer_at_that_endpoint_is_ignored() {
     let mut bytes = vec![3; INITIATION_LEN];
     bytes[..4].copy_from_slice(&[1, 0, 0, 0]);
     for (endpoint, keyed_by) in [(peer, own), (own, peer)] {
-        natpunch_types::sign_initiation(&keyed_by, &mut bytes);
+        natpunch_types::sign_handshake(&keyed_by, &mut bytes);
         world.with(0, |mesh, now| {
             mesh.handle_initiation(resting_endpoint(&endpoint), &bytes, now);
         });

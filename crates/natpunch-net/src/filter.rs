@@ -7,15 +7,22 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use natpunch_types::{INITIATION_LEN, Nat64, PROBE_MAGIC, RENDEZVOUS_MAGIC, canonical};
+use natpunch_types::{
+    INITIATION_LEN, Nat64, PROBE_MAGIC, RENDEZVOUS_MAGIC, RESPONSE_LEN, canonical,
+};
 
 /// STUN's magic cookie (RFC 8489, 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
 const STUN_HEADER: usize = 20;
 const UDP_HEADER: u32 = 8;
+const IPV6_HEADER: u32 = 40;
 const PROTOCOL_UDP: u32 = 17;
 /// Verdict: keep the whole packet.
 const WHOLE: u32 = u32::MAX;
+/// Where a program finds which way a packet goes (`SKF_AD_OFF + SKF_AD_PKTTYPE` of linux/filter.h),
+/// and what stands there of one that this host sends (`PACKET_OUTGOING` of linux/if_packet.h).
+const PACKET_TYPE: u32 = 0xffff_f004;
+const OUTGOING: u32 = 4;
 /// Where a load from the network header begins (`SKF_NET_OFF` of linux/filter.h).
 const NETWORK_HEADER: u32 = 0xfff0_0000;
 
@@ -105,6 +112,33 @@ pub(crate) fn rested(port: u16, network: [u8; 2], to: u16) -> Vec<Instruction> {
     // Message type 1, and three bytes that are zero.
     code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
     code.branch(op::IF_EQUAL, 1 << 24, Accept, Drop);
+    code.verdicts();
+    code.finish()
+}
+
+/// The program of a packet socket that sees packets of either family from their IP header on: it
+/// keeps WireGuard's handshake responses that leave this host, from whatever port.
+pub(crate) fn responses() -> Vec<Instruction> {
+    use Target::{Accept, Drop, Next, Skip};
+    let mut code = Assembler::default();
+    code.run(op::LOAD_BYTE, PACKET_TYPE);
+    code.branch(op::IF_EQUAL, OUTGOING, Next, Drop);
+    code.run(op::LOAD_BYTE, 0);
+    // IPv6 without extension headers, and then over the eight lines of IPv4.
+    code.branch(op::IF_AT_LEAST, 0x60, Next, Skip(5));
+    code.branch(op::IF_AT_LEAST, 0x70, Drop, Next);
+    code.run(op::LOAD_BYTE, 6);
+    code.branch(op::IF_EQUAL, PROTOCOL_UDP, Next, Drop);
+    code.run(op::X_CONSTANT, IPV6_HEADER);
+    code.branch(op::IF_AT_LEAST, 0, Skip(8), Next);
+    code.ipv4_udp();
+    code.run(op::LOAD_LENGTH, 0);
+    code.run(op::SUBTRACT_X, 0);
+    let length = UDP_HEADER + RESPONSE_LEN as u32;
+    code.branch(op::IF_EQUAL, length, Next, Drop);
+    // Message type 2, and three bytes that are zero.
+    code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
+    code.branch(op::IF_EQUAL, 2 << 24, Accept, Drop);
     code.verdicts();
     code.finish()
 }

@@ -14,6 +14,9 @@ const SERVER_V6: &str = "[2001:db8:ffff::7]:3478";
 fn passes(program: &[Instruction], packet: &[u8], start: usize) -> bool {
     let view = &packet[start.min(packet.len())..];
     let load = |offset: u32, size: usize| -> Option<u32> {
+        if offset == PACKET_TYPE {
+            return Some(OUTGOING);
+        }
         let bytes = match offset.checked_sub(NETWORK_HEADER) {
             Some(offset) => packet.get(offset as usize..offset as usize + size)?,
             None => view.get(offset as usize..offset as usize + size)?,
@@ -563,5 +566,40 @@ fn of_what_goes_to_resting_endpoints_only_wireguards_initiations_pass() {
     }
     for length in 0..good.len() {
         assert!(!passes(&program, &good[..length], 0), "{length}");
+    }
+}
+
+#[test]
+fn of_what_leaves_only_wireguards_responses_pass() {
+    let program = responses();
+    let message = |first: [u8; 4], length: usize| {
+        let mut message = vec![0xaa; length];
+        message[..4].copy_from_slice(&first);
+        udp(PORT, 9, &message)
+    };
+    let by_ipv6 = |segment: &[u8]| {
+        let mut packet = vec![0; 40];
+        (packet[0], packet[6]) = (0x60, 17);
+        [&packet, segment].concat()
+    };
+    let good = message([2, 0, 0, 0], RESPONSE_LEN);
+    let packets = [ipv4(0, &good), ipv4(3, &good), by_ipv6(&good)];
+    assert!(packets.iter().all(|packet| passes(&program, packet, 0)));
+    for packet in &packets {
+        for length in 0..packet.len() {
+            assert!(!passes(&program, &packet[..length], 0), "{length}");
+        }
+    }
+    let mut by_tcp = by_ipv6(&good);
+    by_tcp[6] = 6;
+    assert!(!passes(&program, &by_tcp, 0));
+    for bad in [
+        message([1, 0, 0, 0], RESPONSE_LEN),
+        message([2, 0, 0, 1], RESPONSE_LEN),
+        message([2, 0, 0, 0], RESPONSE_LEN + 1),
+        message([4, 0, 0, 0], RESPONSE_LEN),
+    ] {
+        assert!(!passes(&program, &ipv4(0, &bad), 0), "{bad:02x?}");
+        assert!(!passes(&program, &by_ipv6(&bad), 0), "{bad:02x?}");
     }
 }

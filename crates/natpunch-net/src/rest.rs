@@ -100,16 +100,16 @@ fn listen(port: u16) -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
     attach(&socket, &rested(port, RESTING_NETWORK, RESTING_PORT)).map_err(io::Error::other)?;
     socket.set_nonblocking(true)?;
-    bind(socket.as_raw_fd(), &loopback()?)?;
+    bind_packets(&socket, libc::ETH_P_IP, if_nametoindex("lo")?)?;
     readable(socket)
 }
 
-/// IPv4 on the loopback interface.
-fn loopback() -> io::Result<LinkAddr> {
+/// Has a packet socket see this protocol on this interface; 0 is all.
+pub(crate) fn bind_packets(socket: &Socket, protocol: i32, interface: u32) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
-        sll_ifindex: if_nametoindex("lo")? as i32,
+        sll_protocol: (protocol as u16).to_be(),
+        sll_ifindex: interface as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -119,5 +119,6 @@ fn loopback() -> io::Result<LinkAddr> {
     // SAFETY: the pointer is to a whole `sockaddr_ll` with its family, of the length that is given,
     // which is copied before this function returns.
     let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
-    address.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(bind(socket.as_raw_fd(), &address)?)
 }

@@ -142,6 +142,9 @@ pub(crate) struct Node {
     /// What the device last sent to each peer that rests: the bytes that the agent has, and the
     /// message that they stand for.
     pub(crate) rested: BTreeMap<PeerKey, (Vec<u8>, wireguard::Message)>,
+    /// Whether the agent listens for what WireGuard answers, and what it has heard last.
+    pub(crate) hears_responses: bool,
+    responses: BTreeMap<PeerKey, (Vec<u8>, wireguard::Message)>,
     /// What its agent measures of the NAT has these bits the other way round.
     pub(crate) distortion: [u8; 3],
     pub(crate) record_counter: u64,
@@ -223,6 +226,8 @@ impl Node {
             flows: BTreeMap::new(),
             has_run: false,
             rested: BTreeMap::new(),
+            hears_responses: false,
+            responses: BTreeMap::new(),
             distortion: [0; 3],
             record_counter: 0,
             events: Vec::new(),
@@ -381,10 +386,29 @@ impl Node {
         self.rested.insert(out.message.to, (bytes, out.message));
     }
 
+    /// The device sends something: this host's agent hears it if that is an answer that it listens
+    /// for.
+    pub(crate) fn hear_response(&mut self, out: Outgoing, now: Duration) {
+        let is_response = matches!(out.message.content, wireguard::Content::Response { .. });
+        if !is_response || !self.hears_responses {
+            return;
+        }
+        let bytes = out.message.outline();
+        let (time, port) = (self.clock(now), self.port_towards(out.to));
+        let path = match port == self.device.listen_port() {
+            true => PathId::wireguard(out.to),
+            false => path_from(port, out.to),
+        };
+        if let Some(agent) = &mut self.agent {
+            agent.mesh.handle_response(path, &bytes, time);
+        }
+        self.responses.insert(out.message.to, (bytes, out.message));
+    }
+
     /// The message of WireGuard's that these bytes are a copy of.
     pub(crate) fn wireguards(&self, bytes: &[u8]) -> Option<wireguard::Message> {
-        let mut rested = self.rested.values();
-        rested.find_map(|(copied, message)| (copied == bytes).then_some(*message))
+        let mut heard = self.rested.values().chain(self.responses.values());
+        heard.find_map(|(copied, message)| (copied == bytes).then_some(*message))
     }
 
     /// The rendezvous server answered.

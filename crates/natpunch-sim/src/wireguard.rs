@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_types::{
-    DevicePeer, DeviceSnapshot, PeerKey, is_resting, resting_endpoint, sign_initiation,
+    DevicePeer, DeviceSnapshot, PeerKey, is_resting, resting_endpoint, sign_handshake,
 };
 
 use crate::random::Random;
@@ -94,8 +94,8 @@ impl Message {
         let mut bytes = vec![kind, 0, 0, 0];
         bytes.extend(indices.into_iter().flat_map(u32::to_le_bytes));
         bytes.resize(self.size() as usize, 0);
-        if let Content::Initiation { .. } = self.content {
-            sign_initiation(to, &mut bytes);
+        if let Content::Initiation { .. } | Content::Response { .. } = self.content {
+            sign_handshake(to, &mut bytes);
         }
         bytes
     }

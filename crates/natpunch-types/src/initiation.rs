@@ -1,5 +1,5 @@
-//! WireGuard's handshake initiations, as far as others than WireGuard can read them, and where
-//! those go that have no way to the peer yet.
+//! WireGuard's handshake messages, as far as others than WireGuard can read them, and where
+//! initiations go that have no way to the peer yet.
 //!
 //! A peer without a path has a *resting endpoint*: a loopback address that nothing else uses. So
 //! WireGuard keeps the packets that wait for a session, and its initiation can be picked up there
@@ -15,6 +15,8 @@ use crate::PeerKey;
 
 /// Bytes of a handshake initiation (WireGuard's whitepaper, 5.4.2).
 pub const INITIATION_LEN: usize = 148;
+/// Bytes of a handshake response (WireGuard's whitepaper, 5.4.3).
+pub const RESPONSE_LEN: usize = 92;
 
 /// The first two bytes of all resting endpoints.
 pub const RESTING_NETWORK: [u8; 2] = [127, 79];
@@ -22,11 +24,11 @@ pub const RESTING_NETWORK: [u8; 2] = [127, 79];
 /// one that has it throws away what comes.
 pub const RESTING_PORT: u16 = 9;
 
-/// Message type 1, and three bytes that are zero.
-const TYPE: [u8; 4] = [1, 0, 0, 0];
-/// What `mac1` is made over, and where it stands.
-const BEFORE_MAC1: usize = 116;
-const MAC1_LEN: usize = 16;
+/// Message types 1 and 2, and three bytes that are zero.
+const INITIATION: [u8; 4] = [1, 0, 0, 0];
+const RESPONSE: [u8; 4] = [2, 0, 0, 0];
+/// Both end with `mac1`, which is made over all that is before it, and `mac2`, of this length each.
+const MAC_LEN: usize = 16;
 
 /// Where a peer without a path is. It follows from the key alone, so that neither a restart nor a
 /// reload moves a peer; of two peers at one endpoint, [`is_initiation_for`] tells which is meant.
@@ -46,29 +48,42 @@ pub fn is_resting(endpoint: SocketAddr) -> bool {
 
 /// Whether a datagram has the form of a handshake initiation.
 pub fn is_initiation(datagram: &[u8]) -> bool {
-    datagram.len() == INITIATION_LEN && datagram.starts_with(&TYPE)
+    datagram.len() == INITIATION_LEN && datagram.starts_with(&INITIATION)
+}
+
+/// Whether a datagram has the form of a handshake response.
+pub fn is_response(datagram: &[u8]) -> bool {
+    datagram.len() == RESPONSE_LEN && datagram.starts_with(&RESPONSE)
 }
 
 /// Whether a datagram is a handshake initiation that was made for this peer: its `mac1` is keyed by
 /// the public key of whom it is for (WireGuard's whitepaper, 5.4.4).
 pub fn is_initiation_for(peer: &PeerKey, datagram: &[u8]) -> bool {
-    let Some((covered, rest)) = datagram.split_at_checked(BEFORE_MAC1) else {
-        return false;
-    };
-    is_initiation(datagram) && rest.get(..MAC1_LEN) == mac1(peer, covered).as_ref().map(|m| &m[..])
+    is_initiation(datagram) && is_for(peer, datagram)
 }
 
-/// Writes the `mac1` of an initiation, for tests and models that make some.
-pub fn sign_initiation(peer: &PeerKey, datagram: &mut [u8]) {
-    let Some((covered, rest)) = datagram.split_at_mut_checked(BEFORE_MAC1) else {
-        return;
-    };
-    if let (Some(mac), Some(place)) = (mac1(peer, covered), rest.get_mut(..MAC1_LEN)) {
+/// The same of a handshake response.
+pub fn is_response_for(peer: &PeerKey, datagram: &[u8]) -> bool {
+    is_response(datagram) && is_for(peer, datagram)
+}
+
+/// Writes the `mac1` of a handshake message, for tests and models that make some.
+pub fn sign_handshake(peer: &PeerKey, datagram: &mut [u8]) {
+    let before = datagram.len().saturating_sub(2 * MAC_LEN);
+    let (covered, rest) = datagram.split_at_mut(before);
+    if let (Some(mac), Some(place)) = (mac1(peer, covered), rest.get_mut(..MAC_LEN)) {
         place.copy_from_slice(&mac);
     }
 }
 
-fn mac1(peer: &PeerKey, covered: &[u8]) -> Option<[u8; MAC1_LEN]> {
+fn is_for(peer: &PeerKey, datagram: &[u8]) -> bool {
+    let before = datagram.len().saturating_sub(2 * MAC_LEN);
+    let (covered, rest) = datagram.split_at(before);
+    let mac = mac1(peer, covered);
+    mac.is_some_and(|mac| rest.get(..MAC_LEN) == Some(&mac[..]))
+}
+
+fn mac1(peer: &PeerKey, covered: &[u8]) -> Option<[u8; MAC_LEN]> {
     let labelled = Blake2s256::new().chain_update(b"mac1----");
     let key = labelled.chain_update(peer.as_bytes()).finalize();
     let mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(&key).ok()?;
@@ -82,10 +97,10 @@ mod tests {
 
     const PEER: PeerKey = PeerKey::from_bytes([7; 32]);
 
-    fn initiation() -> Vec<u8> {
-        let mut datagram = vec![0x5a; INITIATION_LEN];
-        datagram[..4].copy_from_slice(&TYPE);
-        sign_initiation(&PEER, &mut datagram);
+    fn message(length: usize, message_type: u8) -> Vec<u8> {
+        let mut datagram = vec![0x5a; length];
+        datagram[..4].copy_from_slice(&[message_type, 0, 0, 0]);
+        sign_handshake(&PEER, &mut datagram);
         datagram
     }
 
@@ -108,33 +123,38 @@ mod tests {
     }
 
     #[test]
-    fn an_initiation_is_for_the_peer_whose_key_its_mac_was_made_with() {
-        let datagram = initiation();
-        assert!(is_initiation_for(&PEER, &datagram));
-        assert!(!is_initiation_for(&PeerKey::from_bytes([8; 32]), &datagram));
-        let mut altered = datagram;
-        altered[50] ^= 1;
-        assert!(!is_initiation_for(&PEER, &altered));
+    fn a_message_is_for_the_peer_whose_key_its_mac_was_made_with() {
+        type IsFor = fn(&PeerKey, &[u8]) -> bool;
+        let kinds: [(usize, u8, IsFor); 2] = [
+            (INITIATION_LEN, 1, is_initiation_for),
+            (RESPONSE_LEN, 2, is_response_for),
+        ];
+        for (length, message_type, is_for) in kinds {
+            let mut datagram = message(length, message_type);
+            assert!(is_for(&PEER, &datagram));
+            assert!(!is_for(&PeerKey::from_bytes([8; 32]), &datagram));
+            datagram[50] ^= 1;
+            assert!(!is_for(&PEER, &datagram));
+        }
     }
 
     #[test]
-    fn what_has_another_type_or_length_is_no_initiation() {
-        let datagram = initiation();
-        for length in [
-            0,
-            1,
-            BEFORE_MAC1,
-            BEFORE_MAC1 + MAC1_LEN,
-            INITIATION_LEN - 1,
-        ] {
+    fn what_has_another_type_or_length_is_no_handshake_message() {
+        for length in (0..200).filter(|length| *length != INITIATION_LEN) {
+            let datagram = message(length.max(4), 1);
             assert!(!is_initiation_for(&PEER, &datagram[..length]), "{length}");
         }
-        assert!(!is_initiation(&[&datagram[..], &[0]].concat()));
+        for length in (0..200).filter(|length| *length != RESPONSE_LEN) {
+            let datagram = message(length.max(4), 2);
+            assert!(!is_response_for(&PEER, &datagram[..length]), "{length}");
+        }
         for message_type in [0, 2, 3, 4] {
-            let mut other = datagram.clone();
-            other[0] = message_type;
-            sign_initiation(&PEER, &mut other);
+            let other = message(INITIATION_LEN, message_type);
             assert!(!is_initiation_for(&PEER, &other), "{message_type}");
+        }
+        for message_type in [0, 1, 3, 4] {
+            let other = message(RESPONSE_LEN, message_type);
+            assert!(!is_response_for(&PEER, &other), "{message_type}");
         }
     }
 }

@@ -47,8 +47,8 @@ pub use discovery::{
 pub use help::{Help, split_help, with_help};
 pub use icmp::{IcmpError, IcmpKind};
 pub use initiation::{
-    INITIATION_LEN, RESTING_NETWORK, RESTING_PORT, is_initiation, is_initiation_for, is_resting,
-    resting_endpoint, sign_initiation,
+    INITIATION_LEN, RESPONSE_LEN, RESTING_NETWORK, RESTING_PORT, is_initiation, is_initiation_for,
+    is_response, is_response_for, is_resting, resting_endpoint, sign_handshake,
 };
 pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};

@@ -312,6 +312,7 @@ impl Peer {
         let Some(row) = row else {
             self.device.forget();
             self.initiation.forget();
+            self.response.forget();
             return;
         };
         let first_sight = !self.device.known;
@@ -320,6 +321,7 @@ impl Peer {
             // It was answered, or the peer's own took its place: WireGuard has one handshake.
             self.initiation.forget();
         }
+        self.response.on_received(row.rx_bytes);
         self.see_demand(first_sight, progress, env, now);
         if self.rests() {
             self.keep_at_rest(env, now);
@@ -443,6 +445,7 @@ impl Peer {
         self.learn_from_device(path, env, now);
         if let Some(entry) = self.table.get_mut(&path) {
             entry.unblock();
+            self.note_roaming(path, now);
             self.take_over(path, How::Roamed, now);
             env.out.event(Event::Roamed {
                 peer: self.spec.key,

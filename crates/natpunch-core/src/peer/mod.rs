@@ -15,6 +15,7 @@
 //! | [`Demand`] | whether the pair rests, where it is on demand |
 //! | [`Initiation`] | WireGuard's newest initiation that had nowhere to go, and its copies |
 //! | [`Timeline`] | the last packets, for people |
+//! | [`Response`] | WireGuard's newest answer to a handshake of the peer, and its copies |
 //! | [`PlainTries`] | the candidates of a plain WireGuard peer that were tried |
 //! | [`timers`] | the one table of what is due when |
 //!
@@ -55,6 +56,7 @@ mod receive;
 mod relaying;
 mod remembered;
 mod report;
+mod response;
 mod round;
 mod selection;
 mod sizing;
@@ -90,6 +92,7 @@ use plain::PlainTries;
 use probing::Prober;
 use punching::Punching;
 use relaying::Retreat;
+use response::Response;
 use round::Round;
 use selection::{Check, How, Selection};
 use sizing::Sizing;
@@ -170,6 +173,7 @@ pub(crate) struct Peer {
     device: DeviceView,
     demand: Demand,
     initiation: Initiation,
+    response: Response,
     plain: PlainTries,
     timeline: Timeline,
     record: Option<Received>,
@@ -201,6 +205,7 @@ impl Peer {
             device: DeviceView::default(),
             demand: Demand::new(now),
             initiation: Initiation::default(),
+            response: Response::default(),
             plain: PlainTries::default(),
             timeline: Timeline::default(),
             record: None,

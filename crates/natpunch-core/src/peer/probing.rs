@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natpunch_types::{PathId, Rate, RateBudget, RelayPolicy, ReplayWindow};
-use rand_core::RngCore as _;
 
 use crate::burst::Burst;
 use crate::candidates::{Pending, PendingPing};
@@ -373,10 +372,15 @@ impl Peer {
                 self.send_ping(path, env, now);
             } else {
                 env.probes.held_back += 1;
-                // Spread, or all peers would come back at one moment.
-                let spread = Duration::from_millis(1 + u64::from(env.rng.next_u32() % 40));
-                let room = env.pings.available_at().unwrap_or(now);
-                entry.next_ping = Some(room.max(now) + spread);
+                if selected {
+                    // It does not stand in line behind those that are only tried.
+                    let room = env.pings.available_at().unwrap_or(now);
+                    entry.next_ping = Some(room.max(now + Duration::from_millis(1)));
+                    continue;
+                }
+                let turn = env.pings.turn(now);
+                entry.hold_back(turn, now);
+                self.round.on_held_back(entry.burst_ends(), now);
             }
         }
     }

@@ -72,6 +72,16 @@ impl Retreat {
         self.left_at = now;
     }
 
+    /// WireGuard itself has moved from a direct path to a relay, which the peer has chosen. Once, that
+    /// may be because the peer has not heard of this side's choice, and a fresh answer by the direct
+    /// path is enough to take it again. Soon after the last time, the path is unreliable.
+    fn on_roamed(&mut self, now: Time) {
+        if self.left_at > Time::ZERO && now.since(self.left_at) < UNRELIABLE {
+            self.extend(now);
+        }
+        self.left_at = now;
+    }
+
     /// No direct path for a while, longer each time.
     fn extend(&mut self, now: Time) {
         let wait = backoff(RETREAT, self.count);
@@ -245,6 +255,14 @@ impl Peer {
                 How::Chosen
             }
             (true, true) | (false, false) => How::Chosen,
+        }
+    }
+
+    /// WireGuard has moved to this path, and it is left there.
+    pub(super) fn note_roaming(&mut self, path: PathId, now: Time) {
+        let in_use = self.choice.selection.as_ref().map(|s| s.path);
+        if in_use.is_some_and(|in_use| !self.is_relay(in_use)) && self.is_relay(path) {
+            self.retreat.on_roamed(now);
         }
     }
 

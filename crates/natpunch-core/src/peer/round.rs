@@ -94,6 +94,10 @@ impl Round {
         self.attempt >= UNREACHABLE_AFTER
     }
 
+    pub(super) fn is_probing(&self) -> bool {
+        matches!(self.phase, Phase::Probing { .. })
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.phase, Phase::Silent { .. })
     }
@@ -157,6 +161,16 @@ impl Round {
     pub(super) fn on_burst(&mut self, burst: Burst, now: Time) {
         if let Phase::Probing { until } = &mut self.phase {
             *until = (*until).max(now + burst.duration());
+        }
+    }
+
+    /// A ping of a burst has to wait for the node's budget, so that the burst ends then. The round
+    /// is not over before each candidate had its share: until then nothing is known of the others.
+    pub(super) fn on_held_back(&mut self, burst_ends: Time, now: Time) {
+        if let Phase::Probing { until } = &mut self.phase
+            && now < *until
+        {
+            *until = (*until).max(burst_ends);
         }
     }
 

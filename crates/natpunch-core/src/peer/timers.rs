@@ -33,6 +33,8 @@ timers! {
     Check,
     /// The next copy of WireGuard's initiation.
     Initiation,
+    /// The next copy of WireGuard's answer.
+    Response,
     /// A relay is in use and no direct path is looked for: the search begins again.
     Search,
     /// A round of probing ends, or the silence after it.
@@ -68,6 +70,7 @@ impl Peer {
             Timer::AskOthers => self.ask_others_at(env, now),
             Timer::Check => self.check_at(now),
             Timer::Initiation => self.initiation.next_copy(),
+            Timer::Response => self.response.next_copy(),
             Timer::Search => self.search_at(now),
             Timer::Round => self.round.ends_at(),
             Timer::Beacon => self.round.next_beacon(),
@@ -92,6 +95,7 @@ impl Peer {
             Timer::AskOthers => self.ask_others(env, now),
             Timer::Check => self.check_selection(env, now),
             Timer::Initiation => self.send_initiation(env, now),
+            Timer::Response => self.send_response(env, now),
             Timer::Search => self.round.search_on(now),
             Timer::Round => self.advance_round(env, now),
             Timer::Beacon => self.send_beacons(env, now),

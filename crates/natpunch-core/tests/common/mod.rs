@@ -20,7 +20,7 @@ use natpunch_core::{
 use natpunch_types::{
     Abilities, AddressClass, Ask, CandidateKind, DevicePeer, DeviceSnapshot, HostNetwork,
     InstanceName, Interest, News, OwnAddressKind, PathId, PeerKey, Route, Running, SealedRecord,
-    SecretKey, classify, derive_listen_port, is_initiation, resting_endpoint, sign_initiation,
+    SecretKey, classify, derive_listen_port, is_initiation, resting_endpoint, sign_handshake,
 };
 
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -445,7 +445,9 @@ impl World {
                         }
                         fed = true;
                     }
-                    Command::SetKeepalive { .. } | Command::SetMtu { .. } => {}
+                    Command::SetKeepalive { .. }
+                    | Command::SetMtu { .. }
+                    | Command::HearResponses(_) => {}
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
                     Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),
                     Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}
@@ -608,7 +610,7 @@ impl World {
         let key = public(peer);
         let mut bytes = vec![mark; natpunch_types::INITIATION_LEN];
         bytes[..4].copy_from_slice(&[1, 0, 0, 0]);
-        sign_initiation(&key, &mut bytes);
+        sign_handshake(&key, &mut bytes);
         let now = self.now;
         self.nodes[index].initiated.insert(key, now);
         self.with(index, |mesh, now| {

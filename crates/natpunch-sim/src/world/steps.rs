@@ -103,8 +103,10 @@ impl World {
 
     fn deliver(&mut self, host: HostId, packet: Packet) {
         let now = self.now;
-        // Nobody listens to ICMP errors: raw sockets get them, but anybody can forge them.
-        if matches!(packet.payload, Payload::Icmp(_)) {
+        if let Some(error) = packet.icmp_error() {
+            if self.nodes.get(&host).is_some_and(Node::awake) {
+                self.tell_icmp(host, &error);
+            }
             return;
         }
         if let Some(server) = self.servers.get_mut(&host) {
@@ -208,6 +210,7 @@ impl World {
                         self.node_mut(host).handle_rested(out, now);
                         continue;
                     }
+                    self.node_mut(host).hear_response(out, now);
                     self.send_from(
                         host,
                         None,
@@ -275,6 +278,7 @@ impl World {
             Command::Rest { peer } => {
                 self.node_mut(host).device.rest(peer);
             }
+            Command::HearResponses(hears) => self.node_mut(host).hears_responses = hears,
             Command::SetKeepalive { peer, interval } => {
                 let node = self.node_mut(host);
                 if node.device.has_peer(&peer) {

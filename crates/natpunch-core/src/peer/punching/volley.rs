@@ -223,11 +223,10 @@ impl Peer {
                 self.punching.wake = Some(due);
                 return;
             }
-            let mut reserve = env.pings;
             // The rate is that of all probes. Where much else leaves, as with many paths or packets
             // that arrive twice, shots make room for it, so that a fifth is always left.
             let is_full = env.out.sent_lately(now) >= env.pacer.rate_of_shots();
-            if is_full || !reserve.take_units(RESERVE, now) {
+            if is_full || !env.pings.has_left(RESERVE, now) {
                 self.punching.wake = Some(now + Duration::from_millis(5));
                 return;
             }
