@@ -79,6 +79,8 @@ pub(crate) struct Entry {
     pub(crate) burst: Burst,
     pub(crate) burst_started: Time,
     pub(crate) step: usize,
+    /// The next ping waits for its turn in the node's budget.
+    pub(crate) has_turn: bool,
     pub(crate) last_ping: Option<Time>,
     /// Pings that left, and pongs that came.
     pub(crate) counts: (u32, u32),
@@ -286,6 +288,7 @@ impl Entry {
 
     /// A ping leaves.
     pub(crate) fn on_ping(&mut self, now: Time) {
+        self.has_turn = false;
         self.last_ping = Some(now);
         self.counts.0 = self.counts.0.saturating_add(1);
         self.answers <<= 1;
@@ -315,6 +318,7 @@ impl Entry {
     /// The ping that is due now leaves later, and so do those of its burst that come after it.
     pub(crate) fn hold_back(&mut self, until: Time, now: Time) {
         self.next_ping = Some(until);
+        self.has_turn = true;
         if self.burst.offset(self.step).is_some() {
             self.burst_started += until.since(now);
         }
@@ -531,6 +535,7 @@ impl Table {
             burst: Burst::Direct,
             burst_started: now,
             step: 0,
+            has_turn: false,
             last_ping: None,
             counts: (0, 0),
             answers: 0,

@@ -172,6 +172,11 @@ impl PingBudget {
         self.budget.available_at()
     }
 
+    /// Somebody waits for a turn.
+    pub(crate) fn has_queue(&self, now: Time) -> bool {
+        self.last_turn > now
+    }
+
     /// When to come again, behind all who wait already.
     pub(crate) fn turn(&mut self, now: Time) -> Time {
         let free = self.available_at().unwrap_or(now).max(now);

@@ -368,7 +368,9 @@ impl Peer {
                 // The next round comes.
                 entry.next_ping = None;
                 env.probes.held_back += u64::from(!may_check);
-            } else if env.pings.take(now) {
+            } else if (selected || entry.has_turn || !env.pings.has_queue(now))
+                && env.pings.take(now)
+            {
                 self.send_ping(path, env, now);
             } else {
                 env.probes.held_back += 1;
@@ -548,7 +550,9 @@ impl Peer {
                 // A sign of life that comes before the pin is in force is lost, and the next one is
                 // seconds away.
                 Some(Check::Running { .. }) => path.pin().is_none() || !self.device.is_setting(now),
-                Some(Check::Passed) => self.device.wants_sign_of_life(now),
+                Some(Check::Passed) => {
+                    self.response.awaits_data(now) || self.device.wants_sign_of_life(now)
+                }
                 // The peer's handshake should come by itself, or the path is not used.
                 Some(Check::Deferred { .. } | Check::Lost) | None => false,
             },
