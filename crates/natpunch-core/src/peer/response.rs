@@ -111,7 +111,7 @@ impl Peer {
     /// Whether a handshake of the peer may come now: it is looked for, or a path was chosen, and
     /// WireGuard has no keys yet.
     pub(crate) fn expects_response(&self, now: Time) -> bool {
-        if !self.probes() || self.device.session(now).has_keys() {
+        if !self.probes() || self.rests() || self.device.session(now).has_keys() {
             return false;
         }
         match self.choice.selection.as_ref().map(|s| s.check) {
