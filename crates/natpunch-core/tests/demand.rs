@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, PeerState, PunchSpec, Time};
 use natpunch_types::{
     Ask, Connect, DevicePeer, DeviceSnapshot, HostAddress, HostNetwork, INITIATION_LEN, LinkRole,
-    PeerKey, SecretKey, resting_endpoint, sign_initiation,
+    PeerKey, SecretKey, resting_endpoint, sign_handshake,
 };
 
 fn key(number: u32) -> PeerKey {
@@ -99,7 +99,7 @@ fn only_the_peer_that_is_woken_is_told_where_this_node_is_and_only_it_is_probed(
     let woken = key(7);
     let mut initiation = vec![0; INITIATION_LEN];
     initiation[0] = 1;
-    sign_initiation(&woken, &mut initiation);
+    sign_handshake(&woken, &mut initiation);
     mesh.handle_initiation(resting_endpoint(&woken), &initiation, now);
     assert_eq!(
         drain(&mut mesh).1,
@@ -163,7 +163,7 @@ fn measure_ten_thousand_peers_at_rest() {
         let woken = key(number);
         let mut initiation = vec![0; INITIATION_LEN];
         initiation[0] = 1;
-        sign_initiation(&woken, &mut initiation);
+        sign_handshake(&woken, &mut initiation);
         mesh.handle_initiation(resting_endpoint(&woken), &initiation, now);
         drain(&mut mesh);
         now += Duration::from_millis(100);
