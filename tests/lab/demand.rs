@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use natpunch_lab::{Nat, Router, lab_test};
 
 use crate::measure::median;
-use crate::world::{Discovery, Node, World, soon};
+use crate::world::{Discovery, Node, World, soon, within};
 
 const ON_DEMAND: &str = "connect = \"on-demand\"\n";
 
@@ -122,5 +122,87 @@ lab_test!(
         // What is awake when the agent stops goes on without it.
         a.stop();
         assert!(a.reaches(b.address));
+    }
+);
+
+/// Datagrams that a host has sent on all its links but the loopback one and the mesh's.
+fn sent(node: &Node) -> u64 {
+    let output = node.host.output("cat", &["/proc/net/dev"]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let links = text.lines().filter_map(|line| line.split_once(':'));
+    let outer = links.filter(|(name, _)| !["lo", "wg-lab"].contains(&name.trim()));
+    outer
+        .filter_map(|(_, counts)| counts.split_whitespace().nth(9)?.parse::<u64>().ok())
+        .sum()
+}
+
+/// CPU seconds that a process has used, and its memory in MB.
+fn cost(pid: i64) -> (f64, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let field = |n: usize| rest.split_whitespace().nth(n)?.parse::<f64>().ok();
+    let ticks = field(11).unwrap() + field(12).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let memory = status.lines().find(|line| line.starts_with("VmRSS"));
+    let memory = memory.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    (ticks / 100.0, memory.unwrap() / 1000)
+}
+
+lab_test!(
+    #[ignore = "a measurement: make measure"]
+    measure_ten_thousand_peers_on_demand,
+    900,
+    |lab| {
+        const PEERS: u16 = 10_000;
+        const COUNTED: Duration = Duration::from_secs(120);
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        world.mesh.networks = "10.77.0.0/16".to_owned();
+        let mut routers = Vec::new();
+        let [mut a, mut b] = ["a", "b"].map(|name| {
+            let (node, router) = world.node_behind(Nat::PortPreserving, name);
+            routers.push(router);
+            node
+        });
+        for number in 0..PEERS {
+            let mut bytes = [7; 32];
+            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            let key = natpunch_types::PeerKey::from_bytes(bytes);
+            world
+                .mesh
+                .add(&format!("p{number}"), &key.to_string(), ON_DEMAND);
+        }
+        for member in world.mesh.members.iter_mut().take(2) {
+            member.more.push_str(ON_DEMAND);
+        }
+        world.write_mesh();
+        a.start();
+        b.start();
+        let is_up =
+            |status: &serde_json::Value| (status["discovery"][0]["ok"] == true).then_some(());
+        for node in [&a, &b] {
+            node.wait("registered", within(200), is_up);
+        }
+        let (took, sequence) = first_ping(&a, &b);
+        assert_eq!(sequence, 1, "the first packet was lost");
+        println!("measured: 10,000 peers at rest: first ping answered after {took:?}");
+        // What comes at the start is over.
+        std::thread::sleep(Duration::from_secs(60));
+        let device = a.status().unwrap()["device"]["pid"].as_i64().unwrap();
+        let pids = [i64::from(a.pid().as_raw()), device];
+        let before = (sent(&a), pids.map(cost));
+        std::thread::sleep(COUNTED);
+        let after = (sent(&a), pids.map(cost));
+        let minutes = COUNTED.as_secs_f64() / 60.0;
+        println!(
+            "measured: 10,000 peers at rest, one awake: {:.1} packets a minute, ARP included",
+            (after.0 - before.0) as f64 / minutes
+        );
+        for (n, what) in ["agent", "device"].into_iter().enumerate() {
+            println!(
+                "measured: 10,000 peers at rest: {what}: {:.2} s of CPU a minute, {} MB",
+                (after.1[n].0 - before.1[n].0) / minutes,
+                after.1[n].1
+            );
+        }
     }
 );
