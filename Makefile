@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage idle lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
+.PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage recovery idle lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
   supply-chain semver fuzz mutants chaos backends
 
 help: ## this list
@@ -38,6 +38,9 @@ outage: ## outages of 1 to 20 minutes without traffic, direct and relayed: a pai
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=10 outage | grep -E '^(measured|test )'
 	cargo test --locked -p natpunch-wg --test devices -- --ignored --nocapture outage
+
+recovery: ## how soon a pair is back after each fault, direct, pinned and relayed, 200 seeds each (NATPUNCH_SIM_SEEDS=20)
+	cargo test --release --locked -p natpunch-sim --test sim -- --ignored --nocapture recovery:: | grep -E '^(measured|test )'
 
 idle: ## what idle pairs cost at their NATs, direct, pinned and relayed, behind NATs of 15 to 120 s (16 minutes)
 	@scripts/deps.sh test

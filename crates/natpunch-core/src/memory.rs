@@ -164,8 +164,16 @@ impl Memory {
             name: network.to_owned(),
             peers: BTreeMap::new(),
         });
-        for (peer, works) in of_peers {
-            changed |= known.note(peer, works, now);
+        let mut room = MAX_PATHS.saturating_sub(known.len());
+        for (peer, mut works) in of_peers {
+            // Those that have places keep them. Otherwise two peers would take turns, and each turn
+            // is a write.
+            let held = known.held(&peer);
+            works.truncate(held + room);
+            if !works.is_empty() {
+                changed |= known.note(peer, works, now);
+                room = (room + held).saturating_sub(known.held(&peer));
+            }
         }
         self.networks.insert(0, known);
         self.networks.truncate(MAX_NETWORKS);
@@ -251,6 +259,10 @@ impl Memory {
 impl Network {
     fn len(&self) -> usize {
         self.peers.values().map(Vec::len).sum()
+    }
+
+    fn held(&self, peer: &PeerKey) -> usize {
+        self.peers.get(peer).map_or(0, Vec::len)
     }
 
     /// Notes what works of a peer. What worked before fills the places that are left, the latest
@@ -421,7 +433,8 @@ mod tests {
         assert!(memory.paths("net25", NOW).is_empty());
 
         let many = |n: u16| works(n, &format!("198.51.{}.{}:7", n / 250, n % 250));
-        memory.note("large", (0..9_000).map(many), NOW + 60);
+        assert!(memory.note("large", (0..9_000).map(many), NOW + 60));
+        assert!(!memory.note("large", (0..9_000).map(many), NOW + 120));
         let paths = |name: &str| memory.paths(name, NOW + 60).len();
         assert_eq!((paths("large"), paths("net24")), (MAX_PATHS, 0));
         assert_eq!(reread(&memory), memory);

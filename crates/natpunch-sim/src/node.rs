@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use natpunch_core::{Command, Event, Mesh, MeshSpec, MeshStatus, Time};
+use natpunch_core::{Command, Event, Memory, Mesh, MeshSpec, MeshStatus, Time};
 use natpunch_types::{
     Abilities, Candidate, CandidateKind, Connect, HostAddress, HostNetwork, InstanceName, LinkRole,
     LocalSocket, News, PathId, PeerKey, Pins, Running, resting_endpoint,
@@ -145,6 +145,8 @@ pub(crate) struct Node {
     /// Whether the agent listens for what WireGuard answers, and what it has heard last.
     pub(crate) hears_responses: bool,
     responses: BTreeMap<PeerKey, (Vec<u8>, wireguard::Message)>,
+    /// What its agents have found to work, by the addresses that the host had.
+    memory: Memory,
     /// What its agent measures of the NAT has these bits the other way round.
     pub(crate) distortion: [u8; 3],
     pub(crate) record_counter: u64,
@@ -177,6 +179,16 @@ pub(crate) fn host_network(addresses: &[IpAddr], bridges: &[IpAddr]) -> HostNetw
         routers: Vec::new(),
         nat64: None,
     }
+}
+
+/// The network that a host is in, as far as it matters to its memory.
+fn place(addresses: &[IpAddr]) -> String {
+    format!("{addresses:?}")
+}
+
+/// Seconds since 1970: the simulation begins in 2027.
+fn wall_clock(now: Duration) -> u64 {
+    1_800_000_000 + now.as_secs()
 }
 
 /// Brings a device to the peers of a spec; those that are new and run natpunch rest at first.
@@ -228,6 +240,7 @@ impl Node {
             rested: BTreeMap::new(),
             hears_responses: false,
             responses: BTreeMap::new(),
+            memory: Memory::default(),
             distortion: [0; 3],
             record_counter: 0,
             events: Vec::new(),
@@ -257,6 +270,15 @@ impl Node {
         Time::from_origin(now + self.clock_offset)
     }
 
+    /// Ends the agent, which has written down what works.
+    pub(crate) fn stop_agent(&mut self, addresses: &[IpAddr], now: Duration) {
+        let time = self.clock(now);
+        if let Some(agent) = self.agent.take() {
+            let works = agent.mesh.working_paths(time);
+            self.memory.note(&place(addresses), works, wall_clock(now));
+        }
+    }
+
     /// Starts the agent beside the running device.
     pub(crate) fn start_agent(&mut self, addresses: &[IpAddr], now: Duration) {
         // Rate and punch budget are those of one run of the agent.
@@ -278,6 +300,8 @@ impl Node {
         mesh.handle_device(&self.device.snapshot(), time);
         mesh.handle_local_addresses(&host_network(addresses, &self.bridges), time);
         mesh.handle_stun_servers(&self.discovery.stun, time);
+        let remembered = self.memory.paths(&place(addresses), wall_clock(now));
+        mesh.handle_remembered(&remembered, time);
         // The first agent listens before it makes the device.
         if !std::mem::replace(&mut self.has_run, true) {
             for (peer, (bytes, _)) in &self.rested {

@@ -28,7 +28,7 @@ impl Peer {
             return;
         }
         if let Some(port) = path.pin() {
-            let is_sought = self.connection(now) != Connection::Settled;
+            let is_sought = !self.rests() && self.connection(now) != Connection::Settled;
             if !is_sought || !env.ports.reopen(port, self.spec.key) {
                 return;
             }

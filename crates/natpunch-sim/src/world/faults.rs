@@ -10,8 +10,9 @@ impl World {
         self.network
             .note("agent", format!("host {} agent killed", node.0), self.now);
         self.records.forget_watcher(node);
+        let (addresses, now) = (self.network.addresses(node).to_vec(), self.now);
         let node = self.node_mut(node);
-        node.agent = None;
+        node.stop_agent(&addresses, now);
         node.start_at = Some(at);
     }
 

@@ -286,6 +286,31 @@ fn a_restarted_agent_adopts_the_running_tunnel() {
 }
 
 #[test]
+fn a_pair_that_restarts_with_its_devices_and_without_any_server_connects_from_memory() {
+    let mut times = Vec::new();
+    for seed in 0..20 {
+        let which = BOTH[(seed % 2) as usize];
+        let mut lab = connected(seed, NatConfig::home(), NatConfig::home(), which);
+        lab.world.set_server_down(lab.server, true);
+        lab.world.set_record_store_down(true);
+        let mut random = Random::new(seed, 12);
+        for node in [lab.a, lab.b] {
+            let away = random.duration(2 * SECOND);
+            lab.world.restart_device(node, away);
+            lab.world.restart_agent(node, away);
+        }
+        lab.world.run_until(lab.world.now() + 2 * SECOND);
+        times.push(recovery(&mut lab, 10 * SECOND));
+    }
+    times.sort();
+    println!(
+        "both restarted, no server: p50 {:?} worst {:?}",
+        times[10], times[19]
+    );
+    assert!(times[19] <= 6 * SECOND, "{:?}", times[19]);
+}
+
+#[test]
 fn a_partition_heals() {
     for which in BOTH {
         for gap in [10 * SECOND, 5 * MINUTE] {

@@ -32,6 +32,7 @@ mod poison;
 mod profile;
 mod published;
 mod punch;
+mod recovery;
 mod relay;
 mod servers;
 mod sizes;
