@@ -1,6 +1,6 @@
 # natpunch as services of NixOS. The units are natpunch's own: this module only says what they run.
 #
-# Not run by a test: only `nix-instantiate --parse` has read it.
+# Not run by a test: it was evaluated once, with stand-ins for nixpkgs (nix 2.8).
 #
 #   imports = [ ./natpunch/dist/nixos/module.nix ];
 #   services.natpunch.meshes.home = { source = "git+https://git.example/mesh.git#main:mesh.toml"; };
@@ -33,7 +33,6 @@ let
   service = name: mesh: lib.nameValuePair "natpunch@${name}" {
     overrideStrategy = "asDropin";
     wantedBy = [ "multi-user.target" ];
-    # Another generation of the system must not take the tunnels down: a restart leaves them up.
     path = [ pkgs.git pkgs.nftables pkgs.openssh ];
     serviceConfig.ExecStart = [
       ""
