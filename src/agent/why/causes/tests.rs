@@ -264,6 +264,11 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
             pair(easy(), with(direct(), |peer| peer.probes_unanswered = true)),
         ),
         (
+            "on demand, at rest",
+            "at-rest",
+            pair(easy(), peer(PeerState::Resting, &[])),
+        ),
+        (
             "two hosts with one key",
             "two-hosts-answer",
             pair(easy(), with(direct(), |peer| peer.has_twins = true)),
