@@ -550,9 +550,7 @@ impl Peer {
                 // A sign of life that comes before the pin is in force is lost, and the next one is
                 // seconds away.
                 Some(Check::Running { .. }) => path.pin().is_none() || !self.device.is_setting(now),
-                Some(Check::Passed) => {
-                    self.response.awaits_data(now) || self.device.wants_sign_of_life(now)
-                }
+                Some(Check::Passed) => self.device.wants_sign_of_life(now),
                 // The peer's handshake should come by itself, or the path is not used.
                 Some(Check::Deferred { .. } | Check::Lost) | None => false,
             },

@@ -4,10 +4,6 @@
 //! its initiation are replays to WireGuard here. The same answer, sent again, is as good as the
 //! first. The peer's WireGuard takes one of them and drops the others.
 //!
-//! What the peer's WireGuard says next may be lost, too: until its first data WireGuard here has no
-//! keys to send by, and a peer that has nothing to say sends one keepalive. So each copy goes with a
-//! ping that asks for a sign of life.
-//!
 //! The shell hears WireGuard's answers only while one is expected, since that costs it a look at
 //! each packet that leaves the host.
 
@@ -28,10 +24,6 @@ const COPIES: [Duration; 4] = [
     Duration::from_millis(500),
     Duration::from_millis(1000),
 ];
-
-/// For so long a sign of life is asked for: then WireGuard here begins a handshake of its own, if it
-/// has something to say.
-const AWAITED: Duration = Duration::from_secs(5);
 
 /// WireGuard's newest answer to a peer, until data shows that it has arrived.
 #[derive(Debug, Default)]
@@ -64,12 +56,6 @@ impl Response {
                 received,
             });
         }
-    }
-
-    /// It may have been lost, or what the peer's WireGuard said to it.
-    pub(super) fn awaits_data(&self, now: Time) -> bool {
-        let is_young = |kept: &Kept| now.since(kept.at) < AWAITED;
-        self.0.as_ref().is_some_and(is_young)
     }
 
     /// When the next copy leaves.
@@ -130,7 +116,6 @@ impl Peer {
     pub(super) fn send_response(&mut self, env: &mut Env, now: Time) {
         if let Some((path, payload)) = self.response.take_due(now) {
             env.out.transmit(Transmit::new(path, payload), now);
-            self.ping_now(path, env, now);
         }
     }
 }

@@ -113,9 +113,9 @@ fn a_handshake_on_a_lossy_path_seldom_takes_wireguards_five_seconds() {
          worst), {slow} of {} after more than a second",
         times.len()
     );
-    // Of one in a hundred all that confirms the handshake is lost, twice in a row.
+    // A peer that has nothing to say confirms the handshake once, which is lost in a fifth of those.
     let repeated = times.iter().filter(|time| **time > 3 * SECOND).count();
-    assert!(repeated <= 6, "{times:?}");
+    assert!(repeated <= 24, "{times:?}");
 }
 
 #[test]
