@@ -96,6 +96,8 @@ fn only_the_peer_that_is_woken_is_told_where_this_node_is_and_only_it_is_probed(
         mesh.handle_timeout(now);
         assert_eq!(drain(&mut mesh).0, 0);
     }
+    // Records were renewed at this very moment, and go out at most every 50 ms.
+    now += Duration::from_secs(1);
     let woken = key(7);
     let mut initiation = vec![0; INITIATION_LEN];
     initiation[0] = 1;
