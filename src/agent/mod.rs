@@ -316,7 +316,9 @@ impl Agent {
             () = tokio::time::sleep_until(sources.snapshot_at) => {
                 let eager = Instant::now() < self.eager_until;
                 let interval = if eager { EAGER_SNAPSHOT.0 } else { SNAPSHOT_INTERVAL };
-                sources.snapshot_at = Instant::now() + interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
+                let interval = interval.max(self.device.snapshot_cost() * SNAPSHOT_SHARE);
+                sources.snapshot_at = Instant::now() + interval;
+                self.mesh.set_reading_interval(interval);
                 self.device.snapshot();
                 self.limit_routes();
                 self.tend_memory();

@@ -224,6 +224,8 @@ pub(crate) struct Env {
     /// Before the first snapshot a session may run already that is not known here, so no endpoint
     /// is set.
     pub(crate) device_seen: bool,
+    /// How much later than usual a snapshot shows what the device has done.
+    pub(crate) reading_delay: Duration,
     /// The wall clock (since the Unix epoch) at the last snapshot.
     pub(crate) read_at: Option<Duration>,
 }

@@ -40,6 +40,10 @@ const PONGS_PER_SECOND: u64 = 1000;
 const MESSAGES: Rate = Rate::per_second(64, 256);
 /// Peers that WireGuard is told to put to rest, of the whole node: it has to keep up.
 const RESTS: Rate = Rate::per_second(50, 100);
+/// A device is usually read this often, which the time that it is given takes into account ...
+const USUAL_READING: Duration = Duration::from_secs(1);
+/// ... and more is not waited for, however seldom it is read.
+const LONGEST_READING_DELAY: Duration = Duration::from_secs(30);
 /// Link events come in clusters: after one, others are taken together for this long.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// The same for what is told to discovery, except that the first goes out at once.
@@ -154,6 +158,7 @@ impl Mesh {
                 relay_hosts: BTreeSet::new(),
                 published: None,
                 device_seen: false,
+                reading_delay: Duration::ZERO,
                 read_at: None,
             },
             strangers: BTreeMap::new(),
@@ -412,6 +417,13 @@ impl Mesh {
     pub fn send_message(&mut self, peer: &PeerKey, payload: &[u8], now: Time) {
         self.with_peer(peer, now, |peer, env| peer.send_message(payload, env, now));
         self.flush(now);
+    }
+
+    /// From now on the device is read this often. What it has done shows that much later, so it is
+    /// given the time: a device of ten thousand peers takes long to read, and is read seldom.
+    pub fn set_reading_interval(&mut self, interval: Duration) {
+        let unusual = interval.saturating_sub(USUAL_READING);
+        self.env.reading_delay = unusual.min(LONGEST_READING_DELAY);
     }
 
     /// The device's truth: to be fed every second, and right after each command was executed.

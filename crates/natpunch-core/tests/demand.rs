@@ -1,5 +1,6 @@
 //! What peers at rest cost the core.
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

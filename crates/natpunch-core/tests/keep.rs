@@ -276,6 +276,34 @@ fn traffic_keeps_a_path_alive_whose_probes_are_lost() {
 }
 
 #[test]
+fn a_device_that_is_seldom_read_is_given_the_time_to_show_that_it_works() {
+    let (low, high) = low_high();
+    let mut world = World::new(&[
+        (low, &["203.0.113.1"]),
+        (high, &["203.0.113.2", "203.0.113.3"]),
+    ]);
+    let second = SocketAddr::new("203.0.113.3".parse().unwrap(), world.nodes[1].port);
+    world.reads_every = secs(8);
+    for index in [0, 1] {
+        world.with(index, |mesh, _| mesh.set_reading_interval(secs(8)));
+    }
+    world.tell_both();
+    world.tell_address(0, 1, second);
+    world.run(secs(60));
+    let is_trouble = |event: &Event| {
+        matches!(
+            event,
+            Event::WireGuardBlocked { .. } | Event::PathLost { .. }
+        )
+    };
+    for index in [0, 1] {
+        assert_eq!(world.status(index).state, PeerState::Connected);
+        assert_eq!(count(&world, index, is_trouble), 0, "node {index}");
+    }
+    assert_eq!(world.initiations, 1);
+}
+
+#[test]
 fn where_probes_pass_and_wireguard_does_not_the_next_path_is_taken() {
     let (low, high) = low_high();
     let mut world = World::new(&[

@@ -147,7 +147,7 @@ fn connect_of(mesh: &MeshConfig, own: Option<&PeerConfig>, peer: &PeerConfig) ->
     let sides = [own, peer];
     let stated = || sides.iter().filter_map(|side| side.connect);
     let keeps = |side: &&PeerConfig| !side.managed || side.critical;
-    if sides.iter().any(|side| keeps(side)) || stated().any(|one| one == Connect::Always) {
+    if sides.iter().any(keeps) || stated().any(|one| one == Connect::Always) {
         Connect::Always
     } else {
         stated().next().unwrap_or(mesh.connect)

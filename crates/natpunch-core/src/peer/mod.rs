@@ -517,12 +517,13 @@ impl Peer {
     }
 
     /// How long WireGuard has to show that it works on a path.
-    fn patience(&self, path: PathId, soon: bool) -> Duration {
-        if soon {
+    fn patience(&self, path: PathId, soon: bool, env: &Env) -> Duration {
+        let shows = if soon {
             CHECK_SOON.max(self.rtt(path) * 3)
         } else {
             CHECK
-        }
+        };
+        shows + env.reading_delay
     }
 
     /// The round trip on a path as far as it is known, else zero.
@@ -568,7 +569,7 @@ impl Peer {
             let soon = how == How::ChosenOverRelay || self.is_relay(path);
             Check::Running {
                 tries: 1,
-                deadline: now + self.patience(path, soon),
+                deadline: now + self.patience(path, soon, env),
             }
         } else {
             // The controlling side begins it: two first handshakes would cross.
@@ -654,7 +655,7 @@ impl Peer {
             Check::Deferred { .. } => {
                 self.set_check(Check::Running {
                     tries: 0,
-                    deadline: now + DEFER_KICK,
+                    deadline: now + DEFER_KICK + env.reading_delay,
                 });
                 if self.device_path() != Some(path) {
                     self.set_endpoint(path, false, EndpointReason::Nominated, env, now);
@@ -676,7 +677,7 @@ impl Peer {
                 let soon = over_relay || !alone && self.is_relay(path);
                 self.set_check(Check::Running {
                     tries: tries + 1,
-                    deadline: now + self.patience(path, soon),
+                    deadline: now + self.patience(path, soon, env),
                 });
                 self.set_endpoint(path, true, EndpointReason::Retry, env, now);
             }

@@ -264,6 +264,8 @@ pub struct World {
     pub flows: Option<BTreeMap<(SocketAddr, SocketAddr), Time>>,
     /// What the wall clock shows whenever a device is read.
     pub read_at: Option<Duration>,
+    /// How often devices are read.
+    pub reads_every: Duration,
     /// WireGuard handshakes that were started.
     pub initiations: usize,
     /// Whether WireGuard repeats an initiation that is not answered, as it does for 90 s while
@@ -290,6 +292,7 @@ impl World {
             next_second: Time::from_millis(1_001_000),
             flows: None,
             read_at: None,
+            reads_every: secs(1),
             initiations: 0,
             repeats: false,
         };
@@ -732,7 +735,7 @@ impl World {
             }
             let second = self.next_second <= self.now;
             if second {
-                self.next_second += secs(1);
+                self.next_second += self.reads_every;
             }
             for index in 0..self.nodes.len() {
                 if !self.nodes[index].up || !self.nodes[index].mesh_up {
