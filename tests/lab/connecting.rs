@@ -180,7 +180,8 @@ lab_test!(
 const LOSES_A_RESPONSE: &str = "table inet lossy { chain out {
     type filter hook postrouting priority -300;
     oifname wan udp length 100 @th,64,32 0x02000000 limit rate 1/hour burst 1 packets counter drop
-} }";
+}
+}";
 
 lab_test!(
     a_handshake_response_that_is_lost_costs_a_moment_and_not_wireguards_five_seconds,
