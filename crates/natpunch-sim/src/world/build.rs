@@ -189,6 +189,10 @@ impl World {
         for peer in &node.spec.peers {
             if !spec.peers.iter().any(|kept| kept.key == peer.key) {
                 node.device.remove_peer(&peer.key);
+                // The agent takes its pins away, too.
+                if let Some(pins) = &mut node.pins {
+                    pins.retain(|_, (of, _)| *of != peer.key);
+                }
             }
         }
         node::add_peers(&mut node.device, &spec, now);

@@ -44,7 +44,7 @@ fn peer(n: usize, name: &str) -> Value {
         "path": "direct", "endpoint": format!("198.51.100.{}:{}", n % 250, 20_000 + n * 7),
         "rtt_ms": 4.0 + (n * 37 % 90) as f64 / 2.0, "handshake_age_s": (n * 13 % 120) as f64,
         "loss_percent": n / 50, "nat": {
-            "mapping": if n % 7 == 0 { "endpoint-dependent" } else { "endpoint-independent" },
+            "mapping": if n.is_multiple_of(7) { "endpoint-dependent" } else { "endpoint-independent" },
             "ports": "unknown", "several_addresses": false, "pins": true, "guesses": true,
         },
         "rx_bytes": n * n * 48_271, "tx_bytes": n * 96_489, "candidates": [],
