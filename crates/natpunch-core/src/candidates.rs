@@ -301,7 +301,8 @@ impl Entry {
         self.answers |= 1_u32.checked_shl(later).unwrap_or(0);
     }
 
-    /// How many of the last 32 pings were not answered, in percent, if that is not too few to tell.
+    /// How many of the last 32 pings were not answered, in percent, if that is not too few to tell. Those
+    /// before the first answer do not count.
     pub(crate) fn loss_percent(&self, now: Time) -> Option<u8> {
         // The last ones may still be answered.
         let is_open = |since: Time| now.since(since) < ANSWERED_BY;
@@ -309,7 +310,12 @@ impl Entry {
             true => self.unanswered,
             false => 0,
         };
-        let judged = self.counts.0.min(u32::BITS).checked_sub(open)?;
+        // What was sent before the first answer opened the NATs, and could not arrive.
+        let sent = match self.counts.0 <= u32::BITS {
+            true => u32::BITS - self.answers.leading_zeros(),
+            false => u32::BITS,
+        };
+        let judged = sent.checked_sub(open)?;
         let lost = judged.saturating_sub(self.answers.checked_shr(open)?.count_ones());
         let percent = u8::try_from(lost * 100 / judged.max(1)).ok();
         percent.filter(|_| judged >= ENOUGH_PINGS)
@@ -881,6 +887,26 @@ mod tests {
             ),
             Learned::LeftOut
         );
+    }
+
+    #[test]
+    fn pings_that_opened_the_nats_are_not_lost_ones() {
+        let mut table = Table::default();
+        let origin = &Origin::Peer;
+        learn(&mut table, "203.0.113.1:1", CandidateKind::Host, origin);
+        let path = PathId::wireguard("203.0.113.1:1".parse().unwrap());
+        let entry = table.get_mut(&path).unwrap();
+        let at = |seconds: u64| NOW + Duration::from_secs(seconds);
+        for second in 0..10 {
+            entry.on_ping(at(second));
+        }
+        assert_eq!(entry.loss_percent(at(20)), None, "it is not known to work");
+        for second in 20..30 {
+            entry.on_ping(at(second));
+            entry.note_answered(0);
+            entry.on_pong(Duration::from_millis(9), at(second));
+        }
+        assert_eq!(entry.loss_percent(at(31)), Some(0));
     }
 
     #[test]
