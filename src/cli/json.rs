@@ -1,5 +1,8 @@
 //! How commands print JSON: one object, which says by `format` of which shape it is.
 
+use std::fmt;
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use super::CliError;
@@ -26,7 +29,24 @@ pub(in crate::cli) fn object(object: &impl Serialize) -> Result<String, CliError
     }))
 }
 
-/// The same on one line, for commands that print one object after the other.
+/// Tells what a command did: as such an object if `json`, else in words.
+///
+/// # Errors
+/// As [`object`], or standard output is closed.
+pub(in crate::cli) fn tell(
+    json: bool,
+    done: &impl Serialize,
+    words: fmt::Arguments<'_>,
+) -> Result<(), CliError> {
+    let mut out = anstream::stdout();
+    match json {
+        true => write!(out, "{}", object(done)?)?,
+        false => writeln!(out, "{words}")?,
+    }
+    Ok(())
+}
+
+/// An object on one line, for commands that print one object after the other.
 ///
 /// # Errors
 /// As [`object`].

@@ -204,14 +204,11 @@ impl World {
                 }
             }
             let row = DevicePeer {
-                key: node.peer,
                 endpoint: node.endpoints.last().copied(),
                 last_handshake: node.handshake,
                 rx_bytes: node.received,
                 tx_bytes: node.received,
-                persistent_keepalive: None,
-                allowed_ips: vec![],
-                has_preshared_key: false,
+                ..DevicePeer::new(node.peer)
             };
             let snapshot = DeviceSnapshot {
                 listen_port: 51820,

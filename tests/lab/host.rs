@@ -122,10 +122,7 @@ lab_test!(
 );
 
 lab_test!(a_hung_device_is_named_and_down_ends_it, 120, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    world.write_mesh();
+    let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
     a.start();
     a.wait_up();
     let device = device_pid(&a);
@@ -140,10 +137,7 @@ lab_test!(a_hung_device_is_named_and_down_ends_it, 120, |lab| {
 });
 
 lab_test!(a_hung_agent_is_named_with_its_process, 120, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    world.write_mesh();
+    let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
     a.start();
     a.wait_up();
     let pid = a.status().unwrap()["pid"].as_i64().unwrap();
@@ -171,10 +165,7 @@ lab_test!(a_hung_agent_is_named_with_its_process, 120, |lab| {
 
 // The control socket is there before the device is, so a reload may come from then on.
 lab_test!(a_hangup_in_the_first_moment_is_a_reload, 90, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    world.write_mesh();
+    let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
     for _ in 0..5 {
         a.start();
         let socket = format!("/run/natpunch/{INTERFACE}.agent.sock");
@@ -202,10 +193,7 @@ lab_test!(
     a_reload_finds_the_agent_by_its_process_and_programs_read_what_came_of_it,
     90,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         a.start();
         a.wait_up();
         let json = |a: &Node, command: &[&str]| -> serde_json::Value {
@@ -242,10 +230,7 @@ lab_test!(
 );
 
 lab_test!(a_directory_that_others_may_write_to_is_refused, 60, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    world.write_mesh();
+    let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
     let directory = a.host.directory().unwrap().join("open");
     std::fs::create_dir(&directory).unwrap();
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -266,10 +251,7 @@ lab_test!(a_directory_that_others_may_write_to_is_refused, 60, |lab| {
 });
 
 lab_test!(a_start_that_fails_leaves_nothing_behind, 60, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let a = world.node(host);
-    world.write_mesh();
+    let (_world, a) = World::with_one_node(lab, Discovery::Rendezvous);
     // Without the capability for raw sockets, which are opened after the device.
     let file = a.file.to_str().unwrap().to_owned();
     let key = a.key_file.to_str().unwrap().to_owned();
@@ -340,10 +322,7 @@ lab_test!(
     a_state_directory_that_others_may_write_to_is_refused_by_name,
     60,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         let state = a.host.directory().unwrap().join("state");
         std::fs::create_dir(&state).unwrap();
         let set_mode = |mode: u32| {
@@ -372,10 +351,7 @@ lab_test!(
     a_device_whose_program_was_replaced_by_an_upgrade_is_told_of,
     60,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         let directory = a.host.directory().unwrap();
         a.program = directory.join("natpunch");
         std::fs::copy(NATPUNCH, &a.program).unwrap();

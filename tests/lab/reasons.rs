@@ -142,10 +142,7 @@ lab_test!(
     who_may_not_look_is_told_so_and_not_that_nothing_is_up,
     60,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         a.start();
         a.wait_up();
         // As the agent makes it where it is not there.
@@ -172,10 +169,7 @@ lab_test!(
     a_group_may_ask_the_agent_and_nobody_but_root_may_change_anything,
     60,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         a.arguments = vec!["--control-group".to_owned(), "4242".to_owned()];
         a.start();
         a.wait_up();
@@ -279,10 +273,7 @@ lab_test!(
 );
 
 lab_test!(status_goes_on_when_the_agent_restarts_under_it, 60, |lab| {
-    let mut world = World::new(lab, Discovery::Rendezvous);
-    let host = world.lab.public_host("a").unwrap();
-    let mut a = world.node(host);
-    world.write_mesh();
+    let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
     a.start();
     a.wait_up();
     let mut command = Command::new(NATPUNCH);

@@ -163,10 +163,7 @@ lab_test!(
     systemd_is_told_when_the_agent_is_ready_and_when_it_stops,
     60,
     |lab| {
-        let mut world = World::new(lab, Discovery::NatpunchGo);
-        let host = world.lab.public_host("a").unwrap();
-        let a = world.node(host);
-        world.write_mesh();
+        let (_world, a) = World::with_one_node(lab, Discovery::NatpunchGo);
         let path = a.host.directory().unwrap().join("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket

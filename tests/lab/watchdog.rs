@@ -16,10 +16,7 @@ lab_test!(
     a_watchdog_hears_of_an_agent_only_while_its_event_loop_turns,
     90,
     |lab| {
-        let mut world = World::new(lab, Discovery::Rendezvous);
-        let host = world.lab.public_host("a").unwrap();
-        let mut a = world.node(host);
-        world.write_mesh();
+        let (_world, mut a) = World::with_one_node(lab, Discovery::Rendezvous);
         let path = a.host.directory().unwrap().join("notify.sock");
         let systemd = UnixDatagram::bind(&path).unwrap();
         let patience = within(20) - std::time::Instant::now();

@@ -171,6 +171,16 @@ impl World {
         self.node(host)
     }
 
+    /// One with a node `a` on a host with a public address, which is alone in the mesh file, and not
+    /// started.
+    pub(crate) fn with_one_node(lab: Lab, discovery: Discovery) -> (Self, Node) {
+        let mut world = Self::new(lab, discovery);
+        let host = world.lab.public_host("a").unwrap();
+        let node = world.node(host);
+        world.write_mesh();
+        (world, node)
+    }
+
     /// Two nodes behind two NATs, started, not yet connected.
     pub(crate) fn pair(&mut self, nats: [Nat; 2]) -> ([Node; 2], [Router; 2]) {
         let (mut a, nat_a) = self.node_behind(nats[0], "a");

@@ -690,10 +690,7 @@ impl Mesh {
             }
             self.timers.extend(next.map(|next| (next, *key)));
         }
-        match peer.expects_response(now) {
-            true => _ = self.answered.insert(*key),
-            false => _ = self.answered.remove(key),
-        }
+        put(&mut self.answered, key, peer.expects_response(now));
         let relay = peer.relay_use(now);
         let before = match relay {
             RelayUse::Off => self.relays.remove(key),
@@ -703,18 +700,12 @@ impl Mesh {
             self.interest.touch(now);
         }
         let is_direct = self.env.has_messages && peer.takes_messages(now);
-        let has_changed = match is_direct {
-            true => self.direct.insert(*key),
-            false => self.direct.remove(key),
-        };
+        let has_changed = put(&mut self.direct, key, is_direct);
         if has_changed {
             self.interest.touch(now);
         }
         let rests = peer.rests();
-        let has_changed = match rests {
-            true => self.resting.insert(*key),
-            false => self.resting.remove(key),
-        };
+        let has_changed = put(&mut self.resting, key, rests);
         if has_changed {
             self.interest.touch(now);
             // It is told where this node is, or no longer.
@@ -791,5 +782,13 @@ impl Mesh {
             },
             None => interest,
         }
+    }
+}
+
+/// Has the peer in this set, or not; true if that is news.
+fn put(set: &mut BTreeSet<PeerKey>, peer: &PeerKey, is_in: bool) -> bool {
+    match is_in {
+        true => set.insert(*peer),
+        false => set.remove(peer),
     }
 }

@@ -43,19 +43,7 @@ fn mesh(peers: u32, now: Time) -> (Mesh, DeviceSnapshot) {
     };
     let mut mesh = Mesh::new(spec, [1; 32], now);
     let snapshot = DeviceSnapshot {
-        peers: keys
-            .iter()
-            .map(|key| DevicePeer {
-                key: *key,
-                endpoint: None,
-                last_handshake: None,
-                rx_bytes: 0,
-                tx_bytes: 0,
-                persistent_keepalive: None,
-                allowed_ips: Vec::new(),
-                has_preshared_key: false,
-            })
-            .collect(),
+        peers: keys.iter().map(|key| DevicePeer::new(*key)).collect(),
         ..DeviceSnapshot::default()
     };
     mesh.handle_device(&snapshot, now);

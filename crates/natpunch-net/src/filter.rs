@@ -96,7 +96,7 @@ pub(crate) fn drop_all() -> Vec<Instruction> {
 /// WireGuard's handshake initiations from `port` to this port of addresses that begin with
 /// `network`.
 pub(crate) fn rested(port: u16, network: [u8; 2], to: u16) -> Vec<Instruction> {
-    use Target::{Accept, Drop, Next};
+    use Target::{Drop, Next};
     let mut code = Assembler::default();
     code.ipv4_udp();
     code.run(op::LOAD_HALF, 16);
@@ -105,21 +105,14 @@ pub(crate) fn rested(port: u16, network: [u8; 2], to: u16) -> Vec<Instruction> {
     code.branch(op::IF_EQUAL, port.into(), Next, Drop);
     code.run(op::LOAD_HALF_FROM_X, 2);
     code.branch(op::IF_EQUAL, to.into(), Next, Drop);
-    code.run(op::LOAD_LENGTH, 0);
-    code.run(op::SUBTRACT_X, 0);
-    let length = UDP_HEADER + INITIATION_LEN as u32;
-    code.branch(op::IF_EQUAL, length, Next, Drop);
-    // Message type 1, and three bytes that are zero.
-    code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
-    code.branch(op::IF_EQUAL, 1 << 24, Accept, Drop);
-    code.verdicts();
+    code.wireguard_message(1, INITIATION_LEN);
     code.finish()
 }
 
 /// The program of a packet socket that sees packets of either family from their IP header on: it
 /// keeps WireGuard's handshake responses that leave this host, from whatever port.
 pub(crate) fn responses() -> Vec<Instruction> {
-    use Target::{Accept, Drop, Next, Skip};
+    use Target::{Drop, Next, Skip};
     let mut code = Assembler::default();
     code.run(op::LOAD_BYTE, PACKET_TYPE);
     code.branch(op::IF_EQUAL, OUTGOING, Next, Drop);
@@ -132,14 +125,7 @@ pub(crate) fn responses() -> Vec<Instruction> {
     code.run(op::X_CONSTANT, IPV6_HEADER);
     code.branch(op::IF_AT_LEAST, 0, Skip(8), Next);
     code.ipv4_udp();
-    code.run(op::LOAD_LENGTH, 0);
-    code.run(op::SUBTRACT_X, 0);
-    let length = UDP_HEADER + RESPONSE_LEN as u32;
-    code.branch(op::IF_EQUAL, length, Next, Drop);
-    // Message type 2, and three bytes that are zero.
-    code.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
-    code.branch(op::IF_EQUAL, 2 << 24, Accept, Drop);
-    code.verdicts();
+    code.wireguard_message(2, RESPONSE_LEN);
     code.finish()
 }
 
@@ -287,6 +273,21 @@ impl Assembler {
         self.run(op::LOAD_HALF, 6);
         self.branch(op::IF_ANY_BIT, 0x3fff, Drop, Next);
         self.run(op::X_HEADER_LENGTH, 0);
+    }
+
+    /// Keeps a message of WireGuard's of this type and length in bytes, and drops all else. X is the
+    /// start of the UDP header.
+    fn wireguard_message(&mut self, kind: u8, length: usize) {
+        use Target::{Accept, Drop, Next};
+        self.run(op::LOAD_LENGTH, 0);
+        self.run(op::SUBTRACT_X, 0);
+        let length = UDP_HEADER + length as u32;
+        self.branch(op::IF_EQUAL, length, Next, Drop);
+        // The type, and three bytes that are zero.
+        self.run(op::LOAD_WORD_FROM_X, UDP_HEADER);
+        let first = u32::from_be_bytes([kind, 0, 0, 0]);
+        self.branch(op::IF_EQUAL, first, Accept, Drop);
+        self.verdicts();
     }
 
     fn verdicts(&mut self) {

@@ -9,6 +9,7 @@
 
 mod batch;
 mod clock;
+mod ear;
 mod echo;
 mod error;
 mod filter;

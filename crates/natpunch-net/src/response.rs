@@ -4,26 +4,17 @@
 //! Nobody but the kernel sees WireGuard's packets leave, and a raw socket hears only what arrives. A
 //! packet socket that hears what leaves is shown every packet of the host, if only to drop it, so
 //! one should live for moments.
-use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
 
-use natpunch_types::{RESPONSE_LEN, is_response};
-use nix::sys::socket::{MsgFlags, recv};
-use socket2::{Domain, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use natpunch_types::is_response;
 
 use crate::NetError;
+use crate::ear::PacketEar;
 use crate::filter::responses;
 use crate::packet::{parse_ipv4, parse_udp};
-use crate::raw::attach;
-use crate::readable::readable;
-use crate::rest::bind_packets;
 
 const IPV6_HEADER: usize = 40;
-/// The longest IP header, the UDP header, a response, and one byte that tells a longer one.
-const BUFFER: usize = 60 + 8 + RESPONSE_LEN + 1;
 
 /// A handshake response that left this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +29,7 @@ pub struct SentResponse {
 
 /// Hears the handshake responses that leave this host.
 #[derive(Debug)]
-pub struct SentResponses(AsyncFd<Socket>);
+pub struct SentResponses(PacketEar);
 
 impl SentResponses {
     /// Listens from now on. Must be called within a tokio runtime.
@@ -46,11 +37,13 @@ impl SentResponses {
     /// # Errors
     /// natpunch may not open the socket, or the kernel has none of this kind.
     pub fn open() -> Result<Self, NetError> {
-        let socket = listen().map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM) => NetError::NotPermitted,
-            _ => NetError::socket("listen to WireGuard's handshake responses")(error),
-        })?;
-        Ok(Self(socket))
+        let words = (
+            "listen to WireGuard's handshake responses",
+            "hear WireGuard's handshake responses",
+        );
+        // Only a socket for all protocols is shown what leaves.
+        let ear = PacketEar::open(&responses(), libc::ETH_P_ALL, None, words)?;
+        Ok(Self(ear))
     }
 
     /// The next response. Dropping the future loses nothing.
@@ -58,21 +51,7 @@ impl SentResponses {
     /// # Errors
     /// The socket is broken.
     pub async fn recv(&self) -> Result<SentResponse, NetError> {
-        loop {
-            let mut buffer = [0; BUFFER];
-            let read = |socket: &Socket| {
-                match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    // Some interface went down, which is told once.
-                    Err(nix::Error::ENETDOWN) => Ok(0),
-                    read => read.map_err(io::Error::from),
-                }
-            };
-            let read = self.0.async_io(Interest::READABLE, read).await;
-            let length = read.map_err(NetError::socket("hear WireGuard's handshake responses"))?;
-            if let Some(response) = buffer.get(..length).and_then(parse) {
-                return Ok(response);
-            }
-        }
+        self.0.recv(parse).await
     }
 }
 
@@ -94,14 +73,4 @@ fn parse(packet: &[u8]) -> Option<SentResponse> {
         destination: SocketAddr::new(destination, udp.destination),
         datagram: udp.payload.to_vec(),
     })
-}
-
-/// A socket that gets nothing until its filter is in place.
-fn listen() -> io::Result<AsyncFd<Socket>> {
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
-    attach(&socket, &responses()).map_err(io::Error::other)?;
-    socket.set_nonblocking(true)?;
-    // Only a socket for all protocols is shown what leaves.
-    bind_packets(&socket, libc::ETH_P_ALL, 0)?;
-    readable(socket)
 }

@@ -372,14 +372,9 @@ mod tests {
     fn row(handshake: u64, rx_bytes: u64) -> DeviceSnapshot {
         DeviceSnapshot {
             peers: vec![natpunch_types::DevicePeer {
-                key: PeerKey::from_bytes([0; 32]),
-                endpoint: None,
                 last_handshake: Some(Duration::from_secs(handshake)),
                 rx_bytes,
-                tx_bytes: 0,
-                persistent_keepalive: None,
-                allowed_ips: Vec::new(),
-                has_preshared_key: false,
+                ..natpunch_types::DevicePeer::new(PeerKey::from_bytes([0; 32]))
             }],
             ..DeviceSnapshot::default()
         }

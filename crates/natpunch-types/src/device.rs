@@ -30,6 +30,22 @@ pub struct DevicePeer {
     pub has_preshared_key: bool,
 }
 
+impl DevicePeer {
+    /// A peer of which the device knows the key alone.
+    pub const fn new(key: PeerKey) -> Self {
+        Self {
+            key,
+            endpoint: None,
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            persistent_keepalive: None,
+            allowed_ips: Vec::new(),
+            has_preshared_key: false,
+        }
+    }
+}
+
 /// A device at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceSnapshot {

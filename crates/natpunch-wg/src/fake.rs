@@ -104,16 +104,9 @@ fn change_peer(
         let others = peers.values_mut().filter(|p| p.key != change.key);
         others.for_each(|p| p.allowed_ips.retain(|net| !taken.contains(net)));
     }
-    let peer = peers.entry(change.key).or_insert_with(|| DevicePeer {
-        key: change.key,
-        endpoint: None,
-        last_handshake: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        persistent_keepalive: None,
-        allowed_ips: Vec::new(),
-        has_preshared_key: false,
-    });
+    let peer = peers
+        .entry(change.key)
+        .or_insert_with(|| DevicePeer::new(change.key));
     if let Some(key) = &change.preshared_key {
         peer.has_preshared_key = key.is_some();
         match key {

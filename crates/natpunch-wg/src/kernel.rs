@@ -266,16 +266,7 @@ fn read_peers(parts: &[wireguard_control::PeerInfo]) -> DeviceState {
     let mut peers: BTreeMap<PeerKey, DevicePeer> = BTreeMap::new();
     for part in parts {
         let key = PeerKey::from_bytes(part.config.public_key.0);
-        let peer = peers.entry(key).or_insert_with(|| DevicePeer {
-            key,
-            endpoint: None,
-            last_handshake: None,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            persistent_keepalive: None,
-            allowed_ips: Vec::new(),
-            has_preshared_key: false,
-        });
+        let peer = peers.entry(key).or_insert_with(|| DevicePeer::new(key));
         // Only the first part of a peer has more than its networks.
         if let Some(preshared) = part
             .config

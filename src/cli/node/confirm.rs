@@ -1,6 +1,5 @@
 //! `natpunch confirm`: the person who made a change is still there.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -31,16 +30,11 @@ pub(in crate::cli) fn run(args: &ConfirmArgs) -> Result<ExitCode, CliError> {
         .get("revision")
         .and_then(serde_json::Value::as_str)
         .unwrap_or_default();
-    let mut out = anstream::stdout();
-    if args.json {
-        let interface = &interface;
-        let confirmed = Confirmed {
-            interface,
-            revision,
-        };
-        write!(out, "{}", json::object(&confirmed)?)?;
-    } else {
-        writeln!(out, "revision {revision} of {interface} stays")?;
-    }
+    let confirmed = Confirmed {
+        interface: &interface,
+        revision,
+    };
+    let words = format_args!("revision {revision} of {interface} stays");
+    json::tell(args.json, &confirmed, words)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -25,7 +25,7 @@ struct Down<'a> {
     /// Its interface.
     interface: &'a str,
     /// What was taken off the host.
-    removed: Removed,
+    removed: &'a Removed,
 }
 
 /// Stops the agent, if one runs, and removes the interface with its addresses, routes and device
@@ -94,18 +94,13 @@ pub(in crate::cli) fn run(args: &DownArgs) -> Result<ExitCode, CliError> {
         );
     }
     Journal::new(&control::state_dir(), &interface.name).remove();
-    let mut out = anstream::stdout();
-    let (mesh, interface) = (&interface.owner, &interface.name);
-    if args.json {
-        let down = Down {
-            mesh,
-            interface,
-            removed,
-        };
-        write!(out, "{}", json::object(&down)?)?;
-    } else {
-        writeln!(out, "mesh {mesh} is down: {removed}")?;
-    }
+    let down = Down {
+        mesh: &interface.owner,
+        interface: &interface.name,
+        removed: &removed,
+    };
+    let words = format_args!("mesh {} is down: {removed}", interface.owner);
+    json::tell(args.json, &down, words)?;
     Ok(ExitCode::SUCCESS)
 }
 

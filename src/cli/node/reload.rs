@@ -1,6 +1,5 @@
 //! `natpunch reload`: look for a new version of the mesh now.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Reloaded {
+struct Reloaded<'a> {
     /// Whose agent it is.
-    interface: String,
+    interface: &'a str,
     /// The version that it has loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    revision: Option<String>,
+    revision: Option<&'a str>,
 }
 
 /// Asks the agent and waits for its verdict.
@@ -37,17 +36,12 @@ pub(in crate::cli) fn run(args: &ReloadArgs) -> Result<ExitCode, CliError> {
     let mut client = Client::connect(&directory, &interface)?;
     client.set_patience(PATIENCE)?;
     let answer = client.ask(Request::Reload)?;
-    let mut out = anstream::stdout();
-    if args.json {
-        let revision = answer.get("revision").and_then(serde_json::Value::as_str);
-        let revision = revision.map(str::to_owned);
-        let reloaded = Reloaded {
-            interface,
-            revision,
-        };
-        write!(out, "{}", json::object(&reloaded)?)?;
-    } else {
-        writeln!(out, "{interface}: the newest version is loaded")?;
-    }
+    let revision = answer.get("revision").and_then(serde_json::Value::as_str);
+    let reloaded = Reloaded {
+        interface: &interface,
+        revision,
+    };
+    let words = format_args!("{interface}: the newest version is loaded");
+    json::tell(args.json, &reloaded, words)?;
     Ok(ExitCode::SUCCESS)
 }

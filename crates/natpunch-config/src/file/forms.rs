@@ -487,23 +487,25 @@ schema!(Allowed, { "oneOf": Consent::ALL.map(|consent| {
     serde_json::json!({ "type": "string", "const": consent.word() })
 }) });
 
+/// A word that is none of those that may stand here.
+fn not_one_of<T: Text>(problem: String, word: &str, known: &[&str]) -> Flaw {
+    let help = match did_you_mean(word, known) {
+        Some(best) => format!("did you mean \"{best}\"?"),
+        None => format!("write {}", T::EXPECTED),
+    };
+    Flaw::new(problem, help)
+}
+
 impl Text for Allowed {
     const EXPECTED: &'static str = "\"mass-removal\", \"critical-removal\", \
         \"operator-removal\", \"default-route\" or \"empty-mesh\"";
     fn parse(text: &str) -> Result<Self, Flaw> {
         text.parse().map(Self).map_err(|()| {
-            let words = Consent::ALL.map(Consent::word);
-            let help = match did_you_mean(text, &words) {
-                Some(best) => format!("did you mean \"{best}\"?"),
-                None => format!("write {}", <Self as Text>::EXPECTED),
-            };
-            Flaw::new(
-                format!(
-                    "`{}` is not a kind of change that can be allowed",
-                    Quoted(text)
-                ),
-                help,
-            )
+            let problem = format!(
+                "`{}` is not a kind of change that can be allowed",
+                Quoted(text)
+            );
+            not_one_of::<Self>(problem, text, &Consent::ALL.map(Consent::word))
         })
     }
 }
@@ -518,11 +520,8 @@ impl Text for Backend {
             "external" => Self::External,
             other => {
                 let problem = format!("`{}` is not a backend", Quoted(other));
-                let help = match did_you_mean(other, &["auto", "kernel", "userspace", "external"]) {
-                    Some(best) => format!("did you mean \"{best}\"?"),
-                    None => format!("write {}", Self::EXPECTED),
-                };
-                return Err(Flaw::new(problem, help));
+                let known = ["auto", "kernel", "userspace", "external"];
+                return Err(not_one_of::<Self>(problem, other, &known));
             }
         })
     }
@@ -544,11 +543,8 @@ impl Text for Connects {
             .find(|connect| connect.to_string() == text)
             .map(Self)
             .ok_or_else(|| {
-                let help = match did_you_mean(text, &["always", "on-demand"]) {
-                    Some(best) => format!("did you mean \"{best}\"?"),
-                    None => "write \"always\" or \"on-demand\"".to_owned(),
-                };
-                Flaw::new(format!("there is no `{}`", Quoted(text)), help)
+                let problem = format!("there is no `{}`", Quoted(text));
+                not_one_of::<Self>(problem, text, &["always", "on-demand"])
             })
     }
 }
@@ -570,11 +566,8 @@ impl Text for Relay {
             .find(|policy| policy.to_string() == text)
             .map(Self)
             .ok_or_else(|| {
-                let help = match did_you_mean(text, &["auto", "only", "never"]) {
-                    Some(best) => format!("did you mean \"{best}\"?"),
-                    None => "write \"auto\", \"only\" or \"never\"".to_owned(),
-                };
-                Flaw::new(format!("there is no `{}`", Quoted(text)), help)
+                let problem = format!("there is no `{}`", Quoted(text));
+                not_one_of::<Self>(problem, text, &["auto", "only", "never"])
             })
     }
 }

@@ -818,14 +818,5 @@ pub fn low_high() -> (u8, u8) {
 }
 
 pub fn row(key: PeerKey) -> DevicePeer {
-    DevicePeer {
-        key,
-        endpoint: None,
-        last_handshake: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        persistent_keepalive: None,
-        allowed_ips: vec![],
-        has_preshared_key: false,
-    }
+    DevicePeer::new(key)
 }

@@ -259,16 +259,7 @@ pub(crate) fn parse_get(text: &str) -> Result<GetAnswer, ParseError> {
         let value = Value { line, key, text };
         if key == "public_key" {
             let key = PeerKey::from_bytes(*value.key()?);
-            peers.entry(key).or_insert_with(|| DevicePeer {
-                key,
-                endpoint: None,
-                last_handshake: None,
-                rx_bytes: 0,
-                tx_bytes: 0,
-                persistent_keepalive: None,
-                allowed_ips: Vec::new(),
-                has_preshared_key: false,
-            });
+            peers.entry(key).or_insert_with(|| DevicePeer::new(key));
             current = Some(key);
             continue;
         }
@@ -370,7 +361,6 @@ mod tests {
     #[test]
     fn what_a_server_says_is_what_a_client_hears() {
         let peer = DevicePeer {
-            key: PeerKey::from_bytes([7; 32]),
             endpoint: Some("192.0.2.1:7".parse().unwrap()),
             last_handshake: Some(Duration::new(1_700_000_000, 5)),
             rx_bytes: 1,
@@ -378,6 +368,7 @@ mod tests {
             persistent_keepalive: Some(Duration::from_secs(25)),
             allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
             has_preshared_key: true,
+            ..DevicePeer::new(PeerKey::from_bytes([7; 32]))
         };
         let private = SecretKey::from_bytes([1; 32]);
         let mut answer = GetAnswer {

@@ -194,14 +194,9 @@ mod tests {
         );
         let mesh = config::load_texts(vec![("mesh.toml".into(), text)]).unwrap();
         let peer = |key, handshake: Option<u64>| DevicePeer {
-            key,
-            endpoint: None,
             last_handshake: handshake.map(Duration::from_secs),
             rx_bytes: 2048,
-            tx_bytes: 0,
-            persistent_keepalive: None,
-            allowed_ips: Vec::new(),
-            has_preshared_key: false,
+            ..DevicePeer::new(key)
         };
         let snapshot = DeviceSnapshot {
             listen_port: 51_820,

@@ -192,14 +192,8 @@ impl Shell {
     /// The device says where it has these peers.
     pub(crate) fn device_has(&mut self, peers: &[(u8, &str)], now: Time) {
         let peers = peers.iter().map(|(number, endpoint)| DevicePeer {
-            key: key(*number),
             endpoint: Some(endpoint.parse().unwrap()),
-            last_handshake: None,
-            rx_bytes: 0,
-            tx_bytes: 0,
-            persistent_keepalive: None,
-            allowed_ips: Vec::new(),
-            has_preshared_key: false,
+            ..DevicePeer::new(key(*number))
         });
         let snapshot = DeviceSnapshot {
             peers: peers.collect(),
