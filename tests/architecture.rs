@@ -104,6 +104,11 @@ const TABLE: &[Rule] = &[
         never_names: IMPURE,
     },
     Rule {
+        part: "crates/natpunch-picture",
+        dependencies: May::Only(&["natpunch-types", "serde"]),
+        never_names: IMPURE,
+    },
+    Rule {
         part: "crates/natpunch-noise",
         dependencies: May::Only(&[
             "natpunch-types",
