@@ -190,6 +190,8 @@ pub(crate) struct Env {
     pub(crate) rng: ChaCha20Rng,
     /// Random per start; never 0.
     pub(crate) session: u64,
+    /// The highest sequence number that a peer which was removed has had of this run.
+    pub(crate) sequence: u64,
     pub(crate) overlay: Vec<IpNet>,
     /// The MTU of WireGuard's interface.
     pub(crate) mtu: u32,

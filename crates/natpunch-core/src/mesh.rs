@@ -156,6 +156,7 @@ impl Mesh {
                 arranges: false,
                 has_messages: false,
                 relay_hosts: BTreeSet::new(),
+                sequence: 0,
                 published: None,
                 device_seen: false,
                 reading_delay: Duration::ZERO,
@@ -263,6 +264,7 @@ impl Mesh {
 
     fn remove(&mut self, key: &PeerKey) -> Option<Peer> {
         let peer = self.peers.remove(key)?;
+        self.env.sequence = self.env.sequence.max(peer.last_sequence());
         if let Some(keys) = &peer.keys {
             self.by_probe_tag.remove(&keys.inbound.probe_tag);
             self.by_record_tag.remove(&keys.inbound.record_tag);

@@ -152,6 +152,34 @@ fn a_reload_that_changes_a_peer_leaves_its_path_as_it_is_and_the_peer_still_answ
 }
 
 #[test]
+fn a_peer_that_was_removed_and_comes_back_is_answered_at_once() {
+    let mut world = World::pair();
+    world.tell_both();
+    world.connect();
+    let [removing, other] = [world.nodes[0].number, world.nodes[1].number];
+    for _ in 0..300 {
+        world.with(0, |mesh, now| mesh.ping(&public(other), now));
+        world.run(ms(200));
+    }
+    world.with(0, |mesh, now| mesh.handle_spec(spec(removing, &[]), now));
+    world.run(secs(5));
+    world.with(0, |mesh, now| {
+        mesh.handle_spec(spec(removing, &[other]), now)
+    });
+    world.tell(0, 1);
+    world.run(secs(1));
+    // By now it knows the other side's run again, which has heard many pings of this one: to it,
+    // lower numbers are replays.
+    for _ in 0..10 {
+        world.with(0, |mesh, now| mesh.ping(&public(other), now));
+        world.run(ms(200));
+    }
+    let status = world.status(0);
+    let last = status.candidates.iter().filter_map(|c| c.last_answer).min();
+    assert!(last.is_some_and(|last| last <= ms(200)), "{status:#?}");
+}
+
+#[test]
 fn a_relay_that_a_reload_forbids_is_left() {
     let mut world = World::pair();
     let by = |address| Candidate {

@@ -194,7 +194,7 @@ impl Peer {
             spec,
             keys,
             table: Table::default(),
-            prober: Prober::default(),
+            prober: Prober::going_on_from(env.sequence),
             round: Round::default(),
             meeting: Meeting::default(),
             messages: Messages::default(),

@@ -145,10 +145,19 @@ impl Default for Prober {
 }
 
 impl Prober {
+    /// A conversation whose numbers follow this one. A peer that was removed here and comes back
+    /// still knows our run, and would drop a number that it may have seen as a replay.
+    pub(super) fn going_on_from(sequence: u64) -> Self {
+        Self {
+            sequence,
+            ..Self::default()
+        }
+    }
+
     /// Goes on where another conversation with the same keys stopped. Otherwise the peer would drop
     /// our next probes as replays of this run, and its own replays would pass here for new.
     pub(super) fn resume(&mut self, predecessor: Self) {
-        self.sequence = predecessor.sequence;
+        self.sequence = self.sequence.max(predecessor.sequence);
         self.remote = predecessor.remote;
     }
 
@@ -305,6 +314,11 @@ impl Prober {
 }
 
 impl Peer {
+    /// The number of the last message of this run to the peer.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.prober.sequence
+    }
+
     pub(super) fn start_burst(&mut self, path: PathId, burst: Burst, now: Time) {
         let sparse = burst == Burst::Direct
             && !self.choice.is_selected(path)

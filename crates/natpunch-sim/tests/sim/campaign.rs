@@ -183,7 +183,7 @@ fn run(seed: u64, pings: Pings, connect: Connect) -> Outcome {
     pass(&mut scene.lab, during, pings);
     scene.mend();
     let mut outcome = recovery(&mut scene.lab, fault, pings);
-    scene.expect_third_party_spared();
+    scene.expect_third_party_spared(is_early);
     outcome.direct = direct;
     outcome
 }

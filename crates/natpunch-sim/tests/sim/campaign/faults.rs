@@ -9,7 +9,7 @@ use natpunch_sim::{
 use natpunch_types::IcmpKind;
 
 use crate::lab::{LAN, Lab, MS, SECOND, UPLINK, ip};
-use crate::servers::{add_victim, expect_victim_spared};
+use crate::servers::{add_victim, expect_victim_spared, expect_victim_spared_from_the_start};
 
 /// One kind of fault.
 #[derive(Clone, Copy)]
@@ -257,9 +257,13 @@ impl Scene {
     }
 
     /// Somebody who was named to the nodes gets a few probes, and nobody else gets any.
-    pub(crate) fn expect_third_party_spared(&self) {
-        if let Some(victim) = self.victim {
-            expect_victim_spared(&self.lab, victim);
+    pub(crate) fn expect_third_party_spared(&self, is_early: bool) {
+        let Some(victim) = self.victim else {
+            return;
+        };
+        match is_early {
+            true => expect_victim_spared_from_the_start(&self.lab, victim),
+            false => expect_victim_spared(&self.lab, victim),
         }
     }
 
