@@ -4,6 +4,7 @@
 //! Requests are done in order. Results come back through one channel, so the agent sees them as
 //! events ([`Agent::on_device`]).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,7 +56,7 @@ enum Request {
     Rest {
         peer: PeerKey,
     },
-    Leave(Vec<(PeerKey, SocketAddr)>),
+    LeaveRest(BTreeMap<PeerKey, SocketAddr>),
     SetKeepalive {
         peer: PeerKey,
         interval: Duration,
@@ -217,9 +218,9 @@ impl DeviceThread {
         self.send(Request::Rest { peer });
     }
 
-    /// Sets endpoints that nobody will look after. It is not told how that ended.
-    pub(super) fn leave(&self, endpoints: Vec<(PeerKey, SocketAddr)>) {
-        self.send(Request::Leave(endpoints));
+    /// Gives endpoints to peers at rest that nobody will wake. It is not told how that ended.
+    pub(super) fn leave_rest(&self, endpoints: BTreeMap<PeerKey, SocketAddr>) {
+        self.send(Request::LeaveRest(endpoints));
     }
 
     /// Makes WireGuard's keepalives to a peer so long. The next snapshot shows it.
@@ -346,11 +347,9 @@ fn run(
                 }
                 continue;
             }
-            Request::Leave(endpoints) => {
-                for (peer, endpoint) in endpoints {
-                    if let Err(error) = interface.set_endpoint(&peer, endpoint, false) {
-                        tracing::warn!(%error, "can't set the endpoint of a peer at rest");
-                    }
+            Request::LeaveRest(endpoints) => {
+                if let Err(error) = interface.leave_rest(&endpoints) {
+                    tracing::warn!(%error, "can't set the endpoints of peers at rest");
                 }
                 continue;
             }

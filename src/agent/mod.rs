@@ -11,6 +11,7 @@ mod device;
 mod discovery;
 mod drift;
 mod error;
+pub mod guard;
 mod metrics;
 mod nat64;
 mod ping;
@@ -58,6 +59,7 @@ use clash::Clash;
 use device::{DeviceEvent, DeviceThread};
 use drift::{DRIFT_INTERVAL, DRIFT_SHARE, DriftStatus};
 pub use error::AgentError;
+use guard::Guard;
 use metrics::Metrics;
 pub use ping::Pinged;
 use ping::Pings;
@@ -180,6 +182,7 @@ struct Agent {
     device: DeviceThread,
     raw: RawPort,
     resting: Resting,
+    guard: Guard,
     responses: Responses,
     pins: Pins,
     route_mtus: RouteMtus,
@@ -322,11 +325,13 @@ impl Agent {
                 self.device.snapshot();
                 self.limit_routes();
                 self.tend_memory();
+                self.tend_guard();
                 if Instant::now() >= self.drift_at {
                     self.drift_at = Instant::now() + DRIFT_INTERVAL.max(self.device.snapshot_cost() * DRIFT_SHARE);
                     self.look_for_clashes();
                     self.look_for_drift();
                     self.look_after_pins();
+                    self.guard.look_again();
                     if self.node.apply.heal {
                         self.services.hosts.heal();
                     }
@@ -441,6 +446,9 @@ impl Agent {
     fn note_event(&mut self, event: &Event) {
         let path = event.peer().zip(event.path());
         let kind = path.and_then(|(peer, path)| self.mesh.kind_of(peer, path));
+        if matches!(event, Event::Rests { .. }) {
+            self.guard.look_again();
+        }
         self.history.note(event, kind, now());
         self.metrics.note(event, kind, now());
     }
@@ -487,6 +495,8 @@ impl Agent {
         self.history.keep(is_peer);
         self.route_mtus.keep(is_peer);
         self.warm.keep(is_peer);
+        // It is to know no peer that is gone.
+        self.guard.end();
         let peers = self.node.peers.iter().map(|peer| peer.key);
         self.metrics.peers(peers, now());
         let node = services::Node {
@@ -547,9 +557,7 @@ impl Agent {
         self.close_memory().await;
         self.stop_plugins(|_| false).await;
         // Nobody hears any more what WireGuard sends to a resting endpoint.
-        let last = self.mesh.last_paths();
-        let last = last.map(|(peer, path)| (peer, self.nat64.outward(path.endpoint())));
-        self.device.leave(last.collect());
+        self.device.leave_rest(self.last_endpoints());
         // What was confirmed a moment ago must be in the journal before we end.
         self.rollout.handle_stop(now());
         self.execute().await;
@@ -561,6 +569,8 @@ impl Agent {
                 "the WireGuard device is still busy; the journal may lack the last confirmation"
             );
         }
+        // Last, lest this process be killed before it has done the same.
+        self.guard.end();
         self.services.stop().await;
         tracing::info!(interface = %self.node.interface, "stopped; the tunnels stay up (`natpunch down` removes them)");
     }

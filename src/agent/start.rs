@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::device::DeviceThread;
 use super::drift::DRIFT_INTERVAL;
+use super::guard::Guard;
 use super::metrics::{self, Metrics};
 use super::ping::Pings;
 use super::pins::Pins;
@@ -327,6 +328,7 @@ impl Agent {
             device,
             raw,
             resting,
+            guard: Guard::default(),
             responses: Responses::default(),
             pins,
             route_mtus: RouteMtus::default(),

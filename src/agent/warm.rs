@@ -242,6 +242,7 @@ impl Agent {
     /// Gives the core what worked in this network.
     pub(super) fn offer_remembered(&mut self) {
         self.warm.offer(&mut self.mesh);
+        self.guard.look_again();
     }
 
     /// Keeps what works at the end of this run.

@@ -131,6 +131,9 @@ pub enum Command {
     /// `apply`).
     #[command(hide = true)]
     PinForwarder(PinForwarderArgs),
+    /// Has WireGuard reach peers at rest when the agent was killed (started by `apply`).
+    #[command(hide = true)]
+    Guard(GuardArgs),
 }
 
 /// Arguments of `apply`.
@@ -916,6 +919,16 @@ pub struct PinForwarderArgs {
     /// The mark of WireGuard's packets; 0 is none.
     #[arg(long, value_name = "MARK")]
     pub fwmark: u32,
+}
+
+/// Arguments of the hidden `guard`.
+#[derive(Debug, Args)]
+pub struct GuardArgs {
+    /// Interface name.
+    pub name: String,
+    /// Where the agent's sockets are.
+    #[arg(long, value_name = "PATH")]
+    pub runtime_dir: PathBuf,
 }
 
 /// Reads a time such as `60s`, `5m` or `1h`, from a second to a day.

@@ -40,10 +40,13 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    if let Command::Apply(_) | Command::Serve(_) | Command::Device(_) | Command::Forwarder(_) =
-        cli.command
+    if let Command::Apply(_)
+    | Command::Serve(_)
+    | Command::Device(_)
+    | Command::Forwarder(_)
+    | Command::Guard(_) = cli.command
     {
-        // They hold keys for as long as they run, which a dump of memory, or another process of
+        // They hold keys for as long as they run, or read them, which a dump of memory, or another process of
         // this user, would show.
         let _ = nix::sys::prctl::set_dumpable(false);
     }
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Device(args) => node::device::run(args),
         Command::Forwarder(args) => node::device::run_forwarder(&args),
         Command::PinForwarder(args) => node::device::run_pin_forwarder(&args),
+        Command::Guard(args) => node::device::run_guard(&args),
     });
     done.unwrap_or_else(|error| error.report())
 }

@@ -7,7 +7,7 @@ use natpunch_lab::{Nat, Router, lab_test};
 use crate::measure::median;
 use crate::world::{Discovery, Node, World, soon, within};
 
-const ON_DEMAND: &str = "connect = \"on-demand\"\n";
+pub(crate) const ON_DEMAND: &str = "connect = \"on-demand\"\n";
 
 /// A router for each side of a pair.
 fn routers(world: &mut World, nats: [Nat; 2], number: usize) -> [Router; 2] {
@@ -51,7 +51,7 @@ fn pair_at_rest(world: &mut World, routers: &[Router; 2], number: usize) -> [Nod
 }
 
 /// One packet, and the time until it is answered; its answer's number.
-fn first_ping(from: &Node, to: &Node) -> (Duration, u64) {
+pub(crate) fn first_ping(from: &Node, to: &Node) -> (Duration, u64) {
     let start = Instant::now();
     let ping = from.ping(to.address, Duration::from_millis(200));
     let (at, answer) = ping.first(soon()).expect("a ping is answered");
@@ -148,61 +148,118 @@ fn cost(pid: i64) -> (f64, u64) {
     (ticks / 100.0, memory.unwrap() / 1000)
 }
 
+/// What a node has used of its links, and its agent and its device of the machine.
+struct Used {
+    at: Instant,
+    sent: u64,
+    processes: [(f64, u64); 2],
+}
+
+impl Used {
+    fn by(node: &mut Node) -> Self {
+        let device = node.status().unwrap()["device"]["pid"].as_i64().unwrap();
+        let pids = [i64::from(node.pid().as_raw()), device];
+        Self {
+            at: Instant::now(),
+            sent: sent(node),
+            processes: pids.map(cost),
+        }
+    }
+
+    /// What has come to it since.
+    fn report_since(node: &mut Node, what: &str, before: &Self) {
+        let now = Self::by(node);
+        let hours = now.at.duration_since(before.at).as_secs_f64() / 3600.0;
+        println!(
+            "measured: {what}: {:.1} packets a minute, ARP included",
+            (now.sent - before.sent) as f64 / hours / 60.0
+        );
+        let processes = now.processes.iter().zip(&before.processes);
+        for ((now, before), name) in processes.zip(["agent", "device"]) {
+            println!(
+                "measured: {what}: {name}: {:.0} s of CPU an hour, {} MB",
+                (now.0 - before.0) / hours,
+                now.1
+            );
+        }
+    }
+}
+
 lab_test!(
     #[ignore = "a measurement: make measure"]
     measure_ten_thousand_peers_on_demand,
-    900,
+    1_800,
     |lab| {
-        const PEERS: u16 = 10_000;
+        const PEERS: usize = 10_000;
+        const ACTIVE: usize = 20;
         const COUNTED: Duration = Duration::from_secs(120);
+        // What comes at the start is over then.
+        const SETTLED: Duration = Duration::from_secs(60);
         let mut world = World::new(lab, Discovery::Rendezvous);
         world.mesh.networks = "10.77.0.0/16".to_owned();
-        let mut routers = Vec::new();
-        let [mut a, mut b] = ["a", "b"].map(|name| {
-            let (node, router) = world.node_behind(Nat::PortPreserving, name);
-            routers.push(router);
-            node
-        });
-        for number in 0..PEERS {
+        let (mut a, _router) = world.node_behind(Nat::PortPreserving, "a");
+        let routers: Vec<Router> = (0..5)
+            .map(|number| {
+                let name = format!("nat{number}");
+                world.lab.router(&name, Nat::PortPreserving).unwrap()
+            })
+            .collect();
+        let mut others: Vec<Node> = (0..ACTIVE)
+            .map(|number| world.node_at(&routers[number % routers.len()], &format!("n{number}")))
+            .collect();
+        for number in others.len()..PEERS {
             let mut bytes = [7; 32];
-            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
             let key = natpunch_types::PeerKey::from_bytes(bytes);
-            world
-                .mesh
-                .add(&format!("p{number}"), &key.to_string(), ON_DEMAND);
+            let name = format!("p{number}");
+            world.mesh.add(&name, &key.to_string(), "");
         }
-        for member in world.mesh.members.iter_mut().take(2) {
+        for member in &mut world.mesh.members {
             member.more.push_str(ON_DEMAND);
         }
         world.write_mesh();
+        // The machine carries one node with all peers. The others have it alone in their file.
+        for node in &mut others {
+            let mut mesh = world.mesh.clone();
+            mesh.members
+                .retain(|member| ["a", node.name()].contains(&member.name.as_str()));
+            node.file = node.host.directory().unwrap().join("mesh.toml");
+            mesh.write(&node.file);
+            node.log = "warn";
+            node.start();
+        }
+        a.log = "info";
         a.start();
-        b.start();
         let is_up =
             |status: &serde_json::Value| (status["discovery"][0]["ok"] == true).then_some(());
-        for node in [&a, &b] {
+        for node in others.iter().chain([&a]) {
             node.wait("registered", within(200), is_up);
         }
-        let (took, sequence) = first_ping(&a, &b);
-        assert_eq!(sequence, 1, "the first packet was lost");
-        println!("measured: 10,000 peers at rest: first ping answered after {took:?}");
-        // What comes at the start is over.
-        std::thread::sleep(Duration::from_secs(60));
-        let device = a.status().unwrap()["device"]["pid"].as_i64().unwrap();
-        let pids = [i64::from(a.pid().as_raw()), device];
-        let before = (sent(&a), pids.map(cost));
+        std::thread::sleep(SETTLED);
+        let before = Used::by(&mut a);
         std::thread::sleep(COUNTED);
-        let after = (sent(&a), pids.map(cost));
-        let minutes = COUNTED.as_secs_f64() / 60.0;
-        println!(
-            "measured: 10,000 peers at rest, one awake: {:.1} packets a minute, ARP included",
-            (after.0 - before.0) as f64 / minutes
-        );
-        for (n, what) in ["agent", "device"].into_iter().enumerate() {
-            println!(
-                "measured: 10,000 peers at rest: {what}: {:.2} s of CPU a minute, {} MB",
-                (after.1[n].0 - before.1[n].0) / minutes,
-                after.1[n].1
-            );
+        Used::report_since(&mut a, "10,000 peers at rest", &before);
+        let mut times = Vec::new();
+        for node in &others {
+            let (took, sequence) = first_ping(&a, node);
+            assert_eq!(sequence, 1, "the first packet was lost");
+            times.push(took);
         }
+        report("10,000 peers, 20 are woken in turn", &times);
+        let pings: Vec<_> = others
+            .iter()
+            .map(|node| a.ping(node.address, Duration::from_secs(1)))
+            .collect();
+        std::thread::sleep(SETTLED);
+        let before = Used::by(&mut a);
+        std::thread::sleep(COUNTED);
+        let what = "10,000 peers, 20 of them pinged each second";
+        Used::report_since(&mut a, what, &before);
+        let lost: u64 = pings.into_iter().map(|ping| ping.stop().lost()).sum();
+        println!("measured: {what}: {lost} pings lost");
+        let status = a.status().unwrap();
+        let peers = status["peers"].as_array().unwrap().iter();
+        let direct = peers.filter(|peer| peer["path"] == "direct").count();
+        println!("measured: {what}: {direct} paths are direct");
     }
 );

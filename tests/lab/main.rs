@@ -42,6 +42,7 @@ mod port_mapping;
 mod quiet;
 mod reasons;
 mod relay;
+mod rest;
 mod revisions;
 mod roaming;
 mod rollout;

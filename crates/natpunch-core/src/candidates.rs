@@ -207,6 +207,11 @@ impl Entry {
         }
     }
 
+    /// This node's own mesh file says, or the peer's does, that the peer is there.
+    pub(crate) fn says_the_mesh_file(&self) -> bool {
+        self.stated
+    }
+
     /// Never probed and never used: this host has no route there, or the route leads into another
     /// network's tunnel, and the mesh file does not name the address.
     pub(crate) fn is_barred(&self) -> bool {

@@ -597,7 +597,8 @@ impl Mesh {
         peer.map_or_else(Vec::new, |peer| peer.packets(now))
     }
 
-    /// The peers at rest that this run was connected to, each with the path that was in use last.
+    /// The peers at rest of which it is known where they were, each with the path to there: for a
+    /// WireGuard that nobody helps any more. None is by a relay or a pin.
     pub fn last_paths(&self) -> impl Iterator<Item = (PeerKey, PathId)> {
         let resting = self.resting.iter();
         resting.filter_map(|key| Some((*key, self.peers.get(key)?.last_path()?)))

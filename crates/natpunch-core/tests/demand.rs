@@ -8,12 +8,15 @@
     missing_docs
 )]
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-use natpunch_core::{Command, Mesh, MeshSpec, PeerSpec, PeerState, PunchSpec, Time};
+use natpunch_core::{Command, KnownPath, Mesh, MeshSpec, PeerSpec, PeerState, PunchSpec, Time};
 use natpunch_types::{
-    Ask, Connect, DevicePeer, DeviceSnapshot, HostAddress, HostNetwork, INITIATION_LEN, LinkRole,
-    PeerKey, SecretKey, resting_endpoint, sign_handshake,
+    Abilities, Ask, Candidate, CandidateKind, Connect, DevicePeer, DeviceSnapshot, HostAddress,
+    HostNetwork, INITIATION_LEN, InstanceName, LinkRole, News, PathId, PeerKey, Pins, Running,
+    SecretKey, resting_endpoint, sign_handshake,
 };
 
 fn key(number: u32) -> PeerKey {
@@ -116,6 +119,52 @@ fn only_the_peer_that_is_woken_is_told_where_this_node_is_and_only_it_is_probed(
             .iter()
             .all(|peer| peer.state == PeerState::Resting)
     );
+}
+
+#[test]
+fn where_a_peer_at_rest_was_is_known_from_earlier_runs_or_the_mesh_file() {
+    let mut now = Time::from_millis(1_000);
+    let (mut mesh, _) = mesh(4, now);
+    let at = |text: &str| PathId::wireguard(text.parse().unwrap());
+    let (lan, public) = (at("192.168.7.7:1"), at("203.0.113.7:1"));
+    let pinned = PathId::from_port(NonZeroU16::new(61_000).unwrap(), at("203.0.113.8:1").remote);
+    let known = |peer: u32, path| KnownPath {
+        peer: key(peer),
+        path,
+        kind: CandidateKind::Reflexive,
+    };
+    let paths = [
+        known(0, public),
+        known(0, lan),
+        known(1, public),
+        known(2, pinned),
+    ];
+    mesh.handle_pins(Pins::Available, now);
+    mesh.handle_remembered(&paths, now);
+    let instance = InstanceName::new("static");
+    let running = Running {
+        abilities: Abilities::default(),
+        run: 1,
+    };
+    mesh.handle_instances([(instance.clone(), running)].into(), now);
+    for peer in [1, 3] {
+        let candidate = Candidate {
+            address: "203.0.113.9:1".parse().unwrap(),
+            kind: CandidateKind::Mapped,
+            lifetime: Duration::from_secs(86_400),
+        };
+        let peer = key(peer);
+        mesh.handle_news(&instance, News::Candidate { peer, candidate }, now);
+    }
+    let stated = at("203.0.113.9:1");
+    let expected = BTreeMap::from([(key(0), lan), (key(1), public), (key(3), stated)]);
+    for _ in 0..2 {
+        assert_eq!(mesh.last_paths().collect::<BTreeMap<_, _>>(), expected);
+        // They are no candidates any more, and still the best that is known.
+        now += Duration::from_secs(1_000);
+        mesh.handle_timeout(now);
+        assert_eq!(drain(&mut mesh).0, 0, "nobody is asked");
+    }
 }
 
 /// Memory of this process, in MB.

@@ -1,11 +1,12 @@
-//! Processes of natpunch that go on when the one that started them has ended: each has a control
-//! socket, a lock beside it, and a log.
+//! Processes of natpunch that go on when the one that started them has ended: each has a log, and
+//! those that go on for long a control socket with a lock beside it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -42,14 +43,36 @@ pub fn start<S: AsRef<OsStr>>(
     filter: &str,
     log: File,
 ) -> io::Result<Child> {
-    Command::new(program)
+    command(program, arguments, filter, log)
+        .stdin(Stdio::null())
+        .spawn()
+}
+
+/// [`start`] for a process that reads what we write to this socket, and so learns of our end.
+///
+/// # Errors
+/// The program can't be run.
+pub fn start_reader<S: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[S],
+    filter: &str,
+    log: File,
+) -> io::Result<(Child, UnixStream)> {
+    let (ours, its) = UnixStream::pair()?;
+    let mut command = command(program, arguments, filter, log);
+    let child = command.stdin(OwnedFd::from(its)).spawn()?;
+    Ok((child, ours))
+}
+
+fn command<S: AsRef<OsStr>>(program: &Path, arguments: &[S], filter: &str, log: File) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("NATPUNCH_LOG", filter)
         .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
+        .stderr(log);
+    command
 }
 
 /// Waits for a process in the background, so that it leaves no zombie when it ends before us.
@@ -73,11 +96,17 @@ pub fn give_up(child: &mut Child) {
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`]: another process has the socket. Or its lock can't be opened.
 pub fn begin(socket: &Path) -> io::Result<Sole> {
+    leave();
+    Sole::take(&socket.with_extension("lock"), LOCK_TIMEOUT)
+}
+
+/// In the process itself, before it has threads: it leaves the terminal and the session of who
+/// started it, and makes files for its user alone.
+pub fn leave() {
     // A session of its own: no terminal, no Ctrl-C meant for the agent. It fails only where it
     // already is one.
     let _ = nix::unistd::setsid();
     umask(Mode::from_bits_truncate(0o077));
-    Sole::take(&socket.with_extension("lock"), LOCK_TIMEOUT)
 }
 
 /// Listens at a control socket, in place of one that an ended process has left.
@@ -120,6 +149,6 @@ mod tests {
         drop(listen(&socket).unwrap());
         assert!(socket.exists(), "as a process leaves it that was killed");
         let _listener = listen(&socket).unwrap();
-        assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        assert!(UnixStream::connect(&socket).is_ok());
     }
 }

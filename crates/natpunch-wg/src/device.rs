@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use natpunch_types::{DeviceSnapshot, PeerKey, PresharedKey, SecretKey};
+use natpunch_types::{DeviceSnapshot, PeerKey, PresharedKey, SecretKey, is_resting};
 
 use crate::backend::BackendKind;
 use crate::error::WgError;
@@ -209,4 +209,33 @@ pub fn set_endpoint(
         ..DeviceChange::default()
     })?;
     Ok(EndpointUpdate::Updated)
+}
+
+/// Gives these endpoints to those of the peers that are at their resting endpoint, and touches no
+/// other; how many that were.
+pub(crate) fn leave_rest(
+    device: &mut (impl Device + ?Sized),
+    endpoints: &BTreeMap<PeerKey, SocketAddr>,
+) -> Result<usize, WgError> {
+    let snapshot = device.get()?.snapshot;
+    let at_rest = snapshot
+        .peers
+        .iter()
+        .filter(|peer| peer.endpoint.is_some_and(is_resting));
+    let to_change = at_rest.filter_map(|peer| {
+        let change = PeerChange::new(peer.key, PeerAction::Update);
+        Some(PeerChange {
+            endpoint: Some(*endpoints.get(&peer.key)?),
+            ..change
+        })
+    });
+    let peers: Vec<PeerChange> = to_change.collect();
+    let count = peers.len();
+    if count > 0 {
+        device.configure(&DeviceChange {
+            peers,
+            ..DeviceChange::default()
+        })?;
+    }
+    Ok(count)
 }

@@ -1,6 +1,6 @@
 //! An interface as a whole: link, device, addresses, routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ use crate::pins::{self, PinError, PinMethod, PinSet, Pins};
 use crate::plan::{Change, Plan};
 use crate::routing::{self, Rule, wanted_rules};
 use crate::spec::{EMBEDDED_MAX_MTU, InterfaceSpec, check_name, mark, seconds};
-use crate::state_file::{self, StateFile, control_socket};
+use crate::state_file::{self, StateFile, control_socket, guard_log};
 use crate::uapi::{UapiDevice, socket_path};
 
 /// A WireGuard interface that is ours.
@@ -130,7 +130,7 @@ impl Interface {
                 });
             }
             Present::Ours { link, backend } => {
-                let state = open_device(spec, backend)?.get()?;
+                let state = open_device(&spec.name, &spec.runtime_dir, backend)?.get()?;
                 (Some(link), backend, state)
             }
             Present::External { link } => {
@@ -229,7 +229,7 @@ impl Interface {
         let mut interface = Self {
             name: spec.name.clone(),
             backend,
-            device: open_device(spec, backend)?,
+            device: open_device(&spec.name, &spec.runtime_dir, backend)?,
             link: link.index,
             pins: Pins::find(spec),
         };
@@ -391,6 +391,15 @@ impl Interface {
         })
     }
 
+    /// Gives these endpoints to those of the peers that are at their resting endpoint: nobody will
+    /// hear any more what WireGuard sends there. How many that were.
+    pub fn leave_rest(
+        &mut self,
+        endpoints: &BTreeMap<PeerKey, SocketAddr>,
+    ) -> Result<usize, WgError> {
+        device::leave_rest(&mut self.device, endpoints)
+    }
+
     /// Sets the interval of a peer's persistent keepalive, in whole seconds. A peer that is gone stays
     /// gone.
     pub fn set_keepalive(&mut self, peer: &PeerKey, interval: Duration) -> Result<(), WgError> {
@@ -483,6 +492,24 @@ pub fn exists(name: &str) -> Result<bool, WgError> {
     Ok(links::find(name)?.is_some())
 }
 
+/// [`Interface::leave_rest`] for an interface whose agent has ended, if it is still natpunch's.
+pub fn leave_rest(
+    name: &str,
+    runtime_dir: &Path,
+    endpoints: &BTreeMap<PeerKey, SocketAddr>,
+) -> Result<usize, WgError> {
+    check_name(name)?;
+    let (Some(file), Some(link)) = (state_file::read(runtime_dir, name), links::find(name)?) else {
+        return Ok(0);
+    };
+    let is_marked = link.alias.as_deref() == Some(&*mark(&file.owner));
+    if file.backend != BackendKind::External && !is_marked {
+        return Ok(0);
+    }
+    let mut device = open_device(name, runtime_dir, file.backend)?;
+    device::leave_rest(&mut device, endpoints)
+}
+
 /// Removes exactly what natpunch made: the interface, or, if another program runs the device, our
 /// peers, addresses and routes. An interface that this mesh does not own is refused; a missing one
 /// is no error.
@@ -529,6 +556,7 @@ pub fn down(name: &str, owner: &str, runtime_dir: &Path) -> Result<Removed, WgEr
     for path in [
         socket.with_extension("lock"),
         runtime_dir.join(format!("{name}.device.log")),
+        guard_log(runtime_dir, name),
         socket,
     ] {
         let _ = std::fs::remove_file(path);
@@ -824,21 +852,22 @@ fn create(spec: &InterfaceSpec) -> Result<(Link, BackendKind), WgError> {
 }
 
 fn open_device(
-    spec: &InterfaceSpec,
+    name: &str,
+    runtime_dir: &Path,
     backend: BackendKind,
 ) -> Result<Box<dyn Device + Send>, WgError> {
     Ok(match backend {
-        BackendKind::Kernel => Box::new(KernelDevice::new(&spec.name)?),
-        BackendKind::External => Box::new(UapiDevice::external(&spec.name)),
-        BackendKind::Userspace => match Control::find(&spec.name, &spec.runtime_dir)? {
+        BackendKind::Kernel => Box::new(KernelDevice::new(name)?),
+        BackendKind::External => Box::new(UapiDevice::external(name)),
+        BackendKind::Userspace => match Control::find(name, runtime_dir)? {
             Some(control) => Box::new(control.device()),
             None => {
                 return Err(WgError::Gone {
-                    name: spec.name.clone(),
+                    name: name.into(),
                     reason: format!(
                         "the interface is there, but its device process does not answer at {}; remove it with `ip link del {}`",
-                        control_socket(&spec.runtime_dir, &spec.name).display(),
-                        spec.name
+                        control_socket(runtime_dir, name).display(),
+                        name
                     ),
                 });
             }

@@ -44,7 +44,7 @@ pub use embedded::DeviceProcess;
 pub use error::WgError;
 #[cfg(feature = "testing")]
 pub use fake::FakeDevice;
-pub use interface::{Applied, Interface, Removed, down, exists};
+pub use interface::{Applied, Interface, Removed, down, exists, leave_rest};
 pub use kernel::KernelDevice;
 pub use links::kernel_has_wireguard;
 pub use observe::{Observed, observe};
@@ -54,5 +54,5 @@ pub use pins::{
 pub use plan::{Change, Effect, Plan, Sign};
 pub use routing::Rule;
 pub use spec::{DefaultRoute, InterfaceSpec, PeerSpec, RouteMtu};
-pub use state_file::{Managed, managed};
+pub use state_file::{Managed, guard_log, managed};
 pub use uapi::UapiDevice;

@@ -71,6 +71,11 @@ pub(crate) fn control_socket(runtime_dir: &Path, name: &str) -> PathBuf {
     runtime_dir.join(format!("{name}.device.sock"))
 }
 
+/// The log of the process that guards this interface's peers at rest.
+pub fn guard_log(runtime_dir: &Path, name: &str) -> PathBuf {
+    runtime_dir.join(format!("{name}.guard.log"))
+}
+
 /// Makes the runtime directory, for root's eyes only, and refuses one that others may write to:
 /// what is believed of the files and sockets in it is done as root.
 pub(crate) fn make_runtime_dir(dir: &Path) -> Result<(), WgError> {

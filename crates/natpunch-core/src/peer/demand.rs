@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use natpunch_types::{CandidateKind, Connect, Origin, PathId};
 
-use crate::candidates::Offer;
+use crate::candidates::{Entry, Offer};
 use crate::env::Env;
+use crate::path::Tier;
 use crate::{Command, Event, Time};
 
 use super::Peer;
@@ -74,6 +75,8 @@ pub(super) struct Demand {
     ordered: Option<Time>,
     /// The path that was in use before the rest.
     last: Option<PathId>,
+    /// The best of those that worked in earlier runs.
+    remembered: Option<PathId>,
 }
 
 impl Demand {
@@ -85,6 +88,7 @@ impl Demand {
             peers: None,
             ordered: None,
             last: None,
+            remembered: None,
         }
     }
 
@@ -92,7 +96,7 @@ impl Demand {
     pub(super) fn inherit(&mut self, predecessor: &Self) {
         (self.woken, self.own, self.peers) =
             (predecessor.woken, predecessor.own, predecessor.peers);
-        self.last = predecessor.last;
+        (self.last, self.remembered) = (predecessor.last, predecessor.remembered);
     }
 
     /// When nobody will have wanted anything for long enough.
@@ -243,9 +247,45 @@ impl Peer {
         env.out.set_endpoint(peer, Command::Rest { peer });
     }
 
-    /// The path that was in use before the rest.
+    /// A path has worked in an earlier run.
+    pub(super) fn remember_at_rest(&mut self, path: PathId) {
+        if !self.rests() || path.pin().is_some() {
+            return;
+        }
+        let Some(found) = self.tier(&path) else {
+            return;
+        };
+        let before = self.demand.remembered.and_then(|path| self.tier(&path));
+        if before.is_none_or(|before| found < before) {
+            self.demand.remembered = Some(path);
+        }
+    }
+
+    /// Where the peer most likely is, for a WireGuard that nobody helps: the path that was in use
+    /// before the rest, else one that worked in an earlier run, else what the mesh file states.
     pub(crate) fn last_path(&self) -> Option<PathId> {
-        self.demand.last
+        let stated = || {
+            let paths = self.table.iter().map(|(path, _)| *path);
+            let stated =
+                paths.filter(|path| self.table.get(path).is_some_and(Entry::says_the_mesh_file));
+            stated
+                .filter_map(|path| Some((self.tier(&path)?, path)))
+                .min()
+                .map(|(_, path)| path)
+        };
+        let known = self.demand.last.or(self.demand.remembered);
+        let is_of_use = |path: &PathId| {
+            path.pin().is_none()
+                && self.permits(*path, CandidateKind::PeerReflexive, &Origin::WireGuard)
+        };
+        known.or_else(stated).filter(is_of_use)
+    }
+
+    /// What a path is worth that WireGuard may send on; a relay binds its ports for one session only.
+    fn tier(&self, path: &PathId) -> Option<Tier> {
+        let entry = self.table.get(path)?;
+        let is_of_use = !entry.is_relay() && !entry.is_barred();
+        is_of_use.then(|| entry.tier(*path, self.table.same_site))
     }
 
     /// Ends the rest, if there is one: everything that is known of the peer is probed.

@@ -45,6 +45,7 @@ impl Peer {
             recorded: false,
         };
         self.learn(offer, env, now);
+        self.remember_at_rest(path);
         self.decide(env, now);
     }
 
