@@ -117,6 +117,12 @@ impl Agent {
         format!("this mesh has no peer {name:?}{help}")
     }
 
+    /// A discovery instance carries records, by which a peer at rest hears that it is wanted.
+    fn carries_records(&self) -> bool {
+        let mut instances = self.node.discovery.iter();
+        instances.any(|instance| instance.about.abilities.records)
+    }
+
     /// The discovery instances, as far as they tell of a cause.
     pub(super) fn finders(&self, discovery: &[DiscoveryStatus]) -> Vec<Finder> {
         let finder = |status: &DiscoveryStatus| {
@@ -158,6 +164,7 @@ impl Agent {
                 own_key: &self.node.public_key,
             },
             finders,
+            carries_records: self.carries_records(),
             flips: flips.as_deref(),
         })
     }

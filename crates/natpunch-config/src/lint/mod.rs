@@ -15,8 +15,9 @@ use crate::report::source::Place;
 /// A rule adds its findings.
 type Rule = fn(&MeshConfig, &mut Vec<ConfigError>);
 
-const WARNINGS: [Rule; 10] = [
+const WARNINGS: [Rule; 11] = [
     reach::connectivity,
+    reach::never_woken,
     reach::no_relay,
     reach::no_shared_relay,
     reach::exit_nodes,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use natpunch_types::RelayPolicy;
+use natpunch_types::{Connect, RelayPolicy};
 
 use super::place;
 use crate::mesh::model::{Discovery, MeshConfig, PeerConfig};
@@ -66,6 +66,39 @@ pub(super) fn connectivity(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
             );
         }
     }
+}
+
+/// Pairs on demand of which neither side hears that the other one wants it.
+pub(super) fn never_woken(mesh: &MeshConfig, findings: &mut Vec<ConfigError>) {
+    if mesh.carries_records() {
+        return;
+    }
+    let peers = mesh.peers.iter();
+    let hidden = peers.filter(|(_, peer)| peer.endpoint.is_none());
+    let is_on_demand = |a: &PeerConfig, b: &PeerConfig| mesh.connect_of(a, b) == Connect::OnDemand;
+    // Two that would rest with one of their own kind rest with each other.
+    let sleepers = hidden.clone().filter(|(_, peer)| is_on_demand(peer, peer));
+    let mut lost = sleepers.filter_map(|(name, peer)| {
+        let mut others = hidden.clone().filter(|(other, _)| *other != name);
+        let (other, _) = others.find(|(_, other)| is_on_demand(peer, other))?;
+        Some((name, other))
+    });
+    let Some((name, other)) = lost.next() else {
+        return;
+    };
+    let stated = [name, other].map(|name| mesh.places.connects.get(name).copied());
+    let at = stated.into_iter().flatten().next().or(mesh.places.connect);
+    let message = format!(
+        "nothing wakes the pair of `{}` and `{}`, which is on demand",
+        Quoted(name),
+        Quoted(other)
+    );
+    let finding = ConfigError::at(at.unwrap_or_default(), message)
+        .label("neither has an endpoint, and no discovery here carries records");
+    findings.push(finding.rule("never-woken").help(
+        "add a section [discovery.NAME] with plugin = \"rendezvous\", give one of the two an \
+         endpoint, or keep them connected: connect = \"always\"",
+    ));
 }
 
 /// A peer that is to be reached by relays only, and no relay that both sides use.

@@ -1,6 +1,7 @@
 //! What the files mean together, and what must be true of it.
 
 pub(crate) mod check;
+pub(crate) mod demand;
 pub(crate) mod digest;
 pub(crate) mod model;
 pub(crate) mod network_map;

@@ -22,6 +22,10 @@ pub(crate) struct Places {
     pub(crate) discovery: BTreeMap<String, Place>,
     /// `relays`, by the name of the peer that has this list.
     pub(crate) relays: BTreeMap<String, Place>,
+    /// `connect` in `[mesh]`.
+    pub(crate) connect: Option<Place>,
+    /// `connect` of peers.
+    pub(crate) connects: BTreeMap<String, Place>,
     /// The networks of the mesh, in their order.
     pub(crate) networks: Vec<Place>,
     /// The routes.

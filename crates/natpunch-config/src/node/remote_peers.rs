@@ -78,7 +78,7 @@ pub(super) fn peers_with(
             (other.clone(), name.to_owned())
         };
         let preshared_key = key_of(&pair, own, peer);
-        let connect = connect_of(mesh, own_peer, peer);
+        let connect = own_peer.map_or(Connect::Always, |own| mesh.connect_of(own, peer));
         let mut peer = remote(mesh, other, peer, preshared_key, keepalive, &relaying);
         peer.connect = connect;
         if let Some(exit) = exit.as_ref().filter(|exit| exit.peer == *other) {
@@ -136,22 +136,6 @@ fn derive_preshared_key(secret: &PresharedKey, a: &PeerKey, b: &PeerKey) -> Pres
     let key = PresharedKey::from_bytes(derived.into());
     derived.as_mut_slice().zeroize();
     key
-}
-
-/// Whether a pair keeps a path at all times. Only two nodes of natpunch can wake each other, and what
-/// is critical is never without a path that is known to work.
-fn connect_of(mesh: &MeshConfig, own: Option<&PeerConfig>, peer: &PeerConfig) -> Connect {
-    let Some(own) = own else {
-        return Connect::Always;
-    };
-    let sides = [own, peer];
-    let stated = || sides.iter().filter_map(|side| side.connect);
-    let keeps = |side: &&PeerConfig| !side.managed || side.critical;
-    if sides.iter().any(keeps) || stated().any(|one| one == Connect::Always) {
-        Connect::Always
-    } else {
-        stated().next().unwrap_or(mesh.connect)
-    }
 }
 
 /// What holds for a pair of which the sides say this: what one forbids, the other can't ask for.

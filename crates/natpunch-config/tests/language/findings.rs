@@ -285,6 +285,27 @@ fn relays_that_a_pair_can_not_share() {
 }
 
 #[test]
+fn a_pair_on_demand_that_nothing_wakes() {
+    let demand = "connect = 'on-demand'";
+    let of = |sections: &str, a: &str, b: &str| mesh("", sections, [a, b, "connect = 'always'"]);
+    let lost = of(WEB, "", demand);
+    for near in [
+        of(SERVER, "", demand),
+        of(WEB, "", ""),
+        of(WEB, "connect = 'always'", demand),
+        of(WEB, "critical = true", demand),
+        of(WEB, ENDPOINT, demand),
+        of(WEB, PLAIN, demand),
+    ] {
+        tells_apart("never-woken", demand, &lost, &near);
+    }
+    let all = |sections: &str| {
+        mesh("", sections, ["", "", ENDPOINT]).replace("[mesh]", "[mesh]\nconnect = 'on-demand'")
+    };
+    tells_apart("never-woken", demand, &all(WEB), &all(SERVER));
+}
+
+#[test]
 fn an_exit_node_that_only_itself_leads_to() {
     let exit = |sections: &str, gate: &str, more: &str| {
         let gate = format!("exit = true\n{gate}");

@@ -16,7 +16,8 @@ impl Instance for Described {
     }
 }
 
-/// A server that is asked from WireGuard's port, finds peers, relays, and may be a node of the mesh.
+/// A server that is asked from WireGuard's port, finds peers, relays, carries records, and may be a
+/// node of the mesh.
 #[derive(Deserialize, JsonSchema)]
 struct Server {}
 
@@ -36,6 +37,7 @@ impl Settings for Server {
     const ABILITIES: Abilities = Abilities {
         wireguard_port: true,
         relays: true,
+        records: true,
         ..Abilities::NONE
     };
     type Instance = Described;

@@ -18,6 +18,20 @@ pub(super) fn at_rest(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
+/// It is on demand, and does not hear that it is wanted.
+pub(super) fn never_woken(facts: &Facts<'_>) -> Option<String> {
+    let rests = facts.peer.state == PeerState::Resting;
+    let is_known = facts.named.endpoint.is_some() || !facts.peer.candidates.is_empty();
+    (rests && !is_known && !facts.carries_records).then(|| {
+        format!(
+            "{name} is on demand, and nothing that this node says can wake it: no discovery instance here carries \
+             records, and no address of {name} is known; name a server with plugin = \"rendezvous\", give one of \
+             the two an endpoint, or set connect = \"always\"",
+            name = facts.name()
+        )
+    })
+}
+
 /// What is wrong where two hosts answer probes with the peer's key.
 pub(super) fn twins(facts: &Facts<'_>) -> Option<String> {
     let found = || {

@@ -58,6 +58,8 @@ pub(in crate::agent) struct Facts<'a> {
     pub(in crate::agent) own: &'a MeshStatus,
     pub(in crate::agent) named: Named<'a>,
     pub(in crate::agent) finders: &'a [Finder],
+    /// Something carries this node's word that it wants a peer which rests.
+    pub(in crate::agent) carries_records: bool,
     /// Why WireGuard's endpoint of the peer goes to and fro, if it does.
     pub(in crate::agent) flips: Option<&'a str>,
 }
@@ -97,6 +99,7 @@ const fn likely_row(situation: &'static str, says: fn(&Facts<'_>) -> Option<Stri
 
 /// All situations; the first row that has something to say is the cause.
 const TABLE: &[Row] = &[
+    row("never-woken", away::never_woken),
     row("at-rest", away::at_rest),
     likely_row("two-hosts-answer", away::twins),
     likely_row("two-hosts-in-turns", |facts| facts.flips.map(str::to_owned)),

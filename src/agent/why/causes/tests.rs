@@ -184,6 +184,10 @@ impl Scene {
                 own_key: &OWN,
             },
             finders: &self.finders,
+            carries_records: self
+                .finders
+                .iter()
+                .any(|finder| finder.kind == Kind::Records),
             flips: self.flips,
         })
     }
@@ -267,6 +271,15 @@ fn scenes() -> Vec<(&'static str, &'static str, Scene)> {
             "on demand, at rest",
             "at-rest",
             pair(easy(), peer(PeerState::Resting, &[])),
+        ),
+        (
+            "on demand, and nothing wakes it",
+            "never-woken",
+            with_finders(
+                peer(PeerState::Resting, &[]),
+                &[finder("go", Kind::Seen, true)],
+                None,
+            ),
         ),
         (
             "two hosts with one key",
@@ -596,6 +609,7 @@ fn cause(peer: &PeerStatus, endpoint: Option<&str>, finders: &[Finder]) -> Optio
             own_key: &OWN,
         },
         finders,
+        carries_records: true,
         flips: None,
     })
 }

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use natpunch_picture::{Kind, Mesh, Node, Pair, draw, sites_of};
+use natpunch_types::Connect;
 
 use crate::cli::CliError;
 use crate::cli::args::{GraphArgs, GraphFormat};
@@ -32,14 +33,34 @@ pub(in crate::cli) fn run(args: &GraphArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How two peers get together, as far as the file tells; `None`: in no way.
-fn kind(discovery: bool, a: &PeerConfig, b: &PeerConfig) -> Option<Kind> {
-    if a.endpoint.is_some() || b.endpoint.is_some() {
-        Some(Kind::Endpoint)
-    } else if a.managed && b.managed && discovery {
-        Some(Kind::Discovery)
-    } else {
-        None
+/// How the peers of a mesh get together, as far as the file tells.
+#[derive(Clone, Copy)]
+struct Ways<'a> {
+    mesh: &'a MeshConfig,
+    /// Something finds peers.
+    finds: bool,
+    /// Something tells a peer at rest that it is wanted.
+    wakes: bool,
+}
+
+impl<'a> Ways<'a> {
+    fn of(mesh: &'a MeshConfig) -> Self {
+        let mut instances = mesh.discovery.iter();
+        let finds = instances.any(|instance| instance.about.finds_peers);
+        let wakes = mesh.carries_records();
+        Self { mesh, finds, wakes }
+    }
+
+    /// How two of them do; `None`: in no way.
+    fn kind(self, a: &PeerConfig, b: &PeerConfig) -> Option<Kind> {
+        let meets = || self.wakes || self.mesh.connect_of(a, b) == Connect::Always;
+        if a.endpoint.is_some() || b.endpoint.is_some() {
+            Some(Kind::Endpoint)
+        } else if a.managed && b.managed && self.finds && meets() {
+            Some(Kind::Discovery)
+        } else {
+            None
+        }
     }
 }
 
@@ -75,14 +96,11 @@ fn drawn(mesh: &MeshConfig) -> Mesh {
         }
     });
     let peers: Vec<&PeerConfig> = mesh.peers.values().collect();
-    let discovery = mesh
-        .discovery
-        .iter()
-        .any(|instance| instance.about.finds_peers);
+    let ways = Ways::of(mesh);
     let pairs = peers.iter().enumerate().flat_map(|(a, one)| {
         let others = peers.iter().enumerate().skip(a + 1);
         others.filter_map(move |(b, other)| {
-            let kind = kind(discovery, one, other)?;
+            let kind = ways.kind(one, other)?;
             Some(Pair {
                 a,
                 b,

@@ -47,6 +47,21 @@ fn few_links_are_drawn_each_and_many_as_a_rule_with_exceptions() {
 }
 
 #[test]
+fn a_pair_on_demand_that_nothing_wakes_has_no_line() {
+    let pairs = |connect: &str, carries_records: bool| {
+        let mut mesh = mesh(4, &format!("connect = \"{connect}\""));
+        for instance in &mut mesh.discovery {
+            instance.about.abilities.records &= carries_records;
+        }
+        drawn(&mesh).pairs.len()
+    };
+    // Those of the endpoint with all others, and that of the two other nodes.
+    assert_eq!(pairs("on-demand", true), 4);
+    assert_eq!(pairs("always", false), 4);
+    assert_eq!(pairs("on-demand", false), 3);
+}
+
+#[test]
 fn mermaid_stays_under_its_limits_whatever_the_number_of_peers() {
     for count in [3, 12, 60, 100, 101, 300, 1_000] {
         let text = mermaid::text(&drawn(&mesh(count, "")));

@@ -70,6 +70,9 @@ impl Check<'_> {
                 (None, _) => {}
             }
             self.note_relays(&name, peer.value.relays.clone());
+            if let Some(connect) = &peer.value.connect {
+                self.places.connects.insert(name.clone(), connect.key);
+            }
             if let Some(peer) = self.peer(peer.value, &mut keys) {
                 result.insert(name.clone(), peer);
             }

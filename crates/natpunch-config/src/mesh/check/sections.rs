@@ -94,6 +94,7 @@ impl Check<'_> {
         if let Some((SecretSource::File(path), place)) = &preshared_secret {
             self.places.preshared_key_files.insert(path.clone(), *place);
         }
+        self.places.connect = connect.as_ref().map(|connect| connect.key);
         Some(MeshSection {
             name: name?,
             networks,
