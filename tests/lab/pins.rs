@@ -18,15 +18,15 @@ use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A node behind a hard NAT, and one behind a router that keeps ports and filters by them.
-struct Hard {
-    world: World,
-    nodes: [Node; 2],
+pub(crate) struct Hard {
+    pub(crate) world: World,
+    pub(crate) nodes: [Node; 2],
     routers: [Router; 2],
     started: Instant,
 }
 
 impl Hard {
-    fn start(lab: Lab, nats: [Nat; 2]) -> Self {
+    pub(crate) fn start(lab: Lab, nats: [Nat; 2]) -> Self {
         Self::start_after(lab, nats, |_, _| {})
     }
 
@@ -52,7 +52,7 @@ impl Hard {
     }
 
     /// Waits for a direct path in both directions.
-    fn wait_direct(&self) {
+    pub(crate) fn wait_direct(&self) {
         let (deadline, [a, b]) = (within(PATIENCE), &self.nodes);
         a.wait_path(b, "direct", deadline);
         b.wait_path(a, "direct", deadline);
@@ -76,7 +76,7 @@ fn pinned(node: &Node, peer: &Node) -> Option<u64> {
     status["pins"]["peers"][peer.name()]["source_port"].as_u64()
 }
 
-fn wait_pinned(node: &Node, peer: &Node) -> u64 {
+pub(crate) fn wait_pinned(node: &Node, peer: &Node) -> u64 {
     node.wait("a pin", soon(), |status| {
         status["pins"]["peers"][peer.name()]["source_port"].as_u64()
     })

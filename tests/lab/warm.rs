@@ -1,12 +1,14 @@
 //! Nodes that remember what worked in their network: restarts of both sides without discovery.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use natpunch_lab::{Nat, lab_test};
 
 use crate::measure::median;
+use crate::pins::{Hard, wait_pinned};
 use crate::world::{Discovery, INTERFACE, Node, World, peer_in, soon};
 
 fn memory(node: &Node) -> PathBuf {
@@ -43,7 +45,7 @@ lab_test!(
         nodes[1].wait_path(&nodes[0], "direct", soon());
         take_down(&mut nodes);
         for node in &nodes {
-            let mode = std::fs::metadata(memory(node)).unwrap().permissions();
+            let mode = fs::metadata(memory(node)).unwrap().permissions();
             assert_eq!(mode.mode() & 0o7777, 0o600);
         }
         world.server.kill();
@@ -64,6 +66,40 @@ lab_test!(
     }
 );
 
+/// What may be wrong with a memory, and what is said of it.
+type Damage = (fn(&Path), &'static str);
+
+const DAMAGES: [Damage; 4] = [
+    (|file| fs::write(file, "{").unwrap(), "is damaged"),
+    (|file| fs::write(file, "").unwrap(), "is empty"),
+    (
+        |file| fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap(),
+        "can be read by others than its owner",
+    ),
+    (
+        |file| chown(file, Some(1_000), Some(1_000)).unwrap(),
+        "belongs to another user",
+    ),
+];
+
+lab_test!(
+    a_pinned_path_is_used_again_after_a_restart_of_both_sides_without_any_server,
+    300,
+    |lab| {
+        let mut hard = Hard::start(lab, [Nat::Symmetric, Nat::PortPreserving]);
+        hard.wait_direct();
+        let [a, b] = &hard.nodes;
+        let port = wait_pinned(a, b);
+        take_down(&mut hard.nodes);
+        hard.world.server.kill();
+        let took = first_ping(&mut hard.nodes);
+        println!("pings after {took:?}, from memory alone, by a pin");
+        let [a, b] = &hard.nodes;
+        assert_eq!(wait_pinned(a, b), port);
+        a.wait_path(b, "direct", soon());
+    }
+);
+
 lab_test!(
     a_memory_that_cannot_be_used_is_a_warning_and_a_usual_start,
     120,
@@ -71,18 +107,20 @@ lab_test!(
         let mut world = World::new(lab, Discovery::Rendezvous);
         let (mut nodes, _routers) = world.pair([Nat::PortPreserving; 2]);
         nodes[0].wait_path(&nodes[1], "direct", soon());
-        for damage in ["{", ""] {
+        for (damage, words) in DAMAGES {
             take_down(&mut nodes);
-            std::fs::write(memory(&nodes[0]), damage).unwrap();
+            damage(&memory(&nodes[0]));
             first_ping(&mut nodes);
-            nodes[0]
-                .wait_log("what worked before can't be used", soon())
-                .unwrap();
+            let log = nodes[0].logged();
+            let warning = log
+                .iter()
+                .find(|line| line.contains("what worked before can't be used"));
+            assert!(warning.is_some_and(|line| line.contains(words)), "{log:#?}");
             nodes[0].wait_path(&nodes[1], "direct", soon());
         }
         // It is written anew.
         take_down(&mut nodes);
-        let text = std::fs::read_to_string(memory(&nodes[0])).unwrap();
+        let text = fs::read_to_string(memory(&nodes[0])).unwrap();
         assert!(text.contains(&nodes[1].public_key), "{text}");
     }
 );
@@ -112,7 +150,7 @@ lab_test!(
         let cold = (0..RUNS).map(|_| {
             nodes
                 .iter()
-                .for_each(|node| std::fs::remove_file(memory(node)).unwrap());
+                .for_each(|node| fs::remove_file(memory(node)).unwrap());
             direct(&mut nodes)
         });
         measured.push(("cold, with the server", cold.collect()));
