@@ -197,6 +197,17 @@ const TABLE: &[Rule] = &[
         never_names: &[],
     },
     Rule {
+        part: "crates/natpunch-redis",
+        dependencies: May::Only(&[
+            "natpunch-plugin-description",
+            "natpunch-tls",
+            "tokio",
+            "tokio-rustls",
+            "url",
+        ]),
+        never_names: &[],
+    },
+    Rule {
         part: "crates/natpunch-wg",
         dependencies: May::NotUse(&[
             "natpunch",

@@ -782,6 +782,14 @@ pub struct ServeArgs {
     /// The same without TLS, for a reverse proxy on this host that has the certificate.
     #[arg(long, value_name = "ADDR:PORT")]
     pub websocket: Option<SocketAddr>,
+    /// Be one server together with the other processes that share this Redis or Valkey:
+    /// redis://HOST:PORT/DATABASE, or rediss:// by TLS.
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// The secret of these processes, under which they seal what is in the store. The same file for
+    /// each, made by `natpunch keygen`.
+    #[arg(long, value_name = "FILE")]
+    pub store_secret_file: Option<PathBuf>,
     /// Read settings from this TOML file, too. An option overrides its key there.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

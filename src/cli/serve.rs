@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::{ServeArgs, ServeCommand, ServeStatusArgs};
 use super::{CliError, json};
 use crate::control::{Client, ControlError, Request};
-use crate::server::status::{Event, Status};
+use crate::server::status::{Event, Status, Store};
 use crate::server::{self, ServeError};
 
 /// Serves until SIGTERM or SIGINT, or asks a server that does.
@@ -132,6 +132,7 @@ fn render(status: &Status) -> String {
             http.records, http.max_records
         ));
     }
+    lines.extend(status.store.iter().map(store));
     if status.handshakes_waiting > 0 {
         lines.push(format!("{} handshakes wait", status.handshakes_waiting));
     }
@@ -164,6 +165,25 @@ fn render(status: &Status) -> String {
         )
     }));
     lines.join("\n") + "\n"
+}
+
+fn store(store: &Store) -> String {
+    let Store {
+        server, waiting, ..
+    } = store;
+    let time = duration(store.seconds);
+    match (&store.problem, store.connected) {
+        (None, true) => {
+            let milliseconds = store.delay_microseconds as f64 / 1_000.0;
+            format!(
+                "store {server} for {time}, answers in {milliseconds:.1} ms, {waiting} mailboxes \
+                 wait"
+            )
+        }
+        (Some(problem), true) => format!("STORE {server} REFUSES: {problem}"),
+        (None, false) => format!("store {server}: not connected yet"),
+        (Some(problem), false) => format!("STORE {server} GONE for {time}: {problem}"),
+    }
 }
 
 /// Which of the relay's limits have made it drop something, and the key that sets each.

@@ -57,7 +57,12 @@ impl Embedded {
             &RelaySettings::default(),
             fwmark,
         )?;
-        let shared = Arc::new(Shared::new(protocols, &sockets, Arc::default())?);
+        let shared = Arc::new(Shared::new(
+            protocols,
+            &sockets,
+            Arc::default(),
+            Arc::default(),
+        )?);
         let threads = Threads::start(sockets.of_workers, Some(relay), &shared)?;
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(shared.clone()));

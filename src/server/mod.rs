@@ -6,6 +6,7 @@
 //! parsed by a pure server (`protocols`) and answered in place or dropped in silence; what is
 //! dropped is counted, and the counts are logged at most every ten seconds.
 
+mod cluster;
 pub mod embedded;
 mod operation;
 mod records;
@@ -15,7 +16,7 @@ mod streams;
 mod udp;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ use threads::Threads;
 use worker::Shared;
 
 use crate::cli::args::ServeArgs;
-use crate::config::{ConfigErrors, new_key_file, read_key_file};
+use crate::config::{ConfigErrors, new_key_file, read_key_file, read_password_file};
 use crate::control;
 
 /// Threads of the runtime, which serves records, metrics and the control socket. UDP has threads of
@@ -151,6 +152,18 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     }
     let keys: Vec<SecretKey> = std::iter::once(key.clone()).chain(next).collect();
     let mut protocols = Protocols::new(&settings, key, rendezvous, sockets.alternate_port)?;
+    let wake = Arc::<cluster::Wake>::default();
+    let store = match &settings.store {
+        Some(store) => {
+            protocols.set_store(wake.clone());
+            let secret = PresharedKey::from_bytes(*read_key_file(&store.secret_file)?.expose());
+            let password = store.password_file.as_deref();
+            let password = password.map(read_password_file).transpose()?;
+            let keys = natpunch_rendezvous::cluster::Keys::new(&store.prefix, &secret);
+            Some((store.clone(), password, keys, protocols::random()?))
+        }
+        None => None,
+    };
     let relay = match &settings.relay {
         Some(relay) => Some(relay::open(&mut protocols, &sockets.addresses, relay, 0)?),
         None => None,
@@ -182,8 +195,13 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let (stop, stopped) = watch::channel(false);
             let counters = Arc::new(Counters::default());
             let alternate_port = sockets.alternate_port;
-            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone())?);
+            let shared = Arc::new(Shared::new(protocols, &sockets, counters.clone(), wake)?);
             let relay_ports = relay.as_ref().and_then(relay::Relay::range);
+            let outlook = store
+                .as_ref()
+                .map(|(store, ..)| cluster::Outlook::new(store));
+            let own = sockets.of_workers.first().into_iter().flatten();
+            let own = own.map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
             let mut threads = Threads::start(sockets.of_workers, relay, &shared)?;
             // Said when all threads and files are had that the server needs.
             // The program that started the server may have closed the pipe; the server goes on.
@@ -218,11 +236,11 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let _ = out.flush();
 
             let mut serving = JoinSet::new();
-            let store = settings
+            let records = settings
                 .http
                 .as_ref()
                 .map(|http| http::App::new(http, files::for_connections(), stopped.clone()));
-            if let Some((listener, app)) = http.zip(store.clone()) {
+            if let Some((listener, app)) = http.zip(records.clone()) {
                 serving.spawn(http::serve(listener, app, counters));
             }
             for streams in streams {
@@ -232,6 +250,19 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
             let mut keeping = JoinSet::new();
             keeping.spawn(keep(shared.clone()));
             keeping.spawn(feed_watchdog(shared.clone()));
+            if let Some(((settings, password, keys, random), outlook)) = store.zip(outlook.clone())
+            {
+                let store = cluster::Store {
+                    settings,
+                    password,
+                    keys,
+                    random,
+                    sockets: own,
+                    shared: shared.clone(),
+                    outlook,
+                };
+                keeping.spawn(store.run());
+            }
             let relay = settings.relay.as_ref().zip(relay_ports);
             let relay = relay.map(|(relay, ports)| status::Relay {
                 first_port: *ports.start(),
@@ -247,7 +278,8 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
                 listen,
                 alternate_port,
                 relay,
-                http: store,
+                http: records,
+                store: outlook,
                 reloads,
             });
             keeping.spawn(reloader.run(shared, hangup));

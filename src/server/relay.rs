@@ -17,8 +17,7 @@ use std::sync::{Arc, Mutex};
 use natpunch_net::{Ends, Inbox, Outbox, want_local_address};
 use natpunch_os::allow_fragments;
 use natpunch_rendezvous::relay::{Budget, Command, Counters, Event, Own, Port, Verdict};
-use natpunch_rendezvous::server::{Unsealed, Via};
-use natpunch_rendezvous::stream;
+use natpunch_rendezvous::server::Via;
 use natpunch_rendezvous::wire::BIND_LEN;
 use natpunch_types::{Time, lock, with_help};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +28,7 @@ use super::protocols::Protocols;
 use super::settings::{RelayPorts, RelaySettings};
 use super::streams::STREAM;
 use super::streams::mailbox::Mailbox;
+use super::udp::control;
 use super::worker::Shared;
 use super::{Backoff, ServeError};
 
@@ -609,24 +609,8 @@ impl Forwarder {
         else {
             return;
         };
-        for transmit in rendezvous
-            .handle_relay_events(events, now)
-            .into_iter()
-            .filter_map(Unsealed::seal)
-        {
-            let ends = Ends {
-                remote: transmit.destination,
-                local: transmit.via.local,
-            };
-            if transmit.via.socket == STREAM {
-                let streams = &self.shared.streams;
-                if !streams.send(ends.remote, stream::SERVER, &transmit.payload) {
-                    self.shared.counters.stream_unsent.add();
-                }
-            } else if let Some(socket) = self.control.get(transmit.via.socket) {
-                let sent = outbox.send(socket, &[(ends, transmit.payload)]);
-                self.shared.counters.relay_send_errors.count(1 - sent);
-            }
-        }
+        let unsealed = rendezvous.handle_relay_events(events, now);
+        let unsent = control::send(unsealed, &self.control, &self.shared, outbox);
+        self.shared.counters.relay_send_errors.count(unsent);
     }
 }

@@ -160,6 +160,11 @@ const STRUCTS: &[(&str, &str, &str)] = &[
     ),
     (
         "src/server/operation/status.rs",
+        "Store",
+        "`serve status --json`",
+    ),
+    (
+        "src/server/operation/status.rs",
         "Reloads",
         "`serve status --json`",
     ),

@@ -9,12 +9,14 @@
 )]
 
 mod campaign;
+mod cluster;
 mod go_client;
 mod http;
 mod operation;
 mod plugin;
 mod process;
 mod protocols;
+mod redis;
 mod relay;
 mod rendezvous;
 mod streams;

@@ -42,7 +42,9 @@ pub use node::identity::{
     AgeRecipient, DEFAULT_IDENTITY_FILE, age_encrypt, age_recipients, age_seal, age_unseal,
     new_age_identity,
 };
-pub use node::key_file::{create_secret_file, new_key_file, new_private_key, read_key_file};
+pub use node::key_file::{
+    create_secret_file, new_key_file, new_private_key, read_key_file, read_password_file,
+};
 pub use node::local::Local;
 pub use node::model::{ExitNode, NodeConfig, RemotePeer};
 pub use node::resolve::{

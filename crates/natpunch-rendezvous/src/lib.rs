@@ -8,6 +8,7 @@
 //! sender's key and address are proven.
 
 pub mod client;
+pub mod cluster;
 mod crypto;
 pub mod doorbell;
 mod frame;

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{Health, Password, RecordTag, SealedRecord, Time};
+use natpunch_redis::{Nonsense, Reply, Trouble, command};
 use natpunch_types::{backoff, spread};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
-use crate::resp::{Nonsense, Reply, command};
 use crate::session::{Command, Kind, Session, Todo};
-use crate::trouble::Trouble;
 
 /// Tags that are subscribed to, and records that are kept, each; more are left out, and said.
 pub(crate) const MOST_TAGS: usize = 4_096;

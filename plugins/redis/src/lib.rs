@@ -10,30 +10,25 @@
 //! never logged.
 
 mod client;
-mod dial;
-mod resp;
 mod session;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod trouble;
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{
-    Ask, BoxFuture, Discovery, Health, Host, Input, News, Password, PluginError,
+    Ask, BoxFuture, Discovery, Health, Host, Input, News, Password, PluginError, resolve,
 };
+use natpunch_redis::{Connection, Moved, Stream, Trouble, dial};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::time::sleep;
 
 use client::Client;
-use dial::{Stream, dial};
 pub use settings::{Settings, Store};
-use trouble::Trouble;
 
 /// How much is read at a time, in bytes.
 const PIECE: usize = 8 << 10;
@@ -77,9 +72,7 @@ struct Run<'a> {
 enum Happened {
     Told(Input),
     Dialed(Result<Stream, String>),
-    /// So many bytes came, and are in the buffer; none at the end.
-    Read(std::io::Result<usize>),
-    Wrote(std::io::Result<()>),
+    Moved(Moved),
     TimedOut,
 }
 
@@ -107,7 +100,7 @@ impl<'a> Run<'a> {
             let happened = tokio::select! {
                 input = self.host.next() => Happened::Told(input),
                 dialed = dialed(&mut self.dialing) => Happened::Dialed(dialed),
-                happened = next(&mut self.connection, &mut buffer) => happened,
+                moved = next(&mut self.connection, &mut buffer) => Happened::Moved(moved),
                 () = due(wait) => Happened::TimedOut,
             };
             let now = self.host.now();
@@ -125,14 +118,16 @@ impl<'a> Run<'a> {
                     Input::Datagram { .. } | Input::FromPeer { .. } | Input::Ask(Ask::Meet(_)),
                 )
                 | Happened::TimedOut
-                | Happened::Wrote(Ok(())) => {}
+                | Happened::Moved(Moved::Wrote(Ok(()))) => {}
                 Happened::Dialed(outcome) => self.handle_dialed(outcome),
-                Happened::Read(Ok(0)) => self.client.handle_lost(Trouble::Closed, now),
-                Happened::Read(Ok(length)) => {
+                Happened::Moved(Moved::Read(Ok(0))) => {
+                    self.client.handle_lost(Trouble::Closed, now);
+                }
+                Happened::Moved(Moved::Read(Ok(length))) => {
                     let bytes = buffer.get(..length).unwrap_or_default();
                     self.client.handle_bytes(bytes, now);
                 }
-                Happened::Read(Err(error)) | Happened::Wrote(Err(error)) => {
+                Happened::Moved(Moved::Read(Err(error)) | Moved::Wrote(Err(error))) => {
                     let problem = format!("{}: {error}", self.store.endpoint);
                     self.client.handle_lost(Trouble::Unreachable(problem), now);
                 }
@@ -165,11 +160,12 @@ impl<'a> Run<'a> {
         }
         if self.client.poll_connect(now) {
             let store = self.store;
-            self.dialing = Some(Box::pin(dial(&store.endpoint, store.tls.as_ref())));
+            let found = resolve(&store.endpoint);
+            self.dialing = Some(Box::pin(dial(&store.endpoint, store.tls.as_ref(), found)));
         }
         if let Some(connection) = &mut self.connection {
             while let Some(bytes) = self.client.poll_transmit(now) {
-                connection.unsent.extend(bytes);
+                connection.send(&bytes);
             }
         }
         if let Some(health) = self.client.health() {
@@ -182,63 +178,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A connection, and what it has not taken yet: at most the commands of a window.
-struct Connection {
-    reader: ReadHalf<Stream>,
-    writer: WriteHalf<Stream>,
-    unsent: Vec<u8>,
-    /// TLS may hold back what was written.
-    is_flushed: bool,
-}
-
-impl Connection {
-    fn new(stream: Stream) -> Self {
-        let (reader, writer) = split(stream);
-        Self {
-            reader,
-            writer,
-            unsent: Vec::new(),
-            is_flushed: true,
-        }
-    }
-
-    /// Writes some of what is unsent. Nothing is lost when it is dropped before its end.
-    async fn write(
-        writer: &mut WriteHalf<Stream>,
-        unsent: &mut Vec<u8>,
-        is_flushed: &mut bool,
-    ) -> std::io::Result<()> {
-        if unsent.is_empty() {
-            writer.flush().await?;
-            *is_flushed = true;
-            return Ok(());
-        }
-        match writer.write(unsent).await? {
-            0 => Err(std::io::ErrorKind::WriteZero.into()),
-            written => {
-                unsent.drain(..written);
-                *is_flushed = false;
-                Ok(())
-            }
-        }
-    }
-}
-
 /// What the connection does next, if there is one.
-async fn next(connection: &mut Option<Connection>, buffer: &mut [u8]) -> Happened {
-    let Some(connection) = connection else {
-        return pending().await;
-    };
-    let Connection {
-        reader,
-        writer,
-        unsent,
-        is_flushed,
-    } = connection;
-    let has_work = !unsent.is_empty() || !*is_flushed;
-    tokio::select! {
-        read = reader.read(buffer) => Happened::Read(read),
-        wrote = Connection::write(writer, unsent, is_flushed), if has_work => Happened::Wrote(wrote),
+async fn next(connection: &mut Option<Connection>, buffer: &mut [u8]) -> Moved {
+    match connection {
+        Some(connection) => connection.next(buffer).await,
+        None => pending().await,
     }
 }
 

@@ -7,10 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use natpunch_plugin::{RecordTag, Time};
+use natpunch_redis::{Nonsense, Reader, Reply, Trouble};
 use natpunch_types::{Rate, RateBudget};
-
-use crate::resp::{Nonsense, Reader, Reply};
-use crate::trouble::Trouble;
 
 /// Commands that are under way at a time. A server that is busy is asked as fast as it answers.
 const WINDOW: usize = 32;

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use natpunch_plugin::{
     Abilities, Description, Discovery, Endpoint, Flaw, Instance, Password, Runs, SecretFile,
-    Secrets, Warning, check_seconds, check_server, check_stun, is_near,
+    Secrets, Warning, check_seconds, check_stun, is_near,
 };
+use natpunch_redis::{Address, AddressError, Tls};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use url::Url;
 
 use crate::Plugin;
 use crate::client::Config;
-use crate::dial::Tls;
 
 /// `[discovery.NAME]` with `plugin = "redis"`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -60,7 +59,6 @@ fn default_lifetime() -> u64 {
     3_600
 }
 
-const DEFAULT_PORT: u16 = 6379;
 /// The key of the section that names the file of the password.
 const PASSWORD: &str = "password_file";
 /// The longest user and prefix, in bytes.
@@ -121,57 +119,12 @@ impl natpunch_plugin::Settings for Settings {
     }
 }
 
-/// What a URL says.
-struct Place {
-    endpoint: Endpoint,
-    is_encrypted: bool,
-    database: u16,
-}
-
-fn check_url(text: &str) -> Result<Place, Flaw> {
-    let flaw = |problem: &str, help: &str| Flaw {
+fn check_url(text: &str) -> Result<Address, Flaw> {
+    Address::parse(text).map_err(|AddressError { problem, help }| Flaw {
         key: "url",
-        problem: problem.to_owned(),
+        problem,
         expected: "expected redis://HOST or rediss://HOST",
-        help: help.to_owned(),
-    };
-    const EXAMPLE: &str = "write it like \"redis://redis.example.org:6379/0\"";
-    let url = Url::parse(text.trim()).ok();
-    let url = url.filter(|url| matches!(url.scheme(), "redis" | "rediss"));
-    let Some((url, host)) = url.as_ref().and_then(|url| Some((url, url.host_str()?))) else {
-        return Err(flaw("this is no address of a Redis server", EXAMPLE));
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(flaw(
-            "a password must not be in the mesh file",
-            "remove what stands before the @: write user = \"NAME\", and the password into the \
-             file that password_file names",
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(flaw("it has a ? or a #, which mean nothing here", EXAMPLE));
-    }
-    let port = url.port().unwrap_or(DEFAULT_PORT);
-    let endpoint = check_server("url", &format!("{host}:{port}")).map_err(|error| Flaw {
-        help: EXAMPLE.to_owned(),
-        ..error
-    })?;
-    let digits = url.path().trim_start_matches('/');
-    let database = match digits {
-        "" => Some(0),
-        _ if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
-        _ => None,
-    };
-    let database = database.ok_or_else(|| {
-        flaw(
-            "what stands behind the host is the number of no database",
-            "end it with a number such as /0, or with the port",
-        )
-    })?;
-    Ok(Place {
-        endpoint,
-        is_encrypted: url.scheme() == "rediss",
-        database,
+        help,
     })
 }
 
@@ -302,7 +255,9 @@ mod tests {
         ] {
             let flaws = settings(url).check().unwrap_err();
             assert!(
-                flaws[0].problem.contains("must not be in the mesh file"),
+                flaws[0]
+                    .problem
+                    .contains("must not be in the mesh file or a URL"),
                 "{flaws:?}"
             );
             assert!(flaws[0].help.contains("password_file"), "{flaws:?}");

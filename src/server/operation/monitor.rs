@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use crate::control::{Call, Reply, Request};
+use crate::server::cluster;
 use crate::server::heartbeats;
 use crate::server::http;
 use crate::server::reload::Outcome;
@@ -20,6 +21,7 @@ pub(in crate::server) struct Monitor {
     pub(in crate::server) alternate_port: Option<u16>,
     pub(in crate::server) relay: Option<Relay>,
     pub(in crate::server) http: Option<Arc<http::App>>,
+    pub(in crate::server) store: Option<Arc<cluster::Outlook>>,
     pub(in crate::server) reloads: Outcome,
 }
 
@@ -43,6 +45,7 @@ impl Monitor {
             relay: self.relay.clone(),
             streams: self.shared.streams.count(),
             http: self.http.as_ref().map(|http| http.usage()),
+            store: self.store.as_ref().map(|store| store.status(&self.shared)),
             reloads: self.reloads.get(),
             events: counts.into_iter().map(Into::into).collect(),
         }

@@ -37,6 +37,9 @@ pub struct Status {
     pub streams: usize,
     /// The record store, if it is offered.
     pub http: Option<Records>,
+    /// The store that it shares with other processes, if there is one.
+    #[serde(default)]
+    pub store: Option<Store>,
     /// What happened to the settings since the start.
     pub reloads: Reloads,
     /// What happened, how often.
@@ -92,6 +95,25 @@ pub struct Records {
     pub bytes: usize,
     /// At most.
     pub max_bytes: usize,
+}
+
+/// The store that several processes share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Its host and port.
+    pub server: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// For how long that is so.
+    pub seconds: u64,
+    /// What is wrong, and what to do.
+    pub problem: Option<String>,
+    /// How long it took for the last answer.
+    pub delay_microseconds: u64,
+    /// Commands that it has answered.
+    pub asked: u64,
+    /// Mailboxes that it has yet to hear of.
+    pub waiting: usize,
 }
 
 /// How often the settings were read again.
@@ -299,6 +321,7 @@ mod tests {
                 bytes: 3,
                 max_bytes: 4,
             }),
+            store: None,
             reloads: Reloads {
                 problem: Some("line 3 of 192.0.2.77".into()),
                 ..Reloads::default()

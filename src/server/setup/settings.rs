@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use natpunch_redis::{Address, AddressError, Tls};
 use natpunch_rendezvous::relay;
 use natpunch_rendezvous::server::Limits;
 use natpunch_types::{Help, PeerKey};
@@ -85,6 +86,8 @@ pub struct Settings {
     pub http: Option<HttpSettings>,
     /// Streams for nodes that no UDP reaches: only beside natpunch's own rendezvous.
     pub streams: StreamSettings,
+    /// The store that it shares with other processes: only beside natpunch's own rendezvous.
+    pub store: Option<StoreSettings>,
     /// Where to listen for collectors of metrics.
     pub metrics: Option<SocketAddr>,
     /// The socket that `natpunch serve status` asks; `None`:
@@ -222,6 +225,35 @@ pub struct StreamSettings {
     pub max_connections: usize,
 }
 
+/// The store that several processes share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The server of Redis or Valkey.
+    pub address: Address,
+    /// Whose certificates are believed, if it is reached by TLS.
+    pub tls: Option<Tls>,
+    /// The secret under which the processes seal what is there.
+    pub secret_file: PathBuf,
+    /// The user that the processes are there, and the file of its password.
+    pub user: String,
+    /// Without one nobody logs in.
+    pub password_file: Option<PathBuf>,
+    /// What the names of all keys and channels begin with.
+    pub prefix: String,
+}
+
+/// The `[store]` section, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileStore {
+    url: Option<String>,
+    secret_file: Option<PathBuf>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    tls_ca_file: Option<PathBuf>,
+    prefix: Option<String>,
+}
+
 /// Long polls of some thousand nodes; each takes an open file and some 20 KiB.
 const DEFAULT_HTTP_CONNECTIONS: usize = 4_096;
 /// A gigabit a second: what the network of most servers carries.
@@ -269,6 +301,7 @@ struct File {
     #[serde(default)]
     metrics_public: bool,
     control: Option<PathBuf>,
+    store: Option<FileStore>,
     #[serde(default)]
     limits: FileLimits,
 }
@@ -383,6 +416,20 @@ pub enum SettingsError {
     /// A certificate for nothing.
     #[error("there is a certificate or its key, and no address to serve TLS at")]
     CertificateForNothing,
+    /// A store without a rendezvous that would use it.
+    #[error("the store is of natpunch's own rendezvous, which is not spoken")]
+    StoreForNobody,
+    /// There is no store at this address.
+    #[error("the store's url: {problem}")]
+    Store {
+        /// What is wrong.
+        problem: String,
+        /// What to write.
+        help: String,
+    },
+    /// What is in the store must be sealed.
+    #[error("the store needs a secret")]
+    StoreWithoutSecret,
     /// A flag has a bad value.
     #[error("--relay-ports: {0}")]
     RelayPorts(String),
@@ -399,6 +446,9 @@ pub enum SettingsError {
 
 impl Help for SettingsError {
     fn helps(&self) -> Vec<String> {
+        if let Self::Store { help, .. } = self {
+            return vec![help.clone()];
+        }
         let helps: &[&str] = match self {
             Self::NoKeyFile => {
                 &["--key-file FILE (or key_file in the --config file); it is made on first start"]
@@ -416,7 +466,14 @@ impl Help for SettingsError {
             Self::CertificateForNothing => {
                 &["--tls 0.0.0.0:443 (or tls in the --config file), or take it away"]
             }
-            Self::NextKeyForNobody | Self::RelayForNobody | Self::StreamsForNobody => &[
+            Self::StoreWithoutSecret => &[
+                "--store-secret-file FILE (or secret_file in [store] of the --config file): the same \
+                 file for each process; `umask 077; natpunch keygen > FILE` makes it",
+            ],
+            Self::NextKeyForNobody
+            | Self::RelayForNobody
+            | Self::StreamsForNobody
+            | Self::StoreForNobody => &[
                 "say who may register: admission_secret_files, allowed_identities, or open = true",
             ],
             Self::PublicMetrics(_) => {
@@ -427,9 +484,11 @@ impl Help for SettingsError {
             ],
             Self::Twice(_) => &["repeat --listen for different addresses only"],
             // These say what is expected with what is wrong.
-            Self::Unreadable { .. } | Self::File { .. } | Self::Compat(_) | Self::RelayPorts(_) => {
-                &[]
-            }
+            Self::Unreadable { .. }
+            | Self::File { .. }
+            | Self::Compat(_)
+            | Self::RelayPorts(_)
+            | Self::Store { .. } => &[],
         };
         helps.iter().map(|help| (*help).to_owned()).collect()
     }
@@ -516,6 +575,10 @@ impl Settings {
         if rendezvous.is_none() && (streams.tls.is_some() || streams.websocket.is_some()) {
             return Err(SettingsError::StreamsForNobody);
         }
+        let store = file.store_settings(args)?;
+        if rendezvous.is_none() && store.is_some() {
+            return Err(SettingsError::StoreForNobody);
+        }
         if listen.is_empty() && http.is_none() {
             return Err(SettingsError::NothingToServe);
         }
@@ -551,6 +614,7 @@ impl Settings {
             limits: file.limits.into(),
             http,
             streams,
+            store,
             metrics: file.metrics,
             control: file.control,
         })
@@ -572,6 +636,7 @@ impl Settings {
             ("compat", self.compat != new.compat),
             ("http", self.http != new.http),
             ("tls or websocket", self.streams != new.streams),
+            ("store", self.store != new.store),
             ("metrics", self.metrics != new.metrics),
             ("control", self.control != new.control),
         ];
@@ -668,6 +733,39 @@ impl File {
                 .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
                 .max(1),
         })
+    }
+
+    /// The store, if one is shared.
+    fn store_settings(&self, args: &ServeArgs) -> Result<Option<StoreSettings>, SettingsError> {
+        let none = FileStore::default();
+        let file = self.store.as_ref().unwrap_or(&none);
+        let Some(url) = args.store.as_ref().or(file.url.as_ref()) else {
+            let is_asked = self.store.is_some() || args.store_secret_file.is_some();
+            let problem = "there is none".to_owned();
+            let help = "--store URL (or url in [store] of the --config file), such as \
+                        redis://127.0.0.1:6379"
+                .to_owned();
+            return match is_asked {
+                true => Err(SettingsError::Store { problem, help }),
+                false => Ok(None),
+            };
+        };
+        let address = Address::parse(url)
+            .map_err(|AddressError { problem, help }| SettingsError::Store { problem, help })?;
+        let secret_file = args.store_secret_file.clone().or(file.secret_file.clone());
+        let secret_file = secret_file.ok_or(SettingsError::StoreWithoutSecret)?;
+        let (ca_file, is_encrypted) = (file.tls_ca_file.clone(), address.is_encrypted);
+        let or = |name: &Option<String>, default: &str| {
+            name.clone().unwrap_or_else(|| default.to_owned())
+        };
+        Ok(Some(StoreSettings {
+            address,
+            tls: is_encrypted.then_some(Tls { ca_file }),
+            secret_file,
+            user: or(&file.user, "default"),
+            password_file: file.password_file.clone(),
+            prefix: or(&file.prefix, "natpunch-serve:"),
+        }))
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {

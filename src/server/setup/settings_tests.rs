@@ -14,6 +14,8 @@ fn args() -> ServeArgs {
         tls_cert: None,
         tls_key: None,
         websocket: None,
+        store: None,
+        store_secret_file: None,
         config: None,
         command: None,
     }

@@ -26,6 +26,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
+use crate::server::cluster::Wake;
 use crate::server::counters::Count;
 use crate::server::rate::RateLimiter;
 use crate::server::relay;
@@ -101,6 +102,8 @@ pub(in crate::server) struct Rendezvous {
     server: Mutex<rendezvous::Server<ChaCha20Rng>>,
     responder: Arc<rendezvous::Responder>,
     relay: Option<Arc<relay::Ports>>,
+    /// Woken when there is something to ask the store that other processes share.
+    store: Option<Arc<Wake>>,
 }
 
 impl Rendezvous {
@@ -120,6 +123,9 @@ impl Rendezvous {
             if let Some(relay) = &self.relay {
                 relay.command(port, command, now);
             }
+        }
+        if let Some(store) = self.store.as_ref().filter(|_| server.has_asks()) {
+            store.wake();
         }
         std::iter::from_fn(|| server.poll_unsealed()).collect()
     }
@@ -176,6 +182,7 @@ impl Protocols {
                     responder: server.responder(),
                     server: Mutex::new(server),
                     relay: None,
+                    store: None,
                 })
             }
             None => None,
@@ -230,6 +237,7 @@ impl Protocols {
             responder: server.responder(),
             server: Mutex::new(server),
             relay: None,
+            store: None,
         };
         Ok(Self {
             rendezvous: Some(rendezvous),
@@ -245,6 +253,14 @@ impl Protocols {
         if let Some(rendezvous) = &mut self.rendezvous {
             rendezvous.lock().set_relay_ports(numbers);
             rendezvous.relay = Some(ports);
+        }
+    }
+
+    /// Shares a store with other processes.
+    pub(in crate::server) fn set_store(&mut self, wake: Arc<Wake>) {
+        if let Some(rendezvous) = &mut self.rendezvous {
+            rendezvous.lock().share();
+            rendezvous.store = Some(wake);
         }
     }
 
@@ -448,6 +464,24 @@ impl Protocols {
                     ("without session", counted.no_session),
                     ("not sent, queue full", counted.unsent),
                     ("held back, bytes out", counted.held_back),
+                ],
+            );
+        }
+        let counted = self
+            .rendezvous
+            .as_ref()
+            .and_then(|server| server.lock().cluster_counters());
+        if let Some(counted) = counted {
+            add(
+                "store",
+                &[
+                    ("connected", counted.connected),
+                    ("records kept", counted.kept),
+                    ("records adopted", counted.adopted),
+                    ("records told", counted.told),
+                    ("stale records", counted.stale),
+                    ("refused", counted.refused),
+                    ("unsaid", counted.unsaid),
                 ],
             );
         }

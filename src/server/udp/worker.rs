@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_chacha::ChaCha20Rng;
 
 use crate::server::Backoff;
+use crate::server::cluster::Wake;
 use crate::server::counters::Counters;
 use crate::server::handshakes::HandshakeQueue;
 use crate::server::heartbeats::{BEAT, Heartbeat, Heartbeats};
@@ -49,6 +50,8 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) waiting: AtomicUsize,
     /// The clients that no UDP reaches.
     pub(in crate::server) streams: Streams,
+    /// Wakes the task of the store, if there is one.
+    pub(in crate::server) store_wake: Arc<Wake>,
 }
 
 impl Shared {
@@ -60,6 +63,7 @@ impl Shared {
         protocols: Protocols,
         sockets: &Sockets,
         counters: Arc<Counters>,
+        store_wake: Arc<Wake>,
     ) -> io::Result<Self> {
         Ok(Self {
             protocols,
@@ -70,6 +74,7 @@ impl Shared {
             workers: sockets.of_workers.len(),
             waiting: AtomicUsize::new(0),
             streams: Streams::new(sockets.of_workers.len())?,
+            store_wake,
         })
     }
 

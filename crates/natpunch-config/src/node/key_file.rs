@@ -175,6 +175,15 @@ pub fn read_key_file(file: &Path) -> Result<SecretKey, ConfigErrors> {
     })
 }
 
+/// Reads the file of a password after looking at its owner and mode.
+///
+/// # Errors
+/// What is wrong with it, and what would help.
+pub fn read_password_file(file: &Path) -> Result<Password, ConfigErrors> {
+    read_password(file)
+        .map_err(|error| ConfigErrors::of(file, error.problem.as_str(), error.help.as_str()))
+}
+
 /// Makes a file with secrets, readable by its owner only.
 ///
 /// # Errors

@@ -44,7 +44,8 @@ struct Mailbox {
 struct Record {
     blob: Box<[u8]>,
     digest: Digest,
-    owner: Owner,
+    /// Who left it; `None`: a client of another process did.
+    owner: Option<Owner>,
     expires: Time,
 }
 
@@ -241,7 +242,10 @@ impl Mailboxes {
         (bytes <= limits.bytes).then_some(())?;
         // A record that gets no longer takes nothing of what is left for other sites.
         let site = owner.network.site();
-        let own = before.filter(|record| record.owner.network.site() == site);
+        let own = before.filter(|record| {
+            let owner = record.owner.as_ref();
+            owner.is_some_and(|owner| owner.network.site() == site)
+        });
         let own = own.map_or(0, |record| record.blob.len());
         let site_bytes = (self.usage.bytes.of(&site) - own).saturating_add(blob.len());
         let left = limits.bytes - bytes;
@@ -249,8 +253,8 @@ impl Mailboxes {
         let is_new = before.is_none_or(|record| record.digest != digest);
         let before = before.map(|record| (record.owner, record.blob.len()));
         self.usage
-            .replace(before.map(|(owner, _)| owner), owner, limits)?;
-        if let Some((before, length)) = before {
+            .replace(before.and_then(|(owner, _)| owner), owner, limits)?;
+        if let Some((Some(before), length)) = before {
             let site = before.network.site();
             self.usage.bytes.give_back_many(&site, length);
         }
@@ -260,11 +264,58 @@ impl Mailboxes {
         mailbox.record = Some(Record {
             blob: blob.into(),
             digest,
-            owner,
+            owner: Some(owner),
             expires: now + LIFETIME,
         });
         mailbox.tell(&tag, None, &mut self.due, told, pacer);
         Some(is_new)
+    }
+
+    /// Keeps a record that a client of another process left, in place of the one here, and says who
+    /// is to be told what now. It counts in nobody's share: that process has counted it. False: this
+    /// mailbox is not here, or there is no room.
+    pub(super) fn adopt(
+        &mut self,
+        tag: Tag,
+        (digest, blob): (Digest, &[u8]),
+        pacer: &mut Pacer<'_>,
+        told: &mut Pushes,
+    ) -> bool {
+        let Some(mailbox) = self.by_tag.get_mut(&tag) else {
+            return false;
+        };
+        let before = mailbox.record.as_ref();
+        let bytes = self.bytes - before.map_or(0, |record| record.blob.len()) + blob.len();
+        if bytes > pacer.limits.bytes {
+            return false;
+        }
+        if let Some(before) = mailbox.record.take() {
+            self.usage.let_go(&before);
+        }
+        self.bytes = bytes;
+        mailbox.record = Some(Record {
+            blob: blob.into(),
+            digest,
+            owner: None,
+            expires: pacer.now + LIFETIME,
+        });
+        mailbox.tell(&tag, None, &mut self.due, told, pacer);
+        true
+    }
+
+    /// The record of a mailbox, and whether a client of this process left it.
+    pub(super) fn record(&self, tag: &Tag, now: Time) -> Option<(Digest, &[u8], bool)> {
+        let record = self.by_tag.get(tag)?.record.as_ref();
+        let record = record.filter(|record| now < record.expires)?;
+        Some((record.digest, &record.blob, record.owner.is_some()))
+    }
+
+    /// The clients that watch a mailbox.
+    pub(super) fn watchers(&self, tag: &Tag, now: Time) -> impl Iterator<Item = ClientId> {
+        let watchers = self.by_tag.get(tag).into_iter();
+        let watchers = watchers.flat_map(|mailbox| &mailbox.watchers);
+        let alive = watchers.filter(move |watcher| now < watcher.expires);
+        alive.map(|watcher| watcher.client)
     }
 
     /// Whether there may be one more mailbox, for this owner's first record or wish.
@@ -346,8 +397,10 @@ impl Mailboxes {
         tag: &Tag,
         now: Time,
     ) -> impl Iterator<Item = ClientId> {
-        let is_owners =
-            |record: &Record| record.owner.identity == owner.identity && now < record.expires;
+        let is_owners = |record: &Record| {
+            let owners = record.owner.is_some_and(|it| it.identity == owner.identity);
+            owners && now < record.expires
+        };
         let mailbox = self
             .by_tag
             .get(tag)
@@ -432,9 +485,7 @@ impl Mailboxes {
             let mut over = Vec::new();
             if let Some(record) = mailbox.record.take_if(|record| now >= record.expires) {
                 self.bytes -= record.blob.len();
-                let site = record.owner.network.site();
-                self.usage.bytes.give_back_many(&site, record.blob.len());
-                over.push(record.owner);
+                self.usage.let_go(&record);
             }
             for watcher in mailbox
                 .watchers
@@ -455,11 +506,10 @@ impl Mailboxes {
         let stays = |owner: &Owner| stays(&owner.identity, owner.secret);
         let mut over = Vec::new();
         self.by_tag.retain(|_, mailbox| {
-            if let Some(record) = mailbox.record.take_if(|record| !stays(&record.owner)) {
+            let goes = |record: &mut Record| record.owner.is_some_and(|owner| !stays(&owner));
+            if let Some(record) = mailbox.record.take_if(goes) {
                 self.bytes -= record.blob.len();
-                let site = record.owner.network.site();
-                self.usage.bytes.give_back_many(&site, record.blob.len());
-                over.push(record.owner);
+                self.usage.let_go(&record);
             }
             for watcher in mailbox
                 .watchers
@@ -490,6 +540,15 @@ impl MailboxUsage {
             self.sites.take(owner.network.site());
         }
         Some(())
+    }
+
+    /// A record is gone.
+    fn let_go(&mut self, record: &Record) {
+        if let Some(owner) = &record.owner {
+            let site = owner.network.site();
+            self.bytes.give_back_many(&site, record.blob.len());
+            self.give_back(owner);
+        }
     }
 
     fn give_back(&mut self, owner: &Owner) {

@@ -20,6 +20,8 @@ use crate::frame::{Frame as _, Notice, Request, pack};
 use crate::relay;
 use crate::wire::{Kind, Reader, SESSION_HEADER_LEN, Tag, session_message};
 
+mod cluster;
+mod clustered;
 mod egress;
 mod limits;
 mod mailboxes;
@@ -30,6 +32,8 @@ mod seals;
 mod session;
 mod ticket;
 
+use cluster::Cluster;
+pub use cluster::Counters as ClusterCounters;
 use egress::Departure;
 pub use limits::Limits;
 use mailboxes::Mailboxes;
@@ -167,6 +171,8 @@ pub struct Server<R> {
     mailboxes: Mailboxes,
     relays: Relays,
     meetings: Meetings,
+    /// The store that this process shares with others, if there is one.
+    cluster: Option<Box<Cluster>>,
     /// Tickets up to this number may be those of sessions that were ended.
     revoked_tickets: u64,
     next_sweep: Time,
@@ -198,6 +204,7 @@ impl<R: CryptoRng> Server<R> {
             mailboxes: Mailboxes::default(),
             relays: Relays::default(),
             meetings: Meetings::default(),
+            cluster: None,
             revoked_tickets: 0,
             next_sweep: Time::ZERO + SWEEP,
             transmits: Transmits::default(),
@@ -365,6 +372,9 @@ impl<R: CryptoRng> Server<R> {
             self.mailboxes.sweep(now);
             self.relays.sweep(now);
             self.meetings.forget(now);
+            if let Some(cluster) = &mut self.cluster {
+                cluster.sweep(&self.mailboxes, now);
+            }
             self.counters.expired += self.sessions.sweep(now);
         }
     }
@@ -684,11 +694,16 @@ impl<R: CryptoRng> Server<R> {
                         limits,
                         now,
                     };
-                    let is_kept = self
-                        .mailboxes
-                        .put(&sender, tag, (digest, blob), &mut pacer, &mut told)
-                        .inspect(|is_new| self.counters.stored += u64::from(*is_new))
-                        .is_some();
+                    let kept =
+                        self.mailboxes
+                            .put(&sender, tag, (digest, blob), &mut pacer, &mut told);
+                    if let Some(is_new) = kept {
+                        self.counters.stored += u64::from(is_new);
+                        if let Some(cluster) = &mut self.cluster {
+                            cluster.handle_put(tag, is_new, now);
+                        }
+                    }
+                    let is_kept = kept.is_some();
                     notices.push(if is_kept {
                         Notice::Stored { tag, digest }
                     } else {
@@ -706,6 +721,9 @@ impl<R: CryptoRng> Server<R> {
                         .mailboxes
                         .watch(&sender, tag, have, &mut pacer, &mut told)
                         .is_some();
+                    if let Some(cluster) = self.cluster.as_mut().filter(|_| is_kept) {
+                        cluster.handle_watch(tag, now);
+                    }
                     notices.push(if is_kept {
                         Notice::Watching { tag }
                     } else {

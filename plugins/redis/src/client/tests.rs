@@ -1,7 +1,7 @@
+use natpunch_redis::Reader;
 use rand_core::SeedableRng as _;
 
 use super::*;
-use crate::resp::Reader;
 
 const TAG: RecordTag = RecordTag([0xa1; 16]);
 const OTHER: RecordTag = RecordTag([0xa2; 16]);

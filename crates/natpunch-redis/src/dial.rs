@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use natpunch_plugin::{Endpoint, resolve};
+use natpunch_plugin_description::Endpoint;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,26 +22,30 @@ const MOST_ADDRESSES: usize = 4;
 
 /// Whose certificates are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tls {
+pub struct Tls {
     /// The authorities in PEM; `None`: those of the system.
-    pub(crate) ca_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A stream of bytes, encrypted or not.
-pub(crate) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 /// The stream to a server.
-pub(crate) type Stream = Box<dyn Bytes>;
+pub type Stream = Box<dyn Bytes>;
 
-/// Connects to a server.
+/// Connects to a server, whose addresses `found` looks up.
 ///
 /// # Errors
 /// What failed, for a person.
-pub(crate) async fn dial(server: &Endpoint, tls: Option<&Tls>) -> Result<Stream, String> {
+pub async fn dial(
+    server: &Endpoint,
+    tls: Option<&Tls>,
+    found: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+) -> Result<Stream, String> {
     let connect = async {
-        let tcp = tcp(server).await.map_err(|error| {
+        let tcp = tcp(found).await.map_err(|error| {
             format!("can't connect: {error}; is the server there, and `url` right?")
         })?;
         let Some(tls) = tls else {
@@ -65,8 +69,8 @@ pub(crate) async fn dial(server: &Endpoint, tls: Option<&Tls>) -> Result<Stream,
 }
 
 /// A connection to the first address of a host that answers.
-async fn tcp(server: &Endpoint) -> io::Result<TcpStream> {
-    let found = resolve(server).await?;
+async fn tcp(found: impl Future<Output = io::Result<Vec<SocketAddr>>>) -> io::Result<TcpStream> {
+    let found = found.await?;
     let mut last = io::Error::other("the name has no address");
     for address in found.into_iter().take(MOST_ADDRESSES) {
         match timeout(ADDRESS, connect(address)).await {

@@ -9,7 +9,7 @@ const LONGEST_QUOTE: usize = 160;
 
 /// Why records don't come or go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub enum Trouble {
     /// There is no connection: what failed.
     Unreachable(String),
     /// It did not answer in time.
@@ -35,7 +35,7 @@ pub(crate) enum Trouble {
 
 impl Trouble {
     /// The error that a command was answered with.
-    pub(crate) fn refused(command: &'static str, user: &str, words: &str) -> Self {
+    pub fn refused(command: &'static str, user: &str, words: &str) -> Self {
         let shown = words.chars().take(LONGEST_QUOTE);
         let shown = shown.map(|c| if c.is_control() { ' ' } else { c });
         Self::Refused {
@@ -97,7 +97,7 @@ fn refusal(f: &mut fmt::Formatter<'_>, command: &str, user: &str, words: &str) -
         "NOPERM" => write!(
             f,
             "the server's user `{user}` has no right to {command} under this `prefix` (NOPERM): \
-             give it what docs/how-to/redis.md lists"
+             give it what docs/how-to lists"
         ),
         "OOM" => f.write_str(
             "the server is full and keeps no new records (OOM): raise its `maxmemory`; until \
@@ -168,7 +168,7 @@ mod tests {
             (
                 "SUBSCRIBE",
                 "NOPERM this user has no permissions",
-                "docs/how-to/redis.md",
+                "docs/how-to",
             ),
             (
                 "SET",

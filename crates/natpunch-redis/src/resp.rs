@@ -4,9 +4,9 @@
 //! Whatever a server sends, a reply has a bound in bytes, in elements and in depth, and one that
 //! is beyond it is known by its first line: nothing is kept for what a length promises.
 
-/// The longest reply, in bytes. The answer to `HELLO` lists the server's modules, a record has
-/// [`SealedRecord::MAX`](natpunch_plugin::SealedRecord::MAX) bytes.
-pub(crate) const LONGEST: usize = 16 << 10;
+/// The longest reply, in bytes. The answer to `HELLO` lists the server's modules; a record has a
+/// kilobyte at most.
+pub const LONGEST: usize = 16 << 10;
 /// The most elements of one aggregate.
 const MOST_ELEMENTS: usize = 256;
 /// Aggregates within each other: in the answer to `HELLO` a map has a list of maps of modules,
@@ -15,7 +15,7 @@ const DEEPEST: usize = 4;
 
 /// A reply, or what the server says unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub enum Reply {
     /// A string of any kind, or a number that is none of 64 bits.
     Text(Vec<u8>),
     /// An error: a word in capitals, and more.
@@ -32,7 +32,7 @@ pub(crate) enum Reply {
 
 /// Why bytes are no replies, to follow "the server".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Nonsense {
+pub enum Nonsense {
     /// Beyond a bound.
     TooLong,
     /// Not RESP3.
@@ -40,7 +40,7 @@ pub(crate) enum Nonsense {
 }
 
 /// A command: an array of strings.
-pub(crate) fn command(parts: &[&[u8]]) -> Vec<u8> {
+pub fn command(parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
     for part in parts {
         bytes.extend(format!("${}\r\n", part.len()).as_bytes());
@@ -52,13 +52,16 @@ pub(crate) fn command(parts: &[&[u8]]) -> Vec<u8> {
 
 /// Makes replies of the bytes of a stream, in whichever pieces they come.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub struct Reader {
     bytes: Vec<u8>,
+    /// So many of them are read already.
+    read: usize,
 }
 
 impl Reader {
     /// Takes the next bytes in. [`Reader::next`] is to be drained after each piece.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..std::mem::take(&mut self.read));
         self.bytes.extend(bytes);
     }
 
@@ -66,16 +69,16 @@ impl Reader {
     ///
     /// # Errors
     /// The stream is beyond repair.
-    pub(crate) fn next(&mut self) -> Result<Option<Reply>, Nonsense> {
-        let mut cursor = Cursor(&self.bytes);
+    pub fn next(&mut self) -> Result<Option<Reply>, Nonsense> {
+        let mut cursor = Cursor(self.bytes.get(self.read..).unwrap_or_default());
+        let length = cursor.0.len();
         match cursor.reply(0) {
             Ok(reply) => {
-                let used = self.bytes.len() - cursor.0.len();
-                self.bytes.drain(..used);
+                self.read += length - cursor.0.len();
                 Ok(Some(reply))
             }
             Err(Stop::Wrong(nonsense)) => Err(nonsense),
-            Err(Stop::NotYet) if self.bytes.len() >= LONGEST => Err(Nonsense::TooLong),
+            Err(Stop::NotYet) if length >= LONGEST => Err(Nonsense::TooLong),
             Err(Stop::NotYet) => Ok(None),
         }
     }

@@ -1,0 +1,147 @@
+//! What a process asks the store, as commands of Redis, and its answers.
+
+use rand_core::RngCore;
+
+use super::keys::Shelf;
+use super::message::Message;
+use super::{Keys, LIFETIME_MS, ProcessId, Record};
+use crate::wire::{Reader, Tag};
+
+/// Processes of one mailbox that are looked at: its reader has one for each address family, and
+/// some of before may not have been taken away yet.
+const MOST_READERS: usize = 8;
+
+/// One command. Each is about one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask(pub(crate) Question);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// What time is it there?
+    Clock,
+    /// Keep this record; which one was there?
+    Keep { tag: Tag, record: Record },
+    /// Which record is there?
+    Find { tag: Tag },
+    /// Which processes have clients that watch this mailbox?
+    Readers { tag: Tag },
+    /// This process has one.
+    Join { tag: Tag, who: ProcessId },
+    /// Keep that for a while.
+    Extend { tag: Tag },
+    /// This process has none any more.
+    Leave { tag: Tag, who: ProcessId },
+    /// Hand this on to a process.
+    Tell { to: ProcessId, message: Message },
+}
+
+/// What a store answered, whatever protocol it came by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Raw {
+    /// Nothing is there.
+    Nothing,
+    /// A string.
+    Text(Vec<u8>),
+    /// A number.
+    Number(i64),
+    /// Several strings.
+    List(Vec<Vec<u8>>),
+    /// It did not do it, and says why.
+    Refused,
+}
+
+/// An answer, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(pub(crate) Reply);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Clock(i64),
+    /// The record that is there, or was until now.
+    Record(Option<Record>),
+    Readers(Vec<ProcessId>),
+    /// So many connections got it.
+    Told(i64),
+    Done,
+    Refused,
+}
+
+impl Ask {
+    /// Its name for a log.
+    pub fn name(&self) -> &'static str {
+        match &self.0 {
+            Question::Clock => "TIME",
+            Question::Keep { .. } => "SET",
+            Question::Find { .. } => "GET",
+            Question::Readers { .. } => "SMEMBERS",
+            Question::Join { .. } => "SADD",
+            Question::Extend { .. } => "PEXPIRE",
+            Question::Leave { .. } => "SREM",
+            Question::Tell { .. } => "PUBLISH",
+        }
+    }
+
+    /// The command: its name and its arguments.
+    pub fn command(&self, keys: &Keys, rng: &mut impl RngCore) -> Vec<Vec<u8>> {
+        let lifetime = LIFETIME_MS.to_string().into_bytes();
+        let mut parts = vec![self.name().as_bytes().to_vec()];
+        match &self.0 {
+            Question::Clock => {}
+            Question::Keep { tag, record } => {
+                let name = keys.name(Shelf::Record, tag);
+                let mut text = Vec::new();
+                record.put(&mut text);
+                let value = keys.seal(&name, &text, rng);
+                parts.extend([name, value, b"PX".to_vec(), lifetime, b"GET".to_vec()]);
+            }
+            Question::Find { tag } => parts.push(keys.name(Shelf::Record, tag)),
+            Question::Readers { tag } => parts.push(keys.name(Shelf::Readers, tag)),
+            Question::Extend { tag } => parts.extend([keys.name(Shelf::Readers, tag), lifetime]),
+            Question::Join { tag, who } | Question::Leave { tag, who } => {
+                parts.extend([keys.name(Shelf::Readers, tag), who.0.to_vec()]);
+            }
+            Question::Tell { to, message } => {
+                parts.extend([keys.channel(*to), message.seal(keys, *to, rng)]);
+            }
+        }
+        parts
+    }
+
+    /// What the store's answer to it means; `None`: it is none to that.
+    pub fn understand(&self, raw: Raw, keys: &Keys) -> Option<Answer> {
+        let reply = match (&self.0, raw) {
+            (_, Raw::Refused) => Reply::Refused,
+            (Question::Clock, Raw::List(parts)) => Reply::Clock(milliseconds(&parts)?),
+            (Question::Keep { .. } | Question::Find { .. }, Raw::Nothing) => Reply::Record(None),
+            (Question::Keep { tag, .. } | Question::Find { tag }, Raw::Text(sealed)) => {
+                let text = keys.open(&keys.name(Shelf::Record, tag), &sealed);
+                // What nobody of the cluster has sealed is not there.
+                Reply::Record(text.and_then(|text| Record::read(&mut Reader(&text))))
+            }
+            (Question::Readers { .. }, Raw::List(members)) => Reply::Readers(
+                members
+                    .iter()
+                    .filter_map(|member| Some(ProcessId(member.as_slice().try_into().ok()?)))
+                    .take(MOST_READERS)
+                    .collect(),
+            ),
+            (Question::Tell { .. }, Raw::Number(count)) => Reply::Told(count),
+            (
+                Question::Join { .. } | Question::Extend { .. } | Question::Leave { .. },
+                Raw::Number(_),
+            ) => Reply::Done,
+            _ => return None,
+        };
+        Some(Answer(reply))
+    }
+}
+
+/// Redis says its time as seconds and microseconds.
+fn milliseconds(parts: &[Vec<u8>]) -> Option<i64> {
+    let [seconds, microseconds] = parts else {
+        return None;
+    };
+    let number = |part: &[u8]| std::str::from_utf8(part).ok()?.parse::<i64>().ok();
+    let seconds = number(seconds)?.checked_mul(1_000)?;
+    seconds.checked_add(number(microseconds)? / 1_000)
+}
