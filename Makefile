@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage recovery idle lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
-  supply-chain semver fuzz mutants chaos backends
+  supply-chain semver fuzz mutants chaos backends browser
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -66,6 +66,10 @@ reload-storm: ## 10,000 versions of a mesh of 1,000 peers in 60 s, under traffic
 pairs: ## 23 pairs of real NATs, 20 to 60 times each: how often and how soon direct, at what cost for others (an hour)
 	@scripts/deps.sh test
 	cargo test --locked --test lab -- --ignored --nocapture --test-threads=1 pairs::campaign | grep -E '^(measured|test )'
+
+browser: ## the page of `natpunch web` in headless Chromium (PICTURES=DIR to keep pictures of it)
+	@scripts/deps.sh browser
+	NATPUNCH_SCREENSHOTS=$(if $(PICTURES),$(abspath $(PICTURES))) cargo test --locked --lib -- --ignored --test-threads=1 in_a_browser
 
 measure: ## time from start to the first ping, many times over, in the lab
 	@scripts/deps.sh bench

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deps.sh demo|test|vm|bench|supply|package|packages: makes sure that the programs this needs are there. As root on a
+# deps.sh demo|test|vm|bench|supply|browser|package|packages: makes sure that the programs this needs are there. As root on a
 # Debian-like machine it installs what is missing; elsewhere it says what is missing and how to get it, and fails.
 set -euo pipefail
 
@@ -11,11 +11,12 @@ bench="$test iperf3:iperf3"
 supply='cargo:cargo pip3:python3-pip'
 package='cargo:cargo cc:gcc dpkg-deb:dpkg objdump:binutils rpmbuild:rpm'
 packages="$package debootstrap:debootstrap systemd-nspawn:systemd-container"
+browser="cargo:cargo cc:gcc chromium:chromium"
 vm='qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod zstd:zstd xz:xz-utils dpkg-deb:dpkg'
 
 what=${1:-}
 case $what in
-  demo | test | bench | supply | vm | package | packages) needed=${!what} ;;
+  demo | test | bench | supply | browser | vm | package | packages) needed=${!what} ;;
   *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
 esac
 

@@ -77,7 +77,7 @@ pub use services::serving::ServingStatus;
 pub use services::views::{PeerView, Tried};
 use sizes::RouteMtus;
 pub(crate) use start::hold_signals;
-pub use status::{Member, MeshRevisions, Status};
+pub use status::{ChangeStatus, DiscoveryStatus, HeldStatus, Member, MeshRevisions, Status};
 use store::CounterStore;
 pub use waiting::Waiting;
 use warm::Warm;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use natpunch_plugin_description::Endpoint;
 use natpunch_types::{Consent, PeerKey};
 
+pub use super::node::live::args::{TopArgs, WebArgs};
 pub use super::node::status::select::{Filter, Sort};
 use crate::config::{AgeRecipient, Local, parse_span};
 use crate::control::Readers;
@@ -92,6 +93,10 @@ pub enum Command {
     Graph(GraphArgs),
     /// Show peers, paths, endpoints and traffic, and why a peer is not connected.
     Status(StatusArgs),
+    /// Show peers, paths, rates and events on a terminal, live.
+    Top(TopArgs),
+    /// Show the mesh as a page in a browser on this host: a map, rates, events, and why.
+    Web(WebArgs),
     /// Explain a peer's path: what was tried, and what one change would make it direct or faster.
     Why(WhyArgs),
     /// Ping a peer, and show the path of each answer, until the path is direct.

@@ -69,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Graph(args) => mesh::graph::run(&args),
         Command::Status(args) if args.mesh => node::revisions::run(&args),
         Command::Status(args) => node::status::run(&args),
+        Command::Top(args) => node::top::run(&args),
+        Command::Web(args) => node::web::run(&args),
         Command::Why(args) => node::why::run(&args),
         Command::Ping(args) => node::ping::run(&args),
         Command::Doctor(args) => node::doctor::run(&args),

@@ -28,6 +28,15 @@ pub(crate) struct Group {
     pub(crate) nodes: Vec<usize>,
 }
 
+/// A name in the order of people: its number at the end counts as a number.
+fn counted(name: &str) -> (&str, Option<u64>, &str) {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = name
+        .get(stem.len()..)
+        .and_then(|digits| digits.parse().ok());
+    (stem, number, name)
+}
+
 /// The sites by name, and last those of none.
 pub(crate) fn groups(mesh: &Mesh, without: Option<usize>) -> Vec<Group> {
     let mut sites: BTreeMap<(bool, Option<&str>), Vec<usize>> = BTreeMap::new();
@@ -37,7 +46,7 @@ pub(crate) fn groups(mesh: &Mesh, without: Option<usize>) -> Vec<Group> {
             sites.entry((site.is_none(), site)).or_default().push(index);
         }
     }
-    let name = |index: &usize| mesh.nodes.get(*index).map(|node| node.name.as_str());
+    let name = |index: &usize| mesh.nodes.get(*index).map(|node| counted(&node.name));
     let group = |((_, site), mut nodes): ((bool, Option<&str>), Vec<usize>)| {
         nodes.sort_by(|a, b| name(a).cmp(&name(b)).then(a.cmp(b)));
         Group {

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 
 use natpunch_picture::{Kind, Mesh, Node, cut, printable};
 
+#[cfg(test)]
 /// Links that GitHub and GitLab draw of one picture (`maxEdges`).
 pub(super) const MOST_LINKS: usize = 500;
+#[cfg(test)]
 /// Characters that they take (`maxTextSize`).
 pub(super) const MOST_TEXT: usize = 50_000;
 

@@ -53,7 +53,7 @@ pub(in crate::cli::node) struct Peer {
     #[serde(default)]
     pub(in crate::cli::node) loss_percent: Option<u8>,
     #[serde(default)]
-    pub(super) nat: Option<NatStatus>,
+    pub(in crate::cli::node) nat: Option<NatStatus>,
     pub(in crate::cli::node) handshake_age_s: Option<f64>,
     pub(in crate::cli::node) rx_bytes: u64,
     pub(in crate::cli::node) tx_bytes: u64,
@@ -111,7 +111,7 @@ impl Peer {
     }
 
     /// The NAT before it, in a word; `why` has the others.
-    pub(super) fn shown_nat(&self) -> Option<&'static str> {
+    pub(in crate::cli::node) fn shown_nat(&self) -> Option<&'static str> {
         let has_public = |candidate: &Candidate| {
             let address: Option<SocketAddr> = candidate.address.parse().ok();
             let is_own = candidate.kind == "host";
@@ -123,6 +123,19 @@ impl Peer {
         match self.nat?.mapping? {
             Mapping::EndpointIndependent => Some("easy"),
             Mapping::EndpointDependent => Some("hard"),
+        }
+    }
+
+    /// The relay that its path passes through, by the names of who offered it.
+    pub(in crate::cli::node) fn relay(&self) -> Option<String> {
+        if !self.is_connected() || self.path != "relay" {
+            return None;
+        }
+        let mut candidates = self.candidates.iter();
+        let relay = candidates.find(|candidate| Some(&candidate.address) == self.endpoint.as_ref());
+        match relay.filter(|relay| !relay.origins.is_empty()) {
+            Some(relay) => Some(relay.origins.join(", ")),
+            None => Some("relay".to_owned()),
         }
     }
 
