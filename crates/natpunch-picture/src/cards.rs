@@ -1,5 +1,5 @@
-//! Few peers: cards along the four sides of a rectangle, links through its inside. So no card covers
-//! another and no link runs behind a card.
+//! Few peers: cards along the four sides of a rectangle, links through its inside. So no card
+//! covers another and no link runs behind a card.
 
 use crate::canvas::{At, Canvas, MARGIN, head, n};
 use crate::sites::groups;

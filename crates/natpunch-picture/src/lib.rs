@@ -5,8 +5,8 @@
 //! then stands in the middle.
 //!
 //! Up to [`MOST_CARDS`] peers are cards with all that is known of them; more are names around a
-//! ring, those of a site beside each other. So no line ever runs over a name. A mesh of 60 has 1,770
-//! pairs: what holds for most of them is the *rule*, which the picture says in words and draws as
+//! ring, those of a site beside each other. So no line ever runs over a name. A mesh of 60 has
+//! 1,770 pairs: what holds for most of them is the *rule*, which the picture says in words and draws as
 //! bands from site to site; the exceptions are drawn pair by pair ([`Links`]).
 //!
 //! Names come from others. They are cut, and bereft of what would steer a reader's eye or program.

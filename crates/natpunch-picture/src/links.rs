@@ -18,8 +18,8 @@ pub struct Links {
     pub counts: BTreeMap<Kind, usize>,
     /// The pairs that have a line each: indices of [`Mesh::pairs`].
     pub lines: Vec<usize>,
-    /// The pairs of two sites as one band: the sites' indices, the lesser first, kind, number. Sites
-    /// are numbered by name, and last come the peers of none.
+    /// The pairs of two sites as one band: the sites' indices, the lesser first, kind, number.
+    /// Sites are numbered by name, and last come the peers of none.
     pub bands: BTreeMap<(usize, usize, Kind), usize>,
     /// What is not drawn as a line, in words.
     pub notes: Vec<String>,

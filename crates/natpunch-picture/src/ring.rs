@@ -210,7 +210,7 @@ fn label(node: &Node) -> String {
 pub(crate) fn draw(mesh: &Mesh, links: &Links) -> Picture {
     let ring = Ring::of(mesh);
     let mut canvas = Canvas::default();
-    bands(&mut canvas, mesh, links, &ring);
+    bands(&mut canvas, links, &ring);
     let relays = relays(mesh, links, &ring);
     lines(&mut canvas, mesh, links, &ring, &relays);
     sites(&mut canvas, &ring);
@@ -237,7 +237,7 @@ pub(crate) fn draw(mesh: &Mesh, links: &Links) -> Picture {
 }
 
 /// The pairs of two sites as one band.
-fn bands(canvas: &mut Canvas, mesh: &Mesh, links: &Links, ring: &Ring) {
+fn bands(canvas: &mut Canvas, links: &Links, ring: &Ring) {
     // The bands of a site leave it in the order of the sites that they lead to, so that they don't
     // cross there.
     let mut of_site: BTreeMap<usize, Vec<(usize, (usize, usize, Kind))>> = BTreeMap::new();
@@ -286,7 +286,6 @@ fn bands(canvas: &mut Canvas, mesh: &Mesh, links: &Links, ring: &Ring) {
             site(band.1),
             band.2.in_words()
         );
-        let _ = mesh;
     }
 }
 

@@ -36,8 +36,8 @@ fn own(text: &str) -> Result<SocketAddr, String> {
         true => Ok(address),
         false => Err(format!(
             "the page speaks no TLS, so nobody but this host may reach it; listen at \
-             127.0.0.1:{port}, and on your own machine run ssh -L {port}:127.0.0.1:{port} root@HOST, \
-             and open the URL there"
+             127.0.0.1:{port}, and on your own machine run \
+             ssh -L {port}:127.0.0.1:{port} root@HOST, and open the URL there"
         )),
     }
 }

@@ -1,5 +1,5 @@
-//! What `web` and `top` show of an agent while one looks: its last status, rates, and what happened.
-//! Pure: statuses and the time go in.
+//! What `web` and `top` show of an agent while one looks: its last status, rates, and what
+//! happened. Pure: statuses and the time go in.
 
 pub(in crate::cli) mod args;
 pub(super) mod feed;

@@ -1,8 +1,8 @@
 //! Who may ask the page for what, and what each answer tells the browser. Pure.
 //!
 //! Data is for whoever has the token. It is in the fragment of the URL, which no browser sends; the
-//! script sends it in a header of its own. So neither a page of others, which may not set it without
-//! being asked first, nor another user of this host gets anything.
+//! script sends it in a header of its own. So neither a page of others, which may not set it
+//! without being asked first, nor another user of this host gets anything.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,8 +44,8 @@ impl Token {
 const HEADERS: [(header::HeaderName, &str); 8] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
          require-trusted-types-for 'script'; trusted-types 'none'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -10,6 +10,7 @@ const ATTRIBUTES = new Set(["d", "x", "y", "width", "height", "rx", "transform",
 const MARKS = { lan: "■", direct: "●", pinned: "◉", relayed: "◆", resting: "○", searching: "◌", down: "✕" };
 const WORST = ["down", "searching", "relayed", "pinned", "direct", "lan", "resting"];
 
+// In the order of people: oslo-9 before oslo-10.
 const NAMES = new Intl.Collator("en", { numeric: true });
 const at = (id) => document.getElementById(id);
 const peers = new Map();
@@ -29,8 +30,22 @@ function make(name, text, className) {
   return element;
 }
 
+// What is behind the `#`: the token, and the peer that is shown.
+function address() {
+  const [token, peer] = location.hash.slice(1).split("/", 2);
+  return { token, peer };
+}
+
+function show(name) {
+  shown = name;
+  const peer = name === null ? "" : `/${encodeURIComponent(name)}`;
+  history.replaceState(null, "", `#${address().token}${peer}`);
+  at("peer").hidden = name === null;
+  list();
+}
+
 async function ask(path) {
-  const headers = { "X-Natpunch-Token": location.hash.slice(1) };
+  const headers = { "X-Natpunch-Token": address().token };
   const response = await fetch(path, { headers, cache: "no-store", redirect: "error" });
   if (response.ok) return response.json();
   const error = new Error((await response.text()).slice(0, 500).trim());
@@ -163,10 +178,16 @@ function list() {
 
 // ---- one peer
 
+function told(steps) {
+  return steps.map((step) => {
+    const item = make("li");
+    item.append(make("time", `${ago(step.ago_s)} ago`), step.text);
+    return item;
+  });
+}
+
 async function open(name) {
-  shown = name;
-  list();
-  at("peer").hidden = false;
+  show(name);
   put(at("peer-name"), name);
   let why;
   try {
@@ -192,11 +213,8 @@ async function open(name) {
     ["handshake", peer.handshake_age_s === null ? "–" : `${ago(peer.handshake_age_s)} ago`],
   ];
   at("peer-facts").replaceChildren(...facts.flatMap(([key, value]) => [make("dt", key), make("dd", value)]));
-  at("peer-changes").replaceChildren(...why.changes.map((step) => {
-    const item = make("li");
-    item.append(make("time", `${ago(step.ago_s)} ago`), step.text);
-    return item;
-  }));
+  at("peer-changes").replaceChildren(...told(why.changes));
+  at("peer-steps").replaceChildren(...told(why.steps.slice(0, 20)));
   at("peer-candidates").replaceChildren(...peer.candidates.map((candidate) => {
     const row = make("tr");
     for (const text of [candidate.address, candidate.kind, candidate.probes, candidate.answers, rtt(candidate.rtt_ms)]) {
@@ -306,5 +324,12 @@ at("picture").addEventListener("click", (event) => {
 at("filter").addEventListener("input", list);
 at("sort").addEventListener("change", list);
 at("ask").addEventListener("click", versions);
-at("close").addEventListener("click", () => { shown = null; at("peer").hidden = true; list(); });
-loop();
+at("close").addEventListener("click", () => show(null));
+loop().then(() => {
+  try {
+    const name = decodeURIComponent(address().peer ?? "");
+    if (peers.has(name)) open(name);
+  } catch {
+    // Somebody has changed the address by hand.
+  }
+});

@@ -35,7 +35,9 @@ async fn agent(directory: &Path, status: Arc<Mutex<Value>>, asked: Arc<AtomicUsi
                     asked.fetch_add(1, Ordering::Relaxed);
                     Reply::Ok(status.lock().unwrap().clone())
                 }
-                Ask::Why { peer } if peer == "berlin-05" => Reply::Ok(why(&peer)),
+                Ask::Why { peer } if peer == "berlin-05" || peer == "home-01" => {
+                    Reply::Ok(why(&peer))
+                }
                 Ask::Why { peer } => Reply::Error(format!("this mesh has no peer {peer:?}")),
                 _ => Reply::Error("not asked".to_owned()),
             };
@@ -49,8 +51,13 @@ async fn agent(directory: &Path, status: Arc<Mutex<Value>>, asked: Arc<AtomicUsi
 fn why(peer: &str) -> Value {
     json!({
         "node": "home-00", "cause": { "situation": "direct", "text": "the path is direct" },
-        "own_nat": "easy", "peer_nat": "hard", "changes": [{ "ago_s": 3.0, "text": "connected" }],
-        "peer": { "name": peer, "path": "direct", "endpoint": null, "rtt_ms": 3.0, "candidates": [],
+        "own_nat": "easy", "peer_nat": "hard",
+        "changes": [{ "ago_s": 3.0, "text": "direct by 198.51.100.7:20035, for the relay hub" }],
+        "steps": [{ "ago_s": 4.0, "text": "<i>a probe was answered</i>" }],
+        "peer": { "name": peer, "path": "direct", "endpoint": null, "rtt_ms": 6.5, "candidates": [{
+            "address": "198.51.100.7:20035", "kind": "reflexive", "probes": 12, "answers": 12,
+            "rtt_ms": 6.5,
+        }],
             "rx_bytes": 1, "tx_bytes": 2, "handshake_age_s": 4.0 },
     })
 }
@@ -107,7 +114,8 @@ impl Scene {
     async fn get(&self, path: &str) -> (String, Vec<u8>) {
         let (host, token) = (self.at, self.app.token.fragment());
         self.raw(&format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Natpunch-Token: {token}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Natpunch-Token: {token}\r\n\
+             Connection: close\r\n\r\n"
         ))
         .await
     }
@@ -189,7 +197,8 @@ async fn every_answer_is_hardened_and_data_needs_the_token() {
         ("DELETE", "localhost", 405),
     ] {
         let request = format!(
-            "{method} /api/now HTTP/1.1\r\nHost: {host}\r\nX-Natpunch-Token: {token}\r\nConnection: close\r\n\r\n"
+            "{method} /api/now HTTP/1.1\r\nHost: {host}\r\nX-Natpunch-Token: {token}\r\n\
+             Connection: close\r\n\r\n"
         );
         let (head, _) = scene.raw(&request).await;
         assert!(
@@ -404,6 +413,9 @@ async fn in_a_browser_a_page_shows_the_mesh_and_hostile_names_are_text() {
     assert!(!dom.contains("<script>document") && !dom.contains("<img") && !dom.contains("<b>bold"));
     assert!(!dom.contains("<title>owned"));
     assert!(dom.contains(&"x".repeat(63)), "told whole in the list");
+    let peer = browse(&scene, &["--dump-dom"], &format!("{token}/home-01")).await;
+    assert!(peer.contains("the path is direct"), "what why says: {peer}");
+    assert!(peer.contains("&lt;i&gt;a probe was answered") && !peer.contains("<i>a probe"));
     let stranger = browse(&scene, &["--dump-dom"], "#wrong").await;
     assert!(
         stranger.contains("token is missing or wrong") && !stranger.contains("of 19 connected")
@@ -444,7 +456,8 @@ async fn in_a_browser_the_page_is_pictured() {
     let Some(directory) = pictures() else { return };
     for count in [3, 12, 60, 300] {
         let scene = Scene::new(sample::json(count), FAST).await;
-        let token = format!("#{}", scene.app.token.fragment());
+        let peer = if count == 12 { "/berlin-05" } else { "" };
+        let token = format!("#{}{peer}", scene.app.token.fragment());
         for (theme, scheme) in [("light", "1"), ("dark", "0")] {
             let file = directory.join(format!("web-{count}-{theme}.png"));
             let (file, theme) = (
@@ -476,8 +489,8 @@ fn cpu_of_all(mark: &str) -> f64 {
     processes.map(|process| cpu_of(&process)).sum()
 }
 
-/// Measured while somebody looks, with counters that move in each status. The build for tests is not
-/// optimized.
+/// Measured while somebody looks, with counters that move in each status. The build for tests is
+/// not optimized.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs chromium: make browser"]
 async fn in_a_browser_300_peers_cost_less_than_5_percent_of_a_core() {
@@ -531,7 +544,8 @@ async fn in_a_browser_300_peers_cost_less_than_5_percent_of_a_core() {
     chromium.wait().unwrap();
     traffic.abort();
     println!(
-        "measured web of 300 peers: {polls} statuses in 20 s; natpunch and the agent's answers {own:.1} %, Chromium {browser:.1} % of a core"
+        "measured web of 300 peers: {polls} statuses in 20 s; natpunch and the agent's answers \
+         {own:.1} %, Chromium {browser:.1} % of a core"
     );
     assert!(polls >= 5, "{polls}");
     assert!(own < 5.0, "{own}");
