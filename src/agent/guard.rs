@@ -1,10 +1,10 @@
 //! The guard of peers at rest: a process that outlives the agent.
 //!
-//! Only a running agent hears what WireGuard sends to a resting endpoint. When it stops, it gives such
-//! peers their last real endpoints itself. When it is killed, the guard does: it knows them from the
-//! agent, whose end it sees by the end of its input, and waits until an agent that is started again
-//! would run. It touches only what is at rest still, and ends after that. It knows public keys and
-//! endpoints, and no secret.
+//! Only a running agent hears what WireGuard sends to a resting endpoint. When it stops, it gives
+//! such peers their last real endpoints itself. When it is killed, the guard does. It knows them
+//! from the agent, whose end it sees by the end of its input, and waits until an agent that is
+//! started again would run. It touches only what is at rest still, and ends after that. It knows
+//! public keys and endpoints, and no secret.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,8 +23,8 @@ use tokio::time::Instant;
 use super::Agent;
 use crate::control::Client;
 
-/// For how long after its agent's end a guard waits for another agent: systemd starts one after five
-/// seconds.
+/// For how long after its agent's end a guard waits for another agent: systemd starts one after
+/// five seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// A guard that ended early is started again at most this often.
 const START_EVERY: Duration = Duration::from_secs(60);
@@ -69,6 +69,12 @@ impl Guard {
             detached::give_up(&mut process);
         }
         *self = Self::default();
+    }
+
+    /// Somebody has ended it.
+    fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_some_and(|(process, _)| !matches!(process.try_wait(), Ok(None)))
     }
 
     /// Tells it where these peers were.
@@ -137,6 +143,9 @@ impl Agent {
     /// Has the guard know where the peers at rest were. It is started when there is one.
     pub(super) fn tend_guard(&mut self) {
         if std::mem::take(&mut self.guard.is_due) {
+            if self.guard.has_ended() {
+                self.guard.give_up(&io::ErrorKind::BrokenPipe.into());
+            }
             let last = self.last_endpoints();
             self.guard.tell(last);
         }

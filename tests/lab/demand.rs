@@ -157,7 +157,10 @@ struct Used {
 
 impl Used {
     fn by(node: &mut Node) -> Self {
-        let device = node.status().unwrap()["device"]["pid"].as_i64().unwrap();
+        let deadline = within(120);
+        let device = node.wait("its device", deadline, |status| {
+            status["device"]["pid"].as_i64()
+        });
         let pids = [i64::from(node.pid().as_raw()), device];
         Self {
             at: Instant::now(),
@@ -257,9 +260,10 @@ lab_test!(
         Used::report_since(&mut a, what, &before);
         let lost: u64 = pings.into_iter().map(|ping| ping.stop().lost()).sum();
         println!("measured: {what}: {lost} pings lost");
-        let status = a.status().unwrap();
-        let peers = status["peers"].as_array().unwrap().iter();
-        let direct = peers.filter(|peer| peer["path"] == "direct").count();
+        let direct = a.wait("its peers", within(120), |status| {
+            let peers = status["peers"].as_array()?.iter();
+            Some(peers.filter(|peer| peer["path"] == "direct").count())
+        });
         println!("measured: {what}: {direct} paths are direct");
     }
 );

@@ -10,8 +10,8 @@ use crate::world::{Discovery, INTERFACE, Node, World, peer_in, soon, within};
 /// For how long a guard waits for another agent, and a moment for it to act.
 const GUARD_WAITS: u64 = 8 + 10;
 
-/// A mesh on demand of two nodes on the internet, both at rest. The mesh file says where `b` is, and
-/// where another peer would be, `c`.
+/// A mesh on demand of two nodes on the internet, both at rest. The mesh file says where `b` is,
+/// and where another peer would be, `c`.
 fn at_rest(lab: natpunch_lab::Lab) -> (World, [Node; 2], Rest) {
     let mut world = World::new(lab, Discovery::Rendezvous);
     let mut nodes = ["a", "b"].map(|name| {
@@ -84,6 +84,18 @@ fn wait_until(what: &str, deadline: Instant, is_so: impl Fn() -> bool) {
 fn wait_for_guards(count: usize) {
     wait_until("a guard runs", soon(), || guards().len() == count);
 }
+
+lab_test!(
+    the_first_packet_wakes_a_pair_at_rest_without_a_nat,
+    60,
+    |lab| {
+        let (_world, [a, b], _) = at_rest(lab);
+        let (took, sequence) = first_ping(&a, &b);
+        println!("measured: no NAT, at rest: first ping answered after {took:?}");
+        assert_eq!(sequence, 1, "the first packet was lost");
+        b.wait_connected("a");
+    }
+);
 
 lab_test!(
     peers_at_rest_are_reached_where_they_were_after_their_agent_was_killed,
