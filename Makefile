@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 SHELL := /bin/bash -o pipefail
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage recovery idle lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart bench lint \
+.PHONY: help dist package reproducible packages-test demo test test-vm sim sim-campaign quiet outage recovery idle lockout kill-matrix mutations reload-storm pairs measure exhaust flood restart cluster bench lint \
   supply-chain semver fuzz mutants chaos backends browser
 
 help: ## this list
@@ -90,6 +90,9 @@ exhaust: ## every datagram of 0 to 3 bytes, to the server and the clients of the
 
 flood: ## the server under 60,000 packets a second from spoofed sources, with clients that come and go (1 minute)
 	cargo test --release --locked --test server -- --ignored --nocapture campaign_flood | grep -E '^(measured|test )'
+
+cluster: ## 100,000 clients of three server processes that share a Redis: pushes within and between, the store killed (5 minutes)
+	cargo test --release --locked --test server -- --ignored --nocapture campaign_cluster | grep -E '^(measured|test )'
 
 restart: ## 100,000 clients of one server that restarts: all are back within a minute (3 minutes)
 	cargo test --release --locked --test server -- --ignored --nocapture campaign_restart | grep -E '^(measured|test )'

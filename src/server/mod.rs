@@ -155,7 +155,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), ServeError> {
     let wake = Arc::<cluster::Wake>::default();
     let store = match &settings.store {
         Some(store) => {
-            protocols.set_store(wake.clone());
+            protocols.set_store(wake.clone(), store.one_address);
             let secret = PresharedKey::from_bytes(*read_key_file(&store.secret_file)?.expose());
             let password = store.password_file.as_deref();
             let password = password.map(read_password_file).transpose()?;

@@ -10,6 +10,7 @@
 
 mod campaign;
 mod cluster;
+mod cluster_campaign;
 mod go_client;
 mod http;
 mod operation;

@@ -391,7 +391,7 @@ fn a_new_admission_secret_is_taken_and_a_hang_up_reads_all_again() {
     operated.wait_for(|status| status.reloads.taken == 3);
 }
 
-fn get(address: SocketAddr, path: &str, host: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str, host: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(

@@ -123,6 +123,21 @@ fn pair(server: &Server, addresses: [SocketAddr; 2]) -> [Node; 2] {
     })
 }
 
+/// Two clients at two processes that share a store have a relay, and reach each other by it. `at`
+/// says the port of the process that has it.
+pub(crate) fn talk_between(servers: [&Server; 2]) -> SocketAddr {
+    let [mut a, b] = servers.map(|server| pair(server, [server.udp[0]; 2]));
+    let [_, second] = b;
+    a[1] = second;
+    let mut nodes = a;
+    until(&mut nodes, "both are bound", |nodes| {
+        nodes.iter().all(|node| node.relay.is_some())
+    });
+    assert_eq!(nodes[0].relay, nodes[1].relay, "one port for both");
+    talk(&mut nodes, 10);
+    nodes[0].relay.unwrap()
+}
+
 /// What a server says to two clients until they have a relay and know how their NAT maps, and from
 /// where.
 pub(crate) fn heard_by_a_relayed_pair(server: &Server) -> Vec<(SocketAddr, Vec<u8>)> {

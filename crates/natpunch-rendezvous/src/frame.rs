@@ -134,7 +134,7 @@ pub(crate) enum RelayState {
     Refused,
 }
 
-fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
+pub(crate) fn read_use(body: &mut Reader<'_>) -> Option<RelayUse> {
     match body.u8()? {
         0 => Some(RelayUse::Off),
         1 => Some(RelayUse::Standby),

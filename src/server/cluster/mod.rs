@@ -72,6 +72,11 @@ impl Outlook {
         Arc::new(Self { server, state })
     }
 
+    /// What is wrong, if something is.
+    pub(in crate::server) fn problem(&self) -> Option<String> {
+        lock(&self.state).problem.clone()
+    }
+
     /// What the status says.
     pub(in crate::server) fn status(&self, shared: &Shared) -> super::status::Store {
         let rendezvous = shared.protocols.rendezvous();

@@ -62,7 +62,11 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {
 
 async fn health(State(monitor): State<Arc<Monitor>>) -> (StatusCode, String) {
     match monitor.stuck().as_slice() {
-        [] => (StatusCode::OK, "ok\n".to_owned()),
+        // Its own clients are served on: a balancer that took it away would make it worse.
+        [] => match monitor.store_problem() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(problem) => (StatusCode::OK, format!("ok, but the store: {problem}\n")),
+        },
         stuck => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("stuck: {}\n", stuck.join(", ")),

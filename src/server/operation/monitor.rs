@@ -51,6 +51,11 @@ impl Monitor {
         }
     }
 
+    /// What is wrong with the store that it shares, if something is.
+    pub(in crate::server) fn store_problem(&self) -> Option<String> {
+        self.store.as_ref()?.problem()
+    }
+
     /// The threads that are stuck.
     pub(in crate::server) fn stuck(&self) -> Vec<String> {
         self.shared.stuck(heartbeats::DEADLINE)

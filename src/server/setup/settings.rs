@@ -240,6 +240,8 @@ pub struct StoreSettings {
     pub password_file: Option<PathBuf>,
     /// What the names of all keys and channels begin with.
     pub prefix: String,
+    /// Whether clients reach the relay ports of all processes at one address.
+    pub one_address: bool,
 }
 
 /// The `[store]` section, as written.
@@ -252,6 +254,8 @@ struct FileStore {
     password_file: Option<PathBuf>,
     tls_ca_file: Option<PathBuf>,
     prefix: Option<String>,
+    #[serde(default)]
+    one_address: bool,
 }
 
 /// Long polls of some thousand nodes; each takes an open file and some 20 KiB.
@@ -765,6 +769,7 @@ impl File {
             user: or(&file.user, "default"),
             password_file: file.password_file.clone(),
             prefix: or(&file.prefix, "natpunch-serve:"),
+            one_address: file.one_address,
         }))
     }
 

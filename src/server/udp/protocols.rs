@@ -257,9 +257,12 @@ impl Protocols {
     }
 
     /// Shares a store with other processes.
-    pub(in crate::server) fn set_store(&mut self, wake: Arc<Wake>) {
+    pub(in crate::server) fn set_store(&mut self, wake: Arc<Wake>, shares_relays: bool) {
         if let Some(rendezvous) = &mut self.rendezvous {
             rendezvous.lock().share();
+            if shares_relays {
+                rendezvous.lock().share_relays();
+            }
             rendezvous.store = Some(wake);
         }
     }
@@ -481,6 +484,7 @@ impl Protocols {
                     ("records told", counted.told),
                     ("stale records", counted.stale),
                     ("refused", counted.refused),
+                    ("pairs met between processes", counted.met),
                     ("unsaid", counted.unsaid),
                 ],
             );

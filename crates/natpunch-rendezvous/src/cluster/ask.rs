@@ -4,12 +4,18 @@ use rand_core::RngCore;
 
 use super::keys::Shelf;
 use super::message::Message;
-use super::{Keys, LIFETIME_MS, ProcessId, Record};
+use super::{Keys, LIFETIME_MS, ProcessId, Record, Waiting};
 use crate::wire::{Reader, Tag};
 
 /// Processes of one mailbox that are looked at: its reader has one for each address family, and
 /// some of before may not have been taken away yet.
 const MOST_READERS: usize = 8;
+
+/// How long a client waits for the other, in milliseconds.
+const PATIENCE_MS: u64 = 5_000;
+
+/// How long a process has the relay of a pair of which nobody says anything: as long as a wish.
+const RELAY_MS: u64 = 150_000;
 
 /// One command. Each is about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +31,16 @@ pub(crate) enum Question {
     Find { tag: Tag },
     /// Which processes have clients that watch this mailbox?
     Readers { tag: Tag },
+    /// The same, to tell them that they are wanted.
+    Wanted { tag: Tag },
+    /// This client waits to meet the other one of its pair; who waited before?
+    Meet { tag: Tag, who: Waiting },
+    /// This process would have the relay of a pair; which one has it?
+    Host { tag: Tag, who: ProcessId },
+    /// It has it for a while more.
+    Hold { tag: Tag },
+    /// The process that had it is gone.
+    Free { tag: Tag },
     /// This process has one.
     Join { tag: Tag, who: ProcessId },
     /// Keep that for a while.
@@ -60,6 +76,8 @@ pub(crate) enum Reply {
     /// The record that is there, or was until now.
     Record(Option<Record>),
     Readers(Vec<ProcessId>),
+    Waiting(Option<Waiting>),
+    Host(Option<ProcessId>),
     /// So many connections got it.
     Told(i64),
     Done,
@@ -71,11 +89,12 @@ impl Ask {
     pub fn name(&self) -> &'static str {
         match &self.0 {
             Question::Clock => "TIME",
-            Question::Keep { .. } => "SET",
+            Question::Keep { .. } | Question::Meet { .. } | Question::Host { .. } => "SET",
             Question::Find { .. } => "GET",
-            Question::Readers { .. } => "SMEMBERS",
+            Question::Readers { .. } | Question::Wanted { .. } => "SMEMBERS",
             Question::Join { .. } => "SADD",
-            Question::Extend { .. } => "PEXPIRE",
+            Question::Extend { .. } | Question::Hold { .. } => "PEXPIRE",
+            Question::Free { .. } => "DEL",
             Question::Leave { .. } => "SREM",
             Question::Tell { .. } => "PUBLISH",
         }
@@ -95,7 +114,27 @@ impl Ask {
                 parts.extend([name, value, b"PX".to_vec(), lifetime, b"GET".to_vec()]);
             }
             Question::Find { tag } => parts.push(keys.name(Shelf::Record, tag)),
-            Question::Readers { tag } => parts.push(keys.name(Shelf::Readers, tag)),
+            Question::Meet { tag, who } => {
+                let name = keys.name(Shelf::Meeting, tag);
+                let mut text = Vec::new();
+                who.put(&mut text);
+                let value = keys.seal(&name, &text, rng);
+                let patience = PATIENCE_MS.to_string().into_bytes();
+                parts.extend([name, value, b"PX".to_vec(), patience, b"GET".to_vec()]);
+            }
+            Question::Host { tag, who } => {
+                let (name, time) = (keys.name(Shelf::Host, tag), RELAY_MS.to_string());
+                parts.extend([name, who.0.to_vec(), b"NX".to_vec(), b"PX".to_vec()]);
+                parts.extend([time.into_bytes(), b"GET".to_vec()]);
+            }
+            Question::Hold { tag } => {
+                let time = RELAY_MS.to_string().into_bytes();
+                parts.extend([keys.name(Shelf::Host, tag), time]);
+            }
+            Question::Free { tag } => parts.push(keys.name(Shelf::Host, tag)),
+            Question::Readers { tag } | Question::Wanted { tag } => {
+                parts.push(keys.name(Shelf::Readers, tag))
+            }
             Question::Extend { tag } => parts.extend([keys.name(Shelf::Readers, tag), lifetime]),
             Question::Join { tag, who } | Question::Leave { tag, who } => {
                 parts.extend([keys.name(Shelf::Readers, tag), who.0.to_vec()]);
@@ -118,13 +157,25 @@ impl Ask {
                 // What nobody of the cluster has sealed is not there.
                 Reply::Record(text.and_then(|text| Record::read(&mut Reader(&text))))
             }
-            (Question::Readers { .. }, Raw::List(members)) => Reply::Readers(
-                members
-                    .iter()
-                    .filter_map(|member| Some(ProcessId(member.as_slice().try_into().ok()?)))
-                    .take(MOST_READERS)
-                    .collect(),
-            ),
+            (Question::Meet { .. }, Raw::Nothing) => Reply::Waiting(None),
+            (Question::Meet { tag, .. }, Raw::Text(sealed)) => {
+                let text = keys.open(&keys.name(Shelf::Meeting, tag), &sealed);
+                Reply::Waiting(text.and_then(|text| Waiting::read(&mut Reader(&text))))
+            }
+            (Question::Readers { .. } | Question::Wanted { .. }, Raw::List(members)) => {
+                Reply::Readers(
+                    members
+                        .iter()
+                        .filter_map(|member| Some(ProcessId(member.as_slice().try_into().ok()?)))
+                        .take(MOST_READERS)
+                        .collect(),
+                )
+            }
+            (Question::Host { .. }, Raw::Nothing) => Reply::Host(None),
+            (Question::Host { .. }, Raw::Text(host)) => {
+                Reply::Host(host.as_slice().try_into().ok().map(ProcessId))
+            }
+            (Question::Hold { .. } | Question::Free { .. }, Raw::Number(_)) => Reply::Done,
             (Question::Tell { .. }, Raw::Number(count)) => Reply::Told(count),
             (
                 Question::Join { .. } | Question::Extend { .. } | Question::Leave { .. },

@@ -22,6 +22,10 @@ pub(super) enum Shelf {
     Record,
     /// The processes whose clients watch a mailbox.
     Readers,
+    /// The client that waits to meet the other one of its pair.
+    Meeting,
+    /// The process that is to have the relay of a pair.
+    Host,
 }
 
 impl Shelf {
@@ -29,6 +33,8 @@ impl Shelf {
         match self {
             Self::Record => b'r',
             Self::Readers => b'w',
+            Self::Meeting => b'm',
+            Self::Host => b'l',
         }
     }
 }

@@ -412,6 +412,15 @@ impl Mailboxes {
         others.map(|watcher| watcher.client)
     }
 
+    /// Whether the record of a mailbox is this client's.
+    pub(super) fn is_owner(&self, who: &ClientId, tag: &Tag, now: Time) -> bool {
+        let record = self.by_tag.get(tag).and_then(|it| it.record.as_ref());
+        record.is_some_and(|record| {
+            let owner = record.owner.as_ref();
+            owner.is_some_and(|owner| owner.identity == who.identity) && now < record.expires
+        })
+    }
+
     /// A client has what it was told.
     pub(super) fn got(&mut self, who: &ClientId, tag: &Tag, digest: &Digest) {
         let Some(mailbox) = self.by_tag.get_mut(tag) else {

@@ -17,6 +17,8 @@ use crate::wire::Tag;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Added to the longest way, for the jitter of the network and of the clients.
 const MARGIN: Duration = Duration::from_millis(60);
+/// Added where the two are at two processes, for the way through the store.
+const STORE_MARGIN: Duration = Duration::from_millis(40);
 /// A client counts as no further away than this, whatever round trip it states.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
 /// How long after the moment a repeated wish is taken for a copy of the earlier one.
@@ -158,6 +160,45 @@ impl Meetings {
                     .collect()
             }
         }
+    }
+
+    /// A client of another process meets the one that waits here: the moment, and the notice to send
+    /// now. The moment was fixed there, or is fixed here. `None`: nobody waits for that client.
+    pub(super) fn meet_elsewhere(
+        &mut self,
+        tag: Tag,
+        (other, round_trip_ms): (PeerKey, u16),
+        fixed: Option<Time>,
+        now: Time,
+    ) -> Option<(Time, Pushes)> {
+        self.forget(now);
+        let meeting = self.by_tag.get_mut(&tag)?;
+        if meeting.second.is_some() || meeting.first.client.identity == other {
+            return None;
+        }
+        let client = ClientId {
+            identity: other,
+            v6: false,
+        };
+        let round_trip = Duration::from_millis(round_trip_ms.into()).min(MAX_ROUND_TRIP);
+        let farthest = meeting.first.round_trip.max(round_trip);
+        let latest = now + MAX_ROUND_TRIP / 2 + MARGIN + STORE_MARGIN;
+        let moment = fixed.unwrap_or(now + farthest / 2 + MARGIN + STORE_MARGIN);
+        let moment = moment.min(latest);
+        meeting.second = Some((Side { client, round_trip }, moment));
+        self.expiring.remove(&(meeting.expires, tag));
+        meeting.expires = moment + SETTLED;
+        self.expiring.insert((meeting.expires, tag));
+        let fires = meeting.first.fire(tag, moment, now).into_iter().collect();
+        Some((moment, fires))
+    }
+
+    /// The client that waits for another, and its round trip in milliseconds.
+    pub(super) fn waiting(&self, tag: &Tag) -> Option<(PeerKey, u16)> {
+        let meeting = self.by_tag.get(tag)?;
+        let first = meeting.first;
+        let round_trip = first.round_trip.as_millis().try_into();
+        Some((first.client.identity, round_trip.unwrap_or(u16::MAX)))
     }
 
     /// Forgets the meetings of clients for which this is true.

@@ -42,8 +42,9 @@ use relays::Relays;
 pub use responder::{Incoming, Responder};
 use seals::{Content, Message};
 pub use seals::{Opened, Opener, Unsealed};
-use session::{ClientId, Pushes, Session, SessionRef, Sessions};
-use ticket::Ticket;
+pub(crate) use session::ClientId;
+use session::{Pushes, Session, SessionRef, Sessions};
+use ticket::{ELSEWHERE, Ticket};
 
 /// How often a client should let itself be heard.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -242,11 +243,15 @@ impl<R: CryptoRng> Server<R> {
         // Mailboxes and relays outlive their session. A client that registered by an old secret may
         // have registered by a new one since, or over the other address family.
         let may_stay = |who: &PeerKey, secret| {
-            is_allowed(who) && (self.sessions.has(who) || self.responder.admits(secret))
+            let admits = || secret == ELSEWHERE || self.responder.admits(secret);
+            is_allowed(who) && (self.sessions.has(who) || admits())
         };
         self.mailboxes.retain(may_stay);
         self.relays.retain(may_stay);
         self.meetings.remove_if(|who| !self.sessions.has(who));
+        if let Some(cluster) = self.cluster.as_mut().filter(|_| over > 0) {
+            cluster.withdraw(|who| !self.sessions.has(&who.identity));
+        }
         self.counters.revoked += over as u64;
         if over > 0 {
             // A client that is admitted again gets other keys: those of an earlier ticket have
@@ -656,6 +661,12 @@ impl<R: CryptoRng> Server<R> {
                         observed: sender.address,
                     });
                 }
+                // Another process has the relay of this pair, and answers.
+                Request::Relay { tag, wants }
+                    if self
+                        .cluster
+                        .as_mut()
+                        .is_some_and(|it| it.wishes(&sender, tag, wants, now)) => {}
                 Request::Relay { tag, wants } => {
                     told.extend(self.relays.ask(
                         &sender,
@@ -665,6 +676,11 @@ impl<R: CryptoRng> Server<R> {
                         &mut self.rng,
                         now,
                     ));
+                    if let Some(cluster) = &mut self.cluster
+                        && self.relays.waits(&tag)
+                    {
+                        cluster.claim(&sender, tag);
+                    }
                 }
                 Request::Ping | Request::PathResponse { .. } => {}
                 Request::Meet {
@@ -684,6 +700,11 @@ impl<R: CryptoRng> Server<R> {
                         told.extend(
                             readers.map(|reader| (reader, Notice::Wanted { tag: mailbox })),
                         );
+                        if let Some(cluster) = &mut self.cluster {
+                            let has_record = self.mailboxes.is_owner(client, &mailbox, now);
+                            let mailbox = has_record.then_some(mailbox);
+                            cluster.handle_meet(tag, &self.meetings, mailbox);
+                        }
                     }
                     told.extend(fires);
                 }
@@ -758,6 +779,9 @@ impl<R: CryptoRng> Server<R> {
                 .first()
                 .and_then(|(client, _)| self.sessions.find_client(client))
             else {
+                if let (Some(cluster), Some((client, _))) = (&mut self.cluster, of_one.first()) {
+                    cluster.tell_elsewhere(client, of_one.iter().map(|(_, notice)| notice));
+                }
                 continue;
             };
             self.tell(session_ref, of_one.iter().map(|(_, notice)| notice), now);

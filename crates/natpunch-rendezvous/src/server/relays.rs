@@ -367,6 +367,23 @@ impl Relays {
         }
     }
 
+    /// Whether one side of a pair waits here for the other.
+    pub(super) fn waits(&self, tag: &Tag) -> bool {
+        let pair = self.pairs.get(tag);
+        pair.is_some_and(|pair| pair.sides.iter().any(Option::is_none))
+    }
+
+    /// Another process has the relay of this pair: what the sides here want is its business.
+    pub(super) fn hand_over(&mut self, tag: &Tag) -> Vec<(ClientId, SocketAddr, RelayUse)> {
+        let pair = self.pairs.get_mut(tag).filter(|pair| pair.lease.is_none());
+        let sides = pair.map(|pair| pair.sides.each_mut().map(Option::take));
+        let sides: Vec<Side> = sides.into_iter().flatten().flatten().collect();
+        sides.iter().for_each(|side| self.give_back(side));
+        self.drop_if_empty(tag);
+        let wish = |side: &Side| (side.client, side.address, side.wants);
+        sides.iter().map(wish).collect()
+    }
+
     fn tell_state(&self, tag: &Tag) -> Pushes {
         let Some(pair) = self.pairs.get(tag) else {
             return Vec::new();

@@ -22,9 +22,9 @@ const SWEEP_SIZE: usize = 4_096;
 
 /// The owner of a session: one for each identity and address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ClientId {
-    pub(super) identity: PeerKey,
-    pub(super) v6: bool,
+pub(crate) struct ClientId {
+    pub(crate) identity: PeerKey,
+    pub(crate) v6: bool,
 }
 
 /// The sender of a message: its client, its proven address, and the ticket and secret by which it

@@ -16,5 +16,8 @@ pub(super) struct Ticket {
     pub(super) secret: SecretNumber,
 }
 
+/// Stands for the secret of a client that another process has admitted.
+pub(super) const ELSEWHERE: SecretNumber = SecretNumber::MAX;
+
 /// Names an admission secret (or that none was asked for) while the server runs.
 pub(super) type SecretNumber = u16;

@@ -13,9 +13,16 @@ use natpunch_types::{Rate, RateBudget, Time};
 
 use super::Pacer;
 use super::mailboxes::Mailboxes;
+use super::meet::Meetings;
+use super::relays::Relays;
 use super::session::Pushes;
-use crate::cluster::{Answer, Ask, Message, ProcessId, Question, Record, Reply, Word};
+use crate::cluster::{Answer, Ask, Message, ProcessId, Question, Record, Reply, Waiting, Word};
+use crate::frame::{Frame as _, Notice};
 use crate::wire::{Digest, Tag};
+
+mod elsewhere;
+
+use elsewhere::Elsewhere;
 
 /// What a client repeats is said to the store again after this time: twice within the lifetime
 /// there, since clients repeat every 225 to 300 s.
@@ -35,6 +42,8 @@ const CLOCK_ERROR: i64 = 100;
 const JUST_HEARD: i64 = 30_000;
 /// Asks of mailboxes that are not sent yet; more come when these are.
 const MOST_READY: usize = 64;
+/// Meetings that wait to be said; more are not: clients repeat them.
+const MOST_URGENT: usize = 4_096;
 /// Mailboxes looked through in one sweep.
 const SWEEP_SIZE: usize = 4_096;
 
@@ -51,10 +60,19 @@ pub struct Counters {
     pub told: u64,
     /// Older records that were found in the store or came from other processes.
     pub stale: u64,
+    /// Pairs at two processes that were told a moment to fire at.
+    pub met: u64,
     /// What the store refused.
     pub refused: u64,
     /// What was not said since the store was not there, or too much waited.
     pub unsaid: u64,
+}
+
+/// What this process has, beside what it knows of the store.
+pub(super) struct Here<'a> {
+    pub(super) mailboxes: &'a mut Mailboxes,
+    pub(super) meetings: &'a mut Meetings,
+    pub(super) relays: &'a mut Relays,
 }
 
 /// This process among those that share a store.
@@ -64,9 +82,12 @@ pub(super) struct Cluster {
     entries: BTreeMap<Tag, Entry>,
     /// Mailboxes of which a client has just said something.
     fresh: VecDeque<Tag>,
-    /// What is to be asked next.
+    /// What is to be asked next: of meetings, which don't wait, and of mailboxes.
+    urgent: VecDeque<Ask>,
     ready: VecDeque<Ask>,
     sweep_after: Option<Tag>,
+    /// Whose relay is where, if clients reach the ports of all processes at one address.
+    elsewhere: Option<Elsewhere>,
     pub(super) counters: Counters,
 }
 
@@ -128,10 +149,16 @@ impl Cluster {
         });
     }
 
+    /// A process that shared no relay does from now on.
+    pub(super) fn share_relays(&mut self) {
+        self.elsewhere = Some(Elsewhere::default());
+    }
+
     /// The connection is gone. What waited is said again by the next one.
     pub(super) fn handle_down(&mut self) {
         self.link = None;
         self.ready.clear();
+        self.urgent.clear();
         for tag in self.fresh.drain(..) {
             if let Some(entry) = self.entries.get_mut(&tag) {
                 entry.is_queued = false;
@@ -141,7 +168,7 @@ impl Cluster {
 
     /// Mailboxes that the store has to hear of.
     pub(super) fn waiting(&self) -> usize {
-        self.fresh.len() + self.ready.len()
+        self.fresh.len() + self.ready.len() + self.urgent.len()
     }
 
     /// Whether there is something to ask now.
@@ -178,6 +205,69 @@ impl Cluster {
         }
     }
 
+    /// A client waits to meet another one, which has not come here. `mailbox`: that with its record
+    /// for the other one.
+    pub(super) fn handle_meet(&mut self, tag: Tag, meetings: &Meetings, mailbox: Option<Tag>) {
+        let (Some(link), Some((client, round_trip_ms))) = (&self.link, meetings.waiting(&tag))
+        else {
+            return;
+        };
+        if self.urgent.len() >= MOST_URGENT {
+            self.counters.unsaid += 1;
+            return;
+        }
+        let who = Waiting {
+            process: link.me,
+            client,
+            round_trip_ms,
+        };
+        self.urgent.push_back(Ask(Question::Meet { tag, who }));
+        let wanted = mailbox.map(|tag| Ask(Question::Wanted { tag }));
+        self.urgent.extend(wanted);
+    }
+
+    /// Another process's client waits for one here, or had come before it.
+    fn meet(
+        &mut self,
+        tag: Tag,
+        other: Waiting,
+        fixed: Option<i64>,
+        here: &mut Here<'_>,
+        told: &mut Pushes,
+        now: Time,
+    ) {
+        let Some((me, offset)) = self
+            .link
+            .as_ref()
+            .and_then(|link| Some((link.me, link.offset?)))
+        else {
+            return;
+        };
+        let fixed = fixed.map(|moment| {
+            let local = u64::try_from(moment.saturating_sub(offset)).unwrap_or_default();
+            Time::from_millis(local)
+        });
+        let waits = here.meetings.waiting(&tag);
+        let side = (other.client, other.round_trip_ms);
+        let met = here.meetings.meet_elsewhere(tag, side, fixed, now);
+        let (Some((moment, fires)), Some((client, round_trip_ms))) = (met, waits) else {
+            return;
+        };
+        told.extend(fires);
+        if fixed.is_none() {
+            self.counters.met += 1;
+            let (to, process) = (other.process, me);
+            let other = Waiting {
+                process,
+                client,
+                round_trip_ms,
+            };
+            let moment = millis(moment) + offset;
+            let message = Message(Word::Met { tag, other, moment });
+            self.urgent.push_front(Ask(Question::Tell { to, message }));
+        }
+    }
+
     /// Each mailbox waits once, however much is said of it.
     fn queue(&mut self, tag: Tag) {
         if let Some(entry) = self.entries.get_mut(&tag)
@@ -196,6 +286,9 @@ impl Cluster {
             return Some(Ask(Question::Clock));
         }
         link.offset?;
+        if let Some(urgent) = self.urgent.pop_front() {
+            return Some(urgent);
+        }
         while self.ready.is_empty() {
             if let Some(tag) = self.fresh.pop_front() {
                 self.say(tag, false, mailboxes, now);
@@ -210,7 +303,9 @@ impl Cluster {
     /// When [`poll`](Self::poll) may have something that it has not now.
     pub(super) fn next_due(&self, now: Time) -> Option<Time> {
         let link = self.link.as_ref()?;
-        let walk = link.walk.as_ref().map(|walk| {
+        // Without the store's clock nothing can be said.
+        let walk = link.walk.as_ref().filter(|_| link.offset.is_some());
+        let walk = walk.map(|walk| {
             let pace = link.pace.available_at().unwrap_or(now);
             walk.from.max(pace)
         });
@@ -291,11 +386,40 @@ impl Cluster {
         &mut self,
         Ask(asked): Ask,
         Answer(reply): Answer,
-        mailboxes: &mut Mailboxes,
+        here: &mut Here<'_>,
         pacer: &mut Pacer<'_>,
         told: &mut Pushes,
     ) {
         let now = pacer.now;
+        match (&asked, &reply) {
+            (Question::Meet { tag, who }, Reply::Waiting(Some(other))) => {
+                // One that came by another address or process is no other one.
+                if other.process != who.process && other.client != who.client {
+                    self.meet(*tag, *other, None, here, told, now);
+                }
+                return;
+            }
+            (Question::Wanted { tag }, Reply::Readers(processes)) => {
+                let me = self.link.as_ref().map(|link| link.me);
+                for to in processes.iter().copied().filter(|it| Some(*it) != me) {
+                    let message = Message(Word::Wanted { tag: *tag });
+                    self.urgent.push_back(Ask(Question::Tell { to, message }));
+                }
+                return;
+            }
+            (Question::Host { tag, .. }, Reply::Host(Some(host))) => {
+                self.handle_host(*tag, *host, here.relays, now);
+                return;
+            }
+            (Question::Tell { message, .. }, Reply::Told(0)) => {
+                if let Word::Wish { wish, .. } = &message.0 {
+                    self.handle_host_gone(&wish.tag);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        let mailboxes = &mut *here.mailboxes;
         match (asked, reply) {
             (asked, Reply::Refused) => self.handle_refused(&asked, now),
             (Question::Clock, Reply::Clock(there)) => self.handle_clock(there, now),
@@ -349,7 +473,14 @@ impl Cluster {
             | Question::Readers { tag }
             | Question::Join { tag, .. }
             | Question::Extend { tag } => tag,
-            Question::Clock | Question::Leave { .. } | Question::Tell { .. } => return,
+            Question::Clock
+            | Question::Host { .. }
+            | Question::Hold { .. }
+            | Question::Free { .. }
+            | Question::Wanted { .. }
+            | Question::Meet { .. }
+            | Question::Leave { .. }
+            | Question::Tell { .. } => return,
         };
         if let Some(entry) = self.entries.get_mut(tag) {
             (entry.kept, entry.joined) = (None, None);
@@ -379,7 +510,7 @@ impl Cluster {
     pub(super) fn handle_message(
         &mut self,
         Message(word): Message,
-        mailboxes: &mut Mailboxes,
+        here: &mut Here<'_>,
         pacer: &mut Pacer<'_>,
         told: &mut Pushes,
     ) {
@@ -389,10 +520,29 @@ impl Cluster {
         let who = link.me;
         match word {
             Word::Record { tag, record } => {
-                if mailboxes.watchers(&tag, pacer.now).next().is_none() {
+                if here.mailboxes.watchers(&tag, pacer.now).next().is_none() {
                     self.ready.push_back(Ask(Question::Leave { tag, who }));
                 }
-                self.compare(tag, &record, mailboxes, pacer, told);
+                self.compare(tag, &record, here.mailboxes, pacer, told);
+            }
+            Word::Wanted { tag } => {
+                let watchers = here.mailboxes.watchers(&tag, pacer.now);
+                told.extend(watchers.map(|watcher| (watcher, Notice::Wanted { tag })));
+            }
+            Word::Notices { client, frames } => {
+                let about_relays = |notice: &Notice| {
+                    matches!(
+                        notice,
+                        Notice::RelayOffer { .. } | Notice::RelayState { .. }
+                    )
+                };
+                let notices = Notice::decode(&frames).into_iter().filter(about_relays);
+                told.extend(notices.map(|notice| (client, notice)));
+            }
+            // The server has taken it.
+            Word::Wish { .. } => {}
+            Word::Met { tag, other, moment } => {
+                self.meet(tag, other, Some(moment), here, told, pacer.now);
             }
         }
     }
@@ -464,6 +614,9 @@ impl Cluster {
             if !is_here && !entry.is_queued {
                 over.push(*tag);
             }
+        }
+        if let Some(elsewhere) = &mut self.elsewhere {
+            elsewhere.forget(now);
         }
         self.sweep_after = last.filter(|_| count == SWEEP_SIZE);
         for tag in over {

@@ -9,12 +9,16 @@ use crate::server::Limits;
 use crate::server::session::{ClientId, Sender, Sessions};
 
 const TAG: Tag = [7; 16];
+/// How long the store keeps who waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What Redis does of what is asked.
 #[derive(Default)]
 struct Store {
     records: BTreeMap<Tag, Record>,
     readers: BTreeMap<Tag, BTreeSet<ProcessId>>,
+    waiting: BTreeMap<Tag, (Waiting, Time)>,
+    hosts: BTreeMap<Tag, ProcessId>,
     /// Its clock less that of the tests.
     ahead: i64,
     is_full: bool,
@@ -35,7 +39,12 @@ impl Store {
             Question::Clock => Reply::Clock(millis(now) + self.ahead),
             Question::Keep { tag, record } => Reply::Record(self.records.insert(tag, record)),
             Question::Find { tag } => Reply::Record(self.records.get(&tag).cloned()),
-            Question::Readers { tag } => {
+            Question::Meet { tag, who } => {
+                let before = self.waiting.insert(tag, (who, now));
+                let is_waiting = |(_, since): &(Waiting, Time)| now < *since + PATIENCE;
+                Reply::Waiting(before.filter(is_waiting).map(|(who, _)| who))
+            }
+            Question::Readers { tag } | Question::Wanted { tag } => {
                 let readers = self.readers.get(&tag).into_iter().flatten();
                 Reply::Readers(readers.copied().collect())
             }
@@ -47,7 +56,16 @@ impl Store {
                 self.readers.entry(tag).or_default().remove(&who);
                 Reply::Done
             }
-            Question::Extend { .. } => Reply::Done,
+            Question::Host { tag, who } => {
+                let host = self.hosts.get(&tag).copied();
+                self.hosts.entry(tag).or_insert(who);
+                Reply::Host(host)
+            }
+            Question::Free { tag } => {
+                self.hosts.remove(&tag);
+                Reply::Done
+            }
+            Question::Extend { .. } | Question::Hold { .. } => Reply::Done,
             Question::Tell { to, message } => {
                 let is_there = self.connected.contains(&to);
                 self.published.extend(is_there.then_some((to, message)));
@@ -61,8 +79,12 @@ struct Process {
     name: ProcessId,
     cluster: Cluster,
     mailboxes: Mailboxes,
+    meetings: Meetings,
+    relays: Relays,
     sessions: Sessions,
     limits: Limits,
+    /// What its clients are told.
+    told: Pushes,
 }
 
 fn sender(n: u8) -> Sender {
@@ -83,8 +105,11 @@ impl Process {
             name: ProcessId([name; 8]),
             cluster: Cluster::default(),
             mailboxes: Mailboxes::default(),
+            meetings: Meetings::default(),
+            relays: Relays::default(),
             sessions: Sessions::default(),
             limits: Limits::default(),
+            told: vec![],
         }
     }
 
@@ -139,9 +164,46 @@ impl Process {
     }
 
     fn is_answered(&mut self, ask: Ask, answer: Answer, now: Time) {
-        self.with(now, |cluster, mailboxes, pacer| {
-            cluster.handle_answer(ask, answer, mailboxes, pacer, &mut vec![]);
-        });
+        let mut pacer = Pacer {
+            sessions: &mut self.sessions,
+            limits: &self.limits,
+            now,
+        };
+        let mut here = Here {
+            mailboxes: &mut self.mailboxes,
+            meetings: &mut self.meetings,
+            relays: &mut self.relays,
+        };
+        let told = &mut self.told;
+        self.cluster
+            .handle_answer(ask, answer, &mut here, &mut pacer, told);
+    }
+
+    fn hears(&mut self, message: Message, now: Time) {
+        let mut pacer = Pacer {
+            sessions: &mut self.sessions,
+            limits: &self.limits,
+            now,
+        };
+        let mut here = Here {
+            mailboxes: &mut self.mailboxes,
+            meetings: &mut self.meetings,
+            relays: &mut self.relays,
+        };
+        let told = &mut self.told;
+        self.cluster
+            .handle_message(message, &mut here, &mut pacer, told);
+    }
+
+    /// A client wants to meet another one.
+    fn meets(&mut self, client: u8, mailbox: Option<Tag>, now: Time) -> Pushes {
+        let who = sender(client);
+        let side = (who.client, who.network().site());
+        let told = self.meetings.meet(side, TAG, 20, now);
+        if self.meetings.waits(&TAG) {
+            self.cluster.handle_meet(TAG, &self.meetings, mailbox);
+        }
+        told
     }
 }
 
@@ -159,9 +221,7 @@ fn settle(processes: &mut [&mut Process], store: &mut Store, now: Time) {
         for (to, message) in std::mem::take(&mut store.published) {
             is_quiet = false;
             let to = processes.iter_mut().find(|process| process.name == to);
-            to.unwrap().with(now, |cluster, mailboxes, pacer| {
-                cluster.handle_message(message, mailboxes, pacer, &mut vec![]);
-            });
+            to.unwrap().hears(message, now);
         }
         if is_quiet {
             return;
@@ -366,4 +426,83 @@ fn all_mailboxes_are_said_again_at_a_pace_and_each_waits_once() {
         settle(&mut [&mut a], &mut store, Time::from_millis(tenth * 100));
     }
     assert_eq!(store.records.len(), 3_000);
+}
+
+/// The delay that a process tells its client, in milliseconds.
+fn fires(told: &Pushes) -> Vec<(u8, u16)> {
+    let fire = |(client, notice): &(ClientId, Notice)| match notice {
+        Notice::Fire { delay_ms, .. } => Some((client.identity.as_bytes()[0], *delay_ms)),
+        _ => None,
+    };
+    told.iter().filter_map(fire).collect()
+}
+
+#[test]
+fn two_clients_at_two_processes_fire_at_one_moment_and_wake_each_other() {
+    let mut store = Store::default();
+    let [mut a, mut b] = two(&mut store);
+    b.watches(at(2));
+    a.puts(b"one", at(2));
+    settle(&mut [&mut a, &mut b], &mut store, at(2));
+    // It waits, and the reader of its record hears of that.
+    store.log.clear();
+    assert!(a.meets(1, Some(TAG), at(3)).is_empty());
+    settle(&mut [&mut a, &mut b], &mut store, at(3));
+    assert_eq!(store.log, ["SET", "SMEMBERS", "PUBLISH"]);
+    assert!(matches!(b.told[..], [(_, Notice::Wanted { tag: TAG })]));
+    store.log.clear();
+    b.meets(2, None, at(4));
+    settle(&mut [&mut a, &mut b], &mut store, at(4));
+    assert_eq!(store.log, ["SET", "PUBLISH"]);
+    // 10 ms to the farther one, 60 and 40 for jitter and the store, less 10 ms to each.
+    assert_eq!(fires(&a.told), [(1, 100)]);
+    assert_eq!(fires(&b.told), [(2, 100)]);
+    // A repetition has the rest of the time, and asks nobody.
+    store.log.clear();
+    let told = a.meets(1, None, Time::from_millis(4_050));
+    assert_eq!(fires(&told), [(1, 50)]);
+    settle(&mut [&mut a, &mut b], &mut store, Time::from_millis(4_050));
+    assert!(store.log.is_empty(), "{:?}", store.log);
+}
+
+#[test]
+fn a_client_meets_neither_itself_nor_one_that_has_gone() {
+    let mut store = Store::default();
+    let [mut a, mut b] = two(&mut store);
+    a.meets(1, None, at(2));
+    b.meets(1, None, at(3));
+    settle(&mut [&mut a, &mut b], &mut store, at(3));
+    assert!(a.told.is_empty() && b.told.is_empty());
+    // The first one waits no longer.
+    b.meets(2, None, at(9));
+    settle(&mut [&mut a, &mut b], &mut store, at(9));
+    assert!(a.told.is_empty() && b.told.is_empty());
+}
+
+#[test]
+fn meetings_that_the_store_can_not_hear_of_are_left_out_and_never_pile_up() {
+    let mut store = Store::default();
+    let [mut a, _] = two(&mut store);
+    for _ in 0..2 * MOST_URGENT {
+        a.meets(1, None, at(2));
+    }
+    assert_eq!(a.cluster.urgent.len(), MOST_URGENT);
+    a.is_cut_off(&mut store);
+    assert!(a.meets(2, None, at(2)).len() == 2, "those here still meet");
+    assert_eq!(a.cluster.waiting(), 0);
+}
+
+#[test]
+fn nothing_is_due_before_the_store_has_said_what_time_it_is() {
+    let mut store = Store::default();
+    let mut a = Process::new(1);
+    a.puts(b"one", at(0));
+    a.connects(&mut store, at(1));
+    let clock = a.asks(at(1)).unwrap();
+    assert_eq!(clock.name(), "TIME");
+    assert!(a.asks(at(2)).is_none());
+    assert_eq!(a.cluster.next_due(at(2)), Some(at(1) + CLOCK));
+    let answer = store.answer(&clock, at(2));
+    a.is_answered(clock, answer, at(2));
+    assert_eq!(a.cluster.next_due(at(2)), Some(at(2)));
 }
