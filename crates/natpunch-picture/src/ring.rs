@@ -236,11 +236,14 @@ pub(crate) fn draw(mesh: &Mesh, links: &Links) -> Picture {
     finish(canvas, mesh, links, ring.size)
 }
 
+/// A key of [`Links::bands`].
+type Band = (usize, usize, Kind);
+
 /// The pairs of two sites as one band.
 fn bands(canvas: &mut Canvas, links: &Links, ring: &Ring) {
     // The bands of a site leave it in the order of the sites that they lead to, so that they don't
     // cross there.
-    let mut of_site: BTreeMap<usize, Vec<(usize, (usize, usize, Kind))>> = BTreeMap::new();
+    let mut of_site: BTreeMap<usize, Vec<(usize, Band)>> = BTreeMap::new();
     let count = ring.groups.len();
     for band in links.bands.keys() {
         for (site, to) in [(band.0, band.1), (band.1, band.0)] {
@@ -254,7 +257,7 @@ fn bands(canvas: &mut Canvas, links: &Links, ring: &Ring) {
     for bands in of_site.values_mut() {
         bands.sort_unstable();
     }
-    let end = |site: usize, band: &(usize, usize, Kind)| {
+    let end = |site: usize, band: &Band| {
         let (first, last) = ring.spans.get(site)?;
         let bands = of_site.get(&site)?;
         let place = bands.iter().position(|(_, other)| other == band)?;

@@ -1,5 +1,5 @@
 //! The pictures in docs/pictures are what is drawn today.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "../src/sample.rs"]
 #[allow(dead_code)]

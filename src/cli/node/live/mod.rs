@@ -5,7 +5,7 @@ pub(in crate::cli) mod args;
 pub(super) mod feed;
 pub(super) mod picture;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::Serialize;
 
@@ -119,11 +119,9 @@ impl Live {
     }
 
     fn count(&mut self, view: &View, now_s: f64) {
-        let is_there = |name: &String| {
-            let peers = view.core.peers.binary_search_by(|peer| peer.name.cmp(name));
-            peers.is_ok() || view.core.peers.iter().any(|peer| peer.name == *name)
-        };
-        self.counters.retain(|name, _| is_there(name));
+        let names = names(view);
+        self.counters
+            .retain(|name, _| names.contains(name.as_str()));
         for peer in view.core.peers.iter().take(MOST_PEERS) {
             let (rx, tx) = (peer.rx_bytes, peer.tx_bytes);
             let rate = self.counters.get(&peer.name).map(|last| {
@@ -228,14 +226,18 @@ impl Live {
                 }
             }
         }
-        let gone = old
-            .keys()
-            .filter(|name| !view.core.peers.iter().any(|peer| peer.name == **name));
+        let names = names(view);
+        let gone = old.keys().filter(|name| !names.contains(*name));
         news.extend(gone.map(|name| ((*name).to_owned(), "is no peer any more".to_owned())));
         for (name, text) in news {
             self.tell(now_s, Some(&name), "path", text);
         }
     }
+}
+
+fn names(view: &View) -> BTreeSet<&str> {
+    let peers = view.core.peers.iter();
+    peers.map(|peer| peer.name.as_str()).collect()
 }
 
 fn refused(view: &View) -> Option<String> {

@@ -116,9 +116,8 @@ impl State {
             }
             KeyCode::Backspace if self.types => _ = self.typed.pop(),
             KeyCode::Char(c) if self.types => {
-                if !has_control && self.typed.chars().count() < MOST_TYPED {
-                    self.typed.push(c);
-                }
+                let has_room = !has_control && self.typed.chars().count() < MOST_TYPED;
+                self.typed.extend(has_room.then_some(c));
             }
             KeyCode::Char('q') => return ControlFlow::Break(()),
             KeyCode::Esc => {
