@@ -255,6 +255,28 @@ impl Status {
             "Clients that no UDP reaches.",
             self.streams as u64,
         );
+        if let Some(store) = &self.store {
+            gauge(
+                "store_connected",
+                "1 if there is a connection to the store.",
+                store.connected.into(),
+            );
+            gauge(
+                "store_broken",
+                "1 if the store is gone or refuses something.",
+                store.problem.is_some().into(),
+            );
+            gauge(
+                "store_delay_microseconds",
+                "How long the store took for its last answer.",
+                store.delay_microseconds,
+            );
+            gauge(
+                "store_waiting",
+                "Mailboxes that the store has yet to hear of.",
+                store.waiting as u64,
+            );
+        }
         if let Some(http) = &self.http {
             gauge("http_records", "Records in the store.", http.records as u64);
             gauge(
@@ -321,7 +343,15 @@ mod tests {
                 bytes: 3,
                 max_bytes: 4,
             }),
-            store: None,
+            store: Some(Store {
+                server: "192.0.2.77:6379".into(),
+                connected: true,
+                seconds: 1,
+                problem: Some("192.0.2.77 is full".into()),
+                delay_microseconds: 250,
+                asked: 7,
+                waiting: 9,
+            }),
             reloads: Reloads {
                 problem: Some("line 3 of 192.0.2.77".into()),
                 ..Reloads::default()
@@ -343,6 +373,10 @@ mod tests {
             "meetings 5",
             "relays 6",
             "relay_allocations 8",
+            "store_connected 1",
+            "store_broken 1",
+            "store_delay_microseconds 250",
+            "store_waiting 9",
         ] {
             assert!(text.contains(&format!("\nnatpunch_{gauge}\n")), "{gauge}");
         }
