@@ -254,14 +254,17 @@ impl Lab {
     /// Makes a router forget its mappings, as when it is overloaded or their time is up. Its
     /// address stays.
     pub fn forget(&self, router: &Router) -> Result<()> {
-        // Connection tracking forgets what was masqueraded to an address when the address goes.
-        router.namespace.ip("address flush dev wan\n")?;
+        // Connection tracking forgets what was masqueraded to an address when the address goes. That of
+        // IPv6 is not masqueraded to.
+        let Uplink { ipv4, .. } = &router.uplink;
+        router
+            .namespace
+            .ip(format!("address del {ipv4}/30 dev wan\n"))?;
         // It does so a moment later. Entries that were not masqueraded may stay.
         let deadline = Instant::now() + FORGETTING;
         while router.connections()? > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let Uplink { ipv4, .. } = &router.uplink;
         let (gateway, _) = router.uplink.gateways();
         router.namespace.ip(format!(
             "address add {ipv4}/30 dev wan\nroute add default via {gateway}\n"
