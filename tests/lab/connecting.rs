@@ -61,6 +61,29 @@ lab_test!(
     }
 );
 
+lab_test!(
+    where_the_servers_first_port_is_blocked_the_next_one_of_the_file_is_used,
+    60,
+    |lab| {
+        let mut world = World::new(lab, Discovery::Rendezvous);
+        let other = UDP_PORT + 100;
+        world.server.kill();
+        world.server.arguments = vec!["--listen".to_owned(), format!("0.0.0.0:{other}")];
+        world.server.restart();
+        world.server.close_ports(&UDP_PORT.to_string());
+        let ports = format!("plugin = \"rendezvous\"\nmore_ports = [{other}]\n");
+        world.mesh.discovery = world
+            .mesh
+            .discovery
+            .replace("plugin = \"rendezvous\"\n", &ports);
+        let (nodes, routers) = world.pair([Nat::PortPreserving; 2]);
+        connect_directly(&nodes, [routers[0].address(), routers[1].address()]);
+        let status = nodes[0].status().unwrap();
+        let note = status["discovery"][0]["note"].as_str().unwrap();
+        assert!(note.contains(&format!(":{other}")), "{note}");
+    }
+);
+
 lab_test!(two_port_preserving_nats_connect, 60, |lab| {
     connects_directly(lab, Discovery::NatpunchGo, [Nat::PortPreserving; 2]);
 });

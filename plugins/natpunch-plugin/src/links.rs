@@ -16,7 +16,7 @@ use crate::{BoxFuture, Endpoint, Health, Host, Input, resolve};
 /// most.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const RESOLVE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How many addresses of one family are tried in turn.
+/// How many addresses of one family are tried in turn, each with its ports.
 const MAX_ADDRESSES: usize = 8;
 
 /// The address families of a server: IPv4, IPv6.
@@ -27,6 +27,8 @@ pub const FAMILIES: [usize; 2] = [0, 1];
 pub struct Links<'a, C> {
     server: &'a Endpoint,
     host: &'a dyn Host,
+    /// Ports of the server that are tried after its first one.
+    more_ports: &'a [u16],
     ipv4_only: bool,
     input: BoxFuture<'a, Input>,
     /// Waits until it is time, and resolves the name.
@@ -96,6 +98,7 @@ impl<'a, C> Links<'a, C> {
         Self {
             server,
             host,
+            more_ports: &[],
             ipv4_only: false,
             input: host.next(),
             lookup: Box::pin(resolve(server)),
@@ -111,6 +114,12 @@ impl<'a, C> Links<'a, C> {
                 }
             }; 2],
         }
+    }
+
+    /// The same for a server that listens on these ports, too. Where the first one is silent at all
+    /// of its addresses they are tried in this order.
+    pub fn with_more_ports(self, more_ports: &'a [u16]) -> Self {
+        Self { more_ports, ..self }
     }
 
     /// The same for a protocol that knows only IPv4.
@@ -280,6 +289,11 @@ impl<'a, C> Links<'a, C> {
                 .iter()
                 .filter(|address| usize::from(address.is_ipv6()) == family);
             link.addresses = of_family.copied().take(MAX_ADDRESSES).collect();
+            let first = link.addresses.clone();
+            for port in self.more_ports {
+                let there = first.iter().map(|a| SocketAddr::new(a.ip(), *port));
+                link.addresses.extend(there);
+            }
             let stays = link
                 .active
                 .as_ref()
@@ -386,6 +400,39 @@ mod tests {
         links.refused(0, Duration::from_secs(9));
         let good = "registered with rendezvous.example:9000 ([2001:db8::1]:9000)";
         assert_eq!(reported(&links, &host).await, Health::Good(good.to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_port_is_blocked_the_next_one_of_the_file_is_tried_at_each_address() {
+        let (host, server) = (host(), SERVER.parse().unwrap());
+        let mut links = Links::new(&server, &*host).with_more_ports(&[443, 53]);
+        found(
+            &mut links,
+            addresses(&["192.0.2.1:9000", "[2001:db8::1]:9000", "192.0.2.2:9000"]),
+        );
+        let mut tried = vec![links.client(0).unwrap().0.to_string()];
+        for _ in 0..6 {
+            let next = links.down(0).unwrap();
+            links.connect(0, Some((next, ())));
+            tried.push(next.to_string());
+        }
+        let round = [
+            "192.0.2.1:9000",
+            "192.0.2.2:9000",
+            "192.0.2.1:443",
+            "192.0.2.2:443",
+            "192.0.2.1:53",
+            "192.0.2.2:53",
+            "192.0.2.1:9000",
+        ];
+        assert_eq!(tried, round);
+        let next = links.down(1).unwrap();
+        assert_eq!(next, "[2001:db8::1]:443".parse().unwrap());
+        // A name that is looked up again leaves the port that answers.
+        links.connect(1, Some((next, ())));
+        links.up(1, None);
+        found(&mut links, addresses(&["[2001:db8::1]:9000"]));
+        assert_eq!(links.client(1).unwrap().0, next);
     }
 
     #[tokio::test(start_paused = true)]

@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
             relays: server.relay,
             relay_link: 0,
             relayed: BTreeMap::new(),
-            links: Links::new(&server.endpoint, host),
+            links: Links::new(&server.endpoint, host).with_more_ports(&server.more_ports),
             stream: Stream::new(server.tls.as_ref(), host),
         }
     }

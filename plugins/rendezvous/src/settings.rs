@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use natpunch_plugin::{
@@ -16,6 +17,11 @@ use crate::Plugin;
 pub struct Settings {
     /// Where the server is: `HOST:PORT`. For several servers, write several sections.
     pub server: String,
+    /// Other UDP ports on which the server listens. Where the one of `server` is silent, as in
+    /// networks that let only some ports out, they are tried in this order: `[443]`.
+    #[serde(default)]
+    #[schemars(with = "Vec<Port>", length(max = MAX_MORE_PORTS))]
+    pub more_ports: Vec<u16>,
     /// The server's public key in base64, as it prints it at its start.
     #[schemars(with = "String")]
     pub public_key: PeerKey,
@@ -43,6 +49,14 @@ pub struct Settings {
     pub tls_ca_file: Option<PathBuf>,
 }
 
+/// A UDP port.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it describes numbers in the schema")]
+struct Port(#[schemars(range(min = 1, max = 65535))] u16);
+
+/// So many other ports of a server are tried: each costs five seconds where all are blocked.
+const MAX_MORE_PORTS: usize = 4;
+
 fn yes() -> bool {
     true
 }
@@ -54,6 +68,8 @@ pub(crate) const ADMISSION: &str = "admission_secret_file";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub(crate) endpoint: Endpoint,
+    /// Where else it listens.
+    pub(crate) more_ports: Vec<u16>,
     /// Its keys, the one that it has first.
     pub(crate) keys: Vec<PeerKey>,
     admission: Option<SecretFile>,
@@ -87,9 +103,12 @@ impl natpunch_plugin::Settings for Settings {
             .map(|path| SecretFile::new(ADMISSION, path))
             .transpose();
         let tls = check_tls(self.tls, self.tls_ca_file);
-        match (endpoint, public_key, next, admission, tls) {
-            (Ok(endpoint), Ok(()), Ok(()), Ok(admission), Ok(tls)) => Ok(Server {
+        let first_port = endpoint.as_ref().map_or(0, |endpoint| endpoint.port);
+        let more_ports = check_more_ports(first_port, &self.more_ports);
+        match (endpoint, public_key, next, admission, tls, more_ports) {
+            (Ok(endpoint), Ok(()), Ok(()), Ok(admission), Ok(tls), Ok(())) => Ok(Server {
                 endpoint,
+                more_ports: self.more_ports,
                 keys: [Some(self.public_key), self.next_public_key]
                     .into_iter()
                     .flatten()
@@ -99,13 +118,14 @@ impl natpunch_plugin::Settings for Settings {
                 tls,
                 is_node: false,
             }),
-            (endpoint, public_key, next, admission, tls) => {
+            (endpoint, public_key, next, admission, tls, more_ports) => {
                 let flaws = [
                     endpoint.err(),
                     public_key.err(),
                     next.err(),
                     admission.err(),
                     tls.err(),
+                    more_ports.err(),
                 ];
                 Err(flaws.into_iter().flatten().collect())
             }
@@ -115,6 +135,7 @@ impl natpunch_plugin::Settings for Settings {
     fn of_node(server: &Endpoint, key: PeerKey) -> Option<Server> {
         Some(Server {
             endpoint: server.clone(),
+            more_ports: Vec::new(),
             keys: vec![key],
             admission: None,
             relay: true,
@@ -122,6 +143,29 @@ impl natpunch_plugin::Settings for Settings {
             is_node: true,
         })
     }
+}
+
+/// Whether a server may have these ports beside its first one.
+fn check_more_ports(first: u16, ports: &[u16]) -> Result<(), Flaw> {
+    let flaw = |problem| {
+        Err(Flaw {
+            key: "more_ports",
+            problem,
+            expected: "ports from 1 to 65535, at most four",
+            help: "write it like more_ports = [443]".to_owned(),
+        })
+    };
+    if ports.len() > MAX_MORE_PORTS {
+        return flaw(format!("it names {} ports", ports.len()));
+    }
+    if ports.contains(&0) {
+        return flaw("0 is no port".to_owned());
+    }
+    let all: BTreeSet<u16> = ports.iter().copied().chain([first]).collect();
+    if all.len() <= ports.len() {
+        return flaw("a port is there twice, or is the one of `server`".to_owned());
+    }
+    Ok(())
 }
 
 /// The way by TLS, if there is one.

@@ -24,6 +24,7 @@ fn settings(server: &str) -> Settings {
     );
     Settings {
         server: server.to_owned(),
+        more_ports: Vec::new(),
         public_key: identity.unwrap().identity(),
         next_public_key: None,
         admission_secret_file: None,
@@ -57,6 +58,10 @@ fn settings_that_cannot_work_are_refused_with_their_key() {
         }),
         "next_public_key"
     );
+    for more_ports in [vec![0], vec![1], vec![443, 443], vec![2, 3, 4, 5, 6]] {
+        let good = good.clone();
+        assert_eq!(wrong_key(Settings { more_ports, ..good }), "more_ports");
+    }
     let relative = Some("secret".into());
     assert_eq!(
         wrong_key(Settings {
