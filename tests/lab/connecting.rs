@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use natpunch_lab::{Host, Lab, Nat, lab_test, sandbox};
 use serde_json::Value;
 
-use crate::world::{Discovery, INTERFACE, Node, World, soon, within};
+use crate::world::{Discovery, INTERFACE, Node, UDP_PORT, World, soon, within};
 
 /// The endpoint that the status names for a peer, once connected without a relay, which may well
 /// come first.

@@ -16,7 +16,7 @@ use crate::mesh::Mesh;
 pub(crate) const NATPUNCH: &str = env!("CARGO_BIN_EXE_natpunch");
 /// The interface of every node: `wg-` and the name of the mesh.
 pub(crate) const INTERFACE: &str = "wg-lab";
-const UDP_PORT: u16 = 51_900;
+pub(crate) const UDP_PORT: u16 = 51_900;
 const HTTP_PORT: u16 = 8080;
 const REDIS_PORT: u16 = 6379;
 
