@@ -385,6 +385,13 @@ impl Agent {
                     tracing::debug!(peer = %self.name_of(&peer), ?interval, "setting the keepalive");
                     self.device.set_keepalive(peer, interval);
                 }
+                Command::TellReturn => {
+                    tracing::info!("servers answer again after an outage of the network");
+                    let network = self.network();
+                    for plugin in &self.plugins {
+                        plugin.tell_network_changed(&network);
+                    }
+                }
                 Command::HearResponses(hears) => self.hear_responses(hears),
                 Command::SetMtu { peer, mtu } => self.route_mtus.set(peer, mtu),
                 Command::Ask(ask) => self.ask_plugins(ask),

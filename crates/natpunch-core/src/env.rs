@@ -106,6 +106,13 @@ impl Outbox {
         self.commands.push_back(Command::SourcePorts(ports));
     }
 
+    /// Servers answer again.
+    pub(crate) fn is_back(&mut self) {
+        self.commands
+            .retain(|queued| !matches!(queued, Command::TellReturn));
+        self.commands.push_back(Command::TellReturn);
+    }
+
     /// The newest word counts.
     pub(crate) fn hear_responses(&mut self, hears: bool) {
         self.commands

@@ -45,6 +45,18 @@ const RELAXED: Duration = Duration::from_secs(180);
 const HURRY: Duration = Duration::from_secs(5);
 /// Rounds without an answer after which a server's last word is no longer believed.
 const MAX_SILENT_ROUNDS: u32 = 2;
+/// After so many requests in a row without an answer a server counts as silent.
+const SILENT_AFTER: usize = 3;
+/// Where all servers are silent and no peer is connected, this node has most likely no way out: some
+/// server is asked this often whether it answers again, by a single request ...
+const LOOK: Duration = Duration::from_millis(2500);
+/// ... or as seldom as this part of the outage, up to [`EAGER`]: an outage lasts at most so much
+/// longer, and one of days costs no more than a peer that is away.
+///
+/// What a server pays for that: nothing of a node that hears a peer, whatever became of the server,
+/// so a server that is down hears of a few nodes only. They are spread over a look each, and the
+/// server's clients, which all of them are back by, still repeat their attempts ever more seldom.
+const LOOK_PART: u32 = 24;
 
 /// One STUN server.
 #[derive(Debug)]
@@ -56,6 +68,38 @@ struct Server {
     asked: Option<Time>,
     silent_rounds: u32,
     mapped: Option<SocketAddr>,
+}
+
+impl Server {
+    fn is_silent(&self) -> bool {
+        self.silent_rounds > 0 || self.tries > SILENT_AFTER
+    }
+
+    /// Begins a round of requests.
+    fn restart(&mut self, rng: &mut impl RngCore, now: Time) {
+        (self.transaction, self.tries, self.next) = (fresh(rng), 0, now);
+    }
+}
+
+/// How much depends on what the servers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// All peers are connected.
+    Relaxed,
+    /// Some peer is looked for.
+    Eager,
+    /// No peer is connected, and some are looked for.
+    Alone,
+}
+
+impl Haste {
+    /// From one round of requests to the next.
+    fn interval(self) -> Duration {
+        match self {
+            Self::Relaxed => RELAXED,
+            Self::Eager | Self::Alone => EAGER,
+        }
+    }
 }
 
 /// What the server of one discovery instance says of us, of one family.
@@ -85,6 +129,8 @@ pub(crate) struct Local {
     /// Whether IPv4 is reached by a NAT64 of the network.
     has_nat64: bool,
     servers: BTreeMap<SocketAddr, Server>,
+    /// Since when no server answers, and no peer was connected when that was noticed.
+    cut_off: Option<Time>,
     /// What each discovery instance says of us, by kind; true for IPv6.
     stated: BTreeMap<(InstanceName, OwnAddressKind, bool), Stated>,
     /// What discovery instances have found of our NAT.
@@ -344,9 +390,30 @@ impl Local {
         for stated in self.stated.values_mut() {
             stated.changes = stated_changes();
         }
-        for server in self.servers.values_mut() {
-            (server.transaction, server.tries, server.next) = (fresh(rng), 0, now);
+        self.ask_anew(rng, now);
+    }
+
+    /// Asks all servers now.
+    fn ask_anew(&mut self, rng: &mut impl RngCore, now: Time) {
+        let servers = self.servers.values_mut();
+        servers.for_each(|server| server.restart(rng, now));
+    }
+
+    /// A peer is connected again: if the servers were silent, they may answer, too.
+    pub(crate) fn on_company(&mut self, rng: &mut impl RngCore, now: Time) {
+        if self.cut_off.is_some() {
+            self.ask_anew(rng, now);
         }
+    }
+
+    /// True once when a server has answered after all of them were silent and no peer was connected:
+    /// this node is on the internet again.
+    pub(crate) fn take_return(&mut self) -> bool {
+        !self.is_all_silent() && self.cut_off.take().is_some()
+    }
+
+    fn is_all_silent(&self) -> bool {
+        !self.servers.is_empty() && self.servers.values().all(Server::is_silent)
     }
 
     /// Whether WireGuard has this port on this host.
@@ -484,7 +551,7 @@ impl Local {
     /// Sends the requests that are due.
     pub(crate) fn handle_timeout(
         &mut self,
-        eager: bool,
+        haste: Haste,
         rng: &mut impl RngCore,
         now: Time,
         mut send: impl FnMut(Transmit),
@@ -494,28 +561,44 @@ impl Local {
             stated.newer.take_if(|(_, until)| *until <= now);
             stated.address.is_some() || stated.newer.is_some() || !stated.changes.is_full(now)
         });
-        for (address, server) in self
-            .servers
-            .iter_mut()
-            .filter(|(_, server)| server.next <= now)
-        {
-            match RESEND.get(server.tries) {
-                _ if server.tries > RESEND.len() => {
+        let cut_off = self.cut_off.filter(|_| haste == Haste::Alone);
+        // Each server in turn, at moments that are not the same for any two nodes.
+        let look = cut_off.map(|since| {
+            let look = (now.since(since) / LOOK_PART).clamp(LOOK, EAGER);
+            look * (80 + rng.next_u32() % 41) / 100
+        });
+        let count = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        let servers = self.servers.iter_mut().zip(0..);
+        for ((address, server), place) in servers.filter(|((_, server), _)| server.next <= now) {
+            if server.tries > RESEND.len() {
+                let was_silent = server.silent_rounds > 0;
+                // A look is no round: they are many more in the same time.
+                if cut_off.is_none_or(|since| !was_silent || now.since(since) > EAGER) {
                     server.silent_rounds = server.silent_rounds.saturating_add(1);
-                    if server.silent_rounds >= MAX_SILENT_ROUNDS {
-                        server.mapped = None;
-                    }
-                    (server.transaction, server.tries) = (fresh(rng), 0);
-                    server.next = now + if eager { EAGER } else { RELAXED };
+                }
+                if server.silent_rounds >= MAX_SILENT_ROUNDS {
+                    server.mapped = None;
+                }
+                // A look is a round that begins with its last request.
+                let (tries, wait) = match look {
+                    Some(look) if !was_silent => (RESEND.len(), look * place),
+                    Some(_) => (RESEND.len(), Duration::ZERO),
+                    None => (0, haste.interval()),
+                };
+                (server.transaction, server.tries, server.next) = (fresh(rng), tries, now + wait);
+                if !wait.is_zero() {
                     continue;
                 }
-                Some(wait) => server.next = now + *wait,
-                None => server.next = now + Duration::from_secs(1),
             }
+            let last = look.map_or(Duration::from_secs(1), |look| look * count);
+            server.next = now + RESEND.get(server.tries).copied().unwrap_or(last);
             server.tries += 1;
             server.asked = Some(now);
             let payload = stun::request(server.transaction);
             send(Transmit::new(PathId::wireguard(*address), payload));
+        }
+        if haste == Haste::Alone && self.is_all_silent() {
+            self.cut_off.get_or_insert(now);
         }
     }
 
@@ -525,7 +608,7 @@ impl Local {
         &mut self,
         source: SocketAddr,
         payload: &[u8],
-        eager: bool,
+        haste: Haste,
         rng: &mut impl RngCore,
         now: Time,
     ) -> Option<Event> {
@@ -535,7 +618,7 @@ impl Local {
             return None;
         }
         (server.transaction, server.tries, server.silent_rounds) = (fresh(rng), 0, 0);
-        server.next = now + if eager { EAGER } else { RELAXED };
+        server.next = now + haste.interval();
         let Answer::Mapped(address) = answer else {
             return None;
         };
@@ -651,6 +734,40 @@ mod tests {
             mapping(&["203.0.113.1:1000", "203.0.113.1:1001"]),
             Some(Mapping::EndpointDependent)
         );
+    }
+
+    /// How many requests leave in each of so many minutes, while nobody answers.
+    fn unanswered(haste: Haste, minutes: u32) -> Vec<usize> {
+        let (mut rng, mut local) = (ChaCha20Rng::from_seed([3; 32]), Local::default());
+        let servers: Vec<SocketAddr> = (1..=4)
+            .map(|n| SocketAddr::from(([198, 51, 100, n], 3478)))
+            .collect();
+        local.set_servers(&servers, &mut rng, Time::ZERO);
+        let (mut counts, mut now) = (vec![0; minutes as usize], Time::ZERO);
+        while let Some(count) = counts.get_mut((now.since(Time::ZERO).as_secs() / 60) as usize) {
+            local.handle_timeout(haste, &mut rng, now, |_| *count += 1);
+            now = local.next_timeout().unwrap().max(now);
+        }
+        counts
+    }
+
+    #[test]
+    fn who_has_lost_all_servers_and_peers_looks_for_them_at_a_rate_that_falls_with_the_outage() {
+        let counts = unanswered(Haste::Alone, 60);
+        // A round of each, and one request every two and a half seconds whatever their number.
+        assert!((35..=20 + 24).contains(&counts[0]), "{counts:?}");
+        assert!((14..=20).contains(&counts[1]), "{counts:?}");
+        assert!(counts[10..].iter().all(|count| *count <= 4), "{counts:?}");
+        assert!(counts[10..].iter().sum::<usize>() >= 100, "{counts:?}");
+    }
+
+    #[test]
+    fn who_hears_a_peer_does_not_look_for_servers_that_are_down() {
+        for haste in [Haste::Relaxed, Haste::Eager] {
+            let sent: usize = unanswered(haste, 10).iter().sum();
+            let rounds = 1 + 600 / haste.interval().as_secs() as usize;
+            assert!(sent <= rounds * 4 * 5, "{haste:?}: {sent}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
 use crate::env::{Env, Outbox, PingBudget};
-use crate::gather::Local;
+use crate::gather::{Haste, Local};
 use crate::keys::PairKeys;
 use crate::messages::{peer_message, probe, size};
 use crate::nat::profile::NatProfile;
@@ -94,6 +94,8 @@ pub struct Mesh {
     /// When each peer wants to be called, both ways round.
     timers: BTreeSet<(Time, PeerKey)>,
     timer_of: BTreeMap<PeerKey, Time>,
+    /// The peers that are connected, by whatever path.
+    connected: BTreeSet<PeerKey>,
     /// The peers that are looked for: those without a connection, or with one by a relay only.
     wanted: BTreeMap<PeerKey, Search>,
     /// What each peer wants of a relay, unless that is nothing.
@@ -165,6 +167,7 @@ impl Mesh {
             strangers: BTreeMap::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
+            connected: BTreeSet::new(),
             wanted: BTreeMap::new(),
             relays: BTreeMap::new(),
             direct: BTreeSet::new(),
@@ -273,6 +276,7 @@ impl Mesh {
             self.timers.remove(&(time, *key));
         }
         self.wanted.remove(key);
+        self.connected.remove(key);
         self.relays.remove(key);
         self.direct.remove(key);
         self.resting.remove(key);
@@ -380,19 +384,25 @@ impl Mesh {
         } else if stun::is_stun(payload) && path.pin().is_some() {
             self.handle_sample(path, payload, now);
         } else if stun::is_stun(payload) {
-            let eager = self.is_eager();
+            let haste = self.haste();
             let was_known = self.env.local.has_reflexive();
             let learned =
                 self.env
                     .local
-                    .handle_answer(path.remote, payload, eager, &mut self.env.rng, now);
+                    .handle_answer(path.remote, payload, haste, &mut self.env.rng, now);
+            let is_learned = learned.is_some();
             if let Some(event) = learned {
                 self.env.out.event(event);
                 self.records.touch(now);
-                if !was_known {
-                    // We are back on the internet, and so may be the peers that were given up.
-                    self.for_wanted(now, Peer::start_anew);
-                }
+            }
+            if self.env.local.take_return() {
+                // Whoever waits ever longer for a server need not wait any more, and the NAT may have
+                // other ports for us.
+                self.env.out.is_back();
+                self.for_wanted(now, Peer::search_again);
+            } else if is_learned && !was_known {
+                // We are back on the internet, and so may be the peers that were given up.
+                self.for_wanted(now, Peer::start_anew);
             }
         }
         self.flush(now);
@@ -634,9 +644,14 @@ impl Mesh {
         self.record_counter = self.record_counter.max(floor);
     }
 
-    /// Some peer is looked for in haste.
-    fn is_eager(&self) -> bool {
-        self.wanted.values().any(|search| *search == Search::Eager)
+    /// How urgently servers are asked where this node is.
+    fn haste(&self) -> Haste {
+        let mut wanted = self.wanted.values();
+        match wanted.any(|search| *search == Search::Eager) {
+            true if self.connected.is_empty() => Haste::Alone,
+            true => Haste::Eager,
+            false => Haste::Relaxed,
+        }
     }
 
     fn believe_stated(&mut self, now: Time) {
@@ -651,12 +666,12 @@ impl Mesh {
 
     fn ask_stun(&mut self, now: Time) {
         self.believe_stated(now);
-        let eager = self.is_eager();
+        let haste = self.haste();
         let Env {
             local, rng, out, ..
         } = &mut self.env;
         let before = local.candidates();
-        local.handle_timeout(eager, rng, now, |transmit| out.transmit(transmit, now));
+        local.handle_timeout(haste, rng, now, |transmit| out.transmit(transmit, now));
         if local.candidates() != before {
             self.records.touch(now);
         }
@@ -717,7 +732,10 @@ impl Mesh {
                 self.records.touch(now);
             }
         }
-        let search = peer.search(now);
+        let (search, is_up) = (peer.search(now), peer.is_up(now));
+        if put(&mut self.connected, key, is_up) && is_up {
+            self.env.local.on_company(&mut self.env.rng, now);
+        }
         let before = match search {
             Search::Done => self.wanted.remove(key),
             Search::Patient | Search::Eager => self.wanted.insert(*key, search),

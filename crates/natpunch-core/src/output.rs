@@ -90,6 +90,11 @@ pub enum Command {
         /// What, at most [`PEER_MESSAGE_MAX`](natpunch_types::PEER_MESSAGE_MAX) bytes.
         payload: Vec<u8>,
     },
+    /// Tell the discovery instances that the network changed: a server has answered after all of them
+    /// were silent while no peer was connected. A router was away, say, and nothing of this host
+    /// tells of that. What waits for its next try need not wait any longer, and servers may see this
+    /// node elsewhere than before.
+    TellReturn,
     /// Hear the handshake responses of WireGuard that leave this host, and tell
     /// `Mesh::handle_response`; or hear them no more. A host that can't hear them loses time where
     /// one is lost.

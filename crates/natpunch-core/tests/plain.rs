@@ -132,7 +132,7 @@ fn stun_from_wireguards_port_tells_the_reflexive_address() {
 }
 
 #[test]
-fn a_silent_stun_server_is_asked_five_times_and_then_left_alone_for_a_while() {
+fn a_silent_stun_server_is_asked_five_times_and_then_looked_for_by_who_hears_no_peer() {
     let mut world = World::pair();
     world.passes = Box::new(|_, _, _| false);
     world.with(0, |mesh, now| mesh.handle_stun_servers(&[addr(STUN)], now));
@@ -142,7 +142,8 @@ fn a_silent_stun_server_is_asked_five_times_and_then_left_alone_for_a_while() {
         .iter()
         .filter(|(_, transmit)| transmit.path.remote == addr(STUN))
         .count();
-    assert_eq!(asked, 5);
+    // One request every two and a half seconds, spread by a fifth, after four seconds.
+    assert!((5 + 5..=5 + 8).contains(&asked), "{asked} requests");
 }
 
 #[test]

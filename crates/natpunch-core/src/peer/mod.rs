@@ -65,6 +65,7 @@ mod timeline;
 mod timers;
 mod vigilance;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -252,6 +253,11 @@ impl Peer {
         selected.or_else(|| self.device_path())
     }
 
+    /// WireGuard works on some path, as far as can be seen.
+    pub(crate) fn is_up(&self, now: Time) -> bool {
+        !self.rests() && self.connection(now) != Connection::Down
+    }
+
     /// Whether the pair is connected, as far as can be seen.
     fn connection(&self, now: Time) -> Connection {
         if !self.probes() {
@@ -344,6 +350,17 @@ impl Peer {
             None => now + lifetime,
         };
         let is_newer = known.is_none();
+        let hosts = |candidates: &[(CandidateKind, SocketAddr)]| -> BTreeSet<SocketAddr> {
+            let hosts = candidates.iter();
+            let hosts = hosts.filter(|(kind, _)| *kind == CandidateKind::Host);
+            hosts.map(|(_, address)| *address).collect()
+        };
+        // An address of its host is gone: it may be in another network.
+        let has_moved = is_newer
+            && self
+                .record
+                .as_ref()
+                .is_some_and(|before| !hosts(&before.candidates).is_subset(&hosts(&candidates)));
         if is_newer {
             self.table.withdraw_recorded();
         }
@@ -365,7 +382,24 @@ impl Peer {
         } else if is_newer {
             self.meet(env, now);
         }
+        if has_moved {
+            self.doubt_peers_move(env, now);
+        }
         self.decide(env, now);
+    }
+
+    /// The peer has moved, as it says. Where a NAT lets in only what it was shown, as on the way to
+    /// a pinned port, nothing of the peer arrives by the path in use any more, and nobody but the
+    /// peer knows: so the path has to answer again, and the relay that stands by is asked, which
+    /// takes over if it alone answers.
+    fn doubt_peers_move(&mut self, env: &mut Env, now: Time) {
+        let standby = self.scene(now).standby(self.choice.selection.as_ref());
+        let Some(standby) = standby.filter(|_| self.probes() && !self.rests()) else {
+            return;
+        };
+        self.doubt(now);
+        self.send_pings(env, now);
+        self.ping_now(standby, env, now);
     }
 
     fn take_record(&mut self, record: Received, env: &mut Env, now: Time) {
@@ -501,6 +535,7 @@ impl Peer {
             self.take_record(record, env, now);
         }
         self.doubt(now);
+        self.punching.resume(now);
         self.round.start_over();
         self.plain.on_new_candidate();
         self.start_round(env, now);

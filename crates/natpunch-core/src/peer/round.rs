@@ -258,6 +258,14 @@ impl Peer {
         }
     }
 
+    /// This node is on the internet again: what was tried meanwhile tells nothing.
+    pub(crate) fn search_again(&mut self, env: &mut Env, now: Time) {
+        if self.round.is_silent() {
+            self.round.start_over();
+            self.start_round(env, now);
+        }
+    }
+
     /// When the search for a direct path has to be taken up again: at once, where a relay is in use
     /// and the last round ended with a direct path, which is gone.
     pub(super) fn search_at(&self, now: Time) -> Option<Time> {
@@ -276,7 +284,10 @@ impl Peer {
             // Fruitless. The silence lets routers forget the packets of this round.
             Phase::Probing { .. } => {
                 let silence = self.round.fail(self.had_direct, now);
-                if silence >= LONG_SILENCE {
+                // A relay carries what little there is, and who wants a direct path again has discovery
+                // let both sides probe.
+                let is_held = env.arranges && self.is_idle(env, now);
+                if silence >= LONG_SILENCE && !is_held {
                     self.keep_holes(env, now);
                 }
                 if self.round.is_unreachable() && !self.has_live_session(now) {

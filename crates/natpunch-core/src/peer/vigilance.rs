@@ -278,6 +278,7 @@ impl Peer {
     /// Somebody talks again: the path in use is watched closely from now on, and the others are
     /// looked at.
     pub(super) fn wake(&mut self, env: &mut Env, now: Time) {
+        self.punching.resume(now);
         let Some(path) = self.choice.selection.as_ref().map(|s| s.path) else {
             return;
         };

@@ -450,7 +450,8 @@ impl World {
                     }
                     Command::SetKeepalive { .. }
                     | Command::SetMtu { .. }
-                    | Command::HearResponses(_) => {}
+                    | Command::HearResponses(_)
+                    | Command::TellReturn => {}
                     Command::Ask(Ask::Peers(interest)) => node.interest = interest.to_vec(),
                     Command::TakeMessage { peer, payload } => node.messages.push((peer, payload)),
                     Command::Ask(Ask::Meet(_)) | Command::SourcePorts(_) => {}

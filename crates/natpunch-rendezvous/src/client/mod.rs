@@ -306,9 +306,16 @@ impl<R: CryptoRng> Client<R> {
             session.ping_due = now;
             // The round trip of a message that is still on its way is unknown.
             session.pinged = None;
-        } else if matches!(self.attempt, Attempt::Wait(_)) {
-            self.failures = 0;
-            self.attempt = Attempt::Wait(now);
+            return;
+        }
+        self.failures = 0;
+        match self.attempt {
+            // It was sent just now, and will be again soon.
+            Attempt::Hello { tries: 0, .. } | Attempt::Confirm { tries: 0, .. } => {}
+            // What was lost meanwhile says nothing of the server.
+            Attempt::Wait(_) | Attempt::Hello { .. } | Attempt::Confirm { .. } => {
+                self.attempt = Attempt::Wait(now);
+            }
         }
     }
 

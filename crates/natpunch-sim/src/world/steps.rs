@@ -278,6 +278,11 @@ impl World {
             Command::Rest { peer } => {
                 self.node_mut(host).device.rest(peer);
             }
+            Command::TellReturn => {
+                if let Some(agent) = &mut self.node_mut(host).agent {
+                    agent.register_anew(now);
+                }
+            }
             Command::HearResponses(hears) => self.node_mut(host).hears_responses = hears,
             Command::SetKeepalive { peer, interval } => {
                 let node = self.node_mut(host);

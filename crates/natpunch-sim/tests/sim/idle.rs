@@ -6,11 +6,14 @@ use std::time::Duration;
 use natpunch_core::{Event, PathKind};
 use natpunch_sim::{HostId, NatConfig, Purpose, Timers};
 
+use crate::kinds::{RANDOM, hard};
 use crate::lab::{Lab, MINUTE, NEAR, SECOND, Side, UPLINK};
 
 /// Datagrams that leave a node in a minute for an idle peer behind NATs of Linux: WireGuard's, those
 /// to the peer, by the relay in reserve, and for its port there.
 const MOST_A_MINUTE: f64 = 3.0;
+/// The same where the relay is all there is: the search for a direct path goes on every hour.
+const MOST_RELAYED: f64 = 5.0;
 /// The same for its server, however many peers it has.
 const MOST_FOR_THE_SERVER: f64 = 2.5;
 /// The same for an idle peer where no lifetime is known.
@@ -148,6 +151,40 @@ fn an_idle_pair_of_which_no_lifetime_is_known_is_held_by_rules_of_thumb() {
         // Rounds that look for a direct path begin ever more seldom.
         let rounds = if path == PathKind::Relay { 30.0 } else { 0.0 };
         assert!(most <= MOST_BY_RULE + rounds, "{path:?}: {most}");
+    }
+}
+
+#[test]
+fn a_pair_that_idles_on_a_relay_guesses_no_ports_until_somebody_talks() {
+    let guesses = |lab: &Lab| {
+        let of = |node| {
+            let events = lab.world.events(node).iter();
+            events
+                .filter(|(_, event)| matches!(event, Event::StrategyBegun { .. }))
+                .count()
+        };
+        [lab.a, lab.b].map(of)
+    };
+    for seed in 0..2 {
+        let mut lab = measuring(seed, hard(RANDOM), hard(RANDOM), PathKind::Relay);
+        // Each strategy has its turn when the pair begins.
+        run(&mut lab, 8 * MINUTE);
+        let before = guesses(&lab);
+        if lab.paths() != [PathKind::Relay; 2] {
+            continue; // One guess in thousands hits.
+        }
+        assert!(before.iter().all(|count| *count > 0), "{before:?}");
+        for rates in rates(&mut lab, 30 * MINUTE) {
+            println!("relayed, idle, a minute: {rates:.2?}");
+            let most = for_the_peer(&rates);
+            assert!(most <= MOST_RELAYED, "{seed}: {most} a minute");
+        }
+        assert_eq!(guesses(&lab), before, "{seed}");
+        for _ in 0..60 {
+            lab.world.send(lab.a, lab.b);
+            run(&mut lab, SECOND);
+        }
+        assert_ne!(guesses(&lab), before, "{seed}: somebody talks");
     }
 }
 

@@ -278,15 +278,25 @@ impl Lab {
         uplink: LinkConfig,
         servers: &[LinkConfig],
     ) -> Self {
+        let mut lab = Self::with_stun(seed, sides, uplink, servers);
+        lab.world.enable_pins(lab.a);
+        lab.world.enable_pins(lab.b);
+        lab
+    }
+
+    /// The same of nodes that only ask the servers by STUN, too.
+    pub(crate) fn with_stun(
+        seed: u64,
+        sides: (Side, Side),
+        uplink: LinkConfig,
+        servers: &[LinkConfig],
+    ) -> Self {
         let config = |servers: &[ServerAddress]| DiscoveryConfig {
             servers: servers.to_vec(),
             stun: servers.iter().map(|server| server.address).collect(),
             ..DiscoveryConfig::default()
         };
-        let mut lab = Self::with_servers_and(seed, sides, uplink, servers, config);
-        lab.world.enable_pins(lab.a);
-        lab.world.enable_pins(lab.b);
-        lab
+        Self::with_servers_and(seed, sides, uplink, servers, config)
     }
 
     /// The same with a server at this address.

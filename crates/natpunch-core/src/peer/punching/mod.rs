@@ -37,6 +37,8 @@ const RETRY: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(3600
 const SOON: Duration = Duration::from_secs(2);
 /// ... or that lasts, unless another profile or the peer's word comes before.
 const LATER: Duration = Duration::from_secs(30);
+/// For so long after a direct path was lost, or never found, an idle pair tries, too.
+const HASTE: Duration = Duration::from_secs(180);
 /// How often words are repeated, and the path that they travel on is looked at.
 const WORDS: Duration = Duration::from_millis(400);
 
@@ -90,6 +92,8 @@ pub(super) struct Punching {
     since: Option<Time>,
     /// The earliest next try.
     at: Option<Time>,
+    /// The next try waits for somebody to talk.
+    rests: bool,
     volley: Option<Volley>,
     word: Word,
     /// The peer's round that was heeded last.
@@ -126,6 +130,13 @@ impl Punching {
         };
         let sent = volley.sent;
         Some(format!("{}: {role} ({sent} packets)", volley.strategy.name))
+    }
+
+    /// Somebody talks, or the network is another: the next try need not wait for that.
+    pub(super) fn resume(&mut self, now: Time) {
+        if std::mem::take(&mut self.rests) {
+            (self.at, self.wake) = (Some(now), Some(now));
+        }
     }
 
     /// A moment at which both sides probe: a good one to begin, where no word can be said.
@@ -297,6 +308,15 @@ impl Peer {
     }
 
     fn start_strategy(&mut self, env: &mut Env, now: Time) {
+        // The likely ones had their turn, so another try is a long shot of a thousand packets. While
+        // nobody talks, the relay is good enough.
+        let since = self.punching.since.unwrap_or(now);
+        let is_late = self.punching.failures > 0 && now.since(since) >= HASTE;
+        self.punching.rests = is_late && self.is_idle(env, now);
+        if self.punching.rests {
+            self.punching.at = Some(now + LATER);
+            return;
+        }
         let Some(turn) = self.next_strategy(env, now) else {
             // Another profile begins anew.
             self.punching.at = None;
