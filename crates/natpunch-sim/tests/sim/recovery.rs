@@ -24,6 +24,10 @@ const WATCHED: Duration = MINUTE;
 const NOTICED: [u64; 3] = [3, 3, 3];
 /// Where only the silence tells.
 const UNNOTICED: [u64; 3] = [10, 10, 10];
+/// The same where a router was away. A relayed pair is not always told of the end of that at once.
+const AWAY: [u64; 3] = [10, 10, 25];
+/// Where both begin anew: of two handshakes that cross at a relay the next one comes after 5 s.
+const REBORN: [u64; 3] = [3, 3, 6];
 
 /// How the pair is connected when the fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +55,14 @@ const FAULTS: [Fault; 8] = [
     },
     Fault {
         name: "a router reboots, and is back after some time",
-        goals: UNNOTICED,
+        goals: AWAY,
         strike: |scene| {
             scene.cut(None);
         },
     },
     Fault {
         name: "the same, with another address",
-        goals: UNNOTICED,
+        goals: AWAY,
         strike: |scene| {
             scene.cut(Some(ip("203.0.113.144")));
         },
@@ -110,7 +114,7 @@ const FAULTS: [Fault; 8] = [
     },
     Fault {
         name: "a host dies, and is back after 5 to 60 s",
-        goals: NOTICED,
+        goals: REBORN,
         strike: |scene| {
             let away = 5 * SECOND + scene.random.duration(55 * SECOND);
             let (world, node) = (&mut scene.lab.world, scene.node);
