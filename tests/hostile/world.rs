@@ -341,6 +341,9 @@ impl World {
                         | Command::SetKeepalive { .. }
                         | Command::SetMtu { .. }
                         | Command::HearResponses(_) => {}
+                        Command::TellReturn => {
+                            node.client.handle_network_change(Time::from_origin(now));
+                        }
                         Command::SetEndpoint { peer, path, .. } => {
                             node.endpoints.push(path.endpoint());
                             node.mesh.handle_endpoint_set(peer, path, true, time);
