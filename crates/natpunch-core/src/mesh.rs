@@ -733,8 +733,12 @@ impl Mesh {
             }
         }
         let (search, is_up) = (peer.search(now), peer.is_up(now));
-        if put(&mut self.connected, key, is_up) && is_up {
+        let has_changed = put(&mut self.connected, key, is_up);
+        if has_changed && is_up {
             self.env.local.on_company(&mut self.env.rng, now);
+        } else if has_changed {
+            // Also where a relay was all there was, so that the peer was looked for before.
+            self.env.local.hurry(now);
         }
         let before = match search {
             Search::Done => self.wanted.remove(key),
