@@ -77,11 +77,11 @@ fn watches(node: &mut Node) {
 
 /// The last record that it was told.
 fn told(node: &Node) -> Option<&[u8]> {
-    let records = node.events.iter().filter_map(|event| match event {
+    let mut records = node.events.iter().filter_map(|event| match event {
         Event::Record { blob, .. } => Some(&**blob),
         _ => None,
     });
-    records.last()
+    records.next_back()
 }
 
 /// Lets all live until this is true.
