@@ -19,6 +19,10 @@ use crate::source::{Location, parse_argument};
 
 use super::plugin::args::PluginCommand;
 
+mod processes;
+
+pub use processes::{DeviceArgs, ForwarderArgs, GuardArgs, PinForwarderArgs};
+
 /// A WireGuard mesh as code: one TOML file in git, any NAT, no account.
 #[derive(Debug, Parser)]
 #[command(
@@ -903,45 +907,6 @@ pub struct CompletionsArgs {
 pub struct ManualArgs {
     /// The directory that gets them, which must be there.
     pub directory: PathBuf,
-}
-
-/// Arguments of the hidden `device`.
-#[derive(Debug, Args)]
-pub struct DeviceArgs {
-    /// Interface name.
-    pub name: String,
-    /// The control socket to listen on.
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-}
-
-/// Arguments of the hidden `forwarder`.
-#[derive(Debug, Args)]
-pub struct ForwarderArgs {
-    /// The control socket to listen on.
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-}
-
-/// Arguments of the hidden `pin-forwarder`.
-#[derive(Debug, Args)]
-pub struct PinForwarderArgs {
-    /// The control socket to listen on.
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-    /// The mark of WireGuard's packets; 0 is none.
-    #[arg(long, value_name = "MARK")]
-    pub fwmark: u32,
-}
-
-/// Arguments of the hidden `guard`.
-#[derive(Debug, Args)]
-pub struct GuardArgs {
-    /// Interface name.
-    pub name: String,
-    /// Where the agent's sockets are.
-    #[arg(long, value_name = "PATH")]
-    pub runtime_dir: PathBuf,
 }
 
 /// Reads a time such as `60s`, `5m` or `1h`, from a second to a day.

@@ -246,6 +246,17 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        list: "Discovery.more_ports",
+        entries: "all different, where four are the most",
+        text: |n| {
+            let ports = list(n, |n| (n % 65_535 + 1).to_string()).replace('\'', "");
+            format!(
+                "{}[discovery.rv]\nplugin = 'rendezvous'\nserver = 'rv.example.org:51900'\nmore_ports = {ports}\n",
+                one_peer("")
+            )
+        },
+    },
+    Case {
         list: "Discovery.stun",
         entries: "all different",
         text: |n| {

@@ -144,6 +144,20 @@ fn settings() -> BTreeMap<&'static str, Vec<Setting>> {
                 ),
                 ("relay", "false".into(), vec!["'no'".into(), "0".into()]),
                 (
+                    "more_ports",
+                    "[443, 53]".into(),
+                    [
+                        "[0]",
+                        "[65536]",
+                        "[443, 443]",
+                        "[51900]",
+                        "[1, 2, 3, 4, 5]",
+                        "443",
+                    ]
+                    .map(str::to_owned)
+                    .to_vec(),
+                ),
+                (
                     "tls",
                     "'https://rv.example.org:8443'".into(),
                     [

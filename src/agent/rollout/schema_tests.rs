@@ -230,6 +230,7 @@ fn whatever_changes_of_a_discovery_instance_is_watched() {
                 ("url", _) => "\"https://other.example.org/v1\"".to_owned(),
                 ("server" | "update_server", _) => "\"other.example.org:2\"".to_owned(),
                 ("zone" | "key_name", _) => "\"other.example.org\"".to_owned(),
+                ("more_ports", _) => "[443]".to_owned(),
                 ("name_servers", _) => "[\"192.0.2.54\"]".to_owned(),
                 ("algorithm", _) => "\"hmac-sha512\"".to_owned(),
                 ("command", _) => "[\"/usr/lib/natpunch/b\"]".to_owned(),
