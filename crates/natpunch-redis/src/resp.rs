@@ -59,7 +59,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes the next bytes in. [`Reader::next`] is to be drained after each piece.
+    /// Takes the next bytes in. [`Reader::next_reply`] is to be drained after each piece.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..std::mem::take(&mut self.read));
         self.bytes.extend(bytes);
@@ -69,7 +69,7 @@ impl Reader {
     ///
     /// # Errors
     /// The stream is beyond repair.
-    pub fn next(&mut self) -> Result<Option<Reply>, Nonsense> {
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, Nonsense> {
         let mut cursor = Cursor(self.bytes.get(self.read..).unwrap_or_default());
         let length = cursor.0.len();
         match cursor.reply(0) {
@@ -179,7 +179,7 @@ mod tests {
         let mut replies = Vec::new();
         for piece in bytes.chunks(piece) {
             reader.push(piece);
-            while let Some(reply) = reader.next()? {
+            while let Some(reply) = reader.next_reply()? {
                 replies.push(reply);
             }
         }

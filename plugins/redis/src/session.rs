@@ -161,7 +161,7 @@ impl Session {
     }
 
     pub(crate) fn next_reply(&mut self) -> Result<Option<Reply>, Nonsense> {
-        self.reader.next()
+        self.reader.next_reply()
     }
 
     /// What the next answer belongs to.

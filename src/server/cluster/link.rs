@@ -126,7 +126,7 @@ impl Link {
     ) -> Result<Vec<Heard>, Trouble> {
         self.reader.push(bytes);
         let mut heard = Vec::new();
-        while let Some(reply) = self.reader.next().map_err(Trouble::Nonsense)? {
+        while let Some(reply) = self.reader.next_reply().map_err(Trouble::Nonsense)? {
             heard.extend(self.take(reply, keys, now)?);
         }
         Ok(heard)

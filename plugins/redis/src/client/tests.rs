@@ -74,7 +74,7 @@ impl Bench {
         let mut sent = Vec::new();
         while let Some(bytes) = self.client.poll_transmit(self.now) {
             reader.push(&bytes);
-            let Some(Reply::List(parts)) = reader.next().unwrap() else {
+            let Some(Reply::List(parts)) = reader.next_reply().unwrap() else {
                 panic!("no command: {bytes:?}")
             };
             let text = |part: &Reply| match part {

@@ -439,8 +439,9 @@ impl Cluster {
                 }
             }
             (Question::Keep { tag, .. }, Reply::Record(Some(before))) => {
+                let is_newer = self.compare(tag, &before, mailboxes, pacer, told);
                 // What it took the place of was newer: that is kept again.
-                if self.compare(tag, &before, mailboxes, pacer, told) {
+                if is_newer {
                     self.keep(tag, true, mailboxes, now);
                 }
             }
