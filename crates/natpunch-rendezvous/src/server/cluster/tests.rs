@@ -504,5 +504,6 @@ fn nothing_is_due_before_the_store_has_said_what_time_it_is() {
     assert_eq!(a.cluster.next_due(at(2)), Some(at(1) + CLOCK));
     let answer = store.answer(&clock, at(2));
     a.is_answered(clock, answer, at(2));
-    assert_eq!(a.cluster.next_due(at(2)), Some(at(2)));
+    let due = a.cluster.next_due(at(2));
+    assert!(due.is_some_and(|due| due <= at(2)), "{due:?}");
 }
