@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use natpunch_types::{Ask, PeerKey, Rate, RateBudget};
+use natpunch_types::{Ask, PeerKey, Rate, RateBudget, jitter};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
@@ -73,18 +73,26 @@ impl Outbox {
         self.commands.push_back(command);
     }
 
-    /// The same of keepalives.
-    pub(crate) fn keepalive(&mut self, key: PeerKey, command: Command) {
-        self.commands
-            .retain(|queued| !matches!(queued, Command::SetKeepalive { peer, .. } if *peer == key));
+    /// A command takes the place of those that were not fetched yet and that it makes void.
+    fn replace(&mut self, command: Command, is_void: impl Fn(&Command) -> bool) {
+        self.commands.retain(|queued| !is_void(queued));
         self.commands.push_back(command);
     }
 
-    /// The same of MTUs.
+    /// The newest keepalive of a peer counts.
+    pub(crate) fn keepalive(&mut self, key: PeerKey, command: Command) {
+        self.replace(
+            command,
+            |queued| matches!(queued, Command::SetKeepalive { peer, .. } if *peer == key),
+        );
+    }
+
+    /// The newest MTU of a peer counts.
     pub(crate) fn mtu(&mut self, key: PeerKey, command: Command) {
-        self.commands
-            .retain(|queued| !matches!(queued, Command::SetMtu { peer, .. } if *peer == key));
-        self.commands.push_back(command);
+        self.replace(
+            command,
+            |queued| matches!(queued, Command::SetMtu { peer, .. } if *peer == key),
+        );
     }
 
     /// A newer question takes the place of one of its kind that was not fetched yet.
@@ -101,23 +109,23 @@ impl Outbox {
 
     /// A newer list takes the place of one that was not fetched yet.
     pub(crate) fn source_ports(&mut self, ports: Arc<[NonZeroU16]>) {
-        let is_replaced = |queued: &Command| matches!(queued, Command::SourcePorts(_));
-        self.commands.retain(|queued| !is_replaced(queued));
-        self.commands.push_back(Command::SourcePorts(ports));
+        self.replace(Command::SourcePorts(ports), |queued| {
+            matches!(queued, Command::SourcePorts(_))
+        });
     }
 
     /// Servers answer again.
     pub(crate) fn is_back(&mut self) {
-        self.commands
-            .retain(|queued| !matches!(queued, Command::TellReturn));
-        self.commands.push_back(Command::TellReturn);
+        self.replace(Command::TellReturn, |queued| {
+            matches!(queued, Command::TellReturn)
+        });
     }
 
     /// The newest word counts.
     pub(crate) fn hear_responses(&mut self, hears: bool) {
-        self.commands
-            .retain(|queued| !matches!(queued, Command::HearResponses(_)));
-        self.commands.push_back(Command::HearResponses(hears));
+        self.replace(Command::HearResponses(hears), |queued| {
+            matches!(queued, Command::HearResponses(_))
+        });
     }
 
     pub(crate) fn find_route(&mut self, peer: PeerKey, destination: IpAddr) {
@@ -261,6 +269,6 @@ impl Env {
 
     /// A duration spread over 80 to 120 % (RFC 7675, 5.1), so that peers do not fall into step.
     pub(crate) fn jitter(&mut self, duration: Duration) -> Duration {
-        duration * (80 + self.rng.next_u32() % 41) / 100
+        jitter(duration, self.rng.next_u32())
     }
 }

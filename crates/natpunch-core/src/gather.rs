@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use natpunch_types::{
     Abilities, AddressClass, CandidateKind, HostNetwork, InstanceName, LinkRole, Mapping,
-    OwnAddressKind, PathId, Rate, RateBudget, canonical, canonical_ip, classify, is_global,
+    OwnAddressKind, PathId, Rate, RateBudget, canonical, canonical_ip, classify, is_global, jitter,
 };
 use rand_core::RngCore;
 
@@ -565,7 +565,7 @@ impl Local {
         // Each server in turn, at moments that are not the same for any two nodes.
         let look = cut_off.map(|since| {
             let look = (now.since(since) / LOOK_PART).clamp(LOOK, EAGER);
-            look * (80 + rng.next_u32() % 41) / 100
+            jitter(look, rng.next_u32())
         });
         let count = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
         let servers = self.servers.iter_mut().zip(0..);

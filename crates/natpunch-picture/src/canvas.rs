@@ -106,6 +106,13 @@ pub(crate) fn n(number: f64) -> String {
     }
 }
 
+/// Straight lines from point to point, as the `d` of a path.
+pub(crate) fn polyline(points: &[At]) -> String {
+    let at = |at: &At| format!("{} {}", n(at.x), n(at.y));
+    let points: Vec<String> = points.iter().map(at).collect();
+    format!("M{}", points.join("L"))
+}
+
 /// A picture that is being drawn.
 #[derive(Debug, Default)]
 pub(crate) struct Canvas {

@@ -1,7 +1,7 @@
 //! Few peers: cards along the four sides of a rectangle, links through its inside. So no card
 //! covers another and no link runs behind a card.
 
-use crate::canvas::{At, Canvas, MARGIN, head, n};
+use crate::canvas::{At, Canvas, MARGIN, head, n, polyline};
 use crate::sites::groups;
 use crate::text::width;
 use crate::{Kind, Links, Mesh, Node, Pair, Picture, cut, printable, rtt_in_words};
@@ -262,13 +262,7 @@ fn draw_links(
     relays: &[Option<At>],
     middle: At,
 ) {
-    let mut pairs: Vec<&Pair> = links
-        .lines
-        .iter()
-        .filter_map(|i| mesh.pairs.get(*i))
-        .collect();
-    // What is rare is drawn over what is common.
-    pairs.sort_by_key(|pair| std::cmp::Reverse(links.counts.get(&pair.kind).copied()));
+    let pairs = links.drawn(mesh);
     let mut labels = Vec::new();
     for pair in pairs {
         let end = |node: usize| match mesh.center == Some(node) {
@@ -280,15 +274,7 @@ fn draw_links(
         };
         let relay = pair.relay.and_then(|relay| *relays.get(relay)?);
         let d = match relay {
-            Some(by) => format!(
-                "M{} {}L{} {}L{} {}",
-                n(a.x),
-                n(a.y),
-                n(by.x),
-                n(by.y),
-                n(b.x),
-                n(b.y)
-            ),
+            Some(by) => polyline(&[a, by, b]),
             None => format!(
                 "M{} {}Q{} {} {} {}",
                 n(a.x),

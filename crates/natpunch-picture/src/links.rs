@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Kind, Mesh};
+use crate::{Kind, Mesh, Pair};
 
 /// Up to so many pairs each is drawn: the eye can follow the lines of 12 peers.
 const MOST_LINES: usize = 80;
@@ -80,6 +80,16 @@ impl Links {
         }
         links.notes = notes(&rules, total, (links.bands.len(), all), &links.lines);
         links
+    }
+}
+
+impl Links {
+    /// The pairs that have a line each, as they are drawn: what is rare over what is common.
+    pub(crate) fn drawn<'a>(&self, mesh: &'a Mesh) -> Vec<&'a Pair> {
+        let lines = self.lines.iter();
+        let mut pairs: Vec<&Pair> = lines.filter_map(|i| mesh.pairs.get(*i)).collect();
+        pairs.sort_by_key(|pair| std::cmp::Reverse(self.counts.get(&pair.kind).copied()));
+        pairs
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::f64::consts::{FRAC_PI_2, PI, TAU};
 
-use crate::canvas::{At, Canvas, MARGIN, n};
+use crate::canvas::{At, Canvas, MARGIN, n, polyline};
 use crate::cards::{finish, hub, other};
 use crate::sites::{Group, groups};
 use crate::text::width;
-use crate::{Kind, Links, Mesh, Node, Pair, Picture, cut, printable};
+use crate::{Kind, Links, Mesh, Node, Picture, cut, printable};
 
 /// Between two sites, in places of peers.
 const BETWEEN: f64 = 1.6;
@@ -333,13 +333,7 @@ fn relays(mesh: &Mesh, links: &Links, ring: &Ring) -> Vec<Option<At>> {
 }
 
 fn lines(canvas: &mut Canvas, mesh: &Mesh, links: &Links, ring: &Ring, relays: &[Option<At>]) {
-    let mut pairs: Vec<&Pair> = links
-        .lines
-        .iter()
-        .filter_map(|i| mesh.pairs.get(*i))
-        .collect();
-    // What is rare is drawn over what is common.
-    pairs.sort_by_key(|pair| std::cmp::Reverse(links.counts.get(&pair.kind).copied()));
+    let pairs = links.drawn(mesh);
     let inner = ring.radius - 6.0;
     let many = if pairs.len() > 40 { " many" } else { "" };
     // From the middle to a relay all its pairs go the same way.
@@ -354,20 +348,14 @@ fn lines(canvas: &mut Canvas, mesh: &Mesh, links: &Links, ring: &Ring, relays: &
         );
         let d = match (ring.angle(pair.a), ring.angle(pair.b), relay) {
             (Some(a), Some(b), None) => ring.curve(a, b, inner),
-            (Some(a), Some(b), Some(by)) => {
-                let (a, b) = (ring.at(a, inner), ring.at(b, inner));
-                let (by_x, by_y) = (n(by.x), n(by.y));
-                format!("M{} {}L{by_x} {by_y}L{} {}", n(a.x), n(a.y), n(b.x), n(b.y))
-            }
+            (Some(a), Some(b), Some(by)) => polyline(&[ring.at(a, inner), by, ring.at(b, inner)]),
             (Some(one), None, by) | (None, Some(one), by) => {
                 let (from, to) = (by.unwrap_or(ring.middle), ring.at(one, inner));
                 if by.is_some() && !trunks.contains(&from) {
                     trunks.push(from);
-                    let (m, by) = (ring.middle, from);
-                    let d = format!("M{} {}L{} {}", n(m.x), n(m.y), n(by.x), n(by.y));
-                    canvas.path("line relayed", d);
+                    canvas.path("line relayed", polyline(&[ring.middle, from]));
                 }
-                format!("M{} {}L{} {}", n(from.x), n(from.y), n(to.x), n(to.y))
+                polyline(&[from, to])
             }
             (None, None, _) => continue,
         };

@@ -13,5 +13,5 @@ mod trouble;
 pub use address::{Address, AddressError};
 pub use connection::{Connection, Moved};
 pub use dial::{Stream, Tls, dial};
-pub use resp::{LONGEST, Nonsense, Reader, Reply, command};
+pub use resp::{LONGEST, Nonsense, Reader, Reply, command, hello};
 pub use trouble::Trouble;

@@ -50,6 +50,18 @@ pub fn command(parts: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
+/// The first command of a connection: RESP3 from now on, and the login of a user by a password, if
+/// there is one.
+pub fn hello(login: Option<(&str, &str)>) -> Vec<u8> {
+    match login {
+        None => command(&[b"HELLO", b"3"]),
+        Some((user, password)) => {
+            let (user, password) = (user.as_bytes(), password.as_bytes());
+            command(&[b"HELLO", b"3", b"AUTH", user, password])
+        }
+    }
+}
+
 /// Makes replies of the bytes of a stream, in whichever pieces they come.
 #[derive(Debug, Default)]
 pub struct Reader {

@@ -32,7 +32,7 @@ pub mod wire;
 pub use address::host::{HostAddress, HostNetwork, LinkRole, Route};
 pub use address::nat64::{IPV4_ONLY_NAME, Nat64};
 pub use address::network::{Network, Site};
-pub use address::stream::{FORWARDER, is_forwarder, stream_address};
+pub use address::stream::{FORWARDER, is_forwarder, is_stream_address, stream_address};
 pub use address::{
     AddressClass, canonical, canonical_ip, classify, embedded_v4, is_global, is_mesh_lan,
     is_special,
@@ -52,7 +52,9 @@ pub use initiation::{
 };
 pub use keepalive::keepalive_for;
 pub use key::{KeyError, PeerKey, PresharedKey, SecretKey, derive_listen_port};
-pub use limits::{Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff, spread};
+pub use limits::{
+    Bucket, PunchSpec, Rate, RateBudget, ReplayWindow, Usage, backoff, jitter, spread,
+};
 pub use password::{Password, PasswordError};
 pub use path::{LocalSocket, MAX_SOURCE_PORTS, PathId, SOURCE_PORTS, Travel};
 pub use pins::Pins;

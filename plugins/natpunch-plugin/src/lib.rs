@@ -237,8 +237,8 @@ pub enum Input {
         payload: Vec<u8>,
     },
     /// The network changed (link, address, route), is back after an outage that the kernel did not
-    /// see, or the machine slept for more than 5 s: addresses may be new, registrations stale. What waits by tokio's timers has stood still in sleep; by
-    /// [`Host::now`] it may be due.
+    /// see, or the machine slept for more than 5 s: addresses may be new, registrations stale. What
+    /// waits by tokio's timers has stood still in sleep; by [`Host::now`] it may be due.
     NetworkChanged,
     /// Stop, soon.
     Shutdown,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use natpunch_plugin::{Health, Password, RecordTag, SealedRecord, Time};
-use natpunch_redis::{Nonsense, Reply, Trouble, command};
+use natpunch_redis::{Nonsense, Reply, Trouble, command, hello};
 use natpunch_types::{backoff, spread};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
@@ -54,13 +54,10 @@ impl Config {
     fn command(&self, it: Command, records: &BTreeMap<RecordTag, Arc<[u8]>>) -> Option<Vec<u8>> {
         let name = it.name().as_bytes();
         Some(match it {
-            Command::Hello => match &self.password {
-                None => command(&[name, b"3"]),
-                Some(password) => {
-                    let (user, password) = (self.user.as_bytes(), password.expose().as_bytes());
-                    command(&[name, b"3", b"AUTH", user, password])
-                }
-            },
+            Command::Hello => {
+                let password = self.password.as_ref();
+                hello(password.map(|password| (self.user.as_str(), password.expose())))
+            }
             Command::Select => command(&[name, self.database.to_string().as_bytes()]),
             Command::Ping => command(&[name]),
             Command::Subscribe(tag) | Command::Unsubscribe(tag) => {

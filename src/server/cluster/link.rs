@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use natpunch_redis::{Nonsense, Reader, Reply, Trouble, command};
+use natpunch_redis::{Nonsense, Reader, Reply, Trouble, command, hello};
 use natpunch_rendezvous::cluster::{Answer, Ask, Keys, Message, ProcessId, Raw};
 use natpunch_types::{Password, Time};
 
@@ -57,13 +57,7 @@ impl Link {
 
     /// The first commands, all at once.
     pub(super) fn greet(&mut self, login: Option<(&str, &Password)>, now: Time) -> Vec<u8> {
-        let mut bytes = match login {
-            None => command(&[b"HELLO", b"3"]),
-            Some((user, password)) => {
-                let (user, password) = (user.as_bytes(), password.expose().as_bytes());
-                command(&[b"HELLO", b"3", b"AUTH", user, password])
-            }
-        };
+        let mut bytes = hello(login.map(|(user, password)| (user, password.expose())));
         self.asked.push_back((Asked::Hello, now));
         if self.database != 0 {
             bytes.extend(command(&[b"SELECT", self.database.to_string().as_bytes()]));

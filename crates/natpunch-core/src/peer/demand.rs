@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use natpunch_types::{CandidateKind, Connect, Origin, PathId};
 
-use crate::candidates::{Entry, Offer};
+use crate::candidates::Offer;
 use crate::env::Env;
 use crate::path::Tier;
 use crate::{Command, Event, Time};
@@ -265,13 +265,10 @@ impl Peer {
     /// before the rest, else one that worked in an earlier run, else what the mesh file states.
     pub(crate) fn last_path(&self) -> Option<PathId> {
         let stated = || {
-            let paths = self.table.iter().map(|(path, _)| *path);
-            let stated =
-                paths.filter(|path| self.table.get(path).is_some_and(Entry::says_the_mesh_file));
-            stated
-                .filter_map(|path| Some((self.tier(&path)?, path)))
-                .min()
-                .map(|(_, path)| path)
+            let entries = self.table.iter();
+            let stated = entries.filter(|(_, entry)| entry.says_the_mesh_file());
+            let usable = stated.filter_map(|(path, _)| Some((self.tier(path)?, *path)));
+            usable.min().map(|(_, path)| path)
         };
         let known = self.demand.last.or(self.demand.remembered);
         let is_of_use = |path: &PathId| {

@@ -327,9 +327,6 @@ impl Peer {
         }
         self.choice.forget_peers_choice();
         self.sizing.forget();
-        if self.round.is_silent() {
-            self.round.start_over();
-            self.start_round(env, now);
-        }
+        self.search_again(env, now);
     }
 }

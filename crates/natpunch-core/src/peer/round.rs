@@ -258,7 +258,8 @@ impl Peer {
         }
     }
 
-    /// This node is on the internet again: what was tried meanwhile tells nothing.
+    /// The peer runs anew, or this node is on the internet again: that a round has failed tells
+    /// nothing any more.
     pub(crate) fn search_again(&mut self, env: &mut Env, now: Time) {
         if self.round.is_silent() {
             self.round.start_over();

@@ -397,14 +397,10 @@ impl Mailboxes {
         tag: &Tag,
         now: Time,
     ) -> impl Iterator<Item = ClientId> {
-        let is_owners = |record: &Record| {
-            let owners = record.owner.is_some_and(|it| it.identity == owner.identity);
-            owners && now < record.expires
-        };
         let mailbox = self
             .by_tag
             .get(tag)
-            .filter(|mailbox| mailbox.record.as_ref().is_some_and(is_owners));
+            .filter(|_| self.is_owner(owner, tag, now));
         let watchers = mailbox.into_iter().flat_map(|mailbox| &mailbox.watchers);
         let others = watchers.filter(move |watcher| {
             watcher.client.identity != owner.identity && now < watcher.expires
@@ -415,10 +411,9 @@ impl Mailboxes {
     /// Whether the record of a mailbox is this client's.
     pub(super) fn is_owner(&self, who: &ClientId, tag: &Tag, now: Time) -> bool {
         let record = self.by_tag.get(tag).and_then(|it| it.record.as_ref());
-        record.is_some_and(|record| {
-            let owner = record.owner.as_ref();
-            owner.is_some_and(|owner| owner.identity == who.identity) && now < record.expires
-        })
+        let owner = record.filter(|record| now < record.expires);
+        let owner = owner.and_then(|record| record.owner.as_ref());
+        owner.is_some_and(|owner| owner.identity == who.identity)
     }
 
     /// A client has what it was told.

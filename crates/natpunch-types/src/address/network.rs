@@ -35,8 +35,13 @@ impl Network {
 
 /// The bits of the network that a stream comes from, if the address is that of a stream.
 fn stream_network(ip: Ipv6Addr) -> Option<u64> {
+    is_stream(ip).then_some((ip.to_bits() >> 56) as u64)
+}
+
+/// Whether an address stands for a stream.
+pub(super) fn is_stream(ip: Ipv6Addr) -> bool {
     let [first, ..] = ip.octets();
-    (first == STREAM).then_some((ip.to_bits() >> 56) as u64)
+    first == STREAM
 }
 
 /// What one subscriber may have many networks of: an IPv4 /24, or an IPv6 /48.

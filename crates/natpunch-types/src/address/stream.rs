@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::network::{Network, STREAM};
+use super::network::{Network, STREAM, is_stream};
 
 /// Where the forwarder of a node listens, which carries WireGuard's packets in a stream: a loopback
 /// address that nothing else uses.
@@ -26,6 +26,11 @@ pub fn stream_address(host: IpAddr, stream: u64) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::from_bits(bits).into(), 1)
 }
 
+/// Whether this address stands for a stream ([`stream_address`]).
+pub fn is_stream_address(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if is_stream(ip))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +42,7 @@ mod tests {
             let host: IpAddr = host.parse().unwrap();
             let [one, other] = [1, 2].map(|stream| stream_address(host, stream));
             assert_ne!(one, other);
+            assert!(is_stream_address(one.ip()) && !is_stream_address(host));
             assert_eq!(canonical(one), one);
             assert_eq!(Network::of(one.ip()), Network::of(host));
             assert_eq!(Network::of(one.ip()).site(), Network::of(host).site());

@@ -6,7 +6,7 @@ mod rate;
 mod replay;
 mod usage;
 
-pub use backoff::{backoff, spread};
+pub use backoff::{backoff, jitter, spread};
 pub use punch::PunchSpec;
 pub use rate::{Bucket, Rate, RateBudget};
 pub use replay::ReplayWindow;

@@ -5,15 +5,14 @@
 //! the ports of all processes are at the one address at which it reached its server.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use natpunch_types::{RelayUse, Time};
+use natpunch_types::{RelayUse, Time, is_stream_address};
 
 use super::super::relays::Relays;
 use super::super::session::{ClientId, Sender};
-use super::{Cluster, MOST_URGENT};
-use crate::cluster::{Ask, Message, ProcessId, Question, Wish, Word};
+use super::Cluster;
+use crate::cluster::{Message, ProcessId, Question, Wish, Word};
 use crate::frame::{Frame as _, Notice};
 use crate::wire::Tag;
 
@@ -43,11 +42,6 @@ impl Elsewhere {
         self.hosts.retain(|_, host| now < host.said + LIFETIME);
         self.clients.retain(|_, (_, said)| now < *said + LIFETIME);
     }
-}
-
-/// One that came in a stream reaches only the ports of the process that has the stream.
-fn is_stream(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.octets().first() == Some(&0x5a))
 }
 
 impl Cluster {
@@ -84,17 +78,10 @@ impl Cluster {
         }
     }
 
-    fn push_urgent(&mut self, question: Question) {
-        if self.urgent.len() < MOST_URGENT {
-            self.urgent.push_back(Ask(question));
-        } else {
-            self.counters.unsaid += 1;
-        }
-    }
-
     /// A client here waits for the other side of its pair, which may be elsewhere.
     pub(in super::super) fn claim(&mut self, who: &Sender, tag: Tag) {
-        let shares = self.elsewhere.is_some() && !is_stream(who.address.ip());
+        // One that came in a stream reaches only the ports of the process that has the stream.
+        let shares = self.elsewhere.is_some() && !is_stream_address(who.address.ip());
         if let Some(link) = self.link.as_ref().filter(|_| shares) {
             let who = link.me;
             self.push_urgent(Question::Host { tag, who });

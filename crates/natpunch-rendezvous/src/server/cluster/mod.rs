@@ -212,18 +212,24 @@ impl Cluster {
         else {
             return;
         };
-        if self.urgent.len() >= MOST_URGENT {
-            self.counters.unsaid += 1;
-            return;
-        }
         let who = Waiting {
             process: link.me,
             client,
             round_trip_ms,
         };
-        self.urgent.push_back(Ask(Question::Meet { tag, who }));
-        let wanted = mailbox.map(|tag| Ask(Question::Wanted { tag }));
-        self.urgent.extend(wanted);
+        self.push_urgent(Question::Meet { tag, who });
+        if let Some(tag) = mailbox {
+            self.push_urgent(Question::Wanted { tag });
+        }
+    }
+
+    /// Asks soon. What finds no room is left out: clients repeat it.
+    fn push_urgent(&mut self, question: Question) {
+        if self.urgent.len() < MOST_URGENT {
+            self.urgent.push_back(Ask(question));
+        } else {
+            self.counters.unsaid += 1;
+        }
     }
 
     /// Another process's client waits for one here, or had come before it.
@@ -403,7 +409,7 @@ impl Cluster {
                 let me = self.link.as_ref().map(|link| link.me);
                 for to in processes.iter().copied().filter(|it| Some(*it) != me) {
                     let message = Message(Word::Wanted { tag: *tag });
-                    self.urgent.push_back(Ask(Question::Tell { to, message }));
+                    self.push_urgent(Question::Tell { to, message });
                 }
                 return;
             }
@@ -446,12 +452,13 @@ impl Cluster {
                 }
             }
             (Question::Readers { tag }, Reply::Readers(processes)) => {
+                let Some(record) = self.record(&tag, mailboxes, now) else {
+                    return;
+                };
                 let me = self.link.as_ref().map(|link| link.me);
-                let record = self.record(&tag, mailboxes, now);
-                let others = processes.into_iter().filter(|process| Some(*process) != me);
-                for (to, record) in others.zip(std::iter::repeat(record)) {
-                    let Some(record) = record else { continue };
+                for to in processes.into_iter().filter(|it| Some(*it) != me) {
                     self.counters.told += 1;
+                    let record = record.clone();
                     let message = Message(Word::Record { tag, record });
                     self.ready.push_back(Ask(Question::Tell { to, message }));
                 }

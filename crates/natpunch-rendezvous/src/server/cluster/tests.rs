@@ -164,22 +164,22 @@ impl Process {
     }
 
     fn is_answered(&mut self, ask: Ask, answer: Answer, now: Time) {
-        let mut pacer = Pacer {
-            sessions: &mut self.sessions,
-            limits: &self.limits,
-            now,
-        };
-        let mut here = Here {
-            mailboxes: &mut self.mailboxes,
-            meetings: &mut self.meetings,
-            relays: &mut self.relays,
-        };
-        let told = &mut self.told;
-        self.cluster
-            .handle_answer(ask, answer, &mut here, &mut pacer, told);
+        self.with_all(now, |cluster, here, pacer, told| {
+            cluster.handle_answer(ask, answer, here, pacer, told);
+        });
     }
 
     fn hears(&mut self, message: Message, now: Time) {
+        self.with_all(now, |cluster, here, pacer, told| {
+            cluster.handle_message(message, here, pacer, told);
+        });
+    }
+
+    fn with_all(
+        &mut self,
+        now: Time,
+        work: impl FnOnce(&mut Cluster, &mut Here<'_>, &mut Pacer<'_>, &mut Pushes),
+    ) {
         let mut pacer = Pacer {
             sessions: &mut self.sessions,
             limits: &self.limits,
@@ -190,9 +190,7 @@ impl Process {
             meetings: &mut self.meetings,
             relays: &mut self.relays,
         };
-        let told = &mut self.told;
-        self.cluster
-            .handle_message(message, &mut here, &mut pacer, told);
+        work(&mut self.cluster, &mut here, &mut pacer, &mut self.told);
     }
 
     /// A client wants to meet another one.
